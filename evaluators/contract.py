@@ -1,0 +1,216 @@
+"""The heuristic contract: what a heuristic is asked about, and what it may answer.
+
+A `DecodeShape` is one decode call as a server would issue it. A `Setting` says how that call reaches the
+kernel (provider, mode, cache state, paging). A heuristic never sees either: it sees the `ShapeView` and
+`WorkView` that the dispatch mirror derives from them, and answers with a `Decision`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_SPLITS = 128
+"""Upper bound that FA3 passes to its own heuristic (hopper/flash_api.cpp, get_num_splits)."""
+
+MAX_NUM_SPLITS = 256
+"""Largest num_splits that the kernel accepts (hopper/flash_api.cpp, mha_fwd: "num_splits > 256")."""
+
+
+class Mode(StrEnum):
+    """How a decode call is made; decides the batch that the stock heuristic sees and who picks live splits."""
+
+    STATIC = "static"
+    """`cache_seqlens=None`: exactly `num_splits` splits run for every sequence."""
+    VARLEN = "varlen"
+    """`cache_seqlens` given: a prepare kernel picks live splits per sequence, within the same call."""
+    METADATA = "metadata"
+    """As varlen, with the prepare kernel's output computed before the call (what servers do)."""
+
+
+class Cache(StrEnum):
+    """State of the L2 cache when a launch starts."""
+
+    COLD = "cold"
+    HOT = "hot"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeShape:
+    """One decode call.
+
+    Attributes:
+        batch: sequences in the call.
+        seqlen_k: KV capacity in keys, the size of the cache that the call is given (not the live length).
+        num_heads_q: query heads on this GPU.
+        num_heads_kv: KV heads on this GPU.
+        head_dim: size of one head, the same for K and V.
+        seqlen_q: query tokens per sequence.
+        live_seqlens: live keys per sequence; empty means that every sequence fills the capacity.
+    """
+
+    batch: int
+    seqlen_k: int
+    num_heads_q: int
+    num_heads_kv: int
+    head_dim: int = 128
+    seqlen_q: int = 1
+    live_seqlens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_heads_q % self.num_heads_kv:
+            raise ValueError(
+                f"num_heads_q ({self.num_heads_q}) must be a multiple of num_heads_kv ({self.num_heads_kv})"
+            )
+        if self.head_dim > 256:
+            raise ValueError(f"head_dim must be at most 256 (FA3's largest tile), got {self.head_dim}")
+        if self.live_seqlens:
+            if len(self.live_seqlens) != self.batch:
+                raise ValueError(f"live_seqlens has {len(self.live_seqlens)} lengths for a batch of {self.batch}")
+            if min(self.live_seqlens) < 1 or max(self.live_seqlens) > self.seqlen_k:
+                raise ValueError(
+                    f"live_seqlens must lie in 1..seqlen_k ({self.seqlen_k}), "
+                    f"got {min(self.live_seqlens)}..{max(self.live_seqlens)}"
+                )
+
+    @property
+    def ragged(self) -> bool:
+        """Whether live lengths are given, so that the batch may be uneven."""
+        return bool(self.live_seqlens)
+
+    @property
+    def seqlens(self) -> tuple[int, ...]:
+        """Live keys per sequence, spelled out."""
+        return self.live_seqlens or (self.seqlen_k,) * self.batch
+
+    @property
+    def qheads_per_kvhead(self) -> int:
+        """Query heads that share one KV head."""
+        return self.num_heads_q // self.num_heads_kv
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How decode calls reach the kernel while they are measured.
+
+    Attributes:
+        provider: kernel build, `fa3_fwd` or `vllm`.
+        mode: static, varlen or metadata.
+        cache: L2 state at launch.
+        page_size: keys per page of a paged KV cache; 0 for contiguous KV.
+        dtype: element type of Q, K and V.
+    """
+
+    provider: str
+    mode: Mode
+    cache: Cache
+    page_size: int = 0
+    dtype: str = "bf16"
+
+    @property
+    def paged(self) -> bool:
+        """Whether KV lives in pages."""
+        return self.page_size > 0
+
+    @property
+    def name(self) -> str:
+        """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`."""
+        return f"{self.provider}-{self.mode.value}-{self.cache.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What a heuristic may know about the GPU. Defaults: H100 SXM."""
+
+    num_sms: int = 132
+    l2_bytes: int = 50 * 1024 * 1024
+    max_sm_margin: int = 131
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeView:
+    """First argument of `schedule`. The fields from `block_m` on are those of FA3's C++ function.
+
+    `batch` is the real batch; `total_mblocks` holds it in static mode only (flash_api.cpp,
+    get_num_splits). `num_heads_q` and `seqlen_k` are per GPU and capacity.
+    """
+
+    batch: int
+    seqlen_q: int
+    seqlen_k: int
+    num_heads_q: int
+    num_heads_kv: int
+    head_dim: int
+    qheads_per_kvhead: int
+    block_m: int
+    block_n: int
+    num_m_blocks: int
+    num_n_blocks: int
+    total_mblocks: int
+    size_one_kv_head: int
+    is_causal_or_local: bool
+    varlen: bool
+    paged: bool
+    max_splits: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkView:
+    """First argument of `blocks_per_split`: the batch as the prepare kernel sees it.
+
+    `num_splits` is the cap that `schedule` decided; `n_blocks` holds KV blocks per sequence.
+    """
+
+    batch: int
+    num_heads_kv: int
+    qheads_per_kvhead: int
+    head_dim: int
+    block_m: int
+    block_n: int
+    num_m_blocks: int
+    num_splits: int
+    n_blocks: tuple[int, ...]
+    total_n_blocks: int
+    max_n_blocks: int
+    min_n_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A heuristic's answer for one shape.
+
+    Attributes:
+        num_splits: 0 means FA3's own choice; in varlen and metadata mode a cap on the live splits.
+        pack_gqa: None means FA3's own choice.
+        sm_margin: SMs left free.
+        blocks_per_split: KV blocks that one split takes (varlen and metadata); 0 means FA3's formula.
+    """
+
+    num_splits: int = 0
+    pack_gqa: bool | None = None
+    sm_margin: int = 0
+    blocks_per_split: int = 0
+
+
+SETTINGS: dict[str, Setting] = {
+    s.name: s
+    for s in (
+        Setting("fa3_fwd", Mode.METADATA, Cache.COLD),
+        Setting("fa3_fwd", Mode.METADATA, Cache.HOT),
+        Setting("fa3_fwd", Mode.STATIC, Cache.COLD),
+        Setting("vllm", Mode.METADATA, Cache.COLD, page_size=16),
+    )
+}
+"""The settings that ship as recorded tables, by name."""
+
+
+def baseline_decision(setting: Setting) -> Decision:
+    """What the setting's user gets today, and what a candidate is compared with.
+
+    vLLM's full CUDA graphs launch the constant 32 (`flash_attn_max_num_splits_for_cuda_graph` in
+    vllm/config/attention.py); everything else lets FA3 decide.
+    """
+    return Decision(num_splits=32) if setting.provider == "vllm" else Decision()

@@ -1,0 +1,74 @@
+"""What is written down about the GPU that measured: model, UUID, driver, clocks, throttling."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evaluators.contract import Gpu
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """Identity of the measuring GPU; part of every table's card."""
+
+    name: str
+    uuid: str
+    driver: str
+    cuda: str
+    num_sms: int
+    l2_bytes: int
+
+    def as_dict(self) -> dict[str, str | int]:
+        """Plain mapping for JSON."""
+        return asdict(self)
+
+    def gpu(self) -> Gpu:
+        """What heuristics may know of it."""
+        return Gpu(num_sms=self.num_sms, l2_bytes=self.l2_bytes, max_sm_margin=self.num_sms - 1)
+
+
+def _nvml() -> Any:
+    import pynvml
+
+    pynvml.nvmlInit()
+    return pynvml
+
+
+def current_device() -> DeviceRecord:
+    """The GPU that torch uses now."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    nvml = _nvml()
+    return DeviceRecord(
+        name=properties.name,
+        uuid=f"GPU-{properties.uuid}",
+        driver=str(nvml.nvmlSystemGetDriverVersion()),
+        cuda=str(torch.version.cuda),
+        num_sms=properties.multi_processor_count,
+        l2_bytes=properties.L2_cache_size,
+    )
+
+
+class ClockLog:
+    """Samples SM clock and throttle reasons of the current GPU through NVML."""
+
+    def __init__(self, uuid: str) -> None:
+        """Open the device by UUID, so that CUDA_VISIBLE_DEVICES cannot mix two GPUs up."""
+        self._nvml = _nvml()
+        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+        nvml = self._nvml
+        self._bad = (
+            nvml.nvmlClocksThrottleReasonHwSlowdown
+            | nvml.nvmlClocksThrottleReasonHwThermalSlowdown
+            | nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
+            | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
+            | nvml.nvmlClocksThrottleReasonSwPowerCap
+        )
+
+    def sample(self) -> tuple[int, bool]:
+        """(SM clock in MHz, whether the GPU is slowed down by heat or power)."""
+        clock = int(self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM))
+        reasons = int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
+        return clock, bool(reasons & self._bad)

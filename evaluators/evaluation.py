@@ -1,0 +1,86 @@
+"""What the judge says of one candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from evaluators.contract import DecodeShape, Decision
+from evaluators.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class SplitScore:
+    """Scores of one candidate on one part of the shapes (train, holdout or test).
+
+    Attributes:
+        score: weighted geometric mean speed-up less the penalty for regressions; 1.0 is the baseline.
+        geomean_speedup: weighted geometric mean of baseline latency / candidate latency.
+        oracle_share: log(geomean_speedup) as a share of the oracle's; 0.0 where the oracle gains nothing.
+        regressions: shapes slower than the baseline by more than max(1%, 3 standard errors).
+        worst_speedup: smallest speed-up over the shapes.
+        shapes: how many shapes were scored.
+        workspace_bytes: largest fp32 workspace that a decision asks for.
+        interpolated: shapes whose latency was interpolated between two recorded launches.
+    """
+
+    score: float
+    geomean_speedup: float
+    oracle_share: float
+    regressions: int
+    worst_speedup: float
+    shapes: int
+    workspace_bytes: int
+    interpolated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opportunity:
+    """A training shape on which the candidate leaves time on the table, or loses to the baseline.
+
+    Attributes:
+        shape: the decode call.
+        view: `ShapeView` fields by name.
+        work: `WorkView` fields by name without `n_blocks`; empty in static mode.
+        decided: what the candidate decided, with FA3's own choices filled in.
+        best: the recorded decision with the lowest latency, filled in likewise.
+        speedup: baseline latency / candidate latency.
+        gain: log of the speed-up still to be had.
+        weight: share of the shape in the score.
+    """
+
+    shape: DecodeShape
+    view: dict[str, int | bool]
+    work: dict[str, int]
+    decided: Decision
+    best: Decision
+    speedup: float
+    gain: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the next proposal may learn from this candidate; training shapes only."""
+
+    opportunities: tuple[Opportunity, ...] = ()
+    regressions: tuple[Opportunity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The judge's answer for one candidate.
+
+    `train` and `holdout` are None, and `decisions` is empty, unless `status` is `OK`.
+    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed.
+    """
+
+    status: Status
+    message: str = ""
+    source_hash: str = ""
+    normal_form: str = ""
+    decisions_hash: str = ""
+    decisions: tuple[Decision, ...] = ()
+    train: SplitScore | None = None
+    holdout: SplitScore | None = None
+    features: dict[str, float] = field(default_factory=dict)
+    feedback: Feedback = Feedback()

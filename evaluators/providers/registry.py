@@ -1,0 +1,32 @@
+"""Providers by name; opening one imports its library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evaluators.providers.base import ProviderUnavailable
+
+if TYPE_CHECKING:
+    from evaluators.providers.base import Provider
+
+
+def provider_names() -> tuple[str, ...]:
+    """Names that `open_provider` takes."""
+    return ("fa3_fwd", "vllm")
+
+
+def open_provider(name: str) -> Provider:
+    """Load a provider.
+
+    Raises:
+        ProviderUnavailable: unknown name, or the provider cannot run here; the message says why.
+    """
+    if name == "fa3_fwd":
+        from evaluators.providers.fa3_fwd import Fa3Fwd
+
+        return Fa3Fwd()
+    if name == "vllm":
+        from evaluators.providers.vllm import Vllm
+
+        return Vllm()
+    raise ProviderUnavailable(f"unknown provider {name!r}; known: {', '.join(provider_names())}")

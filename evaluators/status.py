@@ -1,0 +1,41 @@
+"""Every way in which judging a candidate can end."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Outcome of one candidate. Only `OK` carries a score."""
+
+    OK = "ok"
+    NO_ANSWER = "no_answer"
+    """The proposer gave nothing that could be read as a program or a diff."""
+    FROZEN_CODE = "frozen_code"
+    """The proposal changed code outside the EVOLVE-BLOCK markers."""
+    DUPLICATE = "duplicate"
+    """Same source, syntax tree or decision table as an earlier candidate; not evaluated again."""
+    SYNTAX = "syntax"
+    """The source is not Python, or too large to parse."""
+    LANGUAGE = "language"
+    """The gate refused a construct outside the heuristic language."""
+    RAISED = "raised"
+    """The heuristic raised an exception."""
+    BAD_ANSWER = "bad_answer"
+    """An answer of the wrong type or out of range."""
+    TIMEOUT = "timeout"
+    """The sandbox's time limit was reached."""
+    MEMORY = "memory"
+    """The sandbox's memory limit was reached."""
+    FORBIDDEN = "forbidden"
+    """The sandbox killed the process for a system call that heuristics have no use for."""
+    CRASHED = "crashed"
+    """The sandbox process ended in another way without a complete answer."""
+    UNRECORDED = "unrecorded"
+    """A decision whose launch the recorded table neither holds nor brackets."""
+    UNSAFE = "unsafe"
+    """A launch above the workspace cap or outside what the kernel accepts."""
+    WRONG = "wrong"
+    """The kernel's output disagreed with the reference (live measurements)."""
+    PROPOSER_FAILED = "proposer_failed"
+    """The proposer gave up after its retries (timeouts, 429s, broken responses)."""
