@@ -46,6 +46,8 @@ class Opportunity:
         speedup: baseline latency / candidate latency.
         gain: log of the speed-up still to be had.
         weight: share of the shape in the score.
+        curve: every recorded decision of the shape, spelled out likewise, with its log speed-up over the
+            baseline: what a kernel engineer would plot before writing a rule.
     """
 
     shape: DecodeShape
@@ -56,11 +58,16 @@ class Opportunity:
     speedup: float
     gain: float
     weight: float
+    curve: tuple[tuple[Decision, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What the next proposal may learn from this candidate; training shapes only."""
+    """What the next proposal may learn from this candidate; training shapes only.
+
+    `opportunities` holds every training shape, the most weighted gain first, so that a proposer also knows
+    what must not change; `regressions` those that lose to the baseline.
+    """
 
     opportunities: tuple[Opportunity, ...] = ()
     regressions: tuple[Opportunity, ...] = ()
@@ -70,8 +77,9 @@ class Feedback:
 class Evaluation:
     """The judge's answer for one candidate.
 
-    `train` and `holdout` are None, and `decisions` is empty, unless `status` is `OK`.
-    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed.
+    The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
+    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed. `speedups` holds the
+    speed-up over the baseline by case id.
     """
 
     status: Status
@@ -82,5 +90,7 @@ class Evaluation:
     decisions: tuple[Decision, ...] = ()
     train: SplitScore | None = None
     holdout: SplitScore | None = None
+    test: SplitScore | None = None
+    speedups: dict[str, float] = field(default_factory=dict)
     features: dict[str, float] = field(default_factory=dict)
     feedback: Feedback = Feedback()

@@ -1,0 +1,171 @@
+"""Latency of a decision on a recorded shape: measured, interpolated between two measured, or unknown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from evaluators.contract import DecodeShape, Decision, Gpu, Mode, Setting
+from evaluators.dispatch import stock_blocks_per_split, work_view
+from evaluators.launch import Launch, canonical_launch, combine_bucket
+from evaluators.table import Cell, Table
+from evaluators.workloads import Case
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Latency of one launch.
+
+    Attributes:
+        rounds_us: microseconds by round, paired with the other launches of the same shape.
+        interpolated: whether it lies between two measured launches instead of being measured itself.
+    """
+
+    rounds_us: tuple[float, ...]
+    interpolated: bool = False
+
+    @property
+    def median_us(self) -> float:
+        """Median over rounds."""
+        return statistics.median(self.rounds_us)
+
+
+class UnrecordedError(Exception):
+    """A launch that the table neither holds nor brackets; the message names what is recorded."""
+
+
+class LatencySource(Protocol):
+    """Where latencies come from: a recorded table, or a live GPU."""
+
+    def latency(self, case: Case, decision: Decision) -> Latency:
+        """Latency of a decision whose num_splits is spelled out.
+
+        Raises:
+            UnrecordedError: not known and not to be had.
+        """
+        ...
+
+
+def _between(low: Latency, high: Latency, share: float) -> Latency:
+    rounds = (a + (b - a) * share for a, b in zip(low.rounds_us, high.rounds_us, strict=True))
+    return Latency(tuple(rounds), interpolated=True)
+
+
+def _neighbours(values: list[int], wanted: int) -> tuple[int | None, int | None]:
+    """Largest recorded value up to `wanted` and smallest from it on."""
+    low = max((v for v in values if v <= wanted), default=None)
+    high = min((v for v in values if v >= wanted), default=None)
+    return low, high
+
+
+class _ShapeCells:
+    """Recorded launches of one shape and the coordinates that interpolation walks along."""
+
+    def __init__(self, case: Case, cells: tuple[Cell, ...], setting: Setting, gpu: Gpu) -> None:
+        self.shape: DecodeShape = case.shape
+        self.by_launch: Mapping[str, Latency] = {c.launch: Latency(c.latencies_us) for c in cells}
+        self._setting, self._gpu = setting, gpu
+        split = [c.decision for c in cells if c.decision.num_splits > 1 and c.decision.sm_margin == 0]
+        self.caps = sorted({d.num_splits for d in split})
+        self.blocks = sorted({self.blocks_of(d) for d in split}) if setting.mode is not Mode.STATIC else []
+        self.uniform_live: dict[int, list[int]] = {}
+        if not case.ragged and setting.mode is not Mode.STATIC:
+            for d in split:
+                launch = canonical_launch(case.shape, setting, d, gpu)
+                self.uniform_live.setdefault(launch.combine_bucket, []).append(launch.live_splits[0])
+
+    def blocks_of(self, decision: Decision) -> int:
+        """blocks_per_split with FA3's own formula filled in."""
+        if decision.blocks_per_split:
+            return decision.blocks_per_split
+        work = work_view(self.shape, self._setting, decision.num_splits)
+        return stock_blocks_per_split(work, self._gpu.num_sms - decision.sm_margin)
+
+    def exact(self, decision: Decision) -> Latency | None:
+        return self.by_launch.get(canonical_launch(self.shape, self._setting, decision, self._gpu).key)
+
+    def lookup(self, decision: Decision, launch: Launch) -> Latency | None:
+        """Measured or interpolated latency, or None."""
+        found = self.by_launch.get(launch.key)
+        if found is not None:
+            return found
+        if launch.num_splits == 1 or not launch.pack_gqa or launch.sm_margin:
+            return None
+        if self._setting.mode is Mode.STATIC:
+            return self._along_caps(decision)
+        if not self.shape.ragged:
+            return self._along_live(decision, launch)
+        spelled = replace(decision, blocks_per_split=self.blocks_of(decision))
+        return self._along_blocks(spelled) or self._along_caps(spelled)
+
+    def _along_live(self, decision: Decision, launch: Launch) -> Latency | None:
+        """Uniform batches: between two counts of live splits under the same combine kernel."""
+        live = launch.live_splits[0]
+        low, high = _neighbours(self.uniform_live.get(launch.combine_bucket, []), live)
+        if low is None or high is None:
+            return None
+        ends = [replace(launch, live_splits=(s,) * self.shape.batch).key for s in (low, high)]
+        return _between(self.by_launch[ends[0]], self.by_launch[ends[1]], (live - low) / max(1, high - low))
+
+    def _along_blocks(self, decision: Decision) -> Latency | None:
+        """Ragged batches: between two recorded blocks per split under the same cap."""
+        known = [b for b in self.blocks if self.exact(replace(decision, blocks_per_split=b)) is not None]
+        low, high = _neighbours(known, decision.blocks_per_split)
+        if low is None or high is None or low == high:
+            return None
+        first = self.exact(replace(decision, blocks_per_split=low))
+        second = self.exact(replace(decision, blocks_per_split=high))
+        assert first is not None and second is not None
+        return _between(first, second, (decision.blocks_per_split - low) / (high - low))
+
+    def _along_caps(self, decision: Decision) -> Latency | None:
+        """Between two recorded caps with the same combine kernel."""
+        bucket = combine_bucket(decision.num_splits, self.shape.head_dim)
+        caps = [c for c in self.caps if combine_bucket(c, self.shape.head_dim) == bucket]
+        low, high = _neighbours(caps, decision.num_splits)
+        if low is None or high is None or low == high:
+            return None
+        ends = []
+        for cap in (low, high):
+            end = replace(decision, num_splits=cap)
+            found = self.exact(end)
+            if found is None and self._setting.mode is not Mode.STATIC:
+                found = self._along_blocks(end)
+            if found is None:
+                return None
+            ends.append(found)
+        return _between(ends[0], ends[1], (decision.num_splits - low) / (high - low))
+
+
+class TableSource:
+    """Latencies of a recorded table. Answers are remembered, since candidates repeat decisions."""
+
+    def __init__(self, table: Table) -> None:
+        """Index the table's cells by canonical launch."""
+        self._setting, self._gpu = table.setting, table.gpu
+        self._shapes = {c.id: _ShapeCells(c, table.cells[c.id], table.setting, table.gpu) for c in table.cases}
+        self._known: dict[tuple[str, Decision], Latency | None] = {}
+
+    def latency(self, case: Case, decision: Decision) -> Latency:
+        """See `LatencySource.latency`."""
+        key = (case.id, decision)
+        if key not in self._known:
+            launch = canonical_launch(case.shape, self._setting, decision, self._gpu)
+            self._known[key] = self._shapes[case.id].lookup(decision, launch)
+        found = self._known[key]
+        if found is None:
+            cells = self._shapes[case.id]
+            raise UnrecordedError(
+                f"{case.id}: num_splits {decision.num_splits}, blocks_per_split {decision.blocks_per_split}, pack_gqa "
+                f"{decision.pack_gqa}, sm_margin {decision.sm_margin} is not recorded and not between two recorded "
+                f"launches. Recorded: num_splits 1 and {_span(cells.caps)}"
+                + (f", blocks_per_split {_span(cells.blocks)}" if cells.blocks else "")
+                + ", sm_margin 0"
+            )
+        return found
+
+
+def _span(values: list[int]) -> str:
+    return f"{values[0]}..{values[-1]} ({len(values)} values)" if values else "none"

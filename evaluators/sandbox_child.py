@@ -1,0 +1,133 @@
+"""The program that runs in the sandbox: one candidate, all questions, then the end.
+
+Started as `python -I -S -E sandbox_child.py` with the request on stdin: one JSON line with source, limits and
+a nonce, then the questions. It confines itself before the candidate's first statement runs. Imports the
+standard library and its neighbour `confine` only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+FILE_NAME = "<heuristic>"
+MAX_MESSAGE = 400
+
+
+class BadAnswer(Exception):
+    """An answer of the wrong type or out of range."""
+
+
+def view_class(name: str, fields: list[str]) -> type:
+    """A class with just these attributes, built once so that a thousand objects are made quickly."""
+    arguments = ", ".join(fields)
+    body = "".join(f"        self.{f} = {f}\n" for f in fields)
+    text = f"class {name}:\n    __slots__ = {tuple(fields)!r}\n    def __init__(self, {arguments}):\n{body}"
+    scope: dict[str, Any] = {}
+    exec(text, scope)
+    made: type = scope[name]
+    return made
+
+
+def whole(value: object, name: str, low: int, high: int) -> int:
+    """An exact int in range; bool, float and subclasses of int are refused."""
+    if type(value) is not int:
+        raise BadAnswer(f"{name} must be an int, got {type(value).__name__}")
+    if not low <= value <= high:
+        raise BadAnswer(f"{name} must lie in {low}..{high}, got {value if abs(value) < 10**9 else 'a huge number'}")
+    return value
+
+
+def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -> list[list[Any]]:
+    """Ask the candidate about every shape.
+
+    Raises:
+        BadAnswer: with the shape's index as second argument; other exceptions are the candidate's own.
+    """
+    single = struct.Struct("<f")
+
+    def float32(value: float) -> float:
+        return float(single.unpack(single.pack(value))[0])
+
+    builtins = {
+        "abs": abs, "bool": bool, "float": float, "float32": float32, "int": int, "len": len, "max": max,
+        "min": min, "range": range, "round": round, "sorted": sorted, "sum": sum,
+        "__import__": lambda name, *_: math if name == "math" else None,
+    }  # fmt: skip
+    if request["open_builtins"]:
+        # Tests of the confinement itself run code that the gate would refuse.
+        builtins = vars(sys.modules["builtins"])
+    scope: dict[str, Any] = {"__builtins__": builtins, "__name__": "heuristic"}
+    exec(code, scope)
+    schedule = scope["schedule"]
+    blocks_per_split = scope.get("blocks_per_split") if request["work"] else None
+    shape_class = view_class("Shape", questions["shape_fields"])
+    work_class = view_class("Work", questions["work_fields"])
+    gpu = view_class("Gpu", list(questions["gpu"]))(*questions["gpu"].values())
+    max_margin = questions["gpu"]["max_sm_margin"]
+    rows = []
+    for index, (shape, stock, work) in enumerate(questions["rows"]):
+        request["at"] = index
+        answer = schedule(shape_class(*shape), gpu)
+        if type(answer) is not tuple or len(answer) != 3:
+            raise BadAnswer("schedule must return (num_splits, pack_gqa, sm_margin)")
+        num_splits = whole(answer[0], "num_splits", 0, 256)
+        pack_gqa = answer[1]
+        if pack_gqa is not None and type(pack_gqa) is not bool:
+            raise BadAnswer(f"pack_gqa must be None, True or False, got {type(pack_gqa).__name__}")
+        margin = whole(answer[2], "sm_margin", 0, max_margin)
+        blocks = 0
+        if blocks_per_split is not None:
+            seen = work_class(num_splits or stock, *work[:-1], list(work[-1]))
+            blocks = whole(blocks_per_split(seen, gpu), "blocks_per_split", 0, 2**31 - 1)
+        rows.append([num_splits, pack_gqa, margin, blocks])
+    return rows
+
+
+def candidate_line(error: BaseException) -> int:
+    """Line of the candidate where an exception came from; 0 if it did not."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == FILE_NAME:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line
+
+
+def main() -> None:
+    """Read, confine, run, answer."""
+    line, rest = sys.stdin.buffer.readline(), sys.stdin.buffer.read()
+    request = json.loads(line)
+    nonce = request.pop("nonce")
+    # By path: -I keeps this folder off sys.path.
+    confine = SourceFileLoader("confine", str(Path(__file__).with_name("confine.py"))).load_module()
+    request["at"] = -1
+    questions = json.loads(rest)
+    confined = confine.confine(memory_mb=request["memory_mb"], cpu_s=request["cpu_s"])
+    reply: dict[str, Any]
+    try:
+        code = compile(request["source"], FILE_NAME, "exec", dont_inherit=True)
+        reply = {"status": "ok", "rows": decide(request, questions, code)}
+    except BadAnswer as error:
+        reply = {"status": "bad_answer", "message": str(error)}
+    except MemoryError:
+        reply = {"status": "memory", "message": ""}
+    except BaseException as error:
+        reply = {
+            "status": "raised",
+            "message": f"{type(error).__name__}: {str(error)[:MAX_MESSAGE]}",
+            "line": candidate_line(error),
+        }
+    reply |= {"nonce": nonce, "at": request["at"], "confined": confined}
+    sys.stdout.buffer.write(json.dumps(reply, separators=(",", ":")).encode())
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
