@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from evaluators.contract import DecodeShape, Decision
+from evaluators.contract import DecodeShape, Decision, Gpu, Setting
 from evaluators.status import Status
 
 
@@ -40,8 +40,9 @@ class Opportunity:
     Attributes:
         shape: the decode call.
         view: `ShapeView` fields by name.
-        work: `WorkView` fields by name without `n_blocks`; empty in static mode.
-        decided: what the candidate decided, with FA3's own choices filled in.
+        work: `WorkView` fields by name without `n_blocks` and `num_splits`; empty in static mode.
+        decided: what the candidate decided, with FA3's own choices filled in; in varlen and metadata mode
+            blocks_per_split is what a split would take, also where num_splits is 1.
         best: the recorded decision with the lowest latency, filled in likewise.
         speedup: baseline latency / candidate latency.
         gain: log of the speed-up still to be had.
@@ -66,11 +67,14 @@ class Feedback:
     """What the next proposal may learn from this candidate; training shapes only.
 
     `opportunities` holds every training shape, the most weighted gain first, so that a proposer also knows
-    what must not change; `regressions` those that lose to the baseline.
+    what must not change; `regressions` those that lose to the baseline. `setting` and `gpu` say what the
+    shapes were measured on; None in feedback that holds no shapes.
     """
 
     opportunities: tuple[Opportunity, ...] = ()
     regressions: tuple[Opportunity, ...] = ()
+    setting: Setting | None = None
+    gpu: Gpu | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ class Evaluation:
 
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
     `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed. `speedups` holds the
-    speed-up over the baseline by case id.
+    speed-up over the baseline by case id, `regressed` the cases that are regressions.
     """
 
     status: Status
@@ -92,5 +96,6 @@ class Evaluation:
     holdout: SplitScore | None = None
     test: SplitScore | None = None
     speedups: dict[str, float] = field(default_factory=dict)
+    regressed: tuple[str, ...] = ()
     features: dict[str, float] = field(default_factory=dict)
     feedback: Feedback = Feedback()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from evaluators.contract import Decision, Mode, baseline_decision
@@ -25,7 +25,7 @@ from evaluators.status import Status
 from evaluators.table import Table, read_table, restrict
 from evaluators.workloads import Case, Split, Weighting, weights
 
-WORKSPACE_CAP_MB = 128
+WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
 
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
@@ -36,13 +36,15 @@ class Outcome:
     """A decision on one case, carried through to its result.
 
     Attributes:
-        spelled: the decision with FA3's own choices filled in.
+        spelled: the decision with FA3's own choices filled in; blocks_per_split 0 where nothing is split.
+        shown: the same with blocks_per_split also where nothing is split, for feedback.
         launch: key of its canonical launch.
         mean_live_splits: mean over the sequences.
         result: None where `status` says why there is none.
     """
 
     spelled: Decision
+    shown: Decision
     launch: str
     mean_live_splits: float
     result: ShapeResult | None
@@ -137,7 +139,8 @@ class Judge:
         )
         question = Question(view, stock, work_view(case.shape, self.setting, stock))
         work = asdict(question.work) if self.setting.mode is not Mode.STATIC else {}
-        work.pop("n_blocks", None)
+        for name in ("n_blocks", "num_splits"):
+            work.pop(name, None)
         return CaseFacts(
             case=case,
             question=question,
@@ -171,6 +174,11 @@ class Judge:
     def _fresh_outcome(self, facts: CaseFacts, decision: Decision) -> Outcome:
         case = facts.case
         chosen = self._spelled(case, decision)
+        shown = chosen
+        if self.setting.mode is not Mode.STATIC and chosen.num_splits == 1:
+            work = facts.question.work
+            blocks = decision.blocks_per_split or stock_blocks_per_split(work, self.gpu.num_sms - chosen.sm_margin)
+            shown = replace(chosen, blocks_per_split=blocks)
         launch = canonical_launch(case.shape, self.setting, chosen, self.gpu)
         mean = sum(launch.live_splits) / len(launch.live_splits)
         needed = workspace_bytes(case.shape, chosen.num_splits)
@@ -179,14 +187,14 @@ class Judge:
                 f"{case.id}: num_splits {chosen.num_splits} needs {needed / 2**20:.0f} MiB of fp32 workspace, the cap "
                 f"is {self._cap_bytes // 2**20} MiB: use fewer splits at large batch * num_heads_q"
             )
-            return Outcome(chosen, launch.key, mean, None, Status.UNSAFE, message)
+            return Outcome(chosen, shown, launch.key, mean, None, Status.UNSAFE, message)
         try:
             candidate = self._source.latency(case, chosen)
             baseline = self._source.latency(case, self._spelled(case, baseline_decision(self.setting)))
         except UnrecordedError as error:
-            return Outcome(chosen, launch.key, mean, None, Status.UNRECORDED, str(error))
+            return Outcome(chosen, shown, launch.key, mean, None, Status.UNRECORDED, str(error))
         result = shape_result(baseline, candidate, workspace_bytes=needed)
-        return Outcome(chosen, launch.key, mean, result, Status.OK, "")
+        return Outcome(chosen, shown, launch.key, mean, result, Status.OK, "")
 
     def _score(self, program: Program, source_hash: str, decisions: Sequence[Decision]) -> Evaluation:
         outcomes: dict[str, Outcome] = {}
@@ -209,6 +217,7 @@ class Judge:
             test=scores.get(Split.TEST),
             features=self._features(program, outcomes),
             speedups={i: r.speedup for i, r in results.items()},
+            regressed=tuple(i for i, r in results.items() if r.regression),
             feedback=self._feedback(outcomes),
         )
 
@@ -226,12 +235,11 @@ class Judge:
             result = outcome.result
             assert result is not None
             best, best_log = facts.curve[facts.oracle.cell]
-            work = {**facts.work, "num_splits": outcome.spelled.num_splits} if facts.work else {}
             opportunity = Opportunity(
                 shape=facts.case.shape,
                 view=facts.view,
-                work=work,
-                decided=outcome.spelled,
+                work=facts.work,
+                decided=outcome.shown,
                 best=best,
                 speedup=math.exp(result.log_speedup),
                 gain=max(0.0, best_log - result.log_speedup),
@@ -241,7 +249,7 @@ class Judge:
             rows.append((result.regression, opportunity))
         rows.sort(key=lambda row: -row[1].weight * row[1].gain)
         lost = sorted((o for bad, o in rows if bad), key=lambda o: o.weight * math.log(o.speedup))
-        return Feedback(tuple(o for _, o in rows), tuple(lost))
+        return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)
 
 
 def scores_of(evaluation: Evaluation) -> dict[str, SplitScore]:

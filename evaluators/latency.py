@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -60,20 +60,23 @@ def _neighbours(values: list[int], wanted: int) -> tuple[int | None, int | None]
     return low, high
 
 
-class _ShapeCells:
+class ShapeCells:
     """Recorded launches of one shape and the coordinates that interpolation walks along."""
 
-    def __init__(self, case: Case, cells: tuple[Cell, ...], setting: Setting, gpu: Gpu) -> None:
-        self.shape: DecodeShape = case.shape
+    def __init__(self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu) -> None:
+        """Index the cells by canonical launch."""
+        cells = tuple(cells)
+        self.shape = shape
         self.by_launch: Mapping[str, Latency] = {c.launch: Latency(c.latencies_us) for c in cells}
         self._setting, self._gpu = setting, gpu
         split = [c.decision for c in cells if c.decision.num_splits > 1 and c.decision.sm_margin == 0]
         self.caps = sorted({d.num_splits for d in split})
         self.blocks = sorted({self.blocks_of(d) for d in split}) if setting.mode is not Mode.STATIC else []
+        self._known_blocks: dict[int, list[int]] = {}
         self.uniform_live: dict[int, list[int]] = {}
-        if not case.ragged and setting.mode is not Mode.STATIC:
+        if not shape.ragged and setting.mode is not Mode.STATIC:
             for d in split:
-                launch = canonical_launch(case.shape, setting, d, gpu)
+                launch = canonical_launch(shape, setting, d, gpu)
                 self.uniform_live.setdefault(launch.combine_bucket, []).append(launch.live_splits[0])
 
     def blocks_of(self, decision: Decision) -> int:
@@ -84,10 +87,12 @@ class _ShapeCells:
         return stock_blocks_per_split(work, self._gpu.num_sms - decision.sm_margin)
 
     def exact(self, decision: Decision) -> Latency | None:
+        """Measured latency of a decision, or None."""
         return self.by_launch.get(canonical_launch(self.shape, self._setting, decision, self._gpu).key)
 
-    def lookup(self, decision: Decision, launch: Launch) -> Latency | None:
-        """Measured or interpolated latency, or None."""
+    def lookup(self, decision: Decision) -> Latency | None:
+        """Measured or interpolated latency of a decision that is spelled out, or None."""
+        launch = canonical_launch(self.shape, self._setting, decision, self._gpu)
         found = self.by_launch.get(launch.key)
         if found is not None:
             return found
@@ -111,7 +116,11 @@ class _ShapeCells:
 
     def _along_blocks(self, decision: Decision) -> Latency | None:
         """Ragged batches: between two recorded blocks per split under the same cap."""
-        known = [b for b in self.blocks if self.exact(replace(decision, blocks_per_split=b)) is not None]
+        cap = decision.num_splits
+        if cap not in self._known_blocks:
+            ends = ((b, self.exact(replace(decision, blocks_per_split=b))) for b in self.blocks)
+            self._known_blocks[cap] = [b for b, found in ends if found is not None]
+        known = self._known_blocks[cap]
         low, high = _neighbours(known, decision.blocks_per_split)
         if low is None or high is None or low == high:
             return None
@@ -144,16 +153,14 @@ class TableSource:
 
     def __init__(self, table: Table) -> None:
         """Index the table's cells by canonical launch."""
-        self._setting, self._gpu = table.setting, table.gpu
-        self._shapes = {c.id: _ShapeCells(c, table.cells[c.id], table.setting, table.gpu) for c in table.cases}
+        self._shapes = {c.id: ShapeCells(c.shape, table.cells[c.id], table.setting, table.gpu) for c in table.cases}
         self._known: dict[tuple[str, Decision], Latency | None] = {}
 
     def latency(self, case: Case, decision: Decision) -> Latency:
         """See `LatencySource.latency`."""
         key = (case.id, decision)
         if key not in self._known:
-            launch = canonical_launch(case.shape, self._setting, decision, self._gpu)
-            self._known[key] = self._shapes[case.id].lookup(decision, launch)
+            self._known[key] = self._shapes[case.id].lookup(decision)
         found = self._known[key]
         if found is None:
             cells = self._shapes[case.id]

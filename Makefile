@@ -1,0 +1,46 @@
+# make run: the quickstart search. make test: all checks. Both create what they need in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A stamp holds the checksum of pyproject.toml that was installed, so that touching the file costs nothing.
+KEY := $(shell cksum pyproject.toml | cut -d' ' -f1)
+RUN_STAMP := $(VENV)/installed-run-$(KEY)
+DEV_STAMP := $(VENV)/installed-dev-$(KEY)
+
+.PHONY: run test format clean
+
+run: $(RUN_STAMP)
+	$(BIN)/evosplit run configs/quickstart.yaml
+
+test: $(DEV_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not gpu and not browser"
+
+format: $(DEV_STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: evosplit needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "hint: make PYTHON=python3.12 run" >&2; exit 3; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "error: $(PYTHON) cannot make virtual environments" >&2; \
+		echo "hint: apt install python3-venv" >&2; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): | $(BIN)/python
+	@test -e $(DEV_STAMP) || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@rm -f $(VENV)/installed-run-*
+	@touch $@
+
+$(DEV_STAMP): | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@rm -f $(VENV)/installed-dev-*
+	@touch $@

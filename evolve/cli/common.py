@@ -1,0 +1,84 @@
+"""What several verbs share: opening judges, printing scores, JSON forms."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from evaluators.evaluation import SplitScore
+from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
+from evaluators.sandbox import Limits, self_test
+from evaluators.workloads import Split
+from evolve.assets import asset
+from evolve.config import RunConfig
+from evolve.errors import EXIT_MISSING, UserError
+
+
+def emit(data: dict[str, Any]) -> None:
+    """One line of JSON on stdout."""
+    typer.echo(json.dumps(data))
+
+
+def say(text: str = "") -> None:
+    """A line for people, on stderr."""
+    typer.echo(text, err=True)
+
+
+def read_program(path: Path) -> str:
+    """Source of a program file.
+
+    Raises:
+        UserError: unreadable or not text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 ({error.reason})") from error
+
+
+def require_sandbox() -> None:
+    """Refuse to go on where candidates cannot be confined.
+
+    Raises:
+        UserError: naming what did not hold.
+    """
+    test = self_test()
+    if not test.ok:
+        raise UserError(f"no sandbox here: {'; '.join(test.problems)}", hint=test.hint, exit_code=EXIT_MISSING)
+
+
+def judge_of(
+    config: RunConfig, *, table: Path | None = None, splits: Sequence[Split] = SEARCH_SPLITS
+) -> Judge:
+    """The judge that a configuration asks for; refuses without a sandbox."""
+    require_sandbox()
+    return open_judge(
+        table or asset(config.table_path()),
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        splits=splits,
+    )
+
+
+def score_json(score: SplitScore | None) -> dict[str, Any] | None:
+    """A score as JSON."""
+    return None if score is None else asdict(score)
+
+
+def score_lines(scores: dict[str, SplitScore]) -> list[str]:
+    """A small table of scores, one line per split."""
+    lines = [f"{'':9}{'score':>9}{'speed-up':>10}{'of oracle':>11}{'regressions':>13}{'worst':>8}{'shapes':>8}"]
+    for name, s in scores.items():
+        lines.append(
+            f"{name:9}{s.score:9.4f}{s.geomean_speedup:9.4f}x{100 * s.oracle_share:10.1f}%{s.regressions:13d}"
+            f"{s.worst_speedup:7.3f}x{s.shapes:8d}"
+        )
+    return lines

@@ -1,0 +1,152 @@
+"""`evosplit decide`: what a heuristic decides and what FA3 then launches, for any shape."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from evaluators.contract import SETTINGS, Cache, DecodeShape, Decision, Gpu, Mode, Setting
+from evaluators.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
+from evaluators.gate import ProgramRefused, parse_program
+from evaluators.launch import canonical_launch, workspace_bytes
+from evaluators.sandbox import Limits, Question, Sandbox
+from evaluators.status import Status
+from evolve.cli.common import emit, read_program, require_sandbox, say
+from evolve.errors import EXIT_NEGATIVE, UserError
+
+REQUIRED = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv")
+WHOLE = (*REQUIRED, "seqlen_q", "head_dim")
+COLUMNS = (*WHOLE, "mode", "paged", "live_seqlens")
+YES, NO = ("1", "true", "yes"), ("", "0", "false", "no")
+VLLM_PAGE_SIZE = 16
+
+
+def decide_command(program_path: Path, shapes_path: Path, setting_name: str, *, as_json: bool) -> int:
+    """Print decisions and launches in input order; exit code 1 when the program fails."""
+    if setting_name not in SETTINGS:
+        near = difflib.get_close_matches(setting_name, SETTINGS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(SETTINGS)}"
+        raise UserError(f"unknown setting {setting_name!r}", hint=hint)
+    source = read_program(program_path)
+    rows = read_shapes(shapes_path, SETTINGS[setting_name])
+    try:
+        program = parse_program(source)
+    except ProgramRefused as refused:
+        raise UserError(f"{program_path}: {refused}") from refused
+    require_sandbox()
+    gpu = Gpu()
+    questions = [
+        Question(
+            view := shape_view(shape, setting),
+            stock := num_splits_heuristic(view, gpu.num_sms),
+            work_view(shape, setting, stock),
+        )
+        for shape, setting in rows
+    ]
+    answers = Sandbox(gpu, questions, Limits()).ask(program)
+    if answers.status is not Status.OK:
+        say(f"{program_path}: {answers.status.value}: {answers.message}")
+        return EXIT_NEGATIVE
+    found = [
+        described(shape, setting, decision, gpu)
+        for (shape, setting), decision in zip(rows, answers.decisions, strict=True)
+    ]
+    if as_json:
+        emit({"decisions": found})
+        return 0
+    for (shape, setting), row in zip(rows, found, strict=True):
+        decision, launch = row["decision"], row["launch"]
+        live = launch["live_splits"]
+        shown = str(live[0]) if len(set(live)) == 1 else " ".join(map(str, live))
+        say(f"{setting.mode.value:8} batch {shape.batch:3d} keys {shape.seqlen_k:6d} heads {shape.num_heads_q}:"
+            f"{shape.num_heads_kv}  num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}, live {shown}")  # fmt: skip
+    return 0
+
+
+def described(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> dict[str, dict[str, object]]:
+    """A decision and its launch as JSON."""
+    num_splits = resolved_num_splits(shape, setting, decision, gpu)
+    launch = canonical_launch(shape, setting, decision, gpu)
+    live = launch.live_splits * (shape.batch if setting.mode is Mode.STATIC else 1)
+    return {
+        "shape": {**asdict(shape), "mode": setting.mode.value, "paged": setting.paged},
+        "decision": asdict(decision),
+        "launch": {
+            "num_splits": num_splits,
+            "live_splits": list(live),
+            "pack_gqa": launch.pack_gqa,
+            "sm_margin": launch.sm_margin,
+            "combine_bucket": launch.combine_bucket,
+            "workspace_bytes": workspace_bytes(shape, num_splits),
+            "key": launch.key,
+        },
+    }
+
+
+def read_shapes(path: Path, default: Setting) -> list[tuple[DecodeShape, Setting]]:
+    """Shapes and settings of a CSV file.
+
+    Raises:
+        UserError: naming row and column of what is wrong.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="surplus")
+            rows = list(reader)
+            names = list(reader.fieldnames or [])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a CSV file in UTF-8 ({error})") from error
+    missing = [c for c in REQUIRED if c not in names]
+    if missing:
+        raise UserError(f"{path}: no column {', '.join(missing)}", hint=f"columns: {', '.join(COLUMNS)}")
+    for name in names:
+        if name not in COLUMNS:
+            near = difflib.get_close_matches(name, COLUMNS, n=1)
+            raise UserError(
+                f"{path}: unknown column {name!r}",
+                hint=f"did you mean {near[0]}?" if near else f"columns: {', '.join(COLUMNS)}",
+            )
+    if not rows:
+        raise UserError(f"{path} holds no shape below its header")
+    return [_row(row, f"{path}, row {number}", default) for number, row in enumerate(rows, start=2)]
+
+
+def _row(row: Mapping[str, str | None], where: str, default: Setting) -> tuple[DecodeShape, Setting]:
+    if "surplus" in row:
+        raise UserError(f"{where}: more values than columns")
+    values: dict[str, int] = {}
+    for name in WHOLE:
+        text = (row.get(name) or "").strip()
+        if not text and name not in REQUIRED:
+            continue
+        values[name] = _whole(text, f"{where}, column {name}")
+    live = tuple(_whole(t, f"{where}, column live_seqlens") for t in (row.get("live_seqlens") or "").split())
+    setting = default
+    mode = (row.get("mode") or "").strip()
+    if mode:
+        if mode not in {m.value for m in Mode}:
+            raise UserError(f"{where}, column mode: expected static, varlen or metadata, got {mode!r}")
+        setting = replace(setting, mode=Mode(mode))
+    paged = (row.get("paged") or "").strip().lower()
+    if paged not in (*YES, *NO):
+        raise UserError(f"{where}, column paged: expected 1 or 0, got {paged!r}")
+    if paged in YES and not setting.paged:
+        setting = Setting("vllm", setting.mode, Cache.COLD, VLLM_PAGE_SIZE)
+    if live and setting.mode is Mode.STATIC:
+        raise UserError(f"{where}: live_seqlens need mode varlen or metadata", hint="leave one of them out")
+    try:
+        return DecodeShape(**values, live_seqlens=live), setting
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _whole(text: str, where: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{where}: expected a whole number, got {text!r}") from None

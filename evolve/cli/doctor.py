@@ -1,0 +1,62 @@
+"""`evosplit doctor`: what works here, and why the rest does not."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import typer
+
+from evaluators.contract import SETTINGS
+from evaluators.providers import ProviderUnavailable, open_provider, provider_names
+from evaluators.sandbox import self_test
+from evaluators.workloads import WORKLOADS
+from evolve import __version__
+from evolve.assets import asset
+from evolve.cli.common import emit
+from evolve.errors import EXIT_MISSING, UserError
+
+
+def _tables() -> list[str]:
+    found = []
+    for workload in WORKLOADS:
+        for setting in SETTINGS:
+            try:
+                asset(f"results/tables/{workload}/{setting}")
+            except UserError:
+                continue
+            found.append(f"{workload}/{setting}")
+    return found
+
+
+def _provider(name: str) -> str:
+    """Empty when the provider works, else why it does not."""
+    try:
+        open_provider(name)
+    except ProviderUnavailable as error:
+        return str(error)
+    return ""
+
+
+def doctor_command(*, as_json: bool) -> int:
+    """Report; exit code 3 where searches cannot run."""
+    test = self_test()
+    providers = {name: _provider(name) for name in provider_names()}
+    report = {
+        "evosplit": __version__,
+        "python": platform.python_version(),
+        "system": f"{sys.platform} {platform.machine()}",
+        "sandbox": {"ok": test.ok, **test.mechanisms, "problems": list(test.problems)},
+        "providers": {name: {"ok": not why, "reason": why} for name, why in providers.items()},
+        "tables": _tables(),
+    }
+    if as_json:
+        emit(report)
+    else:
+        typer.echo(f"evosplit {__version__}, Python {report['python']}, {report['system']}")
+        holds = ", ".join(k for k, v in test.mechanisms.items() if v)
+        typer.echo(f"sandbox    {'ok: ' + holds if test.ok else 'no: ' + '; '.join(test.problems)}")
+        for name, why in providers.items():
+            typer.echo(f"{name:10} {'ok' if not why else 'no: ' + why}")
+        typer.echo(f"tables     {', '.join(_tables()) or 'none'}")
+    return 0 if test.ok else EXIT_MISSING

@@ -1,0 +1,66 @@
+"""`evosplit evaluate`: score one program on the recorded table."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from evaluators.feedback import by_region
+from evaluators.judge import SEARCH_SPLITS, scores_of
+from evaluators.status import Status
+from evaluators.workloads import Split
+from evolve.assets import asset
+from evolve.cli.common import emit, judge_of, read_program, say, score_json, score_lines
+from evolve.config import load_config
+from evolve.errors import EXIT_NEGATIVE
+
+DEFAULT_CONFIG = "configs/quickstart.yaml"
+SEALED_LOG = "sealed-reads.jsonl"
+REGIONS = 6
+
+
+def evaluate_command(
+    program: Path, config_path: Path | None, sets: list[str], *, sealed: bool, as_json: bool
+) -> int:
+    """Print the scores; exit code 1 when the program has none."""
+    source = read_program(program)
+    config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
+    splits = (*SEARCH_SPLITS, Split.TEST) if sealed else SEARCH_SPLITS
+    judge = judge_of(config, splits=splits)
+    if sealed:
+        log_sealed_read(Path(config.runs_dir), program, source, judge.description)
+    result = judge.evaluate(source)
+    if as_json:
+        data: dict[str, object] = {"status": result.status.value, "message": result.message}
+        data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}
+        if sealed:
+            data["test"] = score_json(result.test)
+        emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
+        return 0 if result.status is Status.OK else EXIT_NEGATIVE
+    if result.status is not Status.OK:
+        say(f"{program}: {result.status.value}: {result.message}")
+        return EXIT_NEGATIVE
+    d = judge.description
+    say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})\n")
+    for line in score_lines(scores_of(result)):
+        say(line)
+    say("\nlog speed-up left, by region of the training shapes:")
+    for name, gain, shapes, speedup in by_region(result.feedback.opportunities)[:REGIONS]:
+        say(f"  {100 * gain:5.2f}%  {name} ({shapes} shapes, now {speedup:.3f}x)")
+    return 0
+
+
+def log_sealed_read(runs_dir: Path, program: Path, source: str, description: dict[str, str]) -> None:
+    """Write down that the sealed shapes were looked at: a split read often is no test any more."""
+    import hashlib
+
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    row = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "program": str(program),
+        "sha256": hashlib.sha256(source.encode()).hexdigest(),
+        **description,
+    }
+    with (runs_dir / SEALED_LOG).open("a", encoding="utf-8") as log:
+        log.write(json.dumps(row) + "\n")

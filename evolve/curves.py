@@ -1,0 +1,130 @@
+"""Recorded curves of the training shapes as arrays: what a decision would gain, without asking the judge.
+
+The feedback of every candidate holds, per training shape, all recorded decisions with their log speed-up.
+Proposers look decisions up here while they choose an edit; the judge alone says what the edit is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.contract import Decision, Gpu, Mode, Setting
+from evaluators.evaluation import Feedback, Opportunity
+from evaluators.latency import ShapeCells
+from evaluators.launch import canonical_launch
+from evaluators.table import Cell
+
+Vector = NDArray[np.float64]
+
+REGRESSION_LOG = -0.0095
+"""Log speed-up below which a shape is taken to be a regression; a little before the judge's 1%."""
+
+REGRESSION_COST = 3e-4
+UNKNOWN_LOG = -0.5
+"""Taken for decisions that no recorded curve brackets, so that edits stay where measurements are."""
+
+
+class ShapeCurve:
+    """Log speed-ups of one shape by (num_splits, blocks_per_split)."""
+
+    def __init__(self, opportunity: Opportunity, setting: Setting, gpu: Gpu) -> None:
+        """Index the recorded decisions; log speed-ups stand in for latencies."""
+        shape = opportunity.shape
+        cells = [
+            Cell(d, canonical_launch(shape, setting, d, gpu).key, 0.0, (math.exp(-log),))
+            for d, log in opportunity.curve
+        ]
+        self._cells = ShapeCells(shape, cells, setting, gpu)
+        self._static = setting.mode is Mode.STATIC
+        self._longest = opportunity.work.get("max_n_blocks", 1)
+        self._uniform = not shape.ragged
+        self._known: dict[tuple[int, int], float] = {}
+
+    def log_speedup(self, num_splits: int, blocks: int) -> float:
+        """Log speed-up of a decision over the baseline; `UNKNOWN_LOG` where no two recorded ones bracket it."""
+        key = self._key(num_splits, blocks)
+        if key not in self._known:
+            found = self._cells.lookup(Decision(key[0], blocks_per_split=key[1])) if key[0] <= 256 else None
+            self._known[key] = UNKNOWN_LOG if found is None else -math.log(found.median_us)
+        return self._known[key]
+
+    def _key(self, num_splits: int, blocks: int) -> tuple[int, int]:
+        """A decision that stands for all that launch the same, so that few have to be looked up."""
+        if num_splits <= 1 or self._static:
+            return max(1, num_splits), 0
+        if num_splits > 256:
+            return num_splits, 1
+        blocks = max(1, min(blocks, self._longest))
+        live = -(-self._longest // blocks)
+        bucket = next(b for b in (32, 64, 128, 256) if num_splits <= b)
+        if self._uniform:
+            # Any cap of the same combine kernel will do, as long as as many splits run.
+            return (bucket, blocks) if live <= num_splits else (num_splits, 1)
+        return (bucket, blocks) if live <= num_splits else (num_splits, blocks)
+
+
+class Curves:
+    """All training shapes: their fields as columns, their present decisions, and what others would gain."""
+
+    def __init__(self, feedback: Feedback) -> None:
+        """Index a candidate's feedback; shapes come in the order of their names, the same for all candidates."""
+        rows = sorted(feedback.opportunities, key=lambda o: repr(o.shape))
+        assert feedback.setting is not None and feedback.gpu is not None
+        self.curves = _curves(rows, feedback.setting, feedback.gpu)
+        self.static = not rows[0].work
+        self.weight: Vector = np.array([o.weight for o in rows])
+        self.num_splits: list[int] = [o.decided.num_splits for o in rows]
+        self.blocks: list[int] = [o.decided.blocks_per_split for o in rows]
+        self.left: list[float] = [o.weight * o.gain for o in rows]
+        self.target_splits: list[int] = [o.best.num_splits for o in rows]
+        self.target_blocks: list[int] = [_target_blocks(o) for o in rows]
+        self.shape_columns = _columns([o.view for o in rows])
+        self.work_columns = {} if self.static else _columns([o.work for o in rows])
+        self.num_sms = feedback.gpu.num_sms
+        self.look_ups = 0
+
+    def value(self, num_splits: Sequence[int], blocks: Sequence[int]) -> Vector:
+        """Worth of decisions, per shape: weighted log speed-up less what a regression costs."""
+        self.look_ups += len(num_splits)
+        logs = np.array(
+            [c.log_speedup(s, b) for c, s, b in zip(self.curves, num_splits, blocks, strict=True)]
+        )
+        lost = logs < REGRESSION_LOG
+        worth: Vector = self.weight * np.where(lost, 2 * logs, logs) - REGRESSION_COST * lost
+        return worth
+
+
+def _target_blocks(opportunity: Opportunity) -> int:
+    """Blocks per split of the best recorded decision; its cap counts where that is what limits the splits."""
+    best, work = opportunity.best, opportunity.work
+    if not work:
+        return 0
+    longest = work["max_n_blocks"]
+    if opportunity.shape.ragged and best.num_splits > 1:
+        return best.blocks_per_split
+    live = min(best.num_splits, -(-longest // max(1, best.blocks_per_split)))
+    return -(-longest // live)
+
+
+_CACHE: dict[int, tuple[object, ShapeCurve]] = {}
+
+
+def _curves(rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> list[ShapeCurve]:
+    """Curves by shape; a judge hands out the same curve object for all candidates, so each is indexed once."""
+    curves = []
+    for row in rows:
+        key = id(row.curve)
+        if key not in _CACHE or _CACHE[key][0] is not row.curve:
+            _CACHE[key] = (row.curve, ShapeCurve(row, setting, gpu))
+        curves.append(_CACHE[key][1])
+    return curves
+
+
+def _columns(rows: Sequence[dict[str, int]] | Sequence[dict[str, int | bool]]) -> dict[str, Vector]:
+    """Fields that differ between shapes, as columns; a constant field explains nothing."""
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    return {name: column for name, column in columns.items() if column.min() < column.max()}

@@ -1,0 +1,228 @@
+"""Edits that add a guard: `if <condition>: return <value>` at the top of a decision.
+
+Condition and value are generic: fields, products of two fields, thresholds; constants, quotients of fields and
+constants. Which of them an edit uses is chosen by what the recorded curves of the training shapes say, one
+random part of all possibilities at a time. No rule known to be good is written down here.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolve.curves import Curves, Vector
+
+MIN_SUPPORT = 4
+"""Training shapes that a guard must change; fewer are noise."""
+
+VALUES_TRIED = 30
+CAPS = (1, 2, 4, 8, 16, 32)
+"""Caps tried besides the best recorded ones: a cap that binds nowhere leaves the choice to blocks_per_split."""
+
+MAX_PEEL, MAX_PEELS, MAX_CUTS = 0.4, 10, 4
+TERMS_SHARE = 0.8
+VALUES_PEELED = 5
+MIN_GAIN = 2e-5
+"""Gain in log score below which a guard is not worth its lines."""
+
+TOP_SPLITS = 32
+"""Largest cap that an edit writes. Above it another combine kernel runs, for which tables hold few blocks per
+split: a rule that went there could not be improved any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A number that depends on the shape: program text and its column."""
+
+    text: str
+    column: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A guard and what the curves say that it gains."""
+
+    function: str
+    condition: str
+    value: str
+    mask: NDArray[np.bool_]
+    new: list[int]
+    gain: float
+
+    def lines(self) -> list[str]:
+        """Statements to put at the top of the function."""
+        returned = f"return {self.value}, None, 0" if self.function == "schedule" else f"return {self.value}"
+        return [f"    if {self.condition}:", f"        {returned}"]
+
+
+def terms(columns: dict[str, Vector], argument: str) -> list[Term]:
+    """Fields, products of two fields, and differences of block counts."""
+    names = [n for n in columns if n not in ("head_dim", "size_one_kv_head", "num_heads_q")]
+    singles = [Term(f"{argument}.{n}", columns[n]) for n in names]
+    pairs = [
+        Term(f"{argument}.{a} * {argument}.{b}", columns[a] * columns[b])
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    ]
+    blocks = [n for n in names if n.endswith("n_blocks")]
+    gaps = [
+        Term(f"{argument}.{a} - {argument}.{b}", columns[a] - columns[b])
+        for a in blocks
+        for b in blocks
+        if a != b and (columns[a] >= columns[b]).all()
+    ]
+    return singles + pairs + gaps
+
+
+def _nice(value: float) -> int:
+    """A whole number close to `value` with at most two leading digits, as a person would write it."""
+    if value < 20:
+        return max(1, round(value))
+    step = 10 ** (len(str(int(value))) - 2)
+    return round(value / step) * step
+
+
+def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str, list[int]]]:
+    """Candidate values of a guard as text and column.
+
+    Each makes one shape decide as its best recorded decision does; the shape is drawn by what it has left to
+    gain. Whether the value suits other shapes is what the condition is for.
+    """
+    schedule = function == "schedule"
+    pool = terms(curves.shape_columns if schedule else curves.work_columns, "shape" if schedule else "work")
+    targets = curves.target_splits if schedule else curves.target_blocks
+    drawn = rng.choices(range(len(targets)), weights=[g + 1e-9 for g in curves.left], k=VALUES_TRIED)
+    found: dict[str, list[int]] = {}
+    for i in drawn:
+        target = min(targets[i], TOP_SPLITS) if schedule else targets[i]
+        if schedule and rng.random() < 0.3:
+            target = rng.choice(CAPS)
+        text, column = _value(pool, i, target, curves.num_sms, rng)
+        if schedule and "shape" in text:
+            text, column = f"min({TOP_SPLITS}, {text})", np.minimum(column, TOP_SPLITS)
+        found[text] = column.astype(int).tolist()
+    return list(found.items())
+
+
+def _value(pool: list[Term], i: int, target: int, num_sms: int, rng: random.Random) -> tuple[str, Vector]:
+    """A random expression that gives `target` (about) for shape `i`.
+
+    Constant, term over constant, constant over term, or term over (constant over another term); constants are
+    solved for, or the number of SMs.
+    """
+    kind = rng.random()
+    if kind < 0.25:
+        return str(target), np.full(len(pool[0].column), float(target))
+    positive = [t for t in pool if t.column.min() > 0]
+    # Single fields are what a person would try first.
+    weights = [1.0 if "*" in t.text or "-" in t.text else 5.0 for t in positive]
+    term, other = rng.choices(positive, weights=weights, k=2)
+    if kind < 0.55:
+        divisor = num_sms if rng.random() < 0.2 else _nice(term.column[i] / target)
+        return _ceil_text(term.text, str(divisor)), np.maximum(1, -(-term.column // divisor))
+    if kind < 0.7:
+        numerator = num_sms if rng.random() < 0.3 else _nice(term.column[i] * target)
+        return _floor_text(str(numerator), term.text), np.maximum(1, numerator // term.column)
+    parts = max(1.0, term.column[i] / target)
+    numerator = num_sms if rng.random() < 0.5 else _nice(other.column[i] * parts)
+    inner = np.maximum(1, numerator // other.column)
+    return _ceil_text(term.text, _floor_text(str(numerator), other.text)), np.maximum(1, -(-term.column // inner))
+
+
+def _bracket(text: str) -> str:
+    return f"({text})" if "*" in text else text
+
+
+def _ceil_text(above: str, below: str) -> str:
+    """Ceiling of a quotient, at least 1 for positive operands."""
+    return above if below == "1" else f"math.ceil({above} / {below})"
+
+
+def _floor_text(above: str, below: str) -> str:
+    return f"max(1, {above} // {_bracket(below)})"
+
+
+@dataclass(slots=True)
+class _Box:
+    """Conditions joined by `and`, at most one for each term and side."""
+
+    mask: NDArray[np.bool_]
+    gain: float
+    cuts: dict[tuple[str, str], int]
+
+    def text(self) -> str:
+        return " and ".join(f"{term} {side} {cut}" for (term, side), cut in self.cuts.items())
+
+
+def _peel(gains: Vector, pool: list[Term]) -> _Box:
+    """Cut away, a part at a time, what loses: the box that is left holds the most gain found on the way.
+
+    One cut alone rarely leaves a gain, since good regions have more than one border; so each step may remove
+    at most `MAX_PEEL` of the box, and is judged by what it removes (PRIM, Friedman and Fisher 1999).
+    """
+    box = _Box(np.ones(len(gains), dtype=bool), float(gains.sum()), {})
+    for _ in range(MAX_PEELS):
+        best: tuple[float, Term, str, int] | None = None
+        inside = np.flatnonzero(box.mask)
+        for term in pool:
+            values = term.column[inside]
+            order = np.argsort(values, kind="stable")
+            ranked, total = values[order], np.cumsum(gains[inside][order])
+            ends = np.flatnonzero(np.diff(ranked) > 0)
+            most = MAX_PEEL * len(inside)
+            for side, left, removed in (
+                ("<=", total[ends], len(inside) - 1 - ends),
+                (">", total[-1] - total[ends], ends + 1),
+            ):
+                full = len(box.cuts) >= MAX_CUTS and (term.text, side) not in box.cuts
+                allowed = (removed <= most) & (len(inside) - removed >= MIN_SUPPORT)
+                if full or not allowed.any():
+                    continue
+                k = int(np.argmax(np.where(allowed, left, -np.inf)))
+                if best is None or left[k] > best[0]:
+                    best = (float(left[k]), term, side, _threshold(ranked[ends[k]], ranked[ends[k] + 1]))
+        if best is None or best[0] <= box.gain + 1e-9:
+            break
+        gain, term, side, cut = best
+        inside_cut = term.column <= cut if side == "<=" else term.column > cut
+        box = _Box(box.mask & inside_cut, gain, {**box.cuts, (term.text, side): cut})
+    return box
+
+
+def _threshold(low: float, high: float) -> int:
+    """The roundest whole number in [low, high), so that a reader is not shown a data point."""
+    for step in (1000, 500, 100, 50, 20, 10, 5, 2, 1):
+        rounded = int(-(-low // step) * step)
+        if low <= rounded < high:
+            return rounded
+    return int(low)
+
+
+def find_guard(curves: Curves, function: str, rng: random.Random) -> Guard | None:
+    """The guard with most gain among a random part of the possibilities; None when none gains."""
+    schedule = function == "schedule"
+    pool = terms(curves.shape_columns if schedule else curves.work_columns, "shape" if schedule else "work")
+    pool = rng.sample(pool, int(len(pool) * TERMS_SHARE))
+    now = curves.value(curves.num_splits, curves.blocks)
+    tried: list[tuple[str, list[int], Vector]] = []
+    for text, column in _values(curves, function, rng):
+        new = curves.value(column, curves.blocks) if schedule else curves.value(curves.num_splits, column)
+        tried.append((text, column, new - now))
+    tried.sort(key=lambda row: -float(row[2][row[2] > 0].sum()))
+    best: Guard | None = None
+    for text, column, gains in tried[:VALUES_PEELED]:
+        box = _peel(gains, pool)
+        if box.gain <= (best.gain if best else MIN_GAIN) or (np.abs(gains[box.mask]) > 1e-9).sum() < MIN_SUPPORT:
+            continue
+        best = Guard(function, box.text() or "True", text, box.mask, column, box.gain)
+    return best
+
+
+def apply_guard(curves: Curves, guard: Guard) -> None:
+    """Let the curves' present decisions follow a guard, so that the next one builds on it."""
+    target = curves.num_splits if guard.function == "schedule" else curves.blocks
+    for i in np.flatnonzero(guard.mask):
+        target[i] = guard.new[i]

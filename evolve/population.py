@@ -1,0 +1,190 @@
+"""The population: OpenEvolve's program database, made deterministic.
+
+The database is a projection of the journal: `rebuild` replays seeds and commits in order and gives the same
+population. Where OpenEvolve draws from the global random state, it is seeded anew from the proposal's
+number first, so that no state has to be saved between two operations.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, MutableSet
+from dataclasses import dataclass
+from typing import Any
+
+from evaluators.evaluation import Evaluation
+from evolve.config import SearchConfig
+
+FEATURES = ("complexity", "mean_splits", "share_changed")
+"""MAP-Elites dimensions, raw values of `Evaluation.features`."""
+
+
+class OrderedSet(MutableSet[str]):
+    """A set that iterates in insertion order: plain sets of strings follow the interpreter's hash seed."""
+
+    def __init__(self, items: Iterable[str] = ()) -> None:
+        """Keep items in the order given."""
+        self._items = dict.fromkeys(items)
+
+    def __contains__(self, item: object) -> bool:
+        """Membership."""
+        return item in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        """Insertion order."""
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._items)
+
+    def add(self, value: str) -> None:
+        """Add at the end unless present."""
+        self._items[value] = None
+
+    def discard(self, value: str) -> None:
+        """Remove if present."""
+        self._items.pop(value, None)
+
+    def copy(self) -> OrderedSet:
+        """A copy in the same order."""
+        return OrderedSet(self._items)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a proposal starts from: ids of proposals."""
+
+    island: int
+    parent: int
+    inspirations: tuple[int, ...]
+    diff: bool
+
+
+class Population:
+    """Islands of programs on a MAP-Elites grid."""
+
+    def __init__(self, search: SearchConfig, random_seed: int) -> None:
+        """An empty population."""
+        from openevolve.config import DatabaseConfig
+        from openevolve.database import ProgramDatabase
+
+        self._search = search
+        self._seed = random_seed
+        config = DatabaseConfig(
+            population_size=search.population_size,
+            archive_size=search.archive_size,
+            num_islands=search.islands,
+            exploration_ratio=search.exploration_ratio,
+            exploitation_ratio=search.exploitation_ratio,
+            feature_dimensions=list(FEATURES),
+            feature_bins={name: search.feature_bins for name in FEATURES},
+            migration_interval=search.migration_interval,
+            migration_rate=search.migration_rate,
+            random_seed=None,
+            log_prompts=False,
+        )
+        self._db: Any = ProgramDatabase(config)
+        self._db.islands = [OrderedSet() for _ in range(search.islands)]
+        self._db.archive = OrderedSet()
+
+    def _reseed(self, *what: object) -> None:
+        random.seed(f"{self._seed}:" + ":".join(map(str, what)))
+
+    def _program(self, name: str, source: str, evaluation: Evaluation, parent: str | None, index: int) -> Any:
+        from openevolve.database import Program
+
+        assert evaluation.train is not None
+        metrics = {"combined_score": evaluation.train.score, **{f: evaluation.features[f] for f in FEATURES}}
+        return Program(
+            id=name, code=source, parent_id=parent, iteration_found=index, metrics=metrics, timestamp=0.0
+        )
+
+    def add_seed(self, index: int, source: str, evaluation: Evaluation) -> None:
+        """Put a seed on every island, so that none starts empty."""
+        for island in range(self._search.islands):
+            self._reseed("seed", index, island)
+            program = self._program(f"{index}@{island}", source, evaluation, None, index)
+            self._db.add(program, iteration=index, target_island=island)
+
+    def commit(self, index: int, island: int, source: str, evaluation: Evaluation | None) -> tuple[int, ...]:
+        """Enter a proposal's program, or only count the proposal when it has none; returns displaced ids.
+
+        Migration happens here when due.
+        """
+        before = self._owners(island)
+        if evaluation is not None:
+            self._reseed("add", index)
+            program = self._program(f"{index}@{island}", source, evaluation, None, index)
+            self._db.add(program, iteration=index, target_island=island)
+        displaced = tuple(sorted(before - self._owners(island)))
+        self._db.increment_island_generation(island)
+        if self._db.should_migrate():
+            self._migrate()
+        return displaced
+
+    def _owners(self, island: int) -> set[int]:
+        return {self._index(name) for name in self._db.island_feature_maps[island].values()}
+
+    def _migrate(self) -> None:
+        """Copy the best of each island to its right neighbour, under names that do not depend on chance.
+
+        OpenEvolve's own migrate_programs names copies by uuid4, which makes every later draw differ.
+        """
+        count = len(self._db.islands)
+        moves = []
+        for island in range(count):
+            best = self._db.get_top_programs(n=len(self._db.islands[island]), island_idx=island)
+            keep = max(1, int(len(best) * self._search.migration_rate))
+            moves += [(program, (island + 1) % count) for program in best[:keep]]
+        for program, target in moves:
+            if count < 2 or any(self._db.programs[p].code == program.code for p in self._db.islands[target]):
+                continue
+            name = f"{self._index(program.id)}@{target}"
+            self._reseed("migrate", name)
+            copy = type(program)(
+                id=name,
+                code=program.code,
+                parent_id=program.id,
+                iteration_found=program.iteration_found,
+                metrics=dict(program.metrics),
+                timestamp=0.0,
+                metadata={"migrant": True},
+            )
+            self._db.add(copy, target_island=target)
+        self._db.last_migration_generation = max(self._db.island_generations)
+
+    def sample(self, index: int) -> Sample:
+        """Parent and inspirations of proposal `index`; does not change the population."""
+        island = index % self._search.islands
+        self._reseed("sample", index)
+        # num_inspirations=0: OpenEvolve's own choice of inspirations rescales the grid as it looks at it.
+        parent, _ = self._db.sample_from_island(island, num_inspirations=0)
+        ranked = [p for p in self._db.get_top_programs(n=10, island_idx=island) if p.code != parent.code]
+        rng = random.Random(f"{self._seed}:inspire:{index}")
+        others = [p for p in self._db.islands[island] if self._db.programs[p].code != parent.code]
+        chosen = [self._index(p.id) for p in ranked[:1]]
+        for name in rng.sample(others, min(len(others), self._search.inspirations + 1)):
+            if self._index(name) not in chosen:
+                chosen.append(self._index(name))
+        return Sample(
+            island,
+            self._index(parent.id),
+            tuple(chosen[: self._search.inspirations]),
+            rng.random() < self._search.diff_share,
+        )
+
+    @staticmethod
+    def _index(name: str) -> int:
+        return int(name.split("@")[0])
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """Everything that later draws depend on, for tests of determinism."""
+        return (
+            [list(i) for i in self._db.islands],
+            list(self._db.archive),
+            [dict(m) for m in self._db.island_feature_maps],
+            list(self._db.programs),
+            self._db.feature_stats,
+            list(self._db.island_generations),
+        )

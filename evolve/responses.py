@@ -1,0 +1,62 @@
+"""From a proposer's text to a program: SEARCH/REPLACE blocks or one fenced program."""
+
+from __future__ import annotations
+
+MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
+
+
+class UnreadableAnswer(Exception):
+    """The text holds neither a program nor a diff that applies; the message says what was missing."""
+
+
+class FrozenCodeChanged(Exception):
+    """Code outside the EVOLVE-BLOCK markers was changed."""
+
+
+def program_from(text: str, parent: str) -> str:
+    """The proposed program.
+
+    Args:
+        text: the answer.
+        parent: source that SEARCH blocks refer to.
+
+    Raises:
+        UnreadableAnswer: no program, or a SEARCH block that the parent does not hold.
+        FrozenCodeChanged: code outside the markers differs from the parent's.
+    """
+    from openevolve.utils.code_utils import apply_diff_blocks, extract_diffs, parse_full_rewrite
+
+    blocks = extract_diffs(text)
+    if blocks:
+        source, applied = apply_diff_blocks(parent, blocks)
+        if applied < len(blocks):
+            raise UnreadableAnswer(
+                f"{len(blocks) - applied} of {len(blocks)} SEARCH blocks do not occur in the parent: copy the lines "
+                "exactly, with their indentation"
+            )
+    else:
+        source = parse_full_rewrite(text, "python") or ""
+        if "def " not in source:
+            raise UnreadableAnswer("neither SEARCH/REPLACE blocks nor a fenced python program was found")
+    source = source.rstrip() + "\n"
+    if frozen_part(source) != frozen_part(parent):
+        raise FrozenCodeChanged(
+            "only the code between # EVOLVE-BLOCK-START and # EVOLVE-BLOCK-END may change; keep both markers and "
+            "everything outside them as they are"
+        )
+    return source
+
+
+def frozen_part(source: str) -> tuple[str, ...]:
+    """Lines outside the evolve blocks, with the markers, but for blank ones."""
+    kept, inside = [], False
+    for line in source.splitlines():
+        if MARKERS[0] in line:
+            inside = True
+            kept.append(line.strip())
+        elif MARKERS[1] in line:
+            inside = False
+            kept.append(line.strip())
+        elif not inside and line.strip():
+            kept.append(line.rstrip())
+    return tuple(kept)

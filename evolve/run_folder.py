@@ -1,0 +1,157 @@
+"""Run folders: where a run keeps its journal, configuration, table rows and winner."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.evaluation import SplitScore
+from evaluators.status import Status
+from evolve.errors import UserError
+from evolve.journal import FILE_NAME, Entry, open_journal
+
+CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
+TOP_BY_TRAIN = 10
+"""The holdout picks the winner among this many programs that lead on the training shapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The winner of a run."""
+
+    id: int
+    path: Path
+    source: str
+    complexity: int
+    train: SplitScore
+    holdout: SplitScore | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in short, from its journal alone."""
+
+    run: str
+    path: Path
+    proposals: int
+    wanted: int
+    statuses: dict[str, int]
+    best: Best | None
+    cost_usd: float
+    tokens: int
+
+
+def new_run_folder(runs_dir: Path, name: str) -> Path:
+    """A fresh folder `<name>-<date>-<time>`, never one that exists."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{n}" for n in range(2, 100))):
+        folder = runs_dir / f"{name}-{stamp}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{folder} cannot be created: {error.strerror}") from error
+        return folder
+    raise UserError(f"{runs_dir} holds too many runs named {name}-{stamp}")
+
+
+def find_run(text: str, runs_dir: Path) -> Path:
+    """A run folder by path, by name, or `last`.
+
+    Raises:
+        UserError: no such run; names those that exist.
+    """
+    if text == "last":
+        found = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=lambda p: p.stat().st_mtime)
+        if found:
+            return found[-1]
+    for folder in (Path(text), runs_dir / text):
+        if (folder / FILE_NAME).exists():
+            return folder
+    known = sorted(p.parent.name for p in runs_dir.glob(f"*/{FILE_NAME}"))
+    raise UserError(f"no run {text!r}", hint=f"known: {', '.join(known[-5:])}" if known else "evosplit run starts one")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes off a run folder.
+
+    Raises:
+        UserError: another process runs in it.
+    """
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another process works in {folder}", hint="wait for it, or stop it") from error
+        yield
+
+
+def keep_table(table: Path, folder: Path) -> None:
+    """Copy the recorded table into the run folder, so that the run can be read without the original."""
+    target = folder / TABLE_FOLDER
+    if not target.exists():
+        shutil.copytree(table, target)
+
+
+def pick_best(entries: list[Entry], folder: Path) -> Best | None:
+    """The winner: of the leading programs on train, the best on holdout; ties to the simpler, then older."""
+    scored = [e for e in entries if e.status is Status.OK and e.train is not None]
+    leading = sorted(scored, key=lambda e: (-_train(e).score, e.features["complexity"], e.id))[:TOP_BY_TRAIN]
+    if not leading:
+        return None
+
+    def order(entry: Entry) -> tuple[float, float, int]:
+        score = entry.holdout.score if entry.holdout else _train(entry).score
+        return (-score, entry.features["complexity"], entry.id)
+
+    winner = min(leading, key=order)
+    return Best(
+        winner.id,
+        folder / BEST_FILE,
+        winner.source,
+        int(winner.features["complexity"]),
+        _train(winner),
+        winner.holdout,
+    )
+
+
+def _train(entry: Entry) -> SplitScore:
+    assert entry.train is not None
+    return entry.train
+
+
+def summarise(folder: Path) -> RunSummary:
+    """Read a run's summary.
+
+    Raises:
+        UserError: no journal that can be read.
+    """
+    with open_journal(folder, read_only=True) as journal:
+        entries = list(journal.entries())
+        wanted = int(journal.meta("proposals") or 0)
+    proposals = [e for e in entries if e.kind == "proposal"]
+    done = [e for e in proposals if e.status is not None]
+    return RunSummary(
+        run=folder.name,
+        path=folder,
+        proposals=len(done),
+        wanted=wanted,
+        statuses=dict(Counter(e.status.value for e in done if e.status)),
+        best=pick_best(entries, folder),
+        cost_usd=sum(e.answer.cost_usd for e in proposals if e.answer),
+        tokens=sum(e.answer.tokens_in + e.answer.tokens_out for e in proposals if e.answer),
+    )
+
+
+def list_runs(runs_dir: Path) -> list[RunSummary]:
+    """Summaries of all runs below a folder, oldest first."""
+    folders = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=lambda p: p.name)
+    return [summarise(folder) for folder in folders]
