@@ -13,8 +13,8 @@ import struct
 
 from evaluators.contract import (
     MAX_SPLITS,
-    DecodeShape,
     Decision,
+    DecodeShape,
     Gpu,
     Mode,
     Setting,
@@ -148,11 +148,7 @@ def num_splits_heuristic(view: ShapeView, num_sms: int) -> int:
     """FA3's own num_splits (hopper/heuristics.h), with its float32 and double roundings."""
     if view.total_mblocks >= float32(_POINT_EIGHT * num_sms):
         size_l2 = 50 * 1024 * 1024
-        if (
-            view.size_one_kv_head > size_l2
-            and view.num_m_blocks >= num_sms * 2
-            and not view.is_causal_or_local
-        ):
+        if view.size_one_kv_head > size_l2 and view.num_m_blocks >= num_sms * 2 and not view.is_causal_or_local:
             return min(ceil_div(view.size_one_kv_head, size_l2), view.max_splits)
         return 1
     if view.num_n_blocks <= 4:

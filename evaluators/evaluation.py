@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from evaluators.contract import DecodeShape, Decision, Gpu, Setting
+from evaluators.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.status import Status
 
 

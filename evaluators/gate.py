@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from evaluators import language
 from evaluators.status import Status
+
+_PARSING = threading.Lock()
 
 MAX_REFUSALS = 8
 """Refusals reported at once; more help nobody."""
@@ -196,9 +199,7 @@ class _Checker:
     def operator(self, node: ast.AST, operator: ast.AST) -> None:
         if not isinstance(operator, language.OPERATORS):
             name = type(operator).__name__
-            self.refuse(
-                node, name, "operator outside the heuristic language", language.INSTEAD.get(name, "")
-            )
+            self.refuse(node, name, "operator outside the heuristic language", language.INSTEAD.get(name, ""))
 
     def expression(self, node: ast.expr) -> None:
         if not isinstance(node, language.EXPRESSIONS):
@@ -243,9 +244,7 @@ class _Checker:
                 self.refuse(node, f"math.{node.attr}", "not part of the heuristic language", f"one of {names}")
             return
         if node.attr not in language.FIELDS:
-            self.refuse(
-                node, f".{node.attr}", "not a field of shape, work or gpu", ", ".join(sorted(language.FIELDS))
-            )
+            self.refuse(node, f".{node.attr}", "not a field of shape, work or gpu", ", ".join(sorted(language.FIELDS)))
         if isinstance(node.value, ast.Name):
             return
         self.refuse(node, f".{node.attr}", "fields are read from shape, work or gpu directly", "shape.batch")
@@ -310,6 +309,19 @@ def _depths(tree: ast.AST) -> Iterator[int]:
         todo.extend((child, depth + 1) for child in ast.iter_child_nodes(node))
 
 
+def parse_tree(source: str) -> ast.Module:
+    """`ast.parse`, one thread at a time.
+
+    CPython keeps the recursion depth of its AST constructor in a place that threads share, and raises SystemError
+    when two of them meet there (python/cpython issue 106905, fixed in newer releases).
+    """
+    with _PARSING:
+        try:
+            return ast.parse(source)
+        except SystemError:
+            return ast.parse(source)
+
+
 def parse_program(source: str) -> Program:
     """Parse a candidate.
 
@@ -325,8 +337,8 @@ def parse_program(source: str) -> Program:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-            pristine = ast.parse(source)
+            tree = parse_tree(source)
+            pristine = parse_tree(source)
     except SyntaxError as error:
         raise refuse(error.lineno or 1, "syntax", error.msg) from None
     except (ValueError, RecursionError, MemoryError, UnicodeError) as error:

@@ -16,8 +16,8 @@ from evaluators.contract import Decision, Mode, baseline_decision
 from evaluators.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.evaluation import Evaluation, Feedback, Opportunity, SplitScore
 from evaluators.gate import Program, ProgramRefused, parse_program
-from evaluators.launch import canonical_launch, workspace_bytes
 from evaluators.latency import LatencySource, TableSource, UnrecordedError
+from evaluators.launch import canonical_launch, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
 from evaluators.sandbox import Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
@@ -273,6 +273,4 @@ def open_judge(
         SandboxUnavailable: this system cannot confine candidates.
     """
     table = restrict(read_table(table_folder), splits)
-    return Judge(
-        table, TableSource(table), weighting=weighting, limits=limits, workspace_cap_mb=workspace_cap_mb
-    )
+    return Judge(table, TableSource(table), weighting=weighting, limits=limits, workspace_cap_mb=workspace_cap_mb)

@@ -6,7 +6,7 @@ ones need blocks per split around and away from FA3's value, crossed with caps o
 
 from __future__ import annotations
 
-from evaluators.contract import DecodeShape, Decision, Gpu, Mode, Setting, baseline_decision
+from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
 from evaluators.dispatch import (
     ceil_div,
     num_splits_heuristic,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from evaluators.contract import DecodeShape, Decision, Gpu, Mode, Setting
+from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import stock_blocks_per_split, work_view
 from evaluators.launch import Launch, canonical_launch, combine_bucket
 from evaluators.table import Cell, Table

@@ -11,8 +11,8 @@ from itertools import groupby
 
 from evaluators.contract import (
     MAX_NUM_SPLITS,
-    DecodeShape,
     Decision,
+    DecodeShape,
     Gpu,
     Mode,
     Setting,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from evaluators.contract import Cache, DecodeShape, Decision, Gpu, Mode, Setting
+from evaluators.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import ceil_div, resolved_num_splits
 from evaluators.launch import canonical_launch, effective_pack_gqa
 from evaluators.providers.metadata import decode_metadata
@@ -128,9 +128,7 @@ def read_metadata(provider: Provider, setting: Setting, *, count: int, seed: int
         yield Reading(f"{setting.provider}-{setting.mode.value}", shape, num_splits, margin, live)
 
 
-def read_num_splits(
-    provider: Provider, setting: Setting, pool: KvPool, *, count: int, seed: int
-) -> Iterator[Reading]:
+def read_num_splits(provider: Provider, setting: Setting, pool: KvPool, *, count: int, seed: int) -> Iterator[Reading]:
     """Static num_splits of `count` random batches, from real forward calls with num_splits = 0."""
     rng = random.Random(seed)
     found = 0

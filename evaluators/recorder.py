@@ -94,9 +94,7 @@ def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:
     return head, done
 
 
-def cell_row(
-    decision: Decision, launch: Launch, latencies_us: Sequence[float], error: float
-) -> dict[str, Any]:
+def cell_row(decision: Decision, launch: Launch, latencies_us: Sequence[float], error: float) -> dict[str, Any]:
     """One recorded launch as JSON."""
     return {
         "num_splits": decision.num_splits,

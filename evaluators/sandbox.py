@@ -175,7 +175,7 @@ class Sandbox:
             "gpu": asdict(gpu),
         }
         self._body = json.dumps({**body, "rows": rows}, separators=(",", ":")).encode()
-        bare = [(shape, stock, []) for shape, stock, _ in rows]
+        bare: list[tuple[list[object], int, list[object]]] = [(shape, stock, []) for shape, stock, _ in rows]
         self._body_without_work = json.dumps({**body, "rows": bare}, separators=(",", ":")).encode()
 
     def ask(self, program: Program) -> Answers:

@@ -52,9 +52,7 @@ def shape_result(baseline: Latency, candidate: Latency, *, workspace_bytes: int)
     return ShapeResult(gain, regression, candidate.interpolated, workspace_bytes)
 
 
-def split_score(
-    results: Mapping[str, ShapeResult], weights: Mapping[str, float], oracle_log_gain: float
-) -> SplitScore:
+def split_score(results: Mapping[str, ShapeResult], weights: Mapping[str, float], oracle_log_gain: float) -> SplitScore:
     """Score of one split.
 
     Args:

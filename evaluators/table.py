@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluators.contract import Cache, DecodeShape, Decision, Gpu, Mode, Setting
+from evaluators.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.workloads import Case, Split, cases_for
 
 TABLE_FORMAT = 1
@@ -152,9 +152,9 @@ def read_table(folder: Path) -> Table:
             )  # fmt: skip
             cases.append(Case(case, shape, Split(split)))
         cells: dict[str, list[Cell]] = {c.id: [] for c in cases}
-        for case, num_splits, blocks, pack, margin, launch, error, latencies in _rows(folder / CELLS, CELL_COLUMNS):
-            decision = Decision(int(num_splits), _pack_value(pack), int(margin), int(blocks))
-            cells[case].append(Cell(decision, launch, float(error), tuple(map(float, latencies.split()))))
+        for case, num_splits, blocks, pack, free, launch, off, latencies in _rows(folder / CELLS, CELL_COLUMNS):
+            decision = Decision(int(num_splits), _pack_value(pack), int(free), int(blocks))
+            cells[case].append(Cell(decision, launch, float(off), tuple(map(float, latencies.split()))))
     except (ValueError, KeyError) as error:
         raise TableError(f"{folder}: a damaged line ({error!r}); restore the table from the repository") from error
     device = card["device"]

@@ -105,9 +105,7 @@ def neighbourhood_split(batch_band: int, length_band: int, heads_band: int) -> S
     ]
 
 
-def _uniform_cases(
-    batches: Sequence[int], heads: Sequence[tuple[int, int]], seqlens: Sequence[int]
-) -> list[Case]:
+def _uniform_cases(batches: Sequence[int], heads: Sequence[tuple[int, int]], seqlens: Sequence[int]) -> list[Case]:
     return [
         Case(
             id=f"u-b{batch}-h{num_heads_q}x{num_heads_kv}-k{seqlen_k}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from evaluators.contract import DecodeShape, Decision, Gpu, Setting
+    from evaluators.contract import Decision, DecodeShape, Gpu, Setting
     from evaluators.providers.memory import KvPool
 
 

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from evaluators.contract import DecodeShape, Decision, Gpu, Mode, Setting
+from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.launch import canonical_launch, effective_pack_gqa
 from evaluators.providers.base import BoundLaunch, CallInputs, ProviderUnavailable
 from evaluators.providers.memory import kv_elements

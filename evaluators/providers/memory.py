@@ -48,9 +48,7 @@ class CopyPlan:
         return None if self.copies >= self.launches else (self.copies - 1) * live_bytes
 
 
-def plan_copies(
-    shape: DecodeShape, setting: Setting, *, launches: int, l2_bytes: int, pool_elements: int
-) -> CopyPlan:
+def plan_copies(shape: DecodeShape, setting: Setting, *, launches: int, l2_bytes: int, pool_elements: int) -> CopyPlan:
     """Copies for a cold or hot replay.
 
     Cold: each launch of a replay reads its own copy, and L2 is evicted before the replay. Where the pool

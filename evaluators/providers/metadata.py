@@ -65,9 +65,7 @@ def decode_metadata(raw: Sequence[int], shape: DecodeShape, setting: Setting, *,
     return Metadata(tuple(live), order)
 
 
-def rewrite_metadata(
-    raw: Sequence[int], shape: DecodeShape, setting: Setting, live: Sequence[int]
-) -> list[int]:
+def rewrite_metadata(raw: Sequence[int], shape: DecodeShape, setting: Setting, live: Sequence[int]) -> list[int]:
     """Raw metadata of a split call with other live splits, as a patched prepare kernel would write it.
 
     Sorting and heads in L2 follow the new splits, so that the order of tiles is that of the patched kernel.

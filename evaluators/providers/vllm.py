@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluators.contract import DecodeShape, Decision, Gpu, Mode, Setting
+from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import capacity, ceil_div
 from evaluators.launch import canonical_launch
 from evaluators.providers.base import BoundLaunch, CallInputs, ProviderUnavailable
@@ -76,7 +76,7 @@ class Vllm:
         self._ops: Any = torch.ops._vllm_fa3_C
 
     def build(self) -> str:
-        """vLLM's version where installed, and the library's hash: its kernels change without a version."""
+        """VLLM's version where installed, and the library's hash: its kernels change without a version."""
         import torch
 
         digest = hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluators.contract import SETTINGS
+from evaluators.judge import Judge, open_judge
+from evaluators.sandbox import Limits, self_test
+from evaluators.table import Table, read_table
+from evaluators.workloads import Weighting
+
+ROOT = Path(__file__).parent.parent
+TABLES = ROOT / "results" / "tables"
+
+
+def has_hopper() -> bool:
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not has_hopper():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a Hopper GPU and the extra gpu"))
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """Its stdout, which must be one line of JSON."""
+        assert self.out.count("\n") == 1, self.out
+        return json.loads(self.out)
+
+
+Command = Callable[..., Result]
+
+
+def call(capture: pytest.CaptureFixture[str], *arguments: object) -> Result:
+    """Run the command line in this process, through the same `main` as the installed command."""
+    from evolve.cli import main
+
+    capture.readouterr()
+    before = sys.argv
+    sys.argv = ["evosplit", *map(str, arguments)]
+    try:
+        main()
+        code = 0
+    except SystemExit as leave:
+        code = leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    finally:
+        sys.argv = before
+    captured = capture.readouterr()
+    return Result(code, captured.out, captured.err)
+
+
+@pytest.fixture
+def evosplit(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: call(capsys, *arguments)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A short search that ran to its end."""
+
+    folder: Path
+    runs_dir: Path
+    result: Result
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """One short quickstart, shared by tests that only read."""
+    import subprocess
+
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    sets = ["--set", "search.proposals=4", "--set", f"runs_dir={runs}"]
+    command = [sys.executable, "-c", "from evolve.cli import main; main()", "run", "configs/quickstart.yaml", *sets]
+    done = subprocess.run([*command, "--json"], cwd=runs.parent, capture_output=True, text=True, timeout=120)
+    result = Result(done.returncode, done.stdout, done.stderr)
+    assert result.code == 0, result.err
+    return FinishedRun(runs / result.json["run"], runs, result)
+
+
+def seed(name: str) -> str:
+    return (ROOT / "seeds" / f"{name}.py").read_text(encoding="utf-8")
+
+
+def require_sandbox() -> None:
+    test = self_test()
+    if not test.ok:
+        pytest.skip(f"no sandbox here: {'; '.join(test.problems)}")
+
+
+@pytest.fixture(scope="session")
+def table() -> Table:
+    return read_table(TABLES / "llama31-70b" / "fa3_fwd-metadata-cold")
+
+
+@pytest.fixture(scope="session")
+def judges() -> dict[str, Judge]:
+    """One judge per recorded setting of llama31-70b."""
+    require_sandbox()
+    return {
+        name: open_judge(TABLES / "llama31-70b" / name, weighting=Weighting.SERVING, limits=Limits())
+        for name in SETTINGS
+    }
+
+
+@pytest.fixture(scope="session")
+def judge(judges: dict[str, Judge]) -> Judge:
+    return judges["fa3_fwd-metadata-cold"]

@@ -1,0 +1,76 @@
+"""A real OpenAI-compatible server on loopback for tests, with a script of what to answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Script:
+    """What the server does per request: `answers[i]` for the i-th, the last one for ever after."""
+
+    answers: list[Callable[[BaseHTTPRequestHandler], None]]
+    requests: list[dict[str, Any]] = field(default_factory=list)
+
+
+def reply(text: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    body = {
+        "id": "x", "object": "chat.completion", "created": 0, "model": "test",
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+    }  # fmt: skip
+    return raw(200, json.dumps(body).encode())
+
+
+def raw(status: int, body: bytes, *, length: int | None = None) -> Callable[[BaseHTTPRequestHandler], None]:
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body) if length is None else length))
+        handler.end_headers()
+        handler.wfile.write(body)
+        if length is not None:
+            handler.close_connection = True
+
+    return send
+
+
+def hang(seconds: float) -> Callable[[BaseHTTPRequestHandler], None]:
+    def wait(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(seconds)
+        handler.close_connection = True
+
+    return wait
+
+
+@contextmanager
+def serving(script: Script) -> Iterator[str]:
+    """Base URL of a running server."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            size = int(self.headers.get("Content-Length", 0))
+            script.requests.append(json.loads(self.rfile.read(size)))
+            index = min(len(script.requests), len(script.answers)) - 1
+            script.answers[index](self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()

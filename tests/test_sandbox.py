@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+from conftest import require_sandbox, seed
+
+from evaluators.contract import SETTINGS, DecodeShape, Gpu
+from evaluators.dispatch import num_splits_heuristic, shape_view, work_view
+from evaluators.gate import parse_program
+from evaluators.sandbox import PROBES, Limits, Question, Sandbox, _ask_once, _probe, self_test
+from evaluators.status import Status
+
+SETTING = SETTINGS["fa3_fwd-metadata-cold"]
+LIMITS = Limits(time_s=0.3, memory_mb=256)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_sandbox() -> None:
+    require_sandbox()
+
+
+def questions(*shapes: DecodeShape) -> list[Question]:
+    found = []
+    for shape in shapes:
+        view = shape_view(shape, SETTING)
+        stock = num_splits_heuristic(view, 132)
+        found.append(Question(view, stock, work_view(shape, SETTING, stock)))
+    return found
+
+
+def ask(source: str, *shapes: DecodeShape) -> tuple[Status, str]:
+    sandbox = Sandbox(Gpu(), questions(*(shapes or (DecodeShape(2, 3000, 64, 8),))), LIMITS)
+    answers = sandbox.ask(parse_program(source))
+    return answers.status, answers.message
+
+
+def program(text: str) -> str:
+    return f"def schedule(shape, gpu):\n    {text}\n"
+
+
+@pytest.mark.parametrize("name", sorted(PROBES))
+def test_probes_are_stopped(name: str) -> None:
+    statement, allowed = PROBES[name]
+    assert _probe(statement, LIMITS) in allowed
+
+
+def test_self_test_says_what_holds() -> None:
+    test = self_test()
+    assert test.ok and test.mechanisms["seccomp"] and not test.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "words"),
+    [
+        ("return 1 // 0, None, 0", Status.RAISED, "line 2: ZeroDivisionError"),
+        ("return 3", Status.BAD_ANSWER, "must return"),
+        ("return True, None, 0", Status.BAD_ANSWER, "got bool"),
+        ("return 1.0, None, 0", Status.BAD_ANSWER, "got float"),
+        ("return 257, None, 0", Status.BAD_ANSWER, "0..256, got 257"),
+        ("return -1, None, 0", Status.BAD_ANSWER, "got -1"),
+        ("return 1, 1, 0", Status.BAD_ANSWER, "pack_gqa"),
+        ("return 1, None, 132", Status.BAD_ANSWER, "sm_margin"),
+        ("return 1, None, float(1)", Status.BAD_ANSWER, "sm_margin"),
+        ("x = [0] * 10000000000\n    return 1, None, 0", Status.MEMORY, "256 MiB"),
+        ("for i in range(1000000000):\n        x = i\n    return 1, None, 0", Status.TIMEOUT, "0.3 s"),
+        ("return shape.num_splits, None, 0", Status.RAISED, "AttributeError"),
+    ],
+)
+def test_each_failure_has_a_status_and_a_message(text: str, status: Status, words: str) -> None:
+    got, message = ask(program(text))
+    assert got is status
+    assert words in message
+    if status in (Status.RAISED, Status.BAD_ANSWER):
+        assert "batch=2" in message and "seqlen_k=3000" in message
+
+
+def test_bad_blocks_per_split_is_named() -> None:
+    source = program("return 1, None, 0") + "def blocks_per_split(work, gpu):\n    return -1\n"
+    assert ask(source) == (Status.BAD_ANSWER, ask(source)[1])
+    assert "blocks_per_split must lie in" in ask(source)[1]
+
+
+def test_decisions_come_in_the_order_of_the_questions() -> None:
+    shapes = [DecodeShape(b, 2048, 8, 1) for b in (3, 1, 2)]
+    sandbox = Sandbox(Gpu(), questions(*shapes), LIMITS)
+    answers = sandbox.ask(parse_program(program("return shape.batch, None, 0")))
+    assert [d.num_splits for d in answers.decisions] == [3, 1, 2]
+
+
+def test_work_sees_the_decided_cap_or_the_stock_one() -> None:
+    shape = DecodeShape(1, 2048, 8, 1)
+    source = program("return {}, None, 0") + "def blocks_per_split(work, gpu):\n    return work.num_splits\n"
+    sandbox = Sandbox(Gpu(), questions(shape), LIMITS)
+    assert sandbox.ask(parse_program(source.format(5))).decisions[0].blocks_per_split == 5
+    assert sandbox.ask(parse_program(source.format(0))).decisions[0].blocks_per_split == 11
+
+
+def test_a_forged_reply_is_no_answer() -> None:
+    forged = 'import posix\n    posix.write(1, b\'{"status": "ok", "rows": [[1, null, 0, 0]]}\')\n    posix._exit(0)'
+    child = _ask_once(f"def schedule(shape, gpu):\n    {forged}\n", LIMITS, open_builtins=True)
+    assert child.reply is None
+
+
+def test_no_environment_and_no_files_reach_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    statement = "import posix\n    raise ValueError(str(posix.environ))"
+    child = _ask_once(f"def schedule(shape, gpu):\n    {statement}\n", LIMITS, open_builtins=True)
+    assert child.reply is not None and "secret" not in child.reply["message"]
+
+
+def test_the_stock_seed_runs_on_all_training_shapes(judge: object) -> None:
+    from evaluators.judge import Judge
+
+    assert isinstance(judge, Judge)
+    result = judge.evaluate(seed("fa3_stock"))
+    assert result.status is Status.OK and len(result.decisions) == len(judge.cases)
