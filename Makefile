@@ -11,7 +11,8 @@ DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 .PHONY: run test format clean
 
 run: $(RUN_STAMP)
-	$(BIN)/evosplit run configs/quickstart.yaml
+	@# Exit code 4: the time budget ended before the proposals did, which slow machines may see.
+	$(BIN)/evosplit run configs/quickstart.yaml || [ $$? -eq 4 ]
 
 test: $(DEV_STAMP)
 	$(BIN)/ruff format --check .

@@ -203,7 +203,9 @@ class Controller:
         if evaluation.status is not Status.OK:
             raise UserError(f"seed {self._config.seeds[index]} fails: {evaluation.status.value}: {evaluation.message}")
         if known is not None and known.source != source:
-            raise UserError(f"seed {self._config.seeds[index]} has changed since this run began", hint="start a new run")
+            raise UserError(
+                f"seed {self._config.seeds[index]} has changed since this run began", hint="start a new run"
+            )
         if known is None:
             self._journal.ask(self._row(index, "seed", 0, None, (), False, "", ""))
         if known is None or known.status is None:
@@ -248,7 +250,9 @@ class Controller:
         )
         self._journal.ask(row)
         self._islands[index] = sample.island
-        return Ask(index, parent, inspirations, str(row["system"]), user, sample.diff, int(str(row["seed"])))
+        return Ask(
+            index, sample.island, parent, inspirations, str(row["system"]), user, sample.diff, int(str(row["seed"]))
+        )
 
     async def _asked(self, entry: Entry) -> Ask:
         """The request that an interrupted run had written down."""
@@ -256,7 +260,7 @@ class Controller:
         parent = await self._record(entry.parent)
         inspirations = tuple([await self._record(i) for i in entry.inspirations])
         self._islands[entry.id] = entry.island
-        return Ask(entry.id, parent, inspirations, entry.system, entry.user, entry.diff, entry.seed)
+        return Ask(entry.id, entry.island, parent, inspirations, entry.system, entry.user, entry.diff, entry.seed)
 
     async def _work(self, ask: Ask, known: Entry | None) -> _Outcome:
         """From request to evaluation. The answer is stored before anything is done with it."""

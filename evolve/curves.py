@@ -90,9 +90,7 @@ class Curves:
     def value(self, num_splits: Sequence[int], blocks: Sequence[int]) -> Vector:
         """Worth of decisions, per shape: weighted log speed-up less what a regression costs."""
         self.look_ups += len(num_splits)
-        logs = np.array(
-            [c.log_speedup(s, b) for c, s, b in zip(self.curves, num_splits, blocks, strict=True)]
-        )
+        logs = np.array([c.log_speedup(s, b) for c, s, b in zip(self.curves, num_splits, blocks, strict=True)])
         lost = logs < REGRESSION_LOG
         worth: Vector = self.weight * np.where(lost, 2 * logs, logs) - REGRESSION_COST * lost
         return worth

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from evolve.curves import Curves, Vector
 
-MIN_SUPPORT = 4
-"""Training shapes that a guard must change; fewer are noise."""
+SUPPORTS = (16, 2)
+"""Training shapes that a guard must change at least, by island in turn. Guards of many shapes hold on others,
+too; guards of few fit the training shapes closely, and learn them by heart."""
 
-VALUES_TRIED = 30
+VALUES_TRIED = 20
 CAPS = (1, 2, 4, 8, 16, 32)
 """Caps tried besides the best recorded ones: a cap that binds nowhere leaves the choice to blocks_per_split."""
 
-MAX_PEEL, MAX_PEELS, MAX_CUTS = 0.4, 10, 4
-TERMS_SHARE = 0.8
-VALUES_PEELED = 5
+BOXES_TRIED = 6
+NEAR = 0.3
+"""Relative distance within which shapes count as near, where a box starts from."""
+
 MIN_GAIN = 2e-5
 """Gain in log score below which a guard is not worth its lines."""
 
@@ -81,12 +83,12 @@ def _nice(value: float) -> int:
     """A whole number close to `value` with at most two leading digits, as a person would write it."""
     if value < 20:
         return max(1, round(value))
-    step = 10 ** (len(str(int(value))) - 2)
+    step = int(10 ** (len(str(int(value))) - 2))
     return round(value / step) * step
 
 
-def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str, list[int]]]:
-    """Candidate values of a guard as text and column.
+def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str, list[int], int]]:
+    """Candidate values of a guard as text, column and the shape that they were made for.
 
     Each makes one shape decide as its best recorded decision does; the shape is drawn by what it has left to
     gain. Whether the value suits other shapes is what the condition is for.
@@ -95,7 +97,7 @@ def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str
     pool = terms(curves.shape_columns if schedule else curves.work_columns, "shape" if schedule else "work")
     targets = curves.target_splits if schedule else curves.target_blocks
     drawn = rng.choices(range(len(targets)), weights=[g + 1e-9 for g in curves.left], k=VALUES_TRIED)
-    found: dict[str, list[int]] = {}
+    found: dict[str, tuple[list[int], int]] = {}
     for i in drawn:
         target = min(targets[i], TOP_SPLITS) if schedule else targets[i]
         if schedule and rng.random() < 0.3:
@@ -103,8 +105,8 @@ def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str
         text, column = _value(pool, i, target, curves.num_sms, rng)
         if schedule and "shape" in text:
             text, column = f"min({TOP_SPLITS}, {text})", np.minimum(column, TOP_SPLITS)
-        found[text] = column.astype(int).tolist()
-    return list(found.items())
+        found[text] = column.astype(int).tolist(), i
+    return [(text, column, i) for text, (column, i) in found.items()]
 
 
 def _value(pool: list[Term], i: int, target: int, num_sms: int, rng: random.Random) -> tuple[str, Vector]:
@@ -145,51 +147,60 @@ def _floor_text(above: str, below: str) -> str:
     return f"max(1, {above} // {_bracket(below)})"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Box:
-    """Conditions joined by `and`, at most one for each term and side."""
+    """An interval for each of a few terms, and the gain of the shapes inside."""
 
     mask: NDArray[np.bool_]
     gain: float
-    cuts: dict[tuple[str, str], int]
-
-    def text(self) -> str:
-        return " and ".join(f"{term} {side} {cut}" for (term, side), cut in self.cuts.items())
+    text: str
 
 
-def _peel(gains: Vector, pool: list[Term]) -> _Box:
-    """Cut away, a part at a time, what loses: the box that is left holds the most gain found on the way.
+def _interval(gains: Vector, column: Vector, start: int) -> tuple[int | None, int | None, float]:
+    """The interval of `column` around shape `start` with the largest sum of gains: (above, up to, sum).
 
-    One cut alone rarely leaves a gain, since good regions have more than one border; so each step may remove
-    at most `MAX_PEEL` of the box, and is judged by what it removes (PRIM, Friedman and Fisher 1999).
+    None stands for an open end. Shapes with equal values go together.
     """
-    box = _Box(np.ones(len(gains), dtype=bool), float(gains.sum()), {})
-    for _ in range(MAX_PEELS):
-        best: tuple[float, Term, str, int] | None = None
-        inside = np.flatnonzero(box.mask)
-        for term in pool:
-            values = term.column[inside]
-            order = np.argsort(values, kind="stable")
-            ranked, total = values[order], np.cumsum(gains[inside][order])
-            ends = np.flatnonzero(np.diff(ranked) > 0)
-            most = MAX_PEEL * len(inside)
-            for side, left, removed in (
-                ("<=", total[ends], len(inside) - 1 - ends),
-                (">", total[-1] - total[ends], ends + 1),
-            ):
-                full = len(box.cuts) >= MAX_CUTS and (term.text, side) not in box.cuts
-                allowed = (removed <= most) & (len(inside) - removed >= MIN_SUPPORT)
-                if full or not allowed.any():
-                    continue
-                k = int(np.argmax(np.where(allowed, left, -np.inf)))
-                if best is None or left[k] > best[0]:
-                    best = (float(left[k]), term, side, _threshold(ranked[ends[k]], ranked[ends[k] + 1]))
-        if best is None or best[0] <= box.gain + 1e-9:
-            break
-        gain, term, side, cut = best
-        inside_cut = term.column <= cut if side == "<=" else term.column > cut
-        box = _Box(box.mask & inside_cut, gain, {**box.cuts, (term.text, side): cut})
-    return box
+    values, inverse = np.unique(column, return_inverse=True)
+    sums = np.bincount(inverse, weights=gains, minlength=len(values))
+    at = int(inverse[start])
+    left = np.cumsum(sums[:at][::-1])
+    right = np.cumsum(sums[at + 1 :])
+    low = at - (int(np.argmax(left)) + 1 if len(left) and left.max() > 0 else 0)
+    high = at + (int(np.argmax(right)) + 1 if len(right) and right.max() > 0 else 0)
+    above = None if low == 0 else _threshold(values[low - 1], values[low])
+    up_to = None if high == len(values) - 1 else _threshold(values[high], values[high + 1])
+    return above, up_to, float(sums[low : high + 1].sum())
+
+
+def _grow_box(gains: Vector, pool: list[Term], start: int) -> _Box:
+    """A box around one shape: each term's interval in turn is the best one given the others'.
+
+    Cutting bad parts off the whole finds no small region whose surroundings lose; growing from a shape that
+    gains does.
+    """
+    near = [np.abs(t.column - t.column[start]) <= NEAR * np.abs(t.column[start]) for t in pool]
+    masks = list(near)
+    texts = [""] * len(pool)
+    gain = -np.inf
+    for _ in range(2):
+        for k, term in enumerate(pool):
+            others = np.ones(len(gains), dtype=bool)
+            for j, mask in enumerate(masks):
+                if j != k:
+                    others &= mask
+            above, up_to, gain = _interval(np.where(others, gains, 0.0), term.column, start)
+            inside = np.ones(len(gains), dtype=bool)
+            conditions = []
+            if above is not None:
+                inside &= term.column > above
+                conditions.append(f"{term.text} > {above}")
+            if up_to is not None:
+                inside &= term.column <= up_to
+                conditions.append(f"{term.text} <= {up_to}")
+            masks[k], texts[k] = inside, " and ".join(conditions)
+    mask = np.logical_and.reduce(masks)
+    return _Box(mask, float(gain), " and ".join(t for t in texts if t))
 
 
 def _threshold(low: float, high: float) -> int:
@@ -201,23 +212,29 @@ def _threshold(low: float, high: float) -> int:
     return int(low)
 
 
-def find_guard(curves: Curves, function: str, rng: random.Random) -> Guard | None:
-    """The guard with most gain among a random part of the possibilities; None when none gains."""
+def find_guard(curves: Curves, function: str, rng: random.Random, *, support: int) -> Guard | None:
+    """The guard with most gain among a random part of the possibilities; None when none gains.
+
+    Args:
+        curves: the parent on the training shapes.
+        function: decision to guard, `schedule` or `blocks_per_split`.
+        rng: all chance.
+        support: training shapes that the guard must change at least.
+    """
     schedule = function == "schedule"
     pool = terms(curves.shape_columns if schedule else curves.work_columns, "shape" if schedule else "work")
-    pool = rng.sample(pool, int(len(pool) * TERMS_SHARE))
     now = curves.value(curves.num_splits, curves.blocks)
-    tried: list[tuple[str, list[int], Vector]] = []
-    for text, column in _values(curves, function, rng):
-        new = curves.value(column, curves.blocks) if schedule else curves.value(curves.num_splits, column)
-        tried.append((text, column, new - now))
-    tried.sort(key=lambda row: -float(row[2][row[2] > 0].sum()))
     best: Guard | None = None
-    for text, column, gains in tried[:VALUES_PEELED]:
-        box = _peel(gains, pool)
-        if box.gain <= (best.gain if best else MIN_GAIN) or (np.abs(gains[box.mask]) > 1e-9).sum() < MIN_SUPPORT:
+    for text, column, start in _values(curves, function, rng):
+        new = curves.value(column, curves.blocks) if schedule else curves.value(curves.num_splits, column)
+        gains = new - now
+        if gains[start] <= 0 or gains[gains > 0].sum() <= (best.gain if best else MIN_GAIN):
             continue
-        best = Guard(function, box.text() or "True", text, box.mask, column, box.gain)
+        for _ in range(BOXES_TRIED):
+            box = _grow_box(gains, rng.sample(pool, rng.choice((1, 2, 2, 3))), start)
+            if box.gain <= (best.gain if best else MIN_GAIN) or (np.abs(gains[box.mask]) > 1e-9).sum() < support:
+                continue
+            best = Guard(function, box.text or "True", text, box.mask, column, box.gain)
     return best
 
 

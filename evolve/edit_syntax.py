@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 from evaluators.contract import ShapeView, WorkView
+from evaluators.gate import parse_tree
 
 COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "//"}
@@ -29,7 +30,7 @@ def replace_span(source: str, node: ast.expr | ast.stmt, text: str) -> str:
 
 def functions(source: str) -> dict[str, ast.FunctionDef]:
     """Functions of a program by name."""
-    return {n.name: n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef)}
+    return {n.name: n for n in parse_tree(source).body if isinstance(n, ast.FunctionDef)}
 
 
 def _inside(source: str, kind: type[ast.AST]) -> list[ast.AST]:

@@ -223,7 +223,13 @@ def _entry(row: sqlite3.Row) -> Entry:
     answer = None
     if row["text"] is not None and not row["error"]:
         answer = Answer(
-            row["text"], row["model"], row["note"], row["tokens_in"], row["tokens_out"], row["cost_usd"], row["answer_s"]
+            row["text"],
+            row["model"],
+            row["note"],
+            row["tokens_in"],
+            row["tokens_out"],
+            row["cost_usd"],
+            row["answer_s"],
         )
     done = row["status"] is not None
     return Entry(

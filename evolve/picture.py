@@ -44,13 +44,15 @@ def draw_speedups(path: Path, cases: Sequence[Case], speedups: Mapping[str, floa
             if case.split is not Split.TRAIN:
                 axes.plot(x, y, "k.", markersize=2.5)
         image = axes.imshow(values, cmap="PuOr_r", norm=norm, aspect="auto", origin="lower")
+        # Grey, since white already means that nothing changed.
+        axes.set_facecolor("#b8b8b8")
         axes.set_title(f"{pair[0]} query, {pair[1]} KV heads", fontsize=10)
         axes.set_xticks(range(len(lengths)), [str(n) for n in lengths], rotation=60, fontsize=7)
         axes.set_yticks(range(len(batches)), [str(n) for n in batches], fontsize=7)
         axes.set_xlabel("keys", fontsize=8)
         axes.set_ylabel("batch", fontsize=8)
     if image is not None:
-        figure.colorbar(image, ax=figure.axes, label="speed-up (dot: held out; blank: sealed)", shrink=0.6)
+        figure.colorbar(image, ax=figure.axes, label="speed-up (dot: held out; grey: not judged)", shrink=0.6)
     if ragged:
         axes = figure.add_subplot(grid[rows - 1, :])
         for split, colour in ((Split.TRAIN, "#5e3c99"), (Split.HOLDOUT, "#e66101")):

@@ -96,9 +96,7 @@ class Population:
 
         assert evaluation.train is not None
         metrics = {"combined_score": evaluation.train.score, **{f: evaluation.features[f] for f in FEATURES}}
-        return Program(
-            id=name, code=source, parent_id=parent, iteration_found=index, metrics=metrics, timestamp=0.0
-        )
+        return Program(id=name, code=source, parent_id=parent, iteration_found=index, metrics=metrics, timestamp=0.0)
 
     def add_seed(self, index: int, source: str, evaluation: Evaluation) -> None:
         """Put a seed on every island, so that none starts empty."""

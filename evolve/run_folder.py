@@ -17,8 +17,6 @@ from evolve.errors import UserError
 from evolve.journal import FILE_NAME, Entry, open_journal
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
-TOP_BY_TRAIN = 10
-"""The holdout picks the winner among this many programs that lead on the training shapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,11 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run in short, from its journal alone."""
+    """A run in short, from its journal alone.
+
+    `best` is the winner, which the holdout picked; `leader` is ahead on the training shapes alone. Where the
+    two are far apart, the search has learnt the training shapes by heart.
+    """
 
     run: str
     path: Path
@@ -43,6 +45,7 @@ class RunSummary:
     wanted: int
     statuses: dict[str, int]
     best: Best | None
+    leader: Best | None
     cost_usd: float
     tokens: int
 
@@ -62,6 +65,12 @@ def new_run_folder(runs_dir: Path, name: str) -> Path:
     raise UserError(f"{runs_dir} holds too many runs named {name}-{stamp}")
 
 
+def _started(folder: Path) -> float:
+    """When a run last started; the folder's own time changes whenever its journal is read."""
+    config = folder / CONFIG_FILE
+    return config.stat().st_mtime if config.exists() else 0.0
+
+
 def find_run(text: str, runs_dir: Path) -> Path:
     """A run folder by path, by name, or `last`.
 
@@ -69,7 +78,7 @@ def find_run(text: str, runs_dir: Path) -> Path:
         UserError: no such run; names those that exist.
     """
     if text == "last":
-        found = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=lambda p: p.stat().st_mtime)
+        found = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=_started)
         if found:
             return found[-1]
     for folder in (Path(text), runs_dir / text):
@@ -101,26 +110,36 @@ def keep_table(table: Path, folder: Path) -> None:
         shutil.copytree(table, target)
 
 
+def _scored(entries: list[Entry]) -> list[Entry]:
+    return [e for e in entries if e.status is Status.OK and e.train is not None]
+
+
+def _best(entry: Entry, folder: Path) -> Best:
+    return Best(
+        entry.id,
+        folder / BEST_FILE,
+        entry.source,
+        int(entry.features["complexity"]),
+        _train(entry),
+        entry.holdout,
+    )
+
+
 def pick_best(entries: list[Entry], folder: Path) -> Best | None:
-    """The winner: of the leading programs on train, the best on holdout; ties to the simpler, then older."""
-    scored = [e for e in entries if e.status is Status.OK and e.train is not None]
-    leading = sorted(scored, key=lambda e: (-_train(e).score, e.features["complexity"], e.id))[:TOP_BY_TRAIN]
-    if not leading:
-        return None
+    """The winner: the best on holdout, which the search never sees; ties to the simpler, then older."""
 
     def order(entry: Entry) -> tuple[float, float, int]:
         score = entry.holdout.score if entry.holdout else _train(entry).score
         return (-score, entry.features["complexity"], entry.id)
 
-    winner = min(leading, key=order)
-    return Best(
-        winner.id,
-        folder / BEST_FILE,
-        winner.source,
-        int(winner.features["complexity"]),
-        _train(winner),
-        winner.holdout,
-    )
+    found = min(_scored(entries), key=order, default=None)
+    return None if found is None else _best(found, folder)
+
+
+def pick_leader(entries: list[Entry], folder: Path) -> Best | None:
+    """The best on the training shapes, which is what the search climbs."""
+    found = min(_scored(entries), key=lambda e: (-_train(e).score, e.features["complexity"], e.id), default=None)
+    return None if found is None else _best(found, folder)
 
 
 def _train(entry: Entry) -> SplitScore:
@@ -146,6 +165,7 @@ def summarise(folder: Path) -> RunSummary:
         wanted=wanted,
         statuses=dict(Counter(e.status.value for e in done if e.status)),
         best=pick_best(entries, folder),
+        leader=pick_leader(entries, folder),
         cost_usd=sum(e.answer.cost_usd for e in proposals if e.answer),
         tokens=sum(e.answer.tokens_in + e.answer.tokens_out for e in proposals if e.answer),
     )

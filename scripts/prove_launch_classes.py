@@ -41,7 +41,11 @@ def pairs(case: Case, setting: Setting, gpu: Gpu, rng: random.Random) -> Iterato
         yield "compiled or rewritten metadata", Decision(32), Decision(32, blocks_per_split=blocks)
     if not shape.ragged and work.max_n_blocks >= 4:
         s = rng.randint(2, min(31, work.max_n_blocks))
-        yield "cap or blocks per split", Decision(s, blocks_per_split=1), Decision(32, blocks_per_split=-(-work.max_n_blocks // s))
+        yield (
+            "cap or blocks per split",
+            Decision(s, blocks_per_split=1),
+            Decision(32, blocks_per_split=-(-work.max_n_blocks // s)),
+        )
 
 
 def main() -> int:

@@ -1,90 +1,214 @@
-"""Command line: one file per verb.
-
-Verbs import what they need when they are called, so that `evosplit --help` answers at once.
-"""
+"""The command line: one module per verb, imported when the verb is called."""
 
 from __future__ import annotations
 
-import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from evolve import __version__
-from evolve.cli import config, decide, diff, doctor, evaluate, ls, run, show
-from evolve.errors import EXIT_INTERRUPTED, EXIT_USAGE, InterruptedRun, UserError
+from evolve.errors import EXIT_INTERRUPTED, EXIT_MISSING, EXIT_USAGE, InterruptedRun, UserError
 
 app = typer.Typer(
     name="evosplit",
-    help="Evolves scheduling heuristics for FlashAttention-3 decode, judged on latencies measured on a real GPU.",
+    help="Find better scheduling heuristics for FlashAttention-3 decode, on latencies recorded from a real H100.",
     no_args_is_help=True,
     add_completion=False,
     # Rich help costs 0.1 s and draws boxes around one-line texts.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 ok, 1 negative verdict, 2 usage or configuration, 3 missing prerequisite, "
     "4 stopped at a budget (resumable), 130 interrupted (resumable).",
 )
+config_app = typer.Typer(help="Show, describe and check configurations.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(config_app, name="config")
+
+Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. --set search.proposals=50.")]
+ConfigFile = Annotated[Path, typer.Argument(help="YAML file.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of run folders.")]
 
 
-def _version(wanted: bool | None) -> None:
-    if wanted:
+def _version(value: bool) -> None:
+    if value:
         typer.echo(f"evosplit {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
-    version: bool | None = typer.Option(None, "--version", callback=_version, is_eager=True, help="Print the version."),
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
-    pass
+    """Options before the verb."""
 
 
-app.command("doctor")(doctor.doctor)
-app.command("run")(run.run)
-app.command("evaluate")(evaluate.evaluate)
-app.command("decide")(decide.decide)
-app.command("ls")(ls.ls)
-app.command("show")(show.show)
-app.command("diff")(diff.diff)
-app.add_typer(config.app, name="config")
+@app.command()
+def run(
+    config: Annotated[Path | None, typer.Argument(help="YAML file; configs/ holds examples.")] = None,
+    sets: Sets = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Run folder or name to go on with.")] = None,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Search for a better heuristic."""
+    from evolve.cli.run import run_command
+
+    raise typer.Exit(run_command(config, sets or [], resume, runs_dir, as_json=json))
 
 
-def _complain(message: str, hint: str = "") -> None:
-    sys.stderr.write(f"error: {message}\n")
-    if hint:
-        sys.stderr.write(f"hint: {hint}\n")
+@app.command()
+def evaluate(
+    program: Annotated[Path, typer.Argument(help="Python file with schedule(shape, gpu).")],
+    config: Annotated[Path | None, typer.Option("--config", help="What to judge on; default: the quickstart.")] = None,
+    sets: Sets = None,
+    sealed: Annotated[bool, typer.Option("--sealed", help="Also score the sealed test shapes; logged.")] = False,
+    json: Json = False,
+) -> None:
+    """Score one program on the recorded table."""
+    from evolve.cli.evaluate import evaluate_command
+
+    raise typer.Exit(evaluate_command(program, config, sets or [], sealed=sealed, as_json=json))
 
 
-def invoke(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code; users' mistakes end in two lines, never in a traceback."""
-    try:
-        code = app(arguments, standalone_mode=False)
-    except UserError as error:
-        _complain(str(error), error.hint)
-        return error.exit_code
-    except typer.TyperException as error:
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "evosplit"
-        if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stderr.write(f"{error.format_message()}\n")
-        else:
-            _complain(error.format_message(), f"{command} --help lists what there is")
-        return EXIT_USAGE
-    except InterruptedRun as stop:
-        sys.stderr.write(f"{stop}\n")
-        return EXIT_INTERRUPTED
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted\n")
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has left (`evosplit ls | head`); nothing may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return code if isinstance(code, int) else 0
+@app.command()
+def decide(
+    program: Annotated[Path, typer.Argument(help="Python file with schedule(shape, gpu).")],
+    shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
+    setting: Annotated[str, typer.Option("--setting", help="Where a row names no mode.")] = "fa3_fwd-metadata-cold",
+    json: Json = False,
+) -> None:
+    """Show what a heuristic decides and what FA3 then launches, for any shape."""
+    from evolve.cli.decide import decide_command
+
+    raise typer.Exit(decide_command(program, shapes, setting, as_json=json))
+
+
+@app.command()
+def record(
+    workload: Annotated[str, typer.Option("--workload", help="llama31-70b or bsc-160.")] = "llama31-70b",
+    setting: Annotated[str, typer.Option("--setting", help="Provider, mode, cache.")] = "fa3_fwd-metadata-cold",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Slice file, or folder with --merge.")] = None,
+    part: Annotated[str, typer.Option("--part", help="i/n: the i-th of n parts, from 1.")] = "1/1",
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Start no shape after this long.")] = None,
+    merge: Annotated[list[Path] | None, typer.Option("--merge", help="Slice to merge into a table.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and GPU minutes only.")] = False,
+) -> None:
+    """Measure a workload on this machine's GPU, or merge slices into a table."""
+    from evolve.cli.record import merge_command, record_command
+
+    if merge:
+        raise typer.Exit(merge_command(merge, output))
+    raise typer.Exit(record_command(workload, setting, output, part=part, minutes=minutes, dry_run=dry_run))
+
+
+@app.command()
+def ls(runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
+    """List runs."""
+    from evolve.cli.show import ls_command
+
+    raise typer.Exit(ls_command(runs_dir, as_json=json))
+
+
+@app.command()
+def show(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, name, or last.")],
+    proposal: Annotated[int | None, typer.Argument(metavar="ID", help="One proposal.")] = None,
+    prompt: Annotated[bool, typer.Option("--prompt", help="Print the proposal's prompt and answer.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Show a run, or one of its proposals."""
+    from evolve.cli.show import show_command
+
+    raise typer.Exit(show_command(run_name, proposal, runs_dir, prompt=prompt, as_json=json))
+
+
+@app.command()
+def diff(
+    one: Annotated[str, typer.Argument(help="Program file, or RUN#ID.")],
+    other: Annotated[str, typer.Argument(help="Program file, or RUN#ID.")],
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Compare the sources of two programs; exit code 1 when they differ."""
+    from evolve.cli.show import diff_command
+
+    raise typer.Exit(diff_command(one, other, runs_dir))
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Say what works here, and why the rest does not."""
+    from evolve.cli.doctor import doctor_command
+
+    raise typer.Exit(doctor_command(as_json=json))
+
+
+@config_app.command("show")
+def config_show(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Sets = None) -> None:
+    """Print a configuration with all defaults filled in."""
+    from evolve.assets import asset
+    from evolve.config import load_config
+
+    typer.echo(load_config(asset(str(path)), sets or []).dump_yaml(), nl=False)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema that describes every key."""
+    import json as json_module
+
+    from evolve.config import RunConfig
+
+    typer.echo(json_module.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@config_app.command("validate")
+def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Sets = None) -> None:
+    """Check a configuration, and that its seeds and its table exist."""
+    from evolve.assets import asset
+    from evolve.config import load_config
+
+    config = load_config(asset(str(path)), sets or [])
+    for name in (*config.seeds, config.table_path()):
+        asset(name)
+    typer.echo(f"{path}: ok", err=True)
 
 
 def main() -> None:
-    """Entry point of the command `evosplit`."""
-    sys.exit(invoke())
+    """Entry point: turns users' mistakes into `error:` and `hint:` lines."""
+    try:
+        app()
+    except UserError as error:
+        _complain(str(error), error.hint)
+        sys.exit(error.exit_code)
+    except InterruptedRun as stop:
+        _complain(str(stop), "")
+        sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        found = _known(error)
+        if found is None:
+            raise
+        _complain(str(error), "")
+        sys.exit(found)
+
+
+def _known(error: Exception) -> int | None:
+    """Exit code of the judge's own exceptions; None for bugs, which keep their traceback."""
+    from evaluators.providers import ProviderUnavailable
+    from evaluators.recorder import RecordingError
+    from evaluators.sandbox import SandboxUnavailable
+    from evaluators.table import TableError
+
+    if isinstance(error, ProviderUnavailable | SandboxUnavailable):
+        return EXIT_MISSING
+    return EXIT_USAGE if isinstance(error, RecordingError | TableError) else None
+
+
+def _complain(message: str, hint: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    if hint:
+        typer.echo(f"hint: {hint}", err=True)

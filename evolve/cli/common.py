@@ -29,6 +29,11 @@ def say(text: str = "") -> None:
     typer.echo(text, err=True)
 
 
+def plain(text: str) -> str:
+    """Text of a model or a candidate with control characters spelled out: they could drive the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
+
+
 def read_program(path: Path) -> str:
     """Source of a program file.
 
@@ -54,9 +59,7 @@ def require_sandbox() -> None:
         raise UserError(f"no sandbox here: {'; '.join(test.problems)}", hint=test.hint, exit_code=EXIT_MISSING)
 
 
-def judge_of(
-    config: RunConfig, *, table: Path | None = None, splits: Sequence[Split] = SEARCH_SPLITS
-) -> Judge:
+def judge_of(config: RunConfig, *, table: Path | None = None, splits: Sequence[Split] = SEARCH_SPLITS) -> Judge:
     """The judge that a configuration asks for; refuses without a sandbox."""
     require_sandbox()
     return open_judge(

@@ -7,14 +7,16 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from evaluators.contract import SETTINGS, Cache, DecodeShape, Decision, Gpu, Mode, Setting
+from evaluators.contract import SETTINGS, Cache, Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
 from evaluators.gate import ProgramRefused, parse_program
+from evaluators.interpreter import Interpreter
 from evaluators.launch import canonical_launch, workspace_bytes
-from evaluators.sandbox import Limits, Question, Sandbox
+from evaluators.sandbox import Limits, Question, Sandbox, self_test
 from evaluators.status import Status
-from evolve.cli.common import emit, read_program, require_sandbox, say
+from evolve.cli.common import emit, plain, read_program, say
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 REQUIRED = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv")
@@ -22,6 +24,10 @@ WHOLE = (*REQUIRED, "seqlen_q", "head_dim")
 COLUMNS = (*WHOLE, "mode", "paged", "live_seqlens")
 YES, NO = ("1", "true", "yes"), ("", "0", "false", "no")
 VLLM_PAGE_SIZE = 16
+LARGEST = {"batch": 65_535}
+"""Of columns whose largest value is not that of a 32-bit integer; live splits are listed per sequence."""
+
+INT_MAX = 2**31 - 1
 
 
 def decide_command(program_path: Path, shapes_path: Path, setting_name: str, *, as_json: bool) -> int:
@@ -35,8 +41,8 @@ def decide_command(program_path: Path, shapes_path: Path, setting_name: str, *, 
     try:
         program = parse_program(source)
     except ProgramRefused as refused:
-        raise UserError(f"{program_path}: {refused}") from refused
-    require_sandbox()
+        say(f"{program_path}: {refused.status.value}: {plain(str(refused))}")
+        return EXIT_NEGATIVE
     gpu = Gpu()
     questions = [
         Question(
@@ -46,9 +52,11 @@ def decide_command(program_path: Path, shapes_path: Path, setting_name: str, *, 
         )
         for shape, setting in rows
     ]
-    answers = Sandbox(gpu, questions, Limits()).ask(program)
+    # Without a sandbox the slow interpreter answers: a file of shapes is no search.
+    sandbox = Sandbox(gpu, questions, Limits()) if self_test().ok else Interpreter(gpu, questions)
+    answers = sandbox.ask(program)
     if answers.status is not Status.OK:
-        say(f"{program_path}: {answers.status.value}: {answers.message}")
+        say(f"{program_path}: {answers.status.value}: {plain(answers.message)}")
         return EXIT_NEGATIVE
     found = [
         described(shape, setting, decision, gpu)
@@ -62,11 +70,12 @@ def decide_command(program_path: Path, shapes_path: Path, setting_name: str, *, 
         live = launch["live_splits"]
         shown = str(live[0]) if len(set(live)) == 1 else " ".join(map(str, live))
         say(f"{setting.mode.value:8} batch {shape.batch:3d} keys {shape.seqlen_k:6d} heads {shape.num_heads_q}:"
-            f"{shape.num_heads_kv}  num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}, live {shown}")  # fmt: skip
+            f"{shape.num_heads_kv}  num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}, "
+            f"live {shown}")  # fmt: skip
     return 0
 
 
-def described(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> dict[str, dict[str, object]]:
+def described(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> dict[str, dict[str, Any]]:
     """A decision and its launch as JSON."""
     num_splits = resolved_num_splits(shape, setting, decision, gpu)
     launch = canonical_launch(shape, setting, decision, gpu)
@@ -94,9 +103,8 @@ def read_shapes(path: Path, default: Setting) -> list[tuple[DecodeShape, Setting
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="surplus")
-            rows = list(reader)
-            names = list(reader.fieldnames or [])
+            names = [name.strip() for name in next(csv.reader(file), [])]
+            rows = list(csv.DictReader(file, names, restkey="surplus"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -111,6 +119,8 @@ def read_shapes(path: Path, default: Setting) -> list[tuple[DecodeShape, Setting
                 f"{path}: unknown column {name!r}",
                 hint=f"did you mean {near[0]}?" if near else f"columns: {', '.join(COLUMNS)}",
             )
+        if names.count(name) > 1:
+            raise UserError(f"{path}: two columns {name!r}", hint="remove one of them")
     if not rows:
         raise UserError(f"{path} holds no shape below its header")
     return [_row(row, f"{path}, row {number}", default) for number, row in enumerate(rows, start=2)]
@@ -124,8 +134,9 @@ def _row(row: Mapping[str, str | None], where: str, default: Setting) -> tuple[D
         text = (row.get(name) or "").strip()
         if not text and name not in REQUIRED:
             continue
-        values[name] = _whole(text, f"{where}, column {name}")
-    live = tuple(_whole(t, f"{where}, column live_seqlens") for t in (row.get("live_seqlens") or "").split())
+        values[name] = _whole(text, f"{where}, column {name}", LARGEST.get(name, INT_MAX))
+    lengths = (row.get("live_seqlens") or "").split()
+    live = tuple(_whole(text, f"{where}, column live_seqlens", INT_MAX) for text in lengths)
     setting = default
     mode = (row.get("mode") or "").strip()
     if mode:
@@ -137,6 +148,8 @@ def _row(row: Mapping[str, str | None], where: str, default: Setting) -> tuple[D
         raise UserError(f"{where}, column paged: expected 1 or 0, got {paged!r}")
     if paged in YES and not setting.paged:
         setting = Setting("vllm", setting.mode, Cache.COLD, VLLM_PAGE_SIZE)
+    elif paged in NO and paged:
+        setting = replace(setting, page_size=0)
     if live and setting.mode is Mode.STATIC:
         raise UserError(f"{where}: live_seqlens need mode varlen or metadata", hint="leave one of them out")
     try:
@@ -145,8 +158,9 @@ def _row(row: Mapping[str, str | None], where: str, default: Setting) -> tuple[D
         raise UserError(f"{where}: {error}") from error
 
 
-def _whole(text: str, where: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise UserError(f"{where}: expected a whole number, got {text!r}") from None
+def _whole(text: str, where: str, largest: int) -> int:
+    # Ten digits hold INT_MAX; int() itself would also take 1_000 and the digits of other scripts.
+    value = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
+    if not 1 <= value <= largest:
+        raise UserError(f"{where}: expected a whole number from 1 to {largest}, got {text[:40]!r}")
+    return value

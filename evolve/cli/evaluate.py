@@ -11,7 +11,7 @@ from evaluators.judge import SEARCH_SPLITS, scores_of
 from evaluators.status import Status
 from evaluators.workloads import Split
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, read_program, say, score_json, score_lines
+from evolve.cli.common import emit, judge_of, plain, read_program, say, score_json, score_lines
 from evolve.config import load_config
 from evolve.errors import EXIT_NEGATIVE
 
@@ -20,9 +20,7 @@ SEALED_LOG = "sealed-reads.jsonl"
 REGIONS = 6
 
 
-def evaluate_command(
-    program: Path, config_path: Path | None, sets: list[str], *, sealed: bool, as_json: bool
-) -> int:
+def evaluate_command(program: Path, config_path: Path | None, sets: list[str], *, sealed: bool, as_json: bool) -> int:
     """Print the scores; exit code 1 when the program has none."""
     source = read_program(program)
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
@@ -39,7 +37,7 @@ def evaluate_command(
         emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
         return 0 if result.status is Status.OK else EXIT_NEGATIVE
     if result.status is not Status.OK:
-        say(f"{program}: {result.status.value}: {result.message}")
+        say(f"{program}: {result.status.value}: {plain(result.message)}")
         return EXIT_NEGATIVE
     d = judge.description
     say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluators import recorder
@@ -34,7 +35,12 @@ def record_command(
         raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(SETTINGS)}")
     setting, pieces = SETTINGS[setting_name], _part(part)
     console = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        transient=True,
+        console=Console(stderr=True, soft_wrap=True),
     )
     if dry_run:
         shapes, cells = recorder.count_cells(workload, setting, Gpu())
@@ -46,6 +52,8 @@ def record_command(
         return 0
     if output is None:
         raise UserError("where to?", hint="-o slice.jsonl; an existing slice of the same recording is continued")
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise UserError(f"{output} cannot be written", hint="-o names a file in a folder that exists")
     device = recorder.Recorder(setting)
     failed: list[str] = []
     with console:
@@ -70,6 +78,11 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     for path in slices:
         if not path.is_file():
             raise UserError(f"{path} is not a slice file")
-    card, cases, cells, gpu_of = merge_slices(slices)
+    try:
+        card, cases, cells, gpu_of = merge_slices(slices)
+    except (KeyError, TypeError, UnicodeDecodeError) as error:
+        hint = "slices are what evosplit record writes"
+        raise UserError(f"{', '.join(map(str, slices))}: not all are slices ({error!r})", hint=hint) from error
     write_table(output, card, cases, cells, gpu_of)
+    Console(stderr=True, soft_wrap=True).print(f"{output}: {len(cases)} shapes, {card['cells']} launches")
     return 0

@@ -13,7 +13,7 @@ from evolve.config import RunConfig, load_config
 from evolve.controller import Controller, Progress
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.picture import draw_speedups
-from evolve.proposers import open_proposer
+from evolve.proposers import Proposer, open_proposer
 from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, keep_table, new_run_folder
 
 PICTURE = "speedup.png"
@@ -48,28 +48,31 @@ class Display:
             say(text)
 
 
-def run_command(config_path: Path | None, sets: list[str], resume: str | None, *, as_json: bool) -> int:
+def run_command(config_path: Path | None, sets: list[str], resume: str | None, runs_dir: Path, *, as_json: bool) -> int:
     """Start or resume a run; returns the exit code."""
     if resume is not None:
         if config_path is not None or sets:
             raise UserError("--resume takes the run's own configuration", hint="leave CONFIG and --set out")
-        folder = find_run(resume, Path("runs"))
+        folder = find_run(resume, runs_dir)
         config = load_config(folder / CONFIG_FILE, [])
+        proposer = _proposer(config)
         judge = judge_of(config, table=folder / TABLE_FOLDER)
+        seeds = [read_program(asset(name)) for name in config.seeds]
     else:
         if config_path is None:
             raise UserError("which configuration?", hint="evosplit run configs/quickstart.yaml")
         config = load_config(asset(str(config_path)), sets)
         table = asset(config.table_path())
+        seeds = [read_program(asset(name)) for name in config.seeds]
+        proposer = _proposer(config)
         judge = judge_of(config, table=table)
         folder = new_run_folder(Path(config.runs_dir), config.name)
         keep_table(table, folder)
-    seeds = [read_program(asset(name)) for name in config.seeds]
     _announce(config, judge, folder)
     controller = Controller(
         config,
         judge,
-        open_proposer(config.proposer),
+        proposer,
         folder,
         seeds=seeds,
         on_progress=Display().update,
@@ -80,7 +83,15 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, *
     if unfinished:
         say(f"\nstopped by wall_s after {summary.proposals} of {summary.wanted} proposals; evosplit run --resume "
             f"{folder} goes on")  # fmt: skip
-    return EXIT_BUDGET if unfinished and config.search.wall_s is None else 0
+    return EXIT_BUDGET if unfinished else 0
+
+
+def _proposer(config: RunConfig) -> Proposer:
+    """The proposer, opened before a run folder is made for it."""
+    try:
+        return open_proposer(config.proposer)
+    except ValueError as error:
+        raise UserError(f"proposer: {error}") from error
 
 
 def _announce(config: RunConfig, judge: Judge, folder: Path) -> None:
@@ -94,11 +105,13 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
     picture = summary.path / PICTURE
     if best is not None:
         evaluation = judge.evaluate(best.source)
-        by = f"{summary.run}, {config.proposer.kind} proposer"
+        d = judge.description
+        by = f"{summary.run}, {config.proposer.kind} proposer\n{d['workload']}, {d['setting']}, {d['gpu']}"
         draw_speedups(picture, judge.cases, evaluation.speedups, title=f"#{best.id} of {by}")
         say()
         for line in score_lines(scores_of(evaluation)):
             say(line)
+        _compare_leader(summary)
         _explain_regressions(judge, evaluation.speedups, evaluation.regressed)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
@@ -106,6 +119,18 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         say(f"picture    {picture}")
     if as_json:
         emit(summary_json(summary))
+
+
+def _compare_leader(summary: RunSummary) -> None:
+    """Show the program that leads on the training shapes beside the winner, which the holdout picked."""
+    leader = summary.leader
+    if leader is None or summary.best is None or leader.id == summary.best.id or leader.holdout is None:
+        return
+    train, holdout = leader.train, leader.holdout
+    say(
+        f"\nleader on the training shapes: proposal {leader.id}, {100 * train.oracle_share:.1f}% of the oracle on "
+        f"train ({train.regressions} regressions), {100 * holdout.oracle_share:.1f}% on holdout ({holdout.regressions})"
+    )
 
 
 def _explain_regressions(judge: Judge, speedups: dict[str, float], regressed: tuple[str, ...]) -> None:
@@ -123,7 +148,7 @@ def _explain_regressions(judge: Judge, speedups: dict[str, float], regressed: tu
 
 def summary_json(summary: RunSummary) -> dict[str, object]:
     """A run as JSON."""
-    best = summary.best
+    best, leader = summary.best, summary.leader
     return {
         "run": summary.run,
         "path": str(summary.path),
@@ -139,4 +164,7 @@ def summary_json(summary: RunSummary) -> dict[str, object]:
             "train": score_json(best.train),
             "holdout": score_json(best.holdout),
         },
+        "leader": None
+        if leader is None
+        else {"id": leader.id, "train": score_json(leader.train), "holdout": score_json(leader.holdout)},
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from evolve.cli.common import emit, read_program, say, score_json
+from evolve.cli.common import emit, plain, read_program, say, score_json
 from evolve.cli.run import summary_json
 from evolve.controller import read_journal
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -33,13 +33,15 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
 def _line(entry: Entry) -> str:
     score = f"{entry.train.score:.4f}" if entry.train else "      "
     status = entry.status.value if entry.status else "under way"
-    note = entry.answer.note if entry.answer else ""
+    note = plain(entry.answer.note) if entry.answer else ""
     parent = "" if entry.parent is None else f"from {entry.parent}"
     return f"{entry.id:5d}  {status:15} {score}  {parent:10} {note}"
 
 
 def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool, as_json: bool) -> int:
     """A run's proposals, or one proposal in full."""
+    if prompt and proposal is None:
+        raise UserError("--prompt needs the number of a proposal", hint=f"evosplit show {run} 1 --prompt")
     folder = find_run(run, runs_dir)
     if proposal is None:
         summary = summarise(folder)
@@ -56,13 +58,13 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
     if as_json:
         emit(entry_json(entry))
     elif prompt:
-        typer.echo(f"--- system\n{entry.system}\n--- user\n{entry.user}\n--- answer")
-        typer.echo(entry.answer.text if entry.answer else entry.error)
+        answer = entry.answer.text if entry.answer else entry.error
+        typer.echo(plain(f"--- system\n{entry.system}\n--- user\n{entry.user}\n--- answer\n{answer}"))
     else:
         typer.echo(_line(entry))
         for text in (entry.message, entry.source, entry.feedback):
             if text:
-                typer.echo(f"\n{text.rstrip()}")
+                typer.echo(f"\n{plain(text.rstrip())}")
     return 0
 
 
@@ -89,5 +91,5 @@ def diff_command(one: str, other: str, runs_dir: Path) -> int:
     a, b = _source(one, runs_dir), _source(other, runs_dir)
     lines = list(difflib.unified_diff(a.splitlines(), b.splitlines(), one, other, lineterm=""))
     for line in lines:
-        typer.echo(line)
+        typer.echo(plain(line))
     return EXIT_NEGATIVE if lines else 0

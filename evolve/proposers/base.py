@@ -27,6 +27,7 @@ class Ask:
 
     Attributes:
         index: number of the proposal.
+        island: part of the population that the parent comes from.
         parent: the program to improve.
         inspirations: other programs worth borrowing from.
         system: system message of the prompt.
@@ -36,6 +37,7 @@ class Ask:
     """
 
     index: int
+    island: int
     parent: ProgramRecord
     inspirations: tuple[ProgramRecord, ...]
     system: str

@@ -10,7 +10,7 @@ import random
 import time
 
 from evolve.curves import Curves
-from evolve.edit_guards import apply_guard, find_guard
+from evolve.edit_guards import SUPPORTS, apply_guard, find_guard
 from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
 from evolve.proposers.base import Answer, Ask, ProposerError
 
@@ -79,9 +79,10 @@ class OfflineProposer:
         curves = Curves(ask.parent.evaluation.feedback)
         source: str | None = ask.parent.source
         names = ["schedule"] if curves.static else ["schedule", "blocks_per_split", "blocks_per_split"]
+        support = SUPPORTS[ask.island % len(SUPPORTS)]
         added = 0
         for _ in range(GROW_GUARDS if kind == "grow" else 1):
-            guard = find_guard(curves, rng.choice(names), rng)
+            guard = find_guard(curves, rng.choice(names), rng, support=support)
             if guard is None or source is None:
                 continue
             source = insert_at_top(source, guard.function, guard.lines())

@@ -1,0 +1,240 @@
+"""The controller on a small judge and proposer of its own: determinism, interruption, failures, duplicates."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluators.evaluation import Evaluation, SplitScore
+from evaluators.gate import parse_program
+from evaluators.status import Status
+from evolve.config import RunConfig, parse_config
+from evolve.controller import Controller, Progress
+from evolve.errors import InterruptedRun, UserError
+from evolve.journal import FILE_NAME, Journal
+from evolve.population import Population
+from evolve.proposers.base import Answer, Ask, ProposerError
+from evolve.run_folder import find_run, list_runs, locked, new_run_folder, summarise
+
+SEED = "# EVOLVE-BLOCK-START\ndef schedule(shape, gpu):\n    x = 10\n    return x, None, 0\n# EVOLVE-BLOCK-END\n"
+
+
+class SmallJudge:
+    """Scores the number in the program; ends at a random time, so that order would show."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.description = {"workload": "numbers", "table_sha256": "0"}
+
+    def evaluate(self, source: str) -> Evaluation:
+        self.calls += 1
+        time.sleep(random.Random().random() * 0.004)
+        program = parse_program(source)
+        found = re.search(r"x = (\d+)", source)
+        assert found
+        value = int(found.group(1))
+        if value % 7 == 0:
+            return Evaluation(Status.RAISED, f"{value} is unlucky", source, program.normal_form)
+        score = SplitScore(1 + value / 1000, 1.0, 0.5, 0, 1.0, 5, 0, 0)
+        return Evaluation(
+            Status.OK,
+            source_hash=source,
+            normal_form=program.normal_form,
+            decisions_hash=f"d{value // 2}",
+            train=score,
+            holdout=replace(score, score=1 + (value % 10) / 100),
+            features={"complexity": float(program.complexity), "mean_splits": value % 5, "share_changed": value % 3},
+        )
+
+
+class SmallProposer:
+    """Changes the number; sometimes fails, answers nonsense, or changes frozen code."""
+
+    name = "small"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def propose(self, ask: Ask) -> Answer:
+        self.asked.append(ask.index)
+        rng = random.Random(ask.seed)
+        await asyncio.sleep(random.Random().random() * 0.004)
+        kind = rng.random()
+        if kind < 0.1:
+            raise ProposerError("no idea")
+        if kind < 0.2:
+            return Answer("I would rather not.", "small")
+        value = rng.randint(1, 400)
+        source = re.sub(r"x = \d+", f"x = {value}", ask.parent.source)
+        if kind < 0.3:
+            source = "y = 1\n" + source
+        return Answer(f"```python\n{source}```", "small", f"to {value}", 5, 6, 0.01)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Stop(Exception):
+    """Stands for a crash at a commit."""
+
+
+def config(**search: object) -> RunConfig:
+    return parse_config(
+        {"name": "t", "search": {"proposals": 60, "window": 4, "islands": 3, "migration_interval": 5, **search}}
+    )
+
+
+def run(folder: Path, *, stop_at: int | None = None, **search: object) -> tuple[SmallJudge, SmallProposer]:
+    judge, proposer = SmallJudge(), SmallProposer()
+
+    def watch(p: Progress) -> None:
+        if p.done == stop_at:
+            raise Stop
+
+    Controller(config(**search), judge, proposer, folder, seeds=[SEED], on_progress=watch).run()
+    return judge, proposer
+
+
+def content(folder: Path) -> object:
+    return Journal(folder / FILE_NAME, read_only=True).content()
+
+
+def test_two_runs_write_the_same_journal(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    statuses = summarise(tmp_path / "a").statuses
+    assert {"ok", "raised", "no_answer", "frozen_code", "duplicate", "proposer_failed"} <= set(statuses)
+    assert sum(statuses.values()) == 60
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 5, 23, 41, 59])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    run(whole)
+    with pytest.raises(Stop):
+        run(broken, stop_at=stop_at)
+    _, second = run(broken)
+    assert content(whole) == content(broken)
+    assert min(second.asked, default=stop_at + 1) > stop_at  # an answer that was stored is not asked for again
+
+
+def test_a_stop_by_wall_time_can_be_resumed(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    run(a, wall_s=0.02)
+    assert summarise(a).proposals < 60
+    run(a)
+    run(b)
+    got, wanted = content(a), content(b)
+    assert got["results"] == wanted["results"]  # type: ignore[index]
+
+
+def test_ctrl_c_is_an_interrupted_run(tmp_path: Path) -> None:
+    def stop(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRun, match="--resume"):
+        Controller(config(), SmallJudge(), SmallProposer(), tmp_path, seeds=[SEED], on_progress=stop).run()
+    run(tmp_path)
+    assert summarise(tmp_path).proposals == 60
+
+
+def test_duplicates_point_at_the_original_and_stay_out(tmp_path: Path) -> None:
+    run(tmp_path)
+    entries = list(Journal(tmp_path / FILE_NAME, read_only=True).entries())
+    by_id = {e.id: e for e in entries}
+    found = [e for e in entries if e.status is Status.DUPLICATE]
+    assert found
+    for entry in found:
+        assert entry.duplicate_of is not None and entry.duplicate_of < entry.id
+        assert by_id[entry.duplicate_of].status is not Status.DUPLICATE
+        assert entry.train is None
+        assert not any(e.parent == entry.id for e in entries)
+
+
+def test_proposals_sample_only_what_their_window_allows(tmp_path: Path) -> None:
+    run(tmp_path, window=9)
+    for entry in Journal(tmp_path / FILE_NAME, read_only=True).entries():
+        if entry.parent is not None:
+            assert entry.parent <= max(0, entry.id - 9)
+
+
+def test_the_holdout_picks_the_winner(tmp_path: Path) -> None:
+    run(tmp_path)
+    best = summarise(tmp_path).best
+    assert best is not None
+    entries = list(Journal(tmp_path / FILE_NAME, read_only=True).entries())
+    assert best.holdout and best.holdout.score == max(e.holdout.score for e in entries if e.holdout)
+    leader = summarise(tmp_path).leader
+    assert leader and leader.train.score == max(e.train.score for e in entries if e.train)
+    assert (tmp_path / "best.py").read_text() == best.source
+
+
+def test_a_failing_seed_is_a_users_error(tmp_path: Path) -> None:
+    bad = SEED.replace("10", "14")
+    with pytest.raises(UserError, match="unlucky"):
+        Controller(config(), SmallJudge(), SmallProposer(), tmp_path, seeds=[bad]).run()
+
+
+def test_another_table_is_refused_on_resume(tmp_path: Path) -> None:
+    run(tmp_path, proposals=3)
+    judge = SmallJudge()
+    judge.description = {**judge.description, "table_sha256": "1"}
+    with pytest.raises(UserError, match="table_sha256"):
+        Controller(config(proposals=3), judge, SmallProposer(), tmp_path, seeds=[SEED]).run()
+
+
+def test_one_process_per_run_folder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UserError, match="another process"):
+        run(tmp_path)
+
+
+def test_newer_journals_and_other_files_are_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / FILE_NAME)
+    journal.set_meta("schema_version", "99")
+    journal.close()
+    with pytest.raises(UserError, match="99"):
+        Journal(tmp_path / FILE_NAME)
+    other = tmp_path / "other"
+    other.write_text("not a database, but long enough to look like one " * 50)
+    with pytest.raises(UserError, match="not a journal"):
+        Journal(other)
+
+
+def test_runs_are_found_and_never_overwritten(tmp_path: Path) -> None:
+    first, second = new_run_folder(tmp_path, "t"), new_run_folder(tmp_path, "t")
+    assert first != second
+    run(first, proposals=2)
+    assert find_run(first.name, tmp_path) == find_run("last", tmp_path) == first
+    assert [r.run for r in list_runs(tmp_path)] == [first.name]
+    with pytest.raises(UserError, match="no run"):
+        find_run("nothing", tmp_path)
+
+
+def test_the_population_does_not_depend_on_the_global_random_state() -> None:
+    def grow(noise: int) -> object:
+        population = Population(config().search, 1)
+        judge = SmallJudge()
+        population.add_seed(0, SEED, judge.evaluate(SEED))
+        seen = []
+        for index in range(1, 60):
+            random.seed(noise * index)
+            sample = population.sample(index)
+            seen.append(sample)
+            source = SEED.replace("10", str(index * 5 + 1))
+            evaluation = judge.evaluate(source)
+            population.commit(index, sample.island, source, evaluation if evaluation.train else None)
+        return seen, population.fingerprint()
+
+    assert grow(1) == grow(2)
