@@ -16,7 +16,7 @@ from evaluators.ladder import recorded_actions
 from evaluators.launch import canonical_launch
 from evaluators.providers.memory import COLD_DISTANCE, live_kv_bytes, plan_copies
 from evaluators.providers.metadata import decode_metadata, rewrite_metadata
-from evaluators.recorder import finished_cases, slice_cases
+from evaluators.recorder import end_torn_line, finished_cases, slice_cases
 from evaluators.table import TableError, merge_slices
 from evaluators.timing import MAX_LAUNCHES, launches_per_replay
 from evaluators.workloads import cases_for
@@ -118,6 +118,17 @@ def test_slices_merge_and_torn_lines_are_discarded(tmp_path: Path) -> None:
     assert gpu_of == {ids[0]: "GPU-1", ids[1]: "GPU-2"}
     assert card["gpu_uuids"] == ["GPU-1", "GPU-2"] and card["shapes_lost"] == [ids[2]]
     assert finished_cases(one)[1] == {ids[0]}
+
+
+def test_what_follows_a_torn_line_is_not_lost(tmp_path: Path) -> None:
+    ids = [c.id for c in slice_cases("bsc-160", COLD, (0, 1))]
+    path = write(tmp_path / "1", HEAD, row(ids[0], 1.0), torn='{"case": "u-b1')
+    end_torn_line(path)
+    end_torn_line(path)
+    with path.open("a") as out:
+        out.write(json.dumps(row(ids[1], 2.0)) + "\n")
+    assert finished_cases(path)[1] == set(ids[:2])
+    assert len(path.read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(("key", "value"), [("build", "c"), ("setting", "x"), ("name", "H200"), ("driver", "2")])

@@ -46,7 +46,7 @@ def record_command(
         shapes, cells = recorder.count_cells(workload, setting, Gpu())
         seconds = cells / pieces[1] * recorder.MS_PER_CELL / 1e3
         console.console.print(
-            f"{workload} {setting.name}: {shapes} shapes, {cells} cells, about {seconds / 60:.0f} GPU minutes for "
+            f"{workload} {setting.name}: {shapes} shapes, {cells} cells, about {seconds / 60:.1f} GPU minutes for "
             f"part {part}"
         )
         return 0
