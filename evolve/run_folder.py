@@ -172,6 +172,11 @@ def summarise(folder: Path) -> RunSummary:
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:
-    """Summaries of all runs below a folder, oldest first."""
+    """Summaries of all runs below a folder whose journal can be read, by name."""
     folders = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=lambda p: p.name)
-    return [summarise(folder) for folder in folders]
+    found = []
+    for folder in folders:
+        # One journal that cannot be read must not hide the others; `show` says what is wrong with it.
+        with contextlib.suppress(UserError):
+            found.append(summarise(folder))
+    return found

@@ -217,6 +217,10 @@ def test_runs_are_found_and_never_overwritten(tmp_path: Path) -> None:
     assert first != second
     run(first, proposals=2)
     assert find_run(first.name, tmp_path) == find_run("last", tmp_path) == first
+    assert summarise(first).run == first.name
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / FILE_NAME).write_text("no database " * 100)
     assert [r.run for r in list_runs(tmp_path)] == [first.name]
     with pytest.raises(UserError, match="no run"):
         find_run("nothing", tmp_path)
