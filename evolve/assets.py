@@ -20,10 +20,12 @@ def asset(name: str) -> Path:
     for path in (Path(name), shipped / name):
         if path.exists():
             return path
-    if name.startswith("results/tables/"):
+    if name.startswith("results/tables/") and shipped == PACKAGED:
         hint = "the wheel carries the quickstart's table alone; clone the repository for the others"
         raise UserError(f"{name} does not exist", hint=hint, exit_code=EXIT_MISSING)
-    folder = shipped / Path(name).parent
-    names = sorted(p.name for p in folder.glob("*.*")) if folder.is_dir() and folder != shipped else []
-    hint = f"{Path(name).parent} holds {', '.join(names)}" if names else "what ships lies in configs/ and seeds/"
-    raise UserError(f"{name} does not exist", hint=hint)
+    for parent in Path(name).parents:
+        folder = shipped / parent
+        if parent.name and folder.is_dir():
+            names = sorted(p.name for p in folder.iterdir() if not p.name.startswith((".", "_")))
+            raise UserError(f"{name} does not exist", hint=f"{parent} holds {', '.join(names)}")
+    raise UserError(f"{name} does not exist", hint="what ships lies in configs/ and seeds/")

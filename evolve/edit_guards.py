@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,12 +157,19 @@ class _Box:
     text: str
 
 
+@lru_cache(maxsize=4096)
+def _ranks(column: bytes) -> tuple[Vector, NDArray[np.intp]]:
+    """Distinct values of a column and which of them each shape has; columns are the same for all candidates."""
+    values, inverse = np.unique(np.frombuffer(column), return_inverse=True)
+    return values, inverse
+
+
 def _interval(gains: Vector, column: Vector, start: int) -> tuple[int | None, int | None, float]:
     """The interval of `column` around shape `start` with the largest sum of gains: (above, up to, sum).
 
     None stands for an open end. Shapes with equal values go together.
     """
-    values, inverse = np.unique(column, return_inverse=True)
+    values, inverse = _ranks(column.tobytes())
     sums = np.bincount(inverse, weights=gains, minlength=len(values))
     at = int(inverse[start])
     left = np.cumsum(sums[:at][::-1])

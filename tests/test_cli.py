@@ -26,6 +26,7 @@ def programs(tmp_path: Path) -> Path:
     (tmp_path / "short.py").write_text("def schedule(shape, gpu):\n    return 1, None\n")
     (tmp_path / "os.py").write_text("import os\n\n\ndef schedule(shape, gpu):\n    return 1, None, 0\n")
     (tmp_path / "syntax.py").write_text("def schedule(shape, gpu:\n")
+    (tmp_path / "short.yaml").write_text("not: python or\n")
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe")
     (tmp_path / "other.jsonl").write_text("{}\n")
     (tmp_path / "folder").mkdir()
@@ -43,7 +44,7 @@ MISTAKES = [
     (["run", QUICKSTART, "--set", "search.proposal=3"], 2, "search.proposal: unknown", "did you mean proposals"),
     (["run", QUICKSTART, "--set", "search.proposals=many"], 2, "search.proposals", "config schema"),
     (["run", QUICKSTART, "--set", "judge.setting=vllm-metadata-colt"], 2, "judge.setting", "vllm-metadata-cold"),
-    (["run", QUICKSTART, "--set", "judge.workload=other"], 3, "tables/other", "repository"),
+    (["run", QUICKSTART, "--set", "judge.workload=other"], 2, "tables/other", "results/tables holds"),
     (["run", QUICKSTART, "--set", "judge.table=folder"], 2, "card.json", ""),
     (["run", QUICKSTART, "--set", "seeds=[nope.py]"], 2, "nope.py does not exist", ""),
     (["run", QUICKSTART, "--set", "name=../x"], 2, "name:", ""),
@@ -51,7 +52,16 @@ MISTAKES = [
     (["run", "configs/openai.yaml"], 3, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY"),
     (["run", "--resume", "nope"], 2, "no run 'nope'", ""),
     (["run", QUICKSTART, "--resume", "last"], 2, "--resume", "leave CONFIG"),
-    (["evaluate", "nope.py"], 2, "nope.py cannot be read", ""),
+    (["run", "--resume", "last", "--set", "random_seed=1"], 2, "cannot change within a run", "search.proposals"),
+    (["run", QUICKSTART, "--set", "seeds=[short.yaml]"], 2, "seed short.yaml: line 1", ""),
+    (["evaluate", "nope.py"], 2, "nope.py does not exist", ""),
+    (["evaluate", "seeds/nope.py"], 2, "seeds/nope.py does not exist", "fa3_stock.py"),
+    (["evaluate", "nope#3"], 2, "no run 'nope'", ""),
+    (["evaluate", "nope#x"], 2, "expected RUN#ID", ""),
+    (["evaluate"], 2, "Missing argument", "evosplit evaluate --help"),
+    (["nosuch"], 2, "nosuch", "evosplit --help"),
+    (["run", QUICKSTART, "--set"], 2, "--set", "evosplit --help"),
+    (["show", "last", "x"], 2, "ID", "evosplit show --help"),
     (["evaluate", "folder"], 2, "folder cannot be read", ""),
     (["evaluate", "bytes.py"], 2, "UTF-8", ""),
     (["record", "--workload", "other", "--dry-run"], 2, "unknown workload 'other'", "llama31-70b"),
@@ -65,7 +75,7 @@ MISTAKES = [
     (["show", "nope"], 2, "no run 'nope'", "evosplit run"),
     (["show", "last", "--prompt"], 2, "--prompt needs", "--prompt"),
     (["diff", "short.py", "nope#3"], 2, "no run 'nope'", ""),
-    (["diff", "short.py", "nope.py"], 2, "nope.py cannot be read", ""),
+    (["diff", "short.py", "nope.py"], 2, "nope.py does not exist", ""),
     (["config", "validate", "short.py"], 2, "unknown key", ""),
     (["config", "validate", QUICKSTART, "--set", "seeds=[nope.py]"], 2, "nope.py does not exist", ""),
     (["decide", str(STOCK), "--shapes", "nope.csv"], 2, "nope.csv cannot be read", ""),
@@ -98,10 +108,10 @@ def test_mistakes_end_in_two_lines(
     assert not (programs / "runs").exists(), "a mistake leaves no run behind"
 
 
-@pytest.mark.parametrize("arguments", [["nosuch"], ["evaluate"], ["run", QUICKSTART, "--set"], ["show", "last", "x"]])
-def test_usage_errors(evosplit: Command, arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [[], ["config"]])
+def test_without_arguments_help_is_shown(evosplit: Command, arguments: list[str]) -> None:
     result = evosplit(*arguments)
-    assert result.code == 2 and result.out == "" and "Traceback" not in result.err
+    assert result.code == 2 and result.err.startswith("Usage: evosplit") and "error:" not in result.err
 
 
 @pytest.mark.parametrize(
@@ -136,6 +146,8 @@ CSV_MISTAKES = [
     (f"{HEADER}\n2000000000,100,8,1\n", "row 2, column batch: expected a whole number from 1 to 65535"),
     (f"{HEADER}\n1,{10**40},8,1\n", "row 2, column seqlen_k"),
     (f"{HEADER}\n1,100,8\n", "row 2, column num_heads_kv"),
+    (f"{HEADER}\n\n\n1,100,8\n", "row 4, column num_heads_kv"),
+    ("batch;seqlen_k;num_heads_q;num_heads_kv\n1;2;8;1\n", "no column batch"),
     (f"{HEADER}\n1,100,8,1,9\n", "row 2: more values than columns"),
     (f"{HEADER}\n1,100,8,3\n", "row 2: num_heads_q (8) must be a multiple"),
     (f"{HEADER},mode\n1,100,8,1,fast\n", "row 2, column mode"),
@@ -230,6 +242,32 @@ def test_winner_can_be_judged_again(finished_run: FinishedRun, evosplit: Command
     best = finished_run.result.json["best"]
     again = evosplit("evaluate", best["path"], "--json").json
     assert again["train"] == best["train"] and again["holdout"] == best["holdout"]
+
+
+def test_programs_of_runs_and_those_that_ship(finished_run: FinishedRun, evosplit: Command, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{HEADER}\n1,4096,8,1\n")
+    by_path = evosplit("decide", STOCK, "--shapes", "x.csv", "--json")
+    for name in ("seeds/fa3_stock.py", f"{finished_run.folder}#0"):
+        assert evosplit("decide", name, "--shapes", "x.csv", "--json").out == by_path.out
+
+
+def test_decide_takes_many_shapes(evosplit: Command, tmp_path: Path) -> None:
+    lengths = range(1, 2502)
+    (tmp_path / "x.csv").write_text(f"{HEADER}\n" + "".join(f"1,{n},8,1\n" for n in lengths))
+    decisions = evosplit("decide", STOCK, "--shapes", "x.csv", "--json").json["decisions"]
+    assert [d["shape"]["seqlen_k"] for d in decisions] == list(lengths)
+
+
+def test_resume_needs_nothing_but_the_run_folder(evosplit: Command, tmp_path: Path) -> None:
+    (tmp_path / "seed.py").write_text(STOCK.read_text())
+    first = evosplit("run", QUICKSTART, "--set", "seeds=[seed.py]", "--set", "search.proposals=2", "--name", "two")
+    assert first.code == 0, first.err
+    (tmp_path / "seed.py").unlink()
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("two-")
+    more = evosplit("run", "--resume", folder, "--set", "search.proposals=3", "--json")
+    assert more.code == 0, more.err
+    assert more.json["proposals"] == 3
 
 
 def test_show_and_diff(finished_run: FinishedRun, evosplit: Command) -> None:

@@ -25,6 +25,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Show, describe and check configurations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
 
+PROGRAM = "Python file with schedule(shape, gpu), or RUN#ID."
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. --set search.proposals=50.")]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file.")]
@@ -48,19 +49,21 @@ def _root(
 def run(
     config: Annotated[Path | None, typer.Argument(help="YAML file; configs/ holds examples.")] = None,
     sets: Sets = None,
-    resume: Annotated[str | None, typer.Option("--resume", help="Run folder or name to go on with.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Run to go on with: folder, name or last.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="First part of the new run's name.")] = None,
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Search for a better heuristic."""
+    """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
     from evolve.cli.run import run_command
 
-    raise typer.Exit(run_command(config, sets or [], resume, runs_dir, as_json=json))
+    sets = [*(sets or []), *([f"name={name}"] if name else [])]
+    raise typer.Exit(run_command(config, sets, resume, runs_dir, as_json=json))
 
 
 @app.command()
 def evaluate(
-    program: Annotated[Path, typer.Argument(help="Python file with schedule(shape, gpu).")],
+    program: Annotated[str, typer.Argument(help=PROGRAM)],
     config: Annotated[Path | None, typer.Option("--config", help="What to judge on; default: the quickstart.")] = None,
     sets: Sets = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="Also score the sealed test shapes; logged.")] = False,
@@ -74,7 +77,7 @@ def evaluate(
 
 @app.command()
 def decide(
-    program: Annotated[Path, typer.Argument(help="Python file with schedule(shape, gpu).")],
+    program: Annotated[str, typer.Argument(help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
     setting: Annotated[str, typer.Option("--setting", help="Where a row names no mode.")] = "fa3_fwd-metadata-cold",
     json: Json = False,
@@ -127,8 +130,8 @@ def show(
 
 @app.command()
 def diff(
-    one: Annotated[str, typer.Argument(help="Program file, or RUN#ID.")],
-    other: Annotated[str, typer.Argument(help="Program file, or RUN#ID.")],
+    one: Annotated[str, typer.Argument(metavar="A", help=PROGRAM)],
+    other: Annotated[str, typer.Argument(metavar="B", help=PROGRAM)],
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Compare the sources of two programs; exit code 1 when they differ."""
@@ -166,27 +169,33 @@ def config_schema() -> None:
 
 @config_app.command("validate")
 def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Sets = None) -> None:
-    """Check a configuration, and that its seeds and its table exist."""
+    """Check a configuration, and that its seeds and its table can be read."""
+    from evaluators.table import read_table
     from evolve.assets import asset
+    from evolve.cli.common import read_seeds
     from evolve.config import load_config
 
     config = load_config(asset(str(path)), sets or [])
-    for name in (*config.seeds, config.table_path()):
-        asset(name)
-    typer.echo(f"{path}: ok", err=True)
+    seeds, table = read_seeds(config), read_table(asset(config.table_path()))
+    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {len(table.cases)}", err=True)
 
 
 def main() -> None:
     """Entry point: turns users' mistakes into `error:` and `hint:` lines."""
     try:
-        app()
+        # Typer's stand-alone mode would end a Ctrl-C with exit code 1 and print errors in a form of its own.
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
         _complain(str(error), error.hint)
         sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        _usage(error)
+        sys.exit(EXIT_USAGE)
     except InterruptedRun as stop:
-        _complain(str(stop), "")
+        typer.echo(str(stop), err=True)
         sys.exit(EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         found = _known(error)
@@ -206,6 +215,15 @@ def _known(error: Exception) -> int | None:
     if isinstance(error, ProviderUnavailable | SandboxUnavailable):
         return EXIT_MISSING
     return EXIT_USAGE if isinstance(error, RecordingError | TableError) else None
+
+
+def _usage(error: typer.TyperException) -> None:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "evosplit"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
+    else:
+        _complain(error.format_message(), f"{command} --help")
 
 
 def _complain(message: str, hint: str) -> None:

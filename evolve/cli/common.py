@@ -10,13 +10,18 @@ from typing import Any
 
 import typer
 
-from evaluators.evaluation import SplitScore
+from evaluators.evaluation import Evaluation, SplitScore
+from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
 from evaluators.sandbox import Limits, self_test
 from evaluators.workloads import Split
 from evolve.assets import asset
 from evolve.config import RunConfig
 from evolve.errors import EXIT_MISSING, UserError
+from evolve.journal import open_journal
+from evolve.run_folder import find_run
+
+MAX_EXPLAINED = 8
 
 
 def emit(data: dict[str, Any]) -> None:
@@ -34,18 +39,45 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
-def read_program(path: Path) -> str:
-    """Source of a program file.
+def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
+    """Source of a program: a file of the user's, one that ships (seeds/...), or RUN#ID.
 
     Raises:
-        UserError: unreadable or not text.
+        UserError: no such file, run or proposal, or not text.
     """
+    run, mark, index = name.rpartition("#")
+    if mark and not Path(name).exists():
+        if not index.isdecimal():
+            raise UserError(f"{name}: expected RUN#ID with a number after #")
+        with open_journal(find_run(run, runs_dir), read_only=True) as journal:
+            entry = journal.entry(int(index))
+        if not entry.source:
+            why = entry.status.value if entry.status else "under way"
+            raise UserError(f"{name} holds no program ({why})", hint=f"evosplit show {run} {index}")
+        return entry.source
+    path = asset(name)
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 ({error.reason})") from error
+
+
+def read_seeds(config: RunConfig) -> list[str]:
+    """Sources of the programs that a search starts from.
+
+    Raises:
+        UserError: one is missing, or the gate refuses it.
+    """
+    sources = []
+    for name in config.seeds:
+        sources.append(read_program(name))
+        try:
+            parse_program(sources[-1])
+        except ProgramRefused as refused:
+            raise UserError(f"seed {name}: {refused.refusals[0]}") from refused
+    return sources
 
 
 def require_sandbox() -> None:
@@ -84,4 +116,18 @@ def score_lines(scores: dict[str, SplitScore]) -> list[str]:
             f"{name:9}{s.score:9.4f}{s.geomean_speedup:9.4f}x{100 * s.oracle_share:10.1f}%{s.regressions:13d}"
             f"{s.worst_speedup:7.3f}x{s.shapes:8d}"
         )
+    return lines
+
+
+def regression_lines(judge: Judge, evaluation: Evaluation) -> list[str]:
+    """The shapes that became slower, worst first; none goes unmentioned in number."""
+    speedups = evaluation.speedups
+    if not evaluation.regressed:
+        return []
+    cases = {c.id: c for c in judge.cases}
+    worst = sorted(evaluation.regressed, key=lambda i: speedups[i])
+    lines = [f"\nslower by more than max(1%, 3 standard errors): {len(worst)} of {len(cases)} shapes"]
+    lines += [f"  {i} ({cases[i].split.value}) {speedups[i]:.3f}x" for i in worst[:MAX_EXPLAINED]]
+    if len(worst) > MAX_EXPLAINED:
+        lines.append(f"  and {len(worst) - MAX_EXPLAINED} more, each {speedups[worst[MAX_EXPLAINED]]:.3f}x or better")
     return lines

@@ -11,10 +11,10 @@ from typing import Any
 
 from evaluators.contract import SETTINGS, Cache, Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
-from evaluators.gate import ProgramRefused, parse_program
+from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.interpreter import Interpreter
 from evaluators.launch import canonical_launch, workspace_bytes
-from evaluators.sandbox import Limits, Question, Sandbox, self_test
+from evaluators.sandbox import Answers, Limits, Question, Sandbox, self_test
 from evaluators.status import Status
 from evolve.cli.common import emit, plain, read_program, say
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -24,44 +24,38 @@ WHOLE = (*REQUIRED, "seqlen_q", "head_dim")
 COLUMNS = (*WHOLE, "mode", "paged", "live_seqlens")
 YES, NO = ("1", "true", "yes"), ("", "0", "false", "no")
 VLLM_PAGE_SIZE = 16
+AT_ONCE = 1000
+"""Shapes that one sandbox process is asked about: its limits are meant for about as many."""
+
 LARGEST = {"batch": 65_535}
 """Of columns whose largest value is not that of a 32-bit integer; live splits are listed per sequence."""
 
 INT_MAX = 2**31 - 1
 
 
-def decide_command(program_path: Path, shapes_path: Path, setting_name: str, *, as_json: bool) -> int:
+def decide_command(program: str, shapes_path: Path, setting_name: str, *, as_json: bool) -> int:
     """Print decisions and launches in input order; exit code 1 when the program fails."""
     if setting_name not in SETTINGS:
         near = difflib.get_close_matches(setting_name, SETTINGS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(SETTINGS)}"
         raise UserError(f"unknown setting {setting_name!r}", hint=hint)
-    source = read_program(program_path)
+    source = read_program(program)
     rows = read_shapes(shapes_path, SETTINGS[setting_name])
     try:
-        program = parse_program(source)
+        parsed = parse_program(source)
     except ProgramRefused as refused:
-        say(f"{program_path}: {refused.status.value}: {plain(str(refused))}")
+        say(f"{program}: {refused.status.value}: {plain(str(refused))}")
         return EXIT_NEGATIVE
     gpu = Gpu()
-    questions = [
-        Question(
-            view := shape_view(shape, setting),
-            stock := num_splits_heuristic(view, gpu.num_sms),
-            work_view(shape, setting, stock),
-        )
-        for shape, setting in rows
-    ]
-    # Without a sandbox the slow interpreter answers: a file of shapes is no search.
-    sandbox = Sandbox(gpu, questions, Limits()) if self_test().ok else Interpreter(gpu, questions)
-    answers = sandbox.ask(program)
-    if answers.status is not Status.OK:
-        say(f"{program_path}: {answers.status.value}: {plain(answers.message)}")
-        return EXIT_NEGATIVE
-    found = [
-        described(shape, setting, decision, gpu)
-        for (shape, setting), decision in zip(rows, answers.decisions, strict=True)
-    ]
+    found = []
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+        answers = _ask(parsed, part, gpu)
+        if answers.status is not Status.OK:
+            say(f"{program}: {answers.status.value}: {plain(answers.message)}")
+            return EXIT_NEGATIVE
+        for (shape, setting), decided in zip(part, answers.decisions, strict=True):
+            found.append(described(shape, setting, decided, gpu))
     if as_json:
         emit({"decisions": found})
         return 0
@@ -73,6 +67,20 @@ def decide_command(program_path: Path, shapes_path: Path, setting_name: str, *, 
             f"{shape.num_heads_kv}  num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}, "
             f"live {shown}")  # fmt: skip
     return 0
+
+
+def _ask(program: Program, rows: list[tuple[DecodeShape, Setting]], gpu: Gpu) -> Answers:
+    """Ask in the sandbox; without one the slow interpreter answers: a file of shapes is no search."""
+    questions = [
+        Question(
+            view := shape_view(shape, setting),
+            stock := num_splits_heuristic(view, gpu.num_sms),
+            work_view(shape, setting, stock),
+        )
+        for shape, setting in rows
+    ]
+    sandbox = Sandbox(gpu, questions, Limits()) if self_test().ok else Interpreter(gpu, questions)
+    return sandbox.ask(program)
 
 
 def described(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> dict[str, dict[str, Any]]:
@@ -103,15 +111,18 @@ def read_shapes(path: Path, default: Setting) -> list[tuple[DecodeShape, Setting
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            names = [name.strip() for name in next(csv.reader(file), [])]
-            rows = list(csv.DictReader(file, names, restkey="surplus"))
+            reader = csv.DictReader(file, restkey="surplus", skipinitialspace=True)
+            names = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = names
+            rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file in UTF-8 ({error})") from error
     missing = [c for c in REQUIRED if c not in names]
     if missing:
-        raise UserError(f"{path}: no column {', '.join(missing)}", hint=f"columns: {', '.join(COLUMNS)}")
+        hint = "columns are separated by commas" if ";" in "".join(names) else f"columns: {', '.join(COLUMNS)}"
+        raise UserError(f"{path}: no column {', '.join(missing)}", hint=hint)
     for name in names:
         if name not in COLUMNS:
             near = difflib.get_close_matches(name, COLUMNS, n=1)
@@ -123,7 +134,8 @@ def read_shapes(path: Path, default: Setting) -> list[tuple[DecodeShape, Setting
             raise UserError(f"{path}: two columns {name!r}", hint="remove one of them")
     if not rows:
         raise UserError(f"{path} holds no shape below its header")
-    return [_row(row, f"{path}, row {number}", default) for number, row in enumerate(rows, start=2)]
+    # Line numbers as an editor counts them: blank lines are no rows.
+    return [_row(row, f"{path}, row {line}", default) for line, row in rows]
 
 
 def _row(row: Mapping[str, str | None], where: str, default: Setting) -> tuple[DecodeShape, Setting]:

@@ -11,16 +11,16 @@ from evaluators.judge import SEARCH_SPLITS, scores_of
 from evaluators.status import Status
 from evaluators.workloads import Split
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, plain, read_program, say, score_json, score_lines
+from evolve.cli.common import emit, judge_of, plain, read_program, regression_lines, say, score_json, score_lines
 from evolve.config import load_config
-from evolve.errors import EXIT_NEGATIVE
+from evolve.errors import EXIT_NEGATIVE, UserError
 
 DEFAULT_CONFIG = "configs/quickstart.yaml"
 SEALED_LOG = "sealed-reads.jsonl"
 REGIONS = 6
 
 
-def evaluate_command(program: Path, config_path: Path | None, sets: list[str], *, sealed: bool, as_json: bool) -> int:
+def evaluate_command(program: str, config_path: Path | None, sets: list[str], *, sealed: bool, as_json: bool) -> int:
     """Print the scores; exit code 1 when the program has none."""
     source = read_program(program)
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
@@ -43,22 +43,31 @@ def evaluate_command(program: Path, config_path: Path | None, sets: list[str], *
     say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})\n")
     for line in score_lines(scores_of(result)):
         say(line)
+    for line in regression_lines(judge, result):
+        say(line)
     say("\nlog speed-up left, by region of the training shapes:")
     for name, gain, shapes, speedup in by_region(result.feedback.opportunities)[:REGIONS]:
         say(f"  {100 * gain:5.2f}%  {name} ({shapes} shapes, now {speedup:.3f}x)")
     return 0
 
 
-def log_sealed_read(runs_dir: Path, program: Path, source: str, description: dict[str, str]) -> None:
+def log_sealed_read(runs_dir: Path, program: str, source: str, description: dict[str, str]) -> None:
     """Write down that the sealed shapes were looked at: a split read often is no test any more."""
     import hashlib
 
-    runs_dir.mkdir(parents=True, exist_ok=True)
     row = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "program": str(program),
-        "sha256": hashlib.sha256(source.encode()).hexdigest(),
+        "program": program,
+        "sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
         **description,
     }
-    with (runs_dir / SEALED_LOG).open("a", encoding="utf-8") as log:
-        log.write(json.dumps(row) + "\n")
+    path = runs_dir / SEALED_LOG
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}), so the sealed shapes stay sealed",
+            hint="--set runs_dir=FOLDER names another place",
+        ) from error

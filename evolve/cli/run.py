@@ -8,9 +8,9 @@ from pathlib import Path
 
 from evaluators.judge import Judge, scores_of
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, read_program, say, score_json, score_lines
+from evolve.cli.common import emit, judge_of, read_seeds, regression_lines, say, score_json, score_lines
 from evolve.config import RunConfig, load_config
-from evolve.controller import Controller, Progress
+from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.picture import draw_speedups
 from evolve.proposers import Proposer, open_proposer
@@ -18,14 +18,16 @@ from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, k
 
 PICTURE = "speedup.png"
 PLAIN_EVERY_S = 5.0
-MAX_EXPLAINED = 8
+RESUMABLE = ("search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations")
+"""What may change between a run and its continuation: budgets and parallelism, which decide nothing."""
 
 
 class Display:
     """Progress on stderr: one line that rewrites itself on a terminal, a line every few seconds elsewhere."""
 
-    def __init__(self) -> None:
-        """Look at what stderr is."""
+    def __init__(self, wall_s: float | None) -> None:
+        """Look at what stderr is; `wall_s` bounds the time left."""
+        self._wall_s = wall_s
         self._terminal = sys.stderr.isatty()
         self._last = 0.0
 
@@ -36,10 +38,11 @@ class Display:
         if not last and now - self._last < (0.1 if self._terminal else PLAIN_EVERY_S):
             return
         self._last = now
+        left = p.seconds_left if self._wall_s is None else min(p.seconds_left, max(0.0, self._wall_s - p.seconds))
         text = (
             f"{p.done}/{p.total}  best #{p.best_id} score {p.best.score:.4f}, {100 * p.best.oracle_share:.1f}% of "
             f"oracle on train  failed {p.failures}, repeated {p.duplicates}  {p.seconds:.0f} s, "
-            f"{p.seconds_left:.0f} s left"
+            f"{left:.0f} s left"
         )
         if self._terminal:
             sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if last else ""))
@@ -51,20 +54,24 @@ class Display:
 def run_command(config_path: Path | None, sets: list[str], resume: str | None, runs_dir: Path, *, as_json: bool) -> int:
     """Start or resume a run; returns the exit code."""
     if resume is not None:
-        if config_path is not None or sets:
-            raise UserError("--resume takes the run's own configuration", hint="leave CONFIG and --set out")
+        if config_path is not None:
+            raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
+        for text in sets:
+            if text.partition("=")[0] not in RESUMABLE:
+                raise UserError(f"--set {text}: cannot change within a run", hint=f"these can: {', '.join(RESUMABLE)}")
         folder = find_run(resume, runs_dir)
-        config = load_config(folder / CONFIG_FILE, [])
+        config = load_config(folder / CONFIG_FILE, sets)
         proposer = _proposer(config)
         judge = judge_of(config, table=folder / TABLE_FOLDER)
-        seeds = [read_program(asset(name)) for name in config.seeds]
+        # From the journal: the files may have changed since, or lie elsewhere.
+        kept = [e.source for e in read_journal(folder) if e.kind == "seed" and e.source]
+        seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
     else:
         if config_path is None:
             raise UserError("which configuration?", hint="evosplit run configs/quickstart.yaml")
         config = load_config(asset(str(config_path)), sets)
         table = asset(config.table_path())
-        seeds = [read_program(asset(name)) for name in config.seeds]
-        proposer = _proposer(config)
+        seeds, proposer = read_seeds(config), _proposer(config)
         judge = judge_of(config, table=table)
         folder = new_run_folder(Path(config.runs_dir), config.name)
         keep_table(table, folder)
@@ -75,7 +82,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         proposer,
         folder,
         seeds=seeds,
-        on_progress=Display().update,
+        on_progress=Display(config.search.wall_s).update,
     )
     summary = controller.run()
     _finish(summary, judge, config, as_json=as_json)
@@ -112,7 +119,8 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         for line in score_lines(scores_of(evaluation)):
             say(line)
         _compare_leader(summary)
-        _explain_regressions(judge, evaluation.speedups, evaluation.regressed)
+        for line in regression_lines(judge, evaluation):
+            say(line)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
@@ -131,19 +139,6 @@ def _compare_leader(summary: RunSummary) -> None:
         f"\nleader on the training shapes: proposal {leader.id}, {100 * train.oracle_share:.1f}% of the oracle on "
         f"train ({train.regressions} regressions), {100 * holdout.oracle_share:.1f}% on holdout ({holdout.regressions})"
     )
-
-
-def _explain_regressions(judge: Judge, speedups: dict[str, float], regressed: tuple[str, ...]) -> None:
-    """Name the shapes that became slower, worst first; none goes unmentioned in number."""
-    if not regressed:
-        return
-    cases = {c.id: c for c in judge.cases}
-    worst = sorted(regressed, key=lambda i: speedups[i])
-    say(f"\n{len(worst)} shapes became slower by more than max(1%, 3 standard errors):")
-    for case_id in worst[:MAX_EXPLAINED]:
-        say(f"  {case_id} ({cases[case_id].split.value}) {speedups[case_id]:.3f}x")
-    if len(worst) > MAX_EXPLAINED:
-        say(f"  and {len(worst) - MAX_EXPLAINED} more, each {speedups[worst[MAX_EXPLAINED]]:.3f}x or better")
 
 
 def summary_json(summary: RunSummary) -> dict[str, object]:

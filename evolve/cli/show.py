@@ -8,12 +8,12 @@ from pathlib import Path
 
 import typer
 
-from evolve.cli.common import emit, plain, read_program, say, score_json
-from evolve.cli.run import summary_json
+from evolve.cli.common import emit, plain, read_program, say, score_json, score_lines
+from evolve.cli.run import PICTURE, summary_json
 from evolve.controller import read_journal
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal import Entry, open_journal
-from evolve.run_folder import find_run, list_runs, summarise
+from evolve.run_folder import RunSummary, find_run, list_runs, summarise
 
 
 def ls_command(runs_dir: Path, *, as_json: bool) -> int:
@@ -23,7 +23,10 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
         emit({"runs": [summary_json(r) for r in runs]})
         return 0
     for r in runs:
-        best = f"best #{r.best.id} {r.best.train.score:.4f}" if r.best else "no score yet"
+        best = "no score yet"
+        if r.best:
+            held = f", holdout {r.best.holdout.score:.4f}" if r.best.holdout else ""
+            best = f"best #{r.best.id} train {r.best.train.score:.4f}{held}"
         typer.echo(f"{r.run}  {r.proposals}/{r.wanted} proposals  {best}  ${r.cost_usd:.2f}")
     if not runs:
         say(f"no runs in {runs_dir}; evosplit run configs/quickstart.yaml starts one")
@@ -50,8 +53,7 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
             return 0
         for entry in read_journal(folder):
             typer.echo(_line(entry))
-        if summary.best:
-            say(f"winner #{summary.best.id}: {summary.best.path}")
+        _say_outcome(summary)
         return 0
     with open_journal(folder, read_only=True) as journal:
         entry = journal.entry(proposal)
@@ -68,6 +70,18 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
     return 0
 
 
+def _say_outcome(summary: RunSummary) -> None:
+    best = summary.best
+    if best is None:
+        return
+    say()
+    for line in score_lines({"train": best.train} | ({"holdout": best.holdout} if best.holdout else {})):
+        say(line)
+    say(f"\nwinner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
+    if (summary.path / PICTURE).exists():
+        say(f"picture    {summary.path / PICTURE}")
+
+
 def entry_json(entry: Entry) -> dict[str, object]:
     """A proposal as JSON."""
     data = asdict(entry)
@@ -76,19 +90,9 @@ def entry_json(entry: Entry) -> dict[str, object]:
     return data
 
 
-def _source(text: str, runs_dir: Path) -> str:
-    run, mark, index = text.rpartition("#")
-    if not mark or Path(text).exists():
-        return read_program(Path(text))
-    if not index.isdigit():
-        raise UserError(f"{text}: expected RUN#ID with a number after #")
-    with open_journal(find_run(run, runs_dir), read_only=True) as journal:
-        return journal.entry(int(index)).source
-
-
 def diff_command(one: str, other: str, runs_dir: Path) -> int:
     """Unified diff of two sources."""
-    a, b = _source(one, runs_dir), _source(other, runs_dir)
+    a, b = read_program(one, runs_dir), read_program(other, runs_dir)
     lines = list(difflib.unified_diff(a.splitlines(), b.splitlines(), one, other, lineterm=""))
     for line in lines:
         typer.echo(plain(line))
