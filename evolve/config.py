@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,10 @@ class OpenAIConfig(_Section):
     price_per_1k_out: float = Field(0.0, ge=0, description="US dollars per 1,000 answer tokens")
 
 
+KINDS = ("offline", "openai")
+"""Kinds of proposers."""
+
+
 class SearchConfig(_Section):
     """The population and the loop."""
 
@@ -68,7 +73,7 @@ class SearchConfig(_Section):
     parallel_proposals: int = Field(2, ge=1, description="proposals under way at once")
     parallel_evaluations: int = Field(2, ge=1, description="sandboxes running at once")
     islands: int = Field(2, ge=1)
-    migration_interval: int = Field(50, ge=1, description="proposals between two migrations")
+    migration_interval: int = Field(50, ge=1, description="proposals per island between two migrations")
     migration_rate: float = Field(0.1, ge=0, le=1)
     population_size: int = Field(1000, ge=10)
     archive_size: int = Field(50, ge=1)
@@ -113,15 +118,24 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
+    """Message and hint for the first problem."""
     first = error.errors()[0]
-    path = tuple(p for p in first["loc"] if p not in ("offline", "openai"))
+    path = first["loc"]
+    if path[:1] == ("proposer",) and len(path) > 2:
+        path = (path[0], *path[2:])  # pydantic puts the kind in between, which is no key
     where = ".".join(map(str, path)) or "config"
     if first["type"] == "extra_forbidden":
-        known = _known_keys(RunConfig, path)
-        near = difflib.get_close_matches(str(path[-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
-        return f"{where}: unknown key", hint
+        return f"{where}: unknown key", _nearest(str(path[-1]), _known_keys(RunConfig, path), "keys")
+    if first["type"] == "union_tag_invalid":
+        return f"{where}.kind: unknown {first['ctx']['tag']!r}", _nearest(str(first["ctx"]["tag"]), KINDS, "kinds")
+    if first["type"] == "union_tag_not_found":
+        return f"{where}.kind: missing", f"one of: {', '.join(KINDS)}"
     return f"{where}: {first['msg']}, got {first['input']!r}", "evosplit config schema describes every key"
+
+
+def _nearest(name: str, known: Sequence[str], what: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known {what}: {', '.join(known)}"
 
 
 def _override(data: dict[str, Any], text: str) -> None:
@@ -131,7 +145,9 @@ def _override(data: dict[str, Any], text: str) -> None:
     *parents, last = key.split(".")
     section = data
     for parent in parents:
-        section = section.setdefault(parent, {})
+        if section.get(parent) is None:
+            section[parent] = {}
+        section = section[parent]
         if not isinstance(section, dict):
             raise UserError(f"--set {text}: {parent} is not a section")
     try:
@@ -152,8 +168,7 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
         message, hint = _explain(error)
         raise UserError(message, hint=hint) from error
     if config.judge.table is None and config.judge.setting not in SETTINGS:
-        near = difflib.get_close_matches(config.judge.setting, SETTINGS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known settings: {', '.join(SETTINGS)}"
+        hint = _nearest(config.judge.setting, list(SETTINGS), "settings")
         raise UserError(f"judge.setting: no recorded table for {config.judge.setting!r}", hint=hint)
     return config
 

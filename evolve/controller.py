@@ -9,40 +9,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.feedback import render
-from evaluators.gate import ProgramRefused, parse_program
 from evaluators.status import Status
+from evolve.attempts import Attempts, JudgeLike, Outcome
 from evolve.config import RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
-from evolve.population import Population
+from evolve.ledger import Ledger
+from evolve.population import Population, Sample
 from evolve.prompts import system_prompt, user_prompt
-from evolve.proposers.base import Answer, Ask, ProgramRecord, Proposer, ProposerError
-from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
+from evolve.proposers.base import Ask, Proposer
 from evolve.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise
-
-KEPT_EVALUATIONS = 128
-"""Evaluations held in memory with their feedback; others are asked of the judge again when sampled."""
-
-FAILURES_KEPT = 6
-
-
-class JudgeLike(Protocol):
-    """What the controller needs of a judge."""
-
-    description: dict[str, str]
-
-    def evaluate(self, source: str) -> Evaluation:
-        """Judge a program; blocking, thread-safe, never raises for a candidate's fault."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +39,6 @@ class Progress:
     duplicates: int
     seconds: float
     seconds_left: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What became of one proposal before commit."""
-
-    source: str
-    evaluation: Evaluation
-    elapsed_s: float
 
 
 class Controller:
@@ -96,14 +69,8 @@ class Controller:
         self._run_dir, self._seeds = run_dir, seeds
         self._on_progress = on_progress
         self._population = Population(config.search, config.random_seed)
-        self._evaluations: OrderedDict[int, Evaluation] = OrderedDict()
-        self._sources: dict[int, str] = {}
+        self._ledger = Ledger()
         self._islands: dict[int, int] = {}
-        self._first: dict[str, int] = {}
-        self._simplest: dict[str, float] = {}
-        self._failures: dict[int, deque[str]] = defaultdict(lambda: deque(maxlen=FAILURES_KEPT))
-        self._best: tuple[float, int, SplitScore] | None = None
-        self._counts = {"failed": 0, "duplicate": 0}
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:
@@ -144,10 +111,9 @@ class Controller:
 
     async def _main(self) -> None:
         self._started = time.monotonic()
-        self._proposing = asyncio.Semaphore(self._search.parallel_proposals)
-        self._pool = ThreadPoolExecutor(self._search.parallel_evaluations, thread_name_prefix="judge")
+        self._attempts = Attempts(self._judge, self._proposer, self._journal, self._ledger, search=self._search)
         known = {e.id: e for e in self._journal.entries()}
-        tasks: dict[int, asyncio.Task[_Outcome]] = {}
+        tasks: dict[int, asyncio.Task[Outcome]] = {}
         try:
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, known.get(index))
@@ -155,85 +121,60 @@ class Controller:
             while committed < self._total:
                 # The order of the first run, also when it is replayed: k is sampled right after k - window.
                 while asked < min(self._total, committed + self._search.window):
-                    entry = known.get(asked)
-                    if entry is None:
-                        tasks[asked] = asyncio.create_task(self._work(await self._ask(asked), None))
-                    elif entry.status is None:
-                        tasks[asked] = asyncio.create_task(self._work(await self._asked(entry), entry))
+                    await self._begin(asked, known.get(asked), tasks)
                     asked += 1
                 done = known.get(committed)
                 if done is not None and done.status is not None:
                     self._recommit(done)
-                elif self._out_of_time():
-                    return
                 else:
-                    self._commit(committed, await tasks.pop(committed))
+                    left = self._seconds_left()
+                    if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
+                        return
+                    self._commit(committed, tasks.pop(committed).result())
                 committed += 1
         finally:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            await self._proposer.aclose()
+            await self._attempts.aclose()
 
-    def _out_of_time(self) -> bool:
+    def _seconds_left(self) -> float | None:
+        """Wall time left; None without a limit."""
         wall = self._search.wall_s
-        return wall is not None and time.monotonic() - self._started > wall
+        return None if wall is None else max(0.0, self._started + wall - time.monotonic())
 
-    async def _evaluate(self, source: str) -> Evaluation:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._judge.evaluate, source)
-
-    async def _record(self, index: int) -> ProgramRecord:
-        """A program with its full evaluation; asks the judge again when it is no longer in memory."""
-        evaluation = self._evaluations.get(index)
-        if evaluation is None:
-            evaluation = await self._evaluate(self._sources[index])
-            self._remember(index, evaluation)
-        self._evaluations.move_to_end(index)
-        return ProgramRecord(index, self._sources[index], evaluation)
-
-    def _remember(self, index: int, evaluation: Evaluation) -> None:
-        self._evaluations[index] = evaluation
-        while len(self._evaluations) > KEPT_EVALUATIONS:
-            self._evaluations.popitem(last=False)
+    async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[Outcome]]) -> None:
+        """Start a proposal, from the point that an interrupted run reached."""
+        if entry is None:
+            tasks[index] = asyncio.create_task(self._attempts.work(await self._ask(index)))
+        elif entry.status is None:
+            ask = await self._asked(entry)
+            tasks[index] = asyncio.create_task(self._attempts.work(ask, entry.answer, entry.error))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
-        evaluation = await self._evaluate(source)
+        evaluation = await self._attempts.evaluate(source)
+        name = self._config.seeds[index]
         if evaluation.status is not Status.OK:
-            raise UserError(f"seed {self._config.seeds[index]} fails: {evaluation.status.value}: {evaluation.message}")
-        if known is not None and known.source != source:
-            raise UserError(
-                f"seed {self._config.seeds[index]} has changed since this run began", hint="start a new run"
-            )
+            raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
+        if known is not None and known.status is not None and known.source != source:
+            raise UserError(f"seed {name} has changed since this run began", hint="start a new run")
         if known is None:
-            self._journal.ask(self._row(index, "seed", 0, None, (), False, "", ""))
+            self._journal.ask(self._row(index, "seed", None, "", ""))
         if known is None or known.status is None:
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
-        self._sources[index] = source
-        self._remember(index, evaluation)
-        self._note(index, evaluation)
+        self._ledger.commit(index, 0, evaluation)
+        self._attempts.keep(index, source, evaluation)
         self._population.add_seed(index, source, evaluation)
 
-    def _row(
-        self,
-        index: int,
-        kind: str,
-        island: int,
-        parent: int | None,
-        inspirations: tuple[int, ...],
-        diff: bool,
-        system: str,
-        user: str,
-    ) -> dict[str, object]:
+    def _row(self, index: int, kind: str, sample: Sample | None, system: str, user: str) -> dict[str, object]:
         digest = hashlib.sha256(f"{self._config.random_seed}:{index}".encode()).digest()
         return {
             "id": index,
             "kind": kind,
-            "island": island,
-            "parent": parent,
-            "inspirations": inspirations,
-            "diff": diff,
+            "island": sample.island if sample else 0,
+            "parent": sample.parent if sample else None,
+            "inspirations": sample.inspirations if sample else (),
+            "diff": sample.diff if sample else False,
             "seed": int.from_bytes(digest[:6]),
             "system": system,
             "user": user,
@@ -242,95 +183,33 @@ class Controller:
     async def _ask(self, index: int) -> Ask:
         """Sample a parent, build the prompt and write both down."""
         sample = self._population.sample(index)
-        parent = await self._record(sample.parent)
-        inspirations = tuple([await self._record(i) for i in sample.inspirations])
-        user = user_prompt(parent, inspirations, list(self._failures[sample.island]), diff=sample.diff)
-        row = self._row(
-            index, "proposal", sample.island, sample.parent, sample.inspirations, sample.diff, system_prompt(), user
-        )
+        parent = await self._attempts.record(sample.parent)
+        inspirations = tuple([await self._attempts.record(i) for i in sample.inspirations])
+        user = user_prompt(parent, inspirations, self._ledger.failures(sample.island), diff=sample.diff)
+        row = self._row(index, "proposal", sample, system_prompt(), user)
         self._journal.ask(row)
         self._islands[index] = sample.island
-        return Ask(
-            index, sample.island, parent, inspirations, str(row["system"]), user, sample.diff, int(str(row["seed"]))
-        )
+        seed = int(str(row["seed"]))
+        return Ask(index, sample.island, parent, inspirations, str(row["system"]), user, sample.diff, seed)
 
     async def _asked(self, entry: Entry) -> Ask:
         """The request that an interrupted run had written down."""
         assert entry.parent is not None
-        parent = await self._record(entry.parent)
-        inspirations = tuple([await self._record(i) for i in entry.inspirations])
+        parent = await self._attempts.record(entry.parent)
+        inspirations = tuple([await self._attempts.record(i) for i in entry.inspirations])
         self._islands[entry.id] = entry.island
         return Ask(entry.id, entry.island, parent, inspirations, entry.system, entry.user, entry.diff, entry.seed)
 
-    async def _work(self, ask: Ask, known: Entry | None) -> _Outcome:
-        """From request to evaluation. The answer is stored before anything is done with it."""
-        started = time.monotonic()
-        answer, error = (known.answer, known.error) if known else (None, "")
-        if answer is None and not error:
-            async with self._proposing:
-                try:
-                    answer = await self._proposer.propose(ask)
-                except ProposerError as failure:
-                    error = str(failure)
-            self._journal.answer(ask.index, answer, error)
-        source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, error)
-        if answer is not None:
-            source, evaluation = await self._judged(answer, ask.parent.source)
-        return _Outcome(source, evaluation, time.monotonic() - started)
-
-    async def _judged(self, answer: Answer, parent: str) -> tuple[str, Evaluation]:
-        try:
-            source = program_from(answer.text, parent)
-        except UnreadableAnswer as error:
-            return "", Evaluation(Status.NO_ANSWER, str(error))
-        except FrozenCodeChanged as error:
-            return "", Evaluation(Status.FROZEN_CODE, str(error))
-        digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
-        try:
-            program = parse_program(source)
-        except ProgramRefused as refused:
-            return source, Evaluation(refused.status, "\n".join(map(str, refused.refusals)), digest)
-        if digest in self._first or program.normal_form in self._first:
-            # Settled at commit, where the original is looked up; here it only saves a sandbox.
-            return source, Evaluation(Status.DUPLICATE, "", digest, program.normal_form)
-        return source, await self._evaluate(source)
-
-    def _original(self, evaluation: Evaluation) -> tuple[str, int] | None:
-        """(in what way, id) of the earlier proposal that this one repeats.
-
-        The same decisions by a strictly simpler program are not a repetition: ties go to the simpler.
-        """
-        for what, key in (("source", evaluation.source_hash), ("syntax tree", evaluation.normal_form)):
-            if key and key in self._first:
-                return what, self._first[key]
-        key = evaluation.decisions_hash
-        if key and key in self._first and evaluation.features["complexity"] >= self._simplest[key]:
-            return "decisions", self._first[key]
-        return None
-
-    def _note(self, index: int, evaluation: Evaluation) -> None:
-        """Remember what later proposals may repeat, and the best."""
-        for key in (evaluation.source_hash, evaluation.normal_form, evaluation.decisions_hash):
-            if key:
-                self._first.setdefault(key, index)
-        if evaluation.train is None:
-            return
-        key = evaluation.decisions_hash
-        self._simplest[key] = min(self._simplest.get(key, float("inf")), evaluation.features["complexity"])
-        if self._best is None or evaluation.train.score > self._best[0]:
-            self._best = (evaluation.train.score, index, evaluation.train)
-
-    def _commit(self, index: int, outcome: _Outcome) -> None:
+    def _commit(self, index: int, outcome: Outcome) -> None:
         """Settle duplicates, enter the population, write the result."""
-        evaluation, original = outcome.evaluation, self._original(outcome.evaluation)
+        evaluation, original = outcome.evaluation, self._ledger.original(outcome.evaluation)
         if original is not None:
-            what, first = original
             evaluation = Evaluation(
                 Status.DUPLICATE,
-                f"same {what} as proposal {first}",
+                f"same {original.same} as proposal {original.id}",
                 evaluation.source_hash,
                 evaluation.normal_form,
-                evaluation.decisions_hash if what == "decisions" else "",
+                evaluation.decisions_hash if original.same == "decisions" else "",
             )
         displaced = self._enter(self._islands.pop(index), index, outcome.source, evaluation)
         self._journal.result(
@@ -338,12 +217,12 @@ class Controller:
             outcome.source,
             evaluation,
             feedback=render(evaluation.feedback),
-            duplicate_of=original[1] if original else None,
+            duplicate_of=original.id if original else None,
             displaced=displaced,
             elapsed_s=outcome.elapsed_s,
         )
         if evaluation.status is Status.OK:
-            self._remember(index, evaluation)
+            self._attempts.keep(index, outcome.source, evaluation)
         self._report(index)
 
     def _recommit(self, entry: Entry) -> None:
@@ -360,22 +239,16 @@ class Controller:
             features=entry.features,
         )
         self._enter(entry.island, entry.id, entry.source, evaluation)
+        if evaluation.status is Status.OK:
+            self._attempts.keep(entry.id, entry.source, None)
 
     def _enter(self, island: int, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
-        valid = evaluation.status is Status.OK
-        if valid:
-            self._sources[index] = source
-            self._note(index, evaluation)
-        elif evaluation.status is Status.DUPLICATE:
-            self._counts["duplicate"] += 1
-        else:
-            self._counts["failed"] += 1
-            self._failures[island].append(f"{evaluation.status.value}: {evaluation.message[:300]}")
-            self._note(index, replace(evaluation, decisions_hash=""))
-        return self._population.commit(index, island, source, evaluation if valid else None)
+        self._ledger.commit(index, island, evaluation)
+        return self._population.commit(index, island, source, evaluation if evaluation.status is Status.OK else None)
 
     def _report(self, index: int) -> None:
-        assert self._best is not None
+        leader = self._ledger.leader
+        assert leader is not None
         done = index + 1 - len(self._seeds)
         seconds = time.monotonic() - self._started
         total = self._search.proposals
@@ -383,10 +256,10 @@ class Controller:
             Progress(
                 done,
                 total,
-                self._best[1],
-                self._best[2],
-                self._counts["failed"],
-                self._counts["duplicate"],
+                leader.id,
+                leader.train,
+                self._ledger.failed,
+                self._ledger.duplicates,
                 seconds,
                 seconds / done * (total - done),
             )

@@ -10,7 +10,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,11 @@ class Entry:
     elapsed_s: float
 
 
+def storable(text: str) -> str:
+    """Text without lone surrogates, which JSON may carry and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _score(text: str | None) -> SplitScore | None:
     return SplitScore(**json.loads(text)) if text else None
 
@@ -98,9 +103,10 @@ class Journal:
             UserError: not a journal, of a newer version, or unreadable.
         """
         self.path = path
+        self._read_only = read_only
         try:
             if read_only:
-                self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+                self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
             else:
                 self._db = sqlite3.connect(path)
                 self._db.execute("PRAGMA journal_mode=WAL")
@@ -108,10 +114,7 @@ class Journal:
             self._db.row_factory = sqlite3.Row
             found = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if not found and not read_only:
-                with self._db:
-                    self._db.executescript(_SCHEMA)
-                    self.set_meta("schema_version", str(SCHEMA_VERSION))
-                    self.set_meta("created_at", str(time.time()))
+                self._create()
             version = int(self.meta("schema_version"))
         except (sqlite3.Error, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
@@ -121,8 +124,20 @@ class Journal:
                 hint="upgrade evosplit",
             )
 
+    def _create(self) -> None:
+        """Tables and version in one transaction: a process killed here leaves an empty file, which may be opened."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            for key, value in (("schema_version", str(SCHEMA_VERSION)), ("created_at", str(time.time()))):
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the file. A writer leaves it without a write-ahead log, so that it can be copied and read anywhere."""
+        if not self._read_only:
+            with suppress(sqlite3.OperationalError):  # somebody is reading: the log stays, which costs nothing
+                self._db.execute("PRAGMA journal_mode=DELETE")
         self._db.close()
 
     def meta(self, key: str) -> str:
@@ -183,7 +198,8 @@ class Journal:
     def _insert(self, table: str, row: dict[str, Any]) -> None:
         names = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
-        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", row)
+        values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
+        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
 
     _QUERY = """SELECT p.*, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out, a.cost_usd,
             a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form, r.decisions_hash,

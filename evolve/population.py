@@ -91,18 +91,18 @@ class Population:
     def _reseed(self, *what: object) -> None:
         random.seed(f"{self._seed}:" + ":".join(map(str, what)))
 
-    def _program(self, name: str, source: str, evaluation: Evaluation, parent: str | None, index: int) -> Any:
+    def _program(self, name: str, source: str, evaluation: Evaluation, index: int) -> Any:
         from openevolve.database import Program
 
         assert evaluation.train is not None
         metrics = {"combined_score": evaluation.train.score, **{f: evaluation.features[f] for f in FEATURES}}
-        return Program(id=name, code=source, parent_id=parent, iteration_found=index, metrics=metrics, timestamp=0.0)
+        return Program(id=name, code=source, iteration_found=index, metrics=metrics, timestamp=0.0)
 
     def add_seed(self, index: int, source: str, evaluation: Evaluation) -> None:
         """Put a seed on every island, so that none starts empty."""
         for island in range(self._search.islands):
             self._reseed("seed", index, island)
-            program = self._program(f"{index}@{island}", source, evaluation, None, index)
+            program = self._program(f"{index}@{island}", source, evaluation, index)
             self._db.add(program, iteration=index, target_island=island)
 
     def commit(self, index: int, island: int, source: str, evaluation: Evaluation | None) -> tuple[int, ...]:
@@ -113,7 +113,7 @@ class Population:
         before = self._owners(island)
         if evaluation is not None:
             self._reseed("add", index)
-            program = self._program(f"{index}@{island}", source, evaluation, None, index)
+            program = self._program(f"{index}@{island}", source, evaluation, index)
             self._db.add(program, iteration=index, target_island=island)
         displaced = tuple(sorted(before - self._owners(island)))
         self._db.increment_island_generation(island)

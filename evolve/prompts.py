@@ -10,8 +10,14 @@ from evaluators.language import describe
 from evolve.proposers.base import ProgramRecord
 
 MAX_FAILURES = 4
+MAX_CHARS = 18_000
+"""Of a whole prompt: about 6,000 tokens. The parent is always shown whole, at the expense of what follows it."""
 MAX_SOURCE_CHARS = 6000
-"""Of an inspiration; the parent is always shown whole."""
+"""Of an inspiration."""
+MIN_SOURCE_CHARS = 500
+"""An inspiration cut shorter than this says nothing."""
+FRAME_CHARS = 250
+"""Around a source: its scores, fences, separators."""
 
 TASK = """You improve a scheduling heuristic for FlashAttention-3 decode on an H100 (132 SMs).
 A decode call is batch x num_heads_kv tiles; the KV of each is a row of blocks. num_splits cuts rows so that more SMs
@@ -64,10 +70,20 @@ def user_prompt(
     if failures:
         lines = "\n".join(f"- {text}" for text in failures[-MAX_FAILURES:])
         parts.append(f"Recent attempts that failed:\n{lines}")
+    how = DIFF_FORMAT if diff else REWRITE_FORMAT
+    room = MAX_CHARS - len(system_prompt()) - len(how) - sum(map(len, parts))
     for other in inspirations:
-        source = other.source
-        if len(source) > MAX_SOURCE_CHARS:
-            source = source[:MAX_SOURCE_CHARS] + "\n# ... cut\n"
-        parts.append(f"Another program ({_scores(other.evaluation)}):\n```python\n{source}```")
-    parts.append(DIFF_FORMAT if diff else REWRITE_FORMAT)
+        source = _cut(other.source, min(MAX_SOURCE_CHARS, room // len(inspirations) - FRAME_CHARS))
+        if source:
+            parts.append(f"Another program ({_scores(other.evaluation)}):\n```python\n{source}```")
+    parts.append(how)
     return "\n\n".join(part for part in parts if part)
+
+
+def _cut(source: str, limit: int) -> str:
+    """The whole source, its first lines, or nothing when too little would be left."""
+    if len(source) <= limit:
+        return source
+    if limit < MIN_SOURCE_CHARS:
+        return ""
+    return source[:limit].rpartition("\n")[0] + "\n# ... cut\n"

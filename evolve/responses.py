@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
+DIFF_MARKERS = ("<<<<<<< SEARCH", ">>>>>>> REPLACE")
+FENCE = r"(?i:python[0-9.]*|py)[ \t]*"
+"""What models write behind the three backticks; OpenEvolve pastes the language into its pattern."""
 
 
 class UnreadableAnswer(Exception):
@@ -18,7 +21,7 @@ def program_from(text: str, parent: str) -> str:
 
     Args:
         text: the answer.
-        parent: source that SEARCH blocks refer to.
+        parent: source that SEARCH blocks refer to; without EVOLVE-BLOCK markers, all of it may change.
 
     Raises:
         UnreadableAnswer: no program, or a SEARCH block that the parent does not hold.
@@ -26,8 +29,14 @@ def program_from(text: str, parent: str) -> str:
     """
     from openevolve.utils.code_utils import apply_diff_blocks, extract_diffs, parse_full_rewrite
 
-    blocks = extract_diffs(text)
-    if blocks:
+    text, parent = (t.replace("\r\n", "\n") for t in (text, parent))
+    if any(marker in text for marker in DIFF_MARKERS):
+        try:
+            blocks = extract_diffs(text)
+        except ValueError as error:
+            raise UnreadableAnswer(f"the SEARCH/REPLACE blocks are malformed: {error}") from error
+        if not blocks or not all(search.strip() for search, _ in blocks):
+            raise UnreadableAnswer("a SEARCH/REPLACE block is incomplete, or its SEARCH part is empty")
         source, applied = apply_diff_blocks(parent, blocks)
         if applied < len(blocks):
             raise UnreadableAnswer(
@@ -35,11 +44,11 @@ def program_from(text: str, parent: str) -> str:
                 "exactly, with their indentation"
             )
     else:
-        source = parse_full_rewrite(text, "python") or ""
+        source = parse_full_rewrite(text, FENCE) or ""
         if "def " not in source:
             raise UnreadableAnswer("neither SEARCH/REPLACE blocks nor a fenced python program was found")
     source = str(source).rstrip() + "\n"
-    if frozen_part(source) != frozen_part(parent):
+    if MARKERS[0] in parent and frozen_part(source) != frozen_part(parent):
         raise FrozenCodeChanged(
             "only the code between # EVOLVE-BLOCK-START and # EVOLVE-BLOCK-END may change; keep both markers and "
             "everything outside them as they are"

@@ -29,10 +29,14 @@ def reply(text: str) -> Callable[[BaseHTTPRequestHandler], None]:
     return raw(200, json.dumps(body).encode())
 
 
-def raw(status: int, body: bytes, *, length: int | None = None) -> Callable[[BaseHTTPRequestHandler], None]:
+def raw(
+    status: int, body: bytes, *, length: int | None = None, headers: dict[str, str] | None = None
+) -> Callable[[BaseHTTPRequestHandler], None]:
     def send(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
+        for name, value in (headers or {}).items():
+            handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(body) if length is None else length))
         handler.end_headers()
         handler.wfile.write(body)

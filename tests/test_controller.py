@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import parse_program
@@ -126,6 +132,164 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, stop_
     _, second = run(broken)
     assert content(whole) == content(broken)
     assert min(second.asked, default=stop_at + 1) > stop_at  # an answer that was stored is not asked for again
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(folder, proposals=14)
+    return content(folder)
+
+
+@pytest.mark.parametrize("at_write", [*range(1, 8), *range(9, 44, 3)])
+def test_death_at_any_write_costs_nothing(
+    tmp_path: Path, at_write: int, uninterrupted: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert, left = Journal._insert, [at_write]
+
+    def fail(self: Journal, table: str, row: dict[str, object]) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Killed
+        insert(self, table, row)
+
+    monkeypatch.setattr(Journal, "_insert", fail)
+    with pytest.raises(Killed):
+        run(tmp_path, proposals=14)
+    monkeypatch.undo()
+    answered = {e.id for e in Journal(tmp_path / FILE_NAME, read_only=True).entries() if e.answer or e.error}
+    _, proposer = run(tmp_path, proposals=14)
+    assert content(tmp_path) == uninterrupted
+    assert not answered & set(proposer.asked)
+
+
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGKILL"])
+def test_a_process_that_is_stopped_by_a_signal_can_be_resumed(tmp_path: Path, signal_name: str) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    run(whole)
+    code = (
+        "import sys, time, pathlib, test_controller as t\n"
+        "from evolve.errors import InterruptedRun\n"
+        "def say(p):\n"
+        "    if p.done == 20: print('twenty', flush=True)\n"
+        "    if p.done >= 20: time.sleep(0.1)\n"
+        "try: t.Controller(t.config(), t.SmallJudge(), t.SmallProposer(), pathlib.Path(sys.argv[1]), seeds=[t.SEED],"
+        " on_progress=say).run()\n"
+        "except InterruptedRun: sys.exit(130)"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    with subprocess.Popen([sys.executable, "-c", code, broken], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "twenty\n"
+        process.send_signal(getattr(signal, signal_name))
+        assert process.wait(20) == (130 if signal_name == "SIGINT" else -signal.SIGKILL)
+    assert 20 <= summarise(broken).proposals < 60
+    run(broken)
+    assert content(whole) == content(broken)
+
+
+class Saying(SmallProposer):
+    """Gives one answer for ever."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    async def propose(self, ask: Ask) -> Answer:
+        return Answer(self.text, "m", self.text[:9])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<<<<<<< SEARCH\nx\n",
+        f"<<<<<<< SEARCH\n=======\n=======\n>>>>>>> REPLACE\n```python\n{SEED}```",
+        f"```python\n# \ud800\n{SEED}```",
+        f"```python\n{SEED.replace('10', '10' + chr(0))}```",
+        f"```python\n{SEED.replace('10', '(' * 5000)}```",
+        "",
+    ],
+    ids=["unfinished diff", "two separators", "surrogate", "nul", "deep", "empty"],
+)
+def test_no_answer_ends_the_run(tmp_path: Path, text: str) -> None:
+    summary = Controller(config(proposals=3), SmallJudge(), Saying(text), tmp_path, seeds=[SEED]).run()
+    assert summary.proposals == 3 and "ok" not in summary.statuses
+
+
+def test_a_refused_key_ends_the_run_which_can_be_resumed(tmp_path: Path) -> None:
+    class Refused(SmallProposer):
+        async def propose(self, ask: Ask) -> Answer:
+            if ask.index == 9:
+                raise UserError("refused")
+            return await super().propose(ask)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    run(whole)
+    with pytest.raises(UserError, match="refused"):
+        Controller(config(), SmallJudge(), Refused(), broken, seeds=[SEED]).run()
+    assert summarise(broken).proposals == 8
+    run(broken)
+    assert content(whole) == content(broken)
+
+
+def test_limits_on_proposals_and_evaluations_are_kept_apart(tmp_path: Path) -> None:
+    under_way, most = {"propose": 0, "evaluate": 0}, {"propose": 0, "evaluate": 0}
+    lock = threading.Lock()
+
+    def move(what: str, step: int) -> None:
+        with lock:
+            under_way[what] += step
+            most[what] = max(most[what], under_way[what])
+
+    class Judge(SmallJudge):
+        def evaluate(self, source: str) -> Evaluation:
+            move("evaluate", 1)
+            try:
+                return super().evaluate(source)
+            finally:
+                move("evaluate", -1)
+
+    class Proposer(SmallProposer):
+        async def propose(self, ask: Ask) -> Answer:
+            move("propose", 1)
+            try:
+                return await super().propose(ask)
+            finally:
+                move("propose", -1)
+
+    limits = config(window=12, parallel_proposals=5, parallel_evaluations=2)
+    Controller(limits, Judge(), Proposer(), tmp_path, seeds=[SEED]).run()
+    assert most == {"propose": 5, "evaluate": 2}
+
+
+def test_a_proposer_that_hangs_does_not_outlast_the_wall_time(tmp_path: Path) -> None:
+    class Hanging(SmallProposer):
+        async def propose(self, ask: Ask) -> Answer:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    started = time.monotonic()
+    summary = Controller(config(wall_s=0.2), SmallJudge(), Hanging(), tmp_path, seeds=[SEED]).run()
+    assert summary.proposals == 0 and time.monotonic() - started < 10
+
+
+def test_a_simpler_program_with_the_same_decisions_is_no_duplicate(tmp_path: Path) -> None:
+    longer = SEED.replace("x = 10", "x = 10\n    x = x + 0 + 0")
+    simple = Controller(config(proposals=2), SmallJudge(), Saying(f"```python\n{SEED}```"), tmp_path, seeds=[longer])
+    assert simple.run().statuses == {"ok": 1, "duplicate": 1}
+
+
+def test_a_changed_seed_is_refused_on_resume(tmp_path: Path) -> None:
+    run(tmp_path, proposals=2)
+    with pytest.raises(UserError, match="has changed"):
+        Controller(config(proposals=2), SmallJudge(), SmallProposer(), tmp_path, seeds=[SEED.replace("10", "12")]).run()
 
 
 def test_a_stop_by_wall_time_can_be_resumed(tmp_path: Path) -> None:

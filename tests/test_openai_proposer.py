@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 from llm_server import Script, hang, raw, reply, serving
@@ -71,11 +73,60 @@ def test_gives_up_without_telling_the_key(monkeypatch: pytest.MonkeyPatch) -> No
     assert "3 tries" in str(caught.value) and KEY not in str(caught.value)
 
 
-def test_a_refused_key_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script([raw(401, json.dumps({"error": {"message": f"bad key {KEY}"}}).encode())])
-    with pytest.raises(ProposerError) as caught:
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_refused_key_or_model_ends_the_run(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Every further request would fail likewise and use the budget up.
+    script = Script([raw(status, json.dumps({"error": {"message": f"bad key {KEY}"}}).encode())])
+    with pytest.raises(UserError, match="refuses model 'm'") as caught:
         propose(script, monkeypatch)
     assert len(script.requests) == 1 and KEY not in str(caught.value)
+    assert caught.value.exit_code == 3 and "TEST_KEY" in caught.value.hint
+
+
+def test_a_bad_request_fails_one_proposal(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([raw(400, b'{"error": {"message": "too long", "param": "messages"}}')])
+    with pytest.raises(ProposerError, match="too long"):
+        propose(script, monkeypatch)
+    assert len(script.requests) == 1
+
+
+def refuses(parameter: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    return raw(400, json.dumps({"error": {"message": "unsupported", "param": parameter}}).encode())
+
+
+def test_options_that_reasoning_models_refuse_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([refuses("max_tokens"), refuses("temperature"), reply("hello")])
+    assert propose(script, monkeypatch, retries=0, max_tokens=77).text == "hello"
+    assert script.requests[0]["max_tokens"] == 77 and "temperature" in script.requests[0]
+    last = script.requests[2]
+    assert last["max_completion_tokens"] == 77 and "max_tokens" not in last and "temperature" not in last
+
+
+def test_an_endpoint_that_refuses_an_option_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script([refuses("max_tokens")])
+    with pytest.raises(ProposerError, match="unsupported"):
+        propose(script, monkeypatch)
+    assert len(script.requests) == 2
+
+
+def test_missing_usage_costs_no_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"choices": [{"message": {"role": "assistant", "content": "hi"}}], "usage": {"prompt_tokens": 7}}'
+    script = Script([raw(200, body)])
+    answer = propose(script, monkeypatch)
+    assert (answer.text, answer.tokens_in, answer.tokens_out, len(script.requests)) == ("hi", 7, 0, 1)
+
+
+def test_waits_grow_and_heed_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("evolve.proposers.openai.asyncio.sleep", sleep)
+    busy = {"Retry-After": "3"}
+    script = Script([raw(500, b""), raw(429, b"{}", headers=busy), raw(429, b"{}"), raw(500, b""), reply("at last")])
+    propose(script, monkeypatch, backoff_s=0.5, timeout_s=30, retries=4)
+    assert waits == [0.5, 3.0, 2.0, 4.0]
 
 
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
