@@ -47,7 +47,7 @@ def program_from(text: str, parent: str) -> str:
         source = parse_full_rewrite(text, FENCE) or ""
         if "def " not in source:
             raise UnreadableAnswer("neither SEARCH/REPLACE blocks nor a fenced python program was found")
-    source = str(source).rstrip() + "\n"
+    source = str(source).strip("\n").rstrip() + "\n"
     if MARKERS[0] in parent and frozen_part(source) != frozen_part(parent):
         raise FrozenCodeChanged(
             "only the code between # EVOLVE-BLOCK-START and # EVOLVE-BLOCK-END may change; keep both markers and "

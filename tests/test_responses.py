@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
@@ -96,6 +96,8 @@ PIECES = [
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
+@example("\n" + PARENT)
+@example("```python\n\n" + PARENT + "```\n")
 def test_no_answer_ends_in_another_exception(text: str) -> None:
     try:
         source = program_from(text, PARENT)
