@@ -38,6 +38,7 @@ class Opportunity:
     """A training shape on which the candidate leaves time on the table, or loses to the baseline.
 
     Attributes:
+        name: the case's id.
         shape: the decode call.
         view: `ShapeView` fields by name.
         work: `WorkView` fields by name without `n_blocks` and `num_splits`; empty in static mode.
@@ -51,6 +52,7 @@ class Opportunity:
             baseline: what a kernel engineer would plot before writing a rule.
     """
 
+    name: str
     shape: DecodeShape
     view: dict[str, int | bool]
     work: dict[str, int]

@@ -19,6 +19,7 @@ from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource, UnrecordedError
 from evaluators.launch import canonical_launch, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
+from evaluators.regressions import Regression, regression_of
 from evaluators.sandbox import Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
 from evaluators.status import Status
@@ -164,6 +165,19 @@ class Judge:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         return self._score(program, source_hash, answers.decisions)
 
+    def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
+        """The regressions of an evaluation of this judge, worst first, each with its class."""
+        decided = dict(zip(self._facts, evaluation.decisions, strict=True))
+        found = []
+        for case_id in evaluation.regressed:
+            case = self._facts[case_id].case
+            ours, theirs = (
+                canonical_launch(case.shape, self.setting, self._spelled(case, d), self.gpu)
+                for d in (decided[case_id], baseline_decision(self.setting))
+            )
+            found.append(regression_of(case, self.setting, evaluation.speedups[case_id], ours, theirs))
+        return tuple(sorted(found, key=lambda r: r.speedup))
+
     def _outcome(self, case_id: str, decision: Decision) -> Outcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
@@ -236,6 +250,7 @@ class Judge:
             assert result is not None
             best, best_log = facts.curve[facts.oracle.cell]
             opportunity = Opportunity(
+                name=case_id,
                 shape=facts.case.shape,
                 view=facts.view,
                 work=facts.work,

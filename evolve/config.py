@@ -76,7 +76,7 @@ class SearchConfig(_Section):
     migration_interval: int = Field(50, ge=1, description="proposals per island between two migrations")
     migration_rate: float = Field(0.1, ge=0, le=1)
     population_size: int = Field(1000, ge=10)
-    archive_size: int = Field(50, ge=1)
+    archive_size: int = Field(50, ge=1, description="exploitation draws parents from this many best of the island")
     feature_bins: int = Field(8, ge=2, description="bins of each MAP-Elites dimension")
     exploration_ratio: float = Field(0.2, ge=0, le=1)
     exploitation_ratio: float = Field(0.7, ge=0, le=1)

@@ -13,6 +13,7 @@ import typer
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
+from evaluators.regressions import Grid, Regression
 from evaluators.sandbox import Limits, self_test
 from evaluators.workloads import Split
 from evolve.assets import asset
@@ -21,7 +22,7 @@ from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal import open_journal
 from evolve.run_folder import find_run
 
-MAX_EXPLAINED = 8
+MAX_EXPLAINED = 4
 
 
 def emit(data: dict[str, Any]) -> None:
@@ -120,14 +121,24 @@ def score_lines(scores: dict[str, SplitScore]) -> list[str]:
 
 
 def regression_lines(judge: Judge, evaluation: Evaluation) -> list[str]:
-    """The shapes that became slower, worst first; none goes unmentioned in number."""
-    speedups = evaluation.speedups
-    if not evaluation.regressed:
+    """The shapes that became slower, by class: what runs there instead of what the baseline runs."""
+    found = judge.regressions(evaluation)
+    if not found:
         return []
-    cases = {c.id: c for c in judge.cases}
-    worst = sorted(evaluation.regressed, key=lambda i: speedups[i])
-    lines = [f"\nslower by more than max(1%, 3 standard errors): {len(worst)} of {len(cases)} shapes"]
-    lines += [f"  {i} ({cases[i].split.value}) {speedups[i]:.3f}x" for i in worst[:MAX_EXPLAINED]]
-    if len(worst) > MAX_EXPLAINED:
-        lines.append(f"  and {len(worst) - MAX_EXPLAINED} more, each {speedups[worst[MAX_EXPLAINED]]:.3f}x or better")
+    lines = [f"\nslower by more than max(1%, 3 standard errors): {len(found)} of {len(judge.cases)} shapes"]
+    for cause in sorted({r.cause for r in found}, key=lambda c: min(r.speedup for r in found if r.cause is c)):
+        group = [r for r in found if r.cause is cause]
+        lines.append(f"  {cause.value}: {len(group)}")
+        lines += [f"    {_regression(r, judge.gpu.num_sms)}" for r in group[:MAX_EXPLAINED]]
+        if len(group) > MAX_EXPLAINED:
+            lines.append(
+                f"    and {len(group) - MAX_EXPLAINED} more, each {group[MAX_EXPLAINED].speedup:.3f}x or better"
+            )
     return lines
+
+
+def _regression(r: Regression, num_sms: int) -> str:
+    def grid(g: Grid) -> str:
+        return f"{g.ctas} CTAs ({g.ctas / num_sms:.2f} waves), longest {g.longest_blocks} blocks"
+
+    return f"{r.case.id} ({r.case.split.value}) {r.speedup:.3f}x: {grid(r.candidate)}; baseline {grid(r.baseline)}"

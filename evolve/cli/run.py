@@ -115,12 +115,10 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         d = judge.description
         by = f"{summary.run}, {config.proposer.kind} proposer\n{d['workload']}, {d['setting']}, {d['gpu']}"
         draw_speedups(picture, judge.cases, evaluation.speedups, title=f"#{best.id} of {by}")
-        say()
-        for line in score_lines(scores_of(evaluation)):
+        say(f"\nwinner, picked by the holdout: proposal {best.id}")
+        for line in (*score_lines(scores_of(evaluation)), *regression_lines(judge, evaluation)):
             say(line)
-        _compare_leader(summary)
-        for line in regression_lines(judge, evaluation):
-            say(line)
+        _show_leader(summary, judge)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
@@ -129,16 +127,15 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         emit(summary_json(summary))
 
 
-def _compare_leader(summary: RunSummary) -> None:
+def _show_leader(summary: RunSummary, judge: Judge) -> None:
     """Show the program that leads on the training shapes beside the winner, which the holdout picked."""
     leader = summary.leader
-    if leader is None or summary.best is None or leader.id == summary.best.id or leader.holdout is None:
+    if leader is None or summary.best is None or leader.id == summary.best.id:
         return
-    train, holdout = leader.train, leader.holdout
-    say(
-        f"\nleader on the training shapes: proposal {leader.id}, {100 * train.oracle_share:.1f}% of the oracle on "
-        f"train ({train.regressions} regressions), {100 * holdout.oracle_share:.1f}% on holdout ({holdout.regressions})"
-    )
+    evaluation = judge.evaluate(leader.source)
+    say(f"\nleader on the training shapes, of which the holdout says less good: proposal {leader.id}")
+    for line in (*score_lines(scores_of(evaluation)), *regression_lines(judge, evaluation)):
+        say(line)
 
 
 def summary_json(summary: RunSummary) -> dict[str, object]:
