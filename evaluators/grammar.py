@@ -17,7 +17,7 @@ MAX_NAME = 64
 MAX_QUOTED = 120
 """Characters of a candidate's text, or of the parser's complaint about it, that a refusal repeats."""
 
-FRAMING = ("```", "<<<<<<<", ">>>>>>>")
+FRAMING = {"```": "three backticks", "<<<<<<<": "a diff marker", ">>>>>>>": "a diff marker"}
 """What frames programs in prompts and answers; inside a program it would end them early."""
 
 
@@ -47,9 +47,9 @@ def framing(source: str) -> Iterator[Refusal]:
         odd = next((c for c in line if not c.isprintable() and c != "\t"), "")
         if odd:
             yield Refusal(number, f"character U+{ord(odd):04X}", "does not show in print", "printable text")
-        found = next((mark for mark in FRAMING if mark in line), "")
-        if found:
-            yield Refusal(number, f"text {found[:3]}...", "frames programs in prompts and answers", "other words")
+        for mark, name in FRAMING.items():
+            if mark in line:
+                yield Refusal(number, name, "frames programs in prompts and answers", "other words")
 
 
 class _Checker:
