@@ -130,7 +130,7 @@ class Controller:
                     left = self._seconds_left()
                     if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
                         return
-                    self._commit(committed, tasks.pop(committed).result())
+                    await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
         finally:
             for task in tasks.values():
@@ -153,6 +153,8 @@ class Controller:
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
         evaluation = await self._attempts.evaluate(source)
+        if self._ledger.would_lead(evaluation):
+            evaluation = await self._attempts.recheck(source, evaluation)
         name = self._config.seeds[index]
         if evaluation.status is not Status.OK:
             raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
@@ -200,8 +202,8 @@ class Controller:
         self._islands[entry.id] = entry.island
         return Ask(entry.id, entry.island, parent, inspirations, entry.system, entry.user, entry.diff, entry.seed)
 
-    def _commit(self, index: int, outcome: Outcome) -> None:
-        """Settle duplicates, enter the population, write the result."""
+    async def _commit(self, index: int, outcome: Outcome) -> None:
+        """Settle duplicates, look again at a would-be best, enter the population, write the result."""
         evaluation, original = outcome.evaluation, self._ledger.original(outcome.evaluation)
         if original is not None:
             evaluation = Evaluation(
@@ -211,6 +213,8 @@ class Controller:
                 evaluation.normal_form,
                 evaluation.decisions_hash if original.same == "decisions" else "",
             )
+        if self._ledger.would_lead(evaluation):
+            evaluation = await self._attempts.recheck(outcome.source, evaluation)
         displaced = self._enter(self._islands.pop(index), index, outcome.source, evaluation)
         self._journal.result(
             index,
@@ -240,7 +244,7 @@ class Controller:
         )
         self._enter(entry.island, entry.id, entry.source, evaluation)
         if evaluation.status is Status.OK:
-            self._attempts.keep(entry.id, entry.source, None)
+            self._attempts.keep(entry.id, entry.source, evaluation, whole=False)
 
     def _enter(self, island: int, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
         self._ledger.commit(index, island, evaluation)

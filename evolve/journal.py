@@ -74,6 +74,11 @@ class Entry:
     displaced: tuple[int, ...]
     elapsed_s: float
 
+    @property
+    def memorised(self) -> bool:
+        """Whether the second look lowered the scores."""
+        return "memorised" in self.features
+
 
 def storable(text: str) -> str:
     """Text without lone surrogates, which JSON may carry and UTF-8 cannot."""

@@ -29,6 +29,8 @@ class Best:
     complexity: int
     train: SplitScore
     holdout: SplitScore | None
+    features: dict[str, float]
+    memorised: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,8 @@ def _best(entry: Entry, folder: Path) -> Best:
         int(entry.features["complexity"]),
         _train(entry),
         entry.holdout,
+        entry.features,
+        entry.memorised,
     )
 
 

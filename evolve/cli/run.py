@@ -6,15 +6,25 @@ import sys
 import time
 from pathlib import Path
 
-from evaluators.judge import Judge, scores_of
+from evaluators.judge import Judge
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, read_seeds, regression_lines, say, score_json, score_lines
+from evolve.cli.common import (
+    emit,
+    gap_line,
+    judge_of,
+    lone_line,
+    read_seeds,
+    regression_lines,
+    say,
+    score_json,
+    score_lines,
+)
 from evolve.config import RunConfig, load_config
 from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.picture import draw_speedups
 from evolve.proposers import Proposer, open_proposer
-from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, keep_table, new_run_folder
+from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, Best, RunSummary, find_run, keep_table, new_run_folder
 
 PICTURE = "speedup.png"
 PLAIN_EVERY_S = 5.0
@@ -116,8 +126,10 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         by = f"{summary.run}, {config.proposer.kind} proposer\n{d['workload']}, {d['setting']}, {d['gpu']}"
         draw_speedups(picture, judge.cases, evaluation.speedups, title=f"#{best.id} of {by}")
         say()
-        for line in score_lines(scores_of(evaluation)):
+        # The journal's scores: the second look may have lowered them.
+        for line in score_lines({"train": best.train} | ({"holdout": best.holdout} if best.holdout else {})):
             say(line)
+        say_trust(best)
         _compare_leader(summary)
         for line in regression_lines(judge, evaluation):
             say(line)
@@ -127,6 +139,13 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         say(f"picture    {picture}")
     if as_json:
         emit(summary_json(summary))
+
+
+def say_trust(best: Best) -> None:
+    """How far the winner's score carries beyond the shapes of the search."""
+    for line in (gap_line(best.train, best.holdout), lone_line(best.features, best.memorised)):
+        if line:
+            say(line)
 
 
 def _compare_leader(summary: RunSummary) -> None:
