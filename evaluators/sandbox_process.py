@@ -23,7 +23,7 @@ REPLY_BYTES = 16_384
 REPLY_BYTES_PER_ROW = 64
 """Longest reply that is read; a row of four numbers takes at most 27 bytes, a message 5,000."""
 
-OUTSIDE_KILLS = 3
+OUTSIDE_KILLS = 5
 """Tries for a candidate whose process was killed from outside, which no candidate can cause."""
 
 
