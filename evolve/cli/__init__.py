@@ -203,7 +203,9 @@ def main() -> None:
         found = _known(error)
         if found is None:
             raise
-        _complain(str(error), "see to the disk; what is stored stays" if isinstance(error, OSError | sqlite3.Error) else "")
+        _complain(
+            str(error), "see to the disk; what is stored stays" if isinstance(error, OSError | sqlite3.Error) else ""
+        )
         sys.exit(found)
 
 
