@@ -35,7 +35,7 @@ from evolve.journal import FILE_NAME, Journal
 ROOT = Path(__file__).parent.parent
 PR_SET_CHILD_SUBREAPER = 36
 RESUME_S = 5.0
-SANDBOX_SHARE = 0.25
+SANDBOX_SHARE = 0.4
 """Share of sandbox processes that are killed; never three of one candidate in a row."""
 
 KEY = "KILL_TEST_KEY"
@@ -279,7 +279,7 @@ class Killer:
                     if asked:
                         self._came_back(controller.pid, elapsed)
                     if not left_alone:
-                        dies_at = min(dies_at, elapsed + 3 * self.rng.random())
+                        dies_at = min(dies_at, elapsed + 6 * self.rng.random())
             if elapsed >= dies_at:
                 controller.kill()
                 controller.wait()
