@@ -84,8 +84,10 @@ class Evaluation:
     """The judge's answer for one candidate.
 
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
-    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed. `speedups` holds the
-    speed-up over the baseline by case id, `regressed` the cases that are regressions.
+    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a second look also
+    lone_share, the share of the gain that no neighbouring shape shares, and memorised, where that share is so large
+    that the scores were lowered (see `evaluators.memorising`). `speedups` holds the speed-up over the baseline by case
+    id, `regressed` the cases that are regressions.
     """
 
     status: Status
@@ -101,3 +103,8 @@ class Evaluation:
     regressed: tuple[str, ...] = ()
     features: dict[str, float] = field(default_factory=dict)
     feedback: Feedback = Feedback()
+
+    @property
+    def memorised(self) -> bool:
+        """Whether the second look lowered the scores."""
+        return "memorised" in self.features

@@ -10,15 +10,17 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from evaluators.contract import Decision, Mode, baseline_decision
+from evaluators.contract import Decision, DecodeShape, Mode, baseline_decision
 from evaluators.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.evaluation import Evaluation, Feedback, Opportunity, SplitScore
 from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource, UnrecordedError
 from evaluators.launch import canonical_launch, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
+from evaluators.recheck import SecondLook
 from evaluators.regressions import Regression, regression_of
 from evaluators.sandbox import Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
@@ -100,6 +102,7 @@ class Judge:
         self.oracle_log_gain = {
             s: sum(share * self._facts[i].oracle.log_gain for i, share in w.items()) for s, w in self.weights.items()
         }
+        self._limits = limits
         self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
         self.description = {
             "workload": str(table.card["workload"]),
@@ -128,8 +131,6 @@ class Judge:
         return Decision(num_splits, decision.pack_gqa, decision.sm_margin, blocks)
 
     def _case_facts(self, case: Case, table: Table) -> CaseFacts:
-        view = shape_view(case.shape, self.setting)
-        stock = num_splits_heuristic(view, self.gpu.num_sms)
         cells = table.cells[case.id]
         baseline = canonical_launch(case.shape, self.setting, baseline_decision(self.setting), self.gpu)
         if cells[0].launch != baseline.key:
@@ -138,19 +139,40 @@ class Judge:
         curve = tuple(
             (self._spelled(case, c.decision), sorted(row)[len(row) // 2]) for c, row in zip(cells, logs, strict=True)
         )
-        question = Question(view, stock, work_view(case.shape, self.setting, stock))
+        question = self._question(case.shape)
         work = asdict(question.work) if self.setting.mode is not Mode.STATIC else {}
         for name in ("n_blocks", "num_splits"):
             work.pop(name, None)
         return CaseFacts(
             case=case,
             question=question,
-            view=asdict(view),
+            view=asdict(question.shape),
             work=work,
             oracle=oracle_of(cells),
             baseline_launch=baseline.key,
             curve=curve,
         )
+
+    def _question(self, shape: DecodeShape) -> Question:
+        view = shape_view(shape, self.setting)
+        stock = num_splits_heuristic(view, self.gpu.num_sms)
+        return Question(view, stock, work_view(shape, self.setting, stock))
+
+    @cached_property
+    def _second_look(self) -> SecondLook:
+        return SecondLook(
+            {i: (f.case.shape, f.question) for i, f in self._facts.items()},
+            question=self._question,
+            gain=self._gain,
+            weights=self.weights,
+            gpu=self.gpu,
+            limits=self._limits,
+        )
+
+    def _gain(self, case_id: str, decision: Decision) -> float | None:
+        """Log speed-up of a decision on a case; None where it has no latency."""
+        result = self._fresh_outcome(self._facts[case_id], decision).result
+        return result.log_speedup if result else None
 
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
@@ -177,6 +199,13 @@ class Judge:
             )
             found.append(regression_of(case, self.setting, evaluation.speedups[case_id], ours, theirs))
         return tuple(sorted(found, key=lambda r: r.speedup))
+
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Look again at a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
+
+        See `SecondLook.look`.
+        """
+        return self._second_look.look(parse_program(source), evaluation)
 
     def _outcome(self, case_id: str, decision: Decision) -> Outcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""

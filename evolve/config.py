@@ -47,9 +47,17 @@ class OpenAIConfig(_Section):
     """Proposer that asks an OpenAI-compatible endpoint."""
 
     kind: Literal["openai"] = "openai"
-    base_url: str = Field("https://api.openai.com/v1", description="endpoint, up to and with /v1")
+    base_url: str = Field(
+        "https://api.openai.com/v1",
+        pattern=r"^https?://[^/@?\s]+(/[^?\s]*)?$",
+        description="endpoint, up to and with /v1; without user names, passwords or keys, which journals would keep",
+    )
     model: str = Field(description="model name as the endpoint knows it")
-    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="name of the environment variable that holds the key",
+    )
     temperature: float = Field(0.7, ge=0, le=2)
     max_tokens: int = Field(8192, gt=0, description="longest answer")
     timeout_s: float = Field(120.0, gt=0, description="per request")
@@ -130,6 +138,12 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         return f"{where}.kind: unknown {first['ctx']['tag']!r}", _nearest(str(first["ctx"]["tag"]), KINDS, "kinds")
     if first["type"] == "union_tag_not_found":
         return f"{where}.kind: missing", f"one of: {', '.join(KINDS)}"
+    if path[-1:] in (("base_url",), ("api_key_env",)):
+        # Somebody may have put a key there.
+        return (
+            f"{where}: not of the form that is wanted",
+            "keys come from the environment alone: evosplit config schema",
+        )
     return f"{where}: {first['msg']}, got {first['input']!r}", "evosplit config schema describes every key"
 
 

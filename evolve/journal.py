@@ -18,7 +18,7 @@ from typing import Any
 from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.status import Status
-from evolve.errors import UserError
+from evolve.errors import EXIT_MISSING, UserError
 from evolve.proposers.base import Answer
 
 SCHEMA_VERSION = 1
@@ -73,6 +73,11 @@ class Entry:
     duplicate_of: int | None
     displaced: tuple[int, ...]
     elapsed_s: float
+
+    @property
+    def memorised(self) -> bool:
+        """Whether the second look lowered the scores."""
+        return "memorised" in self.features
 
 
 def storable(text: str) -> str:
@@ -133,6 +138,23 @@ class Journal:
             for key, value in (("schema_version", str(SCHEMA_VERSION)), ("created_at", str(time.time()))):
                 self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction.
+
+        Raises:
+            UserError: the disk is full, broken or read-only, or another program holds the file; nothing was written.
+        """
+        try:
+            with self._db:
+                yield
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {error}",
+                hint=f"see to the disk, or to who holds the file; then: evosplit run --resume {self.path.parent}",
+                exit_code=EXIT_MISSING,
+            ) from error
+
     def close(self) -> None:
         """Close the file. A writer leaves it without a write-ahead log, so that it can be copied and read anywhere."""
         if not self._read_only:
@@ -147,19 +169,19 @@ class Journal:
 
     def set_meta(self, key: str, value: str) -> None:
         """Write a run-wide value."""
-        with self._db:
+        with self._writing():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def ask(self, entry: dict[str, Any]) -> None:
         """Write what is asked: keys are the columns of `proposals` but `asked_at`."""
         row = {**entry, "inspirations": json.dumps(list(entry["inspirations"])), "asked_at": time.time()}
-        with self._db:
+        with self._writing():
             self._insert("proposals", row)
 
     def answer(self, index: int, answer: Answer | None, error: str = "") -> None:
         """Write a proposer's answer, or why there is none, before anything is done with it."""
         said = answer or Answer("", "")
-        with self._db:
+        with self._writing():
             self._insert("answers", {"id": index, "error": error, **asdict(said)})
 
     def result(
@@ -192,7 +214,7 @@ class Journal:
             "elapsed_s": elapsed_s,
             "committed_at": time.time(),
         }
-        with self._db:
+        with self._writing():
             self._insert("results", row)
 
     def _insert(self, table: str, row: dict[str, Any]) -> None:

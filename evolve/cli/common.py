@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,24 @@ def score_lines(scores: dict[str, SplitScore]) -> list[str]:
             f"{s.worst_speedup:7.3f}x{s.shapes:8d}"
         )
     return lines
+
+
+def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
+    """How much better the search's own shapes do than those that it never saw; empty without a holdout."""
+    if holdout is None:
+        return ""
+    score, share = train.score - holdout.score, train.oracle_share - holdout.oracle_share
+    return f"gap train - holdout: score {score:+.4f}, share of the oracle {100 * share:+.1f}%"
+
+
+def lone_line(features: Mapping[str, float], memorised: bool) -> str:
+    """What the second look said of memorising; empty where there was none."""
+    if "lone_share" not in features:
+        return ""
+    share = (
+        f"{100 * features['lone_share']:.1f}% of the gain on train sits in decisions that no neighbouring shape shares"
+    )
+    return f"MEMORISED: {share}; taken off the scores" if memorised else share
 
 
 def regression_lines(judge: Judge, evaluation: Evaluation) -> list[str]:

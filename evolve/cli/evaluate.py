@@ -11,7 +11,18 @@ from evaluators.judge import SEARCH_SPLITS, scores_of
 from evaluators.status import Status
 from evaluators.workloads import Split
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, plain, read_program, regression_lines, say, score_json, score_lines
+from evolve.cli.common import (
+    emit,
+    gap_line,
+    judge_of,
+    lone_line,
+    plain,
+    read_program,
+    regression_lines,
+    say,
+    score_json,
+    score_lines,
+)
 from evolve.config import load_config
 from evolve.errors import EXIT_NEGATIVE, UserError
 
@@ -29,11 +40,15 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     if sealed:
         log_sealed_read(Path(config.runs_dir), program, source, judge.description)
     result = judge.evaluate(source)
+    if result.status is Status.OK:
+        # As a search does with a program that would become its best.
+        result = judge.recheck(source, result)
     if as_json:
         data: dict[str, object] = {"status": result.status.value, "message": result.message}
         data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}
         if sealed:
             data["test"] = score_json(result.test)
+        data["memorised"] = result.memorised
         emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
         return 0 if result.status is Status.OK else EXIT_NEGATIVE
     if result.status is not Status.OK:
@@ -43,6 +58,9 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})\n")
     for line in score_lines(scores_of(result)):
         say(line)
+    if result.train is not None:
+        say(gap_line(result.train, result.holdout))
+    say(lone_line(result.features, result.memorised))
     for line in regression_lines(judge, result):
         say(line)
     say("\nlog speed-up left, by region of the training shapes:")

@@ -6,15 +6,26 @@ import sys
 import time
 from pathlib import Path
 
-from evaluators.judge import Judge, scores_of
+from evaluators.evaluation import Evaluation
+from evaluators.judge import Judge
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, read_seeds, regression_lines, say, score_json, score_lines
+from evolve.cli.common import (
+    emit,
+    gap_line,
+    judge_of,
+    lone_line,
+    read_seeds,
+    regression_lines,
+    say,
+    score_json,
+    score_lines,
+)
 from evolve.config import RunConfig, load_config
 from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.picture import draw_speedups
 from evolve.proposers import Proposer, open_proposer
-from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, keep_table, new_run_folder
+from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, Best, RunSummary, find_run, keep_table, new_run_folder
 
 PICTURE = "speedup.png"
 PLAIN_EVERY_S = 5.0
@@ -116,8 +127,7 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         by = f"{summary.run}, {config.proposer.kind} proposer\n{d['workload']}, {d['setting']}, {d['gpu']}"
         draw_speedups(picture, judge.cases, evaluation.speedups, title=f"#{best.id} of {by}")
         say(f"\nwinner, picked by the holdout: proposal {best.id}")
-        for line in (*score_lines(scores_of(evaluation)), *regression_lines(judge, evaluation)):
-            say(line)
+        _show(best, judge, evaluation)
         _show_leader(summary, judge)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
@@ -127,14 +137,28 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         emit(summary_json(summary))
 
 
+def say_trust(best: Best) -> None:
+    """How far the winner's score carries beyond the shapes of the search."""
+    for line in (gap_line(best.train, best.holdout), lone_line(best.features, best.memorised)):
+        if line:
+            say(line)
+
+
 def _show_leader(summary: RunSummary, judge: Judge) -> None:
     """Show the program that leads on the training shapes beside the winner, which the holdout picked."""
     leader = summary.leader
     if leader is None or summary.best is None or leader.id == summary.best.id:
         return
-    evaluation = judge.evaluate(leader.source)
     say(f"\nleader on the training shapes, of which the holdout says less good: proposal {leader.id}")
-    for line in (*score_lines(scores_of(evaluation)), *regression_lines(judge, evaluation)):
+    _show(leader, judge, judge.evaluate(leader.source))
+
+
+def _show(program: Best, judge: Judge, evaluation: Evaluation) -> None:
+    """Scores of the journal, which the second look may have lowered, and what became slower."""
+    for line in score_lines({"train": program.train} | ({"holdout": program.holdout} if program.holdout else {})):
+        say(line)
+    say_trust(program)
+    for line in regression_lines(judge, evaluation):
         say(line)
 
 
