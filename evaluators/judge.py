@@ -115,6 +115,11 @@ class Judge:
         """The cases that are judged."""
         return tuple(f.case for f in self._facts.values())
 
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What candidates are asked, in the order of `cases`."""
+        return tuple(f.question for f in self._facts.values())
+
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
         num_sms = self.gpu.num_sms - decision.sm_margin
