@@ -120,6 +120,11 @@ class Judge:
         """What candidates are asked, in the order of `cases`."""
         return tuple(f.question for f in self._facts.values())
 
+    def most_blocks(self, case_id: str) -> int:
+        """Largest blocks per split that makes a difference on a case: recorded, or that of the longest sequence."""
+        facts = self._facts[case_id]
+        return max(facts.question.work.max_n_blocks, *(d.blocks_per_split for d, _ in facts.curve))
+
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
         num_sms = self.gpu.num_sms - decision.sm_margin
@@ -169,7 +174,7 @@ class Judge:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         return self._score(program, source_hash, answers.decisions)
 
-    def _outcome(self, case_id: str, decision: Decision) -> Outcome:
+    def outcome(self, case_id: str, decision: Decision) -> Outcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
         if known is None:
@@ -205,7 +210,7 @@ class Judge:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
         for case_id, decision in zip(self._facts, decisions, strict=True):
-            outcome = outcomes[case_id] = self._outcome(case_id, decision)
+            outcome = outcomes[case_id] = self.outcome(case_id, decision)
             if outcome.result is None:
                 return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form)
             results[case_id] = outcome.result

@@ -2,8 +2,8 @@
 
 Nothing of a candidate is executed: the closures are ours, the syntax tree only chooses between them.
 
-An expression that reads nothing but fields of a view and fixed numbers has the same value in every run of the
-same compiled program: it is computed once and kept for as long as those fields are the same objects.
+An expression that reads nothing but fields of a view and numbers has the same value whenever these are the same:
+its last values are kept, so that a run in which one constant has moved computes little anew.
 """
 
 from __future__ import annotations
@@ -37,8 +37,11 @@ if TYPE_CHECKING:
     from evaluators.vectorised import Compiler
 
 Run = Callable[[Frame], Value]
-Leaf = tuple[str, str]
-"""A variable and a field read from it."""
+Leaf = tuple[str, str] | int
+"""What a value follows from: a variable and a field read from it, or the slot of a tunable number."""
+
+KEPT = 6
+"""Values kept of one expression: a search goes back and forth between a few."""
 
 CONSTANTS = {"pi": math.pi, "inf": math.inf}
 
@@ -68,12 +71,35 @@ def joined(parts: Sequence[Built]) -> frozenset[Leaf] | None:
     return found
 
 
-def kept(built: Built) -> Run:
-    """The same expression, computed once for as long as its leaves are the same objects."""
+def slots(leaves: frozenset[Leaf] | None) -> frozenset[Leaf]:
+    """The tunable numbers among the leaves."""
+    return frozenset(leaf for leaf in leaves or () if isinstance(leaf, int))
+
+
+def parts_of(parts: Sequence[Built], tokens: Sequence[object]) -> tuple[list[Run], frozenset[Leaf] | None]:
+    """How to compute the parts of an expression, and what the whole follows from.
+
+    A part is kept by itself where fewer tunable numbers bear on it than on the whole.
+    """
+    leaves = joined(parts)
+    all_slots = slots(leaves)
+    runs = [kept(p, tokens) if leaves is None or slots(p.leaves) != all_slots else p.run for p in parts]
+    return runs, leaves
+
+
+def kept(built: Built, tokens: Sequence[object]) -> Run:
+    """The same expression, not computed again while its leaves are the same objects and numbers.
+
+    Args:
+        built: the expression.
+        tokens: stands for the current value of each tunable number.
+    """
     if built.leaves is None or built.trivial:
         return built.run
-    names, run = sorted(built.leaves), built.run
-    known: list[Any] = [None, None]
+    names = sorted(leaf for leaf in built.leaves if not isinstance(leaf, int))
+    numbers = sorted(leaf for leaf in built.leaves if isinstance(leaf, int))
+    run = built.run
+    known: dict[tuple[object, ...], tuple[list[Any], Value]] = {}
 
     def go(frame: Frame) -> Value:
         if frame.parent is not None:
@@ -84,17 +110,22 @@ def kept(built: Built) -> Run:
             if not isinstance(view, Views):
                 return run(frame)
             now.append(view.field(field))
-        if known[0] is None or any(a is not b for a, b in zip(known[0], now, strict=True)):
+        # By identity: the fields stay alive in `known` for as long as their ids are used.
+        key = (*map(id, now), *[tokens[slot] for slot in numbers])
+        found = known.get(key)
+        if found is None:
             mask, frame.mask = frame.mask, None
             try:
                 value = run(frame)
-                known[:] = [now, value if _numbers(value) else UNSET]
             except NotVectorisable:
                 # On some lane it cannot be computed, perhaps on none that gets here.
-                known[:] = [now, UNSET]
+                value = UNSET
             finally:
                 frame.mask = mask
-        return run(frame) if known[1] is UNSET else known[1]
+            if len(known) >= KEPT:
+                del known[next(iter(known))]
+            found = known[key] = (now, value if _numbers(value) else UNSET)
+        return run(frame) if found[1] is UNSET else found[1]
 
     return go
 
@@ -105,6 +136,7 @@ class Expressions:
     def __init__(self, compiler: Compiler, assigned: frozenset[str], parameters: frozenset[str]) -> None:
         """Take the names that are local, and the parameters that nothing assigns to."""
         self._compiler, self._assigned, self._parameters = compiler, assigned, parameters
+        self._tokens = compiler.tokens
 
     def build(self, node: ast.expr) -> Built:
         """Compile an expression.
@@ -117,13 +149,13 @@ class Expressions:
 
     def run(self, node: ast.expr) -> Run:
         """Compile an expression that stands on its own."""
-        return kept(self.build(node))
+        return kept(self.build(node), self._tokens)
 
     def test(self, node: ast.expr) -> Callable[[Frame], Any]:
         """Compile an expression of which only the truth matters: a Python bool, or an array of bool."""
         built = self.build(node)
         if built.leaves is not None:
-            whole = kept(Built(lambda f: boolean(truth(built.run(f))), built.leaves))
+            whole = kept(Built(lambda f: boolean(truth(built.run(f))), built.leaves), self._tokens)
             return lambda f: truth(whole(f))
         if isinstance(node, ast.BoolOp):
             return self._shortened([self.test(v) for v in node.values], isinstance(node.op, ast.Or))
@@ -160,7 +192,7 @@ class Expressions:
             value = node.value
             return Built(lambda _: value, frozenset(), trivial=True)
         numbers = self._compiler.numbers
-        return Built(lambda _: numbers[slot], None)
+        return Built(lambda _: numbers[slot], frozenset({slot}), trivial=True)
 
     def _name(self, node: ast.Name) -> Built:
         name = node.id
@@ -214,9 +246,7 @@ class Expressions:
 
     def _binop(self, node: ast.BinOp) -> Built:
         op = OPERATORS[type(node.op)]
-        one, other = self.build(node.left), self.build(node.right)
-        leaves = joined((one, other))
-        left, right = (one.run, other.run) if leaves is not None else (kept(one), kept(other))
+        (left, right), leaves = parts_of((self.build(node.left), self.build(node.right)), self._tokens)
         times = isinstance(node.op, ast.Mult)
 
         def go(frame: Frame) -> Value:
@@ -233,13 +263,11 @@ class Expressions:
             test = self.test(node.operand)
             return Built(lambda f: boolean(_not(test(f))), inner.leaves)
         apply = negative if isinstance(node.op, ast.USub) else positive
-        run = inner.run if inner.leaves is not None else kept(inner)
+        run = inner.run
         return Built(lambda f: apply(run(f), f.mask), inner.leaves)
 
     def _boolop(self, node: ast.BoolOp) -> Built:
-        parts = [self.build(v) for v in node.values]
-        leaves = joined(parts)
-        runs = [p.run if leaves is not None else kept(p) for p in parts]
+        runs, leaves = parts_of([self.build(v) for v in node.values], self._tokens)
         either = isinstance(node.op, ast.Or)
 
         def go(frame: Frame) -> Value:
@@ -262,9 +290,7 @@ class Expressions:
         return Built(go, leaves)
 
     def _compare(self, node: ast.Compare) -> Built:
-        parts = [self.build(v) for v in (node.left, *node.comparators)]
-        leaves = joined(parts)
-        runs = [p.run if leaves is not None else kept(p) for p in parts]
+        runs, leaves = parts_of([self.build(v) for v in (node.left, *node.comparators)], self._tokens)
         ops = [OPERATORS[type(op)] for op in node.ops]
 
         def go(frame: Frame) -> Value:
@@ -288,10 +314,8 @@ class Expressions:
         return Built(go, leaves)
 
     def _ifexp(self, node: ast.IfExp) -> Built:
-        parts = [self.build(v) for v in (node.test, node.body, node.orelse)]
-        leaves = joined(parts)
+        (_, body, orelse), leaves = parts_of([self.build(v) for v in (node.test, node.body, node.orelse)], self._tokens)
         test = self.test(node.test)
-        body, orelse = (p.run if leaves is not None else kept(p) for p in parts[1:])
 
         def go(frame: Frame) -> Value:
             mask = frame.mask
@@ -408,8 +432,10 @@ class Expressions:
             raise NotVectorisable(f"{name} takes {called.arity} arguments")
         leaves = None
         names = [a.id for a in node.args if isinstance(a, ast.Name) and a.id in self._parameters]
-        if called.fields is not None and len(names) == len(node.args):
-            leaves = frozenset((variable, field) for variable in names for field in called.fields)
+        if called.reads is not None and len(names) == len(node.args):
+            found: set[Leaf] = {leaf for leaf in called.reads if isinstance(leaf, int)}
+            found |= {(variable, leaf) for variable in names for leaf in called.reads if isinstance(leaf, str)}
+            leaves = frozenset(found)
         return Built(lambda f: called.call([a(f) for a in arguments], f), leaves)
 
     def _builtin(self, name: str, node: ast.Call) -> Built:
@@ -421,9 +447,7 @@ class Expressions:
             return Built(lambda f: LaneRange([run(f) for run in runs], f.lanes, f.mask), None)
         if name == "len" and len(node.args) == 1:
             return self._length(node.args[0])
-        parts = [self.build(a) for a in node.args]
-        leaves = joined(parts)
-        runs = [p.run if leaves is not None else kept(p) for p in parts]
+        runs, leaves = parts_of([self.build(a) for a in node.args], self._tokens)
         if name in ("max", "min") and len(runs) > 1:
             largest = name == "max"
             return Built(lambda f: folded([run(f) for run in runs], f.mask, largest=largest), leaves)

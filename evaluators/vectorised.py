@@ -66,12 +66,12 @@ class Function:
     Attributes:
         names: its parameters.
         body: runs the statements.
-        fields: fields that it and its helpers read; None where its value follows from more than its arguments.
+        reads: fields and slots of numbers that it and its helpers read; None where it might change a list.
     """
 
     names: tuple[str, ...]
     body: Any
-    fields: tuple[str, ...] | None
+    reads: frozenset[str | int] | None
 
     @property
     def arity(self) -> int:
@@ -100,7 +100,9 @@ class Compiler:
             NotVectorisable: a construct that arrays cannot follow.
         """
         found = literals(tree)
-        self.numbers: list[Number] = [found[i].value for i in tunable]  # type: ignore[misc]
+        self.numbers: list[Number] = []
+        self.tokens: list[tuple[type, Number]] = []
+        self.set([found[i].value for i in tunable])  # type: ignore[misc]
         self._slots = {id(found[position]): slot for slot, position in enumerate(tunable)}
         self.functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
         self.math_names = {a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
@@ -111,6 +113,12 @@ class Compiler:
                 self.constants[node.targets[0].id] = self._constant(node.value)
         if self.constants.keys() & (self.functions.keys() | self.math_names):
             raise NotVectorisable("a constant and a function of the same name")
+
+    def set(self, numbers: Sequence[Number]) -> None:
+        """Give the tunable numbers other values."""
+        self.numbers[:] = numbers
+        # With the type: 1 and 1.0 are equal but decide differently.
+        self.tokens[:] = [(type(n), n) for n in numbers]
 
     def slot(self, node: ast.Constant) -> int | None:
         """Which of `numbers` a literal is; None for a fixed one."""
@@ -124,7 +132,7 @@ class Compiler:
         if slot is None:
             value = sign(literal.value)
             return Built(lambda _: value, frozenset(), trivial=True)
-        return Built(lambda _: sign(numbers[slot]), None)
+        return Built(lambda _: sign(numbers[slot]), frozenset({slot}), trivial=True)
 
     def function(self, name: str) -> Function:
         """A function of the program."""
@@ -134,27 +142,27 @@ class Compiler:
             stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
             expressions = Expressions(self, local_names(node), frozenset(names) - stored)
             body = Statements(expressions).block(node.body)
-            self._compiled[name] = Function(names, body, self._fields(node))
+            self._compiled[name] = Function(names, body, self._reads(node))
         return self._compiled[name]
 
-    def _fields(self, node: ast.FunctionDef) -> tuple[str, ...] | None:
-        """Fields read by a function and its helpers; None where it holds a tunable or can change a list."""
-        found: set[str] = set()
+    def _reads(self, node: ast.FunctionDef) -> frozenset[str | int] | None:
+        """Fields and numbers that a function and its helpers read; None where it might change a list."""
+        found: set[str | int] = set()
         for part in ast.walk(node):
-            if isinstance(part, ast.Constant) and self.slot(part) is not None:
-                return None
-            if isinstance(part, ast.Name) and part.id in self.constants and self.constants[part.id].leaves is None:
-                return None
-            if isinstance(part, ast.Attribute):
+            if isinstance(part, ast.Constant):
+                found |= {slot for slot in (self.slot(part),) if slot is not None}
+            elif isinstance(part, ast.Name) and part.id in self.constants:
+                found |= {leaf for leaf in self.constants[part.id].leaves or () if isinstance(leaf, int)}
+            elif isinstance(part, ast.Attribute):
                 if part.attr == "n_blocks":
                     return None
                 found.add(part.attr)
             elif isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in self.functions:
-                inner = self.function(part.func.id).fields
+                inner = self.function(part.func.id).reads
                 if inner is None:
                     return None
-                found |= set(inner)
-        return tuple(sorted(found))
+                found |= inner
+        return frozenset(found)
 
 
 def _lane_fields(rows: Sequence[ShapeView] | Sequence[WorkView], names: Sequence[str]) -> dict[str, Value]:
@@ -212,7 +220,7 @@ class Compiled:
 
     def __init__(self, questions: Vectoriser, compiler: Compiler, uses_blocks_per_split: bool) -> None:
         """Compile the entry points."""
-        self._questions, self._numbers = questions, compiler.numbers
+        self._questions, self._compiler = questions, compiler
         self._schedule = compiler.function("schedule")
         self._blocks = compiler.function("blocks_per_split") if uses_blocks_per_split else None
         self._shape = Views(questions.shape)
@@ -228,9 +236,9 @@ class Compiled:
             NotVectorisable: only the sandbox can answer, perhaps with an error.
         """
         if numbers:
-            if len(numbers) != len(self._numbers):
-                raise ValueError(f"expected {len(self._numbers)} numbers, got {len(numbers)}")
-            self._numbers[:] = numbers
+            if len(numbers) != len(self._compiler.numbers):
+                raise ValueError(f"expected {len(self._compiler.numbers)} numbers, got {len(numbers)}")
+            self._compiler.set(numbers)
         everything, lanes = self._questions, self._questions.count
         caller = Frame(lanes, None, Work())
         with np.errstate(all="ignore"):
