@@ -8,6 +8,7 @@ that nothing of a candidate is executed; numeric literals can be given other val
 from __future__ import annotations
 
 import ast
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -44,6 +45,11 @@ class DecisionArrays:
     pack_gqa: Int64
     sm_margin: Int64
     blocks_per_split: Int64
+
+    def digest(self) -> bytes:
+        """Tells decision tables apart."""
+        columns = (self.num_splits, self.pack_gqa, self.sm_margin, self.blocks_per_split)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(c).tobytes() for c in columns)).digest()
 
     def decisions(self) -> tuple[Decision, ...]:
         """The same as objects."""
