@@ -119,6 +119,16 @@ class Judge:
         """The cases that are judged."""
         return tuple(f.case for f in self._facts.values())
 
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What candidates are asked, in the order of `cases`."""
+        return tuple(f.question for f in self._facts.values())
+
+    def most_blocks(self, case_id: str) -> int:
+        """Largest blocks per split that makes a difference on a case: recorded, or that of the longest sequence."""
+        facts = self._facts[case_id]
+        return max(facts.question.work.max_n_blocks, *(d.blocks_per_split for d, _ in facts.curve))
+
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
         num_sms = self.gpu.num_sms - decision.sm_margin
@@ -207,7 +217,7 @@ class Judge:
         """
         return self._second_look.look(parse_program(source), evaluation)
 
-    def _outcome(self, case_id: str, decision: Decision) -> Outcome:
+    def outcome(self, case_id: str, decision: Decision) -> Outcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
         if known is None:
@@ -243,7 +253,7 @@ class Judge:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
         for case_id, decision in zip(self._facts, decisions, strict=True):
-            outcome = outcomes[case_id] = self._outcome(case_id, decision)
+            outcome = outcomes[case_id] = self.outcome(case_id, decision)
             if outcome.result is None:
                 return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form)
             results[case_id] = outcome.result

@@ -72,6 +72,16 @@ KINDS = ("offline", "openai")
 """Kinds of proposers."""
 
 
+class ConstantsConfig(_Section):
+    """Constant fitting: a numeric search over the numbers of a program, on the recorded training shapes."""
+
+    every: int = Field(0, ge=0, description="every n-th proposal of an island fits its parent's numbers; 0: none does")
+    evaluations: int = Field(500, ge=2, description="decision tables scored in one fit")
+    method: Literal["coordinate", "tpe", "cmaes"] = Field(
+        "coordinate", description="coordinate, or a sampler of Optuna (extra `fit`): tpe, cmaes"
+    )
+
+
 class SearchConfig(_Section):
     """The population and the loop."""
 
@@ -102,6 +112,7 @@ class RunConfig(_Section):
     sandbox: SandboxConfig = SandboxConfig()
     proposer: OfflineConfig | OpenAIConfig = Field(OfflineConfig(), discriminator="kind")
     search: SearchConfig = SearchConfig()
+    constants: ConstantsConfig = ConstantsConfig()
     runs_dir: str = Field("runs", description="folder of run folders")
 
     def table_path(self) -> str:
@@ -120,6 +131,7 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
         "sandbox": [SandboxConfig],
         "proposer": [OfflineConfig, OpenAIConfig],
         "search": [SearchConfig],
+        "constants": [ConstantsConfig],
     }
     models = sections.get(str(path[0]), [model]) if len(path) > 1 else [model]
     return [key for m in models for key in m.model_fields]

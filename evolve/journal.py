@@ -32,7 +32,7 @@ CREATE TABLE proposals (
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY REFERENCES proposals(id), text TEXT NOT NULL, model TEXT NOT NULL, note TEXT NOT NULL,
     error TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost_usd REAL NOT NULL,
-    elapsed_s REAL NOT NULL);
+    elapsed_s REAL NOT NULL, look_ups INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE results (
     id INTEGER PRIMARY KEY REFERENCES proposals(id), status TEXT NOT NULL, message TEXT NOT NULL,
     source TEXT NOT NULL, source_hash TEXT NOT NULL, normal_form TEXT NOT NULL, decisions_hash TEXT NOT NULL,
@@ -121,6 +121,12 @@ class Journal:
             if not found and not read_only:
                 self._create()
             version = int(self.meta("schema_version"))
+            columns = {str(row["name"]) for row in self._db.execute("PRAGMA table_info(answers)")}
+            self._look_ups = "a.look_ups" if "look_ups" in columns else "0"
+            if "look_ups" not in columns and not read_only:
+                # A run begun before look-ups were counted goes on.
+                self._db.execute("ALTER TABLE answers ADD COLUMN look_ups INTEGER NOT NULL DEFAULT 0")
+                self._look_ups = "a.look_ups"
         except (sqlite3.Error, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
         if version > SCHEMA_VERSION:
@@ -223,14 +229,18 @@ class Journal:
         values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
         self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
 
-    _QUERY = """SELECT p.*, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out, a.cost_usd,
-            a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form, r.decisions_hash,
-            r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced, r.elapsed_s
+    _QUERY = """SELECT p.*, {look_ups} AS look_ups, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out,
+            a.cost_usd, a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form,
+            r.decisions_hash, r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced,
+            r.elapsed_s
             FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id"""
+
+    def _query(self) -> str:
+        return self._QUERY.format(look_ups=self._look_ups)
 
     def entries(self) -> Iterator[Entry]:
         """All proposals in order."""
-        for row in self._db.execute(f"{self._QUERY} ORDER BY p.id"):
+        for row in self._db.execute(f"{self._query()} ORDER BY p.id"):
             yield _entry(row)
 
     def entry(self, index: int) -> Entry:
@@ -239,7 +249,7 @@ class Journal:
         Raises:
             UserError: no such proposal.
         """
-        row = self._db.execute(f"{self._QUERY} WHERE p.id = ?", (index,)).fetchone()
+        row = self._db.execute(f"{self._query()} WHERE p.id = ?", (index,)).fetchone()
         if row is None:
             raise UserError(f"{self.path.parent.name} holds no proposal {index}", hint="evosplit show RUN lists them")
         return _entry(row)
@@ -268,6 +278,7 @@ def _entry(row: sqlite3.Row) -> Entry:
             row["tokens_out"],
             row["cost_usd"],
             row["answer_s"],
+            row["look_ups"],
         )
     done = row["status"] is not None
     return Entry(

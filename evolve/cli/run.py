@@ -86,6 +86,10 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         judge = judge_of(config, table=table)
         folder = new_run_folder(Path(config.runs_dir), config.name)
         keep_table(table, folder)
+    if config.constants.every:
+        from evolve.proposers.fitting import FittingProposer
+
+        proposer = FittingProposer(proposer, judge, config.constants, islands=config.search.islands)
     _announce(config, judge, folder)
     controller = Controller(
         config,
