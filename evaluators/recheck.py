@@ -6,14 +6,17 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from evaluators.contract import Decision, DecodeShape, Gpu
 from evaluators.evaluation import Evaluation
 from evaluators.gate import Program
+from evaluators.lanes import NotVectorisable
 from evaluators.memorising import lone_gain, lone_part, neighbours, penalised
 from evaluators.sandbox import Answers, Question, Sandbox
 from evaluators.sandbox_process import Limits
 from evaluators.status import Status
+from evaluators.vectorised import Vectoriser
 from evaluators.workloads import Split
 
 HASH_SEED = 1
@@ -106,10 +109,12 @@ class SecondLook:
             gpu: as in `Sandbox`.
             limits: of the first look.
         """
-        self._gain, self._weights = gain, weights
+        self._gain, self._weights, self._gpu, self._limits = gain, weights, gpu, limits
         self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
-        near = [[question(shape) for _, shape in row] for row in self._near.values()]
-        self._recheck = Recheck(gpu, [asked for _, asked in cases.values()], near, limits)
+        self._asked = [asked for _, asked in cases.values()]
+        self._near_asked = [[question(shape) for _, shape in row] for row in self._near.values()]
+        self._vectoriser = Vectoriser(gpu, [q for row in self._near_asked for q in row])
+        self._repeat = Recheck(gpu, self._asked, [[] for _ in self._asked], limits)
 
     def look(self, program: Program, evaluation: Evaluation) -> Evaluation:
         """The evaluation with what the second look adds to it.
@@ -117,7 +122,7 @@ class SecondLook:
         The program is asked once more in another process, with another hash seed, in another order and among near-by
         shapes. Any difference makes it `UNSTABLE`. What it has learnt by heart is marked and taken off its scores.
         """
-        again = self._recheck.ask(lambda sandbox: sandbox.ask(program, hash_seed=HASH_SEED))
+        again = self._again(program)
         problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"
         if again.status is Status.OK:
             found = difference(evaluation.decisions, again.decisions)
@@ -129,6 +134,26 @@ class SecondLook:
                 "order: decide by the arguments alone"
             )
         return Evaluation(Status.UNSTABLE, problem, evaluation.source_hash, evaluation.normal_form)
+
+    def _again(self, program: Program) -> Again:
+        """Both sets of answers: near-by shapes from arrays where those can follow the program, which is faster."""
+
+        def run(sandbox: Sandbox) -> Answers:
+            return sandbox.ask(program, hash_seed=HASH_SEED)
+
+        try:
+            near = iter(self._vectoriser.ask(program).decisions())
+        except NotVectorisable:
+            return self._together.ask(run)
+        again = self._repeat.ask(run)
+        if again.status is not Status.OK:
+            return again
+        return replace(again, near=tuple(tuple(next(near) for _ in row) for row in self._near_asked))
+
+    @cached_property
+    def _together(self) -> Recheck:
+        """The sandbox for programs that arrays cannot follow: all shapes in one process."""
+        return Recheck(self._gpu, self._asked, self._near_asked, self._limits)
 
     def _marked(self, evaluation: Evaluation, again: Again) -> Evaluation:
         parts: dict[str, tuple[float, float]] = {}
