@@ -176,7 +176,11 @@ def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Se
     from evolve.config import load_config
 
     config = load_config(asset(str(path)), sets or [])
-    seeds, table = read_seeds(config), read_table(asset(config.table_path()))
+    seeds = read_seeds(config)
+    if config.judge.measure == "live":
+        typer.echo(f"{path}: ok, seeds {len(seeds)}, measured live", err=True)
+        return
+    table = read_table(asset(config.table_path()))
     typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {len(table.cases)}", err=True)
 
 
@@ -207,14 +211,16 @@ def main() -> None:
 
 def _known(error: Exception) -> int | None:
     """Exit code of the judge's own exceptions; None for bugs, which keep their traceback."""
+    from evaluators.gpu_worker import MeasureError
     from evaluators.providers import ProviderUnavailable
     from evaluators.recorder import RecordingError
     from evaluators.sandbox import SandboxUnavailable
+    from evaluators.store import StoreError
     from evaluators.table import TableError
 
-    if isinstance(error, ProviderUnavailable | SandboxUnavailable):
+    if isinstance(error, MeasureError | ProviderUnavailable | SandboxUnavailable):
         return EXIT_MISSING
-    return EXIT_USAGE if isinstance(error, RecordingError | TableError) else None
+    return EXIT_USAGE if isinstance(error, RecordingError | StoreError | TableError) else None
 
 
 def _usage(error: typer.TyperException) -> None:

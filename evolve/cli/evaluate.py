@@ -11,7 +11,18 @@ from evaluators.judge import SEARCH_SPLITS, scores_of
 from evaluators.status import Status
 from evaluators.workloads import Split
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, plain, read_program, regression_lines, say, score_json, score_lines
+from evolve.cli.common import (
+    emit,
+    judge_of,
+    live_lines,
+    measured_how,
+    plain,
+    read_program,
+    regression_lines,
+    say,
+    score_json,
+    score_lines,
+)
 from evolve.config import load_config
 from evolve.errors import EXIT_NEGATIVE, UserError
 
@@ -40,7 +51,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         say(f"{program}: {result.status.value}: {plain(result.message)}")
         return EXIT_NEGATIVE
     d = judge.description
-    say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})\n")
+    say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
     for line in score_lines(scores_of(result)):
         say(line)
     for line in regression_lines(judge, result):
@@ -48,6 +59,8 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     say("\nlog speed-up left, by region of the training shapes:")
     for name, gain, shapes, speedup in by_region(result.feedback.opportunities)[:REGIONS]:
         say(f"  {100 * gain:5.2f}%  {name} ({shapes} shapes, now {speedup:.3f}x)")
+    for line in live_lines(judge):
+        say(f"\n{line}")
     return 0
 
 
