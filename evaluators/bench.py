@@ -45,7 +45,7 @@ class Bench:
             torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
             self.device = current_device()
             problem = measuring_problem(self.device.uuid)
-        except (ProviderUnavailable, ImportError) as error:
+        except (ProviderUnavailable, ImportError, RuntimeError) as error:
             raise MeasureError(Trouble.UNAVAILABLE, str(error)) from error
         if problem:
             raise MeasureError(Trouble.UNAVAILABLE, problem)

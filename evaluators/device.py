@@ -34,7 +34,10 @@ def _nvml() -> Any:
         import pynvml
     except ImportError as error:
         raise ImportError("nvidia-ml-py is missing, which watches clocks: pip install 'evosplit[gpu]'") from error
-    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise RuntimeError(f"NVML does not answer ({error}), so clocks cannot be watched") from error
     return pynvml
 
 

@@ -76,6 +76,23 @@ def evaluate(
 
 
 @app.command()
+def confirm(
+    program: Annotated[str, typer.Argument(help=PROGRAM)],
+    config: Annotated[Path | None, typer.Option("--config", help="Workload, setting and weighting.")] = None,
+    sets: Sets = None,
+    against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for report and picture.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Start no shape after this long.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare two programs on this machine's GPU, in paired blocks; exit code 1 unless faster."""
+    from evolve.cli.confirm import confirm_command
+
+    code = confirm_command(program, config, sets or [], against=against, output=output, minutes=minutes, as_json=json)
+    raise typer.Exit(code)
+
+
+@app.command()
 def decide(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
