@@ -184,6 +184,51 @@ class Bench:
             )
         return blocks
 
+    def peers(self, shape: DecodeShape) -> dict[str, Any]:
+        """See `Worker.peers`."""
+        from evaluators.peers import time_peers
+
+        found = self.guarded(shape, lambda: time_peers(self.recorder, shape))
+        self.tidy()
+        return found
+
+    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
+        """See `Worker.kernels`."""
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        _, inputs = self.recorder.fresh_inputs(shape, 1)
+        bound = self.provider.bind(inputs, decision, self.gpu)
+        bound.run(0)
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as trace:
+            bound.run(0)
+            torch.cuda.synchronize()
+        return [e.name for e in trace.events() if "memcpy" not in e.name.lower() and "memset" not in e.name.lower()]
+
+    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
+        """See `Worker.compiled`."""
+        import torch
+
+        from evaluators.contract import Mode
+        from evaluators.dispatch import resolved_num_splits
+        from evaluators.providers.metadata import decode_metadata
+
+        _, inputs = self.recorder.fresh_inputs(shape, 1)
+        reply: dict[str, Any] = {"num_splits": self.provider.compiled_num_splits(inputs, Decision())}
+        if self.setting.mode is Mode.METADATA:
+            seqlens = torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda")
+            raw = self.provider.compiled_metadata(shape, self.setting, Decision(), seqlens)
+            split = resolved_num_splits(shape, self.setting, Decision(), self.gpu) > 1
+            reply["live_splits"] = list(decode_metadata(raw, shape, self.setting, split=split).live_splits)
+        return reply
+
+    def copy_bandwidth(self) -> float:
+        """See `Worker.copy_bandwidth`."""
+        from evaluators.peers import copy_bytes_per_us
+
+        return copy_bytes_per_us()
+
 
 def open_bench(setting: Setting, seed: int) -> Bench:
     """A bench on this machine's GPU."""

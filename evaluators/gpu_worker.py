@@ -63,6 +63,22 @@ class Worker(Protocol):
         """Blocks of paired readings over fresh buffers; outputs are checked before and after."""
         ...
 
+    def peers(self, shape: DecodeShape) -> dict[str, Any]:
+        """By name of another kernel: its latencies in microseconds, or the reason why there are none."""
+        ...
+
+    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
+        """Names of the kernels that one call runs, as the profiler reports them."""
+        ...
+
+    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
+        """What the compiled library decides by itself: num_splits, and in metadata mode the live splits."""
+        ...
+
+    def copy_bandwidth(self) -> float:
+        """Bytes read plus written per microsecond by a large copy on the device."""
+        ...
+
     def close(self) -> None:
         """Let go of the GPU."""
         ...
@@ -138,6 +154,25 @@ class GpuWorker:
         return [
             Block(r["order"], tuple(map(tuple, r["readings_us"])), tuple(r["clocks_mhz"]), r["slowed"]) for r in rows
         ]
+
+    def peers(self, shape: DecodeShape) -> dict[str, Any]:
+        """See `Worker.peers`."""
+        reply: dict[str, Any] = self.ask("peers", shape=shape_json(shape))
+        return reply
+
+    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
+        """See `Worker.kernels`."""
+        reply: list[str] = self.ask("kernels", shape=shape_json(shape), decision=asdict(decision))
+        return reply
+
+    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
+        """See `Worker.compiled`."""
+        reply: dict[str, Any] = self.ask("compiled", shape=shape_json(shape))
+        return reply
+
+    def copy_bandwidth(self) -> float:
+        """See `Worker.copy_bandwidth`."""
+        return float(self.ask("copy_bandwidth"))
 
     def close(self) -> None:
         """End the process; it leaves by itself when its input ends."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from evaluators.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.device import DeviceRecord
+from evaluators.dispatch import resolved_num_splits
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.launch import canonical_launch
 from evaluators.pairing import Block
@@ -79,6 +80,24 @@ class SimulatedWorker:
             readings = tuple(tuple(self._reading(shape, arms[x], self._clock()) for _ in range(2)) for x in order)
             blocks.append(Block(order, readings, (1980,) * 4, self.slowed))
         return blocks
+
+    def peers(self, shape: DecodeShape) -> dict[str, Any]:
+        base = simulated_latency_us(shape, self.setting, Decision(1))
+        return {
+            "cuDNN": {"reason": "simulated refusal"},
+            "cuDNN, heads packed": {"error": 0.002, "latencies_us": [0.9 * base] * 12},
+        }
+
+    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
+        tile = "cute::tuple<cute::C<128>, cute::C<176>, cute::C<128>>"
+        combine = ["simulated::FlashAttnFwdCombine<>"] if decision.num_splits > 1 else []
+        return [f"simulated::FlashAttnFwdSm90<2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1>>, {tile}>", *combine]
+
+    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
+        return {"num_splits": resolved_num_splits(shape, self.setting, Decision(), Gpu()), "live_splits": [1]}
+
+    def copy_bandwidth(self) -> float:
+        return 3.0e6
 
     def close(self) -> None:
         self.closed = True
