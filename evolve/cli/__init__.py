@@ -124,6 +124,20 @@ def record(
 
 
 @app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="bsc: arXiv 2604.00028.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the report.")] = None,
+    champion: Annotated[str | None, typer.Option("--champion", help="Program; default: the quickstart's.")] = None,
+    measured: Annotated[Path | None, typer.Option("--from", help="measurements.json: write the report anew.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the report in the folder.")] = False,
+) -> None:
+    """Measure a paper's experiments again on this machine's GPU: Markdown, PNG, CSV."""
+    from evolve.cli.reproduce import reproduce_command
+
+    raise typer.Exit(reproduce_command(paper, output=output, champion=champion, measured=measured, force=force))
+
+
+@app.command()
 def ls(runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
     """List runs."""
     from evolve.cli.show import ls_command
