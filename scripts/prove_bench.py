@@ -3,7 +3,7 @@
 Needs an H100 and triton. A/A: one decision in both arms; at most 5% of the pairs may be called different.
 Injection: arm B makes 101 calls where arm A makes 100 and is divided by 100, so that it is slower by 1% for sure;
 at least 95% must be found, the sign never wrong. `triton.testing.do_bench` and `do_bench_cudagraph` get the same
-launches and the same GPU time per pair: five calls for A, then five for B, medians compared by Welch's t at 5%.
+launches and the same GPU time per pair: one call for A, then one for B, all readings compared by Welch's t at 5%.
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ CALLS = 100
 
 EVICT_US = 65.0
 """Reading 150 MB between replays on an H100; counted as GPU time of the paired bench."""
-
-REPEATS = 5
-"""Calls of a Triton benchmark per arm."""
 
 WARM_SHARE = 0.2
 MAX_AA_US, MAX_INJECTED_US = 60.0, 14.0
@@ -92,15 +89,16 @@ def run_paired(bench: Bench, pair: Drawn, rng: random.Random) -> dict[str, Any]:
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, str]:
-    """Log ratio of A over B and whether Welch's t calls it different at 5%."""
+    """Log ratio of the medians of A and B, and whether Welch's t over all readings calls them different at 5%."""
     one, two = [math.log(v) for v in a], [math.log(v) for v in b]
+    ratio = statistics.median(one) - statistics.median(two)
     difference = statistics.fmean(one) - statistics.fmean(two)
     parts = [statistics.variance(v) / len(v) for v in (one, two)]
     if not sum(parts):
-        return difference, "same"
-    degrees = sum(parts) ** 2 / sum(p * p / (REPEATS - 1) for p in parts if p)
+        return ratio, "same"
+    degrees = sum(parts) ** 2 / sum(p * p / (len(v) - 1) for p, v in zip(parts, (one, two), strict=True))
     different = abs(difference) > pairing.t_quantile(0.975, degrees) * math.sqrt(sum(parts))
-    return difference, ("faster" if difference > 0 else "slower") if different else "same"
+    return ratio, ("faster" if difference > 0 else "slower") if different else "same"
 
 
 def run_triton(bench: Bench, pair: Drawn, method: str, gpu_ms: float) -> dict[str, Any]:
@@ -110,7 +108,7 @@ def run_triton(bench: Bench, pair: Drawn, method: str, gpu_ms: float) -> dict[st
 
     recorder = bench.recorder
     plan, inputs = recorder.fresh_inputs(pair.shape, max(pair.calls))
-    budget = gpu_ms / 2 / REPEATS
+    budget = gpu_ms / 2
     times: dict[str, list[float]] = {"A": [], "B": []}
     for letter, calls in zip("AB", pair.calls, strict=True):
         mine = plan.of(calls)
@@ -126,15 +124,14 @@ def run_triton(bench: Bench, pair: Drawn, method: str, gpu_ms: float) -> dict[st
         if method == "do_bench":
             graph = recorder.timer.capture(bound, mine, torch.cuda.graph_pool_handle())
             once = graph.replay
-        for _ in range(REPEATS):
-            if method == "do_bench":
-                warm, rep = budget * WARM_SHARE, budget * (1 - WARM_SHARE)
-                times[letter].append(float(do_bench(once, warmup=warm, rep=rep, return_mode="median")))
-            else:
-                # It replays its graph ten times; `rep` is the length of one.
-                times[letter].append(float(do_bench_cudagraph(once, rep=budget / 10, return_mode="median")))
+        if method == "do_bench":
+            warm, rep = budget * WARM_SHARE, budget * (1 - WARM_SHARE)
+            times[letter] = do_bench(once, warmup=warm, rep=rep, return_mode="all")
+        else:
+            # It replays its graph ten times; `rep` is the length of one replay.
+            times[letter] = do_bench_cudagraph(once, rep=budget / 10, return_mode="all")
     ratio, called = welch(times["A"], times["B"])
-    return {"log_ratio": ratio, "called": called, "gpu_ms": gpu_ms, "blocks": REPEATS}
+    return {"log_ratio": ratio, "called": called, "gpu_ms": gpu_ms, "blocks": len(times["A"])}
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -145,7 +142,7 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             mine = [r for r in rows if r["test"] == test and r["method"] == method]
             if not mine:
                 continue
-            logs = sorted(float(r["log_ratio"]) for r in mine)
+            logs = sorted(float(r["log_ratio"]) for r in mine if math.isfinite(r["log_ratio"]))
             called = [r["called"] for r in mine]
             lines.append(
                 {
@@ -182,7 +179,8 @@ def draw_picture(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None
             mine = [r for r in rows if r["test"] == test and r["method"] == method]
             if not mine:
                 continue
-            read = [min(4.0, max(-4.0, 100 * math.expm1(-float(r["log_ratio"])))) for r in mine]
+            logs = [float(r["log_ratio"]) for r in mine if math.isfinite(r["log_ratio"])]
+            read = [min(4.0, max(-4.0, 100 * math.expm1(-v))) for v in logs]
             share = sum(r["called"] in ("faster", "slower") for r in mine) / len(mine)
             axes.hist(
                 read,
