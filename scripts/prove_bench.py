@@ -164,11 +164,11 @@ def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw_picture(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
-    """Both tests side by side: what each method reads, and how often it calls a difference."""
+    """Both tests side by side: what each method reads, and how often it calls a difference. Writes a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(12, 6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     colours = {"paired": "#5e3c99", "do_bench": "#e66101", "do_bench_cudagraph": "#8c8c8c"}
@@ -195,7 +195,7 @@ def draw_picture(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None
         axes.set_title(f"{test} (truth: {'0' if k == 0 else '+1'}%)")
         axes.set_xlabel("B slower than A, percent (cut at 4)")
         axes.set_ylabel("density of pairs")
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13))
     figure.savefig(path, dpi=110)
 
 

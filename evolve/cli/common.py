@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,20 @@ MAX_EXPLAINED = 8
 def emit(data: dict[str, Any]) -> None:
     """One line of JSON on stdout."""
     typer.echo(json.dumps(data))
+
+
+def compact_json(data: Mapping[str, Any]) -> str:
+    """JSON with one key, and one element of a table, per line: small files whose differences can be read."""
+
+    def dense(value: object) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    parts = []
+    for key, value in data.items():
+        table = isinstance(value, list) and value and isinstance(value[0], dict)
+        body = "[\n" + ",\n".join(map(dense, value)) + "\n]" if table else dense(value)
+        parts.append(f"{dense(key)}: {body}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def say(text: str = "") -> None:

@@ -35,7 +35,7 @@ from evaluators.pairing import Interval, Verdict
 from evaluators.sandbox import Limits
 from evaluators.workloads import Case
 from evolve.assets import asset
-from evolve.cli.common import emit, plain, read_program, require_sandbox, say
+from evolve.cli.common import compact_json, emit, plain, read_program, require_sandbox, say
 from evolve.cli.evaluate import DEFAULT_CONFIG, log_sealed_read
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
@@ -103,7 +103,7 @@ def confirm_command(
     found = _measure(suite, worker, rng, folder, head, minutes)
     verdict = judge_suite(found, config.judge.weighting)
     report = {**head, **report_of(found, verdict, left=len(suite) - len(found))}
-    (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (folder / REPORT_FILE).write_text(compact_json(report), encoding="utf-8")
     from evolve.confirm_picture import draw_confirmation
 
     draw_confirmation(folder / PICTURE_FILE, found, title=f"{program} against {report['against']}, {setting.name}")

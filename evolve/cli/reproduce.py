@@ -21,7 +21,7 @@ from evaluators.workloads import Case, Split
 from evolve.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
 from evolve.bsc_picture import draw_reproduction
 from evolve.bsc_report import PICTURE, markdown
-from evolve.cli.common import plain, read_program, require_sandbox, say
+from evolve.cli.common import compact_json, plain, read_program, require_sandbox, say
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 PAPERS = ("bsc",)
@@ -46,7 +46,7 @@ def reproduce_command(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Readings first: a report can be written anew, a measurement cannot.
-        (folder / RAW).write_text(_compact(raw), encoding="utf-8")
+        (folder / RAW).write_text(compact_json(raw), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     material = Material.of(raw)
@@ -59,13 +59,6 @@ def reproduce_command(
         say(f"{len(raw['lost'])} shapes could not be measured; the report lists them")
         return EXIT_NEGATIVE
     return 0
-
-
-def _compact(raw: dict[str, Any]) -> str:
-    """One launch per line, so that a diff of two measurements can be read."""
-    head = {k: v for k, v in raw.items() if k != "rows"}
-    lines = ",\n".join(json.dumps(r, separators=(",", ":")) for r in raw["rows"])
-    return json.dumps(head, separators=(",", ":"))[:-1] + ',"rows":[\n' + lines + "\n]}\n"
 
 
 def _read(path: Path) -> dict[str, Any]:
