@@ -97,7 +97,7 @@ class Setting:
     """How decode calls reach the kernel while they are measured.
 
     Attributes:
-        provider: kernel build, `fa3_fwd` or `vllm`.
+        provider: kernel build, `fa3_fwd`, `vllm` or `upstream`.
         mode: static, varlen or metadata.
         cache: L2 state at launch.
         page_size: keys per page of a paged KV cache; 0 for contiguous KV.
@@ -205,6 +205,20 @@ SETTINGS: dict[str, Setting] = {
     )
 }
 """The settings that ship as recorded tables, by name."""
+
+
+LIVE_SETTINGS: dict[str, Setting] = {
+    **SETTINGS,
+    **{
+        s.name: s
+        for s in (
+            Setting("upstream", Mode.METADATA, Cache.COLD),
+            Setting("upstream", Mode.METADATA, Cache.HOT),
+            Setting("upstream", Mode.STATIC, Cache.COLD),
+        )
+    },
+}
+"""The settings that can be measured on a live GPU, by name."""
 
 
 def baseline_decision(setting: Setting) -> Decision:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -29,9 +30,14 @@ class DeviceRecord:
 
 
 def _nvml() -> Any:
-    import pynvml
-
-    pynvml.nvmlInit()
+    try:
+        import pynvml
+    except ImportError as error:
+        raise ImportError("nvidia-ml-py is missing, which watches clocks: pip install 'evosplit[gpu]'") from error
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        raise RuntimeError(f"NVML does not answer ({error}), so clocks cannot be watched") from error
     return pynvml
 
 
@@ -49,6 +55,26 @@ def current_device() -> DeviceRecord:
         num_sms=properties.multi_processor_count,
         l2_bytes=properties.L2_cache_size,
     )
+
+
+def measuring_problem(uuid: str) -> str:
+    """Why nothing should be timed on a GPU: MIG, or another process on it; empty where nothing speaks against it."""
+    nvml = _nvml()
+    handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+    try:
+        mig, _ = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError:
+        mig = 0  # not supported: no MIG
+    if mig:
+        return f"{uuid} is in MIG mode, where a slice of the SMs is timed, not the GPU: use a whole GPU"
+    others = {p.pid: p.usedGpuMemory for p in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    if others.pop(os.getpid(), None) is None and len(others) == 1:
+        # In a container NVML counts in the host's process ids: a single one is this process.
+        others = {}
+    if not others:
+        return ""
+    named = ", ".join(f"process {pid} ({(used or 0) / 2**30:.1f} GiB)" for pid, used in sorted(others.items()))
+    return f"{uuid} is used by {named}: timings would be wrong; end it, or choose another GPU (CUDA_VISIBLE_DEVICES)"
 
 
 class ClockLog:

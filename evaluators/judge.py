@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from evaluators.contract import Decision, DecodeShape, Mode, baseline_decision
+from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
 from evaluators.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.evaluation import Evaluation, Feedback, Opportunity, SplitScore
 from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource, UnrecordedError
-from evaluators.launch import canonical_launch, workspace_bytes
+from evaluators.launch import canonical_launch, spelled_out, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
 from evaluators.recheck import SecondLook
 from evaluators.regressions import Regression, regression_of
 from evaluators.sandbox import Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
 from evaluators.status import Status
-from evaluators.table import Table, read_table, restrict
+from evaluators.table import Cell, read_table, restrict
 from evaluators.workloads import Case, Split, Weighting, weights
 
 WORKSPACE_CAP_MB = 256
@@ -63,55 +63,64 @@ class CaseFacts:
     question: Question
     view: dict[str, int | bool]
     work: dict[str, int]
-    oracle: OracleShape
+    baseline: Decision
     baseline_launch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the latencies known so far say of one case: the oracle, and every launch with its log speed-up."""
+
+    cells: Sequence[Cell]
+    oracle: OracleShape
     curve: tuple[tuple[Decision, float], ...]
 
 
 class Judge:
-    """Judges programs on the cases of a table. Thread-safe."""
+    """Judges programs on cases whose latencies a source knows or measures. Thread-safe."""
 
     def __init__(
         self,
-        table: Table,
+        cases: Sequence[Case],
+        setting: Setting,
+        gpu: Gpu,
         source: LatencySource,
         *,
+        description: Mapping[str, str],
         weighting: Weighting,
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
     ) -> None:
-        """Prepare questions, oracle and weights.
+        """Prepare questions and weights.
 
         Args:
-            table: the recorded table; only its cases are judged.
+            cases: what is judged, less what the weighting leaves out.
+            setting: how decode calls reach the kernel.
+            gpu: what heuristics may know of it.
             source: where latencies come from.
+            description: what the latencies are, for reports and for the journal of a run.
             weighting: how much each case counts.
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
         """
-        self.setting, self.gpu = table.setting, table.gpu
-        self._source = source
+        self.setting, self.gpu = setting, gpu
+        self.source = source
         self._cap_bytes = workspace_cap_mb * 2**20
         self._outcomes: dict[tuple[str, Decision], Outcome] = {}
-        by_split = {s: [c for c in table.cases if c.split is s] for s in Split}
+        self._known: dict[str, Known] = {}
+        by_split = {s: [c for c in cases if c.split is s] for s in Split}
         self.weights: dict[Split, dict[str, float]] = {
-            s: weights(cases, weighting) for s, cases in by_split.items() if cases
+            s: weights(found, weighting) for s, found in by_split.items() if found
         }
         counted = {i for w in self.weights.values() for i in w}
-        self._facts = {c.id: self._case_facts(c, table) for c in table.cases if c.id in counted}
-        self.oracle_log_gain = {
-            s: sum(share * self._facts[i].oracle.log_gain for i, share in w.items()) for s, w in self.weights.items()
-        }
+        self._facts = {c.id: self._case_facts(c) for c in cases if c.id in counted}
         self._limits = limits
         self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
         self.description = {
-            "workload": str(table.card["workload"]),
             "setting": self.setting.name,
             "weighting": weighting.value,
-            "table_sha256": table.digest,
-            "gpu": str(table.card["device"]["name"]),
-            "build": str(table.card["build"]),
             "workspace_cap_mb": str(workspace_cap_mb),
+            **description,
         }
 
     @property
@@ -127,41 +136,46 @@ class Judge:
     def most_blocks(self, case_id: str) -> int:
         """Largest blocks per split that makes a difference on a case: recorded, or that of the longest sequence."""
         facts = self._facts[case_id]
-        return max(facts.question.work.max_n_blocks, *(d.blocks_per_split for d, _ in facts.curve))
+        return max(facts.question.work.max_n_blocks, *(d.blocks_per_split for d, _ in self._knowledge(facts).curve))
 
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
-        num_sms = self.gpu.num_sms - decision.sm_margin
-        num_splits = decision.num_splits or num_splits_heuristic(shape_view(case.shape, self.setting), num_sms)
-        blocks = decision.blocks_per_split
-        if self.setting.mode is Mode.STATIC or num_splits == 1:
-            blocks = 0
-        elif not blocks:
-            blocks = stock_blocks_per_split(work_view(case.shape, self.setting, num_splits), num_sms)
-        return Decision(num_splits, decision.pack_gqa, decision.sm_margin, blocks)
+        return spelled_out(case.shape, self.setting, decision, self.gpu)
 
-    def _case_facts(self, case: Case, table: Table) -> CaseFacts:
-        cells = table.cells[case.id]
-        baseline = canonical_launch(case.shape, self.setting, baseline_decision(self.setting), self.gpu)
-        if cells[0].launch != baseline.key:
-            raise ValueError(f"{case.id}: the first recorded launch is {cells[0].launch}, the baseline {baseline.key}")
-        logs = [log_speedups(cells[0].latencies_us, c.latencies_us) for c in cells]
-        curve = tuple(
-            (self._spelled(case, c.decision), sorted(row)[len(row) // 2]) for c, row in zip(cells, logs, strict=True)
-        )
+    def _case_facts(self, case: Case) -> CaseFacts:
+        baseline = self._spelled(case, baseline_decision(self.setting))
         question = self._question(case.shape)
         work = asdict(question.work) if self.setting.mode is not Mode.STATIC else {}
         for name in ("n_blocks", "num_splits"):
             work.pop(name, None)
-        return CaseFacts(
-            case=case,
-            question=question,
-            view=asdict(question.shape),
-            work=work,
-            oracle=oracle_of(cells),
-            baseline_launch=baseline.key,
-            curve=curve,
-        )
+        launch = canonical_launch(case.shape, self.setting, baseline, self.gpu)
+        return CaseFacts(case, question, asdict(question.shape), work, baseline, launch.key)
+
+    def _knowledge(self, facts: CaseFacts) -> Known:
+        """Oracle and curve of one case, kept until the source knows more."""
+        case = facts.case
+        cells = self.source.cells(case)
+        known = self._known.get(case.id)
+        if known is None or known.cells is not cells:
+            if cells[0].launch != facts.baseline_launch:
+                raise ValueError(
+                    f"{case.id}: the first known launch is {cells[0].launch}, the baseline {facts.baseline_launch}"
+                )
+            logs = [log_speedups(cells[0].latencies_us, c.latencies_us) for c in cells]
+            curve = tuple(
+                (self._spelled(case, c.decision), sorted(row)[len(row) // 2])
+                for c, row in zip(cells, logs, strict=True)
+            )
+            known = self._known[case.id] = Known(cells, oracle_of(cells), curve)
+        return known
+
+    @property
+    def oracle_log_gain(self) -> dict[Split, float]:
+        """Weighted log speed-up of the best launches known, by split."""
+        return {
+            s: sum(share * self._knowledge(self._facts[i]).oracle.log_gain for i, share in w.items())
+            for s, w in self.weights.items()
+        }
 
     def _question(self, shape: DecodeShape) -> Question:
         view = shape_view(shape, self.setting)
@@ -173,16 +187,17 @@ class Judge:
         return SecondLook(
             {i: (f.case.shape, f.question) for i, f in self._facts.items()},
             question=self._question,
-            gain=self._gain,
+            gains=self._gains,
             weights=self.weights,
             gpu=self.gpu,
             limits=self._limits,
         )
 
-    def _gain(self, case_id: str, decision: Decision) -> float | None:
-        """Log speed-up of a decision on a case; None where it has no latency."""
-        result = self._fresh_outcome(self._facts[case_id], decision).result
-        return result.log_speedup if result else None
+    def _gains(self, decided: Sequence[tuple[str, Decision]]) -> list[float | None]:
+        """Log speed-up of decisions on cases; None where one has no latency."""
+        self.source.prepare(self._unseen(decided))
+        results = [self.outcome(case_id, decision).result for case_id, decision in decided]
+        return [r.log_speedup if r else None for r in results]
 
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
@@ -242,22 +257,36 @@ class Judge:
             )
             return Outcome(chosen, shown, launch.key, mean, None, Status.UNSAFE, message)
         try:
-            candidate = self._source.latency(case, chosen)
-            baseline = self._source.latency(case, self._spelled(case, baseline_decision(self.setting)))
+            candidate = self.source.latency(case, chosen)
+            baseline = self.source.latency(case, facts.baseline)
         except UnrecordedError as error:
-            return Outcome(chosen, shown, launch.key, mean, None, Status.UNRECORDED, str(error))
+            return Outcome(chosen, shown, launch.key, mean, None, error.status, str(error))
         result = shape_result(baseline, candidate, workspace_bytes=needed)
         return Outcome(chosen, shown, launch.key, mean, result, Status.OK, "")
+
+    def _unseen(self, decided: Iterable[tuple[str, Decision]]) -> list[tuple[Case, Decision]]:
+        """Decisions on cases not judged before that fit the workspace, the baselines of their cases among them."""
+        wanted = []
+        for case_id, decision in decided:
+            if (case_id, decision) in self._outcomes:
+                continue
+            facts = self._facts[case_id]
+            chosen = self._spelled(facts.case, decision)
+            if workspace_bytes(facts.case.shape, chosen.num_splits) <= self._cap_bytes:
+                wanted += [(facts.case, facts.baseline), (facts.case, chosen)]
+        return wanted
 
     def _score(self, program: Program, source_hash: str, decisions: Sequence[Decision]) -> Evaluation:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
+        self.source.prepare(self._unseen(zip(self._facts, decisions, strict=True)))
         for case_id, decision in zip(self._facts, decisions, strict=True):
             outcome = outcomes[case_id] = self.outcome(case_id, decision)
             if outcome.result is None:
                 return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form)
             results[case_id] = outcome.result
-        scores = {s: split_score(results, w, self.oracle_log_gain[s]) for s, w in self.weights.items()}
+        oracle = self.oracle_log_gain
+        scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
         keys = "\n".join(f"{i} {outcome.launch}" for i, outcome in outcomes.items())
         return Evaluation(
             status=Status.OK,
@@ -287,7 +316,8 @@ class Judge:
             facts, outcome = self._facts[case_id], outcomes[case_id]
             result = outcome.result
             assert result is not None
-            best, best_log = facts.curve[facts.oracle.cell]
+            known = self._knowledge(facts)
+            best, best_log = known.curve[known.oracle.cell]
             opportunity = Opportunity(
                 name=case_id,
                 shape=facts.case.shape,
@@ -298,7 +328,7 @@ class Judge:
                 speedup=math.exp(result.log_speedup),
                 gain=max(0.0, best_log - result.log_speedup),
                 weight=weight,
-                curve=facts.curve,
+                curve=known.curve,
             )
             rows.append((result.regression, opportunity))
         rows.sort(key=lambda row: -row[1].weight * row[1].gain)
@@ -327,4 +357,18 @@ def open_judge(
         SandboxUnavailable: this system cannot confine candidates.
     """
     table = restrict(read_table(table_folder), splits)
-    return Judge(table, TableSource(table), weighting=weighting, limits=limits, workspace_cap_mb=workspace_cap_mb)
+    return Judge(
+        table.cases,
+        table.setting,
+        table.gpu,
+        TableSource(table),
+        description={
+            "workload": str(table.card["workload"]),
+            "table_sha256": table.digest,
+            "gpu": str(table.card["device"]["name"]),
+            "build": str(table.card["build"]),
+        },
+        weighting=weighting,
+        limits=limits,
+        workspace_cap_mb=workspace_cap_mb,
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import stock_blocks_per_split, work_view
 from evaluators.launch import Launch, canonical_launch, combine_bucket
+from evaluators.status import Status
 from evaluators.table import Cell, Table
 from evaluators.workloads import Case
 
@@ -33,11 +34,31 @@ class Latency:
 
 
 class UnrecordedError(Exception):
-    """A launch that the table neither holds nor brackets; the message names what is recorded."""
+    """A launch without a latency; the message says why.
+
+    Attributes:
+        status: what this makes of the candidate: by default a launch that the table neither holds nor brackets.
+    """
+
+    def __init__(self, message: str, status: Status = Status.UNRECORDED) -> None:
+        """Keep message and status."""
+        super().__init__(message)
+        self.status = status
 
 
 class LatencySource(Protocol):
     """Where latencies come from: a recorded table, or a live GPU."""
+
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
+        """Make latencies of these decisions known where that takes work; failures show when they are asked for."""
+        ...
+
+    def cells(self, case: Case) -> Sequence[Cell]:
+        """Launches of a case whose latency is known, the baseline's first; rounds are paired across them.
+
+        The same object as long as nothing new is known.
+        """
+        ...
 
     def latency(self, case: Case, decision: Decision) -> Latency:
         """Latency of a decision whose num_splits is spelled out.
@@ -153,8 +174,16 @@ class TableSource:
 
     def __init__(self, table: Table) -> None:
         """Index the table's cells by canonical launch."""
+        self._table = table
         self._shapes = {c.id: ShapeCells(c.shape, table.cells[c.id], table.setting, table.gpu) for c in table.cases}
         self._known: dict[tuple[str, Decision], Latency | None] = {}
+
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
+        """See `LatencySource.prepare`; a table knows all that it will ever know."""
+
+    def cells(self, case: Case) -> Sequence[Cell]:
+        """See `LatencySource.cells`."""
+        return self._table.cells[case.id]
 
     def latency(self, case: Case, decision: Decision) -> Latency:
         """See `LatencySource.latency`."""

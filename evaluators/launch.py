@@ -88,6 +88,17 @@ def effective_pack_gqa(shape: DecodeShape, setting: Setting, num_splits: int, as
     return should_pack_gqa(shape, shape_view(shape, setting).block_m)
 
 
+def spelled_out(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> Decision:
+    """The decision with FA3's own choices filled in; blocks_per_split 0 where nothing is split."""
+    num_splits = resolved_num_splits(shape, setting, decision, gpu)
+    blocks = decision.blocks_per_split
+    if setting.mode is Mode.STATIC or num_splits == 1:
+        blocks = 0
+    elif not blocks:
+        blocks = stock_blocks_per_split(work_view(shape, setting, num_splits), gpu.num_sms - decision.sm_margin)
+    return Decision(num_splits, decision.pack_gqa, decision.sm_margin, blocks)
+
+
 def canonical_launch(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> Launch:
     """The launch that a decision makes.
 

@@ -94,7 +94,7 @@ class SecondLook:
         cases: Mapping[str, tuple[DecodeShape, Question]],
         *,
         question: Callable[[DecodeShape], Question],
-        gain: Callable[[str, Decision], float | None],
+        gains: Callable[[Sequence[tuple[str, Decision]]], list[float | None]],
         weights: Mapping[Split, Mapping[str, float]],
         gpu: Gpu,
         limits: Limits,
@@ -104,12 +104,12 @@ class SecondLook:
         Args:
             cases: shape and question by case id, in the order of the first look.
             question: makes the question about a shape.
-            gain: log speed-up of a decision on a case; None where it has no latency.
+            gains: log speed-ups of decisions on cases; None where one has no latency.
             weights: share of each case in the score of its split.
             gpu: as in `Sandbox`.
             limits: of the first look.
         """
-        self._gain, self._weights, self._gpu, self._limits = gain, weights, gpu, limits
+        self._gains, self._weights, self._gpu, self._limits = gains, weights, gpu, limits
         self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
         self._asked = [asked for _, asked in cases.values()]
         self._near_asked = [[question(shape) for _, shape in row] for row in self._near.values()]
@@ -156,12 +156,14 @@ class SecondLook:
         return Recheck(self._gpu, self._asked, self._near_asked, self._limits)
 
     def _marked(self, evaluation: Evaluation, again: Again) -> Evaluation:
+        decided = dict(zip(self._near, again.near, strict=True))
+        wanted = [(i, d) for i, near in decided.items() if evaluation.speedups[i] > 1 for d in dict.fromkeys(near)]
+        known = dict(zip(wanted, self._gains(wanted), strict=True))
         parts: dict[str, tuple[float, float]] = {}
-        for (case_id, near), decisions in zip(self._near.items(), again.near, strict=True):
+        for case_id, near in self._near.items():
             gain = math.log(evaluation.speedups[case_id])
-            known = {decision: self._gain(case_id, decision) for decision in set(decisions)} if gain > 0 else {}
-            gains = [(axis, known.get(decision)) for (axis, _), decision in zip(near, decisions, strict=True)]
-            parts[case_id] = (gain, lone_part(gain, gains))
+            answers = zip(near, decided[case_id], strict=True)
+            parts[case_id] = (gain, lone_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
         lone = {split: lone_gain(parts, weights) for split, weights in self._weights.items()}
         train = lone[Split.TRAIN]
         features = {**evaluation.features, "lone_share": round(train.share, 6)}

@@ -13,17 +13,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evaluators.contract import Decision, Gpu, Setting
+from evaluators.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.correctness import MAX_RELATIVE_ERROR, reference, relative_error
 from evaluators.device import ClockLog, DeviceRecord, current_device
 from evaluators.ladder import recorded_actions
 from evaluators.launch import Launch
 from evaluators.providers import Provider, open_provider
-from evaluators.providers.memory import KvPool, plan_copies
+from evaluators.providers.memory import CopyPlan, KvPool, plan_copies
 from evaluators.timing import GraphTimer, launches_per_replay
 from evaluators.workloads import Case, cases_for
+
+if TYPE_CHECKING:
+    import torch
+
+    from evaluators.providers import BoundLaunch, CallInputs
 
 SLICE_FORMAT = 1
 ROUNDS = 6
@@ -39,6 +44,10 @@ SPARE_BYTES = 16 << 30
 
 class RecordingError(Exception):
     """The recording cannot start or go on; the message says why."""
+
+
+class WrongOutputError(RecordingError):
+    """A launch's output disagreed with the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +137,10 @@ class Recorder:
         self.device = current_device()
         self.gpu = self.device.gpu()
         self._pool = KvPool(pool_bytes // 2, seed=seed)
-        self._timer = GraphTimer(self.gpu)
+        self.timer = GraphTimer(self.gpu)
         self._rng = random.Random(seed)
+        self.check_s = 0.0
+        """Seconds that the last `time_decisions` spent on the reference and on checking outputs."""
 
     def measure(self, case: Case) -> list[dict[str, Any]]:
         """All recorded launches of one case.
@@ -152,47 +163,63 @@ class Recorder:
         Outputs are poisoned with NaN and compared with the reference before and after timing.
 
         Raises:
-            RecordingError: an output disagreed with the reference.
+            WrongOutputError: an output disagreed with the reference.
         """
         import torch
 
-        shape, setting = case.shape, self.setting
-        plan = plan_copies(
-            shape,
-            setting,
-            launches=launches_per_replay(shape),
-            l2_bytes=self.gpu.l2_bytes,
-            pool_elements=self._pool.elements,
-        )
-        inputs = self.provider.make_inputs(shape, setting, copies=plan.copies, pool=self._pool)
+        plan, inputs = self.fresh_inputs(case.shape, launches_per_replay(case.shape))
+        torch.cuda.synchronize()
+        started = time.monotonic()
         expected = reference(inputs, 0)
         bound = [self.provider.bind(inputs, decision, self.gpu) for decision in decisions]
-        errors = []
-        for launch in bound:
-            inputs.out.fill_(float("nan"))
-            launch.run(0)
-            errors.append(relative_error(inputs.out, expected))
+        errors = [self.checked_run(inputs, expected, launch) for launch in bound]
         torch.cuda.synchronize()
+        self.check_s = time.monotonic() - started
         memory = torch.cuda.graph_pool_handle()
-        graphs = [self._timer.capture(launch, plan, memory) for launch in bound]
-        timed = self._timer.time(graphs, plan, rounds=rounds, rng=self._rng)
-        for graph in graphs:
-            inputs.out.fill_(float("nan"))
-            torch.cuda.synchronize()
-            self._timer.replay(graph)
-            torch.cuda.synchronize()
-            errors.append(relative_error(inputs.out, expected))
+        graphs = [self.timer.capture(launch, plan, memory) for launch in bound]
+        timed = self.timer.time(graphs, plan, rounds=rounds, rng=self._rng)
+        started = time.monotonic()
+        errors += [self.checked_replay(inputs, expected, graph) for graph in graphs]
         measured = torch.stack(errors).tolist()
+        self.check_s += time.monotonic() - started
         results = []
         for i, decision in enumerate(decisions):
             before, after = measured[i], measured[len(bound) + i]
             if not (before <= MAX_RELATIVE_ERROR and after <= MAX_RELATIVE_ERROR):
-                raise RecordingError(
+                raise WrongOutputError(
                     f"{case.id}: output of {decision} is off by {before:.3g} before and {after:.3g} after timing "
                     f"(bound {MAX_RELATIVE_ERROR})"
                 )
             results.append((timed[i].latencies_us, max(before, after)))
         return results
+
+    def fresh_inputs(self, shape: DecodeShape, launches: int) -> tuple[CopyPlan, CallInputs]:
+        """Fresh random inputs for replays of `launches` calls, and the plan of their KV copies."""
+        plan = plan_copies(
+            shape,
+            self.setting,
+            launches=launches,
+            l2_bytes=self.gpu.l2_bytes,
+            pool_elements=self._pool.elements,
+        )
+        return plan, self.provider.make_inputs(shape, self.setting, copies=plan.copies, pool=self._pool)
+
+    @staticmethod
+    def checked_run(inputs: CallInputs, expected: torch.Tensor, launch: BoundLaunch) -> torch.Tensor:
+        """Relative error of one call over copy 0 into an output poisoned with NaN; not waited for."""
+        inputs.out.fill_(float("nan"))
+        launch.run(0)
+        return relative_error(inputs.out, expected)
+
+    def checked_replay(self, inputs: CallInputs, expected: torch.Tensor, graph: torch.cuda.CUDAGraph) -> torch.Tensor:
+        """Relative error after one untimed replay, whose last call is over copy 0."""
+        import torch
+
+        inputs.out.fill_(float("nan"))
+        torch.cuda.synchronize()
+        self.timer.replay(graph)
+        torch.cuda.synchronize()
+        return relative_error(inputs.out, expected)
 
     def record(
         self,

@@ -95,6 +95,37 @@ class GraphTimer:
                 graph.capture_end()
         return graph
 
+    def read_letter(
+        self, graph: torch.cuda.CUDAGraph, plan: CopyPlan, *, readings: int
+    ) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
+        """Enqueue `readings` replays, cold or hot as planned; events to read once the stream is done."""
+        import torch
+
+        events = []
+        with torch.cuda.stream(self._stream):
+            for _ in range(readings):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                self.quiet(plan)
+                start.record()
+                graph.replay()
+                end.record()
+                events.append((start, end))
+        return events
+
+    def quiet(self, plan: CopyPlan) -> None:
+        """Enqueue what precedes a timed replay: L2 eviction when cold, and time for the host when hot."""
+        import torch
+
+        if plan.evict:
+            self._evictor.run()
+        else:
+            # Keeps the device busy while the host enqueues, as the eviction does when cold.
+            torch.cuda._sleep(40_000)
+
+    def wait(self) -> None:
+        """Wait for everything enqueued."""
+        self._stream.synchronize()
+
     def replay(self, graph: torch.cuda.CUDAGraph) -> None:
         """One untimed replay."""
         import torch
@@ -119,11 +150,7 @@ class GraphTimer:
                 order = list(range(len(graphs)))
                 rng.shuffle(order)
                 for i in order:
-                    if plan.evict:
-                        self._evictor.run()
-                    else:
-                        # Keeps the device busy while the host enqueues, as the eviction does when cold.
-                        torch.cuda._sleep(40_000)
+                    self.quiet(plan)
                     start[r][i].record()
                     graphs[i].replay()
                     end[r][i].record()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evaluators.contract import SETTINGS
+from evaluators.contract import LIVE_SETTINGS, SETTINGS
 from evaluators.workloads import WORKLOADS, Weighting
 from evolve.errors import UserError
 
@@ -23,8 +23,12 @@ class JudgeConfig(_Section):
     """What candidates are judged on."""
 
     workload: str = Field("llama31-70b", description=f"workload: {', '.join(WORKLOADS)}")
-    setting: str = Field("fa3_fwd-metadata-cold", description=f"provider, mode, cache: {', '.join(SETTINGS)}")
+    setting: str = Field("fa3_fwd-metadata-cold", description=f"provider, mode, cache: {', '.join(LIVE_SETTINGS)}")
     table: str | None = Field(None, description="folder of the recorded table; default: the one that ships")
+    measure: Literal["recorded", "live"] = Field(
+        "recorded", description="recorded: look latencies up in the table; live: measure on this machine's GPU"
+    )
+    store: str | None = Field(None, description="live: SQLite file of latencies; default: latencies.db in runs_dir")
     weighting: Weighting = Field(Weighting.SERVING, description="serving (all shapes) or chat (short, small)")
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
 
@@ -119,6 +123,10 @@ class RunConfig(_Section):
         """Folder of the recorded table, as the config names it or as it ships."""
         return self.judge.table or f"results/tables/{self.judge.workload}/{self.judge.setting}"
 
+    def store_path(self) -> str:
+        """File of live latencies, shared by the runs of a folder."""
+        return self.judge.store or f"{self.runs_dir}/latencies.db"
+
     def dump_yaml(self) -> str:
         """The resolved configuration; holds no secrets, since keys are read from the environment alone."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -193,9 +201,23 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
     except ValidationError as error:
         message, hint = _explain(error)
         raise UserError(message, hint=hint) from error
-    if config.judge.table is None and config.judge.setting not in SETTINGS:
-        hint = _nearest(config.judge.setting, list(SETTINGS), "settings")
-        raise UserError(f"judge.setting: no recorded table for {config.judge.setting!r}", hint=hint)
+    judge = config.judge
+    if judge.measure == "live":
+        if judge.setting not in LIVE_SETTINGS:
+            hint = _nearest(judge.setting, list(LIVE_SETTINGS), "settings")
+            raise UserError(f"judge.setting: cannot measure {judge.setting!r}", hint=hint)
+        if judge.workload not in WORKLOADS:
+            raise UserError(
+                f"judge.workload: unknown {judge.workload!r}",
+                hint=_nearest(judge.workload, list(WORKLOADS), "workloads"),
+            )
+        if judge.table is not None:
+            raise UserError("judge.table: a live judge reads no table", hint="leave it out, or set measure: recorded")
+    elif judge.store is not None:
+        raise UserError("judge.store: a recorded table needs no store", hint="leave it out, or set measure: live")
+    elif judge.table is None and judge.setting not in SETTINGS:
+        hint = _nearest(judge.setting, list(SETTINGS), "settings")
+        raise UserError(f"judge.setting: no recorded table for {judge.setting!r}", hint=hint)
     return config
 
 

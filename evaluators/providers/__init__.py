@@ -1,4 +1,4 @@
-"""Kernel builds that can run a decode call: `fa3_fwd` (contiguous KV) and `vllm` (paged KV)."""
+"""Kernel builds that can run a decode call: `fa3_fwd` and `upstream` (contiguous KV), `vllm` (paged KV)."""
 
 from __future__ import annotations
 

@@ -44,11 +44,16 @@ class Fa3Fwd:
             raise ProviderUnavailable(
                 f"FA3 needs compute capability 9.x (H100, H200), this GPU has {torch.cuda.get_device_capability()}"
             )
+        self._ops: Any = self._load()
+
+    def _load(self) -> Any:
+        import torch
+
         try:
             importlib.import_module("fa3_fwd._C")
         except (ImportError, OSError) as error:
             raise ProviderUnavailable(f"fa3_fwd cannot be imported ({error}); {INSTALL_HINT}") from error
-        self._ops: Any = torch.ops.fa3_fwd
+        return torch.ops.fa3_fwd
 
     def build(self) -> str:
         """`fa3-fwd` and torch versions."""
@@ -65,7 +70,7 @@ class Fa3Fwd:
         import torch
 
         if setting.paged:
-            raise ProviderUnavailable("fa3_fwd is built without paged KV; use the provider vllm")
+            raise ProviderUnavailable(f"the provider {self.name} serves contiguous KV only; use the provider vllm")
         size = kv_elements(shape, setting)
         pieces = pool.take(2 * copies, size)
         kv_shape = (shape.batch, shape.seqlen_k, shape.num_heads_kv, shape.head_dim)

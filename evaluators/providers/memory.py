@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from evaluators.contract import Cache, DecodeShape, Setting
@@ -42,6 +42,10 @@ class CopyPlan:
     def copy_of(self, launch: int) -> int:
         """Copy used by a launch; the last launch uses copy 0, whose reference output is known."""
         return (self.launches - 1 - launch) % self.copies
+
+    def of(self, launches: int) -> CopyPlan:
+        """The same copies walked by another number of calls."""
+        return replace(self, launches=launches)
 
     def bytes_between_uses(self, live_bytes: int) -> int | None:
         """KV bytes touched by other copies between two uses of one within a replay; None if used once."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def provider_names() -> tuple[str, ...]:
     """Names that `open_provider` takes."""
-    return ("fa3_fwd", "vllm")
+    return ("fa3_fwd", "vllm", "upstream")
 
 
 def open_provider(name: str) -> Provider:
@@ -29,4 +29,8 @@ def open_provider(name: str) -> Provider:
         from evaluators.providers.vllm import Vllm
 
         return Vllm()
+    if name == "upstream":
+        from evaluators.providers.upstream import Upstream
+
+        return Upstream()
     raise ProviderUnavailable(f"unknown provider {name!r}; known: {', '.join(provider_names())}")

@@ -78,6 +78,23 @@ def evaluate(
 
 
 @app.command()
+def confirm(
+    program: Annotated[str, typer.Argument(help=PROGRAM)],
+    config: Annotated[Path | None, typer.Option("--config", help="Workload, setting and weighting.")] = None,
+    sets: Sets = None,
+    against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for report and picture.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", help="Start no shape after this long.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare two programs on this machine's GPU, in paired blocks; exit code 1 unless faster."""
+    from evolve.cli.confirm import confirm_command
+
+    code = confirm_command(program, config, sets or [], against=against, output=output, minutes=minutes, as_json=json)
+    raise typer.Exit(code)
+
+
+@app.command()
 def decide(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
@@ -106,6 +123,20 @@ def record(
     if merge:
         raise typer.Exit(merge_command(merge, output))
     raise typer.Exit(record_command(workload, setting, output, part=part, minutes=minutes, dry_run=dry_run))
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="bsc: arXiv 2604.00028.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the report.")] = None,
+    champion: Annotated[str | None, typer.Option("--champion", help="Program; default: the quickstart's.")] = None,
+    measured: Annotated[Path | None, typer.Option("--from", help="measurements.json: write the report anew.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the report in the folder.")] = False,
+) -> None:
+    """Measure a paper's experiments again on this machine's GPU: Markdown, PNG, CSV."""
+    from evolve.cli.reproduce import reproduce_command
+
+    raise typer.Exit(reproduce_command(paper, output=output, champion=champion, measured=measured, force=force))
 
 
 @app.command()
@@ -178,7 +209,11 @@ def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Se
     from evolve.config import load_config
 
     config = load_config(asset(str(path)), sets or [])
-    seeds, table = read_seeds(config), read_table(asset(config.table_path()))
+    seeds = read_seeds(config)
+    if config.judge.measure == "live":
+        typer.echo(f"{path}: ok, seeds {len(seeds)}, measured live", err=True)
+        return
+    table = read_table(asset(config.table_path()))
     typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {len(table.cases)}", err=True)
 
 
@@ -211,9 +246,11 @@ def main() -> None:
 
 def _known(error: Exception) -> int | None:
     """Exit code of the judge's own exceptions; None for bugs, which keep their traceback."""
+    from evaluators.gpu_worker import MeasureError
     from evaluators.providers import ProviderUnavailable
     from evaluators.recorder import RecordingError
     from evaluators.sandbox import SandboxUnavailable
+    from evaluators.store import StoreError
     from evaluators.table import TableError
 
     # Disk full, quota, broken, read-only, not ours: not bugs, wherever they strike.
@@ -222,9 +259,9 @@ def _known(error: Exception) -> int | None:
         return EXIT_MISSING
     if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
         return EXIT_MISSING
-    if isinstance(error, ProviderUnavailable | SandboxUnavailable):
+    if isinstance(error, MeasureError | ProviderUnavailable | SandboxUnavailable):
         return EXIT_MISSING
-    return EXIT_USAGE if isinstance(error, RecordingError | TableError) else None
+    return EXIT_USAGE if isinstance(error, RecordingError | StoreError | TableError) else None
 
 
 def _usage(error: typer.TyperException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +29,20 @@ MAX_EXPLAINED = 4
 def emit(data: dict[str, Any]) -> None:
     """One line of JSON on stdout."""
     typer.echo(json.dumps(data))
+
+
+def compact_json(data: Mapping[str, Any]) -> str:
+    """JSON with one key, and one element of a table, per line: small files whose differences can be read."""
+
+    def dense(value: object) -> str:
+        return json.dumps(value, separators=(",", ":"))
+
+    parts = []
+    for key, value in data.items():
+        table = isinstance(value, list) and value and isinstance(value[0], dict)
+        body = "[\n" + ",\n".join(map(dense, value)) + "\n]" if table else dense(value)
+        parts.append(f"{dense(key)}: {body}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def say(text: str = "") -> None:
@@ -93,8 +108,10 @@ def require_sandbox() -> None:
 
 
 def judge_of(config: RunConfig, *, table: Path | None = None, splits: Sequence[Split] = SEARCH_SPLITS) -> Judge:
-    """The judge that a configuration asks for; refuses without a sandbox."""
+    """The judge that a configuration asks for; refuses without a sandbox. `table` replaces the recorded one."""
     require_sandbox()
+    if config.judge.measure == "live":
+        return _live_judge(config, splits)
     return open_judge(
         table or asset(config.table_path()),
         weighting=config.judge.weighting,
@@ -102,6 +119,40 @@ def judge_of(config: RunConfig, *, table: Path | None = None, splits: Sequence[S
         workspace_cap_mb=config.judge.workspace_cap_mb,
         splits=splits,
     )
+
+
+def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
+    """A judge that measures; its worker ends with this process."""
+    from evaluators.contract import LIVE_SETTINGS
+    from evaluators.gpu_worker import open_worker
+    from evaluators.live import open_live_judge
+
+    worker = open_worker()
+    # Waits for the worker to let go of the GPU: the next command may want it.
+    atexit.register(worker.close)
+    return open_live_judge(
+        worker,
+        Path(config.store_path()),
+        config.judge.workload,
+        LIVE_SETTINGS[config.judge.setting],
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        splits=splits,
+    )
+
+
+def measured_how(judge: Judge) -> str:
+    """Where a judge's latencies come from, for the line that says what was judged."""
+    d = judge.description
+    return f"{'live' if 'measure' in d else 'recorded'}: {d['build']}, {d['gpu']}"
+
+
+def live_lines(judge: Judge) -> list[str]:
+    """What a live judge measured; nothing of a recorded one."""
+    from evaluators.live import LiveSource
+
+    return [f"live       {judge.source.count.line()}"] if isinstance(judge.source, LiveSource) else []
 
 
 def score_json(score: SplitScore | None) -> dict[str, Any] | None:

@@ -38,15 +38,32 @@ def _provider(name: str) -> str:
     return ""
 
 
+def _gpu() -> str:
+    """Empty when this machine's GPU can be timed, else why not."""
+    try:
+        import torch
+
+        from evaluators.device import current_device, measuring_problem
+
+        if not torch.cuda.is_available():
+            return "torch sees no CUDA GPU"
+        torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
+        return measuring_problem(current_device().uuid)
+    except (ImportError, RuntimeError) as error:
+        return str(error).splitlines()[0]
+
+
 def doctor_command(*, as_json: bool) -> int:
     """Report; exit code 3 where searches cannot run."""
     test = self_test()
     providers = {name: _provider(name) for name in provider_names()}
+    gpu = _gpu()
     report = {
         "evosplit": __version__,
         "python": platform.python_version(),
         "system": f"{sys.platform} {platform.machine()}",
         "sandbox": {"ok": test.ok, **test.mechanisms, "problems": list(test.problems)},
+        "gpu": {"ok": not gpu, "reason": gpu},
         "providers": {name: {"ok": not why, "reason": why} for name, why in providers.items()},
         "tables": _tables(),
     }
@@ -56,7 +73,7 @@ def doctor_command(*, as_json: bool) -> int:
         typer.echo(f"evosplit {__version__}, Python {report['python']}, {report['system']}")
         holds = ", ".join(k for k, v in test.mechanisms.items() if v)
         typer.echo(f"sandbox    {'ok: ' + holds if test.ok else 'no: ' + '; '.join(test.problems)}")
-        for name, why in providers.items():
+        for name, why in {"live GPU": gpu, **providers}.items():
             typer.echo(f"{name:10} {'ok' if not why else 'no: ' + why}")
         typer.echo(f"tables     {', '.join(_tables()) or 'none'}")
     return 0 if test.ok else EXIT_MISSING

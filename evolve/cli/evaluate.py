@@ -15,7 +15,9 @@ from evolve.cli.common import (
     emit,
     gap_line,
     judge_of,
+    live_lines,
     lone_line,
+    measured_how,
     plain,
     read_program,
     regression_lines,
@@ -55,7 +57,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         say(f"{program}: {result.status.value}: {plain(result.message)}")
         return EXIT_NEGATIVE
     d = judge.description
-    say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})\n")
+    say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
     for line in score_lines(scores_of(result)):
         say(line)
     if result.train is not None:
@@ -66,6 +68,8 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     say("\nlog speed-up left, by region of the training shapes:")
     for name, gain, shapes, speedup in by_region(result.feedback.opportunities)[:REGIONS]:
         say(f"  {100 * gain:5.2f}%  {name} ({shapes} shapes, now {speedup:.3f}x)")
+    for line in live_lines(judge):
+        say(f"\n{line}")
     return 0
 
 

@@ -13,7 +13,9 @@ from evolve.cli.common import (
     emit,
     gap_line,
     judge_of,
+    live_lines,
     lone_line,
+    measured_how,
     read_seeds,
     regression_lines,
     say,
@@ -81,11 +83,12 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         if config_path is None:
             raise UserError("which configuration?", hint="evosplit run configs/quickstart.yaml")
         config = load_config(asset(str(config_path)), sets)
-        table = asset(config.table_path())
+        table = asset(config.table_path()) if config.judge.measure == "recorded" else None
         seeds, proposer = read_seeds(config), _proposer(config)
         judge = judge_of(config, table=table)
         folder = new_run_folder(Path(config.runs_dir), config.name)
-        keep_table(table, folder)
+        if table is not None:
+            keep_table(table, folder)
     if config.constants.every:
         from evolve.proposers.fitting import FittingProposer
 
@@ -119,7 +122,7 @@ def _proposer(config: RunConfig) -> Proposer:
 def _announce(config: RunConfig, judge: Judge, folder: Path) -> None:
     d = judge.description
     say(f"{folder}: {config.search.proposals} proposals by {config.proposer.kind} on {d['workload']}, {d['setting']}, "
-        f"{d['weighting']} (recorded: {d['build']}, {d['gpu']})")  # fmt: skip
+        f"{d['weighting']} ({measured_how(judge)})")  # fmt: skip
 
 
 def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bool) -> None:
@@ -137,6 +140,8 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
         say(f"picture    {picture}")
+        for line in live_lines(judge):
+            say(line)
     if as_json:
         emit(summary_json(summary))
 

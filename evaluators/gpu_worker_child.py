@@ -1,0 +1,65 @@
+"""The process that owns the GPU: reads requests from stdin, writes replies to what was stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from evaluators.contract import Cache, Decision, Mode, Setting
+from evaluators.gpu_worker import MeasureError, Trouble, shape_of
+
+
+def _setting(data: dict[str, Any]) -> Setting:
+    return Setting(data["provider"], Mode(data["mode"]), Cache(data["cache"]), data["page_size"], data["dtype"])
+
+
+def _decision(data: dict[str, Any]) -> Decision:
+    return Decision(**data)
+
+
+def answer(request: dict[str, Any], state: dict[str, Any], open_bench: Callable[[Setting, int], Any]) -> Any:
+    """Do what one request asks; `state` keeps the open bench between requests."""
+    op = request.pop("op")
+    if op == "open":
+        state.pop("bench", None)
+        state["bench"] = open_bench(_setting(request["setting"]), request["seed"])
+        return state["bench"].describe()
+    bench = state["bench"]
+    if "shape" in request:
+        request["shape"] = shape_of(request["shape"])
+    for name in ("decision", "one", "other"):
+        if name in request:
+            request[name] = _decision(request[name])
+    if "decisions" in request:
+        request["decisions"] = [_decision(d) for d in request["decisions"]]
+    return getattr(bench, op)(**request)
+
+
+def serve(requests: TextIO, replies: TextIO, open_bench: Callable[[Setting, int], Any]) -> None:
+    """Answer requests until they end; trouble is an answer too, and the loop goes on."""
+    state: dict[str, Any] = {}
+    for line in requests:
+        try:
+            reply: dict[str, Any] = {"ok": answer(json.loads(line), state, open_bench)}
+        except MeasureError as error:
+            reply = {"error": error.kind.value, "message": str(error)}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+        if reply.get("error") == Trouble.LOST.value:
+            return
+
+
+def main() -> None:
+    """Entry point of the process. Libraries print to stdout; replies go to a copy of it that they cannot see."""
+    from evaluators.bench import open_bench
+
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    serve(sys.stdin, replies, open_bench)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Paired comparison of two launches: ABBA blocks in random order, fixed looks, drop rules, verdicts.
+
+Clocks and temperature drift by several percent over minutes, so that timing all of A and then all of B finds
+differences that are not there. Here both arms run within a few milliseconds of each other in every block, a
+block runs A B B A or B A A B (a linear drift cancels within it), and the log ratio of the block's medians is
+the unit of analysis. Arm A is the baseline, arm B the candidate; a positive log ratio means that B is faster.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+LOOKS = (6, 12, 24)
+"""Blocks after which the data are looked at; nowhere in between."""
+
+LOOK_ALPHA = 0.022
+"""Two-sided level of each look: three looks at it keep the total below 5% (Pocock's bound for three looks)."""
+
+SUITE_ALPHA = 0.05
+
+MARGIN = 0.01
+"""Two launches are the same when the interval lies within this of no difference."""
+
+MAX_CLOCK_DIFFERENCE = 0.01
+"""Of the arms' SM clocks within one block; above it the block is dropped."""
+
+MAX_DROPPED = 0.2
+"""Share of blocks that may be dropped before a comparison counts as unreliable."""
+
+ORDERS = ("ABBA", "BAAB")
+RESAMPLES = 2000
+
+
+class Verdict(StrEnum):
+    """What a comparison says of the candidate."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "same"
+    """The interval holds no difference, and lies within `MARGIN` of it."""
+    UNRELIABLE = "unreliable"
+    """Too many blocks dropped, or the interval is still too wide to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One block of readings.
+
+    Attributes:
+        order: `ABBA` or `BAAB`.
+        readings_us: per letter of `order`, the readings taken there, in microseconds per call.
+        clocks_mhz: SM clock while each letter ran.
+        slowed: whether NVML reported a slow-down by heat or power at any letter.
+    """
+
+    order: str
+    readings_us: tuple[tuple[float, ...], ...]
+    clocks_mhz: tuple[int, ...]
+    slowed: bool
+
+    def arm(self, letter: str) -> list[float]:
+        """All readings of one arm."""
+        return [v for mark, values in zip(self.order, self.readings_us, strict=True) for v in values if mark == letter]
+
+    def median_us(self, letter: str) -> float:
+        """Median of one arm's readings."""
+        return statistics.median(self.arm(letter))
+
+    @property
+    def log_ratio(self) -> float:
+        """log(median of A / median of B): positive where the candidate is faster."""
+        return math.log(self.median_us("A") / self.median_us("B"))
+
+    def clock_mhz(self, letter: str) -> float:
+        """Mean SM clock of one arm."""
+        return statistics.fmean(c for mark, c in zip(self.order, self.clocks_mhz, strict=True) if mark == letter)
+
+    @property
+    def drop_reason(self) -> str:
+        """Why both arms of this block are dropped; empty where they count."""
+        if self.slowed:
+            return "slowed down by heat or power"
+        a, b = self.clock_mhz("A"), self.clock_mhz("B")
+        if abs(a - b) > MAX_CLOCK_DIFFERENCE * max(a, b):
+            return f"SM clocks differ: {a:.0f} and {b:.0f} MHz"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Mean log ratio of blocks with a confidence interval, and the bootstrap's beside it."""
+
+    mean: float
+    low: float
+    high: float
+    boot_low: float
+    boot_high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether both intervals lie on one side of no difference."""
+        return min(self.low, self.boot_low) > 0 or max(self.high, self.boot_high) < 0
+
+    @property
+    def within_margin(self) -> bool:
+        """Whether the interval rules out a difference of `MARGIN`."""
+        return -math.log1p(MARGIN) <= self.low and self.high <= math.log1p(MARGIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A finished comparison.
+
+    Attributes:
+        verdict: of arm B against arm A.
+        interval: None where fewer than two blocks count.
+        standard_error: of the mean log ratio; 0.0 without an interval.
+        blocks: blocks that count.
+        dropped: reasons of the blocks that do not.
+        baseline_us: median over the blocks of arm A's medians.
+        candidate_us: the same for arm B.
+    """
+
+    verdict: Verdict
+    interval: Interval | None
+    standard_error: float
+    blocks: int
+    dropped: tuple[str, ...]
+    baseline_us: float
+    candidate_us: float
+    log_ratios: tuple[float, ...]
+
+
+def draw_orders(blocks: int, rng: random.Random) -> list[str]:
+    """Orders of the next blocks, each drawn on its own."""
+    return [rng.choice(ORDERS) for _ in range(blocks)]
+
+
+def t_quantile(probability: float, degrees: float) -> float:
+    """Quantile of Student's t distribution."""
+    from scipy.stats import t
+
+    return float(t.ppf(probability, degrees))
+
+
+def bootstrap_interval(values: Sequence[float], alpha: float, *, seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of the mean under resampling of blocks; the same values give the same interval."""
+    import numpy as np
+
+    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    means = np.asarray(values)[draws].mean(axis=1)
+    low, high = np.quantile(means, (alpha / 2, 1 - alpha / 2))
+    return float(low), float(high)
+
+
+def interval_of(values: Sequence[float], alpha: float = LOOK_ALPHA) -> Interval:
+    """Interval of the mean by Student's t at level `alpha`, with the bootstrap's; needs two values."""
+    mean = statistics.fmean(values)
+    half = t_quantile(1 - alpha / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half, *bootstrap_interval(values, alpha))
+
+
+def judge_blocks(blocks: Sequence[Block], *, last: bool) -> tuple[Verdict | None, Interval | None]:
+    """Verdict of one look, or None where more blocks are needed.
+
+    Args:
+        blocks: all blocks so far.
+        last: whether no further look follows.
+    """
+    kept = [b.log_ratio for b in blocks if not b.drop_reason]
+    if len(kept) < 2:
+        return (Verdict.UNRELIABLE if last else None), None
+    interval = interval_of(kept)
+    if len(blocks) - len(kept) > MAX_DROPPED * len(blocks):
+        # Later blocks may be better: a short slow-down must not cost the comparison.
+        return (Verdict.UNRELIABLE if last else None), interval
+    if interval.excludes_zero:
+        return (Verdict.FASTER if interval.mean > 0 else Verdict.SLOWER), interval
+    if interval.low <= 0 <= interval.high and interval.within_margin:
+        return Verdict.SAME, interval
+    return (Verdict.UNRELIABLE if last else None), interval
+
+
+def compare(measure: Callable[[list[str]], Sequence[Block]], rng: random.Random) -> Comparison:
+    """Run a comparison look by look until it says something.
+
+    Args:
+        measure: takes orders and returns one block for each; every call uses fresh buffers.
+        rng: draws the orders.
+    """
+    blocks: list[Block] = []
+    for look in LOOKS:
+        blocks += measure(draw_orders(look - len(blocks), rng))
+        verdict, interval = judge_blocks(blocks, last=look == LOOKS[-1])
+        if verdict is not None:
+            return comparison_of(blocks, verdict, interval)
+    raise AssertionError("the last look always has a verdict")
+
+
+def comparison_of(blocks: Sequence[Block], verdict: Verdict, interval: Interval | None) -> Comparison:
+    """Summary of the blocks behind a verdict."""
+    kept = [b for b in blocks if not b.drop_reason]
+    shown = kept or list(blocks)
+    logs = tuple(b.log_ratio for b in kept)
+    return Comparison(
+        verdict=verdict,
+        interval=interval,
+        standard_error=statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0,
+        blocks=len(kept),
+        dropped=tuple(b.drop_reason for b in blocks if b.drop_reason),
+        baseline_us=statistics.median(b.median_us("A") for b in shown),
+        candidate_us=statistics.median(b.median_us("B") for b in shown),
+        log_ratios=logs,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One shape's share in a suite: weight and log ratios of its blocks, none where the launch is the same."""
+
+    weight: float
+    log_ratios: tuple[float, ...]
+
+
+def suite_interval(parts: Sequence[Part], alpha: float = SUITE_ALPHA) -> Interval:
+    """Weighted mean log ratio over shapes, t interval by Welch-Satterthwaite, blocks resampled within shapes.
+
+    Weights are scaled to add up to 1. Shapes are the suite, not a sample: the interval is that of the
+    measurement. Shapes without readings (one launch for both programs) differ by nothing.
+    """
+    import numpy as np
+
+    total = sum(p.weight for p in parts)
+    if not total:
+        return Interval(0.0, 0.0, 0.0, 0.0, 0.0)
+    measured = [(p.weight / total, p.log_ratios) for p in parts if len(p.log_ratios) > 1]
+    mean = sum(w * statistics.fmean(logs) for w, logs in measured)
+    variances = [w * w * statistics.variance(logs) / len(logs) for w, logs in measured]
+    variance = sum(variances)
+    if not variance:
+        return Interval(mean, mean, mean, mean, mean)
+    degrees = variance**2 / sum(v * v / (len(logs) - 1) for v, (_, logs) in zip(variances, measured, strict=True))
+    half = t_quantile(1 - alpha / 2, max(1.0, degrees)) * math.sqrt(variance)
+    rng = np.random.default_rng(0)
+    means = np.zeros(RESAMPLES)
+    for w, logs in measured:
+        values = np.asarray(logs)
+        means += w * values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, (alpha / 2, 1 - alpha / 2))
+    return Interval(mean, mean - half, mean + half, float(low), float(high))
+
+
+def suite_verdict(interval: Interval) -> Verdict:
+    """Verdict of a suite's interval."""
+    if interval.excludes_zero:
+        return Verdict.FASTER if interval.mean > 0 else Verdict.SLOWER
+    return Verdict.SAME if interval.within_margin else Verdict.UNRELIABLE

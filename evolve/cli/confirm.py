@@ -1,0 +1,287 @@
+"""`evosplit confirm`: is a program really faster? Paired, on a live GPU, in a fresh process."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import math
+import secrets
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from evaluators import pairing
+from evaluators.confirm import (
+    UNSEEN,
+    Group,
+    ProgramFailed,
+    ShapeVerdict,
+    Subject,
+    SuiteVerdict,
+    build_suite,
+    confirm_shapes,
+    decisions_of,
+    judge_suite,
+)
+from evaluators.contract import LIVE_SETTINGS, Decision, Gpu, Setting, baseline_decision
+from evaluators.device import DeviceRecord
+from evaluators.gate import Program, ProgramRefused, parse_program
+from evaluators.ladder import SM_MARGINS
+from evaluators.launch import spelled_out
+from evaluators.pairing import Interval, Verdict
+from evaluators.sandbox import Limits
+from evaluators.workloads import Case
+from evolve.assets import asset
+from evolve.cli.common import compact_json, emit, plain, read_program, require_sandbox, say
+from evolve.cli.evaluate import DEFAULT_CONFIG, log_sealed_read
+from evolve.config import RunConfig, load_config
+from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
+
+SHOWN = 12
+SHAPES_FILE, REPORT_FILE, PICTURE_FILE = "shapes.jsonl", "confirm.json", "confirm.png"
+STOCK = "the stock decision"
+
+
+def confirm_command(
+    program: str,
+    config_path: Path | None,
+    sets: list[str],
+    *,
+    against: str | None,
+    output: Path | None,
+    minutes: float | None,
+    as_json: bool,
+) -> int:
+    """Compare; exit code 0 when faster on the unseen shapes, 1 when not, 4 when the budget ended first."""
+    config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
+    source = read_program(program)
+    candidate = _parse(program, source)
+    baseline = None if against is None else _parse(against, read_program(against))
+    require_sandbox()
+    setting = _setting(config)
+    folder = _folder(output, program)
+    from evaluators import gpu_worker
+
+    worker = gpu_worker.open_worker()
+    atexit.register(worker.close)
+    seed = secrets.randbits(32)
+    device, build = worker.open(setting, seed=seed)
+    gpu = Gpu(device.num_sms, device.l2_bytes, max(SM_MARGINS))
+    limits = Limits(config.sandbox.time_s, config.sandbox.memory_mb)
+
+    def decide(cases: Sequence[Case]) -> tuple[Sequence[Decision], Sequence[Decision]]:
+        mine = _decisions(program, candidate, cases, setting, gpu, limits)
+        if baseline is None:
+            stock = baseline_decision(setting)
+            return [spelled_out(c.shape, setting, stock, gpu) for c in cases], mine
+        return _decisions(str(against), baseline, cases, setting, gpu, limits), mine
+
+    description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
+    log_sealed_read(Path(config.runs_dir), program, source, description)
+    rng = Random(seed)
+    suite = build_suite(config.judge.workload, setting, config.judge.weighting, gpu, decide, rng)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be created: {error.strerror}") from error
+    head = {
+        "program": program,
+        "against": against or STOCK,
+        "workload": config.judge.workload,
+        "setting": setting.name,
+        "weighting": config.judge.weighting.value,
+        "build": build,
+        "device": device.as_dict(),
+        "seed": seed,
+        "looks": list(pairing.LOOKS),
+        "alpha_per_look": pairing.LOOK_ALPHA,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    found = _measure(suite, worker, rng, folder, head, minutes)
+    verdict = judge_suite(found, config.judge.weighting)
+    report = {**head, **report_of(found, verdict, left=len(suite) - len(found))}
+    (folder / REPORT_FILE).write_text(compact_json(report), encoding="utf-8")
+    from evolve.confirm_picture import draw_confirmation
+
+    draw_confirmation(folder / PICTURE_FILE, found, title=f"{program} against {report['against']}, {setting.name}")
+    if as_json:
+        emit(report)
+    else:
+        _print(report, found, verdict, device, folder)
+    if len(found) < len(suite):
+        return EXIT_BUDGET
+    return 0 if verdict.verdict is Verdict.FASTER else EXIT_NEGATIVE
+
+
+def _parse(name: str, source: str) -> Program:
+    try:
+        return parse_program(source)
+    except ProgramRefused as refused:
+        raise UserError(f"{name}: {refused.refusals[0]}") from refused
+
+
+def _setting(config: RunConfig) -> Setting:
+    """The setting, which must be one that can be measured here."""
+    if config.judge.setting not in LIVE_SETTINGS:
+        raise UserError(
+            f"judge.setting: cannot measure {config.judge.setting!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}"
+        )
+    return LIVE_SETTINGS[config.judge.setting]
+
+
+def _folder(output: Path | None, program: str) -> Path:
+    """The folder of the report; a confirmation is never overwritten."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(program).name)
+    folder = output or Path("runs") / "confirm" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something already", hint="-o names a folder that is new or empty")
+    return folder
+
+
+def _decisions(
+    name: str, program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits
+) -> list[Decision]:
+    try:
+        return decisions_of(program, cases, setting, gpu, limits)
+    except ProgramFailed as failed:
+        raise UserError(f"{name}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE) from failed
+
+
+def _measure(
+    suite: Sequence[Subject], worker: Any, rng: Random, folder: Path, head: dict[str, Any], minutes: float | None
+) -> list[ShapeVerdict]:
+    """Compare shape by shape; every verdict is on disk before the next shape starts."""
+    todo = sum(not s.same_launch for s in suite)
+    say(f"{len(suite)} shapes, {todo} of them with another launch; every verdict goes to {folder / SHAPES_FILE}")
+    started, done = time.monotonic(), 0
+    with (folder / SHAPES_FILE).open("w", encoding="utf-8") as log:
+        log.write(json.dumps(head) + "\n")
+
+        def keep(found: ShapeVerdict) -> None:
+            nonlocal done
+            log.write(json.dumps(shape_json(found)) + "\n")
+            log.flush()
+            done += not found.subject.same_launch
+            if not found.subject.same_launch and done % 50 == 0:
+                seconds = time.monotonic() - started
+                say(f"  {done}/{todo}  {seconds:.0f} s, about {seconds / done * (todo - done):.0f} s left")
+
+        deadline = None if minutes is None else started + 60 * minutes
+        return confirm_shapes(suite, worker, rng, deadline=deadline, on_verdict=keep)
+
+
+def interval_json(interval: Interval) -> dict[str, float]:
+    """An interval as speed-ups: above 1 the candidate is faster."""
+    names = ("speedup", "low", "high", "bootstrap_low", "bootstrap_high")
+    values = (interval.mean, interval.low, interval.high, interval.boot_low, interval.boot_high)
+    return {n: round(math.exp(v), 6) for n, v in zip(names, values, strict=True)}
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """A decision as plain data."""
+    return {
+        "num_splits": decision.num_splits,
+        "blocks_per_split": decision.blocks_per_split,
+        "pack_gqa": decision.pack_gqa,
+        "sm_margin": decision.sm_margin,
+    }
+
+
+def shape_json(found: ShapeVerdict) -> dict[str, Any]:
+    """One shape's verdict as JSON."""
+    subject, comparison = found.subject, found.comparison
+    shape = subject.case.shape
+    row: dict[str, Any] = {
+        "case": subject.case.id,
+        "group": subject.group.value,
+        "verdict": found.verdict.value,
+        "same_launch": subject.same_launch,
+        "shape": {
+            "batch": shape.batch,
+            "seqlen_k": shape.seqlen_k,
+            "num_heads_q": shape.num_heads_q,
+            "num_heads_kv": shape.num_heads_kv,
+            "live_seqlens": list(shape.live_seqlens),
+        },
+        "baseline": decision_json(subject.baseline),
+        "candidate": decision_json(subject.candidate),
+        "trouble": found.trouble,
+    }
+    if comparison is not None:
+        row |= {
+            "interval": interval_json(comparison.interval) if comparison.interval else None,
+            "baseline_us": round(comparison.baseline_us, 3),
+            "candidate_us": round(comparison.candidate_us, 3),
+            "blocks": comparison.blocks,
+            "dropped": list(comparison.dropped),
+        }
+    return row
+
+
+def report_of(found: Sequence[ShapeVerdict], verdict: SuiteVerdict, *, left: int) -> dict[str, Any]:
+    """The verdicts as JSON."""
+    return {
+        "verdict": verdict.verdict.value,
+        "suite": interval_json(verdict.interval),
+        "groups": {
+            g.value: {
+                "shapes": sum(v.subject.group is g for v in found),
+                "same_launch": sum(v.subject.group is g and v.subject.same_launch for v in found),
+                **{w.value: sum(v.subject.group is g and v.verdict is w for v in found) for w in Verdict},
+                **interval_json(verdict.by_group[g]),
+            }
+            for g in Group
+        },
+        "wrong_outputs": verdict.wrong_outputs,
+        "left": left,
+        "shapes": [shape_json(v) for v in found],
+    }
+
+
+def _print(
+    report: dict[str, Any], found: Sequence[ShapeVerdict], verdict: SuiteVerdict, device: DeviceRecord, folder: Path
+) -> None:
+    s = report["suite"]
+    say(
+        f"\n{report['program']} against {report['against']} on {report['setting']} ({report['build']}, {device.name})\n"
+    )
+    counted = "".join(f"{w.value:>{len(w.value) + 2}}" for w in Verdict)
+    say(f"{'':9}{'speed-up':>10}{'95% interval':>20}{counted}{'shapes':>8}")
+    for name, g in report["groups"].items():
+        if g["shapes"]:
+            say(
+                f"{name:9}{g['speedup']:9.4f}x{g['low']:12.4f}..{g['high']:.4f}"
+                + "".join(f"{g[w.value]:{len(w.value) + 2}d}" for w in Verdict)
+                + f"{g['shapes']:8d}"
+            )
+    slower = sorted((v for v in found if v.verdict is Verdict.SLOWER and v.comparison), key=_mean)
+    if slower:
+        say(f"\nslower: {len(slower)} shapes")
+        for v in slower[:SHOWN]:
+            c = v.comparison
+            assert c is not None
+            say(
+                f"  {v.subject.case.id} ({v.subject.group.value}) {math.exp(_mean(v)):.3f}x, {c.baseline_us:.1f} -> "
+                f"{c.candidate_us:.1f} us"
+            )
+        if len(slower) > SHOWN:
+            say(f"  and {len(slower) - SHOWN} more, each {math.exp(_mean(slower[SHOWN])):.3f}x or better")
+    troubles = Counter(v.trouble for v in found if v.trouble)
+    for text, n in troubles.most_common(SHOWN):
+        say(f"\n{n} shapes: {plain(text)}")
+    unseen = sum(v.subject.group in UNSEEN for v in found)
+    say(
+        f"\nverdict    {verdict.verdict.value}: {s['speedup']:.4f}x ({s['low']:.4f} to {s['high']:.4f}) on {unseen} "
+        "shapes that no search has seen"
+    )
+    if report["left"]:
+        say(f"left       {report['left']} shapes when the minutes ended; the verdict rests on the others")
+    say(f"report     {folder / REPORT_FILE}\npicture    {folder / PICTURE_FILE}")
+
+
+def _mean(found: ShapeVerdict) -> float:
+    comparison = found.comparison
+    return comparison.interval.mean if comparison and comparison.interval else 0.0

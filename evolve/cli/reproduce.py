@@ -1,0 +1,115 @@
+"""`evosplit reproduce bsc`: the reference paper's experiments again, on this machine's GPU."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import secrets
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluators import bsc
+from evaluators.confirm import ProgramFailed, decisions_of
+from evaluators.contract import Cache, Gpu
+from evaluators.gate import ProgramRefused, parse_program
+from evaluators.ladder import SM_MARGINS
+from evaluators.sandbox import Limits
+from evaluators.store import shape_key
+from evaluators.workloads import Case, Split
+from evolve.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
+from evolve.bsc_picture import draw_reproduction
+from evolve.bsc_report import PICTURE, markdown
+from evolve.cli.common import compact_json, plain, read_program, require_sandbox, say
+from evolve.errors import EXIT_NEGATIVE, UserError
+
+PAPERS = ("bsc",)
+DEFAULT_CHAMPION = "results/quickstart/best.py"
+RAW, REPORT, GRID, PEERS = "measurements.json", "README.md", "grid.csv", "peers.csv"
+
+
+def reproduce_command(
+    paper: str, *, output: Path | None, champion: str | None, measured: Path | None, force: bool
+) -> int:
+    """Measure (or read measurements), write the report."""
+    if paper not in PAPERS:
+        raise UserError(f"unknown paper {paper!r}", hint=f"known: {', '.join(PAPERS)}")
+    if measured is not None and champion is not None:
+        raise UserError("--from brings its own champion", hint="leave --champion out, or measure again")
+    folder = output or Path("runs") / f"reproduce-{paper}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not force)):
+        raise UserError(
+            f"{folder} holds something already", hint="-o names another folder; --force replaces the report"
+        )
+    raw = _read(measured) if measured is not None else _measure(champion or DEFAULT_CHAMPION)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Readings first: a report can be written anew, a measurement cannot.
+        (folder / RAW).write_text(compact_json(raw), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+    material = Material.of(raw)
+    (folder / GRID).write_text(to_csv(list(grid_rows(material))), encoding="utf-8")
+    (folder / PEERS).write_text(to_csv(list(peer_rows(material))), encoding="utf-8")
+    draw_reproduction(folder / PICTURE, material)
+    (folder / REPORT).write_text(markdown(material), encoding="utf-8")
+    say(f"report     {folder / REPORT}\npicture    {folder / PICTURE}\ntables     {folder / GRID}, {folder / PEERS}")
+    if raw["lost"]:
+        say(f"{len(raw['lost'])} shapes could not be measured; the report lists them")
+        return EXIT_NEGATIVE
+    return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error})", hint=f"expected a {RAW} of evosplit reproduce") from error
+    missing = [k for k in ("rows", "policies", "device", "kernels") if not isinstance(raw, dict) or k not in raw]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}", hint=f"expected a {RAW} of evosplit reproduce")
+    return raw
+
+
+def _measure(champion: str) -> dict[str, Any]:
+    from evaluators import gpu_worker
+
+    programs = {PUBLISHED: "seeds/bsc_published.py", COMPILED: "seeds/bsc_compiled.py", CHAMPION: champion}
+    sources = {}
+    for policy, name in programs.items():
+        try:
+            sources[policy] = parse_program(read_program(name))
+        except ProgramRefused as refused:
+            raise UserError(f"{name}: {refused.refusals[0]}") from refused
+    require_sandbox()
+    worker = gpu_worker.open_worker()
+    atexit.register(worker.close)
+    seed = secrets.randbits(32)
+    where = bsc.METADATA[Cache.COLD]
+    device, _ = worker.open(where, seed=seed)
+    gpu = Gpu(device.num_sms, device.l2_bytes, max(SM_MARGINS))
+    shapes = bsc.policy_shapes()
+    cases = [Case(shape_key(s), s, Split.TRAIN) for s in shapes]
+    policies = {}
+    for policy, program in sources.items():
+        try:
+            decided = decisions_of(program, cases, where, gpu, Limits())
+        except ProgramFailed as failed:
+            raise UserError(f"{programs[policy]}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE) from failed
+        policies[policy] = dict(zip(shapes, decided, strict=True))
+    started = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            say(f"  {done}/{total} shapes  {time.monotonic() - started:.0f} s")
+
+    raw = bsc.measure_all(worker, policies, gpu, seed=seed, on_progress=show)
+    described = {STOCK: {"program": "the library's own decision", "decisions": {}}}
+    described |= {
+        p: {"program": programs[p], "decisions": {shape_key(s): asdict(d) for s, d in decided.items()}}
+        for p, decided in policies.items()
+    }
+    return {"paper": bsc.PAPER, "date": time.strftime("%Y-%m-%d"), "seed": seed, "policies": described, **raw}

@@ -1,0 +1,146 @@
+"""A simulated GPU worker: latencies by a formula, noise and a drifting clock. Nothing here is a measurement."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from evaluators.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.device import DeviceRecord
+from evaluators.dispatch import resolved_num_splits
+from evaluators.gpu_worker import MeasureError, Trouble
+from evaluators.launch import canonical_launch
+from evaluators.pairing import Block
+
+SIMULATED_DEVICE = DeviceRecord("simulated H100", "GPU-simulated", "0", "0", 132, 50 << 20)
+SIMULATED_BUILD = "simulated provider"
+
+
+def simulated_latency_us(shape: DecodeShape, setting: Setting, decision: Decision) -> float:
+    """Longest split's blocks times waves of CTAs, plus a combine kernel: enough to tell decisions apart."""
+    live = canonical_launch(shape, setting, decision, Gpu()).live_splits
+    if len(live) == 1:
+        live *= shape.batch
+    blocks = [math.ceil(n / 176) for n in shape.seqlens]
+    longest = max(math.ceil(n / s) for n, s in zip(blocks, live, strict=True))
+    waves = math.ceil(sum(live) * shape.num_heads_kv / (132 - decision.sm_margin))
+    return 6.0 + 1.2 * longest * waves + (1.0 if max(live) > 1 else 0.0)
+
+
+class SimulatedWorker:
+    """Follows `evaluators.gpu_worker.Worker`; `fault` may raise for a shape and decisions."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        noise: float = 0.002,
+        drift: float = 0.05,
+        fault: Callable[[DecodeShape, Sequence[Decision]], None] = lambda shape, decisions: None,
+        slowed: bool = False,
+    ) -> None:
+        self.rng = random.Random(seed)
+        self.noise, self.drift, self.fault, self.slowed = noise, drift, fault, slowed
+        self.requests: list[tuple[DecodeShape, list[Decision]]] = []
+        self.opened: list[Setting] = []
+        self.closed = False
+        self._now = 0
+
+    def open(self, setting: Setting, *, seed: int) -> tuple[DeviceRecord, str]:
+        self.setting = setting
+        self.opened.append(setting)
+        return SIMULATED_DEVICE, SIMULATED_BUILD
+
+    def _reading(self, shape: DecodeShape, decision: Decision, clock: float) -> float:
+        noise = math.exp(self.rng.gauss(0, self.noise))
+        return simulated_latency_us(shape, self.setting, decision) * clock * noise
+
+    def _clock(self) -> float:
+        self._now += 1
+        return 1 + self.drift / 2 * math.sin(self._now / 60)
+
+    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], *, rounds: int) -> dict[str, Any]:
+        self.requests.append((shape, list(decisions)))
+        self.fault(shape, decisions)
+        clocks = [self._clock() for _ in range(rounds)]
+        cells = [
+            {"latencies_us": [self._reading(shape, d, clock) for clock in clocks], "error": 0.002} for d in decisions
+        ]
+        return {"cells": cells, "sm_clock_mhz": 1980, "slowed": False, "total_s": 0.02, "check_s": 0.005}
+
+    def pairs(self, shape: DecodeShape, one: Decision, other: Decision, orders: Sequence[str]) -> list[Block]:
+        self.requests.append((shape, [one, other]))
+        self.fault(shape, [one, other])
+        arms = {"A": one, "B": other}
+        blocks = []
+        for order in orders:
+            readings = tuple(tuple(self._reading(shape, arms[x], self._clock()) for _ in range(2)) for x in order)
+            blocks.append(Block(order, readings, (1980,) * 4, self.slowed))
+        return blocks
+
+    def peers(self, shape: DecodeShape) -> dict[str, Any]:
+        base = simulated_latency_us(shape, self.setting, Decision(1))
+        return {
+            "cuDNN": {"reason": "simulated refusal"},
+            "cuDNN, heads packed": {"error": 0.002, "latencies_us": [0.9 * base] * 12},
+        }
+
+    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
+        tile = "cute::tuple<cute::C<128>, cute::C<176>, cute::C<128>>"
+        combine = ["simulated::FlashAttnFwdCombine<>"] if decision.num_splits > 1 else []
+        return [f"simulated::FlashAttnFwdSm90<2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1>>, {tile}>", *combine]
+
+    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
+        return {"num_splits": resolved_num_splits(shape, self.setting, Decision(), Gpu()), "live_splits": [1]}
+
+    def copy_bandwidth(self) -> float:
+        return 3.0e6
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class SimulatedBench:
+    """What a worker process would hold, for tests of the protocol."""
+
+    def __init__(self, setting: Setting, seed: int) -> None:
+        self._worker = SimulatedWorker(seed=seed, fault=_fault)
+        self._worker.open(setting, seed=seed)
+
+    def describe(self) -> dict[str, Any]:
+        return {"device": asdict(SIMULATED_DEVICE), "build": SIMULATED_BUILD}
+
+    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+        return self._worker.measure(shape, decisions, rounds=rounds)
+
+    def pairs(self, shape: DecodeShape, one: Decision, other: Decision, orders: Sequence[str]) -> list[dict[str, Any]]:
+        return [asdict(b) for b in self._worker.pairs(shape, one, other, orders)]
+
+
+def _fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
+    """Shapes that stand for troubles, so that tests can send them through the protocol."""
+    if shape.batch == 13:
+        raise MeasureError(Trouble.WRONG, "an output is off")
+    if shape.batch == 17:
+        print("simulated crash")
+        raise SystemExit(7)
+
+
+def main() -> None:
+    """A worker process around the simulated bench."""
+    import os
+    import sys
+
+    from evaluators.gpu_worker_child import serve
+
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    print("a library that prints to stdout")
+    serve(sys.stdin, replies, SimulatedBench)
+
+
+if __name__ == "__main__":
+    main()
