@@ -116,7 +116,9 @@ class Endpoint:
 
     def start(self) -> None:
         """Start it, after a kill as well."""
-        self.process = subprocess.Popen([sys.executable, __file__, "--serve", str(self.port), str(self.log)])
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--serve", str(self.port), str(self.log)], stderr=subprocess.DEVNULL
+        )
 
     def kill(self) -> None:
         """SIGKILL."""
