@@ -173,7 +173,7 @@ class Controller:
         if known is None or known.status is None:
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
         self._ledger.commit(index, 0, evaluation)
-        self._attempts.keep(index, source, evaluation)
+        self._attempts.keep(index, evaluation)
         self._population.add_seed(index, source, evaluation)
 
     def _row(self, index: int, kind: str, sample: Sample | None, system: str, user: str) -> dict[str, object]:
@@ -234,7 +234,7 @@ class Controller:
             elapsed_s=outcome.elapsed_s,
         )
         if evaluation.status is Status.OK:
-            self._attempts.keep(index, outcome.source, evaluation)
+            self._attempts.keep(index, evaluation)
         self._report(index)
 
     def _recommit(self, entry: Entry) -> None:
@@ -251,8 +251,6 @@ class Controller:
             features=entry.features,
         )
         self._enter(entry.island, entry.id, entry.source, evaluation)
-        if evaluation.status is Status.OK:
-            self._attempts.keep(entry.id, entry.source, evaluation, whole=False)
 
     def _enter(self, island: int, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
         self._ledger.commit(index, island, evaluation)
