@@ -13,7 +13,6 @@ from evaluators.launch import Launch, canonical_launch, combine_bucket
 from evaluators.table import Cell, Table
 from evaluators.workloads import Case
 
-
 ANSWERS_KEPT = 20_000
 """Look-ups remembered; a search of any length must not fill the memory."""
 

@@ -88,10 +88,7 @@ def growth(rows: list[Row]) -> float:
 
 def cost_per_proposal(rows: list[Row]) -> list[tuple[int, float]]:
     """Controller CPU milliseconds per proposal, over each stretch of a hundred; sandboxes not counted."""
-    return [
-        (second[0], 1e3 * (second[3] - first[3]) / (second[0] - first[0]))
-        for first, second in pairwise(rows)
-    ]
+    return [(second[0], 1e3 * (second[3] - first[3]) / (second[0] - first[0])) for first, second in pairwise(rows)]
 
 
 def draw(rows: list[Row], path: Path) -> None:
