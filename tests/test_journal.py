@@ -105,7 +105,7 @@ def test_paths_need_no_luck(tmp_path: Path, name: str) -> None:
 
 
 def test_readers_cannot_write(journal: Journal) -> None:
-    with open_journal(journal.path.parent, read_only=True) as reader, pytest.raises(sqlite3.OperationalError):
+    with open_journal(journal.path.parent, read_only=True) as reader, pytest.raises(UserError, match="readonly"):
         reader.set_meta("a", "b")
 
 
