@@ -173,7 +173,7 @@ class Judge:
 
     def _gain(self, case_id: str, decision: Decision) -> float | None:
         """Log speed-up of a decision on a case; None where it has no latency."""
-        result = self._fresh_outcome(self._facts[case_id], decision).result
+        result = self._outcome(case_id, decision).result
         return result.log_speedup if result else None
 
     def evaluate(self, source: str) -> Evaluation:

@@ -132,9 +132,11 @@ class SecondLook:
 
     def _marked(self, evaluation: Evaluation, again: Again) -> Evaluation:
         parts: dict[str, tuple[float, float]] = {}
-        for (case_id, near), decisions in zip(self._near.items(), again.near, strict=True):
+        for (case_id, near), own, decisions in zip(self._near.items(), again.decisions, again.near, strict=True):
             gain = math.log(evaluation.speedups[case_id])
-            known = {decision: self._gain(case_id, decision) for decision in set(decisions)} if gain > 0 else {}
+            known: dict[Decision, float | None] = {own: gain}
+            if gain > 0:
+                known |= {decision: self._gain(case_id, decision) for decision in set(decisions) - {own}}
             gains = [(axis, known.get(decision)) for (axis, _), decision in zip(near, decisions, strict=True)]
             parts[case_id] = (gain, lone_part(gain, gains))
         lone = {split: lone_gain(parts, weights) for split, weights in self._weights.items()}
