@@ -61,7 +61,7 @@ class SmallJudge:
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Lowers every third number's score, and finds some numbers unstable."""
         value = int(evaluation.decisions_hash[1:])
-        if value % 4 == 1:
+        if value % 5 == 2:
             return Evaluation(Status.UNSTABLE, "decided differently", source, evaluation.normal_form)
         if value % 3 == 0 and evaluation.train:
             return replace(evaluation, train=replace(evaluation.train, score=evaluation.train.score - 0.05))
