@@ -31,6 +31,9 @@ from evaluators.workloads import Case, Split, Weighting, weights
 WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
 
+OUTCOMES_KEPT = 20_000
+"""Outcomes remembered; a search of any length must not fill the memory."""
+
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
 
 
@@ -236,6 +239,8 @@ class Judge:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
         if known is None:
+            if len(self._outcomes) >= OUTCOMES_KEPT:
+                self._outcomes.clear()
             known = self._outcomes[case_id, decision] = self._fresh_outcome(self._facts[case_id], decision)
         return known
 
