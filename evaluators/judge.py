@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource, UnrecordedError
 from evaluators.launch import canonical_launch, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
-from evaluators.sandbox import Limits, Question, Sandbox
+from evaluators.sandbox import Answers, Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
 from evaluators.status import Status
 from evaluators.table import Table, read_table, restrict
@@ -76,6 +77,7 @@ class Judge:
         weighting: Weighting,
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
+        vectorised: bool = False,
     ) -> None:
         """Prepare questions, oracle and weights.
 
@@ -85,6 +87,7 @@ class Judge:
             weighting: how much each case counts.
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
+            vectorised: ask numpy first and the sandbox only where that cannot answer; the decisions are the same.
         """
         self.setting, self.gpu = table.setting, table.gpu
         self._source = source
@@ -99,7 +102,12 @@ class Judge:
         self.oracle_log_gain = {
             s: sum(share * self._facts[i].oracle.log_gain for i, share in w.items()) for s, w in self.weights.items()
         }
-        self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
+        self._sandbox = Sandbox(self.gpu, self.questions, limits)
+        self._vectoriser = None
+        if vectorised:
+            from evaluators.vectorised import Vectoriser
+
+            self._vectoriser = Vectoriser(self.gpu, self.questions)
         self.description = {
             "workload": str(table.card["workload"]),
             "setting": self.setting.name,
@@ -169,10 +177,22 @@ class Judge:
         except ProgramRefused as refused:
             message = "\n".join(str(r) for r in refused.refusals)
             return Evaluation(refused.status, message, source_hash)
-        answers = self._sandbox.ask(program)
+        answers = self._answers(program)
         if answers.status is not Status.OK:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         return self._score(program, source_hash, answers.decisions)
+
+    def _answers(self, program: Program) -> Answers:
+        if self._vectoriser is not None:
+            from evaluators.lanes import NotVectorisable
+
+            started = time.monotonic()
+            try:
+                decisions = self._vectoriser.ask(program).decisions()
+                return Answers(Status.OK, "", decisions, time.monotonic() - started)
+            except NotVectorisable:
+                pass
+        return self._sandbox.ask(program)
 
     def outcome(self, case_id: str, decision: Decision) -> Outcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
@@ -275,6 +295,7 @@ def open_judge(
     limits: Limits,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     splits: Sequence[Split] = SEARCH_SPLITS,
+    vectorised: bool = False,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
 
@@ -283,4 +304,11 @@ def open_judge(
         SandboxUnavailable: this system cannot confine candidates.
     """
     table = restrict(read_table(table_folder), splits)
-    return Judge(table, TableSource(table), weighting=weighting, limits=limits, workspace_cap_mb=workspace_cap_mb)
+    return Judge(
+        table,
+        TableSource(table),
+        weighting=weighting,
+        limits=limits,
+        workspace_cap_mb=workspace_cap_mb,
+        vectorised=vectorised,
+    )
