@@ -133,6 +133,10 @@ class Judge:
         facts = self._facts[case_id]
         return max(facts.question.work.max_n_blocks, *(d.blocks_per_split for d, _ in facts.curve))
 
+    def recorded_cells(self, split: Split) -> int:
+        """Launches recorded for the cases of a split."""
+        return sum(len(self._facts[i].curve) for i in self.weights[split])
+
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
         num_sms = self.gpu.num_sms - decision.sm_margin
