@@ -195,8 +195,9 @@ def _optuna_search(method: str) -> Callable[..., tuple[list[Number], float]]:
                 best, best_score = numbers, found
             return found
 
-        if evaluations > 0:
-            study.optimize(trial_score, n_trials=evaluations)
+        for _ in range(evaluations):
+            trial = study.ask()
+            study.tell(trial, trial_score(trial))
         return best, best_score
 
     return search
