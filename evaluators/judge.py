@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from evaluators.launch import canonical_launch, spelled_out, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
 from evaluators.recheck import SecondLook
 from evaluators.regressions import Regression, regression_of
-from evaluators.sandbox import Limits, Question, Sandbox
+from evaluators.sandbox import Answers, Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
 from evaluators.status import Status
 from evaluators.table import Cell, read_table, restrict
@@ -93,6 +94,7 @@ class Judge:
         weighting: Weighting,
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
+        vectorised: bool = False,
     ) -> None:
         """Prepare questions and weights.
 
@@ -105,6 +107,7 @@ class Judge:
             weighting: how much each case counts.
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
+            vectorised: ask numpy first and the sandbox only where that cannot answer; the decisions are the same.
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
@@ -119,6 +122,11 @@ class Judge:
         self._facts = {c.id: self._case_facts(c) for c in cases if c.id in counted}
         self._limits = limits
         self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
+        self._vectoriser = None
+        if vectorised:
+            from evaluators.vectorised import Vectoriser
+
+            self._vectoriser = Vectoriser(self.gpu, self.questions)
         self.description = {
             "setting": self.setting.name,
             "weighting": weighting.value,
@@ -140,6 +148,10 @@ class Judge:
         """Largest blocks per split that makes a difference on a case: recorded, or that of the longest sequence."""
         facts = self._facts[case_id]
         return max(facts.question.work.max_n_blocks, *(d.blocks_per_split for d, _ in self._knowledge(facts).curve))
+
+    def recorded_cells(self, split: Split) -> int:
+        """Launches recorded for the cases of a split."""
+        return sum(len(self._knowledge(self._facts[i]).cells) for i in self.weights[split])
 
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
@@ -210,7 +222,7 @@ class Judge:
         except ProgramRefused as refused:
             message = "\n".join(str(r) for r in refused.refusals)
             return Evaluation(refused.status, message, source_hash)
-        answers = self._sandbox.ask(program)
+        answers = self._answers(program)
         if answers.status is not Status.OK:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         return self._score(program, source_hash, answers.decisions)
@@ -234,6 +246,18 @@ class Judge:
         See `SecondLook.look`.
         """
         return self._second_look.look(parse_program(source), evaluation)
+
+    def _answers(self, program: Program) -> Answers:
+        if self._vectoriser is not None:
+            from evaluators.lanes import NotVectorisable
+
+            started = time.monotonic()
+            try:
+                decisions = self._vectoriser.ask(program).decisions()
+                return Answers(Status.OK, "", decisions, time.monotonic() - started)
+            except NotVectorisable:
+                pass
+        return self._sandbox.ask(program)
 
     def outcome(self, case_id: str, decision: Decision) -> Outcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
@@ -354,6 +378,7 @@ def open_judge(
     limits: Limits,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     splits: Sequence[Split] = SEARCH_SPLITS,
+    vectorised: bool = False,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
 
@@ -376,4 +401,5 @@ def open_judge(
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
+        vectorised=vectorised,
     )
