@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -60,8 +60,18 @@ class OpenAIConfig(_Section):
     price_per_1k_out: float = Field(0.0, ge=0, description="US dollars per 1,000 answer tokens")
 
 
-KINDS = ("offline", "openai")
+class ManualConfig(_Section):
+    """Proposer that puts prompts into a folder, where a person or any program answers them."""
+
+    kind: Literal["manual"] = "manual"
+    model: str = Field("manual", description="who answers, where an answer does not say so itself")
+    poll_s: float = Field(0.2, gt=0, description="how often to look for answers")
+
+
+KINDS = ("offline", "openai", "manual")
 """Kinds of proposers."""
+
+ProposerConfig = OfflineConfig | OpenAIConfig | ManualConfig
 
 
 class SearchConfig(_Section):
@@ -92,7 +102,7 @@ class RunConfig(_Section):
     random_seed: int = Field(0, ge=0)
     judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()
-    proposer: OfflineConfig | OpenAIConfig = Field(OfflineConfig(), discriminator="kind")
+    proposer: ProposerConfig = Field(OfflineConfig(), discriminator="kind")
     search: SearchConfig = SearchConfig()
     runs_dir: str = Field("runs", description="folder of run folders")
 
@@ -110,7 +120,7 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
     sections: dict[str, list[type[BaseModel]]] = {
         "judge": [JudgeConfig],
         "sandbox": [SandboxConfig],
-        "proposer": [OfflineConfig, OpenAIConfig],
+        "proposer": list(get_args(ProposerConfig)),
         "search": [SearchConfig],
     }
     models = sections.get(str(path[0]), [model]) if len(path) > 1 else [model]

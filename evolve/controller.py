@@ -190,7 +190,9 @@ class Controller:
         self._journal.ask(row)
         self._islands[index] = sample.island
         seed = int(str(row["seed"]))
-        return Ask(index, sample.island, parent, inspirations, str(row["system"]), user, sample.diff, seed)
+        return Ask(
+            index, sample.island, parent, inspirations, str(row["system"]), user, sample.diff, seed, self._run_dir
+        )
 
     async def _asked(self, entry: Entry) -> Ask:
         """The request that an interrupted run had written down."""
@@ -198,7 +200,17 @@ class Controller:
         parent = await self._attempts.record(entry.parent)
         inspirations = tuple([await self._attempts.record(i) for i in entry.inspirations])
         self._islands[entry.id] = entry.island
-        return Ask(entry.id, entry.island, parent, inspirations, entry.system, entry.user, entry.diff, entry.seed)
+        return Ask(
+            entry.id,
+            entry.island,
+            parent,
+            inspirations,
+            entry.system,
+            entry.user,
+            entry.diff,
+            entry.seed,
+            self._run_dir,
+        )
 
     def _commit(self, index: int, outcome: Outcome) -> None:
         """Settle duplicates, enter the population, write the result."""

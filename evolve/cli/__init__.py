@@ -24,12 +24,20 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show, describe and check configurations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+queue_app = typer.Typer(
+    help="List, show and answer the prompts of a run whose proposer is `manual`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(queue_app, name="queue")
 
 PROGRAM = "Python file with schedule(shape, gpu), or RUN#ID."
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. --set search.proposals=50.")]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of run folders.")]
+QueueRun = Annotated[str, typer.Option("--run", help="Run folder, name, or last.")]
+PromptId = Annotated[str, typer.Argument(metavar="ID", help="Name of the prompt, or number of its proposal.")]
 
 
 def _version(value: bool) -> None:
@@ -178,6 +186,44 @@ def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Se
     config = load_config(asset(str(path)), sets or [])
     seeds, table = read_seeds(config), read_table(asset(config.table_path()))
     typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {len(table.cases)}", err=True)
+
+
+@queue_app.command("list")
+def queue_list(run_name: QueueRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
+    """List the prompts that wait; with --json also the answered ones."""
+    from evolve.cli.queue import list_command
+
+    raise typer.Exit(list_command(run_name, runs_dir, as_json=json))
+
+
+@queue_app.command("show")
+def queue_show(
+    name: PromptId, run_name: QueueRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False
+) -> None:
+    """Print a prompt."""
+    from evolve.cli.queue import show_command
+
+    raise typer.Exit(show_command(name, run_name, runs_dir, as_json=json))
+
+
+@queue_app.command("answer")
+def queue_answer(
+    name: PromptId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Text of the answer; - reads standard input.")],
+    model: Annotated[str, typer.Option("--model", help="Who answers.")] = "",
+    note: Annotated[str, typer.Option("--note", help="A line about the answer.")] = "",
+    tokens_in: Annotated[int, typer.Option("--tokens-in", min=0, help="Tokens of the prompt, if known.")] = 0,
+    tokens_out: Annotated[int, typer.Option("--tokens-out", min=0, help="Tokens of the answer, if known.")] = 0,
+    run_name: QueueRun = "last",
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Answer a prompt. An answer stays: there is no second one."""
+    from evolve.cli.queue import answer_command
+    from evolve.prompt_queue import Reply
+
+    reply = Reply("", model, note, tokens_in, tokens_out)
+    raise typer.Exit(answer_command(name, file, run_name, runs_dir, reply=reply, as_json=json))
 
 
 def main() -> None:

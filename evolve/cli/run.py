@@ -13,6 +13,7 @@ from evolve.config import RunConfig, load_config
 from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.picture import draw_speedups
+from evolve.prompt_queue import QUEUE_FOLDER
 from evolve.proposers import Proposer, open_proposer
 from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, keep_table, new_run_folder
 
@@ -105,6 +106,8 @@ def _announce(config: RunConfig, judge: Judge, folder: Path) -> None:
     d = judge.description
     say(f"{folder}: {config.search.proposals} proposals by {config.proposer.kind} on {d['workload']}, {d['setting']}, "
         f"{d['weighting']} (recorded: {d['build']}, {d['gpu']})")  # fmt: skip
+    if config.proposer.kind == "manual":
+        say(f"prompts wait in {folder / QUEUE_FOLDER}; evosplit queue list --run {folder}")
 
 
 def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from evaluators.evaluation import Evaluation
@@ -34,6 +35,7 @@ class Ask:
         user: user message of the prompt.
         diff: whether SEARCH/REPLACE blocks are wanted, rather than the whole program.
         seed: seed of everything random in the answer.
+        run_dir: folder of the run, for proposers that leave files there.
     """
 
     index: int
@@ -44,6 +46,7 @@ class Ask:
     user: str
     diff: bool
     seed: int
+    run_dir: Path = Path()
 
 
 @dataclass(frozen=True, slots=True)
