@@ -83,7 +83,8 @@ class Evaluation:
 
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
     `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed. `speedups` holds the
-    speed-up over the baseline by case id, `regressed` the cases that are regressions.
+    speed-up over the baseline by case id, `regressed` the cases that are regressions. `gpu_s` are the seconds
+    that measuring kept a GPU busy; 0 where latencies are recorded ones.
     """
 
     status: Status
@@ -99,3 +100,4 @@ class Evaluation:
     regressed: tuple[str, ...] = ()
     features: dict[str, float] = field(default_factory=dict)
     feedback: Feedback = Feedback()
+    gpu_s: float = 0.0

@@ -72,6 +72,10 @@ class Attempts:
             while len(self._evaluations) > KEPT_EVALUATIONS:
                 self._evaluations.popitem(last=False)
 
+    def source(self, index: int) -> str:
+        """Source of a program of the population."""
+        return self._sources[index]
+
     async def record(self, index: int) -> ProgramRecord:
         """A program with its full evaluation; asks the judge again when it is no longer in memory."""
         source = self._sources[index]

@@ -74,6 +74,15 @@ KINDS = ("offline", "openai", "manual")
 ProposerConfig = OfflineConfig | OpenAIConfig | ManualConfig
 
 
+class PromptsConfig(_Section):
+    """Texts of the prompts; a run keeps those that it began with."""
+
+    system: str | None = Field(None, description="file instead of evolve/templates/system.md")
+    user: str | None = Field(None, description="file instead of evolve/templates/user.md")
+    diff: str | None = Field(None, description="file instead of evolve/templates/diff.md")
+    rewrite: str | None = Field(None, description="file instead of evolve/templates/rewrite.md")
+
+
 class SearchConfig(_Section):
     """The population and the loop."""
 
@@ -103,6 +112,7 @@ class RunConfig(_Section):
     judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()
     proposer: ProposerConfig = Field(OfflineConfig(), discriminator="kind")
+    prompts: PromptsConfig = PromptsConfig()
     search: SearchConfig = SearchConfig()
     runs_dir: str = Field("runs", description="folder of run folders")
 
@@ -121,6 +131,7 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
         "judge": [JudgeConfig],
         "sandbox": [SandboxConfig],
         "proposer": list(get_args(ProposerConfig)),
+        "prompts": [PromptsConfig],
         "search": [SearchConfig],
     }
     models = sections.get(str(path[0]), [model]) if len(path) > 1 else [model]

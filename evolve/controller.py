@@ -21,8 +21,10 @@ from evolve.config import RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
 from evolve.ledger import Ledger
+from evolve.lessons import LessonBook, describe_edit
 from evolve.population import Population, Sample
-from evolve.prompts import system_prompt, user_prompt
+from evolve.prompt_templates import Templates, load_templates
+from evolve.prompts import Prompts
 from evolve.proposers.base import Ask, Proposer
 from evolve.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise
 
@@ -39,6 +41,14 @@ class Progress:
     duplicates: int
     seconds: float
     seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a proposal under way comes from."""
+
+    island: int
+    parent: int
 
 
 class Controller:
@@ -70,7 +80,8 @@ class Controller:
         self._on_progress = on_progress
         self._population = Population(config.search, config.random_seed)
         self._ledger = Ledger()
-        self._islands: dict[int, int] = {}
+        self._lessons = LessonBook()
+        self._asked_of: dict[int, Origin] = {}
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:
@@ -105,6 +116,10 @@ class Controller:
         self._journal.set_meta("run", self._run_dir.name)
         self._journal.set_meta("proposer", self._proposer.name)
         self._journal.set_meta("proposals", str(self._search.proposals))
+        kept = self._journal.meta("templates")
+        templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
+        self._journal.set_meta("templates", templates.to_json())
+        self._prompts = Prompts(templates, self._judge.description)
         text = self._config.dump_yaml()
         self._journal.set_meta("config", text)
         (self._run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
@@ -162,7 +177,8 @@ class Controller:
             self._journal.ask(self._row(index, "seed", None, "", ""))
         if known is None or known.status is None:
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
-        self._ledger.commit(index, 0, evaluation)
+        self._ledger.commit(index, evaluation)
+        self._lessons.commit(index, 0, evaluation, parent=None, edit="")
         self._attempts.keep(index, source, evaluation)
         self._population.add_seed(index, source, evaluation)
 
@@ -178,6 +194,7 @@ class Controller:
             "seed": int.from_bytes(digest[:6]),
             "system": system,
             "user": user,
+            "asked_model": "",
         }
 
     async def _ask(self, index: int) -> Ask:
@@ -185,10 +202,11 @@ class Controller:
         sample = self._population.sample(index)
         parent = await self._attempts.record(sample.parent)
         inspirations = tuple([await self._attempts.record(i) for i in sample.inspirations])
-        user = user_prompt(parent, inspirations, self._ledger.failures(sample.island), diff=sample.diff)
-        row = self._row(index, "proposal", sample, system_prompt(), user)
+        lessons = self._lessons.of(sample.parent, sample.island)
+        user = self._prompts.user(parent, inspirations, lessons, diff=sample.diff)
+        row = self._row(index, "proposal", sample, self._prompts.system, user)
         self._journal.ask(row)
-        self._islands[index] = sample.island
+        self._asked_of[index] = Origin(sample.island, sample.parent)
         seed = int(str(row["seed"]))
         return Ask(
             index, sample.island, parent, inspirations, str(row["system"]), user, sample.diff, seed, self._run_dir
@@ -199,7 +217,7 @@ class Controller:
         assert entry.parent is not None
         parent = await self._attempts.record(entry.parent)
         inspirations = tuple([await self._attempts.record(i) for i in entry.inspirations])
-        self._islands[entry.id] = entry.island
+        self._asked_of[entry.id] = Origin(entry.island, entry.parent)
         return Ask(
             entry.id,
             entry.island,
@@ -223,7 +241,7 @@ class Controller:
                 evaluation.normal_form,
                 evaluation.decisions_hash if original.same == "decisions" else "",
             )
-        displaced = self._enter(self._islands.pop(index), index, outcome.source, evaluation)
+        displaced = self._enter(self._asked_of.pop(index), index, outcome.source, evaluation)
         self._journal.result(
             index,
             outcome.source,
@@ -250,13 +268,17 @@ class Controller:
             entry.holdout,
             features=entry.features,
         )
-        self._enter(entry.island, entry.id, entry.source, evaluation)
+        assert entry.parent is not None
+        self._enter(Origin(entry.island, entry.parent), entry.id, entry.source, evaluation)
         if evaluation.status is Status.OK:
             self._attempts.keep(entry.id, entry.source, None)
 
-    def _enter(self, island: int, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
-        self._ledger.commit(index, island, evaluation)
-        return self._population.commit(index, island, source, evaluation if evaluation.status is Status.OK else None)
+    def _enter(self, origin: Origin, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
+        self._ledger.commit(index, evaluation)
+        edit = describe_edit(self._attempts.source(origin.parent), source)
+        self._lessons.commit(index, origin.island, evaluation, parent=origin.parent, edit=edit)
+        scored = evaluation if evaluation.status is Status.OK else None
+        return self._population.commit(index, origin.island, source, scored)
 
     def _report(self, index: int) -> None:
         leader = self._ledger.leader

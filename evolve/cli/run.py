@@ -14,6 +14,7 @@ from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.picture import draw_speedups
 from evolve.prompt_queue import QUEUE_FOLDER
+from evolve.prompt_templates import load_templates
 from evolve.proposers import Proposer, open_proposer
 from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, keep_table, new_run_folder
 
@@ -73,6 +74,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         config = load_config(asset(str(config_path)), sets)
         table = asset(config.table_path())
         seeds, proposer = read_seeds(config), _proposer(config)
+        load_templates(config.prompts)  # its mistakes are told before a folder is made
         judge = judge_of(config, table=table)
         folder = new_run_folder(Path(config.runs_dir), config.name)
         keep_table(table, folder)
