@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evaluators.contract import SETTINGS
 from evaluators.workloads import WORKLOADS, Weighting
@@ -43,12 +43,24 @@ class OfflineConfig(_Section):
     without: tuple[str, ...] = Field((), description="edit kinds to leave out (for ablations)")
 
 
+class ModelConfig(_Section):
+    """One of several models; what is left out is taken from the proposer's own keys."""
+
+    name: str = Field(description="model name as the endpoint knows it")
+    weight: float = Field(1.0, gt=0, description="how often it is asked, relative to the others")
+    base_url: str | None = Field(None, description="endpoint, up to and with /v1")
+    api_key_env: str | None = Field(None, description="environment variable that holds the key")
+    temperature: float | None = Field(None, ge=0, le=2)
+
+
 class OpenAIConfig(_Section):
     """Proposer that asks an OpenAI-compatible endpoint."""
 
     kind: Literal["openai"] = "openai"
     base_url: str = Field("https://api.openai.com/v1", description="endpoint, up to and with /v1")
-    model: str = Field(description="model name as the endpoint knows it")
+    model: str | None = Field(None, description="model name as the endpoint knows it")
+    models: tuple[ModelConfig, ...] = Field((), description="several models, instead of `model`")
+    bandit: bool = Field(True, description="shift weight to the models that improve the score most per cost")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
     temperature: float = Field(0.7, ge=0, le=2)
     max_tokens: int = Field(8192, gt=0, description="longest answer")
@@ -56,8 +68,21 @@ class OpenAIConfig(_Section):
     retries: int = Field(4, ge=0, description="further tries after 429, 5xx, timeouts and broken answers")
     backoff_s: float = Field(1.0, gt=0, description="first wait; doubled each time")
     seeded: bool = Field(True, description="send the proposal's seed with the request")
-    price_per_1k_in: float = Field(0.0, ge=0, description="US dollars per 1,000 prompt tokens")
-    price_per_1k_out: float = Field(0.0, ge=0, description="US dollars per 1,000 answer tokens")
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if (self.model is None) == (not self.models):
+            raise ValueError("name one model under `model`, or several under `models`")
+        names = [m.name for m in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError("`models` names a model twice")
+        return self
+
+    def all_models(self) -> tuple[ModelConfig, ...]:
+        """Every model with all its keys filled in."""
+        own = {"base_url": self.base_url, "api_key_env": self.api_key_env, "temperature": self.temperature}
+        named = self.models or (ModelConfig(name=str(self.model)),)
+        return tuple(ModelConfig(**{**own, **m.model_dump(exclude_none=True)}) for m in named)
 
 
 class ManualConfig(_Section):
@@ -68,10 +93,38 @@ class ManualConfig(_Section):
     poll_s: float = Field(0.2, gt=0, description="how often to look for answers")
 
 
-KINDS = ("offline", "openai", "manual")
+class ReplayConfig(_Section):
+    """Proposer that gives the answers of a recorded run."""
+
+    kind: Literal["replay"] = "replay"
+    run: str = Field(description="folder of the recorded run")
+    prompts: Literal["same", "any"] = Field("same", description="whether prompts must be the recorded ones, too")
+
+
+KINDS = ("offline", "openai", "manual", "replay")
 """Kinds of proposers."""
 
-ProposerConfig = OfflineConfig | OpenAIConfig | ManualConfig
+ProposerConfig = OfflineConfig | OpenAIConfig | ManualConfig | ReplayConfig
+
+
+class Price(_Section):
+    """What a model costs, in US dollars per million tokens."""
+
+    input: float = Field(ge=0, description="US dollars per million prompt tokens")
+    output: float = Field(ge=0, description="US dollars per million answer tokens")
+
+    def of(self, tokens_in: int, tokens_out: int) -> float:
+        """US dollars of one call."""
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
+
+
+class BudgetConfig(_Section):
+    """Limits of a whole run, resumed or not; see also search.proposals and search.wall_s."""
+
+    usd: float | None = Field(None, gt=0, description="US dollars, by `prices`")
+    tokens: int | None = Field(None, gt=0, description="prompt and answer tokens")
+    gpu_s: float | None = Field(None, gt=0, description="seconds of measuring on a GPU")
+    prices: dict[str, Price] = Field({}, description="price of each model, by its name")
 
 
 class PromptsConfig(_Section):
@@ -113,6 +166,7 @@ class RunConfig(_Section):
     sandbox: SandboxConfig = SandboxConfig()
     proposer: ProposerConfig = Field(OfflineConfig(), discriminator="kind")
     prompts: PromptsConfig = PromptsConfig()
+    budget: BudgetConfig = BudgetConfig()
     search: SearchConfig = SearchConfig()
     runs_dir: str = Field("runs", description="folder of run folders")
 
@@ -132,6 +186,7 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
         "sandbox": [SandboxConfig],
         "proposer": list(get_args(ProposerConfig)),
         "prompts": [PromptsConfig],
+        "budget": [BudgetConfig],
         "search": [SearchConfig],
     }
     models = sections.get(str(path[0]), [model]) if len(path) > 1 else [model]
@@ -142,7 +197,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     """Message and hint for the first problem."""
     first = error.errors()[0]
     path = first["loc"]
-    if path[:1] == ("proposer",) and len(path) > 2:
+    if path[:1] == ("proposer",) and len(path) > 1:
         path = (path[0], *path[2:])  # pydantic puts the kind in between, which is no key
     where = ".".join(map(str, path)) or "config"
     if first["type"] == "extra_forbidden":
@@ -151,6 +206,8 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         return f"{where}.kind: unknown {first['ctx']['tag']!r}", _nearest(str(first["ctx"]["tag"]), KINDS, "kinds")
     if first["type"] == "union_tag_not_found":
         return f"{where}.kind: missing", f"one of: {', '.join(KINDS)}"
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}", "evosplit config schema describes every key"
     return f"{where}: {first['msg']}, got {first['input']!r}", "evosplit config schema describes every key"
 
 
@@ -191,6 +248,11 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
     if config.judge.table is None and config.judge.setting not in SETTINGS:
         hint = _nearest(config.judge.setting, list(SETTINGS), "settings")
         raise UserError(f"judge.setting: no recorded table for {config.judge.setting!r}", hint=hint)
+    if config.budget.usd is not None and isinstance(config.proposer, OpenAIConfig):
+        for model in config.proposer.all_models():
+            if model.name not in config.budget.prices:
+                hint = "budget.prices names US dollars per million tokens, e.g. {MODEL: {input: 2.0, output: 8.0}}"
+                raise UserError(f"budget.usd: no price for {model.name!r}", hint=hint)
     return config
 
 

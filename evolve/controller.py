@@ -16,7 +16,9 @@ from pathlib import Path
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.feedback import render
 from evaluators.status import Status
-from evolve.attempts import Attempts, JudgeLike, Outcome
+from evolve.attempts import Attempts, JudgeLike, Outcome, Said
+from evolve.bandit import open_choice
+from evolve.budget import Budget, BudgetSpent, Cost, cost_of
 from evolve.config import RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
@@ -49,6 +51,7 @@ class Origin:
 
     island: int
     parent: int
+    model: str
 
 
 class Controller:
@@ -81,7 +84,10 @@ class Controller:
         self._population = Population(config.search, config.random_seed)
         self._ledger = Ledger()
         self._lessons = LessonBook()
+        self._choice = open_choice(config.proposer)
         self._asked_of: dict[int, Origin] = {}
+        self.stopped = ""
+        """Which limit ended `run` before all proposals were made, and how far it was reached."""
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:
@@ -126,7 +132,10 @@ class Controller:
 
     async def _main(self) -> None:
         self._started = time.monotonic()
-        self._attempts = Attempts(self._judge, self._proposer, self._journal, self._ledger, search=self._search)
+        budget = Budget(self._config, self._journal.spending())
+        self._attempts = Attempts(
+            self._judge, self._proposer, self._journal, self._ledger, search=self._search, budget=budget
+        )
         known = {e.id: e for e in self._journal.entries()}
         tasks: dict[int, asyncio.Task[Outcome]] = {}
         try:
@@ -144,9 +153,14 @@ class Controller:
                 else:
                     left = self._seconds_left()
                     if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
+                        self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
                         return
                     self._commit(committed, tasks.pop(committed).result())
                 committed += 1
+        except BudgetSpent as spent:
+            self.stopped = str(spent)
+            # Calls under way are paid for: their answers are stored, for a run that is resumed with more.
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
         finally:
             for task in tasks.values():
                 task.cancel()
@@ -163,8 +177,8 @@ class Controller:
         if entry is None:
             tasks[index] = asyncio.create_task(self._attempts.work(await self._ask(index)))
         elif entry.status is None:
-            ask = await self._asked(entry)
-            tasks[index] = asyncio.create_task(self._attempts.work(ask, entry.answer, entry.error))
+            stored = Said(entry.spent, entry.error) if entry.answer or entry.error else None
+            tasks[index] = asyncio.create_task(self._attempts.work(await self._asked(entry), stored))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
         evaluation = await self._attempts.evaluate(source)
@@ -182,8 +196,9 @@ class Controller:
         self._attempts.keep(index, source, evaluation)
         self._population.add_seed(index, source, evaluation)
 
-    def _row(self, index: int, kind: str, sample: Sample | None, system: str, user: str) -> dict[str, object]:
-        digest = hashlib.sha256(f"{self._config.random_seed}:{index}".encode()).digest()
+    def _row(
+        self, index: int, kind: str, sample: Sample | None, system: str, user: str, model: str = ""
+    ) -> dict[str, object]:
         return {
             "id": index,
             "kind": kind,
@@ -191,11 +206,15 @@ class Controller:
             "parent": sample.parent if sample else None,
             "inspirations": sample.inspirations if sample else (),
             "diff": sample.diff if sample else False,
-            "seed": int.from_bytes(digest[:6]),
+            "seed": self._seed_of(index),
             "system": system,
             "user": user,
-            "asked_model": "",
+            "asked_model": model,
         }
+
+    def _seed_of(self, index: int) -> int:
+        digest = hashlib.sha256(f"{self._config.random_seed}:{index}".encode()).digest()
+        return int.from_bytes(digest[:6])
 
     async def _ask(self, index: int) -> Ask:
         """Sample a parent, build the prompt and write both down."""
@@ -204,20 +223,18 @@ class Controller:
         inspirations = tuple([await self._attempts.record(i) for i in sample.inspirations])
         lessons = self._lessons.of(sample.parent, sample.island)
         user = self._prompts.user(parent, inspirations, lessons, diff=sample.diff)
-        row = self._row(index, "proposal", sample, self._prompts.system, user)
-        self._journal.ask(row)
-        self._asked_of[index] = Origin(sample.island, sample.parent)
-        seed = int(str(row["seed"]))
-        return Ask(
-            index, sample.island, parent, inspirations, str(row["system"]), user, sample.diff, seed, self._run_dir
-        )
+        seed, system = self._seed_of(index), self._prompts.system
+        model = self._choice.choose(index, seed)
+        self._journal.ask(self._row(index, "proposal", sample, system, user, model))
+        self._asked_of[index] = Origin(sample.island, sample.parent, model)
+        return Ask(index, sample.island, parent, inspirations, system, user, sample.diff, seed, self._run_dir, model)
 
     async def _asked(self, entry: Entry) -> Ask:
         """The request that an interrupted run had written down."""
         assert entry.parent is not None
         parent = await self._attempts.record(entry.parent)
         inspirations = tuple([await self._attempts.record(i) for i in entry.inspirations])
-        self._asked_of[entry.id] = Origin(entry.island, entry.parent)
+        self._asked_of[entry.id] = Origin(entry.island, entry.parent, entry.asked_model)
         return Ask(
             entry.id,
             entry.island,
@@ -228,6 +245,7 @@ class Controller:
             entry.diff,
             entry.seed,
             self._run_dir,
+            entry.asked_model,
         )
 
     def _commit(self, index: int, outcome: Outcome) -> None:
@@ -241,7 +259,8 @@ class Controller:
                 evaluation.normal_form,
                 evaluation.decisions_hash if original.same == "decisions" else "",
             )
-        displaced = self._enter(self._asked_of.pop(index), index, outcome.source, evaluation)
+        cost = outcome.cost
+        displaced = self._enter(self._asked_of.pop(index), index, outcome.source, evaluation, cost)
         self._journal.result(
             index,
             outcome.source,
@@ -269,14 +288,19 @@ class Controller:
             features=entry.features,
         )
         assert entry.parent is not None
-        self._enter(Origin(entry.island, entry.parent), entry.id, entry.source, evaluation)
+        origin = Origin(entry.island, entry.parent, entry.asked_model)
+        self._enter(origin, entry.id, entry.source, evaluation, cost_of(entry.spent))
         if evaluation.status is Status.OK:
             self._attempts.keep(entry.id, entry.source, None)
 
-    def _enter(self, origin: Origin, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
+    def _enter(self, origin: Origin, index: int, source: str, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
         self._ledger.commit(index, evaluation)
         edit = describe_edit(self._attempts.source(origin.parent), source)
         self._lessons.commit(index, origin.island, evaluation, parent=origin.parent, edit=edit)
+        gain = 0.0
+        if evaluation.status is Status.OK and evaluation.train is not None:
+            gain = max(0.0, evaluation.train.score - self._lessons.score(origin.parent))
+        self._choice.commit(origin.model, gain=gain, usd=cost.usd, tokens=cost.tokens)
         scored = evaluation if evaluation.status is Status.OK else None
         return self._population.commit(index, origin.island, source, scored)
 

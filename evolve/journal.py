@@ -51,7 +51,10 @@ CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at"}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One proposal with all that is known of it; fields of stages not reached are None or empty."""
+    """One proposal with all that is known of it; fields of stages not reached are None or empty.
+
+    `spent` holds what the answer cost, also where the proposer gave up and `answer` is None.
+    """
 
     id: int
     kind: str
@@ -79,6 +82,7 @@ class Entry:
     displaced: tuple[int, ...]
     elapsed_s: float
     asked_model: str
+    spent: Answer
     gpu_s: float
 
 
@@ -291,17 +295,11 @@ class Journal:
 
 
 def _entry(row: sqlite3.Row) -> Entry:
-    answer = None
-    if row["text"] is not None and not row["error"]:
-        answer = Answer(
-            row["text"],
-            row["model"],
-            row["note"],
-            row["tokens_in"],
-            row["tokens_out"],
-            row["cost_usd"],
-            row["answer_s"],
-        )
+    spent = Answer("", "")
+    if row["text"] is not None:
+        names = ("text", "model", "note", "tokens_in", "tokens_out", "cost_usd", "answer_s")
+        spent = Answer(*(row[name] for name in names))
+    answer = None if row["text"] is None or row["error"] else spent
     done = row["status"] is not None
     return Entry(
         id=row["id"],
@@ -330,6 +328,7 @@ def _entry(row: sqlite3.Row) -> Entry:
         displaced=tuple(json.loads(row["displaced"] or "[]")),
         elapsed_s=row["elapsed_s"] or 0.0,
         asked_model=row["asked_model"],
+        spent=spent,
         gpu_s=row["gpu_s"] or 0.0,
     )
 

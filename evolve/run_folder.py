@@ -14,7 +14,7 @@ from pathlib import Path
 from evaluators.evaluation import SplitScore
 from evaluators.status import Status
 from evolve.errors import UserError
-from evolve.journal import FILE_NAME, Entry, open_journal
+from evolve.journal import FILE_NAME, Entry, Spending, open_journal
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
 
@@ -46,8 +46,7 @@ class RunSummary:
     statuses: dict[str, int]
     best: Best | None
     leader: Best | None
-    cost_usd: float
-    tokens: int
+    spending: Spending
 
 
 def new_run_folder(runs_dir: Path, name: str) -> Path:
@@ -156,6 +155,7 @@ def summarise(folder: Path) -> RunSummary:
     with open_journal(folder, read_only=True) as journal:
         entries = list(journal.entries())
         wanted = int(journal.meta("proposals") or 0)
+        spending = journal.spending()
     proposals = [e for e in entries if e.kind == "proposal"]
     done = [e for e in proposals if e.status is not None]
     return RunSummary(
@@ -166,8 +166,7 @@ def summarise(folder: Path) -> RunSummary:
         statuses=dict(Counter(e.status.value for e in done if e.status)),
         best=pick_best(entries, folder),
         leader=pick_leader(entries, folder),
-        cost_usd=sum(e.answer.cost_usd for e in proposals if e.answer),
-        tokens=sum(e.answer.tokens_in + e.answer.tokens_out for e in proposals if e.answer),
+        spending=spending,
     )
 
 

@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 ok, 1 negative verdict, 2 usage or configuration, 3 missing prerequisite, "
-    "4 stopped at a budget (resumable), 130 interrupted (resumable).",
+    "4 stopped at a budget or by an endpoint that stays down (resumable), 130 interrupted (resumable).",
 )
 config_app = typer.Typer(help="Show, describe and check configurations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
@@ -146,6 +146,19 @@ def diff(
     from evolve.cli.show import diff_command
 
     raise typer.Exit(diff_command(one, other, runs_dir))
+
+
+@app.command()
+def replay(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, name, or last.")],
+    any_prompt: Annotated[bool, typer.Option("--any-prompt", help="Let the texts of prompts differ.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Run a recorded search again from its own answers; exit code 1 when anything comes out differently."""
+    from evolve.cli.replay import replay_command
+
+    raise typer.Exit(replay_command(run_name, runs_dir, any_prompt=any_prompt, as_json=json))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from evolve.cli.common import emit, judge_of, read_seeds, regression_lines, say,
 from evolve.config import RunConfig, load_config
 from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
+from evolve.journal import Spending
 from evolve.picture import draw_speedups
 from evolve.prompt_queue import QUEUE_FOLDER
 from evolve.prompt_templates import load_templates
@@ -20,7 +21,10 @@ from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, k
 
 PICTURE = "speedup.png"
 PLAIN_EVERY_S = 5.0
-RESUMABLE = ("search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations")
+RESUMABLE = (
+    "search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations",
+    "budget.usd", "budget.tokens", "budget.gpu_s",
+)  # fmt: skip
 """What may change between a run and its continuation: budgets and parallelism, which decide nothing."""
 
 
@@ -91,8 +95,8 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
     _finish(summary, judge, config, as_json=as_json)
     unfinished = summary.proposals < summary.wanted
     if unfinished:
-        say(f"\nstopped by wall_s after {summary.proposals} of {summary.wanted} proposals; evosplit run --resume "
-            f"{folder} goes on")  # fmt: skip
+        say(f"\nstopped after {summary.proposals} of {summary.wanted} proposals by {controller.stopped}")
+        say(f"evosplit run --resume {folder} goes on; a larger budget: --set KEY=VALUE")
     return EXIT_BUDGET if unfinished else 0
 
 
@@ -128,6 +132,7 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
             say(line)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
+        say(f"spent      {spent_text(summary.spending)}")
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
         say(f"picture    {picture}")
     if as_json:
@@ -146,6 +151,14 @@ def _compare_leader(summary: RunSummary) -> None:
     )
 
 
+def spent_text(spending: Spending) -> str:
+    """What a run cost, in a line."""
+    parts = [f"${spending.cost_usd:.2f}", f"{spending.tokens} tokens", f"{spending.calls} calls"]
+    if spending.gpu_s:
+        parts.append(f"{spending.gpu_s:.0f} s of GPU")
+    return ", ".join(parts)
+
+
 def summary_json(summary: RunSummary) -> dict[str, object]:
     """A run as JSON."""
     best, leader = summary.best, summary.leader
@@ -154,8 +167,10 @@ def summary_json(summary: RunSummary) -> dict[str, object]:
         "path": str(summary.path),
         "proposals": summary.proposals,
         "statuses": summary.statuses,
-        "cost_usd": summary.cost_usd,
-        "tokens": summary.tokens,
+        "cost_usd": summary.spending.cost_usd,
+        "tokens": summary.spending.tokens,
+        "calls": summary.spending.calls,
+        "gpu_s": summary.spending.gpu_s,
         "best": None
         if best is None
         else {

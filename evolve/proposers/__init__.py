@@ -1,11 +1,14 @@
-"""Sources of new programs: `openai` asks models, `manual` whoever answers files, `offline` edits without a model."""
+"""Sources of new programs.
+
+`openai` asks models, `manual` whoever answers files, `offline` edits without a model, `replay` repeats a run's answers.
+"""
 
 from __future__ import annotations
 
-from evolve.config import ManualConfig, OpenAIConfig, ProposerConfig
-from evolve.proposers.base import Answer, Ask, ProgramRecord, Proposer, ProposerError
+from evolve.config import ManualConfig, OpenAIConfig, ProposerConfig, ReplayConfig
+from evolve.proposers.base import Answer, Ask, EndpointError, ProgramRecord, Proposer, ProposerError
 
-__all__ = ["Answer", "Ask", "ProgramRecord", "Proposer", "ProposerError", "open_proposer"]
+__all__ = ["Answer", "Ask", "EndpointError", "ProgramRecord", "Proposer", "ProposerError", "open_proposer"]
 
 
 def open_proposer(config: ProposerConfig) -> Proposer:
@@ -22,6 +25,10 @@ def open_proposer(config: ProposerConfig) -> Proposer:
         from evolve.proposers.manual import ManualProposer
 
         return ManualProposer(config)
+    if isinstance(config, ReplayConfig):
+        from evolve.proposers.replay import ReplayProposer
+
+        return ReplayProposer(config)
     from evolve.proposers.offline import OfflineProposer
 
     return OfflineProposer(without=frozenset(config.without))
