@@ -144,7 +144,7 @@ class Attempts:
 
     async def _ask(self, ask: Ask) -> Said:
         """Ask the proposer, and store what it said before anything is done with it."""
-        ticket = await self._budget.reserve(self._budget.call(ask, ask.model))
+        ticket = await self._budget.reserve(self._budget.call(ask))
         said = Said(Answer("", ""), "")
         call = asyncio.ensure_future(self._proposer.propose(ask))
         try:

@@ -48,7 +48,9 @@ class Budget:
     def __init__(self, config: RunConfig, spent: Spending) -> None:
         """Begin where the journal left off."""
         self._limits, self._prices = config.budget, config.budget.prices
-        self._answer_tokens = config.proposer.max_tokens if isinstance(config.proposer, OpenAIConfig) else 0
+        self._answer_tokens, self._only_model = 0, ""
+        if isinstance(config.proposer, OpenAIConfig):
+            self._answer_tokens, self._only_model = config.proposer.max_tokens, config.proposer.model or ""
         self._spent = Cost(spent.cost_usd, spent.tokens, spent.gpu_s)
         self._tickets: list[Ticket] = []
         self._longest_gpu_s = 0.0
@@ -61,10 +63,10 @@ class Budget:
             return answer
         return replace(answer, cost_usd=price.of(answer.tokens_in, answer.tokens_out))
 
-    def call(self, ask: Ask, model: str) -> Cost:
+    def call(self, ask: Ask) -> Cost:
         """What a call may cost at most: the prompt as estimated, and the longest answer."""
         tokens_in = estimate_tokens(ask.system) + estimate_tokens(ask.user)
-        price = self._prices.get(model)
+        price = self._prices.get(ask.model or self._only_model)
         usd = price.of(tokens_in, self._answer_tokens) if price else 0.0
         return Cost(usd, tokens_in + self._answer_tokens)
 

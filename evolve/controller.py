@@ -258,6 +258,7 @@ class Controller:
                 evaluation.source_hash,
                 evaluation.normal_form,
                 evaluation.decisions_hash if original.same == "decisions" else "",
+                gpu_s=evaluation.gpu_s,
             )
         cost = outcome.cost
         displaced = self._enter(self._asked_of.pop(index), index, outcome.source, evaluation, cost)
