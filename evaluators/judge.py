@@ -224,7 +224,8 @@ class Judge:
     def _features(self, program: Program, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
         """MAP-Elites dimensions over the training shapes."""
         shares = self.weights[Split.TRAIN]
-        splits = sum(w * outcomes[i].mean_live_splits for i, w in shares.items())
+        # At least 1 on every shape; shares add up to 1 but for rounding.
+        splits = max(1.0, sum(w * outcomes[i].mean_live_splits for i, w in shares.items()))
         changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
         return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
 

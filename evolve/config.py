@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evaluators.contract import SETTINGS
+from evaluators.judge_set import Objective
 from evaluators.workloads import WORKLOADS, Weighting
 from evolve.errors import UserError
 
@@ -25,6 +26,8 @@ class JudgeConfig(_Section):
     workload: str = Field("llama31-70b", description=f"workload: {', '.join(WORKLOADS)}")
     setting: str = Field("fa3_fwd-metadata-cold", description=f"provider, mode, cache: {', '.join(SETTINGS)}")
     table: str | None = Field(None, description="folder of the recorded table; default: the one that ships")
+    tables: tuple[str, ...] = Field((), description="several tables, instead of one: all of them are judged")
+    objective: Objective = Field(Objective.WORST, description="score over several tables: worst or (geometric) mean")
     weighting: Weighting = Field(Weighting.SERVING, description="serving (all shapes) or chat (short, small)")
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
 
@@ -174,6 +177,10 @@ class RunConfig(_Section):
         """Folder of the recorded table, as the config names it or as it ships."""
         return self.judge.table or f"results/tables/{self.judge.workload}/{self.judge.setting}"
 
+    def table_paths(self) -> tuple[str, ...]:
+        """Folders of all recorded tables that are judged."""
+        return self.judge.tables or (self.table_path(),)
+
     def dump_yaml(self) -> str:
         """The resolved configuration; holds no secrets, since keys are read from the environment alone."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -245,7 +252,9 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
     except ValidationError as error:
         message, hint = _explain(error)
         raise UserError(message, hint=hint) from error
-    if config.judge.table is None and config.judge.setting not in SETTINGS:
+    if config.judge.table is not None and config.judge.tables:
+        raise UserError("judge.table and judge.tables: only one of them", hint="judge.tables may name one table, too")
+    if config.judge.table is None and not config.judge.tables and config.judge.setting not in SETTINGS:
         hint = _nearest(config.judge.setting, list(SETTINGS), "settings")
         raise UserError(f"judge.setting: no recorded table for {config.judge.setting!r}", hint=hint)
     if config.budget.usd is not None and isinstance(config.proposer, OpenAIConfig):

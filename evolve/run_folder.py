@@ -7,7 +7,7 @@ import fcntl
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,11 +102,23 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def keep_table(table: Path, folder: Path) -> None:
-    """Copy the recorded table into the run folder, so that the run can be read without the original."""
+def keep_tables(tables: Sequence[Path], folder: Path) -> None:
+    """Copy the recorded tables into the run folder, so that the run can be read without the originals."""
     target = folder / TABLE_FOLDER
-    if not target.exists():
-        shutil.copytree(table, target)
+    if target.exists():
+        return
+    if len(tables) == 1:
+        shutil.copytree(tables[0], target)
+    else:
+        for number, table in enumerate(tables, start=1):
+            shutil.copytree(table, target / f"{number:02d}")
+
+
+def kept_tables(folder: Path) -> list[Path]:
+    """Where `keep_tables` put them; empty when the folder holds none."""
+    target = folder / TABLE_FOLDER
+    several = sorted(p for p in target.glob("[0-9][0-9]") if p.is_dir())
+    return several or ([target] if target.is_dir() else [])
 
 
 def _scored(entries: list[Entry]) -> list[Entry]:

@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Command, FinishedRun
+from conftest import TABLES, Command, FinishedRun, require_sandbox
 
+from evaluators.judge import Judge, open_judge
+from evaluators.sandbox import Limits
+from evaluators.workloads import Weighting
 from evolve.journal import FILE_NAME
 from evolve.journal_diff import first_difference
+
+SETTING = "fa3_fwd-metadata-cold"
 
 
 @pytest.fixture
@@ -20,6 +25,20 @@ def recorded(finished_run: FinishedRun, tmp_path: Path) -> Path:
     folder = tmp_path / "recorded"
     shutil.copytree(finished_run.folder, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_judge() -> Judge:
+    require_sandbox()
+    return open_judge(TABLES / "llama31-70b" / SETTING, weighting=Weighting.SERVING, limits=Limits())
+
+
+@pytest.fixture
+def warm(one_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge that the commands would open, opened once."""
+    monkeypatch.setattr("evolve.cli.replay.judge_of", lambda *_, **__: one_judge)
+    monkeypatch.setattr("evolve.cli.run.judge_of", lambda *_, **__: one_judge)
+    monkeypatch.setattr("evolve.cli.run.draw_speedups", lambda *_, **__: None)
 
 
 def change(folder: Path, statement: str) -> None:
@@ -37,10 +56,9 @@ def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path, tmp_path: P
     folder = Path(result.json["replay"])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["proposer"]["kind"] == "replay" and folder.parent == Path("runs")
-    again = evosplit("replay", folder)  # a replay is a run like any other
-    assert again.code == 0, again.err
 
 
+@pytest.mark.usefixtures("warm")
 def test_an_unfinished_run_is_replayed_as_far_as_it_got(evosplit: Command, recorded: Path) -> None:
     change(recorded, "DELETE FROM results WHERE id > 2")
     change(recorded, "DELETE FROM answers WHERE id > 3")
@@ -48,18 +66,27 @@ def test_an_unfinished_run_is_replayed_as_far_as_it_got(evosplit: Command, recor
     assert result.code == 0 and result.json["proposals"] == 2
 
 
+@pytest.mark.usefixtures("warm")
+def test_a_replay_can_be_replayed(evosplit: Command, recorded: Path) -> None:
+    first = evosplit("replay", recorded, "--json").json["replay"]
+    assert evosplit("replay", first).code == 0
+
+
+@pytest.mark.usefixtures("warm")
 def test_a_changed_result_is_found(evosplit: Command, recorded: Path) -> None:
     change(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
     result = evosplit("replay", recorded)
     assert result.code == 1 and "different: proposal 4, results.message: 'forged' against ''" in result.err
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_changed_answer_is_found_where_it_first_tells(evosplit: Command, recorded: Path) -> None:
     change(recorded, "UPDATE answers SET text = 'nothing' WHERE id = 1")
     result = evosplit("replay", recorded)
     assert result.code == 1 and "proposal" in result.err and "Traceback" not in result.err
 
 
+@pytest.mark.usefixtures("warm")
 def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command, recorded: Path) -> None:
     change(recorded, "UPDATE proposals SET user = 'Dear model,' || char(10) || user WHERE id = 2")
     result = evosplit("replay", recorded)
@@ -72,6 +99,7 @@ def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command
     assert result.code == 0 and "same answers and results of all 5 programs" in result.err
 
 
+@pytest.mark.usefixtures("warm")
 def test_templates_of_the_recorded_run_are_used(evosplit: Command, tmp_path: Path) -> None:
     mine = tmp_path / "mine.md"
     mine.write_text("$parent\n\n$lessons\n\n$how")
@@ -81,6 +109,7 @@ def test_templates_of_the_recorded_run_are_used(evosplit: Command, tmp_path: Pat
     assert evosplit("replay", "last").code == 0
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [

@@ -74,13 +74,20 @@ def evaluate(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     config: Annotated[Path | None, typer.Option("--config", help="What to judge on; default: the quickstart.")] = None,
     sets: Sets = None,
+    tables: Annotated[list[str] | None, typer.Option("--table", help="Folder of a table; several: all.")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="Over several tables: worst or mean.")] = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="Also score the sealed test shapes; logged.")] = False,
     json: Json = False,
 ) -> None:
-    """Score one program on the recorded table."""
+    """Score one program on a recorded table, or on several at once."""
+    import json as json_module
+
     from evolve.cli.evaluate import evaluate_command
 
-    raise typer.Exit(evaluate_command(program, config, sets or [], sealed=sealed, as_json=json))
+    # JSON is YAML, whatever a path holds.
+    sets = [*(sets or []), *(["judge.table=null", f"judge.tables={json_module.dumps(tables)}"] if tables else [])]
+    sets += [f"judge.objective={objective}"] if objective else []
+    raise typer.Exit(evaluate_command(program, config, sets, sealed=sealed, as_json=json))
 
 
 @app.command()
@@ -197,8 +204,9 @@ def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Se
     from evolve.config import load_config
 
     config = load_config(asset(str(path)), sets or [])
-    seeds, table = read_seeds(config), read_table(asset(config.table_path()))
-    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {len(table.cases)}", err=True)
+    seeds, tables = read_seeds(config), [read_table(asset(p)) for p in config.table_paths()]
+    shapes = sum(len(table.cases) for table in tables)
+    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {shapes}", err=True)
 
 
 @queue_app.command("list")

@@ -13,6 +13,7 @@ import typer
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
+from evaluators.judge_set import JudgeSet
 from evaluators.sandbox import Limits, self_test
 from evaluators.workloads import Split
 from evolve.assets import asset
@@ -91,16 +92,38 @@ def require_sandbox() -> None:
         raise UserError(f"no sandbox here: {'; '.join(test.problems)}", hint=test.hint, exit_code=EXIT_MISSING)
 
 
-def judge_of(config: RunConfig, *, table: Path | None = None, splits: Sequence[Split] = SEARCH_SPLITS) -> Judge:
-    """The judge that a configuration asks for; refuses without a sandbox."""
+AnyJudge = Judge | JudgeSet
+
+
+def judge_of(
+    config: RunConfig, *, tables: Sequence[Path] | None = None, splits: Sequence[Split] = SEARCH_SPLITS
+) -> AnyJudge:
+    """The judge that a configuration asks for, of one table or of several; refuses without a sandbox."""
     require_sandbox()
-    return open_judge(
-        table or asset(config.table_path()),
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        splits=splits,
-    )
+    paths = tables or [asset(p) for p in config.table_paths()]
+    judges = [
+        open_judge(
+            path,
+            weighting=config.judge.weighting,
+            limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+            workspace_cap_mb=config.judge.workspace_cap_mb,
+            splits=splits,
+        )
+        for path in paths
+    ]
+    if len(judges) == 1:
+        return judges[0]
+    return JudgeSet(dict(zip(_labels(judges), judges, strict=True)), config.judge.objective)
+
+
+def _labels(judges: Sequence[Judge]) -> list[str]:
+    """Short names that tell the tables of a set apart."""
+    named = [f"{j.description['workload']}/{j.description['setting']}" for j in judges]
+    devices = [f"{name}/{j.description['gpu']}" for name, j in zip(named, judges, strict=True)]
+    for names in (named, devices):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}/{i}" for i, name in enumerate(devices, start=1)]
 
 
 def score_json(score: SplitScore | None) -> dict[str, Any] | None:
@@ -119,7 +142,7 @@ def score_lines(scores: dict[str, SplitScore]) -> list[str]:
     return lines
 
 
-def regression_lines(judge: Judge, evaluation: Evaluation) -> list[str]:
+def regression_lines(judge: AnyJudge, evaluation: Evaluation) -> list[str]:
     """The shapes that became slower, worst first; none goes unmentioned in number."""
     speedups = evaluation.speedups
     if not evaluation.regressed:

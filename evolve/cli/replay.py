@@ -14,7 +14,7 @@ from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal import Entry, open_journal
 from evolve.journal_diff import first_difference
 from evolve.proposers import open_proposer
-from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, find_run, keep_table, new_run_folder
+from evolve.run_folder import CONFIG_FILE, find_run, keep_tables, kept_tables, new_run_folder
 
 PROMPT_COLUMNS = ("system", "user")
 
@@ -28,12 +28,14 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     seeds = [e for e in entries if e.kind == "seed"]
     done = _finished(entries)
     config = _config(recorded, len(done) - len(seeds), any_prompt=any_prompt)
-    table = recorded / TABLE_FOLDER if (recorded / TABLE_FOLDER).is_dir() else asset(config.table_path())
-    judge = judge_of(config, table=table)
+    tables = kept_tables(recorded) or [asset(p) for p in config.table_paths()]
+    judge = judge_of(config, tables=tables)
     if digest and judge.description["table_sha256"] != digest:
-        raise UserError(f"{recorded} was judged on another table than {table}", hint="restore the table of that run")
+        raise UserError(
+            f"{recorded} was judged on another table than {tables[0]}", hint="restore the table of that run"
+        )
     folder = new_run_folder(runs_dir, f"replay-{config.name}")
-    keep_table(table, folder)
+    keep_tables(tables, folder)
     if templates:
         with open_journal(folder, read_only=False) as journal:
             journal.set_meta("templates", templates)

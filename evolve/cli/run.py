@@ -6,9 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from evaluators.judge import Judge, scores_of
+from evaluators.evaluation import Evaluation
+from evaluators.judge import scores_of
+from evaluators.judge_set import JudgeSet
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, read_seeds, regression_lines, say, score_json, score_lines
+from evolve.cli.common import AnyJudge, emit, judge_of, read_seeds, regression_lines, say, score_json, score_lines
 from evolve.config import RunConfig, load_config
 from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
@@ -17,7 +19,7 @@ from evolve.picture import draw_speedups
 from evolve.prompt_queue import QUEUE_FOLDER
 from evolve.prompt_templates import load_templates
 from evolve.proposers import Proposer, open_proposer
-from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, keep_table, new_run_folder
+from evolve.run_folder import CONFIG_FILE, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
 
 PICTURE = "speedup.png"
 PLAIN_EVERY_S = 5.0
@@ -68,7 +70,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         folder = find_run(resume, runs_dir)
         config = load_config(folder / CONFIG_FILE, sets)
         proposer = _proposer(config)
-        judge = judge_of(config, table=folder / TABLE_FOLDER)
+        judge = judge_of(config, tables=kept_tables(folder))
         # From the journal: the files may have changed since, or lie elsewhere.
         kept = [e.source for e in read_journal(folder) if e.kind == "seed" and e.source]
         seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
@@ -76,12 +78,12 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         if config_path is None:
             raise UserError("which configuration?", hint="evosplit run configs/quickstart.yaml")
         config = load_config(asset(str(config_path)), sets)
-        table = asset(config.table_path())
+        tables = [asset(p) for p in config.table_paths()]
         seeds, proposer = read_seeds(config), _proposer(config)
         load_templates(config.prompts)  # its mistakes are told before a folder is made
-        judge = judge_of(config, table=table)
+        judge = judge_of(config, tables=tables)
         folder = new_run_folder(Path(config.runs_dir), config.name)
-        keep_table(table, folder)
+        keep_tables(tables, folder)
     _announce(config, judge, folder)
     controller = Controller(
         config,
@@ -108,7 +110,7 @@ def _proposer(config: RunConfig) -> Proposer:
         raise UserError(f"proposer: {error}") from error
 
 
-def _announce(config: RunConfig, judge: Judge, folder: Path) -> None:
+def _announce(config: RunConfig, judge: AnyJudge, folder: Path) -> None:
     d = judge.description
     say(f"{folder}: {config.search.proposals} proposals by {config.proposer.kind} on {d['workload']}, {d['setting']}, "
         f"{d['weighting']} (recorded: {d['build']}, {d['gpu']})")  # fmt: skip
@@ -116,14 +118,13 @@ def _announce(config: RunConfig, judge: Judge, folder: Path) -> None:
         say(f"prompts wait in {folder / QUEUE_FOLDER}; evosplit queue list --run {folder}")
 
 
-def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bool) -> None:
+def _finish(summary: RunSummary, judge: AnyJudge, config: RunConfig, *, as_json: bool) -> None:
     best = summary.best
     picture = summary.path / PICTURE
     if best is not None:
         evaluation = judge.evaluate(best.source)
-        d = judge.description
-        by = f"{summary.run}, {config.proposer.kind} proposer\n{d['workload']}, {d['setting']}, {d['gpu']}"
-        draw_speedups(picture, judge.cases, evaluation.speedups, title=f"#{best.id} of {by}")
+        title = f"#{best.id} of {summary.run}, {config.proposer.kind} proposer"
+        pictures = _draw(judge, evaluation, picture, title)
         say()
         for line in score_lines(scores_of(evaluation)):
             say(line)
@@ -134,9 +135,23 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
         say(f"spent      {spent_text(summary.spending)}")
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
-        say(f"picture    {picture}")
+        for path in pictures:
+            say(f"picture    {path}")
     if as_json:
         emit(summary_json(summary))
+
+
+def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) -> list[Path]:
+    """One picture per table; the first keeps the name that everybody looks for."""
+    drawn = []
+    judges = judge.judges if isinstance(judge, JudgeSet) else {"": judge}
+    for number, (name, one) in enumerate(judges.items(), start=1):
+        prefix = f"{name}/" if name else ""
+        found = {i.removeprefix(prefix): s for i, s in evaluation.speedups.items() if i.startswith(prefix)}
+        d = one.description
+        drawn.append(picture if number == 1 else picture.with_stem(f"{picture.stem}-{number}"))
+        draw_speedups(drawn[-1], one.cases, found, title=f"{title}\n{d['workload']}, {d['setting']}, {d['gpu']}")
+    return drawn
 
 
 def _compare_leader(summary: RunSummary) -> None:
