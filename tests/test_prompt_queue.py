@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Command
+from test_json_schemas import check
 
 from evaluators.evaluation import Evaluation
 from evaluators.status import Status
@@ -182,6 +183,8 @@ def test_a_run_answered_through_the_verb_survives_being_killed(evosplit: Command
     sets = ["--set", "search.proposals=3", "--set", "search.window=2", "--set", "proposer.poll_s=0.02"]
     process = manual_run(tmp_path, "configs/manual.yaml", *sets)
     wait_for(lambda: len(list(tmp_path.glob(f"runs/*/{QUEUE_FOLDER}/*.json"))) == 2, process)
+    check("queue", evosplit("queue", "list", "--json").json)
+    check("queue", evosplit("queue", "show", 1, "--json").json)
     listed = evosplit("queue", "list", "--json").json["tasks"]
     assert [(t["id"], t["state"], t["parent"]) for t in listed] == [("00001", "open", 0), ("00002", "open", 0)]
     program = tmp_path / "answer.txt"

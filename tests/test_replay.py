@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TABLES, Command, FinishedRun, require_sandbox
+from test_json_schemas import check
 
 from evaluators.judge import Judge, open_judge
 from evaluators.sandbox import Limits
@@ -51,6 +52,7 @@ def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path, tmp_path: P
     shutil.rmtree(recorded / "table")  # a recording that ships without its table finds the one that ships
     result = evosplit("replay", recorded, "--json")
     assert result.code == 0, result.err
+    check("replay", result.json)
     assert (result.json["same"], result.json["difference"], result.json["proposals"]) == (True, "", 4)
     assert "same prompts, answers and results of all 5 programs" in result.err
     folder = Path(result.json["replay"])
