@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,7 +14,7 @@ from typing import Protocol
 from evaluators.evaluation import Evaluation
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.status import Status
-from evolve.budget import Budget, Cost, cost_of
+from evolve.budget import Budget, BudgetSpent, Cost, cost_of
 from evolve.config import SearchConfig
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.journal import Journal, storable
@@ -82,6 +83,13 @@ class Attempts:
         self._evaluations: OrderedDict[int, Evaluation] = OrderedDict()
         self._sources: dict[int, str] = {}
         self._failed_in_a_row = 0
+        self._asking = True
+
+    async def finish_calls(self, tasks: Collection[asyncio.Task[Outcome]], *, within_s: float) -> None:
+        """Ask nothing more, and let calls under way end: they are billed whether anybody waits for them or not."""
+        self._asking = False
+        if tasks and within_s:
+            await asyncio.wait(tasks, timeout=within_s)
 
     async def aclose(self) -> None:
         """Wait for evaluations under way (the sandbox bounds them) and release connections."""
@@ -136,6 +144,8 @@ class Attempts:
         started = time.monotonic()
         if stored is None:
             async with self._proposing:
+                if not self._asking:
+                    raise BudgetSpent("the run is ending")
                 stored = await self._ask(ask)
         source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, stored.error)
         if not stored.error:

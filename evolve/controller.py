@@ -19,7 +19,7 @@ from evaluators.status import Status
 from evolve.attempts import Attempts, JudgeLike, Outcome, Said
 from evolve.bandit import open_choice
 from evolve.budget import Budget, BudgetSpent, Cost, cost_of
-from evolve.config import RunConfig
+from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
 from evolve.ledger import Ledger
@@ -154,6 +154,7 @@ class Controller:
                     left = self._seconds_left()
                     if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
                         self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
+                        await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
                         return
                     self._commit(committed, tasks.pop(committed).result())
                 committed += 1
@@ -171,6 +172,10 @@ class Controller:
         """Wall time left; None without a limit."""
         wall = self._search.wall_s
         return None if wall is None else max(0.0, self._started + wall - time.monotonic())
+
+    def _longest_call_s(self) -> float:
+        """How long a call that costs money may take; 0 where none does."""
+        return self._config.proposer.timeout_s if isinstance(self._config.proposer, OpenAIConfig) else 0.0
 
     async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[Outcome]]) -> None:
         """Start a proposal, from the point that an interrupted run reached."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,22 @@ def test_an_endpoint_that_stays_down_stops_the_run_before_it_uses_it_up(tmp_path
     assert len(done) == 21 and all(e.status is not None for e in done)
     asked_again = {e.id for e in done[1:]} - answered - {e.id for e in stopped if e.error}
     assert len(again.requests) == len(asked_again)  # what was answered is not paid for twice
+
+
+def test_calls_under_way_when_the_time_is_up_are_kept(tmp_path: Path) -> None:
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        time.sleep(0.4)
+        reply(program(11))(handler)
+
+    script = Script([slow])
+    with serving(script) as url:
+        made = config(url, timeout_s=5, proposals=9)
+        hurried = made.model_copy(update={"search": made.search.model_copy(update={"wall_s": 0.2})})
+        run(hurried, tmp_path)
+        asked = len(script.requests)
+        assert 0 < asked == sum(e.answer is not None for e in entries(tmp_path)) < 9
+        run(made, tmp_path)
+    assert len(script.requests) == 9
 
 
 def test_failures_between_answers_do_not_stop_a_run(tmp_path: Path) -> None:
