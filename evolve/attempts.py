@@ -144,8 +144,6 @@ class Attempts:
         started = time.monotonic()
         if stored is None:
             async with self._proposing:
-                if not self._asking:
-                    raise BudgetSpent("the run is ending")
                 stored = await self._ask(ask)
         source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, stored.error)
         if not stored.error:
@@ -155,6 +153,9 @@ class Attempts:
     async def _ask(self, ask: Ask) -> Said:
         """Ask the proposer, and store what it said before anything is done with it."""
         ticket = await self._budget.reserve(self._budget.call(ask))
+        if not self._asking:
+            self._budget.settle(ticket, Cost())
+            raise BudgetSpent("the run is ending")
         said = Said(Answer("", ""), "")
         call = asyncio.ensure_future(self._proposer.propose(ask))
         try:

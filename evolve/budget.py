@@ -99,17 +99,19 @@ class Budget:
         self._settled.set()
 
     def _over(self, cost: Cost) -> str:
-        """Which limit the step would break; empty when none."""
+        """Which limit the step would break; empty when none. Calls take no GPU time, evaluations no tokens."""
         total = self._spent + cost
         for ticket in self._tickets:
             total += ticket.reserved
         limits, spent = self._limits, self._spent
+        if not cost.tokens:
+            if limits.gpu_s is not None and (total.gpu_s > limits.gpu_s or spent.gpu_s >= limits.gpu_s):
+                return f"budget.gpu_s: {spent.gpu_s:.1f} of {limits.gpu_s:.1f} seconds are spent"
+            return ""
         if limits.usd is not None and total.usd > limits.usd:
             return (
                 f"budget.usd: ${spent.usd:.4f} of ${limits.usd:.2f} are spent, the next call may cost ${cost.usd:.4f}"
             )
         if limits.tokens is not None and total.tokens > limits.tokens:
             return f"budget.tokens: {spent.tokens} of {limits.tokens} are spent, the next call may take {cost.tokens}"
-        if limits.gpu_s is not None and (total.gpu_s > limits.gpu_s or spent.gpu_s >= limits.gpu_s):
-            return f"budget.gpu_s: {spent.gpu_s:.1f} of {limits.gpu_s:.1f} seconds are spent"
         return ""

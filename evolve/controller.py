@@ -160,8 +160,7 @@ class Controller:
                 committed += 1
         except BudgetSpent as spent:
             self.stopped = str(spent)
-            # Calls under way are paid for: their answers are stored, for a run that is resumed with more.
-            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
         finally:
             for task in tasks.values():
                 task.cancel()

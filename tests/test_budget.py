@@ -52,7 +52,7 @@ def test_prices_apply_to_what_the_endpoint_counted() -> None:
 @pytest.mark.parametrize(
     ("limits", "spent", "cost", "message"),
     [
-        ({"usd": 1.0}, Spending(cost_usd=0.99), Cost(usd=0.02), r"budget.usd: \$0.9900 of \$1.00"),
+        ({"usd": 1.0}, Spending(cost_usd=0.99), Cost(usd=0.02, tokens=1), r"budget.usd: \$0.9900 of \$1.00"),
         ({"tokens": 100}, Spending(tokens_in=50, tokens_out=45), Cost(tokens=6), "budget.tokens: 95 of 100"),
         ({"gpu_s": 5.0}, Spending(gpu_s=5.0), Cost(), "budget.gpu_s: 5.0 of 5.0"),
     ],
@@ -60,6 +60,10 @@ def test_prices_apply_to_what_the_endpoint_counted() -> None:
 def test_what_the_journal_holds_is_spent(limits: Any, spent: Spending, cost: Cost, message: str) -> None:
     with pytest.raises(BudgetSpent, match=message):
         asyncio.run(budget(spent, **limits).reserve(cost))
+
+
+def test_an_answer_that_was_paid_is_judged_though_it_cost_more_than_reserved() -> None:
+    asyncio.run(budget(Spending(tokens_in=900, cost_usd=3.0), tokens=100, usd=1.0, gpu_s=5).reserve(Cost(gpu_s=1.0)))
 
 
 def test_a_step_that_just_fits_is_taken() -> None:
