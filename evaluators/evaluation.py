@@ -87,7 +87,8 @@ class Evaluation:
     `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a second look also
     lone_share, the share of the gain that no neighbouring shape shares, and memorised, where that share is so large
     that the scores were lowered (see `evaluators.memorising`). `speedups` holds the speed-up over the baseline by case
-    id, `regressed` the cases that are regressions.
+    id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
+    busy; 0 where latencies are recorded ones.
     """
 
     status: Status
@@ -103,6 +104,7 @@ class Evaluation:
     regressed: tuple[str, ...] = ()
     features: dict[str, float] = field(default_factory=dict)
     feedback: Feedback = Feedback()
+    gpu_s: float = 0.0
 
     @property
     def memorised(self) -> bool:

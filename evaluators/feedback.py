@@ -67,17 +67,17 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
     return [title, *(f"- {line}" for line in lines), ""] if lines else []
 
 
-def render(feedback: Feedback) -> str:
-    """Feedback as text for a prompt; training shapes only."""
+def render(feedback: Feedback, *, shown: int = SHOWN) -> str:
+    """Feedback as text for a prompt; training shapes only, `shown` of each kind spelled out."""
     regions = [
         f"{name}: {100 * gain:.2f}% of the score left over {shapes} shapes, now {speedup:.3f}x"
         for name, gain, shapes, speedup in by_region(feedback.opportunities)
         if gain > 5e-4
     ]
-    left = [_describe(o) for o in feedback.opportunities[:SHOWN] if o.gain > 0.01]
-    lost = [_describe(o) for o in feedback.regressions[:SHOWN]]
+    left = [_describe(o) for o in feedback.opportunities[:shown] if o.gain > 0.01]
+    lost = [_describe(o) for o in feedback.regressions[:shown]]
     lines = [
-        *_section("Where time is left, by region (training shapes):", regions[:SHOWN]),
+        *_section("Where time is left, by region (training shapes):", regions[:shown]),
         *_section("Shapes with most left to gain:", left),
         *_section(f"Regressions against the baseline ({len(feedback.regressions)} in all):", lost),
     ]

@@ -237,7 +237,9 @@ class Judge:
                 canonical_launch(case.shape, self.setting, self._spelled(case, d), self.gpu)
                 for d in (decided[case_id], baseline_decision(self.setting))
             )
-            found.append(regression_of(case, self.setting, evaluation.speedups[case_id], ours, theirs))
+            found.append(
+                regression_of(case, self.setting, evaluation.speedups[case_id], ours, theirs, self.gpu.num_sms)
+            )
         return tuple(sorted(found, key=lambda r: r.speedup))
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
@@ -335,7 +337,8 @@ class Judge:
     def _features(self, program: Program, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
         """MAP-Elites dimensions over the training shapes."""
         shares = self.weights[Split.TRAIN]
-        splits = sum(w * outcomes[i].mean_live_splits for i, w in shares.items())
+        # At least 1 on every shape; shares add up to 1 but for rounding.
+        splits = max(1.0, sum(w * outcomes[i].mean_live_splits for i, w in shares.items()))
         changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
         return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
 

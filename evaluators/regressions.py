@@ -43,6 +43,7 @@ class Regression:
     cause: Cause
     candidate: Grid
     baseline: Grid
+    num_sms: int
 
 
 def grid_of(case: Case, setting: Setting, launch: Launch) -> Grid:
@@ -67,7 +68,9 @@ def cause_of(candidate: Launch, baseline: Launch) -> Cause:
     return Cause.MORE if ours > theirs else Cause.FEWER
 
 
-def regression_of(case: Case, setting: Setting, speedup: float, candidate: Launch, baseline: Launch) -> Regression:
+def regression_of(
+    case: Case, setting: Setting, speedup: float, candidate: Launch, baseline: Launch, num_sms: int
+) -> Regression:
     """A regression with its class and both grids."""
     return Regression(
         case,
@@ -75,4 +78,5 @@ def regression_of(case: Case, setting: Setting, speedup: float, candidate: Launc
         cause_of(candidate, baseline),
         grid_of(case, setting, candidate),
         grid_of(case, setting, baseline),
+        num_sms,
     )

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -13,14 +14,24 @@ from typing import Protocol
 from evaluators.evaluation import Evaluation
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.status import Status
+from evolve.budget import Budget, BudgetSpent, Cost, cost_of
 from evolve.config import SearchConfig
+from evolve.errors import EXIT_BUDGET, UserError
 from evolve.journal import Journal, storable
 from evolve.ledger import Ledger
-from evolve.proposers.base import Answer, Ask, ProgramRecord, Proposer, ProposerError
+from evolve.proposers.base import Answer, Ask, EndpointError, ProgramRecord, Proposer, ProposerError
 from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
 KEPT_EVALUATIONS = 128
 """Evaluations held in memory with their feedback; others are asked of the judge again when sampled."""
+
+
+GIVE_UP_AFTER = 5
+"""Proposals in a row that an endpoint failed, each after its own retries, before the run stops."""
+
+
+class ProposerDown(UserError):
+    """The proposer fails every time; the run stops before it uses up its proposals, and can be resumed."""
 
 
 class JudgeLike(Protocol):
@@ -39,24 +50,49 @@ class JudgeLike(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one proposal before commit."""
+    """What became of one proposal before commit, and what asking for it cost."""
 
     source: str
     evaluation: Evaluation
     elapsed_s: float
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a proposer said: an answer, or with an error what its tries cost."""
+
+    answer: Answer
+    error: str
 
 
 class Attempts:
     """Asks the proposer and the judge, each within its own limit. Lives inside one event loop."""
 
     def __init__(
-        self, judge: JudgeLike, proposer: Proposer, journal: Journal, ledger: Ledger, *, search: SearchConfig
+        self,
+        judge: JudgeLike,
+        proposer: Proposer,
+        journal: Journal,
+        ledger: Ledger,
+        *,
+        search: SearchConfig,
+        budget: Budget,
     ) -> None:
         """Open the judge's threads."""
         self._judge, self._proposer, self._journal, self._ledger = judge, proposer, journal, ledger
+        self._budget = budget
         self._proposing = asyncio.Semaphore(search.parallel_proposals)
         self._pool = ThreadPoolExecutor(search.parallel_evaluations, thread_name_prefix="judge")
         self._evaluations: OrderedDict[int, Evaluation] = OrderedDict()
+        self._failed_in_a_row = 0
+        self._asking = True
+
+    async def finish_calls(self, tasks: Collection[asyncio.Task[Outcome]], *, within_s: float) -> None:
+        """Ask nothing more, and let calls under way end: they are billed whether anybody waits for them or not."""
+        self._asking = False
+        if tasks and within_s:
+            await asyncio.wait(tasks, timeout=within_s)
 
     async def aclose(self) -> None:
         """Wait for evaluations under way (the sandbox bounds them) and release connections."""
@@ -64,8 +100,20 @@ class Attempts:
         await self._proposer.aclose()
 
     async def evaluate(self, source: str) -> Evaluation:
-        """Judge a program in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge.evaluate, source)
+        """Judge a program in a thread.
+
+        Raises:
+            BudgetSpent: no GPU time is left for it.
+        """
+        ticket = await self._budget.reserve(self._budget.evaluation())
+        gpu_s = 0.0
+        try:
+            loop = asyncio.get_running_loop()
+            evaluation = await loop.run_in_executor(self._pool, self._judge.evaluate, source)
+            gpu_s = evaluation.gpu_s
+            return evaluation
+        finally:
+            self._budget.settle(ticket, Cost(gpu_s=gpu_s))
 
     async def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Have a would-be best looked at again, in a thread."""
@@ -76,6 +124,10 @@ class Attempts:
         self._evaluations[index] = evaluation
         while len(self._evaluations) > KEPT_EVALUATIONS:
             self._evaluations.popitem(last=False)
+
+    def source(self, index: int) -> str:
+        """Source of a program of the population."""
+        return self._journal.entry(index).source
 
     async def record(self, index: int) -> ProgramRecord:
         """A committed program with its full evaluation; asks the judge again when it is no longer in memory."""
@@ -89,20 +141,72 @@ class Attempts:
         self._evaluations.move_to_end(index)
         return ProgramRecord(index, entry.source, evaluation)
 
-    async def work(self, ask: Ask, answer: Answer | None = None, error: str = "") -> Outcome:
-        """From request to evaluation; an answer or error that an interrupted run stored is not asked for again."""
+    async def work(self, ask: Ask, stored: Said | None = None) -> Outcome:
+        """From request to evaluation; what an interrupted run stored is not asked for again.
+
+        Raises:
+            BudgetSpent: the next call or evaluation would overrun a budget.
+            UserError: no further proposal can succeed either.
+        """
         started = time.monotonic()
-        if answer is None and not error:
+        if stored is None:
             async with self._proposing:
-                try:
-                    answer = _storable(await self._proposer.propose(ask))
-                except ProposerError as failure:
-                    error = storable(str(failure)) or "the proposer gave up without a reason"
-            self._journal.answer(ask.index, answer, error)
-        source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, error)
-        if answer is not None:
-            source, evaluation = await self._judged(answer, ask.parent.source)
-        return Outcome(source, evaluation, time.monotonic() - started)
+                stored = await self._ask(ask)
+        source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, stored.error)
+        if not stored.error:
+            source, evaluation = await self._judged(stored.answer, ask.parent.source)
+        return Outcome(source, evaluation, time.monotonic() - started, cost_of(stored.answer))
+
+    async def _ask(self, ask: Ask) -> Said:
+        """Ask the proposer, and store what it said before anything is done with it."""
+        ticket = await self._budget.reserve(self._budget.call(ask))
+        if not self._asking:
+            self._budget.settle(ticket, Cost())
+            raise BudgetSpent("the run is ending")
+        said = Said(Answer("", ""), "")
+        call = asyncio.ensure_future(self._proposer.propose(ask))
+        try:
+            await asyncio.wait([call])
+        except asyncio.CancelledError:
+            if not call.done():
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+                self._budget.settle(ticket, Cost())
+                raise
+            # It came while the run was being stopped: it is kept below, and the next await ends this task.
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+        try:
+            said = self._said(call, ask)
+            self._journal.answer(ask.index, said.answer, said.error)
+        finally:
+            self._budget.settle(ticket, cost_of(said.answer))
+        return said
+
+    def _said(self, call: asyncio.Future[Answer], ask: Ask) -> Said:
+        """The answer with its price; where there is none, what was spent in vain, and why."""
+        try:
+            said = Said(self._budget.priced(_storable(call.result())), "")
+            self._failed_in_a_row = 0
+        except ProposerError as failure:
+            spent = self._budget.priced(_storable(failure.spent or Answer("", "")))
+            said = Said(spent, storable(str(failure)) or "the proposer gave up without a reason")
+            self._count(isinstance(failure, EndpointError), said.error, ask)
+        except UserError:
+            raise
+        except Exception as failure:  # a fault in a proposer costs its proposal, not the run
+            said = Said(Answer("", ""), storable(f"unexpected {type(failure).__name__}: {failure}"))
+            self._count(True, said.error, ask)
+        return said
+
+    def _count(self, failing: bool, error: str, ask: Ask) -> None:
+        """Stop the run when failures that the next request may well share come one after the other."""
+        self._failed_in_a_row = self._failed_in_a_row + 1 if failing else 0
+        if self._failed_in_a_row >= GIVE_UP_AFTER:
+            raise ProposerDown(
+                f"the proposer failed {self._failed_in_a_row} times in a row; the last: {error}",
+                hint=f"once it works again: evosplit run --resume {ask.run_dir}",
+                exit_code=EXIT_BUDGET,
+            )
 
     async def _judged(self, answer: Answer, parent: str) -> tuple[str, Evaluation]:
         try:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evaluators.contract import LIVE_SETTINGS, SETTINGS
+from evaluators.judge_set import Objective
 from evaluators.workloads import WORKLOADS, Weighting
 from evolve.errors import UserError
 
@@ -29,6 +30,8 @@ class JudgeConfig(_Section):
         "recorded", description="recorded: look latencies up in the table; live: measure on this machine's GPU"
     )
     store: str | None = Field(None, description="live: SQLite file of latencies; default: latencies.db in runs_dir")
+    tables: tuple[str, ...] = Field((), description="several tables, instead of one: all of them are judged")
+    objective: Objective = Field(Objective.WORST, description="score over several tables: worst or (geometric) mean")
     weighting: Weighting = Field(Weighting.SERVING, description="serving (all shapes) or chat (short, small)")
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
 
@@ -47,6 +50,16 @@ class OfflineConfig(_Section):
     without: tuple[str, ...] = Field((), description="edit kinds to leave out (for ablations)")
 
 
+class ModelConfig(_Section):
+    """One of several models; what is left out is taken from the proposer's own keys."""
+
+    name: str = Field(description="model name as the endpoint knows it")
+    weight: float = Field(1.0, gt=0, description="how often it is asked, relative to the others")
+    base_url: str | None = Field(None, description="endpoint, up to and with /v1")
+    api_key_env: str | None = Field(None, description="environment variable that holds the key")
+    temperature: float | None = Field(None, ge=0, le=2)
+
+
 class OpenAIConfig(_Section):
     """Proposer that asks an OpenAI-compatible endpoint."""
 
@@ -56,7 +69,9 @@ class OpenAIConfig(_Section):
         pattern=r"^https?://[^/@?\s]+(/[^?\s]*)?$",
         description="endpoint, up to and with /v1; without user names, passwords or keys, which journals would keep",
     )
-    model: str = Field(description="model name as the endpoint knows it")
+    model: str | None = Field(None, description="model name as the endpoint knows it")
+    models: tuple[ModelConfig, ...] = Field((), description="several models, instead of `model`")
+    bandit: bool = Field(True, description="shift weight to the models that improve the score most per cost")
     api_key_env: str = Field(
         "OPENAI_API_KEY",
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
@@ -68,12 +83,72 @@ class OpenAIConfig(_Section):
     retries: int = Field(4, ge=0, description="further tries after 429, 5xx, timeouts and broken answers")
     backoff_s: float = Field(1.0, gt=0, description="first wait; doubled each time")
     seeded: bool = Field(True, description="send the proposal's seed with the request")
-    price_per_1k_in: float = Field(0.0, ge=0, description="US dollars per 1,000 prompt tokens")
-    price_per_1k_out: float = Field(0.0, ge=0, description="US dollars per 1,000 answer tokens")
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if (self.model is None) == (not self.models):
+            raise ValueError("name one model under `model`, or several under `models`")
+        names = [m.name for m in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError("`models` names a model twice")
+        return self
+
+    def all_models(self) -> tuple[ModelConfig, ...]:
+        """Every model with all its keys filled in."""
+        own = {"base_url": self.base_url, "api_key_env": self.api_key_env, "temperature": self.temperature}
+        named = self.models or (ModelConfig(name=str(self.model)),)
+        return tuple(ModelConfig(**{**own, **m.model_dump(exclude_none=True)}) for m in named)
 
 
-KINDS = ("offline", "openai")
+class ManualConfig(_Section):
+    """Proposer that puts prompts into a folder, where a person or any program answers them."""
+
+    kind: Literal["manual"] = "manual"
+    model: str = Field("manual", description="who answers, where an answer does not say so itself")
+    poll_s: float = Field(0.2, gt=0, description="how often to look for answers")
+
+
+class ReplayConfig(_Section):
+    """Proposer that gives the answers of a recorded run."""
+
+    kind: Literal["replay"] = "replay"
+    run: str = Field(description="folder of the recorded run")
+    prompts: Literal["same", "any"] = Field("same", description="whether prompts must be the recorded ones, too")
+
+
+KINDS = ("offline", "openai", "manual", "replay")
 """Kinds of proposers."""
+
+ProposerConfig = OfflineConfig | OpenAIConfig | ManualConfig | ReplayConfig
+
+
+class Price(_Section):
+    """What a model costs, in US dollars per million tokens."""
+
+    input: float = Field(ge=0, description="US dollars per million prompt tokens")
+    output: float = Field(ge=0, description="US dollars per million answer tokens")
+
+    def of(self, tokens_in: int, tokens_out: int) -> float:
+        """US dollars of one call."""
+        return (tokens_in * self.input + tokens_out * self.output) / 1e6
+
+
+class BudgetConfig(_Section):
+    """Limits of a whole run, resumed or not; see also search.proposals and search.wall_s."""
+
+    usd: float | None = Field(None, gt=0, description="US dollars, by `prices`")
+    tokens: int | None = Field(None, gt=0, description="prompt and answer tokens")
+    gpu_s: float | None = Field(None, gt=0, description="seconds of measuring on a GPU")
+    prices: dict[str, Price] = Field({}, description="price of each model, by its name")
+
+
+class PromptsConfig(_Section):
+    """Texts of the prompts; a run keeps those that it began with."""
+
+    system: str | None = Field(None, description="file instead of evolve/templates/system.md")
+    user: str | None = Field(None, description="file instead of evolve/templates/user.md")
+    diff: str | None = Field(None, description="file instead of evolve/templates/diff.md")
+    rewrite: str | None = Field(None, description="file instead of evolve/templates/rewrite.md")
 
 
 class ConstantsConfig(_Section):
@@ -114,7 +189,9 @@ class RunConfig(_Section):
     random_seed: int = Field(0, ge=0)
     judge: JudgeConfig = JudgeConfig()
     sandbox: SandboxConfig = SandboxConfig()
-    proposer: OfflineConfig | OpenAIConfig = Field(OfflineConfig(), discriminator="kind")
+    proposer: ProposerConfig = Field(OfflineConfig(), discriminator="kind")
+    prompts: PromptsConfig = PromptsConfig()
+    budget: BudgetConfig = BudgetConfig()
     search: SearchConfig = SearchConfig()
     constants: ConstantsConfig = ConstantsConfig()
     runs_dir: str = Field("runs", description="folder of run folders")
@@ -127,6 +204,10 @@ class RunConfig(_Section):
         """File of live latencies, shared by the runs of a folder."""
         return self.judge.store or f"{self.runs_dir}/latencies.db"
 
+    def table_paths(self) -> tuple[str, ...]:
+        """Folders of all recorded tables that are judged."""
+        return self.judge.tables or (self.table_path(),)
+
     def dump_yaml(self) -> str:
         """The resolved configuration; holds no secrets, since keys are read from the environment alone."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -137,7 +218,9 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
     sections: dict[str, list[type[BaseModel]]] = {
         "judge": [JudgeConfig],
         "sandbox": [SandboxConfig],
-        "proposer": [OfflineConfig, OpenAIConfig],
+        "proposer": list(get_args(ProposerConfig)),
+        "prompts": [PromptsConfig],
+        "budget": [BudgetConfig],
         "search": [SearchConfig],
         "constants": [ConstantsConfig],
     }
@@ -149,7 +232,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     """Message and hint for the first problem."""
     first = error.errors()[0]
     path = first["loc"]
-    if path[:1] == ("proposer",) and len(path) > 2:
+    if path[:1] == ("proposer",) and len(path) > 1:
         path = (path[0], *path[2:])  # pydantic puts the kind in between, which is no key
     where = ".".join(map(str, path)) or "config"
     if first["type"] == "extra_forbidden":
@@ -164,6 +247,8 @@ def _explain(error: ValidationError) -> tuple[str, str]:
             f"{where}: not of the form that is wanted",
             "keys come from the environment alone: evosplit config schema",
         )
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}", "evosplit config schema describes every key"
     return f"{where}: {first['msg']}, got {first['input']!r}", "evosplit config schema describes every key"
 
 
@@ -211,13 +296,20 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
                 f"judge.workload: unknown {judge.workload!r}",
                 hint=_nearest(judge.workload, list(WORKLOADS), "workloads"),
             )
-        if judge.table is not None:
+        if judge.table is not None or judge.tables:
             raise UserError("judge.table: a live judge reads no table", hint="leave it out, or set measure: recorded")
     elif judge.store is not None:
         raise UserError("judge.store: a recorded table needs no store", hint="leave it out, or set measure: live")
-    elif judge.table is None and judge.setting not in SETTINGS:
+    elif judge.table is None and not judge.tables and judge.setting not in SETTINGS:
         hint = _nearest(judge.setting, list(SETTINGS), "settings")
         raise UserError(f"judge.setting: no recorded table for {judge.setting!r}", hint=hint)
+    if judge.table is not None and judge.tables:
+        raise UserError("judge.table and judge.tables: only one of them", hint="judge.tables may name one table, too")
+    if config.budget.usd is not None and isinstance(config.proposer, OpenAIConfig):
+        for model in config.proposer.all_models():
+            if model.name not in config.budget.prices:
+                hint = "budget.prices names US dollars per million tokens, e.g. {MODEL: {input: 2.0, output: 8.0}}"
+                raise UserError(f"budget.usd: no price for {model.name!r}", hint=hint)
     return config
 
 

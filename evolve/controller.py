@@ -18,13 +18,17 @@ from pathlib import Path
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.feedback import render
 from evaluators.status import Status
-from evolve.attempts import Attempts, JudgeLike, Outcome
-from evolve.config import RunConfig
+from evolve.attempts import Attempts, JudgeLike, Outcome, Said
+from evolve.bandit import open_choice
+from evolve.budget import Budget, BudgetSpent, Cost, cost_of
+from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
 from evolve.ledger import Ledger
+from evolve.lessons import LessonBook, describe_edit
 from evolve.population import Population, Sample
-from evolve.prompts import system_prompt, user_prompt
+from evolve.prompt_templates import Templates, load_templates
+from evolve.prompts import Prompts
 from evolve.proposers.base import Ask, Proposer
 from evolve.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise, write_whole
 
@@ -41,6 +45,15 @@ class Progress:
     duplicates: int
     seconds: float
     seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a proposal under way comes from."""
+
+    island: int
+    parent: int
+    model: str
 
 
 class Controller:
@@ -72,7 +85,11 @@ class Controller:
         self._on_progress = on_progress
         self._population = Population(config.search, config.random_seed)
         self._ledger = Ledger()
-        self._islands: dict[int, int] = {}
+        self._lessons = LessonBook()
+        self._choice = open_choice(config.proposer)
+        self._asked_of: dict[int, Origin] = {}
+        self.stopped = ""
+        """Which limit ended `run` before all proposals were made, and how far it was reached."""
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:
@@ -119,11 +136,18 @@ class Controller:
         self._journal.set_meta("run", self._run_dir.name)
         self._journal.set_meta("proposer", self._proposer.name)
         self._journal.set_meta("proposals", str(self._search.proposals))
+        kept = self._journal.meta("templates")
+        templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
+        self._journal.set_meta("templates", templates.to_json())
+        self._prompts = Prompts(templates, self._judge.description)
         self._journal.set_meta("config", self._config.dump_yaml())
 
     async def _main(self) -> None:
         self._started = time.monotonic()
-        self._attempts = Attempts(self._judge, self._proposer, self._journal, self._ledger, search=self._search)
+        budget = Budget(self._config, self._journal.spending())
+        self._attempts = Attempts(
+            self._judge, self._proposer, self._journal, self._ledger, search=self._search, budget=budget
+        )
         known = {e.id: e for e in self._journal.entries()}
         tasks: dict[int, asyncio.Task[Outcome]] = {}
         try:
@@ -141,9 +165,14 @@ class Controller:
                 else:
                     left = self._seconds_left()
                     if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
+                        self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
+                        await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
                         return
                     await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
+        except BudgetSpent as spent:
+            self.stopped = str(spent)
+            await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
         finally:
             for task in tasks.values():
                 task.cancel()
@@ -155,13 +184,17 @@ class Controller:
         wall = self._search.wall_s
         return None if wall is None else max(0.0, self._started + wall - time.monotonic())
 
+    def _longest_call_s(self) -> float:
+        """How long a call that costs money may take; 0 where none does."""
+        return self._config.proposer.timeout_s if isinstance(self._config.proposer, OpenAIConfig) else 0.0
+
     async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[Outcome]]) -> None:
         """Start a proposal, from the point that an interrupted run reached."""
         if entry is None:
             tasks[index] = asyncio.create_task(self._attempts.work(await self._ask(index)))
         elif entry.status is None:
-            ask = await self._asked(entry)
-            tasks[index] = asyncio.create_task(self._attempts.work(ask, entry.answer, entry.error))
+            stored = Said(entry.spent, entry.error) if entry.answer or entry.error else None
+            tasks[index] = asyncio.create_task(self._attempts.work(await self._asked(entry), stored))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
         evaluation = await self._attempts.evaluate(source)
@@ -176,12 +209,14 @@ class Controller:
             self._journal.ask(self._row(index, "seed", None, "", ""))
         if known is None or known.status is None:
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
-        self._ledger.commit(index, 0, evaluation)
+        self._ledger.commit(index, evaluation)
+        self._lessons.commit(index, 0, evaluation, parent=None, edit="")
         self._attempts.keep(index, evaluation)
         self._population.add_seed(index, source, evaluation)
 
-    def _row(self, index: int, kind: str, sample: Sample | None, system: str, user: str) -> dict[str, object]:
-        digest = hashlib.sha256(f"{self._config.random_seed}:{index}".encode()).digest()
+    def _row(
+        self, index: int, kind: str, sample: Sample | None, system: str, user: str, model: str = ""
+    ) -> dict[str, object]:
         return {
             "id": index,
             "kind": kind,
@@ -189,30 +224,47 @@ class Controller:
             "parent": sample.parent if sample else None,
             "inspirations": sample.inspirations if sample else (),
             "diff": sample.diff if sample else False,
-            "seed": int.from_bytes(digest[:6]),
+            "seed": self._seed_of(index),
             "system": system,
             "user": user,
+            "asked_model": model,
         }
+
+    def _seed_of(self, index: int) -> int:
+        digest = hashlib.sha256(f"{self._config.random_seed}:{index}".encode()).digest()
+        return int.from_bytes(digest[:6])
 
     async def _ask(self, index: int) -> Ask:
         """Sample a parent, build the prompt and write both down."""
         sample = self._population.sample(index)
         parent = await self._attempts.record(sample.parent)
         inspirations = tuple([await self._attempts.record(i) for i in sample.inspirations])
-        user = user_prompt(parent, inspirations, self._ledger.failures(sample.island), diff=sample.diff)
-        row = self._row(index, "proposal", sample, system_prompt(), user)
-        self._journal.ask(row)
-        self._islands[index] = sample.island
-        seed = int(str(row["seed"]))
-        return Ask(index, sample.island, parent, inspirations, str(row["system"]), user, sample.diff, seed)
+        lessons = self._lessons.of(sample.parent, sample.island)
+        user = self._prompts.user(parent, inspirations, lessons, diff=sample.diff)
+        seed, system = self._seed_of(index), self._prompts.system
+        model = self._choice.choose(index, seed)
+        self._journal.ask(self._row(index, "proposal", sample, system, user, model))
+        self._asked_of[index] = Origin(sample.island, sample.parent, model)
+        return Ask(index, sample.island, parent, inspirations, system, user, sample.diff, seed, self._run_dir, model)
 
     async def _asked(self, entry: Entry) -> Ask:
         """The request that an interrupted run had written down."""
         assert entry.parent is not None
         parent = await self._attempts.record(entry.parent)
         inspirations = tuple([await self._attempts.record(i) for i in entry.inspirations])
-        self._islands[entry.id] = entry.island
-        return Ask(entry.id, entry.island, parent, inspirations, entry.system, entry.user, entry.diff, entry.seed)
+        self._asked_of[entry.id] = Origin(entry.island, entry.parent, entry.asked_model)
+        return Ask(
+            entry.id,
+            entry.island,
+            parent,
+            inspirations,
+            entry.system,
+            entry.user,
+            entry.diff,
+            entry.seed,
+            self._run_dir,
+            entry.asked_model,
+        )
 
     async def _commit(self, index: int, outcome: Outcome) -> None:
         """Settle duplicates, look again at a would-be best, enter the population, write the result."""
@@ -224,10 +276,12 @@ class Controller:
                 evaluation.source_hash,
                 evaluation.normal_form,
                 evaluation.decisions_hash if original.same == "decisions" else "",
+                gpu_s=evaluation.gpu_s,
             )
         if self._ledger.would_lead(evaluation):
             evaluation = await self._attempts.recheck(outcome.source, evaluation)
-        displaced = self._enter(self._islands.pop(index), index, outcome.source, evaluation)
+        cost = outcome.cost
+        displaced = self._enter(self._asked_of.pop(index), index, outcome.source, evaluation, cost)
         self._journal.result(
             index,
             outcome.source,
@@ -254,11 +308,20 @@ class Controller:
             entry.holdout,
             features=entry.features,
         )
-        self._enter(entry.island, entry.id, entry.source, evaluation)
+        assert entry.parent is not None
+        origin = Origin(entry.island, entry.parent, entry.asked_model)
+        self._enter(origin, entry.id, entry.source, evaluation, cost_of(entry.spent))
 
-    def _enter(self, island: int, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
-        self._ledger.commit(index, island, evaluation)
-        return self._population.commit(index, island, source, evaluation if evaluation.status is Status.OK else None)
+    def _enter(self, origin: Origin, index: int, source: str, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
+        self._ledger.commit(index, evaluation)
+        edit = describe_edit(self._attempts.source(origin.parent), source)
+        self._lessons.commit(index, origin.island, evaluation, parent=origin.parent, edit=edit)
+        gain = 0.0
+        if evaluation.status is Status.OK and evaluation.train is not None:
+            gain = max(0.0, evaluation.train.score - self._lessons.score(origin.parent))
+        self._choice.commit(origin.model, gain=gain, usd=cost.usd, tokens=cost.tokens)
+        scored = evaluation if evaluation.status is Status.OK else None
+        return self._population.commit(index, origin.island, source, scored)
 
     def _report(self, index: int) -> None:
         leader = self._ledger.leader

@@ -21,14 +21,15 @@ from evaluators.status import Status
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.proposers.base import Answer
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "journal.sqlite"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE proposals (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, island INTEGER, parent INTEGER, inspirations TEXT NOT NULL,
-    diff INTEGER NOT NULL, seed INTEGER NOT NULL, system TEXT NOT NULL, user TEXT NOT NULL, asked_at REAL NOT NULL);
+    diff INTEGER NOT NULL, seed INTEGER NOT NULL, system TEXT NOT NULL, user TEXT NOT NULL, asked_at REAL NOT NULL,
+    asked_model TEXT NOT NULL DEFAULT '');
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY REFERENCES proposals(id), text TEXT NOT NULL, model TEXT NOT NULL, note TEXT NOT NULL,
     error TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost_usd REAL NOT NULL,
@@ -37,8 +38,18 @@ CREATE TABLE results (
     id INTEGER PRIMARY KEY REFERENCES proposals(id), status TEXT NOT NULL, message TEXT NOT NULL,
     source TEXT NOT NULL, source_hash TEXT NOT NULL, normal_form TEXT NOT NULL, decisions_hash TEXT NOT NULL,
     decisions TEXT NOT NULL, train TEXT, holdout TEXT, features TEXT NOT NULL, feedback TEXT NOT NULL,
-    duplicate_of INTEGER, displaced TEXT NOT NULL, elapsed_s REAL NOT NULL, committed_at REAL NOT NULL);
+    duplicate_of INTEGER, displaced TEXT NOT NULL, elapsed_s REAL NOT NULL, committed_at REAL NOT NULL,
+    gpu_s REAL NOT NULL DEFAULT 0);
 """
+
+_SINCE_2 = (
+    ("proposals", "asked_model", "TEXT NOT NULL DEFAULT ''"),
+    ("answers", "look_ups", "INTEGER NOT NULL DEFAULT 0"),
+    ("results", "gpu_s", "REAL NOT NULL DEFAULT 0"),
+)
+"""Columns that journals of version 1 lack: they are added before such a journal is written, and read as defaults."""
+
+_DEFAULTS = ", '' AS asked_model, 0 AS gpu_s, 0 AS look_ups"
 
 CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at"}
 """Columns that differ between two equal runs."""
@@ -46,7 +57,10 @@ CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at"}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One proposal with all that is known of it; fields of stages not reached are None or empty."""
+    """One proposal with all that is known of it; fields of stages not reached are None or empty.
+
+    `spent` holds what the answer cost, also where the proposer gave up and `answer` is None.
+    """
 
     id: int
     kind: str
@@ -73,11 +87,33 @@ class Entry:
     duplicate_of: int | None
     displaced: tuple[int, ...]
     elapsed_s: float
+    asked_model: str
+    spent: Answer
+    gpu_s: float
 
     @property
     def memorised(self) -> bool:
         """Whether the second look lowered the scores."""
         return "memorised" in self.features
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a run has cost so far; failed calls that were billed count as well.
+
+    `gpu_s` are seconds of measuring on a GPU; on recorded tables there are none.
+    """
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float = 0.0
+    gpu_s: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Prompts and answers together."""
+        return self.tokens_in + self.tokens_out
 
 
 def storable(text: str) -> str:
@@ -123,12 +159,6 @@ class Journal:
             if not found and not read_only:
                 _fill(self._db)
             version = int(self.meta("schema_version"))
-            columns = {str(row["name"]) for row in self._db.execute("PRAGMA table_info(answers)")}
-            self._look_ups = "a.look_ups" if "look_ups" in columns else "0"
-            if "look_ups" not in columns and not read_only:
-                # A run begun before look-ups were counted goes on.
-                self._db.execute("ALTER TABLE answers ADD COLUMN look_ups INTEGER NOT NULL DEFAULT 0")
-                self._look_ups = "a.look_ups"
         except (sqlite3.Error, OSError, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
         if version > SCHEMA_VERSION:
@@ -136,6 +166,17 @@ class Journal:
                 f"{path} has schema version {version}, this evosplit knows {SCHEMA_VERSION}",
                 hint="upgrade evosplit",
             )
+        self._version = version
+        if version < SCHEMA_VERSION and not read_only:
+            self._upgrade()
+
+    def _upgrade(self) -> None:
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            for table, column, kind in _SINCE_2:
+                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+            self._db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),))
+        self._version = SCHEMA_VERSION
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -178,7 +219,10 @@ class Journal:
             self._insert("proposals", row)
 
     def answer(self, index: int, answer: Answer | None, error: str = "") -> None:
-        """Write a proposer's answer, or why there is none, before anything is done with it."""
+        """Write a proposer's answer, or why there is none, before anything is done with it.
+
+        With an error, `answer` holds what the failed tries cost, and no text.
+        """
         said = answer or Answer("", "")
         with self._writing():
             self._insert("answers", {"id": index, "error": error, **asdict(said)})
@@ -212,6 +256,7 @@ class Journal:
             "displaced": json.dumps(list(displaced)),
             "elapsed_s": elapsed_s,
             "committed_at": time.time(),
+            "gpu_s": evaluation.gpu_s,
         }
         with self._writing():
             self._insert("results", row)
@@ -222,18 +267,28 @@ class Journal:
         values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
         self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
 
-    _QUERY = """SELECT p.*, {look_ups} AS look_ups, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out,
-            a.cost_usd, a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form,
-            r.decisions_hash, r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced,
-            r.elapsed_s
+    def spending(self) -> Spending:
+        """What all answers and evaluations cost."""
+        row = self._db.execute(
+            "SELECT count(*), total(tokens_in), total(tokens_out), total(cost_usd) FROM answers"
+        ).fetchone()
+        gpu_s = 0.0
+        if self._version >= 2:
+            gpu_s = self._db.execute("SELECT total(gpu_s) FROM results").fetchone()[0]
+        return Spending(int(row[0]), int(row[1]), int(row[2]), float(row[3]), float(gpu_s))
+
+    _QUERY = """SELECT p.*, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out, a.cost_usd,
+            a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form, r.decisions_hash,
+            r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced, r.elapsed_s{extra}
             FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id"""
 
+    @property
     def _query(self) -> str:
-        return self._QUERY.format(look_ups=self._look_ups)
+        return self._QUERY.format(extra=", r.gpu_s, a.look_ups" if self._version >= 2 else _DEFAULTS)
 
     def entries(self) -> Iterator[Entry]:
         """All proposals in order."""
-        for row in self._db.execute(f"{self._query()} ORDER BY p.id"):
+        for row in self._db.execute(f"{self._query} ORDER BY p.id"):
             yield _entry(row)
 
     def entry(self, index: int) -> Entry:
@@ -242,7 +297,7 @@ class Journal:
         Raises:
             UserError: no such proposal.
         """
-        row = self._db.execute(f"{self._query()} WHERE p.id = ?", (index,)).fetchone()
+        row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
         if row is None:
             raise UserError(f"{self.path.parent.name} holds no proposal {index}", hint="evosplit show RUN lists them")
         return _entry(row)
@@ -281,18 +336,11 @@ def _create(path: Path) -> None:
 
 
 def _entry(row: sqlite3.Row) -> Entry:
-    answer = None
-    if row["text"] is not None and not row["error"]:
-        answer = Answer(
-            row["text"],
-            row["model"],
-            row["note"],
-            row["tokens_in"],
-            row["tokens_out"],
-            row["cost_usd"],
-            row["answer_s"],
-            row["look_ups"],
-        )
+    spent = Answer("", "")
+    if row["text"] is not None:
+        names = ("text", "model", "note", "tokens_in", "tokens_out", "cost_usd", "answer_s", "look_ups")
+        spent = Answer(*(row[name] for name in names))
+    answer = None if row["text"] is None or row["error"] else spent
     done = row["status"] is not None
     return Entry(
         id=row["id"],
@@ -320,6 +368,9 @@ def _entry(row: sqlite3.Row) -> Entry:
         duplicate_of=row["duplicate_of"],
         displaced=tuple(json.loads(row["displaced"] or "[]")),
         elapsed_s=row["elapsed_s"] or 0.0,
+        asked_model=row["asked_model"],
+        spent=spent,
+        gpu_s=row["gpu_s"] or 0.0,
     )
 
 

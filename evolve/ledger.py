@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
 from dataclasses import dataclass, replace
 
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.status import Status
-
-FAILURES_KEPT = 6
-FAILURE_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +25,7 @@ class Leader:
 
 
 class Ledger:
-    """Which programs are known, recent failures by island, the leader, counts."""
+    """Which programs are known, the leader, counts."""
 
     def __init__(self) -> None:
         """Before the first seed."""
@@ -39,15 +35,10 @@ class Ledger:
         self.duplicates = 0
         self._first: dict[str, int] = {}
         self._simplest: dict[str, float] = {}
-        self._failures: dict[int, deque[str]] = defaultdict(lambda: deque(maxlen=FAILURES_KEPT))
 
     def knows(self, *digests: str) -> bool:
         """Whether a source hash or normal form was committed before. What is known stays known."""
         return any(digest in self._first for digest in digests)
-
-    def failures(self, island: int) -> list[str]:
-        """Recent failures on an island, oldest first."""
-        return list(self._failures[island])
 
     def original(self, evaluation: Evaluation) -> Original | None:
         """What this repeats, if anything.
@@ -70,7 +61,7 @@ class Ledger:
         ahead = self.leader is None or train.score >= self.leader.train.score
         return ahead or (holdout is not None and holdout.score >= self._best_holdout)
 
-    def commit(self, index: int, island: int, evaluation: Evaluation) -> None:
+    def commit(self, index: int, evaluation: Evaluation) -> None:
         """Take note of a result, in index order."""
         if evaluation.status is Status.DUPLICATE:
             self.duplicates += 1
@@ -78,7 +69,6 @@ class Ledger:
             self._remember(index, evaluation)
         else:
             self.failed += 1
-            self._failures[island].append(f"{evaluation.status.value}: {evaluation.message[:FAILURE_CHARS]}")
             self._remember(index, replace(evaluation, decisions_hash=""))
 
     def _remember(self, index: int, evaluation: Evaluation) -> None:

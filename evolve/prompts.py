@@ -1,52 +1,28 @@
-"""Prompts: the task, the language, the parent with its scores and feedback, failures, inspirations."""
+"""Prompts: templates filled with the parent, its scores and feedback, lessons of earlier attempts, inspirations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from evaluators.evaluation import Evaluation
+from evaluators.evaluation import Evaluation, Feedback
 from evaluators.feedback import render
 from evaluators.language import describe
+from evolve.lessons import Lessons
+from evolve.prompt_templates import Templates, fill
 from evolve.proposers.base import ProgramRecord
+from evolve.tokens import estimate_tokens
 
-MAX_FAILURES = 4
-MAX_CHARS = 18_000
-"""Of a whole prompt: about 6,000 tokens. The parent is always shown whole, at the expense of what follows it."""
-MAX_SOURCE_CHARS = 6000
-"""Of an inspiration."""
-MIN_SOURCE_CHARS = 500
+MAX_TOKENS = 6000
+"""Of a whole prompt, as estimated. The parent is always shown whole, at the expense of everything else."""
+FEEDBACK_SHARE = 0.55
+"""Of the tokens that system message, parent and answer format leave; lessons get theirs next, inspirations the rest."""
+LESSONS_SHARE = 0.25
+SHOWN_STEPS = (12, 9, 6, 4, 2, 1)
+"""Shapes and regions of each kind spelled out, most first, until they fit."""
+MIN_SOURCE_TOKENS = 150
 """An inspiration cut shorter than this says nothing."""
-FRAME_CHARS = 250
-"""Around a source: its scores, fences, separators."""
 
-TASK = """You improve a scheduling heuristic for FlashAttention-3 decode on an H100 (132 SMs).
-A decode call is batch x num_heads_kv tiles; the KV of each is a row of blocks. num_splits cuts rows so that more SMs
-have work; each split costs a share of a combine kernel. schedule(shape, gpu) returns (num_splits, pack_gqa, sm_margin):
-num_splits 1..128 (0: FA3's own), pack_gqa None, sm_margin 0. In metadata mode num_splits only caps the splits per
-sequence, and blocks_per_split(work, gpu) sets how many KV blocks one split takes: a sequence of n blocks gets
-max(1, min(ceil(n / blocks_per_split), num_splits)) splits. num_splits 1 is another kernel without a combine step.
-schedule sees the capacity seqlen_k, not live lengths; work sees the batch as it is. FA3's own formula overshoots one
-wave of the SMs by a few CTAs again and again.
-The score is the weighted geometric mean speed-up over the baseline on measured latencies, less a penalty for every
-shape that becomes slower by more than 1%. Write rules that hold between the measured shapes, too: other shapes decide
-who wins. Keep it short and readable: kernel maintainers will review it.
-
-The language:
-"""
-
-DIFF_FORMAT = """Answer with one or more blocks in exactly this form, lines copied exactly from the program:
-<<<<<<< SEARCH
-lines to replace
-=======
-new lines
->>>>>>> REPLACE"""
-
-REWRITE_FORMAT = "Answer with the whole new program in one ```python block. Keep the EVOLVE-BLOCK markers."
-
-
-def system_prompt() -> str:
-    """Task and language; the same for every proposal."""
-    return TASK + describe()
+UNKNOWN = "not known"
 
 
 def _scores(evaluation: Evaluation) -> str:
@@ -59,31 +35,94 @@ def _scores(evaluation: Evaluation) -> str:
     )
 
 
-def user_prompt(
-    parent: ProgramRecord, inspirations: Sequence[ProgramRecord], failures: Sequence[str], *, diff: bool
-) -> str:
-    """Everything that differs between proposals."""
-    parts = [
-        f"The program to improve ({_scores(parent.evaluation)}):\n```python\n{parent.source}```",
-        render(parent.evaluation.feedback),
-    ]
-    if failures:
-        lines = "\n".join(f"- {text}" for text in failures[-MAX_FAILURES:])
-        parts.append(f"Recent attempts that failed:\n{lines}")
-    how = DIFF_FORMAT if diff else REWRITE_FORMAT
-    room = MAX_CHARS - len(system_prompt()) - len(how) - sum(map(len, parts))
-    for other in inspirations:
-        source = _cut(other.source, min(MAX_SOURCE_CHARS, room // len(inspirations) - FRAME_CHARS))
+class Prompts:
+    """Writes the prompts of one run."""
+
+    def __init__(self, templates: Templates, description: Mapping[str, str]) -> None:
+        """Fill the system message, which is the same for all proposals.
+
+        Args:
+            templates: the texts.
+            description: what the judge says of itself.
+        """
+        self._templates = templates
+        keys = ("workload", "setting", "weighting", "gpu", "build")
+        measured = ", ".join(description[key] for key in keys if key in description) or UNKNOWN
+        self.system = fill(templates.system, {"measured": measured, "language": describe()})
+
+    def user(
+        self, parent: ProgramRecord, inspirations: Sequence[ProgramRecord], lessons: Lessons, *, diff: bool
+    ) -> str:
+        """Everything that differs between proposals, within `MAX_TOKENS` unless the parent alone is longer."""
+        how = self._templates.diff if diff else self._templates.rewrite
+        fixed = (self.system, self._templates.user, parent.source, how, _scores(parent.evaluation))
+        room = MAX_TOKENS - sum(map(estimate_tokens, fixed))
+        feedback = _feedback(parent.evaluation.feedback, int(room * FEEDBACK_SHARE))
+        told = _lessons(lessons, int(room * LESSONS_SHARE))
+        room -= estimate_tokens(feedback) + estimate_tokens(told)
+        values = {
+            "scores": _scores(parent.evaluation),
+            "parent": parent.source,
+            "feedback": feedback,
+            "lessons": told,
+            "inspirations": _inspirations(inspirations, room),
+            "how": how,
+        }
+        return fill(self._templates.user, values)
+
+
+def _feedback(feedback: Feedback, room: int) -> str:
+    for shown in SHOWN_STEPS:
+        text = render(feedback, shown=shown)
+        if estimate_tokens(text) <= room:
+            return text
+    return ""
+
+
+def _lessons(lessons: Lessons, room: int) -> str:
+    """The newest of each kind that fit; this program's own come first, and what one kind leaves the next may take."""
+    kinds = (
+        ("Edits of this program that were tried already, with what came of them (do not repeat them):", lessons.tried),
+        ("Edits of this program that failed:", lessons.failed),
+        ("Other recent failures:", lessons.island),
+    )
+    parts = []
+    for left, (title, texts) in zip((3, 2, 1), kinds, strict=True):
+        share = room // left - estimate_tokens(title) - 2
+        kept: list[str] = []
+        for text in reversed(texts):
+            line = "- " + " ".join(text.split())
+            share -= estimate_tokens(line) + 1
+            if share < 0:
+                break
+            kept.insert(0, line)
+        if kept:
+            parts.append("\n".join([title, *kept]))
+            room -= estimate_tokens(parts[-1]) + 1
+    return "\n\n".join(parts)
+
+
+def _inspirations(others: Sequence[ProgramRecord], room: int) -> str:
+    parts = []
+    for left, other in zip(range(len(others), 0, -1), others, strict=True):
+        title = f"Another program ({_scores(other.evaluation)}):"
+        source = _cut(other.source, room // left - estimate_tokens(title) - 10)
         if source:
-            parts.append(f"Another program ({_scores(other.evaluation)}):\n```python\n{source}```")
-    parts.append(how)
-    return "\n\n".join(part for part in parts if part)
+            parts.append(f"{title}\n```python\n{source}```")
+            room -= estimate_tokens(parts[-1]) + 1
+    return "\n\n".join(parts)
 
 
 def _cut(source: str, limit: int) -> str:
     """The whole source, its first lines, or nothing when too little would be left."""
-    if len(source) <= limit:
+    if estimate_tokens(source) <= limit:
         return source
-    if limit < MIN_SOURCE_CHARS:
+    if limit < MIN_SOURCE_TOKENS:
         return ""
-    return source[:limit].rpartition("\n")[0] + "\n# ... cut\n"
+    kept: list[str] = []
+    for line in source.splitlines(keepends=True):
+        limit -= estimate_tokens(line)
+        if limit < 0:
+            break
+        kept.append(line)
+    return "".join(kept) + "# ... cut\n"

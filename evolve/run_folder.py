@@ -7,14 +7,14 @@ import fcntl
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.evaluation import SplitScore
 from evaluators.status import Status
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.journal import FILE_NAME, Entry, open_journal
+from evolve.journal import FILE_NAME, Entry, Spending, open_journal
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
 
@@ -48,8 +48,7 @@ class RunSummary:
     statuses: dict[str, int]
     best: Best | None
     leader: Best | None
-    cost_usd: float
-    tokens: int
+    spending: Spending
 
 
 def new_run_folder(runs_dir: Path, name: str) -> Path:
@@ -125,15 +124,26 @@ def write_whole(path: Path, text: str) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}", exit_code=EXIT_MISSING) from error
 
 
-def keep_table(table: Path, folder: Path) -> None:
-    """Copy the recorded table into the run folder, so that the run can be read without the original."""
+def keep_tables(tables: Sequence[Path], folder: Path) -> None:
+    """Copy the recorded tables into the run folder, so that the run can be read without the originals."""
     target = folder / TABLE_FOLDER
     if target.exists():
         return
     try:
-        shutil.copytree(table, target)
+        if len(tables) == 1:
+            shutil.copytree(tables[0], target)
+        else:
+            for number, table in enumerate(tables, start=1):
+                shutil.copytree(table, target / f"{number:02d}")
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error}", exit_code=EXIT_MISSING) from error
+
+
+def kept_tables(folder: Path) -> list[Path]:
+    """Where `keep_tables` put them; empty when the folder holds none."""
+    target = folder / TABLE_FOLDER
+    several = sorted(p for p in target.glob("[0-9][0-9]") if p.is_dir())
+    return several or ([target] if target.is_dir() else [])
 
 
 def _scored(entries: list[Entry]) -> list[Entry]:
@@ -184,6 +194,7 @@ def summarise(folder: Path) -> RunSummary:
     with open_journal(folder, read_only=True) as journal:
         entries = list(journal.entries())
         wanted = int(journal.meta("proposals") or 0)
+        spending = journal.spending()
     proposals = [e for e in entries if e.kind == "proposal"]
     done = [e for e in proposals if e.status is not None]
     return RunSummary(
@@ -194,8 +205,7 @@ def summarise(folder: Path) -> RunSummary:
         statuses=dict(Counter(e.status.value for e in done if e.status)),
         best=pick_best(entries, folder),
         leader=pick_leader(entries, folder),
-        cost_usd=sum(e.answer.cost_usd for e in proposals if e.answer),
-        tokens=sum(e.answer.tokens_in + e.answer.tokens_out for e in proposals if e.answer),
+        spending=spending,
     )
 
 

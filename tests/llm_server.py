@@ -20,11 +20,13 @@ class Script:
     requests: list[dict[str, Any]] = field(default_factory=list)
 
 
-def reply(text: str) -> Callable[[BaseHTTPRequestHandler], None]:
+def reply(
+    text: str, finish: str = "stop", tokens: tuple[int, int] = (100, 20)
+) -> Callable[[BaseHTTPRequestHandler], None]:
     body = {
         "id": "x", "object": "chat.completion", "created": 0, "model": "test",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-        "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
+        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)},
     }  # fmt: skip
     return raw(200, json.dumps(body).encode())
 
@@ -42,6 +44,36 @@ def raw(
         handler.wfile.write(body)
         if length is not None:
             handler.close_connection = True
+
+    return send
+
+
+def drip(body: bytes, every_s: float) -> Callable[[BaseHTTPRequestHandler], None]:
+    """A slow stream: one byte at a time."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        try:
+            for byte in body:
+                handler.wfile.write(bytes([byte]))
+                handler.wfile.flush()
+                time.sleep(every_s)
+        except OSError:
+            pass  # the client had enough
+        handler.close_connection = True
+
+    return send
+
+
+def broken(start: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Bytes that are no whole HTTP response, then the end of the connection."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(start)
+        handler.close_connection = True
 
     return send
 

@@ -58,7 +58,7 @@ def test_a_key_named_like_a_proposer_is_unknown_at_the_top() -> None:
         ({"seeds": []}, "seeds"),
         ({"proposer": {"kind": "opena"}}, r"proposer\.kind: unknown 'opena'"),
         ({"proposer": {"model": "m"}}, r"proposer\.kind: missing"),
-        ({"proposer": {"kind": "openai"}}, r"proposer\.model: Field required"),
+        ({"proposer": {"kind": "openai"}}, r"proposer: name one model under `model`"),
         ({"judge": {"setting": "fa3_fwd-metadata-cool"}}, r"judge\.setting"),
     ],
 )

@@ -14,7 +14,7 @@ from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.status import Status
 from evolve.errors import UserError
-from evolve.journal import FILE_NAME, SCHEMA_VERSION, Journal, open_journal, storable
+from evolve.journal import FILE_NAME, SCHEMA_VERSION, Journal, Spending, open_journal, storable
 from evolve.proposers.base import Answer
 
 SCORE = SplitScore(1.5, 1.6, 0.7, 2, 0.9, 100, 4096, 3)
@@ -169,3 +169,46 @@ def test_a_start_that_dies_leaves_no_half_journal(tmp_path: Path, monkeypatch: p
     assert not path.exists()
     Journal(path).close()
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def of_version_1(path: Path) -> None:
+    """A journal as version 1 wrote it: two columns fewer."""
+    journal = Journal(path)
+    journal.ask(asked(1))
+    journal.answer(1, Answer("text", "model", "", 5, 6, 0.25))
+    journal.result(1, "source", Evaluation(Status.CRASHED))
+    journal.set_meta("schema_version", "1")
+    journal._db.execute("ALTER TABLE proposals DROP COLUMN asked_model")
+    journal._db.execute("ALTER TABLE results DROP COLUMN gpu_s")
+    journal._db.commit()
+    journal.close()
+
+
+def test_older_journals_can_be_read_as_they_are(tmp_path: Path) -> None:
+    of_version_1(tmp_path / FILE_NAME)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    with open_journal(tmp_path, read_only=True) as journal:
+        entry = journal.entry(1)
+        assert (entry.asked_model, entry.gpu_s, entry.source) == ("", 0.0, "source")
+        assert journal.spending() == Spending(1, 5, 6, 0.25, 0.0)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+def test_older_journals_are_brought_up_to_date_when_written(tmp_path: Path) -> None:
+    of_version_1(tmp_path / FILE_NAME)
+    with open_journal(tmp_path, read_only=False) as journal:
+        journal.ask(asked(2, asked_model="m"))
+        assert [e.asked_model for e in journal.entries()] == ["", "m"]
+        assert journal.meta("schema_version") == str(SCHEMA_VERSION)
+    with open_journal(tmp_path, read_only=False) as journal:
+        assert len(list(journal.entries())) == 2
+
+
+def test_what_a_failed_call_cost_is_spent_too(journal: Journal) -> None:
+    journal.ask(asked(1))
+    journal.answer(1, Answer("", "m", "", 7, 8, 0.5), "gave up")
+    entry = journal.entry(1)
+    assert entry.answer is None and entry.error == "gave up" and entry.spent.cost_usd == 0.5
+    journal.result(1, "", Evaluation(Status.PROPOSER_FAILED, gpu_s=1.5))
+    assert journal.spending() == Spending(1, 7, 8, 0.5, 1.5)
+    assert journal.spending().tokens == 15

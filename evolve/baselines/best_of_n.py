@@ -6,7 +6,9 @@ import asyncio
 
 from evolve.baselines.problem import Counted, Problem
 from evolve.baselines.tally import Tally
-from evolve.prompts import system_prompt, user_prompt
+from evolve.lessons import Lessons
+from evolve.prompt_templates import load_templates
+from evolve.prompts import Prompts
 from evolve.proposers import open_proposer
 from evolve.proposers.base import Ask, ProgramRecord, ProposerError
 from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
@@ -20,6 +22,7 @@ def best_of_n(problem: Problem, tally: Tally, seed: int) -> None:
 async def _search(problem: Problem, tally: Tally, seed: int) -> None:
     parents = [ProgramRecord(i, source, tally.judge(source)) for i, source in enumerate(problem.seeds)]
     proposer = Counted(open_proposer(problem.config.proposer), tally)
+    prompts = Prompts(load_templates(problem.config.prompts), problem.judge.description)
     index = len(parents)
     try:
         while not tally.stopped_by:
@@ -30,8 +33,8 @@ async def _search(problem: Problem, tally: Tally, seed: int) -> None:
                 island=index % problem.config.search.islands,
                 parent=parent,
                 inspirations=(),
-                system=system_prompt(),
-                user=user_prompt(parent, (), (), diff=diff),
+                system=prompts.system,
+                user=prompts.user(parent, (), Lessons(), diff=diff),
                 diff=diff,
                 seed=seed * 1_000_003 + index,
             )

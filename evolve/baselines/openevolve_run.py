@@ -23,7 +23,8 @@ from evolve.baselines.problem import Problem, look_ups_of
 from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig, parse_config
 from evolve.population import FEATURES
-from evolve.prompts import system_prompt
+from evolve.prompt_templates import load_templates
+from evolve.prompts import Prompts
 from evolve.proposers import open_proposer
 from evolve.proposers.base import Ask, ProgramRecord, ProposerError
 
@@ -51,7 +52,8 @@ def openevolve_run(problem: Problem, tally: Tally, seed: int) -> None:
         os.environ[VARIABLE] = name
         level = logging.getLogger().level
         try:
-            settings = _settings(config, tally.budget.model_calls)
+            prompts = Prompts(load_templates(config.prompts), problem.judge.description)
+            settings = _settings(config, prompts.system, tally.budget.model_calls)
             search = OpenEvolve(
                 str(folder / "initial.py"), str(entry / "evaluator.py"), settings, output_dir=str(folder / "output")
             )
@@ -65,7 +67,7 @@ def openevolve_run(problem: Problem, tally: Tally, seed: int) -> None:
         replay(folder / TRACE, problem.judge, tally)
 
 
-def _settings(config: RunConfig, iterations: int) -> Any:
+def _settings(config: RunConfig, system: str, iterations: int) -> Any:
     from openevolve.config import Config, DatabaseConfig, EvaluatorConfig, LLMConfig, LLMModelConfig, PromptConfig
 
     search = config.search
@@ -89,7 +91,7 @@ def _settings(config: RunConfig, iterations: int) -> Any:
         diff_based_evolution=False,
         max_code_length=65_536,
         llm=LLMConfig(models=[model], evaluator_models=[model], timeout=300),
-        prompt=PromptConfig(system_message=system_prompt(), suggest_simplification_after_chars=None),
+        prompt=PromptConfig(system_message=system, suggest_simplification_after_chars=None),
         database=database,
         evaluator=EvaluatorConfig(cascade_evaluation=False, parallel_evaluations=1, timeout=120),
     )

@@ -22,16 +22,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 ok, 1 negative verdict, 2 usage or configuration, 3 missing prerequisite, "
-    "4 stopped at a budget (resumable), 130 interrupted (resumable).",
+    "4 stopped at a budget or by an endpoint that stays down (resumable), 130 interrupted (resumable).",
 )
 config_app = typer.Typer(help="Show, describe and check configurations.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
+queue_app = typer.Typer(
+    help="List, show and answer the prompts of a run whose proposer is `manual`.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(queue_app, name="queue")
 
 PROGRAM = "Python file with schedule(shape, gpu), or RUN#ID."
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. --set search.proposals=50.")]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of run folders.")]
+QueueRun = Annotated[str, typer.Option("--run", help="Run folder, name, or last.")]
+PromptId = Annotated[str, typer.Argument(metavar="ID", help="Name of the prompt, or number of its proposal.")]
 
 
 def _version(value: bool) -> None:
@@ -68,13 +76,20 @@ def evaluate(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     config: Annotated[Path | None, typer.Option("--config", help="What to judge on; default: the quickstart.")] = None,
     sets: Sets = None,
+    tables: Annotated[list[str] | None, typer.Option("--table", help="Folder of a table; several: all.")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="Over several tables: worst or mean.")] = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="Also score the sealed test shapes; logged.")] = False,
     json: Json = False,
 ) -> None:
-    """Score one program on the recorded table."""
+    """Score one program on a recorded table, or on several at once."""
+    import json as json_module
+
     from evolve.cli.evaluate import evaluate_command
 
-    raise typer.Exit(evaluate_command(program, config, sets or [], sealed=sealed, as_json=json))
+    # JSON is YAML, whatever a path holds.
+    sets = [*(sets or []), *(["judge.table=null", f"judge.tables={json_module.dumps(tables)}"] if tables else [])]
+    sets += [f"judge.objective={objective}"] if objective else []
+    raise typer.Exit(evaluate_command(program, config, sets, sealed=sealed, as_json=json))
 
 
 @app.command()
@@ -199,6 +214,19 @@ def diff(
 
 
 @app.command()
+def replay(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, name, or last.")],
+    any_prompt: Annotated[bool, typer.Option("--any-prompt", help="Let the texts of prompts differ.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Run a recorded search again from its own answers; exit code 1 when anything comes out differently."""
+    from evolve.cli.replay import replay_command
+
+    raise typer.Exit(replay_command(run_name, runs_dir, any_prompt=any_prompt, as_json=json))
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Say what works here, and why the rest does not."""
     from evolve.cli.doctor import doctor_command
@@ -238,8 +266,47 @@ def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Se
     if config.judge.measure == "live":
         typer.echo(f"{path}: ok, seeds {len(seeds)}, measured live", err=True)
         return
-    table = read_table(asset(config.table_path()))
-    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {len(table.cases)}", err=True)
+    tables = [read_table(asset(p)) for p in config.table_paths()]
+    shapes = sum(len(table.cases) for table in tables)
+    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {shapes}", err=True)
+
+
+@queue_app.command("list")
+def queue_list(run_name: QueueRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
+    """List the prompts that wait; with --json also the answered ones."""
+    from evolve.cli.queue import list_command
+
+    raise typer.Exit(list_command(run_name, runs_dir, as_json=json))
+
+
+@queue_app.command("show")
+def queue_show(
+    name: PromptId, run_name: QueueRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False
+) -> None:
+    """Print a prompt."""
+    from evolve.cli.queue import show_command
+
+    raise typer.Exit(show_command(name, run_name, runs_dir, as_json=json))
+
+
+@queue_app.command("answer")
+def queue_answer(
+    name: PromptId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Text of the answer; - reads standard input.")],
+    model: Annotated[str, typer.Option("--model", help="Who answers.")] = "",
+    note: Annotated[str, typer.Option("--note", help="A line about the answer.")] = "",
+    tokens_in: Annotated[int, typer.Option("--tokens-in", min=0, help="Tokens of the prompt, if known.")] = 0,
+    tokens_out: Annotated[int, typer.Option("--tokens-out", min=0, help="Tokens of the answer, if known.")] = 0,
+    run_name: QueueRun = "last",
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Answer a prompt. An answer stays: there is no second one."""
+    from evolve.cli.queue import answer_command
+    from evolve.prompt_queue import Reply
+
+    reply = Reply("", model, note, tokens_in, tokens_out)
+    raise typer.Exit(answer_command(name, file, run_name, runs_dir, reply=reply, as_json=json))
 
 
 def main() -> None:

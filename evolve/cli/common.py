@@ -14,6 +14,7 @@ import typer
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
+from evaluators.judge_set import JudgeSet
 from evaluators.regressions import Grid, Regression
 from evaluators.sandbox import Limits, self_test
 from evaluators.workloads import Split
@@ -107,18 +108,40 @@ def require_sandbox() -> None:
         raise UserError(f"no sandbox here: {'; '.join(test.problems)}", hint=test.hint, exit_code=EXIT_MISSING)
 
 
-def judge_of(config: RunConfig, *, table: Path | None = None, splits: Sequence[Split] = SEARCH_SPLITS) -> Judge:
-    """The judge that a configuration asks for; refuses without a sandbox. `table` replaces the recorded one."""
+AnyJudge = Judge | JudgeSet
+
+
+def judge_of(
+    config: RunConfig, *, tables: Sequence[Path] | None = None, splits: Sequence[Split] = SEARCH_SPLITS
+) -> AnyJudge:
+    """The judge that a configuration asks for, of one table or of several; refuses without a sandbox."""
     require_sandbox()
     if config.judge.measure == "live":
         return _live_judge(config, splits)
-    return open_judge(
-        table or asset(config.table_path()),
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        splits=splits,
-    )
+    paths = tables or [asset(p) for p in config.table_paths()]
+    judges = [
+        open_judge(
+            path,
+            weighting=config.judge.weighting,
+            limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+            workspace_cap_mb=config.judge.workspace_cap_mb,
+            splits=splits,
+        )
+        for path in paths
+    ]
+    if len(judges) == 1:
+        return judges[0]
+    return JudgeSet(dict(zip(_labels(judges), judges, strict=True)), config.judge.objective)
+
+
+def _labels(judges: Sequence[Judge]) -> list[str]:
+    """Short names that tell the tables of a set apart."""
+    named = [f"{j.description['workload']}/{j.description['setting']}" for j in judges]
+    devices = [f"{name}/{j.description['gpu']}" for name, j in zip(named, judges, strict=True)]
+    for names in (named, devices):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}/{i}" for i, name in enumerate(devices, start=1)]
 
 
 def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
@@ -142,17 +165,21 @@ def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
     )
 
 
-def measured_how(judge: Judge) -> str:
+def measured_how(judge: AnyJudge) -> str:
     """Where a judge's latencies come from, for the line that says what was judged."""
     d = judge.description
     return f"{'live' if 'measure' in d else 'recorded'}: {d['build']}, {d['gpu']}"
 
 
-def live_lines(judge: Judge) -> list[str]:
+def live_lines(judge: AnyJudge) -> list[str]:
     """What a live judge measured; nothing of a recorded one."""
     from evaluators.live import LiveSource
 
-    return [f"live       {judge.source.count.line()}"] if isinstance(judge.source, LiveSource) else []
+    return (
+        [f"live       {judge.source.count.line()}"]
+        if isinstance(judge, Judge) and isinstance(judge.source, LiveSource)
+        else []
+    )
 
 
 def score_json(score: SplitScore | None) -> dict[str, Any] | None:
@@ -189,7 +216,7 @@ def lone_line(features: Mapping[str, float], memorised: bool) -> str:
     return f"MEMORISED: {share}; taken off the scores" if memorised else share
 
 
-def regression_lines(judge: Judge, evaluation: Evaluation) -> list[str]:
+def regression_lines(judge: AnyJudge, evaluation: Evaluation) -> list[str]:
     """The shapes that became slower, by class: what runs there instead of what the baseline runs."""
     found = judge.regressions(evaluation)
     if not found:
@@ -198,7 +225,7 @@ def regression_lines(judge: Judge, evaluation: Evaluation) -> list[str]:
     for cause in sorted({r.cause for r in found}, key=lambda c: min(r.speedup for r in found if r.cause is c)):
         group = [r for r in found if r.cause is cause]
         lines.append(f"  {cause.value}: {len(group)}")
-        lines += [f"    {_regression(r, judge.gpu.num_sms)}" for r in group[:MAX_EXPLAINED]]
+        lines += [f"    {_regression(r)}" for r in group[:MAX_EXPLAINED]]
         if len(group) > MAX_EXPLAINED:
             lines.append(
                 f"    and {len(group) - MAX_EXPLAINED} more, each {group[MAX_EXPLAINED].speedup:.3f}x or better"
@@ -206,8 +233,8 @@ def regression_lines(judge: Judge, evaluation: Evaluation) -> list[str]:
     return lines
 
 
-def _regression(r: Regression, num_sms: int) -> str:
+def _regression(r: Regression) -> str:
     def grid(g: Grid) -> str:
-        return f"{g.ctas} CTAs ({g.ctas / num_sms:.2f} waves), longest {g.longest_blocks} blocks"
+        return f"{g.ctas} CTAs ({g.ctas / r.num_sms:.2f} waves), longest {g.longest_blocks} blocks"
 
     return f"{r.case.id} ({r.case.split.value}) {r.speedup:.3f}x: {grid(r.candidate)}; baseline {grid(r.baseline)}"

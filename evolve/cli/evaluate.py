@@ -6,8 +6,10 @@ import json
 import time
 from pathlib import Path
 
+from evaluators.evaluation import Evaluation
 from evaluators.feedback import by_region
 from evaluators.judge import SEARCH_SPLITS, scores_of
+from evaluators.judge_set import JudgeSet
 from evaluators.status import Status
 from evaluators.workloads import Split
 from evolve.assets import asset
@@ -41,7 +43,8 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     judge = judge_of(config, splits=splits)
     if sealed:
         log_sealed_read(Path(config.runs_dir), program, source, judge.description)
-    result = judge.evaluate(source)
+    each = judge.evaluate_each(source) if isinstance(judge, JudgeSet) else {}
+    result = judge.combine(each) if isinstance(judge, JudgeSet) else judge.evaluate(source)
     if result.status is Status.OK:
         # As a search does with a program that would become its best.
         result = judge.recheck(source, result)
@@ -51,6 +54,8 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         if sealed:
             data["test"] = score_json(result.test)
         data["memorised"] = result.memorised
+        if isinstance(judge, JudgeSet):
+            data["tables"] = [_table_json(judge, name, e, sealed=sealed) for name, e in each.items()]
         emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
         return 0 if result.status is Status.OK else EXIT_NEGATIVE
     if result.status is not Status.OK:
@@ -58,6 +63,12 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         return EXIT_NEGATIVE
     d = judge.description
     say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
+    for name, evaluation in each.items():
+        say(f"on {name}")
+        for line in score_lines(scores_of(evaluation)):
+            say(line)
+    if each:
+        say(f"\n{d['objective']} of {len(each)} tables")
     for line in score_lines(scores_of(result)):
         say(line)
     if result.train is not None:
@@ -65,12 +76,22 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     say(lone_line(result.features, result.memorised))
     for line in regression_lines(judge, result):
         say(line)
-    say("\nlog speed-up left, by region of the training shapes:")
+    where = " of the table with the lowest score" if each else ""
+    say(f"\nlog speed-up left, by region of the training shapes{where}:")
     for name, gain, shapes, speedup in by_region(result.feedback.opportunities)[:REGIONS]:
         say(f"  {100 * gain:5.2f}%  {name} ({shapes} shapes, now {speedup:.3f}x)")
     for line in live_lines(judge):
         say(f"\n{line}")
     return 0
+
+
+def _table_json(judge: JudgeSet, name: str, evaluation: Evaluation, *, sealed: bool) -> dict[str, object]:
+    data: dict[str, object] = {"name": name, "train": score_json(evaluation.train)}
+    data["holdout"] = score_json(evaluation.holdout)
+    if sealed:
+        data["test"] = score_json(evaluation.test)
+    known = judge.judges[name].description
+    return data | {key: known[key] for key in ("workload", "setting", "table_sha256", "gpu", "build")}
 
 
 def log_sealed_read(runs_dir: Path, program: str, source: str, description: dict[str, str]) -> None:

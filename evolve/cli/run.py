@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from evaluators.evaluation import Evaluation
-from evaluators.judge import Judge
+from evaluators.judge_set import JudgeSet
 from evolve.assets import asset
 from evolve.cli.common import (
+    AnyJudge,
     emit,
     gap_line,
     judge_of,
@@ -25,13 +26,19 @@ from evolve.cli.common import (
 from evolve.config import RunConfig, load_config
 from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
+from evolve.journal import Spending
 from evolve.picture import draw_speedups
+from evolve.prompt_queue import QUEUE_FOLDER
+from evolve.prompt_templates import load_templates
 from evolve.proposers import Proposer, open_proposer
-from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, Best, RunSummary, find_run, keep_table, new_run_folder
+from evolve.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
 
 PICTURE = "speedup.png"
 PLAIN_EVERY_S = 5.0
-RESUMABLE = ("search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations")
+RESUMABLE = (
+    "search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations",
+    "budget.usd", "budget.tokens", "budget.gpu_s",
+)  # fmt: skip
 """What may change between a run and its continuation: budgets and parallelism, which decide nothing."""
 
 
@@ -75,7 +82,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         folder = find_run(resume, runs_dir)
         config = load_config(folder / CONFIG_FILE, sets)
         proposer = _proposer(config)
-        judge = judge_of(config, table=folder / TABLE_FOLDER)
+        judge = judge_of(config, tables=kept_tables(folder))
         # From the journal: the files may have changed since, or lie elsewhere.
         kept = [e.source for e in read_journal(folder) if e.kind == "seed" and e.source]
         seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
@@ -83,14 +90,18 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         if config_path is None:
             raise UserError("which configuration?", hint="evosplit run configs/quickstart.yaml")
         config = load_config(asset(str(config_path)), sets)
-        table = asset(config.table_path()) if config.judge.measure == "recorded" else None
+        tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
         seeds, proposer = read_seeds(config), _proposer(config)
-        judge = judge_of(config, table=table)
+        load_templates(config.prompts)  # its mistakes are told before a folder is made
+        judge = judge_of(config, tables=tables)
         folder = new_run_folder(Path(config.runs_dir), config.name)
-        if table is not None:
-            keep_table(table, folder)
+        if tables:
+            keep_tables(tables, folder)
     if config.constants.every:
         from evolve.proposers.fitting import FittingProposer
+
+        if isinstance(judge, JudgeSet):
+            raise UserError("constants.every: constants are fitted on one table", hint="leave it out with judge.tables")
 
         proposer = FittingProposer(proposer, judge, config.constants, islands=config.search.islands)
     _announce(config, judge, folder)
@@ -106,8 +117,8 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
     _finish(summary, judge, config, as_json=as_json)
     unfinished = summary.proposals < summary.wanted
     if unfinished:
-        say(f"\nstopped by wall_s after {summary.proposals} of {summary.wanted} proposals; evosplit run --resume "
-            f"{folder} goes on")  # fmt: skip
+        say(f"\nstopped after {summary.proposals} of {summary.wanted} proposals by {controller.stopped}")
+        say(f"evosplit run --resume {folder} goes on; a larger budget: --set KEY=VALUE")
     return EXIT_BUDGET if unfinished else 0
 
 
@@ -119,27 +130,29 @@ def _proposer(config: RunConfig) -> Proposer:
         raise UserError(f"proposer: {error}") from error
 
 
-def _announce(config: RunConfig, judge: Judge, folder: Path) -> None:
+def _announce(config: RunConfig, judge: AnyJudge, folder: Path) -> None:
     d = judge.description
     say(f"{folder}: {config.search.proposals} proposals by {config.proposer.kind} on {d['workload']}, {d['setting']}, "
         f"{d['weighting']} ({measured_how(judge)})")  # fmt: skip
+    if config.proposer.kind == "manual":
+        say(f"prompts wait in {folder / QUEUE_FOLDER}; evosplit queue list --run {folder}")
 
 
-def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bool) -> None:
+def _finish(summary: RunSummary, judge: AnyJudge, config: RunConfig, *, as_json: bool) -> None:
     best = summary.best
     picture = summary.path / PICTURE
     if best is not None:
         evaluation = judge.evaluate(best.source)
-        d = judge.description
-        by = f"{summary.run}, {config.proposer.kind} proposer\n{d['workload']}, {d['setting']}, {d['gpu']}"
-        draw_speedups(picture, judge.cases, evaluation.speedups, title=f"#{best.id} of {by}")
+        pictures = _draw(judge, evaluation, picture, f"#{best.id} of {summary.run}, {config.proposer.kind} proposer")
         say(f"\nwinner, picked by the holdout: proposal {best.id}")
         _show(best, judge, evaluation)
         _show_leader(summary, judge)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
+        say(f"spent      {spent_text(summary.spending)}")
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
-        say(f"picture    {picture}")
+        for path in pictures:
+            say(f"picture    {path}")
         for line in live_lines(judge):
             say(line)
     if as_json:
@@ -153,7 +166,20 @@ def say_trust(best: Best) -> None:
             say(line)
 
 
-def _show_leader(summary: RunSummary, judge: Judge) -> None:
+def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) -> list[Path]:
+    """One picture per table; the first keeps the name that everybody looks for."""
+    drawn = []
+    judges = judge.judges if isinstance(judge, JudgeSet) else {"": judge}
+    for number, (name, one) in enumerate(judges.items(), start=1):
+        prefix = f"{name}/" if name else ""
+        found = {i.removeprefix(prefix): s for i, s in evaluation.speedups.items() if i.startswith(prefix)}
+        d = one.description
+        drawn.append(picture if number == 1 else picture.with_stem(f"{picture.stem}-{number}"))
+        draw_speedups(drawn[-1], one.cases, found, title=f"{title}\n{d['workload']}, {d['setting']}, {d['gpu']}")
+    return drawn
+
+
+def _show_leader(summary: RunSummary, judge: AnyJudge) -> None:
     """Show the program that leads on the training shapes beside the winner, which the holdout picked."""
     leader = summary.leader
     if leader is None or summary.best is None or leader.id == summary.best.id:
@@ -162,13 +188,21 @@ def _show_leader(summary: RunSummary, judge: Judge) -> None:
     _show(leader, judge, judge.evaluate(leader.source))
 
 
-def _show(program: Best, judge: Judge, evaluation: Evaluation) -> None:
+def _show(program: Best, judge: AnyJudge, evaluation: Evaluation) -> None:
     """Scores of the journal, which the second look may have lowered, and what became slower."""
     for line in score_lines({"train": program.train} | ({"holdout": program.holdout} if program.holdout else {})):
         say(line)
     say_trust(program)
     for line in regression_lines(judge, evaluation):
         say(line)
+
+
+def spent_text(spending: Spending) -> str:
+    """What a run cost, in a line."""
+    parts = [f"${spending.cost_usd:.2f}", f"{spending.tokens} tokens", f"{spending.calls} calls"]
+    if spending.gpu_s:
+        parts.append(f"{spending.gpu_s:.0f} s of GPU")
+    return ", ".join(parts)
 
 
 def summary_json(summary: RunSummary) -> dict[str, object]:
@@ -179,8 +213,10 @@ def summary_json(summary: RunSummary) -> dict[str, object]:
         "path": str(summary.path),
         "proposals": summary.proposals,
         "statuses": summary.statuses,
-        "cost_usd": summary.cost_usd,
-        "tokens": summary.tokens,
+        "cost_usd": summary.spending.cost_usd,
+        "tokens": summary.spending.tokens,
+        "calls": summary.spending.calls,
+        "gpu_s": summary.spending.gpu_s,
         "best": None
         if best is None
         else {

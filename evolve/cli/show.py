@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from evolve.cli.common import emit, plain, read_program, say, score_json, score_lines
-from evolve.cli.run import PICTURE, say_trust, summary_json
+from evolve.cli.run import PICTURE, say_trust, spent_text, summary_json
 from evolve.controller import read_journal
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal import Entry, open_journal
@@ -27,7 +27,7 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
         if r.best:
             held = f", holdout {r.best.holdout.score:.4f}" if r.best.holdout else ""
             best = f"best #{r.best.id} train {r.best.train.score:.4f}{held}"
-        typer.echo(f"{r.run}  {r.proposals}/{r.wanted} proposals  {best}  ${r.cost_usd:.2f}")
+        typer.echo(f"{r.run}  {r.proposals}/{r.wanted} proposals  {best}  {spent_text(r.spending)}")
     if not runs:
         say(f"no runs in {runs_dir}; evosplit run configs/quickstart.yaml starts one")
     return 0

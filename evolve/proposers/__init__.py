@@ -1,14 +1,17 @@
-"""Sources of new programs: `openai` asks a model, `offline` edits without one."""
+"""Sources of new programs.
+
+`openai` asks models, `manual` whoever answers files, `offline` edits without a model, `replay` repeats a run's answers.
+"""
 
 from __future__ import annotations
 
-from evolve.config import OfflineConfig, OpenAIConfig
-from evolve.proposers.base import Answer, Ask, ProgramRecord, Proposer, ProposerError
+from evolve.config import ManualConfig, OpenAIConfig, ProposerConfig, ReplayConfig
+from evolve.proposers.base import Answer, Ask, EndpointError, ProgramRecord, Proposer, ProposerError
 
-__all__ = ["Answer", "Ask", "ProgramRecord", "Proposer", "ProposerError", "open_proposer"]
+__all__ = ["Answer", "Ask", "EndpointError", "ProgramRecord", "Proposer", "ProposerError", "open_proposer"]
 
 
-def open_proposer(config: OfflineConfig | OpenAIConfig) -> Proposer:
+def open_proposer(config: ProposerConfig) -> Proposer:
     """The proposer that a configuration names.
 
     Raises:
@@ -18,6 +21,14 @@ def open_proposer(config: OfflineConfig | OpenAIConfig) -> Proposer:
         from evolve.proposers.openai import OpenAIProposer
 
         return OpenAIProposer(config)
+    if isinstance(config, ManualConfig):
+        from evolve.proposers.manual import ManualProposer
+
+        return ManualProposer(config)
+    if isinstance(config, ReplayConfig):
+        from evolve.proposers.replay import ReplayProposer
+
+        return ReplayProposer(config)
     from evolve.proposers.offline import OfflineProposer
 
     return OfflineProposer(without=frozenset(config.without))

@@ -1,0 +1,90 @@
+"""`evosplit queue`: list the prompts of a `manual` run, show one, answer one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from evolve.cli.common import emit, plain, say
+from evolve.errors import UserError
+from evolve.prompt_queue import QUEUE_FOLDER, PromptQueue, Reply, Task, TaskState, task_id
+from evolve.run_folder import find_run
+
+
+def _queue(run: str, runs_dir: Path) -> PromptQueue:
+    folder = find_run(run, runs_dir)
+    queue = PromptQueue(folder / QUEUE_FOLDER)
+    if not queue.folder.is_dir():
+        raise UserError(f"{folder} has no prompt queue", hint="runs with proposer.kind: manual have one")
+    return queue
+
+
+def task_json(task: Task) -> dict[str, object]:
+    """A prompt's place in the queue as JSON, without its text."""
+    return {
+        "id": task.id,
+        "state": task.state.value,
+        "path": str(task.path),
+        "created_at": task.created_at,
+        "proposal": task.meta.get("proposal"),
+        "parent": task.meta.get("parent"),
+        "island": task.meta.get("island"),
+        "diff": task.meta.get("diff"),
+        "model": task.model,
+        "problem": task.problem,
+    }
+
+
+def list_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
+    """Prompts that wait for an answer; as JSON all of them."""
+    queue = _queue(run, runs_dir)
+    tasks = queue.tasks()
+    if as_json:
+        emit({"queue": str(queue.folder), "tasks": [task_json(t) for t in tasks]})
+        return 0
+    waiting = [t for t in tasks if t.state is not TaskState.ANSWERED]
+    for t in waiting:
+        wanted = "diff" if t.meta.get("diff") else "program"
+        typer.echo(f"{t.id}  {t.state.value:10}  {wanted:7}  from {t.meta.get('parent')}  {plain(t.problem)}".rstrip())
+    say(f"{len(waiting)} waiting, {len(tasks) - len(waiting)} answered in {queue.folder}")
+    return 0
+
+
+def show_command(name: str, run: str, runs_dir: Path, *, as_json: bool) -> int:
+    """A prompt as text, ready to be given to a model."""
+    task = _queue(run, runs_dir).task(_name(name))
+    if as_json:
+        emit({**task_json(task), "display_prompt": task.display_prompt})
+    else:
+        typer.echo(plain(task.display_prompt), nl=False)
+    return 0
+
+
+def answer_command(name: str, file: Path, run: str, runs_dir: Path, *, reply: Reply, as_json: bool) -> int:
+    """Answer a prompt with the text of a file; `reply` carries what else is said of the answer."""
+    text = _answer_text(file)
+    if not text.strip():
+        raise UserError(f"{file} is empty", hint="an answer holds SEARCH/REPLACE blocks or one fenced program")
+    said = Reply(text, reply.model, reply.note, reply.tokens_in, reply.tokens_out)
+    path = _queue(run, runs_dir).answer(_name(name), said)
+    if as_json:
+        emit({"id": _name(name), "path": str(path)})
+    else:
+        say(f"answered: {path}")
+    return 0
+
+
+def _answer_text(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}", hint="- reads standard input") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not text in UTF-8 ({error.reason})") from error
+
+
+def _name(text: str) -> str:
+    """A prompt's name; a bare number is a proposal's."""
+    return task_id(int(text)) if text.isdecimal() else text

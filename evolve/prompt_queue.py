@@ -1,0 +1,228 @@
+"""The prompt queue: prompts as files, answered by files, in the format of OpenEvolve's manual mode.
+
+`<id>.json` holds a prompt, `<id>.answer.json` its answer; both appear whole, by a rename. Nothing here is the
+record of a run: that is the journal, which an answer enters as soon as it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from evolve.errors import UserError
+
+QUEUE_FOLDER = "manual_tasks_queue"
+"""Within a run folder; OpenEvolve's name, so that programs that answer its queue find this one."""
+
+TASK_SUFFIX, ANSWER_SUFFIX = ".json", ".answer.json"
+
+
+class TaskState(StrEnum):
+    """Where a prompt stands."""
+
+    OPEN = "open"
+    ANSWERED = "answered"
+    UNREADABLE = "unreadable"
+    """There is an answer file that holds no answer; it is read again until it does."""
+
+
+class NoAnswer(Exception):
+    """An answer file that holds no answer; the message says what was expected and what came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as a file gave it. `model` is empty where the file names none."""
+
+    text: str
+    model: str = ""
+    note: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One prompt of the queue, with what became of it."""
+
+    id: str
+    path: Path
+    created_at: str
+    display_prompt: str
+    meta: dict[str, Any]
+    state: TaskState
+    problem: str = ""
+    model: str = ""
+
+
+def task_id(index: int) -> str:
+    """Name of a proposal's prompt: the same after a restart."""
+    return f"{index:05d}"
+
+
+def display_prompt(messages: Sequence[dict[str, str]]) -> str:
+    """Messages as one text, laid out as OpenEvolve shows them."""
+    return "\n".join(f"### {m['role'].upper()}\n{m['content']}\n" for m in messages).rstrip() + "\n"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _write(path: Path, data: dict[str, Any], *, replace: bool) -> None:
+    """Write a file that appears whole or not at all.
+
+    Raises:
+        FileExistsError: it exists and may not be replaced.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        part.write_text(json.dumps(data, ensure_ascii=False, indent=2), encoding="utf-8")
+        if replace:
+            part.replace(path)
+        else:
+            os.link(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NoAnswer(f"{path.name} cannot be read ({error})") from error
+    if not isinstance(data, dict):
+        raise NoAnswer(f"{path.name}: expected a JSON object, got {type(data).__name__}")
+    return data
+
+
+def _count(usage: object, key: str) -> int:
+    value = usage.get(key) if isinstance(usage, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def _text(data: dict[str, Any], key: str) -> str:
+    value = data.get(key)
+    return value if isinstance(value, str) else ""
+
+
+class PromptQueue:
+    """The queue folder of one run. Any number of processes may read it and answer."""
+
+    def __init__(self, folder: Path) -> None:
+        """Name the folder; it is made with the first prompt."""
+        self.folder = folder
+
+    def _task_path(self, name: str) -> Path:
+        return self.folder / f"{name}{TASK_SUFFIX}"
+
+    def _answer_path(self, name: str) -> Path:
+        return self.folder / f"{name}{ANSWER_SUFFIX}"
+
+    def put(self, name: str, messages: Sequence[dict[str, str]], *, model: str, meta: dict[str, Any]) -> None:
+        """Put a prompt up, or leave it as it is when it hangs there already."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._task_path(name)
+        try:
+            if _read(path).get("messages") == list(messages):
+                return
+        except NoAnswer:
+            pass  # absent, or damaged from outside: written anew
+        task = {
+            "id": name,
+            "created_at": _now(),
+            "model": model,
+            "display_prompt": display_prompt(messages),
+            "messages": list(messages),
+            "meta": meta,
+        }
+        _write(path, task, replace=True)
+
+    def reply(self, name: str) -> Reply | None:
+        """The answer to a prompt, if there is one.
+
+        Raises:
+            NoAnswer: the file holds no text under `answer`; whoever writes it may not be done.
+        """
+        path = self._answer_path(name)
+        if not path.exists():
+            return None
+        data = _read(path)
+        answer = data.get("answer")
+        if not isinstance(answer, str):
+            raise NoAnswer(f"{path.name}: expected a text under `answer`, got {type(answer).__name__}")
+        usage = data.get("usage")
+        tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+        return Reply(answer, _text(data, "model"), _text(data, "note"), *tokens)
+
+    def answer(self, name: str, reply: Reply) -> Path:
+        """Answer a prompt; returns the file.
+
+        Raises:
+            UserError: no such prompt, or it has an answer.
+        """
+        if not self._task_path(name).exists():
+            waiting = ", ".join(t.id for t in self.tasks() if t.state is TaskState.OPEN)
+            raise UserError(f"no prompt {name} in {self.folder}", hint=f"open: {waiting or 'none'}")
+        data: dict[str, Any] = {"id": name, "answer": reply.text, "created_at": _now()}
+        if reply.model:
+            data["model"] = reply.model
+        if reply.note:
+            data["note"] = reply.note
+        if reply.tokens_in or reply.tokens_out:
+            data["usage"] = {"prompt_tokens": reply.tokens_in, "completion_tokens": reply.tokens_out}
+        path = self._answer_path(name)
+        try:
+            _write(path, data, replace=False)
+        except FileExistsError as error:
+            hint = f"an answer stays as it was given; to mend an unreadable one, remove {path}"
+            raise UserError(f"prompt {name} has an answer already", hint=hint) from error
+        return path
+
+    def tasks(self) -> list[Task]:
+        """All prompts, oldest first."""
+        names = sorted(
+            p.name.removesuffix(TASK_SUFFIX)
+            for p in self.folder.glob(f"*{TASK_SUFFIX}")
+            if not p.name.startswith(".") and not p.name.endswith(ANSWER_SUFFIX)
+        )
+        return [self.task(name) for name in names]
+
+    def task(self, name: str) -> Task:
+        """One prompt.
+
+        Raises:
+            UserError: there is none of this name, or it cannot be read.
+        """
+        path = self._task_path(name)
+        if not path.exists():
+            raise UserError(f"no prompt {name} in {self.folder}", hint="evosplit queue list shows them")
+        try:
+            data = _read(path)
+        except NoAnswer as error:
+            raise UserError(str(error), hint="evosplit run --resume writes open prompts anew") from error
+        meta = data.get("meta")
+        state, problem, model = TaskState.OPEN, "", ""
+        try:
+            reply = self.reply(name)
+            if reply is not None:
+                state, model = TaskState.ANSWERED, reply.model
+        except NoAnswer as error:
+            state, problem = TaskState.UNREADABLE, str(error)
+        return Task(
+            name,
+            path,
+            _text(data, "created_at"),
+            _text(data, "display_prompt"),
+            meta if isinstance(meta, dict) else {},
+            state,
+            problem,
+            model,
+        )

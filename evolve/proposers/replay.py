@@ -1,0 +1,105 @@
+"""Proposer `replay`: the answers of a recorded run, so that the whole search runs again without whoever answered."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from pathlib import Path
+
+from evolve.config import ReplayConfig
+from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.journal import Entry, open_journal
+from evolve.proposers.base import Answer, Ask, ProposerError
+
+SHOWN_CHARS = 160
+
+
+def recorded_entries(config: ReplayConfig) -> dict[int, Entry]:
+    """All proposals of the recorded run.
+
+    Raises:
+        UserError: the folder holds no journal.
+    """
+    with open_journal(Path(config.run), read_only=True) as journal:
+        return {e.id: e for e in journal.entries()}
+
+
+def recorded_models(config: ReplayConfig) -> dict[int, str]:
+    """The model that each recorded proposal asked."""
+    return {index: e.asked_model for index, e in recorded_entries(config).items()}
+
+
+class ReplayProposer:
+    """Answers as the recorded run was answered, as long as it is asked what that run asked."""
+
+    name = "replay"
+
+    def __init__(self, config: ReplayConfig) -> None:
+        """Read the recorded run.
+
+        Raises:
+            UserError: the folder holds no journal.
+        """
+        self._config = config
+        self._entries = recorded_entries(config)
+
+    async def propose(self, ask: Ask) -> Answer:
+        """See `Proposer.propose`.
+
+        Raises:
+            ProposerError: the recorded run got no answer here either.
+            UserError: this is not what the recorded run asked; the message says where the two part.
+        """
+        entry = self._entries.get(ask.index)
+        if entry is None or (entry.answer is None and not entry.error):
+            raise UserError(
+                f"{self._config.run} holds no answer to proposal {ask.index}",
+                hint=f"it ends there: --set search.proposals={max(0, ask.index - self._seeds())}",
+            )
+        parted = self._difference(entry, ask)
+        if parted:
+            raise UserError(
+                f"proposal {ask.index} is not the recorded one: {parted}",
+                hint="the judge, the table, the configuration or the prompts have changed since; "
+                "evosplit replay --any-prompt lets the texts of prompts differ",
+                exit_code=EXIT_NEGATIVE,
+            )
+        if entry.answer is None:
+            raise ProposerError(entry.error, spent=entry.spent)
+        return entry.answer
+
+    def _seeds(self) -> int:
+        return sum(e.kind == "seed" for e in self._entries.values())
+
+    def _difference(self, entry: Entry, ask: Ask) -> str:
+        """Where the request and the recorded one part; empty when they are equal."""
+        inspirations = tuple(record.id for record in ask.inspirations)
+        for what, recorded, now in (
+            ("parent", entry.parent, ask.parent.id),
+            ("island", entry.island, ask.island),
+            ("inspirations", entry.inspirations, inspirations),
+            ("diff", entry.diff, ask.diff),
+            ("seed", entry.seed, ask.seed),
+        ):
+            if recorded != now:
+                return f"{what} was {recorded}, now it is {now}"
+        if self._config.prompts == "any":
+            return ""
+        for message, before, after in (("system", entry.system, ask.system), ("user", entry.user, ask.user)):
+            if before != after:
+                return f"its {message} message differs {_first_difference(before, after)}"
+        return ""
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
+
+
+def _first_difference(recorded: str, now: str) -> str:
+    lines = zip_longest(recorded.splitlines(), now.splitlines())
+    for number, (before, after) in enumerate(lines, start=1):
+        if before != after:
+            return f"in line {number}: recorded {_shown(before)}, now {_shown(after)}"
+    return "in its line ends"
+
+
+def _shown(line: str | None) -> str:
+    return "nothing" if line is None else repr(line[:SHOWN_CHARS])
