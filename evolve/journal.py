@@ -45,8 +45,8 @@ CREATE TABLE results (
 _SINCE_2 = (("proposals", "asked_model", "TEXT NOT NULL DEFAULT ''"), ("results", "gpu_s", "REAL NOT NULL DEFAULT 0"))
 """Columns that journals of version 1 lack: they are added before such a journal is written, and read as defaults."""
 
-CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at"}
-"""Columns that differ between two equal runs."""
+CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at", "gpu_s"}
+"""Readings of a clock: columns that differ between two equal runs."""
 
 
 @dataclass(frozen=True, slots=True)
