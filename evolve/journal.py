@@ -51,8 +51,8 @@ _SINCE_2 = (
 
 _DEFAULTS = ", '' AS asked_model, 0 AS gpu_s, 0 AS look_ups"
 
-CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at"}
-"""Columns that differ between two equal runs."""
+CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at", "gpu_s"}
+"""Readings of a clock: columns that differ between two equal runs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,14 +49,15 @@ class Prompts:
         keys = ("workload", "setting", "weighting", "gpu", "build")
         measured = ", ".join(description[key] for key in keys if key in description) or UNKNOWN
         self.system = fill(templates.system, {"measured": measured, "language": describe()})
+        self._system_tokens = estimate_tokens(self.system)
 
     def user(
         self, parent: ProgramRecord, inspirations: Sequence[ProgramRecord], lessons: Lessons, *, diff: bool
     ) -> str:
         """Everything that differs between proposals, within `MAX_TOKENS` unless the parent alone is longer."""
         how = self._templates.diff if diff else self._templates.rewrite
-        fixed = (self.system, self._templates.user, parent.source, how, _scores(parent.evaluation))
-        room = MAX_TOKENS - sum(map(estimate_tokens, fixed))
+        fixed = (self._templates.user, parent.source, how, _scores(parent.evaluation))
+        room = MAX_TOKENS - self._system_tokens - sum(map(estimate_tokens, fixed))
         feedback = _feedback(parent.evaluation.feedback, int(room * FEEDBACK_SHARE))
         told = _lessons(lessons, int(room * LESSONS_SHARE))
         room -= estimate_tokens(feedback) + estimate_tokens(told)
