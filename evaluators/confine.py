@@ -1,4 +1,7 @@
-"""Confinement of the process that runs candidate code: rlimits, Landlock, seccomp. Linux on x86-64.
+"""Confinement of the process that runs candidate code: capabilities, rlimits, timers, Landlock, seccomp. Linux.
+
+x86-64 and aarch64. The aarch64 table follows the kernel's own list and is unit-tested, but has never run on aarch64:
+there, as everywhere, the sandbox's self-test decides whether candidates may run.
 
 Runs inside the sandbox's child process, which imports nothing but the standard library, so this module
 must not import anything of ours.
@@ -8,36 +11,82 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import platform
 import resource
+import signal
 import sys
+from typing import NamedTuple
 
-PR_SET_NO_NEW_PRIVS = 38
-PR_SET_SECCOMP = 22
+PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_SET_NO_NEW_PRIVS = 38
 SECCOMP_MODE_FILTER = 2
 SECCOMP_RET_KILL_PROCESS = 0x80000000
 SECCOMP_RET_ALLOW = 0x7FFF0000
-AUDIT_ARCH_X86_64 = 0xC000003E
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
 PROT_EXEC = 4
 M_ARENA_MAX = -8
+ITIMER_REAL = 0
 ITIMER_PROF = 2
 
-ALLOWED_SYSCALLS_X86_64 = {
-    "read": 0, "write": 1, "munmap": 11, "brk": 12, "rt_sigaction": 13, "rt_sigprocmask": 14,
-    "rt_sigreturn": 15, "mremap": 25, "madvise": 28, "exit": 60, "sigaltstack": 131, "futex": 202,
-    "exit_group": 231,
-}  # fmt: skip
-"""Memory management, the two pipes and leaving (arch/x86/entry/syscalls/syscall_64.tbl)."""
+ARGUMENT_1, ARGUMENT_2 = 24, 32
+"""Offsets of the low halves of the second and third argument in seccomp_data, on little-endian machines."""
 
-NO_EXEC_SYSCALLS_X86_64 = {"mmap": 9, "mprotect": 10}
-"""Allowed unless they ask for executable memory."""
+
+class Machine(NamedTuple):
+    """System-call numbers of one architecture.
+
+    Attributes:
+        audit_arch: what the kernel calls it (include/uapi/linux/audit.h).
+        allowed: memory management, the two pipes, leaving.
+        no_exec: allowed unless they ask for executable memory (third argument).
+        madvise: allowed with the advice in `MADVICE` only (third argument): as root, others poison memory pages.
+        foreign_from: call numbers from here on belong to another table of the same architecture (x32); 0 for none.
+    """
+
+    audit_arch: int
+    allowed: dict[str, int]
+    no_exec: dict[str, int]
+    madvise: int
+    foreign_from: int
+
+
+MACHINES = {
+    # arch/x86/entry/syscalls/syscall_64.tbl
+    "x86_64": Machine(
+        audit_arch=0xC000003E,
+        allowed={"read": 0, "write": 1, "munmap": 11, "brk": 12, "mremap": 25, "exit_group": 231},
+        no_exec={"mmap": 9, "mprotect": 10},
+        madvise=28,
+        foreign_from=0x40000000,
+    ),
+    # include/uapi/asm-generic/unistd.h. Never run on aarch64.
+    "aarch64": Machine(
+        audit_arch=0xC00000B7,
+        allowed={"read": 63, "write": 64, "munmap": 215, "brk": 214, "mremap": 216, "exit_group": 94},
+        no_exec={"mmap": 222, "mprotect": 226},
+        madvise=233,
+        foreign_from=0,
+    ),
+}
+"""Architectures that the sandbox knows, by `platform.machine()`.
+
+No call that waits (futex, nanosleep, poll), that handles signals, or that opens, maps or names a file.
+"""
+
+MADVICE = {"MADV_DONTNEED": 4, "MADV_FREE": 8, "MADV_HUGEPAGE": 14, "MADV_NOHUGEPAGE": 15}
+"""What allocators say of their memory (include/uapi/asm-generic/mman-common.h)."""
 
 SYS_LANDLOCK_CREATE_RULESET = 444
 SYS_LANDLOCK_RESTRICT_SELF = 446
 LANDLOCK_CREATE_RULESET_VERSION = 1
 LANDLOCK_ACCESS_FS_V1 = (1 << 13) - 1
-"""The file-system rights of Landlock's first version; with no rule added, all of them are denied."""
+"""The file-system rights of Landlock's first version; with no rule added, all of them are denied.
+
+Both calls have the same numbers on every architecture.
+"""
 
 
 class _Instruction(ctypes.Structure):
@@ -57,29 +106,31 @@ def unsupported() -> str:
     """Why this system cannot confine candidates; empty where it can."""
     if sys.platform != "linux":
         return f"the sandbox needs Linux (seccomp), this is {sys.platform}"
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return f"the sandbox's system-call table is for x86-64, this is {platform.machine()}"
+    if platform.machine() not in MACHINES or sys.byteorder != "little" or sys.maxsize < 2**32:
+        known = " and ".join(MACHINES)
+        return f"the sandbox has system-call tables for 64-bit {known}, this is {platform.machine()}"
     return ""
 
 
-def filter_instructions() -> list[tuple[int, int, int, int]]:
+def filter_instructions(machine: Machine) -> list[tuple[int, int, int, int]]:
     """The seccomp filter as (code, jt, jf, k): kill all but the allowed calls."""
     load, equal, at_least, bits, ret = 0x20, 0x15, 0x35, 0x45, 0x06
     kill = (ret, 0, 0, SECCOMP_RET_KILL_PROCESS)
     allow = (ret, 0, 0, SECCOMP_RET_ALLOW)
     program = [
         (load, 0, 0, 4),  # seccomp_data.arch
-        (equal, 1, 0, AUDIT_ARCH_X86_64),
+        (equal, 1, 0, machine.audit_arch),
         kill,
         (load, 0, 0, 0),  # seccomp_data.nr
-        (at_least, 0, 1, 0x40000000),  # the x32 table
-        kill,
     ]
-    for number in ALLOWED_SYSCALLS_X86_64.values():
+    if machine.foreign_from:
+        program += [(at_least, 0, 1, machine.foreign_from), kill]
+    for number in machine.allowed.values():
         program += [(equal, 0, 1, number), allow]
-    for number in NO_EXEC_SYSCALLS_X86_64.values():
-        # Low half of the third argument: the protection bits.
-        program += [(equal, 0, 4, number), (load, 0, 0, 32), (bits, 0, 1, PROT_EXEC), kill, allow]
+    for number in machine.no_exec.values():
+        program += [(equal, 0, 4, number), (load, 0, 0, ARGUMENT_2), (bits, 0, 1, PROT_EXEC), kill, allow]
+    advice = [step for value in MADVICE.values() for step in ((equal, 0, 1, value), allow)]
+    program += [(equal, 0, len(advice) + 1, machine.madvise), (load, 0, 0, ARGUMENT_2), *advice]
     return [*program, kill]
 
 
@@ -113,8 +164,37 @@ def deny_files(libc: ctypes.CDLL) -> bool:
     return bool(libc.syscall(SYS_LANDLOCK_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)) == 0)
 
 
-def confine(*, memory_mb: int, cpu_s: float) -> dict[str, bool]:
+def drop_capabilities(libc: ctypes.CDLL) -> None:
+    """Give up what root may do beyond files and calls.
+
+    Raises:
+        OSError: refused, which no kernel does.
+    """
+    header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
+    if libc.capset(ctypes.byref(header), ctypes.byref(nothing)) != 0:
+        raise OSError(ctypes.get_errno(), "capset was refused")
+
+
+def set_timers(libc: ctypes.CDLL, *, cpu_s: float, wall_s: float) -> None:
+    """End this process after so much CPU or wall time; no call that could undo it stays allowed."""
+    alarms = {ITIMER_PROF: (cpu_s, signal.SIGPROF), ITIMER_REAL: (wall_s, signal.SIGALRM)}
+    for which, (seconds, number) in alarms.items():
+        signal.signal(number, signal.SIG_DFL)
+        micro = math.ceil(seconds * 1e6)
+        timer = (ctypes.c_long * 4)(0, 0, micro // 10**6, micro % 10**6)
+        libc.setitimer(which, ctypes.byref(timer), None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def confine(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict[str, bool]:
     """Confine this process for good; returns which mechanisms took hold.
+
+    Args:
+        memory_mb: address space in MiB.
+        cpu_s: CPU seconds from now on.
+        wall_s: wall seconds from now on, a second line behind the parent's own clock.
+        parent: process that waits for the answer; this process ends when it does.
 
     Raises:
         OSError: seccomp was refused.
@@ -122,16 +202,18 @@ def confine(*, memory_mb: int, cpu_s: float) -> dict[str, bool]:
     libc = ctypes.CDLL(None, use_errno=True)
     # A failed allocation would otherwise look for another arena by counting CPUs, which seccomp kills.
     libc.mallopt(M_ARENA_MAX, 1)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        raise OSError("the parent process has ended")
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS) was refused")
     landlock = deny_files(libc)
-    set_limits(memory_mb=memory_mb, cpu_s=math.ceil(cpu_s) + 1)
-    # RLIMIT_CPU counts whole seconds; SIGPROF ends the process at the exact limit.
-    micro = math.ceil(cpu_s * 1e6)
-    timer = (ctypes.c_long * 4)(0, 0, micro // 10**6, micro % 10**6)
-    libc.setitimer(ITIMER_PROF, ctypes.byref(timer), None)
-    instructions = filter_instructions()
+    drop_capabilities(libc)
+    # RLIMIT_CPU counts whole seconds from the start; the timers end the process at the exact limit.
+    set_limits(memory_mb=memory_mb, cpu_s=math.ceil(cpu_s) + 2)
+    set_timers(libc, cpu_s=cpu_s, wall_s=wall_s)
+    instructions = filter_instructions(MACHINES[platform.machine()])
     array = (_Instruction * len(instructions))(*(_Instruction(*i) for i in instructions))
     program = _Program(len(instructions), array)
     if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:

@@ -38,6 +38,7 @@ class Opportunity:
     """A training shape on which the candidate leaves time on the table, or loses to the baseline.
 
     Attributes:
+        name: the case's id.
         shape: the decode call.
         view: `ShapeView` fields by name.
         work: `WorkView` fields by name without `n_blocks` and `num_splits`; empty in static mode.
@@ -51,6 +52,7 @@ class Opportunity:
             baseline: what a kernel engineer would plot before writing a rule.
     """
 
+    name: str
     shape: DecodeShape
     view: dict[str, int | bool]
     work: dict[str, int]
@@ -82,8 +84,10 @@ class Evaluation:
     """The judge's answer for one candidate.
 
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
-    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed. `speedups` holds the
-    speed-up over the baseline by case id, `regressed` the cases that are regressions.
+    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a second look also
+    lone_share, the share of the gain that no neighbouring shape shares, and memorised, where that share is so large
+    that the scores were lowered (see `evaluators.memorising`). `speedups` holds the speed-up over the baseline by case
+    id, `regressed` the cases that are regressions.
     """
 
     status: Status
@@ -99,3 +103,8 @@ class Evaluation:
     regressed: tuple[str, ...] = ()
     features: dict[str, float] = field(default_factory=dict)
     feedback: Feedback = Feedback()
+
+    @property
+    def memorised(self) -> bool:
+        """Whether the second look lowered the scores."""
+        return "memorised" in self.features

@@ -77,7 +77,8 @@ class _Scope:
         self.values: dict[str, Any] = {}
 
 
-def _local_names(function: ast.FunctionDef) -> frozenset[str]:
+def local_names(function: ast.FunctionDef) -> frozenset[str]:
+    """Names that are local throughout a function; targets of comprehensions are not."""
     inner = {
         n
         for c in ast.walk(function)
@@ -96,7 +97,7 @@ class _Machine:
         self.steps = 0
         self.line = 0
         self.functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
-        self.locals = {name: _local_names(function) for name, function in self.functions.items()}
+        self.locals = {name: local_names(function) for name, function in self.functions.items()}
         self.constants: dict[str, Any] = {}
         self.math: dict[str, Any] = {}
         scope = _Scope(frozenset())

@@ -10,15 +10,18 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from evaluators.contract import Decision, Gpu, Mode, Setting, baseline_decision
+from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
 from evaluators.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.evaluation import Evaluation, Feedback, Opportunity, SplitScore
 from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource, UnrecordedError
 from evaluators.launch import canonical_launch, spelled_out, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
+from evaluators.recheck import SecondLook
+from evaluators.regressions import Regression, regression_of
 from evaluators.sandbox import Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
 from evaluators.status import Status
@@ -111,6 +114,7 @@ class Judge:
         }
         counted = {i for w in self.weights.values() for i in w}
         self._facts = {c.id: self._case_facts(c) for c in cases if c.id in counted}
+        self._limits = limits
         self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
         self.description = {
             "setting": self.setting.name,
@@ -124,20 +128,29 @@ class Judge:
         """The cases that are judged."""
         return tuple(f.case for f in self._facts.values())
 
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What candidates are asked, in the order of `cases`."""
+        return tuple(f.question for f in self._facts.values())
+
+    def most_blocks(self, case_id: str) -> int:
+        """Largest blocks per split that makes a difference on a case: recorded, or that of the longest sequence."""
+        facts = self._facts[case_id]
+        known = (self._spelled(facts.case, c.decision).blocks_per_split for c in self.source.cells(facts.case))
+        return max(facts.question.work.max_n_blocks, *known)
+
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
         return spelled_out(case.shape, self.setting, decision, self.gpu)
 
     def _case_facts(self, case: Case) -> CaseFacts:
-        view = shape_view(case.shape, self.setting)
-        stock = num_splits_heuristic(view, self.gpu.num_sms)
         baseline = self._spelled(case, baseline_decision(self.setting))
-        question = Question(view, stock, work_view(case.shape, self.setting, stock))
+        question = self._question(case.shape)
         work = asdict(question.work) if self.setting.mode is not Mode.STATIC else {}
         for name in ("n_blocks", "num_splits"):
             work.pop(name, None)
         launch = canonical_launch(case.shape, self.setting, baseline, self.gpu)
-        return CaseFacts(case, question, asdict(view), work, baseline, launch.key)
+        return CaseFacts(case, question, asdict(question.shape), work, baseline, launch.key)
 
     def _knowledge(self, facts: CaseFacts) -> Known:
         """Oracle and curve of one case, kept until the source knows more."""
@@ -165,6 +178,28 @@ class Judge:
             for s, w in self.weights.items()
         }
 
+    def _question(self, shape: DecodeShape) -> Question:
+        view = shape_view(shape, self.setting)
+        stock = num_splits_heuristic(view, self.gpu.num_sms)
+        return Question(view, stock, work_view(shape, self.setting, stock))
+
+    @cached_property
+    def _second_look(self) -> SecondLook:
+        return SecondLook(
+            {i: (f.case.shape, f.question) for i, f in self._facts.items()},
+            question=self._question,
+            gain=self._gain,
+            weights=self.weights,
+            gpu=self.gpu,
+            limits=self._limits,
+        )
+
+    def _gain(self, case_id: str, decision: Decision) -> float | None:
+        """Log speed-up of a decision on a case, measured where need be; None where it has no latency."""
+        self.source.prepare(self._fitting(self._facts[case_id], decision))
+        result = self._fresh_outcome(self._facts[case_id], decision).result
+        return result.log_speedup if result else None
+
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
         source_hash = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
@@ -178,11 +213,34 @@ class Judge:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         return self._score(program, source_hash, answers.decisions)
 
-    def _outcome(self, case_id: str, decision: Decision) -> Outcome:
+    def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
+        """The regressions of an evaluation of this judge, worst first, each with its class."""
+        decided = dict(zip(self._facts, evaluation.decisions, strict=True))
+        found = []
+        for case_id in evaluation.regressed:
+            case = self._facts[case_id].case
+            ours, theirs = (
+                canonical_launch(case.shape, self.setting, self._spelled(case, d), self.gpu)
+                for d in (decided[case_id], baseline_decision(self.setting))
+            )
+            found.append(regression_of(case, self.setting, evaluation.speedups[case_id], ours, theirs))
+        return tuple(sorted(found, key=lambda r: r.speedup))
+
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Look again at a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
+
+        See `SecondLook.look`.
+        """
+        return self._second_look.look(parse_program(source), evaluation)
+
+    def outcome(self, case_id: str, decision: Decision) -> Outcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
         if known is None:
-            known = self._outcomes[case_id, decision] = self._fresh_outcome(self._facts[case_id], decision)
+            known = self._fresh_outcome(self._facts[case_id], decision)
+            # A launch that a growing source does not know yet may be measured later.
+            if known.status is not Status.UNRECORDED or not self.source.grows:
+                self._outcomes[case_id, decision] = known
         return known
 
     def _fresh_outcome(self, facts: CaseFacts, decision: Decision) -> Outcome:
@@ -214,19 +272,23 @@ class Judge:
         """Decisions not judged before that fit the workspace, the baselines of their cases among them."""
         wanted = []
         for facts, decision in zip(self._facts.values(), decisions, strict=True):
-            if (facts.case.id, decision) in self._outcomes:
-                continue
-            chosen = self._spelled(facts.case, decision)
-            if workspace_bytes(facts.case.shape, chosen.num_splits) <= self._cap_bytes:
-                wanted += [(facts.case, facts.baseline), (facts.case, chosen)]
+            if (facts.case.id, decision) not in self._outcomes:
+                wanted += self._fitting(facts, decision)
         return wanted
+
+    def _fitting(self, facts: CaseFacts, decision: Decision) -> list[tuple[Case, Decision]]:
+        """What has to be known to compare a decision with the baseline; nothing where its workspace is too large."""
+        chosen = self._spelled(facts.case, decision)
+        if workspace_bytes(facts.case.shape, chosen.num_splits) > self._cap_bytes:
+            return []
+        return [(facts.case, facts.baseline), (facts.case, chosen)]
 
     def _score(self, program: Program, source_hash: str, decisions: Sequence[Decision]) -> Evaluation:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
         self.source.prepare(self._unseen(decisions))
         for case_id, decision in zip(self._facts, decisions, strict=True):
-            outcome = outcomes[case_id] = self._outcome(case_id, decision)
+            outcome = outcomes[case_id] = self.outcome(case_id, decision)
             if outcome.result is None:
                 return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form)
             results[case_id] = outcome.result
@@ -264,6 +326,7 @@ class Judge:
             known = self._knowledge(facts)
             best, best_log = known.curve[known.oracle.cell]
             opportunity = Opportunity(
+                name=case_id,
                 shape=facts.case.shape,
                 view=facts.view,
                 work=facts.work,

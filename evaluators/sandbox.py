@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 from evaluators import confine
 from evaluators.contract import MAX_NUM_SPLITS, Decision, Gpu, ShapeView, WorkView
 from evaluators.gate import Program
+from evaluators.sandbox_process import End, Ended, Limits, SandboxUnavailable, run_confined
 from evaluators.status import Status
 
-CHILD = Path(__file__).with_name("sandbox_child.py")
-MAX_REPLY_BYTES = 4 << 20
-START_UP_S = 5.0
-"""Wall time allowed for starting the interpreter on a busy machine, beside the candidate's own limit."""
+__all__ = ["Answers", "Limits", "Question", "Sandbox", "SandboxUnavailable", "SelfTest", "self_test"]
+
+MAX_BLOCKS_PER_SPLIT = 2**31 - 1
 
 WORK_FIELDS = [f.name for f in fields(WorkView) if f.name not in ("num_splits", "n_blocks")]
 SHAPE_FIELDS = [f.name for f in fields(ShapeView)]
-
-
-class SandboxUnavailable(Exception):
-    """This system cannot confine candidates; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +35,6 @@ class Question:
     shape: ShapeView
     stock_num_splits: int
     work: WorkView
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of one candidate over all questions: CPU seconds and MiB of address space."""
-
-    time_s: float = 2.0
-    memory_mb: int = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,65 +68,6 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:600]
 
 
-class _Child:
-    """One sandbox process: request in, reply out, and how it ended."""
-
-    def __init__(self, head: dict[str, Any], body: bytes, limits: Limits) -> None:
-        self.timed_out = False
-        nonce = secrets.token_hex(16)
-        request = {**head, "nonce": nonce, "memory_mb": limits.memory_mb, "cpu_s": limits.time_s}
-        started = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-E", "-B", str(CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={},
-            cwd="/",
-            start_new_session=True,
-        )
-        assert process.stdin is not None and process.stdout is not None
-
-        def stop() -> None:
-            self.timed_out = True
-            self._kill(process.pid)
-
-        timer = threading.Timer(limits.time_s + START_UP_S, stop)
-        timer.start()
-        try:
-            try:
-                process.stdin.write(json.dumps(request).encode() + b"\n" + body)
-                process.stdin.close()
-            except BrokenPipeError:
-                pass
-            raw = process.stdout.read(MAX_REPLY_BYTES + 1)
-        finally:
-            timer.cancel()
-            self._kill(process.pid)
-            self.code = process.wait()
-            process.stdout.close()
-        self.elapsed_s = time.monotonic() - started
-        self.reply = self._checked(raw, nonce)
-
-    @staticmethod
-    def _kill(group: int) -> None:
-        try:
-            os.killpg(group, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-
-    @staticmethod
-    def _checked(raw: bytes, nonce: str) -> dict[str, Any] | None:
-        """The reply if it is whole and carries the nonce, which the candidate never sees."""
-        if len(raw) > MAX_REPLY_BYTES:
-            return None
-        try:
-            reply = json.loads(raw)
-        except ValueError:
-            return None
-        return reply if isinstance(reply, dict) and reply.get("nonce") == nonce else None
-
-
 class Sandbox:
     """Asks candidates a fixed set of questions. Thread-safe."""
 
@@ -178,34 +99,46 @@ class Sandbox:
         bare: list[tuple[list[object], int, list[object]]] = [(shape, stock, []) for shape, stock, _ in rows]
         self._body_without_work = json.dumps({**body, "rows": bare}, separators=(",", ":")).encode()
 
-    def ask(self, program: Program) -> Answers:
-        """Run a program on all questions in a fresh process; failures come back as a status."""
-        head = {"source": program.source, "work": program.uses_blocks_per_split, "open_builtins": False}
-        body = self._body if program.uses_blocks_per_split else self._body_without_work
-        return self._answers(_Child(head, body, self._limits))
+    def ask(self, program: Program, *, hash_seed: int = 0) -> Answers:
+        """Run a program on all questions in a fresh process; failures come back as a status.
 
-    def _answers(self, child: _Child) -> Answers:
+        Raises:
+            SandboxUnavailable: no process could be started.
+        """
+        return self._ask(program.source, work=program.uses_blocks_per_split, open_builtins=False, hash_seed=hash_seed)
+
+    def ask_ungated(self, source: str, *, work: bool = False, hash_seed: int = 0) -> Answers:
+        """Run a source that the gate has not seen, with all of Python: for proving what the sandbox holds."""
+        return self._ask(source, work=work, open_builtins=True, hash_seed=hash_seed)
+
+    def _ask(self, source: str, *, work: bool, open_builtins: bool, hash_seed: int) -> Answers:
+        head = {"source": source, "work": work, "open_builtins": open_builtins}
+        body = self._body if work else self._body_without_work
+        return self._answers(run_confined(head, body, self._limits, rows=len(self._questions), hash_seed=hash_seed))
+
+    def _answers(self, ended: Ended) -> Answers:
         def failed(status: Status, message: str) -> Answers:
-            return Answers(status, _printable(message), (), child.elapsed_s)
+            return Answers(status, _printable(message), (), ended.elapsed_s)
 
-        reply = child.reply
+        reply = ended.reply
         if reply is None:
-            if child.timed_out or child.code in (-signal.SIGPROF, -signal.SIGXCPU):
+            if ended.end is End.TIME:
                 return failed(Status.TIMEOUT, f"no answer to all shapes within {self._limits.time_s} s of CPU time")
-            if child.code == -signal.SIGSYS:
+            if ended.end is End.CALL:
                 return failed(Status.FORBIDDEN, "a system call that heuristics have no use for")
-            return failed(Status.CRASHED, f"the sandbox process ended with code {child.code} and no answer")
+            return failed(Status.CRASHED, f"the sandbox process ended with code {ended.code} and no answer")
         status, where = reply.get("status"), self._where(reply.get("at"))
+        message, line = reply.get("message"), reply.get("line")
         if status == "memory":
             return failed(Status.MEMORY, f"more than {self._limits.memory_mb} MiB at {where}")
-        if status == "raised":
-            return failed(Status.RAISED, f"line {reply.get('line')}: {reply.get('message')} at {where}")
-        if status == "bad_answer":
-            return failed(Status.BAD_ANSWER, f"{reply.get('message')} at {where}")
-        decisions = self._decisions(reply.get("rows"))
+        if status == "raised" and type(message) is str and type(line) is int:
+            return failed(Status.RAISED, f"line {line}: {message} at {where}")
+        if status == "bad_answer" and type(message) is str:
+            return failed(Status.BAD_ANSWER, f"{message} at {where}")
+        decisions = self._decisions(reply.get("rows")) if status == "ok" else None
         if decisions is None:
             return failed(Status.CRASHED, "the sandbox process gave an answer that is not a decision table")
-        return Answers(Status.OK, "", decisions, child.elapsed_s)
+        return Answers(Status.OK, "", decisions, ended.elapsed_s)
 
     def _where(self, index: object) -> str:
         if not isinstance(index, int) or not 0 <= index < len(self._questions):
@@ -223,10 +156,10 @@ class Sandbox:
             if not isinstance(row, list) or len(row) != 4:
                 return None
             num_splits, pack_gqa, margin, blocks = row
-            whole = all(type(v) is int and v >= 0 for v in (num_splits, margin, blocks))
-            if not whole or pack_gqa not in (None, True, False):
+            bounds = ((num_splits, MAX_NUM_SPLITS), (margin, self._gpu.max_sm_margin), (blocks, MAX_BLOCKS_PER_SPLIT))
+            if not all(type(value) is int and 0 <= value <= high for value, high in bounds):
                 return None
-            if num_splits > MAX_NUM_SPLITS or margin > self._gpu.max_sm_margin:
+            if pack_gqa is not None and type(pack_gqa) is not bool:
                 return None
             decisions.append(Decision(num_splits, pack_gqa, margin, blocks))
         return tuple(decisions)
@@ -235,6 +168,11 @@ class Sandbox:
 PROBES: dict[str, tuple[str, tuple[Status, ...]]] = {
     "files": ("open('/etc/passwd').read()", (Status.FORBIDDEN,)),
     "network": ("import _socket\n    _socket.socket()", (Status.FORBIDDEN, Status.RAISED)),
+    "executable memory": (
+        "import ctypes\n    ctypes.CDLL(None).mprotect(None, 4096, 4)",
+        (Status.FORBIDDEN,),
+    ),
+    "waiting": ("import time\n    time.sleep(0.001)", (Status.FORBIDDEN,)),
     "processes": ("import posix\n    posix.fork()", (Status.FORBIDDEN,)),
     "memory": ("[0] * 10**9", (Status.MEMORY,)),
     "time": ("while True: pass", (Status.TIMEOUT,)),
@@ -242,7 +180,7 @@ PROBES: dict[str, tuple[str, tuple[Status, ...]]] = {
 """Statements that a confined process must not survive, with the statuses that show it was stopped."""
 
 
-def _ask_once(source: str, limits: Limits, *, open_builtins: bool) -> _Child:
+def _ask_once(source: str, limits: Limits, *, open_builtins: bool) -> Ended:
     """One question of one field to a program that the gate has not seen."""
     questions = {
         "shape_fields": ["batch"],
@@ -251,7 +189,7 @@ def _ask_once(source: str, limits: Limits, *, open_builtins: bool) -> _Child:
         "rows": [[[1], 1, [[1]]]],
     }
     head = {"source": source, "work": False, "open_builtins": open_builtins}
-    return _Child(head, json.dumps(questions).encode(), limits)
+    return run_confined(head, json.dumps(questions).encode(), limits, rows=1, hash_seed=0)
 
 
 def _probe(statement: str, limits: Limits) -> Status:
@@ -263,8 +201,8 @@ def _probe(statement: str, limits: Limits) -> Status:
 def self_test() -> SelfTest:
     """Prove on real children that files, network, processes, memory and time are denied."""
     hint = (
-        "use a Linux system on x86-64 where seccomp filters are allowed; decide, show and reports work without "
-        "the sandbox"
+        "use a Linux system on x86-64 or aarch64 where seccomp filters are allowed; decide, show and reports work "
+        "without the sandbox"
     )
     reason = confine.unsupported()
     if reason:

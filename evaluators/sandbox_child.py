@@ -1,14 +1,15 @@
 """The program that runs in the sandbox: one candidate, all questions, then the end.
 
-Started as `python -I -S -E sandbox_child.py` with the request on stdin: one JSON line with source, limits and
-a nonce, then the questions. It confines itself before the candidate's first statement runs. Imports the
-standard library and its neighbour `confine` only.
+Started as `python -s -S -P -B sandbox_child.py` with a hash seed in an otherwise empty environment. The request
+comes on stdin: one JSON line with source, limits and a nonce, then the questions. It confines itself before the
+candidate's first statement runs. Imports the standard library and its neighbour `confine` only.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 import sys
 from importlib.machinery import SourceFileLoader
@@ -105,11 +106,11 @@ def main() -> None:
     line, rest = sys.stdin.buffer.readline(), sys.stdin.buffer.read()
     request = json.loads(line)
     nonce = request.pop("nonce")
-    # By path: -I keeps this folder off sys.path.
+    # By path: -P keeps this folder off sys.path.
     confine = SourceFileLoader("confine", str(Path(__file__).with_name("confine.py"))).load_module()
     request["at"] = -1
     questions = json.loads(rest)
-    confined = confine.confine(memory_mb=request["memory_mb"], cpu_s=request["cpu_s"])
+    confined = confine.confine(**request["limits"])
     reply: dict[str, Any]
     try:
         code = compile(request["source"], FILE_NAME, "exec", dont_inherit=True)
@@ -127,6 +128,8 @@ def main() -> None:
     reply |= {"nonce": nonce, "at": request["at"], "confined": confined}
     sys.stdout.buffer.write(json.dumps(reply, separators=(",", ":")).encode())
     sys.stdout.buffer.flush()
+    # The interpreter's own way out restores signal handlers, which the filter does not allow.
+    os._exit(0)
 
 
 if __name__ == "__main__":

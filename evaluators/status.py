@@ -31,6 +31,8 @@ class Status(StrEnum):
     """The sandbox killed the process for a system call that heuristics have no use for."""
     CRASHED = "crashed"
     """The sandbox process ended in another way without a complete answer."""
+    UNSTABLE = "unstable"
+    """Asked again in another process, with another hash seed and order, the program decided differently."""
     UNRECORDED = "unrecorded"
     """A decision whose launch the recorded table neither holds nor brackets."""
     UNSAFE = "unsafe"

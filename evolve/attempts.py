@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from evaluators.evaluation import Evaluation
+from evaluators.evaluation import Evaluation, Feedback
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.status import Status
 from evolve.config import SearchConfig
@@ -30,6 +30,10 @@ class JudgeLike(Protocol):
 
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program; blocking, thread-safe, never raises for a candidate's fault."""
+        ...
+
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Look again at a program that would become best; as `evaluate`."""
         ...
 
 
@@ -54,6 +58,7 @@ class Attempts:
         self._pool = ThreadPoolExecutor(search.parallel_evaluations, thread_name_prefix="judge")
         self._evaluations: OrderedDict[int, Evaluation] = OrderedDict()
         self._sources: dict[int, str] = {}
+        self._committed: dict[int, Evaluation] = {}
 
     async def aclose(self) -> None:
         """Wait for evaluations under way (the sandbox bounds them) and release connections."""
@@ -64,10 +69,16 @@ class Attempts:
         """Judge a program in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge.evaluate, source)
 
-    def keep(self, index: int, source: str, evaluation: Evaluation | None) -> None:
-        """Keep a program of the population; its evaluation is None when only the journal knows it."""
+    async def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Have a would-be best looked at again, in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge.recheck, source, evaluation)
+
+    def keep(self, index: int, source: str, evaluation: Evaluation, *, whole: bool = True) -> None:
+        """Keep a program of the population as it was committed; from the journal it comes without feedback."""
         self._sources[index] = source
-        if evaluation is not None:
+        # A second look may have lowered the scores, which asking the judge again would not.
+        self._committed[index] = replace(evaluation, decisions=(), speedups={}, regressed=(), feedback=Feedback())
+        if whole:
             self._evaluations[index] = evaluation
             while len(self._evaluations) > KEPT_EVALUATIONS:
                 self._evaluations.popitem(last=False)
@@ -77,7 +88,8 @@ class Attempts:
         source = self._sources[index]
         evaluation = self._evaluations.get(index)
         if evaluation is None:
-            evaluation = await self.evaluate(source)
+            seen, kept = await self.evaluate(source), self._committed[index]
+            evaluation = replace(seen, train=kept.train, holdout=kept.holdout, features=kept.features)
             self.keep(index, source, evaluation)
         self._evaluations.move_to_end(index)
         return ProgramRecord(index, source, evaluation)

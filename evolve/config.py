@@ -51,9 +51,17 @@ class OpenAIConfig(_Section):
     """Proposer that asks an OpenAI-compatible endpoint."""
 
     kind: Literal["openai"] = "openai"
-    base_url: str = Field("https://api.openai.com/v1", description="endpoint, up to and with /v1")
+    base_url: str = Field(
+        "https://api.openai.com/v1",
+        pattern=r"^https?://[^/@?\s]+(/[^?\s]*)?$",
+        description="endpoint, up to and with /v1; without user names, passwords or keys, which journals would keep",
+    )
     model: str = Field(description="model name as the endpoint knows it")
-    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="name of the environment variable that holds the key",
+    )
     temperature: float = Field(0.7, ge=0, le=2)
     max_tokens: int = Field(8192, gt=0, description="longest answer")
     timeout_s: float = Field(120.0, gt=0, description="per request")
@@ -68,6 +76,16 @@ KINDS = ("offline", "openai")
 """Kinds of proposers."""
 
 
+class ConstantsConfig(_Section):
+    """Constant fitting: a numeric search over the numbers of a program, on the recorded training shapes."""
+
+    every: int = Field(0, ge=0, description="every n-th proposal of an island fits its parent's numbers; 0: none does")
+    evaluations: int = Field(500, ge=2, description="decision tables scored in one fit")
+    method: Literal["coordinate", "tpe", "cmaes"] = Field(
+        "coordinate", description="coordinate, or a sampler of Optuna (extra `fit`): tpe, cmaes"
+    )
+
+
 class SearchConfig(_Section):
     """The population and the loop."""
 
@@ -80,7 +98,7 @@ class SearchConfig(_Section):
     migration_interval: int = Field(50, ge=1, description="proposals per island between two migrations")
     migration_rate: float = Field(0.1, ge=0, le=1)
     population_size: int = Field(1000, ge=10)
-    archive_size: int = Field(50, ge=1)
+    archive_size: int = Field(50, ge=1, description="exploitation draws parents from this many best of the island")
     feature_bins: int = Field(8, ge=2, description="bins of each MAP-Elites dimension")
     exploration_ratio: float = Field(0.2, ge=0, le=1)
     exploitation_ratio: float = Field(0.7, ge=0, le=1)
@@ -98,6 +116,7 @@ class RunConfig(_Section):
     sandbox: SandboxConfig = SandboxConfig()
     proposer: OfflineConfig | OpenAIConfig = Field(OfflineConfig(), discriminator="kind")
     search: SearchConfig = SearchConfig()
+    constants: ConstantsConfig = ConstantsConfig()
     runs_dir: str = Field("runs", description="folder of run folders")
 
     def table_path(self) -> str:
@@ -120,6 +139,7 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
         "sandbox": [SandboxConfig],
         "proposer": [OfflineConfig, OpenAIConfig],
         "search": [SearchConfig],
+        "constants": [ConstantsConfig],
     }
     models = sections.get(str(path[0]), [model]) if len(path) > 1 else [model]
     return [key for m in models for key in m.model_fields]
@@ -138,6 +158,12 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         return f"{where}.kind: unknown {first['ctx']['tag']!r}", _nearest(str(first["ctx"]["tag"]), KINDS, "kinds")
     if first["type"] == "union_tag_not_found":
         return f"{where}.kind: missing", f"one of: {', '.join(KINDS)}"
+    if path[-1:] in (("base_url",), ("api_key_env",)):
+        # Somebody may have put a key there.
+        return (
+            f"{where}: not of the form that is wanted",
+            "keys come from the environment alone: evosplit config schema",
+        )
     return f"{where}: {first['msg']}, got {first['input']!r}", "evosplit config schema describes every key"
 
 

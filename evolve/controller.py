@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from evolve.ledger import Ledger
 from evolve.population import Population, Sample
 from evolve.prompts import system_prompt, user_prompt
 from evolve.proposers.base import Ask, Proposer
-from evolve.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise
+from evolve.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise, write_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +87,19 @@ class Controller:
             self._write_meta()
             try:
                 asyncio.run(self._main())
-            except KeyboardInterrupt:
-                raise InterruptedRun(f"stopped; go on with: evosplit run --resume {self._run_dir}") from None
-            finally:
-                best = pick_best(list(journal.entries()), self._run_dir)
-                if best is not None:
-                    (self._run_dir / BEST_FILE).write_text(best.source, encoding="utf-8")
+            except BaseException as error:
+                with suppress(UserError, sqlite3.Error):  # what ended the run says more
+                    self._write_best()
+                if isinstance(error, KeyboardInterrupt):
+                    raise InterruptedRun(f"stopped; go on with: evosplit run --resume {self._run_dir}") from None
+                raise
+            self._write_best()
         return summarise(self._run_dir)
+
+    def _write_best(self) -> None:
+        best = pick_best(list(self._journal.entries()), self._run_dir)
+        if best is not None:
+            write_whole(self._run_dir / BEST_FILE, best.source)
 
     def _write_meta(self) -> None:
         for key, value in self._judge.description.items():
@@ -107,7 +115,7 @@ class Controller:
         self._journal.set_meta("proposals", str(self._search.proposals))
         text = self._config.dump_yaml()
         self._journal.set_meta("config", text)
-        (self._run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
+        write_whole(self._run_dir / CONFIG_FILE, text)
 
     async def _main(self) -> None:
         self._started = time.monotonic()
@@ -130,7 +138,7 @@ class Controller:
                     left = self._seconds_left()
                     if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
                         return
-                    self._commit(committed, tasks.pop(committed).result())
+                    await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
         finally:
             for task in tasks.values():
@@ -153,6 +161,8 @@ class Controller:
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
         evaluation = await self._attempts.evaluate(source)
+        if self._ledger.would_lead(evaluation):
+            evaluation = await self._attempts.recheck(source, evaluation)
         name = self._config.seeds[index]
         if evaluation.status is not Status.OK:
             raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
@@ -200,8 +210,8 @@ class Controller:
         self._islands[entry.id] = entry.island
         return Ask(entry.id, entry.island, parent, inspirations, entry.system, entry.user, entry.diff, entry.seed)
 
-    def _commit(self, index: int, outcome: Outcome) -> None:
-        """Settle duplicates, enter the population, write the result."""
+    async def _commit(self, index: int, outcome: Outcome) -> None:
+        """Settle duplicates, look again at a would-be best, enter the population, write the result."""
         evaluation, original = outcome.evaluation, self._ledger.original(outcome.evaluation)
         if original is not None:
             evaluation = Evaluation(
@@ -211,6 +221,8 @@ class Controller:
                 evaluation.normal_form,
                 evaluation.decisions_hash if original.same == "decisions" else "",
             )
+        if self._ledger.would_lead(evaluation):
+            evaluation = await self._attempts.recheck(outcome.source, evaluation)
         displaced = self._enter(self._islands.pop(index), index, outcome.source, evaluation)
         self._journal.result(
             index,
@@ -240,7 +252,7 @@ class Controller:
         )
         self._enter(entry.island, entry.id, entry.source, evaluation)
         if evaluation.status is Status.OK:
-            self._attempts.keep(entry.id, entry.source, None)
+            self._attempts.keep(entry.id, entry.source, evaluation, whole=False)
 
     def _enter(self, island: int, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
         self._ledger.commit(index, island, evaluation)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.contract import Decision, Gpu, Mode, Setting
+from evaluators.contract import Decision, Gpu, Mode, Setting, ShapeView, WorkView
+from evaluators.dispatch import num_splits_heuristic, stock_blocks_per_split
 from evaluators.evaluation import Feedback, Opportunity
 from evaluators.latency import ShapeCells
 from evaluators.launch import canonical_launch
@@ -24,6 +26,9 @@ REGRESSION_LOG = -0.0095
 """Log speed-up below which a shape is taken to be a regression; a little before the judge's 1%."""
 
 REGRESSION_COST = 3e-4
+DENSE_SPLITS = 64
+"""Split counts up to which looked-up log speed-ups are kept in an array."""
+
 UNKNOWN_LOG = -0.5
 """Taken for decisions that no recorded curve brackets, so that edits stay where measurements are."""
 
@@ -67,33 +72,83 @@ class ShapeCurve:
         return (bucket, blocks) if live <= num_splits else (num_splits, blocks)
 
 
+class CurveTable:
+    """What never changes between candidates: curves, weights and fields of the training shapes."""
+
+    def __init__(self, rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> None:
+        """Index the recorded decisions of all shapes."""
+        self.key = tuple(id(o.curve) for o in rows)
+        self._kept = [o.curve for o in rows]  # so that no other object gets one of these ids
+        self._curves = [ShapeCurve(o, setting, gpu) for o in rows]
+        self.num_sms = gpu.num_sms
+        self.static = not rows[0].work
+        self.weight: Vector = np.array([o.weight for o in rows])
+        self.own_splits = [num_splits_heuristic(ShapeView(**cast("dict[str, Any]", o.view)), gpu.num_sms) for o in rows]
+        self.own_blocks = [_own_blocks(o, gpu) for o in rows]
+        self.target_splits = [o.best.num_splits for o in rows]
+        self.target_blocks = [_target_blocks(o) for o in rows]
+        self.shape_columns = _columns([o.view for o in rows])
+        self.work_columns = {} if self.static else _columns([o.work for o in rows])
+        self.n_blocks: list[tuple[int, ...]] = [_n_blocks(o) for o in rows]
+        self.longest: NDArray[np.int64] = np.array([max(blocks) for blocks in self.n_blocks])
+        tiles = "total_mblocks" if self.static else "num_heads_kv"
+        self.tiles_each: list[int] = [int(o.view[tiles]) for o in rows]
+        width = 1 if self.static else int(self.longest.max()) + 1
+        self._dense: Vector = np.full((len(rows), DENSE_SPLITS + 1, width), np.nan)
+
+    def logs(self, num_splits: Sequence[int], blocks: Sequence[int]) -> Vector:
+        """Log speed-up of one decision per shape."""
+        splits = np.asarray(num_splits)
+        taken = np.zeros_like(splits) if self.static else np.clip(np.asarray(blocks), 0, self.longest)
+        rows = np.arange(len(splits))
+        found: Vector = self._dense[rows, np.clip(splits, 0, DENSE_SPLITS), taken]
+        for i in np.flatnonzero(np.isnan(found) | (splits > DENSE_SPLITS)).tolist():
+            found[i] = self._curves[i].log_speedup(int(splits[i]), int(taken[i]))
+            if splits[i] <= DENSE_SPLITS:
+                self._dense[i, splits[i], taken[i]] = found[i]
+        return found
+
+
 class Curves:
-    """All training shapes: their fields as columns, their present decisions, and what others would gain."""
+    """A candidate on all training shapes: its present decisions, and what others would gain."""
 
     def __init__(self, feedback: Feedback) -> None:
         """Index a candidate's feedback; shapes come in the order of their names, the same for all candidates."""
-        rows = sorted(feedback.opportunities, key=lambda o: repr(o.shape))
         assert feedback.setting is not None and feedback.gpu is not None
-        self.curves = _curves(rows, feedback.setting, feedback.gpu)
-        self.static = not rows[0].work
-        self.weight: Vector = np.array([o.weight for o in rows])
+        rows = sorted(feedback.opportunities, key=lambda o: o.name)
+        self.table = _table(rows, feedback.setting, feedback.gpu)
         self.num_splits: list[int] = [o.decided.num_splits for o in rows]
         self.blocks: list[int] = [o.decided.blocks_per_split for o in rows]
         self.left: list[float] = [o.weight * o.gain for o in rows]
-        self.target_splits: list[int] = [o.best.num_splits for o in rows]
-        self.target_blocks: list[int] = [_target_blocks(o) for o in rows]
-        self.shape_columns = _columns([o.view for o in rows])
-        self.work_columns = {} if self.static else _columns([o.work for o in rows])
-        self.num_sms = feedback.gpu.num_sms
         self.look_ups = 0
 
     def value(self, num_splits: Sequence[int], blocks: Sequence[int]) -> Vector:
         """Worth of decisions, per shape: weighted log speed-up less what a regression costs."""
         self.look_ups += len(num_splits)
-        logs = np.array([c.log_speedup(s, b) for c, s, b in zip(self.curves, num_splits, blocks, strict=True)])
+        logs = self.table.logs(num_splits, blocks)
         lost = logs < REGRESSION_LOG
-        worth: Vector = self.weight * np.where(lost, 2 * logs, logs) - REGRESSION_COST * lost
+        worth: Vector = self.table.weight * np.where(lost, 2 * logs, logs) - REGRESSION_COST * lost
         return worth
+
+
+_TABLES: list[CurveTable] = []
+
+
+def _table(rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> CurveTable:
+    """The table of these shapes; a judge hands out the same curve objects for all candidates, so it is made once."""
+    key = tuple(id(o.curve) for o in rows)
+    known = next((t for t in _TABLES if t.key == key), None)
+    if known is None:
+        known = CurveTable(rows, setting, gpu)
+        _TABLES[:] = [*_TABLES[-3:], known]
+    return known
+
+
+def _n_blocks(opportunity: Opportunity) -> tuple[int, ...]:
+    """KV blocks of each sequence; in static mode of the capacity, once."""
+    if not opportunity.work:
+        return (int(opportunity.view["num_n_blocks"]),)
+    return tuple(-(-keys // int(opportunity.view["block_n"])) for keys in opportunity.shape.seqlens)
 
 
 def _target_blocks(opportunity: Opportunity) -> int:
@@ -108,18 +163,11 @@ def _target_blocks(opportunity: Opportunity) -> int:
     return -(-longest // live)
 
 
-_CACHE: dict[int, tuple[object, ShapeCurve]] = {}
-
-
-def _curves(rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> list[ShapeCurve]:
-    """Curves by shape; a judge hands out the same curve object for all candidates, so each is indexed once."""
-    curves = []
-    for row in rows:
-        key = id(row.curve)
-        if key not in _CACHE or _CACHE[key][0] is not row.curve:
-            _CACHE[key] = (row.curve, ShapeCurve(row, setting, gpu))
-        curves.append(_CACHE[key][1])
-    return curves
+def _own_blocks(opportunity: Opportunity, gpu: Gpu) -> int:
+    """FA3's own blocks per split; 0 in static mode, which has none."""
+    if not opportunity.work:
+        return 0
+    return stock_blocks_per_split(WorkView(**opportunity.work, num_splits=0, n_blocks=()), gpu.num_sms)
 
 
 def _columns(rows: Sequence[dict[str, int]] | Sequence[dict[str, int | bool]]) -> dict[str, Vector]:

@@ -7,6 +7,7 @@ random part of all possibilities at a time. No rule known to be good is written 
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,20 +17,32 @@ from numpy.typing import NDArray
 
 from evolve.curves import Curves, Vector
 
-SUPPORTS = (16, 2)
-"""Training shapes that a guard must change at least, by island in turn. Guards of many shapes hold on others,
+BROAD_SUPPORT = 16
+"""Training shapes that a guard must change at least, on islands of broad rules. Guards of many shapes hold on others,
 too; guards of few fit the training shapes closely, and learn them by heart."""
+
+FINE_SUPPORTS = ((0.7, 16), (0.8, 8), (0.85, 4), (0.9, 2), (math.inf, 1))
+"""The same on islands of fine rules: it follows the parent's share of the oracle's gain (up to, support)."""
 
 VALUES_TRIED = 20
 CAPS = (1, 2, 4, 8, 16, 32)
 """Caps tried besides the best recorded ones: a cap that binds nowhere leaves the choice to blocks_per_split."""
 
+OWN_SHARE = 0.1
+"""How often FA3's own choice is tried as a value: a later guard may give back what an earlier one took."""
+
+FINE = 2
+"""Support up to which guards are fine."""
+
+CONDITIONS, CONDITIONS_FINE = (1, 2, 2, 3), (3, 3, 4)
+"""Terms that a condition bounds. A fine guard is drawn tightly around its shapes, so that others keep their rule."""
+
 BOXES_TRIED = 6
 NEAR = 0.3
 """Relative distance within which shapes count as near, where a box starts from."""
 
-MIN_GAIN = 2e-5
-"""Gain in log score below which a guard is not worth its lines."""
+MIN_GAIN, MIN_GAIN_FINE = 2e-5, 4e-6
+"""Gain in log score below which a guard is not worth its lines; a single shape cannot gain much more."""
 
 TOP_SPLITS = 32
 """Largest cap that an edit writes. Above it another combine kernel runs, for which tables hold few blocks per
@@ -95,15 +108,19 @@ def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str
     gain. Whether the value suits other shapes is what the condition is for.
     """
     schedule = function == "schedule"
-    pool = terms(curves.shape_columns if schedule else curves.work_columns, "shape" if schedule else "work")
-    targets = curves.target_splits if schedule else curves.target_blocks
+    pool = terms(curves.table.shape_columns if schedule else curves.table.work_columns, "shape" if schedule else "work")
+    targets = curves.table.target_splits if schedule else curves.table.target_blocks
     drawn = rng.choices(range(len(targets)), weights=[g + 1e-9 for g in curves.left], k=VALUES_TRIED)
     found: dict[str, tuple[list[int], int]] = {}
+    own = curves.table.own_splits if schedule else curves.table.own_blocks
     for i in drawn:
+        if rng.random() < OWN_SHARE:
+            found["0"] = own, i
+            continue
         target = min(targets[i], TOP_SPLITS) if schedule else targets[i]
         if schedule and rng.random() < 0.3:
             target = rng.choice(CAPS)
-        text, column = _value(pool, i, target, curves.num_sms, rng)
+        text, column = _value(pool, i, target, curves.table.num_sms, rng)
         if schedule and "shape" in text:
             text, column = f"min({TOP_SPLITS}, {text})", np.minimum(column, TOP_SPLITS)
         found[text] = column.astype(int).tolist(), i
@@ -149,7 +166,7 @@ def _floor_text(above: str, below: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Box:
+class Box:
     """An interval for each of a few terms, and the gain of the shapes inside."""
 
     mask: NDArray[np.bool_]
@@ -181,7 +198,7 @@ def _interval(gains: Vector, column: Vector, start: int) -> tuple[int | None, in
     return above, up_to, float(sums[low : high + 1].sum())
 
 
-def _grow_box(gains: Vector, pool: list[Term], start: int) -> _Box:
+def grow_box(gains: Vector, pool: list[Term], start: int) -> Box:
     """A box around one shape: each term's interval in turn is the best one given the others'.
 
     Cutting bad parts off the whole finds no small region whose surroundings lose; growing from a shape that
@@ -208,7 +225,7 @@ def _grow_box(gains: Vector, pool: list[Term], start: int) -> _Box:
                 conditions.append(f"{term.text} <= {up_to}")
             masks[k], texts[k] = inside, " and ".join(conditions)
     mask = np.logical_and.reduce(masks)
-    return _Box(mask, float(gain), " and ".join(t for t in texts if t))
+    return Box(mask, float(gain), " and ".join(t for t in texts if t))
 
 
 def _threshold(low: float, high: float) -> int:
@@ -218,6 +235,13 @@ def _threshold(low: float, high: float) -> int:
         if low <= rounded < high:
             return rounded
     return int(low)
+
+
+def support_for(island: int, oracle_share: float) -> int:
+    """Training shapes that a guard must change at least: broad rules on even islands, fine ones on odd."""
+    if island % 2 == 0:
+        return BROAD_SUPPORT
+    return next(support for share, support in FINE_SUPPORTS if oracle_share < share)
 
 
 def find_guard(curves: Curves, function: str, rng: random.Random, *, support: int) -> Guard | None:
@@ -230,17 +254,19 @@ def find_guard(curves: Curves, function: str, rng: random.Random, *, support: in
         support: training shapes that the guard must change at least.
     """
     schedule = function == "schedule"
-    pool = terms(curves.shape_columns if schedule else curves.work_columns, "shape" if schedule else "work")
+    pool = terms(curves.table.shape_columns if schedule else curves.table.work_columns, "shape" if schedule else "work")
     now = curves.value(curves.num_splits, curves.blocks)
     best: Guard | None = None
+    worthwhile = MIN_GAIN if support > FINE else MIN_GAIN_FINE
+    counts = CONDITIONS if support > FINE else CONDITIONS_FINE
     for text, column, start in _values(curves, function, rng):
         new = curves.value(column, curves.blocks) if schedule else curves.value(curves.num_splits, column)
         gains = new - now
-        if gains[start] <= 0 or gains[gains > 0].sum() <= (best.gain if best else MIN_GAIN):
+        if gains[start] <= 0 or gains[gains > 0].sum() <= (best.gain if best else worthwhile):
             continue
         for _ in range(BOXES_TRIED):
-            box = _grow_box(gains, rng.sample(pool, rng.choice((1, 2, 2, 3))), start)
-            if box.gain <= (best.gain if best else MIN_GAIN) or (np.abs(gains[box.mask]) > 1e-9).sum() < support:
+            box = grow_box(gains, rng.sample(pool, rng.choice(counts)), start)
+            if box.gain <= (best.gain if best else worthwhile) or (np.abs(gains[box.mask]) > 1e-9).sum() < support:
                 continue
             best = Guard(function, box.text or "True", text, box.mask, column, box.gain)
     return best

@@ -131,6 +131,43 @@ def insert_at_top(source: str, function: str, new: list[str]) -> str | None:
     return "\n".join([*lines[:at], *new, *lines[at:]]) + "\n"
 
 
+def replace_body(source: str, function: str, new: list[str]) -> str | None:
+    """A function with another body; helpers that nothing calls any more go away. None where it does not exist."""
+    found = functions(source)
+    if function not in found:
+        return insert_at_top(source, function, new)
+    node = found[function]
+    lines = source.splitlines()
+    changed = "\n".join([*lines[: node.lineno], *new, *lines[node.end_lineno :]]) + "\n"
+    return drop_unused(changed)
+
+
+def insert_function(source: str, before: str, new: list[str]) -> str | None:
+    """A new function in front of another one; None where that does not exist."""
+    found = functions(source)
+    if before not in found:
+        return None
+    at = found[before].lineno - 1
+    lines = source.splitlines()
+    return "\n".join([*lines[:at], *new, "", "", *lines[at:]]) + "\n"
+
+
+def drop_unused(source: str) -> str:
+    """Source without the helpers that neither decision reaches."""
+    while True:
+        found = functions(source)
+        reached = {n for root in ("schedule", "blocks_per_split") if root in found for n in _helpers(found, root)}
+        unused = [n for n in found if n not in reached and n not in ("schedule", "blocks_per_split")]
+        if not unused:
+            return source
+        node = found[unused[0]]
+        lines = source.splitlines()
+        end = node.end_lineno or node.lineno
+        while end < len(lines) and not lines[end].strip():
+            end += 1
+        source = "\n".join([*lines[: node.lineno - 1], *lines[end:]]) + "\n"
+
+
 def take_function(source: str, other: str, name: str) -> str | None:
     """Source with one function taken from another program, with the helpers that it calls."""
     ours, theirs = functions(source), functions(other)

@@ -18,7 +18,7 @@ from typing import Any
 from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.status import Status
-from evolve.errors import UserError
+from evolve.errors import EXIT_MISSING, UserError
 from evolve.proposers.base import Answer
 
 SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ CREATE TABLE proposals (
 CREATE TABLE answers (
     id INTEGER PRIMARY KEY REFERENCES proposals(id), text TEXT NOT NULL, model TEXT NOT NULL, note TEXT NOT NULL,
     error TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost_usd REAL NOT NULL,
-    elapsed_s REAL NOT NULL);
+    elapsed_s REAL NOT NULL, look_ups INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE results (
     id INTEGER PRIMARY KEY REFERENCES proposals(id), status TEXT NOT NULL, message TEXT NOT NULL,
     source TEXT NOT NULL, source_hash TEXT NOT NULL, normal_form TEXT NOT NULL, decisions_hash TEXT NOT NULL,
@@ -73,6 +73,11 @@ class Entry:
     duplicate_of: int | None
     displaced: tuple[int, ...]
     elapsed_s: float
+
+    @property
+    def memorised(self) -> bool:
+        """Whether the second look lowered the scores."""
+        return "memorised" in self.features
 
 
 def storable(text: str) -> str:
@@ -116,6 +121,12 @@ class Journal:
             if not found and not read_only:
                 self._create()
             version = int(self.meta("schema_version"))
+            columns = {str(row["name"]) for row in self._db.execute("PRAGMA table_info(answers)")}
+            self._look_ups = "a.look_ups" if "look_ups" in columns else "0"
+            if "look_ups" not in columns and not read_only:
+                # A run begun before look-ups were counted goes on.
+                self._db.execute("ALTER TABLE answers ADD COLUMN look_ups INTEGER NOT NULL DEFAULT 0")
+                self._look_ups = "a.look_ups"
         except (sqlite3.Error, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
         if version > SCHEMA_VERSION:
@@ -133,6 +144,23 @@ class Journal:
             for key, value in (("schema_version", str(SCHEMA_VERSION)), ("created_at", str(time.time()))):
                 self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction.
+
+        Raises:
+            UserError: the disk is full, broken or read-only, or another program holds the file; nothing was written.
+        """
+        try:
+            with self._db:
+                yield
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {error}",
+                hint=f"see to the disk, or to who holds the file; then: evosplit run --resume {self.path.parent}",
+                exit_code=EXIT_MISSING,
+            ) from error
+
     def close(self) -> None:
         """Close the file. A writer leaves it without a write-ahead log, so that it can be copied and read anywhere."""
         if not self._read_only:
@@ -147,19 +175,19 @@ class Journal:
 
     def set_meta(self, key: str, value: str) -> None:
         """Write a run-wide value."""
-        with self._db:
+        with self._writing():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     def ask(self, entry: dict[str, Any]) -> None:
         """Write what is asked: keys are the columns of `proposals` but `asked_at`."""
         row = {**entry, "inspirations": json.dumps(list(entry["inspirations"])), "asked_at": time.time()}
-        with self._db:
+        with self._writing():
             self._insert("proposals", row)
 
     def answer(self, index: int, answer: Answer | None, error: str = "") -> None:
         """Write a proposer's answer, or why there is none, before anything is done with it."""
         said = answer or Answer("", "")
-        with self._db:
+        with self._writing():
             self._insert("answers", {"id": index, "error": error, **asdict(said)})
 
     def result(
@@ -192,7 +220,7 @@ class Journal:
             "elapsed_s": elapsed_s,
             "committed_at": time.time(),
         }
-        with self._db:
+        with self._writing():
             self._insert("results", row)
 
     def _insert(self, table: str, row: dict[str, Any]) -> None:
@@ -201,14 +229,18 @@ class Journal:
         values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
         self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
 
-    _QUERY = """SELECT p.*, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out, a.cost_usd,
-            a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form, r.decisions_hash,
-            r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced, r.elapsed_s
+    _QUERY = """SELECT p.*, {look_ups} AS look_ups, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out,
+            a.cost_usd, a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form,
+            r.decisions_hash, r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced,
+            r.elapsed_s
             FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id"""
+
+    def _query(self) -> str:
+        return self._QUERY.format(look_ups=self._look_ups)
 
     def entries(self) -> Iterator[Entry]:
         """All proposals in order."""
-        for row in self._db.execute(f"{self._QUERY} ORDER BY p.id"):
+        for row in self._db.execute(f"{self._query()} ORDER BY p.id"):
             yield _entry(row)
 
     def entry(self, index: int) -> Entry:
@@ -217,7 +249,7 @@ class Journal:
         Raises:
             UserError: no such proposal.
         """
-        row = self._db.execute(f"{self._QUERY} WHERE p.id = ?", (index,)).fetchone()
+        row = self._db.execute(f"{self._query()} WHERE p.id = ?", (index,)).fetchone()
         if row is None:
             raise UserError(f"{self.path.parent.name} holds no proposal {index}", hint="evosplit show RUN lists them")
         return _entry(row)
@@ -246,6 +278,7 @@ def _entry(row: sqlite3.Row) -> Entry:
             row["tokens_out"],
             row["cost_usd"],
             row["answer_s"],
+            row["look_ups"],
         )
     done = row["status"] is not None
     return Entry(

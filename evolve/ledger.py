@@ -34,6 +34,7 @@ class Ledger:
     def __init__(self) -> None:
         """Before the first seed."""
         self.leader: Leader | None = None
+        self._best_holdout = float("-inf")
         self.failed = 0
         self.duplicates = 0
         self._first: dict[str, int] = {}
@@ -61,6 +62,14 @@ class Ledger:
             return Original(self._first[digest], "decisions")
         return None
 
+    def would_lead(self, evaluation: Evaluation) -> bool:
+        """Whether this would be the best so far, on the training shapes or on the holdout, or tie with it."""
+        train, holdout = evaluation.train, evaluation.holdout
+        if evaluation.status is not Status.OK or train is None:
+            return False
+        ahead = self.leader is None or train.score >= self.leader.train.score
+        return ahead or (holdout is not None and holdout.score >= self._best_holdout)
+
     def commit(self, index: int, island: int, evaluation: Evaluation) -> None:
         """Take note of a result, in index order."""
         if evaluation.status is Status.DUPLICATE:
@@ -80,5 +89,7 @@ class Ledger:
             return
         digest = evaluation.decisions_hash
         self._simplest[digest] = min(self._simplest.get(digest, float("inf")), evaluation.features["complexity"])
+        if evaluation.holdout is not None:
+            self._best_holdout = max(self._best_holdout, evaluation.holdout.score)
         if self.leader is None or evaluation.train.score > self.leader.train.score:
             self.leader = Leader(index, evaluation.train)

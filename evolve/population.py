@@ -156,8 +156,7 @@ class Population:
         """Parent and inspirations of proposal `index`; does not change the population."""
         island = index % self._search.islands
         self._reseed("sample", index)
-        # num_inspirations=0: OpenEvolve's own choice of inspirations rescales the grid as it looks at it.
-        parent, _ = self._db.sample_from_island(island, num_inspirations=0)
+        parent = self._parent(island)
         ranked = [p for p in self._db.get_top_programs(n=10, island_idx=island) if p.code != parent.code]
         rng = random.Random(f"{self._seed}:inspire:{index}")
         others = [p for p in self._db.islands[island] if self._db.programs[p].code != parent.code]
@@ -171,6 +170,19 @@ class Population:
             tuple(chosen[: self._search.inspirations]),
             rng.random() < self._search.diff_share,
         )
+
+    def _parent(self, island: int) -> Any:
+        """OpenEvolve's three ways to draw a parent, but for its archive.
+
+        sample_from_island exploits one archive for all islands and falls back to programs of other islands; where
+        islands search for different things, the archive belongs to one of them alone.
+        """
+        roll = random.random()
+        if roll < self._search.exploration_ratio:
+            return self._db._sample_from_island_random(island)
+        if roll < self._search.exploration_ratio + self._search.exploitation_ratio:
+            return random.choice(self._db.get_top_programs(n=self._search.archive_size, island_idx=island))
+        return self._db._sample_from_island_weighted(island)
 
     @staticmethod
     def _index(name: str) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evaluators.evaluation import SplitScore
 from evaluators.status import Status
-from evolve.errors import UserError
+from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal import FILE_NAME, Entry, open_journal
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
@@ -29,6 +29,8 @@ class Best:
     complexity: int
     train: SplitScore
     holdout: SplitScore | None
+    features: dict[str, float]
+    memorised: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,13 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes off a run folder.
 
     Raises:
-        UserError: another process runs in it.
+        UserError: another process runs in it, or it cannot be written.
     """
-    with (folder / LOCK_FILE).open("w") as file:
+    try:
+        opened = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}", exit_code=EXIT_MISSING) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -103,11 +109,31 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is always the old or the new one, also when the process is killed.
+
+    Raises:
+        UserError: the disk is full, broken or read-only; the old file stays.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise UserError(f"{path} cannot be written: {error.strerror}", exit_code=EXIT_MISSING) from error
+
+
 def keep_table(table: Path, folder: Path) -> None:
     """Copy the recorded table into the run folder, so that the run can be read without the original."""
     target = folder / TABLE_FOLDER
-    if not target.exists():
+    if target.exists():
+        return
+    try:
         shutil.copytree(table, target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error}", exit_code=EXIT_MISSING) from error
 
 
 def _scored(entries: list[Entry]) -> list[Entry]:
@@ -122,6 +148,8 @@ def _best(entry: Entry, folder: Path) -> Best:
         int(entry.features["complexity"]),
         _train(entry),
         entry.holdout,
+        entry.features,
+        entry.memorised,
     )
 
 

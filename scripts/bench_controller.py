@@ -46,6 +46,10 @@ class FreeJudge:
             features=features,
         )
 
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Agree."""
+        return evaluation
+
 
 class FreeProposer:
     """A new number each time."""

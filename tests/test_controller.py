@@ -58,6 +58,15 @@ class SmallJudge:
             features={"complexity": float(program.complexity), "mean_splits": value % 5, "share_changed": value % 3},
         )
 
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Lowers every third number's score, and finds some numbers unstable."""
+        value = int(evaluation.decisions_hash[1:])
+        if value % 11 == 0:
+            return Evaluation(Status.UNSTABLE, "decided differently", source, evaluation.normal_form)
+        if value % 3 == 0 and evaluation.train:
+            return replace(evaluation, train=replace(evaluation.train, score=evaluation.train.score - 0.05))
+        return evaluation
+
 
 class SmallProposer:
     """Changes the number; sometimes fails, answers nonsense, or changes frozen code."""

@@ -20,8 +20,9 @@ from evaluators.ladder import recorded_actions
 from evaluators.latency import Latency, TableSource, UnrecordedError
 from evaluators.launch import canonical_launch
 from evaluators.oracle import log_speedups, oracle_of
+from evaluators.regressions import Cause
 from evaluators.sandbox import Limits
-from evaluators.score import shape_result, split_score
+from evaluators.score import MIN_REGRESSION, shape_result, split_score
 from evaluators.status import Status
 from evaluators.table import Cell, Table, TableError, read_table, restrict, write_table
 from evaluators.workloads import Split, Weighting, cases_for, weights
@@ -192,3 +193,22 @@ def test_the_score_is_always_finite_and_positive(judge: Judge, splits: int, bloc
     if result.train:
         assert 0 < result.train.score < 2
         assert dataclasses.asdict(result.train)["shapes"] == 913
+
+
+def test_regressions_say_what_runs_instead(judge: Judge) -> None:
+    result = judge.evaluate(seed("always_2"))
+    found = judge.regressions(result)
+    assert [r.case.id for r in found] == sorted(result.regressed, key=lambda i: result.speedups[i])
+    assert {Cause.FEWER, Cause.SPLITS} <= {r.cause for r in found}
+    for regression in found:
+        ours, theirs = regression.candidate, regression.baseline
+        assert regression.speedup < 1 / (1 + MIN_REGRESSION)
+        if regression.cause is Cause.FEWER:
+            assert ours.ctas < theirs.ctas and ours.longest_blocks >= theirs.longest_blocks
+        if regression.cause is Cause.SPLITS:
+            shape = regression.case.shape
+            assert theirs.ctas in (shape.batch * shape.num_heads_kv, shape.batch * shape.num_heads_q)
+
+
+def test_no_regressions_no_explanation(judge: Judge) -> None:
+    assert judge.regressions(judge.evaluate(seed("fa3_stock"))) == ()

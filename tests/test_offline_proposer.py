@@ -14,8 +14,9 @@ from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import Judge
 from evaluators.status import Status
 from evolve.curves import Curves
-from evolve.edit_guards import apply_guard, find_guard
-from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
+from evolve.edit_costs import CANDIDATES, Candidates, Cost, add_cost, costs_of, helper, read_cost, refit_cost
+from evolve.edit_guards import BROAD_SUPPORT, apply_guard, find_guard, support_for
+from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, insert_function, replace_body, take_function
 from evolve.proposers.base import Ask, ProgramRecord, ProposerError
 from evolve.proposers.offline import EDIT_WEIGHTS, OfflineProposer
 from evolve.responses import program_from
@@ -31,6 +32,20 @@ def ask(parent: ProgramRecord, number: int, island: int = 0) -> Ask:
     return Ask(number, island, parent, (other,), "", "", False, number)
 
 
+def with_cost(judge: Judge, parent: ProgramRecord) -> ProgramRecord:
+    """The parent with a cap that lets costs decide, and a cost whose weights are far from fitted."""
+    source = insert_at_top(parent.source, "schedule", ["    if shape.batch <= 8:", "        return 32, None, 0"])
+    assert source is not None
+    new = ["    if work.batch <= 8 and work.min_n_blocks == work.max_n_blocks:", "        return cheapest(work, gpu)"]
+    source = insert_at_top(source, "blocks_per_split", new)
+    cost = Cost((1.0, 0.2), (("blocks", "waves"), ("tiles",)))
+    source = source and insert_function(source, "blocks_per_split", helper(cost, "cheapest", static=False))
+    assert source is not None
+    evaluation = judge.evaluate(source)
+    assert evaluation.status is Status.OK, evaluation.message
+    return ProgramRecord(2, source, evaluation)
+
+
 def test_the_same_seed_gives_the_same_answer(stock: ProgramRecord) -> None:
     async def once(number: int) -> tuple[str, str]:
         answer = await OfflineProposer().propose(ask(stock, number))
@@ -41,8 +56,10 @@ def test_the_same_seed_gives_the_same_answer(stock: ProgramRecord) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(EDIT_WEIGHTS))
-def test_every_kind_of_edit_changes_the_program(stock: ProgramRecord, kind: str) -> None:
+def test_every_kind_of_edit_changes_the_program(judge: Judge, stock: ProgramRecord, kind: str) -> None:
     proposer = OfflineProposer(without=frozenset(EDIT_WEIGHTS) - {kind})
+    if kind == "refit":
+        stock = with_cost(judge, stock)
     passed = 0
     for number in range(6):
         try:
@@ -120,3 +137,80 @@ def test_functions_are_taken_with_their_helpers() -> None:
 def test_a_missing_decision_is_added() -> None:
     added = insert_at_top(seed("always_2"), "blocks_per_split", ["    if work.batch > 3:", "        return 7"])
     assert added is not None and parse_program(added).uses_blocks_per_split
+
+
+def test_a_cost_decides_as_the_curves_said(judge: Judge, stock: ProgramRecord) -> None:
+    parent = with_cost(judge, stock)
+    curves = Curves(parent.evaluation.feedback)
+    tabulated = Candidates(curves)
+    statement = costs_of(parent.source)["cheapest"]
+    cost = read_cost(statement)
+    assert cost == Cost((1.0, 0.2), (("blocks", "waves"), ("tiles",)))
+    chosen = tabulated.cheapest(cost.weights, [tabulated.term(t) for t in cost.terms])
+    ruled = [i for i, n in enumerate(curves.table.n_blocks) if len(n) <= 8 and min(n) == max(n)]
+    assert len(ruled) > 100
+    assert [int(tabulated.values[i, chosen[i]]) for i in ruled] == [curves.blocks[i] for i in ruled]
+
+
+def test_refitting_a_cost_gains(judge: Judge, stock: ProgramRecord) -> None:
+    parent = with_cost(judge, stock)
+    assert parent.evaluation.train
+    rng = random.Random(1)
+    refitted = refit_cost(parent.source, Curves(parent.evaluation.feedback), rng, support=BROAD_SUPPORT)
+    assert refitted is not None
+    result = judge.evaluate(refitted)
+    assert result.train and result.train.score > parent.evaluation.train.score
+    assert refit_cost(stock.source, Curves(stock.evaluation.feedback), rng, support=BROAD_SUPPORT) is None
+
+
+def test_a_new_cost_gains_and_stays_in_the_language(judge: Judge, stock: ProgramRecord) -> None:
+    found = [add_cost(stock.source, Curves(stock.evaluation.feedback), random.Random(k), support=8) for k in range(3)]
+    results = [judge.evaluate(source) for source in found if source]
+    assert results
+    assert all(r.train and r.train.geomean_speedup > 1 for r in results)
+
+
+def test_costs_work_on_schedule_in_static_mode(judges: dict[str, Judge]) -> None:
+    static_judge = judges["fa3_fwd-static-cold"]
+    stock = static_judge.evaluate(seed("fa3_stock"))
+    source = add_cost(seed("fa3_stock"), Curves(stock.feedback), random.Random(0), support=BROAD_SUPPORT)
+    assert source is not None and "cheapest(shape, gpu), None, 0" in source
+    result = static_judge.evaluate(source)
+    assert result.train and result.train.oracle_share > 0.3
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(-1e4, 1e4).filter(lambda w: abs(w) > 1e-6),
+            st.lists(st.sampled_from([*CANDIDATES, "batch", "total_n_blocks"]), min_size=1, max_size=3),
+        ),
+        min_size=1,
+        max_size=4,
+        unique_by=lambda pair: tuple(sorted(pair[1])),
+    )
+)
+def test_a_cost_is_read_back_as_it_was_written(pairs: list[tuple[float, list[str]]]) -> None:
+    cost = Cost(tuple(float(f"{w:.2g}") for w, _ in pairs), tuple(tuple(sorted(names)) for _, names in pairs))
+    source = "\n".join(helper(cost, "cheapest", static=False)) + "\n"
+    assert read_cost(costs_of(source)["cheapest"]) == cost
+
+
+@pytest.mark.parametrize(
+    "expression", ["waves + 3", "blocks / waves", "blocks * waves + waves * blocks", "min(1, tiles)"]
+)
+def test_other_expressions_are_no_costs(expression: str) -> None:
+    source = "\n".join(helper(Cost((1.0,), (("waves",),)), "cheapest", static=False)).replace("1 * waves", expression)
+    assert read_cost(costs_of(source + "\n")["cheapest"]) is None
+
+
+def test_a_replaced_body_takes_its_helpers_along() -> None:
+    replaced = replace_body(seed("fa3_stock"), "schedule", ["    return 2, None, 0"])
+    assert replaced is not None
+    assert set(functions(replaced)) == {"schedule", "blocks_per_split"}
+    parse_program(replaced)
+
+
+def test_fine_islands_fit_what_is_left() -> None:
+    assert [support_for(0, share) for share in (0.0, 0.99)] == [BROAD_SUPPORT, BROAD_SUPPORT]
+    assert [support_for(1, share) for share in (0.0, 0.75, 0.82, 0.88, 0.95, 1.2)] == [16, 8, 4, 2, 1, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -236,7 +238,9 @@ def main() -> None:
         found = _known(error)
         if found is None:
             raise
-        _complain(str(error), "")
+        _complain(
+            str(error), "see to the disk; what is stored stays" if isinstance(error, OSError | sqlite3.Error) else ""
+        )
         sys.exit(found)
 
 
@@ -249,6 +253,12 @@ def _known(error: Exception) -> int | None:
     from evaluators.store import StoreError
     from evaluators.table import TableError
 
+    # Disk full, quota, broken, read-only, not ours: not bugs, wherever they strike.
+    faults = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in faults:
+        return EXIT_MISSING
+    if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+        return EXIT_MISSING
     if isinstance(error, MeasureError | ProviderUnavailable | SandboxUnavailable):
         return EXIT_MISSING
     return EXIT_USAGE if isinstance(error, RecordingError | StoreError | TableError) else None

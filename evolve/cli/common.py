@@ -14,6 +14,7 @@ import typer
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
+from evaluators.regressions import Grid, Regression
 from evaluators.sandbox import Limits, self_test
 from evaluators.workloads import Split
 from evolve.assets import asset
@@ -22,7 +23,7 @@ from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal import open_journal
 from evolve.run_folder import find_run
 
-MAX_EXPLAINED = 8
+MAX_EXPLAINED = 4
 
 
 def emit(data: dict[str, Any]) -> None:
@@ -170,15 +171,43 @@ def score_lines(scores: dict[str, SplitScore]) -> list[str]:
     return lines
 
 
+def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
+    """How much better the search's own shapes do than those that it never saw; empty without a holdout."""
+    if holdout is None:
+        return ""
+    score, share = train.score - holdout.score, train.oracle_share - holdout.oracle_share
+    return f"gap train - holdout: score {score:+.4f}, share of the oracle {100 * share:+.1f}%"
+
+
+def lone_line(features: Mapping[str, float], memorised: bool) -> str:
+    """What the second look said of memorising; empty where there was none."""
+    if "lone_share" not in features:
+        return ""
+    share = (
+        f"{100 * features['lone_share']:.1f}% of the gain on train sits in decisions that no neighbouring shape shares"
+    )
+    return f"MEMORISED: {share}; taken off the scores" if memorised else share
+
+
 def regression_lines(judge: Judge, evaluation: Evaluation) -> list[str]:
-    """The shapes that became slower, worst first; none goes unmentioned in number."""
-    speedups = evaluation.speedups
-    if not evaluation.regressed:
+    """The shapes that became slower, by class: what runs there instead of what the baseline runs."""
+    found = judge.regressions(evaluation)
+    if not found:
         return []
-    cases = {c.id: c for c in judge.cases}
-    worst = sorted(evaluation.regressed, key=lambda i: speedups[i])
-    lines = [f"\nslower by more than max(1%, 3 standard errors): {len(worst)} of {len(cases)} shapes"]
-    lines += [f"  {i} ({cases[i].split.value}) {speedups[i]:.3f}x" for i in worst[:MAX_EXPLAINED]]
-    if len(worst) > MAX_EXPLAINED:
-        lines.append(f"  and {len(worst) - MAX_EXPLAINED} more, each {speedups[worst[MAX_EXPLAINED]]:.3f}x or better")
+    lines = [f"\nslower by more than max(1%, 3 standard errors): {len(found)} of {len(judge.cases)} shapes"]
+    for cause in sorted({r.cause for r in found}, key=lambda c: min(r.speedup for r in found if r.cause is c)):
+        group = [r for r in found if r.cause is cause]
+        lines.append(f"  {cause.value}: {len(group)}")
+        lines += [f"    {_regression(r, judge.gpu.num_sms)}" for r in group[:MAX_EXPLAINED]]
+        if len(group) > MAX_EXPLAINED:
+            lines.append(
+                f"    and {len(group) - MAX_EXPLAINED} more, each {group[MAX_EXPLAINED].speedup:.3f}x or better"
+            )
     return lines
+
+
+def _regression(r: Regression, num_sms: int) -> str:
+    def grid(g: Grid) -> str:
+        return f"{g.ctas} CTAs ({g.ctas / num_sms:.2f} waves), longest {g.longest_blocks} blocks"
+
+    return f"{r.case.id} ({r.case.split.value}) {r.speedup:.3f}x: {grid(r.candidate)}; baseline {grid(r.baseline)}"

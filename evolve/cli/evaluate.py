@@ -13,8 +13,10 @@ from evaluators.workloads import Split
 from evolve.assets import asset
 from evolve.cli.common import (
     emit,
+    gap_line,
     judge_of,
     live_lines,
+    lone_line,
     measured_how,
     plain,
     read_program,
@@ -40,11 +42,15 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     if sealed:
         log_sealed_read(Path(config.runs_dir), program, source, judge.description)
     result = judge.evaluate(source)
+    if result.status is Status.OK:
+        # As a search does with a program that would become its best.
+        result = judge.recheck(source, result)
     if as_json:
         data: dict[str, object] = {"status": result.status.value, "message": result.message}
         data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}
         if sealed:
             data["test"] = score_json(result.test)
+        data["memorised"] = result.memorised
         emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
         return 0 if result.status is Status.OK else EXIT_NEGATIVE
     if result.status is not Status.OK:
@@ -54,6 +60,9 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
     for line in score_lines(scores_of(result)):
         say(line)
+    if result.train is not None:
+        say(gap_line(result.train, result.holdout))
+    say(lone_line(result.features, result.memorised))
     for line in regression_lines(judge, result):
         say(line)
     say("\nlog speed-up left, by region of the training shapes:")

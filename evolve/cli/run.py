@@ -6,12 +6,15 @@ import sys
 import time
 from pathlib import Path
 
-from evaluators.judge import Judge, scores_of
+from evaluators.evaluation import Evaluation
+from evaluators.judge import Judge
 from evolve.assets import asset
 from evolve.cli.common import (
     emit,
+    gap_line,
     judge_of,
     live_lines,
+    lone_line,
     measured_how,
     read_seeds,
     regression_lines,
@@ -24,7 +27,7 @@ from evolve.controller import Controller, Progress, read_journal
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.picture import draw_speedups
 from evolve.proposers import Proposer, open_proposer
-from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, keep_table, new_run_folder
+from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, Best, RunSummary, find_run, keep_table, new_run_folder
 
 PICTURE = "speedup.png"
 PLAIN_EVERY_S = 5.0
@@ -86,6 +89,10 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         folder = new_run_folder(Path(config.runs_dir), config.name)
         if table is not None:
             keep_table(table, folder)
+    if config.constants.every:
+        from evolve.proposers.fitting import FittingProposer
+
+        proposer = FittingProposer(proposer, judge, config.constants, islands=config.search.islands)
     _announce(config, judge, folder)
     controller = Controller(
         config,
@@ -126,12 +133,9 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         d = judge.description
         by = f"{summary.run}, {config.proposer.kind} proposer\n{d['workload']}, {d['setting']}, {d['gpu']}"
         draw_speedups(picture, judge.cases, evaluation.speedups, title=f"#{best.id} of {by}")
-        say()
-        for line in score_lines(scores_of(evaluation)):
-            say(line)
-        _compare_leader(summary)
-        for line in regression_lines(judge, evaluation):
-            say(line)
+        say(f"\nwinner, picked by the holdout: proposal {best.id}")
+        _show(best, judge, evaluation)
+        _show_leader(summary, judge)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
@@ -142,16 +146,29 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         emit(summary_json(summary))
 
 
-def _compare_leader(summary: RunSummary) -> None:
+def say_trust(best: Best) -> None:
+    """How far the winner's score carries beyond the shapes of the search."""
+    for line in (gap_line(best.train, best.holdout), lone_line(best.features, best.memorised)):
+        if line:
+            say(line)
+
+
+def _show_leader(summary: RunSummary, judge: Judge) -> None:
     """Show the program that leads on the training shapes beside the winner, which the holdout picked."""
     leader = summary.leader
-    if leader is None or summary.best is None or leader.id == summary.best.id or leader.holdout is None:
+    if leader is None or summary.best is None or leader.id == summary.best.id:
         return
-    train, holdout = leader.train, leader.holdout
-    say(
-        f"\nleader on the training shapes: proposal {leader.id}, {100 * train.oracle_share:.1f}% of the oracle on "
-        f"train ({train.regressions} regressions), {100 * holdout.oracle_share:.1f}% on holdout ({holdout.regressions})"
-    )
+    say(f"\nleader on the training shapes, of which the holdout says less good: proposal {leader.id}")
+    _show(leader, judge, judge.evaluate(leader.source))
+
+
+def _show(program: Best, judge: Judge, evaluation: Evaluation) -> None:
+    """Scores of the journal, which the second look may have lowered, and what became slower."""
+    for line in score_lines({"train": program.train} | ({"holdout": program.holdout} if program.holdout else {})):
+        say(line)
+    say_trust(program)
+    for line in regression_lines(judge, evaluation):
+        say(line)
 
 
 def summary_json(summary: RunSummary) -> dict[str, object]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from evolve.cli.common import emit, plain, read_program, say, score_json, score_lines
-from evolve.cli.run import PICTURE, summary_json
+from evolve.cli.run import PICTURE, say_trust, summary_json
 from evolve.controller import read_journal
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal import Entry, open_journal
@@ -37,6 +37,8 @@ def _line(entry: Entry) -> str:
     score = f"{entry.train.score:.4f}" if entry.train else "      "
     status = entry.status.value if entry.status else "under way"
     note = plain(entry.answer.note) if entry.answer else ""
+    if entry.memorised:
+        note = f"MEMORISED {note}"
     parent = "" if entry.parent is None else f"from {entry.parent}"
     return f"{entry.id:5d}  {status:15} {score}  {parent:10} {note}"
 
@@ -77,6 +79,7 @@ def _say_outcome(summary: RunSummary) -> None:
     say()
     for line in score_lines({"train": best.train} | ({"holdout": best.holdout} if best.holdout else {})):
         say(line)
+    say_trust(best)
     say(f"\nwinner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
     if (summary.path / PICTURE).exists():
         say(f"picture    {summary.path / PICTURE}")

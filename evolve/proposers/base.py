@@ -54,6 +54,7 @@ class Answer:
         text: SEARCH/REPLACE blocks, or one fenced program.
         model: name of the model; `offline` where there is none.
         note: what the proposer says of it, e.g. the name of the edit.
+        look_ups: latencies looked up in the recorded table to make it.
     """
 
     text: str
@@ -63,6 +64,7 @@ class Answer:
     tokens_out: int = 0
     cost_usd: float = 0.0
     elapsed_s: float = 0.0
+    look_ups: int = 0
 
 
 class Proposer(Protocol):

@@ -10,13 +10,16 @@ import random
 import time
 
 from evolve.curves import Curves
-from evolve.edit_guards import SUPPORTS, apply_guard, find_guard
+from evolve.edit_costs import add_cost, refit_cost
+from evolve.edit_guards import FINE, apply_guard, find_guard, support_for
 from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
 from evolve.proposers.base import Answer, Ask, ProposerError
 
 EDIT_WEIGHTS = {
     "guard": 6.0,
     "grow": 5.0,
+    "cost": 2.0,
+    "refit": 2.0,
     "constant": 2.0,
     "operator": 0.5,
     "field": 0.5,
@@ -26,10 +29,18 @@ EDIT_WEIGHTS = {
 }
 """How often each kind of edit is tried."""
 
-GROW_GUARDS = 4
-"""Guards that one `grow` adds, each chosen after the one before."""
+FINE_WEIGHTS = {"grow": 14.0, "cost": 0.5, "refit": 0.5}
+"""The same where single shapes are left to fit: a cost decides too many at once."""
+
+GROW_GUARDS, GROW_GUARDS_FINE = 4, 24
+"""Guards that one `grow` tries to add, each chosen after the one before; fine ones gain little each."""
 
 MAX_TRIES = 12
+
+
+def _support(ask: Ask) -> int:
+    train = ask.parent.evaluation.train
+    return support_for(ask.island, train.oracle_share if train else 0.0)
 
 
 class OfflineProposer:
@@ -55,8 +66,10 @@ class OfflineProposer:
     def _propose(self, ask: Ask) -> Answer:
         started = time.monotonic()
         rng = random.Random(ask.seed)
+        fine = FINE_WEIGHTS if _support(ask) <= FINE else {}
+        weights = {kind: fine.get(kind, weight) for kind, weight in self._weights.items()}
         for _ in range(MAX_TRIES):
-            kind = rng.choices(list(self._weights), weights=list(self._weights.values()))[0]
+            kind = rng.choices(list(weights), weights=list(weights.values()))[0]
             source, note = self._edit(kind, ask, rng)
             if source is not None and source != ask.parent.source:
                 text = f"```python\n{source.rstrip()}\n```"
@@ -73,23 +86,28 @@ class OfflineProposer:
             other = rng.choice(ask.inspirations)
             shared = [n for n in functions(source) if n in functions(other.source)]
             return take_function(source, other.source, rng.choice(shared)), f"crossover with {other.id}"
-        return self._guards(kind, ask, rng)
-
-    def _guards(self, kind: str, ask: Ask, rng: random.Random) -> tuple[str | None, str]:
         curves = Curves(ask.parent.evaluation.feedback)
-        source: str | None = ask.parent.source
-        names = ["schedule"] if curves.static else ["schedule", "blocks_per_split", "blocks_per_split"]
-        support = SUPPORTS[ask.island % len(SUPPORTS)]
+        support = _support(ask)
+        if kind in ("cost", "refit"):
+            changed = (add_cost if kind == "cost" else refit_cost)(source, curves, rng, support=support)
+            return changed, f"{kind}: {curves.look_ups} look-ups"
+        return self._guards(kind, source, curves, rng, support=support)
+
+    def _guards(
+        self, kind: str, source: str, curves: Curves, rng: random.Random, *, support: int
+    ) -> tuple[str | None, str]:
+        names = ["schedule"] if curves.table.static else ["schedule", "blocks_per_split", "blocks_per_split"]
+        tries = 1 if kind == "guard" else GROW_GUARDS if support > FINE else GROW_GUARDS_FINE
+        changed: str | None = source
         added = 0
-        for _ in range(GROW_GUARDS if kind == "grow" else 1):
+        for _ in range(tries):
             guard = find_guard(curves, rng.choice(names), rng, support=support)
-            if guard is None or source is None:
+            if guard is None or changed is None:
                 continue
-            source = insert_at_top(source, guard.function, guard.lines())
+            changed = insert_at_top(changed, guard.function, guard.lines())
             apply_guard(curves, guard)
             added += 1
-        note = f"{kind}: {added} guards, {curves.look_ups} look-ups"
-        return (source if added else None), note
+        return (changed if added else None), f"{kind}: {added} guards, {curves.look_ups} look-ups"
 
     async def aclose(self) -> None:
         """Nothing to release."""

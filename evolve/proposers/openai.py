@@ -117,6 +117,7 @@ class OpenAIProposer:
         text = response.choices[0].message.content
         if not isinstance(text, str) or not text.strip():
             raise ValueError("the endpoint answered with no text")
+        text = text.replace(self._key, "***")
         tokens_in = int(getattr(response.usage, "prompt_tokens", None) or 0)
         tokens_out = int(getattr(response.usage, "completion_tokens", None) or 0)
         cost = tokens_in * self._config.price_per_1k_in + tokens_out * self._config.price_per_1k_out

@@ -1,0 +1,359 @@
+"""Lists and ranges over many shapes at once: each lane has a length of its own."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluators.lane_operators import arithmetic, larger, smaller
+from evaluators.lanes import (
+    BOOL,
+    FLOAT,
+    INT,
+    Lanes,
+    Mask,
+    NotVectorisable,
+    Value,
+    any_active,
+    bounds,
+    ints,
+    kind_of,
+    merge,
+    take,
+)
+
+MAX_ITEMS = 4_000_000
+"""Items of one list over all lanes; beyond, the sandbox's memory limit should decide."""
+
+COMPENSATED_SUM = sys.version_info >= (3, 12)
+"""Whether `sum` of floats carries a compensation, as CPython does from 3.12 on."""
+
+Index = npt.NDArray[np.int64]
+
+
+class LaneList:
+    """A list per lane. Changed in place by append and item assignment, as in Python.
+
+    Attributes:
+        items: values by position; a lane's own list ends at its count.
+        count: length, or length per lane.
+        lanes: number of lanes.
+        shared: whether two names may hold it, so that merging it into another would part them.
+    """
+
+    def __init__(self, items: list[Value], count: int | Index, lanes: int) -> None:
+        """Keep items and lengths."""
+        self.items, self.count, self.lanes = items, count, lanes
+        self.shared = False
+        self._stack: Lanes | None = None
+
+    def _changed(self) -> None:
+        self._stack = None
+
+    def counts(self) -> Index:
+        """Length per lane."""
+        return np.full(self.lanes, self.count, np.int64) if isinstance(self.count, int) else self.count
+
+    def length(self) -> Value:
+        """`len(list)`."""
+        return self.count if isinstance(self.count, int) else ints(self.count)
+
+    def filled(self) -> Any:
+        """`bool(list)`."""
+        return self.count > 0
+
+    def append(self, value: Value, active: Mask) -> None:
+        """`list.append(value)` on active lanes."""
+        self._changed()
+        if active is None and isinstance(self.count, int):
+            self.items.append(value)
+            self.count += 1
+            return
+        count = self.counts()
+        everywhere = np.ones(self.lanes, bool) if active is None else active
+        for position in np.unique(count[everywhere]).tolist():
+            where = everywhere & (count == position)
+            if position == len(self.items):
+                self.items.append(value)
+            else:
+                self.items[position] = merge(where, value, self.items[position])
+        self.count = count + everywhere
+
+    def extend(self, other: LaneList, active: Mask) -> None:
+        """`list += other`."""
+        if not isinstance(other.count, int):
+            raise NotVectorisable("a list extended by one whose length differs between shapes")
+        for item in other.items[: other.count]:
+            self.append(item, active)
+
+    def copy(self) -> LaneList:
+        """A list of its own with the same items."""
+        twin = LaneList(list(self.items), self.count, self.lanes)
+        twin._stack = self._stack
+        return twin
+
+    def _position(self, index: Value, active: Mask) -> Any:
+        """Position from the front: a number, or one per lane.
+
+        Raises:
+            NotVectorisable: out of range on an active lane, or not an int.
+        """
+        if kind_of(index) != INT:
+            raise NotVectorisable("a list index that is not an int")
+        at: Any = index.data if isinstance(index, Lanes) else index
+        if isinstance(at, int) and isinstance(self.count, int):
+            at = at + self.count if at < 0 else at
+        elif not isinstance(at, int) or at < 0:
+            at = np.where(np.less(at, 0), at + self.count, at)
+        outside = (at < 0) | (at >= self.count)
+        if any_active(outside, active):
+            raise NotVectorisable("a list index out of range")
+        if isinstance(at, np.ndarray):
+            at = np.where(outside, 0, at)
+            first = int(at[0]) if at.size else 0
+            return first if (at == first).all() else at
+        return int(at)
+
+    def get(self, index: Value, active: Mask) -> Value:
+        """`list[index]`."""
+        at = self._position(index, active)
+        if isinstance(at, int):
+            return self.items[at]
+        stack = self.stack()
+        return Lanes(stack.kind, stack.data[at, np.arange(self.lanes)], stack.low, stack.high)
+
+    def put(self, index: Value, value: Value, active: Mask) -> None:
+        """`list[index] = value`."""
+        at = self._position(index, active)
+        self._changed()
+        everywhere = np.ones(self.lanes, bool) if active is None else active
+        for position in [at] if isinstance(at, int) else np.unique(at[everywhere]).tolist():
+            self.items[position] = merge(everywhere & np.equal(at, position), value, self.items[position])
+
+    def merged(self, active: npt.NDArray[np.bool_], old: Value) -> LaneList:
+        """This list on active lanes, another elsewhere."""
+        if not isinstance(old, LaneList) or self.shared or old.shared:
+            raise NotVectorisable("a variable that holds a list on some lanes and something else on others")
+        most = max(len(self.items), len(old.items))
+        items = [
+            merge(active, self.items[p], old.items[p]) if p < min(len(self.items), len(old.items))
+            else (self.items if p < len(self.items) else old.items)[p]
+            for p in range(most)
+        ]  # fmt: skip
+        return LaneList(items, np.where(active, self.counts(), old.counts()), self.lanes)
+
+    def taken(self, index: Index) -> LaneList:
+        """The list on other lanes; a copy, which nobody changes."""
+        count = self.count if isinstance(self.count, int) else self.count[index]
+        return LaneList([take(item, index) for item in self.items], count, len(index))
+
+    def stack(self) -> Lanes:
+        """Items as rows of one array.
+
+        Raises:
+            NotVectorisable: items of different types.
+        """
+        if self._stack is None:
+            kinds = {kind_of(item) for item in self.items}
+            if len(kinds) != 1 or not kinds <= {BOOL, INT, FLOAT}:
+                raise NotVectorisable("a list of values that differ in type")
+            kind = kinds.pop()
+            dtype: Any = (np.bool_, np.int64, np.float64)[kind]
+            data = np.empty((len(self.items), self.lanes), dtype)
+            for position, item in enumerate(self.items):
+                data[position] = item.data if isinstance(item, Lanes) else item
+            ends = [bounds(item) for item in self.items] if kind == INT else [(0, 0)]
+            self._stack = Lanes(kind, data, min(low for low, _ in ends), max(high for _, high in ends))
+        return self._stack
+
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Which positions a lane has: [items, lanes]."""
+        return np.arange(len(self.items))[:, None] < self.counts()[None, :]
+
+    def steps(self, active: Mask) -> Iterator[tuple[Value, Any]]:
+        """Items in order, with the lanes that have one: True or an array of bool."""
+        most = (
+            self.count
+            if isinstance(self.count, int)
+            else int((self.counts() * (True if active is None else active)).max(initial=0))
+        )
+        for position in range(most):
+            yield self.items[position], True if isinstance(self.count, int) else position < self.count
+
+
+def from_flat(values: Value, owner: Index, counts: Index) -> LaneList:
+    """A list per lane out of one run of items; `owner` names the lane of each, in order."""
+    lanes = len(counts)
+    most = int(counts.max(initial=0))
+    if most * lanes > MAX_ITEMS:
+        raise NotVectorisable("a list of too many items")
+    kind = kind_of(values)
+    if kind not in (BOOL, INT, FLOAT):
+        raise NotVectorisable("a list of values that differ in type")
+    dtype: Any = (np.bool_, np.int64, np.float64)[kind]
+    data = np.zeros((most, lanes), dtype)
+    starts = np.cumsum(counts) - counts
+    data[np.arange(len(owner)) - starts[owner], owner] = values.data if isinstance(values, Lanes) else values
+    low, high = bounds(values) if kind == INT else (0, 0)
+    low, high = min(low, 0), max(high, 0)
+    result = LaneList([Lanes(kind, row, low, high) for row in data], counts, lanes)
+    result._stack = Lanes(kind, data, low, high)
+    return result
+
+
+class LaneRange:
+    """`range(start, stop, step)` per lane."""
+
+    def __init__(self, arguments: list[Value], lanes: int, active: Mask) -> None:
+        """Read the arguments.
+
+        Raises:
+            NotVectorisable: not ints, or a step that is zero or differs between lanes.
+        """
+        if not 1 <= len(arguments) <= 3 or any(kind_of(a) not in (BOOL, INT) for a in arguments):
+            raise NotVectorisable("range takes one to three ints")
+        arguments = [arithmetic(operator.add, a, 0, active) for a in arguments]
+        self.start: Value = 0 if len(arguments) == 1 else arguments[0]
+        stop = arguments[0] if len(arguments) == 1 else arguments[1]
+        self.step = arguments[2] if len(arguments) == 3 else 1
+        if isinstance(self.step, Lanes) or self.step == 0:
+            raise NotVectorisable("a range whose step is zero or differs between shapes")
+        # -(-(stop - start) // step) is the ceiling, whatever the sign of the step.
+        span = arithmetic(operator.sub, self.start, stop, active)
+        self._count = larger(0, _negated(arithmetic(operator.floordiv, span, self.step, active), active), active)
+        self.lanes = lanes
+
+    def length(self) -> Value:
+        """`len(range)`."""
+        return self._count
+
+    def most(self, active: Mask) -> int:
+        """Longest count of an active lane."""
+        if not isinstance(self._count, Lanes):
+            return int(self._count)
+        data = self._count.data if active is None else self._count.data[active]
+        return int(data.max(initial=0))
+
+    def steps(self, active: Mask) -> Iterator[tuple[Value, Any]]:
+        """Numbers in order, with the lanes that have one."""
+        for position in range(self.most(active)):
+            value = arithmetic(operator.add, self.start, position * self.step, active)
+            yield value, position < self._count.data if isinstance(self._count, Lanes) else True
+
+    def flat(self, active: Mask) -> tuple[Value, Index, Index]:
+        """All numbers of all active lanes in one run: values, lane of each, count per lane."""
+        counts = self._count.data if isinstance(self._count, Lanes) else np.full(self.lanes, self._count, np.int64)
+        if active is not None:
+            counts = np.where(active, counts, 0)
+        total = int(counts.sum())
+        if total > MAX_ITEMS:
+            raise NotVectorisable("a range of too many numbers")
+        owner = np.repeat(np.arange(self.lanes), counts)
+        position = np.arange(total) - (np.cumsum(counts) - counts)[owner]
+        most = int(counts.max(initial=1))
+        low, high = sorted((0, self.step * most))
+        moved = Lanes(INT, position * self.step, low, high)
+        return arithmetic(operator.add, take(self.start, owner), moved, None), owner, counts
+
+
+def _negated(value: Value, active: Mask) -> Value:
+    return arithmetic(operator.sub, 0, value, active)
+
+
+def flat_items(source: Any, lanes: int, active: Mask) -> tuple[Value, Index, Index]:
+    """Items of an iterable on active lanes in one run: values, lane of each, count per lane."""
+    if isinstance(source, LaneRange):
+        return source.flat(active)
+    stack = source.stack()
+    present = source.present() if active is None else source.present() & active
+    # Lane by lane, so that the items of one lane stand together.
+    owner, position = np.nonzero(present.T)
+    data = stack.data[position, owner]
+    return Lanes(stack.kind, data, stack.low, stack.high), owner, present.sum(axis=0)
+
+
+def total(source: Any, active: Mask) -> Value:
+    """`sum(list)`."""
+    if isinstance(source, LaneRange):
+        source = from_flat(*source.flat(active))
+    if not source.items:
+        return 0
+    stack = source.stack()
+    if stack.kind == FLOAT:
+        return _float_total(source)
+    data = np.where(source.present(), stack.data, 0)
+    return (
+        ints(data.sum(axis=0, dtype=np.int64))
+        if active is None
+        else ints(np.where(active, data.sum(axis=0, dtype=np.int64), 0))
+    )
+
+
+def _float_total(source: LaneList) -> Value:
+    data, present = source.stack().data, source.present()
+    high = np.zeros(source.lanes)
+    low = np.zeros(source.lanes)
+    for row, here in zip(data, present, strict=True):
+        added = high + row
+        if COMPENSATED_SUM:
+            lost = np.where(np.abs(high) >= np.abs(row), (high - added) + row, (row - added) + high)
+            low = np.where(here, low + lost, low)
+        high = np.where(here, added, high)
+    if COMPENSATED_SUM:
+        high = np.where((low != 0) & np.isfinite(low), high + low, high)
+    # A lane without items sums to the int 0.
+    return merge(source.counts() > 0, Lanes(FLOAT, high), 0)
+
+
+def extreme(source: Any, active: Mask, *, largest: bool) -> Value:
+    """`max(list)` or `min(list)`."""
+    if isinstance(source, LaneRange):
+        source = from_flat(*source.flat(active))
+    if any_active(source.counts() == 0, active) or not source.items:
+        raise NotVectorisable("max or min of an empty list")
+    stack = source.stack()
+    if stack.kind == INT:
+        edge = stack.low if largest else stack.high
+        data = np.where(source.present(), stack.data, edge)
+        return Lanes(INT, data.max(axis=0) if largest else data.min(axis=0), stack.low, stack.high)
+    best = source.items[0]
+    for position in range(1, len(source.items)):
+        pick = (larger if largest else smaller)(best, source.items[position], None)
+        best = merge(source.counts() > position, pick, best)
+    return best
+
+
+def in_order(source: Any, active: Mask) -> LaneList:
+    """`sorted(list)`."""
+    if isinstance(source, LaneRange):
+        source = from_flat(*source.flat(active))
+    if not source.items:
+        return LaneList([], source.count, source.lanes)
+    stack = source.stack()
+    if stack.kind == BOOL or (stack.kind == FLOAT and np.isnan(stack.data).any()):
+        raise NotVectorisable("sorted of what has no total order in an array")
+    edge: Any = np.inf if stack.kind == FLOAT else stack.high
+    data = np.sort(np.where(source.present(), stack.data, edge), axis=0)
+    return LaneList([Lanes(stack.kind, row, stack.low, stack.high) for row in data], source.count, source.lanes)
+
+
+def repeated(source: LaneList, times: Value, active: Mask) -> LaneList:
+    """`list * times`."""
+    if isinstance(times, Lanes) or type(times) is not int or not isinstance(source.count, int):
+        raise NotVectorisable("a list repeated a number of times that differs between shapes")
+    if source.count * max(times, 0) > MAX_ITEMS:
+        raise NotVectorisable("a list of too many items")
+    items = source.items[: source.count] * max(times, 0)
+    return LaneList(items, len(items), source.lanes)
+
+
+def folded(values: list[Value], active: Mask, *, largest: bool) -> Value:
+    """`max(a, b, ...)` or `min(a, b, ...)`."""
+    pick = larger if largest else smaller
+    return functools.reduce(lambda one, other: pick(one, other, active), values)

@@ -1,0 +1,193 @@
+"""Statements of the heuristic language over all lanes: branches and loops become masks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from evaluators.interpreter import OPERATORS
+from evaluators.lane_expressions import Expressions, Run
+from evaluators.lane_frames import STATEMENT, Frame, part, rest, union
+from evaluators.lane_lists import LaneList, LaneRange
+from evaluators.lane_operators import arithmetic
+from evaluators.lanes import NotVectorisable, Value
+
+Step = Callable[[Frame], None]
+
+
+class Statements:
+    """Compiles the statements of one function."""
+
+    def __init__(self, expressions: Expressions) -> None:
+        """Take the compiler of its expressions."""
+        self._expressions = expressions
+
+    def block(self, body: Sequence[ast.stmt]) -> Step:
+        """Compile statements that follow each other."""
+        steps = [step for step in map(self._statement, body) if step is not None]
+
+        def go(frame: Frame) -> None:
+            for step in steps:
+                frame.work.charge(STATEMENT + frame.lanes)
+                step(frame)
+                if not frame.live:
+                    return
+
+        return go
+
+    def _statement(self, node: ast.stmt) -> Step | None:
+        if isinstance(node, ast.Return):
+            if node.value is None:
+                return lambda f: f.give(None)
+            value = self._expressions.shared(node.value)
+            return lambda f: f.give(value(f))
+        if isinstance(node, ast.Assign):
+            return self._assign(node)
+        if isinstance(node, ast.AugAssign):
+            return self._in_place(node)
+        if isinstance(node, ast.If):
+            return self._branch(node)
+        if isinstance(node, ast.For):
+            return self._loop(node)
+        if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+            run = self._expressions.run(node.value)
+            return lambda f: (run(f), None)[1]
+        if isinstance(node, ast.Break):
+            return _break
+        return _continue if isinstance(node, ast.Continue) else None
+
+    def _assign(self, node: ast.Assign) -> Step:
+        value = self._expressions.shared(node.value)
+        targets = [self._target(target) for target in node.targets]
+
+        def go(frame: Frame) -> None:
+            result = value(frame)
+            if len(targets) > 1 and isinstance(result, LaneList):
+                result.shared = True
+            for target in targets:
+                target(frame, result)
+
+        return go
+
+    def _target(self, node: ast.expr) -> Callable[[Frame, Value], None]:
+        if isinstance(node, ast.Name):
+            name = node.id
+            return lambda f, value: f.write(name, value)
+        if isinstance(node, ast.Subscript):
+            held, index = self._expressions.run(node.value), self._expressions.run(node.slice)
+
+            def put(frame: Frame, value: Value) -> None:
+                target = held(frame)
+                if not isinstance(target, LaneList):
+                    raise NotVectorisable("item assignment to what is no list")
+                target.put(index(frame), value, frame.mask)
+
+            return put
+        assert isinstance(node, ast.Tuple)
+        parts = [self._target(item) for item in node.elts]
+
+        def unpack(frame: Frame, value: Value) -> None:
+            if isinstance(value, LaneList) and value.count == len(parts):
+                value = tuple(value.items)
+            if not isinstance(value, tuple) or len(value) != len(parts):
+                raise NotVectorisable(f"expected {len(parts)} values to unpack")
+            for target, item in zip(parts, value, strict=True):
+                target(frame, item)
+
+        return unpack
+
+    def _in_place(self, node: ast.AugAssign) -> Step:
+        op = OPERATORS[type(node.op)]
+        load = ast.Name(node.target.id, ast.Load()) if isinstance(node.target, ast.Name) else node.target
+        now, more, target = self._expressions.run(load), self._expressions.run(node.value), self._target(node.target)
+
+        def go(frame: Frame) -> None:
+            value, other = now(frame), more(frame)
+            if isinstance(value, LaneList) and isinstance(other, LaneList) and isinstance(node.op, ast.Add):
+                value.extend(other, frame.mask)
+                return
+            target(frame, arithmetic(op, value, other, frame.mask))
+
+        return go
+
+    def _branch(self, node: ast.If) -> Step:
+        test = self._expressions.test(node.test)
+        body, orelse = self.block(node.body), self.block(node.orelse)
+
+        def go(frame: Frame) -> None:
+            mask, lost = frame.mask, frame.lost
+            found = test(frame)
+            yes, no = part(mask, found), rest(mask, found)
+            if no is False:
+                body(frame)
+                return
+            if yes is False:
+                orelse(frame)
+                return
+            after: Any = False
+            for inside, run in ((yes, body), (no, orelse)):
+                frame.mask, frame.live = inside, True
+                run(frame)
+                if frame.live:
+                    after = union(after, frame.mask)
+            if frame.lost == lost:
+                after = mask
+            frame.live = after is not False
+            frame.mask = after if frame.live else None
+
+        return go
+
+    def _loop(self, node: ast.For) -> Step:
+        source: Run = self._expressions.run(node.iter)
+        target, body, orelse = self._target(node.target), self.block(node.body), self.block(node.orelse)
+
+        def go(frame: Frame) -> None:
+            items = source(frame)
+            if isinstance(items, tuple):
+                items = LaneList(list(items), len(items), frame.lanes)
+            if not isinstance(items, LaneList | LaneRange):
+                raise NotVectorisable("a loop over what is no list or range")
+            length = items.count if isinstance(items, LaneList) else None
+            mask, lost = frame.mask, frame.lost
+            outer = frame.broken, frame.continued
+            frame.broken = False
+            ahead: Any = mask
+            over: Any = False
+            for value, there in items.steps(mask):
+                over = union(over, rest(ahead, there))
+                ahead = part(ahead, there)
+                if ahead is False:
+                    break
+                before = frame.lost
+                frame.mask, frame.live, frame.continued = ahead, True, False
+                target(frame, value)
+                body(frame)
+                if isinstance(items, LaneList) and items.count is not length:
+                    raise NotVectorisable("a loop over a list that it changes")
+                if frame.lost != before:
+                    ahead = union(frame.mask if frame.live else False, frame.continued)
+                    if ahead is False:
+                        break
+            over = union(over, ahead)
+            broken = frame.broken
+            frame.broken, frame.continued = outer
+            if over is not False:
+                frame.mask, frame.live = over, True
+                orelse(frame)
+                over = frame.mask if frame.live else False
+            after = mask if frame.lost == lost else union(over, broken)
+            frame.live = after is not False
+            frame.mask = after if frame.live else None
+
+        return go
+
+
+def _break(frame: Frame) -> None:
+    frame.broken = union(frame.broken, frame.mask)
+    frame.leave()
+
+
+def _continue(frame: Frame) -> None:
+    frame.continued = union(frame.continued, frame.mask)
+    frame.leave()

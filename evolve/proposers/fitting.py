@@ -1,0 +1,68 @@
+"""Constant fitting inside a search: every n-th proposal of an island is its parent with fitted numbers.
+
+All other proposals, and those where fitting finds nothing, are the wrapped proposer's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+
+from evaluators.gate import parse_program
+from evaluators.judge import Judge
+from evolve.config import ConstantsConfig
+from evolve.constants import ConstantFitter, Fitted, Unfit
+from evolve.proposers.base import Answer, Ask, Proposer
+
+MODEL = "constants"
+"""Name in the journal of what answered."""
+
+
+class FittingProposer:
+    """Wraps a proposer; deterministic in `Ask.seed` where that is."""
+
+    def __init__(self, inner: Proposer, judge: Judge, config: ConstantsConfig, *, islands: int) -> None:
+        """Wrap.
+
+        Args:
+            inner: makes the other proposals.
+            judge: whose training shapes are fitted to.
+            config: how often, and how long each time.
+            islands: of the search, so that each island gets its turn.
+        """
+        self.name = inner.name
+        self._inner, self._config, self._islands = inner, config, islands
+        self._fitter = ConstantFitter(judge)
+        self._fitting = threading.Lock()
+
+    async def propose(self, ask: Ask) -> Answer:
+        """See `Proposer.propose`."""
+        if (ask.index // self._islands) % self._config.every:
+            return await self._inner.propose(ask)
+        started = time.monotonic()
+        try:
+            found = await asyncio.to_thread(self._fit, ask)
+        except Unfit:
+            return await self._inner.propose(ask)
+        said = f"{found.tunables} numbers, {found.evaluations} evaluations, {found.look_ups} look-ups"
+        if found.after > found.before:
+            note = f"constants: {said}, score {found.before:.4f} to {found.after:.4f}"
+            text = f"```python\n{found.source.rstrip()}\n```"
+            elapsed = time.monotonic() - started
+            return Answer(text, MODEL, note, elapsed_s=elapsed, look_ups=found.look_ups)
+        answer = await self._inner.propose(ask)
+        note = f"{answer.note}; constants before: {said}, nothing better"
+        return replace(answer, note=note, look_ups=answer.look_ups + found.look_ups)
+
+    def _fit(self, ask: Ask) -> Fitted:
+        program = parse_program(ask.parent.source)
+        with self._fitting:
+            return self._fitter.fit(
+                program, evaluations=self._config.evaluations, seed=ask.seed, method=self._config.method
+            )
+
+    async def aclose(self) -> None:
+        """Release what the wrapped proposer holds."""
+        await self._inner.aclose()

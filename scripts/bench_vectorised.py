@@ -1,0 +1,69 @@
+"""Evaluations a second of one program with changing constants, on one core: decide on all shapes, then score.
+
+`python scripts/bench_vectorised.py results/quickstart/best.py --setting fa3_fwd-metadata-cold`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import time
+from pathlib import Path
+
+from evaluators.fast_score import Scorer
+from evaluators.gate import parse_program
+from evaluators.judge import open_judge
+from evaluators.lanes import NotVectorisable
+from evaluators.sandbox import Limits
+from evaluators.vectorised import Vectoriser, literals
+from evaluators.workloads import Weighting
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("programs", nargs="+", type=Path)
+    parser.add_argument("--setting", default="fa3_fwd-metadata-cold")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--tunables", type=int, default=10, help="literals that change, chosen at random")
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    table = Path("results/tables/llama31-70b") / arguments.setting
+    judge = open_judge(table, weighting=Weighting.SERVING, limits=Limits())
+    vectoriser, scorer = Vectoriser(judge.gpu, judge.questions), Scorer(judge)
+    print(f"{len(judge.cases)} shapes, {arguments.setting}, one core")
+    for path in arguments.programs:
+        program = parse_program(path.read_text(encoding="utf-8"))
+        known = literals(program.tree)
+        rng = random.Random(0)
+        tunable = sorted(rng.sample(range(len(known)), min(arguments.tunables, len(known))))
+        compiled = vectoriser.compile(program, tunable)
+        own = [known[i].value for i in tunable]
+        runs, done, failed = [0.0, 0.0], 0, 0
+        started = time.perf_counter()
+        while time.perf_counter() - started < arguments.seconds:
+            # As a numeric search moves: one constant at a time, by up to a fifth.
+            numbers = list(own)
+            at = rng.randrange(len(numbers))
+            moved = numbers[at] * rng.uniform(0.8, 1.2)
+            numbers[at] = moved if isinstance(own[at], float) else max(0, round(moved))
+            before = time.perf_counter()
+            try:
+                decisions = compiled.run(numbers)
+            except NotVectorisable:
+                failed += 1
+                continue
+            between = time.perf_counter()
+            scorer.fits(decisions)
+            runs[0] += between - before
+            runs[1] += time.perf_counter() - between
+            done += 1
+        total = time.perf_counter() - started
+        print(
+            f"{path}: {len(tunable)} of {len(known)} literals change: {done / total:.0f} evaluations a second "
+            f"(deciding {1e3 * runs[0] / done:.2f} ms, scoring {1e3 * runs[1] / done:.2f} ms, left out {failed})"
+        )
+
+
+if __name__ == "__main__":
+    main()

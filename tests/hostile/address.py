@@ -1,0 +1,7 @@
+# attack: decides by where objects lie in memory
+# gate: language
+# sandbox: ok
+# again: unstable
+
+def schedule(shape, gpu):
+    return id(gpu) // 4096 % 128, None, 0

@@ -1,0 +1,10 @@
+# attack: answers with a bool for blocks per split
+# gate: ok
+# sandbox: bad_answer
+
+def schedule(shape, gpu):
+    return 2, None, 0
+
+
+def blocks_per_split(work, gpu):
+    return work.batch > 0

@@ -1,0 +1,6 @@
+# attack: answers with nothing
+# gate: ok
+# sandbox: bad_answer
+
+def schedule(shape, gpu):
+    return None

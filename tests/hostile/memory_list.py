@@ -1,0 +1,7 @@
+# attack: fills the memory at once
+# gate: ok
+# sandbox: memory
+
+def schedule(shape, gpu):
+    x = [0] * 10000000000
+    return 1, None, 0

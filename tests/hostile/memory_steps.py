@@ -1,0 +1,9 @@
+# attack: fills the memory step by step
+# gate: ok
+# sandbox: memory
+
+def schedule(shape, gpu):
+    x = []
+    for i in range(1000000000):
+        x.append([0] * 1000000)
+    return 1, None, 0
