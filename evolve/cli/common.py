@@ -152,7 +152,12 @@ def live_lines(judge: Judge) -> list[str]:
     """What a live judge measured; nothing of a recorded one."""
     from evaluators.live import LiveSource
 
-    return [f"live       {judge.source.count.line()}"] if isinstance(judge.source, LiveSource) else []
+    if not isinstance(judge.source, LiveSource):
+        return []
+    return [
+        f"live       {judge.source.count.line()}",
+        "oracle     the best launches that the store knows so far; it grows with every program",
+    ]
 
 
 def score_json(score: SplitScore | None) -> dict[str, Any] | None:

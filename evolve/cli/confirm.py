@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import math
 import secrets
@@ -89,6 +90,7 @@ def confirm_command(
         raise UserError(f"{folder} cannot be created: {error.strerror}") from error
     head = {
         "program": program,
+        "program_sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
         "against": against or STOCK,
         "workload": config.judge.workload,
         "setting": setting.name,
@@ -275,7 +277,8 @@ def _print(
     unseen = sum(v.subject.group in UNSEEN for v in found)
     say(
         f"\nverdict    {verdict.verdict.value}: {s['speedup']:.4f}x ({s['low']:.4f} to {s['high']:.4f}) on {unseen} "
-        "shapes that no search has seen"
+        f"shapes that no search has seen; {sum(v.verdict is Verdict.SLOWER for v in found)} of all "
+        f"{len(found)} shapes are slower"
     )
     if report["left"]:
         say(f"left       {report['left']} shapes when the minutes ended; the verdict rests on the others")
