@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -188,17 +188,17 @@ class Judge:
         return SecondLook(
             {i: (f.case.shape, f.question) for i, f in self._facts.items()},
             question=self._question,
-            gain=self._gain,
+            gains=self._gains,
             weights=self.weights,
             gpu=self.gpu,
             limits=self._limits,
         )
 
-    def _gain(self, case_id: str, decision: Decision) -> float | None:
-        """Log speed-up of a decision on a case, measured where need be; None where it has no latency."""
-        self.source.prepare(self._fitting(self._facts[case_id], decision))
-        result = self._fresh_outcome(self._facts[case_id], decision).result
-        return result.log_speedup if result else None
+    def _gains(self, decided: Sequence[tuple[str, Decision]]) -> list[float | None]:
+        """Log speed-up of decisions on cases; None where one has no latency."""
+        self.source.prepare(self._unseen(decided))
+        results = [self.outcome(case_id, decision).result for case_id, decision in decided]
+        return [r.log_speedup if r else None for r in results]
 
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
@@ -268,25 +268,22 @@ class Judge:
         result = shape_result(baseline, candidate, workspace_bytes=needed)
         return Outcome(chosen, shown, launch.key, mean, result, Status.OK, "")
 
-    def _unseen(self, decisions: Sequence[Decision]) -> list[tuple[Case, Decision]]:
-        """Decisions not judged before that fit the workspace, the baselines of their cases among them."""
+    def _unseen(self, decided: Iterable[tuple[str, Decision]]) -> list[tuple[Case, Decision]]:
+        """Decisions on cases not judged before that fit the workspace, the baselines of their cases among them."""
         wanted = []
-        for facts, decision in zip(self._facts.values(), decisions, strict=True):
-            if (facts.case.id, decision) not in self._outcomes:
-                wanted += self._fitting(facts, decision)
+        for case_id, decision in decided:
+            if (case_id, decision) in self._outcomes:
+                continue
+            facts = self._facts[case_id]
+            chosen = self._spelled(facts.case, decision)
+            if workspace_bytes(facts.case.shape, chosen.num_splits) <= self._cap_bytes:
+                wanted += [(facts.case, facts.baseline), (facts.case, chosen)]
         return wanted
-
-    def _fitting(self, facts: CaseFacts, decision: Decision) -> list[tuple[Case, Decision]]:
-        """What has to be known to compare a decision with the baseline; nothing where its workspace is too large."""
-        chosen = self._spelled(facts.case, decision)
-        if workspace_bytes(facts.case.shape, chosen.num_splits) > self._cap_bytes:
-            return []
-        return [(facts.case, facts.baseline), (facts.case, chosen)]
 
     def _score(self, program: Program, source_hash: str, decisions: Sequence[Decision]) -> Evaluation:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
-        self.source.prepare(self._unseen(decisions))
+        self.source.prepare(self._unseen(zip(self._facts, decisions, strict=True)))
         for case_id, decision in zip(self._facts, decisions, strict=True):
             outcome = outcomes[case_id] = self.outcome(case_id, decision)
             if outcome.result is None:

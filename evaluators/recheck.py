@@ -6,14 +6,17 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from evaluators.contract import Decision, DecodeShape, Gpu
 from evaluators.evaluation import Evaluation
 from evaluators.gate import Program
+from evaluators.lanes import NotVectorisable
 from evaluators.memorising import lone_gain, lone_part, neighbours, penalised
 from evaluators.sandbox import Answers, Question, Sandbox
 from evaluators.sandbox_process import Limits
 from evaluators.status import Status
+from evaluators.vectorised import Vectoriser
 from evaluators.workloads import Split
 
 HASH_SEED = 1
@@ -91,7 +94,7 @@ class SecondLook:
         cases: Mapping[str, tuple[DecodeShape, Question]],
         *,
         question: Callable[[DecodeShape], Question],
-        gain: Callable[[str, Decision], float | None],
+        gains: Callable[[Sequence[tuple[str, Decision]]], list[float | None]],
         weights: Mapping[Split, Mapping[str, float]],
         gpu: Gpu,
         limits: Limits,
@@ -101,15 +104,17 @@ class SecondLook:
         Args:
             cases: shape and question by case id, in the order of the first look.
             question: makes the question about a shape.
-            gain: log speed-up of a decision on a case; None where it has no latency.
+            gains: log speed-ups of decisions on cases; None where one has no latency.
             weights: share of each case in the score of its split.
             gpu: as in `Sandbox`.
             limits: of the first look.
         """
-        self._gain, self._weights = gain, weights
+        self._gains, self._weights, self._gpu, self._limits = gains, weights, gpu, limits
         self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
-        near = [[question(shape) for _, shape in row] for row in self._near.values()]
-        self._recheck = Recheck(gpu, [asked for _, asked in cases.values()], near, limits)
+        self._asked = [asked for _, asked in cases.values()]
+        self._near_asked = [[question(shape) for _, shape in row] for row in self._near.values()]
+        self._vectoriser = Vectoriser(gpu, [q for row in self._near_asked for q in row])
+        self._repeat = Recheck(gpu, self._asked, [[] for _ in self._asked], limits)
 
     def look(self, program: Program, evaluation: Evaluation) -> Evaluation:
         """The evaluation with what the second look adds to it.
@@ -117,7 +122,7 @@ class SecondLook:
         The program is asked once more in another process, with another hash seed, in another order and among near-by
         shapes. Any difference makes it `UNSTABLE`. What it has learnt by heart is marked and taken off its scores.
         """
-        again = self._recheck.ask(lambda sandbox: sandbox.ask(program, hash_seed=HASH_SEED))
+        again = self._again(program)
         problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"
         if again.status is Status.OK:
             found = difference(evaluation.decisions, again.decisions)
@@ -130,13 +135,35 @@ class SecondLook:
             )
         return Evaluation(Status.UNSTABLE, problem, evaluation.source_hash, evaluation.normal_form)
 
+    def _again(self, program: Program) -> Again:
+        """Both sets of answers: near-by shapes from arrays where those can follow the program, which is faster."""
+
+        def run(sandbox: Sandbox) -> Answers:
+            return sandbox.ask(program, hash_seed=HASH_SEED)
+
+        try:
+            near = iter(self._vectoriser.ask(program).decisions())
+        except NotVectorisable:
+            return self._together.ask(run)
+        again = self._repeat.ask(run)
+        if again.status is not Status.OK:
+            return again
+        return replace(again, near=tuple(tuple(next(near) for _ in row) for row in self._near_asked))
+
+    @cached_property
+    def _together(self) -> Recheck:
+        """The sandbox for programs that arrays cannot follow: all shapes in one process."""
+        return Recheck(self._gpu, self._asked, self._near_asked, self._limits)
+
     def _marked(self, evaluation: Evaluation, again: Again) -> Evaluation:
+        decided = dict(zip(self._near, again.near, strict=True))
+        wanted = [(i, d) for i, near in decided.items() if evaluation.speedups[i] > 1 for d in dict.fromkeys(near)]
+        known = dict(zip(wanted, self._gains(wanted), strict=True))
         parts: dict[str, tuple[float, float]] = {}
-        for (case_id, near), decisions in zip(self._near.items(), again.near, strict=True):
+        for case_id, near in self._near.items():
             gain = math.log(evaluation.speedups[case_id])
-            known = {decision: self._gain(case_id, decision) for decision in set(decisions)} if gain > 0 else {}
-            gains = [(axis, known.get(decision)) for (axis, _), decision in zip(near, decisions, strict=True)]
-            parts[case_id] = (gain, lone_part(gain, gains))
+            answers = zip(near, decided[case_id], strict=True)
+            parts[case_id] = (gain, lone_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
         lone = {split: lone_gain(parts, weights) for split, weights in self._weights.items()}
         train = lone[Split.TRAIN]
         features = {**evaluation.features, "lone_share": round(train.share, 6)}
