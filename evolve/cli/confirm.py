@@ -56,7 +56,7 @@ def confirm_command(
     minutes: float | None,
     as_json: bool,
 ) -> int:
-    """Compare; exit code 0 when faster on the unseen shapes, 1 when not, 4 when the budget ended first."""
+    """Compare; exit code 0 when confirmed on the unseen shapes, 1 when not, 4 when the budget ended first."""
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
     source = read_program(program)
     candidate = _parse(program, source)
@@ -115,7 +115,7 @@ def confirm_command(
         _print(report, found, verdict, device, folder)
     if len(found) < len(suite):
         return EXIT_BUDGET
-    return 0 if verdict.verdict is Verdict.FASTER else EXIT_NEGATIVE
+    return 0 if verdict.confirmed else EXIT_NEGATIVE
 
 
 def _parse(name: str, source: str) -> Program:
@@ -227,6 +227,7 @@ def report_of(found: Sequence[ShapeVerdict], verdict: SuiteVerdict, *, left: int
     """The verdicts as JSON."""
     return {
         "verdict": verdict.verdict.value,
+        "confirmed": verdict.confirmed,
         "suite": interval_json(verdict.interval),
         "groups": {
             g.value: {
@@ -280,6 +281,8 @@ def _print(
         f"shapes that no search has seen; {sum(v.verdict is Verdict.SLOWER for v in found)} of all "
         f"{len(found)} shapes are slower"
     )
+    if verdict.verdict is Verdict.FASTER and verdict.slower_groups:
+        say(f"           not confirmed: slower on the {' and '.join(verdict.slower_groups)} shapes as a group")
     if report["left"]:
         say(f"left       {report['left']} shapes when the minutes ended; the verdict rests on the others")
     say(f"report     {folder / REPORT_FILE}\npicture    {folder / PICTURE_FILE}")
