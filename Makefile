@@ -1,4 +1,5 @@
-# make run: the quickstart search. make test: all checks. Both create what they need in .venv.
+# make run: the quickstart search. make test: all checks. make fuzz: fuzzing for a bounded time.
+# All create what they need in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ KEY := $(shell cksum pyproject.toml | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/installed-run-$(KEY)
 DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: run test format clean
+.PHONY: run test fuzz format clean
 
 run: $(RUN_STAMP)
 	@# Exit code 4: the time budget ended before the proposals did, which slow machines may see.
@@ -19,6 +20,13 @@ test: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not gpu and not browser"
+
+# Coverage-guided, for FUZZ_SECONDS; not part of test, since atheris has no wheels for every system.
+FUZZ_SECONDS ?= 30
+
+fuzz: $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python scripts/fuzz_gate.py --seconds $(FUZZ_SECONDS)
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .

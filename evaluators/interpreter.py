@@ -12,6 +12,7 @@ import operator
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
+from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
@@ -171,9 +172,10 @@ class _Machine:
         elif isinstance(target, ast.Subscript):
             self.value(target.value, scope)[self.value(target.slice, scope)] = value
         elif isinstance(target, ast.Tuple):
-            values = list(value)
+            values = list(islice(value, len(target.elts) + 1))
             if len(values) != len(target.elts):
-                raise ValueError(f"expected {len(target.elts)} values to unpack, got {len(values)}")
+                got = "more" if len(values) > len(target.elts) else len(values)
+                raise ValueError(f"expected {len(target.elts)} values to unpack, got {got}")
             for part, item in zip(target.elts, values, strict=True):
                 self.assign(part, item, scope)
 
@@ -231,6 +233,8 @@ class _Machine:
         result: Any = True
         for op, right_node in zip(node.ops, node.comparators, strict=True):
             right = self.value(right_node, scope)
+            if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+                self.weigh(left)
             result = OPERATORS[type(op)](left, right)
             if not result:
                 return result
@@ -241,6 +245,10 @@ class _Machine:
         for many, count in ((left, right), (right, left)):
             if isinstance(many, list | tuple) and isinstance(count, int):
                 self.bounded(len(many) * max(count, 0))
+                self.charge(len(many) * max(count, 0))
+        if isinstance(op, ast.Add):
+            # Each item is a step, so that many long lists are as bounded as one.
+            self.charge(sum(len(part) for part in (left, right) if isinstance(part, list | tuple | range)))
         if in_place and isinstance(op, ast.Add) and isinstance(left, list):
             left += right
             self.bounded(len(left))
@@ -251,6 +259,16 @@ class _Machine:
         elif isinstance(result, int) and result.bit_length() > MAX_INT_BITS:
             raise _TooMuch(Status.MEMORY, f"an integer of more than {MAX_INT_BITS} bits")
         return result
+
+    def weigh(self, value: object) -> None:
+        """Charge for every item of lists within lists, which comparing, sorting and adding up may all visit."""
+        todo = [value]
+        while todo:
+            item = todo.pop()
+            if isinstance(item, range | list | tuple):
+                self.charge(len(item))
+                if not isinstance(item, range):
+                    todo.extend(part for part in item if isinstance(part, range | list | tuple))
 
     def bounded(self, items: int) -> None:
         if items > MAX_ITEMS:
@@ -264,7 +282,7 @@ class _Machine:
             return
         first = generators[0]
         for item in self.value(first.iter, scope):
-            self.charge(1)
+            self.charge(1 + len(scope.values) // 32)
             # A scope of its own that sees the one around it, as in Python.
             inner = _Scope(scope.assigned)
             inner.values = dict(scope.values)
@@ -294,8 +312,10 @@ class _Machine:
             return result
         for argument in arguments:
             # sum(range(10**12)) is one step to us and an hour to the machine.
-            if isinstance(argument, range | list | tuple) and function.id not in ("len", "range", "bool"):
-                self.charge(len(argument))
+            if function.id not in ("len", "range", "bool"):
+                self.weigh(argument)
+        if function.id == "round" and any(isinstance(a, int) and abs(a) > MAX_INT_BITS for a in arguments[1:]):
+            raise _TooMuch(Status.TIMEOUT, "rounding to a huge number of digits")
         return (BUILTINS.get(function.id) or self.math[function.id])(*arguments)
 
 

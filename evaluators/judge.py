@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -22,7 +23,7 @@ from evaluators.launch import canonical_launch, spelled_out, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
 from evaluators.recheck import SecondLook
 from evaluators.regressions import Regression, regression_of
-from evaluators.sandbox import Limits, Question, Sandbox
+from evaluators.sandbox import Answers, Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
 from evaluators.status import Status
 from evaluators.table import Cell, read_table, restrict
@@ -30,6 +31,9 @@ from evaluators.workloads import Case, Split, Weighting, weights
 
 WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
+
+OUTCOMES_KEPT = 20_000
+"""Outcomes remembered; a search of any length must not fill the memory."""
 
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
 
@@ -90,6 +94,7 @@ class Judge:
         weighting: Weighting,
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
+        vectorised: bool = False,
     ) -> None:
         """Prepare questions and weights.
 
@@ -102,6 +107,7 @@ class Judge:
             weighting: how much each case counts.
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
+            vectorised: ask numpy first and the sandbox only where that cannot answer; the decisions are the same.
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
@@ -116,6 +122,11 @@ class Judge:
         self._facts = {c.id: self._case_facts(c) for c in cases if c.id in counted}
         self._limits = limits
         self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
+        self._vectoriser = None
+        if vectorised:
+            from evaluators.vectorised import Vectoriser
+
+            self._vectoriser = Vectoriser(self.gpu, self.questions)
         self.description = {
             "setting": self.setting.name,
             "weighting": weighting.value,
@@ -138,6 +149,10 @@ class Judge:
         facts = self._facts[case_id]
         known = (self._spelled(facts.case, c.decision).blocks_per_split for c in self.source.cells(facts.case))
         return max(facts.question.work.max_n_blocks, *known)
+
+    def recorded_cells(self, split: Split) -> int:
+        """Launches recorded for the cases of a split."""
+        return sum(len(self.source.cells(self._facts[i].case)) for i in self.weights[split])
 
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
@@ -208,7 +223,7 @@ class Judge:
         except ProgramRefused as refused:
             message = "\n".join(str(r) for r in refused.refusals)
             return Evaluation(refused.status, message, source_hash)
-        answers = self._sandbox.ask(program)
+        answers = self._answers(program)
         if answers.status is not Status.OK:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         return self._score(program, source_hash, answers.decisions)
@@ -233,6 +248,18 @@ class Judge:
         """
         return self._second_look.look(parse_program(source), evaluation)
 
+    def _answers(self, program: Program) -> Answers:
+        if self._vectoriser is not None:
+            from evaluators.lanes import NotVectorisable
+
+            started = time.monotonic()
+            try:
+                decisions = self._vectoriser.ask(program).decisions()
+                return Answers(Status.OK, "", decisions, time.monotonic() - started)
+            except NotVectorisable:
+                pass
+        return self._sandbox.ask(program)
+
     def outcome(self, case_id: str, decision: Decision) -> Outcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
@@ -240,6 +267,8 @@ class Judge:
             known = self._fresh_outcome(self._facts[case_id], decision)
             # A launch that a growing source does not know yet may be measured later.
             if known.status is not Status.UNRECORDED or not self.source.grows:
+                if len(self._outcomes) >= OUTCOMES_KEPT:
+                    self._outcomes.clear()
                 self._outcomes[case_id, decision] = known
         return known
 
@@ -353,6 +382,7 @@ def open_judge(
     limits: Limits,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     splits: Sequence[Split] = SEARCH_SPLITS,
+    vectorised: bool = False,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
 
@@ -375,4 +405,5 @@ def open_judge(
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
+        vectorised=vectorised,
     )

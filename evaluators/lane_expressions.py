@@ -23,7 +23,8 @@ from evaluators.lane_lists import (
     LaneList,
     LaneRange,
     extreme,
-    flat_items,
+    flat_extreme,
+    flat_total,
     folded,
     from_flat,
     in_order,
@@ -31,7 +32,7 @@ from evaluators.lane_lists import (
     total,
 )
 from evaluators.lane_operators import ONE_ARGUMENT, arithmetic, boolean, compare, negative, positive
-from evaluators.lanes import Lanes, Mask, NotVectorisable, Value, merge, take, truth
+from evaluators.lanes import Lanes, NotVectorisable, Value, merge, take, truth
 
 if TYPE_CHECKING:
     from evaluators.vectorised import Compiler
@@ -364,6 +365,16 @@ class Expressions:
         raise NotVectorisable("a generator that is not the argument of sum, max, min or sorted")
 
     def _comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Built:
+        flat = self._flat(node)
+
+        def go(frame: Frame) -> Value:
+            found = flat(frame)
+            return found if isinstance(found, LaneList) else from_flat(*found)
+
+        return Built(go, None)
+
+    def _flat(self, node: ast.ListComp | ast.GeneratorExp) -> Callable[[Frame], Any]:
+        """A comprehension's items in one run (values, lane of each, count per lane), or an empty list."""
         if len(node.generators) != 1 or not isinstance(node.generators[0].target, ast.Name):
             raise NotVectorisable("a comprehension over more than one name")
         generator = node.generators[0]
@@ -373,13 +384,13 @@ class Expressions:
         tests = [inner.test(test) for test in generator.ifs]
         element = inner.run(node.elt)
 
-        def go(frame: Frame) -> Value:
+        def go(frame: Frame) -> Any:
             items = source(frame)
             if not isinstance(items, LaneList | LaneRange):
                 raise NotVectorisable("a comprehension over what is no list or range")
             if isinstance(items, LaneList) and not items.items:
                 return LaneList([], items.count, frame.lanes)
-            values, owner, counts = flat_items(items, frame.lanes, frame.mask)
+            values, owner, counts = items.flat(frame.mask)
             for test in tests:
                 flat = _inside(frame, owner, name, values)
                 found = test(flat) if len(owner) else True
@@ -390,9 +401,9 @@ class Expressions:
                 counts = np.bincount(owner, minlength=frame.lanes)
             if not len(owner):
                 return LaneList([], counts, frame.lanes)
-            return from_flat(element(_inside(frame, owner, name, values)), owner, counts)
+            return element(_inside(frame, owner, name, values)), owner, counts
 
-        return Built(go, None)
+        return go
 
     def _call(self, node: ast.Call) -> Built:
         function = node.func
@@ -458,20 +469,27 @@ class Expressions:
 
     def _of_list(self, name: str, node: ast.expr) -> Built:
         """`sum`, `max`, `min` and `sorted` of one list."""
-        source = self._comprehension(node).run if isinstance(node, ast.GeneratorExp) else self.run(node)
-
-        def apply(items: Any, mask: Mask) -> Value:
-            if name == "sum":
-                return total(items, mask)
-            if name == "sorted":
-                return in_order(items, mask)
-            return extreme(items, mask, largest=name == "max")
+        flat = False
+        if isinstance(node, ast.GeneratorExp | ast.ListComp):
+            flat = name != "sorted"
+            source = self._flat(node) if flat else self._comprehension(node).run
+        else:
+            source = self.run(node)
 
         def go(frame: Frame) -> Value:
             items = source(frame)
+            if flat and isinstance(items, tuple):
+                if name == "sum":
+                    return flat_total(*items)
+                values, owner, counts = items
+                return flat_extreme(values, owner, counts, frame.mask, largest=name == "max")
             if not isinstance(items, LaneList | LaneRange):
                 raise NotVectorisable(f"{name} of what is no list or range")
-            return apply(items, frame.mask)
+            if name == "sum":
+                return total(items, frame.mask)
+            if name == "sorted":
+                return in_order(items, frame.mask)
+            return extreme(items, frame.mask, largest=name == "max")
 
         return Built(go, None)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from evaluators.lane_operators import arithmetic, larger, smaller
 from evaluators.lanes import (
     BOOL,
+    EXACT,
     FLOAT,
     INT,
     Lanes,
@@ -52,9 +53,10 @@ class LaneList:
         self.items, self.count, self.lanes = items, count, lanes
         self.shared = False
         self._stack: Lanes | None = None
+        self._flat: tuple[Lanes, Index] | None = None
 
     def _changed(self) -> None:
-        self._stack = None
+        self._stack = self._flat = None
 
     def counts(self) -> Index:
         """Length per lane."""
@@ -95,7 +97,7 @@ class LaneList:
     def copy(self) -> LaneList:
         """A list of its own with the same items."""
         twin = LaneList(list(self.items), self.count, self.lanes)
-        twin._stack = self._stack
+        twin._stack, twin._flat = self._stack, self._flat
         return twin
 
     def _position(self, index: Value, active: Mask) -> Any:
@@ -171,6 +173,19 @@ class LaneList:
             ends = [bounds(item) for item in self.items] if kind == INT else [(0, 0)]
             self._stack = Lanes(kind, data, min(low for low, _ in ends), max(high for _, high in ends))
         return self._stack
+
+    def flat(self, active: Mask) -> tuple[Value, Index, Index]:
+        """All items of all active lanes in one run: values, lane of each, count per lane."""
+        if self._flat is None:
+            stack = self.stack()
+            # Lane by lane, so that the items of one lane stand together.
+            owner, position = np.nonzero(self.present().T)
+            self._flat = Lanes(stack.kind, stack.data[position, owner], stack.low, stack.high), owner
+        values, owner = self._flat
+        if active is None:
+            return values, owner, self.counts()
+        index = np.nonzero(active[owner])[0]
+        return take(values, index), owner[index], np.where(active, self.counts(), 0)
 
     def present(self) -> npt.NDArray[np.bool_]:
         """Which positions a lane has: [items, lanes]."""
@@ -266,16 +281,30 @@ def _negated(value: Value, active: Mask) -> Value:
     return arithmetic(operator.sub, 0, value, active)
 
 
-def flat_items(source: Any, lanes: int, active: Mask) -> tuple[Value, Index, Index]:
-    """Items of an iterable on active lanes in one run: values, lane of each, count per lane."""
-    if isinstance(source, LaneRange):
-        return source.flat(active)
-    stack = source.stack()
-    present = source.present() if active is None else source.present() & active
-    # Lane by lane, so that the items of one lane stand together.
-    owner, position = np.nonzero(present.T)
-    data = stack.data[position, owner]
-    return Lanes(stack.kind, data, stack.low, stack.high), owner, present.sum(axis=0)
+def flat_total(values: Value, owner: Index, counts: Index) -> Value:
+    """`sum` of one run of items, per lane."""
+    if kind_of(values) not in (BOOL, INT):
+        return total(from_flat(values, owner, counts), None)
+    low, high = bounds(values)
+    most = max(abs(low), abs(high)) * int(counts.max(initial=0))
+    if most > EXACT:
+        raise NotVectorisable("a sum beyond 2**53")
+    # Exact: no partial sum leaves what float64 holds.
+    data = values.data if isinstance(values, Lanes) else np.full(len(owner), values)
+    return ints(np.bincount(owner, weights=data, minlength=len(counts)).astype(np.int64))
+
+
+def flat_extreme(values: Value, owner: Index, counts: Index, active: Mask, *, largest: bool) -> Value:
+    """`max` or `min` of one run of items, per lane."""
+    empty = counts == 0
+    if any_active(empty, active):
+        raise NotVectorisable("max or min of an empty list")
+    if kind_of(values) != INT or not isinstance(values, Lanes):
+        return extreme(from_flat(values, owner, counts), active, largest=largest)
+    starts = (np.cumsum(counts) - counts)[~empty]
+    data = np.zeros(len(counts), np.int64)
+    data[~empty] = (np.maximum if largest else np.minimum).reduceat(values.data, starts)
+    return Lanes(INT, data, min(values.low, 0), max(values.high, 0))
 
 
 def total(source: Any, active: Mask) -> Value:

@@ -14,6 +14,9 @@ from evaluators.status import Status
 from evaluators.table import Cell, Table
 from evaluators.workloads import Case
 
+ANSWERS_KEPT = 20_000
+"""Look-ups remembered; a search of any length must not fill the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Latency:
@@ -196,9 +199,13 @@ class TableSource:
     def latency(self, case: Case, decision: Decision) -> Latency:
         """See `LatencySource.latency`."""
         key = (case.id, decision)
-        if key not in self._known:
-            self._known[key] = self._shapes[case.id].lookup(decision)
-        found = self._known[key]
+        try:
+            found = self._known[key]
+        except KeyError:
+            found = self._shapes[case.id].lookup(decision)
+            if len(self._known) >= ANSWERS_KEPT:
+                self._known.clear()
+            self._known[key] = found
         if found is None:
             cells = self._shapes[case.id]
             raise UnrecordedError(

@@ -157,8 +157,11 @@ class SecondLook:
 
     def _marked(self, evaluation: Evaluation, again: Again) -> Evaluation:
         decided = dict(zip(self._near, again.near, strict=True))
-        wanted = [(i, d) for i, near in decided.items() if evaluation.speedups[i] > 1 for d in dict.fromkeys(near)]
-        known = dict(zip(wanted, self._gains(wanted), strict=True))
+        own = zip(self._near, again.decisions, strict=True)
+        known: dict[tuple[str, Decision], float | None] = {(i, d): math.log(evaluation.speedups[i]) for i, d in own}
+        others = {(i, d): None for i, near in decided.items() if evaluation.speedups[i] > 1 for d in near}
+        wanted = [pair for pair in others if pair not in known]
+        known |= zip(wanted, self._gains(wanted), strict=True)
         parts: dict[str, tuple[float, float]] = {}
         for case_id, near in self._near.items():
             gain = math.log(evaluation.speedups[case_id])

@@ -198,7 +198,7 @@ class Vectoriser:
             rows[: len(view.n_blocks), lane] = view.n_blocks
         counts = np.array([len(w.n_blocks) for w in work], np.int64)
         self.n_blocks = LaneList([ints(row) for row in rows], counts, self.count)
-        self.n_blocks.stack()
+        self.n_blocks.flat(None)
 
     def compile(self, program: Program, tunable: Sequence[int] = ()) -> Compiled:
         """Compile a program once for many runs.

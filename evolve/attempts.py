@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from evaluators.evaluation import Evaluation, Feedback
+from evaluators.evaluation import Evaluation
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.status import Status
 from evolve.config import SearchConfig
@@ -57,8 +57,6 @@ class Attempts:
         self._proposing = asyncio.Semaphore(search.parallel_proposals)
         self._pool = ThreadPoolExecutor(search.parallel_evaluations, thread_name_prefix="judge")
         self._evaluations: OrderedDict[int, Evaluation] = OrderedDict()
-        self._sources: dict[int, str] = {}
-        self._committed: dict[int, Evaluation] = {}
 
     async def aclose(self) -> None:
         """Wait for evaluations under way (the sandbox bounds them) and release connections."""
@@ -73,26 +71,23 @@ class Attempts:
         """Have a would-be best looked at again, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge.recheck, source, evaluation)
 
-    def keep(self, index: int, source: str, evaluation: Evaluation, *, whole: bool = True) -> None:
-        """Keep a program of the population as it was committed; from the journal it comes without feedback."""
-        self._sources[index] = source
-        # A second look may have lowered the scores, which asking the judge again would not.
-        self._committed[index] = replace(evaluation, decisions=(), speedups={}, regressed=(), feedback=Feedback())
-        if whole:
-            self._evaluations[index] = evaluation
-            while len(self._evaluations) > KEPT_EVALUATIONS:
-                self._evaluations.popitem(last=False)
+    def keep(self, index: int, evaluation: Evaluation) -> None:
+        """Keep the evaluation of a program of the population, as it was committed, while there is room."""
+        self._evaluations[index] = evaluation
+        while len(self._evaluations) > KEPT_EVALUATIONS:
+            self._evaluations.popitem(last=False)
 
     async def record(self, index: int) -> ProgramRecord:
-        """A program with its full evaluation; asks the judge again when it is no longer in memory."""
-        source = self._sources[index]
+        """A committed program with its full evaluation; asks the judge again when it is no longer in memory."""
+        entry = self._journal.entry(index)
         evaluation = self._evaluations.get(index)
         if evaluation is None:
-            seen, kept = await self.evaluate(source), self._committed[index]
-            evaluation = replace(seen, train=kept.train, holdout=kept.holdout, features=kept.features)
-            self.keep(index, source, evaluation)
+            # The second look may have lowered the scores, which asking the judge again would not.
+            seen = await self.evaluate(entry.source)
+            evaluation = replace(seen, train=entry.train, holdout=entry.holdout, features=entry.features)
+            self.keep(index, evaluation)
         self._evaluations.move_to_end(index)
-        return ProgramRecord(index, source, evaluation)
+        return ProgramRecord(index, entry.source, evaluation)
 
     async def work(self, ask: Ask, answer: Answer | None = None, error: str = "") -> Outcome:
         """From request to evaluation; an answer or error that an interrupted run stored is not asked for again."""

@@ -103,8 +103,7 @@ class ConstantFitter:
             found = self._fits(decisions)
             return 0.0 if found is None else found.score
 
-        search = coordinate_search if method == "coordinate" else _optuna_search(method)
-        best, score = search(objective, known, own.score, evaluations - 1, random.Random(seed))
+        best, score = search_of(method)(objective, known, own.score, evaluations - 1, random.Random(seed))
         moved = [(t, n) for t, n in zip(known, best, strict=True) if n != t.value]
         look_ups = spent * self.train_shapes
         source = rewritten(program, moved)
@@ -113,6 +112,15 @@ class ConstantFitter:
     def _fits(self, decisions: Any) -> Fit | None:
         found = self._scorer.fits(decisions)
         return None if found is None else found[Split.TRAIN]
+
+
+def search_of(method: Method) -> Callable[..., tuple[list[Number], float]]:
+    """A numeric search by name.
+
+    Raises:
+        UserError: it needs the extra `fit`.
+    """
+    return coordinate_search if method == "coordinate" else _optuna_search(method)
 
 
 def coordinate_search(
@@ -187,8 +195,9 @@ def _optuna_search(method: str) -> Callable[..., tuple[list[Number], float]]:
                 best, best_score = numbers, found
             return found
 
-        if evaluations > 0:
-            study.optimize(trial_score, n_trials=evaluations)
+        for _ in range(evaluations):
+            trial = study.ask()
+            study.tell(trial, trial_score(trial))
         return best, best_score
 
     return search

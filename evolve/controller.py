@@ -82,7 +82,14 @@ class Controller:
             InterruptedRun: Ctrl-C; the journal is whole.
             UserError: a seed fails, or another process works in the folder.
         """
-        with locked(self._run_dir), open_journal(self._run_dir, read_only=False) as journal:
+        with locked(self._run_dir):
+            # First of all: a folder with a journal is a run that can be resumed.
+            write_whole(self._run_dir / CONFIG_FILE, self._config.dump_yaml())
+            self._run()
+        return summarise(self._run_dir)
+
+    def _run(self) -> None:
+        with open_journal(self._run_dir, read_only=False) as journal:
             self._journal = journal
             self._write_meta()
             try:
@@ -94,7 +101,6 @@ class Controller:
                     raise InterruptedRun(f"stopped; go on with: evosplit run --resume {self._run_dir}") from None
                 raise
             self._write_best()
-        return summarise(self._run_dir)
 
     def _write_best(self) -> None:
         best = pick_best(list(self._journal.entries()), self._run_dir)
@@ -113,9 +119,7 @@ class Controller:
         self._journal.set_meta("run", self._run_dir.name)
         self._journal.set_meta("proposer", self._proposer.name)
         self._journal.set_meta("proposals", str(self._search.proposals))
-        text = self._config.dump_yaml()
-        self._journal.set_meta("config", text)
-        write_whole(self._run_dir / CONFIG_FILE, text)
+        self._journal.set_meta("config", self._config.dump_yaml())
 
     async def _main(self) -> None:
         self._started = time.monotonic()
@@ -173,7 +177,7 @@ class Controller:
         if known is None or known.status is None:
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
         self._ledger.commit(index, 0, evaluation)
-        self._attempts.keep(index, source, evaluation)
+        self._attempts.keep(index, evaluation)
         self._population.add_seed(index, source, evaluation)
 
     def _row(self, index: int, kind: str, sample: Sample | None, system: str, user: str) -> dict[str, object]:
@@ -234,7 +238,7 @@ class Controller:
             elapsed_s=outcome.elapsed_s,
         )
         if evaluation.status is Status.OK:
-            self._attempts.keep(index, outcome.source, evaluation)
+            self._attempts.keep(index, evaluation)
         self._report(index)
 
     def _recommit(self, entry: Entry) -> None:
@@ -251,8 +255,6 @@ class Controller:
             features=entry.features,
         )
         self._enter(entry.island, entry.id, entry.source, evaluation)
-        if evaluation.status is Status.OK:
-            self._attempts.keep(entry.id, entry.source, evaluation, whole=False)
 
     def _enter(self, island: int, index: int, source: str, evaluation: Evaluation) -> tuple[int, ...]:
         self._ledger.commit(index, island, evaluation)

@@ -113,13 +113,15 @@ class Journal:
             if read_only:
                 self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
             else:
+                if path.name == FILE_NAME and not path.exists():
+                    _create(path)
                 self._db = sqlite3.connect(path)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.row_factory = sqlite3.Row
             found = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if not found and not read_only:
-                self._create()
+                _fill(self._db)
             version = int(self.meta("schema_version"))
             columns = {str(row["name"]) for row in self._db.execute("PRAGMA table_info(answers)")}
             self._look_ups = "a.look_ups" if "look_ups" in columns else "0"
@@ -127,22 +129,13 @@ class Journal:
                 # A run begun before look-ups were counted goes on.
                 self._db.execute("ALTER TABLE answers ADD COLUMN look_ups INTEGER NOT NULL DEFAULT 0")
                 self._look_ups = "a.look_ups"
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
         if version > SCHEMA_VERSION:
             raise UserError(
                 f"{path} has schema version {version}, this evosplit knows {SCHEMA_VERSION}",
                 hint="upgrade evosplit",
             )
-
-    def _create(self) -> None:
-        """Tables and version in one transaction: a process killed here leaves an empty file, which may be opened."""
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.split(";"):
-                self._db.execute(statement)
-            for key, value in (("schema_version", str(SCHEMA_VERSION)), ("created_at", str(time.time()))):
-                self._db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -265,6 +258,26 @@ class Journal:
                 if row.get("key") not in (*CLOCK_COLUMNS, "run")
             ]
         return tables
+
+
+def _fill(db: sqlite3.Connection) -> None:
+    """Tables and version in one transaction."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";"):
+            db.execute(statement)
+        for key, value in (("schema_version", str(SCHEMA_VERSION)), ("created_at", str(time.time()))):
+            db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+
+
+def _create(path: Path) -> None:
+    """An empty journal. It gets its name when it is whole: a process killed here leaves a draft that nobody opens."""
+    draft = path.with_name(f".{path.name}.new")
+    draft.unlink(missing_ok=True)
+    db = sqlite3.connect(draft)
+    _fill(db)
+    db.close()
+    draft.replace(path)
 
 
 def _entry(row: sqlite3.Row) -> Entry:

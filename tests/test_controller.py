@@ -20,13 +20,13 @@ from conftest import ROOT
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import parse_program
 from evaluators.status import Status
-from evolve.config import RunConfig, parse_config
+from evolve.config import RunConfig, load_config, parse_config
 from evolve.controller import Controller, Progress
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import FILE_NAME, Journal
 from evolve.population import Population
 from evolve.proposers.base import Answer, Ask, ProposerError
-from evolve.run_folder import find_run, list_runs, locked, new_run_folder, summarise
+from evolve.run_folder import CONFIG_FILE, find_run, list_runs, locked, new_run_folder, summarise
 
 SEED = "# EVOLVE-BLOCK-START\ndef schedule(shape, gpu):\n    x = 10\n    return x, None, 0\n# EVOLVE-BLOCK-END\n"
 
@@ -61,7 +61,7 @@ class SmallJudge:
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Lowers every third number's score, and finds some numbers unstable."""
         value = int(evaluation.decisions_hash[1:])
-        if value % 11 == 0:
+        if value % 5 == 2:
             return Evaluation(Status.UNSTABLE, "decided differently", source, evaluation.normal_form)
         if value % 3 == 0 and evaluation.train:
             return replace(evaluation, train=replace(evaluation.train, score=evaluation.train.score - 0.05))
@@ -174,6 +174,46 @@ def test_death_at_any_write_costs_nothing(
     _, proposer = run(tmp_path, proposals=14)
     assert content(tmp_path) == uninterrupted
     assert not answered & set(proposer.asked)
+
+
+def test_a_run_that_has_a_journal_has_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(Journal, "set_meta", die)
+    with pytest.raises(Killed):
+        run(tmp_path, proposals=14)
+    monkeypatch.undo()
+    assert load_config(tmp_path / CONFIG_FILE, []) == config(proposals=14)
+    run(tmp_path, proposals=14)
+    assert summarise(tmp_path).proposals == 14
+
+
+def test_a_would_be_best_that_decides_differently_is_rejected(tmp_path: Path) -> None:
+    run(tmp_path)
+    entries = list(Journal(tmp_path / FILE_NAME, read_only=True).entries())
+    unstable = [e for e in entries if e.status is Status.UNSTABLE]
+    assert unstable and all(e.train is None and "differently" in e.message for e in unstable)
+    assert not any(e.parent == u.id for e in entries for u in unstable)
+
+
+def test_only_a_would_be_best_is_looked_at_again(tmp_path: Path) -> None:
+    looked: list[str] = []
+
+    class Judge(SmallJudge):
+        def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+            looked.append(source)
+            return evaluation
+
+    Controller(config(), Judge(), SmallProposer(), tmp_path, seeds=[SEED]).run()
+    best_train = best_holdout = float("-inf")
+    wanted = []
+    for entry in Journal(tmp_path / FILE_NAME, read_only=True).entries():
+        if entry.train and entry.holdout:
+            if entry.train.score >= best_train or entry.holdout.score >= best_holdout:
+                wanted.append(entry.source)
+            best_train, best_holdout = max(best_train, entry.train.score), max(best_holdout, entry.holdout.score)
+    assert looked == wanted and 1 < len(wanted) < 30
 
 
 @pytest.mark.parametrize("signal_name", ["SIGINT", "SIGKILL"])

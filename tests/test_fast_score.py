@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, TABLES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.contract import SETTINGS, Decision
 from evaluators.fast_score import FAILED, REGRESSION, Scorer
 from evaluators.gate import parse_program
-from evaluators.judge import Judge
+from evaluators.judge import Judge, open_judge
+from evaluators.sandbox import Limits
 from evaluators.status import Status
 from evaluators.vectorised import DecisionArrays, Vectoriser
-from evaluators.workloads import Split
+from evaluators.workloads import Split, Weighting
 
 FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
 
@@ -81,3 +82,11 @@ def test_knows_answers_that_it_has_given(judge: Judge) -> None:
     first = scorer.fits(decisions)
     asked = scorer.asked
     assert asked == len(judge.cases) and scorer.fits(decisions) == first and scorer.asked == asked
+
+
+def test_a_vectorised_judge_says_the_same(judge: Judge) -> None:
+    table = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
+    fast = open_judge(table, weighting=Weighting.SERVING, limits=Limits(), vectorised=True)
+    failing = "def schedule(shape, gpu):\n    return 1 // (shape.batch - 1), None, 0\n"
+    for source in (failing, *(path.read_text(encoding="utf-8") for path in FILES[-3:])):
+        assert fast.evaluate(source) == judge.evaluate(source)

@@ -163,3 +163,23 @@ def test_expressions_are_those_of_python(a: int, b: int, c: float, ops: list[str
             assert answers.status is Status.OK
     if value is not None:
         assert Interpreter(GPU, questions(SHAPES[:1])).ask(compared).decisions[0].num_splits == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = []\n    for i in range(1000000000):\n        x.append([0] * 1000000)",
+        "x, y = [0], [0]\n    for i in range(60):\n        x, y = [x, x], [y, y]\n    if x == y:\n        pass",
+        "x = [0]\n    for i in range(60):\n        x = [x, x]\n    y = max(x, [x])",
+        "x, y = range(9007199254740992)",
+        "x = round(5, -9007199254740992)",
+        "x = [0] * 1000\n    for i in range(1000000):\n        x = x + [0] * 1000",
+        "x = sum(range(9007199254740992))",
+        "x = [i for i in range(9007199254740992)]",
+        "x = sum([[0] * 1000] * 1000, [])",
+    ],
+)
+def test_nothing_takes_long_or_much(text: str) -> None:
+    source = f"def schedule(shape, gpu):\n    {text}\n    return 1, None, 0\n"
+    answers = Interpreter(Gpu(), questions(SHAPES[:1])).ask(parse_program(source))
+    assert answers.status in (Status.TIMEOUT, Status.MEMORY, Status.RAISED), answers

@@ -105,7 +105,7 @@ def test_paths_need_no_luck(tmp_path: Path, name: str) -> None:
 
 
 def test_readers_cannot_write(journal: Journal) -> None:
-    with open_journal(journal.path.parent, read_only=True) as reader, pytest.raises(sqlite3.OperationalError):
+    with open_journal(journal.path.parent, read_only=True) as reader, pytest.raises(UserError, match="readonly"):
         reader.set_meta("a", "b")
 
 
@@ -152,3 +152,20 @@ def test_missing_journals_and_proposals_are_named(journal: Journal, tmp_path: Pa
         journal.entry(9)
     with pytest.raises(UserError, match="holds no journal"), open_journal(tmp_path / "none", read_only=True):
         pass
+
+
+def test_a_start_that_dies_leaves_no_half_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evolve.journal
+
+    def die(db: sqlite3.Connection) -> None:
+        db.execute("CREATE TABLE meta (key TEXT)")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evolve.journal, "_fill", die)
+    path = tmp_path / evolve.journal.FILE_NAME
+    with pytest.raises(KeyboardInterrupt):
+        Journal(path)
+    monkeypatch.undo()
+    assert not path.exists()
+    Journal(path).close()
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
 import pytest
-from conftest import require_sandbox, seed
+from conftest import ROOT, require_sandbox, seed
 
 from evaluators.contract import SETTINGS, DecodeShape, Gpu
 from evaluators.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.gate import parse_program
-from evaluators.sandbox import PROBES, Limits, Question, Sandbox, _ask_once, _probe, self_test
+from evaluators.sandbox import PROBES, Limits, Question, Sandbox, SandboxUnavailable, _ask_once, _probe, self_test
+from evaluators.sandbox_process import OUTSIDE_KILLS
 from evaluators.status import Status
 
 SETTING = SETTINGS["fa3_fwd-metadata-cold"]
@@ -113,3 +123,80 @@ def test_the_stock_seed_runs_on_all_training_shapes(judge: object) -> None:
     assert isinstance(judge, Judge)
     result = judge.evaluate(seed("fa3_stock"))
     assert result.status is Status.OK and len(result.decisions) == len(judge.cases)
+
+
+def children() -> list[int]:
+    return [int(p) for task in Path("/proc/self/task").iterdir() for p in (task / "children").read_text().split()]
+
+
+def killing(times: int) -> tuple[Status, int]:
+    """Status of a harmless program whose process is killed from outside so many times."""
+    known, killed, over = set(children()), [0], threading.Event()
+
+    def kill() -> None:
+        while killed[0] < times and not over.is_set():
+            for pid in set(children()) - known:
+                known.add(pid)
+                killed[0] += 1
+                os.kill(pid, signal.SIGKILL)
+                break
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    status = Sandbox(Gpu(), questions(DecodeShape(2, 3000, 64, 8)), LIMITS).ask(
+        parse_program(program("return 1, None, 0"))
+    ).status  # fmt: skip
+    over.set()
+    thread.join()
+    return status, killed[0]
+
+
+def test_a_process_killed_from_outside_is_no_fault_of_the_candidate() -> None:
+    assert killing(2) == (Status.OK, 2)
+
+
+def test_a_process_that_is_always_killed_ends_the_candidate() -> None:
+    assert killing(OUTSIDE_KILLS) == (Status.CRASHED, OUTSIDE_KILLS)
+
+
+def test_a_candidate_ends_with_its_judge(tmp_path: Path) -> None:
+    code = (
+        "from evaluators.contract import Gpu\n"
+        "from evaluators.sandbox import Limits, _ask_once\n"
+        "_ask_once('def schedule(shape, gpu):\\n    while True: pass\\n', Limits(60, 256), open_builtins=True)\n"
+    )
+    judge = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    task = Path(f"/proc/{judge.pid}/task/{judge.pid}/children")
+    found: list[str] = []
+    for _ in range(400):
+        found = task.read_text().split()
+        # The child is the candidate once it has confined itself, which closes /proc to others; wait for its CPU time.
+        if found and int(Path(f"/proc/{found[0]}/stat").read_text().rpartition(")")[2].split()[11]) > 20:
+            break
+        time.sleep(0.05)
+    assert found
+    judge.kill()
+    judge.wait()
+    stat = Path(f"/proc/{found[0]}/stat")
+    for _ in range(100):
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.02)
+    raise AssertionError("it outlived the judge")
+
+
+def test_where_no_process_can_be_started_the_sandbox_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(SandboxUnavailable, match="temporarily unavailable"):
+        ask(program("return 1, None, 0"))
+
+
+def test_hash_seeds_are_what_is_asked_for() -> None:
+    sandbox = Sandbox(Gpu(), questions(DecodeShape(2, 3000, 64, 8)), LIMITS)
+    source = program("return hash('x') % 257, None, 0")
+    first, same, other = (sandbox.ask_ungated(source, hash_seed=seed).decisions for seed in (0, 0, 1))
+    assert first == same != other

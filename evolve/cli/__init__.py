@@ -140,6 +140,31 @@ def reproduce(
 
 
 @app.command()
+def baselines(
+    config: Annotated[Path, typer.Argument(help="YAML file of the search to compare with.")],
+    sets: Sets = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the report.")] = Path("baselines"),
+    seeds: Annotated[int, typer.Option("--seeds", help="Runs of each method.")] = 10,
+    model_calls: Annotated[int, typer.Option("--model-calls", help="Most answers asked of the proposer.")] = 60,
+    tables: Annotated[int, typer.Option("--tables", help="Most distinct decision tables scored.")] = 5000,
+    look_ups: Annotated[int, typer.Option("--look-ups", help="Most latencies looked up.")] = 3_000_000,
+    method: Annotated[list[str] | None, typer.Option("--method", help="Only this one; may be repeated.")] = None,
+    policy: Annotated[str | None, typer.Option("--policy", help="Program whose numbers are the parameters.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare a search with simpler methods at equal budget: CSV, picture and text."""
+    from evolve.baselines.tally import Budget
+    from evolve.cli.baselines import baselines_command
+
+    budget = Budget(model_calls, tables, look_ups)
+    raise typer.Exit(
+        baselines_command(
+            config, sets or [], output, budget=budget, seeds=seeds, methods=method or [], policy=policy, as_json=json
+        )
+    )
+
+
+@app.command()
 def ls(runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
     """List runs."""
     from evolve.cli.show import ls_command

@@ -1,0 +1,49 @@
+"""Best of N: the proposer is asked N times for an improvement of the seed, and never sees its own results."""
+
+from __future__ import annotations
+
+import asyncio
+
+from evolve.baselines.problem import Counted, Problem
+from evolve.baselines.tally import Tally
+from evolve.prompts import system_prompt, user_prompt
+from evolve.proposers import open_proposer
+from evolve.proposers.base import Ask, ProgramRecord, ProposerError
+from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
+
+
+def best_of_n(problem: Problem, tally: Tally, seed: int) -> None:
+    """Spend the budget."""
+    asyncio.run(_search(problem, tally, seed))
+
+
+async def _search(problem: Problem, tally: Tally, seed: int) -> None:
+    parents = [ProgramRecord(i, source, tally.judge(source)) for i, source in enumerate(problem.seeds)]
+    proposer = Counted(open_proposer(problem.config.proposer), tally)
+    index = len(parents)
+    try:
+        while not tally.stopped_by:
+            parent = parents[index % len(parents)]
+            diff = index % 2 == 0
+            ask = Ask(
+                index=index,
+                island=index % problem.config.search.islands,
+                parent=parent,
+                inspirations=(),
+                system=system_prompt(),
+                user=user_prompt(parent, (), (), diff=diff),
+                diff=diff,
+                seed=seed * 1_000_003 + index,
+            )
+            index += 1
+            try:
+                answer = await proposer.propose(ask)
+                source = program_from(answer.text, parent.source)
+            except ProposerError:
+                continue
+            except (UnreadableAnswer, FrozenCodeChanged):
+                tally.failed()
+                continue
+            tally.judge(source)
+    finally:
+        await proposer.aclose()

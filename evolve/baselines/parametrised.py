@@ -1,0 +1,60 @@
+"""A parametrised policy: a person wrote the form, a numeric search finds the numbers. No model is asked."""
+
+from __future__ import annotations
+
+from evaluators.fast_score import Scorer
+from evaluators.gate import parse_program
+from evaluators.lanes import NotVectorisable
+from evaluators.vectorised import Number, Vectoriser
+from evaluators.workloads import Split
+from evolve.baselines.problem import Problem
+from evolve.baselines.tally import BudgetSpent, Tally
+from evolve.constants import Method, search_of
+from evolve.errors import UserError
+from evolve.tunables import tunables
+
+
+def policy_optuna(problem: Problem, tally: Tally, seed: int) -> None:
+    """Optuna's TPE on the policy's numbers."""
+    _fit(problem, tally, seed, "tpe")
+
+
+def policy_coordinate(problem: Problem, tally: Tally, seed: int) -> None:
+    """Our own coordinate search on the policy's numbers."""
+    _fit(problem, tally, seed, "coordinate")
+
+
+def _fit(problem: Problem, tally: Tally, seed: int, method: Method) -> None:
+    import random
+
+    program = parse_program(problem.policy)
+    known = tunables(program)
+    if not known:
+        raise UserError("the policy holds no number that may move", hint="mark lines with # tune LOW..HIGH")
+    compiled = Vectoriser(problem.judge.gpu, problem.judge.questions).compile(program, [t.position for t in known])
+    scorer = Scorer(problem.judge)
+    whole = problem.judge.oracle_log_gain
+
+    def objective(numbers: list[Number]) -> float:
+        tally.check()
+        try:
+            decisions = compiled.run(numbers)
+        except NotVectorisable:
+            tally.failed()
+            return 0.0
+        fits = scorer.fits(decisions)
+        if fits is None:
+            tally.failed()
+            return 0.0
+        train, holdout = fits[Split.TRAIN], fits[Split.HOLDOUT]
+        shares = (train.log_gain / whole[Split.TRAIN], holdout.log_gain / whole[Split.HOLDOUT])
+        digest = decisions.digest().hex()
+        tally.scored(digest, train.score, shares, train.regressions + holdout.regressions)
+        return train.score
+
+    own = [t.value for t in known]
+    try:
+        most = tally.budget.look_ups // tally.train_shapes + 1
+        search_of(method)(objective, known, objective(own), most, random.Random(seed))
+    except BudgetSpent:
+        pass

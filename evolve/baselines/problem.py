@@ -1,0 +1,65 @@
+"""What all baselines are given, and the proposer that counts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from evaluators.judge import Judge
+from evolve.baselines.tally import BudgetSpent, Tally
+from evolve.config import RunConfig
+from evolve.proposers.base import Answer, Ask, Proposer, ProposerError
+
+LOOK_UPS = re.compile(r"(\d+) look-ups")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One search problem.
+
+    Attributes:
+        config: of the search that the baselines are compared with.
+        judge: judges programs.
+        seeds: sources to start from.
+        policy: source of the parametrised policy.
+    """
+
+    config: RunConfig
+    judge: Judge
+    seeds: tuple[str, ...]
+    policy: str
+
+
+def look_ups_of(answer: Answer) -> int:
+    """Look-ups behind an answer; the offline proposer says them in its note."""
+    if answer.look_ups:
+        return answer.look_ups
+    found = LOOK_UPS.search(answer.note)
+    return int(found.group(1)) if found else 0
+
+
+class Counted:
+    """Wraps a proposer: counts its calls and look-ups, and gives up when a budget has run out."""
+
+    def __init__(self, inner: Proposer, tally: Tally, *, calls: bool = True, look_ups: bool = True) -> None:
+        """Count calls, look-ups, or both."""
+        self.name = inner.name
+        self._inner, self._tally, self._calls, self._look_ups = inner, tally, calls, look_ups
+
+    async def propose(self, ask: Ask) -> Answer:
+        """See `Proposer.propose`."""
+        try:
+            if self._calls:
+                self._tally.call()
+            else:
+                self._tally.check()
+        except BudgetSpent as spent:
+            raise ProposerError(f"budget: {spent}") from None
+        answer = await self._inner.propose(ask)
+        if self._look_ups:
+            self._tally.look_up(look_ups_of(answer))
+        return answer
+
+    async def aclose(self) -> None:
+        """Release what the proposer holds."""
+        await self._inner.aclose()

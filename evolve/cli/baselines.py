@@ -1,0 +1,109 @@
+"""`evosplit baselines`: the same problem and budget for simpler methods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from evaluators.contract import SETTINGS, Mode
+from evaluators.gate import ProgramRefused, parse_program
+from evaluators.judge import open_judge
+from evaluators.sandbox import Limits
+from evolve.assets import asset
+from evolve.baselines.best_of_n import best_of_n
+from evolve.baselines.openevolve_run import openevolve_run
+from evolve.baselines.parametrised import policy_coordinate, policy_optuna
+from evolve.baselines.problem import Problem
+from evolve.baselines.random_search import random_search
+from evolve.baselines.report import Run, write_report
+from evolve.baselines.search import evosplit_fitted, evosplit_search
+from evolve.baselines.table_oracle import table_oracle
+from evolve.baselines.tally import Budget, Tally
+from evolve.cli.common import emit, read_program, read_seeds, require_sandbox, say
+from evolve.config import RunConfig, load_config
+from evolve.errors import UserError
+
+Method = Callable[[Problem, Tally, int], None]
+
+METHODS: dict[str, Method] = {
+    "search": evosplit_search,
+    "search+constants": evosplit_fitted,
+    "best-of-n": best_of_n,
+    "random": random_search,
+    "policy-optuna": policy_optuna,
+    "policy-coordinate": policy_coordinate,
+    "openevolve": openevolve_run,
+    "oracle": table_oracle,
+}
+
+POLICIES = {True: "seeds/waves_static.py", False: "seeds/waves_metadata.py"}
+"""Parametrised policy by whether the setting is static."""
+
+
+def baselines_command(
+    config_path: Path,
+    sets: list[str],
+    output: Path,
+    *,
+    budget: Budget,
+    seeds: int,
+    methods: list[str],
+    policy: str | None,
+    as_json: bool,
+) -> int:
+    """Run the methods and write the report; the folder must not exist or be empty."""
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"--method {name}: no such method", hint=f"methods: {', '.join(METHODS)}")
+    if seeds < 1 or min(asdict(budget).values()) < 1:
+        raise UserError("seeds and budgets must be at least 1")
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output} is not empty", hint="-o names another folder")
+    config = load_config(asset(str(config_path)), sets)
+    problem = _problem(config, policy)
+    output.mkdir(parents=True, exist_ok=True)
+    runs: list[Run] = []
+    for name in methods or list(METHODS):
+        # Nothing about the oracle is random.
+        for seed in range(1 if name == "oracle" else seeds):
+            started = time.monotonic()
+            tally = Tally(problem.judge, budget)
+            METHODS[name](problem, tally, seed)
+            end = tally.standings[-1]
+            shares = f"{100 * end.train_share:.1f}% of the oracle on train, {100 * end.holdout_share:.1f}% on "
+            say(f"{name} seed {seed}: {shares}"
+                f"holdout, {end.regressions} regressions; {end.model_calls} calls, {end.decision_tables} tables, "
+                f"{end.look_ups} look-ups, {time.monotonic() - started:.0f} s")  # fmt: skip
+            runs.append(Run(name, seed, tuple(tally.standings), tally.stopped_by))
+    d = problem.judge.description
+    facts = {
+        "setting": f"{d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})",
+        "proposer": config.proposer.kind,
+        "budget": f"{budget.model_calls} model calls, {budget.decision_tables} distinct decision tables, "
+        f"{budget.look_ups:,} look-ups, whichever ends first",
+    }
+    summaries = write_report(output, runs, facts)
+    say(f"\nwritten: {output}")
+    if as_json:
+        emit({**facts, "path": str(output), "methods": [asdict(s) for s in summaries]})
+    return 0
+
+
+def _problem(config: RunConfig, policy: str | None) -> Problem:
+    require_sandbox()
+    judge = open_judge(
+        asset(config.table_path()),
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        vectorised=True,
+    )
+    static = SETTINGS[config.judge.setting].mode is Mode.STATIC
+    source = read_program(policy or POLICIES[static])
+    try:
+        parse_program(source)
+    except ProgramRefused as refused:
+        raise UserError(f"policy: {refused.refusals[0]}") from refused
+    return Problem(config, judge, tuple(read_seeds(config)), source)
