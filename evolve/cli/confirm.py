@@ -10,6 +10,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -39,7 +40,7 @@ from evolve.assets import asset
 from evolve.cli.common import compact_json, emit, plain, read_program, require_sandbox, say
 from evolve.cli.evaluate import DEFAULT_CONFIG, log_sealed_read
 from evolve.config import RunConfig, load_config
-from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
+from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 
 SHOWN = 12
 SHAPES_FILE, REPORT_FILE, PICTURE_FILE = "shapes.jsonl", "confirm.json", "confirm.png"
@@ -62,6 +63,8 @@ def confirm_command(
     candidate = _parse(program, source)
     baseline = None if against is None else _parse(against, read_program(against))
     require_sandbox()
+    if find_spec("scipy") is None:
+        raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
     folder = _folder(output, program)
     from evaluators import gpu_worker
