@@ -112,6 +112,16 @@ class SuiteVerdict:
     by_group: Mapping[Group, Interval]
     wrong_outputs: int
 
+    @property
+    def slower_groups(self) -> tuple[Group, ...]:
+        """Groups of unseen shapes on which the candidate is slower as a whole."""
+        return tuple(g for g in UNSEEN if suite_verdict(self.by_group[g]) is Verdict.SLOWER)
+
+    @property
+    def confirmed(self) -> bool:
+        """Faster on the unseen shapes together, and slower on neither group of them."""
+        return self.verdict is Verdict.FASTER and not self.slower_groups
+
 
 def fresh_cases(
     known: Sequence[Case], weighting: Weighting, rng: random.Random, *, count: int = FRESH_BATCHES

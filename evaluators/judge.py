@@ -147,11 +147,12 @@ class Judge:
     def most_blocks(self, case_id: str) -> int:
         """Largest blocks per split that makes a difference on a case: recorded, or that of the longest sequence."""
         facts = self._facts[case_id]
-        return max(facts.question.work.max_n_blocks, *(d.blocks_per_split for d, _ in self._knowledge(facts).curve))
+        known = (self._spelled(facts.case, c.decision).blocks_per_split for c in self.source.cells(facts.case))
+        return max(facts.question.work.max_n_blocks, *known)
 
     def recorded_cells(self, split: Split) -> int:
         """Launches recorded for the cases of a split."""
-        return sum(len(self._knowledge(self._facts[i]).cells) for i in self.weights[split])
+        return sum(len(self.source.cells(self._facts[i].case)) for i in self.weights[split])
 
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
@@ -265,9 +266,12 @@ class Judge:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
         if known is None:
-            if len(self._outcomes) >= OUTCOMES_KEPT:
-                self._outcomes.clear()
-            known = self._outcomes[case_id, decision] = self._fresh_outcome(self._facts[case_id], decision)
+            known = self._fresh_outcome(self._facts[case_id], decision)
+            # A launch that a growing source does not know yet may be measured later.
+            if known.status is not Status.UNRECORDED or not self.source.grows:
+                if len(self._outcomes) >= OUTCOMES_KEPT:
+                    self._outcomes.clear()
+                self._outcomes[case_id, decision] = known
         return known
 
     def _fresh_outcome(self, facts: CaseFacts, decision: Decision) -> Outcome:

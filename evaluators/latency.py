@@ -50,7 +50,13 @@ class UnrecordedError(Exception):
 
 
 class LatencySource(Protocol):
-    """Where latencies come from: a recorded table, or a live GPU."""
+    """Where latencies come from: a recorded table, or a live GPU.
+
+    Attributes:
+        grows: whether a latency that is not known now may be known later.
+    """
+
+    grows: bool
 
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
         """Make latencies of these decisions known where that takes work; failures show when they are asked for."""
@@ -174,6 +180,8 @@ class ShapeCells:
 
 class TableSource:
     """Latencies of a recorded table. Answers are remembered, since candidates repeat decisions."""
+
+    grows = False
 
     def __init__(self, table: Table) -> None:
         """Index the table's cells by canonical launch."""

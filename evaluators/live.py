@@ -55,6 +55,8 @@ class LiveCount:
 class LiveSource:
     """Latencies of one setting on one GPU. Thread-safe; one measurement at a time."""
 
+    grows = True
+
     def __init__(self, worker: Worker, store: LatencyStore, setting: Setting, *, seed: int = 0) -> None:
         """Open the worker and look the bench up.
 
@@ -160,15 +162,18 @@ class LiveSource:
 
     def cells(self, case: Case) -> Sequence[Cell]:
         """See `LatencySource.cells`."""
-        return self._cells[case.id]
+        return self._cells.get(case.id, ())
 
     def latency(self, case: Case, decision: Decision) -> Latency:
-        """See `LatencySource.latency`; `prepare` must have been asked before."""
+        """See `LatencySource.latency`; only `prepare` measures."""
         launch = canonical_launch(case.shape, self.setting, decision, self.gpu).key
         failed = self._failed.get((case.id, launch))
         if failed is not None:
             raise failed
-        return self._by_launch[case.id][launch]
+        known = self._by_launch.get(case.id, {}).get(launch)
+        if known is None:
+            raise UnrecordedError(f"{case.id}: launch {launch} has not been measured")
+        return known
 
 
 def anchored(reading: Reading, baseline_us: Sequence[float]) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,19 @@ from conftest import ROOT, Command, require_sandbox
 from jsonschema import Draft202012Validator
 from simulated_gpu import SimulatedWorker
 
-from evaluators.confirm import Group, Subject, build_suite, confirm_shapes, fresh_cases, judge_suite
+from evaluators.confirm import (
+    Group,
+    ShapeVerdict,
+    Subject,
+    build_suite,
+    confirm_shapes,
+    fresh_cases,
+    judge_suite,
+)
 from evaluators.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.launch import canonical_launch, spelled_out
-from evaluators.pairing import Verdict
+from evaluators.pairing import Block, Verdict, comparison_of, interval_of
 from evaluators.workloads import Case, Split, Weighting, cases_for
 
 COLD, STATIC = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-static-cold"]
@@ -101,6 +110,26 @@ def test_changed_training_shapes_do_not_make_the_verdict() -> None:
     assert verdict.by_group[Group.CHANGED].mean != 0 and verdict.by_group[Group.SEALED].mean == 0
 
 
+def test_slower_on_fresh_batches_is_not_confirmed_however_fast_the_sealed_shapes_are() -> None:
+    def change(case: Case) -> Decision:
+        if case.ragged:
+            return Decision(32, None, 32) if case.id.startswith("f") else Decision()
+        return Decision(32, blocks_per_split=1) if 512 <= case.shape.seqlen_k <= 704 else Decision()
+
+    found = []
+    for subject in suite(change, Weighting.CHAT):
+        verdict = Verdict.SAME if subject.same_launch else Verdict.FASTER
+        logs = (0.2, 0.21, 0.19) if subject.group is Group.SEALED else (-0.01, -0.011, -0.009)
+        if subject.group is Group.FRESH:
+            verdict = Verdict.SLOWER
+        blocks = [Block("ABBA", ((10 * math.exp(v),), (10.0,), (10.0,), (10 * math.exp(v),)), (1980,) * 4, False)
+                  for v in logs]  # fmt: skip
+        comparison = None if subject.same_launch else comparison_of(blocks, verdict, interval_of(logs))
+        found.append(ShapeVerdict(subject, verdict, comparison))
+    judged = judge_suite(found, Weighting.CHAT)
+    assert judged.verdict is Verdict.FASTER and judged.slower_groups == (Group.FRESH,) and not judged.confirmed
+
+
 def test_slow_downs_by_heat_make_shapes_unreliable() -> None:
     case = Case("x", DecodeShape(1, 640, 8, 1), Split.TEST)
     subject = Subject(case, Group.SEALED, Decision(1), Decision(4, blocks_per_split=1), False)
@@ -156,7 +185,7 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
     assert result.code == 0, result.err
     schema = json.loads((ROOT / "docs" / "schema" / "confirm.json").read_text(encoding="utf-8"))
     Draft202012Validator(schema).validate(result.json)
-    assert result.json["verdict"] == "faster" and result.json["suite"]["low"] > 1
+    assert result.json["verdict"] == "faster" and result.json["confirmed"] and result.json["suite"]["low"] > 1
     assert json.loads((tmp_path / "out" / "confirm.json").read_text()) == result.json
     assert (tmp_path / "out" / "confirm.png").stat().st_size > 10_000
     lines = (tmp_path / "out" / "shapes.jsonl").read_text().splitlines()

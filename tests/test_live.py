@@ -169,6 +169,28 @@ def test_a_judge_scores_from_an_empty_store_and_again_without_a_measurement(tmp_
     assert four.feedback.opportunities[0].gain >= 0
 
 
+def test_a_look_up_does_not_measure_and_is_not_held_against_a_later_measurement(tmp_path: Path) -> None:
+    worker = SimulatedWorker()
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    case, decision = judge.cases[-1], Decision(5, blocks_per_split=1)
+    assert judge.outcome(case.id, decision).status is Status.UNRECORDED and worker.requests == []
+    judge.source.prepare([(case, Decision()), (case, decision)])
+    assert judge.outcome(case.id, decision).status is Status.OK
+
+
+def test_a_second_look_measures_what_neighbours_decide(tmp_path: Path) -> None:
+    worker = SimulatedWorker()
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    # Decides otherwise one block further: what it decides there is looked up on the shape itself.
+    text = "def schedule(shape, gpu):\n    return 2 + shape.num_n_blocks % 3, None, 0\n"
+    source = f"# EVOLVE-BLOCK-START\n{text}# EVOLVE-BLOCK-END\n"
+    evaluation = judge.evaluate(source)
+    asked = len(worker.requests)
+    again = judge.recheck(source, evaluation)
+    assert again.status is Status.OK and "lone_share" in again.features
+    assert len(worker.requests) > asked
+
+
 def test_live_scores_follow_the_simulated_latencies(tmp_path: Path) -> None:
     judge = judge_with(SimulatedWorker(drift=0.2, noise=0.0005), tmp_path / "latencies.db")
     result = judge.evaluate(seed("always_8"))

@@ -102,7 +102,7 @@ def confirm(
     minutes: Annotated[float | None, typer.Option("--minutes", help="Start no shape after this long.")] = None,
     json: Json = False,
 ) -> None:
-    """Compare two programs on this machine's GPU, in paired blocks; exit code 1 unless faster."""
+    """Compare two programs on this machine's GPU, in paired blocks; exit code 1 unless confirmed."""
     from evolve.cli.confirm import confirm_command
 
     code = confirm_command(program, config, sets or [], against=against, output=output, minutes=minutes, as_json=json)

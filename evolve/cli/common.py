@@ -175,11 +175,12 @@ def live_lines(judge: AnyJudge) -> list[str]:
     """What a live judge measured; nothing of a recorded one."""
     from evaluators.live import LiveSource
 
-    return (
-        [f"live       {judge.source.count.line()}"]
-        if isinstance(judge, Judge) and isinstance(judge.source, LiveSource)
-        else []
-    )
+    if not isinstance(judge, Judge) or not isinstance(judge.source, LiveSource):
+        return []
+    return [
+        f"live       {judge.source.count.line()}",
+        "oracle     the best launches that the store knows so far; it grows with every program",
+    ]
 
 
 def score_json(score: SplitScore | None) -> dict[str, Any] | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import math
 import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,7 +40,7 @@ from evolve.assets import asset
 from evolve.cli.common import compact_json, emit, plain, read_program, require_sandbox, say
 from evolve.cli.evaluate import DEFAULT_CONFIG, log_sealed_read
 from evolve.config import RunConfig, load_config
-from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
+from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 
 SHOWN = 12
 SHAPES_FILE, REPORT_FILE, PICTURE_FILE = "shapes.jsonl", "confirm.json", "confirm.png"
@@ -55,12 +57,14 @@ def confirm_command(
     minutes: float | None,
     as_json: bool,
 ) -> int:
-    """Compare; exit code 0 when faster on the unseen shapes, 1 when not, 4 when the budget ended first."""
+    """Compare; exit code 0 when confirmed on the unseen shapes, 1 when not, 4 when the budget ended first."""
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
     source = read_program(program)
     candidate = _parse(program, source)
     baseline = None if against is None else _parse(against, read_program(against))
     require_sandbox()
+    if find_spec("scipy") is None:
+        raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
     folder = _folder(output, program)
     from evaluators import gpu_worker
@@ -89,6 +93,7 @@ def confirm_command(
         raise UserError(f"{folder} cannot be created: {error.strerror}") from error
     head = {
         "program": program,
+        "program_sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
         "against": against or STOCK,
         "workload": config.judge.workload,
         "setting": setting.name,
@@ -113,7 +118,7 @@ def confirm_command(
         _print(report, found, verdict, device, folder)
     if len(found) < len(suite):
         return EXIT_BUDGET
-    return 0 if verdict.verdict is Verdict.FASTER else EXIT_NEGATIVE
+    return 0 if verdict.confirmed else EXIT_NEGATIVE
 
 
 def _parse(name: str, source: str) -> Program:
@@ -225,6 +230,7 @@ def report_of(found: Sequence[ShapeVerdict], verdict: SuiteVerdict, *, left: int
     """The verdicts as JSON."""
     return {
         "verdict": verdict.verdict.value,
+        "confirmed": verdict.confirmed,
         "suite": interval_json(verdict.interval),
         "groups": {
             g.value: {
@@ -275,8 +281,11 @@ def _print(
     unseen = sum(v.subject.group in UNSEEN for v in found)
     say(
         f"\nverdict    {verdict.verdict.value}: {s['speedup']:.4f}x ({s['low']:.4f} to {s['high']:.4f}) on {unseen} "
-        "shapes that no search has seen"
+        f"shapes that no search has seen; {sum(v.verdict is Verdict.SLOWER for v in found)} of all "
+        f"{len(found)} shapes are slower"
     )
+    if verdict.verdict is Verdict.FASTER and verdict.slower_groups:
+        say(f"           not confirmed: slower on the {' and '.join(verdict.slower_groups)} shapes as a group")
     if report["left"]:
         say(f"left       {report['left']} shapes when the minutes ended; the verdict rests on the others")
     say(f"report     {folder / REPORT_FILE}\npicture    {folder / PICTURE_FILE}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import secrets
 import time
@@ -78,10 +79,12 @@ def _measure(champion: str) -> dict[str, Any]:
     from evaluators import gpu_worker
 
     programs = {PUBLISHED: "seeds/bsc_published.py", COMPILED: "seeds/bsc_compiled.py", CHAMPION: champion}
-    sources = {}
+    sources, digests = {}, {}
     for policy, name in programs.items():
+        text = read_program(name)
+        digests[policy] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         try:
-            sources[policy] = parse_program(read_program(name))
+            sources[policy] = parse_program(text)
         except ProgramRefused as refused:
             raise UserError(f"{name}: {refused.refusals[0]}") from refused
     require_sandbox()
@@ -107,9 +110,13 @@ def _measure(champion: str) -> dict[str, Any]:
             say(f"  {done}/{total} shapes  {time.monotonic() - started:.0f} s")
 
     raw = bsc.measure_all(worker, policies, gpu, seed=seed, on_progress=show)
-    described = {STOCK: {"program": "the library's own decision", "decisions": {}}}
+    described: dict[str, Any] = {STOCK: {"program": "the library's own decision", "sha256": "", "decisions": {}}}
     described |= {
-        p: {"program": programs[p], "decisions": {shape_key(s): asdict(d) for s, d in decided.items()}}
+        p: {
+            "program": programs[p],
+            "sha256": digests[p],
+            "decisions": {shape_key(s): asdict(d) for s, d in decided.items()},
+        }
         for p, decided in policies.items()
     }
     return {"paper": bsc.PAPER, "date": time.strftime("%Y-%m-%d"), "seed": seed, "policies": described, **raw}
