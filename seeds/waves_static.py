@@ -1,4 +1,4 @@
-"""A parametrised policy for static mode: the number of splits from a model of the time that a launch takes.
+"""A parametrised policy for static mode: the number of splits with the least modelled time.
 
 Times are in units of one KV block read by an SM that is alone. `# tune` marks what a numeric search may move.
 """
@@ -6,11 +6,12 @@ Times are in units of one KV block read by an SM that is alone. `# tune` marks w
 # EVOLVE-BLOCK-START
 import math
 
-START = 0.5  # tune 0.1..10; a CTA's start and end
+START = 1.0  # tune 0.1..10; a CTA's start and end
 BANDWIDTH = 2.2  # tune 0.5..8; slow-down of a block when all SMs read
 COMBINE = 1.5  # tune 0.1..10; combine kernel
-COMBINE_SPLIT = 0.05  # tune 0.001..1; combine kernel, for each split
-COMBINE_ROW = 0.0005  # tune 0.000001..0.01; and for each split of each query head
+SPLIT = 0.05  # tune 0.001..1; combine kernel, for each split
+SPLIT_ROW = 0.0005  # tune 0.000001..0.01; and for each split of each query head
+EMPTY = 0.02  # tune 0.001..1; a split without blocks
 
 
 def block_time(ctas, gpu):
@@ -21,8 +22,9 @@ def block_time(ctas, gpu):
 
 
 def modelled_time(shape, gpu, num_splits):
+    # Full waves of one CTA per SM, then a last one that has the bandwidth to itself.
     ctas = shape.total_mblocks * num_splits
-    blocks = math.ceil(shape.num_n_blocks / num_splits)
+    blocks = shape.num_n_blocks / num_splits
     waves = ctas // gpu.num_sms
     time = waves * (START + blocks * block_time(gpu.num_sms, gpu))
     last = ctas - waves * gpu.num_sms
@@ -30,7 +32,9 @@ def modelled_time(shape, gpu, num_splits):
         time += START + blocks * block_time(last, gpu)
     if num_splits == 1:
         return time
-    return time + COMBINE + num_splits * (COMBINE_SPLIT + COMBINE_ROW * shape.batch * shape.num_heads_q)
+    filled = math.ceil(shape.num_n_blocks / math.ceil(blocks))
+    time += COMBINE + num_splits * (SPLIT + SPLIT_ROW * shape.batch * shape.num_heads_q)
+    return time + EMPTY * (num_splits - filled)
 
 
 def schedule(shape, gpu):

@@ -1,0 +1,54 @@
+"""vLLM, paged KV, cold L2 (H100): blocks per split with the least modelled time."""
+
+# EVOLVE-BLOCK-START
+import math
+
+
+def modelled_time(work, gpu, blocks):
+    most = work.num_splits
+    # CTAs per KV head, blocks of the longest CTA and of the average one.
+    ctas = sum(min(most, -(-n // blocks)) for n in work.n_blocks)
+    longest = max(-(-n // min(most, -(-n // blocks))) for n in work.n_blocks)
+    mean = work.total_n_blocks / ctas
+    waves = ctas * work.num_heads_kv / gpu.num_sms
+    # A CTA's start and end cost 0.776 blocks. Up to one wave, the longest CTA decides.
+    busy = longest + 0.776
+    if waves > 1:
+        # CTAs of equal length run in whole waves of 132; unequal ones fill each other's gaps.
+        even = mean / longest
+        even = even * even * even * even * even
+        whole = math.ceil(waves) * busy
+        filled = waves * (mean + 0.776) + 0.431 * busy
+        busy = max(busy, min(whole, even * whole + (1 - even) * filled))
+    # All KV must come through the memory: a block takes 2.17 times as long when 132 SMs read.
+    read = 2.17 * (work.total_n_blocks + 0.455 * ctas) * work.num_heads_kv / gpu.num_sms
+    # A smooth maximum of both; then what unequal CTAs and the combine kernel cost.
+    busy = busy * busy
+    read = read * read
+    time = math.sqrt(math.sqrt(busy * busy + read * read)) + 0.0505 * (longest - mean)
+    heads = work.num_heads_kv * work.qheads_per_kvhead
+    return time + 0.016 * min(most, -(-work.max_n_blocks // blocks)) + 1e-05 * ctas * heads
+
+
+def schedule(shape, gpu):
+    tiles = shape.batch * shape.num_heads_kv
+    # Two blocks are not worth a combine kernel; 59 rows of at most 11 blocks keep the SMs busy without it.
+    if shape.num_n_blocks <= 2 or (tiles >= 59 and shape.num_n_blocks <= 11):
+        return 1, None, 0
+    # The cap only chooses the combine kernel; the live splits follow from blocks_per_split.
+    return 32, None, 0
+
+
+def blocks_per_split(work, gpu):
+    # The size of split with the least modelled time; of equal ones the largest, which splits least.
+    best = 1
+    best_time = modelled_time(work, gpu, 1)
+    for blocks in range(2, work.max_n_blocks + 1):
+        time = modelled_time(work, gpu, blocks)
+        if time <= best_time:
+            best = blocks
+            best_time = time
+    return best
+
+
+# EVOLVE-BLOCK-END
