@@ -21,6 +21,8 @@ from evolve.config import OpenAIConfig, ProposerConfig, ReplayConfig
 
 PRIOR_CALLS = 4.0
 """Calls of average yield that every model starts with."""
+LEAST_GAIN = 1e-12
+"""Faded sums below this are rounding."""
 FADE = 0.98
 """What a call still counts for after each later one."""
 EXPLORE = 0.15
@@ -68,7 +70,6 @@ class Bandit:
         """Probability of each model, in the configuration's order."""
         records = list(self._records.values())
         gain, calls = sum(r.gain for r in records), sum(r.calls for r in records)
-        # A gain that has faded into rounding says nothing.
         if not self._shifting or gain < LEAST_GAIN:
             return self._prior
         # Dollars where every model that was asked has a price, else tokens, else calls: never one against the other.
