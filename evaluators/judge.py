@@ -17,7 +17,7 @@ from evaluators.dispatch import num_splits_heuristic, shape_view, stock_blocks_p
 from evaluators.evaluation import Evaluation, Feedback, Opportunity, SplitScore
 from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource, UnrecordedError
-from evaluators.launch import canonical_launch, workspace_bytes
+from evaluators.launch import canonical_launch, spelled_decision, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
 from evaluators.sandbox import Limits, Question, Sandbox
 from evaluators.score import ShapeResult, shape_result, split_score
@@ -117,14 +117,7 @@ class Judge:
 
     def _spelled(self, case: Case, decision: Decision) -> Decision:
         """The decision with FA3's own choices filled in."""
-        num_sms = self.gpu.num_sms - decision.sm_margin
-        num_splits = decision.num_splits or num_splits_heuristic(shape_view(case.shape, self.setting), num_sms)
-        blocks = decision.blocks_per_split
-        if self.setting.mode is Mode.STATIC or num_splits == 1:
-            blocks = 0
-        elif not blocks:
-            blocks = stock_blocks_per_split(work_view(case.shape, self.setting, num_splits), num_sms)
-        return Decision(num_splits, decision.pack_gqa, decision.sm_margin, blocks)
+        return spelled_decision(case.shape, self.setting, decision, self.gpu)
 
     def _case_facts(self, case: Case, table: Table) -> CaseFacts:
         view = shape_view(case.shape, self.setting)

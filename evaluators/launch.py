@@ -19,6 +19,7 @@ from evaluators.contract import (
 )
 from evaluators.dispatch import (
     live_splits,
+    num_splits_heuristic,
     resolved_num_splits,
     shape_view,
     should_pack_gqa,
@@ -111,6 +112,18 @@ def canonical_launch(shape: DecodeShape, setting: Setting, decision: Decision, g
         blocks = decision.blocks_per_split or stock_blocks_per_split(work, gpu.num_sms - decision.sm_margin)
         live = live_splits(work.n_blocks, blocks, num_splits)
     return Launch(setting.mode, bucket or 1, pack_gqa, decision.sm_margin, live, bucket)
+
+
+def spelled_decision(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> Decision:
+    """The decision with FA3's own choices filled in; blocks_per_split is 0 where nothing is split."""
+    num_sms = gpu.num_sms - decision.sm_margin
+    num_splits = decision.num_splits or num_splits_heuristic(shape_view(shape, setting), num_sms)
+    blocks = decision.blocks_per_split
+    if setting.mode is Mode.STATIC or num_splits == 1:
+        blocks = 0
+    elif not blocks:
+        blocks = stock_blocks_per_split(work_view(shape, setting, num_splits), num_sms)
+    return Decision(num_splits, decision.pack_gqa, decision.sm_margin, blocks)
 
 
 def workspace_bytes(shape: DecodeShape, num_splits: int) -> int:

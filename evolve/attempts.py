@@ -87,14 +87,18 @@ class Attempts:
         started = time.monotonic()
         if answer is None and not error:
             async with self._proposing:
+                asked_at = time.time()
                 try:
                     answer = _storable(await self._proposer.propose(ask))
                 except ProposerError as failure:
                     error = storable(str(failure)) or "the proposer gave up without a reason"
             self._journal.answer(ask.index, answer, error)
+            self._journal.span(ask.index, "proposer", answer.note if answer else "failed", asked_at)
         source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, error)
         if answer is not None:
+            judged_at = time.time()
             source, evaluation = await self._judged(answer, ask.parent.source)
+            self._journal.span(ask.index, "sandbox", evaluation.status.value, judged_at)
         return Outcome(source, evaluation, time.monotonic() - started)
 
     async def _judged(self, answer: Answer, parent: str) -> tuple[str, Evaluation]:

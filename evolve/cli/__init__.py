@@ -141,6 +141,30 @@ def diff(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, names, or last.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page. [default: report.html]")] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="VIEW",
+            help="Print one view's data: overview, lineage, candidate, shapes, "
+            "grid (RUN or RUN#ID), or compare (two of them).",
+        ),
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Folder for static pictures.")] = None,
+    timeline: Annotated[Path | None, typer.Option("--timeline", help="Chrome trace, for Perfetto.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Write runs as one page that opens from disk; or their data, pictures, timeline."""
+    from evolve.cli.report import report_command
+
+    raise typer.Exit(report_command(runs, output, runs_dir, view=view, png=png, timeline=timeline, force=force))
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Say what works here, and why the rest does not."""
     from evolve.cli.doctor import doctor_command
