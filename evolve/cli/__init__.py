@@ -141,6 +141,20 @@ def diff(
 
 
 @app.command()
+def view(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Default: all, also later ones.")] = None,
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 7474,
+    host: Annotated[str, typer.Option("--host", help="Address to bind.")] = "127.0.0.1",
+    expose: Annotated[bool, typer.Option("--expose", help="Allow a --host that other machines reach.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Show runs in the browser, live, also while they go on."""
+    from evolve.cli.view import view_command
+
+    raise typer.Exit(view_command(runs or [], runs_dir, host=host, port=port, expose=expose))
+
+
+@app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, names, or last.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The page. [default: report.html]")] = None,

@@ -17,6 +17,7 @@ from evolve.proposers import Proposer, open_proposer
 from evolve.run_folder import CONFIG_FILE, TABLE_FOLDER, RunSummary, find_run, keep_table, new_run_folder
 
 PICTURE = "speedup.png"
+REPORT = "report.html"
 PLAIN_EVERY_S = 5.0
 RESUMABLE = ("search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations")
 """What may change between a run and its continuation: budgets and parallelism, which decide nothing."""
@@ -125,8 +126,19 @@ def _finish(summary: RunSummary, judge: Judge, config: RunConfig, *, as_json: bo
         say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
         say(f"picture    {picture}")
+        say(f"report     {_write_report(summary.path)}")
     if as_json:
         emit(summary_json(summary))
+
+
+def _write_report(folder: Path) -> Path:
+    """The run's page, written anew when a run goes on."""
+    from evolve.dashboard.reader import RunReader
+    from evolve.dashboard.report import report
+
+    path = folder / REPORT
+    path.write_text(report([RunReader(folder)]), encoding="utf-8")
+    return path
 
 
 def _compare_leader(summary: RunSummary) -> None:

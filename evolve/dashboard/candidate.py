@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Callable, Mapping
 
 from evolve.dashboard.documents import Candidate, Constant, Node
@@ -57,27 +57,19 @@ def assemble(
 
 
 def constants_moved(before: str, after: str) -> list[Constant]:
-    """Numbers that differ between two programs that are otherwise the same; empty where more than numbers differ."""
-    # Cheap test first: numbers move within lines, so that other programs differ in their number of lines or so.
+    """Numbers that differ between two programs that are otherwise the same, character by character."""
+    # Lines are counted first, since that settles most pairs of programs at no cost.
     if not before or before == after or before.count("\n") != after.count("\n"):
         return []
-    try:
-        old, new = ast.parse(before), ast.parse(after)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    if _NUMBER.sub("0", before) != _NUMBER.sub("0", after):
         return []
-    pairs = [_numbers(old), _numbers(new)]
-    if len(pairs[0]) != len(pairs[1]):
-        return []
-    moved = [
-        Constant(line=b.lineno, before=repr(a.value), after=repr(b.value))
-        for a, b in zip(*pairs, strict=True)
-        if a.value != b.value
+    pairs = zip(_NUMBER.finditer(before), _NUMBER.finditer(after), strict=True)
+    return [
+        Constant(line=after.count("\n", 0, new.start()) + 1, before=old[0], after=new[0])
+        for old, new in pairs
+        if old[0] != new[0]
     ]
-    for node in (*pairs[0], *pairs[1]):
-        node.value = 0
-    return moved if ast.dump(old) == ast.dump(new) else []
 
 
-def _numbers(tree: ast.AST) -> list[ast.Constant]:
-    """Numeric literals in source order."""
-    return [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d*)?(?:[eE][+-]?\d+)?(?!\w)")
+"""A numeric literal of the heuristic language."""

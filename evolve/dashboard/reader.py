@@ -79,7 +79,7 @@ class RunReader:
     def refresh(self) -> bool:
         """Look again; whether anything changed."""
         with self._guard, any_journal(self.folder) as journal:
-            look = tuple(journal.select(_LOOK)[0])
+            look = (*journal.select(_LOOK)[0], self.running)
             if look == self._look:
                 return False
             self.meta = {str(row["key"]): str(row["value"]) for row in journal.select("SELECT * FROM meta")}

@@ -6,15 +6,18 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from evaluators.contract import Decision, baseline_decision
+import numpy as np
+
+from evaluators.contract import Decision
 from evaluators.judge import SEARCH_SPLITS
-from evaluators.latency import Latency, TableSource, UnrecordedError
+from evaluators.latency import TableSource, UnrecordedError
 from evaluators.launch import canonical_launch, spelled_decision
 from evaluators.oracle import OracleShape, log_speedups, oracle_of, standard_error
-from evaluators.score import shape_result
+from evaluators.score import is_regression
 from evaluators.table import Cell, read_table, restrict
 from evaluators.workloads import Case, Split, Weighting, weights
 from evolve.dashboard.documents import Cells, Outcome, ShapeCase
@@ -38,7 +41,7 @@ class Recording:
         self._weights = {i: (split, w) for split, found in by_split.items() for i, w in found.items()}
         self.cases: tuple[Case, ...] = tuple(c for c in table.cases if c.id in self._weights)
         self._oracle: dict[str, OracleShape] = {c.id: oracle_of(table.cells[c.id]) for c in self.cases}
-        self._stock: dict[str, tuple[Latency, str]] = {}
+        self._medians: dict[str, Measured] = {}
         self._known: list[dict[tuple[object, ...], Outcome]] = [{} for _ in self.cases]
         self.card = {k: str(table.card[k]) for k in CARD_FIELDS if k in table.card} | {
             "gpu": str(table.card["device"]["name"]),
@@ -77,8 +80,7 @@ class Recording:
         )
 
     def _cells(self, case: Case, cells: Sequence[Cell]) -> Cells:
-        stock = cells[0].latencies_us
-        logs = [log_speedups(stock, c.latencies_us) for c in cells]
+        measured = self._measured(case)
         spelled = [spelled_decision(case.shape, self._setting, c.decision, self._gpu) for c in cells]
         return Cells(
             num_splits=[d.num_splits for d in spelled],
@@ -86,12 +88,17 @@ class Recording:
             pack_gqa=[d.pack_gqa for d in spelled],
             sm_margin=[d.sm_margin for d in spelled],
             live_splits=[_mean_live(c.launch) for c in cells],
-            median_us=[round(statistics.median(c.latencies_us), 3) for c in cells],
+            median_us=measured.median_us,
             low_us=[min(c.latencies_us) for c in cells],
             high_us=[max(c.latencies_us) for c in cells],
-            speedup=[round(math.exp(statistics.median(row)), 5) for row in logs],
-            error=[round(standard_error(row), 6) for row in logs],
+            speedup=[round(math.exp(v), 5) for v in measured.log_speedup],
+            error=[round(v, 6) for v in measured.error],
         )
+
+    def _measured(self, case: Case) -> Measured:
+        if case.id not in self._medians:
+            self._medians[case.id] = Measured.of(self._table.cells[case.id])
+        return self._medians[case.id]
 
     def outcomes(self, decisions: str) -> list[Outcome]:
         """Outcomes of a program's decisions, given as the journal's JSON; shared objects where decisions repeat."""
@@ -107,18 +114,11 @@ class Recording:
             found.append(outcome)
         return found
 
-    def _baseline(self, case: Case) -> tuple[Latency, str]:
-        if case.id not in self._stock:
-            first = self._table.cells[case.id][0]
-            spelled = spelled_decision(case.shape, self._setting, baseline_decision(self._setting), self._gpu)
-            self._stock[case.id] = (self._source.latency(case, spelled), first.launch)
-        return self._stock[case.id]
-
     def _outcome(self, case: Case, decision: Decision) -> Outcome:
         spelled = spelled_decision(case.shape, self._setting, decision, self._gpu)
         launch = canonical_launch(case.shape, self._setting, spelled, self._gpu)
-        stock, stock_launch = self._baseline(case)
-        base = Outcome(
+        measured = self._measured(case)
+        outcome = Outcome(
             num_splits=spelled.num_splits,
             blocks_per_split=spelled.blocks_per_split,
             pack_gqa=spelled.pack_gqa,
@@ -129,20 +129,49 @@ class Recording:
             left=None,
             regression=False,
             interpolated=False,
-            changed=launch.key != stock_launch,
+            changed=launch.key != self._table.cells[case.id][0].launch,
         )
-        try:
-            latency = self._source.latency(case, spelled)
-        except UnrecordedError:
-            return base
-        result = shape_result(stock, latency, workspace_bytes=0)
-        cells = self._table.cells[case.id]
-        best = statistics.median(log_speedups(cells[0].latencies_us, cells[self._oracle[case.id].cell].latencies_us))
-        base["latency_us"] = round(latency.median_us, 3)
-        base["speedup"] = round(result.speedup, 5)
-        base["left"] = round(math.exp(max(0.0, best - result.log_speedup)), 5)
-        base["regression"], base["interpolated"] = result.regression, latency.interpolated
-        return base
+        cell = measured.cell_of.get(launch.key)
+        if cell is not None:
+            gain, error = measured.log_speedup[cell], measured.error[cell]
+            outcome["latency_us"] = measured.median_us[cell]
+        else:
+            try:
+                latency = self._source.latency(case, spelled)
+            except UnrecordedError:
+                return outcome
+            logs = log_speedups(self._table.cells[case.id][0].latencies_us, latency.rounds_us)
+            gain, error = statistics.median(logs), standard_error(logs)
+            outcome["latency_us"], outcome["interpolated"] = round(latency.median_us, 3), True
+        best = measured.log_speedup[self._oracle[case.id].cell]
+        outcome["speedup"] = round(math.exp(gain), 5)
+        outcome["left"] = round(math.exp(max(0.0, best - gain)), 5)
+        outcome["regression"] = is_regression(gain, error)
+        return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A shape's cells against its baseline: medians over rounds, and what stands where."""
+
+    median_us: list[float]
+    log_speedup: list[float]
+    error: list[float]
+    cell_of: dict[str, int]
+    """Index by key of the canonical launch."""
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell]) -> Measured:
+        """All cells at once; the same figures as `evaluators.oracle` computes one by one."""
+        rounds = np.array([c.latencies_us for c in cells])
+        logs = np.log(rounds[0] / rounds)
+        errors = logs.std(axis=1, ddof=1) / math.sqrt(rounds.shape[1])
+        return cls(
+            median_us=[round(v, 3) for v in np.median(rounds, axis=1).tolist()],
+            log_speedup=np.median(logs, axis=1).tolist(),
+            error=errors.tolist(),
+            cell_of={c.launch: i for i, c in enumerate(cells)},
+        )
 
 
 def _mean_live(launch: str) -> float:

@@ -102,7 +102,8 @@ class Shell {
     this.status();
     if (!change) return;
     document.documentElement.dataset.changes = String((Number(document.documentElement.dataset.changes) || 0) + 1);
-    if (this.shown?.update) this.shown.update(change);
+    if (change.anew) this.soon();
+    else if (this.shown?.update) this.shown.update(change);
     else if (this.shown?.name === "overview" || (this.shown?.name === "grid" && read().values.t === undefined)) this.soon();
   }
 

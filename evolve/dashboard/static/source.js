@@ -68,6 +68,7 @@ class LiveSource {
   lineage(run) { return this.kept(this.path(run, "lineage")); }
   grid(run) { return this.kept(this.path(run, "grid")); }
   shapes(run) { return this.kept(this.path(run, "shapes")); }
+  timeline(run) { return this.path(run, "timeline.json"); }
 
   candidate(run, id) {
     return this.kept(this.path(run, `candidate/${id}`), (d) => d.node.committed_at_s !== null);
@@ -83,20 +84,28 @@ class LiveSource {
     stream.onerror = () => report(stream.readyState === EventSource.CLOSED ? "lost" : "reconnecting");
     stream.addEventListener("change", async (event) => {
       const change = JSON.parse(event.data);
-      await this.apply(run, change);
+      change.anew = await this.apply(run, change);
       heard(change);
     });
   }
 
+  /** Bring kept documents up to date; whether they have to be asked for anew instead. */
   async apply(run, change) {
     this.known.set(this.path(run, "overview"), Promise.resolve(change.overview));
     this.known.delete(this.path(run, "grid"));
     const path = this.path(run, "lineage");
-    if (!this.known.has(path)) return;
+    if (!this.known.has(path)) return false;
     const lineage = await this.known.get(path);
+    const before = lineage.nodes.slice(0, change.since);
+    if (before.length < change.since || before.some((n) => n.committed_at_s === null)) {
+      // Something lies between what was read and what is told now: read anew.
+      this.known.delete(path);
+      return true;
+    }
     for (const node of change.nodes) lineage.nodes[node.id] = node;
     const { winner, leader, path: way, migrations } = change;
     Object.assign(lineage, { winner, leader, path: way, migrations });
+    return false;
   }
 }
 

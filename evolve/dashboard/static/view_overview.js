@@ -15,7 +15,7 @@ export async function overviewView({ source, run, values }) {
   const [o, lineage] = await Promise.all([source.overview(run), source.lineage(run)]);
   const nodes = new Map(lineage.nodes.map((n) => [n.id, n]));
   const root = h("div", { class: "columns overview" });
-  root.append(scores(o, nodes), budget(o), progress(o, lineage, values), outcomes(o), improvements(o, nodes), facts(o));
+  root.append(scores(o, nodes), budget(o, source.timeline?.(run)), progress(o, lineage, values), outcomes(o), improvements(o, nodes), facts(o));
   return { root };
 }
 
@@ -105,7 +105,7 @@ function outcomes(o) {
     h("li", null, h("span", { class: "mark g-" + g.key, "aria-hidden": "true" }, g.mark), g.name))));
 }
 
-function budget(o) {
+function budget(o, timeline) {
   const meter = (name, used, all, text) => [h("dt", null, name), h("dd", null, text,
     all ? h("progress", { value: used, max: all, "aria-label": `${name}: ${text}` }) : null)];
   const models = Object.entries(o.models).map(([name, count]) => `${visible(name)} (${count})`).join(", ");
@@ -115,7 +115,8 @@ function budget(o) {
     h("dt", null, "pace"), h("dd", null, o.seconds > 0 ? `${fixed(o.proposals / o.seconds, 2)} proposals a second` : "\u2013"),
     h("dt", null, "dollars"), h("dd", null, dollars(o.cost_usd)),
     h("dt", null, "tokens"), h("dd", null, `${o.tokens_in.toLocaleString("en")} in, ${o.tokens_out.toLocaleString("en")} out`),
-    h("dt", null, "answered by"), h("dd", null, models || "\u2013")));
+    h("dt", null, "answered by"), h("dd", null, models || "\u2013"),
+    timeline ? [h("dt", null, "timeline"), h("dd", null, h("a", { href: timeline, download: `${o.run}-timeline.json` }, "timeline.json"), " for ui.perfetto.dev")] : null));
 }
 
 function improvements(o, nodes) {
