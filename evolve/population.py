@@ -8,7 +8,7 @@ number first, so that no state has to be saved between two operations.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, MutableSet
+from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,10 +135,19 @@ class Population:
     def _owners(self, island: int) -> set[int]:
         return {self._index(name) for name in self._db.island_feature_maps[island].values()}
 
-    def cells(self, island: int) -> dict[tuple[int, ...], int]:
-        """Owners of an island's grid cells; a cell is a bin per feature, in the order of `FEATURES`."""
-        owners = self._db.island_feature_maps[island].items()
-        return {tuple(map(int, key.split("-"))): self._index(name) for key, name in owners}
+    def cells(self, island: int) -> Mapping[str, str]:
+        """Owners of an island's grid cells as they stand: `owner_of` reads an owner, `bins_of` a cell."""
+        found: Mapping[str, str] = self._db.island_feature_maps[island]
+        return found
+
+    def owner_of(self, name: str) -> int:
+        """Proposal that a cell's owner came from."""
+        return self._index(name)
+
+    @staticmethod
+    def bins_of(cell: str) -> list[int]:
+        """A cell's bin per feature, in the order of `FEATURES`."""
+        return [int(part) for part in cell.split("-")]
 
     def feature_ranges(self) -> dict[str, tuple[float, float]]:
         """Smallest and largest value of each feature so far, between which its bins lie."""

@@ -25,6 +25,7 @@ def view_command(names: list[str], runs_dir: Path, *, host: str, port: int, expo
     hub = Hub([find_run(name, runs_dir) for name in names], None if names else runs_dir)
     found = hub.names()
     server = DashboardServer(hub, host, port)
+    hub.warm()
     say(f"{len(found)} run{'' if len(found) == 1 else 's'}; Ctrl-C ends")
     typer.echo(server.url)
     try:

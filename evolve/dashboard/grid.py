@@ -8,8 +8,6 @@ from evolve.config import RunConfig
 from evolve.dashboard.documents import Grid, GridEvent, Migration, Node
 from evolve.dashboard.reader import RunReader
 
-Cells = dict[tuple[int, ...], int]
-
 
 class GridReplay:
     """The population as of the last commit seen, and every change of a cell's owner on the way."""
@@ -19,7 +17,7 @@ class GridReplay:
         from evolve.population import Population  # OpenEvolve takes half a second to import
 
         self._population = Population(config.search, config.random_seed)
-        self._cells: list[Cells] = [{} for _ in range(config.search.islands)]
+        self._cells: list[dict[str, str]] = [{} for _ in range(config.search.islands)]
         self.events: list[GridEvent] = []
         self.bins = config.search.feature_bins
         self.seen = 0
@@ -42,11 +40,12 @@ class GridReplay:
 
     def _note(self, at: int, island: int) -> None:
         before, now = self._cells[island], self._population.cells(island)
-        for cell, owner in now.items():
-            if before.get(cell) != owner:
-                event = GridEvent(at=at, island=island, cell=list(cell), id=owner, replaced=before.get(cell))
-                self.events.append(event)
-        self._cells[island] = now
+        owner = self._population.owner_of
+        for cell in [c for c, name in now.items() if before.get(c) != name]:
+            replaced = owner(before[cell]) if cell in before else None
+            bins = self._population.bins_of(cell)
+            self.events.append(GridEvent(at=at, island=island, cell=bins, id=owner(now[cell]), replaced=replaced))
+            before[cell] = now[cell]
 
     @property
     def migrations(self) -> list[Migration]:

@@ -148,6 +148,12 @@ class Hub:
                             continue  # being made just now, or damaged: the others are shown all the same
             return sorted(self._runs, key=lambda n: (-self._runs[n].reader.created_at, n))
 
+    def warm(self) -> None:
+        """Work out in the background what the first look at the latest run needs."""
+        names = self.names()
+        if names:
+            threading.Thread(target=self._runs[names[0]].document, args=("lineage",), daemon=True).start()
+
     def run(self, name: str) -> FollowedRun | None:
         """A run by name; names are never used as paths."""
         return self._runs.get(name)

@@ -49,8 +49,11 @@ def any_journal(folder: Path) -> Iterator[Journal]:
             yield journal
         return
     with tempfile.TemporaryDirectory(prefix="evosplit-") as copy:
-        for path in (folder / FILE_NAME, log):
-            shutil.copy(path, copy)
+        try:
+            for path in (folder / FILE_NAME, log):
+                shutil.copy(path, copy)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be read: {error}") from error
         with open_journal(Path(copy), read_only=True) as journal:
             yield journal
 

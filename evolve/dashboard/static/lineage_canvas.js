@@ -106,12 +106,26 @@ const origin = (parent, child) => (parent.kind === "seed" ? { ...parent, island:
 function family(pen, nodes, where, shown) {
   pen.strokeStyle = dark() ? "rgb(150 175 200 / 22%)" : "rgb(60 90 120 / 17%)";
   pen.lineWidth = 0.8;
+  const join = nodes.length > MANY ? straight : curve;
   pen.beginPath();
+  let open = 0;
   for (const n of nodes) {
     if (n.parent === null || !shown.has(n.id)) continue;
-    curve(pen, where.place(origin(nodes[n.parent], n)), where.place(n));
+    const [a, b] = [where.place(origin(nodes[n.parent], n)), where.place(n)];
+    if (b[0] < LEFT - 8 || a[0] > where.width) continue;
+    join(pen, a, b);
+    // Short paths: the cost of a stroke grows faster than its length.
+    if (++open % 100 === 0) { pen.stroke(); pen.beginPath(); }
   }
   pen.stroke();
+}
+
+/** Proposals above which parents are joined by straight lines, which cost less. */
+const MANY = 600;
+
+function straight(pen, a, b) {
+  pen.moveTo(...a);
+  pen.lineTo(...b);
 }
 
 function curve(pen, [x0, y0], [x1, y1]) {
@@ -169,29 +183,36 @@ function seeds(lineage) {
 
 function marks(pen, nodes, where, shown) {
   const size = clamp((where.width - LEFT) / nodes.length, 2.2, 4);
-  const colours = {};
+  // One path per kind of mark: thousands of single fills would not keep up with a wheel.
+  const batches = new Map();
   for (const n of nodes) {
-    const group = groupOf(n.status);
-    colours[group.key] ??= cssColour("--g-" + group.key);
     const [x, y] = where.place(n);
     if (x < LEFT - 8 || x > where.width) continue;
-    pen.globalAlpha = shown.has(n.id) ? 0.9 : 0.08;
-    pen.fillStyle = pen.strokeStyle = colours[group.key];
+    const group = groupOf(n.status).key;
+    const key = group + (shown.has(n.id) ? "" : " dim");
+    if (!batches.has(key)) batches.set(key, { group, dim: !shown.has(n.id), path: new Path2D() });
+    const { path } = batches.get(key);
+    shape(path, group, x, y, size);
+    if (n.kind === "seed") path.rect(x - size - 2, y - size - 2, 2 * size + 4, 2 * size + 4);
+  }
+  for (const { group, dim, path } of batches.values()) {
+    pen.globalAlpha = dim ? 0.08 : 0.9;
+    pen.fillStyle = pen.strokeStyle = cssColour("--g-" + group);
     pen.lineWidth = 1.3;
-    shape(pen, group.key, x, y, size);
-    if (n.kind === "seed") pen.strokeRect(x - size - 2, y - size - 2, 2 * size + 4, 2 * size + 4);
+    if (HOLLOW.has(group)) pen.stroke(path);
+    else pen.fill(path);
   }
   pen.globalAlpha = 1;
 }
 
-function shape(pen, key, x, y, r) {
-  pen.beginPath();
-  if (key === "ok") { pen.arc(x, y, r, 0, 7); pen.fill(); }
-  else if (key === "duplicate" || key === "open") { pen.arc(x, y, r, 0, 7); pen.stroke(); }
-  else if (key === "refused") { pen.moveTo(x, y - r); pen.lineTo(x + r, y + r); pen.lineTo(x - r, y + r); pen.fill(); }
-  else if (key === "broke") pen.fillRect(x - r, y - r, 2 * r, 2 * r);
-  else if (key === "launch") { pen.moveTo(x, y - r * 1.3); pen.lineTo(x + r * 1.3, y); pen.lineTo(x, y + r * 1.3); pen.lineTo(x - r * 1.3, y); pen.fill(); }
-  else { pen.moveTo(x - r, y - r); pen.lineTo(x + r, y + r); pen.moveTo(x + r, y - r); pen.lineTo(x - r, y + r); pen.stroke(); }
+const HOLLOW = new Set(["duplicate", "open", "none"]);
+
+function shape(path, key, x, y, r) {
+  if (key === "ok" || key === "duplicate" || key === "open") { path.moveTo(x + r, y); path.arc(x, y, r, 0, 7); }
+  else if (key === "refused") { path.moveTo(x, y - r); path.lineTo(x + r, y + r); path.lineTo(x - r, y + r); path.closePath(); }
+  else if (key === "broke") path.rect(x - r, y - r, 2 * r, 2 * r);
+  else if (key === "launch") { path.moveTo(x, y - r * 1.3); path.lineTo(x + r * 1.3, y); path.lineTo(x, y + r * 1.3); path.lineTo(x - r * 1.3, y); path.closePath(); }
+  else { path.moveTo(x - r, y - r); path.lineTo(x + r, y + r); path.moveTo(x + r, y - r); path.lineTo(x - r, y + r); }
 }
 
 function star(pen, x, y, colour, edge) {

@@ -85,7 +85,7 @@ function picker(name, source, run, id, lineage, keys) {
 
 function scores(d) {
   const rows = ["train", "holdout"].flatMap((split) => [["A", d.a], ["B", d.b]].map(([name, side]) => ({ name, side, split, s: side.node[split] })));
-  return panel("Scores", null, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores" }, table("Scores of both", [
+  return panel("Scores", { class: "half" }, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores" }, table("Scores of both", [
     { name: "", value: (r) => [r.name, " ", h("a", { href: link("candidate", { run: r.side.run, id: r.side.id }) }, "#" + r.side.id)] },
     { name: "shapes", value: (r) => r.split },
     { name: "score", number: true, value: (r) => fixed(r.s?.score, 4) },
@@ -120,7 +120,7 @@ function decisions(d) {
   const faster = rows.filter((r) => ratio(r) > 1.01).length;
   const slower = rows.filter((r) => ratio(r) < 0.99).length;
   const says = (o) => `${o.num_splits}${o.blocks_per_split ? "/" + o.blocks_per_split : ""}`;
-  return panel("Decisions", { class: "wide" },
+  return panel("Decisions", { class: "half" },
     h("p", { class: "quiet" }, `${rows.length} of ${d.shapes_compared} shapes decided differently; B faster by more than 1% on ${faster}, slower on ${slower}` + (rows.length > SHOWN ? `; the ${SHOWN} farthest apart are shown` : "")),
     rows.length ? h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Decisions that differ" }, table("Decisions that differ", [
       { name: "shape", value: (r) => h("a", { href: link("shapes", { run: d.b.run, id: d.b.id, case: r.case }) }, visible(r.case)) }, { name: "part", value: (r) => r.split },

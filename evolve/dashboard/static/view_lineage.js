@@ -12,7 +12,7 @@ export async function lineageView({ source, run, values }) {
   const lineage = await source.lineage(run);
   if (!lineage.nodes.length) return { root: h("p", { class: "notice" }, "Nothing has been asked yet.") };
   const view = new Lineage(lineage, run, values);
-  return { root: view.root, keys: view.keys, ready: () => view.resize(), update: () => view.refresh() };
+  return { root: view.root, keys: view.keys, ready: () => { view.resize(); view.reveal(); }, update: () => view.refresh() };
 }
 
 const zoomText = (z) => [z.x0, z.x1].map((v) => v.toFixed(1)).join("_") + "_" + [z.y0, z.y1].map((v) => v.toFixed(5)).join("_");
@@ -105,7 +105,7 @@ class Lineage {
   look(zoom) {
     this.zoom = zoom;
     this.zoomed = true;
-    this.draw();
+    if (!this.frame) this.frame = requestAnimationFrame(() => { this.frame = null; this.draw(); });
     clearTimeout(this.later);
     this.later = setTimeout(() => this.canvas.isConnected && set({ z: zoomText(this.zoom) }, { quiet: true }), 250);
   }
@@ -170,7 +170,12 @@ class Lineage {
     }
     this.draw();
     this.tell();
-    const at = this.order.indexOf(id) * ROW;
+    this.reveal();
+  }
+
+  /** Bring the selected proposal into the list's sight. */
+  reveal() {
+    const at = this.order.indexOf(this.selected) * ROW;
     if (at >= 0 && (at < this.list.scrollTop || at > this.list.scrollTop + this.list.clientHeight - ROW)) {
       this.list.scrollTop = at - this.list.clientHeight / 2;
     }
