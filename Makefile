@@ -1,4 +1,5 @@
-# make run: the quickstart search. make test: all checks. Both create what they need in .venv.
+# make run: the quickstart search. make test: all checks. make browser: the dashboard in Chromium, with screenshots
+# in build/screenshots. All create what they need in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ KEY := $(shell cksum pyproject.toml | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/installed-run-$(KEY)
 DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: run test format clean
+.PHONY: run test browser format clean
 
 run: $(RUN_STAMP)
 	@# Exit code 4: the time budget ended before the proposals did, which slow machines may see.
@@ -19,6 +20,12 @@ test: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest -m "not gpu and not browser"
+
+browser: $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		echo "error: no Chromium to test the dashboard in" >&2; echo "hint: apt install chromium" >&2; exit 3; }
+	$(BIN)/pytest -m browser
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .
