@@ -123,8 +123,8 @@ class Outcome(TypedDict):
     """What a program's decision comes to on one recorded shape.
 
     `num_splits` and `blocks_per_split` have FA3's own choices filled in; `live_splits` is the mean over the sequences.
-    `speedup` is stock latency / latency, `left` the speed-up that the best recorded launch would add. Latencies in
-    microseconds; None, with `interpolated` False, where the table neither holds nor brackets the launch.
+    `speedup` is stock latency / latency, `error` the standard error of its logarithm, `left` the speed-up that the best
+    recorded launch would add. Latencies in microseconds; None, with `interpolated` False, where the table neither holds nor brackets the launch.
     """
 
     num_splits: int
@@ -134,6 +134,7 @@ class Outcome(TypedDict):
     live_splits: float
     latency_us: float | None
     speedup: float | None
+    error: float | None
     left: float | None
     regression: bool
     interpolated: bool

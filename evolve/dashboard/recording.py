@@ -126,6 +126,7 @@ class Recording:
             live_splits=round(sum(launch.live_splits) / len(launch.live_splits), 3),
             latency_us=None,
             speedup=None,
+            error=None,
             left=None,
             regression=False,
             interpolated=False,
@@ -145,6 +146,7 @@ class Recording:
             outcome["latency_us"], outcome["interpolated"] = round(latency.median_us, 3), True
         best = measured.log_speedup[self._oracle[case.id].cell]
         outcome["speedup"] = round(math.exp(gain), 5)
+        outcome["error"] = round(error, 6)
         outcome["left"] = round(math.exp(max(0.0, best - gain)), 5)
         outcome["regression"] = is_regression(gain, error)
         return outcome

@@ -22,13 +22,13 @@ export function latencyCurve(shape, outcome, label) {
   const holder = h("div", { class: "drawing" });
   const names = [...seriesOf(shape).keys()];
   const split = names.filter((n) => n.startsWith("cap"));
-  const colours = new Map(names.map((n) => [n, "s" + (split.includes(n) ? 1 + (split.indexOf(n) % 5) : 0)]));
+  const colours = new Map(names.map((n) => [n, "s" + (split.includes(n) ? 1 + (split.indexOf(n) % 7) : 0)]));
   const c = shape.cells;
   const stock = c.median_us[0];
-  const noise = Math.max(0.01, ...[3 * (c.error[shape.best] || 0)]);
+  const noise = Math.max(0.01, 3 * (outcome?.error ?? 0));
+  // A launch far above the others would press them flat: it is drawn at the upper edge.
+  const most = 1.5 * Math.max(stock, outcome?.latency_us ?? 0);
   requestAnimationFrame(() => {
-    // A launch far above the others would press them flat: it is drawn at the upper edge.
-    const most = 1.5 * Math.max(stock, outcome?.latency_us ?? 0);
     const lows = [...c.low_us, outcome?.latency_us ?? Infinity];
     const highs = [...c.high_us.map((v) => Math.min(v, most)), stock * (1 + noise)];
     const [low, high] = [Math.min(...lows, stock * (1 - noise)), Math.max(...highs)];
@@ -44,7 +44,7 @@ export function latencyCurve(shape, outcome, label) {
     for (const [name, cells] of seriesOf(shape)) {
       const order = cells.toSorted((a, b) => c.live_splits[a] - c.live_splits[b]);
       const kind = "series " + colours.get(name);
-      p.body.append(s("polyline", { points: order.map((i) => `${p.px(c.live_splits[i])},${y(c.median_us[i])}`).join(" "), class: kind, fill: "none" }));
+      p.body.append(s("polyline", { points: order.filter((i) => c.median_us[i] <= high).map((i) => `${p.px(c.live_splits[i])},${y(c.median_us[i])}`).join(" "), class: kind, fill: "none" }));
       for (const i of order) {
         p.body.append(s("line", { x1: p.px(c.live_splits[i]), x2: p.px(c.live_splits[i]), y1: y(c.low_us[i]), y2: y(c.high_us[i]), class: kind }),
           s("circle", { cx: p.px(c.live_splits[i]), cy: y(c.median_us[i]), r: c.median_us[i] > high ? 4 : 2.6, class: kind + (c.median_us[i] > high ? "" : " full"), fill: "none" },
@@ -61,8 +61,9 @@ export function latencyCurve(shape, outcome, label) {
     holder.replaceChildren(p.root);
   });
   return h("div", null, holder,
-    legend([["pointer", "chosen"], ["square", "stock"], ["ring", "best median"], ["band", `stock \u00b1 max(1%, 3 standard errors) = ${(100 * noise).toFixed(1)}%`],
-      ["whisker", "lowest to highest round"], ...names.map((n) => ["line " + colours.get(n), n])]),
+    legend([["pointer", "chosen"], ["square", "stock"], ["ring", "best median"], ["band", `noise: stock \u00b1 max(1%, 3 standard errors of the chosen launch) = ${(100 * noise).toFixed(1)}%`],
+      ["whisker", "lowest to highest round"],
+      ...(c.median_us.some((us) => us > most) ? [["beyond", "above this scale"]] : []), ...names.map((n) => ["line " + colours.get(n), n])]),
     h("details", null, h("summary", null, `${c.median_us.length} recorded launches`), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Recorded launches" },
       table("Recorded launches", [
         { name: "splits", number: true, value: (i) => String(c.num_splits[i]) },

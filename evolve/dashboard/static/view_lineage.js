@@ -78,7 +78,7 @@ class Lineage {
 
   key() {
     return h("ul", { class: "legend" }, h("li", null, h("span", { class: "key line way", "aria-hidden": "true" }), "path to the winner \u2605"),
-      h("li", null, h("span", { class: "key line parent", "aria-hidden": "true" }), "parent \u2192 child"),
+      h("li", null, h("span", { class: "mark g-ok", "aria-hidden": "true" }, "\u25a0"), " seed"), h("li", null, h("span", { class: "key line parent", "aria-hidden": "true" }), "parent \u2192 child"),
       this.lineage.migrations.length ? h("li", null, h("span", { class: "key line migration", "aria-hidden": "true" }), "migration") : null,
       h("li", { class: "quiet" }, "training score upwards; drag to move, wheel to zoom, \u21e7 wheel for scores alone"));
   }
@@ -199,7 +199,7 @@ class Lineage {
     const width = this.holder.clientWidth;
     if (!width || !this.canvas.isConnected) return;
     this.width = width;
-    this.height = clamp(window.innerHeight - 300, 180 * Math.min(2, this.lineage.islands), 260 * this.lineage.islands + 60);
+    this.height = clamp(window.innerHeight - 300, 180 * Math.min(2, this.lineage.islands), 330 * this.lineage.islands + 60);
     this.draw();
     this.drawList();
   }

@@ -11,6 +11,9 @@ const METRICS = {
   left: { name: "oracle gap", of: (o) => o.left, colour: leftColour, text: (v) => v.toFixed(2), plain: (v) => v < 1.005, ends: [1, 1.05, 1.1, 1.2, 1.25], format: (v) => v + "\u00d7", says: "what the best recorded launch would add; its median flatters it" },
 };
 
+/** Where the detail stands above the maps instead of beside them; as in style.css. */
+const NARROW = "(max-width: 1100px)";
+
 export async function shapesView({ source, run, values }) {
   const [lineage, shapes] = await Promise.all([source.lineage(run), source.shapes(run)]);
   if (!shapes.cases.length) return { root: h("p", { class: "notice", role: "alert" }, `No recorded table to show: ${visible(shapes.missing)}`) };
@@ -89,7 +92,8 @@ function cell(row, metric, pick) {
   return h("td", null, h("button", {
     type: "button", tabindex: "-1", "data-case": k.id, "aria-label": label, title: label,
     class: "cell" + (k.split === "holdout" ? " held" : "") + (o.regression ? " lost" : ""), style: v === null ? {} : metric.colour(v),
-    onclick: () => pick(row), onfocus: () => pick(row),
+    onclick: () => { pick(row); if (matchMedia(NARROW).matches) document.getElementById("shape-detail").scrollIntoView({ block: "center" }); },
+    onfocus: () => pick(row),
   }, v === null ? "?" : metric.plain?.(v) ? "\u00b7" : metric.text(v)));
 }
 
