@@ -124,7 +124,8 @@ class Outcome(TypedDict):
 
     `num_splits` and `blocks_per_split` have FA3's own choices filled in; `live_splits` is the mean over the sequences.
     `speedup` is stock latency / latency, `error` the standard error of its logarithm, `left` the speed-up that the best
-    recorded launch would add. Latencies in microseconds; None, with `interpolated` False, where the table neither holds nor brackets the launch.
+    recorded launch would add. Latencies in microseconds; None, with `interpolated` False, where the table neither holds
+    nor brackets the launch.
     """
 
     num_splits: int

@@ -104,4 +104,4 @@ def _lineage(axes: Axes, reader: RunReader) -> None:
         axes.scatter(path[-1:], [height(path[-1])], s=120, marker="*", color=HELD, edgecolors="white", zorder=4)
     axes.set_xlabel("proposal")
     axes.set_ylabel("training score (no score: strip below)")
-    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 0.12))

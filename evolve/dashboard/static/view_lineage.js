@@ -199,7 +199,7 @@ class Lineage {
     const width = this.holder.clientWidth;
     if (!width || !this.canvas.isConnected) return;
     this.width = width;
-    this.height = clamp(window.innerHeight - 300, 180 * Math.min(2, this.lineage.islands), 330 * this.lineage.islands + 60);
+    this.height = clamp(window.innerHeight - 230, 180 * Math.min(2, this.lineage.islands), 330 * this.lineage.islands + 60);
     this.draw();
     this.drawList();
   }
