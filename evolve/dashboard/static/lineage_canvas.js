@@ -185,24 +185,33 @@ function marks(pen, nodes, where, shown) {
   const size = clamp((where.width - LEFT) / nodes.length, 2.2, 4);
   // One path per kind of mark: thousands of single fills would not keep up with a wheel.
   const batches = new Map();
+  const gone = displaced(nodes);
   for (const n of nodes) {
     const [x, y] = where.place(n);
     if (x < LEFT - 8 || x > where.width) continue;
     const group = groupOf(n.status).key;
-    const key = group + (shown.has(n.id) ? "" : " dim");
-    if (!batches.has(key)) batches.set(key, { group, dim: !shown.has(n.id), path: new Path2D() });
+    const hollow = HOLLOW.has(group) || gone.has(n.id);
+    const key = group + hollow + shown.has(n.id);
+    if (!batches.has(key)) batches.set(key, { group, hollow, dim: !shown.has(n.id), path: new Path2D() });
     const { path } = batches.get(key);
     shape(path, group, x, y, size);
     if (n.kind === "seed") path.rect(x - size - 2, y - size - 2, 2 * size + 4, 2 * size + 4);
   }
-  for (const { group, dim, path } of batches.values()) {
+  for (const { group, hollow, dim, path } of batches.values()) {
     pen.globalAlpha = dim ? 0.08 : 0.9;
     pen.fillStyle = pen.strokeStyle = cssColour("--g-" + group);
     pen.lineWidth = 1.3;
-    if (HOLLOW.has(group)) pen.stroke(path);
+    if (hollow) pen.stroke(path);
     else pen.fill(path);
   }
   pen.globalAlpha = 1;
+}
+
+/** Proposals that lost their grid cell to a later one. Seeds hold a cell on every island, and are never hollow. */
+function displaced(nodes) {
+  const found = new Set(nodes.flatMap((n) => n.displaced));
+  for (const n of nodes) if (n.kind === "seed") found.delete(n.id);
+  return found;
 }
 
 const HOLLOW = new Set(["duplicate", "open", "none"]);

@@ -66,17 +66,34 @@ class Shell {
 
   fill(name, shown) {
     const focused = document.activeElement?.id;
-    const scroll = this.at === location.hash.split("?")[0] ? window.scrollY : 0;
+    const same = this.at === location.hash.split("?")[0];
+    const scroll = same ? window.scrollY : 0;
+    const kept = same ? this.keep() : () => {};
     this.at = location.hash.split("?")[0];
     this.shown?.leave?.();
     this.shown = { name, ...shown };
     this.main.replaceChildren(h("h1", { class: "sr" }, `${NAMES[name]}, ${visible(this.run ?? "")}`), shown.root);
     shown.ready?.();
+    kept();
     if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus({ preventScroll: true });
     window.scrollTo(0, scroll);
     if (shown.says) this.says.textContent = shown.says;
     document.title = `${NAMES[name]} \u00b7 ${visible(this.run ?? "")} \u00b7 evosplit`;
     document.documentElement.dataset.ready = String((Number(document.documentElement.dataset.ready) || 0) + 1);
+  }
+
+  /** What a reader has opened and scrolled to, for when the same view is drawn anew. */
+  keep() {
+    const open = new Set([...this.main.querySelectorAll("details[open] > summary")].map((e) => e.textContent));
+    const scrolled = [...this.main.querySelectorAll(".scroll, .code, .prose")].filter((e) => e.scrollTop || e.scrollLeft)
+      .map((e) => [e.getAttribute("aria-label"), e.scrollTop, e.scrollLeft]);
+    return () => {
+      for (const e of this.main.querySelectorAll("details > summary")) e.parentElement.open = open.has(e.textContent);
+      for (const [label, top, left] of scrolled) {
+        const e = [...this.main.querySelectorAll("[aria-label]")].find((x) => x.getAttribute("aria-label") === label);
+        if (e) [e.scrollTop, e.scrollLeft] = [top, left];
+      }
+    };
   }
 
   chrome(name, run) {

@@ -78,7 +78,7 @@ class Lineage {
 
   key() {
     return h("ul", { class: "legend" }, h("li", null, h("span", { class: "key line way", "aria-hidden": "true" }), "path to the winner \u2605"),
-      h("li", null, h("span", { class: "mark g-ok", "aria-hidden": "true" }, "\u25a0"), " seed"), h("li", null, h("span", { class: "key line parent", "aria-hidden": "true" }), "parent \u2192 child"),
+      h("li", null, h("span", { class: "mark g-ok", "aria-hidden": "true" }, "\u25a0"), " seed"), h("li", null, h("span", { class: "mark g-ok", "aria-hidden": "true" }, "\u25cb"), " displaced from its cell"), h("li", null, h("span", { class: "key line parent", "aria-hidden": "true" }), "parent \u2192 child"),
       this.lineage.migrations.length ? h("li", null, h("span", { class: "key line migration", "aria-hidden": "true" }), "migration") : null,
       h("li", { class: "quiet" }, "training score upwards; drag to move, wheel to zoom, \u21e7 wheel for scores alone"));
   }
@@ -240,6 +240,8 @@ class Lineage {
       ["edit", visible(n.note) || "\u2013"], ["island", String(n.island)], ["in all", duration(n.elapsed_s)]];
     if (n.duplicate_of !== null) facts.push(["repeats", ref(n.duplicate_of)]);
     if (n.displaced.length) facts.push(["displaced", n.displaced.map(ref)]);
+    const heirs = this.lineage.nodes.filter((x) => x.island === n.island && x.displaced.includes(n.id));
+    if (heirs.length) facts.push(["displaced by", heirs.map((x) => ref(x.id))]);
     this.detail.replaceChildren(h("div", { class: "row" }, h("a", { class: "big", href: link("candidate", { ...{ run: this.run }, id: n.id }) }, `#${n.id}`), statusChip(n.status),
       n.id === this.lineage.winner ? h("span", { class: "chip good" }, "winner") : null),
     n.message ? h("p", { class: "message" }, visible(n.message)) : "",
