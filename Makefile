@@ -1,5 +1,5 @@
-# make run: the quickstart search. make test: all checks. make fuzz: fuzzing for a bounded time.
-# All create what they need in .venv.
+# make run: the quickstart search. make test: all checks. make browser: the dashboard in Chromium, with screenshots
+# in build/screenshots. make fuzz: fuzzing for a bounded time. All create what they need in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ KEY := $(shell cksum pyproject.toml | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/installed-run-$(KEY)
 DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 
-.PHONY: run test fuzz format clean
+.PHONY: run test browser fuzz format clean
 
 run: $(RUN_STAMP)
 	@# Exit code 4: the time budget ended before the proposals did, which slow machines may see.
@@ -27,6 +27,12 @@ FUZZ_SECONDS ?= 30
 fuzz: $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	$(BIN)/python scripts/fuzz_gate.py --seconds $(FUZZ_SECONDS)
+
+browser: $(DEV_STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+		echo "error: no Chromium to test the dashboard in" >&2; echo "hint: apt install chromium" >&2; exit 3; }
+	$(BIN)/pytest -m browser
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .

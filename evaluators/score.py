@@ -43,12 +43,16 @@ class ShapeResult:
         return math.exp(self.log_speedup)
 
 
+def is_regression(log_speedup: float, error: float) -> bool:
+    """Whether a shape is slower by more than max(1%, 3 standard errors); `error` is that of the log speed-up."""
+    return math.exp(-log_speedup) - 1 > max(MIN_REGRESSION, REGRESSION_ERRORS * error)
+
+
 def shape_result(baseline: Latency, candidate: Latency, *, workspace_bytes: int) -> ShapeResult:
     """Compare a candidate's launch with the baseline's on one shape, round by round."""
     logs = log_speedups(baseline.rounds_us, candidate.rounds_us)
     gain = statistics.median(logs)
-    slower = math.exp(-gain) - 1
-    regression = slower > max(MIN_REGRESSION, REGRESSION_ERRORS * standard_error(logs))
+    regression = is_regression(gain, standard_error(logs))
     return ShapeResult(gain, regression, candidate.interpolated, workspace_bytes)
 
 

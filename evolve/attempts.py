@@ -154,7 +154,9 @@ class Attempts:
                 stored = await self._ask(ask)
         source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, stored.error)
         if not stored.error:
+            judged_at = time.time()
             source, evaluation = await self._judged(stored.answer, ask.parent.source)
+            self._journal.span(ask.index, "sandbox", evaluation.status.value, judged_at)
         return Outcome(source, evaluation, time.monotonic() - started, cost_of(stored.answer))
 
     async def _ask(self, ask: Ask) -> Said:
@@ -164,6 +166,7 @@ class Attempts:
             self._budget.settle(ticket, Cost())
             raise BudgetSpent("the run is ending")
         said = Said(Answer("", ""), "")
+        asked_at = time.time()
         call = asyncio.ensure_future(self._proposer.propose(ask))
         try:
             await asyncio.wait([call])
@@ -178,6 +181,7 @@ class Attempts:
         try:
             said = self._said(call, ask)
             self._journal.answer(ask.index, said.answer, said.error)
+            self._journal.span(ask.index, "proposer", "failed" if said.error else said.answer.note, asked_at)
         finally:
             self._budget.settle(ticket, cost_of(said.answer))
         return said

@@ -1,7 +1,8 @@
 """The journal: one SQLite file per run that holds every proposal, also the failed ones.
 
 Tables: `meta` (run-wide values), `proposals` (what was asked), `answers` (what the proposer said, stored
-before it is used), `results` (what the judge said, committed in index order).
+before it is used), `results` (what the judge said, committed in index order), `spans` (what took how long, for the
+timeline; absent in journals of before it was kept).
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ _SINCE_2 = (
 """Columns that journals of version 1 lack: they are added before such a journal is written, and read as defaults."""
 
 _DEFAULTS = ", '' AS asked_model, 0 AS gpu_s, 0 AS look_ups"
+
+_SPANS = """CREATE TABLE IF NOT EXISTS spans (
+    id INTEGER NOT NULL, lane TEXT NOT NULL, name TEXT NOT NULL, started_at REAL NOT NULL, seconds REAL NOT NULL)"""
 
 CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at", "gpu_s"}
 """Readings of a clock: columns that differ between two equal runs."""
@@ -158,6 +162,8 @@ class Journal:
             found = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if not found and not read_only:
                 _fill(self._db)
+            if not read_only:
+                self._db.execute(_SPANS)
             version = int(self.meta("schema_version"))
         except (sqlite3.Error, OSError, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
@@ -261,6 +267,16 @@ class Journal:
         with self._writing():
             self._insert("results", row)
 
+    def span(self, index: int, lane: str, name: str, started_at: float) -> None:
+        """Write that work on a proposal took from `started_at` (seconds since the epoch) until now.
+
+        Lanes are `proposer`, `sandbox` and `gpu`. Clock readings: no part of what a run is.
+        """
+        seconds = max(0.0, time.time() - started_at)
+        row = {"id": index, "lane": lane, "name": name, "started_at": started_at, "seconds": seconds}
+        with self._writing():
+            self._insert("spans", row)
+
     def _insert(self, table: str, row: dict[str, Any]) -> None:
         names = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
@@ -301,6 +317,17 @@ class Journal:
         if row is None:
             raise UserError(f"{self.path.parent.name} holds no proposal {index}", hint="evosplit show RUN lists them")
         return _entry(row)
+
+    def select(self, query: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        """Rows of a query, for readers that need few columns of many proposals.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            return self._db.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path} cannot be read ({error})") from error
 
     def content(self) -> dict[str, list[dict[str, Any]]]:
         """Everything but clock readings, for comparing two runs."""

@@ -8,7 +8,7 @@ number first, so that no state has to be saved between two operations.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, MutableSet
+from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,16 @@ class Sample:
     diff: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A program copied from one island to another after commit `at`."""
+
+    at: int
+    program: int
+    source: int
+    target: int
+
+
 class Population:
     """Islands of programs on a MAP-Elites grid."""
 
@@ -87,6 +97,7 @@ class Population:
         self._db: Any = ProgramDatabase(config)
         self._db.islands = [OrderedSet() for _ in range(search.islands)]
         self._db.archive = OrderedSet()
+        self.migrations: list[Migration] = []
 
     def _reseed(self, *what: object) -> None:
         random.seed(f"{self._seed}:" + ":".join(map(str, what)))
@@ -118,24 +129,42 @@ class Population:
         displaced = tuple(sorted(before - self._owners(island)))
         self._db.increment_island_generation(island)
         if self._db.should_migrate():
-            self._migrate()
+            self._migrate(index)
         return displaced
 
     def _owners(self, island: int) -> set[int]:
         return {self._index(name) for name in self._db.island_feature_maps[island].values()}
 
-    def _migrate(self) -> None:
+    def cells(self, island: int) -> Mapping[str, str]:
+        """Owners of an island's grid cells as they stand: `owner_of` reads an owner, `bins_of` a cell."""
+        found: Mapping[str, str] = self._db.island_feature_maps[island]
+        return found
+
+    def owner_of(self, name: str) -> int:
+        """Proposal that a cell's owner came from."""
+        return self._index(name)
+
+    @staticmethod
+    def bins_of(cell: str) -> list[int]:
+        """A cell's bin per feature, in the order of `FEATURES`."""
+        return [int(part) for part in cell.split("-")]
+
+    def feature_ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of each feature so far, between which its bins lie."""
+        return {name: (float(s["min"]), float(s["max"])) for name, s in self._db.feature_stats.items()}
+
+    def _migrate(self, index: int) -> None:
         """Copy the best of each island to its right neighbour, under names that do not depend on chance.
 
         OpenEvolve's own migrate_programs names copies by uuid4, which makes every later draw differ.
         """
         count = len(self._db.islands)
-        moves = []
+        moves: list[tuple[Any, int, int]] = []
         for island in range(count):
             best = self._db.get_top_programs(n=len(self._db.islands[island]), island_idx=island)
             keep = max(1, int(len(best) * self._search.migration_rate))
-            moves += [(program, (island + 1) % count) for program in best[:keep]]
-        for program, target in moves:
+            moves += [(program, island, (island + 1) % count) for program in best[:keep]]
+        for program, source, target in moves:
             if count < 2 or any(self._db.programs[p].code == program.code for p in self._db.islands[target]):
                 continue
             name = f"{self._index(program.id)}@{target}"
@@ -150,6 +179,7 @@ class Population:
                 metadata={"migrant": True},
             )
             self._db.add(copy, target_island=target)
+            self.migrations.append(Migration(index, self._index(name), source, target))
         self._db.last_migration_generation = max(self._db.island_generations)
 
     def sample(self, index: int) -> Sample:

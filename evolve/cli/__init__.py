@@ -227,6 +227,44 @@ def replay(
 
 
 @app.command()
+def view(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Default: all, also later ones.")] = None,
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 7474,
+    host: Annotated[str, typer.Option("--host", help="Address to bind.")] = "127.0.0.1",
+    expose: Annotated[bool, typer.Option("--expose", help="Allow a --host that other machines reach.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Show runs in the browser, live, also while they go on."""
+    from evolve.cli.view import view_command
+
+    raise typer.Exit(view_command(runs or [], runs_dir, host=host, port=port, expose=expose))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, names, or last.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The page. [default: report.html]")] = None,
+    view: Annotated[
+        str | None,
+        typer.Option(
+            "--json",
+            metavar="VIEW",
+            help="Print one view's data: overview, lineage, candidate, shapes, "
+            "grid (RUN or RUN#ID), or compare (two of them).",
+        ),
+    ] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Folder for static pictures.")] = None,
+    timeline: Annotated[Path | None, typer.Option("--timeline", help="Chrome trace, for Perfetto.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+) -> None:
+    """Write runs as one page that opens from disk; or their data, pictures, timeline."""
+    from evolve.cli.report import report_command
+
+    raise typer.Exit(report_command(runs, output, runs_dir, view=view, png=png, timeline=timeline, force=force))
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Say what works here, and why the rest does not."""
     from evolve.cli.doctor import doctor_command

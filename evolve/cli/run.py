@@ -34,6 +34,7 @@ from evolve.proposers import Proposer, open_proposer
 from evolve.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
 
 PICTURE = "speedup.png"
+REPORT = "report.html"
 PLAIN_EVERY_S = 5.0
 RESUMABLE = (
     "search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations",
@@ -153,6 +154,7 @@ def _finish(summary: RunSummary, judge: AnyJudge, config: RunConfig, *, as_json:
         say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
         for path in pictures:
             say(f"picture    {path}")
+        say(f"report     {_write_report(summary.path)}")
         for line in live_lines(judge):
             say(line)
     if as_json:
@@ -177,6 +179,16 @@ def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) ->
         drawn.append(picture if number == 1 else picture.with_stem(f"{picture.stem}-{number}"))
         draw_speedups(drawn[-1], one.cases, found, title=f"{title}\n{d['workload']}, {d['setting']}, {d['gpu']}")
     return drawn
+
+
+def _write_report(folder: Path) -> Path:
+    """The run's page, written anew when a run goes on."""
+    from evolve.dashboard.reader import RunReader
+    from evolve.dashboard.report import report
+
+    path = folder / REPORT
+    path.write_text(report([RunReader(folder)]), encoding="utf-8")
+    return path
 
 
 def _show_leader(summary: RunSummary, judge: AnyJudge) -> None:

@@ -1,0 +1,130 @@
+"""`evosplit report`: the dashboard as one file, and its data, pictures and timeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from evolve.cli.common import emit, say
+from evolve.dashboard.candidate import candidate
+from evolve.dashboard.compare import compare
+from evolve.dashboard.documents import VIEWS, Document
+from evolve.dashboard.grid import grid, replay
+from evolve.dashboard.lineage import lineage
+from evolve.dashboard.overview import overview
+from evolve.dashboard.reader import RunReader, winner_of
+from evolve.dashboard.recording import Recording
+from evolve.dashboard.report import report
+from evolve.dashboard.shapes import recording_of, shapes
+from evolve.errors import UserError
+from evolve.run_folder import find_run
+
+DEFAULT = Path("report.html")
+
+
+def report_command(
+    names: list[str],
+    output: Path | None,
+    runs_dir: Path,
+    *,
+    view: str | None,
+    png: Path | None,
+    timeline: Path | None,
+    force: bool,
+) -> int:
+    """Write what was asked for; the page where nothing else was."""
+    if view is not None:
+        if output or png or timeline:
+            raise UserError("--json prints, and writes no file", hint="leave -o, --png and --timeline out")
+        emit(dict(document(view, names, runs_dir)))
+        return 0
+    readers = [RunReader(find_run(_run_of(name), runs_dir)) for name in names]
+    if len({r.name for r in readers}) < len(readers):
+        raise UserError("the same run twice, or two of one name", hint="rename one of the folders")
+    if timeline is not None:
+        _write_timeline(readers, timeline, force=force)
+    if png is not None:
+        _write_pictures(readers, png, force=force)
+    if output is not None or (png is None and timeline is None):
+        _write(output or DEFAULT, report(readers), force=force)
+    return 0
+
+
+def _run_of(name: str) -> str:
+    """The run in RUN or RUN#ID."""
+    run, mark, index = name.rpartition("#")
+    return run if mark and index.isdecimal() else name
+
+
+def document(view: str, names: list[str], runs_dir: Path) -> Document:
+    """The data of one view.
+
+    Raises:
+        UserError: no such view, run or proposal, or too many or too few of them.
+    """
+    if view not in VIEWS:
+        raise UserError(f"no view {view!r}", hint=f"one of {', '.join(VIEWS)}")
+    wanted = 2 if view == "compare" else 1
+    if len(names) != wanted:
+        raise UserError(f"--json {view} takes {wanted} RUN{'s' if wanted > 1 else ''}, got {len(names)}")
+    chosen = [_chosen(name, runs_dir) for name in names]
+    reader, index, recording, missing = chosen[0]
+    match view:
+        case "overview":
+            return overview(reader, recording)
+        case "lineage":
+            return lineage(reader, replay(reader))
+        case "candidate":
+            return candidate(reader, index, recording)
+        case "shapes":
+            return shapes(reader, recording, missing)
+        case "grid":
+            return grid(reader, replay(reader))
+    other, other_index, other_recording, _ = chosen[1]
+    return compare((reader, index, recording), (other, other_index, other_recording))
+
+
+def _chosen(name: str, runs_dir: Path) -> tuple[RunReader, int, Recording | None, str]:
+    """The run, proposal (the winner where none is named) and table of RUN or RUN#ID."""
+    run, mark, index = name.rpartition("#")
+    reader = RunReader(find_run(_run_of(name), runs_dir))
+    recording, missing = recording_of(reader)
+    if mark and run and index.isdecimal():
+        return reader, int(index), recording, missing
+    winner = winner_of(reader.nodes)
+    return reader, winner["id"] if winner else 0, recording, missing
+
+
+def _write(path: Path, text: str, *, force: bool) -> None:
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise UserError(f"{path} exists", hint="--force writes over it, -o names another file") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    say(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
+
+
+def _write_timeline(readers: list[RunReader], path: Path, *, force: bool) -> None:
+    from evolve.dashboard.timeline import timeline
+
+    if len(readers) != 1:
+        raise UserError(f"--timeline takes one RUN, got {len(readers)}")
+    _write(path, json.dumps(timeline(readers[0])), force=force)
+
+
+def _write_pictures(readers: list[RunReader], folder: Path, *, force: bool) -> None:
+    from evolve.dashboard.pictures import draw_pictures
+
+    if len(readers) != 1:
+        raise UserError(f"--png takes one RUN, got {len(readers)}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}") from error
+    known = sorted(p.name for p in folder.glob("*.png"))
+    if known and not force:
+        raise UserError(f"{folder} holds {', '.join(known)}", hint="--force writes over them")
+    for path in draw_pictures(readers[0], recording_of(readers[0])[0], folder):
+        say(str(path))

@@ -1,0 +1,159 @@
+"""The hub: the runs that a live dashboard serves, each read once for all who look at it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evolve.dashboard.candidate import candidate
+from evolve.dashboard.documents import Document
+from evolve.dashboard.grid import GridReplay, grid, replay
+from evolve.dashboard.lineage import lineage
+from evolve.dashboard.overview import overview
+from evolve.dashboard.reader import RunReader
+from evolve.dashboard.recording import Recording
+from evolve.dashboard.shapes import recording_of, shapes
+from evolve.dashboard.timeline import timeline
+from evolve.errors import UserError
+from evolve.journal import FILE_NAME
+
+LOOK_EVERY_S = 0.4
+"""How often a journal is looked at, however many readers there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What changed since a reader's last event.
+
+    Attributes:
+        id: every proposal below it is settled and known to the reader; where to resume.
+        data: the nodes from `since` on, and what they changed beside themselves.
+    """
+
+    id: int
+    data: dict[str, Any]
+
+
+class FollowedRun:
+    """One run and what is derived from it, up to date to `LOOK_EVERY_S`. Thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the run.
+
+        Raises:
+            UserError: no journal that can be read.
+        """
+        self.reader = RunReader(folder)
+        self.revision = 1
+        self._guard = threading.RLock()
+        self._looked_at = time.monotonic()
+        self._replay: GridReplay | None = None
+        self._recording: tuple[Recording | None, str] | None = None
+
+    def look(self) -> int:
+        """Look at the journal again when due; returns the revision, which grows with every change."""
+        with self._guard:
+            if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
+                if self.reader.refresh():
+                    self.revision += 1
+                self._looked_at = time.monotonic()
+            return self.revision
+
+    def _table(self) -> tuple[Recording | None, str]:
+        # A run writes its weighting after its folder; without it there is nothing to read yet.
+        if self._recording is None or (self._recording[0] is None and self.reader.running):
+            self._recording = recording_of(self.reader)
+        return self._recording
+
+    def _replayed(self) -> GridReplay | None:
+        self._replay = replay(self.reader, self._replay)
+        return self._replay
+
+    def document(self, view: str, index: int | None = None) -> Document | dict[str, Any]:
+        """The document of a view.
+
+        Raises:
+            UserError: no such proposal.
+            KeyError: no such view.
+        """
+        with self._guard:
+            self.look()
+            recording, missing = self._table()
+            if view == "candidate" and index is not None:
+                return candidate(self.reader, index, recording)
+            match view:
+                case "overview":
+                    return overview(self.reader, recording)
+                case "lineage":
+                    return lineage(self.reader, self._replayed())
+                case "grid":
+                    return grid(self.reader, self._replayed())
+                case "shapes":
+                    return shapes(self.reader, recording, missing)
+                case "timeline.json":
+                    return timeline(self.reader)
+            raise KeyError(view)
+
+    def change(self, since: int | None) -> Change:
+        """All that changed for a reader who knows every proposal below `since`; None stands for now."""
+        with self._guard:
+            settled = self.reader.settled
+            start = settled if since is None else max(0, min(since, settled))
+            whole = lineage(self.reader, self._replayed())
+            return Change(
+                settled,
+                {
+                    "since": start,
+                    "nodes": whole["nodes"][start:],
+                    "overview": overview(self.reader, self._table()[0]),
+                    "winner": whole["winner"],
+                    "leader": whole["leader"],
+                    "path": whole["path"],
+                    "migrations": whole["migrations"],
+                },
+            )
+
+
+class Hub:
+    """Runs by name: those that were named, or all below a folder, also those that start later."""
+
+    def __init__(self, folders: Sequence[Path], runs_dir: Path | None) -> None:
+        """Name the runs.
+
+        Raises:
+            UserError: a named run cannot be read, or two have one name.
+        """
+        self._runs_dir = runs_dir
+        self._runs: dict[str, FollowedRun] = {}
+        self._guard = threading.Lock()
+        for folder in folders:
+            run = FollowedRun(folder)
+            if run.reader.name in self._runs:
+                raise UserError(f"two runs named {run.reader.name}", hint="rename one of the folders")
+            self._runs[run.reader.name] = run
+
+    def names(self) -> list[str]:
+        """Names of the runs, the latest first."""
+        with self._guard:
+            if self._runs_dir is not None:
+                for path in self._runs_dir.glob(f"*/{FILE_NAME}"):
+                    if path.parent.name not in self._runs:
+                        try:
+                            self._runs[path.parent.name] = FollowedRun(path.parent)
+                        except UserError:
+                            continue  # being made just now, or damaged: the others are shown all the same
+            return sorted(self._runs, key=lambda n: (-self._runs[n].reader.created_at, n))
+
+    def warm(self) -> None:
+        """Work out in the background what the first look at the latest run needs."""
+        names = self.names()
+        if names:
+            threading.Thread(target=self._runs[names[0]].document, args=("lineage",), daemon=True).start()
+
+    def run(self, name: str) -> FollowedRun | None:
+        """A run by name; names are never used as paths."""
+        return self._runs.get(name)

@@ -1,0 +1,35 @@
+"""The report: everything of some runs in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evolve import __version__
+from evolve.dashboard.bundle import block, pack_candidates
+from evolve.dashboard.candidate import candidates
+from evolve.dashboard.grid import grid, replay
+from evolve.dashboard.lineage import lineage
+from evolve.dashboard.overview import overview
+from evolve.dashboard.page import page
+from evolve.dashboard.reader import RunReader
+from evolve.dashboard.shapes import recording_of, shapes
+
+
+def report(readers: Sequence[RunReader]) -> str:
+    """The page with the documents of all views inside."""
+    runs = []
+    blocks = {}
+    for number, reader in enumerate(readers):
+        recording, missing = recording_of(reader)
+        known = replay(reader)
+        runs.append(
+            {
+                "name": reader.name,
+                "overview": overview(reader, recording),
+                "lineage": lineage(reader, known),
+                "grid": grid(reader, known),
+            }
+        )
+        blocks[f"data-shapes-{number}"] = block(shapes(reader, recording, missing))
+        blocks[f"data-candidates-{number}"] = block(pack_candidates(candidates(reader, recording)))
+    return page({"data-index": block({"version": __version__, "runs": runs}), **blocks}, live=False)

@@ -1,0 +1,211 @@
+"""The live server: the page, its documents and its events, on loopback.
+
+What it refuses: any method but GET and HEAD, a Host header that is not its own (a name that some site points here), an
+Origin or a Sec-Fetch-Site of another site. It serves no files: runs are looked up by name, never by path.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
+from urllib.parse import unquote, urlsplit
+
+from evolve import __version__
+from evolve.dashboard.events import last_event, stream
+from evolve.dashboard.hub import FollowedRun, Hub
+from evolve.dashboard.page import page, policy
+from evolve.errors import UserError
+
+MOST_STREAMS = 64
+"""Readers at once; each holds a thread."""
+
+
+class DashboardServer(ThreadingHTTPServer):
+    """Serves a hub."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, hub: Hub, host: str, port: int) -> None:
+        """Bind; port 0 takes a free one.
+
+        Raises:
+            UserError: the address cannot be bound.
+        """
+        self.hub = hub
+        self.page = page({}, live=True).encode()
+        self.policy = policy(live=True) + "; frame-ancestors 'none'"
+        self.streams = 0
+        self.open = True
+        if ":" in host:
+            self.address_family = socket.AF_INET6
+        try:
+            super().__init__((host, port), Handler)
+        except (OSError, OverflowError) as error:
+            raise UserError(f"{host}:{port} cannot be bound: {error}", hint="--port 0 takes a free one") from error
+        self.port = int(self.server_address[1])
+        self._named = host.lower()
+        self._loopback = is_loopback(host)
+
+    @property
+    def url(self) -> str:
+        """Where to look."""
+        host = f"[{self._named}]" if ":" in self._named else self._named
+        return f"http://{host}:{self.port}/"
+
+    def is_own_host(self, header: str) -> bool:
+        """Whether a Host header names this server.
+
+        Bound beyond loopback, addresses are taken as they come: only names can be pointed here by somebody else.
+        """
+        try:
+            parts = urlsplit(f"//{header}")
+            name, port = (parts.hostname or "").lower(), parts.port or 80
+        except ValueError:
+            return False
+        if port != self.port:
+            return False
+        if name in (self._named, "localhost"):
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or not self._loopback
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that went away is no news."""
+
+    def shutdown(self) -> None:
+        """Stop, and let the streams end."""
+        self.open = False
+        super().shutdown()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server_version = f"evosplit/{__version__}"
+    sys_version = ""
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+
+    @property
+    def _app(self) -> DashboardServer:
+        return cast(DashboardServer, self.server)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Requests are not logged: the terminal belongs to the user."""
+
+    def do_HEAD(self) -> None:
+        """As GET, without the body."""
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        """The page, a document or events."""
+        if self._refused():
+            return
+        path = urlsplit(self.path).path
+        if path == "/":
+            self._send(HTTPStatus.OK, "text/html; charset=utf-8", self._app.page)
+            return
+        parts = [unquote(p) for p in path.removeprefix("/").split("/")]
+        if parts == ["api", "runs"]:
+            self._send_json({"version": __version__, "runs": self._app.hub.names()})
+            return
+        run = self._app.hub.run(parts[2]) if parts[:2] == ["api", "run"] and len(parts) >= 4 else None
+        if run is None:
+            self._say(HTTPStatus.NOT_FOUND, "no such page or run")
+        elif parts[3:] == ["events"]:
+            self._stream(run)
+        else:
+            self._document(run, parts[3:])
+
+    def _refused(self) -> bool:
+        host = self.headers.get("Host", "")
+        origin = self.headers.get("Origin")
+        site = self.headers.get("Sec-Fetch-Site", "none")
+        if not self._app.is_own_host(host):
+            self._say(HTTPStatus.MISDIRECTED_REQUEST, "this server does not go by that name")
+        elif (origin is not None and origin != f"http://{host}") or not (
+            site in ("same-origin", "none") or self._is_link()
+        ):
+            self._say(HTTPStatus.FORBIDDEN, "requests of other sites are refused")
+        else:
+            return False
+        return True
+
+    def _is_link(self) -> bool:
+        """Whether somebody follows a link to the page; it cannot be framed, so the other site learns nothing."""
+        return urlsplit(self.path).path == "/" and self.headers.get("Sec-Fetch-Mode") == "navigate"
+
+    def _document(self, run: FollowedRun, rest: list[str]) -> None:
+        index = None
+        if len(rest) == 2 and rest[0] == "candidate" and rest[1].isascii() and rest[1].isdigit() and len(rest[1]) < 10:
+            index = int(rest[1])
+        elif len(rest) != 1:
+            self._say(HTTPStatus.NOT_FOUND, "no such view")
+            return
+        try:
+            self._send_json(run.document(rest[0], index))
+        except KeyError:
+            self._say(HTTPStatus.NOT_FOUND, "no such view")
+        except UserError as error:
+            self._say(HTTPStatus.NOT_FOUND, str(error))
+
+    def _stream(self, run: FollowedRun) -> None:
+        if self._app.streams >= MOST_STREAMS:
+            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "too many readers")
+            return
+        self._app.streams += 1
+        try:
+            self._head(HTTPStatus.OK, "text/event-stream; charset=utf-8", None)
+            if self.command == "GET":
+                since = last_event(self.headers.get("Last-Event-ID"))
+                for part in stream(run, since, go_on=lambda: self._app.open):
+                    self.wfile.write(part)
+                    self.wfile.flush()
+        except (OSError, UserError):
+            pass  # the browser went away, or the run's folder did: it connects again and is told then
+        finally:
+            self._app.streams -= 1
+            self.close_connection = True
+
+    def _send_json(self, data: object) -> None:
+        self._send(HTTPStatus.OK, "application/json", json.dumps(data).encode())
+
+    def _say(self, status: HTTPStatus, text: str) -> None:
+        self._send(status, "text/plain; charset=utf-8", (text + "\n").encode())
+
+    def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
+        self._head(status, kind, len(body))
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _head(self, status: HTTPStatus, kind: str, length: int | None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        if length is None:
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(length))
+        self.send_header("Content-Security-Policy", self._app.policy)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Frame-Options", "DENY")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()

@@ -1,0 +1,26 @@
+// The other half of bundle.py: blocks of base64 and gzip back to documents.
+
+export async function readBlock(id) {
+  const element = document.getElementById(id);
+  if (!element) return null;
+  const raw = atob(element.textContent.trim());
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+/** Documents of all candidates of a run by id, each put together when it is asked for. */
+export function unpackCandidates(run, packed, nodes) {
+  const rows = new Map(packed.candidates.map((row) => [row[0], row]));
+  const outcomes = packed.outcomes.map((known) => known.map((values) =>
+    Object.fromEntries(packed.outcome_fields.map((field, i) => [field, values[i]]))));
+  return (id) => {
+    const row = rows.get(id);
+    if (!row) return null;
+    const [, texts, picks, constants] = row;
+    const found = { view: "candidate", run, node: nodes.get(id) };
+    packed.texts.forEach((name, i) => { found[name] = texts[i].map((k) => packed.lines[k]).join("\n"); });
+    return { ...found, constants, outcomes: picks.map((k, i) => outcomes[i][k]) };
+  };
+}

@@ -1,0 +1,136 @@
+// Shapes: where a program is faster, what it decides, and what it leaves; a heat map per head count.
+
+import { latencyCurve } from "./curve.js";
+import { choice, h, microseconds, panel, percent, times, visible } from "./dom.js";
+import { leftColour, speedupColour, splitsColour } from "./scales.js";
+import { link, read, set } from "./state.js";
+
+const METRICS = {
+  speedup: { name: "speed-up", of: (o) => o.speedup, colour: speedupColour, text: (v) => v.toFixed(2), plain: (v) => Math.abs(v - 1) < 0.005, ends: [0.8, 0.9, 1, 1.1, 1.25], format: (v) => v + "\u00d7", says: "stock latency / its latency" },
+  decision: { name: "decision", of: (o) => o.live_splits, colour: splitsColour, text: (v) => (v >= 10 || Number.isInteger(v) ? v.toFixed(0) : v.toFixed(1)), ends: [1, 4, 16, 64, 128], format: String, says: "splits that run, mean over the sequences" },
+  left: { name: "oracle gap", of: (o) => o.left, colour: leftColour, text: (v) => v.toFixed(2), plain: (v) => v < 1.005, ends: [1, 1.05, 1.1, 1.2, 1.25], format: (v) => v + "\u00d7", says: "what the best recorded launch would add; its median flatters it" },
+};
+
+/** Where the detail stands above the maps instead of beside them; as in style.css. */
+const NARROW = "(max-width: 1100px)";
+
+export async function shapesView({ source, run, values }) {
+  const [lineage, shapes] = await Promise.all([source.lineage(run), source.shapes(run)]);
+  if (!shapes.cases.length) return { root: h("p", { class: "notice", role: "alert" }, `No recorded table to show: ${visible(shapes.missing)}`) };
+  const id = Number(values.id ?? lineage.winner ?? 0);
+  const c = await source.candidate(run, id).catch(() => null);
+  const key = METRICS[values.metric] ? values.metric : "speedup";
+  const root = h("div", { class: "stack" });
+  if (!c || !c.outcomes.length) {
+    root.append(panel("Shapes", null, picker(lineage, run, id, key), h("p", { class: "quiet", role: "alert" }, `Proposal ${visible(values.id ?? id)} has no decisions of its own.`)));
+    return { root };
+  }
+  const rows = shapes.cases.map((k, i) => ({ k, o: c.outcomes[i] }));
+  const detail = h("div", { id: "shape-detail" });
+  const grids = maps(rows, key, (row) => { set({ case: row.k.id }, { quiet: true }); show(detail, row, c); });
+  const open = rows.find((r) => r.k.id === values.case) ?? rows.reduce((a, b) => ((b.o.left ?? 1) > (a.o.left ?? 1) ? b : a));
+  show(detail, open, c);
+  root.append(panel("Shapes", null, picker(lineage, run, id, key), summary(rows, c, shapes), scale(METRICS[key])),
+    h("div", { class: "shapes" }, h("div", { class: "maps" }, grids), panel("One shape", { class: "sticky" }, detail)));
+  return { root, keys: arrows(root) };
+}
+
+function picker(lineage, run, id, key) {
+  return h("div", { class: "row" }, h("label", { for: "shape-id" }, "proposal "),
+    h("input", { type: "number", id: "shape-id", min: "0", max: String(lineage.nodes.length - 1), value: id, onchange: (e) => set({ id: e.target.value }) }),
+    lineage.winner !== null ? h("a", { href: link("shapes", { ...read().values, run, id: lineage.winner }) }, `winner #${lineage.winner}`) : null,
+    lineage.leader !== null ? h("a", { href: link("shapes", { ...read().values, run, id: lineage.leader }) }, `leader #${lineage.leader}`) : null,
+    choice("colour by", Object.entries(METRICS).map(([k, m]) => [k, m.name]), key, (v) => set({ metric: v === "speedup" ? "" : v })));
+}
+
+function summary(rows, c, shapes) {
+  const regressions = rows.filter((r) => r.o.regression).length;
+  const changed = rows.filter((r) => r.o.changed).length;
+  const n = c.node;
+  return h("p", { class: "quiet" }, `#${n.id}${n.holdout ? `: ${times(n.holdout.geomean_speedup)} on holdout, ${percent(n.holdout.oracle_share)} of the oracle; ` : ": "}` +
+    `decides ${changed} of ${rows.length} shapes unlike stock, ${regressions} slower by more than max(1%, 3 standard errors). ` +
+    `${visible(shapes.card.setting ?? "")}, ${visible(shapes.card.build ?? "")} on ${visible(shapes.card.gpu ?? "")}. `);
+}
+
+function scale(metric) {
+  const swatch = (v) => h("span", { class: "swatch", style: metric.colour(v) }, metric.format(v));
+  return h("div", { class: "legend" }, metric.ends.map(swatch), h("span", { class: "quiet" }, metric.says),
+    h("span", null, h("span", { class: "swatch dotted" }, "\u2022"), " holdout"), h("span", null, h("span", { class: "swatch outlined" }, "\u00a0"), " regression"), h("span", { class: "quiet" }, "blank: sealed test shapes"));
+}
+
+function maps(rows, key, pick) {
+  const heads = [...new Set(rows.map((r) => `${r.k.num_heads_q}x${r.k.num_heads_kv}`))];
+  const found = [];
+  for (const ragged of [false, true]) {
+    for (const pair of heads) {
+      const mine = rows.filter((r) => `${r.k.num_heads_q}x${r.k.num_heads_kv}` === pair && Boolean(r.k.mix) === ragged);
+      if (mine.length) found.push(map(mine, pair, ragged, METRICS[key], pick));
+    }
+  }
+  return found;
+}
+
+function map(rows, pair, ragged, metric, pick) {
+  const [q, kv] = pair.split("x");
+  const of = ragged ? (k) => k.mix : (k) => k.seqlen_k;
+  const across = [...new Set(rows.map((r) => of(r.k)))];
+  if (!ragged) across.sort((a, b) => a - b);
+  const batches = [...new Set(rows.map((r) => r.k.batch))].sort((a, b) => a - b);
+  const at = new Map(rows.map((r) => [`${r.k.batch}/${of(r.k)}`, r]));
+  const title = `${q} query, ${kv} KV heads, ${ragged ? "ragged" : "uniform"}`;
+  return h("section", { class: "panel map", "aria-label": title }, h("h3", null, title),
+    h("div", { class: "scroll" }, h("table", { class: "heat" }, h("caption", { class: "sr" }, `${metric.name} by batch and ${ragged ? "mix of lengths" : "keys"}, ${title}`),
+      h("thead", null, h("tr", null, h("th", { scope: "col" }, "batch"), across.map((x) => h("th", { scope: "col", class: "upright" }, h("span", null, String(x)))))),
+      h("tbody", null, batches.map((b) => h("tr", null, h("th", { scope: "row" }, String(b)), across.map((x) => cell(at.get(`${b}/${x}`), metric, pick))))))));
+}
+
+function cell(row, metric, pick) {
+  if (!row) return h("td", { class: "sealed" });
+  const { k, o } = row;
+  const v = metric.of(o);
+  const label = `${k.id}, ${k.split}: ${metric.name} ${v === null ? "unknown" : metric.text(v)}${o.regression ? ", regression" : ""}`;
+  return h("td", null, h("button", {
+    type: "button", tabindex: "-1", "data-case": k.id, "aria-label": label, title: label,
+    class: "cell" + (k.split === "holdout" ? " held" : "") + (o.regression ? " lost" : ""), style: v === null ? {} : metric.colour(v),
+    onclick: () => { pick(row); if (matchMedia(NARROW).matches) document.getElementById("shape-detail").scrollIntoView({ block: "center" }); },
+    onfocus: () => pick(row),
+  }, v === null ? "?" : metric.plain?.(v) ? "\u00b7" : metric.text(v)));
+}
+
+/** Arrow keys move between cells; one cell at a time is in the tab order. */
+function arrows(root) {
+  const cells = [...root.querySelectorAll(".cell")];
+  if (cells.length) cells[0].tabIndex = 0;
+  const move = (dx, dy) => {
+    const now = document.activeElement?.closest?.(".cell");
+    if (!now) { cells[0]?.focus(); return; }
+    const td = now.closest("td");
+    let row = td.parentElement;
+    let index = td.cellIndex;
+    for (let i = 0; i < 40; i++) {
+      index += dx;
+      for (let j = 0; j < Math.abs(dy); j++) row = dy > 0 ? row?.nextElementSibling : row?.previousElementSibling;
+      const next = row?.cells[index]?.querySelector(".cell");
+      if (!row || !row.cells[index]) return;
+      if (next) { now.tabIndex = -1; next.tabIndex = 0; next.focus(); return; }
+    }
+  };
+  return { ArrowLeft: () => move(-1, 0), ArrowRight: () => move(1, 0), ArrowUp: () => move(0, -1), ArrowDown: () => move(0, 1) };
+}
+
+function show(detail, { k, o }, c) {
+  const lengths = k.live_seqlens;
+  const facts = [
+    ["shape", `batch ${k.batch}, ${k.seqlen_k} keys, ${k.num_heads_q} query and ${k.num_heads_kv} KV heads of ${k.head_dim}`],
+    ["part", k.split], ["weight", percent(k.weight, 3)],
+    lengths.length ? ["live keys", `${Math.min(...lengths)}\u2013${Math.max(...lengths)}, mean ${(lengths.reduce((a, b) => a + b, 0) / lengths.length).toFixed(0)}`] : null,
+    ["decided", `${o.num_splits} splits${o.blocks_per_split ? `, ${o.blocks_per_split} blocks each` : ""}, ${o.live_splits} live${o.pack_gqa === null ? "" : `, pack_gqa ${o.pack_gqa}`}${o.changed ? "" : " (as stock)"}`],
+    ["latency", o.latency_us === null ? "not recorded" : `${microseconds(o.latency_us)} \u00b5s${o.interpolated ? ", interpolated between two measured launches" : ""}; stock ${microseconds(k.cells.median_us[0])} \u00b5s`],
+    ["speed-up", times(o.speedup, 3) + (o.regression ? " (regression)" : "")],
+    ["oracle", `${times(k.oracle_speedup, 3)} cross-fitted; best launch would add ${times(o.left, 3)}`],
+  ].filter(Boolean);
+  detail.replaceChildren(h("h3", null, visible(k.id)),
+    latencyCurve(k, o, `Latency over splits on ${k.id}: chosen ${microseconds(o.latency_us)} microseconds, stock ${microseconds(k.cells.median_us[0])}`),
+    h("dl", { class: "facts" }, facts.map(([name, v]) => [h("dt", null, name), h("dd", null, v)])),
+    h("p", null, h("a", { href: link("candidate", { run: c.run, id: c.node.id, tab: "shapes" }) }, `all shapes of #${c.node.id}`)));
+}
