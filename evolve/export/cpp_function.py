@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from evolve.export.cpp_expr import HELPERS, OPERATORS, Expressions
 from evolve.export.cpp_types import EXACT_IN_DOUBLE, Kind, Type, cpp_type
 from evolve.export.inference import Inference, refuse
-from evolve.export.program_form import Form, NotExpressible, always_returns, stored_names
+from evolve.export.program_form import Form, MayBeZero, NotExpressible, always_returns, stored_names
 
 INDENT = "    "
 LINE_LENGTH = 120
@@ -427,7 +427,8 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str])
     types = Inference(form, inputs)
     if types.divisors:
         where = types.divisors[0]
-        raise refuse(where, f"the divisor {ast.unparse(where)} may be 0", f"max(1, {ast.unparse(where)})")
+        text = ast.unparse(where)
+        raise MayBeZero(f"line {where.lineno}: the divisor {text} may be 0", hint=f"max(1, {text})")
     if not types.results[""].whole:
         raise NotExpressible("what is returned is not always an integer", hint="int(...), math.ceil(...) or //")
     writer = _Writer(form, types, fields)

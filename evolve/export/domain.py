@@ -90,8 +90,10 @@ def random_views(count: int, seed: int) -> Iterator[tuple[ShapeView, int]]:
     def any_size(high: int) -> int:
         return min(high, max(1, int(2 ** rng.uniform(0, high.bit_length()))))
 
+    # Few SM counts: each is asked about in a process of its own.
+    sm_counts = (132, 132, 132, 114, 78, *(rng.randint(1, 160) for _ in range(4)))
     for index in range(count):
-        num_sms = rng.choice((132, 132, 132, 114, 78, rng.randint(1, 160)))
+        num_sms = rng.choice(sm_counts)
         if index % 3 == 0:
             yield _consistent(rng), num_sms
             continue

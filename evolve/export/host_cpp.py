@@ -84,7 +84,7 @@ class HostFunction:
         return found
 
     def falls(self, walks: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
-        """Where each walk (start, step, length) first falls: (step, before, after); step -1 where it never does."""
+        """Where each walk's answer first falls: (seqlen_k, before, after); seqlen_k -1 where it never does."""
         found = self._ask([v for row in walks for v in row], ["walk"])
         if len(found) != 3 * len(walks):
             raise UserError(f"the compiled function stopped in walk {list(walks[len(found) // 3])}")

@@ -26,7 +26,7 @@ from evolve.export.cpp_types import (
     whole,
     widen,
 )
-from evolve.export.program_form import Form, NotExpressible
+from evolve.export.program_form import Form, MayBeZero, NotExpressible
 
 ROUNDS_BEFORE_WIDENING = 6
 LAST_ROUND = 40
@@ -380,7 +380,8 @@ class Inference:
         if name == "sqrt" and value.low < 0:
             raise refuse(node, "math.sqrt of what may be negative", "math.sqrt(max(0, ...))")
         if name in ("log", "log2") and value.low <= 0:
-            raise refuse(node, f"math.{name} of what may be 0 or negative", f"math.{name}(max(1, ...))")
+            message = f"line {node.lineno}: math.{name} of what may be 0 or negative"
+            raise MayBeZero(message, hint=f"math.{name}(max(1, ...))")
         ends = []
         for bound in (value.low, value.high):
             try:

@@ -27,6 +27,10 @@ class NotExpressible(UserError):
     """A program, or a part of it, that the target has no place for."""
 
 
+class MayBeZero(NotExpressible):
+    """A division, or a logarithm, of what the ranges of the inputs do not keep from being 0."""
+
+
 @dataclass(slots=True)
 class Form:
     """A program as one function.
@@ -64,11 +68,11 @@ class Form:
                     found.add(f"gpu.{node.attr}" if is_gpu else node.attr)
         return frozenset(found)
 
-    def source(self, result: str = "{}") -> str:
-        """The form as a program of the heuristic language again; `result` wraps what is returned."""
+    def source(self, *, spelled: bool = False) -> str:
+        """The form as a program of the heuristic language again; `spelled`: its returns hold all three decisions."""
         arguments = ", ".join(self.views)
         body = copy.deepcopy(self.body)
-        if self.entry == "schedule":
+        if self.entry == "schedule" and not spelled:
             for node in (n for s in body for n in ast.walk(s)):
                 if isinstance(node, ast.Return) and node.value is not None:
                     node.value = ast.Tuple([node.value, ast.Constant(None), ast.Constant(0)], ast.Load())
