@@ -139,7 +139,13 @@ class Expressions:
         """An expression whose C++ type is `wanted`, which holds all its values."""
         if wanted == "float" and isinstance(node, ast.Constant) and isinstance(node.value, float):
             return self._single(node.value) or Text(f"float({node.value!r})", POSTFIX, "float")
+        if isinstance(node, ast.List) and wanted.startswith("std::vector<"):
+            item = wanted.removeprefix("std::vector<").removesuffix(">")
+            return Text(f"{wanted}{{{', '.join(self.in_braces(e, item).text for e in node.elts)}}}", POSTFIX, wanted)
         found = self.write(node)
+        if found.kind != wanted and wanted.startswith("std::vector<"):
+            text = f"[&] {{ auto const items = {found.text}; return {wanted}(items.begin(), items.end()); }}()"
+            return Text(text, POSTFIX, wanted)
         if found.kind == wanted or wanted in ("int64_t", "double") or found.kind in ("bool", "int"):
             return found
         return Text(f"{wanted}({found.text})", POSTFIX, wanted)
@@ -267,9 +273,13 @@ class Expressions:
         index = self.type(node.slice)
         place_text = self.write(node.slice)
         if index.low >= 0:
-            return Text(f"{written}[{place_text.text}]", POSTFIX, kind)
+            # Two brackets in a row would begin an attribute.
+            inside = f"({place_text.text})" if place_text.text.startswith("[") else place_text.text
+            return Text(f"{written}[{inside}]", POSTFIX, kind)
         if index.high < 0:
             return Text(f"{written}[{written}.size() + {place_text.at(PLUS + 1)}]", POSTFIX, kind)
+        if place_text.text.startswith("["):
+            place_text = Text(f"({place_text.text})", POSTFIX, place_text.kind)
         back = f"{place_text.at(RELATION + 1)} < 0 ? {written}.size() + {place_text.at(PLUS + 1)} : {place_text.text}"
         return Text(f"{written}[{back}]", POSTFIX, kind)
 

@@ -29,13 +29,13 @@ class CppBody:
     Attributes:
         statements: text of each top-level statement of the program, in order, comments included.
         preamble: lambdas and constants that stand before them.
-        guard: whether inputs of 0 must be turned away first, since Python divides by them.
+        may_divide_by_zero: which of the statements do where an input is 0; -1 stands for the preamble.
         notes: what a reviewer should know about exactness.
     """
 
     statements: tuple[str, ...]
     preamble: tuple[str, ...]
-    guard: bool
+    may_divide_by_zero: frozenset[int]
     notes: tuple[str, ...]
 
     @property
@@ -243,6 +243,8 @@ class _Writer:
         name, kind = self.name(target.id), self.types.names[self.function][target.id]
         wanted = cpp_type(kind)
         if target.id in self.declared[-1]:
+            if isinstance(value, ast.List) and not value.elts:
+                return [f"{name}.clear();"]
             return [f"{name} = {self.expressions.as_type(value, wanted).text};"]
         self.declared[-1].add(target.id)
         if isinstance(value, ast.List) and not value.elts:
@@ -411,13 +413,15 @@ def _wrapped(head: str, test: str, tail: str, pad: str) -> list[str]:
     return ["\n".join(lines)]
 
 
-def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str]) -> CppBody:
+def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str], *,
+              guarded: bool = False) -> CppBody:  # fmt: skip
     """A form as the body of a C++ function.
 
     Args:
         form: one entry point; every path must return.
         inputs: range of each input that the target has.
         fields: the target's own name for each of them, or an expression.
+        guarded: whether the caller turns away what would divide by zero.
 
     Raises:
         NotExpressible: a construct without exact counterpart, or an input that the target lacks.
@@ -425,11 +429,11 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str])
     if not always_returns(form.body):
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
     types = Inference(form, inputs)
-    if types.divisors:
+    if types.divisors and not guarded:
         where = types.divisors[0]
         text = ast.unparse(where)
         raise MayBeZero(f"line {where.lineno}: the divisor {text} may be 0", hint=f"max(1, {text})")
-    if not types.results[""].whole:
+    if types.results[""].kind is not Kind.INT:
         raise NotExpressible("what is returned is not always an integer", hint="int(...), math.ceil(...) or //")
     writer = _Writer(form, types, fields)
     preamble, statements = writer.body()
@@ -441,4 +445,6 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str])
     if wide:
         notes.add(f"line {wide[0]}: no bound on an integer was found; it is kept in 64 bits and overflow was checked "
                   "on every input of the proof")  # fmt: skip
-    return CppBody(tuple(statements), tuple(preamble), False, tuple(sorted(notes)))
+    inside = {id(n): i for i, s in enumerate(form.body) for n in ast.walk(s)}
+    zero = frozenset(inside.get(id(d), -1) for d in types.divisors)
+    return CppBody(tuple(statements), tuple(preamble), zero, tuple(sorted(notes)))

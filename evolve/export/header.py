@@ -12,7 +12,7 @@ from evolve.export.cpp_types import BOOL
 from evolve.export.domain import MAY_BE_ZERO, MORE_FIELDS, TILE_FIELDS, TILE_NAMES, input_types
 from evolve.export.patch import Tree
 from evolve.export.program_form import Form, MayBeZero
-from evolve.export.splice import spliced
+from evolve.export.splice import kept_statements, spliced
 
 HEADER = "hopper/heuristics.h"
 FUNCTION = "num_splits_heuristic"
@@ -48,18 +48,21 @@ class SourceChange:
     notes: tuple[str, ...]
 
 
-def zero_guard(form: Form, fields: dict[str, str], names: Sequence[str]) -> tuple[CppBody, tuple[str, ...]]:
-    """The translation, and a guard for inputs of 0 where a rule divides by what may be 0.
+def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int]) -> tuple[CppBody, str]:
+    """The translation, and a guard line for inputs of 0 where the program's own statements divide by them.
 
     Python never sees an empty batch; the kernel's caller may.
     """
     try:
-        return translate(form, input_types(names, low=0), fields), ()
+        body = translate(form, input_types(names, low=0), fields, guarded=True)
+        if not body.may_divide_by_zero - kept.keys():
+            return body, ""
     except MayBeZero:
         pass
+    # With every input at least 1 a division by 0 is the program's own mistake, and refused.
     body = translate(form, input_types(names), fields)
     empty = [fields[n] for n in names if n in MAY_BE_ZERO and n in form.fields() and n != "size_one_kv_head"]
-    return body, (f"    if ({' || '.join(f'{n} <= 0' for n in empty)}) {{ return 1; }}  // nothing to attend to",)
+    return body, f"    if ({' || '.join(f'{n} <= 0' for n in empty)}) {{ return 1; }}  // nothing to attend to\n"
 
 
 def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool) -> SourceChange:
@@ -85,14 +88,10 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool) -> S
     if "gpu.l2_bytes" in form.fields():
         names.append("gpu.l2_bytes")
         fields["gpu.l2_bytes"] = "(50 * 1024 * 1024)"
-    body, guard = zero_guard(form, fields, names)
-    inner = spliced(source, function, form, stock, body) if keep_stock else None
-    if inner is None:
-        new_body = f"\n{body.text}\n".encode()
-    else:
-        new_body = inner
-    if guard:
-        new_body = b"\n" + guard[0].encode() + new_body
+    kept = kept_statements(function, form, stock) if keep_stock else {}
+    body, guard = translated(form, fields, names, kept)
+    inner = spliced(source, function, kept, body) if kept else f"\n{body.text}\n".encode()
+    new_body = b"\n" + guard.encode() + inner.removeprefix(b"\n")
     types = input_types(names)
     extra = "".join(f", {'bool' if types[n] is BOOL else 'int'} {n}" for n in more).encode()
     changed = (
@@ -110,7 +109,7 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool) -> S
         function=changed[found.start : found.end].decode(),
         call=f"{FUNCTION}({', '.join(parts)})",
         inputs=tuple(row),
-        keeps_stock=inner is not None,
+        keeps_stock=bool(kept),
         notes=body.notes,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ def open_tree(path: Path, target: str) -> Tree:
             hint="commit or stash them: the patch is made from what is committed",
         )
     origin = _git(top, "config", "--get", "remote.origin.url", check=False).stdout.decode(errors="replace").strip()
+    # A URL may carry a token before the @.
+    origin = re.sub(r"(?<=://)[^/@]*@", "", origin)
     return Tree(top, found.stdout.decode().strip(), origin)
 
 

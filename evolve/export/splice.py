@@ -27,20 +27,23 @@ STOCK_KINDS = (
 """Statements of num_splits_heuristic that stand for each statement of `split_count` in seeds/fa3_stock.py."""
 
 
-def spliced(source: bytes, function: CppFunction, form: Form, stock: Form, body: CppBody) -> bytes | None:
-    """The function's new body with the target's own lines where the program agrees with FA3's rule.
+def kept_statements(function: CppFunction, form: Form, stock: Form) -> dict[int, int]:
+    """Statements of the program that are FA3's own: their place in the program, and in FA3's rule.
 
-    Returns None where they have nothing in common, or where the target's function is not built as FA3's.
+    Empty where they have nothing in common, or where the target's function is not built as FA3's.
     """
     kinds = [kind for kind, _, _ in function.statements]
     if kinds != [k for group in STOCK_KINDS for k in group]:
-        return None
+        return {}
     own = [ast.dump(s) for s in form.body]
     theirs = [ast.dump(s) for s in stock.body]
     blocks = difflib.SequenceMatcher(a=own, b=theirs, autojunk=False).get_matching_blocks()
     kept = {block.a + i: block.b + i for block in blocks for i in range(block.size)}
-    if not kept or not _separable(form, set(kept)):
-        return None
+    return kept if kept and _separable(form, set(kept)) else {}
+
+
+def spliced(source: bytes, function: CppFunction, kept: dict[int, int], body: CppBody) -> bytes:
+    """The function's new body: the target's own lines for the kept statements, the translation for the others."""
     starts = [sum(len(g) for g in STOCK_KINDS[:i]) for i in range(len(STOCK_KINDS))]
     pieces = [line.encode() for line in body.preamble]
     for index, text in enumerate(body.statements):
