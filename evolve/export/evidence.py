@@ -108,7 +108,7 @@ def seen_shape(target: Target, shape: DecodeShape) -> DecodeShape:
 def kept(target: Target, decision: Decision) -> Decision:
     """The part of a decision that the target expresses."""
     if target.kind is Kind.PREPARE:
-        return Decision(blocks_per_split=decision.blocks_per_split)
+        return replace(target.baseline, blocks_per_split=decision.blocks_per_split)
     if target.kind is Kind.PYTHON:
         return replace(decision, blocks_per_split=0)
     return Decision(num_splits=decision.num_splits)
@@ -148,7 +148,7 @@ def gather(target: Target, program: Program, tables: dict[tuple[str, str], Table
     questions: list[tuple[ShapeView, WorkView, int]] = []
     for _, setting, case in cells:
         view = shape_view(case.shape, setting)
-        stock = num_splits_heuristic(view, gpu.num_sms)
+        stock = target.baseline.num_splits or num_splits_heuristic(view, gpu.num_sms)
         questions.append((view, work_view(case.shape, setting, stock), gpu.num_sms))
     decided = ask(program, questions, "the workloads' shapes")
     sources = {key: TableSource(table) for key, table in tables.items()}

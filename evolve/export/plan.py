@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.contract import Gpu
+from evaluators.contract import Gpu, Mode
+from evaluators.dispatch import work_view
 from evaluators.gate import Program
 from evolve.assets import asset
 from evolve.errors import UserError
 from evolve.export.answers import read
-from evolve.export.evidence import Row, Summary, gather, recorded_tables, summaries
+from evolve.export.evidence import Row, Summary, gather, recorded_tables, summaries, summarise
 from evolve.export.header import SourceChange, change_header
 from evolve.export.host_cpp import CompileError, Compiler
 from evolve.export.monotone import Monotone, prove_monotone
 from evolve.export.patch import Tree
+from evolve.export.prepare import change_prepare
 from evolve.export.program_form import Form, NotExpressible, always_returns, form_of, with_stock
-from evolve.export.proof import Proof, prove_schedule
+from evolve.export.proof import Proof, prove_blocks, prove_schedule
 from evolve.export.rules import Rule, rules_of
 from evolve.export.targets import Kind, Target
 
@@ -137,8 +139,6 @@ def refuse_harmful_caps(rows: Sequence[Row]) -> None:
         ]
         if not ragged:
             continue
-        from evolve.export.evidence import summarise
-
         group = summarise("", ragged)
         worst = min(ragged, key=lambda r: r.result.log_speedup if r.result else 0.0)
         if group.geomean < 1 - RAGGED_GROUP_LOSS or group.worst < 1 / (1 + RAGGED_SHAPE_LOSS):
@@ -211,5 +211,45 @@ def _by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {workload: list(group.values()) for workload, group in found.items()}
 
 
-PLANNERS = {Kind.HEADER: plan_header}
+def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+                 gpu: Gpu) -> Export:  # fmt: skip
+    """An export to hopper/flash_prepare_scheduler.cu, its formula proved as host C++.
+
+    Raises:
+        UserError: the kernel cannot express the program, the tree is another, or the proof fails.
+    """
+    if not program.uses_blocks_per_split:
+        raise NotExpressible(f"{name} defines no blocks_per_split", hint="a rule for num_splits goes to the target fa3")
+    form = _with_stock_choice(form_of(program, "blocks_per_split"))
+    stock = stock_form("blocks_per_split")
+    if _same(form, stock):
+        raise NotExpressible(f"{name} decides what {target.name} decides already: there is nothing to patch")
+    change = change_prepare(tree, form, stock)
+    own = read(form.source(), name)
+    tables = recorded_tables(target, asset(TABLES))
+    rows = [r for r in gather(target, own, tables, gpu) if r.setting.mode is not Mode.STATIC]
+    lattice = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits), gpu.num_sms) for r in rows]
+    try:
+        proof = prove_blocks(own, change, lattice, compiler, folder)
+    except CompileError as error:
+        raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
+    rules = {w: tuple(rules_of(form, stock, group, gpu)) for w, group in _by_workload(rows).items()}
+    return Export(
+        name=name,
+        program=program,
+        target=target,
+        tree=tree,
+        form=form,
+        change=change,
+        proof=proof,
+        monotone=None,
+        rows=tuple(rows),
+        summaries=tuple(summaries(rows)),
+        rules=rules,
+        left_out=decisions_left_out(program, target),
+        tables={", ".join(key): table.digest for key, table in tables.items() if table.setting.mode is not Mode.STATIC},
+    )
+
+
+PLANNERS = {Kind.HEADER: plan_header, Kind.PREPARE: plan_prepare}
 """How an export to each kind of target is planned."""

@@ -81,6 +81,8 @@ class Form:
         text = "\n".join(ast.unparse(ast.fix_missing_locations(s)) for s in body)
         lines = [f"    {line}" for line in text.splitlines()]
         entry = "\n".join([f"def {self.entry}({arguments}):", *lines])
+        if self.entry != "schedule":
+            entry += "\n\ndef schedule(shape, gpu):\n    return 0, None, 0"
         return "\n\n".join(["import math", *constants, *helpers, entry]) + "\n"
 
 

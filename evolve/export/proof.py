@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.contract import Decision, ShapeView
+from evaluators.contract import Decision, ShapeView, WorkView
 from evaluators.gate import Program
 from evolve.errors import UserError
 from evolve.export.answers import NO_WORK, ask
 from evolve.export.domain import MAY_BE_ZERO, edge_views, random_views
 from evolve.export.header import SourceChange
 from evolve.export.host_cpp import CompileError, Compiler, HostFunction, compile_function
+from evolve.export.prepare import edge_works, random_works, work_row
 
 RANDOM_INPUTS = 100_000
 SEED = 20_260_401
@@ -91,6 +92,33 @@ def prove_schedule(program: Program, change: SourceChange, lattice: Sequence[tup
             raise UserError(f"an empty input gets num_splits {answer}: {shown}", hint="use max(1, ...) in the rule")
     edges = len(views) - len(lattice) - RANDOM_INPUTS
     return Proof(compiler.version, len(lattice), edges, RANDOM_INPUTS, len(empty)), function
+
+
+def prove_blocks(program: Program, change: SourceChange, lattice: Sequence[tuple[ShapeView, WorkView, int]],
+                 compiler: Compiler, folder: Path) -> Proof:  # fmt: skip
+    """Compare `blocks_per_split` with the changed formula.
+
+    Raises:
+        Mismatch: at the first batch where they differ.
+        UserError: the program fails or answers less than 1.
+        CompileError: the formula does not compile as host C++.
+    """
+    function = compile_change(change, compiler, folder)
+    shape = lattice[0][0]
+    edges = edge_works(shape)
+    works = [*lattice, *edges, *random_works(RANDOM_INPUTS, SEED, shape)]
+    decided = ask(program, works, "inputs of the proof")
+    rows = [work_row(work, num_sms) for _, work, num_sms in works]
+    for row, decision, answer in zip(rows, decided, function.answers(rows), strict=True):
+        shown = ", ".join(f"{n.removeprefix('gpu.')}={v}" for n, v in zip(change.inputs, row, strict=True))
+        if decision.blocks_per_split < 1:
+            raise UserError(f"blocks_per_split {decision.blocks_per_split} at {shown}", hint="max(1, ...)")
+        if decision.blocks_per_split != answer:
+            raise Mismatch(
+                f"the C++ says {answer}, the program {decision.blocks_per_split}: {shown}",
+                hint="nothing was written; report this as a bug of evosplit, with the program",
+            )
+    return Proof(compiler.version, len(lattice), len(edges), RANDOM_INPUTS, 0)
 
 
 def _check(view: ShapeView, num_sms: int, decision: Decision, answer: int, inputs: Sequence[str]) -> None:

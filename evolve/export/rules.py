@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluators.contract import Gpu, ShapeView
+from evaluators.contract import Gpu, ShapeView, WorkView
+from evaluators.dispatch import work_view
 from evaluators.gate import parse_program
 from evolve.export.answers import NO_WORK, ask
 from evolve.export.evidence import Row
@@ -52,11 +53,14 @@ def _returns(body: Sequence[ast.stmt], above: tuple[ast.expr, ...]) -> list[tupl
 
 
 def _numbered(form: Form) -> str:
-    """The program with the number of the return that decided in the place of sm_margin."""
+    """The program with the number of the return that decided in the place of sm_margin, or of the blocks."""
     body = copy.deepcopy(form.body)
     for number, (node, _) in enumerate(_returns(body, ())):
         assert node.value is not None
-        node.value = ast.Tuple([node.value, ast.Constant(None), ast.Constant(number)], ast.Load())
+        if form.entry == "schedule":
+            node.value = ast.Tuple([node.value, ast.Constant(None), ast.Constant(number)], ast.Load())
+        else:
+            node.value = ast.Constant(number + 1)
     marked = dataclasses.replace(form, body=body)
     return marked.source(spelled=True)
 
@@ -102,10 +106,13 @@ def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rul
     listed = {id(node): tests for node, tests in _returns(mine, ())}
     numbers = [(number, node) for number, (node, _) in enumerate(_returns(form.body, ()))]
     program = parse_program(_numbered(form))
-    decided = ask(program, [(r.view, NO_WORK, gpu.num_sms) for r in rows], "the workloads' shapes")
+    schedule = form.entry == "schedule"
+    inputs = [(r.view, NO_WORK if schedule else _work(r), gpu.num_sms) for r in rows]
+    decided = ask(program, inputs, "the workloads' shapes")
     by_number: dict[int, list[Row]] = {}
     for row, decision in zip(rows, decided, strict=True):
-        by_number.setdefault(decision.sm_margin, []).append(row)
+        number = decision.sm_margin if schedule else decision.blocks_per_split - 1
+        by_number.setdefault(number, []).append(row)
     found = []
     for number, node in numbers:
         if id(node) not in listed:
@@ -118,16 +125,22 @@ def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rul
         )
         reason = ""
         if not fired:
-            reason = _never(form, tests, rows, gpu)
+            reason = _never(form, tests, rows, gpu) if schedule else "its conditions hold on no batch of the workloads"
         elif not changes:
             reason = _unchanged(fired)
         found.append(Rule(node.lineno, condition or "otherwise", len(fired), changes, reason))
     return found
 
 
+def _work(row: Row) -> WorkView:
+    return work_view(row.case.shape, row.setting, row.stock.num_splits)
+
+
 def _unchanged(fired: Sequence[Row]) -> str:
-    if all(r.raw.num_splits == r.stock.num_splits for r in fired):
+    if all(not r.chosen.blocks_per_split and r.chosen.num_splits == r.stock.num_splits for r in fired):
         return f"the target decides the same on all {len(fired)} shapes already"
+    if any(r.chosen.blocks_per_split for r in fired):
+        return f"on all {len(fired)} batches as many splits run as before"
     live = max(max(r.launch.live_splits) for r in fired)
     return (
         f"num_splits is a cap, and the live splits ({live} at most) stay below both caps: on all {len(fired)} shapes the "
