@@ -6,6 +6,8 @@ import random
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from cpp_programs import Author
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +19,6 @@ from evolve.export.domain import MORE_FIELDS, TILE_FIELDS, TILE_NAMES, edge_view
 from evolve.export.host_cpp import compile_function, find_compiler
 from evolve.export.program_form import NotExpressible, form_of
 from evolve.export.proof import row_of
-from conftest import ROOT
-from cpp_programs import Author
 
 INPUTS = (*TILE_FIELDS, *MORE_FIELDS)
 TYPES = input_types(INPUTS)

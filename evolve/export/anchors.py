@@ -117,7 +117,7 @@ def find_function(source: bytes, name: str, where: str) -> CppFunction:
 
 
 def _statements(source: bytes, body: Node) -> tuple[tuple[str, int, int], ...]:
-    found = []
+    found: list[tuple[str, int, int]] = []
     above: Node | None = None
     for child in body.named_children:
         if child.type == "comment":

@@ -15,9 +15,10 @@ from pathlib import Path
 from evolve import __version__
 from evolve.assets import asset
 from evolve.errors import UserError
+from evolve.export.distill import curve_csv
 from evolve.export.evidence import Row
 from evolve.export.plan import Export
-from evolve.export.pr_body import apply_text, pr_body
+from evolve.export.pr_body import apply_text, module_text, pr_body
 
 PATCH_NAME = "0001-num-splits.patch"
 REPRO = "kernels/bench_repro.py"
@@ -94,10 +95,11 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "rules": {w: [asdict(r) for r in rules] for w, rules in export.rules.items()},
         "left_out": export.left_out,
         "notes": list(export.change.notes),
+        "distilled": asdict(export.distilled) if export.distilled else None,
     }
 
 
-def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object]) -> list[str]:
+def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object], *, original: str) -> list[str]:
     """Write the bundle and return the names of its files.
 
     Args:
@@ -105,13 +107,22 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
         patch: the mailbox.
         folder: new or empty.
         run: where the program came from.
+        original: source of the program as given.
     """
     check_output(folder)
     diff = "diff" + patch.decode(errors="replace").partition("\ndiff")[2]
-    contents = {
-        PATCH_NAME: patch.decode(errors="surrogateescape"),
-        "PR_BODY.md": pr_body(export, diff),
-        "APPLY.md": apply_text(export, PATCH_NAME),
+    if patch:
+        contents = {
+            PATCH_NAME: patch.decode(errors="surrogateescape"),
+            "PR_BODY.md": pr_body(export, diff),
+            "APPLY.md": apply_text(export, PATCH_NAME),
+        }
+    else:
+        contents = {n: text.decode() for n, text in export.change.edits.items()}
+        contents["APPLY.md"] = module_text(export)
+    if export.distilled is not None:
+        contents |= {"distillation.csv": curve_csv(export.distilled), "original.py": original}
+    contents |= {
         "decision_diff.csv": _csv(DIFF_COLUMNS, map(_diff_row, export.rows)),
         "results.csv": _csv(RESULT_COLUMNS, _result_rows(export.rows)),
         "provenance.json": json.dumps(provenance(export, run), indent=1) + "\n",

@@ -110,10 +110,10 @@ class Expressions:
         if isinstance(node, ast.Subscript):
             return self._subscript(node)
         if isinstance(node, ast.Tuple | ast.List):
-            kind = self.type(node)
-            items = kind.items if kind.kind is Kind.TUPLE else kind.items * len(node.elts)
+            made = self.type(node)
+            items = made.items if made.kind is Kind.TUPLE else made.items * len(node.elts)
             parts = (self.in_braces(e, cpp_type(t)).text for e, t in zip(node.elts, items, strict=True))
-            return Text(f"{cpp_type(kind)}{{{', '.join(parts)}}}", POSTFIX, cpp_type(kind))
+            return Text(f"{cpp_type(made)}{{{', '.join(parts)}}}", POSTFIX, cpp_type(made))
         if isinstance(node, ast.ListComp | ast.GeneratorExp):
             return self._comprehension(node)
         assert isinstance(node, ast.Call)
@@ -337,8 +337,10 @@ class Expressions:
         # exp, exp2, log, log2, sqrt
         if name != "sqrt":
             self.notes.add(f"{name} is the C library's on both sides: another library may round its last bit otherwise")
-        value = self.cast(self.write(node.args[0]), "double") if self.type(node.args[0]).kind is not Kind.DOUBLE else (
-            self.write(node.args[0])
+        value = (
+            self.cast(self.write(node.args[0]), "double")
+            if self.type(node.args[0]).kind is not Kind.DOUBLE
+            else (self.write(node.args[0]))
         )
         return Text(f"std::{name}({value.text})", POSTFIX, "double")
 
@@ -426,7 +428,9 @@ class Expressions:
         a double has more than twice the digits of a float, plus two.
         """
         left, right = self.type(node.left), self.type(node.right)
-        if not (left.float_exact and right.float_exact) or (left.whole and right.whole and not isinstance(node.op, ast.Div)):
+        if not (left.float_exact and right.float_exact) or (
+            left.whole and right.whole and not isinstance(node.op, ast.Div)
+        ):
             return None
         one, other = (
             self.as_type(n, "float") if t.kind is Kind.DOUBLE else self._floating(n, self.write(n))

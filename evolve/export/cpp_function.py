@@ -7,19 +7,102 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evolve.export.cpp_expr import HELPERS, OPERATORS, Expressions
-from evolve.export.cpp_types import EXACT_IN_DOUBLE, Kind, Type, cpp_type
+from evolve.export.cpp_types import INT64_MAX, Kind, Type, cpp_type
 from evolve.export.inference import Inference, refuse
 from evolve.export.program_form import Form, MayBeZero, NotExpressible, always_returns, stored_names
 
 INDENT = "    "
 LINE_LENGTH = 120
-RESERVED = frozenset(
-    """alignas alignof and asm auto bool break case catch char class const constexpr continue decltype default delete
-    do double else enum explicit export extern false float for friend goto if inline int long mutable namespace new
-    noexcept not nullptr operator or private protected public register return short signed sizeof static struct switch
-    template this throw true try typedef typeid typename union unsigned using virtual void volatile wchar_t while xor
-    std ceil floor sqrt exp log abs min max chosen values items total item""".split()
-) | HELPERS.keys()
+RESERVED = (
+    frozenset(
+        [
+            "alignas",
+            "alignof",
+            "and",
+            "asm",
+            "auto",
+            "bool",
+            "break",
+            "case",
+            "catch",
+            "char",
+            "class",
+            "const",
+            "constexpr",
+            "continue",
+            "decltype",
+            "default",
+            "delete",
+            "do",
+            "double",
+            "else",
+            "enum",
+            "explicit",
+            "export",
+            "extern",
+            "false",
+            "float",
+            "for",
+            "friend",
+            "goto",
+            "if",
+            "inline",
+            "int",
+            "long",
+            "mutable",
+            "namespace",
+            "new",
+            "noexcept",
+            "not",
+            "nullptr",
+            "operator",
+            "or",
+            "private",
+            "protected",
+            "public",
+            "register",
+            "return",
+            "short",
+            "signed",
+            "sizeof",
+            "static",
+            "struct",
+            "switch",
+            "template",
+            "this",
+            "throw",
+            "true",
+            "try",
+            "typedef",
+            "typeid",
+            "typename",
+            "union",
+            "unsigned",
+            "using",
+            "virtual",
+            "void",
+            "volatile",
+            "wchar_t",
+            "while",
+            "xor",
+            "std",
+            "ceil",
+            "floor",
+            "sqrt",
+            "exp",
+            "log",
+            "abs",
+            "min",
+            "max",
+            "chosen",
+            "values",
+            "items",
+            "total",
+            "item",
+        ]
+    )
+    | HELPERS.keys()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +185,7 @@ class _Writer:
     def _merge_parameters(self) -> None:
         """Let a local name take over the parameter of the same name where the parameter is not read any more."""
         inputs = {v: k for k, v in self.fields.items()}
-        helper_reads = {
-            n.attr for f in self.form.helpers.values() for n in ast.walk(f) if isinstance(n, ast.Attribute)
-        }
+        helper_reads = {n.attr for f in self.form.helpers.values() for n in ast.walk(f) if isinstance(n, ast.Attribute)}
         for name in stored_names(self.form.body) & inputs.keys():
             first = next(
                 (i for i, s in enumerate(self.form.body) if isinstance(s, ast.Assign) and name in stored_names([s])),
@@ -227,7 +308,9 @@ class _Writer:
             holder = node.value.func.value
             assert isinstance(holder, ast.Name)
             item = cpp_type(self.types.names[self.function][holder.id].items[0])
-            return [f"{pad}{self.name(holder.id)}.push_back({self.expressions.as_type(node.value.args[0], item).text});"]
+            return [
+                f"{pad}{self.name(holder.id)}.push_back({self.expressions.as_type(node.value.args[0], item).text});"
+            ]
         if isinstance(node, ast.Break):
             return [f"{pad}break;"]
         return [f"{pad}continue;"] if isinstance(node, ast.Continue) else []
@@ -299,7 +382,12 @@ class _Writer:
         if not node.orelse:
             one = lines[-1].strip()
             short = f"{lines[0]} {one} }}"
-            if len(lines) == 2 and one.startswith("return ") and "\n" not in lines[1] and len(short) <= LINE_LENGTH - 20:
+            if (
+                len(lines) == 2
+                and one.startswith("return ")
+                and "\n" not in lines[1]
+                and len(short) <= LINE_LENGTH - 20
+            ):
                 return [short]
             return [*lines, f"{pad}}}"]
         following = node.orelse[0]
@@ -439,8 +527,7 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
     preamble, statements = writer.body()
     notes = set(writer.expressions.notes)
     wide = sorted({
-        getattr(n, "lineno", 0) for n, t in types.of.items()
-        if t.kind is Kind.INT and not t.within(EXACT_IN_DOUBLE * 2**10) and getattr(n, "lineno", 0)
+        n.lineno for n, t in types.of.items() if t.kind is Kind.INT and not t.within(INT64_MAX)
     })  # fmt: skip
     if wide:
         notes.add(f"line {wide[0]}: no bound on an integer was found; it is kept in 64 bits and overflow was checked "

@@ -111,7 +111,9 @@ def _consistent(rng: random.Random) -> ShapeView:
     ratio = rng.choice((1, 4, 8, 8, 16, 64))
     seqlen_q = rng.choice((1, 1, 1, 2, 4, 8, 512))
     seqlen_k = min(MAX_SEQLEN_K, int(2 ** rng.uniform(0, 20)))
-    head_dim, block_m, block_n = rng.choice(((64, 192, 192), (128, 128, 176), (128, 128, 128), (128, 64, 128), (256, 128, 80)))
+    head_dim, block_m, block_n = rng.choice(
+        ((64, 192, 192), (128, 128, 176), (128, 128, 128), (128, 64, 128), (256, 128, 80))
+    )
     varlen, paged = rng.random() < 0.7, rng.random() < 0.5
     num_m_blocks = -(-seqlen_q * ratio // block_m)
     return ShapeView(
@@ -121,6 +123,3 @@ def _consistent(rng: random.Random) -> ShapeView:
         size_one_kv_head=min(MAX_BYTES, seqlen_k * head_dim * 4), is_causal_or_local=seqlen_q > 1, varlen=varlen,
         paged=paged, max_splits=MAX_SPLITS,
     )  # fmt: skip
-
-
-

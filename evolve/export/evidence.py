@@ -148,8 +148,8 @@ def gather(target: Target, program: Program, tables: dict[tuple[str, str], Table
     questions: list[tuple[ShapeView, WorkView, int]] = []
     for _, setting, case in cells:
         view = shape_view(case.shape, setting)
-        stock = target.baseline.num_splits or num_splits_heuristic(view, gpu.num_sms)
-        questions.append((view, work_view(case.shape, setting, stock), gpu.num_sms))
+        today = target.baseline.num_splits or num_splits_heuristic(view, gpu.num_sms)
+        questions.append((view, work_view(case.shape, setting, today), gpu.num_sms))
     decided = ask(program, questions, "the workloads' shapes")
     sources = {key: TableSource(table) for key, table in tables.items()}
     known = {key: {c.id for c in table.cases} for key, table in tables.items()}

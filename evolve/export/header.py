@@ -141,12 +141,12 @@ def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
                 )
             missing = [a for a in arguments if a.split()[0].encode() not in source]
             if missing:
-                raise AnchorMissing(f"{name}: looked for {missing[0]} to pass on, not found", hint="nothing was changed")
+                raise AnchorMissing(
+                    f"{name}: looked for {missing[0]} to pass on, not found", hint="nothing was changed"
+                )
             source = source[: call.end] + "".join(f", {a}" for a in arguments).encode() + source[call.end :]
         if calls:
             edits[name] = source
     if not edits:
-        raise AnchorMissing(
-            f"looked for a call of {FUNCTION} in hopper/*.cpp, found none", hint="nothing was changed"
-        )
+        raise AnchorMissing(f"looked for a call of {FUNCTION} in hopper/*.cpp, found none", hint="nothing was changed")
     return edits

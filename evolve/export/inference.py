@@ -233,8 +233,8 @@ class Inference:
             return Type(Kind.TUPLE, items=tuple(self.type(i) for i in node.elts))
         if isinstance(node, ast.List):
             item = UNKNOWN
-            for part in node.elts:
-                item = self._joined(node, item, self.type(part))
+            for element in node.elts:
+                item = self._joined(node, item, self.type(element))
             return list_of(item)
         if isinstance(node, ast.Subscript):
             return self._subscript(node)
@@ -331,9 +331,7 @@ class Inference:
             for part in (left, right):
                 too_large = part.whole and not part.exact and not part.within(EXACT_IN_DOUBLE)
                 if too_large and not math.isinf(part.high - part.low):
-                    raise refuse(
-                        node, "an integer that may pass 2**53 meets a float", "compute with smaller numbers"
-                    )
+                    raise refuse(node, "an integer that may pass 2**53 meets a float", "compute with smaller numbers")
         low, high = _bounds(op, left, right)
         if both_whole and not isinstance(op, ast.Div):
             if max(abs(low), abs(high)) > 2**63 and not math.isinf(high - low):

@@ -14,6 +14,7 @@ from evaluators.gate import Program
 from evolve.assets import asset
 from evolve.errors import UserError
 from evolve.export.answers import read
+from evolve.export.distill import Distilled
 from evolve.export.evidence import Row, Summary, gather, recorded_tables, summaries, summarise
 from evolve.export.header import SourceChange, change_header
 from evolve.export.host_cpp import CompileError, Compiler
@@ -23,7 +24,7 @@ from evolve.export.prepare import change_prepare
 from evolve.export.program_form import Form, NotExpressible, always_returns, form_of, with_stock
 from evolve.export.proof import Proof, prove_blocks, prove_schedule
 from evolve.export.rules import Rule, rules_of
-from evolve.export.targets import Kind, Target
+from evolve.export.targets import Target
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
@@ -53,6 +54,7 @@ class Export:
         rules: per workload, which rules fire.
         left_out: decisions of the program that the patch does not hold, with the reason.
         tables: digest of each recorded table in use, by workload and setting.
+        distilled: how the program was made from a longer one; None where it was exported as it is.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Export:
     rules: dict[str, tuple[Rule, ...]]
     left_out: dict[str, str]
     tables: dict[str, str]
+    distilled: Distilled | None = None
 
     @property
     def measured(self) -> bool:
@@ -93,7 +96,7 @@ def _same(form: Form, other: Form) -> bool:
 def decisions_left_out(program: Program, target: Target) -> dict[str, str]:
     """Decisions of a program that the target has no place for, with the reason."""
     schedule = form_of(program, "schedule")
-    found = {}
+    found: dict[str, str] = {}
     for name in ("pack_gqa", "sm_margin"):
         texts = sorted(text for n, text in schedule.other if n == name)
         if texts and name in target.refused:
@@ -134,9 +137,7 @@ def refuse_harmful_caps(rows: Sequence[Row]) -> None:
         NotExpressible: with the batch that loses most.
     """
     for name in dict.fromkeys((r.workload, r.setting.name) for r in rows):
-        ragged = [
-            r for r in rows if (r.workload, r.setting.name) == name and r.case.ragged and r.changed and r.result
-        ]
+        ragged = [r for r in rows if (r.workload, r.setting.name) == name and r.case.ragged and r.changed and r.result]
         if not ragged:
             continue
         group = summarise("", ragged)
@@ -176,7 +177,7 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
         change = change_header(tree, form, stock, keep_stock=False)
         proof, function = prove_schedule(schedule, change, lattice, compiler, folder / "anew")
     monotone = prove_monotone(function, change.inputs, form.fields() if not change.keeps_stock else _own(form, stock))
-    rules = {w: tuple(rules_of(form, stock, group, gpu)) for w, group in _by_workload(rows).items()}
+    rules = {w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(rows).items()}
     return Export(
         name=name,
         program=program,
@@ -202,7 +203,7 @@ def _own(form: Form, stock: Form) -> frozenset[str]:
     return frozenset(n.attr for s in (*mine, *helpers) for n in ast.walk(s) if isinstance(n, ast.Attribute))
 
 
-def _by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by workload, each shape and mode once: hot and cold caches see the same decision."""
     found: dict[str, dict[tuple[str, str, bool], Row]] = {}
     for row in rows:
@@ -233,7 +234,7 @@ def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compil
         proof = prove_blocks(own, change, lattice, compiler, folder)
     except CompileError as error:
         raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
-    rules = {w: tuple(rules_of(form, stock, group, gpu)) for w, group in _by_workload(rows).items()}
+    rules = {w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(rows).items()}
     return Export(
         name=name,
         program=program,
@@ -249,7 +250,3 @@ def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compil
         left_out=decisions_left_out(program, target),
         tables={", ".join(key): table.digest for key, table in tables.items() if table.setting.mode is not Mode.STATIC},
     )
-
-
-PLANNERS = {Kind.HEADER: plan_header, Kind.PREPARE: plan_prepare}
-"""How an export to each kind of target is planned."""

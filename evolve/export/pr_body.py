@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from evolve.export.evidence import Row, Summary
 from evolve.export.plan import Export
 from evolve.export.targets import Kind
@@ -87,7 +89,14 @@ def _workspace(rows: tuple[Row, ...]) -> str:
 
 
 def _batch_invariance(export: Export) -> str:
-    reads = export.form.fields() & {"batch", "total_mblocks", "total_n_blocks", "max_n_blocks", "min_n_blocks", "n_blocks"}
+    reads = export.form.fields() & {
+        "batch",
+        "total_mblocks",
+        "total_n_blocks",
+        "max_n_blocks",
+        "min_n_blocks",
+        "n_blocks",
+    }
     if reads:
         return (
             "num_splits depends on the batch, as it does in the present rule: the rounding of one sequence's output may "
@@ -102,7 +111,9 @@ def _environment(export: Export) -> list[str]:
     lines = [f"- patch made against {tree.revision[:12]} ({tree.origin or 'no remote'})"] if tree else []
     lines += [f"- proof: {export.proof.compiler}"]
     for name, digest in export.tables.items():
-        lines.append(f"- latencies: recorded table {name}, sha256 {digest[:16]} (card with GPU, driver, build: results/)")
+        lines.append(
+            f"- latencies: recorded table {name}, sha256 {digest[:16]} (card with GPU, driver, build: results/)"
+        )
     return lines
 
 
@@ -138,6 +149,7 @@ def pr_body(export: Export, diff: str) -> str:
         lines.append(f"**Not measured on this target**: no latencies of {target.project}'s own kernel were recorded.")
     lines += [
         "",
+        *_distillation(export),
         "### What was proved",
         "",
         f"- The changed function, compiled as host C++ with overflow and range checks, answers as the Python on "
@@ -217,3 +229,43 @@ versions, what was proved), `program.py` (the heuristic as it was exported), `be
 """
 
 
+def module_text(export: Export) -> str:
+    """APPLY.md of the module that patches nothing."""
+    lines = [
+        "# How to use the module",
+        "",
+        "Copy `launch_arguments.py` next to your code; it needs Python 3.11 and nothing else. Its docstring shows the call.",
+        "Pass the same num_splits and pack_gqa to get_scheduler_metadata and to the forward call.",
+        "",
+        "## Measured effect",
+        "",
+        *_table(export.summaries),
+        "",
+        _reading(export) if export.measured else "",
+        "",
+        "## When it activates",
+        "",
+        *_activation(export),
+        "## Limits",
+        "",
+        *(f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()),
+        f"- Workspace: {_workspace(export.rows)}",
+        f"- Batch invariance: {_batch_invariance(export)}",
+        f"- The program answers alike inside the module on {_inputs(export):,} inputs; the rest of the module is the "
+        "dispatch mirror word for word.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _distillation(export: Export) -> list[str]:
+    if export.distilled is None:
+        return []
+    lines = ["### Rules against gain", "", "| rules | geomean | share of the program's gain |", "|---|---|---|"]
+    for step in export.distilled.curve:
+        lines.append(f"| {step.rules} | {math.exp(step.log_gain):.4f}x | {step.share:.0%} |")
+    lines.append(f"| program | {math.exp(export.distilled.program_log_gain):.4f}x | 100% |")
+    return [
+        *lines, "",
+        "Over all recorded training and holdout shapes and settings of this kernel. Each rule was added only where no "
+        "recorded shape among them becomes slower; the program itself may make some slower.", "",
+    ]  # fmt: skip

@@ -135,7 +135,9 @@ def change_prepare(tree: Tree, form: Form, stock: Form) -> SourceChange:
     )
     call = ", ".join(f"int(row[{i}])" for i in range(len(INPUTS)))
     edits = {FILE: changed} if changed != source else {}
-    return SourceChange(edits, function, f"blocks_per_split({call})", INPUTS, VARIABLE in text and "ceilf" in text, notes)
+    return SourceChange(
+        edits, function, f"blocks_per_split({call})", INPUTS, VARIABLE in text and "ceilf" in text, notes
+    )
 
 
 def _reductions(names: Sequence[str], pad: str) -> str:
@@ -161,7 +163,7 @@ def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str) 
         # The target's own line stays, and the rules overrule it.
         ended = replace(form, body=[*rules, ast.parse("def f():\n return 1").body[0].body[0]])  # type: ignore[attr-defined]
         body = translate(ended, input_types(), fields)
-        written = []
+        written: list[str] = []
         for index, text in enumerate(body.statements[: len(rules)]):
             lines = [part.removeprefix("    ") for part in "\n".join(text.split("\n")).split("\n")]
             comments = [part for part in lines if part.lstrip().startswith("//")]

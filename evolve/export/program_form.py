@@ -201,9 +201,7 @@ def _calls(form: Form) -> list[ast.Call]:
 
 def stored_names(nodes: list[ast.stmt]) -> set[str]:
     """Names that statements assign."""
-    return {
-        n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    }
+    return {n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
 class _Rename(ast.NodeTransformer):

@@ -1,5 +1,6 @@
 """Compares the changed function, compiled, with the program: on every shape of the workloads, every edge and 100,000
-random inputs. One difference stops the export."""
+random inputs. One difference stops the export.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +123,9 @@ def prove_blocks(program: Program, change: SourceChange, lattice: Sequence[tuple
 
 
 def _check(view: ShapeView, num_sms: int, decision: Decision, answer: int, inputs: Sequence[str]) -> None:
-    shown = ", ".join(f"{n.removeprefix('gpu.')}={v}" for n, v in zip(inputs, row_of(view, num_sms, inputs), strict=True))
+    shown = ", ".join(
+        f"{n.removeprefix('gpu.')}={v}" for n, v in zip(inputs, row_of(view, num_sms, inputs), strict=True)
+    )
     if not 1 <= decision.num_splits <= LARGEST_NUM_SPLITS:
         raise UserError(f"num_splits {decision.num_splits}, but the kernel takes 1..{LARGEST_NUM_SPLITS}: {shown}")
     if decision.num_splits != answer:

@@ -66,7 +66,9 @@ def _numbered(form: Form) -> str:
 
 
 def _simple_locals(form: Form) -> dict[str, ast.expr]:
-    counts = Counter(n.id for s in form.body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+    counts = Counter(
+        n.id for s in form.body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    )
     return {
         s.targets[0].id: s.value
         for s in form.body

@@ -80,7 +80,11 @@ _IN_FA4 = {
     "sm_margin": "FA4 has no sm_margin",
     "blocks_per_split": "FA4's forward pass has no such formula in interface.py",
 }
-_UPSTREAM, _VLLM_FORK, _SGL_FORK = "Dao-AILab/flash-attention", "vllm-project/flash-attention", "sgl-project/sgl-flash-attn"
+_UPSTREAM, _VLLM_FORK, _SGL_FORK = (
+    "Dao-AILab/flash-attention",
+    "vllm-project/flash-attention",
+    "sgl-project/sgl-flash-attn",
+)
 
 TARGETS: dict[str, Target] = {
     t.name: t
