@@ -17,6 +17,7 @@ from evolve.export.bundle import check_output, provenance, write_bundle
 from evolve.export.distill import Distilled, curve_csv, distil
 from evolve.export.drop_in import plan_drop_in
 from evolve.export.evidence import recorded_tables
+from evolve.export.formatter import formatted
 from evolve.export.host_cpp import find_compiler
 from evolve.export.patch import mailbox_patch, open_tree
 from evolve.export.plan import TABLES, Export, decisions_left_out, plan_header, plan_prepare
@@ -96,7 +97,12 @@ def _patched(name: str, program: Program, target: Target, source: Path) -> tuple
     with tempfile.TemporaryDirectory(prefix="evosplit-export-") as made:
         folder = Path(made)
         export = PLANNERS[target.kind](name, program, target, tree, compiler, folder, gpu=Gpu())
-        return export, mailbox_patch(tree, export.change.edits, commit_message(export), folder)
+        edits, notes = {}, list(export.change.notes)
+        for file, content in export.change.edits.items():
+            edits[file], note = formatted(tree, file, content)
+            notes.append(note)
+        export = replace(export, change=replace(export.change, edits=edits, notes=tuple(notes)))
+        return export, mailbox_patch(tree, edits, commit_message(export), folder)
 
 
 def _distilled(program: Program, target: Target, eps: float) -> Distilled:

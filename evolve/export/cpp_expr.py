@@ -125,7 +125,7 @@ class Expressions:
             sign, level = ("&&", AND) if isinstance(node.op, ast.And) else ("||", OR)
             # Compilers ask for parentheses around && inside ||.
             inner = AND + 1 if sign == "||" else AND
-            parts = [self.condition(v).at(inner if isinstance(v, ast.BoolOp) else level + 1) for v in node.values]
+            parts = [self.condition(v).at(inner) for v in node.values]
             return Text(f" {sign} ".join(parts), level, "bool")
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             return Text(f"!{self.condition(node.operand).at(UNARY)}", UNARY, "bool")

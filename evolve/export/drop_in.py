@@ -19,7 +19,7 @@ from evolve.export.answers import NO_WORK, ask, read
 from evolve.export.domain import edge_views, random_views
 from evolve.export.evidence import gather, recorded_tables, summaries
 from evolve.export.header import SourceChange
-from evolve.export.plan import TABLES, Export, by_workload, decisions_left_out, stock_form
+from evolve.export.plan import TABLES, Export, by_workload, decisions_left_out, refuse_harmful_caps, stock_form
 from evolve.export.program_form import NotExpressible, always_returns, form_of
 from evolve.export.proof import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.rules import rules_of
@@ -132,6 +132,7 @@ def plan_drop_in(name: str, program: Program, target: Target, *, gpu: Gpu) -> Ex
     held = read("import math\n" + inside, MODULE)
     tables = recorded_tables(target, asset(TABLES))
     rows = gather(target, program, tables, gpu)
+    refuse_harmful_caps(rows)
     lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in rows))
     inputs = [(v, NO_WORK, s) for v, s in (*lattice, *edge_views(), *random_views(RANDOM_INPUTS, SEED))]
     for (view, _, num_sms), one, other in zip(inputs, ask(_bare(program), inputs, "inputs of the proof"),

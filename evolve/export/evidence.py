@@ -130,6 +130,8 @@ def recorded_tables(target: Target, root: Path) -> dict[tuple[str, str], Table]:
         return {}
     found = {}
     for folder in sorted(root.glob(f"*/{target.provider}-*")):
+        if folder.parent.name not in WORKLOADS:
+            continue
         table = read_table(folder)
         found[str(table.card["workload"]), table.setting.name] = table
     return found

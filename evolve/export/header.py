@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from evolve.export.anchors import AnchorMissing, check_signature, find_calls, fi
 from evolve.export.cpp_function import CppBody, translate
 from evolve.export.cpp_types import BOOL
 from evolve.export.domain import MAY_BE_ZERO, MORE_FIELDS, TILE_FIELDS, TILE_NAMES, input_types
+from evolve.export.inference import Inference
 from evolve.export.patch import Tree
 from evolve.export.program_form import Form, MayBeZero
 from evolve.export.splice import kept_statements, spliced
@@ -49,13 +51,13 @@ class SourceChange:
 
 
 def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int]) -> tuple[CppBody, str]:
-    """The translation, and a guard line for inputs of 0 where the program's own statements divide by them.
+    """The translation, and a guard line for inputs of 0 where the program's own statements divide by or return them.
 
     Python never sees an empty batch; the kernel's caller may.
     """
     try:
         body = translate(form, input_types(names, low=0), fields, guarded=True)
-        if not body.may_divide_by_zero - kept.keys():
+        if not body.may_divide_by_zero - kept.keys() and not _zero_where_empty(form, names, kept):
             return body, ""
     except MayBeZero:
         pass
@@ -63,6 +65,16 @@ def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: d
     body = translate(form, input_types(names), fields)
     empty = [fields[n] for n in names if n in MAY_BE_ZERO and n in form.fields() and n != "size_one_kv_head"]
     return body, f"    if ({' || '.join(f'{n} <= 0' for n in empty)}) {{ return 1; }}  // nothing to attend to\n"
+
+
+def _zero_where_empty(form: Form, names: Sequence[str], kept: dict[int, int]) -> bool:
+    """Whether the program's own statements may return 0 for an input of 0, and for no other."""
+    returns = [
+        n.value for i, s in enumerate(form.body) if i not in kept for n in ast.walk(s) if isinstance(n, ast.Return)
+    ]
+    types = [Inference(form, input_types(names, low=low)) for low in (0, 1)]
+    low, lowest = (min((t.of[v].low for v in returns if v is not None), default=1) for t in types)
+    return low < 1 <= lowest
 
 
 def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool) -> SourceChange:

@@ -133,9 +133,11 @@ def plan_vllm(name: str, program: Program, target: Target, tree: Tree, compiler:
     changed = "".join(parts)
     if "math." in body and not re.search(r"^import math$", text, re.MULTILINE):
         changed = _with_math(changed)
-    own = f"import math\n\n\ndef {VLLM_FUNCTION}({', '.join(VLLM_PARAMETERS)}):\n{body}\n\n" + (
+    # The language knows no names that begin with an underscore.
+    plain = VLLM_FUNCTION.lstrip("_")
+    own = f"import math\n\n\ndef {plain}({', '.join(VLLM_PARAMETERS)}):\n{body}\n\n" + (
         "def schedule(shape, gpu):\n    return "
-        f"{VLLM_FUNCTION}(shape.batch, shape.num_heads_q, shape.num_heads_kv, shape.head_dim), None, 0\n"
+        f"{plain}(shape.batch, shape.num_heads_q, shape.num_heads_kv, shape.head_dim), None, 0\n"
     )
     change = SourceChange(
         {VLLM_FILE: changed.encode()}, function, "", tuple(VLLM_NAMES), False,

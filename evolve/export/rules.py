@@ -123,10 +123,13 @@ def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rul
         fired = by_number.get(number, [])
         changes = sum(r.changed for r in fired)
         condition = " and ".join(
-            f"({ast.unparse(t)})" if isinstance(t, ast.BoolOp) and len(tests) > 1 else ast.unparse(t) for t in tests
+            f"({ast.unparse(t)})" if isinstance(t, ast.BoolOp) else ast.unparse(t) for t in _conjuncts(tests)
         )
         reason = ""
-        if not fired:
+        if not tests:
+            # What is left over: dead or not, there is nothing to remove.
+            pass
+        elif not fired:
             reason = _never(form, tests, rows, gpu) if schedule else "its conditions hold on no batch of the workloads"
         elif not changes:
             reason = _unchanged(fired)
