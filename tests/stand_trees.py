@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Small stand-ins for the targets' repositories, with the same anchors, written for these tests."""
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ __global__ void prepare_varlen_num_blocks_kernel(int num_batch, int num_head, in
 }
 """
 
-FA4 = '''\
+FA4 = """\
 import math
 
 
@@ -96,7 +97,7 @@ def num_splits_heuristic(total_mblocks, num_SMs, num_n_blocks, max_splits):
 
 def forward(config):
     return num_splits_heuristic(config.total, config.sms, config.blocks, 128)
-'''
+"""
 
 VLLM = '''\
 """Stand-in for the attention backend."""

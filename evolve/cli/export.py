@@ -69,9 +69,7 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
         return 0
     changed = sum(r.changed for r in export.rows)
     say(f"{output}: {', '.join(files)}")
-    say(
-        f"proved on {export.proof.lattice + export.proof.edges + export.proof.random:,} inputs ({export.proof.compiler})"
-    )
+    say(f"proved on {export.proof.compared:,} inputs ({export.proof.compiler})")
     if export.monotone:
         say(f"num_splits never decreases with the length: {export.monotone.domain}")
     say(f"launch changes on {changed} of {len(export.rows)} shapes and settings")
@@ -108,8 +106,10 @@ def _patched(name: str, program: Program, target: Target, source: Path) -> tuple
 def _distilled(program: Program, target: Target, eps: float) -> Distilled:
     """The distilled program; refuses where EPS is out of reach, and shows how far rules get."""
     if target.kind not in (Kind.HEADER, Kind.PYTHON):
-        raise UserError(f"--distill makes rules over num_n_blocks and total_mblocks, which {target.name} does not decide "
-                        "by", hint="the targets fa3, fa3-vllm and python")  # fmt: skip
+        raise UserError(
+            f"--distill makes rules over num_n_blocks and total_mblocks; {target.name} decides by others",
+            hint="the targets fa3, fa3-vllm and python",
+        )
     if not 0 <= eps < 1:
         raise UserError(f"--distill expects a mean log speed-up from 0 to 1, got {eps}", hint="--distill 0.002")
     found = distil(program, target, recorded_tables(target, asset(TABLES)), Gpu(), eps)

@@ -29,8 +29,8 @@ DIFF_COLUMNS = (
     "workspace_bytes_new",
 )  # fmt: skip
 RESULT_COLUMNS = (
-    "workload", "setting", "case", "split", "launch_stock", "launch_new", "latency_us_stock", "latency_us_new", "speedup",
-    "regression", "interpolated", "rounds_us_stock", "rounds_us_new",
+    "workload", "setting", "case", "split", "launch_stock", "launch_new", "latency_us_stock", "latency_us_new",
+    "speedup", "regression", "interpolated", "rounds_us_stock", "rounds_us_new",
 )  # fmt: skip
 
 
@@ -55,9 +55,9 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def _diff_row(row: Row) -> Sequence[object]:
     shape, view = row.case.shape, row.view
     return (
-        row.workload, row.setting.name, row.case.id, row.case.split.value, shape.batch, shape.seqlen_k, shape.num_heads_q,
-        shape.num_heads_kv, shape.head_dim, shape.seqlen_q, " ".join(map(str, shape.live_seqlens)), view.block_m,
-        view.block_n, view.num_n_blocks, view.total_mblocks, row.stock.num_splits, row.chosen.num_splits,
+        row.workload, row.setting.name, row.case.id, row.case.split.value, shape.batch, shape.seqlen_k,
+        shape.num_heads_q, shape.num_heads_kv, shape.head_dim, shape.seqlen_q, " ".join(map(str, shape.live_seqlens)),
+        view.block_m, view.block_n, view.num_n_blocks, view.total_mblocks, row.stock.num_splits, row.chosen.num_splits,
         row.stock.blocks_per_split or "", row.chosen.blocks_per_split or "", row.stock_launch.key, row.launch.key,
         int(row.changed), *row.workspace_bytes,
     )  # fmt: skip

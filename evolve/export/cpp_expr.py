@@ -22,8 +22,12 @@ from evolve.export.inference import Inference, refuse
 POSTFIX, UNARY, TIMES, PLUS, RELATION, EQUAL, AND, OR, CHOICE = 16, 15, 13, 12, 10, 9, 5, 4, 3
 
 HELPERS = {
-    "floor_div": "auto const floor_div = [](int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); };",
-    "floor_mod": "auto const floor_mod = [](int64_t a, int64_t b) { return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0); };",
+    "floor_div": """auto const floor_div = [](int64_t a, int64_t b) {
+    return a / b - (a % b != 0 && (a < 0) != (b < 0));
+};""",
+    "floor_mod": """auto const floor_mod = [](int64_t a, int64_t b) {
+    return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
+};""",
     "float_mod": """auto const float_mod = [](double a, double b) {
     double const rest = std::fmod(a, b);
     return rest == 0 ? std::copysign(0.0, b) : (rest < 0) != (b < 0) ? rest + b : rest;
@@ -449,8 +453,8 @@ class Expressions:
         if len(node.args) == 1:
             listed = self.write(node.args[0]).text
             if not isinstance(node.args[0], ast.Name):
-                return Text(f"[&] {{ auto const items = {listed}; "
-                            f"return *std::{name}_element(items.begin(), items.end()); }}()", POSTFIX, kind)  # fmt: skip
+                found = f"*std::{name}_element(items.begin(), items.end())"
+                return Text(f"[&] {{ auto const items = {listed}; return {found}; }}()", POSTFIX, kind)
             return Text(f"*std::{name}_element({listed}.begin(), {listed}.end())", UNARY, kind)
         # The smaller of 32 and a large integer is small, yet both are compared as they are.
         given = [cpp_type(self.type(a)) for a in node.args]
@@ -468,8 +472,8 @@ class Expressions:
 
     def _sum(self, node: ast.Call, kind: str) -> Text:
         listed = self._listed(node.args[0]).text
-        return Text(f"[&] {{ {kind} total = 0; for (auto const item : {listed}) {{ total += item; }} return total; }}()",
-                    POSTFIX, kind)  # fmt: skip
+        loop = f"for (auto const item : {listed}) {{ total += item; }}"
+        return Text(f"[&] {{ {kind} total = 0; {loop} return total; }}()", POSTFIX, kind)
 
     def _sorted(self, node: ast.Call, kind: str) -> Text:
         listed = self._listed(node.args[0]).text

@@ -177,7 +177,8 @@ class _Search:
         grid = self.np.ones((GRID_BLOCKS, GRID_TILES), dtype=int)
         for blocks in range(1, GRID_BLOCKS + 1):
             for tiles in range(1, GRID_TILES + 1):
-                view = ShapeView(1, 1, blocks * 128, 8, 1, 128, 8, 128, 128, 1, blocks, tiles, blocks * 65536, False, True,
+                size = blocks * 128 * 512
+                view = ShapeView(1, 1, blocks * 128, 8, 1, 128, 8, 128, 128, 1, blocks, tiles, size, False, True,
                                  False, 128)  # fmt: skip
                 grid[blocks - 1, tiles - 1] = num_splits_heuristic(view, gpu.num_sms)
         return grid
@@ -244,7 +245,7 @@ def _source(boxes: Sequence[Box]) -> str:
         f"    if {box.condition(block_low=1, tile_low=1)}:\n        return {box.answer()}, None, 0\n" for box in boxes
     )
     return (
-        '"""Rules over num_n_blocks and total_mblocks, distilled on recorded latencies, before FA3\'s own decision."""\n\n'
+        '"""Rules over num_n_blocks and total_mblocks, distilled on recorded latencies, before FA3\'s own."""\n\n'
         "import math\n\n\ndef schedule(shape, gpu):\n"
         f"{rules}    num_splits = split_count(shape, gpu)\n    return num_splits, None, 0\n\n\n{own}\n"
     )

@@ -78,8 +78,8 @@ def _listed(values: Sequence[int]) -> str:
 def _fell(values: dict[str, int], block_n: int, at: int, before: int, after: int) -> None:
     shown = ", ".join(f"{n} {v}" for n, v in values.items())
     raise NotExpressible(
-        f"num_splits falls from {before} to {after} where seqlen_k reaches {at} ({-(-at // block_n)} blocks of {block_n}; "
-        f"{shown}): metadata built for a shorter length would make the kernel write out of bounds",
+        f"num_splits falls from {before} to {after} where seqlen_k reaches {at} ({-(-at // block_n)} blocks of "
+        f"{block_n}; {shown}): metadata built for a shorter length would make the kernel write out of bounds",
         hint="a rule that never decreases with the length, e.g. without upper bounds on lengths or blocks",
     )
 

@@ -141,7 +141,7 @@ def plan_vllm(name: str, program: Program, target: Target, tree: Tree, compiler:
     )
     change = SourceChange(
         {VLLM_FILE: changed.encode()}, function, "", tuple(VLLM_NAMES), False,
-        ("a configured flash_attn_max_num_splits_for_cuda_graph stays the upper bound; batch-invariant mode still forces 1",
+        ("a configured flash_attn_max_num_splits_for_cuda_graph stays the upper bound; batch-invariant mode forces 1",
          "the rule is asked about the size of the captured graph, so padding does not change it between capture and "
          "replay",),
     )  # fmt: skip
@@ -211,8 +211,8 @@ def plan_fa4(name: str, program: Program, target: Target, tree: Tree, compiler: 
     return _planned(name, program, ended, target, tree, change, patched, own, gpu)
 
 
-def _planned(name: str, program: Program, form: Form, target: Target, tree: Tree, change: SourceChange, patched: Program,
-             own: Program | None, gpu: Gpu) -> Export:  # fmt: skip
+def _planned(name: str, program: Program, form: Form, target: Target, tree: Tree, change: SourceChange,
+             patched: Program, own: Program | None, gpu: Gpu) -> Export:  # fmt: skip
     schedule = read(form.source(), name)
     tables = recorded_tables(target, asset(TABLES))
     rows = gather(target, schedule, tables, gpu) if target.mirror else []

@@ -8,9 +8,9 @@ from evolve.export.evidence import Row, Summary
 from evolve.export.plan import Export
 from evolve.export.targets import Kind
 
-PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for num_n_blocks == 4,
-  distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous decode kernel runs blocks of
-  176, so as compiled it fires for capacities of 529 to 704 keys.
+PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for
+  num_n_blocks == 4, distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous decode kernel runs
+  blocks of 176, so as compiled it fires for capacities of 529 to 704 keys.
 - `hopper/benchmark_split_kv.py` in FA3 sweeps num_splits on its own shapes."""
 
 
@@ -40,13 +40,9 @@ def commit_message(export: Export) -> str:
     else:
         lines.append("Latencies were not measured on this kernel.")
     lines += ["", f"Generated from a Python heuristic (sha256 {export.sha256[:16]}) by evosplit export and compared", (
-        f"with it on {_inputs(export):,} inputs."
+        f"with it on {export.proof.compared:,} inputs."
     )]  # fmt: skip
     return "\n".join(lines) + "\n"
-
-
-def _inputs(export: Export) -> int:
-    return export.proof.lattice + export.proof.edges + export.proof.random
 
 
 def _table(summaries: tuple[Summary, ...]) -> list[str]:
@@ -83,8 +79,9 @@ def _workspace(rows: tuple[Row, ...]) -> str:
     most, row = max(grown, key=lambda g: g[0])
     largest = max(r.workspace_bytes[1] for r in rows)
     return (
-        f"The fp32 partial outputs take up to {largest / 2**20:.1f} MiB on the workloads' shapes; the largest growth over "
-        f"stock is {most / 2**20:.1f} MiB (`{row.case.id}`, num_splits {row.stock.num_splits} -> {row.chosen.num_splits})."
+        f"The fp32 partial outputs take up to {largest / 2**20:.1f} MiB on the workloads' shapes; the largest growth "
+        f"over stock is {most / 2**20:.1f} MiB (`{row.case.id}`, num_splits {row.stock.num_splits} -> "
+        f"{row.chosen.num_splits})."
     )
 
 
@@ -99,8 +96,8 @@ def _batch_invariance(export: Export) -> str:
     }
     if reads:
         return (
-            "num_splits depends on the batch, as it does in the present rule: the rounding of one sequence's output may "
-            f"change with what else is in the batch (the rule reads {', '.join(sorted(reads))}). Users who need "
+            "num_splits depends on the batch, as it does in the present rule: the rounding of one sequence's output "
+            f"may change with what else is in the batch (the rule reads {', '.join(sorted(reads))}). Users who need "
             "batch-invariant results pass num_splits themselves, as before."
         )
     return "The rule does not read the batch; it adds no dependence of a sequence's rounding on its neighbours."
@@ -160,8 +157,8 @@ def pr_body(export: Export, diff: str) -> str:
         lines.append(f"- On {export.proof.empty} empty inputs (no batch, queries or keys) it answers 1 to 256.")
     if export.monotone:
         lines.append(
-            f"- num_splits never decreases with the length ({export.monotone.domain}; {export.monotone.walks:,} walks): "
-            "metadata built for a shorter length than the forward pass's never asks for more splits."
+            f"- num_splits never decreases with the length ({export.monotone.domain}; {export.monotone.walks:,} "
+            "walks): metadata built for a shorter length than the forward pass's never asks for more splits."
         )
     lines += ["- `git apply --check` and `git am` in a clean clone of the tree.", "", "### Limits", ""]
     lines += [f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()]
@@ -180,8 +177,8 @@ def pr_body(export: Export, diff: str) -> str:
         "",
         "### How to reproduce",
         "",
-        "`python bench_repro.py` (torch and FA3 only, a Hopper GPU) times stock and proposed num_splits in pairs on the "
-        "shapes of `decision_diff.csv` whose launch changes.",
+        "`python bench_repro.py` (torch and FA3 only, a Hopper GPU) times stock and proposed num_splits in pairs on "
+        "the shapes of `decision_diff.csv` whose launch changes.",
         "",
         "### Prior art",
         "",
@@ -189,8 +186,8 @@ def pr_body(export: Export, diff: str) -> str:
         "",
         "### AI assistance",
         "",
-        "The rule was found by an automated program search and the patch was written by a generator. A person submits it "
-        "and answers for it.",
+        "The rule was found by an automated program search and the patch was written by a generator. A person submits "
+        "it and answers for it.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -198,8 +195,8 @@ def pr_body(export: Export, diff: str) -> str:
 def _reading(export: Export) -> str:
     worst = min((r for r in export.rows if r.result and r.changed), key=lambda r: r.result.log_speedup, default=None)  # type: ignore[union-attr]
     text = (
-        "Speed-ups are median ratios of paired rounds, stock / change, of this kernel alone; a launch that does not change "
-        "counts as 1. A regression is slower by more than 1% and more than three standard errors."
+        "Speed-ups are median ratios of paired rounds, stock / change, of this kernel alone; a launch that does not "
+        "change counts as 1. A regression is slower by more than 1% and more than three standard errors."
     )
     if worst is not None and worst.result is not None:
         text += (
@@ -220,12 +217,12 @@ def apply_text(export: Export, patch_name: str) -> str:
     git apply --check {patch_name}
     git am --keep-non-patch {patch_name}
 
-`--keep-non-patch` keeps `{export.target.subject}` in the subject. Then build as the project says; the build was not tried
-here. `bench_repro.py` compares stock and proposed num_splits on your GPU before you build anything.
+`--keep-non-patch` keeps `{export.target.subject}` in the subject. Then build as the project says; the build was not
+tried here. `bench_repro.py` compares stock and proposed num_splits on your GPU before you build anything.
 
-Files: `{patch_name}` (the change), `PR_BODY.md` (text of the pull request), `decision_diff.csv` (what the target launches
-for every shape of the workloads, before and after), `results.csv` (recorded latencies), `provenance.json` (hashes,
-versions, what was proved), `program.py` (the heuristic as it was exported), `bench_repro.py`.
+Files: `{patch_name}` (the change), `PR_BODY.md` (text of the pull request), `decision_diff.csv` (what the target
+launches for every shape of the workloads, before and after), `results.csv` (recorded latencies), `provenance.json`
+(hashes, versions, what was proved), `program.py` (the heuristic as it was exported), `bench_repro.py`.
 """
 
 
@@ -234,7 +231,7 @@ def module_text(export: Export) -> str:
     lines = [
         "# How to use the module",
         "",
-        "Copy `launch_arguments.py` next to your code; it needs Python 3.11 and nothing else. Its docstring shows the call.",
+        "Copy `launch_arguments.py` next to your code; it needs Python 3.11 and nothing else. It shows a call.",
         "Pass the same num_splits and pack_gqa to get_scheduler_metadata and to the forward call.",
         "",
         "## Measured effect",
@@ -251,8 +248,8 @@ def module_text(export: Export) -> str:
         *(f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()),
         f"- Workspace: {_workspace(export.rows)}",
         f"- Batch invariance: {_batch_invariance(export)}",
-        f"- The program answers alike inside the module on {_inputs(export):,} inputs; the rest of the module is the "
-        "dispatch mirror word for word.",
+        f"- The program answers alike inside the module on {export.proof.compared:,} inputs; the rest of the module is "
+        "the dispatch mirror word for word.",
     ]
     return "\n".join(lines) + "\n"
 

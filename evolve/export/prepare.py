@@ -118,12 +118,16 @@ def change_prepare(tree: Tree, form: Form, stock: Form) -> SourceChange:
     reductions = _reductions(more, pad)
     changed = source[:start] + (reductions + text).lstrip().encode() + source[end:]
     if more:
-        notes = (*notes, f"the kernel does not reduce {', '.join(more)} today: the patch adds one shared-memory "
-                 "reduction each and two barriers; a rule over total_n_blocks * num_m_blocks alone is a one-line change")  # fmt: skip
+        absent = (
+            f"the kernel does not reduce {', '.join(more)} today: the patch adds one shared-memory reduction each and "
+            "two barriers; a rule over total_n_blocks * num_m_blocks alone is a one-line change"
+        )
+        notes = (*notes, absent)
     notes = (
         *notes,
-        "the device build was not compiled here; the formula was compiled as host C++. FA3 builds with --use_fast_math, "
-        "under which a float division on the device may round its last bits otherwise: integer rules are not touched by it",
+        "the device build was not compiled here; the formula was compiled as host C++. FA3 builds with "
+        "--use_fast_math, under which a float division on the device may round its last bits otherwise; integer rules "
+        "are not touched by it",
         "num_head is the number of KV heads with pack_gqa, and of query heads without, as in the present formula",
     )
     parameters = ", ".join(f"int {p}" for p in PARAMETERS)

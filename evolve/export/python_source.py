@@ -46,7 +46,7 @@ def python_statements(form: Form, body: Sequence[ast.stmt], names: Mapping[str, 
                 )
             if node.func.id in form.helpers:
                 raise NotExpressible(
-                    f"line {node.lineno}: {target} gets one function, and {node.func.id} is called in the middle of a rule",
+                    f"line {node.lineno}: {target} gets one function, and {node.func.id} is called inside a rule",
                     hint="write the helper's expression out",
                 )
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id != "math":

@@ -148,8 +148,8 @@ def _unchanged(fired: Sequence[Row]) -> str:
         return f"on all {len(fired)} batches as many splits run as before"
     live = max(max(r.launch.live_splits) for r in fired)
     return (
-        f"num_splits is a cap, and the live splits ({live} at most) stay below both caps: on all {len(fired)} shapes the "
-        "GPU does the same"
+        f"num_splits is a cap, and the live splits ({live} at most) stay below both caps: on all {len(fired)} shapes "
+        "the GPU does the same"
     )
 
 
