@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Command, Result
+from jsonschema import Draft202012Validator
 from stand_trees import FILES, git, make_tree
 
+import evolve.export.distill
 import evolve.export.drop_in
 import evolve.export.evidence
 import evolve.export.monotone
@@ -136,6 +139,49 @@ def test_the_bundle_is_whole_and_its_patch_applies(export: Command, tmp_path: Pa
     measured = list(csv.DictReader((out / "results.csv").open()))
     assert len(measured) == len(rows)
     compile((out / "bench_repro.py").read_text(), "bench_repro.py", "exec")
+
+
+def test_the_json_agrees_with_its_schema(export: Command, tmp_path: Path) -> None:
+    result = export(ONE_WAVE, "fa3-prepare", "--json")
+    assert result.code == 0, result.err
+    schema = json.loads((ROOT / "docs" / "schema" / "export.json").read_text())
+    Draft202012Validator(schema).validate(result.json)
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    Draft202012Validator(schema).validate(told)
+    assert told.items() <= result.json.items()
+
+
+def test_distilled_rules_make_no_recorded_shape_slower(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.distill, "GRID_BLOCKS", 60)
+    monkeypatch.setattr(evolve.export.distill, "GRID_TILES", 12)
+    winner = str(ROOT / "results" / "quickstart" / "best.py")
+    result = export(winner, "fa3", "--partial", "--distill", "0")
+    assert result.code == 0, result.err
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    gains = [step["log_gain"] for step in told["distilled"]["curve"]]
+    assert gains == sorted(gains) and gains[-1] > 0
+    assert told["files"] == ["hopper/heuristics.h"]
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert not [
+        r for r in rows if r["split"] != "test" and r["regression"] == "1" and r["launch_stock"] != r["launch_new"]
+    ]
+    assert (tmp_path / "out" / "distillation.csv").read_text().startswith("rules,geomean_speedup")
+    assert (tmp_path / "out" / "original.py").read_text() == Path(winner).read_text()
+
+
+def test_a_gain_that_rules_cannot_keep_is_told(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.distill, "COUNTS", (3,))
+    monkeypatch.setattr(evolve.export.distill, "GRID_BLOCKS", 60)
+    monkeypatch.setattr(evolve.export.distill, "GRID_TILES", 12)
+    monkeypatch.setattr(evolve.export.distill, "MIN_GAIN", 0.0)
+    result = export(str(ROOT / "results" / "quickstart" / "best.py"), "fa3", "--partial", "--distill", "0")
+    assert result.code == 1
+    assert re.search(r"--distill 0\.0\d+ takes these rules", result.err), result.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_papers_rule_is_reported_dead_on_the_papers_shapes(export: Command, tmp_path: Path) -> None:

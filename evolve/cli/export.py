@@ -65,7 +65,7 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
         run["distilled_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     files = write_bundle(export, patch, output, run, original=text)
     if as_json:
-        emit({"bundle": str(output), "files": files, **provenance(export, run)})
+        emit({"bundle": str(output), "bundle_files": files, **provenance(export, run)})
         return 0
     changed = sum(r.changed for r in export.rows)
     say(f"{output}: {', '.join(files)}")

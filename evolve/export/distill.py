@@ -25,6 +25,7 @@ from evaluators.workloads import Split
 from evolve.assets import asset
 from evolve.errors import UserError
 from evolve.export.evidence import Row, gather, spelled
+from evolve.export.monotone import SM_COUNTS
 from evolve.export.targets import Target
 
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32)
@@ -37,7 +38,8 @@ MIN_GAIN = 2e-4
 TRIED = 400
 """Rectangles looked at, best first, for one that keeps num_splits from decreasing."""
 
-GRID_BLOCKS, GRID_TILES = 300, 132
+GRID_BLOCKS, GRID_TILES = 160, 132
+"""Beyond as many blocks as SMs FA3's own rule does not change any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +172,9 @@ class _Search:
                     self.bad[index, at[0], at[1]] += 1
                 else:
                     self.gain[index, at[0], at[1]] += value
-        self.grid = self._stock_grid(gpu)
+        self.grids = [self._stock_grid(num_sms) for num_sms in SM_COUNTS]
 
-    def _stock_grid(self, gpu: Gpu) -> Any:
+    def _stock_grid(self, num_sms: int) -> Any:
         """FA3's num_splits by num_n_blocks - 1 and total_mblocks - 1, for decode."""
         grid = self.np.ones((GRID_BLOCKS, GRID_TILES), dtype=int)
         for blocks in range(1, GRID_BLOCKS + 1):
@@ -180,12 +182,14 @@ class _Search:
                 size = blocks * 128 * 512
                 view = ShapeView(1, 1, blocks * 128, 8, 1, 128, 8, 128, 128, 1, blocks, tiles, size, False, True,
                                  False, 128)  # fmt: skip
-                grid[blocks - 1, tiles - 1] = num_splits_heuristic(view, gpu.num_sms)
+                grid[blocks - 1, tiles - 1] = num_splits_heuristic(view, num_sms)
         return grid
 
     def _rising(self, boxes: Sequence[Box]) -> bool:
+        return all(self._rising_on(grid.copy(), boxes) for grid in self.grids)
+
+    def _rising_on(self, grid: Any, boxes: Sequence[Box]) -> bool:
         np = self.np
-        grid = self.grid.copy()
         counts = np.arange(1, GRID_BLOCKS + 1)[:, None]
         for box in reversed(boxes):
             rows = slice(box.blocks[0] - 1, min(box.blocks[1], GRID_BLOCKS))

@@ -17,12 +17,12 @@ from evolve.export.answers import read
 from evolve.export.distill import Distilled
 from evolve.export.evidence import Row, Summary, gather, recorded_tables, summaries, summarise
 from evolve.export.header import SourceChange, change_header
-from evolve.export.host_cpp import CompileError, Compiler
+from evolve.export.host_cpp import FAST, CompileError, Compiler
 from evolve.export.monotone import Monotone, prove_monotone
 from evolve.export.patch import Tree
 from evolve.export.prepare import change_prepare
 from evolve.export.program_form import Form, NotExpressible, always_returns, form_of, with_stock
-from evolve.export.proof import Proof, prove_blocks, prove_schedule
+from evolve.export.proof import Proof, compile_change, prove_blocks, prove_schedule
 from evolve.export.rules import Rule, rules_of
 from evolve.export.targets import Target
 
@@ -169,13 +169,15 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
     lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in rows))
     change = change_header(tree, form, stock, keep_stock=True)
     try:
-        proof, function = prove_schedule(schedule, change, lattice, compiler, folder / "kept")
+        proof = prove_schedule(schedule, change, lattice, compiler, folder / "kept")
     except CompileError as error:
         if not change.keeps_stock:
             raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
         # The target's own lines do not fit the program after all: all of the body is written anew.
         change = change_header(tree, form, stock, keep_stock=False)
-        proof, function = prove_schedule(schedule, change, lattice, compiler, folder / "anew")
+        proof = prove_schedule(schedule, change, lattice, compiler, folder / "anew")
+    # A hundred million answers: without the sanitizers, which the proof has run under.
+    function = compile_change(change, compiler, folder / "fast", FAST)
     monotone = prove_monotone(function, change.inputs, form.fields() if not change.keeps_stock else _own(form, stock))
     rules = {w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(rows).items()}
     return Export(

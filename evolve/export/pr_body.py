@@ -9,8 +9,8 @@ from evolve.export.plan import Export
 from evolve.export.targets import Kind
 
 PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for
-  num_n_blocks == 4, distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous decode kernel runs
-  blocks of 176, so as compiled it fires for capacities of 529 to 704 keys.
+  num_n_blocks == 4, distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous
+  decode kernel runs blocks of 176, so as compiled it fires for capacities of 529 to 704 keys.
 - `hopper/benchmark_split_kv.py` in FA3 sweeps num_splits on its own shapes."""
 
 

@@ -15,7 +15,7 @@ from evolve.errors import UserError
 from evolve.export.answers import NO_WORK, ask
 from evolve.export.domain import MAY_BE_ZERO, edge_views, random_views
 from evolve.export.header import SourceChange
-from evolve.export.host_cpp import CompileError, Compiler, HostFunction, compile_function
+from evolve.export.host_cpp import CHECKED, CompileError, Compiler, HostFunction, compile_function
 from evolve.export.prepare import edge_works, random_works, work_row
 
 RANDOM_INPUTS = 100_000
@@ -56,17 +56,19 @@ def row_of(view: ShapeView, num_sms: int, inputs: Sequence[str]) -> list[int]:
     return [num_sms if n == "gpu.num_sms" else int(getattr(view, n)) for n in inputs]
 
 
-def compile_change(change: SourceChange, compiler: Compiler, folder: Path) -> HostFunction:
+def compile_change(
+    change: SourceChange, compiler: Compiler, folder: Path, flags: Sequence[str] = CHECKED
+) -> HostFunction:
     """The changed function on this machine.
 
     Raises:
         CompileError: it does not compile.
     """
-    return compile_function(compiler, change.function, change.call, len(change.inputs), folder)
+    return compile_function(compiler, change.function, change.call, len(change.inputs), folder, flags)
 
 
 def prove_schedule(program: Program, change: SourceChange, lattice: Sequence[tuple[ShapeView, int]],
-                   compiler: Compiler, folder: Path) -> tuple[Proof, HostFunction]:  # fmt: skip
+                   compiler: Compiler, folder: Path) -> Proof:  # fmt: skip
     """Compare `schedule` with the changed function.
 
     Args:
@@ -98,7 +100,7 @@ def prove_schedule(program: Program, change: SourceChange, lattice: Sequence[tup
             shown = ", ".join(f"{n}={v}" for n, v in zip(change.inputs, row, strict=True))
             raise UserError(f"an empty input gets num_splits {answer}: {shown}", hint="use max(1, ...) in the rule")
     edges = len(views) - len(lattice) - RANDOM_INPUTS
-    return Proof(compiler.version, len(lattice), edges, RANDOM_INPUTS, len(empty)), function
+    return Proof(compiler.version, len(lattice), edges, RANDOM_INPUTS, len(empty))
 
 
 def prove_blocks(program: Program, change: SourceChange, lattice: Sequence[tuple[ShapeView, WorkView, int]],
