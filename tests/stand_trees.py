@@ -44,17 +44,31 @@ inline int num_splits_heuristic(int total_mblocks, int num_SMs, int num_n_blocks
 }}
 """
 
+TILE_SIZE = """\
+#pragma once
+#include <tuple>
+
+// Stand-in: head_dim 128 in bf16 alone.
+constexpr std::tuple<int, int> tile_size_fwd_sm90(bool narrow, bool one_row) {
+    return {one_row ? 64 : 128, narrow ? 128 : ONE_ROW_TILE};
+}
+"""
+
 CALLER = """\
 #include "heuristics.h"
 
-inline int get_num_splits(Params const& params) {
-    int const kBlockM = tile_m(params);
-    int const kBlockN = tile_n(params);
+inline bool get_pagedkv_tma(Flash_fwd_params const& params) {
+    return params.page_table && params.page_size % 128 == 0 && params.seqlen_q * (params.h / params.h_k) > 128;
+}
+
+inline int get_num_splits(Flash_fwd_params const& params) {
+    auto tile = tile_size_fwd_sm90(params.is_causal || (params.page_table && !params.pagedkv_tma), ONE_ROW);
+    int const kBlockM = std::get<0>(tile);
+    int const kBlockN = std::get<1>(tile);
     int const num_n_blocks = (params.seqlen_k + kBlockN - 1) / kBlockN;
     int const num_m_blocks = (params.seqlen_q * (params.h / params.h_k) + kBlockM - 1) / kBlockM;
     int const bytes = params.seqlen_k * (params.d + params.dv) * 2;
     int const total_mblocks = (params.num_splits_dynamic_ptr ? 1 : params.b) * params.h_k * num_m_blocks;
-    bool const paged = params.page_table;
     return num_splits_heuristic(total_mblocks, params.num_sm, num_n_blocks, num_m_blocks, bytes, params.is_causal, 128);
 }
 """
@@ -131,8 +145,9 @@ class FlashAttentionMetadataBuilder:
 
 HOPPER = {
     "hopper/heuristics.h": HEURISTICS.format(extra=""),
-    "hopper/flash_api.cpp": CALLER,
-    "hopper/flash_api_stable.cpp": CALLER,
+    "hopper/tile_size.h": TILE_SIZE.replace("ONE_ROW_TILE", "176"),
+    "hopper/flash_api.cpp": CALLER.replace("ONE_ROW", "false"),
+    "hopper/flash_api_stable.cpp": CALLER.replace("ONE_ROW", "false"),
     "hopper/flash_prepare_scheduler.cu": PREPARE,
     "flash_attn/cute/interface.py": FA4,
 }
@@ -141,8 +156,9 @@ FILES = {
     "fa3-sgl": HOPPER,
     "fa3-vllm": {
         **{n: t for n, t in HOPPER.items() if n != "hopper/flash_api_stable.cpp"},
+        "hopper/flash_api.cpp": CALLER.replace("ONE_ROW", "use_one_mma_wg(params)"),
         "hopper/heuristics.h": HEURISTICS.format(
-            extra='#include "flash.h"\n\ninline bool use_one_mma_wg(Params const& params) {\n    return params.rows <= 64;\n}\n'
+            extra='#include "flash.h"\n\ninline bool use_one_mma_wg(Flash_fwd_params const& params) {\n    return params.seqlen_q * (params.h / params.h_k) <= 64;\n}\n'
         ),
     },
     "vllm": {"vllm/v1/attention/backends/flash_attn.py": VLLM, "pyproject.toml": "[tool.ruff]\nline-length = 88\n"},
@@ -165,7 +181,9 @@ def make_tree(folder: Path, target: str) -> Path:
     """A git checkout with the anchors of a target; a real one where EVOSPLIT_TREE_<TARGET> names it."""
     real = os.environ.get(f"EVOSPLIT_TREE_{target.upper().replace('-', '_')}")
     if real:
-        return Path(real)
+        # A clone: some tests commit to their tree.
+        git(folder.parent, "clone", "-q", "--shared", real, str(folder))
+        return folder
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")
     for name, text in FILES[target].items():

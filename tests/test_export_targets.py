@@ -111,6 +111,7 @@ def test_a_rule_over_tiles_changes_the_header_alone(export: Command, tmp_path: P
     told = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert told["files"] == ["hopper/heuristics.h"]
     assert told["keeps_stock_lines"]
+    assert told["followed"]["callers"] == ["hopper/flash_api.cpp", "hopper/flash_api_stable.cpp"]
     assert told["proof"]["random"] == 1500
     assert told["monotone"]["walks"] > 0
 
@@ -203,10 +204,23 @@ def test_a_rule_that_reads_more_changes_every_caller(export: Command, tmp_path: 
     assert any(x.startswith("+") and "int max_splits, int seqlen_k, int num_heads_kv) {" in x for x in lines)
 
 
+def test_a_caller_that_decides_otherwise_stops_the_export(export: Command, tmp_path: Path) -> None:
+    """The mirror says what the target launches; a tree with other tiles would make its table wrong."""
+    tree = make_tree(tmp_path / "tree", "fa3")
+    path = tree / "hopper/flash_api.cpp"
+    path.write_text(path.read_text().replace("(params.seqlen_k + kBlockN - 1) / kBlockN", "params.seqlen_k / kBlockN"))
+    git(tree, "commit", "-q", "-a", "-m", "Round down")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert (result.code, "hopper/flash_api.cpp decides" in result.err) == (2, True), result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_vllms_fork_has_one_caller(export: Command, tmp_path: Path) -> None:
     assert export(BY_LENGTH, "fa3-vllm").code == 0
     files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"]
     assert files == ["hopper/flash_api.cpp", "hopper/heuristics.h"]
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert told["followed"]["callers"] == ["hopper/flash_api.cpp"]
 
 
 @pytest.mark.parametrize("target", [pytest.param(t, marks=pytest.mark.slow) for t in ("fa3", "fa3-vllm")] + ["fa3-sgl"])

@@ -67,6 +67,9 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     if as_json:
         emit({"bundle": str(output), "bundle_files": files, **provenance(export, run)})
         return 0
+    if export.followed and export.followed.callers:
+        callers = " and ".join(export.followed.callers)
+        say(f"{callers}: get_num_splits decides the same on {export.followed.calls:,} calls")
     changed = sum(r.changed for r in export.rows)
     say(f"{output}: {', '.join(files)}")
     say(f"proved on {export.proof.compared:,} inputs ({export.proof.compiler})")

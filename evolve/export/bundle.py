@@ -89,6 +89,7 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "keeps_stock_lines": export.change.keeps_stock,
         "proof": asdict(export.proof),
         "monotone": asdict(export.monotone) if export.monotone else None,
+        "followed": asdict(export.followed) if export.followed else None,
         "measured_on_target": export.measured,
         "tables": export.tables,
         "summaries": [asdict(s) for s in export.summaries],

@@ -14,6 +14,7 @@ from evaluators.gate import Program
 from evolve.assets import asset
 from evolve.errors import UserError
 from evolve.export.answers import read
+from evolve.export.call_chain import Followed, follow
 from evolve.export.distill import Distilled
 from evolve.export.evidence import Row, Summary, gather, recorded_tables, summaries, summarise
 from evolve.export.header import SourceChange, change_header
@@ -54,6 +55,7 @@ class Export:
         rules: per workload, which rules fire.
         left_out: decisions of the program that the patch does not hold, with the reason.
         tables: digest of each recorded table in use, by workload and setting.
+        followed: on how many calls the target's own caller decides the same; None where there is none in C++.
         distilled: how the program was made from a longer one; None where it was exported as it is.
     """
 
@@ -71,6 +73,7 @@ class Export:
     left_out: dict[str, str]
     tables: dict[str, str]
     distilled: Distilled | None = None
+    followed: Followed | None = None
 
     @property
     def measured(self) -> bool:
@@ -176,6 +179,7 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
         # The target's own lines do not fit the program after all: all of the body is written anew.
         change = change_header(tree, form, stock, keep_stock=False)
         proof = prove_schedule(schedule, change, lattice, compiler, folder / "anew")
+    followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)
     monotone = prove_monotone(function, change.inputs, form.fields() if not change.keeps_stock else _own(form, stock))
@@ -189,6 +193,7 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
         change=change,
         proof=proof,
         monotone=monotone,
+        followed=followed,
         rows=tuple(rows),
         summaries=tuple(summaries(rows)),
         rules=rules,

@@ -155,6 +155,11 @@ def pr_body(export: Export, diff: str) -> str:
     ]
     if export.proof.empty:
         lines.append(f"- On {export.proof.empty} empty inputs (no batch, queries or keys) it answers 1 to 256.")
+    if export.followed and export.followed.callers:
+        lines.append(
+            f"- get_num_splits of {', '.join(export.followed.callers)}, compiled on the host from the patched tree "
+            f"with its own tile sizes, decides as the table of launches says on all {export.followed.calls:,} calls."
+        )
     if export.monotone:
         lines.append(
             f"- num_splits never decreases with the length ({export.monotone.domain}; {export.monotone.walks:,} "
@@ -162,7 +167,8 @@ def pr_body(export: Export, diff: str) -> str:
         )
     lines += ["- `git apply --check` and `git am` in a clean clone of the tree.", "", "### Limits", ""]
     lines += [f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()]
-    lines += [f"- {note}" for note in export.change.notes]
+    reasons = export.followed.reasons if export.followed else ()
+    lines += [f"- {note}" for note in (*export.change.notes, *reasons)]
     lines += [
         "- The build was not compiled or run here; only the changed function was, on the host.",
         f"- Workspace: {_workspace(export.rows)}",
