@@ -6,9 +6,12 @@ import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evolve.export.cpp_expr import HELPERS, OPERATORS, Expressions
+from evolve.export.cpp_calls import CallExpressions
+from evolve.export.cpp_expr import HELPERS, OPERATORS
+from evolve.export.cpp_scopes import names_in, place
 from evolve.export.cpp_types import INT64_MAX, Kind, Type, cpp_type
 from evolve.export.inference import Inference, refuse
+from evolve.export.inference_calls import ProgramTypes
 from evolve.export.program_form import Form, MayBeZero, NotExpressible, always_returns, stored_names
 
 INDENT = "    "
@@ -135,7 +138,7 @@ class _Writer:
         self.function = ""
         self.spelled: dict[str, dict[str, str]] = {"": {}}
         self.merged: set[str] = set()
-        self.expressions = Expressions(types, fields, self.name)
+        self.expressions = CallExpressions(types, fields, self.name)
         self.comments = {line: list(texts) for line, texts in form.comments.items()}
         self.declared: list[set[str]] = []
         self.pending: dict[int, list[str]] = {}
@@ -220,51 +223,11 @@ class _Writer:
         self.assigned_once = {n for n, c in counts.items() if c == 1} - changed - set(parameters)
         merged = self.merged if not self.function else set()
         self.declared.append({*parameters, *merged})
-        self._place(list(body), {*parameters, *merged})
+        place(body, {*parameters, *merged}, self.pending)
         found = self._block(body, 1)
         self.declared.pop()
         self.assigned_once = outer
         return found
-
-    def _place(self, body: list[ast.stmt], known: set[str]) -> None:
-        """Decide where names are declared that do not begin with an assignment at the right depth."""
-        uses: dict[str, list[int]] = {}
-        for index, statement in enumerate(body):
-            for name in _names_in(statement):
-                uses.setdefault(name, []).append(index)
-        here = set(known)
-        stored = stored_names(body)
-        for name, places in uses.items():
-            if name in here or name not in stored:
-                continue
-            first = body[places[0]]
-            begins = isinstance(first, ast.Assign) and len(first.targets) == 1
-            if begins and isinstance(first.targets[0], ast.Name) and first.targets[0].id == name:  # type: ignore[attr-defined]
-                here.add(name)
-            elif not isinstance(first, ast.If | ast.For) or any(name in _live_in(body[i + 1 :]) for i in places[:-1]):
-                self.pending.setdefault(id(first), []).append(name)
-                here.add(name)
-        for index, statement in enumerate(body):
-            if isinstance(statement, ast.If):
-                self._place(statement.body, set(here))
-                self._place(statement.orelse, set(here))
-            elif isinstance(statement, ast.For):
-                own = _names_in(statement.target)
-                after = _live_in(body[index + 1 :]) | _live_in(statement.orelse) | _names_in(statement.iter)
-                outside = {n for n in own if n in here or n in after or n in stored_names(statement.body)}
-                if outside:
-                    for name in sorted(outside - here):
-                        self.pending.setdefault(id(statement), []).append(name)
-                    here |= outside
-                carried = {
-                    n for n in stored_names(statement.body) - here - own
-                    if n in _live_in(statement.body) or _mentions(statement.orelse, n)
-                }  # fmt: skip
-                if carried:
-                    self.pending.setdefault(id(statement), []).extend(sorted(carried))
-                    here |= carried
-                self._place(statement.body, here | own)
-                self._place(statement.orelse, set(here))
 
     def _block(self, body: Sequence[ast.stmt], depth: int) -> list[str]:
         lines = []
@@ -399,7 +362,7 @@ class _Writer:
 
     def _for(self, node: ast.For, depth: int) -> list[str]:
         pad = INDENT * depth
-        own = _names_in(node.target)
+        own = names_in(node.target)
         carried = {n for n in own if n in self.declared[-1]}
         target: ast.expr = node.target
         lines = []
@@ -408,13 +371,13 @@ class _Writer:
             for name in carried:
                 self.spelled[self.function][name] = f"{names[name]}_now"
         iterable = node.iter
-        if _is_range(iterable) and stored_names(node.body) & _names_in(iterable):
+        if _is_range(iterable) and stored_names(node.body) & names_in(iterable):
             raise refuse(node, "a loop that changes the bounds it runs to", "keep the bounds in a name of their own")
         grown = {
             n.func.value.id for s in node.body for n in ast.walk(s)
             if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and isinstance(n.func.value, ast.Name)
         }  # fmt: skip
-        if not _is_range(iterable) and grown & _names_in(iterable):
+        if not _is_range(iterable) and grown & names_in(iterable):
             raise refuse(node, "a loop over a list that it changes", "a copy of the list")
         jumps = node.orelse and any(isinstance(n, ast.Break) for s in node.body for n in ast.walk(s))
         head = f"{pad}{self.expressions.loop_head(target, iterable)} {{"
@@ -440,50 +403,6 @@ def _load(target: ast.expr) -> ast.Subscript:
 
 def _is_range(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"
-
-
-def _names_in(node: ast.AST) -> set[str]:
-    inner = {
-        n.id for c in ast.walk(node) if isinstance(c, ast.ListComp | ast.GeneratorExp)
-        for g in c.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)
-    }  # fmt: skip
-    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - inner
-
-
-def _mentions(body: Sequence[ast.stmt], name: str) -> bool:
-    return any(name in _names_in(s) for s in body)
-
-
-def _live_in(body: Sequence[ast.stmt]) -> set[str]:
-    """Names that a block may read before it has assigned them, as far as its order tells."""
-    found: set[str] = set()
-    assigned: set[str] = set()
-    for node in body:
-        if isinstance(node, ast.Assign):
-            found |= _names_in(node.value) - assigned
-            for target in node.targets:
-                if isinstance(target, ast.Subscript):
-                    found |= _names_in(target) - assigned
-            assigned |= {t.id for t in node.targets if isinstance(t, ast.Name)}
-        elif isinstance(node, ast.If):
-            found |= (_names_in(node.test) | _live_in(node.body) | _live_in(node.orelse)) - assigned
-            assigned |= _sure(node.body) & _sure(node.orelse)
-        elif isinstance(node, ast.For):
-            found |= (_names_in(node.iter) | (_live_in(node.body) - _names_in(node.target))) - assigned
-            found |= _live_in(node.orelse) - assigned
-        else:
-            found |= _names_in(node) - assigned
-    return found
-
-
-def _sure(body: Sequence[ast.stmt]) -> set[str]:
-    found: set[str] = set()
-    for node in body:
-        if isinstance(node, ast.Assign):
-            found |= {t.id for t in node.targets if isinstance(t, ast.Name)}
-        elif isinstance(node, ast.If):
-            found |= _sure(node.body) & _sure(node.orelse)
-    return found
 
 
 def _wrapped(head: str, test: str, tail: str, pad: str) -> list[str]:
@@ -516,7 +435,7 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
     """
     if not always_returns(form.body):
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
-    types = Inference(form, inputs)
+    types = ProgramTypes(form, inputs)
     if types.divisors and not guarded:
         where = types.divisors[0]
         text = ast.unparse(where)

@@ -11,7 +11,7 @@ from evolve.export.anchors import AnchorMissing, check_signature, find_calls, fi
 from evolve.export.cpp_function import CppBody, translate
 from evolve.export.cpp_types import BOOL
 from evolve.export.domain import MAY_BE_ZERO, MORE_FIELDS, TILE_FIELDS, TILE_NAMES, input_types
-from evolve.export.inference import Inference
+from evolve.export.inference_calls import ProgramTypes
 from evolve.export.patch import Tree
 from evolve.export.program_form import Form, MayBeZero
 from evolve.export.splice import kept_statements, spliced
@@ -72,7 +72,7 @@ def _zero_where_empty(form: Form, names: Sequence[str], kept: dict[int, int]) ->
     returns = [
         n.value for i, s in enumerate(form.body) if i not in kept for n in ast.walk(s) if isinstance(n, ast.Return)
     ]
-    types = [Inference(form, input_types(names, low=low)) for low in (0, 1)]
+    types = [ProgramTypes(form, input_types(names, low=low)) for low in (0, 1)]
     low, lowest = (min((t.of[v].low for v in returns if v is not None), default=1) for t in types)
     return low < 1 <= lowest
 

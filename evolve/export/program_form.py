@@ -11,7 +11,7 @@ import ast
 import copy
 import io
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from evaluators import language
@@ -199,7 +199,7 @@ def _calls(form: Form) -> list[ast.Call]:
     return found
 
 
-def stored_names(nodes: list[ast.stmt]) -> set[str]:
+def stored_names(nodes: Sequence[ast.stmt]) -> set[str]:
     """Names that statements assign."""
     return {n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
