@@ -68,6 +68,8 @@ class Box:
 
     def answer(self) -> str:
         """As Python."""
+        if self.at_most_blocks and self.blocks[1] <= self.num_splits:
+            return "shape.num_n_blocks"
         return f"min(shape.num_n_blocks, {self.num_splits})" if self.at_most_blocks else str(self.num_splits)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from evolve.export.anchors import AnchorMissing, check_signature, find_calls, fi
 from evolve.export.cpp_function import CppBody, translate
 from evolve.export.cpp_types import BOOL
 from evolve.export.domain import MAY_BE_ZERO, MORE_FIELDS, TILE_FIELDS, TILE_NAMES, input_types
-from evolve.export.inference_calls import ProgramTypes
 from evolve.export.patch import Tree
 from evolve.export.program_form import Form, MayBeZero
 from evolve.export.splice import kept_statements, spliced
@@ -50,34 +48,26 @@ class SourceChange:
     notes: tuple[str, ...]
 
 
-def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int]) -> tuple[CppBody, str]:
-    """The translation, and a guard line for inputs of 0 where the program's own statements divide by or return them.
+def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int], *,
+               guard: bool) -> tuple[CppBody, str]:  # fmt: skip
+    """The translation, and a guard line for inputs of 0 where it is asked for or the program divides by them.
 
     Python never sees an empty batch; the kernel's caller may.
     """
-    try:
-        body = translate(form, input_types(names, low=0), fields, guarded=True)
-        if not body.may_divide_by_zero - kept.keys() and not _zero_where_empty(form, names, kept):
-            return body, ""
-    except MayBeZero:
-        pass
+    if not guard:
+        try:
+            body = translate(form, input_types(names, low=0), fields, guarded=True)
+            if not body.may_divide_by_zero - kept.keys():
+                return body, ""
+        except MayBeZero:
+            pass
     # With every input at least 1 a division by 0 is the program's own mistake, and refused.
     body = translate(form, input_types(names), fields)
     empty = [fields[n] for n in names if n in MAY_BE_ZERO and n in form.fields() and n != "size_one_kv_head"]
     return body, f"    if ({' || '.join(f'{n} <= 0' for n in empty)}) {{ return 1; }}  // nothing to attend to\n"
 
 
-def _zero_where_empty(form: Form, names: Sequence[str], kept: dict[int, int]) -> bool:
-    """Whether the program's own statements may return 0 for an input of 0, and for no other."""
-    returns = [
-        n.value for i, s in enumerate(form.body) if i not in kept for n in ast.walk(s) if isinstance(n, ast.Return)
-    ]
-    types = [ProgramTypes(form, input_types(names, low=low)) for low in (0, 1)]
-    low, lowest = (min((t.of[v].low for v in returns if v is not None), default=1) for t in types)
-    return low < 1 <= lowest
-
-
-def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool) -> SourceChange:
+def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guard: bool = False) -> SourceChange:
     """Put a program's `schedule` into the target's files.
 
     Args:
@@ -85,6 +75,7 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool) -> S
         form: the program as one function.
         stock: FA3's own rule in the same form.
         keep_stock: whether to keep the target's own lines where both agree.
+        guard: whether to turn inputs of 0 away first; where the program divides by them it is done in any case.
 
     Raises:
         UserError: an anchor is missing, or the target lacks an input.
@@ -101,9 +92,9 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool) -> S
         names.append("gpu.l2_bytes")
         fields["gpu.l2_bytes"] = "(50 * 1024 * 1024)"
     kept = kept_statements(function, form, stock) if keep_stock else {}
-    body, guard = translated(form, fields, names, kept)
+    body, first = translated(form, fields, names, kept, guard=guard)
     inner = spliced(source, function, kept, body) if kept else f"\n{body.text}\n".encode()
-    new_body = b"\n" + guard.encode() + inner.removeprefix(b"\n")
+    new_body = b"\n" + first.encode() + inner.removeprefix(b"\n")
     types = input_types(names)
     extra = "".join(f", {'bool' if types[n] is BOOL else 'int'} {n}" for n in more).encode()
     changed = (

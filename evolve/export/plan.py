@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.contract import Gpu, Mode
+from evaluators.contract import Gpu, Mode, ShapeView
 from evaluators.dispatch import work_view
 from evaluators.gate import Program
 from evolve.assets import asset
@@ -23,7 +23,7 @@ from evolve.export.monotone import Monotone, prove_monotone
 from evolve.export.patch import Tree
 from evolve.export.prepare import change_prepare
 from evolve.export.program_form import Form, NotExpressible, always_returns, form_of, with_stock
-from evolve.export.proof import Proof, compile_change, prove_blocks, prove_schedule
+from evolve.export.proof import EmptyInput, Proof, compile_change, prove_blocks, prove_schedule
 from evolve.export.rules import Rule, rules_of
 from evolve.export.targets import Target
 
@@ -170,15 +170,7 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
     rows = gather(target, schedule, tables, gpu)
     refuse_harmful_caps(rows)
     lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in rows))
-    change = change_header(tree, form, stock, keep_stock=True)
-    try:
-        proof = prove_schedule(schedule, change, lattice, compiler, folder / "kept")
-    except CompileError as error:
-        if not change.keeps_stock:
-            raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
-        # The target's own lines do not fit the program after all: all of the body is written anew.
-        change = change_header(tree, form, stock, keep_stock=False)
-        proof = prove_schedule(schedule, change, lattice, compiler, folder / "anew")
+    change, proof = _proved(form, stock, schedule, tree, lattice, compiler, folder)
     followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)
@@ -200,6 +192,29 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
         left_out=decisions_left_out(program, target),
         tables={", ".join(key): table.digest for key, table in tables.items()},
     )
+
+
+def _proved(form: Form, stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
+            compiler: Compiler, folder: Path) -> tuple[SourceChange, Proof]:  # fmt: skip
+    """The smallest change that holds: with the target's lines and without a guard, then with less and with one."""
+    failed: UserError | CompileError | None = None
+    for keep_stock in (True, False):
+        for guard in (False, True):
+            change = change_header(tree, form, stock, keep_stock=keep_stock, guard=guard)
+            if keep_stock and not change.keeps_stock:
+                continue
+            try:
+                proof = prove_schedule(program, change, lattice, compiler, folder / f"proof{keep_stock}{guard}")
+                return change, proof
+            except EmptyInput as error:
+                failed = error
+            except CompileError as error:
+                failed = error
+                break
+    if isinstance(failed, CompileError):
+        raise UserError(f"the C++ does not compile: {failed}", hint="report this as a bug of evosplit") from failed
+    assert failed is not None
+    raise failed
 
 
 def _own(form: Form, stock: Form) -> frozenset[str]:

@@ -47,6 +47,10 @@ class Proof:
         return self.lattice + self.edges + self.random
 
 
+class EmptyInput(UserError):
+    """An input of 0 gets an answer that the kernel does not take."""
+
+
 class Mismatch(UserError):
     """The translation computes something else than the program; a bug of the exporter."""
 
@@ -91,14 +95,14 @@ def prove_schedule(program: Program, change: SourceChange, lattice: Sequence[tup
         _check(view, num_sms, decision, answer, change.inputs)
     empty = []
     for name in (n for n in change.inputs if n in MAY_BE_ZERO):
-        for view, num_sms in lattice[:50]:
+        for view, num_sms in (*lattice, *edge_views()):
             row = row_of(view, num_sms, change.inputs)
             row[change.inputs.index(name)] = 0
             empty.append(row)
     for row, answer in zip(empty, function.answers(empty), strict=True):
         if not 1 <= answer <= LARGEST_NUM_SPLITS:
             shown = ", ".join(f"{n}={v}" for n, v in zip(change.inputs, row, strict=True))
-            raise UserError(f"an empty input gets num_splits {answer}: {shown}", hint="use max(1, ...) in the rule")
+            raise EmptyInput(f"an empty input gets num_splits {answer}: {shown}", hint="use max(1, ...) in the rule")
     edges = len(views) - len(lattice) - RANDOM_INPUTS
     return Proof(compiler.version, len(lattice), edges, RANDOM_INPUTS, len(empty))
 
