@@ -265,6 +265,45 @@ def report(
 
 
 @app.command()
+def export(
+    program: Annotated[str, typer.Argument(help="Python file, RUN#ID, or a run's winner by its name.")],
+    target: Annotated[
+        str, typer.Option("--target", help="fa3, fa3-prepare, fa3-vllm, fa3-sgl, vllm, fa4, python, ...")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the bundle.")],
+    source: Annotated[Path | None, typer.Option("--source", help="Your checkout of the target.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Leave out what the target cannot express.")] = False,
+    unmeasured: Annotated[bool, typer.Option("--unmeasured", help="Export to a kernel without recordings.")] = False,
+    distill: Annotated[
+        float | None,
+        typer.Option(
+            "--distill",
+            metavar="EPS",
+            help="Export the fewest rules over the target's inputs that keep the mean log speed-up within EPS.",
+        ),
+    ] = None,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Write a patch for upstream, proved to do what was measured, with its evidence."""
+    from evolve.cli.export import export_command
+
+    raise typer.Exit(
+        export_command(
+            program,
+            target,
+            source,
+            output,
+            runs_dir,
+            partial=partial,
+            unmeasured=unmeasured,
+            distill=distill,
+            as_json=json,
+        )
+    )
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Say what works here, and why the rest does not."""
     from evolve.cli.doctor import doctor_command

@@ -1,0 +1,40 @@
+// Stands in for FA3's flash.h where evosplit export compiles a target's own get_num_splits on the host.
+// Holds the fields that the decision reads, under their names there; one decode call on sm90 in bf16.
+
+struct Flash_fwd_params {
+    using index_t = int64_t;
+    int b, seqlen_q, seqlen_k, h, h_k, d, dv, d_rounded, dv_rounded, page_size, num_sm;
+    int arch = 90, num_splits = 0, seqlen_knew = 0, attention_chunk = 0, window_size_left = -1, window_size_right = -1;
+    bool is_causal, is_local = false, is_e4m3 = false, is_bf16 = true, pagedkv_tma = false;
+    float softcap = 0.f;
+    int* cu_seqlens_q = nullptr;
+    int* cu_seqlens_k = nullptr;
+    int* seqused_q = nullptr;
+    int* seqused_k = nullptr;
+    int* leftpad_k = nullptr;
+    int* page_table = nullptr;
+    int* num_splits_dynamic_ptr = nullptr;
+    void* knew_ptr = nullptr;
+};
+
+// Sizes of head_dim that FA3 compiles kernels for (hopper/flash_api.cpp, round_up_headdim).
+inline int round_up_head_dim(int d) { return d <= 64 ? 64 : d <= 96 ? 96 : d <= 128 ? 128 : d <= 192 ? 192 : 256; }
+
+// Inputs in a row: batch, seqlen_q, seqlen_k, num_heads_q, num_heads_kv, head_dim, varlen, page_size, num_sm, causal.
+inline Flash_fwd_params decode_call(int64_t const* row) {
+    static int there = 0;
+    Flash_fwd_params params{};
+    params.b = int(row[0]);
+    params.seqlen_q = int(row[1]);
+    params.seqlen_k = int(row[2]);
+    params.h = int(row[3]);
+    params.h_k = int(row[4]);
+    params.d = params.dv = int(row[5]);
+    params.d_rounded = params.dv_rounded = round_up_head_dim(params.d);
+    params.seqused_k = params.num_splits_dynamic_ptr = row[6] ? &there : nullptr;
+    params.page_size = row[7] ? int(row[7]) : 1;
+    params.page_table = row[7] ? &there : nullptr;
+    params.num_sm = int(row[8]);
+    params.is_causal = row[9] != 0;
+    return params;
+}

@@ -1,0 +1,195 @@
+# ruff: noqa: E501
+"""Small stand-ins for the targets' repositories, with the same anchors, written for these tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+HEURISTICS = """\
+#pragma once
+
+#include <vector>
+{extra}
+inline bool wants_packing(bool varlen_q, int seqlen_q) {{
+    return varlen_q || seqlen_q == 1;
+}}
+
+// The number of splits, by wave efficiency.
+inline int num_splits_heuristic(int total_mblocks, int num_SMs, int num_n_blocks, int num_m_blocks, int size_one_kv_head, bool is_causal_or_local, int max_splits) {{
+    // A nearly full device stays unsplit.
+    if (total_mblocks >= 0.8f * num_SMs) {{
+        int const l2 = 50 * 1024 * 1024;
+        if (size_one_kv_head > l2 && num_m_blocks >= num_SMs * 2 && !is_causal_or_local) {{
+            return std::min((size_one_kv_head + l2 - 1) / l2, max_splits);
+        }}
+        return 1;
+    }}
+    // Stand-in guard: four blocks are not worth it.
+    if (num_n_blocks <= 4) {{ return 1; }}
+    max_splits = std::min({{max_splits, num_SMs, num_n_blocks}});
+    float best = 0.f;
+    std::vector<float> efficiency;
+    efficiency.reserve(max_splits);
+    for (int s = 1; s <= max_splits; s++) {{
+        float waves = float(total_mblocks * s) / num_SMs;
+        efficiency.push_back(waves / ceil(waves));
+        best = std::max(best, efficiency.back());
+    }}
+    for (int s = 1; s <= max_splits; s++) {{
+        if (efficiency[s - 1] >= 0.85 * best) {{ return s; }}
+    }}
+    return 1;
+}}
+"""
+
+TILE_SIZE = """\
+#pragma once
+#include <tuple>
+
+// Stand-in: head_dim 128 in bf16 alone.
+constexpr std::tuple<int, int> tile_size_fwd_sm90(bool narrow, bool one_row) {
+    return {one_row ? 64 : 128, narrow ? 128 : ONE_ROW_TILE};
+}
+"""
+
+CALLER = """\
+#include "heuristics.h"
+
+inline bool get_pagedkv_tma(Flash_fwd_params const& params) {
+    return params.page_table && params.page_size % 128 == 0 && params.seqlen_q * (params.h / params.h_k) > 128;
+}
+
+inline int get_num_splits(Flash_fwd_params const& params) {
+    auto tile = tile_size_fwd_sm90(params.is_causal || (params.page_table && !params.pagedkv_tma), ONE_ROW);
+    int const kBlockM = std::get<0>(tile);
+    int const kBlockN = std::get<1>(tile);
+    int const num_n_blocks = (params.seqlen_k + kBlockN - 1) / kBlockN;
+    int const num_m_blocks = (params.seqlen_q * (params.h / params.h_k) + kBlockM - 1) / kBlockM;
+    int const bytes = params.seqlen_k * (params.d + params.dv) * 2;
+    int const total_mblocks = (params.num_splits_dynamic_ptr ? 1 : params.b) * params.h_k * num_m_blocks;
+    return num_splits_heuristic(total_mblocks, params.num_sm, num_n_blocks, num_m_blocks, bytes, params.is_causal, 128);
+}
+"""
+
+PREPARE = """\
+template <int NumWarps, bool Sort>
+__global__ void prepare_varlen_num_blocks_kernel(int num_batch, int num_head, int qhead_per_khead, int num_sm,
+        int num_splits_static, FastDivmod blockm_divmod, FastDivmod blockn_divmod, int* const splits) {
+    __shared__ int sum[1];
+    int lane = threadIdx.x % 32;
+    int num_n_blocks = blocks_of(lane);
+    int num_m_blocks = rows_of(lane);
+    int num_splits_dynamic;
+    if (num_splits_static == 1) {
+        num_splits_dynamic = 1;
+    } else {
+        atomicAdd(sum, num_m_blocks * num_n_blocks);
+        __syncthreads();
+        int total_blocks = sum[0];
+        // A tenth more than one wave.
+        int blocks_per_sm = static_cast<int>(ceilf(float(total_blocks) * 1.1f * float(num_head) / float(num_sm)));
+        num_splits_dynamic = std::max(std::min((num_n_blocks + blocks_per_sm - 1) / blocks_per_sm, num_splits_static), 1);
+    }
+    splits[lane] = num_splits_dynamic;
+}
+"""
+
+FA4 = """\
+import math
+
+
+def num_splits_heuristic(total_mblocks, num_SMs, num_n_blocks, max_splits):
+    # Stand-in guard.
+    if num_n_blocks <= 4:
+        return 1
+    if total_mblocks == 0:
+        return 1
+    return min(num_SMs // total_mblocks, max_splits, num_n_blocks)
+
+
+def forward(config):
+    return num_splits_heuristic(config.total, config.sms, config.blocks, 128)
+"""
+
+VLLM = '''\
+"""Stand-in for the attention backend."""
+
+import copy
+from dataclasses import dataclass
+
+
+def _get_sliding_window_configs(config):
+    return copy.copy(config)
+
+
+@dataclass
+class FlashAttentionMetadataBuilder:
+    max_num_splits: int = 0
+
+    def build(self, num_actual_tokens):
+        max_num_splits = 0
+        if self.use_full_cuda_graph and num_actual_tokens <= self.max_cudagraph_size:
+            max_num_splits = self.max_num_splits
+        if self.invariant:
+            max_num_splits = 1
+
+        def schedule(batch_size):
+            return get_scheduler_metadata(
+                batch_size=batch_size, num_splits=max_num_splits
+            )
+
+        return schedule(num_actual_tokens), max_num_splits
+'''
+
+HOPPER = {
+    "hopper/heuristics.h": HEURISTICS.format(extra=""),
+    "hopper/tile_size.h": TILE_SIZE.replace("ONE_ROW_TILE", "176"),
+    "hopper/flash_api.cpp": CALLER.replace("ONE_ROW", "false"),
+    "hopper/flash_api_stable.cpp": CALLER.replace("ONE_ROW", "false"),
+    "hopper/flash_prepare_scheduler.cu": PREPARE,
+    "flash_attn/cute/interface.py": FA4,
+}
+FILES = {
+    "fa3": HOPPER,
+    "fa3-sgl": HOPPER,
+    "fa3-vllm": {
+        **{n: t for n, t in HOPPER.items() if n != "hopper/flash_api_stable.cpp"},
+        "hopper/flash_api.cpp": CALLER.replace("ONE_ROW", "use_one_mma_wg(params)"),
+        "hopper/heuristics.h": HEURISTICS.format(
+            extra='#include "flash.h"\n\ninline bool use_one_mma_wg(Flash_fwd_params const& params) {\n    return params.seqlen_q * (params.h / params.h_k) <= 64;\n}\n'
+        ),
+    },
+    "vllm": {"vllm/v1/attention/backends/flash_attn.py": VLLM, "pyproject.toml": "[tool.ruff]\nline-length = 88\n"},
+}
+FILES |= {f"{name}-prepare": FILES[name] for name in ("fa3", "fa3-vllm", "fa3-sgl")}
+FILES["fa4"] = HOPPER
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), "-c", "user.name=T", "-c", "user.email=t@example.org", *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def make_tree(folder: Path, target: str, *, stand_in: bool = False) -> Path:
+    """A git checkout with the anchors of a target; a real one where EVOSPLIT_TREE_<TARGET> names it."""
+    real = os.environ.get(f"EVOSPLIT_TREE_{target.upper().replace('-', '_')}")
+    if real and not stand_in:
+        # A clone: some tests commit to their tree.
+        git(folder.parent, "clone", "-q", "--shared", real, str(folder))
+        return folder
+    folder.mkdir(parents=True)
+    git(folder, "init", "-q", "-b", "main")
+    for name, text in FILES[target].items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", "Stand-in")
+    return folder

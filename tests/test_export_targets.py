@@ -1,0 +1,420 @@
+"""Exports end to end on stand-in trees; a real checkout in EVOSPLIT_TREE_FA3 and its kin runs the same tests on it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Command, Result
+from jsonschema import Draft202012Validator
+from stand_trees import FILES, git, make_tree
+
+import evolve.export.distill
+import evolve.export.drop_in
+import evolve.export.evidence
+import evolve.export.monotone
+import evolve.export.plan_python
+import evolve.export.proof
+from evaluators.workloads import WORKLOADS
+
+SEEDS = ROOT / "seeds"
+
+THREE_BLOCKS = """\
+def schedule(shape, gpu):
+    # Few blocks are worth three splits where few tiles run.
+    if 3 <= shape.num_n_blocks <= 4 and shape.total_mblocks <= 2:
+        return 3, None, 0
+    return 0, None, 0
+"""
+BY_LENGTH = """\
+def schedule(shape, gpu):
+    if shape.seqlen_k >= 400 and shape.num_heads_kv == 1 and shape.num_n_blocks <= 4 and shape.total_mblocks <= 2:
+        return 2, None, 0
+    return 0, None, 0
+"""
+FALLS = """\
+def schedule(shape, gpu):
+    if shape.num_n_blocks <= 4:
+        return max(1, shape.num_n_blocks), None, 0
+    return 2, None, 0
+"""
+ONE_WAVE = """\
+import math
+
+
+def schedule(shape, gpu):
+    return 0, None, 0
+
+
+def blocks_per_split(work, gpu):
+    # One wave.
+    return max(1, math.ceil(work.total_n_blocks * work.num_m_blocks * work.num_heads_kv / gpu.num_sms))
+"""
+LONGEST = """\
+def schedule(shape, gpu):
+    return 0, None, 0
+
+
+def blocks_per_split(work, gpu):
+    if work.max_n_blocks >= 100 and work.num_heads_kv == 1:
+        return work.max_n_blocks // 4
+    return 0
+"""
+BY_BATCH = """\
+def schedule(shape, gpu):
+    # Enough sequences.
+    if shape.batch * shape.num_heads_kv >= 4096 and (shape.num_heads_q == 8 or shape.batch > 9 or shape.batch < 3):
+        return 16, None, 0
+    return 32, None, 0
+"""
+
+
+@pytest.fixture
+def export(evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`evosplit export` with a smaller proof: few random inputs, one workload, few walks."""
+    for module in (evolve.export.proof, evolve.export.plan_python, evolve.export.drop_in):
+        monkeypatch.setattr(module, "RANDOM_INPUTS", 1500)
+    monkeypatch.setattr(evolve.export.evidence, "WORKLOADS", {"bsc-160": WORKLOADS["bsc-160"]})
+    monkeypatch.setattr(evolve.export.monotone, "SM_COUNTS", (132,))
+    monkeypatch.setattr(evolve.export.monotone, "TILES", evolve.export.monotone.TILES[:2])
+    monkeypatch.setattr(evolve.export.monotone, "MAX_KEYS", 4096)
+    monkeypatch.setattr(evolve.export.monotone, "MAX_BLOCKS", 300)
+
+    def run(program: str, target: str, *more: object, tree: Path | None = None) -> Result:
+        path = Path(program)
+        if "\n" in program:
+            path = tmp_path / "program.py"
+            path.write_text(program)
+        tree = tree or (make_tree(tmp_path / "tree", target) if not (tmp_path / "tree").exists() else tmp_path / "tree")
+        return evosplit("export", path, "--target", target, "--source", tree, "-o", tmp_path / "out", *more)
+
+    return run
+
+
+def changed_lines(folder: Path) -> list[str]:
+    patch = next(folder.glob("*.patch")).read_text()
+    return [x for x in patch.splitlines() if x.startswith(("+", "-")) and not x.startswith(("+++", "---", "-- "))]
+
+
+def test_a_rule_over_tiles_changes_the_header_alone(export: Command, tmp_path: Path) -> None:
+    result = export(THREE_BLOCKS, "fa3")
+    assert result.code == 0, result.err
+    assert changed_lines(tmp_path / "out") == [
+        "+    // Few blocks are worth three splits where few tiles run.",
+        "+    if (3 <= num_n_blocks && num_n_blocks <= 4 && total_mblocks <= 2) { return 3; }",
+    ]
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert told["files"] == ["hopper/heuristics.h"]
+    assert told["keeps_stock_lines"]
+    assert told["followed"]["callers"] == ["hopper/flash_api.cpp", "hopper/flash_api_stable.cpp"]
+    assert told["proof"]["random"] == 1500
+    assert told["monotone"]["walks"] > 0
+
+
+def test_the_bundle_is_whole_and_its_patch_applies(export: Command, tmp_path: Path) -> None:
+    assert export(THREE_BLOCKS, "fa3").code == 0
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "0001-num-splits.patch", "APPLY.md", "PR_BODY.md", "bench_repro.py", "decision_diff.csv", "program.py",
+        "provenance.json", "results.csv",
+    }  # fmt: skip
+    work = tmp_path / "work"
+    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
+    git(work, "am", "-q", "--keep-non-patch", str(out / "0001-num-splits.patch"))
+    assert git(work, "log", "-1", "--format=%s").startswith("[FA3] ")
+    assert not git(tmp_path / "tree", "status", "--porcelain")
+    assert not git(tmp_path / "tree", "worktree", "list", "--porcelain").count("worktree ") - 1
+    body = (out / "PR_BODY.md").read_text()
+    for part in ("#2445", "AI assistance", "geomean", "worst", "Workspace", "Batch invariance", "When it activates"):
+        assert part in body
+    rows = list(csv.DictReader((out / "decision_diff.csv").open()))
+    new = {r["num_splits_new"] for r in rows if r["num_n_blocks"] == "3" and int(r["total_mblocks"]) <= 2}
+    assert new == {"3"}
+    changed = [r for r in rows if r["changes"] == "1"]
+    assert changed and {r["num_splits_new"] for r in changed} == {"3"}
+    measured = list(csv.DictReader((out / "results.csv").open()))
+    assert len(measured) == len(rows)
+    compile((out / "bench_repro.py").read_text(), "bench_repro.py", "exec")
+
+
+def test_the_json_agrees_with_its_schema(export: Command, tmp_path: Path) -> None:
+    result = export(ONE_WAVE, "fa3-prepare", "--json")
+    assert result.code == 0, result.err
+    schema = json.loads((ROOT / "docs" / "schema" / "export.json").read_text())
+    Draft202012Validator(schema).validate(result.json)
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    Draft202012Validator(schema).validate(told)
+    assert told.items() <= result.json.items()
+
+
+def test_distilled_rules_make_no_recorded_shape_slower(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.distill, "GRID_BLOCKS", 60)
+    monkeypatch.setattr(evolve.export.distill, "GRID_TILES", 12)
+    winner = str(ROOT / "results" / "quickstart" / "best.py")
+    result = export(winner, "fa3", "--partial", "--distill", "0")
+    assert result.code == 0, result.err
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    gains = [step["log_gain"] for step in told["distilled"]["curve"]]
+    assert gains == sorted(gains) and gains[-1] > 0
+    assert told["files"] == ["hopper/heuristics.h"]
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert not [
+        r for r in rows if r["split"] != "test" and r["regression"] == "1" and r["launch_stock"] != r["launch_new"]
+    ]
+    assert (tmp_path / "out" / "distillation.csv").read_text().startswith("rules,geomean_speedup")
+    assert (tmp_path / "out" / "original.py").read_text() == Path(winner).read_text()
+
+
+def test_a_gain_that_rules_cannot_keep_is_told(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.distill, "COUNTS", (3,))
+    monkeypatch.setattr(evolve.export.distill, "GRID_BLOCKS", 60)
+    monkeypatch.setattr(evolve.export.distill, "GRID_TILES", 12)
+    monkeypatch.setattr(evolve.export.distill, "MIN_GAIN", 0.0)
+    result = export(str(ROOT / "results" / "quickstart" / "best.py"), "fa3", "--partial", "--distill", "0")
+    assert result.code == 1
+    assert re.search(r"--distill 0\.0\d+ takes these rules", result.err), result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_papers_rule_is_reported_dead_on_the_papers_shapes(export: Command, tmp_path: Path) -> None:
+    result = export(str(SEEDS / "bsc_compiled.py"), "fa3")
+    assert result.code == 0, result.err
+    assert "`nblk == 4` holds on none" in result.err
+    assert "tiles 128 x 176" in result.err
+    rules = json.loads((tmp_path / "out" / "provenance.json").read_text())["rules"]["bsc-160"]
+    assert [r["changes"] for r in rules] == [0, 0]
+
+
+def test_a_rule_that_reads_more_changes_every_caller(export: Command, tmp_path: Path) -> None:
+    result = export(BY_LENGTH, "fa3")
+    assert result.code == 0, result.err
+    files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"]
+    assert files == ["hopper/flash_api.cpp", "hopper/flash_api_stable.cpp", "hopper/heuristics.h"]
+    lines = changed_lines(tmp_path / "out")
+    assert sum(x.endswith(", 128, params.seqlen_k, params.h_k);") for x in lines) == 2
+    assert any(x.startswith("+") and "int max_splits, int seqlen_k, int num_heads_kv) {" in x for x in lines)
+
+
+def test_a_caller_that_decides_otherwise_stops_the_export(export: Command, tmp_path: Path) -> None:
+    """The mirror says what the target launches; a tree with other tiles would make its table wrong."""
+    tree = make_tree(tmp_path / "tree", "fa3", stand_in=True)
+    path = tree / "hopper/flash_api.cpp"
+    path.write_text(path.read_text().replace("(params.seqlen_k + kBlockN - 1) / kBlockN", "params.seqlen_k / kBlockN"))
+    git(tree, "commit", "-q", "-a", "-m", "Round down")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert (result.code, "hopper/flash_api.cpp decides" in result.err) == (2, True), result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_vllms_fork_has_one_caller(export: Command, tmp_path: Path) -> None:
+    assert export(BY_LENGTH, "fa3-vllm").code == 0
+    files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"]
+    assert files == ["hopper/flash_api.cpp", "hopper/heuristics.h"]
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert told["followed"]["callers"] == ["hopper/flash_api.cpp"]
+
+
+@pytest.mark.parametrize("target", [pytest.param(t, marks=pytest.mark.slow) for t in ("fa3", "fa3-vllm")] + ["fa3-sgl"])
+def test_a_count_that_falls_with_the_length_is_refused(export: Command, tmp_path: Path, target: str) -> None:
+    result = export(FALLS, target, "--unmeasured")
+    assert result.code == 2
+    assert "num_splits falls from" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_sglang_needs_unmeasured_and_says_so(export: Command, tmp_path: Path) -> None:
+    result = export(THREE_BLOCKS, "fa3-sgl")
+    assert (result.code, "--unmeasured" in result.err) == (2, True)
+    result = export(THREE_BLOCKS, "fa3-sgl", "--unmeasured")
+    assert result.code == 0, result.err
+    assert "Not measured on this target" in (tmp_path / "out" / "PR_BODY.md").read_text()
+    assert (tmp_path / "out" / "results.csv").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ["fa3-prepare", pytest.param("fa3-vllm-prepare", marks=pytest.mark.slow)])
+def test_a_rule_over_the_kernels_sum_is_one_line(export: Command, tmp_path: Path, target: str) -> None:
+    result = export(ONE_WAVE, target)
+    assert result.code == 0, result.err
+    lines = changed_lines(tmp_path / "out")
+    assert [x for x in lines if x.startswith("-")] == [next(x for x in lines if "1.1f" in x)]
+    assert [x.strip("+ ") for x in lines if x.startswith("+")] == [
+        "// One wave.",
+        "int blocks_per_sm = int(std::max<int64_t>(1, (int64_t(total_blocks) * num_head + num_sm - 1) / num_sm));",
+    ]
+    assert "device build was not compiled" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def test_a_rule_over_the_longest_sequence_adds_a_reduction_and_says_so(export: Command, tmp_path: Path) -> None:
+    result = export(LONGEST, "fa3-prepare")
+    assert result.code == 0, result.err
+    assert any("atomicMax(&max_n_blocks, num_n_blocks);" in x for x in changed_lines(tmp_path / "out"))
+    assert not any("1.1f" in x for x in changed_lines(tmp_path / "out"))
+    assert "adds one shared-memory reduction" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -> None:
+    result = export(BY_BATCH, "vllm")
+    assert result.code == 0, result.err
+    work = tmp_path / "work"
+    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
+    git(work, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    text = (work / "vllm/v1/attention/backends/flash_attn.py").read_text()
+    scope: dict[str, object] = {}
+    exec(text, scope)
+    assert [scope["_num_splits_for_cuda_graph"](b, 8, 8, 128) for b in (1, 511, 512)] == [32, 32, 16]  # type: ignore[operator]
+    assert "passes the target's ruff format" in (tmp_path / "out" / "PR_BODY.md").read_text()
+    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "88", "--check", "-q", "-"]
+    assert subprocess.run(ruff, input=text.encode(), check=False).returncode == 0
+
+
+def test_vllm_does_not_know_lengths_when_it_captures(export: Command) -> None:
+    result = export(BY_LENGTH.replace("return 0", "return 32"), "vllm")
+    assert result.code == 2
+    assert "vLLM does not know shape.seqlen_k" in result.err
+
+
+def test_fa4_keeps_its_own_rule_behind_the_programs(export: Command, tmp_path: Path) -> None:
+    result = export(THREE_BLOCKS, "fa4", "--unmeasured")
+    assert result.code == 0, result.err
+    assert changed_lines(tmp_path / "out") == [
+        "+    # Few blocks are worth three splits where few tiles run.",
+        "+    if 3 <= num_n_blocks <= 4 and total_mblocks <= 2:",
+        "+        return 3",
+    ]
+
+
+def test_the_module_stands_alone(evosplit: Command, export: Command, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(THREE_BLOCKS)
+    result = evosplit("export", path, "--target", "python", "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    call = "launch_arguments(batch=1, seqlen_k=512, num_heads_q=8, num_heads_kv=1)"
+    code = f"from launch_arguments import launch_arguments; print({call})"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert done.stdout.strip() == "(3, None, 0)", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "message"),
+    [
+        ("2, None, 8", "fa3", "sm_margin"),
+        pytest.param("2, True, 0", "fa3-vllm", "pack_gqa", marks=pytest.mark.slow),
+    ],
+)
+def test_what_the_target_cannot_express_is_refused_or_left_out(
+    export: Command, tmp_path: Path, answer: str, target: str, message: str
+) -> None:
+    program = THREE_BLOCKS.replace("3, None, 0", answer)
+    result = export(program, target)
+    assert result.code == 2
+    assert f"cannot express the program's {message}" in result.err
+    assert not (tmp_path / "out").exists()
+    assert export(program, target, "--partial").code == 0
+    assert f"{message} of the program is left out" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_cap_that_harms_ragged_batches_is_refused(export: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolve.export.evidence, "WORKLOADS", WORKLOADS)
+    result = export(str(SEEDS / "always_2.py"), "fa3")
+    assert result.code == 2
+    assert "harms ragged batches" in result.err
+
+
+@pytest.mark.parametrize("target", sorted(FILES))
+def test_a_tree_without_the_anchor_is_left_alone(export: Command, tmp_path: Path, target: str) -> None:
+    tree = tmp_path / "other"
+    tree.mkdir()
+    git(tree, "init", "-q", "-b", "main")
+    (tree / "README").write_text("something else\n")
+    git(tree, "add", "-A")
+    git(tree, "commit", "-q", "-m", "Another project")
+    program = ONE_WAVE if "prepare" in target else BY_BATCH if target == "vllm" else THREE_BLOCKS
+    result = export(program, target, "--unmeasured", tree=tree)
+    assert result.code == 2
+    assert "holds no" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_signature_is_named(export: Command, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", "fa3")
+    path = tree / "hopper/heuristics.h"
+    path.write_text(path.read_text().replace("int total_mblocks, int num_SMs", "int num_SMs, int total_mblocks"))
+    git(tree, "commit", "-q", "-a", "-m", "Swap")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert result.code == 2
+    assert "found num_splits_heuristic(int num_SMs, int total_mblocks" in result.err
+
+
+def test_a_dirty_tree_is_refused(export: Command, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", "fa3")
+    (tree / "hopper/heuristics.h").write_text("// changed\n")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert (result.code, "not committed: hopper/heuristics.h" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "message"),
+    [
+        ("def schedule(shape, gpu):\n    while True: pass\n", 2, "While"),
+        ("def schedule(shape, gpu):\n    return 300, None, 0\n", 2, "num_splits must lie in 0..256"),
+        ("nothing.py", 2, "does not exist"),
+    ],
+)
+def test_programs_that_cannot_be_exported(export: Command, program: str, code: int, message: str) -> None:
+    result = export(program, "fa3")
+    assert (result.code, message in result.err) == (code, True), result.err
+
+
+def test_no_compiler_is_missing(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = export(THREE_BLOCKS, "fa3")
+    assert (result.code, "no C++ compiler" in result.err) == (3, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_output_folder_is_never_overwritten(export: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("kept")
+    assert export(THREE_BLOCKS, "fa3").code == 2
+    assert (tmp_path / "out" / "mine").read_text() == "kept"
+
+
+def test_a_wrong_translation_stops(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof must be able to fail: one operator is translated wrongly."""
+    import ast
+
+    from evolve.export import cpp_expr
+
+    monkeypatch.setitem(cpp_expr.OPERATORS, ast.LtE, ("<", 10))
+    result = export(THREE_BLOCKS, "fa3")
+    assert result.code == 2
+    assert "the C++ says" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_stock_never_decreases_with_the_length(tmp_path: Path) -> None:
+    from evaluators.gate import parse_program
+    from evolve.export.header import change_header
+    from evolve.export.host_cpp import find_compiler
+    from evolve.export.monotone import prove_monotone
+    from evolve.export.patch import open_tree
+    from evolve.export.plan import stock_form
+    from evolve.export.program_form import form_of
+    from evolve.export.proof import compile_change
+
+    tree = open_tree(make_tree(tmp_path / "tree", "fa3"), "fa3")
+    form = form_of(parse_program((SEEDS / "fa3_stock.py").read_text()), "schedule")
+    change = change_header(tree, form, stock_form("schedule"), keep_stock=False)
+    function = compile_change(change, find_compiler(), tmp_path)
+    assert prove_monotone(function, change.inputs, frozenset()).walks > 300
