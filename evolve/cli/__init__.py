@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -415,6 +414,8 @@ def main() -> None:
 
 def _known(error: Exception) -> int | None:
     """Exit code of the judge's own exceptions; None for bugs, which keep their traceback."""
+    import sqlite3
+
     from evaluators.gpu_worker import MeasureError
     from evaluators.providers import ProviderUnavailable
     from evaluators.recorder import RecordingError
