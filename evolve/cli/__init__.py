@@ -406,9 +406,10 @@ def main() -> None:
         found = _known(error)
         if found is None:
             raise
-        _complain(
-            str(error), "see to the disk; what is stored stays" if isinstance(error, OSError | sqlite3.Error) else ""
-        )
+        import sqlite3
+
+        disk = isinstance(error, OSError | sqlite3.Error)
+        _complain(str(error), "see to the disk; what is stored stays" if disk else "")
         sys.exit(found)
 
 
