@@ -1,4 +1,4 @@
-"""Times stock and proposed num_splits in pairs, on the shapes of decision_diff.csv whose launch changes.
+"""Times stock and proposed decisions in pairs, on the shapes of decision_diff.csv whose launch changes.
 
 Needs torch, FlashAttention-3 (flash_attn_interface or fa3_fwd_interface) and a Hopper GPU; nothing else:
 
@@ -6,6 +6,9 @@ Needs torch, FlashAttention-3 (flash_attn_interface or fa3_fwd_interface) and a 
 
 Each launch is a CUDA graph of several calls. Between replays L2 is evicted by writing 200 MB. Rounds alternate the
 order of the two, and the ratio of each round is one sample; what is printed is the median ratio.
+
+Live splits that another formula on the device would choose are written into the scheduler metadata: its first `batch`
+entries hold them in the order of its third block (hopper/flash_api.cpp, get_scheduler_metadata).
 """
 
 from __future__ import annotations
@@ -30,8 +33,18 @@ def interface() -> Any:
         return fa3_fwd_interface
 
 
-def graph(torch: Any, fa3: Any, row: dict[str, str], num_splits: int, calls: int) -> Any:
-    """A CUDA graph of decode calls with a given num_splits."""
+def live_splits(launch: str) -> list[int]:
+    """Splits per sequence from a launch such as `m32.p1.g0:3x6,2`."""
+    found = []
+    for part in launch.partition(":")[2].split(","):
+        value, _, count = part.partition("x")
+        found += [int(value)] * int(count or 1)
+    return found
+
+
+def graph(torch: Any, fa3: Any, row: dict[str, str], which: str, calls: int) -> Any:
+    """A CUDA graph of decode calls with the decision `stock` or `new`."""
+    num_splits = int(row[f"num_splits_{which}"])
     batch, keys, dim = int(row["batch"]), int(row["seqlen_k"]), int(row["head_dim"])
     heads_q, heads_kv, seqlen_q = int(row["num_heads_q"]), int(row["num_heads_kv"]), int(row["seqlen_q"])
     make = {"dtype": torch.bfloat16, "device": "cuda"}
@@ -42,9 +55,13 @@ def graph(torch: Any, fa3: Any, row: dict[str, str], num_splits: int, calls: int
     if not row["setting"].partition("-")[2].startswith("static"):
         seqlens = torch.tensor(live, dtype=torch.int32, device="cuda")
         given["cache_seqlens"] = seqlens
-        given["scheduler_metadata"] = fa3.get_scheduler_metadata(
+        metadata = given["scheduler_metadata"] = fa3.get_scheduler_metadata(
             batch, seqlen_q, keys, heads_q, heads_kv, dim, seqlens, torch.bfloat16, num_splits=num_splits
         )
+        if row[f"blocks_per_split_{which}"] and num_splits > 1:
+            wanted, block = live_splits(row[f"launch_{which}"]), -(-batch // 4) * 4
+            order = metadata[2 * block : 2 * block + batch].tolist()
+            metadata[:batch] = torch.tensor([wanted[i] for i in order], dtype=metadata.dtype, device="cuda")
 
     def call() -> None:
         fa3.flash_attn_with_kvcache(q, k, v, **given)
@@ -70,12 +87,16 @@ def main() -> None:
     options = parser.parse_args()
     fa3 = interface()
     with (Path(__file__).parent / "decision_diff.csv").open(newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r["changes"] == "1" and r["num_splits_new"] != r["num_splits_stock"]]
+        changed = [r for r in csv.DictReader(file) if r["changes"] == "1"]
+    # Contiguous KV in upstream's interface alone; paged rows need vLLM's.
+    rows = [r for r in changed if not r["setting"].startswith("vllm")]
+    if len(rows) < len(changed):
+        print(f"left out: {len(changed) - len(rows)} rows of vLLM's paged kernel")
     random.Random(0).shuffle(rows)
     scratch = torch.empty(200 * 2**20, dtype=torch.uint8, device="cuda")
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for row in rows[: options.shapes]:
-        graphs = [graph(torch, fa3, row, int(row[n]), options.calls) for n in ("num_splits_stock", "num_splits_new")]
+        graphs = [graph(torch, fa3, row, which, options.calls) for which in ("stock", "new")]
         times: list[list[float]] = [[], []]
         for turn in range(options.rounds + 1):
             for which in (0, 1) if turn % 2 else (1, 0):
@@ -88,7 +109,7 @@ def main() -> None:
                 if turn:
                     times[which].append(1e3 * start.elapsed_time(end) / options.calls)
         ratio = statistics.median(a / b for a, b in zip(*times, strict=True))
-        print(f"{row['setting']} {row['case']}: num_splits {row['num_splits_stock']} -> {row['num_splits_new']}, "
+        print(f"{row['setting']} {row['case']}: {row['launch_stock']} -> {row['launch_new']}, "
               f"{statistics.median(times[0]):.2f} -> {statistics.median(times[1]):.2f} us, {ratio:.3f}x")  # fmt: skip
 
 

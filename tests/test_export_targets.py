@@ -142,6 +142,7 @@ def test_the_bundle_is_whole_and_its_patch_applies(export: Command, tmp_path: Pa
     compile((out / "bench_repro.py").read_text(), "bench_repro.py", "exec")
 
 
+@pytest.mark.slow
 def test_the_json_agrees_with_its_schema(export: Command, tmp_path: Path) -> None:
     result = export(ONE_WAVE, "fa3-prepare", "--json")
     assert result.code == 0, result.err
@@ -152,6 +153,7 @@ def test_the_json_agrees_with_its_schema(export: Command, tmp_path: Path) -> Non
     assert told.items() <= result.json.items()
 
 
+@pytest.mark.slow
 def test_distilled_rules_make_no_recorded_shape_slower(
     export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +174,7 @@ def test_distilled_rules_make_no_recorded_shape_slower(
     assert (tmp_path / "out" / "original.py").read_text() == Path(winner).read_text()
 
 
+@pytest.mark.slow
 def test_a_gain_that_rules_cannot_keep_is_told(
     export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +207,7 @@ def test_a_rule_that_reads_more_changes_every_caller(export: Command, tmp_path: 
     assert any(x.startswith("+") and "int max_splits, int seqlen_k, int num_heads_kv) {" in x for x in lines)
 
 
+@pytest.mark.slow
 def test_a_caller_that_decides_otherwise_stops_the_export(export: Command, tmp_path: Path) -> None:
     """The mirror says what the target launches; a tree with other tiles would make its table wrong."""
     tree = make_tree(tmp_path / "tree", "fa3", stand_in=True)
@@ -215,6 +219,7 @@ def test_a_caller_that_decides_otherwise_stops_the_export(export: Command, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_vllms_fork_has_one_caller(export: Command, tmp_path: Path) -> None:
     assert export(BY_LENGTH, "fa3-vllm").code == 0
     files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"]
@@ -223,7 +228,9 @@ def test_vllms_fork_has_one_caller(export: Command, tmp_path: Path) -> None:
     assert told["followed"]["callers"] == ["hopper/flash_api.cpp"]
 
 
-@pytest.mark.parametrize("target", [pytest.param(t, marks=pytest.mark.slow) for t in ("fa3", "fa3-vllm")] + ["fa3-sgl"])
+@pytest.mark.parametrize(
+    "target", ["fa3", pytest.param("fa3-vllm", marks=pytest.mark.slow), pytest.param("fa3-sgl", marks=pytest.mark.slow)]
+)
 def test_a_count_that_falls_with_the_length_is_refused(export: Command, tmp_path: Path, target: str) -> None:
     result = export(FALLS, target, "--unmeasured")
     assert result.code == 2
@@ -231,6 +238,7 @@ def test_a_count_that_falls_with_the_length_is_refused(export: Command, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_sglang_needs_unmeasured_and_says_so(export: Command, tmp_path: Path) -> None:
     result = export(THREE_BLOCKS, "fa3-sgl")
     assert (result.code, "--unmeasured" in result.err) == (2, True)
@@ -303,11 +311,12 @@ def test_the_module_stands_alone(evosplit: Command, export: Command, tmp_path: P
     assert done.stdout.strip() == "(3, None, 0)", done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "target", "message"),
     [
         ("2, None, 8", "fa3", "sm_margin"),
-        pytest.param("2, True, 0", "fa3-vllm", "pack_gqa", marks=pytest.mark.slow),
+        ("2, True, 0", "fa3-vllm", "pack_gqa"),
     ],
 )
 def test_what_the_target_cannot_express_is_refused_or_left_out(
@@ -389,6 +398,7 @@ def test_the_output_folder_is_never_overwritten(export: Command, tmp_path: Path)
     assert (tmp_path / "out" / "mine").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_wrong_translation_stops(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof must be able to fail: one operator is translated wrongly."""
     import ast

@@ -23,7 +23,7 @@ from evolve.export.proof import row_of
 INPUTS = (*TILE_FIELDS, *MORE_FIELDS)
 TYPES = input_types(INPUTS)
 FIELDS = {**{n: n for n in INPUTS}, **dict(zip(TILE_FIELDS, TILE_NAMES, strict=True))}
-PROGRAMS = 40
+PROGRAMS = 20
 
 
 def body_of(source: str) -> CppBody:
@@ -38,7 +38,7 @@ def function(name: str, body: str) -> str:
 @pytest.mark.parametrize("first", [0, pytest.param(1000, marks=pytest.mark.slow)])
 def test_random_programs_answer_as_their_cpp(first: int, tmp_path: Path) -> None:
     """All programs in one translation unit: starting the compiler costs more than a function."""
-    sources = [Author(first + i).program() for i in range(10 * PROGRAMS if first else PROGRAMS)]
+    sources = [Author(first + i).program() for i in range(20 * PROGRAMS if first else PROGRAMS)]
     texts, kept, refused = [], [], []
     for source in sources:
         try:

@@ -11,6 +11,7 @@ from evaluators.contract import Gpu
 from evaluators.gate import Program
 from evolve.assets import asset
 from evolve.cli.common import emit, plain, read_program, say
+from evolve.cli.evaluate import log_sealed_read
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.export.answers import read
 from evolve.export.bundle import check_output, provenance, write_bundle
@@ -63,6 +64,9 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     export = replace(export, distilled=distilled)
     if distilled is not None:
         run["distilled_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    if export.measured:
+        # The bundle states the sealed test shapes too.
+        log_sealed_read(runs_dir, program, text, {"command": "export", "target": target.name})
     files = write_bundle(export, patch, output, run, original=text)
     if as_json:
         emit({"bundle": str(output), "bundle_files": files, **provenance(export, run)})

@@ -183,7 +183,7 @@ def pr_body(export: Export, diff: str) -> str:
         "",
         "### How to reproduce",
         "",
-        "`python bench_repro.py` (torch and FA3 only, a Hopper GPU) times stock and proposed num_splits in pairs on "
+        "`python bench_repro.py` (torch and FA3 only, a Hopper GPU) times stock and proposed decisions in pairs on "
         "the shapes of `decision_diff.csv` whose launch changes.",
         "",
         "### Prior art",

@@ -302,29 +302,10 @@ def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
         form.comments[line + STOCK_LINES if line > 0 else line - STOCK_LINES] = texts
     root = ast.Module(form.body, [])
     for block in _blocks(root):
-        position = 0
-        while position < len(block):
-            node = block[position]
-            new = _or_stock(node, call) if isinstance(node, ast.Return) and node.lineno in zero else [node]
-            block[position : position + 1] = new
-            position += len(new)
+        for node in block:
+            if isinstance(node, ast.Return) and node.lineno in zero:
+                node.value = copy.deepcopy(call)
     form.body = [ast.fix_missing_locations(s) for s in root.body]
     _inline_tail_calls(form)
     _prune(form)
     return form
-
-
-def _or_stock(node: ast.Return, call: ast.Call) -> list[ast.stmt]:
-    own: ast.stmt = ast.Return(copy.deepcopy(call))
-    if isinstance(node.value, ast.Constant):
-        return [ast.copy_location(own, node)]
-    assert node.value is not None
-    chosen = ast.Name("chosen", ast.Load())
-    return [
-        ast.copy_location(s, node)
-        for s in (
-            ast.Assign([ast.Name("chosen", ast.Store())], node.value),
-            ast.If(ast.Compare(chosen, [ast.Gt()], [ast.Constant(0)]), [ast.Return(chosen)], []),
-            own,
-        )
-    ]
