@@ -27,7 +27,7 @@ from evolve.assets import asset
 from evolve.config import RunConfig, parse_config
 from evolve.journal import Journal, open_journal
 from evolve.proposers.base import Answer
-from evolve.run_folder import CONFIG_FILE, keep_table
+from evolve.run_folder import CONFIG_FILE, keep_tables
 
 FAILURES = {
     Status.DUPLICATE: 0.12,
@@ -122,7 +122,7 @@ def make(folder: Path, proposals: int, seed: int) -> None:
     maker = Maker(config, seed)
     folder.mkdir(parents=True)
     (folder / CONFIG_FILE).write_text(config.dump_yaml(), encoding="utf-8")
-    keep_table(asset(config.table_path()), folder)
+    keep_tables([asset(config.table_path())], folder)
     with open_journal(folder, read_only=False) as journal:
         meta = {
             "workload": str(maker.card["workload"]), "setting": maker.setting.name, "weighting": "serving",

@@ -10,7 +10,7 @@ from evaluators.status import Status
 from evolve.config import parse_config
 from evolve.journal import open_journal
 from evolve.proposers.base import Answer
-from evolve.run_folder import keep_table
+from evolve.run_folder import keep_tables
 
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>\u202e\u2066'\"`${1}"
 """What must stay text: markup, handlers, quotes, and characters that reorder what is shown."""
@@ -24,7 +24,7 @@ def write_run(folder: Path, judge: Judge, table: Path, stock: str, *, hostile: s
     """
     config = parse_config({"name": "small", "search": {"proposals": 7, "islands": 2, "migration_interval": 3}})
     folder.mkdir(parents=True)
-    keep_table(table, folder)
+    keep_tables([table], folder)
     rule = "    if shape.num_n_blocks == 4 and shape.batch <= 6:\n        return 32, None, 0\n"
     better = stock.replace("def schedule(shape, gpu):\n", f"def schedule(shape, gpu):\n{rule}")
     moved = better.replace("batch <= 6", "batch <= 4")
