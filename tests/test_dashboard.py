@@ -21,6 +21,7 @@ from dashboard_runs import HOSTILE, write_run
 from jsonschema import Draft202012Validator
 
 from evaluators.judge import Judge
+from evaluators.status import Status
 from evolve.config import RunConfig
 from evolve.dashboard.bundle import block, pack_candidates
 from evolve.dashboard.candidate import candidate, candidates, constants_moved
@@ -232,7 +233,7 @@ def test_a_run_without_its_table_is_shown_all_the_same(small: RunReader, tmp_pat
     shutil.copy(small.folder / FILE_NAME, copy)
     reader = RunReader(copy)
     recording, missing = recording_of(reader)
-    assert recording is None and "card.json" in missing
+    assert recording is None and "no recorded table" in missing
     assert not shapes(reader, recording, missing)["cases"]
     assert "data-candidates-0" in report([reader])
 
@@ -300,6 +301,15 @@ def test_the_front_end_parses_no_markup_and_asks_nobody(word: str) -> None:
     for phrase in allowed:
         text = text.replace(phrase, "")
     assert word not in text
+
+
+def test_the_page_knows_every_status() -> None:
+    groups = static("scales.js").split("GROUPS = [", 1)[1].split("];", 1)[0]
+    assert set(re.findall(r'"(\w+)"', " ".join(re.findall(r"statuses: \[([^\]]*)\]", groups)))) == {
+        *(s.value for s in Status),
+        "asked",
+        "answered",
+    }
 
 
 def test_hostile_text_never_reaches_the_page_as_markup(small: RunReader) -> None:

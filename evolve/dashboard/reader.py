@@ -22,7 +22,7 @@ from evolve.config import RunConfig, parse_config
 from evolve.dashboard.documents import Node, Score
 from evolve.errors import UserError
 from evolve.journal import FILE_NAME, Journal, open_journal
-from evolve.run_folder import LOCK_FILE, TABLE_FOLDER
+from evolve.run_folder import LOCK_FILE
 
 MESSAGE_CHARS = 300
 ASKED, ANSWERED = "asked", "answered"
@@ -122,16 +122,6 @@ class RunReader:
             return False
         return False
 
-    @property
-    def table(self) -> Path:
-        """The recorded table that the run keeps; may be absent."""
-        return self.folder / TABLE_FOLDER
-
-    def column(self, name: str) -> dict[int, str]:
-        """One large column (source, system, user, answer, message, decisions, feedback) of all proposals."""
-        with any_journal(self.folder) as journal:
-            return {row[0]: row[1] or "" for row in journal.select(_COLUMNS[name])}
-
     def full(self, index: int) -> dict[str, str]:
         """The large columns of one proposal, by name.
 
@@ -160,10 +150,6 @@ class RunReader:
 
 _LOOK = """SELECT (SELECT count(*) FROM proposals), (SELECT count(*) FROM answers), (SELECT count(*) FROM results),
     (SELECT group_concat(key || value) FROM meta)"""
-_COLUMNS = {
-    "source": "SELECT id, source FROM results",
-    "decisions": "SELECT id, decisions FROM results",
-}
 _FULL = """SELECT p.system, p.user, a.text AS answer, a.error, r.message, r.source, r.feedback, r.decisions
     FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id"""
 

@@ -7,13 +7,19 @@ from evaluators.workloads import Weighting
 from evolve.dashboard.documents import Shapes
 from evolve.dashboard.reader import RunReader
 from evolve.dashboard.recording import Recording
+from evolve.run_folder import kept_tables
 
 
 def recording_of(reader: RunReader) -> tuple[Recording | None, str]:
     """The run's recorded table, or why there is none."""
+    tables = kept_tables(reader.folder)
+    if not tables:
+        return None, "the run keeps no recorded table (it was measured live, or its folder is not whole)"
+    if len(tables) > 1:
+        return None, f"the run was judged on {len(tables)} tables, and only runs on one can be drawn by shape"
     try:
         weighting = Weighting(reader.meta.get("weighting", ""))
-        return Recording(reader.table, weighting), ""
+        return Recording(tables[0], weighting), ""
     except (TableError, ValueError) as error:
         return None, str(error)
 

@@ -74,7 +74,7 @@ export const GROUPS = [
   { key: "duplicate", name: "repeats", mark: "\u25cb", statuses: ["duplicate"] },
   { key: "refused", name: "refused", mark: "\u25b2", statuses: ["no_answer", "frozen_code", "syntax", "language"] },
   { key: "broke", name: "broke", mark: "\u25a0", statuses: ["raised", "bad_answer", "timeout", "memory", "forbidden", "crashed"] },
-  { key: "launch", name: "bad launch", mark: "\u25c6", statuses: ["unrecorded", "unsafe", "wrong"] },
+  { key: "launch", name: "bad launch", mark: "\u25c6", statuses: ["unrecorded", "unsafe", "wrong", "unstable"] },
   { key: "none", name: "no proposal", mark: "\u2715", statuses: ["proposer_failed"] },
   { key: "open", name: "under way", mark: "\u25cc", statuses: ["asked", "answered"] },
 ];
