@@ -26,9 +26,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from evolve.journal import FILE_NAME, Journal
 
@@ -370,13 +372,31 @@ class Killer:
         return now
 
 
+def add_to(path: Path, summary: dict[str, Any]) -> None:
+    """Add a session to a record of several, and its kills to the total."""
+    sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.exists() else []
+    sessions.append(summary)
+    killed: Counter[str] = Counter()
+    for session in sessions:
+        killed.update(session["killed"])
+    record = {
+        "kills": sum(killed.values()),
+        "killed": dict(killed),
+        "searches_compared": sum(session["searches_compared"] for session in sessions),
+        "violations": sum(bool(session["violation"]) for session in sessions),
+        "sessions": sessions,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=40, help="go on until so many processes were killed")
     parser.add_argument("--minutes", type=float, default=30.0, help="or until so much time has passed")
     parser.add_argument("--proposals", type=int, default=80, help="of each search")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, help="write the summary there, as JSON")
+    parser.add_argument("-o", "--output", type=Path, help="add the summary to this file, as JSON")
     parser.add_argument("--serve", nargs=2, metavar=("PORT", "LOG"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -419,8 +439,7 @@ def main() -> int:
     text = json.dumps(summary, indent=1) + "\n"
     print(text, end="")
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text, encoding="utf-8")
+        add_to(options.output, summary)
     return 1 if violation else 0
 
 
