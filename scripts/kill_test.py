@@ -42,7 +42,7 @@ SPARED = 8
 """Sandbox processes left alone after two in a row: a candidate that is killed again and again counts as crashed, as it
 would on a machine without memory."""
 
-ENDPOINT_CHANCE = 0.004
+ENDPOINT_CHANCE = 0.01
 """Chance of the endpoint to be killed, every 5 ms."""
 
 KEY = "KILL_TEST_KEY"
