@@ -17,7 +17,6 @@ import ctypes
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -26,9 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from evolve.journal import FILE_NAME, Journal
 
@@ -42,7 +42,7 @@ SPARED = 8
 """Sandbox processes left alone after two in a row: a candidate that is killed again and again counts as crashed, as it
 would on a machine without memory."""
 
-ENDPOINT_CHANCE = 0.004
+ENDPOINT_CHANCE = 0.01
 """Chance of the endpoint to be killed, every 5 ms."""
 
 KEY = "KILL_TEST_KEY"
@@ -69,47 +69,6 @@ class Tally:
         return self.controller + self.sandbox + self.proposer
 
 
-def serve(port: int, log: str) -> None:
-    """The endpoint: an answer is a function of the request; each one is logged when it has been sent."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            rng = random.Random(request["seed"])
-            prompt = request["messages"][-1]["content"]
-            program = re.search(r"```python\n(.*?)```", prompt, re.DOTALL)
-            assert program
-            rule = (
-                f"    if shape.batch > {rng.randint(1, 8)} and shape.num_n_blocks <= {rng.randint(1, 40)}:\n"
-                f"        return {rng.randint(1, 32)}, None, 0\n"
-            )
-            head = "def schedule(shape, gpu):\n"
-            source = program.group(1).replace(head, head + rule) if rng.random() < 0.9 else "no idea"
-            time.sleep(rng.random() * 0.05)
-            message = {"role": "assistant", "content": f"```python\n{source}```"}
-            body = json.dumps(
-                {
-                    "id": "x", "object": "chat.completion", "created": 0, "model": "test",
-                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                    "usage": {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120},
-                }
-            ).encode()  # fmt: skip
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-            with Path(log).open("a") as file:
-                file.write(f"{request['seed']}\n")
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
-
-
 class Endpoint:
     """The process that serves it, always on the same port."""
 
@@ -124,7 +83,7 @@ class Endpoint:
     def start(self) -> None:
         """Start it, after a kill as well."""
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", str(self.port), str(self.log)], stderr=subprocess.DEVNULL
+            [sys.executable, ROOT / "scripts/kill_endpoint.py", str(self.port), self.log], stderr=subprocess.DEVNULL
         )
 
     def kill(self) -> None:
@@ -370,17 +329,32 @@ class Killer:
         return now
 
 
+def add_to(path: Path, summary: dict[str, Any]) -> None:
+    """Add a session to a record of several, and its kills to the total."""
+    sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"] if path.exists() else []
+    sessions.append(summary)
+    killed: Counter[str] = Counter()
+    for session in sessions:
+        killed.update(session["killed"])
+    record = {
+        "kills": sum(killed.values()),
+        "killed": dict(killed),
+        "searches_compared": sum(session["searches_compared"] for session in sessions),
+        "violations": sum(bool(session["violation"]) for session in sessions),
+        "sessions": sessions,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=40, help="go on until so many processes were killed")
     parser.add_argument("--minutes", type=float, default=30.0, help="or until so much time has passed")
     parser.add_argument("--proposals", type=int, default=80, help="of each search")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("-o", "--output", type=Path, help="write the summary there, as JSON")
-    parser.add_argument("--serve", nargs=2, metavar=("PORT", "LOG"), help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", type=Path, help="add the summary to this file, as JSON")
     options = parser.parse_args()
-    if options.serve:
-        serve(int(options.serve[0]), options.serve[1])
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="kill-test-") as work:
@@ -419,8 +393,7 @@ def main() -> int:
     text = json.dumps(summary, indent=1) + "\n"
     print(text, end="")
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(text, encoding="utf-8")
+        add_to(options.output, summary)
     return 1 if violation else 0
 
 

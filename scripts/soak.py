@@ -54,14 +54,23 @@ def children() -> list[int]:
     return found
 
 
-def search(iterations: int, folder: Path) -> list[Row]:
-    """Run; returns (proposals, seconds, resident MiB, controller CPU seconds, failures) for every hundred."""
+def search(iterations: int, minutes: float | None, folder: Path) -> list[Row]:
+    """Run to the first of the two limits.
+
+    Returns:
+        (proposals, seconds, resident MiB, controller CPU seconds, failures) for every hundred.
+    """
     config = parse_config(
         {
             "name": "soak",
             "seeds": [str(ROOT / "seeds/fa3_stock.py")],
             "judge": {"workload": "bsc-160"},
-            "search": {"proposals": iterations, "islands": 2, "archive_size": 20},
+            "search": {
+                "proposals": iterations,
+                "wall_s": minutes and 60 * minutes,
+                "islands": 2,
+                "archive_size": 20,
+            },
         }
     )
     judge = open_judge(ROOT / TABLE, weighting=Weighting.SERVING, limits=Limits())
@@ -113,13 +122,16 @@ def draw(rows: list[Row], path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--iterations", type=int, default=20_000)
+    parser.add_argument("--minutes", type=float, help="stop earlier, after so much time")
     parser.add_argument("-o", "--output", type=Path, help="folder for soak.csv, soak.png, summary.json")
     options = parser.parse_args()
-    if options.iterations < 2 * EVERY:
-        parser.error(f"--iterations must be at least {2 * EVERY}")
+    if options.iterations < 3 * EVERY:
+        parser.error(f"--iterations must be at least {3 * EVERY}")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        rows = search(options.iterations, Path(folder))
+        rows = search(options.iterations, options.minutes, Path(folder))
+        if len(rows) < 3:
+            parser.error(f"fewer than {3 * EVERY} proposals in {options.minutes} minutes")
         statuses = summarise(Path(folder)).statuses
         journal_mb = sum(p.stat().st_size for p in Path(folder).glob("journal.sqlite*")) / 2**20
     left = children()

@@ -9,12 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from evaluators.contract import SETTINGS
 from evaluators.judge import Judge, open_judge
 from evaluators.sandbox import Limits, self_test
 from evaluators.table import Table, read_table
 from evaluators.workloads import Weighting
+
+# Tests are not timed: machines are busy.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "results" / "tables"
