@@ -134,8 +134,8 @@ def coordinate_search(
     best = [t.value for t in known]
     steps = [FIRST_STEP] * len(known)
     seen = {tuple(best)}
-    tries = 0
-    while evaluations > 0 and tries < 20 * (evaluations + len(known)):
+    tries, most = 0, 20 * (evaluations + len(known))
+    while evaluations > 0 and tries < most:
         tries += 1
         chosen = rng.sample(range(len(known)), 2 if len(known) > 1 and rng.random() < PAIR else 1)
         numbers = list(best)
