@@ -6,7 +6,6 @@ raise elsewhere does not happen in Python either and is kept from harm.
 
 from __future__ import annotations
 
-import math
 import operator
 import struct
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluators.dispatch import float32
 from evaluators.lanes import (
     BOOL,
     EXACT,
@@ -34,7 +32,6 @@ from evaluators.lanes import (
     merge,
     mixed,
     tags_of,
-    truth,
 )
 
 WRAPS = 2**62
@@ -44,7 +41,7 @@ FAILURES = (ArithmeticError, TypeError, ValueError, struct.error)
 Operator = Callable[[Any, Any], Any]
 
 
-def _scalar(function: Callable[..., Any], *arguments: Any) -> Any:
+def scalar(function: Callable[..., Any], *arguments: Any) -> Any:
     """Python's own operation where all lanes agree."""
     for value in arguments:
         kind_of(value)
@@ -113,7 +110,7 @@ def _divisor(value: Value, active: Mask) -> Any:
 def arithmetic(op: Operator, one: Value, other: Value, active: Mask) -> Value:
     """`one op other` for + - * / // %."""
     if not isinstance(one, Lanes) and not isinstance(other, Lanes):
-        return _scalar(op, one, other)
+        return scalar(op, one, other)
     first, second = kind_of(one), kind_of(other)
     if first >= NONE or second >= NONE:
         return _by_kind(op, one, other, active)
@@ -200,14 +197,14 @@ def negative(value: Value, active: Mask) -> Value:
     """`-value`."""
     if kind_of(value) < FLOAT:
         return arithmetic(operator.sub, 0, value, active)
-    return _signed(operator.neg, value, active)
+    return signed(operator.neg, value, active)
 
 
-def _signed(op: Callable[[Any], Any], value: Value, active: Mask) -> Value:
+def signed(op: Callable[[Any], Any], value: Value, active: Mask) -> Value:
     """Minus or abs of floats, or of lanes that differ in type."""
     if not isinstance(value, Lanes):
-        return _scalar(op, value)
-    _without_none(value, active)
+        return scalar(op, value)
+    without_none(value, active)
     tags = None if value.tags is None else np.where(value.tags == BOOL, np.int8(INT), value.tags)
     return Lanes(value.kind, op(value.data), tags=tags)
 
@@ -215,8 +212,8 @@ def _signed(op: Callable[[Any], Any], value: Value, active: Mask) -> Value:
 def positive(value: Value, active: Mask) -> Value:
     """`+value`, which makes an int of a bool."""
     if not isinstance(value, Lanes):
-        return _scalar(operator.pos, value)
-    return arithmetic(operator.add, value, 0, active) if value.kind == BOOL else _signed(operator.pos, value, active)
+        return scalar(operator.pos, value)
+    return arithmetic(operator.add, value, 0, active) if value.kind == BOOL else signed(operator.pos, value, active)
 
 
 def boolean(found: Any) -> Value:
@@ -247,110 +244,11 @@ def _pick(op: Operator, one: Value, other: Value, active: Mask) -> Value:
     return merge(found, other, one)
 
 
-def _whole(rounded: npt.NDArray[np.float64], active: Mask) -> Lanes:
-    """Whole numbers out of floats; what is not finite on an active lane raises in Python."""
-    if not (rounded.size and np.abs(rounded).max() <= EXACT):
-        if active is not None:
-            rounded = np.where(active, rounded, 0.0)
-        if rounded.size and not np.abs(rounded).max() <= EXACT:
-            raise NotVectorisable("a float that is not finite, or beyond 2**53, cannot become an int")
-    return ints(rounded.astype(np.int64))
+def without_none(value: Lanes, active: Mask) -> None:
+    """Refuse lanes that hold None where a number is needed.
 
-
-def _rounding(scalar: Callable[[Any], int], array: Callable[[Any], Any]) -> Callable[[Value, Mask], Value]:
-    def apply(value: Value, active: Mask) -> Value:
-        if not isinstance(value, Lanes):
-            return _scalar(scalar, value)
-        if value.kind in (BOOL, INT):
-            return positive(value, active)
-        _without_none(value, active)
-        return _whole(array(value.data), active)
-
-    return apply
-
-
-def _without_none(value: Lanes, active: Mask) -> None:
+    Raises:
+        NotVectorisable: an active lane does.
+    """
     if value.tags is not None and any_active(value.tags == NONE, active):
         raise NotVectorisable("None where a number is needed")
-
-
-def _as_float(value: Value, active: Mask) -> Value:
-    if not isinstance(value, Lanes):
-        return _scalar(float, value)
-    _without_none(value, active)
-    return value if value.kind == FLOAT else Lanes(FLOAT, value.data.astype(np.float64))
-
-
-def _single(value: Value, active: Mask) -> Value:
-    if not isinstance(value, Lanes):
-        return _scalar(float32, value)
-    _without_none(value, active)
-    wide = value.data.astype(np.float64)
-    narrow = wide.astype(np.float32).astype(np.float64)
-    if any_active(np.isinf(narrow) & ~np.isinf(wide), active):
-        raise NotVectorisable("float32 of a number that single precision cannot hold")
-    return Lanes(FLOAT, narrow)
-
-
-def _absolute(value: Value, active: Mask) -> Value:
-    if not isinstance(value, Lanes):
-        return _scalar(abs, value)
-    if value.kind == BOOL:
-        return positive(value, active)
-    if value.kind != INT:
-        return _signed(abs, value, active)
-    most = max(abs(value.low), abs(value.high))
-    return Lanes(INT, np.abs(value.data), 0, most)
-
-
-def _root(value: Value, active: Mask) -> Value:
-    if not isinstance(value, Lanes):
-        return _scalar(math.sqrt, value)
-    _without_none(value, active)
-    if any_active(value.data < 0, active):
-        raise NotVectorisable("square root of a negative number")
-    return Lanes(FLOAT, np.sqrt(np.abs(value.data.astype(np.float64))))
-
-
-def _each(function: Callable[[Any], Any], *, whole: bool = False) -> Callable[[Value, Mask], Value]:
-    """A function whose array form in numpy may differ in the last digit: Python's own, lane by lane."""
-
-    def apply(value: Value, active: Mask) -> Value:
-        if not isinstance(value, Lanes):
-            return _scalar(function, value)
-        _without_none(value, active)
-        if whole and value.kind not in (BOOL, INT):
-            raise NotVectorisable("isqrt of what is not an int")
-        index = np.arange(len(value.data)) if active is None else np.nonzero(active)[0]
-        try:
-            found = [function(v) for v in value.data[index].tolist()]
-        except FAILURES as error:
-            raise NotVectorisable(str(error)) from None
-        out = np.zeros(len(value.data), np.int64 if whole else np.float64)
-        out[index] = found
-        return ints(out) if whole else Lanes(FLOAT, out)
-
-    return apply
-
-
-def _truth_value(value: Value, active: Mask) -> Value:
-    return boolean(truth(value))
-
-
-ONE_ARGUMENT: dict[str, Callable[[Value, Mask], Value]] = {
-    "abs": _absolute,
-    "bool": _truth_value,
-    "float": _as_float,
-    "float32": _single,
-    "int": _rounding(int, np.trunc),
-    "round": _rounding(round, np.rint),
-    "ceil": _rounding(math.ceil, np.ceil),
-    "floor": _rounding(math.floor, np.floor),
-    "sqrt": _root,
-    "exp": _each(math.exp),
-    "exp2": _each(lambda x: math.exp2(x)),
-    "isqrt": _each(math.isqrt, whole=True),
-    "log": _each(math.log),
-    "log2": _each(math.log2),
-}
-"""Functions of one number, by their name in the language."""

@@ -156,8 +156,8 @@ class ConstantsConfig(_Section):
 
     every: int = Field(0, ge=0, description="every n-th proposal of an island fits its parent's numbers; 0: none does")
     evaluations: int = Field(500, ge=2, description="decision tables scored in one fit")
-    method: Literal["coordinate", "tpe", "cmaes"] = Field(
-        "coordinate", description="coordinate, or a sampler of Optuna (extra `fit`): tpe, cmaes"
+    method: Literal["coordinate", "tpe"] = Field(
+        "coordinate", description="coordinate (one or two numbers at a time), or tpe (Optuna, extra `fit`)"
     )
 
 

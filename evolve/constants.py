@@ -1,7 +1,7 @@
 """Constant fitting: moves the numbers of a program to where its training score is best.
 
 A numeric search over the recorded table, with no model asked: thousands of decision tables cost less than one
-answer. `coordinate` needs nothing beyond the base install; `tpe` and `cmaes` are Optuna's samplers (extra `fit`).
+answer. `coordinate` needs nothing beyond the base install; `tpe` is Optuna's sampler (extra `fit`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evaluators.workloads import Split
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.tunables import Tunable, rewritten, tunables
 
-Method = Literal["coordinate", "tpe", "cmaes"]
+Method = Literal["coordinate", "tpe"]
 Objective = Callable[[Sequence[Number]], float]
 
 FIRST_STEP, LEAST_STEP, MOST_STEP = 0.15, 0.02, 0.7
@@ -120,7 +120,7 @@ def search_of(method: Method) -> Callable[..., tuple[list[Number], float]]:
     Raises:
         UserError: it needs the extra `fit`.
     """
-    return coordinate_search if method == "coordinate" else _optuna_search(method)
+    return coordinate_search if method == "coordinate" else _optuna_search()
 
 
 def coordinate_search(
@@ -134,8 +134,8 @@ def coordinate_search(
     best = [t.value for t in known]
     steps = [FIRST_STEP] * len(known)
     seen = {tuple(best)}
-    tries = 0
-    while evaluations > 0 and tries < 20 * (evaluations + len(known)):
+    tries, most = 0, 20 * (evaluations + len(known))
+    while evaluations > 0 and tries < most:
         tries += 1
         chosen = rng.sample(range(len(known)), 2 if len(known) > 1 and rng.random() < PAIR else 1)
         numbers = list(best)
@@ -163,25 +163,19 @@ def _moved(tunable: Tunable, now: Number, step: float, rng: random.Random) -> Nu
     return tunable.at(wanted)
 
 
-def _optuna_search(method: str) -> Callable[..., tuple[list[Number], float]]:
-    """The same signature as `coordinate_search`, with one of Optuna's samplers."""
+def _optuna_search() -> Callable[..., tuple[list[Number], float]]:
+    """The same signature as `coordinate_search`, with Optuna's TPE."""
     try:
         import optuna
     except ImportError as error:
         hint = "pip install 'evosplit[fit]', or constants.method: coordinate"
-        raise UserError(f"constants.method {method} needs Optuna", hint=hint, exit_code=EXIT_MISSING) from error
+        raise UserError("constants.method tpe needs Optuna", hint=hint, exit_code=EXIT_MISSING) from error
 
     def search(
         objective: Objective, known: Sequence[Tunable], score: float, evaluations: int, rng: random.Random
     ) -> tuple[list[Number], float]:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        seed = rng.randrange(2**31)
-        sampler: Any
-        if method == "cmaes":
-            start = {f"x{i}": float(t.value) for i, t in enumerate(known)}
-            sampler = optuna.samplers.CmaEsSampler(x0=start, seed=seed, warn_independent_sampling=False)
-        else:
-            sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
+        sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**31), multivariate=True)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.enqueue_trial({f"x{i}": float(t.value) for i, t in enumerate(known)})
         best, best_score = [t.value for t in known], score

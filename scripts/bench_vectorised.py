@@ -1,5 +1,7 @@
 """Evaluations a second of one program with changing constants, on one core: decide on all shapes, then score.
 
+CPU time, so that other processes on the machine do not count.
+
 `python scripts/bench_vectorised.py results/quickstart/best.py --setting fa3_fwd-metadata-cold`
 """
 
@@ -40,25 +42,25 @@ def main() -> None:
         compiled = vectoriser.compile(program, tunable)
         own = [known[i].value for i in tunable]
         runs, done, failed = [0.0, 0.0], 0, 0
-        started = time.perf_counter()
-        while time.perf_counter() - started < arguments.seconds:
+        started = time.process_time()
+        while time.process_time() - started < arguments.seconds:
             # As a numeric search moves: one constant at a time, by up to a fifth.
             numbers = list(own)
             at = rng.randrange(len(numbers))
             moved = numbers[at] * rng.uniform(0.8, 1.2)
             numbers[at] = moved if isinstance(own[at], float) else max(0, round(moved))
-            before = time.perf_counter()
+            before = time.process_time()
             try:
                 decisions = compiled.run(numbers)
             except NotVectorisable:
                 failed += 1
                 continue
-            between = time.perf_counter()
+            between = time.process_time()
             scorer.fits(decisions)
             runs[0] += between - before
-            runs[1] += time.perf_counter() - between
+            runs[1] += time.process_time() - between
             done += 1
-        total = time.perf_counter() - started
+        total = time.process_time() - started
         print(
             f"{path}: {len(tunable)} of {len(known)} literals change: {done / total:.0f} evaluations a second "
             f"(deciding {1e3 * runs[0] / done:.2f} ms, scoring {1e3 * runs[1] / done:.2f} ms, left out {failed})"

@@ -98,7 +98,7 @@ def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) ->
         writer.writerow([f.name for f in fields(Summary)])
         writer.writerows([list(map(_short, asdict(s).values())) for s in summaries])
     (folder / TEXT).write_text(_text(summaries, facts), encoding="utf-8")
-    draw(folder / PICTURE, runs, title=", ".join(facts.values()))
+    draw(folder / PICTURE, runs, title="\n".join(facts.values()))
     return summaries
 
 

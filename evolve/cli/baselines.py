@@ -62,6 +62,8 @@ def baselines_command(
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty", hint="-o names another folder")
     config = load_config(asset(str(config_path)), sets)
+    static = SETTINGS[config.judge.setting].mode is Mode.STATIC
+    policy = policy or POLICIES[static]
     problem = _problem(config, policy)
     output.mkdir(parents=True, exist_ok=True)
     runs: list[Run] = []
@@ -81,6 +83,7 @@ def baselines_command(
     facts = {
         "setting": f"{d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})",
         "proposer": config.proposer.kind,
+        "policy": policy,
         "budget": f"{budget.model_calls} model calls, {budget.decision_tables} distinct decision tables, "
         f"{budget.look_ups:,} look-ups, whichever ends first",
     }
@@ -91,7 +94,7 @@ def baselines_command(
     return 0
 
 
-def _problem(config: RunConfig, policy: str | None) -> Problem:
+def _problem(config: RunConfig, policy: str) -> Problem:
     require_sandbox()
     judge = open_judge(
         asset(config.table_path()),
@@ -100,8 +103,7 @@ def _problem(config: RunConfig, policy: str | None) -> Problem:
         workspace_cap_mb=config.judge.workspace_cap_mb,
         vectorised=True,
     )
-    static = SETTINGS[config.judge.setting].mode is Mode.STATIC
-    source = read_program(policy or POLICIES[static])
+    source = read_program(policy)
     try:
         parse_program(source)
     except ProgramRefused as refused:

@@ -1,0 +1,131 @@
+"""Baselines: budgets hold, the report is what the runs say, and every method runs."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TABLES, Command, require_sandbox
+
+from evaluators.gate import parse_program
+from evaluators.judge import Judge, open_judge
+from evaluators.sandbox import Limits
+from evaluators.workloads import Split, Weighting
+from evolve.baselines.problem import look_ups_of
+from evolve.baselines.random_search import random_program
+from evolve.baselines.report import Run, quartiles, summarise, write_report
+from evolve.baselines.tally import Budget, BudgetSpent, Standing, Tally
+from evolve.cli.baselines import METHODS
+from evolve.proposers.base import Answer
+
+SETS = ("--set", "judge.setting=fa3_fwd-static-cold", "--set", "judge.weighting=chat")
+QUICK = ("--seeds", 1, "--model-calls", 3, "--look-ups", 2500, *SETS, "--set", "constants.evaluations=4")
+
+
+@pytest.fixture(scope="module")
+def small() -> Judge:
+    """A judge of few shapes."""
+    require_sandbox()
+    table = TABLES / "llama31-70b" / "fa3_fwd-static-cold"
+    return open_judge(table, weighting=Weighting.CHAT, limits=Limits(), vectorised=True)
+
+
+def test_a_tally_counts_and_stops(small: Judge) -> None:
+    tally = Tally(small, Budget(model_calls=2, decision_tables=10, look_ups=10**6))
+    stock = (ROOT / "seeds" / "fa3_stock.py").read_text(encoding="utf-8")
+    two = (ROOT / "seeds" / "bsc_published.py").read_text(encoding="utf-8")
+    tally.call()
+    tally.judge(two)
+    tally.judge(stock)
+    tally.judge(two)
+    tally.judge("def schedule(shape, gpu):\n    return 1 // 0, None, 0\n")
+    shapes = len(small.weights[Split.TRAIN])
+    assert [(s.evaluations, s.decision_tables, s.look_ups) for s in tally.standings] == [
+        (1, 1, shapes), (2, 2, 2 * shapes), (3, 2, 3 * shapes), (4, 2, 4 * shapes),
+    ]  # fmt: skip
+    assert tally.standings[-1].train_score == max(s.train_score for s in tally.standings) >= 1.0
+    tally.call()
+    with pytest.raises(BudgetSpent, match="model calls: 2 of 2 spent"):
+        tally.call()
+    assert tally.stopped_by == "model calls"
+
+
+@pytest.mark.parametrize("budget", [Budget(9, 1, 10**9), Budget(9, 9, 1)])
+def test_tables_and_look_ups_are_budgets_too(budget: Budget, small: Judge) -> None:
+    tally = Tally(small, budget)
+    tally.judge((ROOT / "seeds" / "fa3_stock.py").read_text(encoding="utf-8"))
+    with pytest.raises(BudgetSpent, match="spent"):
+        tally.check()
+
+
+def test_look_ups_of_an_answer() -> None:
+    assert look_ups_of(Answer("", "constants", look_ups=7)) == 7
+    assert look_ups_of(Answer("", "offline", "grow: 3 guards, 812 look-ups")) == 812
+    assert look_ups_of(Answer("", "gpt")) == 0
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_random_programs_are_of_the_language(metadata: bool) -> None:
+    rng = random.Random(1)
+    sources = {random_program(rng, metadata=metadata) for _ in range(50)}
+    assert len(sources) > 30
+    assert all(parse_program(s).uses_blocks_per_split == metadata for s in sources)
+
+
+def standing(evaluations: int, train: float, holdout: float) -> Standing:
+    return Standing(evaluations, evaluations, evaluations, 100 * evaluations, 1 + train, train, holdout, 0)
+
+
+def test_the_report_is_medians_and_quartiles(tmp_path: Path) -> None:
+    runs = [
+        Run("a", seed, (standing(1, 0.1, 0.1), standing(2, share, share / 2)), "look-ups")
+        for seed, share in enumerate((0.2, 0.4, 0.9))
+    ]
+    runs.append(Run("b", 0, (standing(3, 0.5, 0.45),), ""))
+    found = write_report(tmp_path, runs, {"setting": "made up"})
+    assert [s.method for s in found] == ["b", "a"] == [s.method for s in summarise(runs)]
+    second = found[1]
+    assert (second.train_share, second.holdout_share, second.seeds) == (0.4, 0.2, 3)
+    assert (second.train_low, second.train_high) == (quartiles([0.2, 0.4, 0.9])[0], quartiles([0.2, 0.4, 0.9])[2])
+    rows = list(csv.DictReader((tmp_path / "standings.csv").open(encoding="utf-8")))
+    assert len(rows) == 7 and rows[1] | {"method": "a", "seed": "0", "train_share": "0.2"} == rows[1]
+    assert (tmp_path / "baselines.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Best on the holdout, the oracle apart: b, 45.0%." in text and "made up" in text
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"openevolve"}))
+def test_methods_run_within_their_budget(method: str, evosplit: Command) -> None:
+    config = ROOT / "configs" / "llama31-70b-static.yaml"
+    result = evosplit("baselines", config, "-o", "report", "--method", method, *QUICK, "--json")
+    assert result.code == 0, result.err
+    (found,) = result.json["methods"]
+    assert found["method"] == method and found["model_calls"] <= 3 and found["train_share"] + 1 > 0
+    assert Path("report/standings.csv").exists() and Path("report/baselines.png").exists()
+    if method == "search+constants":
+        again = evosplit("baselines", config, "-o", "again", "--method", method, *QUICK, "--json")
+        assert again.json["methods"] == result.json["methods"]
+
+
+@pytest.mark.slow
+def test_openevolve_itself_runs(evosplit: Command) -> None:
+    config = ROOT / "configs" / "llama31-70b-static.yaml"
+    result = evosplit("baselines", config, "-o", "report", "--method", "openevolve", *QUICK[:4], *SETS, "--json")
+    assert result.code == 0, result.err
+    (found,) = result.json["methods"]
+    assert 0 < found["model_calls"] <= 3 and found["evaluations"] >= 2
+
+
+def test_wrong_input_is_explained(evosplit: Command, tmp_path: Path) -> None:
+    config = ROOT / "configs" / "llama31-70b-static.yaml"
+    wrong = evosplit("baselines", config, "--method", "magic")
+    assert wrong.code == 2 and "no such method" in wrong.err and "best-of-n" in wrong.err
+    assert evosplit("baselines", config, "--seeds", 0).code == 2
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    full = evosplit("baselines", config, "-o", "full")
+    assert full.code == 2 and "is not empty" in full.err
+    unknown = evosplit("baselines", config, "--policy", "nowhere.py")
+    assert unknown.code == 2 and "nowhere.py" in unknown.err
