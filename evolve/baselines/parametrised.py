@@ -1,4 +1,4 @@
-"""A parametrised policy: a person wrote the form, a numeric search finds the numbers. No model is asked."""
+"""A parametrised policy: its form is given, a numeric search finds the numbers. No model is asked."""
 
 from __future__ import annotations
 
