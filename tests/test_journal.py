@@ -172,13 +172,14 @@ def test_a_start_that_dies_leaves_no_half_journal(tmp_path: Path, monkeypatch: p
 
 
 def of_version_1(path: Path) -> None:
-    """A journal as version 1 wrote it: two columns fewer."""
+    """A journal as version 1 wrote it: three columns fewer."""
     journal = Journal(path)
     journal.ask(asked(1))
     journal.answer(1, Answer("text", "model", "", 5, 6, 0.25))
     journal.result(1, "source", Evaluation(Status.CRASHED))
     journal.set_meta("schema_version", "1")
     journal._db.execute("ALTER TABLE proposals DROP COLUMN asked_model")
+    journal._db.execute("ALTER TABLE answers DROP COLUMN look_ups")
     journal._db.execute("ALTER TABLE results DROP COLUMN gpu_s")
     journal._db.commit()
     journal.close()

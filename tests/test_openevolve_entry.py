@@ -34,7 +34,6 @@ diff_based_evolution: false
 """
 
 
-@pytest.mark.slow
 def test_openevolve_run_takes_our_evaluator(tmp_path: Path) -> None:
     require_sandbox()
     # The rule of the paper, as a model would answer it.

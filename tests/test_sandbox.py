@@ -156,6 +156,7 @@ def test_a_process_killed_from_outside_is_no_fault_of_the_candidate() -> None:
     assert killing(2) == (Status.OK, 2)
 
 
+@pytest.mark.slow  # its killer must win a race each time
 def test_a_process_that_is_always_killed_ends_the_candidate() -> None:
     assert killing(OUTSIDE_KILLS) == (Status.CRASHED, OUTSIDE_KILLS)
 

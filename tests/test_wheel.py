@@ -13,8 +13,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-pytestmark = pytest.mark.slow
-
 OURS = {"evolve", "evaluators"}
 LARGEST_BYTES = 2 << 20
 

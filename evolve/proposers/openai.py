@@ -13,6 +13,8 @@ from evolve.errors import EXIT_MISSING, UserError
 from evolve.proposers.base import Answer, Ask, EndpointError, ProposerError
 
 MESSAGE_CHARS = 500
+KEY_CHARS = 8
+"""Shorter keys are placeholders that local servers ask for, such as `x`: no secrets, and parts of words."""
 
 
 @dataclass(slots=True)
@@ -158,7 +160,7 @@ class OpenAIProposer:
         text = choice.message.content
         if not isinstance(text, str) or not text.strip():
             raise ValueError("the endpoint answered with no text")
-        text = text.replace(model.key, "***")
+        text = _without_key(text, model)
         cut = getattr(choice, "finish_reason", None) == "length"
         return tries.answer(text, model.config.name, "cut off at max_tokens" if cut else "")
 
@@ -170,4 +172,9 @@ class OpenAIProposer:
 
 def _describe(error: Exception, model: Model) -> str:
     """What went wrong, without the key, which some endpoints repeat."""
-    return f"{type(error).__name__}: {error}".replace(model.key, "***")[:MESSAGE_CHARS]
+    return _without_key(f"{type(error).__name__}: {error}", model)[:MESSAGE_CHARS]
+
+
+def _without_key(text: str, model: Model) -> str:
+    """Text without the key, should the endpoint have repeated it."""
+    return text.replace(model.key, "***") if len(model.key) >= KEY_CHARS else text

@@ -1,6 +1,6 @@
 # attack: fills the memory at once
 # gate: ok
-# sandbox: memory
+# sandbox: memory or timeout
 
 def schedule(shape, gpu):
     x = [0] * 10000000000

@@ -1,6 +1,6 @@
 # attack: fills the memory by sorting
 # gate: ok
-# sandbox: memory
+# sandbox: memory or timeout
 
 def schedule(shape, gpu):
     x = sorted([0] * 9000000) + [0] * 90000000

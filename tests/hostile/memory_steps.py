@@ -1,6 +1,6 @@
 # attack: fills the memory step by step
 # gate: ok
-# sandbox: memory
+# sandbox: memory or timeout
 
 def schedule(shape, gpu):
     x = []

@@ -1,6 +1,6 @@
 # attack: fills the memory with text
 # gate: language
-# sandbox: memory
+# sandbox: memory or timeout
 
 def schedule(shape, gpu):
     x = "x" * 10**11
