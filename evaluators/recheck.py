@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -141,6 +142,9 @@ class SecondLook:
         def run(sandbox: Sandbox) -> Answers:
             return sandbox.ask(program, hash_seed=HASH_SEED)
 
+        if any(isinstance(node, ast.Attribute) and node.attr == "n_blocks" for node in ast.walk(program.tree)):
+            # Loops over all sequences: no faster as arrays, and a process of its own leaves this one free.
+            return self._together.ask(run)
         try:
             near = iter(self._vectoriser.ask(program).decisions())
         except NotVectorisable:

@@ -22,7 +22,7 @@ from evolve.ledger import Ledger
 from evolve.proposers.base import Answer, Ask, EndpointError, ProgramRecord, Proposer, ProposerError
 from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
-KEPT_EVALUATIONS = 128
+KEPT_PROGRAMS = 128
 """Evaluations held in memory with their feedback; others are asked of the judge again when sampled."""
 
 
@@ -84,7 +84,7 @@ class Attempts:
         self._budget = budget
         self._proposing = asyncio.Semaphore(search.parallel_proposals)
         self._pool = ThreadPoolExecutor(search.parallel_evaluations, thread_name_prefix="judge")
-        self._evaluations: OrderedDict[int, Evaluation] = OrderedDict()
+        self._programs: OrderedDict[int, ProgramRecord] = OrderedDict()
         self._failed_in_a_row = 0
         self._asking = True
 
@@ -119,27 +119,27 @@ class Attempts:
         """Have a would-be best looked at again, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge.recheck, source, evaluation)
 
-    def keep(self, index: int, evaluation: Evaluation) -> None:
-        """Keep the evaluation of a program of the population, as it was committed, while there is room."""
-        self._evaluations[index] = evaluation
-        while len(self._evaluations) > KEPT_EVALUATIONS:
-            self._evaluations.popitem(last=False)
+    def keep(self, index: int, source: str, evaluation: Evaluation) -> None:
+        """Keep a program of the population and its evaluation, as it was committed, while there is room."""
+        self._programs[index] = ProgramRecord(index, source, evaluation)
+        while len(self._programs) > KEPT_PROGRAMS:
+            self._programs.popitem(last=False)
 
     def source(self, index: int) -> str:
         """Source of a program of the population."""
-        return self._journal.entry(index).source
+        known = self._programs.get(index)
+        return known.source if known else self._journal.source(index)
 
     async def record(self, index: int) -> ProgramRecord:
         """A committed program with its full evaluation; asks the judge again when it is no longer in memory."""
-        entry = self._journal.entry(index)
-        evaluation = self._evaluations.get(index)
-        if evaluation is None:
+        if index not in self._programs:
+            entry = self._journal.entry(index)
             # The second look may have lowered the scores, which asking the judge again would not.
             seen = await self.evaluate(entry.source)
             evaluation = replace(seen, train=entry.train, holdout=entry.holdout, features=entry.features)
-            self.keep(index, evaluation)
-        self._evaluations.move_to_end(index)
-        return ProgramRecord(index, entry.source, evaluation)
+            self.keep(index, entry.source, evaluation)
+        self._programs.move_to_end(index)
+        return self._programs[index]
 
     async def work(self, ask: Ask, stored: Said | None = None) -> Outcome:
         """From request to evaluation; what an interrupted run stored is not asked for again.

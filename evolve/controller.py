@@ -211,7 +211,7 @@ class Controller:
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
         self._ledger.commit(index, evaluation)
         self._lessons.commit(index, 0, evaluation, parent=None, edit="")
-        self._attempts.keep(index, evaluation)
+        self._attempts.keep(index, source, evaluation)
         self._population.add_seed(index, source, evaluation)
 
     def _row(
@@ -292,7 +292,7 @@ class Controller:
             elapsed_s=outcome.elapsed_s,
         )
         if evaluation.status is Status.OK:
-            self._attempts.keep(index, evaluation)
+            self._attempts.keep(index, outcome.source, evaluation)
         self._report(index)
 
     def _recommit(self, entry: Entry) -> None:

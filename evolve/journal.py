@@ -307,6 +307,10 @@ class Journal:
         for row in self._db.execute(f"{self._query} ORDER BY p.id"):
             yield _entry(row)
 
+    def source(self, index: int) -> str:
+        """Source of a proposal that has a result; cheaper than its entry."""
+        return str(self._db.execute("SELECT source FROM results WHERE id = ?", (index,)).fetchone()[0])
+
     def entry(self, index: int) -> Entry:
         """One proposal.
 
