@@ -143,7 +143,7 @@ def record(
 def reproduce(
     paper: Annotated[str, typer.Argument(help="bsc: arXiv 2604.00028.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the report.")] = None,
-    champion: Annotated[str | None, typer.Option("--champion", help="Program; default: the quickstart's.")] = None,
+    champion: Annotated[str | None, typer.Option("--champion", help="Program; default: fa3-metadata.")] = None,
     measured: Annotated[Path | None, typer.Option("--from", help="measurements.json: write the report anew.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report in the folder.")] = False,
 ) -> None:

@@ -26,7 +26,7 @@ from evolve.cli.common import compact_json, plain, read_program, require_sandbox
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 PAPERS = ("bsc",)
-DEFAULT_CHAMPION = "results/quickstart/best.py"
+DEFAULT_CHAMPION = "results/champions/fa3-metadata.py"
 RAW, REPORT, GRID, PEERS = "measurements.json", "README.md", "grid.csv", "peers.csv"
 
 

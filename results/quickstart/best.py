@@ -9,20 +9,18 @@ import math
 
 
 def schedule(shape, gpu):
-    if shape.seqlen_k * shape.total_mblocks > 5635 and shape.seqlen_k * shape.total_mblocks <= 13000 and shape.num_heads_kv > 5 and shape.batch * shape.num_n_blocks > 55 and shape.batch * shape.num_n_blocks <= 580:
-        return min(32, math.ceil(shape.batch / 132)), None, 0
-    if shape.batch * shape.total_mblocks > 8 and shape.batch * shape.total_mblocks <= 50 and shape.seqlen_k > 600 and shape.seqlen_k <= 9300:
-        return min(32, math.ceil(shape.seqlen_k / 20)), None, 0
-    if shape.batch * shape.num_n_blocks > 1500 and shape.num_heads_kv * shape.num_n_blocks > 90 and shape.num_heads_kv * shape.num_n_blocks <= 190 and shape.num_heads_kv <= 2:
-        return min(32, math.ceil(shape.seqlen_k * shape.num_heads_kv / 132)), None, 0
-    if shape.seqlen_k * shape.num_heads_kv > 13000 and shape.seqlen_k * shape.num_heads_kv <= 15000 and shape.num_n_blocks * shape.total_mblocks > 75 and shape.num_n_blocks * shape.total_mblocks <= 85:
+    if shape.num_n_blocks > 3 and shape.num_n_blocks <= 4 and shape.batch * shape.num_heads_kv > 40 and shape.batch * shape.num_heads_kv <= 50:
         return 32, None, 0
-    if shape.num_heads_kv * shape.num_n_blocks > 35 and shape.num_heads_kv * shape.num_n_blocks <= 36 and shape.batch * shape.seqlen_k > 98000 and shape.batch * shape.seqlen_k <= 192000:
-        return min(32, math.ceil(shape.num_n_blocks / 132)), None, 0
-    if shape.num_n_blocks * shape.total_mblocks > 1 and shape.num_n_blocks * shape.total_mblocks <= 4 and shape.batch * shape.num_heads_kv <= 50 and shape.seqlen_k * shape.num_n_blocks > 200 and shape.seqlen_k * shape.num_n_blocks <= 1000:
-        return min(32, math.ceil(shape.seqlen_k * shape.num_n_blocks / max(1, 132 // (shape.num_heads_kv * shape.num_n_blocks)))), None, 0
-    if shape.batch * shape.num_heads_kv <= 40 and shape.seqlen_k * shape.total_mblocks > 352 and shape.seqlen_k * shape.total_mblocks <= 8500:
-        return min(32, math.ceil(shape.seqlen_k / max(1, 25000 // (shape.seqlen_k * shape.num_n_blocks)))), None, 0
+    if shape.batch * shape.num_heads_kv > 40 and shape.batch * shape.num_heads_kv <= 70 and shape.num_n_blocks * shape.total_mblocks > 15 and shape.num_n_blocks * shape.total_mblocks <= 16:
+        return min(32, math.ceil(shape.seqlen_k / max(1, 132 // shape.num_n_blocks))), None, 0
+    if shape.batch > 1 and shape.batch <= 5 and shape.num_n_blocks * shape.total_mblocks > 92 and shape.num_n_blocks * shape.total_mblocks <= 115:
+        return min(32, max(1, 49000000 // (shape.seqlen_k * shape.num_n_blocks))), None, 0
+    if shape.batch * shape.total_mblocks > 15 and shape.batch * shape.total_mblocks <= 300 and shape.seqlen_k * shape.total_mblocks > 16000 and shape.seqlen_k * shape.total_mblocks <= 19000:
+        return min(32, math.ceil(shape.batch * shape.seqlen_k / 132)), None, 0
+    if shape.batch * shape.num_heads_kv > 200 and shape.seqlen_k * shape.num_heads_kv > 2816 and shape.seqlen_k * shape.num_heads_kv <= 29000:
+        return 1, None, 0
+    if shape.seqlen_k * shape.num_heads_kv > 176 and shape.seqlen_k * shape.num_heads_kv <= 17000 and shape.batch * shape.total_mblocks <= 40 and shape.num_n_blocks > 1 and shape.num_n_blocks <= 42:
+        return min(32, math.ceil(shape.seqlen_k / 160)), None, 0
     num_splits = split_count(shape, gpu)
     return num_splits, None, 0
 
@@ -57,39 +55,63 @@ def split_count(shape, gpu):
     return 1
 
 
+def cheapest(work, gpu):
+    lowest = 1e30
+    chosen = 1
+    for splits in range(1, min(32, work.max_n_blocks) + 1):
+        blocks = math.ceil(work.max_n_blocks / splits)
+        tiles = 0
+        for n in work.n_blocks:
+            tiles += math.ceil(n / blocks)
+        tiles = tiles * work.num_heads_kv * work.num_m_blocks
+        waves = math.ceil(tiles / gpu.num_sms)
+        cost = 2.3e-07 * tiles * tiles + 0.003 * blocks * waves
+        if cost < lowest:
+            lowest = cost
+            chosen = blocks
+    return chosen
+
+
+def cheapest_2(work, gpu):
+    lowest = 1e30
+    chosen = 1
+    for splits in range(1, min(32, work.max_n_blocks) + 1):
+        blocks = math.ceil(work.max_n_blocks / splits)
+        tiles = 0
+        for n in work.n_blocks:
+            tiles += math.ceil(n / blocks)
+        tiles = tiles * work.num_heads_kv * work.num_m_blocks
+        waves = math.ceil(tiles / gpu.num_sms)
+        cost = 3.3e-06 * splits * tiles + 0.0066 * blocks * waves * waves + 2e-06 * work.max_n_blocks * tiles * waves - 9.7e-05 * tiles
+        if cost < lowest:
+            lowest = cost
+            chosen = blocks
+    return chosen
+
+
 def blocks_per_split(work, gpu):
-    if work.num_heads_kv * work.total_n_blocks > 127 and work.num_heads_kv * work.total_n_blocks <= 130:
-        return math.ceil(work.batch * work.total_n_blocks / 4100)
-    if work.batch * work.num_heads_kv > 150 and work.batch * work.num_heads_kv <= 300 and work.num_heads_kv * work.total_n_blocks > 675 and work.num_heads_kv * work.total_n_blocks <= 1155:
-        return 3
-    if work.num_heads_kv * work.min_n_blocks > 15 and work.num_heads_kv * work.min_n_blocks <= 25 and work.max_n_blocks > 19 and work.max_n_blocks <= 22:
-        return math.ceil(work.batch * work.total_n_blocks / 360)
-    if work.total_n_blocks > 512 and work.total_n_blocks <= 520 and work.total_n_blocks - work.max_n_blocks > 440 and work.total_n_blocks - work.max_n_blocks <= 455:
-        return math.ceil(work.max_n_blocks / 6)
-    if work.total_n_blocks * work.min_n_blocks > 2800 and work.total_n_blocks * work.min_n_blocks <= 12000 and work.num_heads_kv * work.total_n_blocks > 1900 and work.num_heads_kv * work.total_n_blocks <= 2350:
-        return math.ceil(work.max_n_blocks * work.min_n_blocks / 24)
-    if work.num_heads_kv * work.total_n_blocks > 320 and work.num_heads_kv * work.total_n_blocks <= 380 and work.total_n_blocks > 43 and work.total_n_blocks <= 188:
+    if work.max_n_blocks * work.min_n_blocks > 125 and work.max_n_blocks * work.min_n_blocks <= 140 and work.total_n_blocks - work.max_n_blocks > 18 and work.total_n_blocks - work.max_n_blocks <= 85:
+        return math.ceil(work.num_heads_kv * work.max_n_blocks / 39)
+    if work.max_n_blocks - work.min_n_blocks <= 60 and work.num_heads_kv * work.total_n_blocks > 360 and work.num_heads_kv * work.total_n_blocks <= 380:
         return 5
-    if work.batch * work.min_n_blocks > 142 and work.batch * work.min_n_blocks <= 5000 and work.batch * work.num_heads_kv > 80 and work.batch * work.num_heads_kv <= 200:
-        return max(1, 132 // work.num_heads_kv)
-    if work.num_heads_kv * work.total_n_blocks > 200 and work.num_heads_kv * work.total_n_blocks <= 240:
-        return 3
-    if work.total_n_blocks * work.min_n_blocks > 62 and work.total_n_blocks * work.min_n_blocks <= 67:
-        return 1
-    if work.total_n_blocks > 285 and work.total_n_blocks <= 1200 and work.num_heads_kv * work.total_n_blocks > 955 and work.num_heads_kv * work.total_n_blocks <= 1155 and work.batch * work.num_heads_kv > 35 and work.batch * work.num_heads_kv <= 100:
+    if work.num_heads_kv * work.max_n_blocks > 23 and work.num_heads_kv * work.max_n_blocks <= 48 and work.num_heads_kv * work.total_n_blocks > 955 and work.num_heads_kv * work.total_n_blocks <= 1000 and work.min_n_blocks > 11 and work.min_n_blocks <= 24:
         return 12
-    if work.batch * work.num_heads_kv > 40 and work.batch * work.num_heads_kv <= 50 and work.total_n_blocks * work.min_n_blocks > 72 and work.total_n_blocks * work.min_n_blocks <= 7300 and work.num_heads_kv > 2 and work.num_heads_kv <= 5:
-        return math.ceil(work.batch * work.total_n_blocks / 290)
-    if work.max_n_blocks * work.min_n_blocks > 2000 and work.total_n_blocks - work.min_n_blocks > 328 and work.total_n_blocks - work.min_n_blocks <= 5000:
-        return math.ceil(work.max_n_blocks / max(1, 132 // (work.batch * work.num_heads_kv)))
-    if work.num_heads_kv > 5 and work.num_heads_kv * work.min_n_blocks > 95 and work.num_heads_kv * work.min_n_blocks <= 195:
-        return math.ceil(work.min_n_blocks / max(1, 132 // (work.batch * work.num_heads_kv)))
-    if work.num_heads_kv * work.total_n_blocks > 7000 and work.num_heads_kv * work.total_n_blocks <= 7700 and work.total_n_blocks - work.max_n_blocks > 840 and work.total_n_blocks - work.max_n_blocks <= 1800:
-        return 19
-    if work.num_heads_kv * work.total_n_blocks > 420 and work.num_heads_kv * work.total_n_blocks <= 615 and work.num_heads_kv * work.max_n_blocks > 35 and work.num_heads_kv * work.max_n_blocks <= 350:
+    if work.num_heads_kv * work.total_n_blocks > 411 and work.num_heads_kv * work.total_n_blocks <= 465:
         return 5
-    if work.batch * work.num_heads_kv > 50 and work.batch * work.num_heads_kv <= 100 and work.batch * work.min_n_blocks > 176 and work.batch * work.min_n_blocks <= 500 and work.total_n_blocks - work.min_n_blocks > 160 and work.total_n_blocks - work.min_n_blocks <= 1300:
-        return 18
+    if work.num_heads_kv * work.total_n_blocks > 4500 and work.total_n_blocks > 3500 and work.total_n_blocks <= 5000 and work.batch * work.max_n_blocks > 3700 and work.batch * work.max_n_blocks <= 5000:
+        return max(1, 19 // work.num_heads_kv)
+    if work.num_heads_kv * work.total_n_blocks > 80 and work.num_heads_kv * work.total_n_blocks <= 132 and work.num_heads_kv * work.min_n_blocks <= 95:
+        return cheapest_2(work, gpu)
+    if work.total_n_blocks * work.max_n_blocks > 495 and work.total_n_blocks * work.max_n_blocks <= 1730 and work.min_n_blocks <= 9 and work.batch * work.num_heads_kv > 150 and work.batch * work.num_heads_kv <= 200:
+        return math.ceil(work.total_n_blocks / max(1, 270 // work.num_heads_kv))
+    if work.num_heads_kv * work.total_n_blocks > 200 and work.num_heads_kv * work.total_n_blocks <= 240 and work.batch * work.num_heads_kv > 4 and work.batch * work.num_heads_kv <= 70:
+        return 3
+    if work.num_heads_kv * work.total_n_blocks > 300 and work.num_heads_kv * work.total_n_blocks <= 390 and work.num_heads_kv * work.min_n_blocks > 1 and work.num_heads_kv * work.min_n_blocks <= 75:
+        return 4
+    if work.batch * work.num_heads_kv > 14 and work.batch * work.num_heads_kv <= 200 and work.batch * work.min_n_blocks > 70 and work.batch * work.min_n_blocks <= 3000:
+        return cheapest(work, gpu)
+    if work.num_heads_kv > 1 and work.num_heads_kv <= 5 and work.num_heads_kv * work.total_n_blocks > 380 and work.num_heads_kv * work.total_n_blocks <= 485:
+        return 6
     # Blocks per SM with a margin of 10%.
     total_blocks = work.total_n_blocks * work.num_m_blocks
     blocks = float32(float32(total_blocks * float32(1.1)) * work.num_heads_kv)
