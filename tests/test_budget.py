@@ -165,6 +165,7 @@ def test_gpu_seconds_are_counted_and_limited(tmp_path: Path) -> None:
     assert Journal(tmp_path / FILE_NAME, read_only=True).spending().gpu_s == 6.0
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_what_was_spent_and_how_to_go_on(evosplit: Command, tmp_path: Path) -> None:
     from conftest import seed
 

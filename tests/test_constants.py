@@ -139,6 +139,7 @@ def search(folder: Path, judge: Judge, proposals: int) -> None:
     Controller(config, judge, proposer, folder, seeds=seeds).run()
 
 
+@pytest.mark.slow
 def test_fitted_variants_are_children_in_the_journal(judge: Judge, tmp_path: Path) -> None:
     search(tmp_path / "whole", judge, 8)
     entries = read_journal(tmp_path / "whole")

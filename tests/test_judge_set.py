@@ -121,6 +121,7 @@ def test_mistakes_are_explained(evosplit: Command, arguments: list[object], mess
     assert result.code == 2 and message in result.err
 
 
+@pytest.mark.slow
 def test_a_search_over_two_tables_keeps_both_and_is_replayed(evosplit: Command, tmp_path: Path) -> None:
     sets = ["search.proposals=3", f"judge.tables=[{METADATA}, {STATIC}]"]
     result = evosplit("run", "configs/quickstart.yaml", *(x for s in sets for x in ("--set", s)))

@@ -200,6 +200,7 @@ class TestLessons:
         assert len(text) < EDIT_CHARS + 40 and text.endswith("(99 lines in all)")
 
 
+@pytest.mark.slow
 def test_prompts_of_a_run_hold_its_lessons(evosplit: Command, tmp_path: Path) -> None:
     sets = ["--set", "search.proposals=5", "--set", "search.window=1", "--set", "search.islands=1"]
     assert evosplit("run", "configs/quickstart.yaml", *sets, "--set", "random_seed=3").code == 0

@@ -101,6 +101,7 @@ def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command
     assert result.code == 0 and "same answers and results of all 5 programs" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm")
 def test_templates_of_the_recorded_run_are_used(evosplit: Command, tmp_path: Path) -> None:
     mine = tmp_path / "mine.md"
