@@ -235,8 +235,8 @@ class Judge:
         for case_id in evaluation.regressed:
             case = self._facts[case_id].case
             ours, theirs = (
-                canonical_launch(case.shape, self.setting, self._spelled(case, d), self.gpu)
-                for d in (decided[case_id], baseline_decision(self.setting))
+                canonical_launch(case.shape, self.setting, d, self.gpu)
+                for d in (self._spelled(case, decided[case_id]), self._facts[case_id].baseline)
             )
             found.append(
                 regression_of(case, self.setting, evaluation.speedups[case_id], ours, theirs, self.gpu.num_sms)

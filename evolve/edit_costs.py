@@ -18,15 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolve.curves import Curves
-from evolve.edit_guards import grow_box, terms
+from evolve.edit_guards import CONDITIONS, MIN_GAIN, TOP_SPLITS, grow_box, terms_for
 from evolve.edit_syntax import functions, insert_at_top, insert_function, replace_body, replace_span
 
 Matrix = NDArray[np.float64]
 
 CANDIDATES = ("splits", "blocks", "tiles", "waves")
-MAX_SPLITS = 32
-"""Split counts tried; above it another combine kernel runs, for which tables hold few blocks per split."""
-
 MAX_TERMS = 5
 FIT_STEPS = 80
 """Changes of weights tried on the recorded curves in one edit."""
@@ -35,8 +32,6 @@ FITS = 6
 """Costs tried in one edit."""
 
 BOXES_TRIED = 30
-MIN_GAIN = 2e-5
-"""Gain in log score below which a cost is not worth its lines."""
 
 MAX_COSTS = 3
 """Cost functions in one program; each loops over all sequences of the batch for each split count."""
@@ -70,7 +65,7 @@ class Candidates:
         """Tabulate the quantities; impossible split counts are masked by `possible`."""
         self.fields = curves.table.shape_columns if curves.table.static else curves.table.work_columns
         longest, sequences, heads = curves.table.longest, curves.table.n_blocks, curves.table.tiles_each
-        self.splits = np.arange(1, MAX_SPLITS + 1)
+        self.splits = np.arange(1, TOP_SPLITS + 1)
         self.possible = self.splits[None, :] <= longest[:, None]
         blocks = -(-longest[:, None] // self.splits[None, :])
         tiles = np.array(
@@ -202,7 +197,7 @@ def helper(cost: Cost, name: str, *, static: bool) -> list[str]:
         f"def {name}({argument}, gpu):",
         "    lowest = 1e30",
         "    chosen = 1",
-        f"    for splits in range(1, min({MAX_SPLITS}, {longest}) + 1):",
+        f"    for splits in range(1, min({TOP_SPLITS}, {longest}) + 1):",
         f"        blocks = math.ceil({longest} / splits)",
         *count,
         "        waves = math.ceil(tiles / gpu.num_sms)",
@@ -238,15 +233,12 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int) -
         if (found := float(np.where(gains < 0, SHADOW * gains, gains).sum())) > best:
             best, cost, kept = found, trial, gains
     assert cost is not None
-    pool = terms(
-        curves.table.shape_columns if curves.table.static else curves.table.work_columns,
-        "shape" if curves.table.static else "work",
-    )
+    pool = terms_for(curves, function)
     condition, gain = "", float(kept.sum())
     positive = np.flatnonzero(kept > 0).tolist()
     for _ in range(BOXES_TRIED if positive else 0):
         start = rng.choices(positive, weights=kept[positive].tolist())[0]
-        box = grow_box(kept, rng.sample(pool, rng.choice((1, 2, 2, 3))), start)
+        box = grow_box(kept, rng.sample(pool, rng.choice(CONDITIONS)), start)
         if box.gain > max(gain, MIN_GAIN) and (np.abs(kept[box.mask]) > 1e-9).sum() >= support:
             condition, gain = box.text, box.gain
     if gain <= MIN_GAIN:

@@ -93,6 +93,13 @@ def terms(columns: dict[str, Vector], argument: str) -> list[Term]:
     return singles + pairs + gaps
 
 
+def terms_for(curves: Curves, function: str) -> list[Term]:
+    """Terms that a decision may read: fields of `shape` in `schedule`, of `work` in `blocks_per_split`."""
+    if function == "schedule":
+        return terms(curves.table.shape_columns, "shape")
+    return terms(curves.table.work_columns, "work")
+
+
 def _nice(value: float) -> int:
     """A whole number close to `value` with at most two leading digits, as a person would write it."""
     if value < 20:
@@ -108,7 +115,7 @@ def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str
     gain. Whether the value suits other shapes is what the condition is for.
     """
     schedule = function == "schedule"
-    pool = terms(curves.table.shape_columns if schedule else curves.table.work_columns, "shape" if schedule else "work")
+    pool = terms_for(curves, function)
     targets = curves.table.target_splits if schedule else curves.table.target_blocks
     drawn = rng.choices(range(len(targets)), weights=[g + 1e-9 for g in curves.left], k=VALUES_TRIED)
     found: dict[str, tuple[list[int], int]] = {}
@@ -254,7 +261,7 @@ def find_guard(curves: Curves, function: str, rng: random.Random, *, support: in
         support: training shapes that the guard must change at least.
     """
     schedule = function == "schedule"
-    pool = terms(curves.table.shape_columns if schedule else curves.table.work_columns, "shape" if schedule else "work")
+    pool = terms_for(curves, function)
     now = curves.value(curves.num_splits, curves.blocks)
     best: Guard | None = None
     worthwhile = MIN_GAIN if support > FINE else MIN_GAIN_FINE

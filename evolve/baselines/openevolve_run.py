@@ -16,10 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evaluators.judge import Judge, open_judge
-from evaluators.sandbox import Limits
-from evolve.assets import asset
-from evolve.baselines.problem import Problem, look_ups_of
+from evaluators.judge import Judge
+from evolve.baselines.problem import Problem, fast_judge, look_ups_of
 from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig, parse_config
 from evolve.population import FEATURES
@@ -121,13 +119,7 @@ def _write(row: dict[str, object]) -> None:
 def _worker() -> tuple[RunConfig, Judge]:
     text = (Path(os.environ[VARIABLE]) / CONFIG).read_text(encoding="utf-8")
     config = parse_config(json.loads(text))
-    judge = open_judge(
-        asset(config.table_path()),
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        vectorised=True,
-    )
+    judge = fast_judge(config)
     return config, judge
 
 

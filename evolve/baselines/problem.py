@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from evaluators.judge import Judge
+from evaluators.judge import Judge, open_judge
+from evaluators.sandbox import Limits
+from evolve.assets import asset
 from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig
 from evolve.proposers.base import Answer, Ask, Proposer, ProposerError
@@ -28,6 +30,17 @@ class Problem:
     judge: Judge
     seeds: tuple[str, ...]
     policy: str
+
+
+def fast_judge(config: RunConfig) -> Judge:
+    """The judge of a search's table, which asks arrays first: baselines score thousands of programs."""
+    return open_judge(
+        asset(config.table_path()),
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        vectorised=True,
+    )
 
 
 def look_ups_of(answer: Answer) -> int:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 from evaluators.contract import SETTINGS, Mode
 from evaluators.gate import ProgramRefused, parse_program
-from evaluators.judge import open_judge
-from evaluators.sandbox import Limits
 from evolve.assets import asset
 from evolve.baselines.best_of_n import best_of_n
 from evolve.baselines.openevolve_run import openevolve_run
 from evolve.baselines.parametrised import policy_coordinate, policy_optuna
-from evolve.baselines.problem import Problem
+from evolve.baselines.problem import Problem, fast_judge
 from evolve.baselines.random_search import random_search
 from evolve.baselines.report import Run, write_report
 from evolve.baselines.search import evosplit_fitted, evosplit_search
@@ -96,13 +94,7 @@ def baselines_command(
 
 def _problem(config: RunConfig, policy: str) -> Problem:
     require_sandbox()
-    judge = open_judge(
-        asset(config.table_path()),
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        vectorised=True,
-    )
+    judge = fast_judge(config)
     source = read_program(policy)
     try:
         parse_program(source)

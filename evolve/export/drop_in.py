@@ -17,12 +17,11 @@ from evaluators.gate import Program
 from evolve.assets import asset
 from evolve.export.answers import NO_WORK, ask, read
 from evolve.export.domain import edge_views, random_views
-from evolve.export.evidence import gather, recorded_tables, summaries
+from evolve.export.evidence import gather, recorded_tables
 from evolve.export.header import SourceChange
-from evolve.export.plan import TABLES, Export, by_workload, decisions_left_out, refuse_harmful_caps, stock_form
+from evolve.export.plan import TABLES, Export, exported, refuse_harmful_caps, stock_form
 from evolve.export.program_form import NotExpressible, always_returns, form_of
 from evolve.export.proof import RANDOM_INPUTS, SEED, Mismatch, Proof
-from evolve.export.rules import rules_of
 from evolve.export.targets import Target
 
 MODULE = "launch_arguments.py"
@@ -144,22 +143,10 @@ def plan_drop_in(name: str, program: Program, target: Target, *, gpu: Gpu) -> Ex
     change = SourceChange({MODULE: text.encode()}, text, "", (), False, (
         "where FA3 is asked for metadata and for the forward pass, both need the same num_splits and pack_gqa",
     ))  # fmt: skip
-    rules = {w: tuple(rules_of(form, stock_form("schedule"), group, gpu)) for w, group in by_workload(rows).items()}
-    return Export(
-        name=name,
-        program=program,
-        target=target,
-        tree=None,
-        form=form,
-        change=change,
-        proof=proof,
-        monotone=None,
-        rows=tuple(rows),
-        summaries=tuple(summaries(rows)),
-        rules=rules,
-        left_out=decisions_left_out(program, target),
-        tables={", ".join(key): table.digest for key, table in tables.items()},
-    )
+    return exported(
+        name, program, target, None, form, change, proof,
+        stock=stock_form("schedule"), rows=rows, tables=tables, gpu=gpu,
+    )  # fmt: skip
 
 
 def _bare(program: Program) -> Program:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.contract import Gpu, Mode, ShapeView
 from evaluators.dispatch import work_view
 from evaluators.gate import Program
+from evaluators.table import Table
 from evolve.assets import asset
 from evolve.errors import UserError
 from evolve.export.answers import read
@@ -175,23 +176,10 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)
     monotone = prove_monotone(function, change.inputs, form.fields() if not change.keeps_stock else _own(form, stock))
-    rules = {w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(rows).items()}
-    return Export(
-        name=name,
-        program=program,
-        target=target,
-        tree=tree,
-        form=form,
-        change=change,
-        proof=proof,
-        monotone=monotone,
-        followed=followed,
-        rows=tuple(rows),
-        summaries=tuple(summaries(rows)),
-        rules=rules,
-        left_out=decisions_left_out(program, target),
-        tables={", ".join(key): table.digest for key, table in tables.items()},
-    )
+    return exported(
+        name, program, target, tree, form, change, proof,
+        stock=stock, rows=rows, tables=tables, gpu=gpu, monotone=monotone, followed=followed,
+    )  # fmt: skip
 
 
 def _proved(form: Form, stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
@@ -234,6 +222,28 @@ def by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {workload: list(group.values()) for workload, group in found.items()}
 
 
+def exported(name: str, program: Program, target: Target, tree: Tree | None, form: Form, change: SourceChange,
+             proof: Proof, *, stock: Form, rows: Sequence[Row], tables: Mapping[tuple[str, str], Table], gpu: Gpu,
+             monotone: Monotone | None = None, followed: Followed | None = None) -> Export:  # fmt: skip
+    """An export with what follows from its rows: summaries, which rules fire, and the tables that they come from."""
+    return Export(
+        name=name,
+        program=program,
+        target=target,
+        tree=tree,
+        form=form,
+        change=change,
+        proof=proof,
+        monotone=monotone,
+        followed=followed,
+        rows=tuple(rows),
+        summaries=tuple(summaries(rows)),
+        rules={w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(rows).items()},
+        left_out=decisions_left_out(program, target),
+        tables={", ".join(key): table.digest for key, table in tables.items()},
+    )
+
+
 def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
                  gpu: Gpu) -> Export:  # fmt: skip
     """An export to hopper/flash_prepare_scheduler.cu, its formula proved as host C++.
@@ -256,19 +266,8 @@ def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compil
         proof = prove_blocks(own, change, lattice, compiler, folder)
     except CompileError as error:
         raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
-    rules = {w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(rows).items()}
-    return Export(
-        name=name,
-        program=program,
-        target=target,
-        tree=tree,
-        form=form,
-        change=change,
-        proof=proof,
-        monotone=None,
-        rows=tuple(rows),
-        summaries=tuple(summaries(rows)),
-        rules=rules,
-        left_out=decisions_left_out(program, target),
-        tables={", ".join(key): table.digest for key, table in tables.items() if table.setting.mode is not Mode.STATIC},
-    )
+    dynamic = {key: table for key, table in tables.items() if table.setting.mode is not Mode.STATIC}
+    return exported(
+        name, program, target, tree, form, change, proof,
+        stock=stock, rows=rows, tables=dynamic, gpu=gpu,
+    )  # fmt: skip

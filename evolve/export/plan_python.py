@@ -15,15 +15,14 @@ from evolve.assets import asset
 from evolve.export.anchors import AnchorMissing
 from evolve.export.answers import NO_WORK, ask, read
 from evolve.export.domain import edge_views, random_views
-from evolve.export.evidence import Row, gather, recorded_tables, summaries
+from evolve.export.evidence import Row, gather, recorded_tables
 from evolve.export.header import SourceChange
 from evolve.export.host_cpp import Compiler
 from evolve.export.patch import Tree
-from evolve.export.plan import TABLES, Export, by_workload, decisions_left_out, refuse_harmful_caps, stock_form
+from evolve.export.plan import TABLES, Export, exported, refuse_harmful_caps, stock_form
 from evolve.export.program_form import Form, NotExpressible, always_returns, form_of
 from evolve.export.proof import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.python_source import find_assignment, find_python_function, python_statements
-from evolve.export.rules import rules_of
 from evolve.export.targets import Target
 
 VLLM_FILE = "vllm/v1/attention/backends/flash_attn.py"
@@ -219,19 +218,7 @@ def _planned(name: str, program: Program, form: Form, target: Target, tree: Tree
     refuse_harmful_caps(rows)
     inputs, lattice = _inputs(rows, gpu)
     proof = _compare(schedule, patched, own, inputs, lattice, f"Python {platform.python_version()}")
-    rules = {w: tuple(rules_of(form, stock_form("schedule"), group, gpu)) for w, group in by_workload(rows).items()}
-    return Export(
-        name=name,
-        program=program,
-        target=target,
-        tree=tree,
-        form=form,
-        change=change,
-        proof=proof,
-        monotone=None,
-        rows=tuple(rows),
-        summaries=tuple(summaries(rows)),
-        rules=rules,
-        left_out=decisions_left_out(program, target),
-        tables={", ".join(key): table.digest for key, table in tables.items()},
-    )
+    return exported(
+        name, program, target, tree, form, change, proof,
+        stock=stock_form("schedule"), rows=rows, tables=tables, gpu=gpu,
+    )  # fmt: skip
