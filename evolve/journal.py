@@ -168,10 +168,11 @@ class Journal:
         row = self._db.execute(
             "SELECT count(*), total(tokens_in), total(tokens_out), total(cost_usd) FROM answers"
         ).fetchone()
-        gpu_s = 0.0
+        gpu_s, look_ups = 0.0, 0
         if self._version >= 2:
-            gpu_s = self._db.execute("SELECT total(gpu_s) FROM results").fetchone()[0]
-        return Spending(int(row[0]), int(row[1]), int(row[2]), float(row[3]), float(gpu_s))
+            gpu_s = float(self._db.execute("SELECT total(gpu_s) FROM results").fetchone()[0])
+            look_ups = int(self._db.execute("SELECT total(look_ups) FROM answers").fetchone()[0])
+        return Spending(int(row[0]), int(row[1]), int(row[2]), float(row[3]), gpu_s, look_ups)
 
     _QUERY = """SELECT p.*, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out, a.cost_usd,
             a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form, r.decisions_hash,

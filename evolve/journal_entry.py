@@ -58,7 +58,8 @@ class Entry:
 class Spending:
     """What a run has cost so far; failed calls that were billed count as well.
 
-    `gpu_s` are seconds of measuring on a GPU; on recorded tables there are none.
+    `gpu_s` are seconds of measuring on a GPU; on recorded tables there are none. `look_ups` are those that
+    proposers made; the judge's own come on top.
     """
 
     calls: int = 0
@@ -66,6 +67,7 @@ class Spending:
     tokens_out: int = 0
     cost_usd: float = 0.0
     gpu_s: float = 0.0
+    look_ups: int = 0
 
     @property
     def tokens(self) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import random
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from conftest import ROOT, TABLES, Command, require_sandbox
@@ -13,12 +15,12 @@ from evaluators.gate import parse_program
 from evaluators.judge import Judge, open_judge
 from evaluators.sandbox import Limits
 from evaluators.workloads import Split, Weighting
-from evolve.baselines.problem import look_ups_of
+from evolve.baselines.problem import Counted
 from evolve.baselines.random_search import random_program
 from evolve.baselines.report import Run, quartiles, summarise, write_report
 from evolve.baselines.tally import Budget, BudgetSpent, Standing, Tally
 from evolve.cli.baselines import METHODS
-from evolve.proposers.base import Answer
+from evolve.proposers.base import Answer, Ask, ProposerError
 
 SETS = ("--set", "judge.setting=fa3_fwd-static-cold", "--set", "judge.weighting=chat")
 QUICK = ("--seeds", 1, "--model-calls", 3, "--look-ups", 2500, *SETS, "--set", "constants.evaluations=4")
@@ -60,10 +62,31 @@ def test_tables_and_look_ups_are_budgets_too(budget: Budget, small: Judge) -> No
         tally.check()
 
 
-def test_look_ups_of_an_answer() -> None:
-    assert look_ups_of(Answer("", "constants", look_ups=7)) == 7
-    assert look_ups_of(Answer("", "offline", "grow: 3 guards, 812 look-ups")) == 812
-    assert look_ups_of(Answer("", "gpt")) == 0
+class Looking:
+    """A proposer that looks up, and gives up every second time."""
+
+    name = "looking"
+    asked = 0
+
+    async def propose(self, ask: Ask) -> Answer:
+        self.asked += 1
+        if self.asked % 2:
+            return Answer("", "looking", "9 look-ups, says a note that nobody reads", look_ups=812)
+        raise ProposerError("nothing found", spent=Answer("", "looking", look_ups=100))
+
+    async def aclose(self) -> None:
+        pass
+
+
+def test_look_ups_of_answers_and_of_failures_are_counted(small: Judge) -> None:
+    tally = Tally(small, Budget(model_calls=9, decision_tables=9, look_ups=10**6))
+    counted = Counted(Looking(), tally)
+    ask = Ask(1, 0, cast("Any", None), (), "", "", False, 0)
+    assert asyncio.run(counted.propose(ask)).look_ups == 812
+    with pytest.raises(ProposerError, match="nothing found"):
+        asyncio.run(counted.propose(ask))
+    tally.failed()
+    assert tally.standings[-1].look_ups == 812 + 100 + tally.train_shapes
 
 
 @pytest.mark.parametrize("metadata", [True, False])

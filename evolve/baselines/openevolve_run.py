@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.judge import Judge
-from evolve.baselines.problem import Problem, fast_judge, look_ups_of
+from evolve.baselines.problem import Problem, fast_judge
 from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig, parse_config
 from evolve.population import FEATURES
@@ -166,9 +166,9 @@ class WorkerModel:
         try:
             answer = await proposer.propose(ask)
         except ProposerError as error:
-            _write({"what": "call", "look_ups": 0})
+            _write({"what": "call", "look_ups": error.spent.look_ups if error.spent else 0})
             return f"no proposal: {error}"
         finally:
             await proposer.aclose()
-        _write({"what": "call", "look_ups": look_ups_of(answer)})
+        _write({"what": "call", "look_ups": answer.look_ups})
         return answer.text

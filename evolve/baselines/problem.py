@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from evaluators.judge import Judge, open_judge
@@ -11,8 +10,6 @@ from evolve.assets import asset
 from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig
 from evolve.proposers.base import Answer, Ask, Proposer, ProposerError
-
-LOOK_UPS = re.compile(r"(\d+) look-ups")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +40,6 @@ def fast_judge(config: RunConfig) -> Judge:
     )
 
 
-def look_ups_of(answer: Answer) -> int:
-    """Look-ups behind an answer; the offline proposer says them in its note."""
-    if answer.look_ups:
-        return answer.look_ups
-    found = LOOK_UPS.search(answer.note)
-    return int(found.group(1)) if found else 0
-
-
 class Counted:
     """Wraps a proposer: counts its calls and look-ups, and gives up when a budget has run out."""
 
@@ -68,10 +57,17 @@ class Counted:
                 self._tally.check()
         except BudgetSpent as spent:
             raise ProposerError(f"budget: {spent}") from None
-        answer = await self._inner.propose(ask)
-        if self._look_ups:
-            self._tally.look_up(look_ups_of(answer))
+        try:
+            answer = await self._inner.propose(ask)
+        except ProposerError as failure:
+            self._count(failure.spent)
+            raise
+        self._count(answer)
         return answer
+
+    def _count(self, said: Answer | None) -> None:
+        if said is not None and self._look_ups:
+            self._tally.look_up(said.look_ups)
 
     async def aclose(self) -> None:
         """Release what the proposer holds."""

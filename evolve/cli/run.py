@@ -212,6 +212,8 @@ def _show(program: Best, judge: AnyJudge, evaluation: Evaluation) -> None:
 def spent_text(spending: Spending) -> str:
     """What a run cost, in a line."""
     parts = [f"${spending.cost_usd:.2f}", f"{spending.tokens} tokens", f"{spending.calls} calls"]
+    if spending.look_ups:
+        parts.append(f"{spending.look_ups:,} look-ups by proposers")
     if spending.gpu_s:
         parts.append(f"{spending.gpu_s:.0f} s of GPU")
     return ", ".join(parts)

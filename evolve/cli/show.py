@@ -37,6 +37,8 @@ def _line(entry: Entry) -> str:
     score = f"{entry.train.score:.4f}" if entry.train else "      "
     status = entry.status.value if entry.status else "under way"
     note = plain(entry.answer.note) if entry.answer else ""
+    if entry.spent.look_ups:
+        note = f"{note} ({entry.spent.look_ups:,} look-ups)".lstrip()
     if entry.memorised:
         note = f"MEMORISED {note}"
     parent = "" if entry.parent is None else f"from {entry.parent}"

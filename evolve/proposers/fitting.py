@@ -14,7 +14,7 @@ from evaluators.gate import parse_program
 from evaluators.judge import Judge
 from evolve.config import ConstantsConfig
 from evolve.constants import ConstantFitter, Fitted, Unfit
-from evolve.proposers.base import Answer, Ask, Proposer
+from evolve.proposers.base import Answer, Ask, Proposer, ProposerError
 
 MODEL = "constants"
 """Name in the journal of what answered."""
@@ -46,15 +46,18 @@ class FittingProposer:
             found = await asyncio.to_thread(self._fit, ask)
         except Unfit:
             return await self._inner.propose(ask)
-        said = f"{found.tunables} numbers, {found.evaluations} evaluations, {found.look_ups} look-ups"
+        said = f"{found.tunables} numbers, {found.evaluations} evaluations"
         if found.after > found.before:
             note = f"constants: {said}, score {found.before:.4f} to {found.after:.4f}"
             text = f"```python\n{found.source.rstrip()}\n```"
             elapsed = time.monotonic() - started
             return Answer(text, MODEL, note, elapsed_s=elapsed, look_ups=found.look_ups)
-        answer = await self._inner.propose(ask)
-        note = f"{answer.note}; constants before: {said}, nothing better"
-        return replace(answer, note=note, look_ups=answer.look_ups + found.look_ups)
+        try:
+            answer = await self._inner.propose(ask)
+        except ProposerError as failure:
+            spent = failure.spent or Answer("", "")
+            raise type(failure)(str(failure), spent=_added(spent, found)) from failure
+        return replace(_added(answer, found), note=f"{answer.note}; constants before: {said}, nothing better")
 
     def _fit(self, ask: Ask) -> Fitted:
         program = parse_program(ask.parent.source)
@@ -66,3 +69,8 @@ class FittingProposer:
     async def aclose(self) -> None:
         """Release what the wrapped proposer holds."""
         await self._inner.aclose()
+
+
+def _added(answer: Answer, found: Fitted) -> Answer:
+    """An answer that was asked for after a fit in vain, with the fit's look-ups."""
+    return replace(answer, look_ups=answer.look_ups + found.look_ups)

@@ -68,30 +68,34 @@ class OfflineProposer:
         rng = random.Random(ask.seed)
         fine = FINE_WEIGHTS if _support(ask) <= FINE else {}
         weights = {kind: fine.get(kind, weight) for kind, weight in self._weights.items()}
+        look_ups = 0  # of all tries: those that found nothing were paid for, too
         for _ in range(MAX_TRIES):
             kind = rng.choices(list(weights), weights=list(weights.values()))[0]
-            source, note = self._edit(kind, ask, rng)
+            source, note, looked_up = self._edit(kind, ask, rng)
+            look_ups += looked_up
             if source is not None and source != ask.parent.source:
                 text = f"```python\n{source.rstrip()}\n```"
-                return Answer(text, "offline", note, elapsed_s=time.monotonic() - started)
-        raise ProposerError(f"no edit found in {MAX_TRIES} tries")
+                return Answer(text, "offline", note, elapsed_s=time.monotonic() - started, look_ups=look_ups)
+        raise ProposerError(f"no edit found in {MAX_TRIES} tries", spent=Answer("", "offline", look_ups=look_ups))
 
-    def _edit(self, kind: str, ask: Ask, rng: random.Random) -> tuple[str | None, str]:
+    def _edit(self, kind: str, ask: Ask, rng: random.Random) -> tuple[str | None, str, int]:
+        """An edited program, what was done, and the look-ups that it took."""
         source = ask.parent.source
         if kind in SYNTAX_EDITS:
-            return SYNTAX_EDITS[kind](source, rng), kind
+            return SYNTAX_EDITS[kind](source, rng), kind, 0
         if kind == "crossover":
             if not ask.inspirations:
-                return None, kind
+                return None, kind, 0
             other = rng.choice(ask.inspirations)
             shared = [n for n in functions(source) if n in functions(other.source)]
-            return take_function(source, other.source, rng.choice(shared)), f"crossover with {other.id}"
+            return take_function(source, other.source, rng.choice(shared)), f"crossover with {other.id}", 0
         curves = Curves(ask.parent.evaluation.feedback)
         support = _support(ask)
         if kind in ("cost", "refit"):
             changed = (add_cost if kind == "cost" else refit_cost)(source, curves, rng, support=support)
-            return changed, f"{kind}: {curves.look_ups} look-ups"
-        return self._guards(kind, source, curves, rng, support=support)
+            return changed, kind, curves.look_ups
+        changed, note = self._guards(kind, source, curves, rng, support=support)
+        return changed, note, curves.look_ups
 
     def _guards(
         self, kind: str, source: str, curves: Curves, rng: random.Random, *, support: int
@@ -107,7 +111,7 @@ class OfflineProposer:
             changed = insert_at_top(changed, guard.function, guard.lines())
             apply_guard(curves, guard)
             added += 1
-        return (changed if added else None), f"{kind}: {added} guards, {curves.look_ups} look-ups"
+        return (changed if added else None), f"{kind}: {added} guards"
 
     async def aclose(self) -> None:
         """Nothing to release."""
