@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
 from evaluators.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
-from evaluators.evaluation import Evaluation, Feedback, Opportunity, SplitScore
+from evaluators.evaluation import Evaluation, Feedback, Measuring, Opportunity, SplitScore
 from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource, UnrecordedError
 from evaluators.launch import canonical_launch, spelled_out, workspace_bytes
@@ -114,6 +115,7 @@ class Judge:
         self._cap_bytes = workspace_cap_mb * 2**20
         self._outcomes: dict[tuple[str, Decision], Outcome] = {}
         self._known: dict[str, Known] = {}
+        self._measured = threading.local()
         by_split = {s: [c for c in cases if c.split is s] for s in Split}
         self.weights: dict[Split, dict[str, float]] = {
             s: weights(found, weighting) for s, found in by_split.items() if found
@@ -211,12 +213,33 @@ class Judge:
 
     def _gains(self, decided: Sequence[tuple[str, Decision]]) -> list[float | None]:
         """Log speed-up of decisions on cases; None where one has no latency."""
-        self.source.prepare(self._unseen(decided))
+        self._prepare(decided)
         results = [self.outcome(case_id, decision).result for case_id, decision in decided]
         return [r.log_speedup if r else None for r in results]
 
+    def _prepare(self, decided: Iterable[tuple[str, Decision]]) -> None:
+        """Have measured what is not known; this thread's evaluation carries when that was."""
+        measured = self.source.prepare(self._unseen(decided))
+        if measured is not None:
+            self._measured.stretches = (*self._stretches, measured)
+
+    @property
+    def _stretches(self) -> tuple[Measuring, ...]:
+        return getattr(self._measured, "stretches", ())
+
+    def _with_measured(self, evaluation: Evaluation, before: Evaluation | None = None) -> Evaluation:
+        """The evaluation with what this thread has had measured for it, and what the first look had."""
+        found, self._measured.stretches = self._stretches, ()
+        first = before.measured if before else ()
+        gpu_s = (before.gpu_s if before else 0.0) + sum(m.busy_s for m in found)
+        return replace(evaluation, gpu_s=gpu_s, measured=(*first, *found))
+
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
+        self._measured.stretches = ()  # of an evaluation that a lost GPU ended
+        return self._with_measured(self._evaluate(source))
+
+    def _evaluate(self, source: str) -> Evaluation:
         source_hash = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         try:
             program = parse_program(source)
@@ -248,7 +271,8 @@ class Judge:
 
         See `SecondLook.look`.
         """
-        return self._second_look.look(parse_program(source), evaluation)
+        self._measured.stretches = ()
+        return self._with_measured(self._second_look.look(parse_program(source), evaluation), evaluation)
 
     def _answers(self, program: Program) -> Answers:
         if self._vectoriser is not None:
@@ -314,7 +338,7 @@ class Judge:
     def _score(self, program: Program, source_hash: str, decisions: Sequence[Decision]) -> Evaluation:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
-        self.source.prepare(self._unseen(zip(self._facts, decisions, strict=True)))
+        self._prepare(zip(self._facts, decisions, strict=True))
         for case_id, decision in zip(self._facts, decisions, strict=True):
             outcome = outcomes[case_id] = self.outcome(case_id, decision)
             if outcome.result is None:
