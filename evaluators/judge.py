@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 from evaluators.contract import Decision, Gpu, Setting
-from evaluators.evaluation import Evaluation, Feedback, Opportunity, SplitScore
+from evaluators.evaluation import Evaluation, Feedback, Measuring, Opportunity, SplitScore
 from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource
 from evaluators.outcomes import Outcome, Outcomes
@@ -63,6 +65,7 @@ class Judge:
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
+        self._measured = threading.local()
         by_split = {s: [c for c in cases if c.split is s] for s in Split}
         self.weights: dict[Split, dict[str, float]] = {
             s: weights(found, weighting) for s, found in by_split.items() if found
@@ -129,12 +132,33 @@ class Judge:
 
     def _gains(self, decided: Sequence[tuple[str, Decision]]) -> list[float | None]:
         """Log speed-up of decisions on cases; None where one has no latency."""
-        self.source.prepare(self._outcomes.unseen(decided))
+        self._prepare(decided)
         results = [self._outcomes.of(case_id, decision).result for case_id, decision in decided]
         return [r.log_speedup if r else None for r in results]
 
+    def _prepare(self, decided: Iterable[tuple[str, Decision]]) -> None:
+        """Have measured what is not known; this thread's evaluation carries when that was."""
+        measured = self.source.prepare(self._outcomes.unseen(decided))
+        if measured is not None:
+            self._measured.stretches = (*self._stretches, measured)
+
+    @property
+    def _stretches(self) -> tuple[Measuring, ...]:
+        return getattr(self._measured, "stretches", ())
+
+    def _with_measured(self, evaluation: Evaluation, before: Evaluation | None = None) -> Evaluation:
+        """The evaluation with what this thread has had measured for it, and what the first look had."""
+        found, self._measured.stretches = self._stretches, ()
+        first = before.measured if before else ()
+        gpu_s = (before.gpu_s if before else 0.0) + sum(m.busy_s for m in found)
+        return replace(evaluation, gpu_s=gpu_s, measured=(*first, *found))
+
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
+        self._measured.stretches = ()  # of an evaluation that a lost GPU ended
+        return self._with_measured(self._evaluate(source))
+
+    def _evaluate(self, source: str) -> Evaluation:
         source_hash = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
         try:
             program = parse_program(source)
@@ -166,7 +190,8 @@ class Judge:
 
         See `SecondLook.look`.
         """
-        return self._second_look.look(parse_program(source), evaluation)
+        self._measured.stretches = ()
+        return self._with_measured(self._second_look.look(parse_program(source), evaluation), evaluation)
 
     def _answers(self, program: Program) -> Answers:
         if self._vectoriser is not None:
@@ -183,7 +208,7 @@ class Judge:
     def _score(self, program: Program, source_hash: str, decisions: Sequence[Decision]) -> Evaluation:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
-        self.source.prepare(self._outcomes.unseen(zip(self._facts, decisions, strict=True)))
+        self._prepare(zip(self._facts, decisions, strict=True))
         for case_id, decision in zip(self._facts, decisions, strict=True):
             outcome = outcomes[case_id] = self._outcomes.of(case_id, decision)
             if outcome.result is None:

@@ -107,7 +107,12 @@ class JudgeSet:
         if any(e.status is not Status.OK for e in found.values()):
             return self.combine(found)
         again = {name: self.judges[name].recheck(source, e) for name, e in found.items()}
-        return replace(self.combine(again), gpu_s=evaluation.gpu_s + sum(e.gpu_s for e in again.values()))
+        combined = self.combine(again)
+        return replace(
+            combined,
+            gpu_s=evaluation.gpu_s + combined.gpu_s,
+            measured=(*evaluation.measured, *combined.measured),
+        )
 
     def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
         """See `Judge.regressions`; each case under its table's name."""
@@ -130,9 +135,10 @@ class JudgeSet:
     def combine(self, found: Mapping[str, Evaluation]) -> Evaluation:
         """One evaluation out of those by table. Its feedback is that of the table with the lowest training score."""
         gpu_s = sum(e.gpu_s for e in found.values())
+        measured = tuple(m for e in found.values() for m in e.measured)
         for name, e in found.items():
             if e.status is not Status.OK:
-                return replace(e, message=f"{name}: {e.message}", gpu_s=gpu_s)
+                return replace(e, message=f"{name}: {e.message}", gpu_s=gpu_s, measured=measured)
         every = list(found.values())
         weakest = min(every, key=lambda e: e.train.score if e.train else math.inf)
         return Evaluation(
@@ -149,4 +155,5 @@ class JudgeSet:
             regressed=tuple(f"{name}/{i}" for name, e in found.items() for i in e.regressed),
             feedback=weakest.feedback,
             gpu_s=gpu_s,
+            measured=measured,
         )

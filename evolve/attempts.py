@@ -6,12 +6,12 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from evaluators.evaluation import Evaluation
+from evaluators.evaluation import Evaluation, Measuring
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.status import Status
 from evolve.budget import Budget, BudgetSpent, Cost, cost_of
@@ -116,8 +116,16 @@ class Attempts:
             self._budget.settle(ticket, Cost(gpu_s=gpu_s))
 
     async def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Have a would-be best looked at again, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge.recheck, source, evaluation)
+        """Have a would-be best looked at again, in a thread. What it measures is spent, whether it fits or not."""
+        loop = asyncio.get_running_loop()
+        again = await loop.run_in_executor(self._pool, self._judge.recheck, source, evaluation)
+        self._budget.charge(Cost(gpu_s=again.gpu_s - evaluation.gpu_s))
+        return again
+
+    def note_measured(self, index: int, measured: Sequence[Measuring]) -> None:
+        """Write into the timeline when a GPU measured for a proposal."""
+        for m in measured:
+            self._journal.span(index, "gpu", f"{m.launches} launches", m.started_at, m.seconds)
 
     def keep(self, index: int, source: str, evaluation: Evaluation) -> None:
         """Keep a program of the population and its evaluation, as it was committed, while there is room."""
@@ -156,7 +164,10 @@ class Attempts:
         if not stored.error:
             judged_at = time.time()
             source, evaluation = await self._judged(stored.answer, ask.parent.source)
-            self._journal.span(ask.index, "sandbox", evaluation.status.value, judged_at)
+            # Measuring has a lane of its own.
+            judged_s = evaluation.measured[0].started_at - judged_at if evaluation.measured else None
+            self._journal.span(ask.index, "sandbox", evaluation.status.value, judged_at, judged_s)
+            self.note_measured(ask.index, evaluation.measured)
         return Outcome(source, evaluation, time.monotonic() - started, cost_of(stored.answer))
 
     async def _ask(self, ask: Ask) -> Said:

@@ -209,6 +209,7 @@ class Controller:
             self._journal.ask(self._row(index, "seed", None, "", ""))
         if known is None or known.status is None:
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
+            self._attempts.note_measured(index, evaluation.measured)
         self._ledger.commit(index, evaluation)
         self._lessons.commit(index, 0, evaluation, parent=None, edit="")
         self._attempts.keep(index, source, evaluation)
@@ -279,7 +280,9 @@ class Controller:
                 gpu_s=evaluation.gpu_s,
             )
         if self._ledger.would_lead(evaluation):
-            evaluation = await self._attempts.recheck(outcome.source, evaluation)
+            again = await self._attempts.recheck(outcome.source, evaluation)
+            self._attempts.note_measured(index, again.measured[len(evaluation.measured) :])
+            evaluation = again
         cost = outcome.cost
         displaced = self._enter(self._asked_of.pop(index), index, outcome.source, evaluation, cost)
         self._journal.result(

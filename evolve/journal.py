@@ -147,13 +147,13 @@ class Journal:
         with self._writing():
             self._insert("results", row)
 
-    def span(self, index: int, lane: str, name: str, started_at: float) -> None:
-        """Write that work on a proposal took from `started_at` (seconds since the epoch) until now.
+    def span(self, index: int, lane: str, name: str, started_at: float, seconds: float | None = None) -> None:
+        """Write that work on a proposal took from `started_at` (seconds since the epoch) for `seconds`, or until now.
 
         Lanes are `proposer`, `sandbox` and `gpu`. Clock readings: no part of what a run is.
         """
-        seconds = max(0.0, time.time() - started_at)
-        row = {"id": index, "lane": lane, "name": name, "started_at": started_at, "seconds": seconds}
+        took = max(0.0, time.time() - started_at) if seconds is None else seconds
+        row = {"id": index, "lane": lane, "name": name, "started_at": started_at, "seconds": took}
         with self._writing():
             self._insert("spans", row)
 
