@@ -93,8 +93,8 @@ class SimulatedWorker:
         combine = ["simulated::FlashAttnFwdCombine<>"] if decision.num_splits > 1 else []
         return [f"simulated::FlashAttnFwdSm90<2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1>>, {tile}>", *combine]
 
-    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
-        return {"num_splits": resolved_num_splits(shape, self.setting, Decision(), Gpu()), "live_splits": [1]}
+    def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
+        return {"num_splits": resolved_num_splits(shape, self.setting, Decision(num_splits), Gpu()), "live_splits": [1]}
 
     def copy_bandwidth(self) -> float:
         return 3.0e6

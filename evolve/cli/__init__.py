@@ -99,9 +99,17 @@ def confirm(
     against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for report and picture.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", help="Start no shape after this long.")] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", help="PROGRAM is a bundle; its patched build: a library or a package.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare two programs on this machine's GPU, in paired blocks; exit code 1 unless confirmed."""
+    if provider is not None:
+        from evolve.cli.confirm_build import confirm_build_command
+
+        other = {"--config": config, "--set": sets, "--against": against}
+        raise typer.Exit(confirm_build_command(program, provider, other, output=output, minutes=minutes, as_json=json))
     from evolve.cli.confirm import confirm_command
 
     code = confirm_command(program, config, sets or [], against=against, output=output, minutes=minutes, as_json=json)
