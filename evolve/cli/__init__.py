@@ -71,14 +71,14 @@ def run(
 ) -> None:
     """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
     from evolve.cli.run import run_command
-    from evolve.sweep.folder import MANIFEST
+    from evolve.sweep.folder import is_sweep
 
     found = configs or []
     if len(found) > 1 and resume is None:
         from evolve.cli.sweep import runs_command
 
         raise typer.Exit(runs_command(found, sets or [], name=name, jobs=jobs, as_json=json))
-    if resume is not None and any((folder / MANIFEST).exists() for folder in (Path(resume), runs_dir / resume)):
+    if resume is not None and any(map(is_sweep, (Path(resume), runs_dir / resume))):
         raise typer.Exit(_sweep(found, sets, None, resume, runs_dir, name=name, jobs=jobs, json=json))
     if jobs is not None:
         raise UserError("--jobs: there is only one run", hint="search.parallel_evaluations says what overlaps in it")

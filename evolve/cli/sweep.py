@@ -92,7 +92,8 @@ def _conduct(sweep: Sweep, sets: list[str], *, jobs: int | None, as_json: bool) 
             conductor = Conductor(sweep, jobs=jobs, overrides=sets, on_look=display.update)
             open_runs = sum(s.state is State.WAITING for s in conductor.states)
             say(
-                f"{sweep.path}: {len(sweep.members)} runs, {open_runs} to do, up to {min(jobs, len(sweep.members))} at once"
+                f"{sweep.path}: {len(sweep.members)} runs, {open_runs} to do, up to "
+                f"{min(jobs, len(sweep.members))} at once"
             )
             code = conductor.run() if open_runs else 0
         summary = summarise(sweep, conductor.states)

@@ -9,10 +9,9 @@ from pathlib import Path
 from evolve.config import RunConfig, load_config, parse_config, with_overrides
 from evolve.errors import UserError
 from evolve.journal import FILE_NAME
-from evolve.run_folder import CONFIG_FILE, write_whole
+from evolve.run_folder import CONFIG_FILE, SWEEP_FILE, write_whole
 from evolve.sweep.plan import Member
 
-MANIFEST = "sweep.json"
 FORMAT = 1
 
 
@@ -51,7 +50,7 @@ class Sweep:
         """Write the list of runs."""
         runs = [{"label": m.label, "variant": m.variant, "config": m.config.model_dump(mode="json")}
                 for m in self.members]  # fmt: skip
-        write_whole(self.path / MANIFEST, json.dumps({"format": FORMAT, "runs": runs}, indent=1) + "\n")
+        write_whole(self.path / SWEEP_FILE, json.dumps({"format": FORMAT, "runs": runs}, indent=1) + "\n")
 
     def overridden(self, overrides: list[str]) -> Sweep:
         """The same sweep with overrides for the runs that have not begun."""
@@ -61,7 +60,7 @@ class Sweep:
 
 def is_sweep(path: Path) -> bool:
     """Whether a folder is a sweep's."""
-    return (path / MANIFEST).is_file()
+    return (path / SWEEP_FILE).is_file()
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -70,7 +69,7 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         UserError: no sweep, or one of another version, or a configuration that this version cannot read.
     """
-    file = path / MANIFEST
+    file = path / SWEEP_FILE
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         found = data["format"]
@@ -94,7 +93,7 @@ def find_sweep(text: str, runs_dir: Path) -> Path:
     Raises:
         UserError: no such sweep; names those that exist.
     """
-    known = sorted((p.parent for p in runs_dir.glob(f"*/{MANIFEST}")), key=lambda p: (p / MANIFEST).stat().st_mtime)
+    known = sorted((p.parent for p in runs_dir.glob(f"*/{SWEEP_FILE}")), key=lambda p: (p / SWEEP_FILE).stat().st_mtime)
     if text == "last" and known:
         return known[-1]
     for folder in (Path(text), runs_dir / text):

@@ -130,7 +130,7 @@ def _distinct(members: Sequence[Member]) -> list[Member]:
     """Labels that are names of folders and differ; refuses runs that would be the same."""
     labels: Counter[str] = Counter()
     seen: dict[str, str] = {}
-    result = []
+    result: list[Member] = []
     for member in members:
         # The name of a run decides nothing.
         same = member.config.model_copy(update={"name": "run"}).model_dump_json()

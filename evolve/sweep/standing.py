@@ -16,6 +16,9 @@ _ROWS = """SELECT r.id, p.kind, r.status, r.train, r.holdout, r.features FROM re
     WHERE r.id > ? ORDER BY r.id"""
 
 
+NOTHING = Spending()
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """A run in a line.
@@ -36,7 +39,7 @@ class Standing:
     winner: int | None = None
     winner_train: SplitScore | None = None
     winner_holdout: SplitScore | None = None
-    spending: Spending = Spending()
+    spending: Spending = NOTHING
 
 
 class Follower:
