@@ -51,6 +51,10 @@ def resume_command(path: Path, sets: list[str], *, jobs: int | None, as_json: bo
     """Go on with what is unfinished in a sweep; returns the worst exit code."""
     check_resumable(sets)
     sweep = read_sweep(path)
+    for text in sets:
+        key = text.partition("=")[0]
+        if any(f"{key}=" in member.variant for member in sweep.members):
+            raise UserError(f"--set {text}: the runs of this sweep differ in {key}", hint="start a new sweep")
     if sets:
         sweep = sweep.overridden(sets)
     return _conduct(sweep, sets, jobs=jobs, as_json=as_json)
@@ -125,8 +129,10 @@ def _tell(summary: Summary, files: Sequence[Path]) -> None:
     _tell_runs(summary)
     for v in summary.variants:
         f = v.figures
-        say(f"\n{v.variant}, {v.judged_on.get('workload')}, {v.judged_on.get('setting')}: "
-            f"{v.runs} run{'s' if v.runs > 1 else ''}, median [quartiles] of their winners")  # fmt: skip
+        d = v.judged_on
+        many = f"{v.runs} runs" if v.runs > 1 else "1 run"
+        many += f" ({v.unfinished} unfinished)" if v.unfinished else ""
+        say(f"\n{v.variant}, {d.get('workload')}, {d.get('setting')}: {many}, median [quartiles] of their winners")
         say(f"  share of the oracle  train {_percent(f['train_share'])}"
             + (f", holdout {_percent(f['holdout_share'])}" if "holdout_share" in f else ""))  # fmt: skip
         say(f"  regressions          {_number(f['regressions'])}")
@@ -155,6 +161,7 @@ def _tell_runs(summary: Summary) -> None:
         held = f"{r.holdout.score:9.4f}{100 * r.holdout.oracle_share:10.1f}%" if r.holdout else " " * 20
         slower = sum(s.regressions for s in (r.train, r.holdout) if s) if r.train else ""
         note = "" if r.state is State.DONE else f", {state_text(r.state, r.trouble)}"
+        note = ", not begun" if r.state is State.WAITING and not r.proposals else note
         say(f"{r.label:{width}}  {f'{r.proposals}/{r.wanted}':>9} {train}{held}{slower:>8}  "
             f"{short_spending(r.spending)}{note}")  # fmt: skip
     for r in summary.runs:

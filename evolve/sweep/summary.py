@@ -81,12 +81,14 @@ class Variant:
 
     Attributes:
         runs: how many they are.
+        unfinished: those of them that have not made all their proposals.
         figures: spread by name: shares of the oracle's gain, regressions on both splits, what was spent.
     """
 
     variant: str
     judged_on: Mapping[str, str]
     runs: int
+    unfinished: int
     figures: Mapping[str, Spread]
 
 
@@ -114,7 +116,8 @@ def summarise(sweep: Sweep, states: Sequence[RunState]) -> Summary:
     for variant, judged_on in _distinct([(r.variant, r.judged_on) for r in scored]):
         mine = [r for r in scored if r.variant == variant and r.judged_on == judged_on]
         figures = {name: _spread([f[name] for f in map(_figures, mine)]) for name in _figures(mine[0])}
-        variants.append(Variant(variant, judged_on, len(mine), figures))
+        unfinished = sum(r.proposals < r.wanted for r in mine)
+        variants.append(Variant(variant, judged_on, len(mine), unfinished, figures))
     winners = []
     for (judged_on,) in _distinct([(r.judged_on,) for r in scored]):
         winners.append(max((r for r in scored if r.judged_on == judged_on), key=lambda r: r.score))
