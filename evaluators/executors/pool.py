@@ -107,7 +107,7 @@ class Pool:
             seed: of inputs and orders; every worker draws its own from it.
             book: bookkeeping with other limits.
             start_s: how long a worker may take to start.
-            on_event: told in a sentence when a worker is left out, lost or replaced; called from several threads.
+            on_event: told in a sentence when a GPU is left out or a worker is lost; called from several threads.
 
         Raises:
             MeasureError: of kind unavailable: no worker could be had, and why.
@@ -355,9 +355,9 @@ class Pool:
             if seat.in_a_row >= LOSSES_IN_A_ROW:
                 self._leave_out(seat, f"{seat.label}: {seat.in_a_row} workers lost in a row, the last: {lost}")
                 return
+            self._tell(f"lost: a worker on {seat.label} ({lost}); another takes its place")
             if self._closing or not self._start(seat):
                 return
-            self._tell(f"replaced: the worker on {seat.label} ({lost})")
 
     def _next(self, seat: Seat) -> Lease | None:
         with self._change:

@@ -143,7 +143,7 @@ class RayExecutor:
                     extra |= {"num_gpus": simulated_gpus}
             try:
                 ray.init(address=address, log_to_driver=False, logging_level="error", **extra)
-            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise MeasureError(
                     Trouble.UNAVAILABLE, f"executor ray: no cluster at {address} ({error}): {CONNECT_HINT}"
                 ) from error
