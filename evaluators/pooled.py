@@ -257,8 +257,16 @@ def open_pooled_judge(
     )
 
 
-def open_source(pool: Pool, store_path: Path, setting: Setting, *, client: str, weight: float = 1.0) -> PooledSource:
-    """A source with a client and a store of its own.
+def open_source(
+    pool: Pool,
+    store_path: Path,
+    setting: Setting,
+    *,
+    client: str,
+    weight: float = 1.0,
+    flights: Flights | None = None,
+) -> PooledSource:
+    """A source with a client and a connection to the store of its own; arguments as of `PooledSource`.
 
     Raises:
         MeasureError: no worker is left.
@@ -266,4 +274,4 @@ def open_source(pool: Pool, store_path: Path, setting: Setting, *, client: str, 
         ValueError: the pool has a client of this name.
     """
     pool.open_client(client, weight)
-    return PooledSource(pool, LatencyStore(store_path), setting, client=client)
+    return PooledSource(pool, LatencyStore(store_path), setting, client=client, flights=flights)
