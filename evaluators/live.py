@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from evaluators.contract import Decision, Gpu, Setting, baseline_decision
 from evaluators.device import DeviceRecord
@@ -24,7 +25,12 @@ from evaluators.workloads import Case, Split, Weighting, cases_for
 ROUNDS = 6
 """As in recorded tables: even, so that the oracle can be cross-fitted."""
 
-STATUS_OF = {Trouble.WRONG: Status.WRONG, Trouble.MEMORY: Status.UNSAFE, Trouble.REFUSED: Status.UNSAFE}
+STATUS_OF = {
+    Trouble.WRONG: Status.WRONG,
+    Trouble.MEMORY: Status.UNSAFE,
+    Trouble.REFUSED: Status.UNSAFE,
+    Trouble.DEADLY: Status.UNSAFE,
+}
 """What a launch's trouble makes of the candidate; other trouble ends the search, resumably."""
 
 
@@ -83,14 +89,18 @@ class LiveSource:
             MeasureError: the GPU was lost, or a baseline cannot be measured.
             StoreError: the store cannot be written.
         """
+        for case, decisions in self._by_case(wanted):
+            with self._lock:
+                self._fill(case, decisions)
+
+    def _by_case(self, wanted: Sequence[tuple[Case, Decision]]) -> list[tuple[Case, dict[str, Decision]]]:
+        """Each case with the launches that are wanted of it, and a decision that makes each."""
         by_case: dict[str, tuple[Case, dict[str, Decision]]] = {}
         for case, decision in wanted:
             spelled = spelled_out(case.shape, self.setting, decision, self.gpu)
             launch = canonical_launch(case.shape, self.setting, spelled, self.gpu).key
             by_case.setdefault(case.id, (case, {}))[1].setdefault(launch, spelled)
-        for case, decisions in by_case.values():
-            with self._lock:
-                self._fill(case, decisions)
+        return list(by_case.values())
 
     def _fill(self, case: Case, decisions: Mapping[str, Decision]) -> None:
         if case.id not in self._cells:
@@ -144,17 +154,11 @@ class LiveSource:
 
     def _ask(self, case: Case, first: str, baseline: Decision, new: Mapping[str, Decision]) -> None:
         reply = self._worker.measure(case.shape, [baseline, *new.values()], rounds=ROUNDS)
-        rows = reply["cells"]
-        anchor = tuple(rows[0]["latencies_us"])
-        readings = [
-            Reading(
-                launch, decision, tuple(row["latencies_us"]), anchor, row["error"], reply["sm_clock_mhz"],
-                reply["slowed"],
-            )
-            for (launch, decision), row in zip([(first, baseline), *new.items()], rows, strict=True)
-        ]  # fmt: skip
+        readings = readings_of(reply, [(first, baseline), *new.items()])
         self._store.add(self._bench, case.shape, readings)
-        fresh = len(readings) if not self._by_launch[case.id] else len(new)
+        self._count(reply, len(readings) if not self._by_launch[case.id] else len(new))
+
+    def _count(self, reply: Mapping[str, Any], fresh: int) -> None:
         self.count.measured += fresh
         self.count.worker_s += reply["total_s"]
         self.count.check_s += reply["check_s"]
@@ -174,6 +178,18 @@ class LiveSource:
         if known is None:
             raise UnrecordedError(f"{case.id}: launch {launch} has not been measured")
         return known
+
+
+def readings_of(reply: Mapping[str, Any], launches: Sequence[tuple[str, Decision]]) -> list[Reading]:
+    """What the store keeps of a worker's reply; the baseline's rounds, which come first, go with each launch."""
+    rows = reply["cells"]
+    anchor = tuple(rows[0]["latencies_us"])
+    return [
+        Reading(
+            launch, decision, tuple(row["latencies_us"]), anchor, row["error"], reply["sm_clock_mhz"], reply["slowed"]
+        )
+        for (launch, decision), row in zip(launches, rows, strict=True)
+    ]
 
 
 def anchored(reading: Reading, baseline_us: Sequence[float]) -> Cell:

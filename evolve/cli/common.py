@@ -150,6 +150,8 @@ def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
     from evaluators.gpu_worker import open_worker
     from evaluators.live import open_live_judge
 
+    if config.measure is not None:
+        return _pooled_judge(config, splits)
     worker = open_worker()
     # Waits for the worker to let go of the GPU: the next command may want it.
     atexit.register(worker.close)
@@ -158,6 +160,27 @@ def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
         Path(config.store_path()),
         config.judge.workload,
         LIVE_SETTINGS[config.judge.setting],
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        splits=splits,
+    )
+
+
+def _pooled_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
+    """A judge that measures on several GPUs; its workers end with this process."""
+    from evaluators.contract import LIVE_SETTINGS
+    from evaluators.executors.open import open_pool
+    from evaluators.pooled import open_pooled_judge, open_source
+
+    assert config.measure is not None
+    setting = LIVE_SETTINGS[config.judge.setting]
+    pool = open_pool(config.measure.executor, config.measure.gpus, [setting], on_event=say)
+    # Waits for the workers to let go of their GPUs: the next command may want them.
+    atexit.register(pool.close)
+    return open_pooled_judge(
+        open_source(pool, Path(config.store_path()), setting, client=config.name),
+        config.judge.workload,
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
         workspace_cap_mb=config.judge.workspace_cap_mb,

@@ -39,9 +39,9 @@ REPORT = "report.html"
 PLAIN_EVERY_S = 5.0
 RESUMABLE = (
     "search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations",
-    "budget.usd", "budget.tokens", "budget.gpu_s",
+    "budget.usd", "budget.tokens", "budget.gpu_s", "measure", "measure.executor", "measure.gpus",
 )  # fmt: skip
-"""What may change between a run and its continuation: budgets and parallelism, which decide nothing."""
+"""What may change between a run and its continuation: budgets, parallelism, and who measures: they decide nothing."""
 
 
 class Display:
