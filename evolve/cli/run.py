@@ -12,6 +12,7 @@ from evaluators.judge_set import JudgeSet
 from evolve.assets import asset
 from evolve.cli.common import (
     AnyJudge,
+    SharedPool,
     emit,
     gap_line,
     judge_of,
@@ -104,22 +105,22 @@ def check_resumable(sets: list[str]) -> None:
             raise UserError(f"--set {text}: cannot change within a run", hint=f"these can: {', '.join(RESUMABLE)}")
 
 
-def begin(config: RunConfig, folder: Path | None = None) -> Opened:
+def begin(config: RunConfig, folder: Path | None = None, pool: SharedPool | None = None) -> Opened:
     """Open a new run, in a folder of its own or in an empty one."""
     tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
     seeds, proposer = read_seeds(config), open_configured(config)
     load_templates(config.prompts)  # its mistakes are told before a folder is made
-    judge = judge_of(config, tables=tables)
+    judge = judge_of(config, tables=tables, pool=pool)
     folder = folder or new_run_folder(Path(config.runs_dir), config.name)
     if tables:
         keep_tables(tables, folder)
     return Opened(config, judge, proposer, seeds, folder)
 
 
-def go_on(config: RunConfig, folder: Path) -> Opened:
+def go_on(config: RunConfig, folder: Path, pool: SharedPool | None = None) -> Opened:
     """Open a run that has a journal."""
     proposer = open_configured(config)
-    judge = judge_of(config, tables=kept_tables(folder))
+    judge = judge_of(config, tables=kept_tables(folder), pool=pool)
     # From the journal: the files may have changed since, or lie elsewhere.
     kept = [e.source for e in read_journal(folder) if e.kind == "seed" and e.source]
     seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)

@@ -17,6 +17,7 @@ from evolve.run_folder import locked, new_run_folder, write_whole
 from evolve.sweep.conductor import LOG_FILE, Conductor, State
 from evolve.sweep.folder import Sweep, find_sweep, read_sweep
 from evolve.sweep.plan import Member, plan_runs, plan_sweep
+from evolve.sweep.pool import shared_pool
 from evolve.sweep.summary import Spread, Summary, summarise, summary_json, write_summary
 
 
@@ -50,6 +51,7 @@ def runs_command(configs: Sequence[Path], sets: list[str], *, name: str | None, 
 def resume_command(path: Path, sets: list[str], *, jobs: int | None, as_json: bool) -> int:
     """Go on with what is unfinished in a sweep; returns the worst exit code."""
     check_resumable(sets)
+    _check_jobs(jobs)
     sweep = read_sweep(path)
     for text in sets:
         key = text.partition("=")[0]
@@ -57,14 +59,16 @@ def resume_command(path: Path, sets: list[str], *, jobs: int | None, as_json: bo
             raise UserError(f"--set {text}: the runs of this sweep differ in {key}", hint="start a new sweep")
     if sets:
         sweep = sweep.overridden(sets)
-    return _conduct(sweep, sets, jobs=jobs, as_json=as_json)
+    with shared_pool(sweep.unfinished(sets), say) as socket:
+        return _conduct(sweep, sets, socket, jobs=jobs, as_json=as_json)
 
 
 def _begin(members: list[Member], name: str, *, jobs: int | None, as_json: bool) -> int:
     _check_jobs(jobs)
     _check(members)
-    sweep = Sweep(new_run_folder(Path(members[0].config.runs_dir), name), tuple(members))
-    return _conduct(sweep, [], jobs=jobs, as_json=as_json)
+    with shared_pool({m.label: m.config for m in members}, say) as socket:
+        sweep = Sweep(new_run_folder(Path(members[0].config.runs_dir), name), tuple(members))
+        return _conduct(sweep, [], socket, jobs=jobs, as_json=as_json)
 
 
 def _check_jobs(jobs: int | None) -> None:
@@ -87,13 +91,12 @@ def _check(members: Sequence[Member]) -> None:
         read_table(asset(table))
 
 
-def _conduct(sweep: Sweep, sets: list[str], *, jobs: int | None, as_json: bool) -> int:
-    _check_jobs(jobs)
+def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as_json: bool) -> int:
     jobs = jobs or len(os.sched_getaffinity(0))
     with locked(sweep.path):
         sweep.write()
         with SweepDisplay() as display:
-            conductor = Conductor(sweep, jobs=jobs, overrides=sets, on_look=display.update)
+            conductor = Conductor(sweep, jobs=jobs, overrides=sets, socket=socket, on_look=display.update)
             open_runs = sum(s.state is State.WAITING for s in conductor.states)
             say(
                 f"{sweep.path}: {len(sweep.members)} runs, {open_runs} to do, up to "

@@ -62,14 +62,14 @@ class RunState:
 class _Child:
     """A run's process. Its input is held open: it stops when this process is gone."""
 
-    def __init__(self, sweep: Sweep, member: Member, overrides: Sequence[str]) -> None:
+    def __init__(self, sweep: Sweep, member: Member, socket: str, overrides: Sequence[str]) -> None:
         folder = sweep.folder(member)
         folder.mkdir(exist_ok=True)
         self.log = folder / LOG_FILE
         self.told = False
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "evolve.sweep.child", str(sweep.path), member.label, *overrides],
+                [sys.executable, "-m", "evolve.sweep.child", str(sweep.path), member.label, socket, *overrides],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -106,6 +106,7 @@ class Conductor:
         *,
         jobs: int,
         overrides: list[str],
+        socket: str = "",
         on_look: Callable[[Sequence[RunState]], None] = lambda _: None,
     ) -> None:
         """Look at what has been done already.
@@ -114,12 +115,13 @@ class Conductor:
             sweep: the runs.
             jobs: most processes at once.
             overrides: `--set` texts for every run, also for those that go on.
+            socket: where live judges ask for latencies; empty where nothing is measured.
             on_look: called a few times a second with the state of all runs.
 
         Raises:
             UserError: the configuration of a run that goes on cannot be read.
         """
-        self._sweep, self._jobs, self._overrides, self._on_look = sweep, jobs, overrides, on_look
+        self._sweep, self._jobs, self._overrides, self._socket, self._on_look = sweep, jobs, overrides, socket, on_look
         self._followers = {m.label: Follower(sweep.folder(m)) for m in sweep.members}
         self._children: dict[str, _Child] = {}
         self._stops = 0
@@ -155,7 +157,7 @@ class Conductor:
         for state in self.states:
             label = state.member.label
             if state.state is State.WAITING and not self._stops and len(self._children) < self._jobs:
-                self._children[label] = _Child(self._sweep, state.member, self._overrides)
+                self._children[label] = _Child(self._sweep, state.member, self._socket, self._overrides)
                 state.state = State.RUNNING
             child = self._children.get(label)
             if child is None:

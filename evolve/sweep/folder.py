@@ -11,6 +11,7 @@ from evolve.errors import UserError
 from evolve.journal import FILE_NAME
 from evolve.run_folder import CONFIG_FILE, SWEEP_FILE, write_whole
 from evolve.sweep.plan import Member
+from evolve.sweep.standing import Follower
 
 FORMAT = 1
 
@@ -45,6 +46,15 @@ class Sweep:
         if self.started(member) and own.exists():
             return load_config(own, overrides)
         return with_overrides(member.config, overrides)
+
+    def unfinished(self, overrides: list[str]) -> dict[str, RunConfig]:
+        """By label, the configurations of the runs that have not made all their proposals."""
+        found = {}
+        for member in self.members:
+            config = self.config(member, overrides)
+            if not self.started(member) or Follower(self.folder(member)).look().done < config.search.proposals:
+                found[member.label] = config
+        return found
 
     def write(self) -> None:
         """Write the list of runs."""
