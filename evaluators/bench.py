@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from evaluators.contract import Decision, DecodeShape, Mode, Setting
 from evaluators.correctness import MAX_RELATIVE_ERROR, reference
 from evaluators.device import ClockLog, current_device, measuring_problem
+from evaluators.gpu_lock import hold
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.pairing import Block
 from evaluators.providers import BoundLaunch, CallInputs, ProviderUnavailable, open_provider
@@ -50,8 +51,9 @@ class Bench:
 
             torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
             self.device = current_device()
+            hold(self.device.uuid)
             problem = measuring_problem(self.device.uuid)
-        except (ProviderUnavailable, ImportError, RuntimeError) as error:
+        except (ProviderUnavailable, ImportError, RuntimeError, OSError) as error:
             raise MeasureError(Trouble.UNAVAILABLE, str(error)) from error
         if problem:
             raise MeasureError(Trouble.UNAVAILABLE, problem)

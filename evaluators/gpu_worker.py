@@ -38,6 +38,8 @@ class Trouble(StrEnum):
     """The library refused the call."""
     LOST = "lost"
     """The GPU or the worker stopped answering."""
+    DEADLY = "deadly"
+    """Several workers of a pool were lost over this launch."""
 
 
 class MeasureError(Exception):

@@ -62,7 +62,9 @@ class LatencySource(Protocol):
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
         """Make latencies of these decisions known where that takes work; failures show when they are asked for.
 
-        Returns when a GPU was kept busy for it, None where nothing had to be measured.
+        Returns:
+            When this call kept a GPU busy, None where nothing had to be measured; what another call had begun to
+            measure is not counted again.
         """
         ...
 

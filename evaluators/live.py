@@ -6,8 +6,9 @@ import statistics
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from evaluators.contract import Decision, Gpu, Setting, baseline_decision
 from evaluators.device import DeviceRecord
@@ -26,7 +27,12 @@ from evaluators.workloads import Case, Split, Weighting, cases_for
 ROUNDS = 6
 """As in recorded tables: even, so that the oracle can be cross-fitted."""
 
-STATUS_OF = {Trouble.WRONG: Status.WRONG, Trouble.MEMORY: Status.UNSAFE, Trouble.REFUSED: Status.UNSAFE}
+STATUS_OF = {
+    Trouble.WRONG: Status.WRONG,
+    Trouble.MEMORY: Status.UNSAFE,
+    Trouble.REFUSED: Status.UNSAFE,
+    Trouble.DEADLY: Status.UNSAFE,
+}
 """What a launch's trouble makes of the candidate; other trouble ends the search, resumably."""
 
 
@@ -46,6 +52,10 @@ class LiveCount:
     worker_s: float = 0.0
     check_s: float = 0.0
     ms_per_launch: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
 
     def line(self) -> str:
         """One line for people."""
@@ -83,6 +93,11 @@ class LiveSource:
         self._by_launch: dict[str, Mapping[str, Latency]] = {}
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
 
+    @property
+    def uuids(self) -> tuple[str, ...]:
+        """GPUs that have measured for this source, or may."""
+        return (self.device.uuid,)
+
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
         """Measure what neither memory nor store knows, shape by shape; no other candidate's launches in between.
 
@@ -90,17 +105,21 @@ class LiveSource:
             MeasureError: the GPU was lost, or a baseline cannot be measured.
             StoreError: the store cannot be written.
         """
+        with self._lock:
+            self._requests.clear()
+            before = self.count.measured
+            for case, decisions in self._by_case(wanted):
+                self._fill(case, decisions)
+            return measuring_of(self._requests, self.count.measured - before)
+
+    def _by_case(self, wanted: Sequence[tuple[Case, Decision]]) -> list[tuple[Case, dict[str, Decision]]]:
+        """Each case with the launches that are wanted of it, and a decision that makes each."""
         by_case: dict[str, tuple[Case, dict[str, Decision]]] = {}
         for case, decision in wanted:
             spelled = spelled_out(case.shape, self.setting, decision, self.gpu)
             launch = canonical_launch(case.shape, self.setting, spelled, self.gpu).key
             by_case.setdefault(case.id, (case, {}))[1].setdefault(launch, spelled)
-        with self._lock:
-            self._requests.clear()
-            before = self.count.measured
-            for case, decisions in by_case.values():
-                self._fill(case, decisions)
-            return measuring_of(self._requests, self.count.measured - before)
+        return list(by_case.values())
 
     def _fill(self, case: Case, decisions: Mapping[str, Decision]) -> None:
         if case.id not in self._cells:
@@ -152,17 +171,11 @@ class LiveSource:
             reply = self._worker.measure(case.shape, [baseline, *new.values()], rounds=ROUNDS)
         finally:
             self._requests.append((asked_at, time.monotonic() - started))
-        rows = reply["cells"]
-        anchor = tuple(rows[0]["latencies_us"])
-        readings = [
-            Reading(
-                launch, decision, tuple(row["latencies_us"]), anchor, row["error"], reply["sm_clock_mhz"],
-                reply["slowed"],
-            )
-            for (launch, decision), row in zip([(first, baseline), *new.items()], rows, strict=True)
-        ]  # fmt: skip
+        readings = readings_of(reply, [(first, baseline), *new.items()])
         self._store.add(self._bench, case.shape, readings)
-        fresh = len(readings) if not self._by_launch[case.id] else len(new)
+        self._count(reply, len(readings) if not self._by_launch[case.id] else len(new))
+
+    def _count(self, reply: Mapping[str, Any], fresh: int) -> None:
         self.count.measured += fresh
         self.count.worker_s += reply["total_s"]
         self.count.check_s += reply["check_s"]
@@ -199,6 +212,18 @@ def anchored_cells(readings: Mapping[str, Reading], baseline: str) -> tuple[Cell
     reference = readings[baseline].latencies_us
     order = [baseline, *sorted(k for k in readings if k != baseline)]
     return tuple(anchored(readings[k], reference) for k in order)
+
+
+def readings_of(reply: Mapping[str, Any], launches: Sequence[tuple[str, Decision]]) -> list[Reading]:
+    """What the store keeps of a worker's reply; the baseline's rounds, which come first, go with each launch."""
+    rows = reply["cells"]
+    anchor = tuple(rows[0]["latencies_us"])
+    return [
+        Reading(
+            launch, decision, tuple(row["latencies_us"]), anchor, row["error"], reply["sm_clock_mhz"], reply["slowed"]
+        )
+        for (launch, decision), row in zip(launches, rows, strict=True)
+    ]
 
 
 def anchored(reading: Reading, baseline_us: Sequence[float]) -> Cell:

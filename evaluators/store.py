@@ -12,7 +12,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -151,15 +151,24 @@ class LatencyStore:
         Raises:
             StoreError: the file cannot be written (disk full, removed).
         """
+        self.add_all([(bench, shape, readings)])
+
+    def add_all(self, found: Sequence[tuple[int, DecodeShape, Sequence[Reading]]]) -> None:
+        """`add` for several benches and shapes at once, all or nothing.
+
+        Raises:
+            StoreError: the file cannot be written (disk full, removed).
+        """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         rows = []
-        for r in readings:
-            d = asdict(r.decision)
-            rows.append((
-                bench, shape_key(shape), r.launch, d["num_splits"], d["blocks_per_split"], d["pack_gqa"],
-                d["sm_margin"], json.dumps(r.latencies_us), json.dumps(r.baseline_us), r.error, r.sm_clock_mhz,
-                r.slowed, now,
-            ))  # fmt: skip
+        for bench, shape, readings in found:
+            key = shape_key(shape)
+            for r in readings:
+                d = r.decision
+                rows.append((
+                    bench, key, r.launch, d.num_splits, d.blocks_per_split, d.pack_gqa, d.sm_margin,
+                    json.dumps(r.latencies_us), json.dumps(r.baseline_us), r.error, r.sm_clock_mhz, r.slowed, now,
+                ))  # fmt: skip
         try:
             with self._lock:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -190,6 +199,16 @@ class LatencyStore:
                 )  # fmt: skip
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise StoreError(f"{self.path} is damaged ({error}); move it away to start a new one") from error
+        return found
+
+    def shapes_known(self, benches: Sequence[int]) -> dict[str, dict[int, int]]:
+        """By shape key, how many launches each of these benches knows."""
+        found: dict[str, dict[int, int]] = {}
+        with self._lock:
+            for bench in benches:
+                query = "SELECT shape, count(*) FROM launch WHERE bench = ? GROUP BY shape"
+                for shape, launches in self._db.execute(query, (bench,)):
+                    found.setdefault(shape, {})[bench] = launches
         return found
 
     def count(self, bench: int) -> int:
