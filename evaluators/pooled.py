@@ -70,11 +70,6 @@ class PooledSource(LiveSource):
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
         self._stored = store.shapes_known(list(self._benches.values()))
 
-    @property
-    def uuids(self) -> tuple[str, ...]:
-        """GPUs that have measured for this source, or may."""
-        return tuple(self._benches)
-
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
         """Measure what neither memory nor store knows, on all GPUs at once.
 
@@ -234,6 +229,8 @@ def open_pooled_judge(
 ) -> Judge:
     """A judge on a pool; as `live.open_live_judge`.
 
+    Its description names no GPU: a run may go on with others of the same kind, since every speed-up is a ratio on one.
+
     Raises:
         SandboxUnavailable: this system cannot confine candidates.
     """
@@ -247,7 +244,6 @@ def open_pooled_judge(
             "workload": workload,
             "measure": "live",
             "gpu": source.device.name,
-            "gpu_uuid": " ".join(sorted(source.uuids)),
             "driver": source.device.driver,
             "build": source.bench.build,
         },
