@@ -345,6 +345,8 @@ class Pool:
                 seat.starting = False
                 if timer is not None:
                     timer.cancel()
+            if self._closing:
+                return False
         self._leave_out(seat, why)
         return False
 
