@@ -199,7 +199,7 @@ class Pool:
             MeasureError: of kind lost: no worker is left.
         """
         inbox, feed, more = Inbox(), iter(works), True
-        launches = 0
+        launches, unread = 0, 0
         try:
             while True:
                 while more and launches < 4 * self._book.max_launches * max(1, len(self._book.seats)):
@@ -208,9 +208,11 @@ class Pool:
                     launches += sum(len(w.decisions) for w in chunk)
                     if chunk:
                         self._submit(client, chunk, inbox)
-                if not inbox.open:
+                        unread += len(chunk)
+                if not unread:
                     return
                 answers = inbox.some()
+                unread -= len(answers)
                 launches -= sum(len(a.work.decisions) for a in answers)
                 yield answers
         finally:
