@@ -258,6 +258,8 @@ def open_pooled_judge(
 ) -> Judge:
     """A judge on a pool; as `live.open_live_judge`.
 
+    Its description names no GPU: a run may go on with others of the same kind, since every speed-up is a ratio on one.
+
     Raises:
         SandboxUnavailable: this system cannot confine candidates.
     """
@@ -271,7 +273,6 @@ def open_pooled_judge(
             "workload": workload,
             "measure": "live",
             "gpu": source.device.name,
-            "gpu_uuid": " ".join(sorted(source.uuids)),
             "driver": source.device.driver,
             "build": source.bench.build,
         },
