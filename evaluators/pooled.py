@@ -70,11 +70,6 @@ class PooledSource(LiveSource):
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
         self._stored = store.shapes_known(list(self._benches.values()))
 
-    @property
-    def uuids(self) -> tuple[str, ...]:
-        """GPUs that have measured for this source, or may."""
-        return tuple(self._benches)
-
     def known_of(self, case: Case) -> tuple[tuple[Cell, ...], Mapping[str, Latency]]:
         """What is known of a case: its cells, and its latencies by launch; of one moment."""
         with self._lock:
@@ -254,6 +249,8 @@ def open_pooled_judge(
 ) -> Judge:
     """A judge on a pool; as `live.open_live_judge`.
 
+    Its description names no GPU: a run may go on with others of the same kind, since every speed-up is a ratio on one.
+
     Raises:
         SandboxUnavailable: this system cannot confine candidates.
     """
@@ -267,7 +264,6 @@ def open_pooled_judge(
             "workload": workload,
             "measure": "live",
             "gpu": source.device.name,
-            "gpu_uuid": " ".join(sorted(source.uuids)),
             "driver": source.device.driver,
             "build": source.bench.build,
         },

@@ -30,6 +30,12 @@ START_S = 300.0
 LOSSES_IN_A_ROW = 8
 """Workers lost one after the other in one seat, none having finished a lease, before the seat is left out."""
 
+STARTS = 2
+"""Workers that may die over their start before their seat is left out."""
+
+RESTARTS, RESTART_S = 4, 2.0
+"""Tries to replace a lost worker, and the pause between two."""
+
 FEED = 16
 """Works handed over at once."""
 
@@ -193,7 +199,7 @@ class Pool:
             MeasureError: of kind lost: no worker is left.
         """
         inbox, feed, more = Inbox(), iter(works), True
-        launches = 0
+        launches = unread = 0
         try:
             while True:
                 while more and launches < 4 * self._book.max_launches * max(1, len(self._book.seats)):
@@ -202,9 +208,12 @@ class Pool:
                     launches += sum(len(w.decisions) for w in chunk)
                     if chunk:
                         self._submit(client, chunk, inbox)
-                if not inbox.open:
+                        unread += len(chunk)
+                # Not `inbox.open`: an answer that is delivered leaves it before it is read here.
+                if not unread:
                     return
                 answers = inbox.some()
+                unread -= len(answers)
                 launches -= sum(len(a.work.decisions) for a in answers)
                 yield answers
         finally:
@@ -297,9 +306,17 @@ class Pool:
         return channel
 
     def _start(self, seat: Seat) -> bool:
-        """Put a worker into a seat; a second one where the first dies over it. False: the seat is left out."""
+        """Put a worker into a seat; a second one where the first dies over it. False: the seat is left out.
+
+        A GPU that has measured before gets more time: what was killed may not have let go of it yet.
+        """
         why = ""
-        for _ in range(2):
+        tries = RESTARTS if seat.hello else STARTS
+        for k in range(tries):
+            if k and seat.hello:
+                with self._change:
+                    if self._change.wait_for(lambda: self._closing, RESTART_S):
+                        break
             channel: Channel | None = None
             timer: threading.Timer | None = None
             try:
@@ -325,7 +342,8 @@ class Pool:
                 why = f"{seat.label}: {error}"
                 if channel is not None:
                     channel.close()
-                break
+                if not seat.hello:
+                    break
             finally:
                 seat.starting = False
                 if timer is not None:

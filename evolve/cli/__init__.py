@@ -184,13 +184,28 @@ def record(
     minutes: Annotated[float | None, typer.Option("--minutes", help="Start no shape after this long.")] = None,
     merge: Annotated[list[Path] | None, typer.Option("--merge", help="Slice to merge into a table.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and GPU minutes only.")] = False,
+    executor: Annotated[
+        str | None, typer.Option("--executor", help="local or ray: several GPUs, into a folder.")
+    ] = None,
+    gpus: Annotated[str | None, typer.Option("--gpus", help="How many, or all (with --executor).")] = None,
 ) -> None:
-    """Measure a workload on this machine's GPU, or merge slices into a table."""
+    """Measure a workload on this machine's GPU, or on several, or merge slices into a table."""
     from evolve.cli.record import merge_command, record_command
 
     if merge:
         raise typer.Exit(merge_command(merge, output))
-    raise typer.Exit(record_command(workload, setting, output, part=part, minutes=minutes, dry_run=dry_run))
+    raise typer.Exit(
+        record_command(
+            workload,
+            setting,
+            output,
+            part=part,
+            minutes=minutes,
+            dry_run=dry_run,
+            executor=executor,
+            gpus=gpus,
+        )
+    )
 
 
 @app.command()

@@ -1,0 +1,247 @@
+"""How recording scales over the GPUs of one host, and whether busy neighbours make false differences.
+
+Needs GPUs. Strong scaling: the same part of a workload on 1, 2, 4, ... GPUs through the executor `local`, timed with
+and without the start of the workers; once more with a worker killed (SIGKILL) on the way. A/A: pairs of a launch
+against itself, first on one GPU while the others idle, then on all GPUs at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluators import pairing
+from evaluators.contract import SETTINGS, Decision, Gpu, Setting
+from evaluators.executors.local import LocalExecutor, visible_gpus
+from evaluators.executors.pool import Pool
+from evaluators.executors.recording import record_pooled
+from evaluators.executors.worker import BENCH
+from evaluators.gpu_lock import LOCK_FOLDER
+from evaluators.gpu_worker import shape_json
+from evaluators.ladder import recorded_actions
+from evaluators.pairing import Block, Verdict
+from evaluators.providers.memory import live_kv_bytes
+from evaluators.recorder import slice_cases
+from evaluators.timing import BYTES_PER_US
+from evaluators.workloads import cases_for
+
+WORKLOAD = "llama31-70b"
+MAX_PAIR_US = 60.0
+"""Largest launches of the A/A pairs, by the bytes that they read; as in prove_bench.py."""
+
+
+def one_recording(
+    executor: LocalExecutor, gpus: int, setting: Setting, part: tuple[int, int], folder: Path, *, kill_after_s: float
+) -> dict[str, Any]:
+    """Record the part on so many GPUs; a worker is killed after so many seconds of recording, unless that is 0."""
+    events: list[str] = []
+    began = time.monotonic()
+    with closing(Pool(executor, [setting], gpus=gpus, on_event=events.append)) as pool:
+        ready = time.monotonic()
+        uuids = [d.uuid for d in pool.devices]
+
+        def kill() -> None:
+            pid = int((LOCK_FOLDER / f"{uuids[-1]}.lock").read_text())
+            os.kill(pid, signal.SIGKILL)
+
+        timer = threading.Timer(kill_after_s, kill) if kill_after_s else None
+        if timer is not None:
+            timer.start()
+        left = record_pooled(pool, WORKLOAD, setting, folder, part=part)
+        done = time.monotonic()
+        if timer is not None:
+            timer.cancel()
+    report = pool.report()
+    rows = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    cells = [r for r in rows if "cells" in r]
+    with gzip.open(folder.with_suffix(".jsonl.gz"), "wt", encoding="utf-8") as out:
+        for path in sorted(folder.glob("*.jsonl")):
+            out.write(path.read_text())
+    return {
+        "gpus": gpus,
+        "killed": bool(kill_after_s),
+        "start_s": ready - began,
+        "record_s": done - ready,
+        "end_s": time.monotonic() - done,
+        "shapes": len(cells),
+        "launches": sum(len(r["cells"]) for r in cells),
+        "twice": len(cells) - len({r["case"] for r in cells}),
+        "failed": sum("failed" in r for r in rows),
+        "left": left,
+        "lost_workers": sum(s.lost for s in report),
+        "busy_s": {s.uuid: round(s.busy_s, 2) for s in report if s.uuid},
+        "launches_by_gpu": {s.uuid: s.launches for s in report if s.uuid},
+        "events": events,
+    }
+
+
+def draw_pairs(setting: Setting, gpu: Gpu, seed: int, count: int) -> list[tuple[Any, Decision]]:
+    """Random shapes of the workload with a random recorded decision each; the same for the same seed."""
+    rng, cases, drawn = random.Random(seed), cases_for(WORKLOAD, setting), []
+    while len(drawn) < count:
+        case = rng.choice(cases)
+        if live_kv_bytes(case.shape) / BYTES_PER_US > MAX_PAIR_US:
+            continue
+        decision, _ = rng.choice(list(recorded_actions(case.shape, setting, gpu).values()))
+        if not decision.sm_margin:
+            drawn.append((case, decision))
+    return drawn
+
+
+def same_against_same(
+    executor: LocalExecutor, uuid: str, setting: Setting, seed: int, pairs: int, gate: threading.Barrier, seconds: float
+) -> list[dict[str, Any]]:
+    """Pairs of a launch against itself on one GPU, once all that take part are ready."""
+    channel = executor.start(uuid)
+    hello = channel.open([setting], seed=seed)
+    drawn = draw_pairs(setting, hello.device.gpu(), seed, pairs)
+    rows = []
+    gate.wait()
+    until = time.monotonic() + seconds
+    for k, (case, decision) in enumerate(drawn):
+        if time.monotonic() > until:
+            break
+
+        def measure(orders: Sequence[str], case: Any = case, decision: Decision = decision) -> list[Block]:
+            one = asdict(decision)
+            found = channel.ask("pairs", setting, shape=shape_json(case.shape), one=one, other=one, orders=list(orders))
+            return [
+                Block(r["order"], tuple(map(tuple, r["readings_us"])), tuple(r["clocks_mhz"]), r["slowed"])
+                for r in found
+            ]
+
+        result = pairing.compare(measure, random.Random(seed * 100_003 + k))
+        rows.append(
+            {
+                "uuid": uuid,
+                "case": case.id,
+                "num_splits": decision.num_splits,
+                "called": result.verdict.value,
+                "log_ratio": result.interval.mean if result.interval else None,
+                "blocks": result.blocks,
+            }
+        )
+    channel.close()
+    return rows
+
+
+def aa(executor: LocalExecutor, uuids: Sequence[str], setting: Setting, pairs: int, seconds: float) -> dict[str, Any]:
+    """A/A on these GPUs at once."""
+    gate = threading.Barrier(len(uuids))
+    found: list[list[dict[str, Any]]] = [[] for _ in uuids]
+
+    def work(k: int) -> None:
+        found[k] = same_against_same(executor, uuids[k], setting, 20 + k, pairs, gate, seconds)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(uuids))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"gpus": len(uuids), "rows": [r for rows in found for r in rows]}
+
+
+def share(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many pairs were called different, with a 95% Wilson interval."""
+    n, k = len(rows), sum(r["called"] in (Verdict.FASTER.value, Verdict.SLOWER.value) for r in rows)
+    z, p = 1.96, k / max(1, n)
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    spread = sorted(abs(math.expm1(r["log_ratio"])) for r in rows if r["log_ratio"] is not None)
+    return {
+        "pairs": n,
+        "called_different": k,
+        "share": round(p, 4),
+        "interval": [round(max(0.0, middle - half), 4), round(middle + half, 4)],
+        "unreliable": sum(r["called"] == Verdict.UNRELIABLE.value for r in rows),
+        "median_abs_percent": round(100 * spread[len(spread) // 2], 4),
+        "p95_abs_percent": round(100 * spread[int(0.95 * (len(spread) - 1))], 4),
+    }
+
+
+def main() -> int:
+    """Run everything; each result is written as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="new folder")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[4, 2, 1, 4], help="recordings, in this order")
+    parser.add_argument("--part", default="1/3", help="part of the workload that is recorded")
+    parser.add_argument("--kill-after", type=float, default=4.0, help="seconds; of one more recording on all GPUs")
+    parser.add_argument("--pairs", type=int, default=400, help="most A/A pairs per GPU")
+    parser.add_argument("--pair-seconds", type=float, default=50.0, help="longest A/A phase")
+    parser.add_argument("--setting", default="fa3_fwd-metadata-cold", choices=sorted(SETTINGS))
+    parser.add_argument("--bench", default=BENCH, help="what measures; another than the default is a rehearsal")
+    parser.add_argument("--uuids", nargs="*", help="GPUs; default: all that are visible")
+    options = parser.parse_args()
+    folder: Path = options.output
+    folder.mkdir(parents=True)
+    setting = SETTINGS[options.setting]
+    index, count = map(int, options.part.split("/"))
+    uuids = options.uuids or visible_gpus()
+    executor = LocalExecutor(uuids, bench=options.bench)
+    shapes = len(list(slice_cases(WORKLOAD, setting, (index - 1, count))))
+    with closing(Pool(executor, [setting], gpus=1)) as pool:
+        bench = pool.benches(setting)[uuids[0]]
+    report: dict[str, Any] = {
+        "device": {k: v for k, v in asdict(bench.device).items() if k != "uuid"},
+        "build": bench.build,
+        "workload": WORKLOAD,
+        "setting": setting.name,
+        "part": options.part,
+        "shapes": shapes,
+        "cores": os.cpu_count(),
+        "recordings": [],
+        "same_against_same": {},
+    }
+
+    def keep() -> None:
+        (folder / "scaling.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    plan = [(n, 0.0) for n in options.gpus if n <= len(uuids)]
+    plan += [(len(uuids), options.kill_after)] if options.kill_after else []
+    for k, (gpus, kill_after_s) in enumerate(plan):
+        target = folder / f"slices-{k}-{gpus}"
+        row = one_recording(executor, gpus, setting, (index - 1, count), target, kill_after_s=kill_after_s)
+        report["recordings"].append(row)
+        keep()
+        print({k: v for k, v in row.items() if k not in ("launches_by_gpu",)}, flush=True)
+    pair_rows = []
+    for name, taking_part in (("one busy", uuids[:1]), ("all busy", uuids)):
+        found = aa(executor, taking_part, setting, options.pairs, options.pair_seconds)
+        pair_rows += [{"busy": found["gpus"], **r} for r in found["rows"]]
+        report["same_against_same"][name] = {"gpus": found["gpus"], **share(found["rows"])}
+        if len(taking_part) > 1:
+            same = [r for r in found["rows"] if r["uuid"] == uuids[0]]
+            report["same_against_same"]["all busy, the first GPU alone"] = {"gpus": found["gpus"], **share(same)}
+        keep()
+        (folder / "pairs.json").write_text(json.dumps(pair_rows) + "\n", encoding="utf-8")
+        print(name, report["same_against_same"][name], flush=True)
+    alone = [r for r in report["recordings"] if r["gpus"] == 1]
+    for row in report["recordings"]:
+        if alone:
+            a = alone[0]
+            row["speedup"] = round(a["record_s"] / row["record_s"], 3)
+            row["speedup_with_start"] = round(
+                (a["start_s"] + a["record_s"] + a["end_s"]) / (row["start_s"] + row["record_s"] + row["end_s"]), 3
+            )
+    keep()
+    for row in report["recordings"]:
+        print(f"{row['gpus']} GPUs{' (one worker killed)' if row['killed'] else ''}: start {row['start_s']:.1f} s, "
+              f"recording {row['record_s']:.1f} s, {row['launches']} launches, {row['shapes']} of {shapes} shapes, "
+              f"{row.get('speedup')}x, with start {row.get('speedup_with_start')}x")  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
