@@ -264,6 +264,7 @@ def test_a_live_sweep_measures_each_launch_once(seats: Seats, evosplit: Command)
     assert Path("runs/latencies.db").exists() and len(result.json["winners"]) == 1
 
 
+@pytest.mark.slow
 def test_gpu_seconds_are_a_budget_of_each_run(seats: Seats, evosplit: Command) -> None:
     sets = [*CHAT, "--set", "search.proposals=40", "--set", "budget.gpu_s=0.001"]
     result = evosplit("sweep", LIVE, "--seeds", "0..1", *sets, "--json")
