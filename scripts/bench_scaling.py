@@ -16,14 +16,16 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evaluators import pairing
 from evaluators.contract import SETTINGS, Decision, Gpu, Setting
+from evaluators.executors.base import Channel, Hello
 from evaluators.executors.local import LocalExecutor, visible_gpus
 from evaluators.executors.pool import Pool
 from evaluators.executors.recording import record_pooled
@@ -51,6 +53,7 @@ def one_recording(
     with closing(Pool(executor, [setting], gpus=gpus, on_event=events.append)) as pool:
         ready = time.monotonic()
         uuids = [d.uuid for d in pool.devices]
+        bench = pool.benches(setting)[uuids[0]]
 
         def kill() -> None:
             pid = int((LOCK_FOLDER / f"{uuids[-1]}.lock").read_text())
@@ -69,7 +72,9 @@ def one_recording(
     with gzip.open(folder.with_suffix(".jsonl.gz"), "wt", encoding="utf-8") as out:
         for path in sorted(folder.glob("*.jsonl")):
             out.write(path.read_text())
+    device = {k: v for k, v in asdict(bench.device).items() if k != "uuid"}
     return {
+        "measured_on": {"device": device, "build": bench.build},
         "gpus": gpus,
         "killed": bool(kill_after_s),
         "start_s": ready - began,
@@ -100,17 +105,34 @@ def draw_pairs(setting: Setting, gpu: Gpu, seed: int, count: int) -> list[tuple[
     return drawn
 
 
+def open_channels(executor: LocalExecutor, uuids: Sequence[str], setting: Setting) -> list[tuple[Channel, Hello]]:
+    """A worker per GPU, opened at once."""
+    found: dict[str, tuple[Channel, Hello]] = {}
+
+    def start(uuid: str) -> None:
+        channel = executor.start(uuid)
+        found[uuid] = channel, channel.open([setting], seed=len(found))
+
+    together([partial(start, uuid) for uuid in uuids])
+    return [found[uuid] for uuid in uuids]
+
+
+def together(jobs: Sequence[Callable[[], None]]) -> None:
+    """Run jobs in a thread each, and wait for all."""
+    threads = [threading.Thread(target=job) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def same_against_same(
-    executor: LocalExecutor, uuid: str, setting: Setting, seed: int, pairs: int, gate: threading.Barrier, seconds: float
+    channel: Channel, hello: Hello, setting: Setting, seed: int, pairs: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """Pairs of a launch against itself on one GPU, once all that take part are ready."""
-    channel = executor.start(uuid)
-    hello = channel.open([setting], seed=seed)
-    drawn = draw_pairs(setting, hello.device.gpu(), seed, pairs)
-    rows = []
-    gate.wait()
+    """Pairs of a launch against itself on one GPU."""
+    uuid, rows = hello.device.uuid, []
     until = time.monotonic() + seconds
-    for k, (case, decision) in enumerate(drawn):
+    for k, (case, decision) in enumerate(draw_pairs(setting, hello.device.gpu(), seed, pairs)):
         if time.monotonic() > until:
             break
 
@@ -133,24 +155,18 @@ def same_against_same(
                 "blocks": result.blocks,
             }
         )
-    channel.close()
     return rows
 
 
-def aa(executor: LocalExecutor, uuids: Sequence[str], setting: Setting, pairs: int, seconds: float) -> dict[str, Any]:
+def aa(channels: Sequence[tuple[Channel, Hello]], setting: Setting, pairs: int, seconds: float) -> list[dict[str, Any]]:
     """A/A on these GPUs at once."""
-    gate = threading.Barrier(len(uuids))
-    found: list[list[dict[str, Any]]] = [[] for _ in uuids]
+    found: list[list[dict[str, Any]]] = [[] for _ in channels]
 
     def work(k: int) -> None:
-        found[k] = same_against_same(executor, uuids[k], setting, 20 + k, pairs, gate, seconds)
+        found[k] = same_against_same(*channels[k], setting, 20 + k, pairs, seconds)
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(len(uuids))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {"gpus": len(uuids), "rows": [r for rows in found for r in rows]}
+    together([partial(work, k) for k in range(len(channels))])
+    return [{"busy": len(channels), **r} for rows in found for r in rows]
 
 
 def share(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -175,11 +191,11 @@ def main() -> int:
     """Run everything; each result is written as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="new folder")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[4, 2, 1, 4], help="recordings, in this order")
-    parser.add_argument("--part", default="1/3", help="part of the workload that is recorded")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[4, 2, 1], help="recordings, in this order")
+    parser.add_argument("--part", default="1/4", help="part of the workload that is recorded")
     parser.add_argument("--kill-after", type=float, default=4.0, help="seconds; of one more recording on all GPUs")
-    parser.add_argument("--pairs", type=int, default=400, help="most A/A pairs per GPU")
-    parser.add_argument("--pair-seconds", type=float, default=50.0, help="longest A/A phase")
+    parser.add_argument("--pairs", type=int, default=500, help="most A/A pairs per GPU")
+    parser.add_argument("--pair-seconds", type=float, default=36.0, help="longest A/A phase")
     parser.add_argument("--setting", default="fa3_fwd-metadata-cold", choices=sorted(SETTINGS))
     parser.add_argument("--bench", default=BENCH, help="what measures; another than the default is a rehearsal")
     parser.add_argument("--uuids", nargs="*", help="GPUs; default: all that are visible")
@@ -191,11 +207,7 @@ def main() -> int:
     uuids = options.uuids or visible_gpus()
     executor = LocalExecutor(uuids, bench=options.bench)
     shapes = len(list(slice_cases(WORKLOAD, setting, (index - 1, count))))
-    with closing(Pool(executor, [setting], gpus=1)) as pool:
-        bench = pool.benches(setting)[uuids[0]]
     report: dict[str, Any] = {
-        "device": {k: v for k, v in asdict(bench.device).items() if k != "uuid"},
-        "build": bench.build,
         "workload": WORKLOAD,
         "setting": setting.name,
         "part": options.part,
@@ -213,20 +225,25 @@ def main() -> int:
     for k, (gpus, kill_after_s) in enumerate(plan):
         target = folder / f"slices-{k}-{gpus}"
         row = one_recording(executor, gpus, setting, (index - 1, count), target, kill_after_s=kill_after_s)
+        report |= row.pop("measured_on")
         report["recordings"].append(row)
         keep()
         print({k: v for k, v in row.items() if k not in ("launches_by_gpu",)}, flush=True)
     pair_rows = []
-    for name, taking_part in (("one busy", uuids[:1]), ("all busy", uuids)):
-        found = aa(executor, taking_part, setting, options.pairs, options.pair_seconds)
-        pair_rows += [{"busy": found["gpus"], **r} for r in found["rows"]]
-        report["same_against_same"][name] = {"gpus": found["gpus"], **share(found["rows"])}
+    channels = open_channels(executor, uuids, setting)
+    for name, taking_part in (("one busy", channels[:1]), ("all busy", channels)):
+        found = aa(taking_part, setting, options.pairs, options.pair_seconds)
+        pair_rows += found
+        report["same_against_same"][name] = share(found)
         if len(taking_part) > 1:
-            same = [r for r in found["rows"] if r["uuid"] == uuids[0]]
-            report["same_against_same"]["all busy, the first GPU alone"] = {"gpus": found["gpus"], **share(same)}
+            report["same_against_same"]["all busy, the first GPU's"] = share(
+                [r for r in found if r["uuid"] == uuids[0]]
+            )
         keep()
         (folder / "pairs.json").write_text(json.dumps(pair_rows) + "\n", encoding="utf-8")
         print(name, report["same_against_same"][name], flush=True)
+    for channel, _ in channels:
+        channel.close()
     alone = [r for r in report["recordings"] if r["gpus"] == 1]
     for row in report["recordings"]:
         if alone:

@@ -174,8 +174,8 @@ class SeatBench(SimulatedBench):
             }  # fmt: skip
         if shape.batch == 13:
             raise MeasureError(Trouble.WRONG, "an output is off")
-        if shape.batch == 15 and any(d.num_splits == 8 for d in decisions):
-            raise MeasureError(Trouble.REFUSED, "num_splits 8 is refused")
+        if shape.batch == 15 and any(d.num_splits == 6 for d in decisions):
+            raise MeasureError(Trouble.REFUSED, "num_splits 6 is refused")
         if shape.batch == 17 or (shape.batch == 18 and self._once(f"died-{shape.seqlen_k}")):
             os._exit(7)
         if shape.batch == 19 and self._once(f"hung-{shape.seqlen_k}"):

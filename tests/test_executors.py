@@ -88,6 +88,16 @@ class ExecutorContract:
         assert sum(s.launches for s in report) == 120 and not self.events
         assert set(executions(simulated).values()) == {1}
 
+    def test_a_slow_client_gets_every_answer(self, simulated: Path) -> None:
+        count = 0
+        with closing(self.pool(1)) as pool, closing(pool.measure("run", shapes(40))) as batches:
+            for answers in batches:
+                count += len(answers)
+                # Meanwhile the worker answers all that is left.
+                while pool.open_works("run") != (0, 0):
+                    time.sleep(0.01)
+        assert count == 40
+
     def test_a_shape_stays_on_its_gpu(self, simulated: Path) -> None:
         works = shapes(20)
         with closing(self.pool(2)) as pool:

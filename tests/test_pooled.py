@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, Command, require_sandbox, seed
 from simulated_gpu import simulated_latency_us
 
-from evaluators.contract import SETTINGS, Decision, DecodeShape
+from evaluators.contract import SETTINGS, Decision, DecodeShape, Setting
 from evaluators.executors.leases import LeaseBook
 from evaluators.executors.local import LocalExecutor
 from evaluators.executors.pool import Pool
@@ -36,6 +36,11 @@ BENCH = "simulated_gpu:SeatBench"
 
 def case(batch: int = 2, seqlen_k: int = 4096) -> Case:
     return Case(f"u-b{batch}-k{seqlen_k}", DecodeShape(batch, seqlen_k, 8, 1), Split.TRAIN)
+
+
+def split(num_splits: int) -> Decision:
+    """On these shapes another launch for each number."""
+    return Decision(num_splits, blocks_per_split=1)
 
 
 CASES = [case(seqlen_k=1040 + 64 * k) for k in range(24)]
@@ -75,8 +80,8 @@ def rows(folder: Path) -> list[tuple[str, str, str]]:
 
 
 def test_every_launch_is_stored_once_beside_its_baseline_on_one_gpu(source: PooledSource, simulated: Path) -> None:
-    source.prepare([(c, Decision(4)) for c in CASES] + [(c, Decision(8)) for c in CASES])
-    source.prepare([(c, Decision(16)) for c in CASES])
+    source.prepare([(c, split(4)) for c in CASES] + [(c, split(3)) for c in CASES])
+    source.prepare([(c, split(2)) for c in CASES])
     stored = rows(simulated)
     gpus_of: dict[str, set[str]] = {}
     for uuid, shape, _ in stored:
@@ -88,16 +93,16 @@ def test_every_launch_is_stored_once_beside_its_baseline_on_one_gpu(source: Pool
         first, _ = source._baseline(c)
         assert source.cells(c)[0].launch == first and len(source.cells(c)) >= 3
     asked = len(executed(simulated))
-    source.prepare([(c, Decision(4)) for c in CASES])
+    source.prepare([(c, split(4)) for c in CASES])
     assert len(executed(simulated)) == asked
 
 
 def test_latencies_are_those_of_the_gpu(source: PooledSource) -> None:
-    source.prepare([(c, Decision(4)) for c in CASES])
+    source.prepare([(c, split(4)) for c in CASES])
     for c in CASES:
         _first, baseline = source._baseline(c)
-        ours = source.latency(c, Decision(4)).median_us / source.latency(c, baseline).median_us
-        wanted = simulated_latency_us(c.shape, COLD, Decision(4)) / simulated_latency_us(c.shape, COLD, baseline)
+        ours = source.latency(c, split(4)).median_us / source.latency(c, baseline).median_us
+        wanted = simulated_latency_us(c.shape, COLD, split(4)) / simulated_latency_us(c.shape, COLD, baseline)
         assert math.log(ours) == pytest.approx(math.log(wanted), abs=0.01)
 
 
@@ -107,7 +112,7 @@ def test_two_runs_at_once_measure_a_launch_once(pool: Pool, simulated: Path) -> 
         open_source(pool, simulated / "latencies.db", COLD, client=f"run {k}", flights=flights) for k in range(3)
     ]
     threads = [
-        threading.Thread(target=s.prepare, args=([(c, Decision(4)) for c in order],))
+        threading.Thread(target=s.prepare, args=([(c, split(4)) for c in order],))
         for s, order in zip(sources, (CASES, CASES[::-1], CASES[7:] + CASES[:7]), strict=True)
     ]
     for thread in threads:
@@ -117,18 +122,18 @@ def test_two_runs_at_once_measure_a_launch_once(pool: Pool, simulated: Path) -> 
     assert len(executed(simulated)) == len(CASES)
     assert sum(s.count.measured for s in sources) == len(rows(simulated))
     for c in CASES:
-        assert len({s.latency(c, Decision(4)).rounds_us for s in sources}) == 1
+        assert len({s.latency(c, split(4)).rounds_us for s in sources}) == 1
 
 
 def test_a_later_session_finds_shapes_where_they_were_measured(simulated: Path) -> None:
     path = simulated / "latencies.db"
     with closing(open_pool("GPU-b")) as pool:
-        open_source(pool, path, COLD, client="run").prepare([(c, Decision(4)) for c in CASES[:12]])
+        open_source(pool, path, COLD, client="run").prepare([(c, split(4)) for c in CASES[:12]])
     with closing(open_pool("GPU-a", "GPU-b")) as pool:
         source = open_source(pool, path, COLD, client="run")
-        source.prepare([(c, Decision(4)) for c in CASES[:12]])
+        source.prepare([(c, split(4)) for c in CASES[:12]])
         assert source.count.measured == 0
-        source.prepare([(c, Decision(8)) for c in CASES])
+        source.prepare([(c, split(3)) for c in CASES])
     for uuid, shape, _ in rows(simulated):
         if shape in {shape_key(c.shape) for c in CASES[:12]}:
             assert uuid == "GPU-b"
@@ -137,25 +142,25 @@ def test_a_later_session_finds_shapes_where_they_were_measured(simulated: Path) 
 def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(open_pool("GPU-a", "GPU-b")) as pool:
         source = open_source(pool, simulated / "latencies.db", COLD, client="run")
-        source.prepare([(c, Decision(4)) for c in CASES])
+        source.prepare([(c, split(4)) for c in CASES])
         first = {c.id: source._baseline(c)[1] for c in CASES}
 
         def ratio(c: Case) -> list[float]:
-            rounds = (source.latency(c, d).rounds_us for d in (Decision(4), first[c.id]))
+            rounds = (source.latency(c, d).rounds_us for d in (split(4), first[c.id]))
             return [ours / stock for ours, stock in zip(*rounds, strict=True)]
 
         before = {c.id: ratio(c) for c in CASES}
         (lost,) = [s for s in pool._seats if s.uuid == "GPU-b"]
         pool._leave_out(lost, "GPU-b was pulled out")
         measured = len(executed(simulated))
-        source.prepare([(c, Decision(4)) for c in CASES])
+        source.prepare([(c, split(4)) for c in CASES])
         assert len(executed(simulated)) == measured
-        source.prepare([(c, Decision(8)) for c in CASES])
+        source.prepare([(c, split(3)) for c in CASES])
         assert {d.uuid for d in pool.devices} == {"GPU-a"}
         for c in CASES:
             assert ratio(c) == pytest.approx(before[c.id])
             cells = {cell.launch for cell in source.cells(c)}
-            assert canonical_launch(c.shape, COLD, Decision(8), source.gpu).key in cells
+            assert canonical_launch(c.shape, COLD, split(3), source.gpu).key in cells
     shapes_b = {shape for uuid, shape, _ in rows(simulated) if uuid == "GPU-b"}
     moved = {shape for uuid, shape, _ in rows(simulated) if uuid == "GPU-a"} & shapes_b
     assert moved == shapes_b
@@ -164,20 +169,19 @@ def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path, monkeypatch: 
 def test_a_deadly_launch_costs_its_candidate_alone(source: PooledSource, pool: Pool) -> None:
     deadly = case(batch=17)
     with pytest.raises(MeasureError, match="baseline") as error:
-        source.prepare([(CASES[0], Decision(4)), (deadly, Decision(4))])
+        source.prepare([(CASES[0], split(4)), (deadly, split(4))])
     assert error.value.kind is Trouble.DEADLY and deadly.id in str(error.value)
-    source.prepare([(CASES[0], Decision(4))])
+    source.prepare([(CASES[0], split(4))])
     assert len(pool.devices) == 2
 
 
 def test_the_guilty_launch_is_found_among_others(source: PooledSource) -> None:
-    # On shapes of this batch the simulated GPU refuses num_splits 8.
+    # On shapes of this batch the simulated GPU refuses num_splits 6.
     c = case(batch=15)
-    two, four, eight = (Decision(s, blocks_per_split=1) for s in (2, 4, 8))
-    source.prepare([(c, four), (c, eight), (c, two)])
-    assert source.latency(c, two).median_us > 0 and source.latency(c, four).median_us > 0
+    source.prepare([(c, split(4)), (c, split(6)), (c, split(2))])
+    assert source.latency(c, split(2)).median_us > 0 and source.latency(c, split(4)).median_us > 0
     with pytest.raises(UnrecordedError) as error:
-        source.latency(c, eight)
+        source.latency(c, split(6))
     assert error.value.status is Status.UNSAFE
 
 
@@ -235,18 +239,28 @@ def test_recordings_that_cannot_be(evosplit: Command, arguments: list[str], says
     assert result.code == 2 and says in result.err
 
 
-def test_run_on_a_pool_and_again_on_fewer_gpus(evosplit: Command, four: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_run_on_a_pool_and_again_on_fewer_gpus(
+    evosplit: Command, simulated: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     require_sandbox()
-    at_exit: list[Callable[[], None]] = []
-    monkeypatch.setattr("evolve.cli.common.atexit.register", at_exit.append)
+    pools: list[Pool] = []
+
+    def opened(executor: str, gpus: int, settings: list[Setting], **options: object) -> Pool:
+        pools.append(Pool(LocalExecutor([f"GPU-{x}" for x in "abcd"], bench=BENCH), settings, gpus=gpus))
+        return pools[-1]
+
+    monkeypatch.setattr("evaluators.executors.open.open_pool", opened)
     sets = ["--set", "judge.weighting=chat", "--set", "search.proposals=2"]
     ran = evosplit("run", "configs/llama31-70b-h100.yaml", *sets, "--set", "measure.gpus=3", "--json")
     assert ran.code == 0, ran.err
-    at_exit.pop()()
+    assert len(pools[0].devices) == 3
+    pools[0].close()
     assert ran.json["proposals"] == 2 and "ms a launch" in ran.err
     resumed = evosplit("run", "--resume", "last", "--set", "search.proposals=3", "--set", "measure.gpus=1")
-    at_exit.pop()()
-    assert resumed.code == 0 and "left out" not in resumed.err, resumed.err
+    assert resumed.code == 0, resumed.err
+    assert len(pools[1].devices) == 1
+    pools[1].close()
 
 
 @pytest.mark.parametrize(
@@ -264,7 +278,7 @@ def test_configurations_that_cannot_be(evosplit: Command, sets: list[str], says:
 
 
 def test_rounds_are_those_of_recorded_tables(source: PooledSource, simulated: Path) -> None:
-    source.prepare([(CASES[0], Decision(4))])
+    source.prepare([(CASES[0], split(4))])
     assert all(len(cell.latencies_us) == ROUNDS for cell in source.cells(CASES[0]))
     store = LatencyStore(simulated / "latencies.db")
     assert store.shapes_known(list(source._benches.values())) == {

@@ -199,7 +199,7 @@ class Pool:
             MeasureError: of kind lost: no worker is left.
         """
         inbox, feed, more = Inbox(), iter(works), True
-        launches = unread = 0
+        launches, unread = 0, 0
         try:
             while True:
                 while more and launches < 4 * self._book.max_launches * max(1, len(self._book.seats)):
@@ -209,7 +209,6 @@ class Pool:
                     if chunk:
                         self._submit(client, chunk, inbox)
                         unread += len(chunk)
-                # Not `inbox.open`: an answer that is delivered leaves it before it is read here.
                 if not unread:
                     return
                 answers = inbox.some()
@@ -348,6 +347,8 @@ class Pool:
                 seat.starting = False
                 if timer is not None:
                     timer.cancel()
+            if self._closing:
+                return False
         self._leave_out(seat, why)
         return False
 
