@@ -93,11 +93,6 @@ class LiveSource:
         self._by_launch: dict[str, Mapping[str, Latency]] = {}
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
 
-    @property
-    def uuids(self) -> tuple[str, ...]:
-        """GPUs that have measured for this source, or may."""
-        return (self.device.uuid,)
-
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
         """Measure what neither memory nor store knows, shape by shape; no other candidate's launches in between.
 

@@ -42,7 +42,6 @@ class SharedSource(LiveSource):
         opened = self._request({"op": "open"})
         self.device = DeviceRecord(**opened["device"])
         self.bench = Bench(self.device, opened["build"], setting)
-        self._uuids = tuple(opened["uuids"])
         self.gpu = replace(self.device.gpu(), max_sm_margin=max(SM_MARGINS))
         self.count = LiveCount()
         self._remembered = self._looked_up = 0  # launches known to this process; known to the server when asked
@@ -50,11 +49,6 @@ class SharedSource(LiveSource):
         self._cells: dict[str, tuple[Cell, ...]] = {}
         self._by_launch: dict[str, Mapping[str, Latency]] = {}
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
-
-    @property
-    def uuids(self) -> tuple[str, ...]:
-        """GPUs of the pool."""
-        return self._uuids
 
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
         """Have measured what neither memory nor store knows; returns when GPUs were busy for this run.

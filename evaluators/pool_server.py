@@ -79,7 +79,7 @@ class PoolServer:
             return {"error": "store", "message": str(error)}
 
     def _opened(self, source: PooledSource) -> dict[str, Any]:
-        return {"device": asdict(source.device), "build": source.bench.build, "uuids": source.uuids}
+        return {"device": asdict(source.device), "build": source.bench.build}
 
     def _prepared(self, source: PooledSource, cases: Mapping[str, Case], request: Mapping[str, Any]) -> dict[str, Any]:
         """Measure what is missing; then everything that the run does not know yet of the shapes that it named."""

@@ -72,11 +72,6 @@ class PooledSource(LiveSource):
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
         self._stored = store.shapes_known(list(self._benches.values()))
 
-    @property
-    def uuids(self) -> tuple[str, ...]:
-        """GPUs that have measured for this source, or may."""
-        return tuple(self._benches)
-
     def known_of(self, case: Case) -> tuple[tuple[Cell, ...], Mapping[str, Latency]]:
         """What is known of a case: its cells, and its latencies by launch; of one moment."""
         with self._lock:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,8 +113,10 @@ def test_the_summary_says_what_the_journals_say(swept: FinishedRun) -> None:
 
 
 def test_the_page_and_the_lists_know_all_runs(swept: FinishedRun, evosplit: Command) -> None:
-    page = (swept.folder / "report.html").read_text()
-    assert "seed-0" in page and "seed-1" in page
+    packed = re.search(r'id="data-index"[^>]*>([^<]+)<', (swept.folder / "report.html").read_text())
+    assert packed is not None
+    index = json.loads(gzip.decompress(base64.b64decode(packed.group(1))))
+    assert [run["name"] for run in index["runs"]] == ["seed-0", "seed-1"]
     listed = evosplit("ls", "--runs-dir", swept.runs_dir)
     assert [line.split()[0] for line in listed.out.splitlines()] == [f"{swept.folder.name}/seed-{n}" for n in (0, 1)]
     assert evosplit("show", f"{swept.folder.name}/seed-1", 1, "--runs-dir", swept.runs_dir).code == 0
@@ -119,9 +124,10 @@ def test_the_page_and_the_lists_know_all_runs(swept: FinishedRun, evosplit: Comm
     assert refused.code == 2 and "is a sweep" in refused.err and "seed-0" in refused.err
 
 
-def test_a_finished_sweep_is_left_alone(swept: FinishedRun, evosplit: Command) -> None:
+def test_a_finished_sweep_is_left_alone(swept: FinishedRun, evosplit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(swept.runs_dir.parent)
     before = {p: p.read_bytes() for p in swept.folder.rglob("*") if p.parent != swept.folder and p.is_file()}
-    again = evosplit("run", "--resume", swept.folder, "--json")
+    again = evosplit("run", "--resume", swept.folder.name, "--json")
     assert again.code == 0 and again.json == swept.result.json and "0 to do" in again.err
     assert {p: p.read_bytes() for p in before} == before
 
@@ -145,6 +151,7 @@ def program(text: str) -> str:
     return f"# EVOLVE-BLOCK-START\n{text}# EVOLVE-BLOCK-END\n"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_named_and_stops_no_other(tmp_path: Path) -> None:
     (tmp_path / "good.py").write_text(program(SLOW_SEED))
     (tmp_path / "bad.py").write_text(program(BAD_SEED))
@@ -207,6 +214,7 @@ def test_ctrl_c_stops_all_cleanly_and_a_killed_run_is_named(tmp_path: Path) -> N
             assert journal.select("PRAGMA integrity_check")[0][0] == "ok"
 
 
+@pytest.mark.slow
 def test_no_run_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     sweep, path = waiting_sweep(tmp_path)
     sweep.kill()
@@ -216,6 +224,7 @@ def test_no_run_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
         assert "go on with: evosplit run --resume" in (path / f"seed-{n}" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_sigterm_is_a_clean_stop(tmp_path: Path) -> None:
     sweep, path = waiting_sweep(tmp_path)
     sweep.terminate()

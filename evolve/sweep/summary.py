@@ -209,7 +209,7 @@ def summary_json(summary: Summary, code: int) -> dict[str, Any]:
         "exit_code": code,
         "runs": [run(r) for r in summary.runs],
         "variants": [
-            {"variant": v.variant, "judged_on": dict(v.judged_on), "runs": v.runs,
+            {"variant": v.variant, "judged_on": dict(v.judged_on), "runs": v.runs, "unfinished": v.unfinished,
              "figures": {name: asdict(spread) for name, spread in v.figures.items()}}
             for v in summary.variants
         ],
