@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from evaluators.evaluation import Evaluation
+from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.status import Status
 from evolve.budget import Budget, BudgetSpent, Cost, cost_of
@@ -125,10 +125,10 @@ class Attempts:
         while len(self._programs) > KEPT_PROGRAMS:
             self._programs.popitem(last=False)
 
-    def source(self, index: int) -> str:
-        """Source of a program of the population."""
+    def train(self, index: int) -> SplitScore | None:
+        """Training score of a program of the population."""
         known = self._programs.get(index)
-        return known.source if known else self._journal.source(index)
+        return known.evaluation.train if known else self._journal.train(index)
 
     async def record(self, index: int) -> ProgramRecord:
         """A committed program with its full evaluation; asks the judge again when it is no longer in memory."""

@@ -78,7 +78,8 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _score(text: str | None) -> SplitScore | None:
+def score_of(text: str | None) -> SplitScore | None:
+    """Inverse of `score_text`."""
     return SplitScore(**json.loads(text)) if text else None
 
 
@@ -120,8 +121,8 @@ def entry_of(row: sqlite3.Row) -> Entry:
         normal_form=row["normal_form"] or "",
         decisions_hash=row["decisions_hash"] or "",
         decisions=tuple(Decision(*d) for d in json.loads(row["decisions"] or "[]")),
-        train=_score(row["train"]),
-        holdout=_score(row["holdout"]),
+        train=score_of(row["train"]),
+        holdout=score_of(row["holdout"]),
         features=json.loads(row["features"] or "{}"),
         feedback=row["feedback"] or "",
         duplicate_of=row["duplicate_of"],
