@@ -135,7 +135,7 @@ class Judge:
 
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
-        source_hash = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+        source_hash = _hash(source)
         try:
             program = parse_program(source)
         except ProgramRefused as refused:
@@ -145,6 +145,10 @@ class Judge:
         if answers.status is not Status.OK:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         return self._score(program, source_hash, answers.decisions)
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """The evaluation of a program that passed the gate and decided so, without asking it."""
+        return self._score(parse_program(source), _hash(source), decisions)
 
     def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
         """The regressions of an evaluation of this judge, worst first, each with its class."""
@@ -239,6 +243,10 @@ class Judge:
         rows.sort(key=lambda row: -row[1].weight * row[1].gain)
         lost = sorted((o for bad, o in rows if bad), key=lambda o: o.weight * math.log(o.speedup))
         return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)
+
+
+def _hash(source: str) -> str:
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def scores_of(evaluation: Evaluation) -> dict[str, SplitScore]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
@@ -103,29 +103,36 @@ class JudgeSet:
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """See `Judge.recheck`; `evaluation` is what `evaluate` said, and stands when every table agrees."""
-        found = self.evaluate_each(source)
-        if any(e.status is not Status.OK for e in found.values()):
-            return self.combine(found)
-        again = {name: self.judges[name].recheck(source, e) for name, e in found.items()}
+        scored = {name: self.judges[name].score(source, own.decisions) for name, own in self._parts(evaluation)}
+        again = {name: self.judges[name].recheck(source, e) for name, e in scored.items()}
         return replace(self.combine(again), gpu_s=evaluation.gpu_s + sum(e.gpu_s for e in again.values()))
 
     def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
         """See `Judge.regressions`; each case under its table's name."""
-        found: list[Regression] = []
+        found = [
+            replace(regression, case=replace(regression.case, id=f"{name}/{regression.case.id}"))
+            for name, own in self._parts(evaluation)
+            for regression in self.judges[name].regressions(own)
+        ]
+        return tuple(sorted(found, key=lambda r: r.speedup))
+
+    def _parts(self, evaluation: Evaluation) -> Iterator[tuple[str, Evaluation]]:
+        """Decisions and speed-ups by table, as that table's judge names the cases."""
         start = 0
         for name, judge in self.judges.items():
-            end = start + len(judge.cases)
-            prefix = f"{name}/"
-            own = replace(
-                evaluation,
-                decisions=evaluation.decisions[start:end],
-                speedups={i.removeprefix(prefix): s for i, s in evaluation.speedups.items() if i.startswith(prefix)},
-                regressed=tuple(i.removeprefix(prefix) for i in evaluation.regressed if i.startswith(prefix)),
+            end, prefix = start + len(judge.cases), f"{name}/"
+            yield (
+                name,
+                replace(
+                    evaluation,
+                    decisions=evaluation.decisions[start:end],
+                    speedups={
+                        i.removeprefix(prefix): s for i, s in evaluation.speedups.items() if i.startswith(prefix)
+                    },
+                    regressed=tuple(i.removeprefix(prefix) for i in evaluation.regressed if i.startswith(prefix)),
+                ),
             )
-            for regression in judge.regressions(own):
-                found.append(replace(regression, case=replace(regression.case, id=prefix + regression.case.id)))
             start = end
-        return tuple(sorted(found, key=lambda r: r.speedup))
 
     def combine(self, found: Mapping[str, Evaluation]) -> Evaluation:
         """One evaluation out of those by table. Its feedback is that of the table with the lowest training score."""
