@@ -109,14 +109,20 @@ def reference_ms() -> float:
     return 1e3 * (time.thread_time() - started)
 
 
-def configuration(iterations: int, minutes: float | None) -> RunConfig:
-    """The search; only its length is a choice."""
+def configuration(iterations: int, minutes: float | None, without: Sequence[str], parallel: int) -> RunConfig:
+    """The search; its length, the edits left out and what overlaps are a choice."""
     return parse_config(
         {
             "name": "soak",
             "seeds": [str(SEED)],
             "judge": {"workload": "bsc-160", "setting": TABLE.name, "weighting": "chat"},
-            "search": {"proposals": iterations, "wall_s": minutes and 60 * minutes},
+            "proposer": {"kind": "offline", "without": list(without)},
+            "search": {
+                "proposals": iterations,
+                "wall_s": minutes and 60 * minutes,
+                "parallel_evaluations": parallel,
+                "window": 2 * parallel,
+            },
         }
     )
 
@@ -224,12 +230,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--iterations", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, help="stop earlier, after so much time")
+    parser.add_argument("--without", nargs="*", default=[], help="offline edits to leave out, as in proposer.without")
+    parser.add_argument("--parallel", type=int, default=2, help="sandboxes at once; twice as many proposals overlap")
     parser.add_argument("-o", "--output", type=Path, help="folder for soak.csv, soak.png, summary.json")
     options = parser.parse_args()
     if options.iterations < 3 * EVERY:
         parser.error(f"--iterations must be at least {3 * EVERY}")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    config = configuration(options.iterations, options.minutes)
+    config = configuration(options.iterations, options.minutes, options.without, options.parallel)
     judge = open_judge(TABLE, weighting=Weighting.CHAT, limits=Limits())
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
@@ -245,6 +253,8 @@ def main() -> int:
         "proposals": rows[-1].proposals,
         "statuses": statuses,
         "shapes": len(judge.cases),
+        "offline_edits_left_out": options.without,
+        "parallel_evaluations": options.parallel,
         "minutes": round(rows[-1].seconds / 60, 1),
         "resident_mb_settled": round(next((r.resident_mb for r in rows if r.proposals >= SETTLED), 0.0), 1),
         "resident_mb_end": round(rows[-1].resident_mb, 1),
@@ -268,8 +278,9 @@ def main() -> int:
         (options.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         with (options.output / "soak.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([f.name for f in fields(Row)])
-            writer.writerows([round(v, 2) for v in asdict(row).values()] for row in rows)
+            writer.writerow([*(f.name for f in fields(Row)), "program_bytes"])
+            for row, size in zip(rows, sizes, strict=False):
+                writer.writerow([*(round(v, 2) for v in asdict(row).values()), round(size)])
         draw(rows, sizes, options.output / "soak.png")
     return 1 if left or growth(rows) >= MAX_GROWTH else 0
 
