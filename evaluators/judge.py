@@ -87,6 +87,11 @@ class Judge:
         }
 
     @property
+    def grows(self) -> bool:
+        """See `LatencySource.grows`."""
+        return self.source.grows
+
+    @property
     def cases(self) -> tuple[Case, ...]:
         """The cases that are judged."""
         return tuple(f.case for f in self._facts.values())

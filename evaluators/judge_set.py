@@ -8,7 +8,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from itertools import islice
 
+from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.judge import Judge
 from evaluators.regressions import Regression
@@ -88,6 +90,11 @@ class JudgeSet:
         """The cases of all tables, each under its table's name."""
         return tuple(replace(c, id=f"{name}/{c.id}") for name, j in self.judges.items() for c in j.cases)
 
+    @property
+    def grows(self) -> bool:
+        """See `LatencySource.grows`."""
+        return any(judge.grows for judge in self.judges.values())
+
     def evaluate_each(self, source: str) -> dict[str, Evaluation]:
         """Judge a program on table after table, up to the first on which it fails."""
         found: dict[str, Evaluation] = {}
@@ -101,9 +108,17 @@ class JudgeSet:
         """See `Judge.evaluate`; a program that fails on one table fails."""
         return self.combine(self.evaluate_each(source))
 
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """See `Judge.score`; the decisions are those of all tables, in the order of `cases`."""
+        return self.combine(self._score_each(source, decisions))
+
+    def _score_each(self, source: str, decisions: Sequence[Decision]) -> dict[str, Evaluation]:
+        left = iter(decisions)
+        return {name: j.score(source, list(islice(left, len(j.cases)))) for name, j in self.judges.items()}
+
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """See `Judge.recheck`; `evaluation` is what `evaluate` said, and stands when every table agrees."""
-        scored = {name: self.judges[name].score(source, own.decisions) for name, own in self._parts(evaluation)}
+        scored = self._score_each(source, evaluation.decisions)
         again = {name: self.judges[name].recheck(source, e) for name, e in scored.items()}
         return replace(self.combine(again), gpu_s=evaluation.gpu_s + sum(e.gpu_s for e in again.values()))
 

@@ -23,6 +23,7 @@ from evolve.budget import Budget, BudgetSpent, Cost, cost_of
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
+from evolve.journal_entry import evaluation_of
 from evolve.ledger import Ledger
 from evolve.lessons import LessonBook, lesson_of
 from evolve.population import Population
@@ -192,20 +193,22 @@ class Controller:
         tasks[index] = asyncio.create_task(self._attempts.work(ask, stored))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
-        evaluation = await self._attempts.evaluate(source)
-        if self._ledger.would_lead(evaluation):
-            evaluation = await self._attempts.recheck(source, evaluation)
         name = self._config.seeds[index]
-        if evaluation.status is not Status.OK:
-            raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
-        if known is not None and known.status is not None and known.source != source:
-            raise UserError(f"seed {name} has changed since this run began", hint="start a new run")
-        if known is None:
-            self._requests.write_seed(index)
-        if known is None or known.status is None:
+        if known is not None and known.status is not None:
+            if known.source != source:
+                raise UserError(f"seed {name} has changed since this run began", hint="start a new run")
+            evaluation = evaluation_of(known)
+        else:
+            evaluation = await self._attempts.evaluate(source)
+            if self._ledger.would_lead(evaluation):
+                evaluation = await self._attempts.recheck(source, evaluation)
+            if evaluation.status is not Status.OK:
+                raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
+            if known is None:
+                self._requests.write_seed(index)
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
+            self._attempts.keep(index, source, evaluation)
         self._ledger.commit(index, evaluation)
-        self._attempts.keep(index, source, evaluation)
         self._population.add_seed(index, evaluation.source_hash, evaluation)
 
     async def _commit(self, index: int, outcome: Outcome) -> None:
@@ -239,18 +242,7 @@ class Controller:
 
     def _recommit(self, entry: Entry) -> None:
         """Replay a commit of the interrupted run."""
-        evaluation = Evaluation(
-            entry.status or Status.CRASHED,
-            entry.message,
-            entry.source_hash,
-            entry.normal_form,
-            entry.decisions_hash,
-            entry.decisions,
-            entry.train,
-            entry.holdout,
-            features=entry.features,
-        )
-        self._enter(origin_of(entry), entry.id, evaluation, cost_of(entry.spent))
+        self._enter(origin_of(entry), entry.id, evaluation_of(entry), cost_of(entry.spent))
 
     def _enter(self, origin: Origin, index: int, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
         """Tell everybody who remembers; returns what the program displaced."""

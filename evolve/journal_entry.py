@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 
 from evaluators.contract import Decision
-from evaluators.evaluation import SplitScore
+from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.status import Status
 from evolve.proposers.base import Answer
 
@@ -92,6 +92,21 @@ def decisions_text(decisions: tuple[Decision, ...]) -> str:
     """A decision table as the journal holds it: rows of four, in the order of the cases."""
     rows = [[d.num_splits, d.pack_gqa, d.sm_margin, d.blocks_per_split] for d in decisions]
     return json.dumps(rows, separators=(",", ":"))
+
+
+def evaluation_of(entry: Entry) -> Evaluation:
+    """What the judge said, as far as it is written down: all but the feedback of single shapes."""
+    return Evaluation(
+        entry.status or Status.CRASHED,
+        entry.message,
+        entry.source_hash,
+        entry.normal_form,
+        entry.decisions_hash,
+        entry.decisions,
+        entry.train,
+        entry.holdout,
+        features=entry.features,
+    )
 
 
 def entry_of(row: sqlite3.Row) -> Entry:
