@@ -90,6 +90,11 @@ class Judge:
         }
 
     @property
+    def grows(self) -> bool:
+        """See `LatencySource.grows`."""
+        return self.source.grows
+
+    @property
     def cases(self) -> tuple[Case, ...]:
         """The cases that are judged."""
         return tuple(f.case for f in self._facts.values())
@@ -159,7 +164,7 @@ class Judge:
         return self._with_measured(self._evaluate(source))
 
     def _evaluate(self, source: str) -> Evaluation:
-        source_hash = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+        source_hash = _hash(source)
         try:
             program = parse_program(source)
         except ProgramRefused as refused:
@@ -169,6 +174,10 @@ class Judge:
         if answers.status is not Status.OK:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         return self._score(program, source_hash, answers.decisions)
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """The evaluation of a program that passed the gate and decided so, without asking it."""
+        return self._score(parse_program(source), _hash(source), decisions)
 
     def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
         """The regressions of an evaluation of this judge, worst first, each with its class."""
@@ -264,6 +273,10 @@ class Judge:
         rows.sort(key=lambda row: -row[1].weight * row[1].gain)
         lost = sorted((o for bad, o in rows if bad), key=lambda o: o.weight * math.log(o.speedup))
         return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)
+
+
+def _hash(source: str) -> str:
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def scores_of(evaluation: Evaluation) -> dict[str, SplitScore]:

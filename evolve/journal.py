@@ -16,10 +16,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluators.evaluation import Evaluation
+from evaluators.evaluation import Evaluation, SplitScore
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.journal_entry import Entry, Spending, decisions_text, entry_of, score_text, storable
-from evolve.journal_schema import CLOCK_COLUMNS, DEFAULTS, FILE_NAME, SCHEMA_VERSION, SPANS, create, fill, upgrade
+from evolve.journal_entry import Entry, Spending, decisions_text, entry_of, score_of, score_text, storable
+from evolve.journal_schema import (
+    CLOCK_COLUMNS,
+    DEFAULTS,
+    FILE_NAME,
+    INDEXES,
+    SCHEMA_VERSION,
+    SPANS,
+    create,
+    fill,
+    upgrade,
+)
 from evolve.proposers.base import Answer
 
 __all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "Spending", "open_journal", "storable"]
@@ -51,6 +61,8 @@ class Journal:
                 fill(self._db)
             if not read_only:
                 self._db.execute(SPANS)
+                for index in INDEXES:
+                    self._db.execute(index)
             version = int(self.meta("schema_version"))
         except (sqlite3.Error, OSError, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
@@ -188,9 +200,10 @@ class Journal:
         for row in self._db.execute(f"{self._query} ORDER BY p.id"):
             yield entry_of(row)
 
-    def source(self, index: int) -> str:
-        """Source of a proposal that has a result; cheaper than its entry."""
-        return str(self._db.execute("SELECT source FROM results WHERE id = ?", (index,)).fetchone()[0])
+    def find(self, index: int) -> Entry | None:
+        """One proposal; None where there is none."""
+        row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
+        return None if row is None else entry_of(row)
 
     def entry(self, index: int) -> Entry:
         """One proposal.
@@ -198,10 +211,18 @@ class Journal:
         Raises:
             UserError: no such proposal.
         """
-        row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
-        if row is None:
+        found = self.find(index)
+        if found is None:
             raise UserError(f"{self.path.parent.name} holds no proposal {index}", hint="evosplit show RUN lists them")
-        return entry_of(row)
+        return found
+
+    def source(self, index: int) -> str:
+        """Source of a proposal that has a result; cheaper than its entry."""
+        return str(self._db.execute("SELECT source FROM results WHERE id = ?", (index,)).fetchone()[0])
+
+    def train(self, index: int) -> SplitScore | None:
+        """Training score of a proposal that has a result; cheaper than its entry."""
+        return score_of(self._db.execute("SELECT train FROM results WHERE id = ?", (index,)).fetchone()[0])
 
     def select(self, query: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         """Rows of a query, for readers that need few columns of many proposals.

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 
 from evaluators.contract import Decision
-from evaluators.evaluation import SplitScore
+from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.status import Status
 from evolve.proposers.base import Answer
 
@@ -80,7 +80,8 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _score(text: str | None) -> SplitScore | None:
+def score_of(text: str | None) -> SplitScore | None:
+    """Inverse of `score_text`."""
     return SplitScore(**json.loads(text)) if text else None
 
 
@@ -93,6 +94,21 @@ def decisions_text(decisions: tuple[Decision, ...]) -> str:
     """A decision table as the journal holds it: rows of four, in the order of the cases."""
     rows = [[d.num_splits, d.pack_gqa, d.sm_margin, d.blocks_per_split] for d in decisions]
     return json.dumps(rows, separators=(",", ":"))
+
+
+def evaluation_of(entry: Entry) -> Evaluation:
+    """What the judge said, as far as it is written down: all but the feedback of single shapes."""
+    return Evaluation(
+        entry.status or Status.CRASHED,
+        entry.message,
+        entry.source_hash,
+        entry.normal_form,
+        entry.decisions_hash,
+        entry.decisions,
+        entry.train,
+        entry.holdout,
+        features=entry.features,
+    )
 
 
 def entry_of(row: sqlite3.Row) -> Entry:
@@ -122,8 +138,8 @@ def entry_of(row: sqlite3.Row) -> Entry:
         normal_form=row["normal_form"] or "",
         decisions_hash=row["decisions_hash"] or "",
         decisions=tuple(Decision(*d) for d in json.loads(row["decisions"] or "[]")),
-        train=_score(row["train"]),
-        holdout=_score(row["holdout"]),
+        train=score_of(row["train"]),
+        holdout=score_of(row["holdout"]),
         features=json.loads(row["features"] or "{}"),
         feedback=row["feedback"] or "",
         duplicate_of=row["duplicate_of"],

@@ -39,6 +39,13 @@ DEFAULTS = ", '' AS asked_model, 0 AS gpu_s, 0 AS look_ups"
 SPANS = """CREATE TABLE IF NOT EXISTS spans (
     id INTEGER NOT NULL, lane TEXT NOT NULL, name TEXT NOT NULL, started_at REAL NOT NULL, seconds REAL NOT NULL)"""
 
+INDEXES = (
+    "CREATE INDEX IF NOT EXISTS by_source ON results (source_hash)",
+    "CREATE INDEX IF NOT EXISTS by_syntax ON results (normal_form)",
+    "CREATE INDEX IF NOT EXISTS by_decisions ON results (decisions_hash)",
+)
+"""For looking up whether a program is known; made when a journal is opened for writing."""
+
 CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at", "gpu_s"}
 """Readings of a clock: columns that differ between two equal runs."""
 

@@ -26,14 +26,23 @@ from evolve.cli.common import (
     score_lines,
 )
 from evolve.config import RunConfig, load_config
-from evolve.controller import Controller, Progress, read_journal
+from evolve.controller import Controller, Progress
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.journal import Spending
 from evolve.picture import draw_speedups
 from evolve.prompt_queue import QUEUE_FOLDER
 from evolve.prompt_templates import load_templates
 from evolve.proposers import Proposer, open_proposer
-from evolve.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
+from evolve.run_folder import (
+    CONFIG_FILE,
+    Best,
+    RunSummary,
+    find_run,
+    keep_tables,
+    kept_seeds,
+    kept_tables,
+    new_run_folder,
+)
 
 PICTURE = "speedup.png"
 REPORT = "report.html"
@@ -122,7 +131,7 @@ def go_on(config: RunConfig, folder: Path, pool: SharedPool | None = None) -> Op
     proposer = open_configured(config)
     judge = judge_of(config, tables=kept_tables(folder), pool=pool)
     # From the journal: the files may have changed since, or lie elsewhere.
-    kept = [e.source for e in read_journal(folder) if e.kind == "seed" and e.source]
+    kept = kept_seeds(folder)
     seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
     return Opened(config, judge, proposer, seeds, folder)
 
