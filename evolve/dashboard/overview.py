@@ -8,7 +8,10 @@ from evolve.dashboard.documents import CurvePoint, Node, Overview
 from evolve.dashboard.reader import RunReader, leader_of, scored, winner_of
 from evolve.dashboard.recording import Recording
 
-SHOWN_META = ("workload", "setting", "weighting", "gpu", "build", "table_sha256", "workspace_cap_mb", "proposer")
+SHOWN_META = (
+    "workload", "setting", "weighting", "objective", "measure", "gpu", "build", "table_sha256", "workspace_cap_mb",
+    "proposer",
+)  # fmt: skip
 
 
 def overview(reader: RunReader, recording: Recording | None) -> Overview:

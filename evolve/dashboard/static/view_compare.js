@@ -14,14 +14,22 @@ export async function compareDocument(source, a, b) {
     return { c, o, shapes };
   }));
   const [x, y] = sides;
-  const theirs = new Map(y.shapes.cases.map((k, i) => [k.id, y.c.outcomes[i]]));
+  // Where a run has several tables, a shape is that of the same workload, setting and GPU in the other.
+  const whole = sides.some((side) => side.shapes.cards.length > 1);
+  const name = (k, { cards }) => {
+    if (!whole) return k.id;
+    const { workload, setting, gpu, label } = cards[k.table];
+    return [workload, setting, gpu, cards.length > 1 ? k.id.slice(label.length + 1) : k.id].join("/");
+  };
+  const theirs = new Map(y.shapes.cases.map((k, i) => [name(k, y.shapes), [k.id, y.c.outcomes[i]]]));
   const decisions = [];
   let compared = 0;
   x.shapes.cases.forEach((k, i) => {
-    const [p, q] = [x.c.outcomes[i], theirs.get(k.id)];
+    const p = x.c.outcomes[i];
+    const [shown, q] = theirs.get(name(k, x.shapes)) ?? [];
     if (!p || !q) return;
     compared++;
-    if (["num_splits", "blocks_per_split", "pack_gqa", "sm_margin"].some((f) => p[f] !== q[f])) decisions.push({ case: k.id, split: k.split, a: p, b: q });
+    if (["num_splits", "blocks_per_split", "pack_gqa", "sm_margin"].some((f) => p[f] !== q[f])) decisions.push({ case: shown, split: k.split, a: p, b: q });
   });
   const side = ({ c, o }) => ({ run: c.run, id: c.node.id, node: c.node, source: c.source, curve: o.curve });
   return { view: "compare", a: side(x), b: side(y), config: configChanges(x.o.config, y.o.config), shapes_compared: compared, decisions };
