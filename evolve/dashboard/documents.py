@@ -72,6 +72,14 @@ class CurvePoint(TypedDict):
     holdout_share: float | None
 
 
+class Limits(TypedDict):
+    """What the run may spend, beside proposals and time; None where there is no limit."""
+
+    usd: float | None
+    tokens: int | None
+    gpu_s: float | None
+
+
 class Overview(TypedDict):
     """A run at a glance. `state`: running (another process holds its lock), finished, or stopped."""
 
@@ -89,6 +97,8 @@ class Overview(TypedDict):
     cost_usd: float
     tokens_in: int
     tokens_out: int
+    gpu_s: float
+    limits: Limits
     models: dict[str, int]
     statuses: dict[str, int]
     oracle_speedup: dict[str, float]

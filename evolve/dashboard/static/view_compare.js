@@ -78,7 +78,8 @@ export async function compareView({ source, run, values }) {
     return { root };
   }
   const two = d.a.run !== d.b.run;
-  root.append(h("div", { class: "columns" }, scores(d), decisions(d), two ? [curves(d), config(d)] : null),
+  root.append(h("div", { class: "columns" }, h("div", { class: "stack half" }, scores(d), two ? curves(d) : null),
+    h("div", { class: "stack half" }, decisions(d), two ? config(d) : null)),
     panel("Source, from A to B", null, d.a.source && d.b.source ? diffListing(d.a.source, d.b.source, "From A to B") : h("p", { class: "quiet" }, "One of the two has no program.")));
   return { root };
 }
@@ -93,7 +94,7 @@ function picker(name, source, run, id, lineage, keys) {
 
 function scores(d) {
   const rows = ["train", "holdout"].flatMap((split) => [["A", d.a], ["B", d.b]].map(([name, side]) => ({ name, side, split, s: side.node[split] })));
-  return panel("Scores", { class: "half" }, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores" }, table("Scores of both", [
+  return panel("Scores", null, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores" }, table("Scores of both", [
     { name: "", value: (r) => [r.name, " ", h("a", { href: link("candidate", { run: r.side.run, id: r.side.id }) }, "#" + r.side.id)] },
     { name: "shapes", value: (r) => r.split },
     { name: "score", number: true, value: (r) => fixed(r.s?.score, 4) },
@@ -119,7 +120,7 @@ function curves(d) {
     both.forEach((points, i) => steps(c, points.map((p) => [p.evaluations, p.train_share]), points.at(-1).evaluations, { class: "step " + ["train", "its"][i] }));
     holder.replaceChildren(c.root);
   });
-  return panel("Searches", { class: "wide" }, holder, legend([["line train", `A ${visible(d.a.run)}`], ["line its", `B ${visible(d.b.run)}`]]));
+  return panel("Searches", null, holder, legend([["line train", `A ${visible(d.a.run)}`], ["line its", `B ${visible(d.b.run)}`]]));
 }
 
 function decisions(d) {
@@ -128,7 +129,7 @@ function decisions(d) {
   const faster = rows.filter((r) => ratio(r) > 1.01).length;
   const slower = rows.filter((r) => ratio(r) < 0.99).length;
   const says = (o) => `${o.num_splits}${o.blocks_per_split ? "/" + o.blocks_per_split : ""}`;
-  return panel("Decisions", { class: "half" },
+  return panel("Decisions", null,
     h("p", { class: "quiet" }, `${rows.length} of ${d.shapes_compared} shapes decided differently; B faster by more than 1% on ${faster}, slower on ${slower}` + (rows.length > SHOWN ? `; the ${SHOWN} farthest apart are shown` : "")),
     rows.length ? h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Decisions that differ" }, table("Decisions that differ", [
       { name: "shape", value: (r) => h("a", { href: link("shapes", { run: d.b.run, id: d.b.id, case: r.case }) }, visible(r.case)) }, { name: "part", value: (r) => r.split },

@@ -139,7 +139,7 @@ function show(detail, { k, o }, c) {
     ["shape", `batch ${k.batch}, ${k.seqlen_k} keys, ${k.num_heads_q} query and ${k.num_heads_kv} KV heads of ${k.head_dim}`],
     ["part", k.split], ["weight", percent(k.weight, 3)],
     lengths.length ? ["live keys", `${Math.min(...lengths)}\u2013${Math.max(...lengths)}, mean ${(lengths.reduce((a, b) => a + b, 0) / lengths.length).toFixed(0)}`] : null,
-    ["decided", `${o.num_splits} splits${o.blocks_per_split ? `, ${o.blocks_per_split} blocks each` : ""}, ${o.live_splits} live${o.pack_gqa === null ? "" : `, pack_gqa ${o.pack_gqa}`}${o.changed ? "" : " (as stock)"}`],
+    ["decided", `${o.num_splits} ${o.num_splits === 1 ? "split" : "splits"}${o.blocks_per_split ? `, ${o.blocks_per_split} ${o.blocks_per_split === 1 ? "block" : "blocks"} each` : ""}, ${o.live_splits} live${o.pack_gqa === null ? "" : `, pack_gqa ${o.pack_gqa}`}${o.changed ? "" : " (as stock)"}`],
     ["latency", o.latency_us === null ? "not measured" : `${microseconds(o.latency_us)} \u00b5s${o.interpolated ? ", interpolated between two measured launches" : ""}; stock ${microseconds(k.cells.median_us[0])} \u00b5s`],
     ["speed-up", times(o.speedup, 3) + (o.regression ? " (regression)" : "")],
     ["oracle", `${times(k.oracle_speedup, 3)} cross-fitted; best launch would add ${times(o.left, 3)}`],
