@@ -66,6 +66,16 @@ def _features(every: Sequence[Evaluation]) -> dict[str, float]:
     return {key: statistics.fmean(e.features[key] for e in every) for key in shared} | marked
 
 
+def table_labels(descriptions: Sequence[Mapping[str, str]]) -> list[str]:
+    """Short names that tell tables apart, from what they were measured on."""
+    named = [f"{d['workload']}/{d['setting']}" for d in descriptions]
+    devices = [f"{name}/{d['gpu']}" for name, d in zip(named, descriptions, strict=True)]
+    for names in (named, devices):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}/{i}" for i, name in enumerate(devices, start=1)]
+
+
 class JudgeSet:
     """Judges a program on several tables. Thread-safe, as its judges are."""
 

@@ -7,6 +7,7 @@ compared although clocks drift. What is stored first counts: asking again does n
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import sqlite3
@@ -95,6 +96,40 @@ def shape_key(shape: DecodeShape) -> str:
 def _json(values: Sequence[float]) -> str:
     """Finite numbers as `json.dumps` writes them, in about half its time, of which recording takes much."""
     return f"[{', '.join(map(repr, values))}]"
+
+
+READING_COLUMNS = (
+    "launch, num_splits, pack_gqa, sm_margin, blocks_per_split, latencies_us, baseline_us, error, sm_clock_mhz, slowed"
+)
+
+
+def _reading(
+    launch: str, splits: int, pack: int | None, margin: int, blocks: int, latencies: str, baseline: str, error: float,
+    clock: int, slowed: int,
+) -> Reading:  # fmt: skip
+    decision = Decision(splits, None if pack is None else bool(pack), margin, blocks)
+    rounds, paired = tuple(json.loads(latencies)), tuple(json.loads(baseline))
+    return Reading(launch, decision, rounds, paired, error, clock, bool(slowed))
+
+
+def read_bench(path: Path, bench: Bench) -> dict[str, dict[str, Reading]]:
+    """All readings of a bench by shape (see `shape_key`) and launch, while others may write; empty without any.
+
+    Raises:
+        StoreError: no store that can be read.
+    """
+    found: dict[str, dict[str, Reading]] = {}
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            rows = db.execute(
+                f"SELECT shape, {READING_COLUMNS} FROM launch WHERE bench = (SELECT id FROM bench WHERE key = ?)",
+                (bench.key,),
+            )
+            for shape, *row in rows:
+                found.setdefault(shape, {})[row[0]] = _reading(*row)
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read as a latency store ({error})") from error
+    return found
 
 
 class LatencyStore:
@@ -195,17 +230,9 @@ class LatencyStore:
         try:
             with self._lock:
                 rows = self._db.execute(
-                    "SELECT launch, num_splits, pack_gqa, sm_margin, blocks_per_split, latencies_us, baseline_us, "
-                    "error, sm_clock_mhz, slowed FROM launch WHERE bench = ? AND shape = ?",
-                    (bench, shape_key(shape)),
+                    f"SELECT {READING_COLUMNS} FROM launch WHERE bench = ? AND shape = ?", (bench, shape_key(shape))
                 ).fetchall()
-            found = {}
-            for launch, splits, pack, margin, blocks, latencies, baseline, error, clock, slowed in rows:
-                decision = Decision(splits, None if pack is None else bool(pack), margin, blocks)
-                found[launch] = Reading(
-                    launch, decision, tuple(json.loads(latencies)), tuple(json.loads(baseline)), error, clock,
-                    bool(slowed),
-                )  # fmt: skip
+            found = {row[0]: _reading(*row) for row in rows}
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise StoreError(f"{self.path} is damaged ({error}); move it away to start a new one") from error
         return found

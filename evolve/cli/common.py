@@ -14,7 +14,7 @@ import typer
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
-from evaluators.judge_set import JudgeSet
+from evaluators.judge_set import JudgeSet, table_labels
 from evaluators.regressions import Grid, Regression
 from evaluators.sandbox import Limits, self_test
 from evaluators.workloads import Split
@@ -145,17 +145,9 @@ def judge_of(
     ]
     if len(judges) == 1:
         return judges[0]
-    return JudgeSet(dict(zip(_labels(judges), judges, strict=True)), config.judge.objective)
-
-
-def _labels(judges: Sequence[Judge]) -> list[str]:
-    """Short names that tell the tables of a set apart."""
-    named = [f"{j.description['workload']}/{j.description['setting']}" for j in judges]
-    devices = [f"{name}/{j.description['gpu']}" for name, j in zip(named, judges, strict=True)]
-    for names in (named, devices):
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name}/{i}" for i, name in enumerate(devices, start=1)]
+    return JudgeSet(
+        dict(zip(table_labels([j.description for j in judges]), judges, strict=True)), config.judge.objective
+    )
 
 
 def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
