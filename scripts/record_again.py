@@ -38,11 +38,12 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--each", type=int, default=72, help="shapes of each group")
     parser.add_argument("--seconds", type=float, required=True, help="no new shape starts after this")
+    parser.add_argument("--seed", type=int, default=2, help="of contents and order of launches")
     parser.add_argument("-o", "--output", type=Path, required=True, help="slice of JSON lines, as of evosplit record")
     options = parser.parse_args()
     started = time.monotonic()
     table = read_table(options.table)
-    recorder = Recorder(table.setting, seed=2)
+    recorder = Recorder(table.setting, seed=options.seed)
     cells = shapes = 0
     with options.output.open("x", encoding="utf-8") as out:
         head = header(str(table.card["workload"]), table.setting, recorder.device, recorder.provider.build())
