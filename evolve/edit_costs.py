@@ -69,8 +69,11 @@ class Candidates:
         self.fields = curves.table.shape_columns if curves.table.static else curves.table.work_columns
         longest, sequences, heads = curves.table.longest, curves.table.n_blocks, curves.table.tiles_each
         self.splits = np.arange(1, TOP_SPLITS + 1)
-        self.possible = self.splits[None, :] <= longest[:, None]
         blocks = -(-longest[:, None] // self.splits[None, :])
+        self.possible = self.splits[None, :] <= longest[:, None]
+        if not curves.table.static:
+            # As in `helper`: blocks per split that an earlier split count had are the same launch.
+            self.possible &= -(-longest[:, None] // blocks) == self.splits
         tiles = np.array(
             [
                 heads[i] * _ceil_sums(sequences[i], tuple(row)) if not curves.table.static else heads[i] * self.splits
@@ -228,6 +231,8 @@ def helper(cost: Cost, name: str, *, static: bool) -> list[str]:
     longest = "shape.num_n_blocks" if static else "work.max_n_blocks"
     used = {factor for names in cost.terms for factor in names}
     quantities = [f"        blocks = math.ceil({longest} / splits)"] if not static or "blocks" in used else []
+    if not static:
+        quantities += [f"        if math.ceil({longest} / blocks) < splits:", "            continue"]
     if used & {"tiles", "waves"}:
         quantities += (
             ["        tiles = splits * shape.total_mblocks"]
