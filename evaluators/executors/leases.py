@@ -221,9 +221,11 @@ class LeaseBook:
         for k, entry in enumerate(client.alone):
             elsewhere = self._seats - entry.avoid
             home = self.home(entry.work.setting, entry.work.shape)
-            if (seat in entry.avoid and elsewhere) or (home and home != seat and home in self._seats):
+            # Where another work has brought the shape back to the GPU that is to be avoided, it moves once more.
+            lives_elsewhere = home not in ("", seat) and home not in entry.avoid
+            if (seat in entry.avoid and elsewhere) or lives_elsewhere:
                 continue
-            self.claim(entry.work.setting, entry.work.shape, seat)
+            self._homes[entry.work.setting, entry.work.shape] = seat
             return [client.alone.pop(k)]
         return []
 
