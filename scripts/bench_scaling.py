@@ -14,6 +14,7 @@ import math
 import os
 import random
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -187,6 +188,50 @@ def share(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def stock_ratios(path: Path) -> dict[tuple[str, str], tuple[str, float]]:
+    """By case and launch of a recording: the GPU, and the log ratio of the medians of stock decision and launch."""
+    found, uuid = {}, ""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            if "device" in row:
+                uuid = row["device"]["uuid"]
+            medians = [(c["launch"], statistics.median(c["latencies_us"])) for c in row.get("cells", ())]
+            for launch, median_us in medians[1:]:
+                found[row["case"], launch] = uuid, math.log(medians[0][1] / median_us)
+    return found
+
+
+def agreement(one: Path, other: Path) -> dict[str, Any]:
+    """How far the speed-ups over the stock decision of two recordings differ, by whether one GPU measured both."""
+    a, b = stock_ratios(one), stock_ratios(other)
+    lines: dict[str, Any] = {"recordings": [one.name, other.name]}
+    for name, same_gpu in (("same GPU", True), ("another GPU", False)):
+        off = [b[k][1] - a[k][1] for k in a if k in b and (a[k][0] == b[k][0]) is same_gpu]
+        if off:
+            spread = sorted(map(abs, off))
+            lines[name] = {
+                "launches": len(off),
+                "mean_percent": round(100 * statistics.fmean(off), 4),
+                "median_abs_percent": round(100 * statistics.median(spread), 4),
+                "p95_abs_percent": round(100 * spread[int(0.95 * (len(spread) - 1))], 4),
+            }
+    return lines
+
+
+def summarise(folder: Path, report: dict[str, Any]) -> None:
+    """Add speed-ups over one GPU, and how far the recordings agree with that of one GPU."""
+    slices = sorted(folder.glob("slices-*.jsonl.gz"))
+    rows = report["recordings"]
+    alone = next((k for k, row in enumerate(rows) if row["gpus"] == 1), None)
+    if alone is None:
+        return
+    parts = ("start_s", "record_s", "end_s")
+    for row in rows:
+        row["speedup"] = round(rows[alone]["record_s"] / row["record_s"], 3)
+        row["speedup_with_start"] = round(sum(rows[alone][p] for p in parts) / sum(row[p] for p in parts), 3)
+    report["agreement"] = [agreement(slices[alone], path) for path in slices if path != slices[alone]]
+
+
 def main() -> int:
     """Run everything; each result is written as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -199,8 +244,14 @@ def main() -> int:
     parser.add_argument("--setting", default="fa3_fwd-metadata-cold", choices=sorted(SETTINGS))
     parser.add_argument("--bench", default=BENCH, help="what measures; another than the default is a rehearsal")
     parser.add_argument("--uuids", nargs="*", help="GPUs; default: all that are visible")
+    parser.add_argument("--again", action="store_true", help="measure nothing: summarise the folder anew")
     options = parser.parse_args()
     folder: Path = options.output
+    if options.again:
+        kept = json.loads((folder / "scaling.json").read_text(encoding="utf-8"))
+        summarise(folder, kept)
+        (folder / "scaling.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        return 0
     folder.mkdir(parents=True)
     setting = SETTINGS[options.setting]
     index, count = map(int, options.part.split("/"))
@@ -240,18 +291,12 @@ def main() -> int:
                 [r for r in found if r["uuid"] == uuids[0]]
             )
         keep()
-        (folder / "pairs.json").write_text(json.dumps(pair_rows) + "\n", encoding="utf-8")
+        with gzip.open(folder / "pairs.json.gz", "wt", encoding="utf-8") as out:
+            json.dump(pair_rows, out)
         print(name, report["same_against_same"][name], flush=True)
     for channel, _ in channels:
         channel.close()
-    alone = [r for r in report["recordings"] if r["gpus"] == 1]
-    for row in report["recordings"]:
-        if alone:
-            a = alone[0]
-            row["speedup"] = round(a["record_s"] / row["record_s"], 3)
-            row["speedup_with_start"] = round(
-                (a["start_s"] + a["record_s"] + a["end_s"]) / (row["start_s"] + row["record_s"] + row["end_s"]), 3
-            )
+    summarise(folder, report)
     keep()
     for row in report["recordings"]:
         print(f"{row['gpus']} GPUs{' (one worker killed)' if row['killed'] else ''}: start {row['start_s']:.1f} s, "
