@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ def _namespaces() -> set[str]:
     return {space for space, ops in held.items() if ops.issuperset(NEEDED)}
 
 
+@cache
 def load_operators(build: str) -> tuple[Any, str]:
-    """Operators that a build registers, and what identifies it.
+    """Operators that a build registers, and what identifies it; a process loads a build once.
 
     Args:
         build: path of a shared library, or name of a package; with `:NAMESPACE` behind it where loading it brings
