@@ -12,8 +12,8 @@ _OTHERS = re.compile(r"[^\s\x00-\x7f]")
 def estimate_tokens(text: str) -> int:
     """An estimate from above, for byte-pair vocabularies of about 100,000 entries.
 
-    A run of letters counts one token for every six letters begun, digits one for three, any other character
-    one of its own, two outside ASCII, a line break with its indentation one; spaces between words ride along. Real vocabularies
-    join more than that, e.g. `):` or a whole long word.
+    A run of letters counts one token for every six letters begun, digits one for three, any other character one of
+    its own (two outside ASCII), a line break with its indentation one; spaces between words ride along. Real
+    vocabularies join more than that, e.g. `):` or a whole long word.
     """
     return len(_TOKENS.findall(text)) + (0 if text.isascii() else len(_OTHERS.findall(text)))
