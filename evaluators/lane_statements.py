@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evaluators.interpreter import OPERATORS
+from evaluators.lane_ahead import Ahead, independent
 from evaluators.lane_expressions import Expressions
 from evaluators.lane_frames import STATEMENT, Frame, part, rest, union
 from evaluators.lane_lists import LaneList, LaneRange
@@ -141,10 +142,17 @@ class Statements:
 
     def _loop(self, node: ast.For) -> Step:
         source: Run = self._expressions.run(node.iter)
-        target, body, orelse = self._target(node.target), self.block(node.body), self.block(node.orelse)
+        target, whole, orelse = self._target(node.target), self.block(node.body), self.block(node.orelse)
+        first, names = independent(node)
+        ahead_of = None
+        if first and isinstance(node.target, ast.Name):
+            ahead_of = Ahead(node.target.id, names, self.block(node.body[:first]))
+        remaining = self.block(node.body[first:])
 
         def go(frame: Frame) -> None:
             items = source(frame)
+            rows = ahead_of.rows(frame, items) if ahead_of and isinstance(items, LaneRange) else None
+            body = whole if rows is None else remaining
             if isinstance(items, tuple):
                 items = LaneList(list(items), len(items), frame.lanes)
             if not isinstance(items, LaneList | LaneRange):
@@ -155,7 +163,7 @@ class Statements:
             frame.broken = False
             ahead: Any = mask
             over: Any = False
-            for value, there in items.steps(mask):
+            for step, (value, there) in enumerate(items.steps(mask)):
                 over = union(over, rest(ahead, there))
                 ahead = part(ahead, there)
                 if ahead is False:
@@ -163,6 +171,8 @@ class Statements:
                 before = frame.lost
                 frame.mask, frame.live, frame.continued = ahead, True, False
                 target(frame, value)
+                for name, row in (rows or {}).items():
+                    frame.write(name, row(step))
                 body(frame)
                 if isinstance(items, LaneList) and items.count is not length:
                     raise NotVectorisable("a loop over a list that it changes")
