@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from evaluators.contract import Decision, DecodeShape, Setting
+from evaluators.contract import Decision, DecodeShape, Mode, Setting
 from evaluators.correctness import MAX_RELATIVE_ERROR, reference
 from evaluators.device import ClockLog, current_device, measuring_problem
+from evaluators.gpu_lock import hold
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.pairing import Block
-from evaluators.providers import ProviderUnavailable, open_provider
+from evaluators.providers import BoundLaunch, CallInputs, ProviderUnavailable, open_provider
+from evaluators.providers.metadata import decode_metadata
 from evaluators.recorder import POOL_BYTES, SPARE_BYTES, Recorder, WrongOutputError
 from evaluators.store import shape_key
 from evaluators.timing import launches_per_replay
@@ -31,21 +33,27 @@ T = TypeVar("T")
 class Bench:
     """One setting on the current GPU. Memory is taken at the first measurement."""
 
-    def __init__(self, setting: Setting, seed: int) -> None:
+    def __init__(self, setting: Setting, seed: int, library: str = "") -> None:
         """Load the provider and look whether this GPU can be timed.
+
+        Args:
+            setting: how calls reach the kernel.
+            seed: of inputs and orders.
+            library: another build of the provider's kernel; empty for the installed one.
 
         Raises:
             MeasureError: of kind unavailable.
         """
         self.setting, self._seed = setting, seed
         try:
-            self.provider = open_provider(setting.provider)
+            self.provider = open_provider(setting.provider, library)
             import torch
 
             torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
             self.device = current_device()
+            hold(self.device.uuid)
             problem = measuring_problem(self.device.uuid)
-        except (ProviderUnavailable, ImportError, RuntimeError) as error:
+        except (ProviderUnavailable, ImportError, RuntimeError, OSError) as error:
             raise MeasureError(Trouble.UNAVAILABLE, str(error)) from error
         if problem:
             raise MeasureError(Trouble.UNAVAILABLE, problem)
@@ -65,7 +73,12 @@ class Bench:
 
         if self._opened is None:
             free, _ = torch.cuda.mem_get_info()
-            self._opened = Recorder(self.setting, seed=self._seed, pool_bytes=min(POOL_BYTES, int(free * FREE_SHARE)))
+            self._opened = Recorder(
+                self.setting,
+                seed=self._seed,
+                pool_bytes=min(POOL_BYTES, int(free * FREE_SHARE)),
+                provider=self.provider,
+            )
         return self._opened
 
     def guarded(self, shape: DecodeShape, work: Callable[[], T]) -> T:
@@ -160,7 +173,7 @@ class Bench:
             graphs, bound = {}, {}
             for letter in self._rng.sample("AB", 2):
                 # Kept until the block ends: the graph reads the metadata that a bound launch owns.
-                bound[letter] = self.provider.bind(inputs, decisions[letter], self.gpu)
+                bound[letter] = self._bound(inputs, decisions[letter])
                 errors.append(recorder.checked_run(inputs, expected, bound[letter]))
                 torch.cuda.synchronize()
                 graphs[letter] = recorder.timer.capture(bound[letter], plans[letter], torch.cuda.graph_pool_handle())
@@ -185,6 +198,12 @@ class Bench:
             )
         return blocks
 
+    def _bound(self, inputs: CallInputs, decision: Decision) -> BoundLaunch:
+        """A launch; num_splits 0 leaves it to the library."""
+        if decision.num_splits == 0:
+            return self.provider.bind_own(inputs, 0)
+        return self.provider.bind(inputs, decision, self.gpu)
+
     def peers(self, shape: DecodeShape) -> dict[str, Any]:
         """See `Worker.peers`."""
         from evaluators.peers import time_peers
@@ -208,21 +227,21 @@ class Bench:
         # Without the profiler's library (CUPTI may be denied in a virtual machine) there are no names.
         return [e.name for e in trace.events() if "flash::" in e.name]
 
-    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
+    def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
         """See `Worker.compiled`."""
+        return self.guarded(shape, lambda: self._compiled(shape, num_splits))
+
+    def _compiled(self, shape: DecodeShape, num_splits: int) -> dict[str, Any]:
         import torch
 
-        from evaluators.contract import Mode
-        from evaluators.dispatch import resolved_num_splits
-        from evaluators.providers.metadata import decode_metadata
-
+        asked = Decision(num_splits)
         _, inputs = self.recorder.fresh_inputs(shape, 1)
-        reply: dict[str, Any] = {"num_splits": self.provider.compiled_num_splits(inputs, Decision())}
+        found = self.provider.compiled_num_splits(inputs, asked)
+        reply: dict[str, Any] = {"num_splits": found}
         if self.setting.mode is Mode.METADATA:
             seqlens = torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda")
-            raw = self.provider.compiled_metadata(shape, self.setting, Decision(), seqlens)
-            split = resolved_num_splits(shape, self.setting, Decision(), self.gpu) > 1
-            reply["live_splits"] = list(decode_metadata(raw, shape, self.setting, split=split).live_splits)
+            raw = self.provider.compiled_metadata(shape, self.setting, asked, seqlens)
+            reply["live_splits"] = list(decode_metadata(raw, shape, self.setting, split=found > 1).live_splits)
         return reply
 
     def copy_bandwidth(self) -> float:
@@ -232,6 +251,6 @@ class Bench:
         return copy_bytes_per_us()
 
 
-def open_bench(setting: Setting, seed: int) -> Bench:
+def open_bench(setting: Setting, seed: int, library: str = "") -> Bench:
     """A bench on this machine's GPU."""
-    return Bench(setting, seed)
+    return Bench(setting, seed, library)

@@ -57,6 +57,17 @@ def current_device() -> DeviceRecord:
     )
 
 
+def nvml_uuids() -> list[str]:
+    """UUIDs of this machine's GPUs in NVML's order, without opening any of them.
+
+    Raises:
+        ImportError: nvidia-ml-py is missing.
+        RuntimeError: NVML does not answer.
+    """
+    nvml = _nvml()
+    return [str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))) for i in range(nvml.nvmlDeviceGetCount())]
+
+
 def measuring_problem(uuid: str) -> str:
     """Why nothing should be timed on a GPU: MIG, or another process on it; empty where nothing speaks against it."""
     nvml = _nvml()

@@ -80,6 +80,23 @@ class Feedback:
 
 
 @dataclass(frozen=True, slots=True)
+class Measuring:
+    """A stretch of time in which launches of a candidate were measured, one after the other.
+
+    Attributes:
+        started_at: of the first request, in seconds since the epoch.
+        seconds: until the last answer.
+        busy_s: what the requests took, one by one; the rest is the store's.
+        launches: how many were measured anew.
+    """
+
+    started_at: float
+    seconds: float
+    busy_s: float
+    launches: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """The judge's answer for one candidate.
 
@@ -88,7 +105,7 @@ class Evaluation:
     lone_share, the share of the gain that no neighbouring shape shares, and memorised, where that share is so large
     that the scores were lowered (see `evaluators.memorising`). `speedups` holds the speed-up over the baseline by case
     id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
-    busy; 0 where latencies are recorded ones.
+    busy, `measured` when that was; 0 and empty where latencies are recorded ones, or all of them were known.
     """
 
     status: Status
@@ -105,6 +122,7 @@ class Evaluation:
     features: dict[str, float] = field(default_factory=dict)
     feedback: Feedback = Feedback()
     gpu_s: float = 0.0
+    measured: tuple[Measuring, ...] = ()
 
     @property
     def memorised(self) -> bool:

@@ -12,12 +12,15 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from evaluators import language
 from evaluators.grammar import Refusal, check, quoted
 from evaluators.status import Status
 
 _PARSING = threading.Lock()
+PARSED_KEPT = 8
+"""Programs whose trees are kept: the controller parses what the judge and the second look parse again right after."""
 
 __all__ = ["Program", "ProgramRefused", "Refusal", "parse_program", "parse_tree"]
 
@@ -91,8 +94,9 @@ def parse_tree(source: str) -> ast.Module:
             return ast.parse(source)
 
 
+@lru_cache(maxsize=PARSED_KEPT)
 def parse_program(source: str) -> Program:
-    """Parse a candidate.
+    """Parse a candidate. Its tree belongs to everybody who asks: nobody may change it.
 
     Raises:
         ProgramRefused: not Python, too large, or outside the language; says where, why and what instead.

@@ -22,6 +22,7 @@ from evaluators.device import DeviceRecord
 from evaluators.pairing import Block
 
 GOODBYE_S = 20.0
+CHILD = "evaluators.gpu_worker_child"
 
 
 class Trouble(StrEnum):
@@ -37,6 +38,8 @@ class Trouble(StrEnum):
     """The library refused the call."""
     LOST = "lost"
     """The GPU or the worker stopped answering."""
+    DEADLY = "deadly"
+    """Several workers of a pool were lost over this launch."""
 
 
 class MeasureError(Exception):
@@ -60,7 +63,10 @@ class Worker(Protocol):
         ...
 
     def pairs(self, shape: DecodeShape, one: Decision, other: Decision, orders: Sequence[str]) -> list[Block]:
-        """Blocks of paired readings over fresh buffers; outputs are checked before and after."""
+        """Blocks of paired readings over fresh buffers; outputs are checked before and after.
+
+        An arm with num_splits 0 is what the library decides by itself.
+        """
         ...
 
     def peers(self, shape: DecodeShape) -> dict[str, Any]:
@@ -71,8 +77,11 @@ class Worker(Protocol):
         """Names of the kernels that one call runs, as the profiler reports them."""
         ...
 
-    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
-        """What the compiled library decides by itself: num_splits, and in metadata mode the live splits."""
+    def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
+        """What the compiled library decides by itself, num_splits and in metadata mode the live splits.
+
+        With `num_splits` it is told that number, as users tell it.
+        """
         ...
 
     def copy_bandwidth(self) -> float:
@@ -101,7 +110,7 @@ class GpuWorker:
         """Start the process; `command` replaces it in tests."""
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
-            list(command) or [sys.executable, "-m", "evaluators.gpu_worker_child"],
+            list(command) or [sys.executable, "-m", CHILD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -165,9 +174,9 @@ class GpuWorker:
         reply: list[str] = self.ask("kernels", shape=shape_json(shape), decision=asdict(decision))
         return reply
 
-    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
+    def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
         """See `Worker.compiled`."""
-        reply: dict[str, Any] = self.ask("compiled", shape=shape_json(shape))
+        reply: dict[str, Any] = self.ask("compiled", shape=shape_json(shape), num_splits=num_splits)
         return reply
 
     def copy_bandwidth(self) -> float:
@@ -188,6 +197,6 @@ class GpuWorker:
             self._process.stdout.close()
 
 
-def open_worker() -> Worker:
-    """Start the GPU worker."""
-    return GpuWorker()
+def open_worker(library: str = "") -> Worker:
+    """Start the GPU worker; `library` names another build of the kernels than the installed one."""
+    return GpuWorker([sys.executable, "-m", CHILD, library] if library else ())

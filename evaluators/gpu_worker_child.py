@@ -53,12 +53,16 @@ def serve(requests: TextIO, replies: TextIO, open_bench: Callable[[Setting, int]
 
 
 def main() -> None:
-    """Entry point of the process. Libraries print to stdout; replies go to a copy of it that they cannot see."""
+    """Entry point of the process; its argument, if any, names another build of the kernels.
+
+    Libraries print to stdout; replies go to a copy of it that they cannot see.
+    """
     from evaluators.bench import open_bench
 
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(sys.stdin, replies, open_bench)
+    library = sys.argv[1] if len(sys.argv) > 1 else ""
+    serve(sys.stdin, replies, lambda setting, seed: open_bench(setting, seed, library))
 
 
 if __name__ == "__main__":

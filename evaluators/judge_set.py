@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from itertools import islice
 
+from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.judge import Judge
 from evaluators.regressions import Regression
@@ -64,6 +66,16 @@ def _features(every: Sequence[Evaluation]) -> dict[str, float]:
     return {key: statistics.fmean(e.features[key] for e in every) for key in shared} | marked
 
 
+def table_labels(descriptions: Sequence[Mapping[str, str]]) -> list[str]:
+    """Short names that tell tables apart, from what they were measured on."""
+    named = [f"{d['workload']}/{d['setting']}" for d in descriptions]
+    devices = [f"{name}/{d['gpu']}" for name, d in zip(named, descriptions, strict=True)]
+    for names in (named, devices):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}/{i}" for i, name in enumerate(devices, start=1)]
+
+
 class JudgeSet:
     """Judges a program on several tables. Thread-safe, as its judges are."""
 
@@ -88,6 +100,11 @@ class JudgeSet:
         """The cases of all tables, each under its table's name."""
         return tuple(replace(c, id=f"{name}/{c.id}") for name, j in self.judges.items() for c in j.cases)
 
+    @property
+    def grows(self) -> bool:
+        """See `LatencySource.grows`."""
+        return any(judge.grows for judge in self.judges.values())
+
     def evaluate_each(self, source: str) -> dict[str, Evaluation]:
         """Judge a program on table after table, up to the first on which it fails."""
         found: dict[str, Evaluation] = {}
@@ -101,38 +118,59 @@ class JudgeSet:
         """See `Judge.evaluate`; a program that fails on one table fails."""
         return self.combine(self.evaluate_each(source))
 
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """See `Judge.score`; the decisions are those of all tables, in the order of `cases`."""
+        return self.combine(self._score_each(source, decisions))
+
+    def _score_each(self, source: str, decisions: Sequence[Decision]) -> dict[str, Evaluation]:
+        left = iter(decisions)
+        return {name: j.score(source, list(islice(left, len(j.cases)))) for name, j in self.judges.items()}
+
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """See `Judge.recheck`; `evaluation` is what `evaluate` said, and stands when every table agrees."""
-        found = self.evaluate_each(source)
-        if any(e.status is not Status.OK for e in found.values()):
-            return self.combine(found)
-        again = {name: self.judges[name].recheck(source, e) for name, e in found.items()}
-        return replace(self.combine(again), gpu_s=evaluation.gpu_s + sum(e.gpu_s for e in again.values()))
+        scored = self._score_each(source, evaluation.decisions)
+        again = {name: self.judges[name].recheck(source, e) for name, e in scored.items()}
+        combined = self.combine(again)
+        return replace(
+            combined,
+            gpu_s=evaluation.gpu_s + combined.gpu_s,
+            measured=(*evaluation.measured, *combined.measured),
+        )
 
     def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
         """See `Judge.regressions`; each case under its table's name."""
-        found: list[Regression] = []
+        found = [
+            replace(regression, case=replace(regression.case, id=f"{name}/{regression.case.id}"))
+            for name, own in self._parts(evaluation)
+            for regression in self.judges[name].regressions(own)
+        ]
+        return tuple(sorted(found, key=lambda r: r.speedup))
+
+    def _parts(self, evaluation: Evaluation) -> Iterator[tuple[str, Evaluation]]:
+        """Decisions and speed-ups by table, as that table's judge names the cases."""
         start = 0
         for name, judge in self.judges.items():
-            end = start + len(judge.cases)
-            prefix = f"{name}/"
-            own = replace(
-                evaluation,
-                decisions=evaluation.decisions[start:end],
-                speedups={i.removeprefix(prefix): s for i, s in evaluation.speedups.items() if i.startswith(prefix)},
-                regressed=tuple(i.removeprefix(prefix) for i in evaluation.regressed if i.startswith(prefix)),
+            end, prefix = start + len(judge.cases), f"{name}/"
+            yield (
+                name,
+                replace(
+                    evaluation,
+                    decisions=evaluation.decisions[start:end],
+                    speedups={
+                        i.removeprefix(prefix): s for i, s in evaluation.speedups.items() if i.startswith(prefix)
+                    },
+                    regressed=tuple(i.removeprefix(prefix) for i in evaluation.regressed if i.startswith(prefix)),
+                ),
             )
-            for regression in judge.regressions(own):
-                found.append(replace(regression, case=replace(regression.case, id=prefix + regression.case.id)))
             start = end
-        return tuple(sorted(found, key=lambda r: r.speedup))
 
     def combine(self, found: Mapping[str, Evaluation]) -> Evaluation:
         """One evaluation out of those by table. Its feedback is that of the table with the lowest training score."""
         gpu_s = sum(e.gpu_s for e in found.values())
+        measured = tuple(m for e in found.values() for m in e.measured)
         for name, e in found.items():
             if e.status is not Status.OK:
-                return replace(e, message=f"{name}: {e.message}", gpu_s=gpu_s)
+                return replace(e, message=f"{name}: {e.message}", gpu_s=gpu_s, measured=measured)
         every = list(found.values())
         weakest = min(every, key=lambda e: e.train.score if e.train else math.inf)
         return Evaluation(
@@ -149,4 +187,5 @@ class JudgeSet:
             regressed=tuple(f"{name}/{i}" for name, e in found.items() for i in e.regressed),
             feedback=weakest.feedback,
             gpu_s=gpu_s,
+            measured=measured,
         )

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evaluators import language
-from evaluators.interpreter import OPERATORS
 from evaluators.lane_calls import Calls
 from evaluators.lane_frames import UNSET, Frame, Views, part, rest
 from evaluators.lane_lists import LaneList, LaneRange, from_flat, repeated
 from evaluators.lane_memory import NOTHING, Built, Leaves, Run, joined, kept, parts_of
 from evaluators.lane_operators import arithmetic, boolean, compare, negative, positive
 from evaluators.lanes import NotVectorisable, Value, merge, take, truth
+from evaluators.operations import OPERATORS
 
 if TYPE_CHECKING:
     from evaluators.vectorised import Compiler

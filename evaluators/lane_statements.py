@@ -6,7 +6,6 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from evaluators.interpreter import OPERATORS
 from evaluators.lane_ahead import Ahead, independent
 from evaluators.lane_expressions import Expressions
 from evaluators.lane_frames import STATEMENT, Frame, part, rest, union
@@ -14,6 +13,7 @@ from evaluators.lane_lists import LaneList, LaneRange
 from evaluators.lane_memory import Run
 from evaluators.lane_operators import arithmetic
 from evaluators.lanes import NotVectorisable, Value
+from evaluators.operations import OPERATORS
 
 Step = Callable[[Frame], None]
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import stock_blocks_per_split, work_view
+from evaluators.evaluation import Measuring
 from evaluators.launch import Launch, canonical_launch, combine_bucket
 from evaluators.status import Status
 from evaluators.table import Cell, Table
@@ -58,8 +59,13 @@ class LatencySource(Protocol):
 
     grows: bool
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
-        """Make latencies of these decisions known where that takes work; failures show when they are asked for."""
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+        """Make latencies of these decisions known where that takes work; failures show when they are asked for.
+
+        Returns:
+            When this call kept a GPU busy, None where nothing had to be measured; what another call had begun to
+            measure is not counted again.
+        """
         ...
 
     def cells(self, case: Case) -> Sequence[Cell]:
@@ -184,17 +190,25 @@ class TableSource:
     grows = False
 
     def __init__(self, table: Table) -> None:
-        """Index the table's cells by canonical launch."""
+        """Take a table."""
         self._table = table
-        self._shapes = {c.id: ShapeCells(c.shape, table.cells[c.id], table.setting, table.gpu) for c in table.cases}
+        self._shapes: dict[str, ShapeCells] = {}
         self._known: dict[tuple[str, Decision], Latency | None] = {}
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
         """See `LatencySource.prepare`; a table knows all that it will ever know."""
 
     def cells(self, case: Case) -> Sequence[Cell]:
         """See `LatencySource.cells`."""
         return self._table.cells[case.id]
+
+    def _cells_of(self, case: Case) -> ShapeCells:
+        """The index of a case, made when it is first needed: a reader may need few."""
+        found = self._shapes.get(case.id)
+        if found is None:
+            found = ShapeCells(case.shape, self._table.cells[case.id], self._table.setting, self._table.gpu)
+            self._shapes[case.id] = found
+        return found
 
     def latency(self, case: Case, decision: Decision) -> Latency:
         """See `LatencySource.latency`."""
@@ -202,12 +216,12 @@ class TableSource:
         try:
             found = self._known[key]
         except KeyError:
-            found = self._shapes[case.id].lookup(decision)
+            found = self._cells_of(case).lookup(decision)
             if len(self._known) >= ANSWERS_KEPT:
                 self._known.clear()
             self._known[key] = found
         if found is None:
-            cells = self._shapes[case.id]
+            cells = self._cells_of(case)
             raise UnrecordedError(
                 f"{case.id}: num_splits {decision.num_splits}, blocks_per_split {decision.blocks_per_split}, pack_gqa "
                 f"{decision.pack_gqa}, sm_margin {decision.sm_margin} is not recorded and not between two recorded "

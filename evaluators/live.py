@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from evaluators.contract import Decision, Gpu, Setting, baseline_decision
 from evaluators.device import DeviceRecord
+from evaluators.evaluation import Measuring
 from evaluators.gpu_worker import MeasureError, Trouble, Worker
 from evaluators.judge import SEARCH_SPLITS, WORKSPACE_CAP_MB, Judge
 from evaluators.ladder import SM_MARGINS
@@ -24,8 +27,17 @@ from evaluators.workloads import Case, Split, Weighting, cases_for
 ROUNDS = 6
 """As in recorded tables: even, so that the oracle can be cross-fitted."""
 
-STATUS_OF = {Trouble.WRONG: Status.WRONG, Trouble.MEMORY: Status.UNSAFE, Trouble.REFUSED: Status.UNSAFE}
+STATUS_OF = {
+    Trouble.WRONG: Status.WRONG,
+    Trouble.MEMORY: Status.UNSAFE,
+    Trouble.REFUSED: Status.UNSAFE,
+    Trouble.DEADLY: Status.UNSAFE,
+}
 """What a launch's trouble makes of the candidate; other trouble ends the search, resumably."""
+
+
+Request = tuple[float, float]
+"""When the worker was asked, in seconds since the epoch, and how long it took to answer."""
 
 
 @dataclass(slots=True)
@@ -40,6 +52,10 @@ class LiveCount:
     worker_s: float = 0.0
     check_s: float = 0.0
     ms_per_launch: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
 
     def line(self) -> str:
         """One line for people."""
@@ -72,25 +88,33 @@ class LiveSource:
         self._worker, self._store = worker, store
         self._bench = store.bench_id(self.bench)
         self._lock = threading.Lock()
+        self._requests: list[Request] = []
         self._cells: dict[str, tuple[Cell, ...]] = {}
         self._by_launch: dict[str, Mapping[str, Latency]] = {}
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
-        """Measure what neither memory nor store knows, shape by shape.
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+        """Measure what neither memory nor store knows, shape by shape; no other candidate's launches in between.
 
         Raises:
             MeasureError: the GPU was lost, or a baseline cannot be measured.
             StoreError: the store cannot be written.
         """
+        with self._lock:
+            self._requests.clear()
+            before = self.count.measured
+            for case, decisions in self._by_case(wanted):
+                self._fill(case, decisions)
+            return measuring_of(self._requests, self.count.measured - before)
+
+    def _by_case(self, wanted: Sequence[tuple[Case, Decision]]) -> list[tuple[Case, dict[str, Decision]]]:
+        """Each case with the launches that are wanted of it, and a decision that makes each."""
         by_case: dict[str, tuple[Case, dict[str, Decision]]] = {}
         for case, decision in wanted:
             spelled = spelled_out(case.shape, self.setting, decision, self.gpu)
             launch = canonical_launch(case.shape, self.setting, spelled, self.gpu).key
             by_case.setdefault(case.id, (case, {}))[1].setdefault(launch, spelled)
-        for case, decisions in by_case.values():
-            with self._lock:
-                self._fill(case, decisions)
+        return list(by_case.values())
 
     def _fill(self, case: Case, decisions: Mapping[str, Decision]) -> None:
         if case.id not in self._cells:
@@ -109,13 +133,7 @@ class LiveSource:
     def _load(self, case: Case) -> None:
         """Read a case's launches from the store, brought onto the rounds in which its baseline was measured."""
         readings = self._store.readings(self._bench, case.shape)
-        first, _ = self._baseline(case)
-        if first not in readings:
-            self._cells[case.id], self._by_launch[case.id] = (), {}
-            return
-        reference = readings[first].latencies_us
-        order = [first, *sorted(k for k in readings if k != first)]
-        cells = tuple(anchored(readings[k], reference) for k in order)
+        cells = anchored_cells(readings, self._baseline(case)[0])
         self._cells[case.id] = cells
         self._by_launch[case.id] = {c.launch: Latency(c.latencies_us) for c in cells}
 
@@ -143,18 +161,16 @@ class LiveSource:
                 self._load(case)
 
     def _ask(self, case: Case, first: str, baseline: Decision, new: Mapping[str, Decision]) -> None:
-        reply = self._worker.measure(case.shape, [baseline, *new.values()], rounds=ROUNDS)
-        rows = reply["cells"]
-        anchor = tuple(rows[0]["latencies_us"])
-        readings = [
-            Reading(
-                launch, decision, tuple(row["latencies_us"]), anchor, row["error"], reply["sm_clock_mhz"],
-                reply["slowed"],
-            )
-            for (launch, decision), row in zip([(first, baseline), *new.items()], rows, strict=True)
-        ]  # fmt: skip
+        asked_at, started = time.time(), time.monotonic()
+        try:
+            reply = self._worker.measure(case.shape, [baseline, *new.values()], rounds=ROUNDS)
+        finally:
+            self._requests.append((asked_at, time.monotonic() - started))
+        readings = readings_of(reply, [(first, baseline), *new.items()])
         self._store.add(self._bench, case.shape, readings)
-        fresh = len(readings) if not self._by_launch[case.id] else len(new)
+        self._count(reply, len(readings) if not self._by_launch[case.id] else len(new))
+
+    def _count(self, reply: Mapping[str, Any], fresh: int) -> None:
         self.count.measured += fresh
         self.count.worker_s += reply["total_s"]
         self.count.check_s += reply["check_s"]
@@ -174,6 +190,35 @@ class LiveSource:
         if known is None:
             raise UnrecordedError(f"{case.id}: launch {launch} has not been measured")
         return known
+
+
+def measuring_of(requests: Sequence[Request], launches: int) -> Measuring | None:
+    """Requests that followed one another as one stretch of time."""
+    if not requests:
+        return None
+    first, (last, took) = requests[0][0], requests[-1]
+    return Measuring(first, max(0.0, last + took - first), sum(seconds for _, seconds in requests), launches)
+
+
+def anchored_cells(readings: Mapping[str, Reading], baseline: str) -> tuple[Cell, ...]:
+    """A case's readings on the rounds in which its baseline was measured, that first; empty where it was not."""
+    if baseline not in readings:
+        return ()
+    reference = readings[baseline].latencies_us
+    order = [baseline, *sorted(k for k in readings if k != baseline)]
+    return tuple(anchored(readings[k], reference) for k in order)
+
+
+def readings_of(reply: Mapping[str, Any], launches: Sequence[tuple[str, Decision]]) -> list[Reading]:
+    """What the store keeps of a worker's reply; the baseline's rounds, which come first, go with each launch."""
+    rows = reply["cells"]
+    anchor = tuple(rows[0]["latencies_us"])
+    return [
+        Reading(
+            launch, decision, tuple(row["latencies_us"]), anchor, row["error"], reply["sm_clock_mhz"], reply["slowed"]
+        )
+        for (launch, decision), row in zip(launches, rows, strict=True)
+    ]
 
 
 def anchored(reading: Reading, baseline_us: Sequence[float]) -> Cell:
@@ -213,6 +258,8 @@ def open_live_judge(
             "gpu": source.device.name,
             "gpu_uuid": source.device.uuid,
             "driver": source.device.driver,
+            "num_sms": str(source.gpu.num_sms),
+            "l2_bytes": str(source.gpu.l2_bytes),
             "build": source.bench.build,
         },
         weighting=weighting,

@@ -126,14 +126,16 @@ def cell_row(decision: Decision, launch: Launch, latencies_us: Sequence[float], 
 class Recorder:
     """Measures cases of one setting on the current GPU."""
 
-    def __init__(self, setting: Setting, *, seed: int = 0, pool_bytes: int = POOL_BYTES) -> None:
-        """Open the provider and allocate memory.
+    def __init__(
+        self, setting: Setting, *, seed: int = 0, pool_bytes: int = POOL_BYTES, provider: Provider | None = None
+    ) -> None:
+        """Open the provider, unless one is given, and allocate memory.
 
         Raises:
             ProviderUnavailable: the provider cannot run here.
         """
         self.setting = setting
-        self.provider: Provider = open_provider(setting.provider)
+        self.provider: Provider = provider or open_provider(setting.provider)
         self.device = current_device()
         self.gpu = self.device.gpu()
         self._pool = KvPool(pool_bytes // 2, seed=seed)

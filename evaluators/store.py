@@ -7,12 +7,13 @@ compared although clocks drift. What is stored first counts: asking again does n
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import sqlite3
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -92,6 +93,45 @@ def shape_key(shape: DecodeShape) -> str:
     )
 
 
+def _json(values: Sequence[float]) -> str:
+    """Finite numbers as `json.dumps` writes them, in about half its time, of which recording takes much."""
+    return f"[{', '.join(map(repr, values))}]"
+
+
+READING_COLUMNS = (
+    "launch, num_splits, pack_gqa, sm_margin, blocks_per_split, latencies_us, baseline_us, error, sm_clock_mhz, slowed"
+)
+
+
+def _reading(
+    launch: str, splits: int, pack: int | None, margin: int, blocks: int, latencies: str, baseline: str, error: float,
+    clock: int, slowed: int,
+) -> Reading:  # fmt: skip
+    decision = Decision(splits, None if pack is None else bool(pack), margin, blocks)
+    rounds, paired = tuple(json.loads(latencies)), tuple(json.loads(baseline))
+    return Reading(launch, decision, rounds, paired, error, clock, bool(slowed))
+
+
+def read_bench(path: Path, bench: Bench) -> dict[str, dict[str, Reading]]:
+    """All readings of a bench by shape (see `shape_key`) and launch, while others may write; empty without any.
+
+    Raises:
+        StoreError: no store that can be read.
+    """
+    found: dict[str, dict[str, Reading]] = {}
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            rows = db.execute(
+                f"SELECT shape, {READING_COLUMNS} FROM launch WHERE bench = (SELECT id FROM bench WHERE key = ?)",
+                (bench.key,),
+            )
+            for shape, *row in rows:
+                found.setdefault(shape, {})[row[0]] = _reading(*row)
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read as a latency store ({error})") from error
+    return found
+
+
 class LatencyStore:
     """An open store; several processes may share one file. Thread-safe."""
 
@@ -151,15 +191,28 @@ class LatencyStore:
         Raises:
             StoreError: the file cannot be written (disk full, removed).
         """
+        self.add_all([(bench, shape, readings)])
+
+    def add_all(self, found: Sequence[tuple[int, DecodeShape, Sequence[Reading]]]) -> None:
+        """`add` for several benches and shapes at once, all or nothing.
+
+        Raises:
+            StoreError: the file cannot be written (disk full, removed).
+        """
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         rows = []
-        for r in readings:
-            d = asdict(r.decision)
-            rows.append((
-                bench, shape_key(shape), r.launch, d["num_splits"], d["blocks_per_split"], d["pack_gqa"],
-                d["sm_margin"], json.dumps(r.latencies_us), json.dumps(r.baseline_us), r.error, r.sm_clock_mhz,
-                r.slowed, now,
-            ))  # fmt: skip
+        baseline_us, baseline = None, ""
+        for bench, shape, readings in found:
+            key = shape_key(shape)
+            for r in readings:
+                d = r.decision
+                if r.baseline_us is not baseline_us:
+                    # The same rounds for all launches that were measured together.
+                    baseline_us, baseline = r.baseline_us, _json(r.baseline_us)
+                rows.append((
+                    bench, key, r.launch, d.num_splits, d.blocks_per_split, d.pack_gqa, d.sm_margin,
+                    _json(r.latencies_us), baseline, r.error, r.sm_clock_mhz, r.slowed, now,
+                ))  # fmt: skip
         try:
             with self._lock:
                 self._db.execute("BEGIN IMMEDIATE")
@@ -177,19 +230,21 @@ class LatencyStore:
         try:
             with self._lock:
                 rows = self._db.execute(
-                    "SELECT launch, num_splits, pack_gqa, sm_margin, blocks_per_split, latencies_us, baseline_us, "
-                    "error, sm_clock_mhz, slowed FROM launch WHERE bench = ? AND shape = ?",
-                    (bench, shape_key(shape)),
+                    f"SELECT {READING_COLUMNS} FROM launch WHERE bench = ? AND shape = ?", (bench, shape_key(shape))
                 ).fetchall()
-            found = {}
-            for launch, splits, pack, margin, blocks, latencies, baseline, error, clock, slowed in rows:
-                decision = Decision(splits, None if pack is None else bool(pack), margin, blocks)
-                found[launch] = Reading(
-                    launch, decision, tuple(json.loads(latencies)), tuple(json.loads(baseline)), error, clock,
-                    bool(slowed),
-                )  # fmt: skip
+            found = {row[0]: _reading(*row) for row in rows}
         except (sqlite3.Error, ValueError, TypeError) as error:
             raise StoreError(f"{self.path} is damaged ({error}); move it away to start a new one") from error
+        return found
+
+    def shapes_known(self, benches: Sequence[int]) -> dict[str, dict[int, int]]:
+        """By shape key, how many launches each of these benches knows."""
+        found: dict[str, dict[int, int]] = {}
+        with self._lock:
+            for bench in benches:
+                query = "SELECT shape, count(*) FROM launch WHERE bench = ? GROUP BY shape"
+                for shape, launches in self._db.execute(query, (bench,)):
+                    found.setdefault(shape, {})[bench] = launches
         return found
 
     def count(self, bench: int) -> int:

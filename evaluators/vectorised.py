@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from evaluators.contract import MAX_NUM_SPLITS, Decision, Gpu, ShapeView, WorkView
 from evaluators.gate import Program
-from evaluators.interpreter import UNARY, local_names
 from evaluators.lane_expressions import Expressions
 from evaluators.lane_frames import Frame, Views, Work
 from evaluators.lane_lists import LaneList
 from evaluators.lane_memory import NOTHING, Built, Leaves
 from evaluators.lane_statements import Statements
 from evaluators.lanes import BOOL, FLOAT, INT, Lanes, NotVectorisable, Value, ints, kind_of, truth
+from evaluators.operations import UNARY, local_names
 from evaluators.sandbox import Question
 
 Number = int | float

@@ -6,12 +6,14 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-from evaluators.evaluation import Evaluation
+from evaluators.contract import Decision
+from evaluators.evaluation import Evaluation, Measuring, SplitScore
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.status import Status
 from evolve.budget import Budget, BudgetSpent, Cost, cost_of
@@ -23,7 +25,7 @@ from evolve.proposers.base import Answer, Ask, EndpointError, ProgramRecord, Pro
 from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
 KEPT_PROGRAMS = 128
-"""Evaluations held in memory with their feedback; others are asked of the judge again when sampled."""
+"""Evaluations held in memory with their feedback; others are scored again when sampled."""
 
 
 GIVE_UP_AFTER = 5
@@ -39,8 +41,17 @@ class JudgeLike(Protocol):
 
     description: dict[str, str]
 
+    @property
+    def grows(self) -> bool:
+        """Whether more becomes known of old programs as new ones are judged: on a GPU, not on recorded tables."""
+        ...
+
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program; blocking, thread-safe, never raises for a candidate's fault."""
+        ...
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """The evaluation of a program whose decisions are known; as `evaluate`."""
         ...
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
@@ -105,19 +116,29 @@ class Attempts:
         Raises:
             BudgetSpent: no GPU time is left for it.
         """
+        return await self._in_thread(partial(self._judge.evaluate, source))
+
+    async def _in_thread(self, judged: Callable[[], Evaluation]) -> Evaluation:
         ticket = await self._budget.reserve(self._budget.evaluation())
         gpu_s = 0.0
         try:
-            loop = asyncio.get_running_loop()
-            evaluation = await loop.run_in_executor(self._pool, self._judge.evaluate, source)
+            evaluation = await asyncio.get_running_loop().run_in_executor(self._pool, judged)
             gpu_s = evaluation.gpu_s
             return evaluation
         finally:
             self._budget.settle(ticket, Cost(gpu_s=gpu_s))
 
     async def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Have a would-be best looked at again, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge.recheck, source, evaluation)
+        """Have a would-be best looked at again, in a thread. What it measures is spent, whether it fits or not."""
+        loop = asyncio.get_running_loop()
+        again = await loop.run_in_executor(self._pool, self._judge.recheck, source, evaluation)
+        self._budget.charge(Cost(gpu_s=again.gpu_s - evaluation.gpu_s))
+        return again
+
+    def note_measured(self, index: int, measured: Sequence[Measuring]) -> None:
+        """Write into the timeline when a GPU measured for a proposal."""
+        for m in measured:
+            self._journal.span(index, "gpu", f"{m.launches} launches", m.started_at, m.seconds)
 
     def keep(self, index: int, source: str, evaluation: Evaluation) -> None:
         """Keep a program of the population and its evaluation, as it was committed, while there is room."""
@@ -125,17 +146,20 @@ class Attempts:
         while len(self._programs) > KEPT_PROGRAMS:
             self._programs.popitem(last=False)
 
-    def source(self, index: int) -> str:
-        """Source of a program of the population."""
+    def train(self, index: int) -> SplitScore | None:
+        """Training score of a program of the population."""
         known = self._programs.get(index)
-        return known.source if known else self._journal.source(index)
+        return known.evaluation.train if known else self._journal.train(index)
 
     async def record(self, index: int) -> ProgramRecord:
-        """A committed program with its full evaluation; asks the judge again when it is no longer in memory."""
-        if index not in self._programs:
+        """A committed program with its full evaluation, as the judge's present knowledge has it.
+
+        The judge scores its decisions again when it is no longer in memory, or when more may be known by now. Its
+        scores stay as they were committed.
+        """
+        if index not in self._programs or self._judge.grows:
             entry = self._journal.entry(index)
-            # The second look may have lowered the scores, which asking the judge again would not.
-            seen = await self.evaluate(entry.source)
+            seen = await self._in_thread(partial(self._judge.score, entry.source, entry.decisions))
             evaluation = replace(seen, train=entry.train, holdout=entry.holdout, features=entry.features)
             self.keep(index, entry.source, evaluation)
         self._programs.move_to_end(index)
@@ -156,7 +180,10 @@ class Attempts:
         if not stored.error:
             judged_at = time.time()
             source, evaluation = await self._judged(stored.answer, ask.parent.source)
-            self._journal.span(ask.index, "sandbox", evaluation.status.value, judged_at)
+            # Measuring has a lane of its own.
+            judged_s = evaluation.measured[0].started_at - judged_at if evaluation.measured else None
+            self._journal.span(ask.index, "sandbox", evaluation.status.value, judged_at, judged_s)
+            self.note_measured(ask.index, evaluation.measured)
         return Outcome(source, evaluation, time.monotonic() - started, cost_of(stored.answer))
 
     async def _ask(self, ask: Ask) -> Said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -34,6 +34,15 @@ class JudgeConfig(_Section):
     objective: Objective = Field(Objective.WORST, description="score over several tables: worst or (geometric) mean")
     weighting: Weighting = Field(Weighting.SERVING, description="serving (all shapes) or chat (short, small)")
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
+
+
+class MeasureConfig(_Section):
+    """Who measures, with `judge.measure: live`; without this section, one process on the current GPU."""
+
+    executor: Literal["local", "ray"] = Field(
+        "local", description="local: one process per GPU of this machine; ray: a Ray cluster (RAY_ADDRESS)"
+    )
+    gpus: Literal["all"] | Annotated[int, Field(ge=1)] = Field("all", description="how many GPUs, or all")
 
 
 class SandboxConfig(_Section):
@@ -188,6 +197,7 @@ class RunConfig(_Section):
     seeds: tuple[str, ...] = Field(("seeds/fa3_stock.py",), min_length=1, description="programs to start from")
     random_seed: int = Field(0, ge=0)
     judge: JudgeConfig = JudgeConfig()
+    measure: MeasureConfig | None = Field(None, description="several GPUs, or a cluster, for a live judge")
     sandbox: SandboxConfig = SandboxConfig()
     proposer: ProposerConfig = Field(OfflineConfig(), discriminator="kind")
     prompts: PromptsConfig = PromptsConfig()
@@ -217,6 +227,7 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
     """Keys of the section that `path` leads to."""
     sections: dict[str, list[type[BaseModel]]] = {
         "judge": [JudgeConfig],
+        "measure": [MeasureConfig],
         "sandbox": [SandboxConfig],
         "proposer": list(get_args(ProposerConfig)),
         "prompts": [PromptsConfig],
@@ -287,6 +298,10 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
         message, hint = _explain(error)
         raise UserError(message, hint=hint) from error
     judge = config.judge
+    if config.measure is not None and judge.measure != "live":
+        raise UserError(
+            "measure: nothing is measured with a recorded table", hint="leave it out, or set judge.measure: live"
+        )
     if judge.measure == "live":
         if judge.setting not in LIVE_SETTINGS:
             hint = _nearest(judge.setting, list(LIVE_SETTINGS), "settings")
@@ -329,6 +344,18 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         data = {}
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
+    for text in overrides:
+        _override(data, text)
+    return parse_config(data)
+
+
+def with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:
+    """A configuration with `--set` overrides.
+
+    Raises:
+        UserError: unknown key or bad value.
+    """
+    data = config.model_dump(mode="json")
     for text in overrides:
         _override(data, text)
     return parse_config(data)

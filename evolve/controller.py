@@ -7,15 +7,14 @@ order. Proposals and evaluations overlap, but nothing that is written depends on
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from evaluators.evaluation import Evaluation, SplitScore
+from evaluators.evaluation import Evaluation
 from evaluators.feedback import render
 from evaluators.status import Status
 from evolve.attempts import Attempts, JudgeLike, Outcome, Said
@@ -24,36 +23,19 @@ from evolve.budget import Budget, BudgetSpent, Cost, cost_of
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
+from evolve.journal_entry import evaluation_of
 from evolve.ledger import Ledger
-from evolve.lessons import LessonBook, describe_edit
-from evolve.population import Population, Sample
+from evolve.lessons import LessonBook, lesson_of
+from evolve.population import Population
+from evolve.progress import Progress, progress_of
 from evolve.prompt_templates import Templates, load_templates
 from evolve.prompts import Prompts
-from evolve.proposers.base import Ask, Proposer
+from evolve.proposers.base import Proposer
+from evolve.requests import Origin, Requests, origin_of
 from evolve.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise, write_whole
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """State of a run after a commit, for a live display."""
-
-    done: int
-    total: int
-    best_id: int
-    best: SplitScore
-    failures: int
-    duplicates: int
-    seconds: float
-    seconds_left: float
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Where a proposal under way comes from."""
-
-    island: int
-    parent: int
-    model: str
+FORGET_EVERY = 256
+"""Commits between two looks at what nobody will ask for again."""
 
 
 class Controller:
@@ -84,10 +66,8 @@ class Controller:
         self._run_dir, self._seeds = run_dir, seeds
         self._on_progress = on_progress
         self._population = Population(config.search, config.random_seed)
-        self._ledger = Ledger()
-        self._lessons = LessonBook()
         self._choice = open_choice(config.proposer)
-        self._asked_of: dict[int, Origin] = {}
+        self._origins: dict[int, Origin] = {}
         self.stopped = ""
         """Which limit ended `run` before all proposals were made, and how far it was reached."""
         self._total = len(seeds) + config.search.proposals
@@ -108,9 +88,9 @@ class Controller:
     def _run(self) -> None:
         with open_journal(self._run_dir, read_only=False) as journal:
             self._journal = journal
-            self._write_meta()
+            prompts = self._write_meta()
             try:
-                asyncio.run(self._main())
+                asyncio.run(self._main(prompts))
             except BaseException as error:
                 with suppress(UserError, sqlite3.Error):  # what ended the run says more
                     self._write_best()
@@ -120,11 +100,12 @@ class Controller:
             self._write_best()
 
     def _write_best(self) -> None:
-        best = pick_best(list(self._journal.entries()), self._run_dir)
+        best = pick_best(self._journal, self._run_dir)
         if best is not None:
             write_whole(self._run_dir / BEST_FILE, best.source)
 
-    def _write_meta(self) -> None:
+    def _write_meta(self) -> Prompts:
+        """Write what the run is; what it asks is what it asked when it began."""
         for key, value in self._judge.description.items():
             known = self._journal.meta(key)
             if known and known != value:
@@ -139,29 +120,40 @@ class Controller:
         kept = self._journal.meta("templates")
         templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
         self._journal.set_meta("templates", templates.to_json())
-        self._prompts = Prompts(templates, self._judge.description)
         self._journal.set_meta("config", self._config.dump_yaml())
+        return Prompts(templates, self._judge.description)
 
-    async def _main(self) -> None:
+    async def _main(self, prompts: Prompts) -> None:
         self._started = time.monotonic()
-        budget = Budget(self._config, self._journal.spending())
+        journal = self._journal
+        self._ledger = Ledger(journal)
+        self._lessons = LessonBook(partial(lesson_of, journal))
+        budget = Budget(self._config, journal.spending())
         self._attempts = Attempts(
-            self._judge, self._proposer, self._journal, self._ledger, search=self._search, budget=budget
+            self._judge, self._proposer, journal, self._ledger, search=self._search, budget=budget
         )
-        known = {e.id: e for e in self._journal.entries()}
+        self._requests = Requests(
+            self._config.random_seed,
+            self._run_dir,
+            journal,
+            self._population,
+            self._attempts,
+            self._lessons,
+            prompts,
+            self._choice,
+        )
         tasks: dict[int, asyncio.Task[Outcome]] = {}
         try:
             for index, source in enumerate(self._seeds):
-                await self._seed(index, source, known.get(index))
+                await self._seed(index, source, journal.find(index))
             asked = committed = len(self._seeds)
             while committed < self._total:
                 # The order of the first run, also when it is replayed: k is sampled right after k - window.
                 while asked < min(self._total, committed + self._search.window):
-                    await self._begin(asked, known.get(asked), tasks)
+                    await self._begin(asked, journal.find(asked), tasks)
                     asked += 1
-                done = known.get(committed)
-                if done is not None and done.status is not None:
-                    self._recommit(done)
+                if committed not in tasks:
+                    self._recommit(journal.entry(committed))
                 else:
                     left = self._seconds_left()
                     if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
@@ -191,80 +183,34 @@ class Controller:
     async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[Outcome]]) -> None:
         """Start a proposal, from the point that an interrupted run reached."""
         if entry is None:
-            tasks[index] = asyncio.create_task(self._attempts.work(await self._ask(index)))
+            stored = None
+            ask, self._origins[index] = await self._requests.new(index)
         elif entry.status is None:
             stored = Said(entry.spent, entry.error) if entry.answer or entry.error else None
-            tasks[index] = asyncio.create_task(self._attempts.work(await self._asked(entry), stored))
+            ask, self._origins[index] = await self._requests.again(entry)
+        else:
+            return
+        tasks[index] = asyncio.create_task(self._attempts.work(ask, stored))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
-        evaluation = await self._attempts.evaluate(source)
-        if self._ledger.would_lead(evaluation):
-            evaluation = await self._attempts.recheck(source, evaluation)
         name = self._config.seeds[index]
-        if evaluation.status is not Status.OK:
-            raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
-        if known is not None and known.status is not None and known.source != source:
-            raise UserError(f"seed {name} has changed since this run began", hint="start a new run")
-        if known is None:
-            self._journal.ask(self._row(index, "seed", None, "", ""))
-        if known is None or known.status is None:
+        if known is not None and known.status is not None:
+            if known.source != source:
+                raise UserError(f"seed {name} has changed since this run began", hint="start a new run")
+            evaluation = evaluation_of(known)
+        else:
+            evaluation = await self._attempts.evaluate(source)
+            if self._ledger.would_lead(evaluation):
+                evaluation = await self._attempts.recheck(source, evaluation)
+            if evaluation.status is not Status.OK:
+                raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
+            if known is None:
+                self._requests.write_seed(index)
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
+            self._attempts.note_measured(index, evaluation.measured)
+            self._attempts.keep(index, source, evaluation)
         self._ledger.commit(index, evaluation)
-        self._lessons.commit(index, 0, evaluation, parent=None, edit="")
-        self._attempts.keep(index, source, evaluation)
-        self._population.add_seed(index, source, evaluation)
-
-    def _row(
-        self, index: int, kind: str, sample: Sample | None, system: str, user: str, model: str = ""
-    ) -> dict[str, object]:
-        return {
-            "id": index,
-            "kind": kind,
-            "island": sample.island if sample else 0,
-            "parent": sample.parent if sample else None,
-            "inspirations": sample.inspirations if sample else (),
-            "diff": sample.diff if sample else False,
-            "seed": self._seed_of(index),
-            "system": system,
-            "user": user,
-            "asked_model": model,
-        }
-
-    def _seed_of(self, index: int) -> int:
-        digest = hashlib.sha256(f"{self._config.random_seed}:{index}".encode()).digest()
-        return int.from_bytes(digest[:6])
-
-    async def _ask(self, index: int) -> Ask:
-        """Sample a parent, build the prompt and write both down."""
-        sample = self._population.sample(index)
-        parent = await self._attempts.record(sample.parent)
-        inspirations = tuple([await self._attempts.record(i) for i in sample.inspirations])
-        lessons = self._lessons.of(sample.parent, sample.island)
-        user = self._prompts.user(parent, inspirations, lessons, diff=sample.diff)
-        seed, system = self._seed_of(index), self._prompts.system
-        model = self._choice.choose(index, seed)
-        self._journal.ask(self._row(index, "proposal", sample, system, user, model))
-        self._asked_of[index] = Origin(sample.island, sample.parent, model)
-        return Ask(index, sample.island, parent, inspirations, system, user, sample.diff, seed, self._run_dir, model)
-
-    async def _asked(self, entry: Entry) -> Ask:
-        """The request that an interrupted run had written down."""
-        assert entry.parent is not None
-        parent = await self._attempts.record(entry.parent)
-        inspirations = tuple([await self._attempts.record(i) for i in entry.inspirations])
-        self._asked_of[entry.id] = Origin(entry.island, entry.parent, entry.asked_model)
-        return Ask(
-            entry.id,
-            entry.island,
-            parent,
-            inspirations,
-            entry.system,
-            entry.user,
-            entry.diff,
-            entry.seed,
-            self._run_dir,
-            entry.asked_model,
-        )
+        self._population.add_seed(index, evaluation.source_hash, evaluation)
 
     async def _commit(self, index: int, outcome: Outcome) -> None:
         """Settle duplicates, look again at a would-be best, enter the population, write the result."""
@@ -279,9 +225,11 @@ class Controller:
                 gpu_s=evaluation.gpu_s,
             )
         if self._ledger.would_lead(evaluation):
-            evaluation = await self._attempts.recheck(outcome.source, evaluation)
+            again = await self._attempts.recheck(outcome.source, evaluation)
+            self._attempts.note_measured(index, again.measured[len(evaluation.measured) :])
+            evaluation = again
         cost = outcome.cost
-        displaced = self._enter(self._asked_of.pop(index), index, outcome.source, evaluation, cost)
+        displaced = self._enter(self._origins.pop(index), index, evaluation, cost)
         self._journal.result(
             index,
             outcome.source,
@@ -297,50 +245,28 @@ class Controller:
 
     def _recommit(self, entry: Entry) -> None:
         """Replay a commit of the interrupted run."""
-        evaluation = Evaluation(
-            entry.status or Status.CRASHED,
-            entry.message,
-            entry.source_hash,
-            entry.normal_form,
-            entry.decisions_hash,
-            entry.decisions,
-            entry.train,
-            entry.holdout,
-            features=entry.features,
-        )
-        assert entry.parent is not None
-        origin = Origin(entry.island, entry.parent, entry.asked_model)
-        self._enter(origin, entry.id, entry.source, evaluation, cost_of(entry.spent))
+        self._enter(origin_of(entry), entry.id, evaluation_of(entry), cost_of(entry.spent))
 
-    def _enter(self, origin: Origin, index: int, source: str, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
-        self._ledger.commit(index, evaluation)
-        edit = describe_edit(self._attempts.source(origin.parent), source)
-        self._lessons.commit(index, origin.island, evaluation, parent=origin.parent, edit=edit)
-        gain = 0.0
-        if evaluation.status is Status.OK and evaluation.train is not None:
-            gain = max(0.0, evaluation.train.score - self._lessons.score(origin.parent))
-        self._choice.commit(origin.model, gain=gain, usd=cost.usd, tokens=cost.tokens)
+    def _enter(self, origin: Origin, index: int, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
+        """Tell everybody who remembers; returns what the program displaced."""
         scored = evaluation if evaluation.status is Status.OK else None
-        return self._population.commit(index, origin.island, source, scored)
+        gain = 0.0
+        if scored is not None and scored.train is not None:
+            before = self._attempts.train(origin.parent)
+            gain = max(0.0, scored.train.score - before.score) if before else 0.0
+        self._ledger.commit(index, evaluation)
+        self._choice.commit(origin.model, gain=gain, usd=cost.usd, tokens=cost.tokens)
+        displaced = self._population.commit(index, origin.island, evaluation.source_hash, scored)
+        self._lessons.commit(index, origin.island, evaluation.status, parent=origin.parent)
+        if index % FORGET_EVERY == 0:
+            self._lessons.keep_only(self._population.members())
+            self._population.migrations.clear()
+        return displaced
 
     def _report(self, index: int) -> None:
-        leader = self._ledger.leader
-        assert leader is not None
-        done = index + 1 - len(self._seeds)
         seconds = time.monotonic() - self._started
-        total = self._search.proposals
-        self._on_progress(
-            Progress(
-                done,
-                total,
-                leader.id,
-                leader.train,
-                self._ledger.failed,
-                self._ledger.duplicates,
-                seconds,
-                seconds / done * (total - done),
-            )
-        )
+        done = index + 1 - len(self._seeds)
+        self._on_progress(progress_of(self._ledger, done, self._search.proposals, seconds))
 
 
 def read_journal(folder: Path) -> list[Entry]:

@@ -1,8 +1,8 @@
 """Edits that add a cost: try each number of splits of the longest sequence, take the one with the lowest cost.
 
 A cost is a weighted sum of generic terms of a candidate: products of its splits, its blocks per split, the tiles that
-would run, their waves over the SMs, and fields of the batch. Which terms and which weights is searched on the recorded
-curves of the training shapes. No cost known to be good is written down here.
+would run, their waves over the SMs, the time at which the last of them ends, and fields of the batch. Which terms and
+which weights is searched on the recorded curves of the training shapes. No cost known to be good is written down here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from numpy.typing import NDArray
 
 from evolve.curves import Curves
 from evolve.edit_guards import CONDITIONS, MIN_GAIN, TOP_SPLITS, grow_box, terms_for
-from evolve.edit_syntax import functions, insert_at_top, insert_function, replace_body, replace_span
+from evolve.edit_syntax import drop_unused, functions, insert_at_top, insert_function, replace_body, replace_span
 
 Matrix = NDArray[np.float64]
 
-CANDIDATES = ("splits", "blocks", "tiles", "waves")
+CANDIDATES = ("splits", "blocks", "tiles", "waves", "span")
+"""Quantities of a candidate. `span` is in blocks and exists where a prepare kernel cuts each sequence by itself: there
+CTAs differ in length, and their number alone does not say when the last one ends."""
+
 MAX_TERMS = 5
 FIT_STEPS = 80
 """Changes of weights tried on the recorded curves in one edit."""
@@ -66,20 +69,28 @@ class Candidates:
         self.fields = curves.table.shape_columns if curves.table.static else curves.table.work_columns
         longest, sequences, heads = curves.table.longest, curves.table.n_blocks, curves.table.tiles_each
         self.splits = np.arange(1, TOP_SPLITS + 1)
-        self.possible = self.splits[None, :] <= longest[:, None]
         blocks = -(-longest[:, None] // self.splits[None, :])
+        self.possible = self.splits[None, :] <= longest[:, None]
+        if not curves.table.static:
+            # As in `helper`: blocks per split that an earlier split count had are the same launch.
+            self.possible &= -(-longest[:, None] // blocks) == self.splits
         tiles = np.array(
             [
                 heads[i] * _ceil_sums(sequences[i], tuple(row)) if not curves.table.static else heads[i] * self.splits
                 for i, row in enumerate(blocks.tolist())
             ]
         )
+        sms = curves.table.num_sms
         self.quantities: dict[str, Matrix] = {
             "splits": np.broadcast_to(self.splits.astype(float), blocks.shape),
             "blocks": blocks.astype(float),
             "tiles": tiles.astype(float),
-            "waves": np.ceil(tiles / curves.table.num_sms),
+            "waves": np.ceil(tiles / sms),
         }
+        if not curves.table.static:
+            self.quantities["span"] = np.array(
+                [_spans(sequences[i], tuple(row), heads[i], sms) for i, row in enumerate(blocks.tolist())]
+            )
         self.values = np.broadcast_to(self.splits, blocks.shape) if curves.table.static else blocks
 
     def term(self, names: Factors) -> Matrix:
@@ -110,22 +121,38 @@ def _ceil_sums(sequences: tuple[int, ...], blocks: tuple[int, ...]) -> NDArray[n
     return sums
 
 
-def _random_term(fields: Sequence[str], rng: random.Random) -> Factors:
-    names = [rng.choice(CANDIDATES)]
-    names += [rng.choice([*CANDIDATES, *CANDIDATES, *fields]) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
+@lru_cache(maxsize=1 << 14)
+def _spans(sequences: tuple[int, ...], blocks: tuple[int, ...], heads: int, num_sms: int) -> Matrix:
+    """`span` in a program (see `SPAN`), for each entry of `blocks`."""
+    lengths = np.array(sequences)[None, :]
+    live = -(-lengths // np.array(blocks)[:, None])
+    each = -(-lengths // live) + 1
+    order = np.argsort(-each, axis=1, kind="stable")
+    ctas = np.cumsum(np.take_along_axis(live, order, axis=1), axis=1) * heads
+    waves = -(-ctas // num_sms)
+    last = (waves * np.take_along_axis(each, order, axis=1)).max(axis=1)
+    spans: Matrix = np.maximum(last, (lengths.sum() + live.sum(axis=1)) * heads / num_sms)
+    return spans
+
+
+def _random_term(quantities: Sequence[str], fields: Sequence[str], rng: random.Random) -> Factors:
+    names = [rng.choice(quantities)]
+    names += [rng.choice([*quantities, *quantities, *fields]) for _ in range(rng.choice((0, 0, 1, 1, 2)))]
     return tuple(sorted(names))
 
 
-def _changed_terms(terms: list[Factors], fields: Sequence[str], rng: random.Random) -> list[Factors]:
+def _changed_terms(
+    terms: list[Factors], quantities: Sequence[str], fields: Sequence[str], rng: random.Random
+) -> list[Factors]:
     """A term more, a term less, or another one."""
     kept = list(terms)
     move = rng.random()
     if len(kept) > 1 and (move < 0.3 or len(kept) >= MAX_TERMS):
         kept.pop(rng.randrange(len(kept)))
     elif move > 0.7 and kept:
-        kept[rng.randrange(len(kept))] = _random_term(fields, rng)
+        kept[rng.randrange(len(kept))] = _random_term(quantities, fields, rng)
     else:
-        kept.append(_random_term(fields, rng))
+        kept.append(_random_term(quantities, fields, rng))
     return kept
 
 
@@ -146,12 +173,13 @@ def fit_cost(
         rng: all chance.
         start: a cost to change; None for a new one.
     """
+    quantities = list(tabulated.quantities)
     fields = [n for n in tabulated.fields if tabulated.fields[n].min() > 0]
     if start is None:
-        terms = [_random_term(fields, rng) for _ in range(rng.choice((2, 3, 3, 4)))]
+        terms = [_random_term(quantities, fields, rng) for _ in range(rng.choice((2, 3, 3, 4)))]
         weights = [0.0] * len(terms)
     else:
-        terms = _changed_terms(list(start.terms), fields, rng) if rng.random() < 0.6 else list(start.terms)
+        terms = _changed_terms(list(start.terms), quantities, fields, rng) if rng.random() < 0.6 else list(start.terms)
         known = dict(zip(start.terms, start.weights, strict=True))
         weights = [known.get(t, 0.0) for t in terms]
     matrices = [tabulated.term(t) for t in terms]
@@ -179,28 +207,53 @@ def fit_cost(
     return Cost(tuple(weights), tuple(terms)), chosen
 
 
+SPAN_NAME = "span_of"
+SPAN = [
+    f"def {SPAN_NAME}(work, gpu, blocks):",
+    "    # When the last CTA ends if the longest start first: each takes its blocks, and one more to start and end.",
+    "    # All that last at least `each` fill whole waves of SMs. Length and live splits are sorted as one number.",
+    "    cuts = sorted([-512 * math.ceil(n / math.ceil(n / blocks)) - math.ceil(n / blocks) for n in work.n_blocks])",
+    "    ctas = 0",
+    "    last = 0",
+    "    for cut in cuts:",
+    "        ctas += -cut % 512 * work.num_heads_kv * work.num_m_blocks",
+    "        each = -cut // 512 + 1",
+    "        last = max(last, math.ceil(ctas / gpu.num_sms) * each)",
+    "    load = work.total_n_blocks * work.num_heads_kv * work.num_m_blocks + ctas",
+    "    return max(last, load / gpu.num_sms)",
+]
+"""Function of a program that says what `span` is; 512 is more than any sequence can have live splits (256)."""
+
+
 def helper(cost: Cost, name: str, *, static: bool) -> list[str]:
-    """The function that tries each number of splits, as lines of a program."""
+    """The function that tries each number of splits, as lines of a program; it works out what the cost reads."""
     argument = "shape" if static else "work"
     longest = "shape.num_n_blocks" if static else "work.max_n_blocks"
-    count = (
-        ["        tiles = splits * shape.total_mblocks"]
-        if static
-        else [
-            "        tiles = 0",
-            "        for n in work.n_blocks:",
-            "            tiles += math.ceil(n / blocks)",
-            "        tiles = tiles * work.num_heads_kv * work.num_m_blocks",
-        ]
-    )
+    used = {factor for names in cost.terms for factor in names}
+    quantities = [f"        blocks = math.ceil({longest} / splits)"] if not static or "blocks" in used else []
+    if not static:
+        quantities += [f"        if math.ceil({longest} / blocks) < splits:", "            continue"]
+    if used & {"tiles", "waves"}:
+        quantities += (
+            ["        tiles = splits * shape.total_mblocks"]
+            if static
+            else [
+                "        tiles = 0",
+                "        for n in work.n_blocks:",
+                "            tiles += math.ceil(n / blocks)",
+                "        tiles = tiles * work.num_heads_kv * work.num_m_blocks",
+            ]
+        )
+    if "waves" in used:
+        quantities.append("        waves = math.ceil(tiles / gpu.num_sms)")
+    if "span" in used:
+        quantities.append(f"        span = {SPAN_NAME}(work, gpu, blocks)")
     return [
         f"def {name}({argument}, gpu):",
         "    lowest = 1e30",
         "    chosen = 1",
         f"    for splits in range(1, min({TOP_SPLITS}, {longest}) + 1):",
-        f"        blocks = math.ceil({longest} / splits)",
-        *count,
-        "        waves = math.ceil(tiles / gpu.num_sms)",
+        *quantities,
         f"        cost = {cost.text(argument)}",
         "        if cost < lowest:",
         "            lowest = cost",
@@ -249,7 +302,8 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int) -
         changed = insert_at_top(source, function, [f"    if {condition}:", f"        {call}"])
     else:
         changed = replace_body(source, function, [f"    {call}"])
-    return changed and insert_function(changed, function, helper(cost, name, static=curves.table.static))
+    changed = changed and insert_function(changed, function, helper(cost, name, static=curves.table.static))
+    return changed and _with_span(changed, name, cost)
 
 
 def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int) -> str | None:
@@ -260,7 +314,7 @@ def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int)
     readable = [(name, node, cost) for name, node in costs_of(source).items() if (cost := read_cost(node)) is not None]
     if not readable:
         return None
-    _, statement, cost = rng.choice(readable)
+    name, _, cost = rng.choice(readable)
     tabulated = Candidates(curves)
     columns = {n for names in cost.terms for n in names} - set(CANDIDATES)
     if not columns <= tabulated.fields.keys():
@@ -278,7 +332,7 @@ def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int)
         trial, now = fit_cost(curves, tabulated, worth, rng, start=best or cost)
         if (found := float(worth[rows, now].sum())) > gain:
             best, gain = trial, found
-    return replace_cost(source, statement, best, static=curves.table.static) if best else None
+    return replace_cost(source, name, best, static=curves.table.static) if best else None
 
 
 def _worth(curves: Curves, tabulated: Candidates) -> Matrix:
@@ -341,6 +395,15 @@ def _factors(node: ast.expr) -> list[ast.expr]:
     return [node]
 
 
-def replace_cost(source: str, statement: ast.Assign, cost: Cost, *, static: bool) -> str:
-    """The program with one cost expression replaced."""
-    return replace_span(source, statement.value, cost.text("shape" if static else "work"))
+def replace_cost(source: str, name: str, cost: Cost, *, static: bool) -> str | None:
+    """The program with another cost in one of its functions, which is written anew."""
+    changed = replace_span(source, functions(source)[name], "\n".join(helper(cost, name, static=static)))
+    changed = drop_unused(changed)
+    return _with_span(changed, name, cost)
+
+
+def _with_span(source: str, name: str, cost: Cost) -> str | None:
+    """The program with the function that works out `span`, where the cost of function `name` needs it."""
+    if not any("span" in names for names in cost.terms) or SPAN_NAME in functions(source):
+        return source
+    return insert_function(source, name, SPAN)

@@ -12,132 +12,27 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation, SplitScore
-from evaluators.status import Status
 from evolve.errors import EXIT_MISSING, UserError
+from evolve.journal_entry import Entry, Spending, decisions_text, entry_of, score_of, score_text, storable
+from evolve.journal_schema import (
+    CLOCK_COLUMNS,
+    DEFAULTS,
+    FILE_NAME,
+    INDEXES,
+    SCHEMA_VERSION,
+    SPANS,
+    create,
+    fill,
+    upgrade,
+)
 from evolve.proposers.base import Answer
 
-SCHEMA_VERSION = 2
-FILE_NAME = "journal.sqlite"
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE proposals (
-    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, island INTEGER, parent INTEGER, inspirations TEXT NOT NULL,
-    diff INTEGER NOT NULL, seed INTEGER NOT NULL, system TEXT NOT NULL, user TEXT NOT NULL, asked_at REAL NOT NULL,
-    asked_model TEXT NOT NULL DEFAULT '');
-CREATE TABLE answers (
-    id INTEGER PRIMARY KEY REFERENCES proposals(id), text TEXT NOT NULL, model TEXT NOT NULL, note TEXT NOT NULL,
-    error TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, cost_usd REAL NOT NULL,
-    elapsed_s REAL NOT NULL, look_ups INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE results (
-    id INTEGER PRIMARY KEY REFERENCES proposals(id), status TEXT NOT NULL, message TEXT NOT NULL,
-    source TEXT NOT NULL, source_hash TEXT NOT NULL, normal_form TEXT NOT NULL, decisions_hash TEXT NOT NULL,
-    decisions TEXT NOT NULL, train TEXT, holdout TEXT, features TEXT NOT NULL, feedback TEXT NOT NULL,
-    duplicate_of INTEGER, displaced TEXT NOT NULL, elapsed_s REAL NOT NULL, committed_at REAL NOT NULL,
-    gpu_s REAL NOT NULL DEFAULT 0);
-"""
-
-_SINCE_2 = (
-    ("proposals", "asked_model", "TEXT NOT NULL DEFAULT ''"),
-    ("answers", "look_ups", "INTEGER NOT NULL DEFAULT 0"),
-    ("results", "gpu_s", "REAL NOT NULL DEFAULT 0"),
-)
-"""Columns that journals of version 1 lack: they are added before such a journal is written, and read as defaults."""
-
-_DEFAULTS = ", '' AS asked_model, 0 AS gpu_s, 0 AS look_ups"
-
-_SPANS = """CREATE TABLE IF NOT EXISTS spans (
-    id INTEGER NOT NULL, lane TEXT NOT NULL, name TEXT NOT NULL, started_at REAL NOT NULL, seconds REAL NOT NULL)"""
-
-CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at", "gpu_s"}
-"""Readings of a clock: columns that differ between two equal runs."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One proposal with all that is known of it; fields of stages not reached are None or empty.
-
-    `spent` holds what the answer cost, also where the proposer gave up and `answer` is None.
-    """
-
-    id: int
-    kind: str
-    island: int
-    parent: int | None
-    inspirations: tuple[int, ...]
-    diff: bool
-    seed: int
-    system: str
-    user: str
-    answer: Answer | None
-    error: str
-    status: Status | None
-    message: str
-    source: str
-    source_hash: str
-    normal_form: str
-    decisions_hash: str
-    decisions: tuple[Decision, ...]
-    train: SplitScore | None
-    holdout: SplitScore | None
-    features: dict[str, float]
-    feedback: str
-    duplicate_of: int | None
-    displaced: tuple[int, ...]
-    elapsed_s: float
-    asked_model: str
-    spent: Answer
-    gpu_s: float
-
-    @property
-    def memorised(self) -> bool:
-        """Whether the second look lowered the scores."""
-        return "memorised" in self.features
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """What a run has cost so far; failed calls that were billed count as well.
-
-    `gpu_s` are seconds of measuring on a GPU; on recorded tables there are none. `look_ups` are those that
-    proposers made; the judge's own come on top.
-    """
-
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost_usd: float = 0.0
-    gpu_s: float = 0.0
-    look_ups: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Prompts and answers together."""
-        return self.tokens_in + self.tokens_out
-
-
-def storable(text: str) -> str:
-    """Text without lone surrogates, which JSON may carry and UTF-8 cannot."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _score(text: str | None) -> SplitScore | None:
-    return SplitScore(**json.loads(text)) if text else None
-
-
-def _score_text(score: SplitScore | None) -> str | None:
-    return None if score is None else json.dumps(asdict(score))
-
-
-def _decisions_text(decisions: tuple[Decision, ...]) -> str:
-    rows = [[d.num_splits, d.pack_gqa, d.sm_margin, d.blocks_per_split] for d in decisions]
-    return json.dumps(rows, separators=(",", ":"))
+__all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "Spending", "open_journal", "storable"]
 
 
 class Journal:
@@ -156,16 +51,18 @@ class Journal:
                 self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
             else:
                 if path.name == FILE_NAME and not path.exists():
-                    _create(path)
+                    create(path)
                 self._db = sqlite3.connect(path)
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.row_factory = sqlite3.Row
             found = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if not found and not read_only:
-                _fill(self._db)
+                fill(self._db)
             if not read_only:
-                self._db.execute(_SPANS)
+                self._db.execute(SPANS)
+                for index in INDEXES:
+                    self._db.execute(index)
             version = int(self.meta("schema_version"))
         except (sqlite3.Error, OSError, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
@@ -176,15 +73,8 @@ class Journal:
             )
         self._version = version
         if version < SCHEMA_VERSION and not read_only:
-            self._upgrade()
-
-    def _upgrade(self) -> None:
-        with self._db:
-            self._db.execute("BEGIN IMMEDIATE")
-            for table, column, kind in _SINCE_2:
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-            self._db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),))
-        self._version = SCHEMA_VERSION
+            upgrade(self._db)
+            self._version = SCHEMA_VERSION
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -255,9 +145,9 @@ class Journal:
             "source_hash": evaluation.source_hash,
             "normal_form": evaluation.normal_form,
             "decisions_hash": evaluation.decisions_hash,
-            "decisions": _decisions_text(evaluation.decisions),
-            "train": _score_text(evaluation.train),
-            "holdout": _score_text(evaluation.holdout),
+            "decisions": decisions_text(evaluation.decisions),
+            "train": score_text(evaluation.train),
+            "holdout": score_text(evaluation.holdout),
             "features": json.dumps(evaluation.features),
             "feedback": feedback,
             "duplicate_of": duplicate_of,
@@ -269,13 +159,13 @@ class Journal:
         with self._writing():
             self._insert("results", row)
 
-    def span(self, index: int, lane: str, name: str, started_at: float) -> None:
-        """Write that work on a proposal took from `started_at` (seconds since the epoch) until now.
+    def span(self, index: int, lane: str, name: str, started_at: float, seconds: float | None = None) -> None:
+        """Write that work on a proposal took from `started_at` (seconds since the epoch) for `seconds`, or until now.
 
         Lanes are `proposer`, `sandbox` and `gpu`. Clock readings: no part of what a run is.
         """
-        seconds = max(0.0, time.time() - started_at)
-        row = {"id": index, "lane": lane, "name": name, "started_at": started_at, "seconds": seconds}
+        took = max(0.0, time.time() - started_at) if seconds is None else seconds
+        row = {"id": index, "lane": lane, "name": name, "started_at": started_at, "seconds": took}
         with self._writing():
             self._insert("spans", row)
 
@@ -303,16 +193,17 @@ class Journal:
 
     @property
     def _query(self) -> str:
-        return self._QUERY.format(extra=", r.gpu_s, a.look_ups" if self._version >= 2 else _DEFAULTS)
+        return self._QUERY.format(extra=", r.gpu_s, a.look_ups" if self._version >= 2 else DEFAULTS)
 
     def entries(self) -> Iterator[Entry]:
         """All proposals in order."""
         for row in self._db.execute(f"{self._query} ORDER BY p.id"):
-            yield _entry(row)
+            yield entry_of(row)
 
-    def source(self, index: int) -> str:
-        """Source of a proposal that has a result; cheaper than its entry."""
-        return str(self._db.execute("SELECT source FROM results WHERE id = ?", (index,)).fetchone()[0])
+    def find(self, index: int) -> Entry | None:
+        """One proposal; None where there is none."""
+        row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
+        return None if row is None else entry_of(row)
 
     def entry(self, index: int) -> Entry:
         """One proposal.
@@ -320,10 +211,18 @@ class Journal:
         Raises:
             UserError: no such proposal.
         """
-        row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
-        if row is None:
+        found = self.find(index)
+        if found is None:
             raise UserError(f"{self.path.parent.name} holds no proposal {index}", hint="evosplit show RUN lists them")
-        return _entry(row)
+        return found
+
+    def source(self, index: int) -> str:
+        """Source of a proposal that has a result; cheaper than its entry."""
+        return str(self._db.execute("SELECT source FROM results WHERE id = ?", (index,)).fetchone()[0])
+
+    def train(self, index: int) -> SplitScore | None:
+        """Training score of a proposal that has a result; cheaper than its entry."""
+        return score_of(self._db.execute("SELECT train FROM results WHERE id = ?", (index,)).fetchone()[0])
 
     def select(self, query: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         """Rows of a query, for readers that need few columns of many proposals.
@@ -347,65 +246,6 @@ class Journal:
                 if row.get("key") not in (*CLOCK_COLUMNS, "run")
             ]
         return tables
-
-
-def _fill(db: sqlite3.Connection) -> None:
-    """Tables and version in one transaction."""
-    with db:
-        db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";"):
-            db.execute(statement)
-        for key, value in (("schema_version", str(SCHEMA_VERSION)), ("created_at", str(time.time()))):
-            db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
-
-
-def _create(path: Path) -> None:
-    """An empty journal. It gets its name when it is whole: a process killed here leaves a draft that nobody opens."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    db = sqlite3.connect(draft)
-    _fill(db)
-    db.close()
-    draft.replace(path)
-
-
-def _entry(row: sqlite3.Row) -> Entry:
-    spent = Answer("", "")
-    if row["text"] is not None:
-        names = ("text", "model", "note", "tokens_in", "tokens_out", "cost_usd", "answer_s", "look_ups")
-        spent = Answer(*(row[name] for name in names))
-    answer = None if row["text"] is None or row["error"] else spent
-    done = row["status"] is not None
-    return Entry(
-        id=row["id"],
-        kind=row["kind"],
-        island=row["island"],
-        parent=row["parent"],
-        inspirations=tuple(json.loads(row["inspirations"])),
-        diff=bool(row["diff"]),
-        seed=row["seed"],
-        system=row["system"],
-        user=row["user"],
-        answer=answer,
-        error=row["error"] or "",
-        status=Status(row["status"]) if done else None,
-        message=row["message"] or "",
-        source=row["source"] or "",
-        source_hash=row["source_hash"] or "",
-        normal_form=row["normal_form"] or "",
-        decisions_hash=row["decisions_hash"] or "",
-        decisions=tuple(Decision(*d) for d in json.loads(row["decisions"] or "[]")),
-        train=_score(row["train"]),
-        holdout=_score(row["holdout"]),
-        features=json.loads(row["features"] or "{}"),
-        feedback=row["feedback"] or "",
-        duplicate_of=row["duplicate_of"],
-        displaced=tuple(json.loads(row["displaced"] or "[]")),
-        elapsed_s=row["elapsed_s"] or 0.0,
-        asked_model=row["asked_model"],
-        spent=spent,
-        gpu_s=row["gpu_s"] or 0.0,
-    )
 
 
 @contextmanager

@@ -1,11 +1,17 @@
-"""The ledger: what the commits so far add up to. Rebuilt by replaying them, never written down itself."""
+"""The ledger: what the commits so far add up to.
+
+The leader and the counts are rebuilt by replaying the commits. Which programs are known is asked of the journal, so
+that a long search needs no more memory than a short one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.status import Status
+from evolve.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +33,48 @@ class Leader:
 class Ledger:
     """Which programs are known, the leader, counts."""
 
-    def __init__(self) -> None:
-        """Before the first seed."""
+    def __init__(self, journal: Journal) -> None:
+        """Before the first seed; `journal` holds the results committed so far."""
+        self._journal = journal
         self.leader: Leader | None = None
         self._best_holdout = float("-inf")
         self.failed = 0
         self.duplicates = 0
-        self._first: dict[str, int] = {}
-        self._simplest: dict[str, float] = {}
 
-    def knows(self, *digests: str) -> bool:
-        """Whether a source hash or normal form was committed before. What is known stays known."""
-        return any(digest in self._first for digest in digests)
+    def knows(self, source_hash: str, normal_form: str) -> bool:
+        """Whether a source or a syntax tree was committed before. What is known stays known."""
+        return any(
+            self._first(column, digest) is not None
+            for column, digest in (("source_hash", source_hash), ("normal_form", normal_form))
+        )
 
     def original(self, evaluation: Evaluation) -> Original | None:
         """What this repeats, if anything.
 
         The same decisions by a strictly simpler program are not a repetition: ties go to the simpler.
         """
-        for same, digest in (("source", evaluation.source_hash), ("syntax tree", evaluation.normal_form)):
-            if digest and digest in self._first:
-                return Original(self._first[digest], same)
-        digest = evaluation.decisions_hash
-        if digest and digest in self._first and evaluation.features["complexity"] >= self._simplest[digest]:
-            return Original(self._first[digest], "decisions")
-        return None
+        for same, column in (("source", "source_hash"), ("syntax tree", "normal_form")):
+            found = self._first(column, getattr(evaluation, column))
+            if found is not None:
+                return Original(found, same)
+        rows = []
+        if evaluation.decisions_hash:
+            rows = self._journal.select(
+                "SELECT id, features FROM results WHERE decisions_hash = ? AND status = ? ORDER BY id",
+                (evaluation.decisions_hash, Status.OK.value),
+            )
+        simplest = min((json.loads(row["features"])["complexity"] for row in rows), default=float("inf"))
+        return Original(rows[0]["id"], "decisions") if evaluation.features.get("complexity", 0) >= simplest else None
+
+    def _first(self, column: str, digest: str) -> int | None:
+        """The first proposal with a digest that is no repetition itself."""
+        if not digest:
+            return None
+        rows = self._journal.select(
+            f"SELECT id FROM results WHERE {column} = ? AND status <> ? ORDER BY id LIMIT 1",
+            (digest, Status.DUPLICATE.value),
+        )
+        return rows[0]["id"] if rows else None
 
     def would_lead(self, evaluation: Evaluation) -> bool:
         """Whether this would be the best so far, on the training shapes or on the holdout, or tie with it."""
@@ -65,21 +88,10 @@ class Ledger:
         """Take note of a result, in index order."""
         if evaluation.status is Status.DUPLICATE:
             self.duplicates += 1
-        elif evaluation.status is Status.OK:
-            self._remember(index, evaluation)
-        else:
+        elif evaluation.status is not Status.OK:
             self.failed += 1
-            self._remember(index, replace(evaluation, decisions_hash=""))
-
-    def _remember(self, index: int, evaluation: Evaluation) -> None:
-        for digest in (evaluation.source_hash, evaluation.normal_form, evaluation.decisions_hash):
-            if digest:
-                self._first.setdefault(digest, index)
-        if evaluation.train is None:
-            return
-        digest = evaluation.decisions_hash
-        self._simplest[digest] = min(self._simplest.get(digest, float("inf")), evaluation.features["complexity"])
-        if evaluation.holdout is not None:
-            self._best_holdout = max(self._best_holdout, evaluation.holdout.score)
-        if self.leader is None or evaluation.train.score > self.leader.train.score:
-            self.leader = Leader(index, evaluation.train)
+        elif evaluation.train is not None:
+            if evaluation.holdout is not None:
+                self._best_holdout = max(self._best_holdout, evaluation.holdout.score)
+            if self.leader is None or evaluation.train.score > self.leader.train.score:
+                self.leader = Leader(index, evaluation.train)

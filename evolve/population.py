@@ -102,35 +102,40 @@ class Population:
     def _reseed(self, *what: object) -> None:
         random.seed(f"{self._seed}:" + ":".join(map(str, what)))
 
-    def _program(self, name: str, source: str, evaluation: Evaluation, index: int) -> Any:
+    def _program(self, name: str, digest: str, evaluation: Evaluation, index: int) -> Any:
         from openevolve.database import Program
 
         assert evaluation.train is not None
         metrics = {"combined_score": evaluation.train.score, **{f: evaluation.features[f] for f in FEATURES}}
-        return Program(id=name, code=source, iteration_found=index, metrics=metrics, timestamp=0.0)
+        return Program(id=name, code=digest, iteration_found=index, metrics=metrics, timestamp=0.0)
 
-    def add_seed(self, index: int, source: str, evaluation: Evaluation) -> None:
-        """Put a seed on every island, so that none starts empty."""
+    def add_seed(self, index: int, digest: str, evaluation: Evaluation) -> None:
+        """Put a seed on every island, so that none starts empty; `digest` is that of its source."""
         for island in range(self._search.islands):
             self._reseed("seed", index, island)
-            program = self._program(f"{index}@{island}", source, evaluation, index)
+            program = self._program(f"{index}@{island}", digest, evaluation, index)
             self._db.add(program, iteration=index, target_island=island)
 
-    def commit(self, index: int, island: int, source: str, evaluation: Evaluation | None) -> tuple[int, ...]:
+    def commit(self, index: int, island: int, digest: str, evaluation: Evaluation | None) -> tuple[int, ...]:
         """Enter a proposal's program, or only count the proposal when it has none; returns displaced ids.
 
-        Migration happens here when due.
+        Migration happens here when due. Programs are told apart by the digest of their source, which is all that this
+        class keeps of it: a population of a thousand long programs takes no more memory than one of short ones.
         """
         before = self._owners(island)
         if evaluation is not None:
             self._reseed("add", index)
-            program = self._program(f"{index}@{island}", source, evaluation, index)
+            program = self._program(f"{index}@{island}", digest, evaluation, index)
             self._db.add(program, iteration=index, target_island=island)
         displaced = tuple(sorted(before - self._owners(island)))
         self._db.increment_island_generation(island)
         if self._db.should_migrate():
             self._migrate(index)
         return displaced
+
+    def members(self) -> set[int]:
+        """Proposals whose programs may still be sampled."""
+        return {self._index(name) for name in self._db.programs}
 
     def _owners(self, island: int) -> set[int]:
         return {self._index(name) for name in self._db.island_feature_maps[island].values()}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import shutil
+import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ from pathlib import Path
 from evaluators.evaluation import SplitScore
 from evaluators.status import Status
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.journal import FILE_NAME, Entry, Spending, open_journal
+from evolve.journal import FILE_NAME, Journal, Spending, open_journal
+from evolve.journal_entry import score_of
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
+SWEEP_FILE = "sweep.json"
+"""In a folder that holds several runs (evolve/sweep/)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,13 @@ def _started(folder: Path) -> float:
     return config.stat().st_mtime if config.exists() else 0.0
 
 
+def run_folders(runs_dir: Path) -> list[Path]:
+    """Every run below a folder, also those of sweeps."""
+    single = (p.parent for p in runs_dir.glob(f"*/{FILE_NAME}"))
+    swept = (p.parent for p in runs_dir.glob(f"*/*/{FILE_NAME}") if (p.parent.parent / SWEEP_FILE).exists())
+    return [*single, *swept]
+
+
 def find_run(text: str, runs_dir: Path) -> Path:
     """A run folder by path, by name, or `last`.
 
@@ -79,13 +90,17 @@ def find_run(text: str, runs_dir: Path) -> Path:
         UserError: no such run; names those that exist.
     """
     if text == "last":
-        found = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=_started)
+        found = sorted(run_folders(runs_dir), key=_started)
         if found:
             return found[-1]
     for folder in (Path(text), runs_dir / text):
         if (folder / FILE_NAME).exists():
             return folder
-    known = sorted(p.parent.name for p in runs_dir.glob(f"*/{FILE_NAME}"))
+        if (folder / SWEEP_FILE).exists():
+            runs = sorted(p.parent.name for p in folder.glob(f"*/{FILE_NAME}"))
+            hint = f"{text}/{runs[0]}; evosplit ls lists them" if runs else f"evosplit sweep --resume {text}"
+            raise UserError(f"{text} is a sweep of several runs: name one of them", hint=hint)
+    known = sorted(str(p.relative_to(runs_dir)) for p in run_folders(runs_dir))
     raise UserError(f"no run {text!r}", hint=f"known: {', '.join(known[-5:])}" if known else "evosplit run starts one")
 
 
@@ -146,43 +161,52 @@ def kept_tables(folder: Path) -> list[Path]:
     return several or ([target] if target.is_dir() else [])
 
 
-def _scored(entries: list[Entry]) -> list[Entry]:
-    return [e for e in entries if e.status is Status.OK and e.train is not None]
+def kept_seeds(folder: Path) -> list[str]:
+    """Sources of the programs that a run started from, as far as it came to judge them."""
+    with open_journal(folder, read_only=True) as journal:
+        rows = journal.select(
+            "SELECT r.source FROM results r JOIN proposals p ON p.id = r.id WHERE p.kind = 'seed' ORDER BY r.id"
+        )
+    return [row["source"] for row in rows]
 
 
-def _best(entry: Entry, folder: Path) -> Best:
+def _best(journal: Journal, index: int, folder: Path) -> Best:
+    entry = journal.entry(index)
+    assert entry.train is not None
     return Best(
         entry.id,
         folder / BEST_FILE,
         entry.source,
         int(entry.features["complexity"]),
-        _train(entry),
+        entry.train,
         entry.holdout,
         entry.features,
         entry.memorised,
     )
 
 
-def pick_best(entries: list[Entry], folder: Path) -> Best | None:
+def _first(journal: Journal, folder: Path, *, by_holdout: bool) -> Best | None:
+    """The program with the best score; ties to the simpler, then older."""
+    columns = "id, train, holdout, features"
+    rows = journal.select(f"SELECT {columns} FROM results WHERE status = ? AND train IS NOT NULL", (Status.OK.value,))
+
+    def order(row: sqlite3.Row) -> tuple[float, float, int]:
+        score = score_of(row["holdout"] if by_holdout and row["holdout"] else row["train"])
+        assert score is not None
+        return (-score.score, json.loads(row["features"])["complexity"], row["id"])
+
+    found = min(rows, key=order, default=None)
+    return None if found is None else _best(journal, found["id"], folder)
+
+
+def pick_best(journal: Journal, folder: Path) -> Best | None:
     """The winner: the best on holdout, which the search never sees; ties to the simpler, then older."""
-
-    def order(entry: Entry) -> tuple[float, float, int]:
-        score = entry.holdout.score if entry.holdout else _train(entry).score
-        return (-score, entry.features["complexity"], entry.id)
-
-    found = min(_scored(entries), key=order, default=None)
-    return None if found is None else _best(found, folder)
+    return _first(journal, folder, by_holdout=True)
 
 
-def pick_leader(entries: list[Entry], folder: Path) -> Best | None:
+def pick_leader(journal: Journal, folder: Path) -> Best | None:
     """The best on the training shapes, which is what the search climbs."""
-    found = min(_scored(entries), key=lambda e: (-_train(e).score, e.features["complexity"], e.id), default=None)
-    return None if found is None else _best(found, folder)
-
-
-def _train(entry: Entry) -> SplitScore:
-    assert entry.train is not None
-    return entry.train
+    return _first(journal, folder, by_holdout=False)
 
 
 def summarise(folder: Path) -> RunSummary:
@@ -192,28 +216,27 @@ def summarise(folder: Path) -> RunSummary:
         UserError: no journal that can be read.
     """
     with open_journal(folder, read_only=True) as journal:
-        entries = list(journal.entries())
-        wanted = int(journal.meta("proposals") or 0)
-        spending = journal.spending()
-    proposals = [e for e in entries if e.kind == "proposal"]
-    done = [e for e in proposals if e.status is not None]
-    return RunSummary(
-        run=folder.name,
-        path=folder,
-        proposals=len(done),
-        wanted=wanted,
-        statuses=dict(Counter(e.status.value for e in done if e.status)),
-        best=pick_best(entries, folder),
-        leader=pick_leader(entries, folder),
-        spending=spending,
-    )
+        counted = journal.select(
+            "SELECT r.status, count(*) FROM results r JOIN proposals p ON p.id = r.id WHERE p.kind = 'proposal' "
+            "GROUP BY r.status ORDER BY min(r.id)"
+        )
+        statuses = {Status(status).value: count for status, count in counted}
+        return RunSummary(
+            run=folder.name,
+            path=folder,
+            proposals=sum(statuses.values()),
+            wanted=int(journal.meta("proposals") or 0),
+            statuses=statuses,
+            best=pick_best(journal, folder),
+            leader=pick_leader(journal, folder),
+            spending=journal.spending(),
+        )
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:
     """Summaries of all runs below a folder whose journal can be read, by name."""
-    folders = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=lambda p: p.name)
     found = []
-    for folder in folders:
+    for folder in sorted(run_folders(runs_dir)):
         # One journal that cannot be read must not hide the others; `show` says what is wrong with it.
         with contextlib.suppress(UserError):
             found.append(summarise(folder))

@@ -9,8 +9,10 @@ import random
 import re
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.status import Status
 from evolve.config import parse_config
@@ -27,6 +29,7 @@ class FreeJudge:
 
     def __init__(self) -> None:
         self.description: dict[str, str] = {}
+        self.grows = False
 
     def evaluate(self, source: str) -> Evaluation:
         """Answer at once."""
@@ -45,6 +48,10 @@ class FreeJudge:
             holdout=score,
             features=features,
         )
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """As it was."""
+        return self.evaluate(source)
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Agree."""

@@ -20,7 +20,7 @@ def main() -> None:
     folder = ROOT / "results" / "tables" / "llama31-70b" / "fa3_fwd-metadata-cold"
     source = (ROOT / "seeds" / "fa3_stock.py").read_text(encoding="utf-8")
     judge = open_judge(folder, weighting=Weighting.SERVING, limits=Limits())
-    questions = [f.question for f in judge._facts.values()][:1000]
+    questions = judge.questions[:1000]
     sandbox = Sandbox(judge.gpu, questions, Limits())
     program = parse_program(source)
     alone = statistics.median(sandbox.ask(program).elapsed_s for _ in range(REPEATS))

@@ -1,9 +1,14 @@
-"""A long offline search: memory, cost per proposal and processes left over, with a plot.
+"""A long offline search: memory, cost per proposal, processes left over and the time to resume, with a plot.
 
     nice python scripts/soak.py --iterations 20000 -o results/soak
 
 Writes soak.csv (one line per hundred proposals), soak.png and summary.json. Exit code 1 when memory grows by 5% or more
 after the first thousand proposals, or when a process outlives the search. No GPU and no model take part.
+
+The workload is a small one (60 shapes, static mode): its programs stop growing once they do as well as what was
+recorded, so that a proposal late in the search is as much work as an early one, and what still grows is state. Cost is
+CPU time. Since that depends on what else the machine does, a fixed piece of Python is timed beside it: where both rise,
+the machine got slower, not the search.
 """
 
 from __future__ import annotations
@@ -14,30 +19,68 @@ import ctypes
 import json
 import os
 import resource
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 
-from evaluators.judge import open_judge
+from evaluators.judge import Judge, open_judge
 from evaluators.sandbox import Limits
 from evaluators.workloads import Weighting
-from evolve.config import parse_config
+from evolve.config import RunConfig, parse_config
 from evolve.controller import Controller, Progress
+from evolve.journal import FILE_NAME
 from evolve.proposers import open_proposer
+from evolve.proposers.base import Answer, Ask
 from evolve.run_folder import summarise
 
 ROOT = Path(__file__).parent.parent
-TABLE = "results/tables/bsc-160/fa3_fwd-metadata-cold"
+SEED = ROOT / "seeds/fa3_stock.py"
+TABLE = ROOT / "results/tables/bsc-160/fa3_fwd-static-cold"
 SETTLED = 1000
-"""Proposals after which memory must stay: by then the population and the caches are full."""
+"""Proposals after which memory must stay: by then caches are full."""
 
 EVERY = 100
 MAX_GROWTH = 0.05
 PR_SET_CHILD_SUBREAPER = 36
-Row = tuple[int, float, float, float, int]
+REFERENCE_LOOPS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The search after so many proposals; CPU seconds since its start, `reference_ms` of the fixed piece of Python."""
+
+    proposals: int
+    seconds: float
+    resident_mb: float
+    controller_cpu_s: float
+    sandbox_cpu_s: float
+    failures: int
+    processes: int
+    reference_ms: float
+
+
+class Reached(Exception):
+    """A resumed search has come to its first new proposal."""
+
+
+class Stops:
+    """A proposer that ends the search as soon as it is asked."""
+
+    name = "offline"
+
+    async def propose(self, ask: Ask) -> Answer:
+        """See `Proposer.propose`."""
+        raise Reached
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
 
 
 def resident_mb() -> float:
@@ -50,72 +93,138 @@ def children() -> list[int]:
     """Processes that this one started or inherited."""
     found: list[int] = []
     for task in Path("/proc/self/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
+        with suppress(OSError):  # a thread that has just ended
+            found += [int(pid) for pid in (task / "children").read_text().split()]
     return found
 
 
-def search(iterations: int, minutes: float | None, folder: Path) -> list[Row]:
-    """Run to the first of the two limits.
+def children_cpu_s() -> float:
+    """CPU time of sandbox processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
-    Returns:
-        (proposals, seconds, resident MiB, controller CPU seconds, failures) for every hundred.
-    """
-    config = parse_config(
+
+def reference_ms() -> float:
+    """CPU time of a fixed piece of Python."""
+    started = time.thread_time()
+    sum(i * i for i in range(REFERENCE_LOOPS))
+    return 1e3 * (time.thread_time() - started)
+
+
+def configuration(iterations: int, minutes: float | None, without: Sequence[str], parallel: int) -> RunConfig:
+    """The search; its length, the edits left out and what overlaps are a choice."""
+    return parse_config(
         {
             "name": "soak",
-            "seeds": [str(ROOT / "seeds/fa3_stock.py")],
-            "judge": {"workload": "bsc-160"},
+            "seeds": [str(SEED)],
+            "judge": {"workload": "bsc-160", "setting": TABLE.name, "weighting": "chat"},
+            "proposer": {"kind": "offline", "without": list(without)},
             "search": {
                 "proposals": iterations,
                 "wall_s": minutes and 60 * minutes,
-                "islands": 2,
-                "archive_size": 20,
+                "parallel_evaluations": parallel,
+                "window": 2 * parallel,
             },
         }
     )
-    judge = open_judge(ROOT / TABLE, weighting=Weighting.SERVING, limits=Limits())
+
+
+def search(config: RunConfig, judge: Judge, folder: Path) -> list[Row]:
+    """Run to the end of its proposals or its time."""
     rows: list[Row] = []
-    started = time.monotonic()
+    started, cpu, in_children = time.monotonic(), time.process_time(), children_cpu_s()
+    spent_on_reference = 0.0
 
     def watch(progress: Progress) -> None:
-        if progress.done % EVERY == 0 or progress.done == iterations:
-            rows.append(
-                (progress.done, time.monotonic() - started, resident_mb(), time.process_time(), progress.failures)
+        nonlocal spent_on_reference
+        if progress.done % EVERY and progress.done != config.search.proposals:
+            return
+        used = time.process_time() - cpu - spent_on_reference
+        reference = reference_ms()
+        spent_on_reference += reference / 1e3
+        rows.append(
+            Row(
+                progress.done,
+                time.monotonic() - started,
+                resident_mb(),
+                used,
+                children_cpu_s() - in_children,
+                progress.failures,
+                len(children()),
+                reference,
             )
+        )
 
     proposer = open_proposer(config.proposer)
-    seeds = [(ROOT / "seeds/fa3_stock.py").read_text(encoding="utf-8")]
-    Controller(config, judge, proposer, folder, seeds=seeds, on_progress=watch).run()
+    Controller(config, judge, proposer, folder, seeds=[SEED.read_text("utf-8")], on_progress=watch).run()
     return rows
 
 
-def growth(rows: list[Row]) -> float:
+def resume(config: RunConfig, judge: Judge, folder: Path) -> dict[str, float]:
+    """Seconds from opening the journal to the first new proposal, with everything imported."""
+    longer = config.model_copy(
+        update={"search": config.search.model_copy(update={"proposals": config.search.proposals + 1, "wall_s": None})}
+    )
+    wall, cpu = time.monotonic(), time.process_time()
+    controller = Controller(longer, judge, Stops(), folder, seeds=[SEED.read_text("utf-8")])
+    try:
+        controller.run()
+    except Reached:
+        pass
+    return {"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+
+
+def growth(rows: Sequence[Row]) -> float:
     """Largest resident memory after the settling, over that at its end, less one."""
-    after = [row for row in rows if row[0] >= SETTLED]
-    return max((row[2] for row in after), default=0.0) / after[0][2] - 1 if after else 0.0
+    after = [row.resident_mb for row in rows if row.proposals >= SETTLED]
+    return max(after) / after[0] - 1 if after else 0.0
 
 
-def cost_per_proposal(rows: list[Row]) -> list[tuple[int, float]]:
-    """Controller CPU milliseconds per proposal, over each stretch of a hundred; sandboxes not counted."""
-    return [(second[0], 1e3 * (second[3] - first[3]) / (second[0] - first[0])) for first, second in pairwise(rows)]
+def quarters(values: Sequence[float]) -> list[float]:
+    """Median of each quarter."""
+    size = max(1, len(values) // 4)
+    return [round(statistics.median(values[i * size : (i + 1) * size] or values), 2) for i in range(4)]
 
 
-def draw(rows: list[Row], path: Path) -> None:
-    """Memory and cost over the proposals."""
+def per_proposal(rows: Sequence[Row], column: str) -> list[float]:
+    """CPU milliseconds per proposal over each stretch of a hundred."""
+    return [
+        1e3 * (getattr(b, column) - getattr(a, column)) / (b.proposals - a.proposals) for a, b in pairwise(rows)
+    ]  # fmt: skip
+
+
+def program_bytes(folder: Path) -> list[float]:
+    """Mean size of the programs that were made, over each stretch of a hundred."""
+    with sqlite3.connect(folder / FILE_NAME) as db:
+        query = (
+            "SELECT avg(length(source)) FROM results WHERE id > 0 AND source <> '' GROUP BY (id - 1) / ? ORDER BY id"
+        )
+        found = [float(size) for (size,) in db.execute(query, (EVERY,))]
+    db.close()
+    return found
+
+
+def draw(rows: Sequence[Row], sizes: Sequence[float], path: Path) -> None:
+    """Memory, cost and program size over the proposals."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    memory, cost = figure.subplots(2, 1, sharex=True)
-    memory.plot([r[0] for r in rows], [r[2] for r in rows], color="black", linewidth=1)
+    at = [row.proposals for row in rows]
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    memory, cost, size = figure.subplots(3, 1, sharex=True)
+    memory.plot(at, [row.resident_mb for row in rows], color="black", linewidth=1)
     memory.axvline(SETTLED, color="gray", linestyle=":", linewidth=1)
     memory.set_ylabel("resident memory, MiB")
-    memory.set_ylim(bottom=0)
-    points = cost_per_proposal(rows)
-    cost.plot([n for n, _ in points], [ms for _, ms in points], color="black", linewidth=1)
-    cost.set_ylabel("controller CPU per proposal, ms")
-    cost.set_xlabel("proposals")
-    cost.set_ylim(bottom=0)
-    figure.suptitle(f"Offline search of {rows[-1][0]} proposals on bsc-160, recorded latencies, no GPU")
+    cost.plot(at[1:], per_proposal(rows, "controller_cpu_s"), color="black", linewidth=1, label="controller")
+    cost.plot(at[1:], per_proposal(rows, "sandbox_cpu_s"), color="gray", linewidth=1, label="sandboxes")
+    cost.plot(at, [r.reference_ms for r in rows], color="tab:red", linewidth=0.7, label="a fixed piece of Python")
+    cost.set_ylabel("CPU per proposal, ms")
+    cost.legend(fontsize=8, loc="lower right")
+    size.plot(at[: len(sizes)], sizes[: len(at)], color="black", linewidth=1)
+    size.set_ylabel("mean program, bytes")
+    size.set_xlabel("proposals")
+    for axes in (memory, cost, size):
+        axes.set_ylim(bottom=0)
+    figure.suptitle(f"Offline search of {at[-1]} proposals: bsc-160, static mode, chat weighting; recorded latencies")
     figure.savefig(path, dpi=120)
 
 
@@ -123,33 +232,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--iterations", type=int, default=20_000)
     parser.add_argument("--minutes", type=float, help="stop earlier, after so much time")
+    parser.add_argument("--without", nargs="*", default=[], help="offline edits to leave out, as in proposer.without")
+    parser.add_argument("--parallel", type=int, default=2, help="sandboxes at once; twice as many proposals overlap")
     parser.add_argument("-o", "--output", type=Path, help="folder for soak.csv, soak.png, summary.json")
     options = parser.parse_args()
     if options.iterations < 3 * EVERY:
         parser.error(f"--iterations must be at least {3 * EVERY}")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        rows = search(options.iterations, options.minutes, Path(folder))
+    config = configuration(options.iterations, options.minutes, options.without, options.parallel)
+    judge = open_judge(TABLE, weighting=Weighting.CHAT, limits=Limits())
+    with tempfile.TemporaryDirectory(prefix="soak-") as name:
+        folder = Path(name)
+        rows = search(config, judge, folder)
         if len(rows) < 3:
             parser.error(f"fewer than {3 * EVERY} proposals in {options.minutes} minutes")
-        statuses = summarise(Path(folder)).statuses
-        journal_mb = sum(p.stat().st_size for p in Path(folder).glob("journal.sqlite*")) / 2**20
-    left = children()
-    costs = [ms for _, ms in cost_per_proposal(rows)]
-    quarter = max(1, len(costs) // 4)
+        left = children()
+        statuses = summarise(folder).statuses
+        sizes = program_bytes(folder)
+        journal_mb = sum(p.stat().st_size for p in folder.glob(f"{FILE_NAME}*")) / 2**20
+        resumed = resume(config, judge, folder)
     summary = {
-        "proposals": rows[-1][0],
+        "proposals": rows[-1].proposals,
         "statuses": statuses,
-        "minutes": round(rows[-1][1] / 60, 1),
-        "resident_mb_settled": round(next((r[2] for r in rows if r[0] >= SETTLED), 0.0), 1),
-        "resident_mb_end": round(rows[-1][2], 1),
+        "shapes": len(judge.cases),
+        "offline_edits_left_out": options.without,
+        "parallel_evaluations": options.parallel,
+        "minutes": round(rows[-1].seconds / 60, 1),
+        "resident_mb_settled": round(next((r.resident_mb for r in rows if r.proposals >= SETTLED), 0.0), 1),
+        "resident_mb_end": round(rows[-1].resident_mb, 1),
         "growth_after_settling": round(growth(rows), 4),
-        "controller_cpu_ms_per_proposal": {
-            "second_quarter": round(statistics.median(costs[quarter : 2 * quarter] or costs), 2),
-            "last_quarter": round(statistics.median(costs[-quarter:]), 2),
+        "by_quarter": {
+            "controller_cpu_ms_per_proposal": quarters(per_proposal(rows, "controller_cpu_s")),
+            "sandbox_cpu_ms_per_proposal": quarters(per_proposal(rows, "sandbox_cpu_s")),
+            "reference_cpu_ms": quarters([r.reference_ms for r in rows]),
+            "program_bytes": quarters(sizes),
         },
         "journal_mb": round(journal_mb, 1),
+        "processes_at_most": max(r.processes for r in rows),
         "processes_left": len(left),
+        "resume_of_all": resumed,
         "python": sys.version.split()[0],
         "cpus": os.cpu_count(),
     }
@@ -159,9 +280,10 @@ def main() -> int:
         (options.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         with (options.output / "soak.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("proposals", "seconds", "resident_mb", "controller_cpu_s", "failures"))
-            writer.writerows((n, f"{s:.1f}", f"{mb:.1f}", f"{cpu:.2f}", bad) for n, s, mb, cpu, bad in rows)
-        draw(rows, options.output / "soak.png")
+            writer.writerow([*(f.name for f in fields(Row)), "program_bytes"])
+            for row, size in zip(rows, sizes, strict=False):
+                writer.writerow([*(round(v, 2) for v in asdict(row).values()), round(size)])
+        draw(rows, sizes, options.output / "soak.png")
     return 1 if left or growth(rows) >= MAX_GROWTH else 0
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from conftest import TABLES
+from simulated_gpu import SimulatedWorker
+
+from evaluators.contract import LIVE_SETTINGS
 from evaluators.evaluation import Evaluation
-from evaluators.judge import Judge
+from evaluators.judge import Judge, open_judge
+from evaluators.judge_set import JudgeSet, Objective, table_labels
+from evaluators.live import open_live_judge
+from evaluators.sandbox import Limits
 from evaluators.status import Status
-from evolve.config import parse_config
+from evaluators.workloads import Weighting
+from evolve.config import RunConfig, parse_config
 from evolve.journal import open_journal
 from evolve.proposers.base import Answer
 from evolve.run_folder import keep_tables
@@ -81,3 +90,48 @@ def write_run(folder: Path, judge: Judge, table: Path, stock: str, *, hostile: s
             journal.answer(7, Answer("slow", "model"))
             journal.result(7, "while True: pass", Evaluation(Status.TIMEOUT, "2 s"))
     return folder
+
+
+def write_judged(
+    folder: Path, judge: Judge | JudgeSet, config: RunConfig, tables: Sequence[Path], sources: Sequence[str]
+) -> Path:
+    """A run whose proposals all descend from the first of the sources, as judged."""
+    folder.mkdir(parents=True)
+    if tables:
+        keep_tables(tables, folder)
+    with open_journal(folder, read_only=False) as journal:
+        meta = {**judge.description, "run": folder.name, "proposer": "test", "proposals": str(len(sources) - 1)}
+        for key, value in {**meta, "config": config.dump_yaml()}.items():
+            journal.set_meta(key, value)
+        for index, source in enumerate(sources):
+            row = {"id": index, "kind": "proposal" if index else "seed", "island": 0, "parent": 0 if index else None}
+            journal.ask({**row, "inspirations": (), "diff": False, "seed": index, "system": "", "user": "u"})
+            if index:
+                journal.answer(index, Answer("answer", "model", "edit", 10, 20, 0.01))
+            evaluation = judge.evaluate(source)
+            assert evaluation.status is Status.OK, evaluation.message
+            journal.result(index, source, evaluation, elapsed_s=0.5)
+            for m in evaluation.measured:
+                journal.span(index, "gpu", f"{m.launches} launches", m.started_at, m.seconds)
+    return folder
+
+
+def write_several(folder: Path, sources: Sequence[str]) -> Path:
+    """A run on two recorded tables."""
+    tables = [TABLES / "bsc-160" / f"fa3_fwd-{mode}-cold" for mode in ("metadata", "static")]
+    judges = [open_judge(t, weighting=Weighting.SERVING, limits=Limits()) for t in tables]
+    labels = table_labels([j.description for j in judges])
+    judge = JudgeSet(dict(zip(labels, judges, strict=True)), Objective.WORST)
+    config = parse_config({"name": "several", "judge": {"tables": [str(t) for t in tables]}})
+    return write_judged(folder, judge, config, tables, sources)
+
+
+def write_live(folder: Path, sources: Sequence[str]) -> Path:
+    """A run on a simulated GPU, its store beside its folder."""
+    store = folder.parent / "latencies.db"
+    config = parse_config({
+        "name": "live", "judge": {"measure": "live", "weighting": "chat", "store": str(store)},
+    })  # fmt: skip
+    setting = LIVE_SETTINGS[config.judge.setting]
+    judge = open_live_judge(SimulatedWorker(), store, "llama31-70b", setting, weighting=Weighting.CHAT, limits=Limits())
+    return write_judged(folder, judge, config, [], sources)

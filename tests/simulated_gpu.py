@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from evaluators.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.device import DeviceRecord
 from evaluators.dispatch import resolved_num_splits
+from evaluators.executors.worker import TEST_SHAPE
+from evaluators.gpu_lock import hold
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.launch import canonical_launch
 from evaluators.pairing import Block
@@ -93,8 +99,8 @@ class SimulatedWorker:
         combine = ["simulated::FlashAttnFwdCombine<>"] if decision.num_splits > 1 else []
         return [f"simulated::FlashAttnFwdSm90<2, cute::tuple<cute::C<1>, cute::C<1>, cute::C<1>>, {tile}>", *combine]
 
-    def compiled(self, shape: DecodeShape) -> dict[str, Any]:
-        return {"num_splits": resolved_num_splits(shape, self.setting, Decision(), Gpu()), "live_splits": [1]}
+    def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
+        return {"num_splits": resolved_num_splits(shape, self.setting, Decision(num_splits), Gpu()), "live_splits": [1]}
 
     def copy_bandwidth(self) -> float:
         return 3.0e6
@@ -129,11 +135,60 @@ def _fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         raise SystemExit(7)
 
 
+class SeatBench(SimulatedBench):
+    """A simulated GPU of a pool. Its UUID is what the process sees; faults are coded in the shape and the UUID.
+
+    `EVOSPLIT_SIMULATED` names a folder: a file there says that a fault which happens once has happened.
+    """
+
+    def __init__(self, setting: Setting, seed: int) -> None:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        self.uuid = visible if visible.startswith("GPU-") else f"GPU-simulated-{visible}"
+        self.folder = Path(os.environ.get("EVOSPLIT_SIMULATED", "."))
+        if "broken" in self.uuid:
+            raise MeasureError(Trouble.UNAVAILABLE, f"{self.uuid} is in MIG mode")
+        if "crashing" in self.uuid:
+            raise SystemExit(9)
+        hold(self.uuid)
+        self._worker = SimulatedWorker(seed=seed)
+        self._worker.open(setting, seed=seed)
+
+    def describe(self) -> dict[str, Any]:
+        name = "simulated H200" if "other" in self.uuid else SIMULATED_DEVICE.name
+        return {"device": asdict(replace(SIMULATED_DEVICE, uuid=self.uuid, name=name)), "build": SIMULATED_BUILD}
+
+    def _once(self, what: str) -> bool:
+        try:
+            (self.folder / what).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+        with (self.folder / "executions.txt").open("a") as log:
+            log.write(f"{self.uuid} b{shape.batch} k{shape.seqlen_k} {len(decisions)}\n")
+        if "uneven" in self.uuid:
+            return {
+                "cells": [{"latencies_us": [10.0, 10.0, 30.0, 10.0], "error": 0.0}] * len(decisions),
+                "sm_clock_mhz": 1980, "slowed": False, "total_s": 0.0, "check_s": 0.0,
+            }  # fmt: skip
+        if shape.batch == 13:
+            raise MeasureError(Trouble.WRONG, "an output is off")
+        if shape.batch == 15 and any(d.num_splits == 6 for d in decisions):
+            raise MeasureError(Trouble.REFUSED, "num_splits 6 is refused")
+        if shape.batch == 17 or (shape.batch == 18 and self._once(f"died-{shape.seqlen_k}")):
+            os._exit(7)
+        if shape.batch == 19 and self._once(f"hung-{shape.seqlen_k}"):
+            time.sleep(3600)
+        if shape.batch == 21 and self._once(f"lost-{shape.seqlen_k}"):
+            raise MeasureError(Trouble.LOST, "the GPU stopped answering")
+        if "dying" in self.uuid and shape != TEST_SHAPE:
+            os._exit(8)
+        return self._worker.measure(shape, decisions, rounds=rounds)
+
+
 def main() -> None:
     """A worker process around the simulated bench."""
-    import os
-    import sys
-
     from evaluators.gpu_worker_child import serve
 
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")

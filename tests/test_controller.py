@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import parse_program
 from evaluators.status import Status
@@ -36,6 +38,7 @@ class SmallJudge:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.grows = False
         self.description = {"workload": "numbers", "table_sha256": "0"}
 
     def evaluate(self, source: str) -> Evaluation:
@@ -57,6 +60,9 @@ class SmallJudge:
             holdout=replace(score, score=1 + (value % 10) / 100),
             features={"complexity": float(program.complexity), "mean_splits": value % 5, "share_changed": value % 3},
         )
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        return self.evaluate(source)
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Lowers every third number's score, and finds some numbers unstable."""

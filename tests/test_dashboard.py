@@ -9,6 +9,8 @@ import math
 import os
 import re
 import shutil
+import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,19 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TABLES, Command, FinishedRun, seed
-from dashboard_runs import HOSTILE, write_run
+from conftest import ROOT, TABLES, Command, FinishedRun, require_sandbox, seed
+from dashboard_runs import HOSTILE, write_judged, write_live, write_run, write_several
 from jsonschema import Draft202012Validator
 
-from evaluators.judge import Judge
+from evaluators.judge import Judge, open_judge
+from evaluators.oracle import log_speedups, oracle_of, standard_error
+from evaluators.sandbox import Limits
 from evaluators.status import Status
-from evolve.config import RunConfig
+from evaluators.workloads import Weighting
+from evolve.config import RunConfig, parse_config
 from evolve.dashboard.bundle import block, pack_candidates
 from evolve.dashboard.candidate import candidate, candidates, constants_moved
 from evolve.dashboard.compare import compare, config_changes
 from evolve.dashboard.documents import VIEWS, dashboard_schema
 from evolve.dashboard.grid import grid, replay
 from evolve.dashboard.lineage import lineage
+from evolve.dashboard.measured import Measured
 from evolve.dashboard.overview import overview
 from evolve.dashboard.page import MODULES, page, policy, script, static
 from evolve.dashboard.reader import RunReader
@@ -36,7 +42,7 @@ from evolve.dashboard.report import report
 from evolve.dashboard.shapes import recording_of, shapes
 from evolve.dashboard.timeline import timeline
 from evolve.errors import UserError
-from evolve.journal import FILE_NAME
+from evolve.journal import FILE_NAME, open_journal
 from evolve.run_folder import summarise
 
 TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
@@ -51,6 +57,20 @@ def small(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> RunReader:
 @pytest.fixture(scope="module")
 def finished(finished_run: FinishedRun) -> RunReader:
     return RunReader(finished_run.folder)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> RunReader:
+    require_sandbox()
+    sources = [seed(name) for name in ("fa3_stock", "waves_static", "always_1")]
+    return RunReader(write_several(tmp_path_factory.mktemp("several") / "several", sources))
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> RunReader:
+    require_sandbox()
+    sources = [seed(name) for name in ("fa3_stock", "always_4", "always_8")]
+    return RunReader(write_live(tmp_path_factory.mktemp("live") / "live", sources))
 
 
 def unblock(text: str) -> Any:
@@ -171,13 +191,21 @@ def test_candidate_names_the_constants(small: RunReader) -> None:
 
 def test_packing_loses_nothing(small: RunReader) -> None:
     recording, _ = recording_of(small)
-    documents = candidates(small, recording)
-    packed = unblock(block(pack_candidates(documents)))
-    for row, document in zip(packed["candidates"], documents, strict=True):
-        index, texts, picks, constants = row
-        assert index == document["node"]["id"]
-        for name, lines in zip(packed["texts"], texts, strict=True):
+    packed = unblock(block(pack_candidates(candidates(small, recording), recording)))
+    chosen: dict[int, list[int]] = {}
+    assert len(packed["candidates"]) == len(small.nodes)
+    for row in packed["candidates"]:
+        index, texts, base, changes, constants = row
+        document = candidate(small, index, recording)
+        for name, number in zip(packed["texts"], texts, strict=True):
+            lines = packed["documents"][number]
             assert "\n".join(packed["lines"][i] for i in lines) == document[name]  # type: ignore[literal-required]
+        picks = changes if base is None else list(chosen[base])
+        if base is not None:
+            assert len(changes) < len(picks)
+            for i, k in zip(changes[::2], changes[1::2], strict=True):
+                picks[i] = k
+        chosen[index] = picks
         unpacked = [
             dict(zip(packed["outcome_fields"], packed["outcomes"][i][k], strict=True)) for i, k in enumerate(picks)
         ]
@@ -193,6 +221,99 @@ def test_compare(small: RunReader, finished: RunReader) -> None:
     assert other["decisions"] and all(d["a"] != d["b"] for d in other["decisions"])
     runs = compare((small, 0, recording), (finished, 0, recording_of(finished)[0]))
     assert {"key": "search.proposals", "a": "7", "b": "4"} in runs["config"]
+
+
+def test_shapes_of_several_tables(several: RunReader) -> None:
+    recording, missing = recording_of(several)
+    assert recording is not None and not missing
+    found = shapes(several, recording, missing)
+    Draft202012Validator(dashboard_schema()).validate(found)
+    labels = [card["label"] for card in found["cards"]]
+    assert labels == ["bsc-160/fa3_fwd-metadata-cold", "bsc-160/fa3_fwd-static-cold"]
+    assert {k["table"] for k in found["cases"]} == {0, 1}
+    assert all(k["id"].startswith(labels[k["table"]] + "/") for k in found["cases"])
+    assert len({k["id"] for k in found["cases"]}) == len(found["cases"])
+    # Scored as the worse of the tables: its shapes add up to the score, the other's to a better one.
+    for node in several.nodes:
+        outcomes = candidate(several, node["id"], recording)["outcomes"]
+        gains = [
+            sum(k["weight"] * math.log(o["speedup"] or 0)
+                for k, o in zip(found["cases"], outcomes, strict=True) if (k["table"], k["split"]) == (table, "train"))
+            for table in (0, 1)
+        ]  # fmt: skip
+        assert node["train"] is not None
+        assert any(math.exp(g) == pytest.approx(node["train"]["geomean_speedup"], abs=2e-5) for g in gains)
+    assert set(overview(several, recording)["oracle_speedup"]) == {
+        f"{label} {split}" for label in labels for split in ("train", "holdout")
+    }
+
+
+def test_a_run_on_several_tables_compares_with_one_on_one_of_them(several: RunReader, tmp_path: Path) -> None:
+    recording, _ = recording_of(several)
+    judge = open_judge(TABLES / "bsc-160" / "fa3_fwd-static-cold", weighting=Weighting.SERVING, limits=Limits())
+    config = parse_config({"judge": {"table": str(TABLES / "bsc-160" / "fa3_fwd-static-cold")}})
+    tables = [TABLES / "bsc-160" / "fa3_fwd-static-cold"]
+    one = RunReader(write_judged(tmp_path / "one", judge, config, tables, [seed("fa3_stock"), seed("waves_static")]))
+    table, _ = recording_of(one)
+    assert table is not None
+    found = compare((several, 1, recording), (one, 1, table))
+    assert found["shapes_compared"] == len(table.cases) and not found["decisions"]
+    found = compare((several, 0, recording), (one, 1, table))
+    assert found["decisions"] and {d["case"] for d in found["decisions"]} <= {c.id for c in table.cases}
+
+
+def test_shapes_of_a_live_run_are_what_was_measured(live: RunReader) -> None:
+    recording, missing = recording_of(live)
+    assert recording is not None and not missing
+    found = shapes(live, recording, missing)
+    Draft202012Validator(dashboard_schema()).validate(found)
+    (card,) = found["cards"]
+    assert (card["measured"], card["unmeasured"], card["gpu"]) == ("live", "0", "simulated H100")
+    # Of each shape no more than the launches of three programs.
+    assert {len(k["cells"]["median_us"]) for k in found["cases"]} <= {1, 2, 3}
+    for node in live.nodes:
+        outcomes = candidate(live, node["id"], recording)["outcomes"]
+        assert not any(o["interpolated"] for o in outcomes) and all(o["latency_us"] for o in outcomes)
+        assert node["train"] is not None
+        gain = sum(
+            k["weight"] * math.log(o["speedup"] or 0)
+            for k, o in zip(found["cases"], outcomes, strict=True) if k["split"] == "train"
+        )  # fmt: skip
+        assert math.exp(gain) == pytest.approx(node["train"]["geomean_speedup"], abs=2e-5)
+    assert "gpu" in {e["args"].get("name") for e in timeline(live)["traceEvents"]}
+
+
+def test_a_live_run_says_why_its_shapes_are_missing(live: RunReader, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(live.folder, tmp_path / "away" / "live"))
+    config = live.config
+    assert config is not None
+    with open_journal(copy, read_only=False) as journal:
+        elsewhere = config.model_copy(update={"judge": config.judge.model_copy(update={"store": "nowhere/l.db"})})
+        journal.set_meta("config", elsewhere.dump_yaml())
+    recording, missing = recording_of(RunReader(copy))
+    assert recording is None and "l.db" in missing and "cannot be read" in missing
+    # The store is looked for beside the run, too, so that both can be moved together.
+    with sqlite3.connect(live.folder.parent / "latencies.db") as store, sqlite3.connect(copy.parent / "l.db") as other:
+        store.backup(other)
+    assert recording_of(RunReader(copy))[0] is not None
+    with open_journal(copy, read_only=False) as journal:
+        journal.set_meta("gpu_uuid", "")
+    assert "does not say gpu_uuid" in recording_of(RunReader(copy))[1]
+    with open_journal(copy, read_only=False) as journal:
+        journal.set_meta("gpu_uuid", "another GPU")
+    assert "none of its launches" in recording_of(RunReader(copy))[1]
+
+
+def test_measured_figures_are_the_oracles(judge: Judge) -> None:
+    for case in judge.cases[::40]:
+        cells = judge.source.cells(case)
+        measured, oracle = Measured.of(cells), oracle_of(cells)
+        assert (measured.best, measured.oracle_log_gain) == (oracle.cell, pytest.approx(oracle.log_gain))
+        for i, cell in enumerate(cells):
+            logs = log_speedups(cells[0].latencies_us, cell.latencies_us)
+            assert measured.log_speedup[i] == pytest.approx(statistics.median(logs))
+            assert measured.error[i] == pytest.approx(standard_error(logs))
+            assert measured.median_us[i] == pytest.approx(statistics.median(cell.latencies_us), abs=6e-4)
 
 
 def test_config_changes_by_key() -> None:
@@ -231,6 +352,11 @@ def test_a_run_without_its_table_is_shown_all_the_same(small: RunReader, tmp_pat
     copy = tmp_path / "bare"
     copy.mkdir()
     shutil.copy(small.folder / FILE_NAME, copy)
+    # The table that its configuration names is the one that it was judged on: that does as well.
+    recording, missing = recording_of(RunReader(copy))
+    assert recording is not None and recording.cards == recording_of(small)[0].cards  # type: ignore[union-attr]
+    with open_journal(copy, read_only=False) as journal:
+        journal.set_meta("table_sha256", "of another table")
     reader = RunReader(copy)
     recording, missing = recording_of(reader)
     assert recording is None and "no recorded table" in missing

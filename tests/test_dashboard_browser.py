@@ -224,7 +224,7 @@ def test_arrows_walk_over_shapes(browser: Browser, report_url: str) -> None:
     second = watched.page.locator(".cell:focus").get_attribute("data-case")
     assert first and second and first != second
     assert watched.says("#shape-detail h3") == second
-    assert f"case={second}" in watched.place
+    watched.page.wait_for_url(re.compile(f"case={second}"))
 
 
 @pytest.mark.parametrize(

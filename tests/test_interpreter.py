@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from evaluators.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.gate import parse_program
-from evaluators.interpreter import BUILTINS, Interpreter
+from evaluators.interpreter import Interpreter
 from evaluators.language import BUILTINS as LANGUAGE_BUILTINS
+from evaluators.operations import BUILTINS
 from evaluators.sandbox import Limits, Question, Sandbox
 from evaluators.status import Status
 

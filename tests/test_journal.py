@@ -140,7 +140,9 @@ def test_a_closed_journal_is_one_file(journal: Journal) -> None:
 def test_a_process_that_dies_while_creating_leaves_a_file_that_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evolve.journal._SCHEMA", "CREATE TABLE meta (key TEXT, value TEXT); CREATE TABLE meta (x)")
+    monkeypatch.setattr(
+        "evolve.journal_schema._SCHEMA", "CREATE TABLE meta (key TEXT, value TEXT); CREATE TABLE meta (x)"
+    )
     with pytest.raises(UserError):
         Journal(tmp_path / FILE_NAME)
     monkeypatch.undo()
@@ -155,14 +157,12 @@ def test_missing_journals_and_proposals_are_named(journal: Journal, tmp_path: Pa
 
 
 def test_a_start_that_dies_leaves_no_half_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import evolve.journal
-
     def die(db: sqlite3.Connection) -> None:
         db.execute("CREATE TABLE meta (key TEXT)")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evolve.journal, "_fill", die)
-    path = tmp_path / evolve.journal.FILE_NAME
+    monkeypatch.setattr("evolve.journal_schema.fill", die)
+    path = tmp_path / FILE_NAME
     with pytest.raises(KeyboardInterrupt):
         Journal(path)
     monkeypatch.undo()

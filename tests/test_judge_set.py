@@ -72,6 +72,15 @@ def test_a_failure_names_its_table(judges: dict[str, Judge]) -> None:
     assert refused.train is None and not refused.decisions
 
 
+def test_the_second_look_asks_no_table_a_first_time(judges: dict[str, Judge], monkeypatch: pytest.MonkeyPatch) -> None:
+    both, source = JudgeSet(judges, Objective.WORST), seed("fa3_stock")
+    found = both.evaluate(source)
+    alone = {name: judge.recheck(source, judge.evaluate(source)) for name, judge in judges.items()}
+    monkeypatch.setattr(Judge, "evaluate", lambda *_: pytest.fail("evaluated again"))
+    again = both.recheck(source, found)
+    assert again == both.combine(alone) and again.train == found.train and "lone_share" in again.features
+
+
 def test_programs_that_differ_on_one_table_differ(judges: dict[str, Judge]) -> None:
     both = JudgeSet(judges, Objective.WORST)
     plain = seed("always_1")

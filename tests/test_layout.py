@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 MODULES = sorted([*(ROOT / "evolve").rglob("*.py"), *(ROOT / "evaluators").rglob("*.py")])
-HEAVY = {"torch", "openevolve", "pandas", "matplotlib", "openai", "vllm", "fa3_fwd", "pynvml"}
+HEAVY = {"torch", "openevolve", "pandas", "matplotlib", "openai", "vllm", "fa3_fwd", "pynvml", "ray"}
 
 
 def top_level(tree: ast.Module) -> Iterator[ast.stmt]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -200,6 +202,25 @@ def test_live_scores_follow_the_simulated_latencies(tmp_path: Path) -> None:
         assert math.log(result.speedups[case.id]) == pytest.approx(math.log(wanted), abs=0.003)
 
 
+def test_an_evaluation_says_when_the_gpu_measured_for_it(tmp_path: Path) -> None:
+    worker = SimulatedWorker()
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    started = time.time()
+    stock = judge.evaluate(seed("fa3_stock"))
+    (stretch,) = stock.measured
+    assert started <= stretch.started_at and stretch.started_at + stretch.seconds <= time.time() + 0.1
+    assert stretch.launches == len(judge.cases) == len(worker.requests)
+    assert 0 < stock.gpu_s == stretch.busy_s <= stretch.seconds + 1e-3
+    # What is known costs nothing, and another thread's measuring is not this one's.
+    again = judge.evaluate(seed("fa3_stock"))
+    assert (again.gpu_s, again.measured) == (0.0, ())
+    looked = judge.recheck(seed("always_4"), judge.evaluate(seed("always_4")))
+    assert looked.gpu_s == pytest.approx(sum(m.busy_s for m in looked.measured))
+    # A launch that fails kept the GPU busy all the same.
+    bad = judge_with(SimulatedWorker(fault=faulty(Trouble.WRONG, 8)), tmp_path / "other.db").evaluate(seed("always_8"))
+    assert bad.status is Status.WRONG and bad.gpu_s > 0 and bad.measured
+
+
 def faulty(kind: Trouble, splits: int):  # type: ignore[no-untyped-def]
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         if any(d.num_splits == splits for d in decisions):
@@ -305,6 +326,15 @@ def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatc
     assert ran.code == 0, ran.err
     assert "live: simulated provider, simulated H100" in ran.err and "ms a launch" in ran.err
     assert ran.json["proposals"] == 4 and ran.json["best"]["train"]["score"] >= 1.0
+    assert ran.json["gpu_s"] > 0
+    (folder,) = (tmp_path / "runs").glob("llama*")
+    evosplit("report", folder, "--timeline", "t.json")
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    lane = next(e["pid"] for e in events if e["name"] == "process_name" and e["args"]["name"] == "gpu")
+    measured = sorted((e for e in events if e["ph"] == "X" and e["pid"] == lane), key=lambda e: e["ts"])
+    # One GPU: one thread; the seed's measuring among it, and all of it within what the run was charged, but for pauses.
+    assert measured[0]["args"]["proposal"] == 0 and {e["tid"] for e in measured} == {1}
+    assert sum(e["dur"] for e in measured) / 1e6 >= 0.9 * ran.json["gpu_s"]
     store = tmp_path / "runs" / "latencies.db"
     assert store.exists()
     scored = evosplit(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from evaluators.judge import Judge
 from evaluators.status import Status
 from evolve.config import PromptsConfig
 from evolve.errors import UserError
-from evolve.lessons import EDIT_CHARS, KEPT, LessonBook, Lessons, describe_edit
+from evolve.journal import FILE_NAME, Journal
+from evolve.lessons import EDIT_CHARS, KEPT, LessonBook, Lessons, describe_edit, lesson_of
 from evolve.prompt_templates import FOLDER, MARKS, Templates, fill, load_templates
 from evolve.prompts import MAX_TOKENS, Prompts
 from evolve.proposers.base import ProgramRecord
@@ -156,32 +158,53 @@ class TestTemplates:
 
 class TestLessons:
     @staticmethod
-    def book() -> LessonBook:
-        book = LessonBook()
-        book.commit(0, 0, scored(1.1), parent=None, edit="")
-        book.commit(1, 0, scored(1.0), parent=0, edit="- a | + b")
-        book.commit(2, 1, Evaluation(Status.RAISED, "boom"), parent=0, edit="")
-        book.commit(3, 1, Evaluation(Status.DUPLICATE, "same decisions as proposal 1"), parent=0, edit="+ c")
-        book.commit(4, 1, Evaluation(Status.TIMEOUT, "slow"), parent=1, edit="+ d")
+    def book(journal: Journal) -> LessonBook:
+        rows: list[tuple[int, int | None, str, Evaluation]] = [
+            (0, None, "a\n", scored(1.1)),
+            (1, 0, "b\n", scored(1.0)),
+            (2, 0, "", Evaluation(Status.RAISED, "boom")),
+            (3, 0, "a\nc\n", Evaluation(Status.DUPLICATE, "same decisions as proposal 1")),
+            (4, 1, "b\nd\n", Evaluation(Status.TIMEOUT, "slow")),
+            *((i, 0, "", Evaluation(Status.RAISED, f"no {i}")) for i in range(5, 30)),
+        ]
+        for index, parent, source, evaluation in rows:
+            row = {"id": index, "kind": "proposal", "parent": parent, "inspirations": (), "diff": False, "seed": 0}
+            journal.ask({**row, "island": 0, "system": "", "user": ""})
+            journal.result(index, source, evaluation)
+        return LessonBook(partial(lesson_of, journal))
+
+    @pytest.fixture
+    def known(self, tmp_path: Path) -> LessonBook:
+        book = self.book(Journal(tmp_path / FILE_NAME))
+        for index, island, status, parent in (
+            (1, 0, Status.OK, 0),
+            (2, 1, Status.RAISED, 0),
+            (3, 1, Status.DUPLICATE, 0),
+            (4, 1, Status.TIMEOUT, 1),
+        ):
+            book.commit(index, island, status, parent=parent)
         return book
 
-    def test_a_parent_knows_what_became_of_its_children(self) -> None:
-        lessons = self.book().of(0, 1)
+    def test_a_parent_knows_what_became_of_its_children(self, known: LessonBook) -> None:
+        lessons = known.of(0, 1)
         assert lessons.tried == (
-            "score 1.0000 (-0.1000), 2 regressions: - a | + b",
-            "same decisions as proposal 1: + c",
+            "score 1.0000 (-0.1000), 2 regressions: -a | +b",
+            "same decisions as proposal 1: +c",
         )
         assert lessons.failed == ("raised: boom",)
         assert lessons.island == ("timeout: slow",)  # its own failure is told once
 
-    def test_other_islands_keep_theirs(self) -> None:
-        assert self.book().of(1, 0) == Lessons((), ("timeout: slow: + d",), ())
+    def test_other_islands_keep_theirs(self, known: LessonBook) -> None:
+        assert known.of(1, 0) == Lessons((), ("timeout: slow: +d",), ())
 
-    def test_only_the_last_are_kept(self) -> None:
-        book = self.book()
+    def test_only_the_last_are_kept(self, known: LessonBook) -> None:
         for index in range(5, 30):
-            book.commit(index, 0, Evaluation(Status.RAISED, f"no {index}"), parent=0, edit="")
-        assert book.of(0, 1).failed == tuple(f"raised: no {i}" for i in range(30 - KEPT, 30))
+            known.commit(index, 0, Status.RAISED, parent=0)
+        assert known.of(0, 1).failed == tuple(f"raised: no {i}" for i in range(30 - KEPT, 30))
+
+    def test_programs_that_left_are_forgotten(self, known: LessonBook) -> None:
+        known.keep_only({1})
+        assert known.of(0, 0) == Lessons() and known.of(1, 0).failed
 
     @pytest.mark.parametrize(
         ("before", "after", "text"),

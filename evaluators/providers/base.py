@@ -79,6 +79,16 @@ class Provider(Protocol):
         """Prepare a launch; in metadata mode this computes, and where asked rewrites, the metadata."""
         ...
 
+    def bind_own(self, inputs: CallInputs, num_splits: int) -> BoundLaunch:
+        """Prepare a launch that the library decides itself, as its users call it.
+
+        Args:
+            inputs: of the call.
+            num_splits: 0, or the constant that users pass. Metadata and forward get the same, and the same lengths:
+                with 0 both then decide alike, which `compiled` on the worker looks at first.
+        """
+        ...
+
     def compiled_metadata(
         self, shape: DecodeShape, setting: Setting, decision: Decision, seqlens: torch.Tensor
     ) -> list[int]:

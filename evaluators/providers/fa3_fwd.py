@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.launch import canonical_launch, effective_pack_gqa
 from evaluators.providers.base import BoundLaunch, CallInputs, ProviderUnavailable
+from evaluators.providers.library import load_operators
 from evaluators.providers.memory import kv_elements
 from evaluators.providers.metadata import rewrite_metadata
 
@@ -28,8 +29,11 @@ class Fa3Fwd:
 
     name = "fa3_fwd"
 
-    def __init__(self) -> None:
+    def __init__(self, library: str = "") -> None:
         """Load the library.
+
+        Args:
+            library: another build, by path or name of a package; empty for the installed one.
 
         Raises:
             ProviderUnavailable: the package, torch or a Hopper GPU is missing.
@@ -44,7 +48,12 @@ class Fa3Fwd:
             raise ProviderUnavailable(
                 f"FA3 needs compute capability 9.x (H100, H200), this GPU has {torch.cuda.get_device_capability()}"
             )
-        self._ops: Any = self._load()
+        self._named = ""
+        self._ops: Any = None
+        if library:
+            self._ops, self._named = load_operators(library)
+        else:
+            self._ops = self._load()
 
     def _load(self) -> Any:
         import torch
@@ -59,6 +68,8 @@ class Fa3Fwd:
         """`fa3-fwd` and torch versions."""
         import torch
 
+        if self._named:
+            return f"{self._named}, torch {torch.__version__}"
         try:
             version = importlib.metadata.version("fa3-fwd")
         except importlib.metadata.PackageNotFoundError:
@@ -175,3 +186,15 @@ class Fa3Fwd:
             self._forward(inputs, copy, decision.num_splits, pack, decision.sm_margin, metadata)
 
         return BoundLaunch(decision, run)
+
+    def bind_own(self, inputs: CallInputs, num_splits: int) -> BoundLaunch:
+        """See `Provider.bind_own`."""
+        metadata = None
+        if inputs.setting.mode is Mode.METADATA:
+            assert inputs.seqlens is not None
+            metadata = self._metadata(inputs.shape, Decision(num_splits), None, inputs.seqlens)
+
+        def run(copy: int) -> None:
+            self._forward(inputs, copy, num_splits, None, 0, metadata)
+
+        return BoundLaunch(Decision(num_splits), run)

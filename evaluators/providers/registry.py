@@ -15,8 +15,12 @@ def provider_names() -> tuple[str, ...]:
     return ("fa3_fwd", "vllm", "upstream")
 
 
-def open_provider(name: str) -> Provider:
+def open_provider(name: str, library: str = "") -> Provider:
     """Load a provider.
+
+    Args:
+        name: one of `provider_names()`.
+        library: another build of its kernel, by the path of a shared library or the name of a package.
 
     Raises:
         ProviderUnavailable: unknown name, or the provider cannot run here; the message says why.
@@ -24,13 +28,13 @@ def open_provider(name: str) -> Provider:
     if name == "fa3_fwd":
         from evaluators.providers.fa3_fwd import Fa3Fwd
 
-        return Fa3Fwd()
+        return Fa3Fwd(library)
     if name == "vllm":
         from evaluators.providers.vllm import Vllm
 
-        return Vllm()
+        return Vllm(library)
     if name == "upstream":
         from evaluators.providers.upstream import Upstream
 
-        return Upstream()
+        return Upstream(library)
     raise ProviderUnavailable(f"unknown provider {name!r}; known: {', '.join(provider_names())}")

@@ -17,6 +17,7 @@ from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import capacity, ceil_div
 from evaluators.launch import canonical_launch
 from evaluators.providers.base import BoundLaunch, CallInputs, ProviderUnavailable
+from evaluators.providers.library import load_operators
 from evaluators.providers.memory import kv_elements
 from evaluators.providers.metadata import rewrite_metadata
 
@@ -56,8 +57,11 @@ class Vllm:
 
     name = "vllm"
 
-    def __init__(self) -> None:
+    def __init__(self, library: str = "") -> None:
         """Load the library.
+
+        Args:
+            library: another build, by path or name of a package; empty for vLLM's own.
 
         Raises:
             ProviderUnavailable: the library, torch or a Hopper GPU is missing.
@@ -66,19 +70,26 @@ class Vllm:
             import torch
         except ImportError as error:
             raise ProviderUnavailable(f"torch cannot be imported ({error})") from error
-        self._path = find_library()
+        self._path = Path(library) if library else find_library()
+        self._ops: Any = None
         if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
             raise ProviderUnavailable("vLLM's FA3 kernel needs a Hopper GPU (H100, H200)")
+        self._named = ""
+        if library:
+            self._ops, self._named = load_operators(library)
+            return
         try:
             torch.ops.load_library(str(self._path))
         except OSError as error:
             raise ProviderUnavailable(f"{self._path} cannot be loaded ({error})") from error
-        self._ops: Any = torch.ops._vllm_fa3_C
+        self._ops = torch.ops._vllm_fa3_C
 
     def build(self) -> str:
         """VLLM's version where installed, and the library's hash: its kernels change without a version."""
         import torch
 
+        if self._named:
+            return f"{self._named}, torch {torch.__version__}"
         digest = hashlib.sha256(self._path.read_bytes()).hexdigest()[:12]
         try:
             version = importlib.metadata.version("vllm")
@@ -212,3 +223,13 @@ class Vllm:
             self._forward(inputs, copy, decision.num_splits, decision.sm_margin, metadata)
 
         return BoundLaunch(decision, run)
+
+    def bind_own(self, inputs: CallInputs, num_splits: int) -> BoundLaunch:
+        """See `Provider.bind_own`."""
+        assert inputs.seqlens is not None
+        metadata = self._metadata(inputs.shape, inputs.setting, Decision(num_splits), inputs.seqlens)
+
+        def run(copy: int) -> None:
+            self._forward(inputs, copy, num_splits, 0, metadata)
+
+        return BoundLaunch(Decision(num_splits), run)

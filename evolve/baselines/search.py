@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from evaluators.contract import Decision
 from evaluators.evaluation import Evaluation
 from evolve.baselines.problem import Counted, Problem
 from evolve.baselines.tally import Tally
@@ -17,7 +19,7 @@ class _Judge:
     """Counts what the controller asks; its questions about known programs, for feedback, are free."""
 
     def __init__(self, problem: Problem, tally: Tally) -> None:
-        self.description = problem.judge.description
+        self.description, self.grows = problem.judge.description, problem.judge.grows
         self._problem, self._tally = problem, tally
         self._known: set[str] = set()
 
@@ -26,6 +28,9 @@ class _Judge:
             return self._problem.judge.evaluate(source)
         self._known.add(source)
         return self._tally.judge(source)
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        return self._problem.judge.score(source, decisions)
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         return self._problem.judge.recheck(source, evaluation)

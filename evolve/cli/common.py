@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import typer
 from evaluators.evaluation import Evaluation, SplitScore
 from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
-from evaluators.judge_set import JudgeSet
+from evaluators.judge_set import JudgeSet, table_labels
 from evaluators.regressions import Grid, Regression
 from evaluators.sandbox import Limits, self_test
 from evaluators.workloads import Split
@@ -111,11 +111,25 @@ def require_sandbox() -> None:
 AnyJudge = Judge | JudgeSet
 
 
+@dataclass(frozen=True, slots=True)
+class SharedPool:
+    """Where a run of a sweep asks for latencies: the parent's socket, and its own name there."""
+
+    path: Path
+    run: str
+
+
 def judge_of(
-    config: RunConfig, *, tables: Sequence[Path] | None = None, splits: Sequence[Split] = SEARCH_SPLITS
+    config: RunConfig,
+    *,
+    tables: Sequence[Path] | None = None,
+    splits: Sequence[Split] = SEARCH_SPLITS,
+    pool: SharedPool | None = None,
 ) -> AnyJudge:
     """The judge that a configuration asks for, of one table or of several; refuses without a sandbox."""
     require_sandbox()
+    if pool is not None:
+        return _shared_judge(config, pool, splits)
     if config.judge.measure == "live":
         return _live_judge(config, splits)
     paths = tables or [asset(p) for p in config.table_paths()]
@@ -131,17 +145,9 @@ def judge_of(
     ]
     if len(judges) == 1:
         return judges[0]
-    return JudgeSet(dict(zip(_labels(judges), judges, strict=True)), config.judge.objective)
-
-
-def _labels(judges: Sequence[Judge]) -> list[str]:
-    """Short names that tell the tables of a set apart."""
-    named = [f"{j.description['workload']}/{j.description['setting']}" for j in judges]
-    devices = [f"{name}/{j.description['gpu']}" for name, j in zip(named, judges, strict=True)]
-    for names in (named, devices):
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name}/{i}" for i, name in enumerate(devices, start=1)]
+    return JudgeSet(
+        dict(zip(table_labels([j.description for j in judges]), judges, strict=True)), config.judge.objective
+    )
 
 
 def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
@@ -150,6 +156,8 @@ def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
     from evaluators.gpu_worker import open_worker
     from evaluators.live import open_live_judge
 
+    if config.measure is not None:
+        return _pooled_judge(config, splits)
     worker = open_worker()
     # Waits for the worker to let go of the GPU: the next command may want it.
     atexit.register(worker.close)
@@ -158,6 +166,43 @@ def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
         Path(config.store_path()),
         config.judge.workload,
         LIVE_SETTINGS[config.judge.setting],
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        splits=splits,
+    )
+
+
+def _pooled_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
+    """A judge that measures on several GPUs; its workers end with this process."""
+    from evaluators.contract import LIVE_SETTINGS
+    from evaluators.executors.open import open_pool
+    from evaluators.pooled import open_pooled_judge, open_source
+
+    assert config.measure is not None
+    setting = LIVE_SETTINGS[config.judge.setting]
+    pool = open_pool(config.measure.executor, config.measure.gpus, [setting], on_event=say)
+    # Waits for the workers to let go of their GPUs: the next command may want them.
+    atexit.register(pool.close)
+    return open_pooled_judge(
+        open_source(pool, Path(config.store_path()), setting, client=config.name),
+        config.judge.workload,
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        splits=splits,
+    )
+
+
+def _shared_judge(config: RunConfig, pool: SharedPool, splits: Sequence[Split]) -> Judge:
+    """A judge on the GPUs of the process that started this one."""
+    from evaluators.contract import LIVE_SETTINGS
+    from evaluators.pool_client import SharedSource
+    from evaluators.pooled import open_pooled_judge
+
+    return open_pooled_judge(
+        SharedSource(pool.path, pool.run, LIVE_SETTINGS[config.judge.setting]),
+        config.judge.workload,
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
         workspace_cap_mb=config.judge.workspace_cap_mb,

@@ -66,7 +66,7 @@ def confirm_command(
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
-    folder = _folder(output, program)
+    folder = report_folder(output, program)
     from evaluators import gpu_worker
 
     worker = gpu_worker.open_worker()
@@ -137,7 +137,7 @@ def _setting(config: RunConfig) -> Setting:
     return LIVE_SETTINGS[config.judge.setting]
 
 
-def _folder(output: Path | None, program: str) -> Path:
+def report_folder(output: Path | None, program: str) -> Path:
     """The folder of the report; a confirmation is never overwritten."""
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(program).name)
     folder = output or Path("runs") / "confirm" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -114,7 +114,7 @@ def _distilled(program: Program, target: Target, eps: float) -> Distilled:
     """The distilled program; refuses where EPS is out of reach, and shows how far rules get."""
     if target.kind not in (Kind.HEADER, Kind.PYTHON):
         raise UserError(
-            f"--distill makes rules over num_n_blocks and total_mblocks; {target.name} decides by others",
+            f"--distill makes rules for num_splits over what hopper/ knows of a call; {target.name} decides otherwise",
             hint="the targets fa3, fa3-vllm and python",
         )
     if not 0 <= eps < 1:

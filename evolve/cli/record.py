@@ -6,13 +6,19 @@ Imports neither pydantic nor openevolve, so that a bare GPU machine can record.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluators import recorder
-from evaluators.contract import SETTINGS, Gpu
+from evaluators.contract import SETTINGS, Gpu, Setting
+from evaluators.executors.open import EXECUTORS, open_pool
+from evaluators.executors.recording import record_pooled
 from evaluators.table import merge_slices, write_table
 from evaluators.workloads import WORKLOADS
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -25,15 +31,35 @@ def _part(text: str) -> tuple[int, int]:
     raise UserError(f"--part {text}: expected i/n with 1 <= i <= n", hint="for example --part 1/4")
 
 
+def _gpus(executor: str | None, text: str | None) -> int | Literal["all"]:
+    if executor is None and text is not None:
+        raise UserError("--gpus: several GPUs need an executor", hint="--executor local, or --executor ray")
+    if executor is not None and executor not in EXECUTORS:
+        raise UserError(f"--executor: unknown {executor!r}", hint=f"known: {', '.join(EXECUTORS)}")
+    if text is None or text == "all":
+        return "all"
+    if text.isdigit() and int(text) >= 1:
+        return int(text)
+    raise UserError(f"--gpus {text}: expected a number from 1, or all", hint="for example --gpus 4")
+
+
 def record_command(
-    workload: str, setting_name: str, output: Path | None, *, part: str, minutes: float | None, dry_run: bool
+    workload: str,
+    setting_name: str,
+    output: Path | None,
+    *,
+    part: str,
+    minutes: float | None,
+    dry_run: bool,
+    executor: str | None = None,
+    gpus: str | None = None,
 ) -> int:
     """Measure; exit code 1 when shapes are left."""
     if workload not in WORKLOADS:
         raise UserError(f"unknown workload {workload!r}", hint=f"known: {', '.join(WORKLOADS)}")
     if setting_name not in SETTINGS:
         raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(SETTINGS)}")
-    setting, pieces = SETTINGS[setting_name], _part(part)
+    setting, pieces, wanted = SETTINGS[setting_name], _part(part), _gpus(executor, gpus)
     console = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -51,12 +77,16 @@ def record_command(
         )
         return 0
     if output is None:
-        raise UserError("where to?", hint="-o slice.jsonl; an existing slice of the same recording is continued")
-    if output.is_dir() or not output.absolute().parent.is_dir():
+        hint = "-o slice.jsonl, or a folder with --executor; an existing slice of the same recording is continued"
+        raise UserError("where to?", hint=hint)
+    if executor is not None and (output.is_file() or not output.absolute().parent.is_dir()):
+        raise UserError(f"{output} cannot be a folder of slices", hint="-o names a folder, or one to make")
+    if executor is None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UserError(f"{output} cannot be written", hint="-o names a file in a folder that exists")
-    device = recorder.Recorder(setting)
     failed: list[str] = []
-    with console:
+    with ExitStack() as stack:
+        record = _recording(executor, wanted, workload, setting, output, stack, console.console.print)
+        stack.enter_context(console)
         task = console.add_task(f"{workload} {setting.name}", total=None)
 
         def show(p: recorder.Progress) -> None:
@@ -66,9 +96,27 @@ def record_command(
                 console.console.print(f"{p.case_id}: lost: {p.failed}")
 
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        left = device.record(workload, output, part=pieces, deadline=deadline, on_progress=show)
+        left = record(part=pieces, deadline=deadline, on_progress=show)
     console.console.print(f"{output}: {left} shapes left, {len(failed)} lost; the same command goes on")
     return EXIT_NEGATIVE if left or failed else 0
+
+
+def _recording(
+    executor: str | None,
+    gpus: int | Literal["all"],
+    workload: str,
+    setting: Setting,
+    output: Path,
+    stack: ExitStack,
+    say: Callable[[str], None],
+) -> Callable[..., int]:
+    """What records: this process on the current GPU, or a pool, which ends with `stack`."""
+    if executor is None:
+        return partial(recorder.Recorder(setting).record, workload, output)
+    pool = stack.enter_context(closing(open_pool(executor, gpus, [setting], on_event=say)))
+    for device in pool.devices:
+        say(f"{device.uuid}: {device.name}")
+    return partial(record_pooled, pool, workload, setting, output)
 
 
 def merge_command(slices: list[Path], output: Path | None) -> int:

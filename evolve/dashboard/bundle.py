@@ -1,7 +1,7 @@
 """The bundle: documents packed for one file. `static/unpack.js` is its other half.
 
-Programs and prompts of a run repeat each other line by line, and programs decide alike on most shapes: each line and
-each outcome is kept once, and what refers to them compresses well.
+Programs and prompts of a run repeat each other line by line, and a program decides as its parent does on most shapes:
+each line, each text and each outcome is kept once, and decisions as what differs from the parent's.
 """
 
 from __future__ import annotations
@@ -9,49 +9,51 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
-from evolve.dashboard.documents import Candidate, Outcome
+from evolve.dashboard.candidate import Packable
+from evolve.dashboard.documents import Outcome
+from evolve.dashboard.recording import Recording
 
 TEXTS = ("system", "user", "answer", "error", "message", "source", "feedback")
 OUTCOME_FIELDS = tuple(Outcome.__annotations__)
 
 
-class _Interner:
-    """Numbers for hashable things, in order of first use."""
+class _Numbers(dict[str, int]):
+    """Numbers for texts, in order of first use."""
 
-    def __init__(self) -> None:
-        self.number: dict[Any, int] = {}
-
-    def __call__(self, item: Any) -> int:
-        return self.number.setdefault(item, len(self.number))
+    def __missing__(self, text: str) -> int:
+        number = self[text] = len(self)
+        return number
 
 
-def pack_candidates(candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Candidates of one run with lines and outcomes kept once; nodes are left to the lineage document."""
-    lines = _Interner()
-    cases: list[list[Outcome]] = []
-    numbers: list[dict[int, int]] = []
+def pack_candidates(candidates: Iterable[Packable], recording: Recording | None) -> dict[str, Any]:
+    """Candidates of one run; nodes are left to the lineage document.
+
+    A row is [id, numbers of its texts, proposal that `picks` starts from or None, `picks`, constants]; `picks` are
+    numbers of outcomes by shape, or where it starts from another's, [shape, number, shape, number, ...].
+    """
+    lines, texts = _Numbers(), _Numbers()
+    chosen: dict[int, list[int]] = {}
     packed = []
     for c in candidates:
-        texts = [[lines(line) for line in str(c[name]).split("\n")] for name in TEXTS]  # type: ignore[literal-required]
-        picks = []
-        for i, outcome in enumerate(c["outcomes"]):
-            if i == len(cases):
-                cases.append([])
-                numbers.append({})
-            # Equal outcomes are one object (Recording.outcomes), which is cheaper to look up than its fields.
-            k = numbers[i].setdefault(id(outcome), len(cases[i]))
-            if k == len(cases[i]):
-                cases[i].append(outcome)
-            picks.append(k)
-        packed.append([c["node"]["id"], texts, picks, c["constants"]])
+        numbers = [texts[str(c.texts[name])] for name in TEXTS]
+        picks = chosen[c.id] = c.picks
+        before = chosen.get(c.parent) if c.parent is not None else None
+        if before and picks:
+            pairs = [x for i, (old, new) in enumerate(zip(before, picks, strict=True)) if old != new for x in (i, new)]
+            packed.append([c.id, numbers, c.parent, pairs, c.constants])
+        else:
+            packed.append([c.id, numbers, None, picks, c.constants])
+    documents = [[lines[line] for line in text.split("\n")] for text in texts]
+    known = recording.outcomes_known if recording else []
     return {
         "texts": TEXTS,
         "outcome_fields": OUTCOME_FIELDS,
-        "lines": list(lines.number),
-        "outcomes": [[[o[f] for f in OUTCOME_FIELDS] for o in known] for known in cases],  # type: ignore[literal-required]
+        "lines": list(lines),
+        "documents": documents,
+        "outcomes": [[[o[f] for f in OUTCOME_FIELDS] for o in row] for row in known],  # type: ignore[literal-required]
         "candidates": packed,
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from evolve.dashboard.documents import Candidate, Constant, Node
 from evolve.dashboard.reader import RunReader
@@ -25,13 +26,25 @@ def candidate(reader: RunReader, index: int, recording: Recording | None) -> Can
     return assemble(reader.name, node, texts, recording, source_of)
 
 
-def candidates(reader: RunReader, recording: Recording | None) -> list[Candidate]:
-    """The documents of all proposals."""
+@dataclass(frozen=True, slots=True)
+class Packable:
+    """What a document of one proposal is made of; `picks` are numbers in `Recording.outcomes_known` by shape."""
+
+    id: int
+    parent: int | None
+    texts: Mapping[str, str]
+    picks: list[int]
+    constants: list[Constant]
+
+
+def candidates(reader: RunReader, recording: Recording | None) -> Iterator[Packable]:
+    """All proposals, in order."""
     texts = reader.full_all()
     sources = {n["id"]: t["source"] for n, t in zip(reader.nodes, texts, strict=False)}
-    return [
-        assemble(reader.name, n, t, recording, sources.__getitem__) for n, t in zip(reader.nodes, texts, strict=False)
-    ]
+    for n, t in zip(reader.nodes, texts, strict=False):
+        before = "" if n["parent"] is None else sources[n["parent"]]
+        picks = recording.picks(t["decisions"]) if recording else []
+        yield Packable(n["id"], n["parent"], t, picks, constants_moved(before, t["source"]))
 
 
 def assemble(

@@ -47,16 +47,20 @@ def _decisions(
 ) -> tuple[int, list[DecisionChange]]:
     if table_a is None or table_b is None or not one["outcomes"] or not other["outcomes"]:
         return 0, []
-    theirs = dict(zip((c.id for c in table_b.cases), other["outcomes"], strict=True))
+    # Where a run has several tables, a shape is that of the same workload, setting and GPU in the other.
+    whole = len(table_a.tables) > 1 or len(table_b.tables) > 1
+    theirs = dict(
+        zip(table_b.names(whole=whole), zip(table_b.names(whole=False), other["outcomes"], strict=True), strict=True)
+    )
     compared = 0
     changes = []
-    for case, ours in zip(table_a.cases, one["outcomes"], strict=True):
-        if case.id not in theirs:
+    for name, case, ours in zip(table_a.names(whole=whole), table_a.cases, one["outcomes"], strict=True):
+        if name not in theirs:
             continue
         compared += 1
-        yours = theirs[case.id]
-        if any(ours[name] != yours[name] for name in DECIDED):  # type: ignore[literal-required]
-            changes.append(DecisionChange(case=case.id, split=case.split.value, a=ours, b=yours))
+        shown, yours = theirs[name]
+        if any(ours[key] != yours[key] for key in DECIDED):  # type: ignore[literal-required]
+            changes.append(DecisionChange(case=shown, split=case.split.value, a=ours, b=yours))
     return compared, changes
 
 

@@ -72,6 +72,14 @@ class CurvePoint(TypedDict):
     holdout_share: float | None
 
 
+class Limits(TypedDict):
+    """What the run may spend, beside proposals and time; None where there is no limit."""
+
+    usd: float | None
+    tokens: int | None
+    gpu_s: float | None
+
+
 class Overview(TypedDict):
     """A run at a glance. `state`: running (another process holds its lock), finished, or stopped."""
 
@@ -89,6 +97,8 @@ class Overview(TypedDict):
     cost_usd: float
     tokens_in: int
     tokens_out: int
+    gpu_s: float
+    limits: Limits
     models: dict[str, int]
     statuses: dict[str, int]
     oracle_speedup: dict[str, float]
@@ -189,10 +199,12 @@ class Cells(TypedDict):
 class ShapeCase(TypedDict):
     """One recorded shape. `oracle_speedup` is cross-fitted; `best` is the cell of the best median, which luck flatters.
 
-    `live_seqlens` is empty where every sequence fills the capacity; `mix` names the distribution of a ragged batch.
+    `table` is its table's place in `Shapes.cards`. `live_seqlens` is empty where every sequence fills the capacity;
+    `mix` names the distribution of a ragged batch.
     """
 
     id: str
+    table: int
     split: str
     batch: int
     seqlen_k: int
@@ -208,11 +220,15 @@ class ShapeCase(TypedDict):
 
 
 class Shapes(TypedDict):
-    """The recorded table as far as the search may see it; sealed test shapes are never in it."""
+    """What was measured, as far as the search may see it; sealed test shapes are never in it.
+
+    One card per table: its `label`, what it was measured on, and whether it is `recorded` or `live`. Of a live run only
+    launches that some program decided are known; `unmeasured` counts the shapes of which there are none.
+    """
 
     view: Literal["shapes"]
     run: str
-    card: dict[str, str]
+    cards: list[dict[str, str]]
     missing: str
     cases: list[ShapeCase]
 
@@ -258,7 +274,7 @@ class ConfigChange(TypedDict):
 
 
 class DecisionChange(TypedDict):
-    """A shape that both sides decide differently."""
+    """A shape that both sides decide differently; `case` is its name in B's run."""
 
     case: str
     split: str

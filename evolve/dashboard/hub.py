@@ -24,6 +24,9 @@ from evolve.journal import FILE_NAME
 LOOK_EVERY_S = 0.4
 """How often a journal is looked at, however many readers there are."""
 
+READ_EVERY_S = 5.0
+"""How often the launches of a live run are read again while it goes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -53,6 +56,7 @@ class FollowedRun:
         self._looked_at = time.monotonic()
         self._replay: GridReplay | None = None
         self._recording: tuple[Recording | None, str] | None = None
+        self._read_at = (0, 0.0)
 
     def look(self) -> int:
         """Look at the journal again when due; returns the revision, which grows with every change."""
@@ -64,9 +68,16 @@ class FollowedRun:
             return self.revision
 
     def _table(self) -> tuple[Recording | None, str]:
-        # A run writes its weighting after its folder; without it there is nothing to read yet.
-        if self._recording is None or (self._recording[0] is None and self.reader.running):
+        # A run writes its weighting after its folder; without it there is nothing to read yet. Live runs measure on.
+        lacking = self._recording is None or (self._recording[0] is None and self.reader.running)
+        grown = (
+            self.reader.meta.get("measure") == "live"
+            and self._read_at[0] != self.revision
+            and time.monotonic() - self._read_at[1] >= READ_EVERY_S
+        )
+        if self._recording is None or lacking or grown:
             self._recording = recording_of(self.reader)
+            self._read_at = (self.revision, time.monotonic())
         return self._recording
 
     def _replayed(self) -> GridReplay | None:

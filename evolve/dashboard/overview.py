@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from evolve.dashboard.documents import CurvePoint, Node, Overview
+from evolve.dashboard.documents import CurvePoint, Limits, Node, Overview
 from evolve.dashboard.reader import RunReader, leader_of, scored, winner_of
 from evolve.dashboard.recording import Recording
 
-SHOWN_META = ("workload", "setting", "weighting", "gpu", "build", "table_sha256", "workspace_cap_mb", "proposer")
+SHOWN_META = (
+    "workload", "setting", "weighting", "objective", "measure", "gpu", "build", "table_sha256", "workspace_cap_mb",
+    "proposer",
+)  # fmt: skip
 
 
 def overview(reader: RunReader, recording: Recording | None) -> Overview:
@@ -18,6 +21,7 @@ def overview(reader: RunReader, recording: Recording | None) -> Overview:
     done = [n for n in proposals if n["committed_at_s"] is not None]
     wanted = int(reader.meta.get("proposals") or 0)
     config = reader.config
+    budget = config.budget if config else None
     winner, leader = winner_of(nodes), leader_of(nodes)
     state = "running" if reader.running else "finished" if len(done) >= wanted else "stopped"
     return Overview(
@@ -35,6 +39,10 @@ def overview(reader: RunReader, recording: Recording | None) -> Overview:
         cost_usd=sum(n["cost_usd"] for n in proposals),
         tokens_in=sum(n["tokens_in"] for n in proposals),
         tokens_out=sum(n["tokens_out"] for n in proposals),
+        gpu_s=reader.gpu_s,
+        limits=Limits(usd=budget.usd, tokens=budget.tokens, gpu_s=budget.gpu_s)
+        if budget
+        else Limits(usd=None, tokens=None, gpu_s=None),
         models=dict(Counter(n["model"] for n in proposals if n["model"])),
         statuses=dict(Counter(n["status"] for n in done)),
         oracle_speedup=recording.oracle_speedup if recording else {},

@@ -40,11 +40,16 @@ def draw_pictures(reader: RunReader, recording: Recording | None, folder: Path) 
         written.append(folder / name)
     winner = winner_of(reader.nodes)
     if winner is not None and recording is not None:
-        outcomes = candidate(reader, winner["id"], recording)["outcomes"]
-        speedups = {c.id: o["speedup"] for c, o in zip(recording.cases, outcomes, strict=True) if o["speedup"]}
-        path = folder / "speedup.png"
-        draw_speedups(path, recording.cases, speedups, title=f"#{winner['id']} of {_title(reader)}")
-        written.append(path)
+        outcomes = iter(candidate(reader, winner["id"], recording)["outcomes"])
+        for number, (card, table) in enumerate(zip(recording.cards, recording.tables, strict=True), start=1):
+            mine = zip(table.cases, outcomes, strict=False)  # as many as the table has cases
+            speedups = {c.id: o["speedup"] for c, o in mine if o["speedup"]}
+            path = folder / ("speedup.png" if number == 1 else f"speedup-{number}.png")
+            title = f"#{winner['id']} of {_title(reader)}"
+            draw_speedups(
+                path, table.cases, speedups, title=title if len(recording.tables) == 1 else f"{title}\n{card['label']}"
+            )
+            written.append(path)
     return written
 
 

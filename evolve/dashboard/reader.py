@@ -73,6 +73,8 @@ class RunReader:
         self.nodes: list[Node] = []
         self.digests: list[str] = []
         """Source hash per node; empty before it is judged."""
+        self.gpu_s = 0.0
+        """Seconds that measuring kept a GPU busy."""
         self.settled = 0
         """Every proposal below this one is committed, and will not change."""
         self._guard = threading.RLock()
@@ -87,6 +89,7 @@ class RunReader:
                 return False
             self.meta = {str(row["key"]): str(row["value"]) for row in journal.select("SELECT * FROM meta")}
             started = self.created_at
+            self.gpu_s = journal.spending().gpu_s
             rows = journal.select(_NODES, (self.settled,))
             self.nodes[self.settled :] = [_node(row, started) for row in rows]
             self.digests[self.settled :] = [row["source_hash"] or "" for row in rows]

@@ -31,5 +31,5 @@ def report(readers: Sequence[RunReader]) -> str:
             }
         )
         blocks[f"data-shapes-{number}"] = block(shapes(reader, recording, missing))
-        blocks[f"data-candidates-{number}"] = block(pack_candidates(candidates(reader, recording)))
+        blocks[f"data-candidates-{number}"] = block(pack_candidates(candidates(reader, recording), recording))
     return page({"data-index": block({"version": __version__, "runs": runs}), **blocks}, live=False)

@@ -1,35 +1,98 @@
-"""The shapes: what was recorded, and where a run's table is when it is not there."""
+"""The shapes: what was measured, where it is kept, and why it cannot be shown when it is not there."""
 
 from __future__ import annotations
 
-from evaluators.table import TableError
-from evaluators.workloads import Weighting
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from evaluators.contract import LIVE_SETTINGS, baseline_decision
+from evaluators.device import DeviceRecord
+from evaluators.ladder import SM_MARGINS
+from evaluators.launch import canonical_launch, spelled_out
+from evaluators.live import anchored_cells
+from evaluators.store import Bench, StoreError, read_bench, shape_key
+from evaluators.table import Table, TableError, read_table, table_digest
+from evaluators.workloads import Weighting, cases_for
+from evolve.assets import asset
 from evolve.dashboard.documents import Shapes
 from evolve.dashboard.reader import RunReader
+from evolve.dashboard.recorded_table import RecordedTable
 from evolve.dashboard.recording import Recording
+from evolve.errors import UserError
 from evolve.run_folder import kept_tables
+
+LIVE_META = ("gpu", "gpu_uuid", "driver", "build", "setting", "workload", "num_sms", "l2_bytes")
 
 
 def recording_of(reader: RunReader) -> tuple[Recording | None, str]:
-    """The run's recorded table, or why there is none."""
-    tables = kept_tables(reader.folder)
-    if not tables:
-        return None, "the run keeps no recorded table (it was measured live, or its folder is not whole)"
-    if len(tables) > 1:
-        return None, f"the run was judged on {len(tables)} tables, and only runs on one can be drawn by shape"
+    """What was measured of the run's shapes: its recorded tables, or of a live run the launches in its store.
+
+    None, and the reason, where that is not to be had.
+    """
     try:
         weighting = Weighting(reader.meta.get("weighting", ""))
-        return Recording(tables[0], weighting), ""
-    except (TableError, ValueError) as error:
+        if reader.meta.get("measure") == "live":
+            return _live(reader, weighting)
+        tables = kept_tables(reader.folder) or _configured(reader)
+        if not tables:
+            return None, "the run keeps no recorded table, and the one that it was judged on does not lie where it did"
+        return Recording([RecordedTable(read_table(path), weighting) for path in tables]), ""
+    except (TableError, StoreError, ValueError) as error:
         return None, str(error)
 
 
+def _configured(reader: RunReader) -> list[Path]:
+    """The tables that the configuration names, where they are still those that the run was judged on."""
+    config = reader.config
+    try:
+        paths = [asset(path) for path in config.table_paths()] if config else []
+        digests = [table_digest(path) for path in paths]
+    except (UserError, OSError):
+        return []
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    return paths if whole == reader.meta.get("table_sha256") else []
+
+
+def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, str]:
+    """The launches that the run's store holds of its GPU and build, also those that other runs measured."""
+    meta, config = reader.meta, reader.config
+    lacking = [key for key in LIVE_META if not meta.get(key)]
+    if lacking or config is None:
+        return None, f"the run was measured live, and its journal does not say {', '.join(lacking) or 'how'}"
+    store = Path(config.store_path())
+    if not store.is_file():
+        store = reader.folder.parent / store.name
+    device = DeviceRecord(
+        meta["gpu"], meta["gpu_uuid"], meta["driver"], "", int(meta["num_sms"]), int(meta["l2_bytes"])
+    )
+    setting = LIVE_SETTINGS[config.judge.setting]
+    readings = read_bench(store, Bench(device, meta["build"], setting))
+    if not readings:
+        return None, f"the run was measured live, and {store} holds none of its launches"
+    gpu = replace(device.gpu(), max_sm_margin=max(SM_MARGINS))
+    cases = cases_for(meta["workload"], setting)
+    stock = baseline_decision(setting)
+    cells = {}
+    for case in cases:
+        known = readings.get(shape_key(case.shape), {})
+        spelled = spelled_out(case.shape, setting, stock, gpu)
+        cells[case.id] = anchored_cells(known, canonical_launch(case.shape, setting, spelled, gpu).key) if known else ()
+    card = {
+        "workload": meta["workload"],
+        "setting": meta["setting"],
+        "build": meta["build"],
+        "device": {"name": meta["gpu"], "driver": meta["driver"]},
+    }
+    return Recording([RecordedTable(Table(card, setting, gpu, cases, cells, ""), weighting, live=True)]), ""
+
+
 def shapes(reader: RunReader, recording: Recording | None, missing: str) -> Shapes:
-    """The shapes of a run; empty, with the reason in `missing`, where its table cannot be read."""
+    """The shapes of a run; empty, with the reason in `missing`, where nothing measured can be read."""
     return Shapes(
         view="shapes",
         run=reader.name,
-        card=recording.card if recording else {},
+        cards=recording.cards if recording else [],
         missing=missing,
         cases=recording.shape_cases if recording else [],
     )

@@ -263,10 +263,15 @@ def module_text(export: Export) -> str:
 def _distillation(export: Export) -> list[str]:
     if export.distilled is None:
         return []
-    lines = ["### Rules against gain", "", "| rules | geomean | share of the program's gain |", "|---|---|---|"]
+    lines = [
+        "### Rules against gain",
+        "",
+        "| inputs | rules | geomean | share of the program's gain |",
+        "|---|---|---|---|",
+    ]
     for step in export.distilled.curve:
-        lines.append(f"| {step.rules} | {math.exp(step.log_gain):.4f}x | {step.share:.0%} |")
-    lines.append(f"| program | {math.exp(export.distilled.program_log_gain):.4f}x | 100% |")
+        lines.append(f"| {step.inputs} | {step.rules} | {math.exp(step.log_gain):.4f}x | {step.share:.0%} |")
+    lines.append(f"| | program | {math.exp(export.distilled.program_log_gain):.4f}x | 100% |")
     return [
         *lines, "",
         "Over all recorded training and holdout shapes and settings of this kernel. Each rule was added only where no "

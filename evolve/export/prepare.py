@@ -77,9 +77,17 @@ class _Inline(ast.NodeTransformer):
 
 def with_sums(form: Form) -> Form:
     """The form over what the kernel reduces."""
-    body = [_Sums().visit(copy.deepcopy(s)) for s in form.body]
+    body = [s for s in (_Sums().visit(copy.deepcopy(s)) for s in form.body) if not _names_itself(s)]
     helpers = {n: _Sums().visit(copy.deepcopy(f)) for n, f in form.helpers.items()}
     return replace(form, body=body, helpers=helpers, comments={k: list(v) for k, v in form.comments.items()})
+
+
+def _names_itself(node: ast.stmt) -> bool:
+    """`total_blocks = work.total_blocks`: the kernel's name for it already."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Attribute):
+        return False
+    target = node.targets[0]
+    return isinstance(target, ast.Name) and target.id == node.value.attr == "total_blocks"
 
 
 def input_types() -> dict[str, Type]:
@@ -115,8 +123,10 @@ def change_prepare(tree: Tree, form: Form, stock: Form) -> SourceChange:
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
     more = [n for n in REDUCED if n in reads]
-    reductions = _reductions(more, pad)
-    changed = source[:start] + (reductions + text).lstrip().encode() + source[end:]
+    above = _above_comments(source, start)
+    changed = (
+        source[:above] + _reductions(more, pad).encode() + source[above:start] + text.lstrip().encode() + source[end:]
+    )
     if more:
         absent = (
             f"the kernel does not reduce {', '.join(more)} today: the patch adds one shared-memory reduction each and "
@@ -142,6 +152,17 @@ def change_prepare(tree: Tree, form: Form, stock: Form) -> SourceChange:
     return SourceChange(
         edits, function, f"blocks_per_split({call})", INPUTS, VARIABLE in text and "ceilf" in text, notes
     )
+
+
+def _above_comments(source: bytes, start: int) -> int:
+    """Where the line at `start` begins, with the comments right above it, which speak of it."""
+    at = source.rindex(b"\n", 0, start) + 1
+    while at > 1:
+        before = source.rindex(b"\n", 0, at - 1) + 1
+        if not source[before:at].strip().startswith(b"//"):
+            break
+        at = before
+    return at
 
 
 def _reductions(names: Sequence[str], pad: str) -> str:

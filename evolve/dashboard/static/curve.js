@@ -22,7 +22,7 @@ export function latencyCurve(shape, outcome, label) {
   const holder = h("div", { class: "drawing" });
   const names = [...seriesOf(shape).keys()];
   const split = names.filter((n) => n.startsWith("cap"));
-  const colours = new Map(names.map((n) => [n, "s" + (split.includes(n) ? 1 + (split.indexOf(n) % 7) : 0)]));
+  const colours = new Map(names.map((n) => [n, "s" + (split.includes(n) ? 1 + (split.indexOf(n) % 6) : n === "unsplit" ? 0 : 7)]));
   const c = shape.cells;
   const stock = c.median_us[0];
   const noise = Math.max(0.01, 3 * (outcome?.error ?? 0));
@@ -61,11 +61,11 @@ export function latencyCurve(shape, outcome, label) {
     holder.replaceChildren(p.root);
   });
   return h("div", null, holder,
-    legend([["pointer", "chosen"], ["square", "stock"], ["ring", "best median"], ["band", `noise: stock \u00b1 max(1%, 3 standard errors of the chosen launch) = ${(100 * noise).toFixed(1)}%`],
+    legend([["pointer", "chosen"], ["square", "stock"], ["ring", "best median"], ["band", `noise of the chosen launch, \u00b1${(100 * noise).toFixed(1)}%`],
       ["whisker", "lowest to highest round"],
       ...(c.median_us.some((us) => us > most) ? [["beyond", "above this scale"]] : []), ...names.map((n) => ["line " + colours.get(n), n])]),
-    h("details", null, h("summary", null, `${c.median_us.length} recorded launches`), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Recorded launches" },
-      table("Recorded launches", [
+    h("details", null, h("summary", null, `${c.median_us.length} measured ${c.median_us.length === 1 ? "launch" : "launches"}`), h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Measured launches" },
+      table("Measured launches", [
         { name: "splits", number: true, value: (i) => String(c.num_splits[i]) },
         { name: "blocks", number: true, value: (i) => String(c.blocks_per_split[i] || "\u2013") },
         { name: "pack", value: (i) => (c.pack_gqa[i] === null ? "auto" : String(c.pack_gqa[i])) },

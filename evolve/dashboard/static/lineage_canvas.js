@@ -1,7 +1,7 @@
 // The lineage's picture: a lane per island, proposals from left to right, scores upwards, failures in a strip below.
 
 import { clamp } from "./dom.js";
-import { cssColour, dark, groupOf, ticks } from "./scales.js";
+import { GROUPS, cssColour, dark, groupOf, ticks } from "./scales.js";
 
 const STRIP = 26;
 const LEFT = 54;
@@ -38,40 +38,79 @@ export function wholeOf(lineage) {
   return { x0: -1, x1: Math.max(10, lineage.nodes.length), y0: low - room, y1: best + room };
 }
 
-export function draw(canvas, lineage, where, { shown, selected, edges = true }) {
+/** What follows from the data alone, and is not worked out again for each frame. */
+export function known(lineage) {
+  const nodes = lineage.nodes;
+  const gone = displaced(nodes);
+  const every = Array.from({ length: lineage.islands }, (_, island) => island);
+  // Seeds stand on every island.
+  const marks = nodes.flatMap((n) => {
+    const group = groupOf(n.status).key;
+    const mark = { id: n.id, group, hollow: HOLLOW.has(group) || gone.has(n.id), seed: n.kind === "seed" };
+    return (mark.seed ? every : [n.island]).map((island) => ({ ...mark, at: { ...n, island } }));
+  });
+  return { marks };
+}
+
+/** Colours of the theme in force; looking one up makes the browser settle all styles, so that it is done once. */
+export function palette() {
+  const names = ["ink", "quiet", "line", "sans", "panel", "good", ...GROUPS.map((g) => "g-" + g.key)];
+  return Object.fromEntries(names.map((name) => [name, cssColour("--" + name)]));
+}
+
+function penOf(canvas, where) {
   const ratio = window.devicePixelRatio || 1;
-  canvas.width = where.width * ratio;
-  canvas.height = where.height * ratio;
+  const [width, height] = [Math.round(where.width * ratio), Math.round(where.height * ratio)];
+  // Setting a size, also the same one, makes a new bitmap.
+  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   const pen = canvas.getContext("2d");
-  pen.scale(ratio, ratio);
-  const ink = cssColour("--ink");
-  const quiet = cssColour("--quiet");
-  const line = cssColour("--line");
-  pen.font = "11px " + cssColour("--sans");
-  lanes(pen, lineage, where, { quiet, line });
+  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+  pen.clearRect(0, 0, where.width, where.height);
+  return pen;
+}
+
+function clipped(pen, where, drawing) {
   pen.save();
   pen.beginPath();
   pen.rect(LEFT - 6, 0, where.width - LEFT - RIGHT + 14, where.height);
   pen.clip();
-  const nodes = lineage.nodes;
-  if (edges) family(pen, nodes, where, shown);
-  migrations(pen, lineage, where);
-  way(pen, lineage, where);
-  if (selected !== null && nodes[selected]) relatives(pen, nodes, where, nodes[selected], ink);
-  marks(pen, seeds(lineage), where, shown);
-  if (lineage.winner !== null) star(pen, ...where.place(nodes[lineage.winner]), cssColour("--good"), cssColour("--panel"));
-  if (selected !== null && nodes[selected]) {
-    const [x, y] = where.place(nodes[selected]);
-    pen.strokeStyle = ink;
+  drawing();
+  pen.restore();
+}
+
+/** Everything but the selection. While the reader moves, many parents' lines would not keep up, and are left out. */
+export function draw(canvas, lineage, where, { shown, facts, colours, moving }) {
+  const pen = penOf(canvas, where);
+  pen.font = "11px " + colours.sans;
+  clipped(pen, where, () => {
+    if (!moving || lineage.nodes.length <= MANY) family(pen, lineage.nodes, where, shown);
+  });
+  lanes(pen, lineage, where, colours);
+  clipped(pen, where, () => {
+    migrations(pen, lineage, where, colours);
+    way(pen, lineage, where, colours);
+    marks(pen, facts.marks, where, shown, colours, lineage.nodes.length);
+    if (lineage.winner !== null) star(pen, ...where.place(lineage.nodes[lineage.winner]), colours.good, colours.panel);
+  });
+}
+
+/** The selected proposal and its relatives, on a canvas of their own above the others. */
+export function drawSelection(canvas, lineage, where, { selected, colours }) {
+  const pen = penOf(canvas, where);
+  const node = lineage.nodes[selected];
+  if (!node) return;
+  clipped(pen, where, () => {
+    relatives(pen, lineage.nodes, where, node, colours.ink);
+    const [x, y] = where.place(node);
+    pen.strokeStyle = colours.ink;
     pen.lineWidth = 2;
     pen.beginPath();
     pen.arc(x, y, 8, 0, 7);
     pen.stroke();
-  }
-  pen.restore();
+  });
 }
 
-function lanes(pen, lineage, where, { quiet, line }) {
+function lanes(pen, lineage, where, { quiet, line, panel }) {
   for (let island = 0; island < lineage.islands; island++) {
     const top = where.top(island);
     const foot = top + where.lane;
@@ -90,7 +129,11 @@ function lanes(pen, lineage, where, { quiet, line }) {
     pen.fillText("no score", LEFT - 10, foot - STRIP / 2 + 4);
     if (lineage.islands > 1) {
       pen.textAlign = "left";
-      pen.fillText(`island ${island}`, LEFT, top + 2);
+      const label = `island ${island}`;
+      pen.fillStyle = panel;
+      pen.fillRect(LEFT - 3, top - 8, pen.measureText(label).width + 6, 14);
+      pen.fillStyle = quiet;
+      pen.fillText(label, LEFT, top + 2);
     }
   }
   pen.textAlign = "center";
@@ -120,7 +163,7 @@ function family(pen, nodes, where, shown) {
   pen.stroke();
 }
 
-/** Proposals above which parents are joined by straight lines, which cost less. */
+/** Proposals above which parents are joined by straight lines, which cost less, and by none while the view moves. */
 const MANY = 600;
 
 function straight(pen, a, b) {
@@ -134,8 +177,8 @@ function curve(pen, [x0, y0], [x1, y1]) {
   pen.bezierCurveTo(middle, y0, middle, y1, x1, y1);
 }
 
-function migrations(pen, lineage, where) {
-  pen.strokeStyle = cssColour("--g-launch");
+function migrations(pen, lineage, where, colours) {
+  pen.strokeStyle = colours["g-launch"];
   pen.lineWidth = 1;
   pen.setLineDash([3, 3]);
   pen.beginPath();
@@ -150,8 +193,8 @@ function migrations(pen, lineage, where) {
   pen.setLineDash([]);
 }
 
-function way(pen, lineage, where) {
-  pen.strokeStyle = cssColour("--good");
+function way(pen, lineage, where, colours) {
+  pen.strokeStyle = colours.good;
   pen.lineWidth = 2.2;
   pen.beginPath();
   for (let i = 1; i < lineage.path.length; i++) {
@@ -175,36 +218,38 @@ function relatives(pen, nodes, where, n, ink) {
   pen.setLineDash([]);
 }
 
-/** All nodes, and seeds again on the islands that they were put on. */
-function seeds(lineage) {
-  const others = Array.from({ length: lineage.islands }, (_, island) => island);
-  return lineage.nodes.flatMap((n) => (n.kind === "seed" ? others.map((island) => ({ ...n, island })) : [n]));
+function marks(pen, found, where, shown, colours, count) {
+  const size = clamp((where.width - LEFT) / count, 2.2, 4);
+  const stamps = new Map();
+  const ratio = window.devicePixelRatio || 1;
+  for (const mark of found) {
+    const [x, y] = where.place(mark.at);
+    if (x < LEFT - 8 || x > where.width) continue;
+    const dim = !shown.has(mark.id);
+    const key = mark.group + mark.hollow + dim + mark.seed;
+    if (!stamps.has(key)) stamps.set(key, stamp(mark, dim, size, ratio, colours));
+    const { picture, half } = stamps.get(key);
+    // On whole pixels of the screen: between them a stamp would be blurred.
+    pen.drawImage(picture, Math.round((x - half) * ratio) / ratio, Math.round((y - half) * ratio) / ratio, 2 * half, 2 * half);
+  }
 }
 
-function marks(pen, nodes, where, shown) {
-  const size = clamp((where.width - LEFT) / nodes.length, 2.2, 4);
-  // One path per kind of mark: thousands of single fills would not keep up with a wheel.
-  const batches = new Map();
-  const gone = displaced(nodes);
-  for (const n of nodes) {
-    const [x, y] = where.place(n);
-    if (x < LEFT - 8 || x > where.width) continue;
-    const group = groupOf(n.status).key;
-    const hollow = HOLLOW.has(group) || gone.has(n.id);
-    const key = group + hollow + shown.has(n.id);
-    if (!batches.has(key)) batches.set(key, { group, hollow, dim: !shown.has(n.id), path: new Path2D() });
-    const { path } = batches.get(key);
-    shape(path, group, x, y, size);
-    if (n.kind === "seed") path.rect(x - size - 2, y - size - 2, 2 * size + 4, 2 * size + 4);
-  }
-  for (const { group, hollow, dim, path } of batches.values()) {
-    pen.globalAlpha = dim ? 0.08 : 0.9;
-    pen.fillStyle = pen.strokeStyle = cssColour("--g-" + group);
-    pen.lineWidth = 1.3;
-    if (hollow) pen.stroke(path);
-    else pen.fill(path);
-  }
-  pen.globalAlpha = 1;
+/** A mark drawn once and stamped many times, which is far cheaper than thousands of paths. */
+function stamp(mark, dim, size, ratio, colours) {
+  const half = Math.ceil(size) + 4;
+  const picture = document.createElement("canvas");
+  picture.width = picture.height = Math.ceil(2 * half * ratio);
+  const pen = picture.getContext("2d");
+  pen.scale(ratio, ratio);
+  const path = new Path2D();
+  shape(path, mark.group, half, half, size);
+  if (mark.seed) path.rect(half - size - 2, half - size - 2, 2 * size + 4, 2 * size + 4);
+  pen.globalAlpha = dim ? 0.08 : 0.9;
+  pen.fillStyle = pen.strokeStyle = colours["g-" + mark.group];
+  pen.lineWidth = 1.3;
+  if (mark.hollow) pen.stroke(path);
+  else pen.fill(path);
+  return { picture, half };
 }
 
 /** Proposals that lost their grid cell to a later one. Seeds hold a cell on every island, and are never hollow. */

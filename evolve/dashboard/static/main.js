@@ -23,7 +23,9 @@ class Shell {
   constructor(source) {
     this.source = source;
     this.main = h("main", { id: "main", tabindex: "-1" });
-    this.tabs = h("nav", { "aria-label": "Views" });
+    // Where a tab leads depends on what is selected by then.
+    const targets = () => this.targets();
+    this.tabs = h("nav", { "aria-label": "Views", onpointerdown: targets, onfocusin: targets });
     this.runs = h("select", { id: "run", "aria-label": "Run", onchange: (e) => go(read().view, { run: e.target.value }) });
     this.state = h("span", { class: "state", role: "status" });
     this.says = h("p", { class: "sr", "aria-live": "polite" });
@@ -96,14 +98,25 @@ class Shell {
     };
   }
 
-  chrome(name, run) {
+  /** Bring the tabs' addresses up to date: a candidate stays chosen between the views that show one. */
+  targets() {
     const { values } = read();
     const keep = Object.fromEntries(KEPT.map((k) => [k, values[k]]));
-    // A candidate stays chosen between the views that show one.
     const id = values.id ?? values.sel;
-    const target = (view) => ({ ...keep, ...(["candidate", "shapes"].includes(view) && id !== undefined ? { id } : {}), ...(view === "lineage" && id !== undefined ? { sel: id } : {}) });
+    const chosen = (view) => (id === undefined ? {} : ["candidate", "shapes"].includes(view) ? { id } : view === "lineage" ? { sel: id } : {});
+    for (const tab of this.tabs.children) {
+      const view = tab.id.slice("tab-".length);
+      tab.setAttribute("href", link(view, { ...keep, ...chosen(view) }));
+    }
+  }
+
+  chrome(name, run) {
     this.tabs.replaceChildren(...Object.keys(VIEWS).map((view, i) =>
-      h("a", { href: link(view, target(view)), id: "tab-" + view, "aria-current": view === name ? "page" : null, title: `${NAMES[view]} (${i + 1})` }, NAMES[view])));
+      h("a", { id: "tab-" + view, "aria-current": view === name ? "page" : null, title: `${NAMES[view]} (${i + 1})` }, NAMES[view])));
+    this.targets();
+    // On a phone the tabs scroll.
+    const current = this.tabs.querySelector("[aria-current]");
+    this.tabs.scrollLeft = current.offsetLeft - (this.tabs.clientWidth - current.offsetWidth) / 2;
     this.runs.replaceChildren(...this.source.runs.map((r) => h("option", { value: r, selected: r === run }, visible(r))));
     this.status();
   }
@@ -133,7 +146,7 @@ class Shell {
     if (e.ctrlKey || e.metaKey || e.altKey || this.help.open) return;
     if (e.target.closest?.("input, select, textarea")) { if (e.key === "Escape") e.target.blur(); return; }
     const { values } = read();
-    if (/^[1-6]$/.test(e.key)) { location.hash = this.tabs.children[Number(e.key) - 1].getAttribute("href"); e.preventDefault(); return; }
+    if (/^[1-6]$/.test(e.key)) { this.targets(); location.hash = this.tabs.children[Number(e.key) - 1].getAttribute("href"); e.preventDefault(); return; }
     if (e.key === "t") { this.theme(); return; }
     if (e.key === "?") { this.help.showModal(); return; }
     if (e.key === "/") {

@@ -93,6 +93,11 @@ class LiveSource {
   async apply(run, change) {
     this.known.set(this.path(run, "overview"), Promise.resolve(change.overview));
     this.known.delete(this.path(run, "grid"));
+    if (change.overview.meta.measure === "live") {
+      // What is known of a shape grows with what other programs decide.
+      const stale = [...this.known.keys()].filter((k) => k === this.path(run, "shapes") || k.startsWith(this.path(run, "candidate/")));
+      for (const path of stale) this.known.delete(path);
+    }
     const path = this.path(run, "lineage");
     if (!this.known.has(path)) return false;
     const lineage = await this.known.get(path);

@@ -13,14 +13,26 @@ export async function readBlock(id) {
 /** Documents of all candidates of a run by id, each put together when it is asked for. */
 export function unpackCandidates(run, packed, nodes) {
   const rows = new Map(packed.candidates.map((row) => [row[0], row]));
-  const outcomes = packed.outcomes.map((known) => known.map((values) =>
-    Object.fromEntries(packed.outcome_fields.map((field, i) => [field, values[i]]))));
+  const picked = new Map();
+  /** Numbers of outcomes by shape: those of the proposal that it starts from, with what differs. */
+  const picksOf = (id) => {
+    const way = [];
+    while (id !== null && !picked.has(id)) { way.push(rows.get(id)); id = way.at(-1)[2]; }
+    let picks = id === null ? [] : picked.get(id);
+    for (const [own, , base, changes] of way.reverse()) {
+      picks = base === null ? changes : picks.slice();
+      if (base !== null) for (let i = 0; i < changes.length; i += 2) picks[changes[i]] = changes[i + 1];
+      picked.set(own, picks);
+    }
+    return picks;
+  };
+  const outcome = (values) => Object.fromEntries(packed.outcome_fields.map((field, i) => [field, values[i]]));
   return (id) => {
     const row = rows.get(id);
     if (!row) return null;
-    const [, texts, picks, constants] = row;
+    const [, texts, , , constants] = row;
     const found = { view: "candidate", run, node: nodes.get(id) };
-    packed.texts.forEach((name, i) => { found[name] = texts[i].map((k) => packed.lines[k]).join("\n"); });
-    return { ...found, constants, outcomes: picks.map((k, i) => outcomes[i][k]) };
+    packed.texts.forEach((name, i) => { found[name] = packed.documents[texts[i]].map((k) => packed.lines[k]).join("\n"); });
+    return { ...found, constants, outcomes: picksOf(id).map((k, i) => outcome(packed.outcomes[i][k])) };
   };
 }

@@ -14,14 +14,22 @@ export async function compareDocument(source, a, b) {
     return { c, o, shapes };
   }));
   const [x, y] = sides;
-  const theirs = new Map(y.shapes.cases.map((k, i) => [k.id, y.c.outcomes[i]]));
+  // Where a run has several tables, a shape is that of the same workload, setting and GPU in the other.
+  const whole = sides.some((side) => side.shapes.cards.length > 1);
+  const name = (k, { cards }) => {
+    if (!whole) return k.id;
+    const { workload, setting, gpu, label } = cards[k.table];
+    return [workload, setting, gpu, cards.length > 1 ? k.id.slice(label.length + 1) : k.id].join("/");
+  };
+  const theirs = new Map(y.shapes.cases.map((k, i) => [name(k, y.shapes), [k.id, y.c.outcomes[i]]]));
   const decisions = [];
   let compared = 0;
   x.shapes.cases.forEach((k, i) => {
-    const [p, q] = [x.c.outcomes[i], theirs.get(k.id)];
+    const p = x.c.outcomes[i];
+    const [shown, q] = theirs.get(name(k, x.shapes)) ?? [];
     if (!p || !q) return;
     compared++;
-    if (["num_splits", "blocks_per_split", "pack_gqa", "sm_margin"].some((f) => p[f] !== q[f])) decisions.push({ case: k.id, split: k.split, a: p, b: q });
+    if (["num_splits", "blocks_per_split", "pack_gqa", "sm_margin"].some((f) => p[f] !== q[f])) decisions.push({ case: shown, split: k.split, a: p, b: q });
   });
   const side = ({ c, o }) => ({ run: c.run, id: c.node.id, node: c.node, source: c.source, curve: o.curve });
   return { view: "compare", a: side(x), b: side(y), config: configChanges(x.o.config, y.o.config), shapes_compared: compared, decisions };
@@ -70,7 +78,8 @@ export async function compareView({ source, run, values }) {
     return { root };
   }
   const two = d.a.run !== d.b.run;
-  root.append(h("div", { class: "columns" }, scores(d), decisions(d), two ? [curves(d), config(d)] : null),
+  root.append(h("div", { class: "columns" }, h("div", { class: "stack half" }, scores(d), two ? curves(d) : null),
+    h("div", { class: "stack half" }, decisions(d), two ? config(d) : null)),
     panel("Source, from A to B", null, d.a.source && d.b.source ? diffListing(d.a.source, d.b.source, "From A to B") : h("p", { class: "quiet" }, "One of the two has no program.")));
   return { root };
 }
@@ -85,7 +94,7 @@ function picker(name, source, run, id, lineage, keys) {
 
 function scores(d) {
   const rows = ["train", "holdout"].flatMap((split) => [["A", d.a], ["B", d.b]].map(([name, side]) => ({ name, side, split, s: side.node[split] })));
-  return panel("Scores", { class: "half" }, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores" }, table("Scores of both", [
+  return panel("Scores", null, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores" }, table("Scores of both", [
     { name: "", value: (r) => [r.name, " ", h("a", { href: link("candidate", { run: r.side.run, id: r.side.id }) }, "#" + r.side.id)] },
     { name: "shapes", value: (r) => r.split },
     { name: "score", number: true, value: (r) => fixed(r.s?.score, 4) },
@@ -111,7 +120,7 @@ function curves(d) {
     both.forEach((points, i) => steps(c, points.map((p) => [p.evaluations, p.train_share]), points.at(-1).evaluations, { class: "step " + ["train", "its"][i] }));
     holder.replaceChildren(c.root);
   });
-  return panel("Searches", { class: "wide" }, holder, legend([["line train", `A ${visible(d.a.run)}`], ["line its", `B ${visible(d.b.run)}`]]));
+  return panel("Searches", null, holder, legend([["line train", `A ${visible(d.a.run)}`], ["line its", `B ${visible(d.b.run)}`]]));
 }
 
 function decisions(d) {
@@ -120,7 +129,7 @@ function decisions(d) {
   const faster = rows.filter((r) => ratio(r) > 1.01).length;
   const slower = rows.filter((r) => ratio(r) < 0.99).length;
   const says = (o) => `${o.num_splits}${o.blocks_per_split ? "/" + o.blocks_per_split : ""}`;
-  return panel("Decisions", { class: "half" },
+  return panel("Decisions", null,
     h("p", { class: "quiet" }, `${rows.length} of ${d.shapes_compared} shapes decided differently; B faster by more than 1% on ${faster}, slower on ${slower}` + (rows.length > SHOWN ? `; the ${SHOWN} farthest apart are shown` : "")),
     rows.length ? h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "Decisions that differ" }, table("Decisions that differ", [
       { name: "shape", value: (r) => h("a", { href: link("shapes", { run: d.b.run, id: d.b.id, case: r.case }) }, visible(r.case)) }, { name: "part", value: (r) => r.split },

@@ -4,14 +4,23 @@ import { choice, fixed, h, panel, percent, visible } from "./dom.js";
 import { shareColour } from "./scales.js";
 import { go, link, set } from "./state.js";
 
-/** Owners by island and cell after commit `at`. */
-export function ownersAt(grid, at) {
-  const owners = new Map();
-  for (const e of grid.events) {
+/** The best owner of each cell on the islands shown after commit `at`. */
+function ownersAt(events, at, island, nodes) {
+  const islands = new Map();
+  for (const e of events) {
     if (e.at > at) break;
-    owners.set(`${e.island}:${e.cell.join("-")}`, e.id);
+    if (island !== "all" && island !== String(e.island)) continue;
+    if (!islands.has(e.island)) islands.set(e.island, new Map());
+    islands.get(e.island).set(e.key, e.id);
   }
-  return owners;
+  const cells = new Map();
+  for (const owners of islands.values()) {
+    for (const [key, id] of owners) {
+      const best = cells.get(key);
+      if (best === undefined || nodes[id].train.score > nodes[best].train.score) cells.set(key, id);
+    }
+  }
+  return cells;
 }
 
 export async function gridView({ source, run, values }) {
@@ -44,18 +53,26 @@ export async function gridView({ source, run, values }) {
     render();
   };
   const [fx, fy, fz] = grid.features;
+  const events = grid.events.map((e) => ({ ...e, key: e.cell.join("-") }));
+  const places = new Map();
+  board.replaceChildren(...Array.from({ length: grid.bins }, (_, z) => facet(grid, z, { fx, fy, fz }, places)));
+  const owned = new Map();
   const render = () => {
-    const cells = new Map();
-    for (const [key, id] of ownersAt(grid, at)) {
-      const [i, cell] = key.split(":");
-      if (island !== "all" && island !== i) continue;
-      const known = cells.get(cell);
-      if (known === undefined || nodes[id].train.score > nodes[known].train.score) cells.set(cell, id);
-    }
+    const cells = ownersAt(events, at, island, nodes);
     const held = [...cells.values()].map((id) => nodes[id].train.oracle_share);
     text.textContent = `after proposal ${at}: ${cells.size} of ${grid.bins ** grid.features.length} cells held, best ${percent(Math.max(...held))} of the oracle on train` +
       (grid.islands > 1 ? (island === "all" ? "; the best of all islands in each cell" : `; island ${island}`) : "");
-    board.replaceChildren(...Array.from({ length: grid.bins }, (_, z) => facet(grid, nodes, cells, z, { fx, fy, fz }, colour, run, at)));
+    // Only cells that changed: a reader drags the slider over thousands of commits.
+    for (const [key, place] of places) {
+      const id = cells.get(key);
+      const now = id === undefined ? "" : id === at ? `${id} now` : String(id);
+      if (now === (owned.get(key) ?? "")) continue;
+      owned.set(key, now);
+      const [x, y, z] = key.split("-");
+      const where = `${fx} bin ${x}, ${fy} bin ${y}, ${fz} bin ${z}`;
+      place.className = now ? "" : "free";
+      place.replaceChildren(...(now ? [owner(nodes[id], where, { run, at, style: colour(nodes[id]) })] : []));
+    }
   };
   render();
   const range = (f) => `${f} ${grid.ranges[f].map((v) => (Number.isInteger(v) ? v : v.toFixed(2))).join(" to ")}`;
@@ -69,17 +86,24 @@ export async function gridView({ source, run, values }) {
   return { root, keys, leave: stop };
 }
 
-function facet(grid, nodes, cells, z, { fx, fy, fz }, colour, run, at) {
+function owner(n, where, { run, at, style }) {
+  const label = `#${n.id}, ${where}, score ${fixed(n.train.score, 4)}`;
+  const open = (e) => { if (!e.ctrlKey && !e.metaKey) { e.preventDefault(); go("candidate", { run, id: n.id }); } };
+  return h("a", { class: "cell" + (n.id === at ? " fresh" : ""), style, href: link("candidate", { run, id: n.id }), "aria-label": label,
+    title: `${label}\n${visible(n.note)}`, onclick: open }, String(n.id));
+}
+
+/** One slice of the grid; its empty places are noted by cell. */
+function facet(grid, z, { fx, fy, fz }, places) {
   const bins = Array.from({ length: grid.bins }, (_, i) => i);
   const name = `${fz} bin ${z}`;
+  const place = (x, y) => {
+    const td = h("td", { class: "free" });
+    places.set(`${x}-${y}-${z}`, td);
+    return td;
+  };
   return h("section", { class: "panel map", "aria-label": name }, h("h3", null, name), h("p", { class: "axis-name quiet" }, `${fx} to the right, ${fy} upwards`),
     h("table", { class: "heat square" }, h("caption", { class: "sr" }, `${fy} by ${fx}, ${name}`),
       h("thead", null, h("tr", null, h("td", null), bins.map((x) => h("th", { scope: "col" }, String(x))))),
-      h("tbody", null, bins.toReversed().map((y) => h("tr", null, h("th", { scope: "row" }, String(y)), bins.map((x) => {
-        const id = cells.get(`${x}-${y}-${z}`);
-        if (id === undefined) return h("td", { class: "free" });
-        const label = `#${id}, ${fx} bin ${x}, ${fy} bin ${y}, ${fz} bin ${z}, score ${fixed(nodes[id].train.score, 4)}`;
-        return h("td", null, h("a", { class: "cell" + (id === at ? " fresh" : ""), style: colour(nodes[id]), href: link("candidate", { run, id }),
-          "aria-label": label, title: `${label}\n${visible(nodes[id].note)}`, onclick: (e) => { if (!e.ctrlKey && !e.metaKey) { e.preventDefault(); go("candidate", { run, id }); } } }, String(id)));
-      }))))));
+      h("tbody", null, bins.toReversed().map((y) => h("tr", null, h("th", { scope: "row" }, String(y)), bins.map((x) => place(x, y)))))));
 }

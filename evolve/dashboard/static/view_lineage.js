@@ -1,18 +1,21 @@
 // Lineage: every proposal and where it came from; picture, filters and list show the same selection.
 
 import { clamp, duration, fixed, h, panel, percent, visible } from "./dom.js";
-import { draw, layout, wholeOf } from "./lineage_canvas.js";
+import { draw, drawSelection, known, layout, palette, wholeOf } from "./lineage_canvas.js";
 import { GROUPS, groupOf } from "./scales.js";
 import { go, link, set } from "./state.js";
 import { statusChip } from "./view_candidate.js";
 
 const ROW = 26;
 
+/** How long the view rests before what was left out while it moved is drawn again. */
+const REST_MS = 120;
+
 export async function lineageView({ source, run, values }) {
   const lineage = await source.lineage(run);
   if (!lineage.nodes.length) return { root: h("p", { class: "notice" }, "Nothing has been asked yet.") };
   const view = new Lineage(lineage, run, values);
-  return { root: view.root, keys: view.keys, ready: () => { view.resize(); view.reveal(); }, update: () => view.refresh() };
+  return { root: view.root, keys: view.keys, leave: () => view.leave(), ready: () => { view.resize(); view.reveal(); }, update: () => view.refresh() };
 }
 
 const zoomText = (z) => [z.x0, z.x1].map((v) => v.toFixed(1)).join("_") + "_" + [z.y0, z.y1].map((v) => v.toFixed(5)).join("_");
@@ -34,7 +37,8 @@ class Lineage {
     this.selected = values.sel !== undefined && lineage.nodes[values.sel] ? Number(values.sel) : lineage.winner;
     this.canvas = h("canvas", { tabindex: "0", role: "img", class: "tree", "aria-describedby": "lineage-says" });
     this.says = h("p", { id: "lineage-says", class: "sr", "aria-live": "polite" });
-    this.holder = h("div", { class: "drawing" }, this.canvas, this.says);
+    this.above = h("canvas", { class: "tree above", "aria-hidden": "true" });
+    this.holder = h("div", { class: "drawing" }, this.canvas, this.above, this.says);
     this.detail = h("div", { class: "detail" });
     this.count = h("span", { class: "quiet" });
     this.rows = h("div", { class: "rows" });
@@ -47,6 +51,8 @@ class Lineage {
       Enter: () => this.open(), "+": () => this.scale(0.7), "=": () => this.scale(0.7), "-": () => this.scale(1 / 0.7), 0: () => this.reset(),
       w: () => this.pick(this.lineage.winner),
     };
+    this.colours = palette();
+    this.facts = known(lineage);
     this.listen();
     this.filter();
   }
@@ -105,9 +111,19 @@ class Lineage {
   look(zoom) {
     this.zoom = zoom;
     this.zoomed = true;
+    this.moving = true;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => { this.moving = false; this.draw(); }, REST_MS);
     if (!this.frame) this.frame = requestAnimationFrame(() => { this.frame = null; this.draw(); });
     clearTimeout(this.later);
     this.later = setTimeout(() => this.canvas.isConnected && set({ z: zoomText(this.zoom) }, { quiet: true }), 250);
+  }
+
+  /** Stop what is still due when another view is shown. */
+  leave() {
+    clearTimeout(this.rest);
+    clearTimeout(this.later);
+    cancelAnimationFrame(this.frame);
   }
 
   scale(factor, at) {
@@ -156,6 +172,7 @@ class Lineage {
 
   refresh() {
     if (!this.zoomed) this.zoom = wholeOf(this.lineage);
+    this.facts = known(this.lineage);
     this.filter();
   }
 
@@ -167,8 +184,9 @@ class Lineage {
     if (x < 54 || x > this.where.width) {
       const half = (this.zoom.x1 - this.zoom.x0) / 2;
       this.look({ ...this.zoom, x0: id - half, x1: id + half });
+    } else {
+      this.drawSelected();
     }
-    this.draw();
     this.tell();
     this.reveal();
   }
@@ -207,9 +225,15 @@ class Lineage {
   draw() {
     if (!this.width) return;
     this.where = layout(this.lineage, this.zoom, this.width, this.height);
-    this.canvas.style.setProperty("height", this.height + "px");
-    draw(this.canvas, this.lineage, this.where, { shown: this.shown, selected: this.selected });
+    for (const canvas of [this.canvas, this.above]) canvas.style.setProperty("height", this.height + "px");
+    const { shown, facts, colours, moving } = this;
+    draw(this.canvas, this.lineage, this.where, { shown, facts, colours, moving });
+    this.drawSelected();
     this.canvas.setAttribute("aria-label", `${this.lineage.nodes.length} proposals on ${this.lineage.islands} islands, ${this.shown.size} shown; j and k step, h to the parent, l to a child, Enter opens`);
+  }
+
+  drawSelected() {
+    if (this.width) drawSelection(this.above, this.lineage, this.where, { selected: this.selected, colours: this.colours });
   }
 
   drawList() {

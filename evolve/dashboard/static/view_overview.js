@@ -15,7 +15,8 @@ export async function overviewView({ source, run, values }) {
   const [o, lineage] = await Promise.all([source.overview(run), source.lineage(run)]);
   const nodes = new Map(lineage.nodes.map((n) => [n.id, n]));
   const root = h("div", { class: "columns overview" });
-  root.append(scores(o, nodes), budget(o, source.timeline?.(run)), progress(o, lineage, values), outcomes(o), improvements(o, nodes), facts(o));
+  root.append(h("div", { class: "stack" }, scores(o, nodes), progress(o, lineage, values), improvements(o, nodes)),
+    h("div", { class: "stack" }, budget(o, source.timeline?.(run)), outcomes(o), facts(o)));
   return { root };
 }
 
@@ -113,8 +114,10 @@ function budget(o, timeline) {
     meter("proposals", o.proposals, o.wanted, `${o.proposals} of ${o.wanted}` + (o.under_way ? `, ${o.under_way} under way` : "")),
     meter("time", o.seconds, o.wall_s, duration(o.seconds) + (o.wall_s ? ` of ${duration(o.wall_s)}` : "")),
     h("dt", null, "pace"), h("dd", null, o.seconds > 0 ? `${fixed(o.proposals / o.seconds, 2)} proposals a second` : "\u2013"),
-    h("dt", null, "dollars"), h("dd", null, dollars(o.cost_usd)),
-    h("dt", null, "tokens"), h("dd", null, `${o.tokens_in.toLocaleString("en")} in, ${o.tokens_out.toLocaleString("en")} out`),
+    meter("dollars", o.cost_usd, o.limits.usd, dollars(o.cost_usd) + (o.limits.usd ? ` of ${dollars(o.limits.usd)}` : "")),
+    meter("tokens", o.tokens_in + o.tokens_out, o.limits.tokens, `${o.tokens_in.toLocaleString("en")} in, ${o.tokens_out.toLocaleString("en")} out` +
+      (o.limits.tokens ? ` of ${o.limits.tokens.toLocaleString("en")}` : "")),
+    o.gpu_s || o.limits.gpu_s ? meter("GPU", o.gpu_s, o.limits.gpu_s, duration(o.gpu_s) + (o.limits.gpu_s ? ` of ${duration(o.limits.gpu_s)}` : "") + " of measuring") : null,
     h("dt", null, "answered by"), h("dd", null, models || "\u2013"),
     timeline ? [h("dt", null, "timeline"), h("dd", null, h("a", { href: timeline, download: `${o.run}-timeline.json` }, "timeline.json"), " for ui.perfetto.dev")] : null));
 }

@@ -8,7 +8,7 @@ import { link, read, set } from "./state.js";
 const METRICS = {
   speedup: { name: "speed-up", of: (o) => o.speedup, colour: speedupColour, text: (v) => v.toFixed(2), plain: (v) => Math.abs(v - 1) < 0.005, ends: [0.8, 0.9, 1, 1.1, 1.25], format: (v) => v + "\u00d7", says: "stock latency / its latency" },
   decision: { name: "decision", of: (o) => o.live_splits, colour: splitsColour, text: (v) => (v >= 10 || Number.isInteger(v) ? v.toFixed(0) : v.toFixed(1)), ends: [1, 4, 16, 64, 128], format: String, says: "splits that run, mean over the sequences" },
-  left: { name: "oracle gap", of: (o) => o.left, colour: leftColour, text: (v) => v.toFixed(2), plain: (v) => v < 1.005, ends: [1, 1.05, 1.1, 1.2, 1.25], format: (v) => v + "\u00d7", says: "what the best recorded launch would add; its median flatters it" },
+  left: { name: "oracle gap", of: (o) => o.left, colour: leftColour, text: (v) => v.toFixed(2), plain: (v) => v < 1.005, ends: [1, 1.05, 1.1, 1.2, 1.25], format: (v) => v + "\u00d7", says: "what the best launch known would add; its median flatters it" },
 };
 
 /** Where the detail stands above the maps instead of beside them; as in style.css. */
@@ -16,7 +16,7 @@ const NARROW = "(max-width: 1100px)";
 
 export async function shapesView({ source, run, values }) {
   const [lineage, shapes] = await Promise.all([source.lineage(run), source.shapes(run)]);
-  if (!shapes.cases.length) return { root: h("p", { class: "notice", role: "alert" }, `No recorded table to show: ${visible(shapes.missing)}`) };
+  if (!shapes.cases.length) return { root: h("p", { class: "notice", role: "alert" }, `No latencies to show: ${visible(shapes.missing)}`) };
   const id = Number(values.id ?? lineage.winner ?? 0);
   const c = await source.candidate(run, id).catch(() => null);
   const key = METRICS[values.metric] ? values.metric : "speedup";
@@ -25,12 +25,17 @@ export async function shapesView({ source, run, values }) {
     root.append(panel("Shapes", null, picker(lineage, run, id, key), h("p", { class: "quiet", role: "alert" }, `Proposal ${visible(values.id ?? id)} has no decisions of its own.`)));
     return { root };
   }
-  const rows = shapes.cases.map((k, i) => ({ k, o: c.outcomes[i] }));
+  const every = shapes.cases.map((k, i) => ({ k, o: c.outcomes[i] }));
+  const linked = every.find((r) => r.k.id === values.case);
+  const wanted = Number(values.table ?? linked?.k.table ?? 0);
+  const table = shapes.cards[wanted] ? wanted : 0;
+  const rows = every.filter((r) => r.k.table === table);
+  const card = shapes.cards[table];
   const detail = h("div", { id: "shape-detail" });
   const grids = maps(rows, key, (row) => { set({ case: row.k.id }, { quiet: true }); show(detail, row, c); });
-  const open = rows.find((r) => r.k.id === values.case) ?? rows.reduce((a, b) => ((b.o.left ?? 1) > (a.o.left ?? 1) ? b : a));
+  const open = rows.find((r) => r === linked) ?? rows.reduce((a, b) => ((b.o.left ?? 1) > (a.o.left ?? 1) ? b : a));
   show(detail, open, c);
-  root.append(panel("Shapes", null, picker(lineage, run, id, key), summary(rows, c, shapes), scale(METRICS[key])),
+  root.append(panel("Shapes", null, picker(lineage, run, id, key), tables(shapes, table), summary(rows, c, card), scale(METRICS[key], card)),
     h("div", { class: "shapes" }, h("div", { class: "maps" }, grids), panel("One shape", { class: "sticky" }, detail)));
   return { root, keys: arrows(root) };
 }
@@ -43,19 +48,29 @@ function picker(lineage, run, id, key) {
     choice("colour by", Object.entries(METRICS).map(([k, m]) => [k, m.name]), key, (v) => set({ metric: v === "speedup" ? "" : v })));
 }
 
-function summary(rows, c, shapes) {
+/** A choice of tables, where the run was judged on several. */
+function tables(shapes, table) {
+  if (shapes.cards.length < 2) return null;
+  return h("div", { class: "row" }, h("span", { class: "quiet" }, "measured on"),
+    choice("table", shapes.cards.map((card, i) => [String(i), visible(card.label), visible(`${card.gpu}, ${card.build}`)]), String(table), (v) => set({ table: v, case: "" })));
+}
+
+function summary(rows, c, card) {
   const regressions = rows.filter((r) => r.o.regression).length;
   const changed = rows.filter((r) => r.o.changed).length;
   const n = c.node;
   return h("p", { class: "quiet" }, `#${n.id}${n.holdout ? `: ${times(n.holdout.geomean_speedup)} on holdout, ${percent(n.holdout.oracle_share)} of the oracle; ` : ": "}` +
     `decides ${changed} of ${rows.length} shapes unlike stock, ${regressions} slower by more than max(1%, 3 standard errors). ` +
-    `${visible(shapes.card.setting ?? "")}, ${visible(shapes.card.build ?? "")} on ${visible(shapes.card.gpu ?? "")}. `);
+    `${visible(card.setting)}, ${visible(card.build)} on ${visible(card.gpu)}` +
+    (card.measured === "live" ? `, measured live: of each shape only the launches that some program decided, ${card.launches} in all` +
+      (card.unmeasured === "0" ? "" : `; ${card.unmeasured} shapes are not measured yet`) : "") + ".");
 }
 
-function scale(metric) {
+function scale(metric, card) {
   const swatch = (v) => h("span", { class: "swatch", style: metric.colour(v) }, metric.format(v));
   return h("div", { class: "legend" }, metric.ends.map(swatch), h("span", { class: "quiet" }, metric.says),
-    h("span", null, h("span", { class: "swatch dotted" }, "\u2022"), " holdout"), h("span", null, h("span", { class: "swatch outlined" }, "\u00a0"), " regression"), h("span", { class: "quiet" }, "blank: sealed test shapes"));
+    h("span", null, h("span", { class: "swatch dotted" }, "\u2022"), " holdout"), h("span", null, h("span", { class: "swatch outlined" }, "\u00a0"), " regression"),
+    h("span", { class: "quiet" }, card.unmeasured === "0" ? "blank: sealed test shapes" : "blank: sealed test shapes, and shapes not measured yet"));
 }
 
 function maps(rows, key, pick) {
@@ -87,7 +102,7 @@ function map(rows, pair, ragged, metric, pick) {
 function cell(row, metric, pick) {
   if (!row) return h("td", { class: "sealed" });
   const { k, o } = row;
-  const v = metric.of(o);
+  const v = o.latency_us === null ? null : metric.of(o);
   const label = `${k.id}, ${k.split}: ${metric.name} ${v === null ? "unknown" : metric.text(v)}${o.regression ? ", regression" : ""}`;
   return h("td", null, h("button", {
     type: "button", tabindex: "-1", "data-case": k.id, "aria-label": label, title: label,
@@ -124,8 +139,8 @@ function show(detail, { k, o }, c) {
     ["shape", `batch ${k.batch}, ${k.seqlen_k} keys, ${k.num_heads_q} query and ${k.num_heads_kv} KV heads of ${k.head_dim}`],
     ["part", k.split], ["weight", percent(k.weight, 3)],
     lengths.length ? ["live keys", `${Math.min(...lengths)}\u2013${Math.max(...lengths)}, mean ${(lengths.reduce((a, b) => a + b, 0) / lengths.length).toFixed(0)}`] : null,
-    ["decided", `${o.num_splits} splits${o.blocks_per_split ? `, ${o.blocks_per_split} blocks each` : ""}, ${o.live_splits} live${o.pack_gqa === null ? "" : `, pack_gqa ${o.pack_gqa}`}${o.changed ? "" : " (as stock)"}`],
-    ["latency", o.latency_us === null ? "not recorded" : `${microseconds(o.latency_us)} \u00b5s${o.interpolated ? ", interpolated between two measured launches" : ""}; stock ${microseconds(k.cells.median_us[0])} \u00b5s`],
+    ["decided", `${o.num_splits} ${o.num_splits === 1 ? "split" : "splits"}${o.blocks_per_split ? `, ${o.blocks_per_split} ${o.blocks_per_split === 1 ? "block" : "blocks"} each` : ""}, ${o.live_splits} live${o.pack_gqa === null ? "" : `, pack_gqa ${o.pack_gqa}`}${o.changed ? "" : " (as stock)"}`],
+    ["latency", o.latency_us === null ? "not measured" : `${microseconds(o.latency_us)} \u00b5s${o.interpolated ? ", interpolated between two measured launches" : ""}; stock ${microseconds(k.cells.median_us[0])} \u00b5s`],
     ["speed-up", times(o.speedup, 3) + (o.regression ? " (regression)" : "")],
     ["oracle", `${times(k.oracle_speedup, 3)} cross-fitted; best launch would add ${times(o.left, 3)}`],
   ].filter(Boolean);

@@ -1,0 +1,451 @@
+"""A pool of workers: starts them, replaces them, and gives every answer to its client exactly once.
+
+One thread per seat talks to one worker. A watchdog fences workers whose lease runs out: the works wait again under
+another token, the worker is killed, and whatever it may still say is thrown away. Execution is at least once;
+delivery, and with it recording, is exactly once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from evaluators.contract import DecodeShape, Setting
+from evaluators.device import DeviceRecord
+from evaluators.executors.base import Answer, Channel, Executor, Hello, Work, WorkerLost
+from evaluators.executors.leases import Entry, Lease, LeaseBook
+from evaluators.gpu_worker import MeasureError, Trouble
+from evaluators.store import Bench
+
+START_S = 300.0
+"""A worker must have loaded its provider and passed its self-test after this long."""
+
+LOSSES_IN_A_ROW = 8
+"""Workers lost one after the other in one seat, none having finished a lease, before the seat is left out."""
+
+STARTS = 2
+"""Workers that may die over their start before their seat is left out."""
+
+RESTARTS, RESTART_S = 4, 2.0
+"""Tries to replace a lost worker, and the pause between two."""
+
+FEED = 16
+"""Works handed over at once."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """A place for a worker, and what happened there.
+
+    Attributes:
+        name: the executor's name of it.
+        hello: what its worker said; None before, and where there is none.
+        out: why it is left out; empty while it is not.
+        lost: workers lost.
+        launches: launches measured.
+        busy_s: seconds in which its worker had a lease.
+    """
+
+    name: str
+    hello: Hello | None = None
+    channel: Channel | None = None
+    starting: bool = False
+    out: str = ""
+    lost: int = 0
+    in_a_row: int = 0
+    launches: int = 0
+    busy_s: float = 0.0
+
+    @property
+    def uuid(self) -> str:
+        """The GPU's UUID."""
+        return self.hello.device.uuid if self.hello else ""
+
+    @property
+    def label(self) -> str:
+        """The GPU and where it is, for people."""
+        return f"{self.uuid} on {self.hello.host}" if self.hello else self.name
+
+
+class Inbox:
+    """Where the answers to one call of `measure` arrive."""
+
+    def __init__(self) -> None:
+        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self.open: set[int] = set()
+
+    def some(self) -> list[Answer]:
+        """Wait for at least one answer; all that have come."""
+        found = [self.answers.get()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self.answers.get_nowait())
+        return found
+
+
+class Pool:
+    """Workers of one GPU model and one set of kernel builds. Thread-safe."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        settings: Sequence[Setting],
+        *,
+        gpus: int | Literal["all"] = "all",
+        seed: int = 0,
+        book: LeaseBook | None = None,
+        start_s: float = START_S,
+        on_event: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Start workers and wait until each has passed its self-test or was left out.
+
+        Args:
+            executor: where workers come from; closed with the pool.
+            settings: what will be measured; all are opened and tested now.
+            gpus: how many to use; where one is left out, the next of the executor's takes its place.
+            seed: of inputs and orders; every worker draws its own from it.
+            book: bookkeeping with other limits.
+            start_s: how long a worker may take to start.
+            on_event: told in a sentence when a GPU is left out or a worker is lost; called from several threads.
+
+        Raises:
+            MeasureError: of kind unavailable: no worker could be had, and why.
+        """
+        self.executor, self.settings = executor, tuple(settings)
+        self._seed, self._start_s, self._tell = seed, start_s, on_event
+        self._book = book or LeaseBook()
+        self._change = threading.Condition()
+        self._inboxes: dict[int, Inbox] = {}
+        self._seats: list[Seat] = []
+        self._threads: list[threading.Thread] = []
+        self._closing = False
+        self._numbers = itertools.count()
+        self._kind: tuple[object, ...] | None = None
+        names = list(executor.seats())
+        if not names:
+            raise MeasureError(Trouble.UNAVAILABLE, f"executor {executor.name}: there is no GPU to measure on")
+        self._open_seats(names, len(names) if gpus == "all" else gpus)
+        ready = [s for s in self._seats if not s.out]
+        if not ready:
+            why = "; ".join(s.out for s in self._seats)
+            executor.close()
+            raise MeasureError(Trouble.UNAVAILABLE, f"no worker could be started: {why}")
+        if gpus != "all" and len(ready) < gpus:
+            self._tell(f"{gpus} GPUs were asked for, {len(ready)} can be had")
+        self._threads = [threading.Thread(target=self._serve, args=(s,), daemon=True) for s in ready]
+        self._threads.append(threading.Thread(target=self._watch, daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    # What callers use.
+
+    @property
+    def devices(self) -> list[DeviceRecord]:
+        """GPUs that measure now."""
+        return [s.hello.device for s in self._seats if s.hello and not s.out]
+
+    def benches(self, setting: Setting) -> dict[str, Bench]:
+        """By UUID: what latencies of a setting are stored under."""
+        found = {}
+        for seat in self._seats:
+            if seat.hello and not seat.out:
+                found[seat.uuid] = Bench(seat.hello.device, seat.hello.builds[setting.name], setting)
+        return found
+
+    def report(self) -> list[Seat]:
+        """Every seat that was tried, with what happened there; copies."""
+        with self._change:
+            return [replace(s, channel=None) for s in self._seats]
+
+    def open_client(self, name: str, weight: float = 1.0) -> None:
+        """A queue with a fair share of the pool; see `LeaseBook.open_client`."""
+        with self._change:
+            self._book.open_client(name, weight)
+
+    def close_client(self, name: str) -> None:
+        """Forget a client and what it still waits for."""
+        with self._change:
+            self._book.close_client(name)
+
+    def open_works(self, client: str) -> tuple[int, int]:
+        """(waiting, leased) works of a client."""
+        with self._change:
+            return self._book.open_works(client)
+
+    def claim(self, setting: Setting, shape: DecodeShape, uuid: str) -> str:
+        """Let a shape live on a GPU unless it lives elsewhere already; the UUID of where it lives, or nothing."""
+        with self._change:
+            return self._book.claim(setting, shape, uuid)
+
+    def home(self, setting: Setting, shape: DecodeShape) -> str:
+        """UUID of the GPU on which a shape is measured; empty while it is undecided."""
+        with self._change:
+            return self._book.home(setting, shape)
+
+    def measure(self, client: str, works: Iterable[Work]) -> Generator[list[Answer], None, None]:
+        """Answers in the order in which they come, one per work, several at a time.
+
+        Works are drawn from the iterable as the pool needs them. A caller that stops iterating, or closes the
+        generator, cancels what is left.
+
+        Raises:
+            MeasureError: of kind lost: no worker is left.
+        """
+        inbox, feed, more = Inbox(), iter(works), True
+        launches, unread = 0, 0
+        try:
+            while True:
+                while more and launches < 4 * self._book.max_launches * max(1, len(self._book.seats)):
+                    chunk = list(itertools.islice(feed, FEED))
+                    more = len(chunk) == FEED
+                    launches += sum(len(w.decisions) for w in chunk)
+                    if chunk:
+                        self._submit(client, chunk, inbox)
+                        unread += len(chunk)
+                if not unread:
+                    return
+                answers = inbox.some()
+                unread -= len(answers)
+                launches -= sum(len(a.work.decisions) for a in answers)
+                yield answers
+        finally:
+            with self._change:
+                if client in self._book.clients:
+                    self._book.cancel(client, inbox.open)
+                for number in inbox.open:
+                    self._inboxes.pop(number, None)
+
+    def no_worker(self) -> MeasureError:
+        """What to raise when no worker is left."""
+        return MeasureError(Trouble.LOST, f"no worker is left: {self._outs()}; what was measured is kept")
+
+    def _submit(self, client: str, works: Sequence[Work], inbox: Inbox) -> None:
+        with self._change:
+            if not self._book.seats:
+                raise self.no_worker()
+            numbers = self._book.add(client, works)
+            inbox.open.update(numbers)
+            self._inboxes.update(dict.fromkeys(numbers, inbox))
+            self._change.notify_all()
+
+    def close(self) -> None:
+        """End all workers and wait until they let go of their GPUs."""
+        with self._change:
+            if self._closing:
+                return
+            self._closing = True
+            busy = {lease.seat for lease in self._book.leases.values()}
+            for seat in self._seats:
+                if seat.channel is not None and not seat.out and (seat.uuid in busy or seat.starting):
+                    seat.channel.kill()
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self.executor.close()
+
+    # Seats.
+
+    def _open_seats(self, names: list[str], wanted: int) -> None:
+        """Start as many as are wanted at once; spare ones take the place of those that are left out."""
+        while names and (missing := wanted - sum(not s.out for s in self._seats)) > 0:
+            batch = [Seat(name) for name in names[:missing]]
+            del names[:missing]
+            self._seats += batch
+            starting = [threading.Thread(target=self._start, args=(seat,), daemon=True) for seat in batch]
+            for thread in starting:
+                thread.start()
+            for thread in starting:
+                thread.join()
+            kinds = Counter(s.hello.kind for s in self._seats if s.hello and not s.out)
+            if self._kind is None and kinds:
+                self._kind = kinds.most_common(1)[0][0]
+            for seat in self._seats:
+                if not seat.out and seat.hello is not None and seat.hello.kind != self._kind:
+                    self._dismiss(seat)
+        with self._change:
+            for seat in self._seats:
+                if not seat.out:
+                    self._book.add_seat(seat.uuid)
+
+    def _dismiss(self, seat: Seat) -> None:
+        """Leave out a GPU that is not of the pool's model, driver or kernel build."""
+        assert seat.hello is not None and seat.channel is not None
+        d = seat.hello.device
+        builds = ", ".join(seat.hello.builds.values())
+        seat.channel.close()
+        self._leave_out(
+            seat, f"{seat.label} is another kind than the pool's other GPUs ({d.name}, driver {d.driver}, {builds})"
+        )
+
+    def _leave_out(self, seat: Seat, why: str) -> None:
+        """Use a seat no more, and say so; with the last one, everything that waits fails."""
+        with self._change:
+            seat.out = why
+            if seat.uuid:
+                self._book.drop_seat(seat.uuid)
+            if not self._book.seats:
+                for entry in list(self._book.drain()):
+                    self._deliver(entry, Answer(entry.work, "", None, self.no_worker()))
+            self._change.notify_all()
+        self._tell(f"left out: {why}")
+
+    def _outs(self) -> str:
+        return "; ".join(s.out for s in self._seats if s.out)
+
+    def _channel_of(self, uuid: str) -> Channel:
+        channel = next(s.channel for s in self._seats if s.uuid == uuid and not s.out)
+        assert channel is not None
+        return channel
+
+    def _start(self, seat: Seat) -> bool:
+        """Put a worker into a seat; a second one where the first dies over it. False: the seat is left out.
+
+        A GPU that has measured before gets more time: what was killed may not have let go of it yet.
+        """
+        why = ""
+        tries = RESTARTS if seat.hello else STARTS
+        for k in range(tries):
+            if k and seat.hello:
+                with self._change:
+                    if self._change.wait_for(lambda: self._closing, RESTART_S):
+                        break
+            channel: Channel | None = None
+            timer: threading.Timer | None = None
+            try:
+                seat.starting = True
+                seat.channel = channel = self.executor.start(seat.name)
+                timer = threading.Timer(self._start_s, channel.kill)
+                timer.daemon = True
+                timer.start()
+                hello = channel.open(self.settings, seed=self._seed + next(self._numbers))
+                if seat.hello is not None and hello.device.uuid != seat.uuid:
+                    channel.close()
+                    raise MeasureError(
+                        Trouble.UNAVAILABLE, f"{seat.name}: expected {seat.uuid} again, got {hello.device.uuid}"
+                    )
+                seat.hello = hello
+                return True
+            except WorkerLost as error:
+                why = f"{seat.label}: {error} while it started"
+                if timer is not None and timer.finished.is_set():
+                    why = f"{seat.label}: not ready after {self._start_s:.0f} s"
+                    break
+            except MeasureError as error:
+                why = f"{seat.label}: {error}"
+                if channel is not None:
+                    channel.close()
+                if not seat.hello:
+                    break
+            finally:
+                seat.starting = False
+                if timer is not None:
+                    timer.cancel()
+            if self._closing:
+                return False
+        self._leave_out(seat, why)
+        return False
+
+    def _serve(self, seat: Seat) -> None:
+        """The life of a seat: leases until the pool closes or the seat is left out."""
+        assert seat.channel is not None
+        while True:
+            lease = self._next(seat)
+            if lease is None:
+                seat.channel.close()
+                return
+            started = time.monotonic()
+            lost = self._run(seat, lease)
+            with self._change:
+                seat.busy_s += time.monotonic() - started
+            if not lost:
+                seat.in_a_row = 0
+                continue
+            seat.channel.kill()
+            seat.channel.close()
+            seat.lost += 1
+            seat.in_a_row += 1
+            if seat.in_a_row >= LOSSES_IN_A_ROW:
+                self._leave_out(seat, f"{seat.label}: {seat.in_a_row} workers lost in a row, the last: {lost}")
+                return
+            self._tell(f"lost: a worker on {seat.label} ({lost}); another takes its place")
+            if self._closing or not self._start(seat):
+                return
+
+    def _next(self, seat: Seat) -> Lease | None:
+        with self._change:
+            while not self._closing:
+                lease = self._book.take(seat.uuid, time.monotonic())
+                if lease is not None:
+                    return lease
+                self._change.wait()
+        return None
+
+    def _run(self, seat: Seat, lease: Lease) -> str:
+        """Run a lease; why its worker is lost, or nothing."""
+        assert seat.channel is not None
+        position = 0
+        try:
+            for reply in seat.channel.run(lease.works):
+                if reply.get("error") == Trouble.LOST.value:
+                    return self._lost(lease, reply["message"], position)
+                if not self._settle(seat, lease, position, reply):
+                    return "it answered after its lease had run out"
+                position += 1
+        except WorkerLost as error:
+            return self._lost(lease, str(error), position if seat.channel.streams else None)
+        with self._change:
+            return "" if self._book.finish(lease.token) else "it answered after its lease had run out"
+
+    def _settle(self, seat: Seat, lease: Lease, position: int, reply: dict[str, Any]) -> bool:
+        work = lease.works[position]
+        if "error" in reply:
+            answer = Answer(work, seat.uuid, None, MeasureError(Trouble(reply["error"]), str(reply["message"])))
+        else:
+            answer = Answer(work, seat.uuid, reply["ok"], None)
+        with self._change:
+            entry = self._book.settle(lease.token, position, time.monotonic())
+            if entry is not None:
+                seat.launches += len(work.decisions)
+                self._deliver(entry, answer)
+            return self._book.holds(lease.token)
+
+    def _lost(self, lease: Lease, why: str, guilty: int | None) -> str:
+        """Ask again for what a lost worker held; returns why it was lost."""
+        with self._change:
+            if not self._book.holds(lease.token):
+                return "its lease ran out"
+            for entry in self._book.lost(lease.token, why, guilty=guilty):
+                text = f"{len(entry.deaths)} workers were lost over this launch: {'; '.join(entry.deaths)}"
+                self._deliver(entry, Answer(entry.work, "", None, MeasureError(Trouble.DEADLY, text)))
+            self._change.notify_all()
+        return why
+
+    def _deliver(self, entry: Entry, answer: Answer) -> None:
+        """Hand an answer over; the lock is held."""
+        inbox = self._inboxes.pop(entry.id, None)
+        if inbox is not None:
+            inbox.open.discard(entry.id)
+            inbox.answers.put(answer)
+
+    def _watch(self) -> None:
+        """Fence workers whose lease has run out."""
+        with self._change:
+            while not self._closing:
+                now = time.monotonic()
+                for lease in self._book.expired(now):
+                    channel = self._channel_of(lease.seat)
+                    position = next((k for k, e in enumerate(lease.entries) if e is not None), 0)
+                    why = f"the worker on {lease.seat} did not answer before its lease ran out"
+                    self._lost(lease, why, position if channel.streams else None)
+                    channel.kill()
+                # No lease that is given meanwhile can run out sooner.
+                wait_s = self._book.lease_s
+                deadline_s = self._book.next_deadline_s()
+                self._change.wait(wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - now)))
