@@ -1,4 +1,4 @@
-"""Loops over a range, run ahead: statements of the body that no step hands on, for all steps at once.
+"""Loops over a range, run ahead: what no step hands on to the next, for all steps at once.
 
 A loop that tries every number of splits computes a cost and keeps the cheapest. The cost of one step does not depend on
 the step before, so that all steps of all shapes can be computed as one row of lanes; only what remains is done step by
@@ -29,32 +29,42 @@ Step = Callable[[Frame], None]
 
 
 def stored(nodes: Sequence[ast.AST]) -> set[str]:
-    """Names that are assigned to."""
-    return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    """Names that are assigned to; those of comprehensions are their own."""
+    parts = [part for node in nodes for part in ast.walk(node)]
+    own = {id(n) for part in parts if isinstance(part, ast.comprehension) for n in ast.walk(part.target)}
+    return {n.id for n in parts if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store) and id(n) not in own}
 
 
 def _loaded(nodes: Sequence[ast.AST]) -> set[str]:
     return {n.id for node in nodes for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
-def independent(loop: ast.For) -> tuple[int, set[str]]:
-    """How many statements at the start of a loop's body read nothing that a step before has written.
+def independent(loop: ast.For) -> list[tuple[ast.stmt, frozenset[str]]]:
+    """Statements of a loop's body that read nothing that a step before has written.
 
     Returns:
-        The number of statements, and the names that they assign to.
+        Each with the names that get their last value of the step there.
     """
     if not isinstance(loop.target, ast.Name):
-        return 0, set()
+        return []
     written = stored(loop.body)
     if loop.target.id in written:
-        return 0, set()
+        return []
+    found: list[tuple[ast.stmt, frozenset[str]]] = []
     known: set[str] = set()
-    for count, statement in enumerate(loop.body):
+    settled: set[str] = set()
+    """Known names that a statement outside has seen, and that must not change any more."""
+    for statement in loop.body:
         mine = _assigned_by(statement, written, known)
-        if mine is None:
-            return count, known
+        changed = stored([statement])
+        if mine is None or changed & settled:
+            settled |= known
+            known -= changed
+            continue
+        found = [(s, names - changed) for s, names in found]
+        found.append((statement, frozenset(changed)))
         known |= mine
-    return len(loop.body), known
+    return found
 
 
 def _assigned_by(statement: ast.stmt, written: set[str], known: set[str]) -> set[str] | None:

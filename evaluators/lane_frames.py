@@ -79,12 +79,13 @@ class Frame:
         result: merged return values, or `UNSET`.
         broken: lanes that left the innermost loop, as a mask; False for none.
         continued: lanes that wait for its next iteration; False for none.
+        ahead: values of this step of the innermost loop that was run ahead.
         wide: whether the lanes are those of a loop that is run ahead: an operation takes longer than looking it up.
         taken: a parent's values on these lanes, by the id of the value, which is kept beside them.
     """
 
-    __slots__ = ("broken", "continued", "defined", "lanes", "live", "lost", "mask", "owner", "parent", "result",
-                 "taken", "values", "wide", "work")  # fmt: skip
+    __slots__ = ("ahead", "broken", "continued", "defined", "lanes", "live", "lost", "mask", "owner", "parent",
+                 "result", "taken", "values", "wide", "work")  # fmt: skip
 
     def __init__(
         self,
@@ -105,6 +106,7 @@ class Frame:
         self.defined: dict[str, npt.NDArray[np.bool_]] = {}
         self.parent, self.owner = parent, owner
         self.wide = False
+        self.ahead: dict[str, Value] = {}
         self.taken: dict[int, tuple[Value, Value]] | None = None
 
     def read(self, name: str) -> Value:
