@@ -10,7 +10,7 @@ from evaluators.lane_aggregates import extreme, flat_extreme, flat_total, folded
 from evaluators.lane_frames import Frame
 from evaluators.lane_functions import ONE_ARGUMENT
 from evaluators.lane_lists import LaneList, LaneRange
-from evaluators.lane_memory import Built, Leaf, parts_of
+from evaluators.lane_memory import Built, Leaf, Leaves, joined, parts_of
 from evaluators.lanes import NotVectorisable, Value
 
 if TYPE_CHECKING:
@@ -62,15 +62,18 @@ class Calls:
 
     def _helper(self, name: str, node: ast.Call) -> Built:
         called = self._in.compiler.function(name)
+        built = [self._in.build(a) for a in node.args]
         arguments = [self._in.shared(a) for a in node.args]
         if len(arguments) != called.arity:
             raise NotVectorisable(f"{name} takes {called.arity} arguments")
-        leaves = None
+        leaves = joined(built)
+        if leaves is not None:
+            leaves = Leaves(leaves.of | called.slots, lasting=False)
         names = [a.id for a in node.args if isinstance(a, ast.Name) and a.id in self._in.parameters]
         if called.reads is not None and len(names) == len(node.args):
             found: set[Leaf] = {leaf for leaf in called.reads if isinstance(leaf, int)}
             found |= {(variable, leaf) for variable in names for leaf in called.reads if isinstance(leaf, str)}
-            leaves = frozenset(found)
+            leaves = Leaves(frozenset(found))
         return Built(lambda f: called.call([a(f) for a in arguments], f), leaves)
 
     def _builtin(self, name: str, node: ast.Call) -> Built:
@@ -93,10 +96,12 @@ class Calls:
 
     def _of_list(self, name: str, node: ast.expr) -> Built:
         """`sum`, `max`, `min` and `sorted` of one list."""
-        flat = False
+        flat, leaves = False, None
         if isinstance(node, ast.GeneratorExp | ast.ListComp):
             flat = name != "sorted"
-            source = self._in.flat(node) if flat else self._in.comprehension(node).run
+            source = self._in.comprehension(node).run
+            if flat:
+                source, leaves = self._in.flat(node)
         else:
             source = self._in.run(node)
 
@@ -115,7 +120,7 @@ class Calls:
                 return in_order(items, frame.mask)
             return extreme(items, frame.mask, largest=name == "max")
 
-        return Built(go, None)
+        return Built(go, leaves)
 
     def _length(self, node: ast.expr) -> Built:
         source = self._in.run(node)

@@ -16,7 +16,7 @@ from evaluators import language
 from evaluators.lane_calls import Calls
 from evaluators.lane_frames import UNSET, Frame, Views, part, rest
 from evaluators.lane_lists import LaneList, LaneRange, from_flat, repeated
-from evaluators.lane_memory import Built, Run, kept, parts_of
+from evaluators.lane_memory import NOTHING, Built, Leaves, Run, joined, kept, parts_of
 from evaluators.lane_operators import arithmetic, boolean, compare, negative, positive
 from evaluators.lanes import NotVectorisable, Value, merge, take, truth
 from evaluators.operations import OPERATORS
@@ -51,7 +51,7 @@ class Expressions:
     def test(self, node: ast.expr) -> Callable[[Frame], Any]:
         """Compile an expression of which only the truth matters: a Python bool, or an array of bool."""
         built = self.build(node)
-        if built.leaves is not None:
+        if built.lasting:
             whole = kept(Built(lambda f: boolean(truth(built.run(f))), built.leaves), self.tokens)
             return lambda f: truth(whole(f))
         if isinstance(node, ast.BoolOp):
@@ -87,19 +87,19 @@ class Expressions:
         slot = self.compiler.slot(node)
         if slot is None:
             value = node.value
-            return Built(lambda _: value, frozenset(), trivial=True)
+            return Built(lambda _: value, NOTHING, trivial=True)
         numbers = self.compiler.numbers
-        return Built(lambda _: numbers[slot], frozenset({slot}), trivial=True)
+        return Built(lambda _: numbers[slot], Leaves(frozenset({slot})), trivial=True)
 
     def _name(self, node: ast.Name) -> Built:
         name = node.id
         if name in self.assigned:
-            return Built(lambda f: f.read(name), None)
+            return Built(lambda f: f.read(name), Leaves(frozenset({(name, "")}), lasting=False), trivial=True)
         if name in self.compiler.constants:
             return self.compiler.constants[name]
         if name in self.compiler.math_names and name in CONSTANTS:
             value = CONSTANTS[name]
-            return Built(lambda _: value, frozenset(), trivial=True)
+            return Built(lambda _: value, NOTHING, trivial=True)
         raise NotVectorisable(f"name {name!r} has no value")
 
     def shared(self, node: ast.expr) -> Run:
@@ -123,7 +123,7 @@ class Expressions:
         variable, field = node.value.id, node.attr
         if variable == "math" and variable not in self.assigned:
             value = language.BUILTIN_MATH[field]
-            return Built(lambda _: value, frozenset(), trivial=True)
+            return Built(lambda _: value, NOTHING, trivial=True)
 
         def go(frame: Frame) -> Value:
             view = frame.read(variable)
@@ -135,7 +135,7 @@ class Expressions:
             return found
 
         own = variable in self.parameters and field != "n_blocks"
-        return Built(go, frozenset({(variable, field)}) if own else None, trivial=True)
+        return Built(go, Leaves(frozenset({(variable, field)}), lasting=own), trivial=True)
 
     def _binop(self, node: ast.BinOp) -> Built:
         op = OPERATORS[type(node.op)]
@@ -261,7 +261,7 @@ class Expressions:
 
     def comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Built:
         """Compile a comprehension as a list."""
-        flat = self.flat(node)
+        flat, _ = self.flat(node)
 
         def go(frame: Frame) -> Value:
             found = flat(frame)
@@ -269,8 +269,11 @@ class Expressions:
 
         return Built(go, None)
 
-    def flat(self, node: ast.ListComp | ast.GeneratorExp) -> Callable[[Frame], Any]:
-        """A comprehension's items in one run (values, lane of each, count per lane), or an empty list."""
+    def flat(self, node: ast.ListComp | ast.GeneratorExp) -> tuple[Callable[[Frame], Any], Leaves | None]:
+        """A comprehension's items in one run (values, lane of each, count per lane), or an empty list.
+
+        Also what they follow from.
+        """
         if len(node.generators) != 1 or not isinstance(node.generators[0].target, ast.Name):
             raise NotVectorisable("a comprehension over more than one name")
         generator = node.generators[0]
@@ -279,12 +282,16 @@ class Expressions:
         inner = Expressions(self.compiler, self.assigned | {name}, frozenset())
         tests = [inner.test(test) for test in generator.ifs]
         element = inner.run(node.elt)
+        parts = [self.build(generator.iter), *[inner.build(e) for e in (node.elt, *generator.ifs)]]
+        leaves = joined(parts)
+        if leaves is not None:
+            leaves = Leaves(leaves.of - {(name, "")}, lasting=False)
 
         def go(frame: Frame) -> Any:
             items = source(frame)
             if not isinstance(items, LaneList | LaneRange):
                 raise NotVectorisable("a comprehension over what is no list or range")
-            if isinstance(items, LaneList) and not items.items:
+            if isinstance(items, LaneList) and items.blank():
                 return LaneList([], items.count, frame.lanes)
             values, owner, counts = items.flat(frame.mask)
             for test in tests:
@@ -299,7 +306,7 @@ class Expressions:
                 return LaneList([], counts, frame.lanes)
             return element(_inside(frame, owner, name, values)), owner, counts
 
-        return go
+        return go, leaves
 
 
 def _not(found: Any) -> Any:

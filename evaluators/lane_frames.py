@@ -20,6 +20,10 @@ STATEMENT = 1000
 """What one statement costs however few the lanes: numpy takes about as long to begin as for a thousand numbers."""
 
 
+TAKEN = 16
+"""Values of a parent that are kept on other lanes."""
+
+
 class Views:
     """A view argument (shape, work or gpu) over all lanes."""
 
@@ -36,6 +40,10 @@ class Views:
             value = self._fields.get(name, UNSET)
             self._taken[name] = value if value is UNSET else take(value, self._owner)
         return self._taken[name]
+
+    def known(self, name: str) -> Value:
+        """A field, where it has been read before; else `UNSET`."""
+        return (self._fields if self._owner is None else self._taken).get(name, UNSET)
 
     def taken(self, owner: npt.NDArray[np.int64]) -> Views:
         """The view on other lanes."""
@@ -71,10 +79,13 @@ class Frame:
         result: merged return values, or `UNSET`.
         broken: lanes that left the innermost loop, as a mask; False for none.
         continued: lanes that wait for its next iteration; False for none.
+        ahead: values of this step of the innermost loop that was run ahead.
+        wide: whether the lanes are those of a loop that is run ahead: an operation takes longer than looking it up.
+        taken: a parent's values on these lanes, by the id of the value, which is kept beside them.
     """
 
-    __slots__ = ("broken", "continued", "defined", "lanes", "live", "lost", "mask", "owner", "parent", "result",
-                 "values", "work")  # fmt: skip
+    __slots__ = ("ahead", "broken", "continued", "defined", "lanes", "live", "lost", "mask", "owner", "parent",
+                 "result", "taken", "values", "wide", "work")  # fmt: skip
 
     def __init__(
         self,
@@ -94,6 +105,9 @@ class Frame:
         self.values: dict[str, Value] = {}
         self.defined: dict[str, npt.NDArray[np.bool_]] = {}
         self.parent, self.owner = parent, owner
+        self.wide = False
+        self.ahead: dict[str, Value] = {}
+        self.taken: dict[int, tuple[Value, Value]] | None = None
 
     def read(self, name: str) -> Value:
         """A variable.
@@ -105,12 +119,21 @@ class Frame:
         if value is UNSET:
             if self.parent is None or self.owner is None:
                 raise NotVectorisable(f"name {name!r} has no value here")
-            value = self.values[name] = take(self.parent.read(name), self.owner)
+            value = self.values[name] = self._take(self.parent.read(name), self.owner)
         elif name in self.defined:
-            missing = ~self.defined[name]
-            if any_active(missing, self.mask):
+            known = self.defined[name]
+            if known is not self.mask and any_active(~known, self.mask):
                 raise NotVectorisable(f"name {name!r} has no value on some shapes")
         return value
+
+    def _take(self, value: Value, owner: npt.NDArray[np.int64]) -> Value:
+        if self.taken is None:
+            return take(value, owner)
+        if id(value) not in self.taken:
+            if len(self.taken) >= TAKEN:
+                self.taken.clear()
+            self.taken[id(value)] = value, take(value, owner)
+        return self.taken[id(value)][1]
 
     def write(self, name: str, value: Value) -> None:
         """Assign on active lanes."""

@@ -36,21 +36,38 @@ class LaneList:
     """A list per lane. Changed in place by append and item assignment, as in Python.
 
     Attributes:
-        items: values by position; a lane's own list ends at its count.
         count: length, or length per lane.
         lanes: number of lanes.
         shared: whether two names may hold it, so that merging it into another would part them.
+        version: another object after every change; copies share it until they change.
+        touched: whether it has been changed.
     """
 
     def __init__(self, items: list[Value], count: int | Index, lanes: int) -> None:
         """Keep items and lengths."""
-        self.items, self.count, self.lanes = items, count, lanes
-        self.shared = False
+        self._items: list[Value] | None = items
+        self.count, self.lanes = count, lanes
+        self.shared = self.touched = False
+        self.version = object()
         self._stack: Lanes | None = None
         self._flat: tuple[Lanes, Index] | None = None
 
     def _changed(self) -> None:
+        self.items  # noqa: B018  # before what they might have to be made of is dropped
         self._stack = self._flat = None
+        self.version, self.touched = object(), True
+
+    @property
+    def items(self) -> list[Value]:
+        """Values by position; a lane's own list ends at its count."""
+        if self._items is None:
+            assert self._flat is not None
+            self._items = from_flat(*self._flat, self.counts()).items
+        return self._items
+
+    def blank(self) -> bool:
+        """Whether no lane has an item."""
+        return not self._items if self._items is not None else not (self._flat and len(self._flat[1]))
 
     def counts(self) -> Index:
         """Length per lane."""
@@ -91,7 +108,7 @@ class LaneList:
     def copy(self) -> LaneList:
         """A list of its own with the same items."""
         twin = LaneList(list(self.items), self.count, self.lanes)
-        twin._stack, twin._flat = self._stack, self._flat
+        twin._stack, twin._flat, twin.version = self._stack, self._flat, self.version
         return twin
 
     def _position(self, index: Value, active: Mask) -> Any:
@@ -147,7 +164,18 @@ class LaneList:
     def taken(self, index: Index) -> LaneList:
         """The list on other lanes; a copy, which nobody changes."""
         count = self.count if isinstance(self.count, int) else self.count[index]
-        return LaneList([take(item, index) for item in self.items], count, len(index))
+        found = LaneList([], count, len(index))
+        if self._flat is None:
+            found._items = [take(item, index) for item in self.items]
+            return found
+        values, owner = self._flat
+        own = np.bincount(owner, minlength=self.lanes)
+        each = own[index]
+        # Where the items of each new lane start among the old ones, less where they start among the new ones.
+        moved = (np.cumsum(own) - own)[index] - (np.cumsum(each) - each)
+        owner = np.repeat(np.arange(len(index)), each)
+        found._items, found._flat = None, (take(values, moved[owner] + np.arange(len(owner))), owner)
+        return found
 
     def stack(self) -> Lanes:
         """Items as rows of one array.

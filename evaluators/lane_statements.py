@@ -6,6 +6,7 @@ import ast
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from evaluators.lane_ahead import Ahead, independent
 from evaluators.lane_expressions import Expressions
 from evaluators.lane_frames import STATEMENT, Frame, part, rest, union
 from evaluators.lane_lists import LaneList, LaneRange
@@ -26,16 +27,7 @@ class Statements:
 
     def block(self, body: Sequence[ast.stmt]) -> Step:
         """Compile statements that follow each other."""
-        steps = [step for step in map(self._statement, body) if step is not None]
-
-        def go(frame: Frame) -> None:
-            for step in steps:
-                frame.work.charge(STATEMENT + frame.lanes)
-                step(frame)
-                if not frame.live:
-                    return
-
-        return go
+        return _sequence([self._statement(node) for node in body])
 
     def _statement(self, node: ast.stmt) -> Step | None:
         if isinstance(node, ast.Return):
@@ -139,23 +131,36 @@ class Statements:
 
         return go
 
+    def _ahead(self, node: ast.For) -> tuple[Ahead | None, Step | None]:
+        """What of a loop's body can be run ahead, and the body where that only takes the values over."""
+        found = independent(node)
+        if not found or not isinstance(node.target, ast.Name):
+            return None, None
+        names = {id(statement): sorted(mine) for statement, mine in found}
+        all_names = {name for _, mine in found for name in mine}
+        steps = [_from_ahead(names[id(s)]) if id(s) in names else self._statement(s) for s in node.body]
+        return Ahead(node.target.id, all_names, self.block([s for s, _ in found])), _sequence(steps)
+
     def _loop(self, node: ast.For) -> Step:
         source: Run = self._expressions.run(node.iter)
-        target, body, orelse = self._target(node.target), self.block(node.body), self.block(node.orelse)
+        target, whole, orelse = self._target(node.target), self.block(node.body), self.block(node.orelse)
+        ahead_of, remaining = self._ahead(node)
 
         def go(frame: Frame) -> None:
             items = source(frame)
+            rows = ahead_of.rows(frame, items) if ahead_of and isinstance(items, LaneRange) else None
+            body = whole if rows is None or remaining is None else remaining
             if isinstance(items, tuple):
                 items = LaneList(list(items), len(items), frame.lanes)
             if not isinstance(items, LaneList | LaneRange):
                 raise NotVectorisable("a loop over what is no list or range")
             length = items.count if isinstance(items, LaneList) else None
             mask, lost = frame.mask, frame.lost
-            outer = frame.broken, frame.continued
+            outer = frame.broken, frame.continued, frame.ahead
             frame.broken = False
             ahead: Any = mask
             over: Any = False
-            for value, there in items.steps(mask):
+            for step, (value, there) in enumerate(items.steps(mask)):
                 over = union(over, rest(ahead, there))
                 ahead = part(ahead, there)
                 if ahead is False:
@@ -163,6 +168,8 @@ class Statements:
                 before = frame.lost
                 frame.mask, frame.live, frame.continued = ahead, True, False
                 target(frame, value)
+                if rows is not None:
+                    frame.ahead = {name: row(step) for name, row in rows.items()}
                 body(frame)
                 if isinstance(items, LaneList) and items.count is not length:
                     raise NotVectorisable("a loop over a list that it changes")
@@ -172,7 +179,7 @@ class Statements:
                         break
             over = union(over, ahead)
             broken = frame.broken
-            frame.broken, frame.continued = outer
+            frame.broken, frame.continued, frame.ahead = outer
             if over is not False:
                 frame.mask, frame.live = over, True
                 orelse(frame)
@@ -182,6 +189,30 @@ class Statements:
             frame.mask = after if frame.live else None
 
         return go
+
+
+def _sequence(steps: Sequence[Step | None]) -> Step:
+    """Steps one after the other, while any lane is under way."""
+    known = [step for step in steps if step is not None]
+
+    def go(frame: Frame) -> None:
+        for step in known:
+            frame.work.charge(STATEMENT + frame.lanes)
+            step(frame)
+            if not frame.live:
+                return
+
+    return go
+
+
+def _from_ahead(names: Sequence[str]) -> Step:
+    """Gives variables the values that were computed ahead."""
+
+    def go(frame: Frame) -> None:
+        for name in names:
+            frame.write(name, frame.ahead[name])
+
+    return go
 
 
 def _break(frame: Frame) -> None:

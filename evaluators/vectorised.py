@@ -21,7 +21,7 @@ from evaluators.gate import Program
 from evaluators.lane_expressions import Expressions
 from evaluators.lane_frames import Frame, Views, Work
 from evaluators.lane_lists import LaneList
-from evaluators.lane_memory import Built
+from evaluators.lane_memory import NOTHING, Built, Leaves
 from evaluators.lane_statements import Statements
 from evaluators.lanes import BOOL, FLOAT, INT, Lanes, NotVectorisable, Value, ints, kind_of, truth
 from evaluators.operations import UNARY, local_names
@@ -74,11 +74,13 @@ class Function:
         names: its parameters.
         body: runs the statements.
         reads: fields and slots of numbers that it and its helpers read; None where it might change a list.
+        slots: of numbers that it and its helpers read.
     """
 
     names: tuple[str, ...]
     body: Any
     reads: frozenset[str | int] | None
+    slots: frozenset[int]
 
     @property
     def arity(self) -> int:
@@ -88,6 +90,7 @@ class Function:
     def call(self, arguments: Sequence[Value], caller: Frame) -> Value:
         """Call it on the caller's active lanes."""
         frame = Frame(caller.lanes, caller.mask, caller.work)
+        frame.wide = caller.wide
         frame.values.update(zip(self.names, arguments, strict=True))
         self.body(frame)
         return frame.end()
@@ -138,8 +141,8 @@ class Compiler:
         slot, numbers = self.slot(literal), self.numbers
         if slot is None:
             value = sign(literal.value)
-            return Built(lambda _: value, frozenset(), trivial=True)
-        return Built(lambda _: sign(numbers[slot]), frozenset({slot}), trivial=True)
+            return Built(lambda _: value, NOTHING, trivial=True)
+        return Built(lambda _: sign(numbers[slot]), Leaves(frozenset({slot})), trivial=True)
 
     def function(self, name: str) -> Function:
         """A function of the program."""
@@ -149,18 +152,26 @@ class Compiler:
             stored = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
             expressions = Expressions(self, local_names(node), frozenset(names) - stored)
             body = Statements(expressions).block(node.body)
-            self._compiled[name] = Function(names, body, self._reads(node))
+            self._compiled[name] = Function(names, body, self._reads(node), self._slots_of(node))
         return self._compiled[name]
 
-    def _reads(self, node: ast.FunctionDef) -> frozenset[str | int] | None:
-        """Fields and numbers that a function and its helpers read; None where it might change a list."""
-        found: set[str | int] = set()
+    def _slots_of(self, node: ast.FunctionDef) -> frozenset[int]:
+        """Numbers that a function and its helpers read."""
+        found: set[int] = set()
         for part in ast.walk(node):
             if isinstance(part, ast.Constant):
                 found |= {slot for slot in (self.slot(part),) if slot is not None}
             elif isinstance(part, ast.Name) and part.id in self.constants:
-                found |= {leaf for leaf in self.constants[part.id].leaves or () if isinstance(leaf, int)}
-            elif isinstance(part, ast.Attribute):
+                found |= (self.constants[part.id].leaves or NOTHING).slots()
+            elif isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in self.functions:
+                found |= self.function(part.func.id).slots
+        return frozenset(found)
+
+    def _reads(self, node: ast.FunctionDef) -> frozenset[str | int] | None:
+        """Fields and numbers that a function and its helpers read; None where it might change a list."""
+        found: set[str | int] = set(self._slots_of(node))
+        for part in ast.walk(node):
+            if isinstance(part, ast.Attribute):
                 if part.attr == "n_blocks":
                     return None
                 found.add(part.attr)
@@ -231,6 +242,7 @@ class Compiled:
         self._schedule = compiler.function("schedule")
         self._blocks = compiler.function("blocks_per_split") if uses_blocks_per_split else None
         self._shape = Views(questions.shape)
+        self._last: tuple[Int64, Views] | None = None
         self._gpu = Views({f.name: getattr(questions.gpu, f.name) for f in fields(Gpu)})
 
     def run(self, numbers: Sequence[Number] = ()) -> DecisionArrays:
@@ -257,10 +269,17 @@ class Compiled:
             margin = _whole(answer[2], "sm_margin", everything.gpu.max_sm_margin, lanes)
             blocks = np.zeros(lanes, np.int64)
             if self._blocks is not None:
-                cap = ints(np.where(num_splits == 0, everything.stock, num_splits))
-                work = {**everything.work, "num_splits": cap, "n_blocks": everything.n_blocks.copy()}
-                blocks = _whole(self._blocks.call((Views(work), self._gpu), caller), "blocks", 2**31 - 1, lanes)
+                work = self._work(np.where(num_splits == 0, everything.stock, num_splits))
+                blocks = _whole(self._blocks.call((work, self._gpu), caller), "blocks", 2**31 - 1, lanes)
         return DecisionArrays(num_splits, pack_gqa, margin, blocks)
+
+    def _work(self, caps: Int64) -> Views:
+        """The device-side view; the last one where the caps are the same, so that what follows from it is kept."""
+        if self._last is None or self._last[1].known("n_blocks").touched or not np.array_equal(self._last[0], caps):
+            listed = self._questions.n_blocks.copy()
+            view = Views({**self._questions.work, "num_splits": ints(caps), "n_blocks": listed})
+            self._last = caps, view
+        return self._last[1]
 
 
 def _whole(value: Value, name: str, high: int, lanes: int) -> Int64:

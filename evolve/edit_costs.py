@@ -238,9 +238,7 @@ def helper(cost: Cost, name: str, *, static: bool) -> list[str]:
             ["        tiles = splits * shape.total_mblocks"]
             if static
             else [
-                "        tiles = 0",
-                "        for n in work.n_blocks:",
-                "            tiles += math.ceil(n / blocks)",
+                "        tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)",
                 "        tiles = tiles * work.num_heads_kv * work.num_m_blocks",
             ]
         )
