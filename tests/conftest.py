@@ -22,6 +22,8 @@ from evaluators.workloads import Weighting
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+pytest_plugins = ["browser_page"]
+
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "results" / "tables"
 

@@ -133,6 +133,6 @@ async function shapeTable(c, { source, run, values }) {
     { name: "\u00b5s", number: true, value: (r) => microseconds(r.o.latency_us) },
     { name: "speed-up", number: true, value: (r) => times(r.o.speedup, 3) },
     { name: "left", number: true, value: (r) => times(r.o.left, 3), title: "what the best recorded launch would add" },
-    { name: "", value: (r) => [r.o.regression ? "\u25bc regression " : "", r.o.interpolated ? "interpolated " : "", r.o.changed ? "" : "as stock"].join("") },
+    { name: "remark", value: (r) => [r.o.regression ? "\u25bc regression " : "", r.o.interpolated ? "interpolated " : "", r.o.changed ? "" : "as stock"].join("") },
   ], shown)));
 }

@@ -112,10 +112,13 @@ function cell(row, metric, pick) {
   }, v === null ? "?" : metric.plain?.(v) ? "\u00b7" : metric.text(v)));
 }
 
-/** Arrow keys move between cells; one cell at a time is in the tab order. */
+/** Arrow keys move between cells; one cell of each map is in the tab order. */
 function arrows(root) {
   const cells = [...root.querySelectorAll(".cell")];
-  if (cells.length) cells[0].tabIndex = 0;
+  for (const map of root.querySelectorAll(".heat")) {
+    const first = map.querySelector(".cell");
+    if (first) first.tabIndex = 0;
+  }
   const move = (dx, dy) => {
     const now = document.activeElement?.closest?.(".cell");
     if (!now) { cells[0]?.focus(); return; }
