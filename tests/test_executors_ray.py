@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Command
 from executor_contract import BENCH, ExecutorContract
 
 from evaluators.executors.base import Executor
@@ -64,6 +64,28 @@ class TestRay(ExecutorContract):
         from evaluators.executors.ray import RayExecutor
 
         return RayExecutor(bench=BENCH)
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'evosplit[ray]'")
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evaluators.executors.ray import RayExecutor
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(MeasureError, match="RAY_ADDRESS") as error:
+        RayExecutor()
+    assert error.value.kind is Trouble.UNAVAILABLE and address in str(error.value)
+
+
+def test_record_with_ray_but_without_ray_ends_with_3(
+    evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = evosplit("record", "--executor", "ray", "-o", tmp_path / "slices")
+    assert result.code == 3 and "pip install 'evosplit[ray]'" in result.err
+    assert not (tmp_path / "slices").exists()
 
 
 def test_ray_without_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
