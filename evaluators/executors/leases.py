@@ -58,6 +58,7 @@ class Lease:
         works: what to run, in order.
         entries: the same; None once settled or cancelled.
         deadline_s: when it runs out, by the pool's clock.
+        launches: launches that are not settled.
     """
 
     token: int
@@ -65,11 +66,7 @@ class Lease:
     works: tuple[Work, ...]
     entries: list[Entry | None]
     deadline_s: float
-
-    @property
-    def launches(self) -> int:
-        """Launches still to come."""
-        return sum(len(e.work.decisions) for e in self.entries if e is not None)
+    launches: int
 
 
 @dataclass(slots=True)
@@ -209,7 +206,7 @@ class LeaseBook:
                 self._waiting_launches -= launches
                 client.served += launches / client.weight
                 works = tuple(e.work for e in entries)
-                lease = Lease(next(self._tokens), seat, works, [*entries], self._deadline(now_s, launches))
+                lease = Lease(next(self._tokens), seat, works, [*entries], self._deadline(now_s, launches), launches)
                 self.leases[lease.token] = lease
                 return lease
         return None
@@ -259,6 +256,7 @@ class LeaseBook:
         if lease is None:
             return None
         entry, lease.entries[position] = lease.entries[position], None
+        lease.launches = max(0, lease.launches - len(lease.works[position].decisions))
         lease.deadline_s = self._deadline(now_s, lease.launches)
         return entry
 
