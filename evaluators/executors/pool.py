@@ -36,7 +36,7 @@ STARTS = 2
 RESTARTS, RESTART_S = 4, 2.0
 """Tries to replace a lost worker, and the pause between two."""
 
-FEED = 16
+FEED = 32
 """Works handed over at once."""
 
 
@@ -121,7 +121,10 @@ class Pool:
         self.executor, self.settings = executor, tuple(settings)
         self._seed, self._start_s, self._tell = seed, start_s, on_event
         self._book = book or LeaseBook()
-        self._change = threading.Condition()
+        lock = threading.RLock()
+        self._change = threading.Condition(lock)
+        # The watchdog's own: woken by every change, it would cost more than it watches over.
+        self._closed = threading.Condition(lock)
         self._inboxes: dict[int, Inbox] = {}
         self._seats: list[Seat] = []
         self._threads: list[threading.Thread] = []
@@ -246,6 +249,7 @@ class Pool:
                 if seat.channel is not None and not seat.out and (seat.uuid in busy or seat.starting):
                     seat.channel.kill()
             self._change.notify_all()
+            self._closed.notify_all()
         for thread in self._threads:
             thread.join()
         self.executor.close()
@@ -448,4 +452,4 @@ class Pool:
                 # No lease that is given meanwhile can run out sooner.
                 wait_s = self._book.lease_s
                 deadline_s = self._book.next_deadline_s()
-                self._change.wait(wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - now)))
+                self._closed.wait(wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - now)))

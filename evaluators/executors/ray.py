@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from evaluators.executors.worker import BENCH
 from evaluators.gpu_worker import MeasureError, Trouble
 
 GOODBYE_S = 20.0
+KNOCK_S = 5.0
 CONNECT_HINT = "RAY_ADDRESS names a cluster, as host:6379; without it one is started on this machine"
 
 
@@ -106,6 +108,17 @@ class RayChannel:
         self.kill()
 
 
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself tries for minutes.
+
+    Raises:
+        OSError: nobody listens at `host:port`.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
+
+
 class RayExecutor:
     """One actor with `num_gpus=1` per GPU of a Ray cluster.
 
@@ -142,6 +155,7 @@ class RayExecutor:
                 if simulated_gpus is not None:
                     extra |= {"num_gpus": simulated_gpus}
             try:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level="error", **extra)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise MeasureError(
