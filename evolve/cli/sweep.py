@@ -92,7 +92,7 @@ def _check(members: Sequence[Member]) -> None:
 
 
 def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as_json: bool) -> int:
-    jobs = jobs or len(os.sched_getaffinity(0))
+    jobs = jobs or _cores()
     with locked(sweep.path):
         sweep.write()
         with SweepDisplay() as display:
@@ -112,6 +112,11 @@ def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as
     if as_json:
         emit(summary_json(summary, code))
     return code
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_report(summary: Summary) -> Path | None:
