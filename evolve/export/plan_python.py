@@ -16,10 +16,11 @@ from evolve.export.anchors import AnchorMissing
 from evolve.export.answers import NO_WORK, ask, read
 from evolve.export.domain import edge_views, random_views
 from evolve.export.evidence import Row, gather, recorded_tables
+from evolve.export.harm import refuse_harmful_caps
 from evolve.export.header import SourceChange
 from evolve.export.host_cpp import Compiler
 from evolve.export.patch import Tree
-from evolve.export.plan import TABLES, Export, exported, refuse_harmful_caps, stock_form
+from evolve.export.plan import TABLES, Export, exported, stock_form
 from evolve.export.program_form import Form, NotExpressible, always_returns, form_of
 from evolve.export.proof import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.python_source import find_assignment, find_python_function, python_statements
