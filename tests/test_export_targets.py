@@ -16,6 +16,7 @@ from stand_trees import FILES, git, make_tree
 
 import evolve.export.drop_in
 import evolve.export.evidence
+import evolve.export.fa4_chain
 import evolve.export.monotone
 import evolve.export.plan_python
 import evolve.export.proof
@@ -82,7 +83,8 @@ def export(evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """`evosplit export` with a smaller proof: few random inputs, one workload, few walks."""
     for module in (evolve.export.proof, evolve.export.plan_python, evolve.export.drop_in):
         monkeypatch.setattr(module, "RANDOM_INPUTS", 1500)
-    monkeypatch.setattr(evolve.export.evidence, "WORKLOADS", {"bsc-160": WORKLOADS["bsc-160"]})
+    for module in (evolve.export.evidence, evolve.export.fa4_chain):
+        monkeypatch.setattr(module, "WORKLOADS", {"bsc-160": WORKLOADS["bsc-160"]})
     monkeypatch.setattr(evolve.export.monotone, "SM_COUNTS", (132,))
     monkeypatch.setattr(evolve.export.monotone, "TILES", evolve.export.monotone.TILES[:2])
     monkeypatch.setattr(evolve.export.monotone, "MAX_KEYS", 4096)
@@ -341,6 +343,23 @@ def test_fa4_keeps_its_own_rule_behind_the_programs(export: Command, tmp_path: P
         "+    if 3 <= num_n_blocks <= 4 and total_mblocks <= 2:",
         "+        return 3",
     ]
+    rows = list(csv.DictReader((tmp_path / "out" / "decision_diff.csv").open()))
+    assert len(rows) == 160 and {r["setting"] for r in rows} == {"fa4-static-cold"}
+    changed = {r["case"]: r["launch_new"] for r in rows if r["changes"] == "1"}
+    assert changed["u-b1-h64x1-k384"] == "s3.p1.g0:3" and set(changed.values()) == {"s3.p1.g0:3"}
+    # The tree's own chain was run beside the mirror.
+    notes = " ".join(json.loads((tmp_path / "out" / "provenance.json").read_text())["notes"])
+    assert "the tree's own _get_fwd_config decides as decision_diff.csv says on 160 calls" in notes
+    assert "C++" not in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def test_fa4_with_other_tiles_is_found_out(export: Command, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", "fa4", stand_in=True)
+    file = tree / "flash_attn" / "cute" / "interface.py"
+    file.write_text(file.read_text().replace("FwdConfig(128, 128)", "FwdConfig(128, 64)"))
+    git(tree, "commit", "-qam", "Other tiles")
+    result = export(THREE_BLOCKS, "fa4", "--unmeasured", tree=tree)
+    assert result.code == 2 and "the mirror" in result.err and not (tmp_path / "out").exists()
 
 
 def test_the_module_stands_alone(evosplit: Command, export: Command, tmp_path: Path) -> None:
