@@ -10,6 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -175,7 +176,16 @@ class Judge:
 
         See `SecondLook.look`.
         """
-        return self._second_look.look(parse_program(source), evaluation)
+        seen = self._second_look.look(parse_program(source), evaluation)
+        if seen.status is not Status.OK or not self.grows:
+            return seen
+        # It may have measured more: what is said of the program is the same whether a search was interrupted here.
+        now = self.score(source, evaluation.decisions)
+        scores = [
+            before and after and replace(before, oracle_share=after.oracle_share)
+            for before, after in ((seen.train, now.train), (seen.holdout, now.holdout), (seen.test, now.test))
+        ]
+        return replace(seen, train=scores[0], holdout=scores[1], test=scores[2], feedback=now.feedback)
 
     def _answers(self, program: Program) -> Answers:
         if self._vectoriser is not None:
