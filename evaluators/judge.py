@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from evaluators.contract import Decision, Gpu, Setting
-from evaluators.evaluation import Evaluation, Feedback, Opportunity, SplitScore
+from evaluators.evaluation import Evaluation, Feedback, Opportunity
 from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource
 from evaluators.outcomes import Outcome, Outcomes
@@ -262,12 +262,6 @@ class Judge:
 
 def _hash(source: str) -> str:
     return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def scores_of(evaluation: Evaluation) -> dict[str, SplitScore]:
-    """Scores by split name, those that were asked for."""
-    named = {"train": evaluation.train, "holdout": evaluation.holdout, "test": evaluation.test}
-    return {name: score for name, score in named.items() if score is not None}
 
 
 def open_judge(
