@@ -166,7 +166,7 @@ def test_live_update_while_a_run_goes_on(browser: Browser, tmp_path: Path) -> No
         # The run is another process; its last proposal arrives without a reload.
         watched.page.get_by_text("9 of 9", exact=True).wait_for(timeout=240_000)
         assert int(watched.page.locator("html").get_attribute("data-changes") or 0) >= 2
-        # Drawn once, and again when there was nothing yet or the first event told more; then brought up to date in place.
+        # Drawn once, again where there was nothing yet or the first event told more; then brought up to date.
         assert int(watched.ready) <= 3
         watched.go(f"{server.url}#overview")
         watched.page.get_by_text("8 of 8", exact=True).wait_for(timeout=10_000)
