@@ -75,7 +75,7 @@ export async function compareView({ source, run, values }) {
     d = await compareDocument(source, { run: first, id: ia }, { run: second, id: ib });
   } catch {
     root.append(h("p", { class: "notice", role: "alert" }, "One of the two does not exist."));
-    return { root };
+    return { root, waits: true };
   }
   const two = d.a.run !== d.b.run;
   root.append(h("div", { class: "columns" }, h("div", { class: "stack half" }, scores(d), two ? curves(d) : null),

@@ -13,7 +13,7 @@ const REST_MS = 120;
 
 export async function lineageView({ source, run, values }) {
   const lineage = await source.lineage(run);
-  if (!lineage.nodes.length) return { root: h("p", { class: "notice" }, "Nothing has been asked yet.") };
+  if (!lineage.nodes.length) return { root: h("p", { class: "notice" }, "Nothing has been asked yet."), waits: true };
   const view = new Lineage(lineage, run, values);
   return { root: view.root, keys: view.keys, leave: () => view.leave(), ready: () => { view.resize(); view.reveal(); }, update: () => view.refresh() };
 }

@@ -16,14 +16,14 @@ const NARROW = "(max-width: 1100px)";
 
 export async function shapesView({ source, run, values }) {
   const [lineage, shapes] = await Promise.all([source.lineage(run), source.shapes(run)]);
-  if (!shapes.cases.length) return { root: h("p", { class: "notice", role: "alert" }, `No latencies to show: ${visible(shapes.missing)}`) };
+  if (!shapes.cases.length) return { waits: true, root: h("p", { class: "notice", role: "alert" }, `No latencies to show: ${visible(shapes.missing)}`) };
   const id = Number(values.id ?? lineage.winner ?? 0);
   const c = await source.candidate(run, id).catch(() => null);
   const key = METRICS[values.metric] ? values.metric : "speedup";
   const root = h("div", { class: "stack" });
   if (!c || !c.outcomes.length) {
     root.append(panel("Shapes", null, picker(lineage, run, id, key), h("p", { class: "quiet", role: "alert" }, `Proposal ${visible(values.id ?? id)} has no decisions of its own.`)));
-    return { root };
+    return { root, waits: true };
   }
   const every = shapes.cases.map((k, i) => ({ k, o: c.outcomes[i] }));
   const linked = every.find((r) => r.k.id === values.case);
