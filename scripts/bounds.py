@@ -16,6 +16,8 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 # Before numpy and scikit-learn start their pools: on shared cores, threads wait for each other.
@@ -169,20 +171,18 @@ def program_rows(name: str, folder: Path, shapes: Sequence[ShapeLogs]) -> Iterab
                     yield (name, split.value, batches(ragged), "language", path, *share)
 
 
-def study(tables: Path, later: Path) -> list[Row]:
-    """All rows of bounds.csv."""
-    found: list[Row] = []
-    for name in SETTINGS:
-        table = restrict(read_table(tables / name), SEARCHED)
-        shapes = shape_logs(table)
-        found += noise_rows(name, shapes)
-        if name == SETTINGS[0]:
-            launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
-            found += recording_rows(name, shapes, Recordings(shapes, launches, later))
-        found += learner_rows(name, rows_of(table, shapes))
-        found += program_rows(name, tables / name, shapes)
-        print(f"{name}: {time.process_time():.0f} s of CPU time so far", flush=True)
-    return found
+def study(name: str, tables: Path, later: Path) -> tuple[list[Row], float]:
+    """Rows of one setting, and the seconds of CPU time that they took."""
+    started = time.process_time()
+    table = restrict(read_table(tables / name), SEARCHED)
+    shapes = shape_logs(table)
+    found = list(noise_rows(name, shapes))
+    if name == SETTINGS[0]:
+        launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
+        found += recording_rows(name, shapes, Recordings(shapes, launches, later))
+    found += program_rows(name, tables / name, shapes)
+    found += learner_rows(name, rows_of(table, shapes))
+    return found, time.process_time() - started
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -228,14 +228,17 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, default=ROOT / "results/tables/llama31-70b")
     parser.add_argument("--later", type=Path, default=ROOT / "results/bounds/recordings.csv.gz")
     options = parser.parse_args()
-    rows = study(options.tables, options.later)
+    with ProcessPoolExecutor(len(SETTINGS)) as pool:
+        studies = list(pool.map(partial(study, tables=options.tables, later=options.later), SETTINGS))
+    rows = [row for found, _ in studies for row in found]
+    spent = sum(seconds for _, seconds in studies)
     options.output.mkdir(parents=True, exist_ok=True)
     with (options.output / "bounds.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([f"{v:.5f}" if isinstance(v, float) else v for v in row] for row in rows)
     draw(rows, options.output / "bounds.png")
-    print(f"{options.output}: {len(rows)} figures, {time.process_time():.0f} s of CPU time")
+    print(f"{options.output}: {len(rows)} figures, {spent:.0f} s of CPU time")
 
 
 if __name__ == "__main__":
