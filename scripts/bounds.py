@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +27,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from bounds_learner import Rows, gains_of, gains_with_caps, predictions, rows_of, some_groups
-from bounds_noise import Recordings, ShapeLogs, by_rounds, ratio_interval, shape_logs, small_gains
+from bounds_noise import Kind, Recordings, ShapeLogs, by_rounds, ratio_interval, shape_logs, small_gains
 
-from evaluators.judge import open_judge
+from evaluators.judge import Judge, open_judge
+from evaluators.latency import TableSource
 from evaluators.sandbox import Limits
-from evaluators.table import read_table, restrict
+from evaluators.table import Table, read_table, restrict
 from evaluators.workloads import Split, Weighting
 
 SETTINGS = ("fa3_fwd-metadata-cold", "fa3_fwd-static-cold", "vllm-metadata-cold")
@@ -101,6 +103,33 @@ def recording_rows(name: str, shapes: Sequence[ShapeLogs], recordings: Recording
         seen, expected = recordings.disagreement(first, second)
         yield (name, "both", "all", "noise", f"spread between recordings {first} and {second}", seen, "", "")
         yield (name, "both", "all", "noise", f"spread that rounds of {first} and {second} explain", expected, "", "")
+
+
+def elsewhere_rows(name: str, table: Table, recordings: Recordings) -> Iterable[Row]:
+    """What the shipped programs keep of the later recordings' own oracles, as the judge says."""
+    cases = [c for c in table.cases if c.id in recordings.logs["1"]]
+    gained: dict[tuple[str, Kind], list[float]] = {}
+    whole: dict[tuple[str, Kind], list[float]] = {}
+    for recording in recordings.names[1:]:
+        cells = {
+            c.id: tuple(
+                replace(cell, latencies_us=tuple(np.exp(-logs).tolist()))  # as ratios to the baseline
+                for cell, logs in zip(table.cells[c.id], recordings.logs[recording][c.id], strict=True)
+            )
+            for c in cases
+        }
+        later = replace(table, cases=tuple(cases), cells=cells)
+        judge = Judge(cases, table.setting, table.gpu, TableSource(later), description={},
+                      weighting=Weighting.SERVING, limits=Limits())  # fmt: skip
+        for path in PROGRAMS[name]:
+            speedups = judge.evaluate((ROOT / path).read_text(encoding="utf-8")).speedups
+            for case in cases:
+                key = (path, (case.split, case.ragged))
+                gained.setdefault(key, []).append(math.log(speedups[case.id]))
+                whole.setdefault(key, []).append(recordings.oracle(recording, case.id))
+    for (path, (split, ragged)), gains in gained.items():
+        share = ratio_interval(gains, whole[path, (split, ragged)])
+        yield (name, split.value, batches(ragged), "language", f"{path} on later recordings", *share)
 
 
 def share_rows(where: tuple[str, str], cause: str, label: str, asked: Sequence[Rows], gains: list[float]) -> list[Row]:
@@ -179,7 +208,9 @@ def study(name: str, tables: Path, later: Path) -> tuple[list[Row], float]:
     found = list(noise_rows(name, shapes))
     if name == SETTINGS[0]:
         launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
-        found += recording_rows(name, shapes, Recordings(shapes, launches, later))
+        recordings = Recordings(shapes, launches, later)
+        found += recording_rows(name, shapes, recordings)
+        found += elsewhere_rows(name, table, recordings)
     found += program_rows(name, tables / name, shapes)
     found += learner_rows(name, rows_of(table, shapes))
     return found, time.process_time() - started
