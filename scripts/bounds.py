@@ -16,6 +16,9 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 # Before numpy and scikit-learn start their pools: on shared cores, threads wait for each other.
@@ -24,11 +27,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from bounds_learner import Rows, gains_of, gains_with_caps, predictions, rows_of, some_groups
-from bounds_noise import Recordings, ShapeLogs, by_rounds, ratio_interval, shape_logs, small_gains
+from bounds_noise import Kind, Recordings, ShapeLogs, by_rounds, ratio_interval, shape_logs, small_gains
 
-from evaluators.judge import open_judge
+from evaluators.judge import Judge, open_judge
+from evaluators.latency import TableSource
 from evaluators.sandbox import Limits
-from evaluators.table import read_table, restrict
+from evaluators.table import Table, read_table, restrict
 from evaluators.workloads import Split, Weighting
 
 SETTINGS = ("fa3_fwd-metadata-cold", "fa3_fwd-static-cold", "vllm-metadata-cold")
@@ -101,6 +105,33 @@ def recording_rows(name: str, shapes: Sequence[ShapeLogs], recordings: Recording
         yield (name, "both", "all", "noise", f"spread that rounds of {first} and {second} explain", expected, "", "")
 
 
+def elsewhere_rows(name: str, table: Table, recordings: Recordings) -> Iterable[Row]:
+    """What the shipped programs keep of the later recordings' own oracles, as the judge says."""
+    cases = [c for c in table.cases if c.id in recordings.logs["1"]]
+    gained: dict[tuple[str, Kind], list[float]] = {}
+    whole: dict[tuple[str, Kind], list[float]] = {}
+    for recording in recordings.names[1:]:
+        cells = {
+            c.id: tuple(
+                replace(cell, latencies_us=tuple(np.exp(-logs).tolist()))  # as ratios to the baseline
+                for cell, logs in zip(table.cells[c.id], recordings.logs[recording][c.id], strict=True)
+            )
+            for c in cases
+        }
+        later = replace(table, cases=tuple(cases), cells=cells)
+        judge = Judge(cases, table.setting, table.gpu, TableSource(later), description={},
+                      weighting=Weighting.SERVING, limits=Limits())  # fmt: skip
+        for path in PROGRAMS[name]:
+            speedups = judge.evaluate((ROOT / path).read_text(encoding="utf-8")).speedups
+            for case in cases:
+                key = (path, (case.split, case.ragged))
+                gained.setdefault(key, []).append(math.log(speedups[case.id]))
+                whole.setdefault(key, []).append(recordings.oracle(recording, case.id))
+    for (path, (split, ragged)), gains in gained.items():
+        share = ratio_interval(gains, whole[path, (split, ragged)])
+        yield (name, split.value, batches(ragged), "language", f"{path} on later recordings", *share)
+
+
 def share_rows(where: tuple[str, str], cause: str, label: str, asked: Sequence[Rows], gains: list[float]) -> list[Row]:
     """Share of the oracle's gain of choices, by kind of batches and over all."""
     found: list[Row] = []
@@ -169,20 +200,20 @@ def program_rows(name: str, folder: Path, shapes: Sequence[ShapeLogs]) -> Iterab
                     yield (name, split.value, batches(ragged), "language", path, *share)
 
 
-def study(tables: Path, later: Path) -> list[Row]:
-    """All rows of bounds.csv."""
-    found: list[Row] = []
-    for name in SETTINGS:
-        table = restrict(read_table(tables / name), SEARCHED)
-        shapes = shape_logs(table)
-        found += noise_rows(name, shapes)
-        if name == SETTINGS[0]:
-            launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
-            found += recording_rows(name, shapes, Recordings(shapes, launches, later))
-        found += learner_rows(name, rows_of(table, shapes))
-        found += program_rows(name, tables / name, shapes)
-        print(f"{name}: {time.process_time():.0f} s of CPU time so far", flush=True)
-    return found
+def study(name: str, tables: Path, later: Path) -> tuple[list[Row], float]:
+    """Rows of one setting, and the seconds of CPU time that they took."""
+    started = time.process_time()
+    table = restrict(read_table(tables / name), SEARCHED)
+    shapes = shape_logs(table)
+    found = list(noise_rows(name, shapes))
+    if name == SETTINGS[0]:
+        launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
+        recordings = Recordings(shapes, launches, later)
+        found += recording_rows(name, shapes, recordings)
+        found += elsewhere_rows(name, table, recordings)
+    found += program_rows(name, tables / name, shapes)
+    found += learner_rows(name, rows_of(table, shapes))
+    return found, time.process_time() - started
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -228,14 +259,17 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, default=ROOT / "results/tables/llama31-70b")
     parser.add_argument("--later", type=Path, default=ROOT / "results/bounds/recordings.csv.gz")
     options = parser.parse_args()
-    rows = study(options.tables, options.later)
+    with ProcessPoolExecutor(len(SETTINGS)) as pool:
+        studies = list(pool.map(partial(study, tables=options.tables, later=options.later), SETTINGS))
+    rows = [row for found, _ in studies for row in found]
+    spent = sum(seconds for _, seconds in studies)
     options.output.mkdir(parents=True, exist_ok=True)
     with (options.output / "bounds.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([f"{v:.5f}" if isinstance(v, float) else v for v in row] for row in rows)
     draw(rows, options.output / "bounds.png")
-    print(f"{options.output}: {len(rows)} figures, {time.process_time():.0f} s of CPU time")
+    print(f"{options.output}: {len(rows)} figures, {spent:.0f} s of CPU time")
 
 
 if __name__ == "__main__":
