@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -114,6 +115,7 @@ class Judge:
         self._cap_bytes = workspace_cap_mb * 2**20
         self._outcomes: dict[tuple[str, Decision], Outcome] = {}
         self._known: dict[str, Known] = {}
+        self._looked = threading.local()
         by_split = {s: [c for c in cases if c.split is s] for s in Split}
         self.weights: dict[Split, dict[str, float]] = {
             s: weights(found, weighting) for s, found in by_split.items() if found
@@ -211,7 +213,7 @@ class Judge:
 
     def _gains(self, decided: Sequence[tuple[str, Decision]]) -> list[float | None]:
         """Log speed-up of decisions on cases; None where one has no latency."""
-        self.source.prepare(self._unseen(decided))
+        self._looked.gpu_s += self.source.prepare(self._unseen(decided))
         results = [self.outcome(case_id, decision).result for case_id, decision in decided]
         return [r.log_speedup if r else None for r in results]
 
@@ -248,7 +250,9 @@ class Judge:
 
         See `SecondLook.look`.
         """
-        return self._second_look.look(parse_program(source), evaluation)
+        self._looked.gpu_s = 0.0
+        again = self._second_look.look(parse_program(source), evaluation)
+        return replace(again, gpu_s=evaluation.gpu_s + self._looked.gpu_s)
 
     def _answers(self, program: Program) -> Answers:
         if self._vectoriser is not None:
@@ -314,11 +318,11 @@ class Judge:
     def _score(self, program: Program, source_hash: str, decisions: Sequence[Decision]) -> Evaluation:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
-        self.source.prepare(self._unseen(zip(self._facts, decisions, strict=True)))
+        gpu_s = self.source.prepare(self._unseen(zip(self._facts, decisions, strict=True)))
         for case_id, decision in zip(self._facts, decisions, strict=True):
             outcome = outcomes[case_id] = self.outcome(case_id, decision)
             if outcome.result is None:
-                return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form)
+                return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form, gpu_s=gpu_s)
             results[case_id] = outcome.result
         oracle = self.oracle_log_gain
         scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
@@ -336,6 +340,7 @@ class Judge:
             speedups={i: r.speedup for i, r in results.items()},
             regressed=tuple(i for i, r in results.items() if r.regression),
             feedback=self._feedback(outcomes),
+            gpu_s=gpu_s,
         )
 
     def _features(self, program: Program, outcomes: Mapping[str, Outcome]) -> dict[str, float]:

@@ -58,8 +58,12 @@ class LatencySource(Protocol):
 
     grows: bool
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
-        """Make latencies of these decisions known where that takes work; failures show when they are asked for."""
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> float:
+        """Make latencies of these decisions known where that takes work; failures show when they are asked for.
+
+        Returns:
+            Seconds for which this call kept a GPU; what another call had begun to measure is not counted again.
+        """
         ...
 
     def cells(self, case: Case) -> Sequence[Cell]:
@@ -189,8 +193,9 @@ class TableSource:
         self._shapes = {c.id: ShapeCells(c.shape, table.cells[c.id], table.setting, table.gpu) for c in table.cases}
         self._known: dict[tuple[str, Decision], Latency | None] = {}
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> float:
         """See `LatencySource.prepare`; a table knows all that it will ever know."""
+        return 0.0
 
     def cells(self, case: Case) -> Sequence[Cell]:
         """See `LatencySource.cells`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ class LiveCount:
     check_s: float = 0.0
     ms_per_launch: list[float] = field(default_factory=list)
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
     def line(self) -> str:
         """One line for people."""
         if not self.measured:
@@ -82,16 +86,20 @@ class LiveSource:
         self._by_launch: dict[str, Mapping[str, Latency]] = {}
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
-        """Measure what neither memory nor store knows, shape by shape.
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> float:
+        """Measure what neither memory nor store knows, shape by shape; returns the seconds that it took the GPU.
 
         Raises:
             MeasureError: the GPU was lost, or a baseline cannot be measured.
             StoreError: the store cannot be written.
         """
+        seconds = 0.0
         for case, decisions in self._by_case(wanted):
             with self._lock:
+                before = self.count.worker_s
                 self._fill(case, decisions)
+                seconds += self.count.worker_s - before
+        return seconds
 
     def _by_case(self, wanted: Sequence[tuple[Case, Decision]]) -> list[tuple[Case, dict[str, Decision]]]:
         """Each case with the launches that are wanted of it, and a decision that makes each."""

@@ -70,28 +70,40 @@ class PooledSource(LiveSource):
         self._failed: dict[tuple[str, str], UnrecordedError] = {}
         self._stored = store.shapes_known(list(self._benches.values()))
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> None:
-        """Measure what neither memory nor store knows, on all GPUs at once.
+    def known_of(self, case: Case) -> tuple[tuple[Cell, ...], Mapping[str, Latency]]:
+        """What is known of a case: its cells, and its latencies by launch; of one moment."""
+        with self._lock:
+            return self._cells.get(case.id, ()), self._by_launch.get(case.id, {})
+
+    def failures(self) -> dict[tuple[str, str], UnrecordedError]:
+        """Launches that cannot be measured, by case and launch."""
+        with self._lock:
+            return dict(self._failed)
+
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> float:
+        """Measure what neither memory nor store knows, on all GPUs at once; returns the seconds of GPU that it took.
+
+        A launch that another caller is measuring is waited for, and counts as that caller's.
 
         Raises:
             MeasureError: no worker is left, or a baseline cannot be measured.
             StoreError: the store cannot be written.
         """
         groups = self._by_case(wanted)
-        first = True
+        first, seconds = True, 0.0
         while True:
             with self._flights.change:
                 mine, others = self._missing(groups, first=first)
                 first = False
                 if not mine:
                     if not others:
-                        return
+                        return seconds
                     self._flights.change.wait()
                     continue
                 flying = {(self.setting, shape_key(c.shape), k) for c, new in mine.values() for k in new}
                 self._flights.launches |= flying
             try:
-                self._measure_all(mine)
+                seconds += self._measure_all(mine)
             finally:
                 with self._flights.change:
                     self._flights.launches -= flying
@@ -155,16 +167,23 @@ class PooledSource(LiveSource):
                 latencies[launch] = Latency(tuple(new * v / old for new, v, old in rounds))
         self._cells[case.id], self._by_launch[case.id] = cells, latencies
 
-    def _measure_all(self, wanted: Wanted) -> None:
-        """Measure; what fails together is measured one by one, so that the guilty launch is found."""
-        parts = list(wanted.values())
+    def _measure_all(self, wanted: Wanted) -> float:
+        """Measure; what fails together is measured one by one, so that the guilty launch is found. Seconds of GPU."""
+        parts, total = list(wanted.values()), 0.0
         while parts:
-            parts = self._measure_parts(parts)
+            parts, seconds = self._measure_parts(parts)
+            total += seconds
+        return total
 
     def _measure_parts(
         self, parts: Sequence[tuple[Case, dict[str, Decision]]]
-    ) -> list[tuple[Case, dict[str, Decision]]]:
-        """One pass over cases and their new launches; returns what has to be tried again in smaller parts."""
+    ) -> tuple[list[tuple[Case, dict[str, Decision]]], float]:
+        """One pass over cases and their new launches.
+
+        Returns:
+            What has to be tried again in smaller parts, and the seconds that it took GPUs.
+        """
+        seconds = 0.0
         asked: dict[int, tuple[Case, list[tuple[str, Decision]]]] = {}
         kept = []
 
@@ -192,10 +211,11 @@ class PooledSource(LiveSource):
                     if answer.reply is None:
                         again += self._failure(case, launches, answer)
                         continue
+                    seconds += answer.reply["total_s"]
                     with self._lock:
                         self._count(answer.reply, len(launches) - bool(self._by_launch[case.id]))
                         self._load(case)
-        return again
+        return again, seconds
 
     def _failure(
         self, case: Case, launches: Sequence[tuple[str, Decision]], answer: Answer
@@ -219,7 +239,7 @@ class PooledSource(LiveSource):
 
 
 def open_pooled_judge(
-    source: PooledSource,
+    source: LiveSource,
     workload: str,
     *,
     weighting: Weighting,

@@ -117,7 +117,10 @@ class Attempts:
 
     async def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Have a would-be best looked at again, in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judge.recheck, source, evaluation)
+        loop = asyncio.get_running_loop()
+        again = await loop.run_in_executor(self._pool, self._judge.recheck, source, evaluation)
+        self._budget.charge(Cost(gpu_s=again.gpu_s - evaluation.gpu_s))
+        return again
 
     def keep(self, index: int, source: str, evaluation: Evaluation) -> None:
         """Keep a program of the population and its evaluation, as it was committed, while there is room."""

@@ -98,6 +98,10 @@ class Budget:
         self._longest_gpu_s = max(self._longest_gpu_s, actual.gpu_s)
         self._settled.set()
 
+    def charge(self, actual: Cost) -> None:
+        """Count what a step cost that could not be left out, such as a second look."""
+        self._spent += actual
+
     def _over(self, cost: Cost) -> str:
         """Which limit the step would break; empty when none. Calls take no GPU time, evaluations no tokens."""
         total = self._spent + cost

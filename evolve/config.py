@@ -347,3 +347,15 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     for text in overrides:
         _override(data, text)
     return parse_config(data)
+
+
+def with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:
+    """A configuration with `--set` overrides.
+
+    Raises:
+        UserError: unknown key or bad value.
+    """
+    data = config.model_dump(mode="json")
+    for text in overrides:
+        _override(data, text)
+    return parse_config(data)

@@ -17,6 +17,8 @@ from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal import FILE_NAME, Entry, Spending, open_journal
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
+SWEEP_FILE = "sweep.json"
+"""In a folder that holds several runs (evolve/sweep/)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,13 @@ def _started(folder: Path) -> float:
     return config.stat().st_mtime if config.exists() else 0.0
 
 
+def run_folders(runs_dir: Path) -> list[Path]:
+    """Every run below a folder, also those of sweeps."""
+    single = (p.parent for p in runs_dir.glob(f"*/{FILE_NAME}"))
+    swept = (p.parent for p in runs_dir.glob(f"*/*/{FILE_NAME}") if (p.parent.parent / SWEEP_FILE).exists())
+    return [*single, *swept]
+
+
 def find_run(text: str, runs_dir: Path) -> Path:
     """A run folder by path, by name, or `last`.
 
@@ -79,13 +88,17 @@ def find_run(text: str, runs_dir: Path) -> Path:
         UserError: no such run; names those that exist.
     """
     if text == "last":
-        found = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=_started)
+        found = sorted(run_folders(runs_dir), key=_started)
         if found:
             return found[-1]
     for folder in (Path(text), runs_dir / text):
         if (folder / FILE_NAME).exists():
             return folder
-    known = sorted(p.parent.name for p in runs_dir.glob(f"*/{FILE_NAME}"))
+        if (folder / SWEEP_FILE).exists():
+            runs = sorted(p.parent.name for p in folder.glob(f"*/{FILE_NAME}"))
+            hint = f"{text}/{runs[0]}; evosplit ls lists them" if runs else f"evosplit sweep --resume {text}"
+            raise UserError(f"{text} is a sweep of several runs: name one of them", hint=hint)
+    known = sorted(str(p.relative_to(runs_dir)) for p in run_folders(runs_dir))
     raise UserError(f"no run {text!r}", hint=f"known: {', '.join(known[-5:])}" if known else "evosplit run starts one")
 
 
@@ -211,9 +224,8 @@ def summarise(folder: Path) -> RunSummary:
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:
     """Summaries of all runs below a folder whose journal can be read, by name."""
-    folders = sorted((p.parent for p in runs_dir.glob(f"*/{FILE_NAME}")), key=lambda p: p.name)
     found = []
-    for folder in folders:
+    for folder in sorted(run_folders(runs_dir)):
         # One journal that cannot be read must not hide the others; `show` says what is wrong with it.
         with contextlib.suppress(UserError):
             found.append(summarise(folder))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -37,6 +38,7 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout."
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. --set search.proposals=50.")]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of run folders.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", help="Most runs at once. [default: the number of cores]")]
 QueueRun = Annotated[str, typer.Option("--run", help="Run folder, name, or last.")]
 PromptId = Annotated[str, typer.Argument(metavar="ID", help="Name of the prompt, or number of its proposal.")]
 
@@ -56,18 +58,70 @@ def _root(
 
 @app.command()
 def run(
-    config: Annotated[Path | None, typer.Argument(help="YAML file; configs/ holds examples.")] = None,
+    configs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[CONFIG...]", help="YAML file; configs/ holds examples. Several: all at once."),
+    ] = None,
     sets: Sets = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Run to go on with: folder, name or last.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="First part of the new run's name.")] = None,
+    jobs: Jobs = None,
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
     """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
     from evolve.cli.run import run_command
+    from evolve.sweep.folder import is_sweep
 
+    found = configs or []
+    if len(found) > 1 and resume is None:
+        from evolve.cli.sweep import runs_command
+
+        raise typer.Exit(runs_command(found, sets or [], name=name, jobs=jobs, as_json=json))
+    if resume is not None and any(map(is_sweep, (Path(resume), runs_dir / resume))):
+        raise typer.Exit(_sweep(found, sets, None, resume, runs_dir, name=name, jobs=jobs, json=json))
+    if jobs is not None:
+        raise UserError("--jobs: there is only one run", hint="search.parallel_evaluations says what overlaps in it")
+    if len(found) > 1:
+        raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
+    config = found[0] if found else None
     sets = [*(sets or []), *([f"name={name}"] if name else [])]
     raise typer.Exit(run_command(config, sets, resume, runs_dir, as_json=json))
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path | None, typer.Argument(help="YAML file; configs/ holds examples.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Random seeds: 0..9, or 0,3,7.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override; KEY=A,B tries both, with every seed and every other such KEY."),
+    ] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Sweep to go on with: folder, name or last.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="First part of the new sweep's name.")] = None,
+    jobs: Jobs = None,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Run one search with several seeds or values at once, and sum them up. Ctrl-C stops all; --resume goes on."""
+    raise typer.Exit(_sweep([config] if config else [], sets, seeds, resume, runs_dir, name=name, jobs=jobs, json=json))
+
+
+def _sweep(
+    configs: list[Path],
+    sets: list[str] | None,
+    seeds: str | None,
+    resume: str | None,
+    runs_dir: Path,
+    *,
+    name: str | None,
+    jobs: int | None,
+    json: bool,
+) -> int:
+    from evolve.cli.sweep import sweep_command
+
+    config = configs[0] if configs else None
+    return sweep_command(config, sets or [], seeds, resume, runs_dir, name=name, jobs=jobs, as_json=json)
 
 
 @app.command()
@@ -401,10 +455,15 @@ def queue_answer(
 
 
 def main() -> None:
-    """Entry point: turns users' mistakes into `error:` and `hint:` lines."""
+    """Entry point."""
+    # Typer's stand-alone mode would end a Ctrl-C with exit code 1 and print errors in a form of its own.
+    guarded(lambda: app(standalone_mode=False))
+
+
+def guarded(command: Callable[[], Any]) -> NoReturn:
+    """Exit with a command's code; turns users' mistakes into `error:` and `hint:` lines."""
     try:
-        # Typer's stand-alone mode would end a Ctrl-C with exit code 1 and print errors in a form of its own.
-        sys.exit(app(standalone_mode=False))
+        sys.exit(command())
     except UserError as error:
         _complain(str(error), error.hint)
         sys.exit(error.exit_code)

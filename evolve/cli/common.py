@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,25 @@ def require_sandbox() -> None:
 AnyJudge = Judge | JudgeSet
 
 
+@dataclass(frozen=True, slots=True)
+class SharedPool:
+    """Where a run of a sweep asks for latencies: the parent's socket, and its own name there."""
+
+    path: Path
+    run: str
+
+
 def judge_of(
-    config: RunConfig, *, tables: Sequence[Path] | None = None, splits: Sequence[Split] = SEARCH_SPLITS
+    config: RunConfig,
+    *,
+    tables: Sequence[Path] | None = None,
+    splits: Sequence[Split] = SEARCH_SPLITS,
+    pool: SharedPool | None = None,
 ) -> AnyJudge:
     """The judge that a configuration asks for, of one table or of several; refuses without a sandbox."""
     require_sandbox()
+    if pool is not None:
+        return _shared_judge(config, pool, splits)
     if config.judge.measure == "live":
         return _live_judge(config, splits)
     paths = tables or [asset(p) for p in config.table_paths()]
@@ -180,6 +194,22 @@ def _pooled_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
     atexit.register(pool.close)
     return open_pooled_judge(
         open_source(pool, Path(config.store_path()), setting, client=config.name),
+        config.judge.workload,
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        splits=splits,
+    )
+
+
+def _shared_judge(config: RunConfig, pool: SharedPool, splits: Sequence[Split]) -> Judge:
+    """A judge on the GPUs of the process that started this one."""
+    from evaluators.contract import LIVE_SETTINGS
+    from evaluators.pool_client import SharedSource
+    from evaluators.pooled import open_pooled_judge
+
+    return open_pooled_judge(
+        SharedSource(pool.path, pool.run, LIVE_SETTINGS[config.judge.setting]),
         config.judge.workload,
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.evaluation import Evaluation
@@ -11,6 +12,7 @@ from evaluators.judge_set import JudgeSet
 from evolve.assets import asset
 from evolve.cli.common import (
     AnyJudge,
+    SharedPool,
     emit,
     gap_line,
     judge_of,
@@ -72,32 +74,62 @@ class Display:
             say(text)
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A run that can begin or go on."""
+
+    config: RunConfig
+    judge: AnyJudge
+    proposer: Proposer
+    seeds: list[str]
+    folder: Path
+
+
 def run_command(config_path: Path | None, sets: list[str], resume: str | None, runs_dir: Path, *, as_json: bool) -> int:
     """Start or resume a run; returns the exit code."""
     if resume is not None:
         if config_path is not None:
             raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
-        for text in sets:
-            if text.partition("=")[0] not in RESUMABLE:
-                raise UserError(f"--set {text}: cannot change within a run", hint=f"these can: {', '.join(RESUMABLE)}")
+        check_resumable(sets)
         folder = find_run(resume, runs_dir)
-        config = load_config(folder / CONFIG_FILE, sets)
-        proposer = _proposer(config)
-        judge = judge_of(config, tables=kept_tables(folder))
-        # From the journal: the files may have changed since, or lie elsewhere.
-        kept = [e.source for e in read_journal(folder) if e.kind == "seed" and e.source]
-        seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
-    else:
-        if config_path is None:
-            raise UserError("which configuration?", hint="evosplit run configs/quickstart.yaml")
-        config = load_config(asset(str(config_path)), sets)
-        tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
-        seeds, proposer = read_seeds(config), _proposer(config)
-        load_templates(config.prompts)  # its mistakes are told before a folder is made
-        judge = judge_of(config, tables=tables)
-        folder = new_run_folder(Path(config.runs_dir), config.name)
-        if tables:
-            keep_tables(tables, folder)
+        return search(go_on(load_config(folder / CONFIG_FILE, sets), folder), as_json=as_json)
+    if config_path is None:
+        raise UserError("which configuration?", hint="evosplit run configs/quickstart.yaml")
+    return search(begin(load_config(asset(str(config_path)), sets)), as_json=as_json)
+
+
+def check_resumable(sets: list[str]) -> None:
+    """Refuse overrides that would make another run of it."""
+    for text in sets:
+        if text.partition("=")[0] not in RESUMABLE:
+            raise UserError(f"--set {text}: cannot change within a run", hint=f"these can: {', '.join(RESUMABLE)}")
+
+
+def begin(config: RunConfig, folder: Path | None = None, pool: SharedPool | None = None) -> Opened:
+    """Open a new run, in a folder of its own or in an empty one."""
+    tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
+    seeds, proposer = read_seeds(config), open_configured(config)
+    load_templates(config.prompts)  # its mistakes are told before a folder is made
+    judge = judge_of(config, tables=tables, pool=pool)
+    folder = folder or new_run_folder(Path(config.runs_dir), config.name)
+    if tables:
+        keep_tables(tables, folder)
+    return Opened(config, judge, proposer, seeds, folder)
+
+
+def go_on(config: RunConfig, folder: Path, pool: SharedPool | None = None) -> Opened:
+    """Open a run that has a journal."""
+    proposer = open_configured(config)
+    judge = judge_of(config, tables=kept_tables(folder), pool=pool)
+    # From the journal: the files may have changed since, or lie elsewhere.
+    kept = [e.source for e in read_journal(folder) if e.kind == "seed" and e.source]
+    seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
+    return Opened(config, judge, proposer, seeds, folder)
+
+
+def search(opened: Opened, *, as_json: bool) -> int:
+    """Search to the end or to a budget; returns the exit code."""
+    config, judge, proposer, folder = opened.config, opened.judge, opened.proposer, opened.folder
     if config.constants.every:
         from evolve.proposers.fitting import FittingProposer
 
@@ -111,7 +143,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         judge,
         proposer,
         folder,
-        seeds=seeds,
+        seeds=opened.seeds,
         on_progress=Display(config.search.wall_s).update,
     )
     summary = controller.run()
@@ -123,7 +155,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
     return EXIT_BUDGET if unfinished else 0
 
 
-def _proposer(config: RunConfig) -> Proposer:
+def open_configured(config: RunConfig) -> Proposer:
     """The proposer, opened before a run folder is made for it."""
     try:
         return open_proposer(config.proposer)

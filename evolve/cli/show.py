@@ -27,7 +27,9 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
         if r.best:
             held = f", holdout {r.best.holdout.score:.4f}" if r.best.holdout else ""
             best = f"best #{r.best.id} train {r.best.train.score:.4f}{held}"
-        typer.echo(f"{r.run}  {r.proposals}/{r.wanted} proposals  {best}  {spent_text(r.spending)}")
+        typer.echo(
+            f"{r.path.relative_to(runs_dir)}  {r.proposals}/{r.wanted} proposals  {best}  {spent_text(r.spending)}"
+        )
     if not runs:
         say(f"no runs in {runs_dir}; evosplit run configs/quickstart.yaml starts one")
     return 0

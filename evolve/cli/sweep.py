@@ -1,0 +1,192 @@
+"""`evosplit sweep`, and `evosplit run` of several configurations: many runs, one view, one summary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluators.table import read_table
+from evolve.assets import asset
+from evolve.cli.common import emit, read_seeds, require_sandbox, say
+from evolve.cli.run import REPORT, check_resumable, open_configured
+from evolve.cli.sweep_display import SweepDisplay, short_spending, state_text
+from evolve.errors import UserError
+from evolve.prompt_templates import load_templates
+from evolve.run_folder import BEST_FILE, CONFIG_FILE, locked, new_run_folder, write_whole
+from evolve.sweep.conductor import LOG_FILE, Conductor, State
+from evolve.sweep.folder import Sweep, find_sweep, read_sweep
+from evolve.sweep.plan import Member, plan_runs, plan_sweep
+from evolve.sweep.pool import shared_pool
+from evolve.sweep.summary import Spread, Summary, Variant, summarise, summary_json, write_summary
+
+
+def sweep_command(
+    config: Path | None,
+    sets: list[str],
+    seeds: str | None,
+    resume: str | None,
+    runs_dir: Path,
+    *,
+    name: str | None,
+    jobs: int | None,
+    as_json: bool,
+) -> int:
+    """Start a sweep over seeds and values, or go on with one; returns the worst exit code of its runs."""
+    if resume is not None:
+        if config is not None or seeds is not None or name is not None:
+            raise UserError("--resume takes the sweep's own configurations", hint="leave CONFIG, --seeds, --name out")
+        return resume_command(find_sweep(resume, runs_dir), sets, jobs=jobs, as_json=as_json)
+    if config is None:
+        raise UserError("which configuration?", hint="evosplit sweep configs/quickstart.yaml --seeds 0..9")
+    members = plan_sweep(config, [*sets, *([f"name={name}"] if name else [])], seeds)
+    return _begin(members, f"{members[0].config.name}-sweep", jobs=jobs, as_json=as_json)
+
+
+def runs_command(configs: Sequence[Path], sets: list[str], *, name: str | None, jobs: int | None, as_json: bool) -> int:
+    """Start a run of each configuration; returns the worst of their exit codes."""
+    return _begin(plan_runs(configs, sets), name or "runs", jobs=jobs, as_json=as_json)
+
+
+def resume_command(path: Path, sets: list[str], *, jobs: int | None, as_json: bool) -> int:
+    """Go on with what is unfinished in a sweep; returns the worst exit code."""
+    check_resumable(sets)
+    _check_jobs(jobs)
+    sweep = read_sweep(path)
+    for text in sets:
+        key = text.partition("=")[0]
+        if any(f"{key}=" in member.variant for member in sweep.members):
+            raise UserError(f"--set {text}: the runs of this sweep differ in {key}", hint="start a new sweep")
+    if sets:
+        sweep = sweep.overridden(sets)
+    with shared_pool(sweep.unfinished(sets), say) as socket:
+        return _conduct(sweep, sets, socket, jobs=jobs, as_json=as_json)
+
+
+def _begin(members: list[Member], name: str, *, jobs: int | None, as_json: bool) -> int:
+    _check_jobs(jobs)
+    _check(members)
+    with shared_pool({m.label: m.config for m in members}, say) as socket:
+        sweep = Sweep(new_run_folder(Path(members[0].config.runs_dir), name), tuple(members))
+        return _conduct(sweep, [], socket, jobs=jobs, as_json=as_json)
+
+
+def _check_jobs(jobs: int | None) -> None:
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: at least 1", hint="default: the number of cores")
+
+
+def _check(members: Sequence[Member]) -> None:
+    """Tell every mistake before a folder is made: seeds, proposers, templates, tables."""
+    require_sandbox()
+    tables: set[str] = set()
+    for member in members:
+        config = member.config
+        read_seeds(config)
+        open_configured(config)
+        load_templates(config.prompts)
+        if config.judge.measure != "live":
+            tables |= set(config.table_paths())
+    for table in sorted(tables):
+        read_table(asset(table))
+
+
+def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as_json: bool) -> int:
+    jobs = jobs or _cores()
+    with locked(sweep.path):
+        sweep.write()
+        with SweepDisplay() as display:
+            conductor = Conductor(sweep, jobs=jobs, overrides=sets, socket=socket, on_look=display.update)
+            open_runs = sum(s.state is State.WAITING for s in conductor.states)
+            say(
+                f"{sweep.path}: {len(sweep.members)} runs, {open_runs} to do, up to "
+                f"{min(jobs, len(sweep.members))} at once"
+            )
+            code = conductor.run() if open_runs else 0
+        summary = summarise(sweep, conductor.states)
+        files = write_summary(summary, code)
+        page = _write_report(summary)
+    _tell(summary, [*files, *([page] if page else [])])
+    if code:
+        say(f"\nevosplit sweep --resume {sweep.path} goes on with what is unfinished")
+    if as_json:
+        emit(summary_json(summary, code))
+    return code
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _write_report(summary: Summary) -> Path | None:
+    """One page over all runs that have begun."""
+    from evolve.dashboard.reader import RunReader
+    from evolve.dashboard.report import report
+
+    begun = [RunReader(r.path) for r in summary.runs if r.train is not None]
+    if not begun:
+        return None
+    path = summary.path / REPORT
+    write_whole(path, report(begun))
+    return path
+
+
+def _tell(summary: Summary, files: Sequence[Path]) -> None:
+    say()
+    _tell_runs(summary)
+    for variant in summary.variants:
+        if variant.runs > 1:
+            _tell_variant(variant)
+    for winner in summary.winners:
+        best = winner.path / BEST_FILE
+        rivals = sum(r.judged_on == winner.judged_on and r.train is not None for r in summary.runs)
+        among = f"among {rivals} runs: {winner.label}" if rivals > 1 else f"in {winner.label}"
+        say(f"\nwinner, picked by the holdout {among}, proposal {winner.winner}")
+        say(f"  {best}")
+        if rivals > 1:
+            say(f"  the best of {rivals} looks better on the holdout than it is; the sealed shapes do not know it:")
+            say(f"  evosplit evaluate {best} --config {winner.path / CONFIG_FILE} --sealed")
+    say()
+    for path in files:
+        say(f"written    {path}")
+
+
+def _tell_variant(variant: Variant) -> None:
+    """Medians and quartiles; what nobody spent is left out."""
+    f, d = variant.figures, variant.judged_on
+    unfinished = f" ({variant.unfinished} unfinished)" if variant.unfinished else ""
+    say(f"\n{variant.variant}, {d.get('workload')}, {d.get('setting')}: {variant.runs} runs{unfinished}, "
+        "median [quartiles] of their winners")  # fmt: skip
+    held = f", holdout {_percent(f['holdout_share'])}" if "holdout_share" in f else ""
+    say(f"  share of the oracle  train {_percent(f['train_share'])}{held}")
+    say(f"  regressions          {_number(f['regressions'])}")
+    spent = [f"look-ups {_number(f['look_ups'])}"] if f["look_ups"].most else []
+    spent += [f"tokens {_number(f['tokens'])}"] if f["tokens"].most else []
+    spent += [f"${f['cost_usd'].median:.2f}"] if f["cost_usd"].most else []
+    spent += [f"GPU seconds {_number(f['gpu_s'])}"] if f["gpu_s"].most else []
+    say(f"  spent by a run       {', '.join(spent) or 'nothing'}")
+
+
+def _tell_runs(summary: Summary) -> None:
+    width = max(len(r.label) for r in summary.runs)
+    say(f"{'run':{width}}  proposals   train  of oracle  holdout  of oracle  slower  spent, state")
+    for r in summary.runs:
+        train = f"{r.train.score:7.4f}{100 * r.train.oracle_share:10.1f}%" if r.train else " " * 18
+        held = f"{r.holdout.score:9.4f}{100 * r.holdout.oracle_share:10.1f}%" if r.holdout else " " * 20
+        slower = sum(s.regressions for s in (r.train, r.holdout) if s) if r.train else ""
+        note = "" if r.state is State.DONE else f", {state_text(r.state, r.trouble)}"
+        note = ", not begun" if r.state is State.WAITING and not r.proposals else note
+        say(f"{r.label:{width}}  {f'{r.proposals}/{r.wanted}':>9} {train}{held}{slower:>8}  "
+            f"{short_spending(r.spending)}{note}")  # fmt: skip
+    for r in summary.runs:
+        if r.state is State.FAILED:
+            say(f"{r.label}: everything it said is in {r.path / LOG_FILE}")
+
+
+def _percent(s: Spread) -> str:
+    return f"{100 * s.median:.1f}% [{100 * s.low:.1f}, {100 * s.high:.1f}]"
+
+
+def _number(s: Spread) -> str:
+    return f"{s.median:,.0f} [{s.low:,.0f}, {s.high:,.0f}]"

@@ -1,0 +1,67 @@
+"""The GPUs of a sweep: one pool for all of its runs that measure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from evolve.config import MeasureConfig, RunConfig
+from evolve.errors import UserError
+
+
+def measure_of(configs: Mapping[str, RunConfig]) -> MeasureConfig | None:
+    """What the live runs among these ask for, by their labels; None where nothing is measured.
+
+    Without a `measure` section it is one GPU of this machine, as for a run alone.
+
+    Raises:
+        UserError: they ask for different pools.
+    """
+    asked = {label: c.measure or MeasureConfig(gpus=1) for label, c in configs.items() if c.judge.measure == "live"}
+    if not asked:
+        return None
+    first, *others = asked.items()
+    for label, measure in others:
+        if measure != first[1]:
+            raise UserError(
+                f"{first[0]} and {label} ask for different GPUs ({_text(first[1])}; {_text(measure)})",
+                hint="runs of one sweep share one pool: give them one measure section, or start two sweeps",
+            )
+    return first[1]
+
+
+def _text(measure: MeasureConfig) -> str:
+    return f"executor {measure.executor}, gpus {measure.gpus}"
+
+
+@contextlib.contextmanager
+def shared_pool(configs: Mapping[str, RunConfig], tell: Callable[[str], None]) -> Iterator[str]:
+    """Open what the live runs ask for; yields the socket at which they find it, or nothing where none measures.
+
+    Args:
+        configs: by label, the runs that are still to do.
+        tell: told in a sentence when a GPU is left out or a worker is lost.
+
+    Raises:
+        MeasureError: nothing can be measured here.
+        StoreError: a store cannot be opened.
+        UserError: the runs ask for different pools.
+    """
+    measure = measure_of(configs)
+    if measure is None:
+        yield ""
+        return
+    from evaluators.contract import LIVE_SETTINGS
+    from evaluators.executors.open import open_pool
+    from evaluators.pool_server import PoolServer
+
+    live = {label: c for label, c in configs.items() if c.judge.measure == "live"}
+    settings = {label: LIVE_SETTINGS[c.judge.setting] for label, c in live.items()}
+    pool = open_pool(measure.executor, measure.gpus, list(dict.fromkeys(settings.values())), on_event=tell)
+    with contextlib.closing(pool):
+        server = PoolServer(pool)
+        with contextlib.closing(server):
+            for label, config in live.items():
+                server.add_run(label, config.judge.workload, settings[label], Path(config.store_path()))
+            yield str(server.path)

@@ -1,0 +1,95 @@
+"""Where a run stands, read from its journal while another process writes it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evaluators.evaluation import SplitScore
+from evaluators.status import Status
+from evolve.config import RunConfig
+from evolve.errors import UserError
+from evolve.journal import FILE_NAME, Spending, open_journal
+
+_ROWS = """SELECT r.id, p.kind, r.status, r.train, r.holdout, r.features FROM results r JOIN proposals p ON p.id = r.id
+    WHERE r.id > ? ORDER BY r.id"""
+
+
+NOTHING = Spending()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A run in a line.
+
+    Attributes:
+        seeds: programs to start from that have been judged.
+        done: finished proposals, seeds apart.
+        failed: those of them without a score, duplicates apart.
+        train: best score on the training shapes so far.
+        winner: proposal that the holdout picks so far.
+        winner_train: its scores on the training shapes.
+        winner_holdout: its scores on the holdout; None without one.
+        spending: what the run has cost.
+    """
+
+    seeds: int = 0
+    done: int = 0
+    failed: int = 0
+    train: SplitScore | None = None
+    winner: int | None = None
+    winner_train: SplitScore | None = None
+    winner_holdout: SplitScore | None = None
+    spending: Spending = NOTHING
+
+    def finished(self, config: RunConfig) -> bool:
+        """Whether nothing is left to do."""
+        return self.seeds >= len(config.seeds) and self.done >= config.search.proposals
+
+
+class Follower:
+    """Reads what a journal has gained since the last look; results are committed in order and never change."""
+
+    def __init__(self, folder: Path) -> None:
+        """Follow a run folder, which may not exist yet."""
+        self._folder = folder
+        self._last = -1
+        self._order: tuple[float, float, int] | None = None
+        self._standing = Standing()
+
+    def look(self) -> Standing:
+        """Where the run stands now; as at the last look while the journal cannot be read."""
+        if not (self._folder / FILE_NAME).exists():
+            return self._standing
+        try:
+            with open_journal(self._folder, read_only=True) as journal:
+                rows = journal.select(_ROWS, (self._last,))
+                spending = journal.spending()
+        except (UserError, sqlite3.Error):  # its last writer closes it just now
+            return self._standing
+        for row in rows:
+            self._take(row["id"], row["kind"], row["status"], row["train"], row["holdout"], row["features"])
+        self._standing = replace(self._standing, spending=spending)
+        return self._standing
+
+    def _take(self, index: int, kind: str, status: str, train: str | None, holdout: str | None, features: str) -> None:
+        self._last = index
+        s = self._standing
+        if kind == "proposal":
+            failed = status not in (Status.OK.value, Status.DUPLICATE.value)
+            s = replace(s, done=s.done + 1, failed=s.failed + failed)
+        else:
+            s = replace(s, seeds=s.seeds + 1)
+        if status == Status.OK.value and train is not None:
+            scores = SplitScore(**json.loads(train))
+            held = SplitScore(**json.loads(holdout)) if holdout else None
+            if s.train is None or scores.score > s.train.score:
+                s = replace(s, train=scores)
+            # As `run_folder.pick_best` picks it.
+            order = (-(held or scores).score, float(json.loads(features)["complexity"]), index)
+            if self._order is None or order < self._order:
+                self._order = order
+                s = replace(s, winner=index, winner_train=scores, winner_holdout=held)
+        self._standing = s
