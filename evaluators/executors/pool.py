@@ -39,6 +39,8 @@ RESTARTS, RESTART_S = 4, 2.0
 FEED = 32
 """Works handed over at once."""
 
+CLOSED = "the pool is closed"
+
 
 @dataclass(slots=True)
 class Seat:
@@ -373,6 +375,8 @@ class Pool:
                 continue
             seat.channel.kill()
             seat.channel.close()
+            if lost == CLOSED:
+                return
             seat.lost += 1
             seat.in_a_row += 1
             if seat.in_a_row >= LOSSES_IN_A_ROW:
@@ -425,6 +429,8 @@ class Pool:
         with self._change:
             if not self._book.holds(lease.token):
                 return "its lease ran out"
+            if self._closing:
+                return CLOSED
             for entry in self._book.lost(lease.token, why, guilty=guilty):
                 text = f"{len(entry.deaths)} workers were lost over this launch: {'; '.join(entry.deaths)}"
                 self._deliver(entry, Answer(entry.work, "", None, MeasureError(Trouble.DEADLY, text)))

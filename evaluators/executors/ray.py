@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -104,7 +105,12 @@ class RayChannel:
         ray.kill(self._actor, no_restart=True)
 
     def close(self) -> None:
-        """See `Channel.close`; Ray gives the GPU to others only once the process is gone."""
+        """See `Channel.close`."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            # Answered with an error once the process is gone.
+            ray.get(self._actor.__ray_terminate__.remote(), timeout=GOODBYE_S)
         self.kill()
 
 
