@@ -22,7 +22,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-CONFIGS = ("configs/quickstart.yaml", "configs/llama31-70b-static.yaml", "configs/llama31-70b-vllm.yaml")
+CONFIGS = (
+    "configs/llama31-70b-metadata.yaml",
+    "configs/llama31-70b-static.yaml",
+    "configs/llama31-70b-vllm.yaml",
+)
 TARGET = 0.99
 
 

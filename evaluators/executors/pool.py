@@ -39,6 +39,9 @@ RESTARTS, RESTART_S = 4, 2.0
 FEED = 32
 """Works handed over at once."""
 
+CLOSE_S = 60.0
+"""All workers must have let go of their GPUs this long after the pool was closed."""
+
 CLOSED = "the pool is closed"
 
 
@@ -59,6 +62,7 @@ class Seat:
     hello: Hello | None = None
     channel: Channel | None = None
     starting: bool = False
+    fenced_s: float | None = None
     out: str = ""
     lost: int = 0
     in_a_row: int = 0
@@ -227,13 +231,14 @@ class Pool:
                 for number in inbox.open:
                     self._inboxes.pop(number, None)
 
-    def no_worker(self) -> MeasureError:
+    def no_worker(self, why: str = "") -> MeasureError:
         """What to raise when no worker is left."""
-        return MeasureError(Trouble.LOST, f"no worker is left: {self._outs()}; what was measured is kept")
+        why = CLOSED if self._closing else why or self._outs() or "no GPU is within reach"
+        return MeasureError(Trouble.LOST, f"no worker is left: {why}; what was measured is kept")
 
     def _submit(self, client: str, works: Sequence[Work], inbox: Inbox) -> None:
         with self._change:
-            if not self._book.seats:
+            if self._closing or not self._book.seats:
                 raise self.no_worker()
             numbers = self._book.add(client, works)
             inbox.open.update(numbers)
@@ -241,7 +246,10 @@ class Pool:
             self._change.notify_all()
 
     def close(self) -> None:
-        """End all workers and wait until they let go of their GPUs."""
+        """End all workers and wait until they let go of their GPUs; callers that still wait are told.
+
+        A worker that cannot even be killed, on a host that is out of reach, is not waited for.
+        """
         with self._change:
             if self._closing:
                 return
@@ -252,8 +260,13 @@ class Pool:
                     seat.channel.kill()
             self._change.notify_all()
             self._closed.notify_all()
+        until = time.monotonic() + CLOSE_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
+        with self._change:
+            leased = (e for lease in self._book.leases.values() for e in lease.entries if e is not None)
+            for entry in [*self._book.drain(), *leased]:
+                self._deliver(entry, Answer(entry.work, "", None, self.no_worker()))
         self.executor.close()
 
     # Seats.
@@ -296,19 +309,12 @@ class Pool:
             seat.out = why
             if seat.uuid:
                 self._book.drop_seat(seat.uuid)
-            if not self._book.seats:
-                for entry in list(self._book.drain()):
-                    self._deliver(entry, Answer(entry.work, "", None, self.no_worker()))
+            self._fail_without_seats(self._outs())
             self._change.notify_all()
         self._tell(f"left out: {why}")
 
     def _outs(self) -> str:
         return "; ".join(s.out for s in self._seats if s.out)
-
-    def _channel_of(self, uuid: str) -> Channel:
-        channel = next(s.channel for s in self._seats if s.uuid == uuid and not s.out)
-        assert channel is not None
-        return channel
 
     def _start(self, seat: Seat) -> bool:
         """Put a worker into a seat; a second one where the first dies over it. False: the seat is left out.
@@ -370,6 +376,7 @@ class Pool:
             lost = self._run(seat, lease)
             with self._change:
                 seat.busy_s += time.monotonic() - started
+                seat.fenced_s = None
             if not lost:
                 seat.in_a_row = 0
                 continue
@@ -385,6 +392,8 @@ class Pool:
             self._tell(f"lost: a worker on {seat.label} ({lost}); another takes its place")
             if self._closing or not self._start(seat):
                 return
+            with self._change:
+                self._book.add_seat(seat.uuid)
 
     def _next(self, seat: Seat) -> Lease | None:
         with self._change:
@@ -444,17 +453,36 @@ class Pool:
             inbox.open.discard(entry.id)
             inbox.answers.put(answer)
 
+    def _give_up_waiting(self, seat: Seat) -> None:
+        """Let a GPU's shapes move when its worker cannot even be killed; it may come back. The lock is held."""
+        if seat.uuid in self._book.seats:
+            self._book.drop_seat(seat.uuid)
+            self._fail_without_seats(f"{seat.label} is out of reach")
+            self._change.notify_all()
+            self._tell(f"out of reach: the worker on {seat.label}; its shapes move to other GPUs")
+
+    def _fail_without_seats(self, why: str) -> None:
+        """Tell everybody who waits when no seat is left; the lock is held."""
+        if not self._book.seats:
+            for entry in list(self._book.drain()):
+                self._deliver(entry, Answer(entry.work, "", None, self.no_worker(why)))
+
     def _watch(self) -> None:
         """Fence workers whose lease has run out."""
         with self._change:
             while not self._closing:
                 now = time.monotonic()
                 for lease in self._book.expired(now):
-                    channel = self._channel_of(lease.seat)
+                    seat = next(s for s in self._seats if s.uuid == lease.seat and not s.out)
+                    channel, seat.fenced_s = seat.channel, now
+                    assert channel is not None
                     position = next((k for k, e in enumerate(lease.entries) if e is not None), 0)
                     why = f"the worker on {lease.seat} did not answer before its lease ran out"
                     self._lost(lease, why, position if channel.streams else None)
                     channel.kill()
+                for seat in self._seats:
+                    if seat.fenced_s is not None and now - seat.fenced_s > self._book.lease_s:
+                        self._give_up_waiting(seat)
                 # No lease that is given meanwhile can run out sooner.
                 wait_s = self._book.lease_s
                 deadline_s = self._book.next_deadline_s()
