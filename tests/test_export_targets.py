@@ -195,6 +195,26 @@ def test_a_gain_that_rules_cannot_keep_is_told(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_targets_clang_format_is_obeyed(export: Command, tmp_path: Path) -> None:
+    tool = Path(sys.executable).with_name("clang-format")
+    if not tool.exists():
+        pytest.skip("clang-format is not installed beside Python: pip install 'evosplit[dev]'")
+    tree = make_tree(tmp_path / "tree", "fa3", stand_in=True)
+    (tree / ".clang-format").write_text("BasedOnStyle: LLVM\nIndentWidth: 4\nColumnLimit: 70\n")
+    header = tree / "hopper" / "heuristics.h"
+    subprocess.run([tool, "-i", header], check=True, cwd=tree)
+    git(tree, "add", "-A")
+    git(tree, "commit", "-qm", "Settings")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert result.code == 0, result.err
+    notes = json.loads((tmp_path / "out" / "provenance.json").read_text())["notes"]
+    assert "hopper/heuristics.h: passes the target's clang-format" in notes
+    git(tree, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    text = header.read_text()
+    assert "3 <= num_n_blocks" in text and max(map(len, text.splitlines())) <= 70
+    assert subprocess.run([tool, header], capture_output=True, text=True, check=True, cwd=tree).stdout == text
+
+
 ALWAYS_SPLIT = """\
 def schedule(shape, gpu):
     # A cap that only chooses the combine kernel.
