@@ -7,34 +7,24 @@ delivery, and with it recording, is exactly once.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from evaluators.contract import DecodeShape, Setting
 from evaluators.device import DeviceRecord
-from evaluators.executors.base import Answer, Channel, Executor, Hello, Work, WorkerLost
+from evaluators.executors.base import Answer, Executor, Work, WorkerLost
 from evaluators.executors.leases import Entry, Lease, LeaseBook
+from evaluators.executors.seats import START_S, Inbox, Seat, start_worker
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.store import Bench
 
-START_S = 300.0
-"""A worker must have loaded its provider and passed its self-test after this long."""
-
 LOSSES_IN_A_ROW = 8
 """Workers lost one after the other in one seat, none having finished a lease, before the seat is left out."""
-
-STARTS = 2
-"""Workers that may die over their start before their seat is left out."""
-
-RESTARTS, RESTART_S = 4, 2.0
-"""Tries to replace a lost worker, and the pause between two."""
 
 FEED = 32
 """Works handed over at once."""
@@ -43,57 +33,6 @@ CLOSE_S = 60.0
 """All workers must have let go of their GPUs this long after the pool was closed."""
 
 CLOSED = "the pool is closed"
-
-
-@dataclass(slots=True)
-class Seat:
-    """A place for a worker, and what happened there.
-
-    Attributes:
-        name: the executor's name of it.
-        hello: what its worker said; None before, and where there is none.
-        out: why it is left out; empty while it is not.
-        lost: workers lost.
-        launches: launches measured.
-        busy_s: seconds in which its worker had a lease.
-    """
-
-    name: str
-    hello: Hello | None = None
-    channel: Channel | None = None
-    starting: bool = False
-    fenced_s: float | None = None
-    out: str = ""
-    lost: int = 0
-    in_a_row: int = 0
-    launches: int = 0
-    busy_s: float = 0.0
-
-    @property
-    def uuid(self) -> str:
-        """The GPU's UUID."""
-        return self.hello.device.uuid if self.hello else ""
-
-    @property
-    def label(self) -> str:
-        """The GPU and where it is, for people."""
-        return f"{self.uuid} on {self.hello.host}" if self.hello else self.name
-
-
-class Inbox:
-    """Where the answers to one call of `measure` arrive."""
-
-    def __init__(self) -> None:
-        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self.open: set[int] = set()
-
-    def some(self) -> list[Answer]:
-        """Wait for at least one answer; all that have come."""
-        found = [self.answers.get()]
-        with contextlib.suppress(queue.Empty):
-            while True:
-                found.append(self.answers.get_nowait())
-        return found
 
 
 class Pool:
@@ -125,7 +64,7 @@ class Pool:
             MeasureError: of kind unavailable: no worker could be had, and why.
         """
         self.executor, self.settings = executor, tuple(settings)
-        self._seed, self._start_s, self._tell = seed, start_s, on_event
+        self._start_s, self._tell = start_s, on_event
         self._book = book or LeaseBook()
         lock = threading.RLock()
         self._change = threading.Condition(lock)
@@ -135,7 +74,7 @@ class Pool:
         self._seats: list[Seat] = []
         self._threads: list[threading.Thread] = []
         self._closing = False
-        self._numbers = itertools.count()
+        self._seeds = itertools.count(seed)
         self._kind: tuple[object, ...] | None = None
         names = list(executor.seats())
         if not names:
@@ -317,52 +256,16 @@ class Pool:
         return "; ".join(s.out for s in self._seats if s.out)
 
     def _start(self, seat: Seat) -> bool:
-        """Put a worker into a seat; a second one where the first dies over it. False: the seat is left out.
+        """Put a worker into a seat. False: the pool is closing, or the seat is left out."""
 
-        A GPU that has measured before gets more time: what was killed may not have let go of it yet.
-        """
-        why = ""
-        tries = RESTARTS if seat.hello else STARTS
-        for k in range(tries):
-            if k and seat.hello:
-                with self._change:
-                    if self._change.wait_for(lambda: self._closing, RESTART_S):
-                        break
-            channel: Channel | None = None
-            timer: threading.Timer | None = None
-            try:
-                seat.starting = True
-                seat.channel = channel = self.executor.start(seat.name)
-                timer = threading.Timer(self._start_s, channel.kill)
-                timer.daemon = True
-                timer.start()
-                hello = channel.open(self.settings, seed=self._seed + next(self._numbers))
-                if seat.hello is not None and hello.device.uuid != seat.uuid:
-                    channel.close()
-                    raise MeasureError(
-                        Trouble.UNAVAILABLE, f"{seat.name}: expected {seat.uuid} again, got {hello.device.uuid}"
-                    )
-                seat.hello = hello
-                return True
-            except WorkerLost as error:
-                why = f"{seat.label}: {error} while it started"
-                if timer is not None and timer.finished.is_set():
-                    why = f"{seat.label}: not ready after {self._start_s:.0f} s"
-                    break
-            except MeasureError as error:
-                why = f"{seat.label}: {error}"
-                if channel is not None:
-                    channel.close()
-                if not seat.hello:
-                    break
-            finally:
-                seat.starting = False
-                if timer is not None:
-                    timer.cancel()
-            if self._closing:
-                return False
-        self._leave_out(seat, why)
-        return False
+        def pause(seconds: float) -> bool:
+            with self._change:
+                return self._change.wait_for(lambda: self._closing, seconds)
+
+        why = start_worker(self.executor, seat, self.settings, seeds=self._seeds, start_s=self._start_s, pause=pause)
+        if why and not self._closing:
+            self._leave_out(seat, why)
+        return not why and not self._closing
 
     def _serve(self, seat: Seat) -> None:
         """The life of a seat: leases until the pool closes or the seat is left out."""
