@@ -173,22 +173,19 @@ def gains_of(asked: Sequence[Rows], predicted: Sequence[Matrix]) -> list[float]:
 
 
 def gains_with_caps(
-    train: Sequence[Rows], fitted_on: Sequence[Matrix], asked: Sequence[Rows], predicted: Sequence[Matrix], seed: int
+    kind: str, train: Sequence[Rows], fitted_on: Sequence[Matrix], asked: Sequence[Rows], predicted: Sequence[Matrix]
 ) -> list[float]:
     """The same, decided as a program must: `schedule` picks a cap without the live lengths, then blocks_per_split.
 
-    What a cap is worth is learnt from the training shapes' predictions, by what `schedule` sees; within the cap the
-    launch with the highest prediction is taken.
+    Learner `kind` learns what a cap is worth from the training shapes' predictions, by what `schedule` sees; within
+    the cap the launch with the highest prediction is taken.
     """
 
     def worth(rows: Sequence[Rows], values: Sequence[Matrix], cap: int) -> list[float]:
         return [float(p[r.caps[cap]].max()) if cap in r.caps else -WORST for r, p in zip(rows, values, strict=True)]
 
     seen, wanted = (np.vstack([r.schedule_features for r in rows]) for rows in (train, asked))
-    by_cap = [
-        fitted("gbdt", seen, np.array(worth(train, fitted_on, cap)), seed).predict(wanted)
-        for cap in CAPS
-    ]  # fmt: skip
+    by_cap = [fitted(kind, seen, np.array(worth(train, fitted_on, cap)), 0).predict(wanted) for cap in CAPS]
     gains = []
     for k, (r, p) in enumerate(zip(asked, predicted, strict=True)):
         ranked = sorted(range(len(CAPS)), key=lambda c: -by_cap[c][k])
