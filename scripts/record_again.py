@@ -3,14 +3,21 @@
 Shapes are taken in turn from ragged holdout, ragged training and uniform holdout shapes, in a fixed random order, so
 that a recording that is cut short stays balanced. Sealed test shapes are left alone. All launches of a shape's ladder
 are measured as the table's were. `scripts/bounds.py` compares.
+
+    python scripts/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl
+    python scripts/record_again.py --merge SLICE ... -o results/bounds     # recordings.csv.gz, recordings.json
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
+import io
 import json
 import random
 import time
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
@@ -32,15 +39,38 @@ def chosen_cases(table: Table, *, each: int) -> list[Case]:
     return [case for turn in zip_longest(*groups) for case in turn if case is not None]
 
 
+def merge(slices: Sequence[Path], folder: Path) -> None:
+    """Write slices as one file of latencies and one of cards; the first is recording 2, since the table is 1."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("recording", "case", "launch", "latencies_us"))
+    cards = []
+    for number, path in enumerate(slices, start=2):
+        head, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        kept = {k: head[k] for k in ("workload", "setting", "build", "rounds", "date", "device")}
+        cells = [(row["case"], cell) for row in rows for cell in row["cells"]]
+        cards.append({"recording": str(number), **kept, "shapes": len(rows), "cells": len(cells)})
+        for case, cell in cells:
+            writer.writerow((number, case, cell["launch"], " ".join(f"{v:.3f}" for v in cell["latencies_us"])))
+    (folder / "recordings.csv.gz").write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
+    (folder / "recordings.json").write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
-    """Record until all shapes are measured or the time is up."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--table", type=Path, required=True)
+    """Record until all shapes are measured or the time is up; or merge what was recorded."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--merge", type=Path, nargs="+", help="slices to write into the folder -o")
+    parser.add_argument("--table", type=Path)
     parser.add_argument("--each", type=int, default=72, help="shapes of each group")
-    parser.add_argument("--seconds", type=float, required=True, help="no new shape starts after this")
+    parser.add_argument("--seconds", type=float, default=60.0, help="no new shape starts after this")
     parser.add_argument("--seed", type=int, default=2, help="of contents and order of launches")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="slice of JSON lines, as of evosplit record")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="slice, or folder of --merge")
     options = parser.parse_args()
+    if options.merge:
+        merge(options.merge, options.output)
+        return
+    if options.table is None:
+        parser.error("--table names the table that is recorded again, or --merge the slices to write")
     started = time.monotonic()
     table = read_table(options.table)
     recorder = Recorder(table.setting, seed=options.seed)
