@@ -39,7 +39,7 @@ def schedule(shape, gpu):
 BY_LENGTH = """\
 def schedule(shape, gpu):
     if shape.seqlen_k >= 400 and shape.num_heads_kv == 1 and shape.num_n_blocks <= 4 and shape.total_mblocks <= 2:
-        return 2, None, 0
+        return 3, None, 0
     return 0, None, 0
 """
 FALLS = """\
