@@ -166,8 +166,8 @@ def test_imports_no_code_execution() -> None:
 
 AHEAD = (
     # Names after a `continue`, one that a later step of the body changes, one that is read after the loop.
-    ["best = 0", "for n in range(1, shape.batch + 4):", "    a = shape.seqlen_k // n", "    if a % 2:", "        continue",
-     "    b = a + n", "    if b > best:", "        best = b", "return (best + b) % 60, None, 0"],
+    ["best = 0", "for n in range(1, shape.batch + 4):", "    a = shape.seqlen_k // n", "    if a % 2:",
+     "        continue", "    b = a + n", "    if b > best:", "        best = b", "return (best + b) % 60, None, 0"],
     ["last = 1", "for n in range(1, 9):", "    a = n * shape.batch", "    if last > 3:", "        a = last",
      "    last = a % 7", "return a % 60, None, 0"],
     ["a = 0", "for n in range(1, shape.batch + 4):", "    if n > shape.batch:", "        break", "    a = 60 // n",
