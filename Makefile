@@ -1,5 +1,6 @@
-# make run: the quickstart search. make test: all checks. Beyond them: make slow, tests of minutes; make browser, the
-# dashboard in Chromium, with screenshots in build/screenshots; make fuzz. All create what they need in .venv.
+# make run: the quickstart search. make test: all checks. Beyond them: make slow, tests of minutes; make browser, all
+# tests of the dashboard in Chromium, of which make test runs the short ones where there is one, with screenshots in
+# build/screenshots; make fuzz. All create what they need in .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,7 +21,8 @@ test: $(DEV_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	@# One more try: some tests kill or time processes, which a busy machine may upset.
-	$(BIN)/pytest -n auto --dist loadfile --reruns 1 -m "not gpu and not browser and not slow"
+	@# -rs: what was skipped says what is missing.
+	$(BIN)/pytest -n auto --dist loadfile --reruns 1 -rs -m "not gpu and not slow"
 
 # More of the same, minutes long: more random programs against their C++, every export target, OpenEvolve as a baseline.
 slow: $(DEV_STAMP)
@@ -35,9 +37,9 @@ fuzz: $(DEV_STAMP)
 
 browser: $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	@command -v chromium chromium-browser google-chrome >/dev/null || $(BIN)/playwright install --only-shell chromium || { \
 		echo "error: no Chromium to test the dashboard in" >&2; echo "hint: apt install chromium" >&2; exit 3; }
-	$(BIN)/pytest -m browser
+	EVOSPLIT_BROWSER=required $(BIN)/pytest -n auto --dist loadfile -m browser
 
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .
@@ -62,5 +64,7 @@ $(RUN_STAMP): | $(BIN)/python
 
 $(DEV_STAMP): | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@# Not everywhere are there wheels for a browser's driver: then its tests skip themselves.
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
 	@rm -f $(VENV)/installed-dev-*
 	@touch $@

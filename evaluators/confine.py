@@ -9,14 +9,13 @@ must not import anything of ours.
 
 from __future__ import annotations
 
+# `signal` takes longer to import than the rest of this module.
+import _signal  # type: ignore[import-not-found]
 import ctypes
 import math
 import os
-import platform
 import resource
-import signal
 import sys
-from typing import NamedTuple
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -35,7 +34,7 @@ ARGUMENT_1, ARGUMENT_2 = 24, 32
 """Offsets of the low halves of the second and third argument in seccomp_data, on little-endian machines."""
 
 
-class Machine(NamedTuple):
+class Machine:
     """System-call numbers of one architecture.
 
     Attributes:
@@ -46,11 +45,14 @@ class Machine(NamedTuple):
         foreign_from: call numbers from here on belong to another table of the same architecture (x32); 0 for none.
     """
 
-    audit_arch: int
-    allowed: dict[str, int]
-    no_exec: dict[str, int]
-    madvise: int
-    foreign_from: int
+    __slots__ = ("allowed", "audit_arch", "foreign_from", "madvise", "no_exec")
+
+    def __init__(
+        self, *, audit_arch: int, allowed: dict[str, int], no_exec: dict[str, int], madvise: int, foreign_from: int
+    ) -> None:
+        """Keep them."""
+        self.audit_arch, self.allowed, self.no_exec = audit_arch, allowed, no_exec
+        self.madvise, self.foreign_from = madvise, foreign_from
 
 
 MACHINES = {
@@ -71,7 +73,7 @@ MACHINES = {
         foreign_from=0,
     ),
 }
-"""Architectures that the sandbox knows, by `platform.machine()`.
+"""Architectures that the sandbox knows, by `machine_name`.
 
 No call that waits (futex, nanosleep, poll), that handles signals, or that opens, maps or names a file.
 """
@@ -102,13 +104,18 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_uint16), ("filter", ctypes.POINTER(_Instruction)))
 
 
+def machine_name() -> str:
+    """The architecture, as the kernel calls it."""
+    return os.uname().machine
+
+
 def unsupported() -> str:
     """Why this system cannot confine candidates; empty where it can."""
     if sys.platform != "linux":
         return f"the sandbox needs Linux (seccomp), this is {sys.platform}"
-    if platform.machine() not in MACHINES or sys.byteorder != "little" or sys.maxsize < 2**32:
+    if machine_name() not in MACHINES or sys.byteorder != "little" or sys.maxsize < 2**32:
         known = " and ".join(MACHINES)
-        return f"the sandbox has system-call tables for 64-bit {known}, this is {platform.machine()}"
+        return f"the sandbox has system-call tables for 64-bit {known}, this is {machine_name()}"
     return ""
 
 
@@ -178,13 +185,13 @@ def drop_capabilities(libc: ctypes.CDLL) -> None:
 
 def set_timers(libc: ctypes.CDLL, *, cpu_s: float, wall_s: float) -> None:
     """End this process after so much CPU or wall time; no call that could undo it stays allowed."""
-    alarms = {ITIMER_PROF: (cpu_s, signal.SIGPROF), ITIMER_REAL: (wall_s, signal.SIGALRM)}
+    alarms = {ITIMER_PROF: (cpu_s, _signal.SIGPROF), ITIMER_REAL: (wall_s, _signal.SIGALRM)}
     for which, (seconds, number) in alarms.items():
-        signal.signal(number, signal.SIG_DFL)
+        _signal.signal(number, _signal.SIG_DFL)
         micro = math.ceil(seconds * 1e6)
         timer = (ctypes.c_long * 4)(0, 0, micro // 10**6, micro % 10**6)
         libc.setitimer(which, ctypes.byref(timer), None)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
 def confine(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict[str, bool]:
@@ -202,7 +209,7 @@ def confine(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict
     libc = ctypes.CDLL(None, use_errno=True)
     # A failed allocation would otherwise look for another arena by counting CPUs, which seccomp kills.
     libc.mallopt(M_ARENA_MAX, 1)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         raise OSError("the parent process has ended")
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
@@ -213,7 +220,7 @@ def confine(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict
     # RLIMIT_CPU counts whole seconds from the start; the timers end the process at the exact limit.
     set_limits(memory_mb=memory_mb, cpu_s=math.ceil(cpu_s) + 2)
     set_timers(libc, cpu_s=cpu_s, wall_s=wall_s)
-    instructions = filter_instructions(MACHINES[platform.machine()])
+    instructions = filter_instructions(MACHINES[machine_name()])
     array = (_Instruction * len(instructions))(*(_Instruction(*i) for i in instructions))
     program = _Program(len(instructions), array)
     if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:

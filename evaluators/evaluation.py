@@ -128,3 +128,9 @@ class Evaluation:
     def memorised(self) -> bool:
         """Whether the second look lowered the scores."""
         return "memorised" in self.features
+
+    @property
+    def scores(self) -> dict[str, SplitScore]:
+        """Scores by split name, those that were asked for."""
+        named = {"train": self.train, "holdout": self.holdout, "test": self.test}
+        return {name: score for name, score in named.items() if score is not None}

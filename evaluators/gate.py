@@ -20,7 +20,7 @@ from evaluators.status import Status
 
 _PARSING = threading.Lock()
 PARSED_KEPT = 8
-"""Programs whose trees are kept: the controller parses what the judge and the second look parse again right after."""
+"""Programs that need no second parsing: the controller asks for what the judge and the second look ask right after."""
 
 __all__ = ["Program", "ProgramRefused", "Refusal", "parse_program", "parse_tree"]
 
@@ -46,17 +46,20 @@ class Program:
 
     Attributes:
         source: the text as given.
-        tree: its syntax tree.
         uses_blocks_per_split: whether it defines the device-side decision.
         complexity: syntax nodes of its functions and constants, docstrings apart.
         normal_form: sha256 of the tree without docstrings, comments and positions.
     """
 
     source: str
-    tree: ast.Module
     uses_blocks_per_split: bool
     complexity: int
     normal_form: str
+
+    @property
+    def tree(self) -> ast.Module:
+        """Its syntax tree, made anew for whoever asks."""
+        return parse_tree(self.source)
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -96,7 +99,7 @@ def parse_tree(source: str) -> ast.Module:
 
 @lru_cache(maxsize=PARSED_KEPT)
 def parse_program(source: str) -> Program:
-    """Parse a candidate. Its tree belongs to everybody who asks: nobody may change it.
+    """Parse a candidate.
 
     Raises:
         ProgramRefused: not Python, too large, or outside the language; says where, why and what instead.
@@ -109,7 +112,6 @@ def parse_program(source: str) -> Program:
         raise refuse(1, "source", f"longer than {language.MAX_SOURCE_BYTES} bytes", "a shorter program")
     try:
         tree = parse_tree(source)
-        pristine = parse_tree(source)
     except SyntaxError as error:
         raise refuse(error.lineno or 1, "syntax", quoted(error.msg)) from None
     except (ValueError, RecursionError, MemoryError, UnicodeError) as error:
@@ -124,7 +126,6 @@ def parse_program(source: str) -> Program:
     bare = _without_docstrings(tree)
     return Program(
         source=source,
-        tree=pristine,
         uses_blocks_per_split=any(isinstance(n, ast.FunctionDef) and n.name == "blocks_per_split" for n in tree.body),
         complexity=sum(1 for n in ast.walk(bare) if not isinstance(n, ast.expr_context | ast.Load | ast.Module)),
         normal_form=hashlib.sha256(ast.dump(bare).encode()).hexdigest(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import tempfile
@@ -20,6 +21,25 @@ class GpuLockedError(RuntimeError):
     """Another process measures on this GPU; the message names it."""
 
 
+def _open(path: Path) -> int:
+    """The lock file, made for all users where it is missing.
+
+    Opened without O_CREAT where it exists: Linux refuses that for other users' files in a sticky folder
+    (fs.protected_regular).
+    """
+    before = os.umask(0)
+    try:
+        path.parent.mkdir(mode=0o1777, exist_ok=True)
+        while True:
+            try:
+                return os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):
+                    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    finally:
+        os.umask(before)
+
+
 def hold(uuid: str) -> None:
     """Lock a GPU for the rest of this process; nothing to do where it holds it already.
 
@@ -29,13 +49,8 @@ def hold(uuid: str) -> None:
     """
     if uuid in _held:
         return
-    LOCK_FOLDER.mkdir(mode=0o777, exist_ok=True)
     path = LOCK_FOLDER / f"{uuid}.lock"
-    before = os.umask(0)
-    try:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
-    finally:
-        os.umask(before)
+    file = os.fdopen(_open(path), "r+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

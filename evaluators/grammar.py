@@ -241,6 +241,7 @@ class _Checker:
         if node.attr not in language.FIELDS:
             self.refuse(node, f".{node.attr}", "not a field of shape, work or gpu", ", ".join(sorted(language.FIELDS)))
         if isinstance(node.value, ast.Name):
+            self.spelling(node.value, node.value.id)
             return
         self.refuse(node, f".{node.attr}", "fields are read from shape, work or gpu directly", "shape.batch")
 

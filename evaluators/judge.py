@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from evaluators.contract import Decision, Gpu, Setting
-from evaluators.evaluation import Evaluation, Feedback, Measuring, Opportunity, SplitScore
+from evaluators.evaluation import Evaluation, Feedback, Measuring, Opportunity
 from evaluators.gate import Program, ProgramRefused, parse_program
 from evaluators.latency import LatencySource, TableSource
 from evaluators.outcomes import Outcome, Outcomes
@@ -200,7 +200,19 @@ class Judge:
         See `SecondLook.look`.
         """
         self._measured.stretches = ()
-        return self._with_measured(self._second_look.look(parse_program(source), evaluation), evaluation)
+        return self._with_measured(self._look_again(source, evaluation), evaluation)
+
+    def _look_again(self, source: str, evaluation: Evaluation) -> Evaluation:
+        seen = self._second_look.look(parse_program(source), evaluation)
+        if seen.status is not Status.OK or not self.grows:
+            return seen
+        # It may have measured more: what is said of the program is the same whether a search was interrupted here.
+        now = self.score(source, evaluation.decisions)
+        scores = [
+            before and after and replace(before, oracle_share=after.oracle_share)
+            for before, after in ((seen.train, now.train), (seen.holdout, now.holdout), (seen.test, now.test))
+        ]
+        return replace(seen, train=scores[0], holdout=scores[1], test=scores[2], feedback=now.feedback)
 
     def _answers(self, program: Program) -> Answers:
         if self._vectoriser is not None:
@@ -277,12 +289,6 @@ class Judge:
 
 def _hash(source: str) -> str:
     return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def scores_of(evaluation: Evaluation) -> dict[str, SplitScore]:
-    """Scores by split name, those that were asked for."""
-    named = {"train": evaluation.train, "holdout": evaluation.holdout, "test": evaluation.test}
-    return {name: score for name, score in named.items() if score is not None}
 
 
 def open_judge(

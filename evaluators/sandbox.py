@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -95,9 +95,9 @@ class Sandbox:
             "work_fields": ["num_splits", *WORK_FIELDS, "n_blocks"],
             "gpu": asdict(gpu),
         }
-        self._body = json.dumps({**body, "rows": rows}, separators=(",", ":")).encode()
+        self._body = marshal.dumps({**body, "rows": rows})
         bare: list[tuple[list[object], int, list[object]]] = [(shape, stock, []) for shape, stock, _ in rows]
-        self._body_without_work = json.dumps({**body, "rows": bare}, separators=(",", ":")).encode()
+        self._body_without_work = marshal.dumps({**body, "rows": bare})
 
     def ask(self, program: Program, *, hash_seed: int = 0) -> Answers:
         """Run a program on all questions in a fresh process; failures come back as a status.
@@ -189,7 +189,7 @@ def _ask_once(source: str, limits: Limits, *, open_builtins: bool) -> Ended:
         "rows": [[[1], 1, [[1]]]],
     }
     head = {"source": source, "work": False, "open_builtins": open_builtins}
-    return run_confined(head, json.dumps(questions).encode(), limits, rows=1, hash_seed=0)
+    return run_confined(head, marshal.dumps(questions), limits, rows=1, hash_seed=0)
 
 
 def _probe(statement: str, limits: Limits) -> Status:

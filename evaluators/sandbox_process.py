@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import secrets
 import signal
@@ -75,7 +76,7 @@ def run_confined(head: dict[str, Any], body: bytes, limits: Limits, *, rows: int
 
     Args:
         head: source and how to run it, for `sandbox_child`.
-        body: the questions, as JSON.
+        body: the questions, as `marshal` writes them.
         limits: of this candidate.
         rows: how many questions there are.
         hash_seed: what Python's hashes of text are seeded with.
@@ -95,6 +96,7 @@ def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash
     nonce = secrets.token_hex(16)
     wall_s = limits.time_s + START_UP_S
     own = {"memory_mb": limits.memory_mb, "cpu_s": limits.time_s, "wall_s": wall_s, "parent": os.getpid()}
+    request = marshal.dumps({**head, "nonce": nonce, "limits": own})
     started = time.monotonic()
     try:
         process = subprocess.Popen(
@@ -121,7 +123,7 @@ def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash
     try:
         # The child reads all of it before the candidate runs, or has died.
         for send in (
-            lambda: process.stdin.write(json.dumps({**head, "nonce": nonce, "limits": own}).encode() + b"\n" + body),
+            lambda: process.stdin.write(b"%d\n" % len(request) + request + body),
             process.stdin.close,
         ):
             try:

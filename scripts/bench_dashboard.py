@@ -1,9 +1,9 @@
 """Measure the dashboard in a real browser: time until a view is drawn, frames while a reader moves, a report's size.
 
-Needs the extra `browser` and a Chromium. Times by the clock depend on what else the machine does, so the load is stated
-and the lowest of several tries stands beside the median; CPU times are those of the page's main thread (`threadTicks`
-of the DevTools protocol) and of this process, which serves the documents. The run is best a synthetic one, which the
-output then says.
+Needs the extra `browser` and a Chromium. Times by the clock depend on what else the machine does, so the load is
+stated and the lowest of several tries stands beside the median; CPU times are those of the page's main thread
+(`threadTicks` of the DevTools protocol) and of this process, which serves the documents. The run is best a synthetic
+one, which the output then says.
 
     python scripts/synthetic_journal.py --proposals 3000 -o runs/synthetic-3000
     python scripts/bench_dashboard.py runs/synthetic-3000 -o results/dashboard/synthetic-3000.json

@@ -24,6 +24,12 @@ sys.path.insert(0, str(ROOT))
 if TYPE_CHECKING:
     from evaluators.sandbox import Question
 
+STEPS = 20_000
+"""Of one program for one shape; FA3's own rule takes about 5,000."""
+
+ONE_INPUT_S = 120
+"""Wall time after which one input counts as a hang; a busy machine stretches the second that the longest takes."""
+
 PERMITTED = {
     "Module", "Import", "ImportFrom", "alias", "FunctionDef", "arguments", "arg", "Return", "Assign", "AugAssign", "If",
     "For", "Break", "Continue", "Pass", "Expr", "Constant", "Name", "Attribute", "BinOp", "UnaryOp", "BoolOp",
@@ -37,6 +43,7 @@ INSTRUMENTED = (
     "evaluators.gate",
     "evaluators.grammar",
     "evaluators.interpreter",
+    "evaluators.machine",
     "evolve.responses",
     "openevolve.utils.code_utils",
 )
@@ -136,6 +143,8 @@ def main() -> int:
         for name in INSTRUMENTED:
             import_module(name)
     atheris.instrument_func(check_program)
+    # Programs that run long show nothing new, and many short ones fit into the same time.
+    vars(import_module("evaluators.machine"))["MAX_STEPS"] = STEPS
 
     def one(data: bytes) -> None:
         text = data[1:].decode("utf-8", "surrogateescape")
@@ -150,7 +159,12 @@ def main() -> int:
                 (corpus / f"{index}.a").write_bytes(f"A```python\n{source}```".encode())
         quoted = ("".join(f"\\x{byte:02x}" for byte in token.encode()) for token in TOKENS)
         (Path(folder) / "tokens").write_text("".join(f'"{token}"\n' for token in quoted))
-        limits = [f"-max_total_time={options.seconds}", f"-seed={options.seed}", "-max_len=8000", "-timeout=20"]
+        limits = [
+            f"-max_total_time={options.seconds}",
+            f"-seed={options.seed}",
+            "-max_len=8000",
+            f"-timeout={ONE_INPUT_S}",
+        ]
         atheris.Setup([sys.argv[0], str(corpus), f"-dict={folder}/tokens", f"-artifact_prefix={folder}/", *limits], one)
         atheris.Fuzz()
     return 0

@@ -66,17 +66,24 @@ class Row:
     reference_ms: float
 
 
-class Reached(Exception):
-    """A resumed search has come to its first new proposal."""
+class Reached(BaseException):
+    """A resumed search has come to its first new proposal; no failure that a search would live with."""
 
 
 class Stops:
-    """A proposer that ends the search as soon as it is asked."""
+    """A proposer that ends the search as soon as it is asked, and knows when that was."""
 
     name = "offline"
 
+    def __init__(self) -> None:
+        """Start the clocks."""
+        self._started = time.monotonic(), time.process_time()
+        self.seconds: dict[str, float] = {}
+
     async def propose(self, ask: Ask) -> Answer:
         """See `Proposer.propose`."""
+        wall, cpu = self._started
+        self.seconds = {"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
         raise Reached
 
     async def aclose(self) -> None:
@@ -165,13 +172,12 @@ def resume(config: RunConfig, judge: Judge, folder: Path) -> dict[str, float]:
     longer = config.model_copy(
         update={"search": config.search.model_copy(update={"proposals": config.search.proposals + 1, "wall_s": None})}
     )
-    wall, cpu = time.monotonic(), time.process_time()
-    controller = Controller(longer, judge, Stops(), folder, seeds=[SEED.read_text("utf-8")])
+    proposer = Stops()
     try:
-        controller.run()
+        Controller(longer, judge, proposer, folder, seeds=[SEED.read_text("utf-8")]).run()
     except Reached:
         pass
-    return {"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
+    return proposer.seconds
 
 
 def growth(rows: Sequence[Row]) -> float:

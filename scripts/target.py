@@ -23,7 +23,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-CONFIGS = ("configs/quickstart.yaml", "configs/llama31-70b-static.yaml", "configs/llama31-70b-vllm.yaml")
+CONFIGS = (
+    "configs/llama31-70b-metadata.yaml",
+    "configs/llama31-70b-static.yaml",
+    "configs/llama31-70b-vllm.yaml",
+)
 TARGET = 0.99
 
 

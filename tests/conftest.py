@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,22 @@ from evaluators.workloads import Weighting
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+pytest_plugins = ["browser_page"]
+
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "results" / "tables"
+
+
+pytest.register_assert_rewrite("executor_contract")
+
+
+@pytest.fixture
+def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where simulated GPUs write down what they ran; worker processes find the module and the folder."""
+    monkeypatch.setenv("EVOSPLIT_SIMULATED", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # locks
+    return tmp_path
 
 
 def has_hopper() -> bool:

@@ -98,6 +98,7 @@ __global__ void prepare_varlen_num_blocks_kernel(int num_batch, int num_head, in
 
 FA4 = """\
 import math
+from dataclasses import dataclass
 
 
 def num_splits_heuristic(total_mblocks, num_SMs, num_n_blocks, max_splits):
@@ -109,8 +110,23 @@ def num_splits_heuristic(total_mblocks, num_SMs, num_n_blocks, max_splits):
     return min(num_SMs // total_mblocks, max_splits, num_n_blocks)
 
 
-def forward(config):
-    return num_splits_heuristic(config.total, config.sms, config.blocks, 128)
+@dataclass(frozen=True)
+class FwdConfig:
+    rows: int
+    keys: int
+    num_splits: int = 1
+
+
+def _get_fwd_config(*, arch, max_seqlen_q, max_seqlen_k, num_head_kv, qhead_per_kvhead, pack_gqa, batch_size,
+                    num_splits, device, **rest):
+    tile = FwdConfig(128, 128)
+    rows = max_seqlen_q * (qhead_per_kvhead if pack_gqa else 1)
+    stage = tile.rows * (2 if rows > tile.rows else 1)
+    total = batch_size * num_head_kv * math.ceil(rows / stage)
+    if num_splits < 1:
+        sms = get_num_sms_for_selection(device.index, arch)
+        num_splits = num_splits_heuristic(total, sms, math.ceil(max_seqlen_k / tile.keys), 128)
+    return FwdConfig(tile.rows, tile.keys, num_splits)
 """
 
 VLLM = '''\

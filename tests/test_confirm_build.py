@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +24,7 @@ from evaluators.gate import parse_program
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.launch import canonical_launch, spelled_out
 from evaluators.providers import ProviderUnavailable
-from evaluators.providers.library import load_operators
+from evaluators.providers.library import NEEDED, load_operators
 from evaluators.workloads import WORKLOADS
 from evolve.export.bundle import DIFF_COLUMNS, _csv, _diff_row
 from evolve.export.targets import target_named
@@ -233,17 +236,58 @@ def test_mistakes_are_named(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_library_without_the_operators_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
+class FakeTorch(ModuleType):
+    """Stands for torch: libraries that it loads register what their file says."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+        self.registered = ["aten::add", "other::fwd"]
+        self._C = SimpleNamespace(_dispatch_get_all_op_names=lambda: list(self.registered))
+        self.ops = SimpleNamespace(load_library=self.load, flash_attn_3="the build's", fa3_fwd="another's")
+
+    def load(self, path: str) -> None:
+        if not path.endswith(".so"):
+            raise OSError("invalid ELF header")
+        self.registered += Path(path).read_text().split()
+
+
+@pytest.fixture
+def fake_torch(monkeypatch: pytest.MonkeyPatch) -> FakeTorch:
+    torch = FakeTorch()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    load_operators.cache_clear()
+    return torch
+
+
+@pytest.mark.usefixtures("fake_torch")
+def test_the_operators_of_a_library_are_found_and_loaded_once(tmp_path: Path) -> None:
+    library = tmp_path / "_C.so"
+    library.write_text("flash_attn_3::fwd flash_attn_3::get_scheduler_metadata flash_attn_3::bwd.out")
+    operators, build = load_operators(str(library))
+    assert operators == "the build's"
+    assert re.fullmatch(r"_C.so \(flash_attn_3\) sha256:[0-9a-f]{12}", build)
+    # The next setting opens the same build in the same process, where nothing new is registered.
+    assert load_operators(str(library)) == (operators, build)
+
+
+@pytest.mark.usefixtures("fake_torch")
+def test_a_library_that_brings_two_builds_must_be_named_with_one(tmp_path: Path) -> None:
+    library = tmp_path / "_C.so"
+    library.write_text(" ".join(f"{n}::{op}" for n in ("fa3_fwd", "flash_attn_3") for op in NEEDED))
+    with pytest.raises(ProviderUnavailable, match="fa3_fwd, flash_attn_3: name one"):
+        load_operators(str(library))
+    load_operators.cache_clear()
+    sys.modules["torch"].registered.clear()
+    assert load_operators(f"{library}:flash_attn_3")[0] == "the build's"
+
+
+@pytest.mark.usefixtures("fake_torch")
+def test_what_is_no_build_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ProviderUnavailable, match="neither a shared library nor a package"):
         load_operators("no_such_build")
-    (tmp_path / "some_build.py").write_text("")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ProviderUnavailable, match="registers no operators"):
-        load_operators("some_build")
-    (tmp_path / "other_build.py").write_text(
-        "import torch\nlibrary = torch.library.Library('my_fa3', 'DEF')\n"
-        "library.define('fwd(Tensor q) -> Tensor')\nlibrary.define('get_scheduler_metadata(Tensor q) -> Tensor')\n"
-    )
-    operators, build = load_operators("other_build")
-    assert operators is torch.ops.my_fa3 and build.startswith("other_build (my_fa3) sha256:")
+    (tmp_path / "text").write_text("x")
+    with pytest.raises(ProviderUnavailable, match="invalid ELF header"):
+        load_operators(str(tmp_path / "text"))
+    (tmp_path / "_C.so").write_text("other::combine")
+    with pytest.raises(ProviderUnavailable, match="in no namespace"):
+        load_operators(str(tmp_path / "_C.so"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
@@ -16,11 +17,15 @@ from stand_trees import FILES, git, make_tree
 
 import evolve.export.drop_in
 import evolve.export.evidence
+import evolve.export.fa4_chain
 import evolve.export.monotone
 import evolve.export.plan_python
 import evolve.export.proof
 import evolve.export.rule_search
+from evaluators.gate import parse_program
 from evaluators.workloads import WORKLOADS
+from evolve.errors import UserError
+from evolve.export.harm import confined
 
 SEEDS = ROOT / "seeds"
 
@@ -79,7 +84,8 @@ def export(evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """`evosplit export` with a smaller proof: few random inputs, one workload, few walks."""
     for module in (evolve.export.proof, evolve.export.plan_python, evolve.export.drop_in):
         monkeypatch.setattr(module, "RANDOM_INPUTS", 1500)
-    monkeypatch.setattr(evolve.export.evidence, "WORKLOADS", {"bsc-160": WORKLOADS["bsc-160"]})
+    for module in (evolve.export.evidence, evolve.export.fa4_chain):
+        monkeypatch.setattr(module, "WORKLOADS", {"bsc-160": WORKLOADS["bsc-160"]})
     monkeypatch.setattr(evolve.export.monotone, "SM_COUNTS", (132,))
     monkeypatch.setattr(evolve.export.monotone, "TILES", evolve.export.monotone.TILES[:2])
     monkeypatch.setattr(evolve.export.monotone, "MAX_KEYS", 4096)
@@ -190,6 +196,64 @@ def test_a_gain_that_rules_cannot_keep_is_told(
     assert not (tmp_path / "out").exists()
 
 
+def test_the_targets_clang_format_is_obeyed(export: Command, tmp_path: Path) -> None:
+    tool = Path(sys.executable).with_name("clang-format")
+    if not tool.exists():
+        pytest.skip("clang-format is not installed beside Python: pip install 'evosplit[dev]'")
+    tree = make_tree(tmp_path / "tree", "fa3", stand_in=True)
+    (tree / ".clang-format").write_text("BasedOnStyle: LLVM\nIndentWidth: 4\nColumnLimit: 70\n")
+    header = tree / "hopper" / "heuristics.h"
+    subprocess.run([tool, "-i", header], check=True, cwd=tree)
+    git(tree, "add", "-A")
+    git(tree, "commit", "-qm", "Settings")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert result.code == 0, result.err
+    notes = json.loads((tmp_path / "out" / "provenance.json").read_text())["notes"]
+    assert "hopper/heuristics.h: passes the target's clang-format" in notes
+    git(tree, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    text = header.read_text()
+    assert "3 <= num_n_blocks" in text and max(map(len, text.splitlines())) <= 70
+    assert subprocess.run([tool, header], capture_output=True, text=True, check=True, cwd=tree).stdout == text
+
+
+ALWAYS_SPLIT = """\
+def schedule(shape, gpu):
+    # A cap that only chooses the combine kernel.
+    if shape.num_n_blocks <= 2:
+        return 1, None, 0
+    return 32, None, 0
+"""
+
+
+def test_a_rule_that_makes_another_mode_slower_is_refused(export: Command, tmp_path: Path) -> None:
+    result = export(ALWAYS_SPLIT, "fa3")
+    assert result.code == 2
+    assert re.search(r"static mode slower.*geomean over all 0\.\d+x, worst 0\.\d+x, \d+ regressions", result.err)
+    assert "--partial leaves static mode to stock" in result.err and not (tmp_path / "out").exists()
+    result = export(ALWAYS_SPLIT, "fa3", "--partial")
+    assert result.code == 0, result.err
+    assert "left out: static mode" in result.err
+    rows = list(csv.DictReader((tmp_path / "out" / "decision_diff.csv").open()))
+    assert not [r for r in rows if "static" in r["setting"] and r["num_splits_stock"] != r["num_splits_new"]]
+    assert [r for r in rows if "metadata" in r["setting"] and r["changes"] == "1"]
+    # The target's own lines stay where they are, behind the rule.
+    assert not [x for x in changed_lines(tmp_path / "out") if x.startswith("-") and "inline int" not in x
+                and "return num_splits_heuristic(" not in x]  # fmt: skip
+    body = (tmp_path / "out" / "PR_BODY.md").read_text()
+    assert "static mode" in body and "slower, for which the same function decides" in body
+    assert "if shape.varlen:" in (tmp_path / "out" / "program.py").read_text()
+
+
+def test_a_confined_program_keeps_its_docstring_and_comments() -> None:
+    source = 'def schedule(s, gpu):\n  "Words."\n  # Why.\n  return 3, None, 0\n\n\nX = 1\n'
+    assert confined(parse_program(source), varlen=False) == (
+        'def schedule(s, gpu):\n  "Words."\n  if not s.varlen:\n      # Why.\n      return 3, None, 0\n'
+        "  # Varlen and metadata mode: as before.\n  return 0, None, 0\n\n\nX = 1\n"
+    )
+    with pytest.raises(UserError, match="one line"):
+        confined(parse_program("def schedule(s, gpu): return 3, None, 0\n"), varlen=True)
+
+
 def test_the_papers_rule_is_reported_dead_on_the_papers_shapes(export: Command, tmp_path: Path) -> None:
     result = export(str(SEEDS / "bsc_compiled.py"), "fa3")
     assert result.code == 0, result.err
@@ -279,7 +343,9 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
     git(work, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
     text = (work / "vllm/v1/attention/backends/flash_attn.py").read_text()
     scope: dict[str, object] = {}
-    exec(text, scope)
+    # Without the rest of the file, which imports vLLM where the tree is a real one.
+    (function,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_num_splits_for_cuda_graph"]
+    exec(ast.unparse(function), scope)
     assert [scope["_num_splits_for_cuda_graph"](b, 8, 8, 128) for b in (1, 511, 512)] == [32, 32, 16]  # type: ignore[operator]
     assert "passes the target's ruff format" in (tmp_path / "out" / "PR_BODY.md").read_text()
     ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "88", "--check", "-q", "-"]
@@ -300,6 +366,23 @@ def test_fa4_keeps_its_own_rule_behind_the_programs(export: Command, tmp_path: P
         "+    if 3 <= num_n_blocks <= 4 and total_mblocks <= 2:",
         "+        return 3",
     ]
+    rows = list(csv.DictReader((tmp_path / "out" / "decision_diff.csv").open()))
+    assert len(rows) == 160 and {r["setting"] for r in rows} == {"fa4-static-cold"}
+    changed = {r["case"]: r["launch_new"] for r in rows if r["changes"] == "1"}
+    assert changed["u-b1-h64x1-k384"] == "s3.p1.g0:3" and set(changed.values()) == {"s3.p1.g0:3"}
+    # The tree's own chain was run beside the mirror.
+    notes = " ".join(json.loads((tmp_path / "out" / "provenance.json").read_text())["notes"])
+    assert "the tree's own _get_fwd_config decides as decision_diff.csv says on 160 calls" in notes
+    assert "C++" not in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def test_fa4_with_other_tiles_is_found_out(export: Command, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", "fa4", stand_in=True)
+    file = tree / "flash_attn" / "cute" / "interface.py"
+    file.write_text(file.read_text().replace("FwdConfig(128, 128)", "FwdConfig(128, 64)"))
+    git(tree, "commit", "-qam", "Other tiles")
+    result = export(THREE_BLOCKS, "fa4", "--unmeasured", tree=tree)
+    assert result.code == 2 and "the mirror" in result.err and not (tmp_path / "out").exists()
 
 
 def test_the_module_stands_alone(evosplit: Command, export: Command, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def body(text: str) -> str:
     [
         (body("while True: pass"), "While", "range"),
         (body("x = shape.__class__"), ".__class__", "batch"),
+        (body("x = a__b.batch"), "a__b", "plain name"),
         (body("x = open('f')"), "open()", "helper"),
         (body("x = {}"), "Dict", "if"),
         (body("x = 2 ** 3"), "Pow", "product"),

@@ -128,8 +128,20 @@ def test_batches_are_of_one_setting_and_shrink_towards_the_end() -> None:
         finish(b, lease)
 
 
+def test_a_shape_that_was_brought_back_to_the_gpu_to_be_avoided_moves_again() -> None:
+    b = book("GPU-a", "GPU-b")
+    first, second = b.add("run", [work(0), work(0)])
+    lease = b.take("GPU-a", 0.0)
+    assert lease is not None
+    b.lost(lease.token, "it died", guilty=0)
+    other = b.take("GPU-a", 0.0)
+    assert other is not None and finish(b, other) == [second] and b.take("GPU-a", 0.0) is None
+    again = b.take("GPU-b", 0.0)
+    assert again is not None and finish(b, again) == [first]
+
+
 @given(st.lists(st.floats(0.25, 4.0), min_size=2, max_size=4))
-@settings(max_examples=30)
+@settings(max_examples=10)
 def test_clients_are_served_by_their_weights(weights: list[float]) -> None:
     b = LeaseBook(max_launches=4)
     b.add_seat("GPU-a")
@@ -137,7 +149,7 @@ def test_clients_are_served_by_their_weights(weights: list[float]) -> None:
         b.open_client(str(k), weight)
         b.add(str(k), [work(1000 * k + n) for n in range(2000)])
     served: Counter[str] = Counter()
-    for _ in range(600):
+    for _ in range(400):
         lease = b.take("GPU-a", 0.0)
         assert lease is not None and lease.entries[0] is not None
         served[lease.entries[0].client] += len(lease.works)
@@ -297,4 +309,4 @@ class Anything(RuleBasedStateMachine):
 
 
 TestAnything = Anything.TestCase
-TestAnything.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnything.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

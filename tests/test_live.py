@@ -171,6 +171,17 @@ def test_a_judge_scores_from_an_empty_store_and_again_without_a_measurement(tmp_
     assert four.feedback.opportunities[0].gain >= 0
 
 
+def test_seconds_of_gpu_are_charged_to_the_evaluation_that_caused_them(tmp_path: Path) -> None:
+    worker = SimulatedWorker()
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    first = judge.evaluate(seed("always_4"))
+    assert first.gpu_s == pytest.approx(0.02 * len(worker.requests)) and first.gpu_s > 0
+    assert judge.evaluate(seed("always_4")).gpu_s == 0.0
+    asked = len(worker.requests)
+    again = judge.recheck(seed("always_4"), first)
+    assert again.gpu_s == pytest.approx(first.gpu_s + 0.02 * (len(worker.requests) - asked))
+
+
 def test_a_look_up_does_not_measure_and_is_not_held_against_a_later_measurement(tmp_path: Path) -> None:
     worker = SimulatedWorker()
     judge = judge_with(worker, tmp_path / "latencies.db")

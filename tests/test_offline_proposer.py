@@ -14,7 +14,17 @@ from evaluators.gate import ProgramRefused, parse_program
 from evaluators.judge import Judge
 from evaluators.status import Status
 from evolve.curves import Curves
-from evolve.edit_costs import CANDIDATES, Candidates, Cost, add_cost, costs_of, helper, read_cost, refit_cost
+from evolve.edit_costs import (
+    CANDIDATES,
+    Candidates,
+    Cost,
+    add_cost,
+    costs_of,
+    helper,
+    read_cost,
+    refit_cost,
+    replace_cost,
+)
 from evolve.edit_guards import BROAD_SUPPORT, apply_guard, find_guard, support_for
 from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, insert_function, replace_body, take_function
 from evolve.proposers.base import Ask, ProgramRecord, ProposerError
@@ -32,14 +42,24 @@ def ask(parent: ProgramRecord, number: int, island: int = 0) -> Ask:
     return Ask(number, island, parent, (other,), "", "", False, number)
 
 
-def with_cost(judge: Judge, parent: ProgramRecord) -> ProgramRecord:
+FAR_COST = Cost((1.0, 0.2), (("blocks", "waves"), ("tiles",)))
+SPAN_COST = Cost((1.0, 0.1, 0.02), (("span",), ("splits",), ("tiles", "waves")))
+
+
+def with_cost(
+    judge: Judge,
+    parent: ProgramRecord,
+    cost: Cost = FAR_COST,
+    condition: str = "work.min_n_blocks == work.max_n_blocks",
+) -> ProgramRecord:
     """The parent with a cap that lets costs decide, and a cost whose weights are far from fitted."""
     source = insert_at_top(parent.source, "schedule", ["    if shape.batch <= 8:", "        return 32, None, 0"])
     assert source is not None
-    new = ["    if work.batch <= 8 and work.min_n_blocks == work.max_n_blocks:", "        return cheapest(work, gpu)"]
+    new = [f"    if work.batch <= 8 and {condition}:", "        return cheapest(work, gpu)"]
     source = insert_at_top(source, "blocks_per_split", new)
-    cost = Cost((1.0, 0.2), (("blocks", "waves"), ("tiles",)))
-    source = source and insert_function(source, "blocks_per_split", helper(cost, "cheapest", static=False))
+    source = source and insert_function(source, "blocks_per_split", helper(FAR_COST, "cheapest", static=False))
+    assert source is not None
+    source = replace_cost(source, "cheapest", cost, static=False)
     assert source is not None
     evaluation = judge.evaluate(source)
     assert evaluation.status is Status.OK, evaluation.message
@@ -139,16 +159,18 @@ def test_a_missing_decision_is_added() -> None:
     assert added is not None and parse_program(added).uses_blocks_per_split
 
 
-def test_a_cost_decides_as_the_curves_said(judge: Judge, stock: ProgramRecord) -> None:
-    parent = with_cost(judge, stock)
+@pytest.mark.parametrize(("cost", "ragged"), [(FAR_COST, False), (SPAN_COST, False), (SPAN_COST, True)])
+def test_a_cost_decides_as_the_curves_said(judge: Judge, stock: ProgramRecord, cost: Cost, ragged: bool) -> None:
+    condition = "work.min_n_blocks " + ("< work.max_n_blocks" if ragged else "== work.max_n_blocks")
+    parent = with_cost(judge, stock, cost, condition)
+    assert ("def span_of" in parent.source) is (cost is SPAN_COST)
     curves = Curves(parent.evaluation.feedback)
     tabulated = Candidates(curves)
     statement = costs_of(parent.source)["cheapest"]
-    cost = read_cost(statement)
-    assert cost == Cost((1.0, 0.2), (("blocks", "waves"), ("tiles",)))
+    assert read_cost(statement) == cost
     chosen = tabulated.cheapest(cost.weights, [tabulated.term(t) for t in cost.terms])
-    ruled = [i for i, n in enumerate(curves.table.n_blocks) if len(n) <= 8 and min(n) == max(n)]
-    assert len(ruled) > 100
+    ruled = [i for i, n in enumerate(curves.table.n_blocks) if len(n) <= 8 and (min(n) < max(n)) is ragged]
+    assert len(ruled) > 50
     assert [int(tabulated.values[i, chosen[i]]) for i in ruled] == [curves.blocks[i] for i in ruled]
 
 

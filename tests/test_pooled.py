@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sqlite3
 import threading
 from collections import Counter
@@ -13,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, require_sandbox, seed
+from conftest import Command, require_sandbox, seed
 from simulated_gpu import simulated_latency_us
 
 from evaluators.contract import SETTINGS, Decision, DecodeShape, Setting
@@ -44,14 +43,6 @@ def split(num_splits: int) -> Decision:
 
 
 CASES = [case(seqlen_k=1040 + 64 * k) for k in range(24)]
-
-
-@pytest.fixture
-def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EVOSPLIT_SIMULATED", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}{os.pathsep}{ROOT}")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    return tmp_path
 
 
 def open_pool(*uuids: str, book: LeaseBook | None = None) -> Pool:

@@ -250,6 +250,7 @@ def seats(monkeypatch: pytest.MonkeyPatch) -> Seats:
 CHAT = ["--set", "judge.weighting=chat", "--set", "seeds=[seeds/fa3_stock.py]", "--set", "measure.gpus=2"]
 
 
+@pytest.mark.slow
 def test_a_live_sweep_measures_each_launch_once(seats: Seats, evosplit: Command) -> None:
     sets = [*CHAT, "--set", "search.proposals=3"]
     result = evosplit("sweep", LIVE, "--seeds", "0..1", *sets, "--json")

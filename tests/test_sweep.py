@@ -29,7 +29,7 @@ from evolve.run_folder import summarise as summarise_run
 from evolve.sweep.conductor import State
 from evolve.sweep.folder import Sweep, read_sweep
 from evolve.sweep.plan import parse_seeds, plan_runs, plan_sweep, split_values
-from evolve.sweep.standing import Follower
+from evolve.sweep.standing import Follower, Standing
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 COMMAND = [sys.executable, "-c", "from evolve.cli import main; main()"]
@@ -141,6 +141,12 @@ def test_a_follower_sees_what_the_summary_sees(swept: FinishedRun, tmp_path: Pat
     assert summary.leader is not None and once.train == summary.leader.train
     assert once.failed == sum(n for s, n in summary.statuses.items() if s not in ("ok", "duplicate"))
     assert Follower(tmp_path / "nowhere").look().done == 0
+
+
+def test_a_run_without_its_seeds_is_not_finished() -> None:
+    config = load_config(QUICKSTART, ["search.proposals=0"])
+    assert not Standing().finished(config) and Standing(seeds=1).finished(config)
+    assert not Standing(seeds=1, done=334).finished(load_config(QUICKSTART, []))
 
 
 SLOW_SEED = "def schedule(shape, gpu):\n    return 1, None, 0\n"
@@ -331,7 +337,6 @@ def test_the_table_on_a_terminal_shows_first_who_does_something() -> None:
 
     from evolve.cli.sweep_display import progress_table
     from evolve.sweep.conductor import RunState
-    from evolve.sweep.standing import Standing
 
     members = plan_sweep(QUICKSTART, [], "0..9")
     states = [RunState(m, 9, State.DONE, Standing(done=9)) for m in members]

@@ -58,6 +58,7 @@ class Lease:
         works: what to run, in order.
         entries: the same; None once settled or cancelled.
         deadline_s: when it runs out, by the pool's clock.
+        launches: launches that are not settled.
     """
 
     token: int
@@ -65,11 +66,7 @@ class Lease:
     works: tuple[Work, ...]
     entries: list[Entry | None]
     deadline_s: float
-
-    @property
-    def launches(self) -> int:
-        """Launches still to come."""
-        return sum(len(e.work.decisions) for e in self.entries if e is not None)
+    launches: int
 
 
 @dataclass(slots=True)
@@ -209,7 +206,7 @@ class LeaseBook:
                 self._waiting_launches -= launches
                 client.served += launches / client.weight
                 works = tuple(e.work for e in entries)
-                lease = Lease(next(self._tokens), seat, works, [*entries], self._deadline(now_s, launches))
+                lease = Lease(next(self._tokens), seat, works, [*entries], self._deadline(now_s, launches), launches)
                 self.leases[lease.token] = lease
                 return lease
         return None
@@ -221,9 +218,11 @@ class LeaseBook:
         for k, entry in enumerate(client.alone):
             elsewhere = self._seats - entry.avoid
             home = self.home(entry.work.setting, entry.work.shape)
-            if (seat in entry.avoid and elsewhere) or (home and home != seat and home in self._seats):
+            # Where another work has brought the shape back to the GPU that is to be avoided, it moves once more.
+            lives_elsewhere = home not in ("", seat) and home not in entry.avoid
+            if (seat in entry.avoid and elsewhere) or lives_elsewhere:
                 continue
-            self.claim(entry.work.setting, entry.work.shape, seat)
+            self._homes[entry.work.setting, entry.work.shape] = seat
             return [client.alone.pop(k)]
         return []
 
@@ -257,6 +256,7 @@ class LeaseBook:
         if lease is None:
             return None
         entry, lease.entries[position] = lease.entries[position], None
+        lease.launches = max(0, lease.launches - len(lease.works[position].decisions))
         lease.deadline_s = self._deadline(now_s, lease.launches)
         return entry
 

@@ -7,87 +7,32 @@ delivery, and with it recording, is exactly once.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from evaluators.contract import DecodeShape, Setting
 from evaluators.device import DeviceRecord
-from evaluators.executors.base import Answer, Channel, Executor, Hello, Work, WorkerLost
+from evaluators.executors.base import Answer, Executor, Work, WorkerLost
 from evaluators.executors.leases import Entry, Lease, LeaseBook
+from evaluators.executors.seats import START_S, Inbox, Seat, start_worker
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.store import Bench
-
-START_S = 300.0
-"""A worker must have loaded its provider and passed its self-test after this long."""
 
 LOSSES_IN_A_ROW = 8
 """Workers lost one after the other in one seat, none having finished a lease, before the seat is left out."""
 
-STARTS = 2
-"""Workers that may die over their start before their seat is left out."""
-
-RESTARTS, RESTART_S = 4, 2.0
-"""Tries to replace a lost worker, and the pause between two."""
-
-FEED = 16
+FEED = 32
 """Works handed over at once."""
 
+CLOSE_S = 60.0
+"""All workers must have let go of their GPUs this long after the pool was closed."""
 
-@dataclass(slots=True)
-class Seat:
-    """A place for a worker, and what happened there.
-
-    Attributes:
-        name: the executor's name of it.
-        hello: what its worker said; None before, and where there is none.
-        out: why it is left out; empty while it is not.
-        lost: workers lost.
-        launches: launches measured.
-        busy_s: seconds in which its worker had a lease.
-    """
-
-    name: str
-    hello: Hello | None = None
-    channel: Channel | None = None
-    starting: bool = False
-    out: str = ""
-    lost: int = 0
-    in_a_row: int = 0
-    launches: int = 0
-    busy_s: float = 0.0
-
-    @property
-    def uuid(self) -> str:
-        """The GPU's UUID."""
-        return self.hello.device.uuid if self.hello else ""
-
-    @property
-    def label(self) -> str:
-        """The GPU and where it is, for people."""
-        return f"{self.uuid} on {self.hello.host}" if self.hello else self.name
-
-
-class Inbox:
-    """Where the answers to one call of `measure` arrive."""
-
-    def __init__(self) -> None:
-        self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self.open: set[int] = set()
-
-    def some(self) -> list[Answer]:
-        """Wait for at least one answer; all that have come."""
-        found = [self.answers.get()]
-        with contextlib.suppress(queue.Empty):
-            while True:
-                found.append(self.answers.get_nowait())
-        return found
+CLOSED = "the pool is closed"
 
 
 class Pool:
@@ -119,14 +64,17 @@ class Pool:
             MeasureError: of kind unavailable: no worker could be had, and why.
         """
         self.executor, self.settings = executor, tuple(settings)
-        self._seed, self._start_s, self._tell = seed, start_s, on_event
+        self._start_s, self._tell = start_s, on_event
         self._book = book or LeaseBook()
-        self._change = threading.Condition()
+        lock = threading.RLock()
+        self._change = threading.Condition(lock)
+        # The watchdog's own: woken by every change, it would cost more than it watches over.
+        self._closed = threading.Condition(lock)
         self._inboxes: dict[int, Inbox] = {}
         self._seats: list[Seat] = []
         self._threads: list[threading.Thread] = []
         self._closing = False
-        self._numbers = itertools.count()
+        self._seeds = itertools.count(seed)
         self._kind: tuple[object, ...] | None = None
         names = list(executor.seats())
         if not names:
@@ -222,13 +170,14 @@ class Pool:
                 for number in inbox.open:
                     self._inboxes.pop(number, None)
 
-    def no_worker(self) -> MeasureError:
+    def no_worker(self, why: str = "") -> MeasureError:
         """What to raise when no worker is left."""
-        return MeasureError(Trouble.LOST, f"no worker is left: {self._outs()}; what was measured is kept")
+        why = CLOSED if self._closing else why or self._outs() or "no GPU is within reach"
+        return MeasureError(Trouble.LOST, f"no worker is left: {why}; what was measured is kept")
 
     def _submit(self, client: str, works: Sequence[Work], inbox: Inbox) -> None:
         with self._change:
-            if not self._book.seats:
+            if self._closing or not self._book.seats:
                 raise self.no_worker()
             numbers = self._book.add(client, works)
             inbox.open.update(numbers)
@@ -236,7 +185,10 @@ class Pool:
             self._change.notify_all()
 
     def close(self) -> None:
-        """End all workers and wait until they let go of their GPUs."""
+        """End all workers and wait until they let go of their GPUs; callers that still wait are told.
+
+        A worker that cannot even be killed, on a host that is out of reach, is not waited for.
+        """
         with self._change:
             if self._closing:
                 return
@@ -246,8 +198,14 @@ class Pool:
                 if seat.channel is not None and not seat.out and (seat.uuid in busy or seat.starting):
                     seat.channel.kill()
             self._change.notify_all()
+            self._closed.notify_all()
+        until = time.monotonic() + CLOSE_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
+        with self._change:
+            leased = (e for lease in self._book.leases.values() for e in lease.entries if e is not None)
+            for entry in [*self._book.drain(), *leased]:
+                self._deliver(entry, Answer(entry.work, "", None, self.no_worker()))
         self.executor.close()
 
     # Seats.
@@ -290,67 +248,24 @@ class Pool:
             seat.out = why
             if seat.uuid:
                 self._book.drop_seat(seat.uuid)
-            if not self._book.seats:
-                for entry in list(self._book.drain()):
-                    self._deliver(entry, Answer(entry.work, "", None, self.no_worker()))
+            self._fail_without_seats(self._outs())
             self._change.notify_all()
         self._tell(f"left out: {why}")
 
     def _outs(self) -> str:
         return "; ".join(s.out for s in self._seats if s.out)
 
-    def _channel_of(self, uuid: str) -> Channel:
-        channel = next(s.channel for s in self._seats if s.uuid == uuid and not s.out)
-        assert channel is not None
-        return channel
-
     def _start(self, seat: Seat) -> bool:
-        """Put a worker into a seat; a second one where the first dies over it. False: the seat is left out.
+        """Put a worker into a seat. False: the pool is closing, or the seat is left out."""
 
-        A GPU that has measured before gets more time: what was killed may not have let go of it yet.
-        """
-        why = ""
-        tries = RESTARTS if seat.hello else STARTS
-        for k in range(tries):
-            if k and seat.hello:
-                with self._change:
-                    if self._change.wait_for(lambda: self._closing, RESTART_S):
-                        break
-            channel: Channel | None = None
-            timer: threading.Timer | None = None
-            try:
-                seat.starting = True
-                seat.channel = channel = self.executor.start(seat.name)
-                timer = threading.Timer(self._start_s, channel.kill)
-                timer.daemon = True
-                timer.start()
-                hello = channel.open(self.settings, seed=self._seed + next(self._numbers))
-                if seat.hello is not None and hello.device.uuid != seat.uuid:
-                    channel.close()
-                    raise MeasureError(
-                        Trouble.UNAVAILABLE, f"{seat.name}: expected {seat.uuid} again, got {hello.device.uuid}"
-                    )
-                seat.hello = hello
-                return True
-            except WorkerLost as error:
-                why = f"{seat.label}: {error} while it started"
-                if timer is not None and timer.finished.is_set():
-                    why = f"{seat.label}: not ready after {self._start_s:.0f} s"
-                    break
-            except MeasureError as error:
-                why = f"{seat.label}: {error}"
-                if channel is not None:
-                    channel.close()
-                if not seat.hello:
-                    break
-            finally:
-                seat.starting = False
-                if timer is not None:
-                    timer.cancel()
-            if self._closing:
-                return False
-        self._leave_out(seat, why)
-        return False
+        def pause(seconds: float) -> bool:
+            with self._change:
+                return self._change.wait_for(lambda: self._closing, seconds)
+
+        why = start_worker(self.executor, seat, self.settings, seeds=self._seeds, start_s=self._start_s, pause=pause)
+        if why and not self._closing:
+            self._leave_out(seat, why)
+        return not why and not self._closing
 
     def _serve(self, seat: Seat) -> None:
         """The life of a seat: leases until the pool closes or the seat is left out."""
@@ -364,11 +279,14 @@ class Pool:
             lost = self._run(seat, lease)
             with self._change:
                 seat.busy_s += time.monotonic() - started
+                seat.fenced_s = None
             if not lost:
                 seat.in_a_row = 0
                 continue
             seat.channel.kill()
             seat.channel.close()
+            if lost == CLOSED:
+                return
             seat.lost += 1
             seat.in_a_row += 1
             if seat.in_a_row >= LOSSES_IN_A_ROW:
@@ -377,6 +295,8 @@ class Pool:
             self._tell(f"lost: a worker on {seat.label} ({lost}); another takes its place")
             if self._closing or not self._start(seat):
                 return
+            with self._change:
+                self._book.add_seat(seat.uuid)
 
     def _next(self, seat: Seat) -> Lease | None:
         with self._change:
@@ -421,6 +341,8 @@ class Pool:
         with self._change:
             if not self._book.holds(lease.token):
                 return "its lease ran out"
+            if self._closing:
+                return CLOSED
             for entry in self._book.lost(lease.token, why, guilty=guilty):
                 text = f"{len(entry.deaths)} workers were lost over this launch: {'; '.join(entry.deaths)}"
                 self._deliver(entry, Answer(entry.work, "", None, MeasureError(Trouble.DEADLY, text)))
@@ -434,18 +356,37 @@ class Pool:
             inbox.open.discard(entry.id)
             inbox.answers.put(answer)
 
+    def _give_up_waiting(self, seat: Seat) -> None:
+        """Let a GPU's shapes move when its worker cannot even be killed; it may come back. The lock is held."""
+        if seat.uuid in self._book.seats:
+            self._book.drop_seat(seat.uuid)
+            self._fail_without_seats(f"{seat.label} is out of reach")
+            self._change.notify_all()
+            self._tell(f"out of reach: the worker on {seat.label}; its shapes move to other GPUs")
+
+    def _fail_without_seats(self, why: str) -> None:
+        """Tell everybody who waits when no seat is left; the lock is held."""
+        if not self._book.seats:
+            for entry in list(self._book.drain()):
+                self._deliver(entry, Answer(entry.work, "", None, self.no_worker(why)))
+
     def _watch(self) -> None:
         """Fence workers whose lease has run out."""
         with self._change:
             while not self._closing:
                 now = time.monotonic()
                 for lease in self._book.expired(now):
-                    channel = self._channel_of(lease.seat)
+                    seat = next(s for s in self._seats if s.uuid == lease.seat and not s.out)
+                    channel, seat.fenced_s = seat.channel, now
+                    assert channel is not None
                     position = next((k for k, e in enumerate(lease.entries) if e is not None), 0)
                     why = f"the worker on {lease.seat} did not answer before its lease ran out"
                     self._lost(lease, why, position if channel.streams else None)
                     channel.kill()
+                for seat in self._seats:
+                    if seat.fenced_s is not None and now - seat.fenced_s > self._book.lease_s:
+                        self._give_up_waiting(seat)
                 # No lease that is given meanwhile can run out sooner.
                 wait_s = self._book.lease_s
                 deadline_s = self._book.next_deadline_s()
-                self._change.wait(wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - now)))
+                self._closed.wait(wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - now)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from evaluators.executors.worker import BENCH
 from evaluators.gpu_worker import MeasureError, Trouble
 
 GOODBYE_S = 20.0
+KNOCK_S = 5.0
 CONNECT_HINT = "RAY_ADDRESS names a cluster, as host:6379; without it one is started on this machine"
 
 
@@ -102,8 +105,24 @@ class RayChannel:
         ray.kill(self._actor, no_restart=True)
 
     def close(self) -> None:
-        """See `Channel.close`; Ray gives the GPU to others only once the process is gone."""
+        """See `Channel.close`."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            # Answered with an error once the process is gone.
+            ray.get(self._actor.__ray_terminate__.remote(), timeout=GOODBYE_S)
         self.kill()
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nobody listens; Ray itself tries for minutes.
+
+    Raises:
+        OSError: nobody listens at `host:port`.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 class RayExecutor:
@@ -142,6 +161,7 @@ class RayExecutor:
                 if simulated_gpus is not None:
                     extra |= {"num_gpus": simulated_gpus}
             try:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level="error", **extra)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise MeasureError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,20 @@ def _namespaces() -> set[str]:
     return {space for space, ops in held.items() if ops.issuperset(NEEDED)}
 
 
-def load_operators(library: str) -> tuple[Any, str]:
-    """Operators that `library` registers, and what identifies the build.
+@cache
+def load_operators(build: str) -> tuple[Any, str]:
+    """Operators that a build registers, and what identifies it; a process loads a build once.
 
     Args:
-        library: path of a shared library, or name of a package.
+        build: path of a shared library, or name of a package; with `:NAMESPACE` behind it where loading it brings
+            the operators of several builds.
 
     Raises:
         ProviderUnavailable: it cannot be loaded, or registers no FA3 operators.
     """
     import torch
 
+    library, _, wanted = build.partition(":")
     before = _namespaces()
     files: list[str] = []
     try:
@@ -51,11 +55,12 @@ def load_operators(library: str) -> tuple[Any, str]:
         raise ProviderUnavailable(
             f"{library} is neither a shared library nor a package that can be imported here ({error})"
         ) from error
-    found = sorted(_namespaces() - before)
+    new = sorted(_namespaces() - before)
+    found = [n for n in new if n == wanted] if wanted else new
     if len(found) != 1:
         raise ProviderUnavailable(
-            f"{library} registers {' and '.join(found) or 'no'} operators {' and '.join(NEEDED)} with torch; a build "
-            "of FA3 registers them in one namespace"
+            f"{library} registers operators {' and '.join(NEEDED)} with torch in "
+            + (f"{', '.join(new)}: name one as {library}:NAMESPACE" if new else "no namespace: is it a build of FA3?")
         )
     digest = hashlib.sha256(b"".join(Path(f).read_bytes() for f in files)).hexdigest()[:12]
     return getattr(torch.ops, found[0]), f"{Path(library).name} ({found[0]}) sha256:{digest}"

@@ -70,7 +70,7 @@ class Vllm:
             import torch
         except ImportError as error:
             raise ProviderUnavailable(f"torch cannot be imported ({error})") from error
-        self._path = Path(library) if library else find_library()
+        self._path = Path() if library else find_library()
         self._ops: Any = None
         if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
             raise ProviderUnavailable("vLLM's FA3 kernel needs a Hopper GPU (H100, H200)")

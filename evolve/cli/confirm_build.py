@@ -163,9 +163,10 @@ def verdict_json(settings: dict[str, dict[str, Any]], left: int) -> dict[str, An
     elif sum(s["wrong_outputs"] for s in found):
         text = f"{sum(s['wrong_outputs'] for s in found)} shapes with a wrong output"
     elif slower:
-        text = f"the build decides as the bundle says, and is not faster in {', '.join(slower)}"
+        text = f"the build decides as the bundle says, and is slower, or cannot be judged, in {', '.join(slower)}"
     else:
-        text = f"the build decides as the bundle says on all {sum(s['read'] for s in found)} shapes, and is no slower"
+        everywhere = f"on all {sum(s['read'] for s in found)} shapes"
+        text = f"the build decides as the bundle says {everywhere}, and is slower in no mode as a whole"
     wrong = sum(s["wrong_outputs"] + s["out_of_bounds"] for s in found)
     return {
         "verdict": text,

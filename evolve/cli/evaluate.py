@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluators.evaluation import Evaluation
 from evaluators.feedback import by_region
-from evaluators.judge import SEARCH_SPLITS, scores_of
+from evaluators.judge import SEARCH_SPLITS
 from evaluators.judge_set import JudgeSet
 from evaluators.status import Status
 from evaluators.workloads import Split
@@ -65,11 +65,11 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
     for name, evaluation in each.items():
         say(f"on {name}")
-        for line in score_lines(scores_of(evaluation)):
+        for line in score_lines(evaluation.scores):
             say(line)
     if each:
         say(f"\n{d['objective']} of {len(each)} tables")
-    for line in score_lines(scores_of(result)):
+    for line in score_lines(result.scores):
         say(line)
     if result.train is not None:
         say(gap_line(result.train, result.holdout))

@@ -27,8 +27,8 @@ from evolve.export.pr_body import commit_message
 from evolve.export.program_form import NotExpressible
 from evolve.export.targets import Kind, Target, target_named
 
-PLANNERS = {Kind.HEADER: plan_header, Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
-"""How an export to each kind of target is planned; the module of its own patches nothing (drop_in.py)."""
+PLANNERS = {Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
+"""How an export is planned; heuristics.h decides for several modes, and a module of its own patches nothing."""
 
 
 def export_command(program: str, target_name: str, source: Path | None, output: Path, runs_dir: Path, *, partial: bool,
@@ -60,7 +60,7 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
         export, patch = plan_drop_in(program, parsed, target, gpu=Gpu()), b""
     else:
         assert source is not None
-        export, patch = _patched(program, parsed, target, source)
+        export, patch = _patched(program, parsed, target, source, partial=partial)
     export = replace(export, distilled=distilled)
     if distilled is not None:
         run["distilled_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
@@ -96,12 +96,15 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     return 0
 
 
-def _patched(name: str, program: Program, target: Target, source: Path) -> tuple[Export, bytes]:
+def _patched(name: str, program: Program, target: Target, source: Path, *, partial: bool) -> tuple[Export, bytes]:
     tree = open_tree(source, target.name)
     compiler = find_compiler()
     with tempfile.TemporaryDirectory(prefix="evosplit-export-") as made:
         folder = Path(made)
-        export = PLANNERS[target.kind](name, program, target, tree, compiler, folder, gpu=Gpu())
+        if target.kind is Kind.HEADER:
+            export = plan_header(name, program, target, tree, compiler, folder, gpu=Gpu(), partial=partial)
+        else:
+            export = PLANNERS[target.kind](name, program, target, tree, compiler, folder, gpu=Gpu())
         edits, notes = {}, list(export.change.notes)
         for file, content in export.change.edits.items():
             edits[file], note = formatted(tree, file, content)

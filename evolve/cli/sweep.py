@@ -13,12 +13,12 @@ from evolve.cli.run import REPORT, check_resumable, open_configured
 from evolve.cli.sweep_display import SweepDisplay, short_spending, state_text
 from evolve.errors import UserError
 from evolve.prompt_templates import load_templates
-from evolve.run_folder import locked, new_run_folder, write_whole
+from evolve.run_folder import BEST_FILE, CONFIG_FILE, locked, new_run_folder, write_whole
 from evolve.sweep.conductor import LOG_FILE, Conductor, State
 from evolve.sweep.folder import Sweep, find_sweep, read_sweep
 from evolve.sweep.plan import Member, plan_runs, plan_sweep
 from evolve.sweep.pool import shared_pool
-from evolve.sweep.summary import Spread, Summary, summarise, summary_json, write_summary
+from evolve.sweep.summary import Spread, Summary, Variant, summarise, summary_json, write_summary
 
 
 def sweep_command(
@@ -92,7 +92,7 @@ def _check(members: Sequence[Member]) -> None:
 
 
 def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as_json: bool) -> int:
-    jobs = jobs or len(os.sched_getaffinity(0))
+    jobs = jobs or _cores()
     with locked(sweep.path):
         sweep.write()
         with SweepDisplay() as display:
@@ -114,6 +114,11 @@ def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as
     return code
 
 
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _write_report(summary: Summary) -> Path | None:
     """One page over all runs that have begun."""
     from evolve.dashboard.reader import RunReader
@@ -130,30 +135,37 @@ def _write_report(summary: Summary) -> Path | None:
 def _tell(summary: Summary, files: Sequence[Path]) -> None:
     say()
     _tell_runs(summary)
-    for v in summary.variants:
-        f = v.figures
-        d = v.judged_on
-        many = f"{v.runs} runs" if v.runs > 1 else "1 run"
-        many += f" ({v.unfinished} unfinished)" if v.unfinished else ""
-        say(f"\n{v.variant}, {d.get('workload')}, {d.get('setting')}: {many}, median [quartiles] of their winners")
-        say(f"  share of the oracle  train {_percent(f['train_share'])}"
-            + (f", holdout {_percent(f['holdout_share'])}" if "holdout_share" in f else ""))  # fmt: skip
-        say(f"  regressions          {_number(f['regressions'])}")
-        spent = [f"look-ups {_number(f['look_ups'])}"] if f["look_ups"].most else []
-        spent += [f"tokens {_number(f['tokens'])}"] if f["tokens"].most else []
-        spent += [f"${f['cost_usd'].median:.2f}"] if f["cost_usd"].most else []
-        spent += [f"GPU seconds {_number(f['gpu_s'])}"] if f["gpu_s"].most else []
-        say(f"  spent by a run       {', '.join(spent) or 'nothing'}")
+    for variant in summary.variants:
+        if variant.runs > 1:
+            _tell_variant(variant)
     for winner in summary.winners:
+        best = winner.path / BEST_FILE
         rivals = sum(r.judged_on == winner.judged_on and r.train is not None for r in summary.runs)
-        say(f"\nwinner, picked by the holdout among {rivals} runs: {winner.label}, proposal {winner.winner}")
-        say(f"  {winner.path / 'best.py'}")
+        among = f"among {rivals} runs: {winner.label}" if rivals > 1 else f"in {winner.label}"
+        say(f"\nwinner, picked by the holdout {among}, proposal {winner.winner}")
+        say(f"  {best}")
         if rivals > 1:
             say(f"  the best of {rivals} looks better on the holdout than it is; the sealed shapes do not know it:")
-            say(f"  evosplit evaluate {winner.path / 'best.py'} --config {winner.path / 'config.yaml'} --sealed")
+            say(f"  evosplit evaluate {best} --config {winner.path / CONFIG_FILE} --sealed")
     say()
     for path in files:
         say(f"written    {path}")
+
+
+def _tell_variant(variant: Variant) -> None:
+    """Medians and quartiles; what nobody spent is left out."""
+    f, d = variant.figures, variant.judged_on
+    unfinished = f" ({variant.unfinished} unfinished)" if variant.unfinished else ""
+    say(f"\n{variant.variant}, {d.get('workload')}, {d.get('setting')}: {variant.runs} runs{unfinished}, "
+        "median [quartiles] of their winners")  # fmt: skip
+    held = f", holdout {_percent(f['holdout_share'])}" if "holdout_share" in f else ""
+    say(f"  share of the oracle  train {_percent(f['train_share'])}{held}")
+    say(f"  regressions          {_number(f['regressions'])}")
+    spent = [f"look-ups {_number(f['look_ups'])}"] if f["look_ups"].most else []
+    spent += [f"tokens {_number(f['tokens'])}"] if f["tokens"].most else []
+    spent += [f"${f['cost_usd'].median:.2f}"] if f["cost_usd"].most else []
+    spent += [f"GPU seconds {_number(f['gpu_s'])}"] if f["gpu_s"].most else []
+    say(f"  spent by a run       {', '.join(spent) or 'nothing'}")
 
 
 def _tell_runs(summary: Summary) -> None:

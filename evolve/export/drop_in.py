@@ -18,8 +18,9 @@ from evolve.assets import asset
 from evolve.export.answers import NO_WORK, ask, read
 from evolve.export.domain import edge_views, random_views
 from evolve.export.evidence import gather, recorded_tables
+from evolve.export.harm import refuse_harmful_caps
 from evolve.export.header import SourceChange
-from evolve.export.plan import TABLES, Export, exported, refuse_harmful_caps, stock_form
+from evolve.export.plan import TABLES, Export, exported, stock_form
 from evolve.export.program_form import NotExpressible, always_returns, form_of
 from evolve.export.proof import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.targets import Target

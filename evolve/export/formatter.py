@@ -36,7 +36,9 @@ def _command(tree: Tree, name: str) -> tuple[list[str], str]:
         return [sys.executable, "-m", "ruff", "format", "--force-exclude", "--stdin-filename", path, "-"], "ruff format"
     if _settings(tree, name, (".clang-format",)) is None:
         return [], "the target has no formatter settings for it"
-    tool = shutil.which("clang-format")
+    # PyPI's package puts it beside Python, which need not be on the PATH.
+    beside = str(Path(sys.executable).parent)
+    tool = shutil.which("clang-format") or shutil.which("clang-format", path=beside)
     if tool is None:
         return [], "the target has a .clang-format, but clang-format is not installed here: not checked"
     return [tool, f"--assume-filename={tree.path / name}"], "clang-format"

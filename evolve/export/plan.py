@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluators.contract import Gpu, Mode, ShapeView
@@ -17,7 +17,8 @@ from evolve.errors import UserError
 from evolve.export.answers import read
 from evolve.export.call_chain import Followed, follow
 from evolve.export.distill import Distilled
-from evolve.export.evidence import Row, Summary, gather, recorded_tables, summaries, summarise
+from evolve.export.evidence import Row, Summary, gather, recorded_tables, summaries
+from evolve.export.harm import HarmfulRule, confined, mode_name, refuse_harmed_modes, refuse_harmful_caps
 from evolve.export.header import SourceChange, change_header
 from evolve.export.host_cpp import FAST, CompileError, Compiler
 from evolve.export.monotone import Monotone, prove_monotone
@@ -30,12 +31,6 @@ from evolve.export.targets import Target
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
-
-RAGGED_GROUP_LOSS = 0.01
-"""A cap is refused that makes ragged batches slower by more than this (geometric mean over those it changes) ..."""
-
-RAGGED_SHAPE_LOSS = 0.10
-"""... or a single ragged batch by more than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,34 +129,35 @@ def _with_stock_choice(form: Form) -> Form:
     return with_stock(form, stock_form(form.entry), zero)
 
 
-def refuse_harmful_caps(rows: Sequence[Row]) -> None:
-    """Refuse a cap that makes ragged batches slower: tuned on uniform batches alone, it ships a regression.
-
-    Raises:
-        NotExpressible: with the batch that loses most.
-    """
-    for name in dict.fromkeys((r.workload, r.setting.name) for r in rows):
-        ragged = [r for r in rows if (r.workload, r.setting.name) == name and r.case.ragged and r.changed and r.result]
-        if not ragged:
-            continue
-        group = summarise("", ragged)
-        worst = min(ragged, key=lambda r: r.result.log_speedup if r.result else 0.0)
-        if group.geomean < 1 - RAGGED_GROUP_LOSS or group.worst < 1 / (1 + RAGGED_SHAPE_LOSS):
-            raise NotExpressible(
-                f"as a cap on num_splits this rule harms ragged batches: {', '.join(name)}, {len(ragged)} batches with "
-                f"another launch, geomean {group.geomean:.3f}x, worst {group.worst:.3f}x ({worst.case.id}: num_splits "
-                f"{worst.stock.num_splits} -> {worst.chosen.num_splits})",
-                hint="a cap cannot tell a ragged batch from a uniform one; see the target fa3-prepare",
-            )
-
-
 def plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
-                gpu: Gpu) -> Export:  # fmt: skip
+                gpu: Gpu, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/heuristics.h, proved.
+
+    Args:
+        name: of the program.
+        program: as read.
+        target: where it goes.
+        tree: the user's checkout.
+        compiler: of the proof.
+        folder: for what is compiled.
+        gpu: of the recorded tables.
+        partial: whether to leave a mode that the rule makes slower to stock, instead of refusing the rule.
 
     Raises:
         UserError: the target cannot express the program, the tree is another, or a proof fails.
     """
+    try:
+        return _plan_header(name, program, target, tree, compiler, folder / "whole", gpu=gpu)
+    except HarmfulRule as harm:
+        if not partial:
+            raise
+        rest = read(confined(program, varlen=not harm.varlen), name)
+        export = _plan_header(name, rest, target, tree, compiler, folder / "confined", gpu=gpu)
+        return replace(export, left_out={**export.left_out, mode_name(varlen=harm.varlen): str(harm)})
+
+
+def _plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+                 gpu: Gpu) -> Export:  # fmt: skip
     form = _with_stock_choice(form_of(program, "schedule"))
     stock = stock_form("schedule")
     if _same(form, stock):
@@ -176,6 +172,7 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)
     monotone = prove_monotone(function, change.inputs, form.fields() if not change.keeps_stock else _own(form, stock))
+    refuse_harmed_modes(rows)
     return exported(
         name, program, target, tree, form, change, proof,
         stock=stock, rows=rows, tables=tables, gpu=gpu, monotone=monotone, followed=followed,

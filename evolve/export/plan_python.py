@@ -16,10 +16,12 @@ from evolve.export.anchors import AnchorMissing
 from evolve.export.answers import NO_WORK, ask, read
 from evolve.export.domain import edge_views, random_views
 from evolve.export.evidence import Row, gather, recorded_tables
+from evolve.export.fa4_chain import FA4_GPU, fa4_rows, follow_fa4
+from evolve.export.harm import refuse_harmful_caps
 from evolve.export.header import SourceChange
 from evolve.export.host_cpp import Compiler
 from evolve.export.patch import Tree
-from evolve.export.plan import TABLES, Export, exported, refuse_harmful_caps, stock_form
+from evolve.export.plan import TABLES, Export, exported, stock_form
 from evolve.export.program_form import Form, NotExpressible, always_returns, form_of
 from evolve.export.proof import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.python_source import find_assignment, find_python_function, python_statements
@@ -37,6 +39,12 @@ VLLM_PARAMETERS = ("batch_size", "num_heads_q", "num_heads_kv", "head_dim")
 FA4_FILE = "flash_attn/cute/interface.py"
 FA4_FUNCTION = "num_splits_heuristic"
 FA4_PARAMETERS = ("total_mblocks", "num_SMs", "num_n_blocks", "max_splits")
+FA4_CONFIG = "_get_fwd_config"
+FA4_NOTES = (
+    f"FA4 asks this function where a caller passes num_splits = 0; the default is 1. Launches are those of a B200 "
+    f"({FA4_GPU.num_sms} SMs, tiles of 128 x 128): FA4's kernels for Hopper refuse split KV",
+    "FA4 has its own kernels: what was measured on FA3 says little about it",
+)
 FA4_NAMES = dict(zip(("total_mblocks", "gpu.num_sms", "num_n_blocks", "max_splits"), FA4_PARAMETERS, strict=True))
 
 
@@ -199,22 +207,33 @@ def plan_fa4(name: str, program: Program, target: Target, tree: Tree, compiler: 
         f"{FA4_FUNCTION}(shape.total_mblocks, gpu.num_sms, shape.num_n_blocks, shape.max_splits), None, 0\n"
     )
     patched, own = (read(f"import math\n\n\n{f}{call}", f"{FA4_FILE}: {FA4_FUNCTION}") for f in (function, before))
+    rows = fa4_rows(lambda views: _fa4_answers(patched, own, views))
+    followed = follow_fa4(changed, rows)
+    chain = (
+        followed.reason or f"the tree's own {FA4_CONFIG} decides as decision_diff.csv says on {followed.calls:,} calls"
+    )
     change = SourceChange(
         {FA4_FILE: changed.encode()}, function, "", tuple(FA4_NAMES), rules is not None,
-        ("FA4 runs on other GPUs too and has its own tiles: what was measured on FA3 says little about it",),
+        (chain, *FA4_NOTES),
     )  # fmt: skip
     ended = form
     if rules is not None:
         zero = ast.copy_location(ast.Return(ast.copy_location(ast.Constant(0), body[-1])), body[-1])
         ended = replace(form, body=[*rules, zero], helpers={})
-    return _planned(name, program, ended, target, tree, change, patched, own, gpu)
+    return _planned(name, program, ended, target, tree, change, patched, own, FA4_GPU, rows)
+
+
+def _fa4_answers(patched: Program, own: Program, views: list[ShapeView]) -> tuple[list[int], list[int]]:
+    asked = [(v, NO_WORK, FA4_GPU.num_sms) for v in views]
+    before, after = ([d.num_splits for d in ask(p, asked, "the workloads' shapes")] for p in (own, patched))
+    return before, after
 
 
 def _planned(name: str, program: Program, form: Form, target: Target, tree: Tree, change: SourceChange,
-             patched: Program, own: Program | None, gpu: Gpu) -> Export:  # fmt: skip
+             patched: Program, own: Program | None, gpu: Gpu, rows: Sequence[Row] = ()) -> Export:  # fmt: skip
     schedule = read(form.source(), name)
     tables = recorded_tables(target, asset(TABLES))
-    rows = gather(target, schedule, tables, gpu) if target.mirror else []
+    rows = rows or gather(target, schedule, tables, gpu)
     refuse_harmful_caps(rows)
     inputs, lattice = _inputs(rows, gpu)
     proof = _compare(schedule, patched, own, inputs, lattice, f"Python {platform.python_version()}")

@@ -6,7 +6,7 @@ import math
 
 from evolve.export.evidence import Row, Summary
 from evolve.export.plan import Export
-from evolve.export.targets import Kind
+from evolve.export.targets import Kind, Target
 
 PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for
   num_n_blocks == 4, distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous
@@ -114,16 +114,22 @@ def _environment(export: Export) -> list[str]:
     return lines
 
 
+def _in_python(target: Target) -> bool:
+    return target.kind in (Kind.FA4, Kind.VLLM)
+
+
 def pr_body(export: Export, diff: str) -> str:
     """The text of the pull request."""
     target = export.target
     files = ", ".join(f"`{name}`" for name in export.change.edits)
+    compiled = "" if _in_python(target) else ", compiled as host C++ with overflow and range checks"
     lines = [
         f"## {subject(export)}",
         "",
         "### What it does",
         "",
-        f"Changes {files}. The rule was evolved in Python on recorded latencies and is emitted as C++ by a translator; "
+        f"Changes {files}. The rule was evolved in Python on recorded latencies and is "
+        f"{'translated to the names of the file' if _in_python(target) else 'emitted as C++ by a translator'}; "
         + (
             "where it agrees with the present code, the present lines are kept."
             if export.change.keeps_stock
@@ -149,7 +155,7 @@ def pr_body(export: Export, diff: str) -> str:
         *_distillation(export),
         "### What was proved",
         "",
-        f"- The changed function, compiled as host C++ with overflow and range checks, answers as the Python on "
+        f"- The changed function{compiled}, answers as the program on "
         f"{export.proof.lattice:,} inputs from the workloads, {export.proof.edges:,} edges and {export.proof.random:,} "
         f"random inputs ({export.proof.compiler}).",
     ]

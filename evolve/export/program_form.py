@@ -294,7 +294,7 @@ def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
     for statement in body:
         ast.increment_lineno(statement, STOCK_LINES)
     arguments = ast.arguments([], [ast.arg(v) for v in views], None, [], [], None, [])
-    helper = ast.FunctionDef(name, arguments, body, [], None)
+    helper = ast.fix_missing_locations(ast.FunctionDef(name, arguments, body, [], None))
     call = ast.Call(ast.Name(name, ast.Load()), [ast.Name(v, ast.Load()) for v in views], [])
     form = replace(form, helpers={**form.helpers, **stock.helpers, name: helper})
     form.constants = {**form.constants, **stock.constants}

@@ -130,8 +130,8 @@ class Conductor:
     def _found(self, member: Member) -> RunState:
         config = self._sweep.config(member, self._overrides)
         standing = self._followers[member.label].look()
-        done = self._sweep.started(member) and standing.done >= config.search.proposals
-        return RunState(member, config.search.proposals, State.DONE if done else State.WAITING, standing)
+        state = State.DONE if standing.finished(config) else State.WAITING
+        return RunState(member, config.search.proposals, state, standing)
 
     def run(self) -> int:
         """Run until every run has ended, or Ctrl-C has stopped them; returns the worst exit code.

@@ -52,7 +52,7 @@ class Sweep:
         found = {}
         for member in self.members:
             config = self.config(member, overrides)
-            if not self.started(member) or Follower(self.folder(member)).look().done < config.search.proposals:
+            if not Follower(self.folder(member)).look().finished(config):
                 found[member.label] = config
         return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evaluators.evaluation import SplitScore
 from evaluators.status import Status
+from evolve.config import RunConfig
 from evolve.errors import UserError
 from evolve.journal import FILE_NAME, Spending, open_journal
 
@@ -24,6 +25,7 @@ class Standing:
     """A run in a line.
 
     Attributes:
+        seeds: programs to start from that have been judged.
         done: finished proposals, seeds apart.
         failed: those of them without a score, duplicates apart.
         train: best score on the training shapes so far.
@@ -33,6 +35,7 @@ class Standing:
         spending: what the run has cost.
     """
 
+    seeds: int = 0
     done: int = 0
     failed: int = 0
     train: SplitScore | None = None
@@ -40,6 +43,10 @@ class Standing:
     winner_train: SplitScore | None = None
     winner_holdout: SplitScore | None = None
     spending: Spending = NOTHING
+
+    def finished(self, config: RunConfig) -> bool:
+        """Whether nothing is left to do."""
+        return self.seeds >= len(config.seeds) and self.done >= config.search.proposals
 
 
 class Follower:
@@ -73,6 +80,8 @@ class Follower:
         if kind == "proposal":
             failed = status not in (Status.OK.value, Status.DUPLICATE.value)
             s = replace(s, done=s.done + 1, failed=s.failed + failed)
+        else:
+            s = replace(s, seeds=s.seeds + 1)
         if status == Status.OK.value and train is not None:
             scores = SplitScore(**json.loads(train))
             held = SplitScore(**json.loads(holdout)) if holdout else None

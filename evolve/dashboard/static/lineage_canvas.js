@@ -49,7 +49,8 @@ export function known(lineage) {
     const mark = { id: n.id, group, hollow: HOLLOW.has(group) || gone.has(n.id), seed: n.kind === "seed" };
     return (mark.seed ? every : [n.island]).map((island) => ({ ...mark, at: { ...n, island } }));
   });
-  return { marks };
+  const groups = GROUPS.map((g) => [g.key, marks.filter((mark) => mark.group === g.key)]);
+  return { marks, groups };
 }
 
 /** Colours of the theme in force; looking one up makes the browser settle all styles, so that it is done once. */
@@ -87,9 +88,10 @@ export function draw(canvas, lineage, where, { shown, facts, colours, moving }) 
   });
   lanes(pen, lineage, where, colours);
   clipped(pen, where, () => {
-    migrations(pen, lineage, where, colours);
+    migrations(pen, lineage, where, colours, moving && lineage.nodes.length > MANY);
     way(pen, lineage, where, colours);
-    marks(pen, facts.marks, where, shown, colours, lineage.nodes.length);
+    if (moving && lineage.nodes.length > MANY) dots(pen, facts.groups, where, shown, colours, lineage.nodes.length);
+    else marks(pen, facts.marks, where, shown, colours, lineage.nodes.length);
     if (lineage.winner !== null) star(pen, ...where.place(lineage.nodes[lineage.winner]), colours.good, colours.panel);
   });
 }
@@ -177,20 +179,25 @@ function curve(pen, [x0, y0], [x1, y1]) {
   pen.bezierCurveTo(middle, y0, middle, y1, x1, y1);
 }
 
-function migrations(pen, lineage, where, colours) {
+function migrations(pen, lineage, where, colours, moving) {
   pen.strokeStyle = colours["g-launch"];
   pen.lineWidth = 1;
-  pen.setLineDash([3, 3]);
+  // Hundreds of dashed lines are thousands of short ones, too many for every frame.
+  if (moving) pen.globalAlpha = 0.4;
+  else pen.setLineDash([3, 3]);
   pen.beginPath();
   for (const m of lineage.migrations) {
+    const x = where.x(m.at);
+    if (x < LEFT - 8 || x > where.width) continue;
     const n = lineage.nodes[m.id];
     const [, y0] = where.place({ ...n, island: m.source });
     const [, y1] = where.place({ ...n, island: m.target });
-    pen.moveTo(where.x(m.at), y0);
-    pen.lineTo(where.x(m.at), y1);
+    pen.moveTo(x, y0);
+    pen.lineTo(x, y1);
   }
   pen.stroke();
   pen.setLineDash([]);
+  pen.globalAlpha = 1;
 }
 
 function way(pen, lineage, where, colours) {
@@ -216,6 +223,19 @@ function relatives(pen, nodes, where, n, ink) {
   for (const id of n.inspirations) curve(pen, where.place(origin(nodes[id], n)), where.place(n));
   pen.stroke();
   pen.setLineDash([]);
+}
+
+/** While the view moves: squares on whole pixels, colour by colour, which cost a fraction of true marks. */
+function dots(pen, groups, where, shown, colours, count) {
+  const side = Math.round(2 * clamp((where.width - LEFT) / count, 2, 4)) - 1;
+  for (const [key, found] of groups) {
+    pen.fillStyle = colours["g-" + key];
+    for (const mark of found) {
+      if (!shown.has(mark.id)) continue;
+      const [x, y] = where.place(mark.at);
+      if (x >= LEFT - 8 && x <= where.width) pen.fillRect(Math.round(x - side / 2), Math.round(y - side / 2), side, side);
+    }
+  }
 }
 
 function marks(pen, found, where, shown, colours, count) {

@@ -132,7 +132,8 @@ class Shell {
     this.status();
     if (!change) return;
     document.documentElement.dataset.changes = String((Number(document.documentElement.dataset.changes) || 0) + 1);
-    if (change.anew) this.soon();
+    // A view that had nothing to show is drawn anew; others are brought up to date in place.
+    if (change.anew || this.shown?.waits) this.soon();
     else if (this.shown?.update) this.shown.update(change);
     else if (this.shown?.name === "overview" || (this.shown?.name === "grid" && read().values.t === undefined)) this.soon();
   }

@@ -19,7 +19,8 @@ function along(stops, share) {
 /** Ink that can be read on a colour. */
 export function inkOn(c) {
   const [r, g, b] = c.map((x) => (x / 255 <= 0.03928 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.25 ? "#15181b" : "#f4f5f6";
+  // Where black and white are told apart equally well, at 4.6 to 1.
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
 }
 
 const paint = (c) => ({ "background-color": css(c), color: inkOn(c) });

@@ -67,7 +67,7 @@ class LiveSource {
   overview(run) { return this.kept(this.path(run, "overview")); }
   lineage(run) { return this.kept(this.path(run, "lineage")); }
   grid(run) { return this.kept(this.path(run, "grid")); }
-  shapes(run) { return this.kept(this.path(run, "shapes")); }
+  shapes(run) { return this.kept(this.path(run, "shapes"), (d) => d.cases.length); }
   timeline(run) { return this.path(run, "timeline.json"); }
 
   candidate(run, id) {

@@ -17,7 +17,7 @@ export async function candidateView({ source, run, values }) {
   const lineage = await source.lineage(run);
   const id = Number(values.id ?? lineage.winner ?? lineage.nodes.at(-1)?.id ?? 0);
   const c = Number.isInteger(id) ? await source.candidate(run, id).catch(() => null) : null;
-  if (!c) return { root: h("p", { class: "notice", role: "alert" }, `This run holds no proposal ${visible(values.id ?? "")}.`) };
+  if (!c) return { waits: true, root: h("p", { class: "notice", role: "alert" }, `This run holds no proposal ${visible(values.id ?? "")}.`) };
   const root = h("div", { class: "stack" });
   const around = (step) => go("candidate", { ...read().values, run, id: Math.min(lineage.nodes.length - 1, Math.max(0, id + step)) });
   root.append(head(c, lineage, around), await body(c, lineage, { source, run, values }));
@@ -133,6 +133,6 @@ async function shapeTable(c, { source, run, values }) {
     { name: "\u00b5s", number: true, value: (r) => microseconds(r.o.latency_us) },
     { name: "speed-up", number: true, value: (r) => times(r.o.speedup, 3) },
     { name: "left", number: true, value: (r) => times(r.o.left, 3), title: "what the best recorded launch would add" },
-    { name: "", value: (r) => [r.o.regression ? "\u25bc regression " : "", r.o.interpolated ? "interpolated " : "", r.o.changed ? "" : "as stock"].join("") },
+    { name: "remark", value: (r) => [r.o.regression ? "\u25bc regression " : "", r.o.interpolated ? "interpolated " : "", r.o.changed ? "" : "as stock"].join("") },
   ], shown)));
 }

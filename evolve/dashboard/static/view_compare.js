@@ -75,7 +75,7 @@ export async function compareView({ source, run, values }) {
     d = await compareDocument(source, { run: first, id: ia }, { run: second, id: ib });
   } catch {
     root.append(h("p", { class: "notice", role: "alert" }, "One of the two does not exist."));
-    return { root };
+    return { root, waits: true };
   }
   const two = d.a.run !== d.b.run;
   root.append(h("div", { class: "columns" }, h("div", { class: "stack half" }, scores(d), two ? curves(d) : null),
@@ -94,8 +94,8 @@ function picker(name, source, run, id, lineage, keys) {
 
 function scores(d) {
   const rows = ["train", "holdout"].flatMap((split) => [["A", d.a], ["B", d.b]].map(([name, side]) => ({ name, side, split, s: side.node[split] })));
-  return panel("Scores", null, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores" }, table("Scores of both", [
-    { name: "", value: (r) => [r.name, " ", h("a", { href: link("candidate", { run: r.side.run, id: r.side.id }) }, "#" + r.side.id)] },
+  return panel("Scores", null, h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores of both" }, table("Scores of both", [
+    { name: "side", value: (r) => [r.name, " ", h("a", { href: link("candidate", { run: r.side.run, id: r.side.id }) }, "#" + r.side.id)] },
     { name: "shapes", value: (r) => r.split },
     { name: "score", number: true, value: (r) => fixed(r.s?.score, 4) },
     { name: "speed-up", number: true, value: (r) => times(r.s?.geomean_speedup) },
@@ -140,7 +140,7 @@ function decisions(d) {
 }
 
 function config(d) {
-  return panel("Configuration", null, d.config.length ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Configuration" }, table("Keys that differ", [
+  return panel("Configuration", null, d.config.length ? h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Keys that differ" }, table("Keys that differ", [
     { name: "key", value: (r) => visible(r.key) }, { name: "A", value: (r) => visible(r.a || "\u2013") }, { name: "B", value: (r) => visible(r.b || "\u2013") },
   ], d.config)) : h("p", { class: "quiet" }, "Both runs have the same configuration."));
 }

@@ -13,7 +13,7 @@ const REST_MS = 120;
 
 export async function lineageView({ source, run, values }) {
   const lineage = await source.lineage(run);
-  if (!lineage.nodes.length) return { root: h("p", { class: "notice" }, "Nothing has been asked yet.") };
+  if (!lineage.nodes.length) return { root: h("p", { class: "notice" }, "Nothing has been asked yet."), waits: true };
   const view = new Lineage(lineage, run, values);
   return { root: view.root, keys: view.keys, leave: () => view.leave(), ready: () => { view.resize(); view.reveal(); }, update: () => view.refresh() };
 }
@@ -42,7 +42,7 @@ class Lineage {
     this.detail = h("div", { class: "detail" });
     this.count = h("span", { class: "quiet" });
     this.rows = h("div", { class: "rows" });
-    this.list = h("div", { class: "list", tabindex: "0", role: "region", "aria-label": "Proposals", onscroll: () => this.drawList() }, this.rows);
+    this.list = h("div", { class: "list", tabindex: "0", role: "region", "aria-label": "List of proposals", onscroll: () => this.drawList() }, this.rows);
     this.root = h("div", { class: "lineage" },
       panel("Lineage", { class: "picture" }, this.controls(), this.holder, this.key()),
       h("div", { class: "side" }, panel("Selected", null, this.detail), panel("Proposals", { class: "grow" }, this.head(), this.list)));

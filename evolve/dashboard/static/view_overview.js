@@ -36,8 +36,8 @@ function scores(o, nodes) {
     h("p", { class: "headline" }, h("strong", null, times(held.geomean_speedup)),
       ` on the ${top.holdout ? "holdout" : "training"} shapes, `, h("strong", null, percent(held.oracle_share)),
       " of the oracle\u2019s gain", held.regressions ? `, ${held.regressions} regressions` : ", no regression"),
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores" }, table("Scores of winner and leader", [
-      { name: "", value: (r) => [r.name, " ", candidateLink(o, r.id)] },
+    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Scores of winner and leader" }, table("Scores of winner and leader", [
+      { name: "program", value: (r) => [r.name, " ", candidateLink(o, r.id)] },
       { name: "shapes", value: (r) => r.split },
       { name: "score", number: true, value: (r) => fixed(r.score.score, 4) },
       { name: "speed-up", number: true, value: (r) => times(r.score.geomean_speedup) },

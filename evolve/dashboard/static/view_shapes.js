@@ -16,14 +16,14 @@ const NARROW = "(max-width: 1100px)";
 
 export async function shapesView({ source, run, values }) {
   const [lineage, shapes] = await Promise.all([source.lineage(run), source.shapes(run)]);
-  if (!shapes.cases.length) return { root: h("p", { class: "notice", role: "alert" }, `No latencies to show: ${visible(shapes.missing)}`) };
+  if (!shapes.cases.length) return { waits: true, root: h("p", { class: "notice", role: "alert" }, `No latencies to show: ${visible(shapes.missing)}`) };
   const id = Number(values.id ?? lineage.winner ?? 0);
   const c = await source.candidate(run, id).catch(() => null);
   const key = METRICS[values.metric] ? values.metric : "speedup";
   const root = h("div", { class: "stack" });
   if (!c || !c.outcomes.length) {
     root.append(panel("Shapes", null, picker(lineage, run, id, key), h("p", { class: "quiet", role: "alert" }, `Proposal ${visible(values.id ?? id)} has no decisions of its own.`)));
-    return { root };
+    return { root, waits: true };
   }
   const every = shapes.cases.map((k, i) => ({ k, o: c.outcomes[i] }));
   const linked = every.find((r) => r.k.id === values.case);
@@ -112,10 +112,13 @@ function cell(row, metric, pick) {
   }, v === null ? "?" : metric.plain?.(v) ? "\u00b7" : metric.text(v)));
 }
 
-/** Arrow keys move between cells; one cell at a time is in the tab order. */
+/** Arrow keys move between cells; one cell of each map is in the tab order. */
 function arrows(root) {
   const cells = [...root.querySelectorAll(".cell")];
-  if (cells.length) cells[0].tabIndex = 0;
+  for (const map of root.querySelectorAll(".heat")) {
+    const first = map.querySelector(".cell");
+    if (first) first.tabIndex = 0;
+  }
   const move = (dx, dy) => {
     const now = document.activeElement?.closest?.(".cell");
     if (!now) { cells[0]?.focus(); return; }

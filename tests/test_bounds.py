@@ -1,0 +1,59 @@
+"""The study of what bounds the search: what it counts, and that it leaves sealed shapes alone."""
+
+from __future__ import annotations
+
+import csv
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from evaluators.table import read_table, restrict
+from evaluators.workloads import Split
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import bounds_noise
+import record_again
+
+TABLE = ROOT / "results/tables/llama31-70b/fa3_fwd-metadata-cold"
+
+
+def shape(logs: list[list[float]], oracle: float) -> bounds_noise.ShapeLogs:
+    return bounds_noise.ShapeLogs("a", (Split.TRAIN, True), 1.0, np.array(logs), oracle)
+
+
+def test_a_second_recording_takes_the_groups_in_turn_and_no_sealed_shape() -> None:
+    table = read_table(TABLE)
+    cases = record_again.chosen_cases(table, each=20)
+    assert [(c.split, c.ragged) for c in cases[:3]] == list(record_again.GROUPS)
+    assert len({c.id for c in cases}) == 60 and all(c.split is not Split.TEST for c in cases)
+    longer = record_again.chosen_cases(table, each=30)
+    assert {c.id for c in cases} < {c.id for c in longer}
+
+
+def test_without_noise_every_choice_of_rounds_keeps_the_whole_gain() -> None:
+    steady = shape([[0.0] * 6, [0.05] * 6, [0.02] * 6], 0.05)
+    assert all(bounds_noise.by_rounds([steady], k)[0] == pytest.approx(1.0) for k in (1, 3, 5))
+    # One lucky round is chosen when it is all that is known, and does not last.
+    lucky = shape([[0.0] * 6, [0.3, -0.1, -0.1, -0.1, -0.1, -0.1], [0.02] * 6], 0.02)
+    assert bounds_noise.by_rounds([lucky], 1)[0] < 1 <= bounds_noise.by_rounds([lucky], 5)[0] + 1e-9
+
+
+def test_the_recordings_are_of_the_shipped_table_and_keep_less_than_all_of_its_gain() -> None:
+    table = restrict(read_table(TABLE), [Split.TRAIN, Split.HOLDOUT])
+    launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
+    found = bounds_noise.Recordings(bounds_noise.shape_logs(table), launches, ROOT / "results/bounds/recordings.csv.gz")
+    assert found.names == ("1", "2", "3", "4")
+    kind = (Split.HOLDOUT, True)
+    assert len(found.cases(kind)) == 72
+    share, low, high = found.kept_of_table(kind)
+    assert low < share < high and share < 0.99
+
+
+def test_the_figures_of_the_study_are_shares() -> None:
+    with (ROOT / "results/bounds/bounds.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    trees = {(r["setting"], r["batches"]): float(r["value"]) for r in rows if r["quantity"] == "extremely random trees"}
+    assert len(trees) == 8 and all(0.3 < v < 1.05 for v in trees.values())
