@@ -1,72 +1,58 @@
-"""A parametrised policy for metadata mode: blocks per split from a model of the time that a launch takes.
+"""FA3's own decision, in the heuristic language.
 
-Times are in units of one KV block read by an SM that is alone. `# tune` marks what a numeric search may move.
+`schedule` is num_splits_heuristic of hopper/heuristics.h, `blocks_per_split` the formula of
+hopper/flash_prepare_scheduler.cu. float32 marks what C++ computes in single precision.
 """
 
 # EVOLVE-BLOCK-START
 import math
 
-CTA = 1.11  # tune 0.1..10; a CTA's start and end
-BANDWIDTH = 2.15  # tune 0.5..8; slow-down of a block when all SMs read
-READ = 0.5  # tune 0.01..4; memory traffic of one more CTA, in blocks
-TAIL = 0.03  # tune 0.001..2; cost of CTAs of unequal length
-LATE = 0.08  # tune 0.01..3; how long CTAs beyond the first wave outlast their fair share
-COMBINE = 0.02  # tune 0.001..1; combine kernel, for each split of the longest row
-COMBINE_ROW = 0.0001  # tune 0.000001..0.01; and for each split of each query head
-
-
-def modelled_time(work, gpu, blocks):
-    most = work.num_splits
-    ctas = sum(min(most, -(-n // blocks)) for n in work.n_blocks)
-    longest = max(-(-n // min(most, -(-n // blocks))) for n in work.n_blocks)
-    mean = work.total_n_blocks / ctas
-    waves = ctas * work.num_heads_kv / gpu.num_sms
-    one = longest + CTA
-    busy = one
-    if waves > 1:
-        # Equal CTAs run in whole waves; unequal ones fill each other's gaps.
-        even = mean / longest
-        even = even * even * even
-        even = even * even * even
-        whole = math.ceil(waves) * one
-        filled = waves * (mean + CTA) + LATE * one
-        busy = max(one, min(whole, even * whole + (1 - even) * filled))
-    read = BANDWIDTH * (work.total_n_blocks + READ * ctas) * work.num_heads_kv / gpu.num_sms
-    read = read * read
-    busy = busy * busy
-    time = math.sqrt(math.sqrt(busy * busy + read * read)) + TAIL * (longest - mean)
-    heads = work.num_heads_kv * work.qheads_per_kvhead
-    return time + COMBINE * min(most, -(-work.max_n_blocks // blocks)) + COMBINE_ROW * ctas * heads
-
 
 def schedule(shape, gpu):
-    if shape.num_heads_kv <= 2 and shape.batch * shape.num_n_blocks > 180 and shape.batch * shape.num_n_blocks <= 4600:
-        return 0, None, 0
-    if shape.batch > 35 and shape.num_n_blocks * shape.total_mblocks > 35 and shape.num_n_blocks * shape.total_mblocks <= 40:
+    if shape.num_n_blocks > 3 and shape.num_n_blocks <= 4 and shape.batch * shape.num_heads_kv > 40 and shape.batch * shape.num_heads_kv <= 50:
+        return 32, None, 0
+    if shape.batch * shape.num_heads_kv > 40 and shape.batch * shape.num_heads_kv <= 70 and shape.num_n_blocks * shape.total_mblocks > 15 and shape.num_n_blocks * shape.total_mblocks <= 16:
+        return min(32, math.ceil(shape.seqlen_k / max(1, 132 // shape.num_n_blocks))), None, 0
+    if shape.batch > 1 and shape.batch <= 5 and shape.num_n_blocks * shape.total_mblocks > 92 and shape.num_n_blocks * shape.total_mblocks <= 115:
+        return min(32, max(1, 49000000 // (shape.seqlen_k * shape.num_n_blocks))), None, 0
+    if shape.batch * shape.total_mblocks > 15 and shape.batch * shape.total_mblocks <= 300 and shape.seqlen_k * shape.total_mblocks > 16000 and shape.seqlen_k * shape.total_mblocks <= 19000:
+        return min(32, math.ceil(shape.batch * shape.seqlen_k / 132)), None, 0
+    if shape.batch * shape.num_heads_kv > 200 and shape.seqlen_k * shape.num_heads_kv > 2816 and shape.seqlen_k * shape.num_heads_kv <= 29000:
         return 1, None, 0
-    tiles = shape.batch * shape.num_heads_kv
-    if shape.num_n_blocks <= 1:
-        return 1, None, 0
-    # Enough short rows to fill the SMs: no split, no combine kernel.
-    if tiles >= 46 and shape.num_n_blocks <= 4:  # tune
-        return 1, None, 0
-    if tiles <= 4:  # tune
-        return 64, None, 0
-    return 32, None, 0
+    if shape.seqlen_k * shape.num_heads_kv > 176 and shape.seqlen_k * shape.num_heads_kv <= 17000 and shape.batch * shape.total_mblocks <= 40 and shape.num_n_blocks > 1 and shape.num_n_blocks <= 42:
+        return min(32, math.ceil(shape.seqlen_k / 160)), None, 0
+    num_splits = split_count(shape, gpu)
+    return num_splits, None, 0
 
 
-def span_of(work, gpu, blocks):
-    # When the last CTA ends if the longest start first: each takes its blocks, and one more to start and end.
-    # All that last at least `each` fill whole waves of SMs. Length and live splits are sorted as one number.
-    cuts = sorted([-512 * math.ceil(n / math.ceil(n / blocks)) - math.ceil(n / blocks) for n in work.n_blocks])
-    ctas = 0
-    last = 0
-    for cut in cuts:
-        ctas += -cut % 512 * work.num_heads_kv * work.num_m_blocks
-        each = -cut // 512 + 1
-        last = max(last, math.ceil(ctas / gpu.num_sms) * each)
-    load = work.total_n_blocks * work.num_heads_kv * work.num_m_blocks + ctas
-    return max(last, load / gpu.num_sms)
+def split_count(shape, gpu):
+    # Enough tiles to almost fill the SMs: do not split.
+    if shape.total_mblocks >= float32(float32(0.8) * gpu.num_sms):
+        size_l2 = 50 * 1024 * 1024
+        # A KV head that outgrows L2 and is read at least twice is split all the same.
+        if (
+            shape.size_one_kv_head > size_l2
+            and shape.num_m_blocks >= gpu.num_sms * 2
+            and not shape.is_causal_or_local
+        ):
+            return min((shape.size_one_kv_head + size_l2 - 1) // size_l2, shape.max_splits)
+        return 1
+    # Too few blocks to share out.
+    if shape.num_n_blocks <= 4:
+        return 1
+    max_splits = min(shape.max_splits, gpu.num_sms, shape.num_n_blocks)
+    max_efficiency = 0.0
+    efficiency = []
+    for num_splits in range(1, max_splits + 1):
+        n_waves = float32(float32(shape.total_mblocks * num_splits) / gpu.num_sms)
+        eff = float32(n_waves / math.ceil(n_waves))
+        max_efficiency = max(max_efficiency, eff)
+        efficiency.append(eff)
+    # The fewest splits that reach 85% of the best wave efficiency.
+    for num_splits in range(1, max_splits + 1):
+        if efficiency[num_splits - 1] >= 0.85 * max_efficiency:
+            return num_splits
+    return 1
 
 
 def cheapest(work, gpu):
@@ -74,10 +60,29 @@ def cheapest(work, gpu):
     chosen = 1
     for splits in range(1, min(32, work.max_n_blocks) + 1):
         blocks = math.ceil(work.max_n_blocks / splits)
-        if math.ceil(work.max_n_blocks / blocks) < splits:
-            continue
-        span = span_of(work, gpu, blocks)
-        cost = 0.073 * span - 0.019 * blocks
+        tiles = 0
+        for n in work.n_blocks:
+            tiles += math.ceil(n / blocks)
+        tiles = tiles * work.num_heads_kv * work.num_m_blocks
+        waves = math.ceil(tiles / gpu.num_sms)
+        cost = 2.3e-07 * tiles * tiles + 0.003 * blocks * waves
+        if cost < lowest:
+            lowest = cost
+            chosen = blocks
+    return chosen
+
+
+def cheapest_2(work, gpu):
+    lowest = 1e30
+    chosen = 1
+    for splits in range(1, min(32, work.max_n_blocks) + 1):
+        blocks = math.ceil(work.max_n_blocks / splits)
+        tiles = 0
+        for n in work.n_blocks:
+            tiles += math.ceil(n / blocks)
+        tiles = tiles * work.num_heads_kv * work.num_m_blocks
+        waves = math.ceil(tiles / gpu.num_sms)
+        cost = 3.3e-06 * splits * tiles + 0.0066 * blocks * waves * waves + 2e-06 * work.max_n_blocks * tiles * waves - 9.7e-05 * tiles
         if cost < lowest:
             lowest = cost
             chosen = blocks
@@ -85,22 +90,32 @@ def cheapest(work, gpu):
 
 
 def blocks_per_split(work, gpu):
-    if work.total_n_blocks * work.min_n_blocks > 2800 and work.total_n_blocks * work.min_n_blocks <= 4610 and work.max_n_blocks * work.min_n_blocks > 560 and work.max_n_blocks * work.min_n_blocks <= 580:
-        return math.ceil(work.batch * work.num_heads_kv / 4)
-    if work.batch * work.num_heads_kv > 150 and work.batch * work.num_heads_kv <= 200 and work.max_n_blocks * work.min_n_blocks > 24 and work.max_n_blocks * work.min_n_blocks <= 36 and work.batch * work.min_n_blocks > 96 and work.batch * work.min_n_blocks <= 300:
+    if work.max_n_blocks * work.min_n_blocks > 125 and work.max_n_blocks * work.min_n_blocks <= 140 and work.total_n_blocks - work.max_n_blocks > 18 and work.total_n_blocks - work.max_n_blocks <= 85:
+        return math.ceil(work.num_heads_kv * work.max_n_blocks / 39)
+    if work.max_n_blocks - work.min_n_blocks <= 60 and work.num_heads_kv * work.total_n_blocks > 360 and work.num_heads_kv * work.total_n_blocks <= 380:
+        return 5
+    if work.num_heads_kv * work.max_n_blocks > 23 and work.num_heads_kv * work.max_n_blocks <= 48 and work.num_heads_kv * work.total_n_blocks > 955 and work.num_heads_kv * work.total_n_blocks <= 1000 and work.min_n_blocks > 11 and work.min_n_blocks <= 24:
+        return 12
+    if work.num_heads_kv * work.total_n_blocks > 411 and work.num_heads_kv * work.total_n_blocks <= 465:
+        return 5
+    if work.num_heads_kv * work.total_n_blocks > 4500 and work.total_n_blocks > 3500 and work.total_n_blocks <= 5000 and work.batch * work.max_n_blocks > 3700 and work.batch * work.max_n_blocks <= 5000:
+        return max(1, 19 // work.num_heads_kv)
+    if work.num_heads_kv * work.total_n_blocks > 80 and work.num_heads_kv * work.total_n_blocks <= 132 and work.num_heads_kv * work.min_n_blocks <= 95:
+        return cheapest_2(work, gpu)
+    if work.total_n_blocks * work.max_n_blocks > 495 and work.total_n_blocks * work.max_n_blocks <= 1730 and work.min_n_blocks <= 9 and work.batch * work.num_heads_kv > 150 and work.batch * work.num_heads_kv <= 200:
+        return math.ceil(work.total_n_blocks / max(1, 270 // work.num_heads_kv))
+    if work.num_heads_kv * work.total_n_blocks > 200 and work.num_heads_kv * work.total_n_blocks <= 240 and work.batch * work.num_heads_kv > 4 and work.batch * work.num_heads_kv <= 70:
         return 3
-    if work.num_heads_kv * work.max_n_blocks > 39 and work.num_heads_kv * work.max_n_blocks <= 48 and work.total_n_blocks * work.max_n_blocks > 590 and work.total_n_blocks * work.max_n_blocks <= 880 and work.num_heads_kv > 2:
-        return 3
-    if work.batch * work.max_n_blocks > 340 and work.batch * work.max_n_blocks <= 2000 and work.num_heads_kv * work.total_n_blocks > 496 and work.num_heads_kv * work.total_n_blocks <= 2100 and work.max_n_blocks > 21 and work.max_n_blocks <= 80:
+    if work.num_heads_kv * work.total_n_blocks > 300 and work.num_heads_kv * work.total_n_blocks <= 390 and work.num_heads_kv * work.min_n_blocks > 1 and work.num_heads_kv * work.min_n_blocks <= 75:
+        return 4
+    if work.batch * work.num_heads_kv > 14 and work.batch * work.num_heads_kv <= 200 and work.batch * work.min_n_blocks > 70 and work.batch * work.min_n_blocks <= 3000:
         return cheapest(work, gpu)
-    best = 1
-    best_time = modelled_time(work, gpu, 1)
-    for blocks in range(2, work.max_n_blocks + 1):
-        time = modelled_time(work, gpu, blocks)
-        if time <= best_time:
-            best = blocks
-            best_time = time
-    return best
+    if work.num_heads_kv > 1 and work.num_heads_kv <= 5 and work.num_heads_kv * work.total_n_blocks > 380 and work.num_heads_kv * work.total_n_blocks <= 485:
+        return 6
+    # Blocks per SM with a margin of 10%.
+    total_blocks = work.total_n_blocks * work.num_m_blocks
+    blocks = float32(float32(total_blocks * float32(1.1)) * work.num_heads_kv)
+    return max(1, math.ceil(float32(blocks / gpu.num_sms)))
 
 
 # EVOLVE-BLOCK-END
