@@ -134,12 +134,25 @@ class Statements:
     def _ahead(self, node: ast.For) -> tuple[Ahead | None, Step | None]:
         """What of a loop's body can be run ahead, and the body where that only takes the values over."""
         found = independent(node)
-        if not found or not isinstance(node.target, ast.Name):
+        if not found or not isinstance(node.target, ast.Name) or self._builds_lists(node):
             return None, None
         names = {id(statement): sorted(mine) for statement, mine in found}
         all_names = {name for _, mine in found for name in mine}
         steps = [_from_ahead(names[id(s)]) if id(s) in names else self._statement(s) for s in node.body]
         return Ahead(node.target.id, all_names, self.block([s for s, _ in found])), _sequence(steps)
+
+    def _builds_lists(self, node: ast.AST) -> bool:
+        """Whether lists are made, here or in helpers: for every step of every shape they are too large."""
+        functions = self._expressions.compiler.functions
+        waiting, seen = [node], set[str]()
+        while waiting:
+            for inner in ast.walk(waiting.pop()):
+                if isinstance(inner, ast.List | ast.ListComp | ast.Subscript):
+                    return True
+                if isinstance(inner, ast.Name) and inner.id in functions and inner.id not in seen:
+                    seen.add(inner.id)
+                    waiting.append(functions[inner.id])
+        return False
 
     def _loop(self, node: ast.For) -> Step:
         source: Run = self._expressions.run(node.iter)

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,8 @@ def main() -> None:
     if options.wall_s:
         sets.append(f"search.wall_s={options.wall_s}")
     done: list[tuple[Search, list[Standing], str]] = []
-    with ProcessPoolExecutor(options.jobs) as pool:
+    # Fresh processes: forking one that has threads may hang.
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         tasks = [
             pool.submit(search, config, seed, sets)
             for seed in range(options.seeds)

@@ -162,3 +162,21 @@ def test_imports_no_code_execution() -> None:
     for path in [*(ROOT / "evaluators").glob("lane*.py"), ROOT / "evaluators" / "vectorised.py"]:
         names = {n.id for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Name)}
         assert not names & {"exec", "eval", "__import__"}, path.name
+
+
+AHEAD = (
+    # Names after a `continue`, one that a later step of the body changes, one that is read after the loop.
+    ["best = 0", "for n in range(1, shape.batch + 4):", "    a = shape.seqlen_k // n", "    if a % 2:",
+     "        continue", "    b = a + n", "    if b > best:", "        best = b", "return (best + b) % 60, None, 0"],
+    ["last = 1", "for n in range(1, 9):", "    a = n * shape.batch", "    if last > 3:", "        a = last",
+     "    last = a % 7", "return a % 60, None, 0"],
+    ["a = 0", "for n in range(1, shape.batch + 4):", "    if n > shape.batch:", "        break", "    a = 60 // n",
+     "return a % 60, None, 0"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", AHEAD)
+def test_loops_run_ahead_decide_as_the_loop(lines: list[str]) -> None:
+    body = "\n".join(f"    {line}" for line in ["a = b = 0", *lines])
+    program = parse_program(f"def schedule(shape, gpu):\n{body}\n")
+    assert decided(program) == Interpreter(GPU, FEW).ask(program).decisions

@@ -36,8 +36,8 @@ METHODS: dict[str, Method] = {
     "oracle": table_oracle,
 }
 
-POLICIES = {True: "seeds/waves_static.py", False: "seeds/waves_metadata.py"}
-"""Parametrised policy by whether the setting is static."""
+POLICIES = {"static": "seeds/waves_static.py", "metadata": "seeds/waves_metadata.py", "vllm": "seeds/waves_vllm.py"}
+"""Parametrised policy: for static mode, for metadata mode, and for vLLM's, whose table holds fewer splits."""
 
 
 def baselines_command(
@@ -60,8 +60,9 @@ def baselines_command(
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty", hint="-o names another folder")
     config = load_config(asset(str(config_path)), sets)
-    static = SETTINGS[config.judge.setting].mode is Mode.STATIC
-    policy = policy or POLICIES[static]
+    setting = SETTINGS[config.judge.setting]
+    kind = "static" if setting.mode is Mode.STATIC else "vllm" if setting.provider == "vllm" else "metadata"
+    policy = policy or POLICIES[kind]
     problem = _problem(config, policy)
     output.mkdir(parents=True, exist_ok=True)
     runs: list[Run] = []

@@ -1,0 +1,51 @@
+"""A parametrised policy for static mode: the number of splits with the least modelled time.
+
+Times are in units of one KV block read by an SM that is alone. `# tune` marks what a numeric search may move.
+"""
+
+# EVOLVE-BLOCK-START
+import math
+
+START = 0.85  # tune 0.1..10; a CTA's start and end
+BANDWIDTH = 1.73  # tune 0.5..8; slow-down of a block when all SMs read
+COMBINE = 1.47  # tune 0.1..10; combine kernel
+SPLIT = 0.0328  # tune 0.001..1; combine kernel, for each split
+SPLIT_ROW = 0.000191  # tune 0.000001..0.01; and for each split of each query head
+EMPTY = 0.00292  # tune 0.001..1; a split without blocks
+
+
+def block_time(ctas, gpu):
+    # A block takes as long as its SM needs, or as its share of the memory bandwidth allows.
+    share = BANDWIDTH * ctas / gpu.num_sms
+    share = share * share
+    return math.sqrt(math.sqrt(1 + share * share))
+
+
+def modelled_time(shape, gpu, num_splits):
+    # Full waves of one CTA per SM, then a last one that has the bandwidth to itself.
+    ctas = shape.total_mblocks * num_splits
+    blocks = shape.num_n_blocks / num_splits
+    waves = ctas // gpu.num_sms
+    time = waves * (START + blocks * block_time(gpu.num_sms, gpu))
+    last = ctas - waves * gpu.num_sms
+    if last > 0:
+        time += START + blocks * block_time(last, gpu)
+    if num_splits == 1:
+        return time
+    filled = math.ceil(shape.num_n_blocks / math.ceil(blocks))
+    time += COMBINE + num_splits * (SPLIT + SPLIT_ROW * shape.varlen * shape.num_heads_q)
+    return time + EMPTY * (num_splits - filled)
+
+
+def schedule(shape, gpu):
+    best = 1
+    best_time = modelled_time(shape, gpu, 1)
+    for num_splits in range(2, min(64, shape.num_n_blocks) + 1):
+        time = modelled_time(shape, gpu, num_splits)
+        if time < best_time:
+            best = num_splits
+            best_time = time
+    return best, None, 0
+
+
+# EVOLVE-BLOCK-END
