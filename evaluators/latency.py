@@ -14,8 +14,8 @@ from evaluators.status import Status
 from evaluators.table import Cell, Table
 from evaluators.workloads import Case
 
-ANSWERS_KEPT = 20_000
-"""Look-ups remembered; a search of any length must not fill the memory."""
+ANSWERS_KEPT = 20
+"""Look-ups remembered per case, on average; a search of any length must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ class TableSource:
             found = self._known[key]
         except KeyError:
             found = self._shapes[case.id].lookup(decision)
-            if len(self._known) >= ANSWERS_KEPT:
+            if len(self._known) >= ANSWERS_KEPT * len(self._shapes):
                 self._known.clear()
             self._known[key] = found
         if found is None:
