@@ -15,8 +15,8 @@ from evaluators.status import Status
 from evaluators.table import Cell, Table
 from evaluators.workloads import Case
 
-ANSWERS_KEPT = 20_000
-"""Look-ups remembered; a search of any length must not fill the memory."""
+ANSWERS_KEPT = 20
+"""Look-ups remembered per case, on average; a search of any length must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ class TableSource:
             found = self._known[key]
         except KeyError:
             found = self._cells_of(case).lookup(decision)
-            if len(self._known) >= ANSWERS_KEPT:
+            if len(self._known) >= ANSWERS_KEPT * len(self._table.cases):
                 self._known.clear()
             self._known[key] = found
         if found is None:

@@ -16,8 +16,8 @@ from evaluators.status import Status
 from evaluators.table import Cell
 from evaluators.workloads import Case
 
-OUTCOMES_KEPT = 20_000
-"""Outcomes remembered; a search of any length must not fill the memory."""
+OUTCOMES_KEPT = 20
+"""Outcomes remembered per case, on average; a search of any length must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Outcomes:
             known = self._fresh_outcome(self.facts[case_id], decision)
             # A launch that a growing source does not know yet may be measured later.
             if known.status is not Status.UNRECORDED or not self.source.grows:
-                if len(self._outcomes) >= OUTCOMES_KEPT:
+                if len(self._outcomes) >= OUTCOMES_KEPT * len(self.facts):
                     self._outcomes.clear()
                 self._outcomes[case_id, decision] = known
         return known

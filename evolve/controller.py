@@ -146,14 +146,19 @@ class Controller:
         try:
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, journal.find(index))
+            done: dict[int, Entry] = {}
             asked = committed = len(self._seeds)
             while committed < self._total:
                 # The order of the first run, also when it is replayed: k is sampled right after k - window.
                 while asked < min(self._total, committed + self._search.window):
-                    await self._begin(asked, journal.find(asked), tasks)
+                    entry = journal.find(asked)
+                    if entry is not None and entry.status is not None:
+                        done[asked] = entry
+                    else:
+                        await self._begin(asked, entry, tasks)
                     asked += 1
-                if committed not in tasks:
-                    self._recommit(journal.entry(committed))
+                if committed in done:
+                    self._recommit(done.pop(committed))
                 else:
                     left = self._seconds_left()
                     if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
@@ -185,11 +190,9 @@ class Controller:
         if entry is None:
             stored = None
             ask, self._origins[index] = await self._requests.new(index)
-        elif entry.status is None:
+        else:
             stored = Said(entry.spent, entry.error) if entry.answer or entry.error else None
             ask, self._origins[index] = await self._requests.again(entry)
-        else:
-            return
         tasks[index] = asyncio.create_task(self._attempts.work(ask, stored))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:

@@ -122,12 +122,13 @@ class Population:
         Migration happens here when due. Programs are told apart by the digest of their source, which is all that this
         class keeps of it: a population of a thousand long programs takes no more memory than one of short ones.
         """
-        before = self._owners(island)
+        cells = self._db.island_feature_maps[island]
+        before = set(cells.values())
         if evaluation is not None:
             self._reseed("add", index)
             program = self._program(f"{index}@{island}", digest, evaluation, index)
             self._db.add(program, iteration=index, target_island=island)
-        displaced = tuple(sorted(before - self._owners(island)))
+        displaced = tuple(sorted(self._index(name) for name in before.difference(cells.values())))
         self._db.increment_island_generation(island)
         if self._db.should_migrate():
             self._migrate(index)
@@ -136,9 +137,6 @@ class Population:
     def members(self) -> set[int]:
         """Proposals whose programs may still be sampled."""
         return {self._index(name) for name in self._db.programs}
-
-    def _owners(self, island: int) -> set[int]:
-        return {self._index(name) for name in self._db.island_feature_maps[island].values()}
 
     def cells(self, island: int) -> Mapping[str, str]:
         """Owners of an island's grid cells as they stand: `owner_of` reads an owner, `bins_of` a cell."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 WORKER = ROOT / "scripts/kill_worker.py"
+SANDBOX = ROOT / "evaluators/sandbox_child.py"
 
 LIVE_MAIN = f"""
 import sys
@@ -76,10 +77,10 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def is_worker(pid: int) -> bool:
-    """Whether a process is the simulated GPU worker; others below a controller are sandboxes."""
+def executes(pid: int, script: Path) -> bool:
+    """Whether a process runs a script. One that was forked a moment ago still looks like its parent."""
     try:
-        return str(WORKER).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return str(script).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from kill_processes import (
     LIVE_MAIN,
     ROOT,
+    SANDBOX,
+    WORKER,
     Endpoint,
     Violation,
     children,
     cpu_seconds,
-    is_worker,
+    executes,
     kill_child,
     no_orphans,
 )
@@ -198,7 +200,7 @@ class Killer:
                     if not left_alone:
                         dies_at = min(dies_at, life.elapsed_s + 4 * self.rng.random())
             if life.elapsed_s >= dies_at and not life.worker_killed:
-                workers = [p for p in children(controller.pid) if is_worker(p)] if by_worker else []
+                workers = [p for p in children(controller.pid) if executes(p, WORKER)] if by_worker else []
                 if not by_worker:
                     controller.kill()
                     controller.wait()
@@ -208,7 +210,7 @@ class Killer:
                     life.worker_killed = True
                     self.tally.gpu_worker += 1
             if not left_alone:
-                fresh = [p for p in children(controller.pid) if p not in known and not is_worker(p)]
+                fresh = [p for p in children(controller.pid) if p not in known and executes(p, SANDBOX)]
                 known |= set(fresh)
                 for pid in fresh:
                     row = 0 if row >= 2 + SPARED else row + 1 if row >= 2 else row

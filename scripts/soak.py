@@ -48,7 +48,7 @@ SETTLED = 1000
 
 EVERY = 100
 MAX_GROWTH = 0.05
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_CHILD_SUBREAPER, PR_SET_THP_DISABLE = 36, 41
 REFERENCE_LOOPS = 100_000
 
 
@@ -245,6 +245,8 @@ def main() -> int:
     if options.iterations < 3 * EVERY:
         parser.error(f"--iterations must be at least {3 * EVERY}")
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # The kernel may join small pages into one of 2 MiB at any time, whether the search needs it or not.
+    ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
     config = configuration(options.iterations, options.minutes, options.without, options.parallel)
     judge = open_judge(TABLE, weighting=Weighting.CHAT, limits=Limits())
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
