@@ -37,7 +37,7 @@ from evaluators.workloads import Split, Weighting
 
 SETTINGS = ("fa3_fwd-metadata-cold", "fa3_fwd-static-cold", "vllm-metadata-cold")
 PROGRAMS = {
-    "fa3_fwd-metadata-cold": ("results/champions/fa3-metadata.py", "results/quickstart/best.py"),
+    "fa3_fwd-metadata-cold": ("results/champions/fa3-metadata.py", "results/quickstart/earlier.py"),
     "fa3_fwd-static-cold": ("results/champions/fa3-static.py",),
     "vllm-metadata-cold": ("results/champions/vllm-metadata.py",),
 }
