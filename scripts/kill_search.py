@@ -26,7 +26,7 @@ from kill_processes import (
     kill_child,
     no_orphans,
 )
-from kill_records import Rows, checked, content, folder_of, launches, proposals
+from kill_records import Rows, checked, content, difference, folder_of, launches, proposals
 
 from evolve.errors import EXIT_MISSING
 
@@ -175,8 +175,9 @@ class Killer:
                 raise Violation(f"exit code {code}: {self._said(800)}")
         if kind not in self.references:
             self.references[kind] = self._reference(kind)
-        if content(runs) != self.references[kind]:
-            raise Violation(f"{runs}: journal or store differ from those of the uninterrupted search")
+        parted = difference(self.references[kind], content(runs))
+        if parted:
+            raise Violation(f"{kind}: not what the uninterrupted search left: {parted}")
         self.tally.launches += len(launches(runs))
         shutil.rmtree(runs)
         self.tally.searches[kind] = self.tally.searches.get(kind, 0) + 1
