@@ -35,8 +35,8 @@ SANDBOX_SHARE = 0.4
 """Chance of a sandbox process to be killed, unless it is spared."""
 
 IN_A_SERIES, SPARED = 3, 12
-"""Sandbox processes killed before so many are left alone. A candidate that is killed five times counts as crashed, as it
-would on a machine without memory; two at a time, their tries come in any order."""
+"""Sandbox processes killed before so many are left alone. A candidate killed five times counts as crashed, as it
+would on a machine without memory; with two under way, their tries come in any order."""
 
 ENDPOINT_CHANCE = 0.01
 """Chance of the endpoint to be killed, every 5 ms."""
