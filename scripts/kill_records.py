@@ -99,3 +99,14 @@ def content(runs: Path) -> object:
     text = json.dumps([journal.content(), launches(runs)])
     journal.close()
     return json.loads(text.replace(str(runs), "RUNS"))
+
+
+def difference(wanted: object, found: object, where: str = "") -> str:
+    """Where two contents part first; empty where they are equal."""
+    if isinstance(wanted, dict) and isinstance(found, dict) and wanted.keys() == found.keys():
+        pairs = [(f"{where}.{key}", value, found[key]) for key, value in wanted.items()]
+    elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
+        pairs = [(f"{where}[{i}]", *both) for i, both in enumerate(zip(wanted, found, strict=True))]
+    else:
+        return "" if wanted == found else f"{where}: {str(found)[:300]!r}, not {str(wanted)[:300]!r}"
+    return next((parted for name, a, b in pairs if (parted := difference(a, b, name))), "")

@@ -26,17 +26,17 @@ from kill_processes import (
     kill_child,
     no_orphans,
 )
-from kill_records import Rows, checked, content, folder_of, launches, proposals
+from kill_records import Rows, checked, content, difference, folder_of, launches, proposals
 
 from evolve.errors import EXIT_MISSING
 
 RESUME_S = 5.0
 SANDBOX_SHARE = 0.4
-"""Chance of a sandbox process to be killed, while no two in a row were."""
+"""Chance of a sandbox process to be killed, unless it is spared."""
 
-SPARED = 8
-"""Sandbox processes left alone after two in a row: a candidate that is killed again and again counts as crashed, as it
-would on a machine without memory."""
+IN_A_SERIES, SPARED = 3, 12
+"""Sandbox processes killed before so many are left alone. A candidate killed five times counts as crashed, as it
+would on a machine without memory; with two under way, their tries come in any order."""
 
 ENDPOINT_CHANCE = 0.01
 """Chance of the endpoint to be killed, every 5 ms."""
@@ -175,8 +175,9 @@ class Killer:
                 raise Violation(f"exit code {code}: {self._said(800)}")
         if kind not in self.references:
             self.references[kind] = self._reference(kind)
-        if content(runs) != self.references[kind]:
-            raise Violation(f"{runs}: journal or store differ from those of the uninterrupted search")
+        parted = difference(self.references[kind], content(runs))
+        if parted:
+            raise Violation(f"{kind}: not what the uninterrupted search left: {parted}")
         self.tally.launches += len(launches(runs))
         shutil.rmtree(runs)
         self.tally.searches[kind] = self.tally.searches.get(kind, 0) + 1
@@ -189,7 +190,7 @@ class Killer:
         never = float("inf")
         dies_at = never if left_alone or self.rng.random() < 0.8 else 0.05 + 3 * self.rng.random()
         by_worker = kind == "live" and self.rng.random() < WORKER_SHARE
-        known, row, polled, seen_new = set[int](), 0, 0.0, False
+        known, killed, spared, polled, seen_new = set[int](), 0, 0, 0.0, False
         while controller.poll() is None:
             if not seen_new and life.elapsed_s > polled + 0.05:
                 polled = life.elapsed_s
@@ -213,13 +214,14 @@ class Killer:
                 fresh = [p for p in children(controller.pid) if p not in known and executes(p, SANDBOX)]
                 known |= set(fresh)
                 for pid in fresh:
-                    row = 0 if row >= 2 + SPARED else row + 1 if row >= 2 else row
-                    if row < 2 and self.rng.random() < SANDBOX_SHARE:
-                        row += 1
-                        time.sleep(0.06 * self.rng.random())
+                    if killed >= IN_A_SERIES:
+                        killed, spared = 0, SPARED
+                    if spared:
+                        spared -= 1
+                    elif self.rng.random() < SANDBOX_SHARE:
+                        killed += 1
+                        time.sleep(0.04 * self.rng.random())
                         self.tally.sandbox += kill_child(pid, controller.pid)
-                    elif row < 2:
-                        row = 0
                 if kind == "openai" and self.rng.random() < ENDPOINT_CHANCE:
                     self.endpoint.kill()
                     self.endpoint.start()

@@ -166,7 +166,7 @@ def test_distilled_rules_make_no_recorded_shape_slower(
     monkeypatch.setattr(evolve.export.rule_search, "GRID_BLOCKS", 60)
     monkeypatch.setattr(evolve.export.rule_search, "GRID_HEADS", (1, 8))
     winner = str(ROOT / "results" / "quickstart" / "best.py")
-    result = export(winner, "fa3", "--partial", "--distill", "0")
+    result = export(winner, "fa3", "--partial", "--distill", "0.005")
     assert result.code == 0, result.err
     told = json.loads((tmp_path / "out" / "provenance.json").read_text())
     curve = told["distilled"]["curve"]
