@@ -70,4 +70,6 @@ def test_a_gpu_worker_that_dies_loses_nothing(
 def test_the_long_one_is_on_record() -> None:
     found = json.loads((ROOT / "results/kill-test/summary.json").read_text())
     assert found["violations"] == 0 and found["kills"] >= 1000
-    assert all(found["killed"][what] > 0 for what in ("controller", "sandbox", "model_endpoint"))
+    assert all(
+        found["killed"][what] > 0 for what in ("controller", "sandbox", "model_endpoint", "gpu_worker_simulated")
+    )
