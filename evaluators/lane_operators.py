@@ -213,6 +213,8 @@ def positive(value: Value, active: Mask) -> Value:
     """`+value`, which makes an int of a bool."""
     if not isinstance(value, Lanes):
         return scalar(operator.pos, value)
+    if value.kind == INT:
+        return value  # with its bounds
     return arithmetic(operator.add, value, 0, active) if value.kind == BOOL else signed(operator.pos, value, active)
 
 

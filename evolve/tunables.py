@@ -80,9 +80,10 @@ def _open_lines(source: str) -> set[int]:
 def tunables(program: Program) -> list[Tunable]:
     """The numbers of a program that may move, in the order of the text."""
     open_lines, lines = _open_lines(program.source), program.source.splitlines()
-    known = [(i, n) for i, n in enumerate(literals(program.tree)) if n.lineno in open_lines]
+    tree = program.tree
+    known = [(i, n) for i, n in enumerate(literals(tree)) if n.lineno in open_lines]
     marked = {n: m for n in open_lines if (m := MARK.search(lines[n - 1])) is not None}
-    structure = _structure(program.tree)
+    structure = _structure(tree)
     found = []
     for position, node in known:
         value = node.value

@@ -175,11 +175,11 @@ def test_seconds_of_gpu_are_charged_to_the_evaluation_that_caused_them(tmp_path:
     worker = SimulatedWorker()
     judge = judge_with(worker, tmp_path / "latencies.db")
     first = judge.evaluate(seed("always_4"))
-    assert first.gpu_s == pytest.approx(0.02 * len(worker.requests)) and first.gpu_s > 0
+    assert first.gpu_s > 0 and worker.requests
     assert judge.evaluate(seed("always_4")).gpu_s == 0.0
     asked = len(worker.requests)
     again = judge.recheck(seed("always_4"), first)
-    assert again.gpu_s == pytest.approx(first.gpu_s + 0.02 * (len(worker.requests) - asked))
+    assert (again.gpu_s > first.gpu_s) == (len(worker.requests) > asked)
 
 
 def test_a_look_up_does_not_measure_and_is_not_held_against_a_later_measurement(tmp_path: Path) -> None:
