@@ -77,6 +77,7 @@ class TestRay(ExecutorContract):
 
 
 @needs_ray
+@pytest.mark.slow
 def test_actors_answer_and_are_replaced(simulated: Path) -> None:
     works = [*shapes(20), work(batch=18), work(batch=13)]
     with closing(Pool(ray_executor(), [COLD])) as pool:

@@ -200,6 +200,7 @@ def children(path: Path) -> list[int]:
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_cleanly_and_a_killed_run_is_named(tmp_path: Path) -> None:
     sweep, path = waiting_sweep(tmp_path)
     first, _ = children(path)
