@@ -185,16 +185,21 @@ class GpuWorker:
 
     def close(self) -> None:
         """End the process; it leaves by itself when its input ends."""
-        with contextlib.suppress(BrokenPipeError, OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-        try:
-            self._process.wait(GOODBYE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        end_process(self._process)
+
+
+def end_process(process: subprocess.Popen[Any]) -> None:
+    """End a worker process: it leaves by itself when its input ends, and is killed where it does not."""
+    with contextlib.suppress(BrokenPipeError, OSError):
+        assert process.stdin is not None
+        process.stdin.close()
+    try:
+        process.wait(GOODBYE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def open_worker(library: str = "") -> Worker:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -15,9 +14,7 @@ from evaluators.device import nvml_uuids
 from evaluators.executors.base import Hello, Work, WorkerLost
 from evaluators.executors.wire import batch_text, hello_of, setting_row
 from evaluators.executors.worker import BENCH
-from evaluators.gpu_worker import MeasureError, Trouble
-
-GOODBYE_S = 20.0
+from evaluators.gpu_worker import MeasureError, Trouble, end_process
 
 
 def visible_gpus() -> list[str]:
@@ -131,16 +128,7 @@ class ProcessChannel:
 
     def close(self) -> None:
         """See `Channel.close`."""
-        with contextlib.suppress(BrokenPipeError, OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-        try:
-            self._process.wait(GOODBYE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        end_process(self._process)
 
 
 class LocalExecutor:
