@@ -26,6 +26,7 @@ from evolve.journal import Entry, Journal, open_journal
 from evolve.journal_entry import evaluation_of
 from evolve.ledger import Ledger
 from evolve.lessons import LessonBook, lesson_of
+from evolve.memory import give_back
 from evolve.population import Population
 from evolve.progress import Progress, progress_of
 from evolve.prompt_templates import Templates, load_templates
@@ -264,6 +265,7 @@ class Controller:
         if index % FORGET_EVERY == 0:
             self._lessons.keep_only(self._population.members())
             self._population.migrations.clear()
+            give_back()
         return displaced
 
     def _report(self, index: int) -> None:

@@ -4,8 +4,8 @@
     python scripts/bounds.py -o results/bounds
 
 Reads the recorded tables (train and holdout; the sealed test shapes are left alone), the later recordings in
-results/bounds (made by scripts/record_again.py) and the champions. Writes bounds.csv and bounds.png. Deterministic;
-CPU only; the last line says how much CPU time it took.
+results/bounds/recordings (made by scripts/record_again.py) and the champions. Writes bounds.csv and bounds.png.
+Deterministic; CPU only; the last line says how much CPU time it took.
 """
 
 from __future__ import annotations
@@ -84,14 +84,15 @@ def noise_rows(name: str, shapes: Sequence[ShapeLogs]) -> Iterable[Row]:
 def recording_rows(name: str, shapes: Sequence[ShapeLogs], recordings: Recordings) -> Iterable[Row]:
     """What later recordings of the same shapes say about the table."""
     gain = {k: sum(s.weight * s.oracle for s in shapes if s.kind == k) for k in {s.kind for s in shapes}}
-    for kind in ((Split.HOLDOUT, False), (Split.HOLDOUT, True), (Split.TRAIN, True)):
+    recorded = [k for k in ((Split.HOLDOUT, False), (Split.HOLDOUT, True), (Split.TRAIN, True)) if recordings.cases(k)]
+    for kind in recorded:
         where = (name, kind[0].value, batches(kind[1]), "noise")
         for others in (1, 2, 3):
             yield (*where, f"chosen on {others} other recordings, mean of 4 tables", *recordings.kept(kind, others))
         yield (*where, "chosen on 3 later recordings, scored on the table", *recordings.kept_of_table(kind))
         found, looked = recordings.regressions(kind)
         yield (*where, "best launches that regress in a later recording", found / looked, found, looked)
-    pair = [(Split.HOLDOUT, False), (Split.HOLDOUT, True)]
+    pair = [k for k in recorded if k[0] is Split.HOLDOUT]
     where = (name, "holdout", "all", "noise")
     for label, share in (
         ("chosen on 1 other recordings, mean of 4 tables", lambda k: recordings.kept(k, 1)),
@@ -107,7 +108,7 @@ def recording_rows(name: str, shapes: Sequence[ShapeLogs], recordings: Recording
 
 def elsewhere_rows(name: str, table: Table, recordings: Recordings) -> Iterable[Row]:
     """What the shipped programs keep of the later recordings' own oracles, as the judge says."""
-    cases = [c for c in table.cases if c.id in recordings.logs["1"]]
+    recorded = [c for c in table.cases if c.id in recordings.logs["1"]]
     gained: dict[tuple[str, Kind], list[float]] = {}
     whole: dict[tuple[str, Kind], list[float]] = {}
     for recording in recordings.names[1:]:
@@ -116,14 +117,15 @@ def elsewhere_rows(name: str, table: Table, recordings: Recordings) -> Iterable[
                 replace(cell, latencies_us=tuple(np.exp(-logs).tolist()))  # as ratios to the baseline
                 for cell, logs in zip(table.cells[c.id], recordings.logs[recording][c.id], strict=True)
             )
-            for c in cases
+            for c in recorded
         }
-        later = replace(table, cases=tuple(cases), cells=cells)
-        judge = Judge(cases, table.setting, table.gpu, TableSource(later), description={},
+        # A judge wants training shapes. Shapes that were not recorded again keep the table's cells and are not read.
+        later = replace(table, cells={**table.cells, **cells})
+        judge = Judge(table.cases, table.setting, table.gpu, TableSource(later), description={},
                       weighting=Weighting.SERVING, limits=Limits())  # fmt: skip
         for path in PROGRAMS[name]:
             speedups = judge.evaluate((ROOT / path).read_text(encoding="utf-8")).speedups
-            for case in cases:
+            for case in recorded:
                 key = (path, (case.split, case.ragged))
                 gained.setdefault(key, []).append(math.log(speedups[case.id]))
                 whole.setdefault(key, []).append(recordings.oracle(recording, case.id))
@@ -219,11 +221,10 @@ def study(name: str, tables: Path, later: Path) -> tuple[list[Row], float]:
     table = restrict(read_table(tables / name), SEARCHED)
     shapes = shape_logs(table)
     found = list(noise_rows(name, shapes))
-    if name == SETTINGS[0]:
-        launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
-        recordings = Recordings(shapes, launches, later)
-        found += recording_rows(name, shapes, recordings)
-        found += elsewhere_rows(name, table, recordings)
+    launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
+    recordings = Recordings(shapes, launches, later / f"{name}.csv.gz")
+    found += recording_rows(name, shapes, recordings)
+    found += elsewhere_rows(name, table, recordings)
     found += program_rows(name, tables / name, shapes)
     found += learner_rows(name, rows_of(table, shapes))
     return found, time.process_time() - started
@@ -271,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for bounds.csv and bounds.png")
     parser.add_argument("--tables", type=Path, default=ROOT / "results/tables/llama31-70b")
-    parser.add_argument("--later", type=Path, default=ROOT / "results/bounds/recordings.csv.gz")
+    parser.add_argument("--later", type=Path, default=ROOT / "results/bounds/recordings")
     options = parser.parse_args()
     with ProcessPoolExecutor(len(SETTINGS)) as pool:
         studies = list(pool.map(partial(study, tables=options.tables, later=options.later), SETTINGS))

@@ -5,7 +5,7 @@ that a recording that is cut short stays balanced. Sealed test shapes are left a
 are measured as the table's were. `scripts/bounds.py` compares.
 
     python scripts/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl
-    python scripts/record_again.py --merge SLICE ... -o results/bounds     # recordings.csv.gz, recordings.json
+    python scripts/record_again.py --merge SLICE ... -o results/bounds/recordings     # SETTING.csv.gz, SETTING.json
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def chosen_cases(table: Table, *, each: int) -> list[Case]:
 
 
 def merge(slices: Sequence[Path], folder: Path) -> None:
-    """Write slices as one file of latencies and one of cards; the first is recording 2, since the table is 1."""
+    """Write slices of one setting as a file of latencies and one of cards; the table is 1, the first slice 2."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("recording", "case", "launch", "latencies_us"))
@@ -52,8 +52,12 @@ def merge(slices: Sequence[Path], folder: Path) -> None:
         cards.append({"recording": str(number), **kept, "shapes": len(rows), "cells": len(cells)})
         for case, cell in cells:
             writer.writerow((number, case, cell["launch"], " ".join(f"{v:.3f}" for v in cell["latencies_us"])))
-    (folder / "recordings.csv.gz").write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
-    (folder / "recordings.json").write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
+    settings = {str(card["setting"]) for card in cards}
+    if len(settings) > 1:
+        raise SystemExit(f"the slices are of several settings: {', '.join(sorted(settings))}; merge one at a time")
+    name = settings.pop()
+    (folder / f"{name}.csv.gz").write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
+    (folder / f"{name}.json").write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
