@@ -101,6 +101,19 @@ def test_unknown_kinds_are_refused() -> None:
         OfflineProposer(without=frozenset({"magic"}))
 
 
+def test_span_can_be_left_out(judge: Judge, stock: ProgramRecord) -> None:
+    read: dict[str, list[bool]] = {}
+    for left_out in ("nothing", "span"):
+        # A cap on all shapes that costs may decide on, and no edit but costs.
+        proposer = OfflineProposer(without=(EDIT_WEIGHTS.keys() - {"cost"}) | ({left_out} - {"nothing"}))
+        answers = [asyncio.run(proposer.propose(ask(stock, number))).text for number in range(4)]
+        read[left_out] = ["span" in text for text in answers]
+    assert any(read["nothing"]) and not any(read["span"])
+    parent = with_cost(judge, stock, SPAN_COST)
+    curves = Curves(parent.evaluation.feedback)
+    assert refit_cost(parent.source, curves, random.Random(0), support=8, span=False) is None
+
+
 def test_the_curves_agree_with_the_judge(judge: Judge, stock: ProgramRecord) -> None:
     curves = Curves(stock.evaluation.feedback)
     now = curves.value(curves.num_splits, curves.blocks)
