@@ -58,10 +58,10 @@ def search(without: str, seed: int, proposals: int) -> Search:
     return Search(without, seed, *shares, found.statuses.get("ok", 0), found.proposals)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error, in percent; the error of one value is not known."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return 100 * statistics.mean(values), 100 * error
+def mean(values: Sequence[float], form: str = "{:.1f}%") -> str:
+    """Mean in percent with its standard error, which one value does not tell."""
+    text = form.format(100 * statistics.mean(values))
+    return f"{text} +- {100 * statistics.stdev(values) / math.sqrt(len(values)):.1f}" if len(values) > 1 else text
 
 
 def summary(searches: Sequence[Search]) -> str:
@@ -73,9 +73,9 @@ def summary(searches: Sequence[Search]) -> str:
         mine = [s for s in searches if s.without == without]
         cells = [without, str(len(mine))]
         for name in SHARES:
-            cells.append("{:.1f}% +- {:.1f}".format(*mean_and_error([getattr(s, name) for s in mine])))
             lost = [getattr(s, name) - getattr(whole[s.seed], name) for s in mine if s.seed in whole]
-            cells.append("{:+.1f} +- {:.1f}".format(*mean_and_error(lost)) if lost and without != WHOLE else "")
+            cells.append(mean([getattr(s, name) for s in mine]))
+            cells.append(mean(lost, "{:+.1f}") if lost and without != WHOLE else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
