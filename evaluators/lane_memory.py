@@ -155,7 +155,7 @@ class _Memory:
                 parts.append(listed.version if isinstance(listed, LaneList) else None)
             elif isinstance(value, LaneList) and field:
                 parts.append(value.version)
-            elif not isinstance(value, Lanes):
+            elif value is not UNSET and not isinstance(value, Lanes):  # UNSET: a field of another of the views
                 if not (value is None or isinstance(value, bool | int | float)):
                     return None, alive
                 parts += [type(value), str(value)]

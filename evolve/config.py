@@ -56,7 +56,7 @@ class OfflineConfig(_Section):
     """Proposer without a model: generic edits of the syntax tree and constants."""
 
     kind: Literal["offline"] = "offline"
-    without: tuple[str, ...] = Field((), description="edit kinds to leave out (for ablations)")
+    without: tuple[str, ...] = Field((), description="edit kinds to leave out, or span (for ablations)")
 
 
 class ModelConfig(_Section):

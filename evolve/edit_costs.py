@@ -64,7 +64,7 @@ class Cost:
 class Candidates:
     """What each split count would mean on each training shape: matrices of (shapes, split counts)."""
 
-    def __init__(self, curves: Curves) -> None:
+    def __init__(self, curves: Curves, *, span: bool = True) -> None:
         """Tabulate the quantities; impossible split counts are masked by `possible`."""
         self.fields = curves.table.shape_columns if curves.table.static else curves.table.work_columns
         longest, sequences, heads = curves.table.longest, curves.table.n_blocks, curves.table.tiles_each
@@ -87,7 +87,7 @@ class Candidates:
             "tiles": tiles.astype(float),
             "waves": np.ceil(tiles / sms),
         }
-        if not curves.table.static:
+        if span and not curves.table.static:
             self.quantities["span"] = np.array(
                 [_spans(sequences[i], tuple(row), heads[i], sms) for i, row in enumerate(blocks.tolist())]
             )
@@ -260,7 +260,7 @@ def helper(cost: Cost, name: str, *, static: bool) -> list[str]:
     ]
 
 
-def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int) -> str | None:
+def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int, span: bool = True) -> str | None:
     """Let a new cost decide, where the curves say that it gains; None where it gains nowhere.
 
     Args:
@@ -268,12 +268,13 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int) -
         curves: the parent on the training shapes.
         rng: all chance.
         support: training shapes that the cost must change at least.
+        span: whether its terms may read `span`.
     """
     taken = costs_of(source)
     if len(taken) >= MAX_COSTS:
         return None
     function = "schedule" if curves.table.static else "blocks_per_split"
-    tabulated = Candidates(curves)
+    tabulated = Candidates(curves, span=span)
     worth = _worth(curves, tabulated)
     rows = np.arange(len(worth))
     cost: Cost | None = None
@@ -304,18 +305,18 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int) -
     return changed and _with_span(changed, name, cost)
 
 
-def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int) -> str | None:
+def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int, span: bool = True) -> str | None:
     """Change terms and weights of a cost that the program has; None where it has none or nothing gains.
 
-    The shapes that the cost decides are taken to be those whose decision is the one that it chooses.
+    Arguments are those of `add_cost`; without `span`, a cost that reads it is left alone. The shapes that the cost
+    decides are taken to be those whose decision is the one that it chooses.
     """
     readable = [(name, node, cost) for name, node in costs_of(source).items() if (cost := read_cost(node)) is not None]
     if not readable:
         return None
     name, _, cost = rng.choice(readable)
-    tabulated = Candidates(curves)
-    columns = {n for names in cost.terms for n in names} - set(CANDIDATES)
-    if not columns <= tabulated.fields.keys():
+    tabulated = Candidates(curves, span=span)
+    if not {n for names in cost.terms for n in names} <= tabulated.fields.keys() | tabulated.quantities.keys():
         return None
     rows = np.arange(len(curves.table.longest))
     chosen = tabulated.cheapest(cost.weights, [tabulated.term(t) for t in cost.terms])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import csv
 import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +19,7 @@ from evaluators.sandbox import Limits
 from evaluators.workloads import Split, Weighting
 from evolve.baselines.problem import Counted
 from evolve.baselines.random_search import random_program
-from evolve.baselines.report import Run, quartiles, summarise, write_report
+from evolve.baselines.report import Run, quartiles, read_report, summarise, write_report
 from evolve.baselines.tally import Budget, BudgetSpent, Standing, Tally
 from evolve.cli.baselines import METHODS
 from evolve.proposers.base import Answer, Ask, ProposerError
@@ -117,6 +119,39 @@ def test_the_report_is_medians_and_quartiles(tmp_path: Path) -> None:
     assert (tmp_path / "baselines.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Best on the holdout, the oracle apart: b, 45.0%." in text and "made up" in text
+
+
+def test_a_report_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    runs = [Run("a", seed, (standing(1, 0.1, 0.1), standing(2, 0.25, 0.125)), "look-ups") for seed in range(3)]
+    runs.append(Run("oracle", 0, (standing(3, 0.5, 0.45),), "its own end"))
+    facts = {"setting": "made up: with a colon", "budget": "9"}
+    written = write_report(tmp_path, runs, facts)
+    read, known = read_report(tmp_path)
+    assert (read, known) == (runs, facts) and summarise(read) == written
+
+
+def test_methods_measured_anew_join_an_earlier_report(
+    small: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import compare_baselines
+
+    def compare(output: str, *arguments: str) -> None:
+        config = str(ROOT / "configs" / "llama31-70b-static.yaml")
+        command = ["compare_baselines.py", config, "-o", str(tmp_path / output), "--seeds", "1", "--jobs", "1",
+                   "--look-ups", "900", "--set", "judge.weighting=chat"]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", [*command, *arguments])
+        compare_baselines.main()
+
+    monkeypatch.setattr(compare_baselines, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    compare("first", "--method", "policy-coordinate")
+    first = read_report(tmp_path / "first")[0]
+    compare("both", "--method", "oracle", "--keep", str(tmp_path / "first"))
+    both = read_report(tmp_path / "both")[0]
+    assert [r.method for r in both] == ["policy-coordinate", "oracle"] and both[0] == first[0]
+    with pytest.raises(SystemExit):
+        compare("other", "--method", "oracle", "--keep", str(tmp_path / "first"), "--model-calls", "7")
+    assert "is about something else" in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"openevolve"}))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 
 import pytest
-from conftest import seed
+from conftest import ROOT, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,6 +100,35 @@ def test_every_kind_of_edit_changes_the_program(judge: Judge, stock: ProgramReco
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="no such edits: magic"):
         OfflineProposer(without=frozenset({"magic"}))
+
+
+def test_span_can_be_left_out(judge: Judge, stock: ProgramRecord) -> None:
+    read: dict[str, list[bool]] = {}
+    for left_out in ("nothing", "span"):
+        # A cap on all shapes that costs may decide on, and no edit but costs.
+        proposer = OfflineProposer(without=(EDIT_WEIGHTS.keys() - {"cost"}) | ({left_out} - {"nothing"}))
+        answers = [asyncio.run(proposer.propose(ask(stock, number))).text for number in range(4)]
+        read[left_out] = ["span" in text for text in answers]
+    assert any(read["nothing"]) and not any(read["span"])
+    parent = with_cost(judge, stock, SPAN_COST)
+    curves = Curves(parent.evaluation.feedback)
+    assert refit_cost(parent.source, curves, random.Random(0), support=8, span=False) is None
+
+
+def test_the_ablation_compares_searches_of_the_same_seed() -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import ablate_edits
+
+    whole = [ablate_edits.Search("nothing", k, 0.8 + k / 10, 0.5, 0.5, 9, 9) for k in range(3)]
+    less = [ablate_edits.Search("cost", k, 0.7 + k / 10, 0.5, 0.4 + k / 100, 9, 9) for k in range(2)]
+    lines = ablate_edits.summary([*whole, *less]).splitlines()
+    assert lines[2] == "| nothing | 3 | 90.0% +- 5.8 |  | 50.0% +- 0.0 |  | 50.0% +- 0.0 |  |"
+    # 10 points less in both seeds, though the seeds differ by 10.
+    assert (
+        lines[3]
+        == "| cost | 2 | 75.0% +- 5.0 | -10.0 +- 0.0 | 50.0% +- 0.0 | +0.0 +- 0.0 | 40.5% +- 0.5 | -9.5 +- 0.5 |"
+    )
+    assert ablate_edits.summary(whole[:1]).splitlines()[2] == "| nothing | 1 | 80.0% |  | 50.0% |  | 50.0% |  |"
 
 
 def test_the_curves_agree_with_the_judge(judge: Judge, stock: ProgramRecord) -> None:

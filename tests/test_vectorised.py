@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -18,7 +19,7 @@ from evaluators.judge import Judge
 from evaluators.lanes import NotVectorisable
 from evaluators.sandbox import Limits, Sandbox
 from evaluators.status import Status
-from evaluators.vectorised import Vectoriser, literals
+from evaluators.vectorised import Function, Vectoriser, literals
 
 FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
 FEW = questions(SHAPES)
@@ -157,6 +158,29 @@ def test_a_list_of_the_view_is_new_in_every_run() -> None:
              "    xs = work.n_blocks", "    xs[0] = 7", "    xs.append(1)", "    return sum(xs)"]  # fmt: skip
     program = parse_program("\n".join(lines))
     assert decided(program) == Interpreter(GPU, FEW).ask(program).decisions
+
+
+def test_what_a_moved_number_does_not_bear_on_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The helper reads fields of both views; neither view has the other's fields."""
+    lines = ["def helper(shape, gpu):", "    return shape.batch * 2 if shape.batch < gpu.num_sms else 7",
+             "def schedule(shape, gpu):", "    if shape.seqlen_k > 600:", "        return 3, None, 0",
+             "    return helper(shape, gpu), None, 0"]  # fmt: skip
+    program = parse_program("\n".join(lines))
+    at = [n.value for n in literals(program.tree)].index(600)
+    compiled = Vectoriser(GPU, FEW).compile(program, [at])
+    called: list[int] = []
+    call = Function.call
+
+    def counted(function: Function, *arguments: Any) -> Any:
+        called.append(function.arity)
+        return call(function, *arguments)
+
+    monkeypatch.setattr(Function, "call", counted)
+    answers = [compiled.run([number]).decisions() for number in (600, 700, 10**6)]
+    assert len(called) == 3 + 1  # `schedule` each time, `helper` once
+    for number, decisions in zip((600, 700, 10**6), answers, strict=True):
+        moved = parse_program("\n".join(lines).replace("600", str(number)))
+        assert decisions == Interpreter(GPU, FEW).ask(moved).decisions
 
 
 def test_imports_no_code_execution() -> None:

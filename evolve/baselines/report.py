@@ -11,6 +11,7 @@ from pathlib import Path
 from evolve.baselines.tally import Standing
 
 STANDINGS, SUMMARY, PICTURE, TEXT = "standings.csv", "summary.csv", "baselines.png", "report.md"
+NUMBERS = tuple(f.name for f in fields(Standing))
 COLOURS = ("#5e3c99", "#e66101", "#1b7837", "#2166ac", "#b2182b", "#8c510a", "#525252", "#01665e")
 
 
@@ -86,10 +87,18 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
 
 def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) -> list[Summary]:
     """Write all files into a folder that exists."""
+    summaries = write_tables(folder, runs)
+    (folder / TEXT).write_text(_text(summaries, facts), encoding="utf-8")
+    draw(folder / PICTURE, runs, title="\n".join(facts.values()))
+    return summaries
+
+
+def write_tables(folder: Path, runs: Sequence[Run]) -> list[Summary]:
+    """Write the two tables alone."""
     summaries = summarise(runs)
     with (folder / STANDINGS).open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "seed", *(f.name for f in fields(Standing))])
+        writer.writerow(["method", "seed", *NUMBERS])
         for run in runs:
             for row in run.standings:
                 writer.writerow([run.method, run.seed, *map(_short, asdict(row).values())])
@@ -97,9 +106,25 @@ def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) ->
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([f.name for f in fields(Summary)])
         writer.writerows([list(map(_short, asdict(s).values())) for s in summaries])
-    (folder / TEXT).write_text(_text(summaries, facts), encoding="utf-8")
-    draw(folder / PICTURE, runs, title="\n".join(facts.values()))
     return summaries
+
+
+def read_report(folder: Path) -> tuple[list[Run], dict[str, str]]:
+    """Runs and facts of a report, so that methods measured later can join those measured before.
+
+    Standings come back with six digits; what stopped a run, as its method's summary says for all of its runs.
+    """
+    with (folder / SUMMARY).open(encoding="utf-8", newline="") as file:
+        stops = {row["method"]: row["stopped_by"] for row in csv.DictReader(file)}
+    standings: dict[tuple[str, int], list[Standing]] = {}
+    with (folder / STANDINGS).open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            numbers = {n: float(row[n]) if n.endswith(("score", "share")) else int(row[n]) for n in NUMBERS}
+            standings.setdefault((row["method"], int(row["seed"])), []).append(Standing(**numbers))  # type: ignore[arg-type]
+    runs = [Run(method, seed, tuple(rows), stops[method]) for (method, seed), rows in standings.items()]
+    lines = (folder / TEXT).read_text(encoding="utf-8").splitlines()
+    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("- "))
+    return runs, facts
 
 
 def _short(value: object) -> object:

@@ -60,10 +60,8 @@ def baselines_command(
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output} is not empty", hint="-o names another folder")
     config = load_config(asset(str(config_path)), sets)
-    setting = SETTINGS[config.judge.setting]
-    kind = "static" if setting.mode is Mode.STATIC else "vllm" if setting.provider == "vllm" else "metadata"
-    policy = policy or POLICIES[kind]
-    problem = _problem(config, policy)
+    policy = policy or policy_for(config)
+    problem = open_problem(config, policy)
     output.mkdir(parents=True, exist_ok=True)
     runs: list[Run] = []
     for name in methods or list(METHODS):
@@ -78,14 +76,7 @@ def baselines_command(
                 f"holdout, {end.regressions} regressions; {end.model_calls} calls, {end.decision_tables} tables, "
                 f"{end.look_ups} look-ups, {time.monotonic() - started:.0f} s")  # fmt: skip
             runs.append(Run(name, seed, tuple(tally.standings), tally.stopped_by))
-    d = problem.judge.description
-    facts = {
-        "setting": f"{d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})",
-        "proposer": config.proposer.kind,
-        "policy": policy,
-        "budget": f"{budget.model_calls} model calls, {budget.decision_tables} distinct decision tables, "
-        f"{budget.look_ups:,} look-ups, whichever ends first",
-    }
+    facts = facts_of(problem, policy, budget)
     summaries = write_report(output, runs, facts)
     say(f"\nwritten: {output}")
     if as_json:
@@ -93,7 +84,31 @@ def baselines_command(
     return 0
 
 
-def _problem(config: RunConfig, policy: str) -> Problem:
+def policy_for(config: RunConfig) -> str:
+    """The parametrised policy for the configuration's setting."""
+    setting = SETTINGS[config.judge.setting]
+    kind = "static" if setting.mode is Mode.STATIC else "vllm" if setting.provider == "vllm" else "metadata"
+    return POLICIES[kind]
+
+
+def facts_of(problem: Problem, policy: str, budget: Budget) -> dict[str, str]:
+    """What a report says about all of its methods."""
+    d = problem.judge.description
+    return {
+        "setting": f"{d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})",
+        "proposer": problem.config.proposer.kind,
+        "policy": policy,
+        "budget": f"{budget.model_calls} model calls, {budget.decision_tables} distinct decision tables, "
+        f"{budget.look_ups:,} look-ups, whichever ends first",
+    }
+
+
+def open_problem(config: RunConfig, policy: str) -> Problem:
+    """Read what all methods are given.
+
+    Raises:
+        UserError: a seed or the policy cannot be read or is not of the language, or there is no sandbox.
+    """
     require_sandbox()
     judge = fast_judge(config)
     source = read_program(policy)

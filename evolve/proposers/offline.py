@@ -32,6 +32,9 @@ EDIT_WEIGHTS = {
 FINE_WEIGHTS = {"grow": 14.0, "cost": 0.5, "refit": 0.5}
 """The same where single shapes are left to fit: a cost decides too many at once."""
 
+SPAN = "span"
+"""No kind of edit but a quantity that costs may read; an ablation can leave it out, too."""
+
 GROW_GUARDS, GROW_GUARDS_FINE = 4, 24
 """Guards that one `grow` tries to add, each chosen after the one before; fine ones gain little each."""
 
@@ -49,14 +52,16 @@ class OfflineProposer:
     name = "offline"
 
     def __init__(self, *, without: frozenset[str] = frozenset()) -> None:
-        """Leave out some kinds of edits, for ablations.
+        """Leave out some kinds of edits, or `span`, for ablations.
 
         Raises:
-            ValueError: a name that is no kind of edit.
+            ValueError: a name that is none of these.
         """
-        unknown = without - EDIT_WEIGHTS.keys()
+        unknown = without - EDIT_WEIGHTS.keys() - {SPAN}
         if unknown:
-            raise ValueError(f"no such edits: {', '.join(sorted(unknown))}; known: {', '.join(EDIT_WEIGHTS)}")
+            known = ", ".join((*EDIT_WEIGHTS, SPAN))
+            raise ValueError(f"no such edits: {', '.join(sorted(unknown))}; known: {known}")
+        self._span = SPAN not in without
         self._weights = {k: w for k, w in EDIT_WEIGHTS.items() if k not in without}
 
     async def propose(self, ask: Ask) -> Answer:
@@ -92,7 +97,8 @@ class OfflineProposer:
         curves = Curves(ask.parent.evaluation.feedback)
         support = _support(ask)
         if kind in ("cost", "refit"):
-            changed = (add_cost if kind == "cost" else refit_cost)(source, curves, rng, support=support)
+            edit = add_cost if kind == "cost" else refit_cost
+            changed = edit(source, curves, rng, support=support, span=self._span)
             return changed, kind, curves.look_ups
         changed, note = self._guards(kind, source, curves, rng, support=support)
         return changed, note, curves.look_ups
