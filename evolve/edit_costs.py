@@ -52,7 +52,7 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int) -
         if (found := float(np.where(gains < 0, SHADOW * gains, gains).sum())) > best:
             best, cost, kept = found, trial, gains
     assert cost is not None
-    pool = terms_for(curves, function)
+    pool = terms_for(curves.table, function)
     condition, gain = "", float(kept.sum())
     positive = np.flatnonzero(kept > 0).tolist()
     for _ in range(BOXES_TRIED if positive else 0):
@@ -87,7 +87,7 @@ def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int)
         return None
     rows = np.arange(len(curves.table.longest))
     chosen = tabulated.cheapest(cost.weights, [tabulated.term(t) for t in cost.terms])
-    present = np.array(curves.num_splits if curves.table.static else curves.blocks)
+    present = curves.num_splits if curves.table.static else curves.blocks
     decided = tabulated.values[rows, chosen] == present
     if decided.sum() < support:
         return None
@@ -106,7 +106,7 @@ def _worth(curves: Curves, tabulated: Candidates) -> Matrix:
     now = curves.value(curves.num_splits, curves.blocks)
     columns = []
     for k in range(len(tabulated.splits)):
-        values = tabulated.values[:, k].tolist()
+        values = tabulated.values[:, k]
         splits, blocks = (values, curves.blocks) if curves.table.static else (curves.num_splits, values)
         columns.append(curves.value(splits, blocks) - now)
     return np.where(tabulated.possible, np.stack(columns, axis=1), -1.0)
