@@ -82,12 +82,14 @@ def fit_cost(
 
     costs = tabulated.costs(weights, matrices)
     best, chosen = score(costs)
+    trial = np.empty_like(costs)  # written over again and again: new matrices of this size cost more than the sums
     for _ in range(FIT_STEPS):
         k = rng.randrange(len(weights))
         factor = math.exp(rng.gauss(0, 0.5)) * (-1 if rng.random() < 0.05 else 1)
         weight = _rounded(weights[k] * factor)
-        trial = costs + (weight - weights[k]) * matrices[k]
+        np.add(costs, np.multiply(matrices[k], weight - weights[k], out=trial), out=trial)
         found, now = score(trial)
         if found >= best:
-            weights[k], costs, best, chosen = weight, trial, found, now
+            weights[k], best, chosen = weight, found, now
+            costs, trial = trial, costs
     return Cost(tuple(weights), tuple(terms)), chosen
