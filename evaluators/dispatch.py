@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import lru_cache
 
 from evaluators.contract import (
     MAX_SPLITS,
@@ -32,6 +33,9 @@ def float32(value: float) -> float:
     """Round to the nearest single-precision number, as a C++ `float` would hold it."""
     return float(_F32.unpack(_F32.pack(value))[0])
 
+
+SHAPES_KEPT = 1 << 14
+"""Shapes whose views are remembered: a workload with the neighbours that the second look asks about."""
 
 _POINT_EIGHT = float32(0.8)
 _ONE_POINT_ONE = float32(1.1)
@@ -97,6 +101,7 @@ def tile_size(shape: DecodeShape, setting: Setting) -> tuple[int, int]:
     return tile(non_tma=not uses_tma)
 
 
+@lru_cache(maxsize=SHAPES_KEPT)
 def shape_view(shape: DecodeShape, setting: Setting) -> ShapeView:
     """What `schedule` sees of a shape; the last fields are the arguments of num_splits_heuristic."""
     block_m, block_n = tile_size(shape, setting)
@@ -124,10 +129,17 @@ def shape_view(shape: DecodeShape, setting: Setting) -> ShapeView:
     )
 
 
+@lru_cache(maxsize=SHAPES_KEPT)
+def blocks_of_sequences(shape: DecodeShape, setting: Setting) -> tuple[int, ...]:
+    """KV blocks of each sequence, in batch order."""
+    block_n = shape_view(shape, setting).block_n
+    return tuple([ceil_div(s, block_n) for s in shape.seqlens])
+
+
 def work_view(shape: DecodeShape, setting: Setting, num_splits: int) -> WorkView:
     """What `blocks_per_split` sees of a batch; `num_splits` is the cap already decided."""
     view = shape_view(shape, setting)
-    n_blocks = tuple(ceil_div(s, view.block_n) for s in shape.seqlens)
+    n_blocks = blocks_of_sequences(shape, setting)
     return WorkView(
         batch=shape.batch,
         num_heads_kv=shape.num_heads_kv,
@@ -191,7 +203,7 @@ def live_splits(n_blocks: tuple[int, ...], blocks_per_split: int, num_splits: in
     """Splits that really run per sequence in varlen and metadata mode (flash_prepare_scheduler.cu)."""
     if num_splits == 1 or len(n_blocks) > PREPARE_MAX_BATCH:
         return (1,) * len(n_blocks)
-    return tuple(max(1, min(ceil_div(n, blocks_per_split), num_splits)) for n in n_blocks)
+    return tuple([max(1, min(-(-n // blocks_per_split), num_splits)) for n in n_blocks])
 
 
 def resolved_num_splits(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> int:

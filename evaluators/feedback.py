@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
+from evaluators.contract import DecodeShape
 from evaluators.evaluation import Feedback, Opportunity
 
 SHOWN = 12
@@ -15,9 +17,9 @@ BATCH_EDGES = (1, 4, 16, 64)
 KEY_EDGES = (256, 704, 2048, 8192, 32768)
 
 
-def region(opportunity: Opportunity) -> str:
+@lru_cache(maxsize=4096)
+def region(shape: DecodeShape) -> str:
     """Region of the shape space, coarse enough that a rule can speak of it."""
-    shape = opportunity.shape
     kind = "ragged" if shape.ragged else "uniform"
     batch = next((edge for edge in BATCH_EDGES if shape.batch <= edge), BATCH_EDGES[-1])
     keys = next((edge for edge in KEY_EDGES if shape.seqlen_k <= edge), KEY_EDGES[-1])
@@ -28,7 +30,7 @@ def by_region(opportunities: Iterable[Opportunity]) -> list[tuple[str, float, in
     """(region, weighted log gain left, shapes, mean speed-up) with the largest gain first."""
     groups: dict[str, list[Opportunity]] = defaultdict(list)
     for opportunity in opportunities:
-        groups[region(opportunity)].append(opportunity)
+        groups[region(opportunity.shape)].append(opportunity)
     rows = [
         (
             name,

@@ -119,6 +119,13 @@ class Judge:
     @property
     def oracle_log_gain(self) -> dict[Split, float]:
         """Weighted log speed-up of the best launches known, by split."""
+        return self._oracle_now() if self.grows else self._oracle_for_good
+
+    @cached_property
+    def _oracle_for_good(self) -> dict[Split, float]:
+        return self._oracle_now()
+
+    def _oracle_now(self) -> dict[Split, float]:
         return {
             s: sum(share * self._outcomes.knowledge(i).oracle.log_gain for i, share in w.items())
             for s, w in self.weights.items()

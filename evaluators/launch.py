@@ -18,6 +18,7 @@ from evaluators.contract import (
     Setting,
 )
 from evaluators.dispatch import (
+    blocks_of_sequences,
     live_splits,
     resolved_num_splits,
     shape_view,
@@ -118,9 +119,10 @@ def canonical_launch(shape: DecodeShape, setting: Setting, decision: Decision, g
     if num_splits == 1:
         live: tuple[int, ...] = (1,) * shape.batch
     else:
-        work = work_view(shape, setting, num_splits)
-        blocks = decision.blocks_per_split or stock_blocks_per_split(work, gpu.num_sms - decision.sm_margin)
-        live = live_splits(work.n_blocks, blocks, num_splits)
+        blocks = decision.blocks_per_split or stock_blocks_per_split(
+            work_view(shape, setting, num_splits), gpu.num_sms - decision.sm_margin
+        )
+        live = live_splits(blocks_of_sequences(shape, setting), blocks, num_splits)
     return Launch(setting.mode, bucket or 1, pack_gqa, decision.sm_margin, live, bucket)
 
 

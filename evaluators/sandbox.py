@@ -151,13 +151,18 @@ class Sandbox:
         """Checked again here: the child may have been taken over by what it ran."""
         if not isinstance(rows, list) or len(rows) != len(self._questions):
             return None
-        decisions = []
+        decisions, most_margin = [], self._gpu.max_sm_margin
         for row in rows:
             if not isinstance(row, list) or len(row) != 4:
                 return None
             num_splits, pack_gqa, margin, blocks = row
-            bounds = ((num_splits, MAX_NUM_SPLITS), (margin, self._gpu.max_sm_margin), (blocks, MAX_BLOCKS_PER_SPLIT))
-            if not all(type(value) is int and 0 <= value <= high for value, high in bounds):
+            # Spelled out: this runs for every shape of every candidate.
+            if not (
+                type(num_splits) is type(margin) is type(blocks) is int
+                and 0 <= num_splits <= MAX_NUM_SPLITS
+                and 0 <= margin <= most_margin
+                and 0 <= blocks <= MAX_BLOCKS_PER_SPLIT
+            ):
                 return None
             if pack_gqa is not None and type(pack_gqa) is not bool:
                 return None

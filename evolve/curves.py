@@ -21,6 +21,7 @@ from evaluators.launch import canonical_launch
 from evaluators.table import Cell
 
 Vector = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 REGRESSION_LOG = -0.0095
 """Log speed-up below which a shape is taken to be a regression; a little before the judge's 1%."""
@@ -83,25 +84,26 @@ class CurveTable:
         self.num_sms = gpu.num_sms
         self.static = not rows[0].work
         self.weight: Vector = np.array([o.weight for o in rows])
-        self.own_splits = [num_splits_heuristic(ShapeView(**cast("dict[str, Any]", o.view)), gpu.num_sms) for o in rows]
-        self.own_blocks = [_own_blocks(o, gpu) for o in rows]
+        self.own_splits: Ints = np.array(
+            [num_splits_heuristic(ShapeView(**cast("dict[str, Any]", o.view)), gpu.num_sms) for o in rows]
+        )
+        self.own_blocks: Ints = np.array([_own_blocks(o, gpu) for o in rows])
         self.target_splits = [o.best.num_splits for o in rows]
         self.target_blocks = [_target_blocks(o) for o in rows]
         self.shape_columns = _columns([o.view for o in rows])
         self.work_columns = {} if self.static else _columns([o.work for o in rows])
         self.n_blocks: list[tuple[int, ...]] = [_n_blocks(o) for o in rows]
-        self.longest: NDArray[np.int64] = np.array([max(blocks) for blocks in self.n_blocks])
+        self.longest: Ints = np.array([max(blocks) for blocks in self.n_blocks])
         tiles = "total_mblocks" if self.static else "num_heads_kv"
         self.tiles_each: list[int] = [int(o.view[tiles]) for o in rows]
         width = 1 if self.static else int(self.longest.max()) + 1
         self._dense: Vector = np.full((len(rows), DENSE_SPLITS + 1, width), np.nan)
+        self._rows = np.arange(len(rows))
 
-    def logs(self, num_splits: Sequence[int], blocks: Sequence[int]) -> Vector:
+    def logs(self, splits: Ints, blocks: Ints) -> Vector:
         """Log speed-up of one decision per shape."""
-        splits = np.asarray(num_splits)
-        taken = np.zeros_like(splits) if self.static else np.clip(np.asarray(blocks), 0, self.longest)
-        rows = np.arange(len(splits))
-        found: Vector = self._dense[rows, np.clip(splits, 0, DENSE_SPLITS), taken]
+        taken = np.zeros_like(splits) if self.static else np.minimum(np.maximum(blocks, 0), self.longest)
+        found: Vector = self._dense[self._rows, np.minimum(np.maximum(splits, 0), DENSE_SPLITS), taken]
         for i in np.flatnonzero(np.isnan(found) | (splits > DENSE_SPLITS)).tolist():
             found[i] = self._curves[i].log_speedup(int(splits[i]), int(taken[i]))
             if splits[i] <= DENSE_SPLITS:
@@ -117,12 +119,12 @@ class Curves:
         assert feedback.setting is not None and feedback.gpu is not None
         rows = sorted(feedback.opportunities, key=lambda o: o.name)
         self.table = _table(rows, feedback.setting, feedback.gpu)
-        self.num_splits: list[int] = [o.decided.num_splits for o in rows]
-        self.blocks: list[int] = [o.decided.blocks_per_split for o in rows]
+        self.num_splits: Ints = np.array([o.decided.num_splits for o in rows])
+        self.blocks: Ints = np.array([o.decided.blocks_per_split for o in rows])
         self.left: list[float] = [o.weight * o.gain for o in rows]
         self.look_ups = 0
 
-    def value(self, num_splits: Sequence[int], blocks: Sequence[int]) -> Vector:
+    def value(self, num_splits: Ints, blocks: Ints) -> Vector:
         """Worth of decisions, per shape: weighted log speed-up less what a regression costs."""
         self.look_ups += len(num_splits)
         logs = self.table.logs(num_splits, blocks)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evolve.curves import Curves, Vector
+from evolve.curves import Curves, CurveTable, Ints, Vector
 
 BROAD_SUPPORT = 16
 """Training shapes that a guard must change at least, on islands of broad rules. Guards of many shapes hold on others,
@@ -51,10 +52,33 @@ split: a rule that went there could not be improved any more."""
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A number that depends on the shape: program text and its column."""
+    """A number that depends on the shape.
+
+    Attributes:
+        text: as a program spells it.
+        column: its value on each shape, whole.
+        values: distinct values, lowest first.
+        ranks: which of them each shape has.
+    """
 
     text: str
     column: Vector
+    values: Vector
+    ranks: NDArray[np.intp]
+
+    def between(self, low: int, high: int) -> str:
+        """Condition that holds where the rank lies in `low` to `high`; empty where it always does."""
+        conditions = []
+        if low > 0:
+            conditions.append(f"{self.text} > {_threshold(self.values[low - 1], self.values[low])}")
+        if high < len(self.values) - 1:
+            conditions.append(f"{self.text} <= {_threshold(self.values[high], self.values[high + 1])}")
+        return " and ".join(conditions)
+
+
+def _term(text: str, column: Vector) -> Term:
+    values, ranks = np.unique(column, return_inverse=True)
+    return Term(text, column, values, ranks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +89,7 @@ class Guard:
     condition: str
     value: str
     mask: NDArray[np.bool_]
-    new: list[int]
+    new: Ints
     gain: float
 
     def lines(self) -> list[str]:
@@ -77,15 +101,15 @@ class Guard:
 def terms(columns: dict[str, Vector], argument: str) -> list[Term]:
     """Fields, products of two fields, and differences of block counts."""
     names = [n for n in columns if n not in ("head_dim", "size_one_kv_head", "num_heads_q")]
-    singles = [Term(f"{argument}.{n}", columns[n]) for n in names]
+    singles = [_term(f"{argument}.{n}", columns[n]) for n in names]
     pairs = [
-        Term(f"{argument}.{a} * {argument}.{b}", columns[a] * columns[b])
+        _term(f"{argument}.{a} * {argument}.{b}", columns[a] * columns[b])
         for i, a in enumerate(names)
         for b in names[i + 1 :]
     ]
     blocks = [n for n in names if n.endswith("n_blocks")]
     gaps = [
-        Term(f"{argument}.{a} - {argument}.{b}", columns[a] - columns[b])
+        _term(f"{argument}.{a} - {argument}.{b}", columns[a] - columns[b])
         for a in blocks
         for b in blocks
         if a != b and (columns[a] >= columns[b]).all()
@@ -93,11 +117,19 @@ def terms(columns: dict[str, Vector], argument: str) -> list[Term]:
     return singles + pairs + gaps
 
 
-def terms_for(curves: Curves, function: str) -> list[Term]:
+@lru_cache(maxsize=8)
+def terms_for(table: CurveTable, function: str) -> Sequence[Term]:
     """Terms that a decision may read: fields of `shape` in `schedule`, of `work` in `blocks_per_split`."""
     if function == "schedule":
-        return terms(curves.table.shape_columns, "shape")
-    return terms(curves.table.work_columns, "work")
+        return terms(table.shape_columns, "shape")
+    return terms(table.work_columns, "work")
+
+
+@lru_cache(maxsize=8)
+def _quotable(table: CurveTable, function: str) -> tuple[list[Term], list[float]]:
+    """Terms that values are made of, with weights: single fields are what a person would try first."""
+    positive = [t for t in terms_for(table, function) if t.column.min() > 0]
+    return positive, [1.0 if "*" in t.text or "-" in t.text else 5.0 for t in positive]
 
 
 def _nice(value: float) -> int:
@@ -108,17 +140,16 @@ def _nice(value: float) -> int:
     return round(value / step) * step
 
 
-def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str, list[int], int]]:
+def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str, Ints, int]]:
     """Candidate values of a guard as text, column and the shape that they were made for.
 
     Each makes one shape decide as its best recorded decision does; the shape is drawn by what it has left to
     gain. Whether the value suits other shapes is what the condition is for.
     """
     schedule = function == "schedule"
-    pool = terms_for(curves, function)
     targets = curves.table.target_splits if schedule else curves.table.target_blocks
     drawn = rng.choices(range(len(targets)), weights=[g + 1e-9 for g in curves.left], k=VALUES_TRIED)
-    found: dict[str, tuple[list[int], int]] = {}
+    found: dict[str, tuple[Ints, int]] = {}
     own = curves.table.own_splits if schedule else curves.table.own_blocks
     for i in drawn:
         if rng.random() < OWN_SHARE:
@@ -127,14 +158,14 @@ def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str
         target = min(targets[i], TOP_SPLITS) if schedule else targets[i]
         if schedule and rng.random() < 0.3:
             target = rng.choice(CAPS)
-        text, column = _value(pool, i, target, curves.table.num_sms, rng)
+        text, column = _value(curves.table, function, i, target, rng)
         if schedule and "shape" in text:
             text, column = f"min({TOP_SPLITS}, {text})", np.minimum(column, TOP_SPLITS)
-        found[text] = column.astype(int).tolist(), i
+        found[text] = column.astype(np.int64), i
     return [(text, column, i) for text, (column, i) in found.items()]
 
 
-def _value(pool: list[Term], i: int, target: int, num_sms: int, rng: random.Random) -> tuple[str, Vector]:
+def _value(table: CurveTable, function: str, i: int, target: int, rng: random.Random) -> tuple[str, Vector]:
     """A random expression that gives `target` (about) for shape `i`.
 
     Constant, term over constant, constant over term, or term over (constant over another term); constants are
@@ -142,10 +173,9 @@ def _value(pool: list[Term], i: int, target: int, num_sms: int, rng: random.Rand
     """
     kind = rng.random()
     if kind < 0.25:
-        return str(target), np.full(len(pool[0].column), float(target))
-    positive = [t for t in pool if t.column.min() > 0]
-    # Single fields are what a person would try first.
-    weights = [1.0 if "*" in t.text or "-" in t.text else 5.0 for t in positive]
+        return str(target), np.full(len(table.weight), float(target))
+    num_sms = table.num_sms
+    positive, weights = _quotable(table, function)
     term, other = rng.choices(positive, weights=weights, k=2)
     if kind < 0.55:
         divisor = num_sms if rng.random() < 0.2 else _nice(term.column[i] / target)
@@ -174,65 +204,67 @@ def _floor_text(above: str, below: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An interval for each of a few terms, and the gain of the shapes inside."""
+    """An interval for each of a few terms, and the gain of the shapes inside.
+
+    Attributes:
+        mask: shapes inside.
+        gain: their sum.
+        terms: what is bounded.
+        ranges: lowest and highest rank of each term inside.
+    """
 
     mask: NDArray[np.bool_]
     gain: float
-    text: str
+    terms: Sequence[Term]
+    ranges: Sequence[tuple[int, int]]
+
+    @property
+    def text(self) -> str:
+        """The condition; empty where it holds everywhere."""
+        conditions = (t.between(low, high) for t, (low, high) in zip(self.terms, self.ranges, strict=True))
+        return " and ".join(c for c in conditions if c)
 
 
-@lru_cache(maxsize=4096)
-def _ranks(column: bytes) -> tuple[Vector, NDArray[np.intp]]:
-    """Distinct values of a column and which of them each shape has; columns are the same for all candidates."""
-    values, inverse = np.unique(np.frombuffer(column), return_inverse=True)
-    return values, inverse
+def _interval(gains: Vector, term: Term, start: int) -> tuple[int, int, float]:
+    """The interval of ranks around shape `start` with the largest sum of gains: (lowest, highest, sum).
 
-
-def _interval(gains: Vector, column: Vector, start: int) -> tuple[int | None, int | None, float]:
-    """The interval of `column` around shape `start` with the largest sum of gains: (above, up to, sum).
-
-    None stands for an open end. Shapes with equal values go together.
+    Shapes with equal values go together.
     """
-    values, inverse = _ranks(column.tobytes())
-    sums = np.bincount(inverse, weights=gains, minlength=len(values))
-    at = int(inverse[start])
-    left = np.cumsum(sums[:at][::-1])
-    right = np.cumsum(sums[at + 1 :])
-    low = at - (int(np.argmax(left)) + 1 if len(left) and left.max() > 0 else 0)
-    high = at + (int(np.argmax(right)) + 1 if len(right) and right.max() > 0 else 0)
-    above = None if low == 0 else _threshold(values[low - 1], values[low])
-    up_to = None if high == len(values) - 1 else _threshold(values[high], values[high + 1])
-    return above, up_to, float(sums[low : high + 1].sum())
+    sums = np.bincount(term.ranks, weights=gains, minlength=len(term.values))
+    low = high = int(term.ranks[start])
+    if low > 0:
+        left = sums[:low][::-1].cumsum()
+        most = int(left.argmax())
+        low -= most + 1 if left[most] > 0 else 0
+    if high < len(sums) - 1:
+        right = sums[high + 1 :].cumsum()
+        most = int(right.argmax())
+        high += most + 1 if right[most] > 0 else 0
+    return low, high, float(sums[low : high + 1].sum())
 
 
-def grow_box(gains: Vector, pool: list[Term], start: int) -> Box:
+def grow_box(gains: Vector, pool: Sequence[Term], start: int) -> Box:
     """A box around one shape: each term's interval in turn is the best one given the others'.
 
     Cutting bad parts off the whole finds no small region whose surroundings lose; growing from a shape that
     gains does.
     """
-    near = [np.abs(t.column - t.column[start]) <= NEAR * np.abs(t.column[start]) for t in pool]
-    masks = list(near)
-    texts = [""] * len(pool)
-    gain = -np.inf
+    everywhere = np.full(len(gains), True)
+    masks = [np.abs(t.column - t.column[start]) <= NEAR * np.abs(t.column[start]) for t in pool]
+    found = [(0, 0, 0.0)] * len(pool)
+    seen: list[NDArray[np.bool_] | None] = [None] * len(pool)
     for _ in range(2):
         for k, term in enumerate(pool):
-            others = np.ones(len(gains), dtype=bool)
+            others = everywhere.copy()
             for j, mask in enumerate(masks):
                 if j != k:
                     others &= mask
-            above, up_to, gain = _interval(np.where(others, gains, 0.0), term.column, start)
-            inside = np.ones(len(gains), dtype=bool)
-            conditions = []
-            if above is not None:
-                inside &= term.column > above
-                conditions.append(f"{term.text} > {above}")
-            if up_to is not None:
-                inside &= term.column <= up_to
-                conditions.append(f"{term.text} <= {up_to}")
-            masks[k], texts[k] = inside, " and ".join(conditions)
-    mask = np.logical_and.reduce(masks)
-    return Box(mask, float(gain), " and ".join(t for t in texts if t))
+            if (before := seen[k]) is not None and (before == others).all():
+                continue  # it would find the same interval again
+            seen[k] = others
+            low, high, _ = found[k] = _interval(np.where(others, gains, 0.0), term, start)
+            masks[k] = (term.ranks >= low) & (term.ranks <= high)
+    return Box(others & masks[-1], found[-1][2], pool, [(low, high) for low, high, _ in found])
 
 
 def _threshold(low: float, high: float) -> int:
@@ -261,7 +293,7 @@ def find_guard(curves: Curves, function: str, rng: random.Random, *, support: in
         support: training shapes that the guard must change at least.
     """
     schedule = function == "schedule"
-    pool = terms_for(curves, function)
+    pool = terms_for(curves.table, function)
     now = curves.value(curves.num_splits, curves.blocks)
     best: Guard | None = None
     worthwhile = MIN_GAIN if support > FINE else MIN_GAIN_FINE
@@ -282,5 +314,4 @@ def find_guard(curves: Curves, function: str, rng: random.Random, *, support: in
 def apply_guard(curves: Curves, guard: Guard) -> None:
     """Let the curves' present decisions follow a guard, so that the next one builds on it."""
     target = curves.num_splits if guard.function == "schedule" else curves.blocks
-    for i in np.flatnonzero(guard.mask):
-        target[i] = guard.new[i]
+    target[guard.mask] = guard.new[guard.mask]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
+from functools import lru_cache
 
 from evaluators.contract import ShapeView, WorkView
 from evaluators.gate import parse_tree
@@ -28,8 +29,9 @@ def replace_span(source: str, node: ast.expr | ast.stmt, text: str) -> str:
     return (data[:start] + text.encode() + data[end:]).decode()
 
 
-def functions(source: str) -> dict[str, ast.FunctionDef]:
-    """Functions of a program by name."""
+@lru_cache(maxsize=8)
+def functions(source: str) -> Mapping[str, ast.FunctionDef]:
+    """Functions of a program by name. Remembered, so nobody may change the trees."""
     return {n.name: n for n in parse_tree(source).body if isinstance(n, ast.FunctionDef)}
 
 
@@ -190,7 +192,7 @@ def take_function(source: str, other: str, name: str) -> str | None:
     return changed
 
 
-def _helpers(found: dict[str, ast.FunctionDef], name: str) -> Iterator[str]:
+def _helpers(found: Mapping[str, ast.FunctionDef], name: str) -> Iterator[str]:
     seen: set[str] = set()
     todo = [name]
     while todo:

@@ -35,6 +35,7 @@ def draw_speedups(path: Path, cases: Sequence[Case], speedups: Mapping[str, floa
     for k, pair in enumerate(heads):
         axes = figure.add_subplot(grid[k // 2, k % 2])
         values = [[float("nan")] * len(lengths) for _ in batches]
+        held_out: list[tuple[int, int]] = []
         for case in uniform:
             shape = case.shape
             if (shape.num_heads_q, shape.num_heads_kv) != pair or case.id not in speedups:
@@ -42,7 +43,9 @@ def draw_speedups(path: Path, cases: Sequence[Case], speedups: Mapping[str, floa
             y, x = batches.index(shape.batch), lengths.index(shape.seqlen_k)
             values[y][x] = speedups[case.id]
             if case.split is not Split.TRAIN:
-                axes.plot(x, y, "k.", markersize=2.5)
+                held_out.append((x, y))
+        if held_out:
+            axes.plot(*zip(*held_out, strict=True), "k.", markersize=2.5)
         image = axes.imshow(values, cmap="PuOr_r", norm=norm, aspect="auto", origin="lower")
         # Grey, since white already means that nothing changed.
         axes.set_facecolor("#b8b8b8")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 LETTERS_PER_TOKEN, DIGITS_PER_TOKEN = 6, 3
 _TOKENS = re.compile(rf"[A-Za-z]{{1,{LETTERS_PER_TOKEN}}}|[0-9]{{1,{DIGITS_PER_TOKEN}}}|\s*\n\s*|[^\sA-Za-z0-9]")
 _OTHERS = re.compile(r"[^\s\x00-\x7f]")
 
 
+@lru_cache(maxsize=64)
 def estimate_tokens(text: str) -> int:
     """An estimate from above, for byte-pair vocabularies of about 100,000 entries.
 

@@ -68,7 +68,7 @@ def launch_features(case: Case, setting: Setting, gpu: Gpu, launch: Launch) -> l
     order = np.argsort(-each, kind="stable")
     ctas = np.cumsum(live[order]) * heads
     total, count = float(lengths.sum() * heads), float(live.sum() * heads)
-    # The last CTA's end, longest first: all that last at least as long fill whole waves. See evolve/edit_costs.py.
+    # The last CTA's end, longest first: all that last at least as long fill whole waves. See evolve/cost_quantities.py.
     span = max(float((-(-ctas // gpu.num_sms) * (each[order] + 1)).max()), (total + count) / gpu.num_sms)
     read = (total + 0.5 * count) / gpu.num_sms
     split = float(launch.combine_bucket > 0)

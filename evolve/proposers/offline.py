@@ -11,7 +11,7 @@ import time
 
 from evolve.curves import Curves
 from evolve.edit_costs import add_cost, refit_cost
-from evolve.edit_guards import FINE, apply_guard, find_guard, support_for
+from evolve.edit_guards import FINE, Guard, apply_guard, find_guard, support_for
 from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
 from evolve.proposers.base import Answer, Ask, ProposerError
 
@@ -108,16 +108,18 @@ class OfflineProposer:
     ) -> tuple[str | None, str]:
         names = ["schedule"] if curves.table.static else ["schedule", "blocks_per_split", "blocks_per_split"]
         tries = 1 if kind == "guard" else GROW_GUARDS if support > FINE else GROW_GUARDS_FINE
-        changed: str | None = source
-        added = 0
+        found: list[Guard] = []
         for _ in range(tries):
             guard = find_guard(curves, rng.choice(names), rng, support=support)
-            if guard is None or changed is None:
-                continue
-            changed = insert_at_top(changed, guard.function, guard.lines())
-            apply_guard(curves, guard)
-            added += 1
-        return (changed if added else None), f"{kind}: {added} guards"
+            if guard is not None:
+                apply_guard(curves, guard)
+                found.append(guard)
+        changed: str | None = source if found else None
+        for function in dict.fromkeys(guard.function for guard in found):
+            # The newest comes first: it was chosen on top of the others.
+            lines = [line for guard in reversed(found) if guard.function == function for line in guard.lines()]
+            changed = changed and insert_at_top(changed, function, lines)
+        return changed, f"{kind}: {len(found)} guards"
 
     async def aclose(self) -> None:
         """Nothing to release."""
