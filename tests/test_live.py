@@ -19,10 +19,12 @@ from simulated_gpu import SIMULATED_BUILD, SIMULATED_DEVICE, SimulatedWorker, si
 from evaluators.contract import SETTINGS, Decision, DecodeShape
 from evaluators.gpu_worker import GpuWorker, MeasureError, Trouble
 from evaluators.launch import canonical_launch
-from evaluators.live import LiveSource, anchored, open_live_judge
+from evaluators.live import WorkerSource
+from evaluators.live_judge import open_live_judge
+from evaluators.live_source import anchored
 from evaluators.sandbox import Limits
 from evaluators.status import Status
-from evaluators.store import Bench, LatencyStore, Reading, StoreError, shape_key
+from evaluators.store import Bench, LatencyStore, Reading, StoreError, read_bench, shape_key
 from evaluators.workloads import Case, Split, Weighting
 
 COLD, HOT = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-metadata-hot"]
@@ -44,7 +46,8 @@ def store(tmp_path: Path) -> Iterator[LatencyStore]:
 
 def judge_with(worker: SimulatedWorker, path: Path, splits: Sequence[Split] = (Split.TRAIN, Split.HOLDOUT)):  # type: ignore[no-untyped-def]
     require_sandbox()
-    return open_live_judge(worker, path, "llama31-70b", COLD, weighting=Weighting.CHAT, limits=Limits(), splits=splits)
+    source = WorkerSource(worker, LatencyStore(path), COLD)
+    return open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=splits)
 
 
 def test_the_first_reading_counts_and_outlives_the_process(store: LatencyStore) -> None:
@@ -118,7 +121,7 @@ def test_damaged_rows_are_reported(store: LatencyStore) -> None:
 def test_two_processes_share_a_store(store: LatencyStore) -> None:
     other = LatencyStore(store.path)
     one, two = SimulatedWorker(seed=1), SimulatedWorker(seed=2)
-    first, second = LiveSource(one, store, COLD), LiveSource(two, other, COLD)
+    first, second = WorkerSource(one, store, COLD), WorkerSource(two, other, COLD)
     first.prepare([(CASE, Decision(4))])
     second.prepare([(CASE, Decision(4))])
     assert len(one.requests) == 1 and two.requests == []
@@ -134,12 +137,12 @@ def test_drift_between_measurements_cancels() -> None:
 
 def test_only_missing_launches_are_measured_and_each_once(store: LatencyStore) -> None:
     worker = SimulatedWorker()
-    source = LiveSource(worker, store, COLD)
+    source = WorkerSource(worker, store, COLD)
     source.prepare([(CASE, Decision(4)), (CASE, Decision(4, blocks_per_split=1)), (CASE, Decision(8))])
     (request,) = worker.requests
     launches = {canonical_launch(SHAPE, COLD, d, source.gpu).key for d in request[1]}
     assert len(launches) == len(request[1])
-    known = set(source._by_launch[CASE.id])
+    known = set(source.known.of(CASE))
     assert known == launches
     source.prepare([(CASE, Decision(4)), (CASE, Decision(8))])
     assert len(worker.requests) == 1
@@ -258,11 +261,11 @@ def test_a_bad_launch_costs_its_candidate_alone(tmp_path: Path, kind: Trouble, s
 
 def test_the_guilty_launch_is_found_among_others(store: LatencyStore) -> None:
     worker = SimulatedWorker(fault=faulty(Trouble.WRONG, 8))
-    source = LiveSource(worker, store, COLD)
+    source = WorkerSource(worker, store, COLD)
     source.prepare([(CASE, Decision(4)), (CASE, Decision(8)), (CASE, Decision(2))])
     launches = [canonical_launch(SHAPE, COLD, Decision(s), source.gpu).key for s in (2, 4, 8)]
-    assert launches[0] in source._by_launch[CASE.id] and launches[1] in source._by_launch[CASE.id]
-    assert launches[2] not in source._by_launch[CASE.id]
+    assert launches[0] in source.known.of(CASE) and launches[1] in source.known.of(CASE)
+    assert launches[2] not in source.known.of(CASE)
 
 
 def test_a_lost_gpu_ends_the_search_and_keeps_what_was_measured(tmp_path: Path) -> None:
@@ -289,7 +292,7 @@ def test_a_baseline_that_cannot_be_measured_is_named(store: LatencyStore) -> Non
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         raise MeasureError(Trouble.MEMORY, "out of memory")
 
-    source = LiveSource(SimulatedWorker(fault=fault), store, COLD)
+    source = WorkerSource(SimulatedWorker(fault=fault), store, COLD)
     with pytest.raises(MeasureError) as error:
         source.prepare([(CASE, Decision())])
     assert "baseline" in str(error.value) and CASE.id in str(error.value)
@@ -379,3 +382,15 @@ def test_live_configurations_that_cannot_be(evosplit: Command, sets: list[str], 
     arguments = [a for s in sets for a in ("--set", s)]
     result = evosplit("config", "show", *arguments)
     assert result.code == 2 and says in result.err
+
+
+def test_a_shape_of_a_pool_is_read_as_the_gpu_that_knows_most_of_it(store: LatencyStore) -> None:
+    other = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-other"))
+    store.add(store.bench_id(BENCH), SHAPE, [reading("m32", 9.0)])
+    store.add(store.bench_id(other), SHAPE, [reading("m32", 7.0), reading("m64", 8.0)])
+    newer = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-newer", driver="1"))
+    store.add(store.bench_id(newer), SHAPE, [reading(f"m{k}", 1.0) for k in range(3)])
+    anywhere = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid=""))
+    found = read_bench(store.path, anywhere)
+    assert found == {shape_key(SHAPE): {"m32": reading("m32", 7.0), "m64": reading("m64", 8.0)}}
+    assert read_bench(store.path, BENCH) == {shape_key(SHAPE): {"m32": reading("m32", 9.0)}}
