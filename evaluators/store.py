@@ -129,7 +129,8 @@ def read_bench(path: Path, bench: Bench) -> dict[str, dict[str, Reading]]:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
             rows = db.execute(
-                f"SELECT shape, bench, {READING_COLUMNS} FROM launch WHERE bench IN (SELECT id FROM bench WHERE {where})",
+                f"SELECT shape, bench, {READING_COLUMNS} FROM launch "
+                f"WHERE bench IN (SELECT id FROM bench WHERE {where})",
                 (*known, d.uuid) if d.uuid else known,
             )
             for shape, number, *row in rows:
