@@ -37,11 +37,13 @@ STATUS_OF = {
 class LiveCount:
     """What a source has done: launches answered from the store, launches measured, and the GPU time of each.
 
-    `ms_per_launch` holds one entry per measured shape: milliseconds per new launch, the correctness check apart.
+    `slowed` are launches measured while heat or power slowed the GPU down. `ms_per_launch` holds one entry per measured
+    shape: milliseconds per new launch, the correctness check apart.
     """
 
     known: int = 0
     measured: int = 0
+    slowed: int = 0
     worker_s: float = 0.0
     check_s: float = 0.0
     ms_per_launch: list[float] = field(default_factory=list)
@@ -49,6 +51,7 @@ class LiveCount:
     def add(self, reply: Mapping[str, Any], fresh: int) -> None:
         """Count a worker's reply with so many new launches."""
         self.measured += fresh
+        self.slowed += fresh if reply["slowed"] else 0
         self.worker_s += reply["total_s"]
         self.check_s += reply["check_s"]
         self.ms_per_launch.append(1e3 * (reply["total_s"] - reply["check_s"]) / max(1, fresh))
@@ -61,10 +64,11 @@ class LiveCount:
         """One line for people."""
         if not self.measured:
             return f"{self.known} launches from the store, none measured"
+        slowed = f"; {self.slowed} while heat or power slowed the GPU down" if self.slowed else ""
         return (
             f"{self.known} launches from the store, {self.measured} measured in {self.worker_s:.1f} s of GPU worker "
             f"time: median {statistics.median(self.ms_per_launch):.1f} ms a launch, correctness checks "
-            f"{self.check_s:.1f} s apart"
+            f"{self.check_s:.1f} s apart{slowed}"
         )
 
 

@@ -36,7 +36,7 @@ from evaluators.gpu_worker import shape_json
 from evaluators.ladder import recorded_actions
 from evaluators.pairing import Block, Verdict
 from evaluators.providers.memory import live_kv_bytes
-from evaluators.recorder import slice_cases
+from evaluators.slices import slice_cases
 from evaluators.timing import BYTES_PER_US
 from evaluators.workloads import cases_for
 
@@ -57,7 +57,7 @@ def one_recording(
         bench = pool.benches(setting)[uuids[0]]
 
         def kill() -> None:
-            pid = int((LOCK_FOLDER / f"{uuids[-1]}.lock").read_text())
+            pid = int((LOCK_FOLDER / f"{uuids[-1]}.lock").read_text().split()[0])
             os.kill(pid, signal.SIGKILL)
 
         timer = threading.Timer(kill_after_s, kill) if kill_after_s else None

@@ -133,6 +133,8 @@ def _fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
     if shape.batch == 17:
         print("simulated crash")
         raise SystemExit(7)
+    if shape.batch == 19:
+        time.sleep(3600)
 
 
 class SeatBench(SimulatedBench):
@@ -189,12 +191,12 @@ class SeatBench(SimulatedBench):
 
 def main() -> None:
     """A worker process around the simulated bench."""
-    from evaluators.gpu_worker_child import serve
+    from evaluators.gpu_worker_child import lines_of, serve
 
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     print("a library that prints to stdout")
-    serve(sys.stdin, replies, SimulatedBench)
+    serve(lines_of(sys.stdin), replies, SimulatedBench)
 
 
 if __name__ == "__main__":

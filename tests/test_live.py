@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -320,6 +321,29 @@ def test_the_worker_process_answers_and_survives_trouble(process: GpuWorker, mon
     assert error.value.kind is Trouble.LOST
     with pytest.raises(MeasureError, match="ended"):
         process.measure(SHAPE, [Decision(1)], rounds=6)
+
+
+def test_a_worker_that_hangs_is_ended_and_named() -> None:
+    worker = GpuWorker([sys.executable, str(ROOT / "tests" / "simulated_gpu.py")], answer_s=3.0)
+    worker.open(COLD, seed=1)
+    with pytest.raises(MeasureError, match=r"did not answer for 3 s and was ended during measure; .* kept") as error:
+        worker.measure(replace(SHAPE, batch=19), [Decision(1)], rounds=6)
+    worker.close()
+    assert error.value.kind is Trouble.LOST
+
+
+def test_a_worker_that_hangs_ends_with_its_controller() -> None:
+    command = [sys.executable, str(ROOT / "tests" / "simulated_gpu.py")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps({"op": "open", "setting": asdict(COLD), "seed": 0}) + "\n")
+    process.stdin.flush()
+    assert "ok" in json.loads(process.stdout.readline())
+    shape = asdict(replace(SHAPE, batch=19))
+    process.stdin.write(json.dumps({"op": "measure", "shape": shape, "decisions": [{}], "rounds": 6}) + "\n")
+    process.stdin.close()
+    assert process.wait(30) == 0
+    process.stdout.close()
 
 
 def test_the_real_worker_says_what_is_missing() -> None:

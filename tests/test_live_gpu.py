@@ -69,10 +69,10 @@ def test_readings_are_right_and_plausible(bench: Bench) -> None:
 
 
 def test_a_wrong_output_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evaluators import recorder
+    from evaluators import shape_timer
     from evaluators.correctness import reference
 
-    monkeypatch.setattr(recorder, "reference", lambda inputs, copy: 1.1 * reference(inputs, copy))
+    monkeypatch.setattr(shape_timer, "reference", lambda inputs, copy: 1.1 * reference(inputs, copy))
     with pytest.raises(MeasureError) as error:
         bench.measure(SHORT, [Decision(1)], rounds=6)
     assert error.value.kind is Trouble.WRONG

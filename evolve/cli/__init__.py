@@ -501,8 +501,8 @@ def _known(error: Exception) -> int | None:
 
     from evaluators.gpu_worker import MeasureError
     from evaluators.providers import ProviderUnavailable
-    from evaluators.recorder import RecordingError
     from evaluators.sandbox import SandboxUnavailable
+    from evaluators.slices import RecordingError
     from evaluators.store import StoreError
     from evaluators.table import TableError
 
