@@ -62,9 +62,12 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A sweep over two seeds, the first of them that of `finished_run`."""
     folder = tmp_path_factory.mktemp("swept")
     sets = ["--set", "search.proposals=4"]
-    result = finish(start(folder, "sweep", "configs/quickstart.yaml", "--seeds", "0..1", *sets, "--json"))
+    here = ["--runs-dir", "swept"]
+    result = finish(start(folder, "sweep", "configs/quickstart.yaml", "--seeds", "0..1", *sets, *here, "--json"))
     assert result.code == 0, result.err
-    return FinishedRun(folder / result.json["path"], folder / "runs", result)
+    path = folder / result.json["path"]
+    assert path.parent == folder / "swept" and not (folder / "runs").exists()
+    return FinishedRun(path, folder / "swept", result)
 
 
 def content(folder: Path) -> dict[str, Any]:

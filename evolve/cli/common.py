@@ -92,7 +92,7 @@ def read_seeds(config: RunConfig) -> list[str]:
     """
     sources = []
     for name in config.seeds:
-        sources.append(read_program(name))
+        sources.append(read_program(name, Path(config.runs_dir)))
         try:
             parse_program(sources[-1])
         except ProgramRefused as refused:
