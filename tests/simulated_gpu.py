@@ -145,7 +145,9 @@ class SeatBench(SimulatedBench):
 
     def __init__(self, setting: Setting, seed: int) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        self.uuid = visible if visible.startswith("GPU-") else f"GPU-simulated-{visible}"
+        # Nodes of a cluster on one host each count their GPUs from 0.
+        node = os.environ.get("EVOSPLIT_SIMULATED_NODE", "")
+        self.uuid = visible if visible.startswith("GPU-") else f"GPU-simulated-{node}{visible}"
         self.folder = Path(os.environ.get("EVOSPLIT_SIMULATED", "."))
         if "broken" in self.uuid:
             raise MeasureError(Trouble.UNAVAILABLE, f"{self.uuid} is in MIG mode")

@@ -70,8 +70,7 @@ class Pool:
         self._threads: list[threading.Thread] = []
         self._seeds = itertools.count(seed)
         self._kind: tuple[object, ...] | None = None
-        names = list(executor.seats())
-        if not names:
+        if not (names := list(executor.seats())):
             raise MeasureError(Trouble.UNAVAILABLE, f"executor {executor.name}: there is no GPU to measure on")
         self._open_seats(names, len(names) if gpus == "all" else gpus)
         ready = [s for s in self._seats if not s.out]
@@ -95,11 +94,8 @@ class Pool:
 
     def benches(self, setting: Setting) -> dict[str, Bench]:
         """By UUID: what latencies of a setting are stored under."""
-        found = {}
-        for seat in self._seats:
-            if seat.hello and not seat.out:
-                found[seat.uuid] = Bench(seat.hello.device, seat.hello.builds[setting.name], setting)
-        return found
+        ready = [(s.uuid, s.hello) for s in self._seats if s.hello and not s.out]
+        return {uuid: Bench(hello.device, hello.builds[setting.name], setting) for uuid, hello in ready}
 
     def report(self) -> list[Seat]:
         """Every seat that was tried, with what happened there; copies."""
@@ -134,8 +130,7 @@ class Pool:
     def measure(self, client: str, works: Iterable[Work]) -> Generator[list[Answer], None, None]:
         """Answers in the order in which they come, one per work, several at a time.
 
-        Works are drawn from the iterable as the pool needs them. A caller that stops iterating, or closes the
-        generator, cancels what is left.
+        Works are drawn from the iterable as the pool needs them. Who stops iterating cancels what is left.
 
         Raises:
             MeasureError: of kind lost: no worker is left.
@@ -250,9 +245,12 @@ class Pool:
                 self._leave_out(seat, f"{seat.label}: {seat.in_a_row} workers lost in a row, the last: {lost}")
                 return
             self._tell(f"lost: a worker on {seat.label} ({lost}); another takes its place")
+            with self._change:
+                seat.fenced_s = time.monotonic()
             if self._desk.closing or not self._start(seat):
                 return
             with self._change:
+                seat.fenced_s = None
                 self._book.add_seat(seat.uuid)
 
     def _run(self, seat: Seat, lease: Lease) -> str:
@@ -273,7 +271,7 @@ class Pool:
         return "" if self._desk.finish(lease) else TOO_LATE
 
     def _give_up_waiting(self, seat: Seat) -> None:
-        """Let a GPU's shapes move when its worker cannot even be killed; it may come back. The lock is held."""
+        """Let a GPU's shapes move when its worker cannot be killed, or not replaced yet. The lock is held."""
         if seat.uuid in self._book.seats:
             self._desk.drop_seat(seat.uuid, lambda: self.no_worker(f"{seat.label} is out of reach"))
             self._tell(f"out of reach: the worker on {seat.label}; its shapes move to other GPUs")
@@ -292,7 +290,9 @@ class Pool:
                     self._desk.lost(lease, why, position if channel.streams else None)
                     channel.kill()
                 for seat in self._seats:
-                    if seat.fenced_s is not None and now - seat.fenced_s > self._book.lease_s:
+                    # Where there is no other GPU, a worker that starts is waited for.
+                    waited_for = seat.starting and len(self._book.seats) == 1
+                    if seat.fenced_s is not None and now - seat.fenced_s > self._book.lease_s and not waited_for:
                         self._give_up_waiting(seat)
                 # No lease that is given meanwhile can run out sooner.
                 wait_s = self._book.lease_s
