@@ -90,7 +90,7 @@ class Bench:
 
     def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
         """See `Worker.measure`."""
-        shapes = self.shapes
+        shapes = self.guarded(shape, lambda: self.shapes)  # takes the memory for KV copies at first
         started = time.monotonic()
         case = Case(shape_key(shape), shape, Split.TRAIN)
         timed = self.guarded(shape, lambda: shapes.time_decisions(case, decisions, rounds=rounds))

@@ -172,3 +172,13 @@ def test_ray_without_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MeasureError) as error:
         open_executor("ray")
     assert error.value.kind is Trouble.UNAVAILABLE and "pip install 'evosplit[ray]'" in str(error.value)
+
+
+def test_a_remote_traceback_is_told_by_its_ends() -> None:
+    from evaluators.executors.ray import first_and_last
+
+    text = "The actor died because of an error\n  File ...\nModuleNotFoundError: No module named 'evaluators'\n\n"
+    assert first_and_last(text) == (
+        "The actor died because of an error ... ModuleNotFoundError: No module named 'evaluators'"
+    )
+    assert first_and_last("one") == "one" and first_and_last("") == "no reason given"
