@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from evaluators.contract import Decision, Setting
 from evaluators.evaluation import Measuring
@@ -22,16 +23,24 @@ class WorkerSource(LiveSource):
 
     one_gpu = True
 
-    def __init__(self, worker: Worker, store: LatencyStore, setting: Setting, *, seed: int = 0) -> None:
+    def __init__(self, worker: Worker, store: LatencyStore | Path, setting: Setting, *, seed: int = 0) -> None:
         """Open the worker and look the bench up.
+
+        Args:
+            worker: what measures.
+            store: what is known, or its file, which is made only when the worker can measure.
+            setting: what is measured.
+            seed: of inputs and orders.
 
         Raises:
             MeasureError: nothing can be measured here.
+            StoreError: the store cannot be opened.
         """
         device, build = worker.open(setting, seed=seed)
         super().__init__(Bench(device, build, setting))
-        self._worker, self._store = worker, store
-        self._bench_id = store.bench_id(self.bench)
+        self._worker = worker
+        self._store = LatencyStore(store) if isinstance(store, Path) else store
+        self._bench_id = self._store.bench_id(self.bench)
         self._requests: list[Request] = []
 
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:

@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Iterator[LatencyStore]:
 
 def judge_with(worker: SimulatedWorker, path: Path, splits: Sequence[Split] = (Split.TRAIN, Split.HOLDOUT)):  # type: ignore[no-untyped-def]
     require_sandbox()
-    source = WorkerSource(worker, LatencyStore(path), COLD)
+    source = WorkerSource(worker, path, COLD)
     return open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=splits)
 
 
@@ -418,3 +418,12 @@ def test_a_shape_of_a_pool_is_read_as_the_gpu_that_knows_most_of_it(store: Laten
     found = read_bench(store.path, anywhere)
     assert found == {shape_key(SHAPE): {"m32": reading("m32", 7.0), "m64": reading("m64", 8.0)}}
     assert read_bench(store.path, BENCH) == {shape_key(SHAPE): {"m32": reading("m32", 9.0)}}
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(evosplit: Command, tmp_path: Path) -> None:
+    if find_spec("torch") is not None:
+        pytest.skip("torch is here")
+    require_sandbox()
+    result = evosplit("run", ROOT / "configs" / "llama31-70b-h100.yaml", "--runs-dir", "new")
+    assert result.code == 3 and "evosplit[gpu]" in result.err
+    assert not (tmp_path / "new").exists()

@@ -168,7 +168,6 @@ def _live_judge(config: RunConfig, splits: Sequence[Split], pool: SharedPool | N
 def _live_source(config: RunConfig, shared: SharedPool | None) -> LiveSource:
     """Where latencies come from: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
     from evaluators.contract import LIVE_SETTINGS
-    from evaluators.store import LatencyStore
 
     setting, store = LIVE_SETTINGS[config.judge.setting], Path(config.store_path())
     if shared is not None:
@@ -188,7 +187,7 @@ def _live_source(config: RunConfig, shared: SharedPool | None) -> LiveSource:
 
     worker = open_worker()
     atexit.register(worker.close)
-    return WorkerSource(worker, LatencyStore(store), setting)
+    return WorkerSource(worker, store, setting)
 
 
 def measured_how(judge: AnyJudge) -> str:
