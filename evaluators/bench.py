@@ -8,24 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from evaluators.claim import claim_gpu
 from evaluators.contract import Decision, DecodeShape, Mode, Setting
 from evaluators.correctness import MAX_RELATIVE_ERROR, reference
-from evaluators.device import ClockLog, current_device, measuring_problem
-from evaluators.gpu_lock import hold
+from evaluators.device import ClockLog, DeviceLost
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.pairing import Block
 from evaluators.providers import BoundLaunch, CallInputs, ProviderUnavailable, open_provider
 from evaluators.providers.metadata import decode_metadata
-from evaluators.recorder import POOL_BYTES, SPARE_BYTES, Recorder, WrongOutputError
+from evaluators.shape_timer import ShapeTimer, WrongOutputError
 from evaluators.store import shape_key
 from evaluators.timing import launches_per_replay
 from evaluators.workloads import Case, Split
 
 READINGS = 2
 """Replays per letter of a block: four readings per arm, so that one outlier does not move the median."""
-
-FREE_SHARE = 0.6
-"""Share of the free memory that KV copies may take."""
 
 T = TypeVar("T")
 
@@ -47,38 +44,23 @@ class Bench:
         self.setting, self._seed = setting, seed
         try:
             self.provider = open_provider(setting.provider, library)
-            import torch
-
-            torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
-            self.device = current_device()
-            hold(self.device.uuid)
-            problem = measuring_problem(self.device.uuid)
-        except (ProviderUnavailable, ImportError, RuntimeError, OSError) as error:
+        except ProviderUnavailable as error:
             raise MeasureError(Trouble.UNAVAILABLE, str(error)) from error
-        if problem:
-            raise MeasureError(Trouble.UNAVAILABLE, problem)
-        self.gpu = self.device.gpu()
+        self.device = claim_gpu()
         self._clocks = ClockLog(self.device.uuid)
+        self.gpu = self.device.gpu()
         self._rng = random.Random(seed)
-        self._opened: Recorder | None = None
+        self._opened: ShapeTimer | None = None
 
     def describe(self) -> dict[str, Any]:
         """Device and build."""
         return {"device": asdict(self.device), "build": self.provider.build()}
 
     @property
-    def recorder(self) -> Recorder:
-        """Pool, timer and provider, made when first needed."""
-        import torch
-
+    def shapes(self) -> ShapeTimer:
+        """What measures, made when first needed."""
         if self._opened is None:
-            free, _ = torch.cuda.mem_get_info()
-            self._opened = Recorder(
-                self.setting,
-                seed=self._seed,
-                pool_bytes=min(POOL_BYTES, int(free * FREE_SHARE)),
-                provider=self.provider,
-            )
+            self._opened = ShapeTimer(self.setting, self.provider, self.gpu, seed=self._seed)
         return self._opened
 
     def guarded(self, shape: DecodeShape, work: Callable[[], T]) -> T:
@@ -89,6 +71,8 @@ class Bench:
             return work()
         except WrongOutputError as error:
             raise MeasureError(Trouble.WRONG, str(error)) from error
+        except DeviceLost as error:
+            raise MeasureError(Trouble.LOST, f"{error}; what was measured is kept") from error
         except (RuntimeError, MemoryError, ValueError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             try:
@@ -104,28 +88,21 @@ class Bench:
             kind = Trouble.MEMORY if memory else Trouble.REFUSED
             raise MeasureError(kind, f"{shape_key(shape)}: {first}") from error
 
-    def tidy(self) -> None:
-        """Give cached memory back where graphs left much of it in private pools."""
-        import torch
-
-        if torch.cuda.memory_reserved() - POOL_BYTES > SPARE_BYTES:
-            torch.cuda.empty_cache()
-
     def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
         """See `Worker.measure`."""
-        recorder = self.recorder
+        shapes = self.guarded(shape, lambda: self.shapes)  # takes the memory for KV copies at first
         started = time.monotonic()
         case = Case(shape_key(shape), shape, Split.TRAIN)
-        timed = self.guarded(shape, lambda: recorder.time_decisions(case, decisions, rounds=rounds))
-        clock, slowed = self._clocks.sample()
+        timed = self.guarded(shape, lambda: shapes.time_decisions(case, decisions, rounds=rounds))
+        clock, slowed = self.guarded(shape, self._clocks.sample)
         total = time.monotonic() - started
-        self.tidy()
+        self.shapes.tidy()
         return {
             "cells": [{"latencies_us": latencies, "error": error} for latencies, error in timed],
             "sm_clock_mhz": clock,
             "slowed": slowed,
             "total_s": total,
-            "check_s": recorder.check_s,
+            "check_s": shapes.check_s,
         }
 
     def pairs(
@@ -147,7 +124,7 @@ class Bench:
                 is how the proof of the bench makes B slower by a known share.
         """
         blocks = self.guarded(shape, lambda: self._pairs(shape, one, other, orders, calls))
-        self.tidy()
+        self.shapes.tidy()
         return [asdict(b) for b in blocks]
 
     def _pairs(
@@ -160,9 +137,9 @@ class Bench:
     ) -> list[Block]:
         import torch
 
-        recorder = self.recorder
+        shapes = self.shapes
         each = calls or (launches_per_replay(shape),) * 2
-        plan, inputs = recorder.fresh_inputs(shape, max(each))
+        plan, inputs = shapes.fresh_inputs(shape, max(each))
         expected = reference(inputs, 0)
         decisions = {"A": one, "B": other}
         plans = {"A": plan.of(each[0]), "B": plan.of(each[1])}
@@ -174,23 +151,23 @@ class Bench:
             for letter in self._rng.sample("AB", 2):
                 # Kept until the block ends: the graph reads the metadata that a bound launch owns.
                 bound[letter] = self._bound(inputs, decisions[letter])
-                errors.append(recorder.checked_run(inputs, expected, bound[letter]))
+                errors.append(shapes.checked_run(inputs, expected, bound[letter]))
                 torch.cuda.synchronize()
-                graphs[letter] = recorder.timer.capture(bound[letter], plans[letter], torch.cuda.graph_pool_handle())
+                graphs[letter] = shapes.timer.capture(bound[letter], plans[letter], torch.cuda.graph_pool_handle())
             for letter in order[:2]:
-                recorder.timer.read_letter(graphs[letter], plans[letter], readings=1)
-            recorder.timer.wait()
+                shapes.timer.read_letter(graphs[letter], plans[letter], readings=1)
+            shapes.timer.wait()
             events, clocks, slowed = [], [], False
             for letter in order:
-                events.append(recorder.timer.read_letter(graphs[letter], plans[letter], readings=READINGS))
+                events.append(shapes.timer.read_letter(graphs[letter], plans[letter], readings=READINGS))
                 # While the replays run: an idle GPU would show another clock.
                 clock, slow = self._clocks.sample()
                 clocks.append(clock)
                 slowed = slowed or slow
-                recorder.timer.wait()
+                shapes.timer.wait()
             readings = tuple(tuple(s.elapsed_time(e) * 1e3 / each[0] for s, e in pairs) for pairs in events)
             blocks.append(Block(order, readings, tuple(clocks), slowed))
-            errors += [recorder.checked_replay(inputs, expected, graph) for graph in graphs.values()]
+            errors += [shapes.checked_replay(inputs, expected, graph) for graph in graphs.values()]
         worst = float(torch.stack(errors).nan_to_num(nan=float("inf")).max())
         if not worst <= MAX_RELATIVE_ERROR:
             raise WrongOutputError(
@@ -208,8 +185,8 @@ class Bench:
         """See `Worker.peers`."""
         from evaluators.peers import time_peers
 
-        found = self.guarded(shape, lambda: time_peers(self.recorder, shape))
-        self.tidy()
+        found = self.guarded(shape, lambda: time_peers(self.shapes, shape))
+        self.shapes.tidy()
         return found
 
     def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
@@ -217,7 +194,7 @@ class Bench:
         import torch
         from torch.profiler import ProfilerActivity, profile
 
-        _, inputs = self.recorder.fresh_inputs(shape, 1)
+        _, inputs = self.shapes.fresh_inputs(shape, 1)
         bound = self.provider.bind(inputs, decision, self.gpu)
         bound.run(0)
         torch.cuda.synchronize()
@@ -235,7 +212,7 @@ class Bench:
         import torch
 
         asked = Decision(num_splits)
-        _, inputs = self.recorder.fresh_inputs(shape, 1)
+        _, inputs = self.shapes.fresh_inputs(shape, 1)
         found = self.provider.compiled_num_splits(inputs, asked)
         reply: dict[str, Any] = {"num_splits": found}
         if self.setting.mode is Mode.METADATA:

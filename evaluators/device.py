@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,16 +43,31 @@ def _nvml() -> Any:
     return pynvml
 
 
+class DeviceLost(RuntimeError):
+    """NVML does not answer for a GPU any more: it fell off the bus, or the driver is gone."""
+
+
+@contextlib.contextmanager
+def _answering(nvml: Any) -> Iterator[None]:
+    """What NVML refuses becomes a `RuntimeError` that says so."""
+    try:
+        yield
+    except nvml.NVMLError as error:
+        raise RuntimeError(f"NVML does not answer ({error}); nvidia-smi shows what is wrong with the GPU") from error
+
+
 def current_device() -> DeviceRecord:
     """The GPU that torch uses now."""
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     nvml = _nvml()
+    with _answering(nvml):
+        driver = str(nvml.nvmlSystemGetDriverVersion())
     return DeviceRecord(
         name=properties.name,
         uuid=f"GPU-{properties.uuid}",
-        driver=str(nvml.nvmlSystemGetDriverVersion()),
+        driver=driver,
         cuda=str(torch.version.cuda),
         num_sms=properties.multi_processor_count,
         l2_bytes=properties.L2_cache_size,
@@ -65,20 +82,30 @@ def nvml_uuids() -> list[str]:
         RuntimeError: NVML does not answer.
     """
     nvml = _nvml()
-    return [str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))) for i in range(nvml.nvmlDeviceGetCount())]
+    with _answering(nvml):
+        return [
+            str(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i))) for i in range(nvml.nvmlDeviceGetCount())
+        ]
 
 
 def measuring_problem(uuid: str) -> str:
-    """Why nothing should be timed on a GPU: MIG, or another process on it; empty where nothing speaks against it."""
+    """Why nothing should be timed on a GPU: MIG, or another process on it; empty where nothing speaks against it.
+
+    Raises:
+        ImportError: nvidia-ml-py is missing.
+        RuntimeError: NVML does not answer.
+    """
     nvml = _nvml()
-    handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+    with _answering(nvml):
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
     try:
         mig, _ = nvml.nvmlDeviceGetMigMode(handle)
     except nvml.NVMLError:
         mig = 0  # not supported: no MIG
     if mig:
         return f"{uuid} is in MIG mode, where a slice of the SMs is timed, not the GPU: use a whole GPU"
-    others = {p.pid: p.usedGpuMemory for p in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    others = {p.pid: p.usedGpuMemory for p in running}
     if others.pop(os.getpid(), None) is None and len(others) == 1:
         # In a container NVML counts in the host's process ids: a single one is this process.
         others = {}
@@ -92,9 +119,15 @@ class ClockLog:
     """Samples SM clock and throttle reasons of the current GPU through NVML."""
 
     def __init__(self, uuid: str) -> None:
-        """Open the device by UUID, so that CUDA_VISIBLE_DEVICES cannot mix two GPUs up."""
-        self._nvml = _nvml()
-        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+        """Open the device by UUID, so that CUDA_VISIBLE_DEVICES cannot mix two GPUs up.
+
+        Raises:
+            ImportError: nvidia-ml-py is missing.
+            RuntimeError: NVML does not answer.
+        """
+        self._nvml, self._uuid = _nvml(), uuid
+        with _answering(self._nvml):
+            self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
         nvml = self._nvml
         self._bad = (
             nvml.nvmlClocksThrottleReasonHwSlowdown
@@ -105,7 +138,14 @@ class ClockLog:
         )
 
     def sample(self) -> tuple[int, bool]:
-        """(SM clock in MHz, whether the GPU is slowed down by heat or power)."""
-        clock = int(self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM))
-        reasons = int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
+        """(SM clock in MHz, whether the GPU is slowed down by heat or power).
+
+        Raises:
+            DeviceLost: NVML does not answer.
+        """
+        try:
+            clock = int(self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM))
+            reasons = int(self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
+        except self._nvml.NVMLError as error:
+            raise DeviceLost(f"NVML does not answer for {self._uuid} any more ({error})") from error
         return clock, bool(reasons & self._bad)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import fcntl
 import os
+import shlex
+import sys
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -12,6 +15,9 @@ from typing import IO
 LOCK_FOLDER = Path(tempfile.gettempdir()) / "evosplit-gpu-locks"
 """Shared by all users of a host. Containers with a /tmp of their own do not see each other's; there NVML's list of
 processes on the GPU is what tells (`device.measuring_problem`)."""
+
+COMMAND_CHARS = 200
+"""Of a command line, what the lock file keeps."""
 
 _held: dict[str, IO[str]] = {}
 """Locks of this process, by UUID, until it ends. A second bench in the same process shares the GPU on purpose."""
@@ -40,26 +46,52 @@ def _open(path: Path) -> int:
         os.umask(before)
 
 
+def _command_line(pid: int) -> str:
+    """How a process was started; empty where the system does not say."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    return shlex.join(filter(None, words))
+
+
+def _self_description() -> str:
+    """Process id, command and time, a line each; of a worker also who started it, for that is what people know."""
+    command = shlex.join(sys.orig_argv)
+    if "-m evaluators." in command:
+        parent = os.getppid()
+        command = f"a worker of process {parent}, {_command_line(parent)}".rstrip(", ")
+    now = datetime.datetime.now().isoformat(" ", timespec="seconds")
+    return f"{os.getpid()}\n{command[:COMMAND_CHARS]}\n{now}\n"
+
+
+def holder(text: str) -> str:
+    """Who holds a lock, in words, from what it wrote into the file."""
+    pid, command, since = [*text.splitlines(), "", "", ""][:3]
+    return ", ".join(filter(None, (f"process {pid or 'unknown'}", command, since and f"since {since}")))
+
+
 def hold(uuid: str) -> None:
     """Lock a GPU for the rest of this process; nothing to do where it holds it already.
 
     Raises:
-        GpuLockedError: another process holds it.
+        GpuLockedError: another process holds it; the message says which.
         OSError: the lock file cannot be made.
     """
     if uuid in _held:
         return
     path = LOCK_FOLDER / f"{uuid}.lock"
-    file = os.fdopen(_open(path), "r+", encoding="utf-8")
+    file = os.fdopen(_open(path), "r+", encoding="utf-8", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        holder = file.read().strip() or "unknown"
+        who = holder(file.read())
         file.close()
         raise GpuLockedError(
-            f"{uuid} is in use by process {holder}: timings would be wrong; end it, or use other GPUs ({path})"
+            f"{uuid} is in use ({who}): timings would be wrong; wait for it, end it, or use another GPU "
+            f"(CUDA_VISIBLE_DEVICES); lock {path}"
         ) from error
     file.truncate(0)
-    file.write(f"{os.getpid()}\n")
+    file.write(_self_description())
     file.flush()
     _held[uuid] = file

@@ -22,6 +22,11 @@ from evaluators.device import DeviceRecord
 from evaluators.pairing import Block
 
 GOODBYE_S = 20.0
+ANSWER_S = 300.0
+"""A worker that has not answered after this long is given up: loading libraries from a cold network disk takes
+minutes, everything else seconds."""
+
+KEPT = "what was measured is kept, go on with the same command"
 CHILD = "evaluators.gpu_worker_child"
 
 
@@ -106,8 +111,9 @@ def shape_of(data: dict[str, Any]) -> DecodeShape:
 class GpuWorker:
     """Client of the worker process. One request at a time; thread-safe."""
 
-    def __init__(self, command: Sequence[str] = ()) -> None:
-        """Start the process; `command` replaces it in tests."""
+    def __init__(self, command: Sequence[str] = (), *, answer_s: float = ANSWER_S) -> None:
+        """Start the process; `command` replaces it in tests, which also wait less for an answer."""
+        self._answer_s = answer_s
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
             list(command) or [sys.executable, "-m", CHILD],
@@ -122,28 +128,40 @@ class GpuWorker:
         """Send a request and wait for its answer.
 
         Raises:
-            MeasureError: the worker reports trouble, or died.
+            MeasureError: the worker reports trouble, died, or hangs and was ended.
         """
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         with self._lock:
+            hung = threading.Event()
+            timer = threading.Timer(self._answer_s, self._give_up, (hung,))
+            timer.daemon = True
+            timer.start()
             try:
                 process.stdin.write(json.dumps({"op": op, **arguments}) + "\n")
                 process.stdin.flush()
                 line = process.stdout.readline()
             except (BrokenPipeError, ValueError):
                 line = ""
-            if not line:
-                code = process.wait()
-                raise MeasureError(
-                    Trouble.LOST,
-                    f"the GPU worker ended (exit code {code}) during {op}; what was measured is kept, go on with the "
-                    "same command",
-                )
+            finally:
+                timer.cancel()
+            if not line.endswith("\n"):
+                raise MeasureError(Trouble.LOST, f"the GPU worker {self._end(hung)} during {op}; {KEPT}")
         reply = json.loads(line)
         if "error" in reply:
             raise MeasureError(Trouble(reply["error"]), reply["message"])
         return reply["ok"]
+
+    def _give_up(self, hung: threading.Event) -> None:
+        hung.set()
+        self._process.kill()
+
+    def _end(self, hung: threading.Event) -> str:
+        """How the process ended; waits for it."""
+        code = self._process.wait()
+        if hung.is_set():
+            return f"did not answer for {self._answer_s:.0f} s and was ended"
+        return f"was killed by signal {-code}" if code < 0 else f"ended (exit code {code})"
 
     def open(self, setting: Setting, *, seed: int) -> tuple[DeviceRecord, str]:
         """See `Worker.open`."""

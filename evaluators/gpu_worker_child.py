@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from evaluators.contract import Cache, Decision, Mode, Setting
@@ -38,7 +40,24 @@ def answer(request: dict[str, Any], state: dict[str, Any], open_bench: Callable[
     return getattr(bench, op)(**request)
 
 
-def serve(requests: TextIO, replies: TextIO, open_bench: Callable[[Setting, int], Any]) -> None:
+def lines_of(requests: TextIO) -> Iterator[str]:
+    """Lines as they come; the end of input is the end of the controller, and so of this process, even amid a request.
+
+    Otherwise a worker whose GPU hangs would outlive a killed controller and keep the GPU.
+    """
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in requests:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield lines.get()
+
+
+def serve(requests: Iterable[str], replies: TextIO, open_bench: Callable[[Setting, int], Any]) -> None:
     """Answer requests until they end; trouble is an answer too, and the loop goes on."""
     state: dict[str, Any] = {}
     for line in requests:
@@ -62,7 +81,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     library = sys.argv[1] if len(sys.argv) > 1 else ""
-    serve(sys.stdin, replies, lambda setting, seed: open_bench(setting, seed, library))
+    serve(lines_of(sys.stdin), replies, lambda setting, seed: open_bench(setting, seed, library))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from evaluators.timing import launches_per_replay
 if TYPE_CHECKING:
     import torch
 
-    from evaluators.recorder import Recorder
+    from evaluators.shape_timer import ShapeTimer
 
 ROUNDS = 12
 COPY_BYTES = 1 << 30
@@ -86,13 +86,13 @@ def _relative_error(out: torch.Tensor, expected: torch.Tensor) -> float:
     return float(difference)
 
 
-def time_peers(recorder: Recorder, shape: DecodeShape) -> dict[str, dict[str, Any]]:
+def time_peers(shapes: ShapeTimer, shape: DecodeShape) -> dict[str, dict[str, Any]]:
     """Latencies and error of each peer, or the reason why there are none; timed together in random order."""
     import random
 
     import torch
 
-    plan, inputs = recorder.fresh_inputs(shape, launches_per_replay(shape))
+    plan, inputs = shapes.fresh_inputs(shape, launches_per_replay(shape))
     expected = reference(inputs, 0)
     found: dict[str, dict[str, Any]] = {}
     graphs = {}
@@ -104,12 +104,12 @@ def time_peers(recorder: Recorder, shape: DecodeShape) -> dict[str, dict[str, An
                 found[name] = {"reason": f"its output is off by {error:.3g}"}
                 continue
             launch = BoundLaunch(Decision(), lambda copy, call=call: (call(copy), None)[1])  # type: ignore[misc]
-            graphs[name] = recorder.timer.capture(launch, plan, torch.cuda.graph_pool_handle())
+            graphs[name] = shapes.timer.capture(launch, plan, torch.cuda.graph_pool_handle())
             found[name] = {"error": error}
         except (ImportError, NotImplementedError, RuntimeError, TypeError, AttributeError) as error:
             torch.cuda.synchronize()
             found[name] = {"reason": str(error).splitlines()[0][:200] if str(error) else type(error).__name__}
-    timed = recorder.timer.time(list(graphs.values()), plan, rounds=ROUNDS, rng=random.Random(0)) if graphs else []
+    timed = shapes.timer.time(list(graphs.values()), plan, rounds=ROUNDS, rng=random.Random(0)) if graphs else []
     for name, cell in zip(graphs, timed, strict=True):
         found[name]["latencies_us"] = list(cell.latencies_us)
     return found

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ from evaluators.contract import Decision, Setting
 from evaluators.device import DeviceRecord
 from evaluators.evaluation import Measuring
 from evaluators.gpu_worker import MeasureError, Trouble
-from evaluators.ladder import SM_MARGINS
 from evaluators.latency import Latency, UnrecordedError
-from evaluators.live import LiveCount, LiveSource
+from evaluators.live_source import LiveCount, LiveSource
 from evaluators.status import Status
 from evaluators.store import Bench, StoreError
 from evaluators.table import Cell
@@ -37,18 +34,10 @@ class SharedSource(LiveSource):
         Raises:
             MeasureError: the server is gone.
         """
-        self.setting = setting
         self._path, self._run = path, run
         opened = self._request({"op": "open"})
-        self.device = DeviceRecord(**opened["device"])
-        self.bench = Bench(self.device, opened["build"], setting)
-        self.gpu = replace(self.device.gpu(), max_sm_margin=max(SM_MARGINS))
-        self.count = LiveCount()
+        super().__init__(Bench(DeviceRecord(**opened["device"]), opened["build"], setting))
         self._remembered = self._looked_up = 0  # launches known to this process; known to the server when asked
-        self._lock = threading.Lock()
-        self._cells: dict[str, tuple[Cell, ...]] = {}
-        self._by_launch: dict[str, Mapping[str, Latency]] = {}
-        self._failed: dict[tuple[str, str], UnrecordedError] = {}
 
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
         """Have measured what neither memory nor store knows; returns when GPUs were busy for this run.
@@ -60,14 +49,13 @@ class SharedSource(LiveSource):
         asked: list[tuple[str, Decision]] = []
         known: dict[str, int] = {}
         with self._lock:
-            for case, decisions in self._by_case(wanted):
-                have = self._by_launch.get(case.id, {})
-                missing = [d for k, d in decisions.items() if k not in have and (case.id, k) not in self._failed]
+            for case, decisions in self.by_case(wanted):
+                missing = self.known.missing(case, decisions)
                 self._remembered += len(decisions) - len(missing)
                 self.count.known = self._remembered + self._looked_up
                 if missing:
-                    known[case.id] = len(have)
-                    asked += [(case.id, d) for d in missing]
+                    known[case.id] = len(self.known.of(case))
+                    asked += [(case.id, d) for d in missing.values()]
         if not asked:
             return None
         rows = [[i, [d.num_splits, d.pack_gqa, d.sm_margin, d.blocks_per_split]] for i, d in asked]
@@ -79,14 +67,14 @@ class SharedSource(LiveSource):
     def _take(self, reply: Mapping[str, Any]) -> None:
         for case_id, found in reply["found"].items():
             # Replies to two threads may overtake each other; what is known of a shape only grows.
-            if len(found["rounds_us"]) > len(self._by_launch.get(case_id, {})):
-                self._cells[case_id] = tuple(
+            if len(found["rounds_us"]) > len(self.known.by_launch.get(case_id, {})):
+                self.known.cells[case_id] = tuple(
                     Cell(Decision(**decision), launch, error, tuple(latencies))
                     for decision, launch, error, latencies in found["cells"]
                 )
-                self._by_launch[case_id] = {k: Latency(tuple(v)) for k, v in found["rounds_us"].items()}
+                self.known.by_launch[case_id] = {k: Latency(tuple(v)) for k, v in found["rounds_us"].items()}
         for case_id, launch, status, message in reply["failed"]:
-            self._failed[case_id, launch] = UnrecordedError(message, Status(status))
+            self.known.failed[case_id, launch] = UnrecordedError(message, Status(status))
         count = LiveCount(**reply["count"])
         if count.measured >= self.count.measured:
             self._looked_up = max(self._looked_up, count.known)

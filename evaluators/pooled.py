@@ -11,7 +11,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from evaluators.contract import Decision, DecodeShape, Setting
@@ -19,14 +18,11 @@ from evaluators.evaluation import Measuring
 from evaluators.executors.base import Answer, Work
 from evaluators.executors.pool import Pool
 from evaluators.gpu_worker import MeasureError
-from evaluators.judge import SEARCH_SPLITS, WORKSPACE_CAP_MB, Judge
-from evaluators.ladder import SM_MARGINS
 from evaluators.latency import Latency, UnrecordedError
-from evaluators.live import ROUNDS, STATUS_OF, LiveCount, LiveSource, anchored_cells, readings_of
-from evaluators.sandbox import Limits
-from evaluators.store import Bench, LatencyStore, Reading, shape_key
+from evaluators.live_source import ROUNDS, STATUS_OF, LiveSource, anchored_cells, readings_of
+from evaluators.store import LatencyStore, Reading, shape_key
 from evaluators.table import Cell
-from evaluators.workloads import Case, Split, Weighting, cases_for
+from evaluators.workloads import Case
 
 Wanted = dict[str, tuple[Case, dict[str, Decision]]]
 """By case id: launches to measure, and a decision that makes each."""
@@ -55,32 +51,24 @@ class PooledSource(LiveSource):
             client: an open client of the pool.
             flights: the same object for all sources that share pool and store.
         """
-        self.setting = setting
         benches = pool.benches(setting)
         if not benches:
             raise pool.no_worker()
+        super().__init__(next(iter(benches.values())))
         self._pool, self._client, self._store = pool, client, store
         self._benches: dict[str, int] = {uuid: store.bench_id(b) for uuid, b in benches.items()}
-        self.bench: Bench = next(iter(benches.values()))
-        self.device = self.bench.device
-        self.gpu = replace(self.device.gpu(), max_sm_margin=max(SM_MARGINS))
-        self.count = LiveCount()
         self._flights = flights or Flights()
-        self._lock = threading.Lock()
-        self._cells: dict[str, tuple[Cell, ...]] = {}
-        self._by_launch: dict[str, Mapping[str, Latency]] = {}
-        self._failed: dict[tuple[str, str], UnrecordedError] = {}
         self._stored = store.shapes_known(list(self._benches.values()))
 
     def known_of(self, case: Case) -> tuple[tuple[Cell, ...], Mapping[str, Latency]]:
         """What is known of a case: its cells, and its latencies by launch; of one moment."""
         with self._lock:
-            return self._cells.get(case.id, ()), self._by_launch.get(case.id, {})
+            return self.known.cells.get(case.id, ()), self.known.of(case)
 
     def failures(self) -> dict[tuple[str, str], UnrecordedError]:
         """Launches that cannot be measured, by case and launch."""
         with self._lock:
-            return dict(self._failed)
+            return dict(self.known.failed)
 
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
         """Measure what neither memory nor store knows, on all GPUs at once.
@@ -91,7 +79,7 @@ class PooledSource(LiveSource):
             MeasureError: no worker is left, or a baseline cannot be measured.
             StoreError: the store cannot be written.
         """
-        groups = self._by_case(wanted)
+        groups = self.by_case(wanted)
         first, busy_s, launches = True, 0.0, 0
         started_at, started = time.time(), time.monotonic()
         while True:
@@ -120,25 +108,21 @@ class PooledSource(LiveSource):
         others = False
         with self._lock:
             for case, decisions in groups:
-                if case.id not in self._cells:
+                if case.id not in self.known.cells:
                     self._load(case)
-                missing = self._unknown(case, decisions)
+                missing = self.known.missing(case, decisions)
                 if missing:
                     # Another run may have measured it since.
                     self._load(case)
-                    missing = self._unknown(case, decisions)
+                    missing = self.known.missing(case, decisions)
                 if first:
-                    self.count.known += sum(k in self._by_launch[case.id] for k in decisions)
+                    self.count.known += sum(k in self.known.of(case) for k in decisions)
                 key = shape_key(case.shape) if missing else ""
                 free = {k: d for k, d in missing.items() if (self.setting, key, k) not in self._flights.launches}
                 others = others or len(free) < len(missing)
                 if free:
                     mine[case.id] = case, free
         return mine, others
-
-    def _unknown(self, case: Case, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
-        known = self._by_launch[case.id]
-        return {k: d for k, d in decisions.items() if k not in known and (case.id, k) not in self._failed}
 
     def _home(self, case: Case) -> int | None:
         """Bench on which a shape lives: where this pool has measured it, else where most of it is known."""
@@ -154,22 +138,19 @@ class PooledSource(LiveSource):
 
     def _load(self, case: Case) -> None:
         """Read a case's launches as its GPU measured them; keep the ratios of one that it has left."""
-        self._by_launch.setdefault(case.id, {})
-        self._cells.setdefault(case.id, ())
         bench = self._home(case)
         readings = {} if bench is None else self._store.readings(bench, case.shape)
-        first, _ = self._baseline(case)
+        first, _ = self.baseline(case)
         cells = anchored_cells(readings, first)
-        if not cells:
+        before = self.known.of(case)
+        if not cells and before:
             return
-        reference = cells[0].latencies_us
-        latencies = {c.launch: Latency(c.latencies_us) for c in cells}
-        before = self._by_launch[case.id]
+        gone = {}
         for launch, latency in before.items():
-            if launch not in latencies:
-                rounds = zip(reference, latency.rounds_us, before[first].rounds_us, strict=True)
-                latencies[launch] = Latency(tuple(new * v / old for new, v, old in rounds))
-        self._cells[case.id], self._by_launch[case.id] = cells, latencies
+            if launch not in readings:
+                rounds = zip(cells[0].latencies_us, latency.rounds_us, before[first].rounds_us, strict=True)
+                gone[launch] = Latency(tuple(new * v / old for new, v, old in rounds))
+        self.known.take(case, cells, gone)
 
     def _measure_all(self, wanted: Wanted) -> float:
         """Measure; what fails together is measured one by one, so that the guilty launch is found. Seconds of GPU."""
@@ -193,7 +174,7 @@ class PooledSource(LiveSource):
 
         def works() -> Iterator[Work]:
             for case, new in parts:
-                first, baseline = self._baseline(case)
+                first, baseline = self.baseline(case)
                 launches = [(first, baseline), *((k, d) for k, d in new.items() if k != first)]
                 work = Work(self.setting, case.shape, tuple(d for _, d in launches), ROUNDS)
                 asked[id(work)] = case, launches
@@ -217,7 +198,7 @@ class PooledSource(LiveSource):
                         continue
                     seconds += answer.reply["total_s"]
                     with self._lock:
-                        self._count(answer.reply, len(launches) - bool(self._by_launch[case.id]))
+                        self.count.add(answer.reply, len(launches) - bool(self.known.of(case)))
                         self._load(case)
         return again, seconds
 
@@ -238,43 +219,8 @@ class PooledSource(LiveSource):
             return [(case, {launch: decision}) for launch, decision in new]
         ((launch, _),) = new
         with self._lock:
-            self._failed[case.id, launch] = UnrecordedError(str(error), STATUS_OF[error.kind])
-            return [] if self._by_launch[case.id] else [(case, {})]
-
-
-def open_pooled_judge(
-    source: LiveSource,
-    workload: str,
-    *,
-    weighting: Weighting,
-    limits: Limits,
-    workspace_cap_mb: int = WORKSPACE_CAP_MB,
-    splits: Sequence[Split] = SEARCH_SPLITS,
-) -> Judge:
-    """A judge on a pool; as `live.open_live_judge`.
-
-    Its description names no GPU: a run may go on with others of the same kind, since every speed-up is a ratio on one.
-
-    Raises:
-        SandboxUnavailable: this system cannot confine candidates.
-    """
-    cases = [c for c in cases_for(workload, source.setting) if c.split in splits]
-    return Judge(
-        cases,
-        source.setting,
-        source.gpu,
-        source,
-        description={
-            "workload": workload,
-            "measure": "live",
-            "gpu": source.device.name,
-            "driver": source.device.driver,
-            "build": source.bench.build,
-        },
-        weighting=weighting,
-        limits=limits,
-        workspace_cap_mb=workspace_cap_mb,
-    )
+            self.known.failed[case.id, launch] = UnrecordedError(str(error), STATUS_OF[error.kind])
+            return [] if self.known.of(case) else [(case, {})]
 
 
 def open_source(

@@ -115,21 +115,29 @@ def _reading(
 def read_bench(path: Path, bench: Bench) -> dict[str, dict[str, Reading]]:
     """All readings of a bench by shape (see `shape_key`) and launch, while others may write; empty without any.
 
+    Without a UUID it is any GPU of that model and driver: a shape is then read as the GPU measured it that knows most
+    of it, since times of two GPUs are not compared.
+
     Raises:
         StoreError: no store that can be read.
     """
-    found: dict[str, dict[str, Reading]] = {}
+    by_gpu: dict[str, dict[int, dict[str, Reading]]] = {}
+    d, s = bench.device, bench.setting
+    known = (d.name, d.driver, bench.build, s.provider, s.mode.value, s.cache.value, s.page_size, s.dtype, bench.method)
+    names = ("gpu", "driver", "build", "provider", "mode", "cache", "page_size", "dtype", "method")
+    where = " AND ".join(f"{name} = ?" for name in names) + (" AND uuid = ?" if d.uuid else "")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
             rows = db.execute(
-                f"SELECT shape, {READING_COLUMNS} FROM launch WHERE bench = (SELECT id FROM bench WHERE key = ?)",
-                (bench.key,),
+                f"SELECT shape, bench, {READING_COLUMNS} FROM launch "
+                f"WHERE bench IN (SELECT id FROM bench WHERE {where})",
+                (*known, d.uuid) if d.uuid else known,
             )
-            for shape, *row in rows:
-                found.setdefault(shape, {})[row[0]] = _reading(*row)
+            for shape, number, *row in rows:
+                by_gpu.setdefault(shape, {}).setdefault(number, {})[row[0]] = _reading(*row)
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise StoreError(f"{path} cannot be read as a latency store ({error})") from error
-    return found
+    return {shape: max(gpus.values(), key=len) for shape, gpus in by_gpu.items()}
 
 
 class LatencyStore:

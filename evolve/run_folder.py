@@ -83,6 +83,25 @@ def run_folders(runs_dir: Path) -> list[Path]:
     return [*single, *swept]
 
 
+def run_labels(folders: Sequence[Path]) -> list[str]:
+    """A name for each of several run folders: the folder's, with as much of its path as tells it from the others.
+
+    Raises:
+        UserError: a folder twice.
+    """
+    paths = [folder.resolve() for folder in folders]
+    for k, path in enumerate(paths):
+        if path in paths[:k]:
+            raise UserError(f"the same run twice: {folders[k]}", hint="name each run once")
+    labels = []
+    for path in paths:
+        depth = 1
+        while sum(p.parts[-depth:] == path.parts[-depth:] for p in paths) > 1:
+            depth += 1
+        labels.append("/".join(path.parts[-depth:]))
+    return labels
+
+
 def find_run(text: str, runs_dir: Path) -> Path:
     """A run folder by path, by name, or `last`.
 

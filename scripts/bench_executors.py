@@ -29,7 +29,7 @@ from evaluators.device import DeviceRecord
 from evaluators.executors.base import Executor, Work
 from evaluators.executors.local import LocalExecutor
 from evaluators.executors.pool import Pool
-from evaluators.live import readings_of
+from evaluators.live_source import readings_of
 from evaluators.store import LatencyStore
 
 COLD = SETTINGS["fa3_fwd-metadata-cold"]

@@ -14,7 +14,6 @@ import math
 import os
 import random
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,8 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from recordings_agree import agreement
 
 from evaluators import pairing
 from evaluators.contract import SETTINGS, Decision, Gpu, Setting
@@ -36,7 +37,7 @@ from evaluators.gpu_worker import shape_json
 from evaluators.ladder import recorded_actions
 from evaluators.pairing import Block, Verdict
 from evaluators.providers.memory import live_kv_bytes
-from evaluators.recorder import slice_cases
+from evaluators.slices import slice_cases
 from evaluators.timing import BYTES_PER_US
 from evaluators.workloads import cases_for
 
@@ -57,7 +58,7 @@ def one_recording(
         bench = pool.benches(setting)[uuids[0]]
 
         def kill() -> None:
-            pid = int((LOCK_FOLDER / f"{uuids[-1]}.lock").read_text())
+            pid = int((LOCK_FOLDER / f"{uuids[-1]}.lock").read_text().split()[0])
             os.kill(pid, signal.SIGKILL)
 
         timer = threading.Timer(kill_after_s, kill) if kill_after_s else None
@@ -186,36 +187,6 @@ def share(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "median_abs_percent": round(100 * spread[len(spread) // 2], 4),
         "p95_abs_percent": round(100 * spread[int(0.95 * (len(spread) - 1))], 4),
     }
-
-
-def stock_ratios(path: Path) -> dict[tuple[str, str], tuple[str, float]]:
-    """By case and launch of a recording: the GPU, and the log ratio of the medians of stock decision and launch."""
-    found, uuid = {}, ""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for row in map(json.loads, lines):
-            if "device" in row:
-                uuid = row["device"]["uuid"]
-            medians = [(c["launch"], statistics.median(c["latencies_us"])) for c in row.get("cells", ())]
-            for launch, median_us in medians[1:]:
-                found[row["case"], launch] = uuid, math.log(medians[0][1] / median_us)
-    return found
-
-
-def agreement(one: Path, other: Path) -> dict[str, Any]:
-    """How far the speed-ups over the stock decision of two recordings differ, by whether one GPU measured both."""
-    a, b = stock_ratios(one), stock_ratios(other)
-    lines: dict[str, Any] = {"recordings": [one.name, other.name]}
-    for name, same_gpu in (("same GPU", True), ("another GPU", False)):
-        off = [b[k][1] - a[k][1] for k in a if k in b and (a[k][0] == b[k][0]) is same_gpu]
-        if off:
-            spread = sorted(map(abs, off))
-            lines[name] = {
-                "launches": len(off),
-                "mean_percent": round(100 * statistics.fmean(off), 4),
-                "median_abs_percent": round(100 * statistics.median(spread), 4),
-                "p95_abs_percent": round(100 * spread[int(0.95 * (len(spread) - 1))], 4),
-            }
-    return lines
 
 
 def summarise(folder: Path, report: dict[str, Any]) -> None:

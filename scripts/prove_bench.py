@@ -106,8 +106,8 @@ def run_triton(bench: Bench, pair: Drawn, method: str, gpu_ms: float) -> dict[st
     import torch
     from triton.testing import do_bench, do_bench_cudagraph
 
-    recorder = bench.recorder
-    plan, inputs = recorder.fresh_inputs(pair.shape, max(pair.calls))
+    timer = bench.shapes
+    plan, inputs = timer.fresh_inputs(pair.shape, max(pair.calls))
     budget = gpu_ms / 2
     times: dict[str, list[float]] = {"A": [], "B": []}
     for letter, calls in zip("AB", pair.calls, strict=True):
@@ -122,7 +122,7 @@ def run_triton(bench: Bench, pair: Drawn, method: str, gpu_ms: float) -> dict[st
 
         once: Callable[[], None] = enqueue
         if method == "do_bench":
-            graph = recorder.timer.capture(bound, mine, torch.cuda.graph_pool_handle())
+            graph = timer.timer.capture(bound, mine, torch.cuda.graph_pool_handle())
             once = graph.replay
         if method == "do_bench":
             warm, rep = budget * WARM_SHARE, budget * (1 - WARM_SHARE)

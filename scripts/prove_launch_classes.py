@@ -67,7 +67,7 @@ def main() -> int:
                 == canonical_launch(case.shape, setting, p[2], recorder.gpu)
             ]
             decisions = [d for _, a, b in found for d in (a, b)]
-            timed = recorder.time_decisions(case, decisions, rounds=ROUNDS)
+            timed = recorder.shapes.time_decisions(case, decisions, rounds=ROUNDS)
             for k, (label, a, b) in enumerate(found):
                 first, second = timed[2 * k][0], timed[2 * k + 1][0]
                 logs = [math.log(y / x) for x, y in zip(first, second, strict=True)]

@@ -21,7 +21,9 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from evaluators.recorder import Recorder, RecordingError, header
+from evaluators.recorder import Recorder
+from evaluators.shape_timer import WrongOutputError
+from evaluators.slices import header
 from evaluators.table import Table, read_table
 from evaluators.workloads import Case, Split
 
@@ -87,7 +89,7 @@ def main() -> None:
                 break
             try:
                 rows = recorder.measure(case)
-            except (RuntimeError, RecordingError) as error:
+            except (RuntimeError, WrongOutputError) as error:
                 print(f"{case.id}: lost: {error}", flush=True)
                 continue
             out.write(json.dumps({"case": case.id, "cells": rows}, separators=(",", ":")) + "\n")

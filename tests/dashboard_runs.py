@@ -12,9 +12,11 @@ from evaluators.contract import LIVE_SETTINGS
 from evaluators.evaluation import Evaluation
 from evaluators.judge import Judge, open_judge
 from evaluators.judge_set import JudgeSet, Objective, table_labels
-from evaluators.live import open_live_judge
+from evaluators.live import WorkerSource
+from evaluators.live_judge import open_live_judge
 from evaluators.sandbox import Limits
 from evaluators.status import Status
+from evaluators.store import LatencyStore
 from evaluators.workloads import Weighting
 from evolve.config import RunConfig, parse_config
 from evolve.journal import open_journal
@@ -133,5 +135,6 @@ def write_live(folder: Path, sources: Sequence[str]) -> Path:
         "name": "live", "judge": {"measure": "live", "weighting": "chat", "store": str(store)},
     })  # fmt: skip
     setting = LIVE_SETTINGS[config.judge.setting]
-    judge = open_live_judge(SimulatedWorker(), store, "llama31-70b", setting, weighting=Weighting.CHAT, limits=Limits())
+    source = WorkerSource(SimulatedWorker(), LatencyStore(store), setting)
+    judge = open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits())
     return write_judged(folder, judge, config, [], sources)

@@ -133,6 +133,8 @@ def _fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
     if shape.batch == 17:
         print("simulated crash")
         raise SystemExit(7)
+    if shape.batch == 19:
+        time.sleep(3600)
 
 
 class SeatBench(SimulatedBench):
@@ -143,7 +145,9 @@ class SeatBench(SimulatedBench):
 
     def __init__(self, setting: Setting, seed: int) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        self.uuid = visible if visible.startswith("GPU-") else f"GPU-simulated-{visible}"
+        # Nodes of a cluster on one host each count their GPUs from 0.
+        node = os.environ.get("EVOSPLIT_SIMULATED_NODE", "")
+        self.uuid = visible if visible.startswith("GPU-") else f"GPU-simulated-{node}{visible}"
         self.folder = Path(os.environ.get("EVOSPLIT_SIMULATED", "."))
         if "broken" in self.uuid:
             raise MeasureError(Trouble.UNAVAILABLE, f"{self.uuid} is in MIG mode")
@@ -189,12 +193,12 @@ class SeatBench(SimulatedBench):
 
 def main() -> None:
     """A worker process around the simulated bench."""
-    from evaluators.gpu_worker_child import serve
+    from evaluators.gpu_worker_child import lines_of, serve
 
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     print("a library that prints to stdout")
-    serve(sys.stdin, replies, SimulatedBench)
+    serve(lines_of(sys.stdin), replies, SimulatedBench)
 
 
 if __name__ == "__main__":

@@ -270,6 +270,34 @@ def test_resume_needs_nothing_but_the_run_folder(evosplit: Command, tmp_path: Pa
     assert more.json["proposals"] == 3
 
 
+@pytest.mark.parametrize("name", ["elsewhere", "null", "a: b, [c", "deep/1"])
+def test_runs_dir_is_where_a_new_run_goes(evosplit: Command, tmp_path: Path, name: str) -> None:
+    first = evosplit("run", QUICKSTART, "--set", "search.proposals=1", "--runs-dir", name, "--json")
+    assert first.code == 0, first.err
+    (folder,) = (tmp_path / name).iterdir()
+    assert tmp_path / first.json["path"] == folder and not (tmp_path / "runs").exists()
+    if name != "elsewhere":
+        return
+    here = ["--runs-dir", name]
+    more = evosplit("run", "--resume", "last", "--set", "search.proposals=2", *here, "--json")
+    assert more.code == 0 and more.json["path"] == first.json["path"], more.err
+    assert [r["run"] for r in evosplit("ls", *here, "--json").json["runs"]] == [folder.name]
+    judged = evosplit("evaluate", "last#0", *here, "--json")
+    assert judged.code == 0 and judged.json["train"]["score"] == 1.0
+    (tmp_path / "x.csv").write_text(f"{HEADER}\n1,2500,8,1\n")
+    assert evosplit("decide", f"{folder.name}#0", "--shapes", "x.csv", *here).code == 0
+    assert evosplit("evaluate", "last#0").code == 2
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", [["run"], ["run", QUICKSTART], ["sweep", "--seeds", "0..1"], ["evaluate", STOCK]])
+def test_two_places_for_runs_are_refused(evosplit: Command, tmp_path: Path, verb: list[object]) -> None:
+    option = ["--config"] if verb[0] == "evaluate" else []
+    result = evosplit(*verb, *option, QUICKSTART, "--runs-dir", "a", "--set", "runs_dir=b")
+    assert result.code == 2 and "--runs-dir beside --set runs_dir=" in result.err
+    assert not (tmp_path / "a").exists() and not (tmp_path / "b").exists()
+
+
 def test_show_and_diff(finished_run: FinishedRun, evosplit: Command) -> None:
     runs = ["--runs-dir", finished_run.runs_dir]
     shown = evosplit("show", "last", *runs)

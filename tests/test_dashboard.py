@@ -297,11 +297,20 @@ def test_a_live_run_says_why_its_shapes_are_missing(live: RunReader, tmp_path: P
         store.backup(other)
     assert recording_of(RunReader(copy))[0] is not None
     with open_journal(copy, read_only=False) as journal:
-        journal.set_meta("gpu_uuid", "")
-    assert "does not say gpu_uuid" in recording_of(RunReader(copy))[1]
-    with open_journal(copy, read_only=False) as journal:
         journal.set_meta("gpu_uuid", "another GPU")
     assert "none of its launches" in recording_of(RunReader(copy))[1]
+    with open_journal(copy, read_only=False) as journal:
+        journal.set_meta("num_sms", "")
+    assert "does not say num_sms" in recording_of(RunReader(copy))[1]
+
+
+def test_a_run_on_a_pool_has_shapes_each_as_one_gpu_measured_it(live: RunReader, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(live.folder, tmp_path / "runs" / "live"))
+    alone = recording_of(live)[0]
+    with open_journal(copy, read_only=False) as journal:
+        journal.set_meta("gpu_uuid", "")
+    pooled = recording_of(RunReader(copy))[0]
+    assert alone is not None and pooled is not None and pooled.shape_cases == alone.shape_cases
 
 
 def test_measured_figures_are_the_oracles(judge: Judge) -> None:

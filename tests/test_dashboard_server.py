@@ -198,8 +198,8 @@ def test_runs_that_start_later_appear(judge: Judge, tmp_path: Path) -> None:
     assert hub.names() == ["later"]
 
 
-def test_two_runs_of_one_name(folder: Path) -> None:
-    with pytest.raises(UserError, match="two runs named small"):
+def test_a_run_named_twice_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="the same run twice"):
         Hub([folder, folder], None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import socket
@@ -13,14 +14,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Command
 from executor_contract import BENCH, COLD, ExecutorContract, measured, shapes, work
 
 from evaluators.executors.base import Executor
+from evaluators.executors.leases import LeaseBook
 from evaluators.executors.pool import Pool
+from evaluators.executors.recording import record_pooled
 from evaluators.gpu_worker import MeasureError, Trouble
+from evaluators.slices import Progress, slice_cases
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'evosplit[ray]'")
 
@@ -89,6 +94,55 @@ def test_actors_answer_and_are_replaced(simulated: Path) -> None:
     assert sum(s.lost for s in pool.report()) == 1
 
 
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[Any], Path]]:
+    """A head without a GPU and three nodes with one each: own raylets and object stores, on this host."""
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="ev", dir="/tmp") as folder:
+        shared = Path(folder) / "shared"
+        shared.mkdir()
+        monkeypatch.setenv("EVOSPLIT_SIMULATED", str(shared))
+        monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}{os.pathsep}{ROOT}")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
+        found = [cluster.add_node(num_cpus=1, num_gpus=1, env_vars={"EVOSPLIT_SIMULATED_NODE": name}) for name in "abc"]
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        try:
+            yield cluster, found, shared
+        finally:
+            cluster.shutdown()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_node_lost_amid_a_recording_costs_no_shape_and_doubles_none(
+    nodes: tuple[Any, list[Any], Path], tmp_path: Path
+) -> None:
+    cluster, workers, shared = nodes
+    events: list[str] = []
+    book = LeaseBook(lease_s=10.0, max_launches=32)
+    seen: list[str] = []
+
+    def lose_a_node(progress: Progress) -> None:
+        seen.append(progress.case_id)
+        if len(seen) == 20:
+            cluster.remove_node(workers[1], allow_graceful=False)
+
+    with closing(Pool(ray_executor(), [COLD], book=book, start_s=60.0, on_event=events.append)) as pool:
+        uuids = {d.uuid for d in pool.devices}
+        assert len(uuids) == 3
+        left = record_pooled(pool, "llama31-70b", COLD, tmp_path / "slices", part=(0, 10), on_progress=lose_a_node)
+    wanted = Counter(c.id for c in slice_cases("llama31-70b", COLD, (0, 10)))
+    assert left == 0 and Counter(seen) == wanted
+    rows = [json.loads(x) for p in (tmp_path / "slices").glob("*.jsonl") for x in p.read_text().splitlines()]
+    assert Counter(r["case"] for r in rows if "cells" in r) == wanted
+    assert not [r for r in rows if "failed" in r]
+    assert {r["device"]["uuid"] for r in rows if "device" in r} == uuids
+    (lost,) = [s for s in pool.report() if s.lost]
+    assert any(e.startswith("lost:") and lost.uuid in e for e in events)
+    assert len((shared / "executions.txt").read_text().splitlines()) >= len(wanted) + 3, "with three self-tests"
+
+
 @needs_ray
 def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from evaluators.executors.ray import RayExecutor
@@ -118,3 +172,13 @@ def test_ray_without_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(MeasureError) as error:
         open_executor("ray")
     assert error.value.kind is Trouble.UNAVAILABLE and "pip install 'evosplit[ray]'" in str(error.value)
+
+
+def test_a_remote_traceback_is_told_by_its_ends() -> None:
+    from evaluators.executors.ray import first_and_last
+
+    text = "The actor died because of an error\n  File ...\nModuleNotFoundError: No module named 'evaluators'\n\n"
+    assert first_and_last(text) == (
+        "The actor died because of an error ... ModuleNotFoundError: No module named 'evaluators'"
+    )
+    assert first_and_last("one") == "one" and first_and_last("") == "no reason given"

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from evaluators.contract import SETTINGS, Decision, DecodeShape
 from evaluators.executors.base import Work
-from evaluators.executors.leases import Lease, LeaseBook
+from evaluators.executors.entries import Lease
+from evaluators.executors.leases import LeaseBook
 
 COLD, HOT = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-metadata-hot"]
 SEATS = ("GPU-a", "GPU-b", "GPU-c")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,10 +20,12 @@ from simulated_gpu import SIMULATED_BUILD, SIMULATED_DEVICE, SimulatedWorker, si
 from evaluators.contract import SETTINGS, Decision, DecodeShape
 from evaluators.gpu_worker import GpuWorker, MeasureError, Trouble
 from evaluators.launch import canonical_launch
-from evaluators.live import LiveSource, anchored, open_live_judge
+from evaluators.live import WorkerSource
+from evaluators.live_judge import open_live_judge
+from evaluators.live_source import anchored
 from evaluators.sandbox import Limits
 from evaluators.status import Status
-from evaluators.store import Bench, LatencyStore, Reading, StoreError, shape_key
+from evaluators.store import Bench, LatencyStore, Reading, StoreError, read_bench, shape_key
 from evaluators.workloads import Case, Split, Weighting
 
 COLD, HOT = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-metadata-hot"]
@@ -44,7 +47,8 @@ def store(tmp_path: Path) -> Iterator[LatencyStore]:
 
 def judge_with(worker: SimulatedWorker, path: Path, splits: Sequence[Split] = (Split.TRAIN, Split.HOLDOUT)):  # type: ignore[no-untyped-def]
     require_sandbox()
-    return open_live_judge(worker, path, "llama31-70b", COLD, weighting=Weighting.CHAT, limits=Limits(), splits=splits)
+    source = WorkerSource(worker, path, COLD)
+    return open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=splits)
 
 
 def test_the_first_reading_counts_and_outlives_the_process(store: LatencyStore) -> None:
@@ -118,7 +122,7 @@ def test_damaged_rows_are_reported(store: LatencyStore) -> None:
 def test_two_processes_share_a_store(store: LatencyStore) -> None:
     other = LatencyStore(store.path)
     one, two = SimulatedWorker(seed=1), SimulatedWorker(seed=2)
-    first, second = LiveSource(one, store, COLD), LiveSource(two, other, COLD)
+    first, second = WorkerSource(one, store, COLD), WorkerSource(two, other, COLD)
     first.prepare([(CASE, Decision(4))])
     second.prepare([(CASE, Decision(4))])
     assert len(one.requests) == 1 and two.requests == []
@@ -134,12 +138,12 @@ def test_drift_between_measurements_cancels() -> None:
 
 def test_only_missing_launches_are_measured_and_each_once(store: LatencyStore) -> None:
     worker = SimulatedWorker()
-    source = LiveSource(worker, store, COLD)
+    source = WorkerSource(worker, store, COLD)
     source.prepare([(CASE, Decision(4)), (CASE, Decision(4, blocks_per_split=1)), (CASE, Decision(8))])
     (request,) = worker.requests
     launches = {canonical_launch(SHAPE, COLD, d, source.gpu).key for d in request[1]}
     assert len(launches) == len(request[1])
-    known = set(source._by_launch[CASE.id])
+    known = set(source.known.of(CASE))
     assert known == launches
     source.prepare([(CASE, Decision(4)), (CASE, Decision(8))])
     assert len(worker.requests) == 1
@@ -258,11 +262,11 @@ def test_a_bad_launch_costs_its_candidate_alone(tmp_path: Path, kind: Trouble, s
 
 def test_the_guilty_launch_is_found_among_others(store: LatencyStore) -> None:
     worker = SimulatedWorker(fault=faulty(Trouble.WRONG, 8))
-    source = LiveSource(worker, store, COLD)
+    source = WorkerSource(worker, store, COLD)
     source.prepare([(CASE, Decision(4)), (CASE, Decision(8)), (CASE, Decision(2))])
     launches = [canonical_launch(SHAPE, COLD, Decision(s), source.gpu).key for s in (2, 4, 8)]
-    assert launches[0] in source._by_launch[CASE.id] and launches[1] in source._by_launch[CASE.id]
-    assert launches[2] not in source._by_launch[CASE.id]
+    assert launches[0] in source.known.of(CASE) and launches[1] in source.known.of(CASE)
+    assert launches[2] not in source.known.of(CASE)
 
 
 def test_a_lost_gpu_ends_the_search_and_keeps_what_was_measured(tmp_path: Path) -> None:
@@ -289,7 +293,7 @@ def test_a_baseline_that_cannot_be_measured_is_named(store: LatencyStore) -> Non
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         raise MeasureError(Trouble.MEMORY, "out of memory")
 
-    source = LiveSource(SimulatedWorker(fault=fault), store, COLD)
+    source = WorkerSource(SimulatedWorker(fault=fault), store, COLD)
     with pytest.raises(MeasureError) as error:
         source.prepare([(CASE, Decision())])
     assert "baseline" in str(error.value) and CASE.id in str(error.value)
@@ -317,6 +321,29 @@ def test_the_worker_process_answers_and_survives_trouble(process: GpuWorker, mon
     assert error.value.kind is Trouble.LOST
     with pytest.raises(MeasureError, match="ended"):
         process.measure(SHAPE, [Decision(1)], rounds=6)
+
+
+def test_a_worker_that_hangs_is_ended_and_named() -> None:
+    worker = GpuWorker([sys.executable, str(ROOT / "tests" / "simulated_gpu.py")], answer_s=3.0)
+    worker.open(COLD, seed=1)
+    with pytest.raises(MeasureError, match=r"did not answer for 3 s and was ended during measure; .* kept") as error:
+        worker.measure(replace(SHAPE, batch=19), [Decision(1)], rounds=6)
+    worker.close()
+    assert error.value.kind is Trouble.LOST
+
+
+def test_a_worker_that_hangs_ends_with_its_controller() -> None:
+    command = [sys.executable, str(ROOT / "tests" / "simulated_gpu.py")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps({"op": "open", "setting": asdict(COLD), "seed": 0}) + "\n")
+    process.stdin.flush()
+    assert "ok" in json.loads(process.stdout.readline())
+    shape = asdict(replace(SHAPE, batch=19))
+    process.stdin.write(json.dumps({"op": "measure", "shape": shape, "decisions": [{}], "rounds": 6}) + "\n")
+    process.stdin.close()
+    assert process.wait(30) == 0
+    process.stdout.close()
 
 
 def test_the_real_worker_says_what_is_missing() -> None:
@@ -379,3 +406,24 @@ def test_live_configurations_that_cannot_be(evosplit: Command, sets: list[str], 
     arguments = [a for s in sets for a in ("--set", s)]
     result = evosplit("config", "show", *arguments)
     assert result.code == 2 and says in result.err
+
+
+def test_a_shape_of_a_pool_is_read_as_the_gpu_that_knows_most_of_it(store: LatencyStore) -> None:
+    other = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-other"))
+    store.add(store.bench_id(BENCH), SHAPE, [reading("m32", 9.0)])
+    store.add(store.bench_id(other), SHAPE, [reading("m32", 7.0), reading("m64", 8.0)])
+    newer = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-newer", driver="1"))
+    store.add(store.bench_id(newer), SHAPE, [reading(f"m{k}", 1.0) for k in range(3)])
+    anywhere = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid=""))
+    found = read_bench(store.path, anywhere)
+    assert found == {shape_key(SHAPE): {"m32": reading("m32", 7.0), "m64": reading("m64", 8.0)}}
+    assert read_bench(store.path, BENCH) == {shape_key(SHAPE): {"m32": reading("m32", 9.0)}}
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(evosplit: Command, tmp_path: Path) -> None:
+    if find_spec("torch") is not None:
+        pytest.skip("torch is here")
+    require_sandbox()
+    result = evosplit("run", ROOT / "configs" / "llama31-70b-h100.yaml", "--runs-dir", "new")
+    assert result.code == 3 and "evosplit[gpu]" in result.err
+    assert not (tmp_path / "new").exists()

@@ -12,7 +12,7 @@ from evaluators.bench import Bench
 from evaluators.contract import SETTINGS, Decision, DecodeShape, Setting
 from evaluators.device import DeviceRecord
 from evaluators.gpu_worker import MeasureError, Trouble
-from evaluators.live import LiveSource
+from evaluators.live import WorkerSource
 from evaluators.pairing import Block, Verdict, compare
 from evaluators.store import LatencyStore
 from evaluators.workloads import cases_for
@@ -33,7 +33,7 @@ def bench() -> Iterator[Bench]:
 
 
 class Inside:
-    """What `LiveSource` needs of a worker, in this process: a second one would be another process on the GPU."""
+    """What `WorkerSource` needs of a worker, in this process: a second one would be another process on the GPU."""
 
     def __init__(self, bench: Bench) -> None:
         self.measure = bench.measure
@@ -69,10 +69,10 @@ def test_readings_are_right_and_plausible(bench: Bench) -> None:
 
 
 def test_a_wrong_output_is_found(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evaluators import recorder
+    from evaluators import shape_timer
     from evaluators.correctness import reference
 
-    monkeypatch.setattr(recorder, "reference", lambda inputs, copy: 1.1 * reference(inputs, copy))
+    monkeypatch.setattr(shape_timer, "reference", lambda inputs, copy: 1.1 * reference(inputs, copy))
     with pytest.raises(MeasureError) as error:
         bench.measure(SHORT, [Decision(1)], rounds=6)
     assert error.value.kind is Trouble.WRONG
@@ -95,7 +95,7 @@ def test_the_compiled_kernel_is_read(bench: Bench) -> None:
 
 def test_a_new_launch_costs_at_most_50_ms(tmp_path_factory: pytest.TempPathFactory, bench: Bench) -> None:
     store = LatencyStore(tmp_path_factory.mktemp("store") / "latencies.db")
-    source = LiveSource(Inside(bench), store, COLD)  # type: ignore[arg-type]
+    source = WorkerSource(Inside(bench), store, COLD)  # type: ignore[arg-type]
     cases = random.Random(4).sample(cases_for("llama31-70b", COLD), 60)
     source.prepare([(c, Decision()) for c in cases])
     source.count.ms_per_launch.clear()

@@ -22,8 +22,9 @@ from evaluators.executors.pool import Pool
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.latency import UnrecordedError
 from evaluators.launch import canonical_launch
-from evaluators.live import ROUNDS
-from evaluators.pooled import Flights, PooledSource, open_pooled_judge, open_source
+from evaluators.live_judge import open_live_judge
+from evaluators.live_source import ROUNDS
+from evaluators.pooled import Flights, PooledSource, open_source
 from evaluators.sandbox import Limits
 from evaluators.status import Status
 from evaluators.store import LatencyStore, shape_key
@@ -81,7 +82,7 @@ def test_every_launch_is_stored_once_beside_its_baseline_on_one_gpu(source: Pool
     assert len({g for gpus in gpus_of.values() for g in gpus}) == 2
     assert max(Counter((shape, launch) for _, shape, launch in stored).values()) == 1
     for c in CASES:
-        first, _ = source._baseline(c)
+        first, _ = source.baseline(c)
         assert source.cells(c)[0].launch == first and len(source.cells(c)) >= 3
     asked = len(executed(simulated))
     source.prepare([(c, split(4)) for c in CASES])
@@ -91,7 +92,7 @@ def test_every_launch_is_stored_once_beside_its_baseline_on_one_gpu(source: Pool
 def test_latencies_are_those_of_the_gpu(source: PooledSource) -> None:
     source.prepare([(c, split(4)) for c in CASES])
     for c in CASES:
-        _first, baseline = source._baseline(c)
+        _first, baseline = source.baseline(c)
         ours = source.latency(c, split(4)).median_us / source.latency(c, baseline).median_us
         wanted = simulated_latency_us(c.shape, COLD, split(4)) / simulated_latency_us(c.shape, COLD, baseline)
         assert math.log(ours) == pytest.approx(math.log(wanted), abs=0.01)
@@ -134,7 +135,7 @@ def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path, monkeypatch: 
     with closing(open_pool("GPU-a", "GPU-b")) as pool:
         source = open_source(pool, simulated / "latencies.db", COLD, client="run")
         source.prepare([(c, split(4)) for c in CASES])
-        first = {c.id: source._baseline(c)[1] for c in CASES}
+        first = {c.id: source.baseline(c)[1] for c in CASES}
 
         def ratio(c: Case) -> list[float]:
             rounds = (source.latency(c, d).rounds_us for d in (split(4), first[c.id]))
@@ -178,7 +179,7 @@ def test_the_guilty_launch_is_found_among_others(source: PooledSource) -> None:
 
 def test_a_judge_on_a_pool_scores_as_one_gpu_does(source: PooledSource) -> None:
     require_sandbox()
-    judge = open_pooled_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=(Split.TRAIN,))
+    judge = open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=(Split.TRAIN,))
     stock = judge.evaluate(seed("fa3_stock"))
     assert stock.status is Status.OK and stock.train is not None and stock.train.score == 1.0
     result = judge.evaluate(seed("always_8"))
@@ -186,6 +187,7 @@ def test_a_judge_on_a_pool_scores_as_one_gpu_does(source: PooledSource) -> None:
         wanted = simulated_latency_us(c.shape, COLD, base) / simulated_latency_us(c.shape, COLD, mine)
         assert math.log(result.speedups[c.id]) == pytest.approx(math.log(wanted), abs=0.01)
     assert judge.description["gpu"] == "simulated H100" and "gpu_uuid" not in judge.description
+    assert judge.description["num_sms"] == "132" and judge.description["l2_bytes"] == str(50 << 20)
 
 
 @pytest.fixture

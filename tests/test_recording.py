@@ -16,7 +16,7 @@ from evaluators.ladder import recorded_actions
 from evaluators.launch import canonical_launch
 from evaluators.providers.memory import COLD_DISTANCE, live_kv_bytes, plan_copies
 from evaluators.providers.metadata import decode_metadata, rewrite_metadata
-from evaluators.recorder import end_torn_line, finished_cases, slice_cases
+from evaluators.slices import end_torn_line, finished_cases, slice_cases
 from evaluators.table import TableError, merge_slices
 from evaluators.timing import MAX_LAUNCHES, launches_per_replay
 from evaluators.workloads import cases_for

@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from conftest import ROOT, Command, FinishedRun, Result
 from test_json_schemas import check
 
 from evolve.config import load_config
+from evolve.dashboard.hub import Hub
 from evolve.errors import UserError
 from evolve.journal import open_journal
 from evolve.journal_diff import first_difference
@@ -62,9 +64,32 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A sweep over two seeds, the first of them that of `finished_run`."""
     folder = tmp_path_factory.mktemp("swept")
     sets = ["--set", "search.proposals=4"]
-    result = finish(start(folder, "sweep", "configs/quickstart.yaml", "--seeds", "0..1", *sets, "--json"))
+    here = ["--runs-dir", "swept"]
+    result = finish(start(folder, "sweep", "configs/quickstart.yaml", "--seeds", "0..1", *sets, *here, "--json"))
     assert result.code == 0, result.err
-    return FinishedRun(folder / result.json["path"], folder / "runs", result)
+    path = folder / result.json["path"]
+    assert path.parent == folder / "swept" and not (folder / "runs").exists()
+    return FinishedRun(path, folder / "swept", result)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(
+    swept: FinishedRun, evosplit: Command, tmp_path: Path
+) -> None:
+    other = tmp_path / "other-sweep"
+    shutil.copytree(swept.folder, other)
+    pair = [swept.folder / "seed-0", other / "seed-0"]
+    assert evosplit("report", *pair, "-o", "both.html").code == 0
+    page = (tmp_path / "both.html").read_text()
+    block = re.search(r'id="data-index"[^>]*>([^<]+)<', page)
+    assert block is not None
+    index = json.loads(gzip.decompress(base64.b64decode(block[1])))
+    assert [r["name"] for r in index["runs"]] == [f"{swept.folder.name}/seed-0", "other-sweep/seed-0"]
+    compared = evosplit("report", *pair, "--json", "compare").json
+    assert f"{swept.folder.name}/seed-0" in json.dumps(compared) and "other-sweep/seed-0" in json.dumps(compared)
+    twice = evosplit("report", pair[0], swept.folder / "seed-1" / ".." / "seed-0")
+    assert twice.code == 2 and "the same run twice" in twice.err
+    assert set(Hub(pair, None).names()) == {f"{swept.folder.name}/seed-0", "other-sweep/seed-0"}
+    assert set(Hub([], swept.runs_dir).names()) == {f"{swept.folder.name}/seed-{k}" for k in (0, 1)}
 
 
 def content(folder: Path) -> dict[str, Any]:

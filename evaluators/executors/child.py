@@ -5,35 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import queue
 import sys
-import threading
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from evaluators.executors.wire import hello_text, setting_of, works_of
 from evaluators.executors.worker import BENCH, BatchWorker
 from evaluators.gpu_lock import GpuLockedError, hold
 from evaluators.gpu_worker import MeasureError, Trouble
-
-
-def _read(requests: TextIO, into: queue.SimpleQueue[str]) -> None:
-    """Pass requests on; the end of input is the end of the controller, and so of this process, even amid a batch.
-
-    Otherwise a worker whose GPU hangs would outlive a killed controller and keep the GPU.
-    """
-    for line in requests:
-        into.put(line)
-    os._exit(0)
+from evaluators.gpu_worker_child import lines_of
 
 
 def _error(error: MeasureError) -> str:
     return json.dumps({"error": error.kind.value, "message": str(error)})
 
 
-def serve(lines: queue.SimpleQueue[str], replies: TextIO, worker: BatchWorker, uuid: str) -> None:
+def serve(lines: Iterator[str], replies: TextIO, worker: BatchWorker, uuid: str) -> None:
     """Answer requests for good; `uuid` is locked before a library touches the GPU."""
-    while True:
-        request: dict[str, Any] = json.loads(lines.get())
+    for line in lines:
+        request: dict[str, Any] = json.loads(line)
         if "batch" in request:
             for reply in worker.run(works_of(request)):
                 replies.write(json.dumps(reply) + "\n")
@@ -63,9 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(sys.stdin, lines), daemon=True).start()
-    serve(lines, replies, BatchWorker(options.bench), options.uuid)
+    serve(lines_of(sys.stdin), replies, BatchWorker(options.bench), options.uuid)
 
 
 if __name__ == "__main__":

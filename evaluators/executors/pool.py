@@ -13,26 +13,25 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from evaluators.contract import DecodeShape, Setting
 from evaluators.device import DeviceRecord
 from evaluators.executors.base import Answer, Executor, Work, WorkerLost
-from evaluators.executors.leases import Entry, Lease, LeaseBook
-from evaluators.executors.seats import START_S, Inbox, Seat, start_worker
+from evaluators.executors.desk import CLOSED, Desk
+from evaluators.executors.entries import Lease
+from evaluators.executors.leases import LeaseBook
+from evaluators.executors.seats import START_S, Seat, start_worker
 from evaluators.gpu_worker import MeasureError, Trouble
 from evaluators.store import Bench
 
 LOSSES_IN_A_ROW = 8
 """Workers lost one after the other in one seat, none having finished a lease, before the seat is left out."""
 
-FEED = 32
-"""Works handed over at once."""
-
 CLOSE_S = 60.0
 """All workers must have let go of their GPUs this long after the pool was closed."""
 
-CLOSED = "the pool is closed"
+TOO_LATE = "it answered after its lease had run out"
 
 
 class Pool:
@@ -65,19 +64,13 @@ class Pool:
         """
         self.executor, self.settings = executor, tuple(settings)
         self._start_s, self._tell = start_s, on_event
-        self._book = book or LeaseBook()
-        lock = threading.RLock()
-        self._change = threading.Condition(lock)
-        # The watchdog's own: woken by every change, it would cost more than it watches over.
-        self._closed = threading.Condition(lock)
-        self._inboxes: dict[int, Inbox] = {}
+        self._desk = Desk(book or LeaseBook())
+        self._book, self._change = self._desk.book, self._desk.change
         self._seats: list[Seat] = []
         self._threads: list[threading.Thread] = []
-        self._closing = False
         self._seeds = itertools.count(seed)
         self._kind: tuple[object, ...] | None = None
-        names = list(executor.seats())
-        if not names:
+        if not (names := list(executor.seats())):
             raise MeasureError(Trouble.UNAVAILABLE, f"executor {executor.name}: there is no GPU to measure on")
         self._open_seats(names, len(names) if gpus == "all" else gpus)
         ready = [s for s in self._seats if not s.out]
@@ -101,11 +94,8 @@ class Pool:
 
     def benches(self, setting: Setting) -> dict[str, Bench]:
         """By UUID: what latencies of a setting are stored under."""
-        found = {}
-        for seat in self._seats:
-            if seat.hello and not seat.out:
-                found[seat.uuid] = Bench(seat.hello.device, seat.hello.builds[setting.name], setting)
-        return found
+        ready = [(s.uuid, s.hello) for s in self._seats if s.hello and not s.out]
+        return {uuid: Bench(hello.device, hello.builds[setting.name], setting) for uuid, hello in ready}
 
     def report(self) -> list[Seat]:
         """Every seat that was tried, with what happened there; copies."""
@@ -140,49 +130,17 @@ class Pool:
     def measure(self, client: str, works: Iterable[Work]) -> Generator[list[Answer], None, None]:
         """Answers in the order in which they come, one per work, several at a time.
 
-        Works are drawn from the iterable as the pool needs them. A caller that stops iterating, or closes the
-        generator, cancels what is left.
+        Works are drawn from the iterable as the pool needs them. Who stops iterating cancels what is left.
 
         Raises:
             MeasureError: of kind lost: no worker is left.
         """
-        inbox, feed, more = Inbox(), iter(works), True
-        launches, unread = 0, 0
-        try:
-            while True:
-                while more and launches < 4 * self._book.max_launches * max(1, len(self._book.seats)):
-                    chunk = list(itertools.islice(feed, FEED))
-                    more = len(chunk) == FEED
-                    launches += sum(len(w.decisions) for w in chunk)
-                    if chunk:
-                        self._submit(client, chunk, inbox)
-                        unread += len(chunk)
-                if not unread:
-                    return
-                answers = inbox.some()
-                unread -= len(answers)
-                launches -= sum(len(a.work.decisions) for a in answers)
-                yield answers
-        finally:
-            with self._change:
-                if client in self._book.clients:
-                    self._book.cancel(client, inbox.open)
-                for number in inbox.open:
-                    self._inboxes.pop(number, None)
+        return self._desk.measure(client, works, self.no_worker)
 
     def no_worker(self, why: str = "") -> MeasureError:
         """What to raise when no worker is left."""
-        why = CLOSED if self._closing else why or self._outs() or "no GPU is within reach"
+        why = CLOSED if self._desk.closing else why or self._outs() or "no GPU is within reach"
         return MeasureError(Trouble.LOST, f"no worker is left: {why}; what was measured is kept")
-
-    def _submit(self, client: str, works: Sequence[Work], inbox: Inbox) -> None:
-        with self._change:
-            if self._closing or not self._book.seats:
-                raise self.no_worker()
-            numbers = self._book.add(client, works)
-            inbox.open.update(numbers)
-            self._inboxes.update(dict.fromkeys(numbers, inbox))
-            self._change.notify_all()
 
     def close(self) -> None:
         """End all workers and wait until they let go of their GPUs; callers that still wait are told.
@@ -190,22 +148,19 @@ class Pool:
         A worker that cannot even be killed, on a host that is out of reach, is not waited for.
         """
         with self._change:
-            if self._closing:
+            if self._desk.closing:
                 return
-            self._closing = True
+            self._desk.closing = True
             busy = {lease.seat for lease in self._book.leases.values()}
             for seat in self._seats:
                 if seat.channel is not None and not seat.out and (seat.uuid in busy or seat.starting):
                     seat.channel.kill()
             self._change.notify_all()
-            self._closed.notify_all()
+            self._desk.closed.notify_all()
         until = time.monotonic() + CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        with self._change:
-            leased = (e for lease in self._book.leases.values() for e in lease.entries if e is not None)
-            for entry in [*self._book.drain(), *leased]:
-                self._deliver(entry, Answer(entry.work, "", None, self.no_worker()))
+        self._desk.fail_all(self.no_worker)
         self.executor.close()
 
     # Seats.
@@ -246,10 +201,7 @@ class Pool:
         """Use a seat no more, and say so; with the last one, everything that waits fails."""
         with self._change:
             seat.out = why
-            if seat.uuid:
-                self._book.drop_seat(seat.uuid)
-            self._fail_without_seats(self._outs())
-            self._change.notify_all()
+            self._desk.drop_seat(seat.uuid, self.no_worker)
         self._tell(f"left out: {why}")
 
     def _outs(self) -> str:
@@ -260,18 +212,18 @@ class Pool:
 
         def pause(seconds: float) -> bool:
             with self._change:
-                return self._change.wait_for(lambda: self._closing, seconds)
+                return self._change.wait_for(lambda: self._desk.closing, seconds)
 
         why = start_worker(self.executor, seat, self.settings, seeds=self._seeds, start_s=self._start_s, pause=pause)
-        if why and not self._closing:
+        if why and not self._desk.closing:
             self._leave_out(seat, why)
-        return not why and not self._closing
+        return not why and not self._desk.closing
 
     def _serve(self, seat: Seat) -> None:
         """The life of a seat: leases until the pool closes or the seat is left out."""
         assert seat.channel is not None
         while True:
-            lease = self._next(seat)
+            lease = self._desk.next_lease(seat.uuid)
             if lease is None:
                 seat.channel.close()
                 return
@@ -293,19 +245,13 @@ class Pool:
                 self._leave_out(seat, f"{seat.label}: {seat.in_a_row} workers lost in a row, the last: {lost}")
                 return
             self._tell(f"lost: a worker on {seat.label} ({lost}); another takes its place")
-            if self._closing or not self._start(seat):
+            with self._change:
+                seat.fenced_s = time.monotonic()
+            if self._desk.closing or not self._start(seat):
                 return
             with self._change:
+                seat.fenced_s = None
                 self._book.add_seat(seat.uuid)
-
-    def _next(self, seat: Seat) -> Lease | None:
-        with self._change:
-            while not self._closing:
-                lease = self._book.take(seat.uuid, time.monotonic())
-                if lease is not None:
-                    return lease
-                self._change.wait()
-        return None
 
     def _run(self, seat: Seat, lease: Lease) -> str:
         """Run a lease; why its worker is lost, or nothing."""
@@ -314,66 +260,26 @@ class Pool:
         try:
             for reply in seat.channel.run(lease.works):
                 if reply.get("error") == Trouble.LOST.value:
-                    return self._lost(lease, reply["message"], position)
-                if not self._settle(seat, lease, position, reply):
-                    return "it answered after its lease had run out"
+                    return self._desk.lost(lease, reply["message"], position)
+                accepted, valid = self._desk.settle(lease, position, seat.uuid, reply)
+                seat.launches += len(lease.works[position].decisions) if accepted else 0
+                if not valid:
+                    return TOO_LATE
                 position += 1
         except WorkerLost as error:
-            return self._lost(lease, str(error), position if seat.channel.streams else None)
-        with self._change:
-            return "" if self._book.finish(lease.token) else "it answered after its lease had run out"
-
-    def _settle(self, seat: Seat, lease: Lease, position: int, reply: dict[str, Any]) -> bool:
-        work = lease.works[position]
-        if "error" in reply:
-            answer = Answer(work, seat.uuid, None, MeasureError(Trouble(reply["error"]), str(reply["message"])))
-        else:
-            answer = Answer(work, seat.uuid, reply["ok"], None)
-        with self._change:
-            entry = self._book.settle(lease.token, position, time.monotonic())
-            if entry is not None:
-                seat.launches += len(work.decisions)
-                self._deliver(entry, answer)
-            return self._book.holds(lease.token)
-
-    def _lost(self, lease: Lease, why: str, guilty: int | None) -> str:
-        """Ask again for what a lost worker held; returns why it was lost."""
-        with self._change:
-            if not self._book.holds(lease.token):
-                return "its lease ran out"
-            if self._closing:
-                return CLOSED
-            for entry in self._book.lost(lease.token, why, guilty=guilty):
-                text = f"{len(entry.deaths)} workers were lost over this launch: {'; '.join(entry.deaths)}"
-                self._deliver(entry, Answer(entry.work, "", None, MeasureError(Trouble.DEADLY, text)))
-            self._change.notify_all()
-        return why
-
-    def _deliver(self, entry: Entry, answer: Answer) -> None:
-        """Hand an answer over; the lock is held."""
-        inbox = self._inboxes.pop(entry.id, None)
-        if inbox is not None:
-            inbox.open.discard(entry.id)
-            inbox.answers.put(answer)
+            return self._desk.lost(lease, str(error), position if seat.channel.streams else None)
+        return "" if self._desk.finish(lease) else TOO_LATE
 
     def _give_up_waiting(self, seat: Seat) -> None:
-        """Let a GPU's shapes move when its worker cannot even be killed; it may come back. The lock is held."""
+        """Let a GPU's shapes move when its worker cannot be killed, or not replaced yet. The lock is held."""
         if seat.uuid in self._book.seats:
-            self._book.drop_seat(seat.uuid)
-            self._fail_without_seats(f"{seat.label} is out of reach")
-            self._change.notify_all()
+            self._desk.drop_seat(seat.uuid, lambda: self.no_worker(f"{seat.label} is out of reach"))
             self._tell(f"out of reach: the worker on {seat.label}; its shapes move to other GPUs")
-
-    def _fail_without_seats(self, why: str) -> None:
-        """Tell everybody who waits when no seat is left; the lock is held."""
-        if not self._book.seats:
-            for entry in list(self._book.drain()):
-                self._deliver(entry, Answer(entry.work, "", None, self.no_worker(why)))
 
     def _watch(self) -> None:
         """Fence workers whose lease has run out."""
         with self._change:
-            while not self._closing:
+            while not self._desk.closing:
                 now = time.monotonic()
                 for lease in self._book.expired(now):
                     seat = next(s for s in self._seats if s.uuid == lease.seat and not s.out)
@@ -381,12 +287,14 @@ class Pool:
                     assert channel is not None
                     position = next((k for k, e in enumerate(lease.entries) if e is not None), 0)
                     why = f"the worker on {lease.seat} did not answer before its lease ran out"
-                    self._lost(lease, why, position if channel.streams else None)
+                    self._desk.lost(lease, why, position if channel.streams else None)
                     channel.kill()
                 for seat in self._seats:
-                    if seat.fenced_s is not None and now - seat.fenced_s > self._book.lease_s:
+                    # Where there is no other GPU, a worker that starts is waited for.
+                    waited_for = seat.starting and len(self._book.seats) == 1
+                    if seat.fenced_s is not None and now - seat.fenced_s > self._book.lease_s and not waited_for:
                         self._give_up_waiting(seat)
                 # No lease that is given meanwhile can run out sooner.
                 wait_s = self._book.lease_s
                 deadline_s = self._book.next_deadline_s()
-                self._closed.wait(wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - now)))
+                self._desk.closed.wait(wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - now)))

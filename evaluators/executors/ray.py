@@ -19,6 +19,12 @@ KNOCK_S = 5.0
 CONNECT_HINT = "RAY_ADDRESS names a cluster, as host:6379; without it one is started on this machine"
 
 
+def first_and_last(text: str) -> str:
+    """What happened and, below a remote traceback, why: a package that a node lacks is named in the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+
+
 class RayWorker:
     """The actor: `BatchWorker` behind methods that take and give text. Ray shows it one GPU."""
 
@@ -77,8 +83,7 @@ class RayChannel:
             # An error of ours: the actor lives, but what state it is in nobody knows.
             raise WorkerLost(f"the Ray worker failed in {method}: {error.cause!r}") from error
         except ray.exceptions.RayError as error:
-            first = str(error).strip().splitlines()[0]
-            raise WorkerLost(f"the Ray worker ended during {method} ({first})") from error
+            raise WorkerLost(f"the Ray worker ended during {method} ({first_and_last(str(error))})") from error
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         reply = self._call(method, *arguments)

@@ -19,7 +19,7 @@ from evaluators.executors.pool import Pool
 from evaluators.gpu_worker import Trouble
 from evaluators.ladder import recorded_actions
 from evaluators.launch import Launch
-from evaluators.recorder import (
+from evaluators.slices import (
     ROUNDS,
     Progress,
     RecordingError,
@@ -162,7 +162,8 @@ def record_pooled(
                         count += 1
                         each = (time.monotonic() - started) / count
                         left = each * (len(todo) - count)
-                        on_progress(Progress(count, len(todo), case.id, row.get("failed", ""), left))
+                        failed, slowed = row.get("failed", ""), row.get("slowed", False)
+                        on_progress(Progress(count, len(todo), case.id, failed, slowed, left))
                     slices.flush()
         finally:
             pool.close_client(CLIENT)

@@ -31,7 +31,7 @@ class Seat:
         hello: what its worker said; None before, and where there is none.
         channel: its worker, or the last that it had.
         starting: whether that worker is being opened.
-        fenced_s: when its worker's lease ran out, by the pool's clock, until the worker is gone.
+        fenced_s: since when its worker is given up, by the pool's clock, until there is another.
         out: why it is left out; empty while it is not.
         lost: workers lost.
         in_a_row: workers lost since one finished a lease.

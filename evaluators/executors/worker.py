@@ -20,7 +20,7 @@ BENCH = "evaluators.bench:open_bench"
 """What measures on a real GPU, as module:function; tests and load measurements name a simulated one."""
 
 KEPT_BENCHES = 2
-"""Settings that stay open at once: each takes up to 24 GiB for KV copies (`recorder.POOL_BYTES`)."""
+"""Settings that stay open at once: each takes up to 24 GiB for KV copies (`shape_timer.POOL_BYTES`)."""
 
 TEST_SHAPE = DecodeShape(2, 2048, 8, 1)
 TEST_ROUNDS = 4

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.launch import canonical_launch, effective_pack_gqa
 from evaluators.providers.base import BoundLaunch, CallInputs, ProviderUnavailable
+from evaluators.providers.hopper import hopper_problem
 from evaluators.providers.library import load_operators
 from evaluators.providers.memory import kv_elements
 from evaluators.providers.metadata import rewrite_metadata
@@ -39,15 +40,11 @@ class Fa3Fwd:
             ProviderUnavailable: the package, torch or a Hopper GPU is missing.
         """
         try:
-            import torch
-        except ImportError as error:
+            problem = hopper_problem()
+        except (ImportError, OSError) as error:
             raise ProviderUnavailable(f"torch cannot be imported ({error}); {INSTALL_HINT}") from error
-        if not torch.cuda.is_available():
-            raise ProviderUnavailable("torch sees no CUDA GPU; FA3 needs an H100 or H200")
-        if torch.cuda.get_device_capability()[0] != 9:
-            raise ProviderUnavailable(
-                f"FA3 needs compute capability 9.x (H100, H200), this GPU has {torch.cuda.get_device_capability()}"
-            )
+        if problem:
+            raise ProviderUnavailable(problem)
         self._named = ""
         self._ops: Any = None
         if library:

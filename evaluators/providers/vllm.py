@@ -17,6 +17,7 @@ from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.dispatch import capacity, ceil_div
 from evaluators.launch import canonical_launch
 from evaluators.providers.base import BoundLaunch, CallInputs, ProviderUnavailable
+from evaluators.providers.hopper import hopper_problem
 from evaluators.providers.library import load_operators
 from evaluators.providers.memory import kv_elements
 from evaluators.providers.metadata import rewrite_metadata
@@ -68,12 +69,16 @@ class Vllm:
         """
         try:
             import torch
-        except ImportError as error:
-            raise ProviderUnavailable(f"torch cannot be imported ({error})") from error
+
+            problem = hopper_problem()
+        except (ImportError, OSError) as error:
+            raise ProviderUnavailable(
+                f"torch cannot be imported ({error}): pip install vllm, or 'evosplit[gpu]' beside {LIBRARY_VARIABLE}"
+            ) from error
         self._path = Path() if library else find_library()
         self._ops: Any = None
-        if not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] != 9:
-            raise ProviderUnavailable("vLLM's FA3 kernel needs a Hopper GPU (H100, H200)")
+        if problem:
+            raise ProviderUnavailable(problem)
         self._named = ""
         if library:
             self._ops, self._named = load_operators(library)

@@ -38,9 +38,25 @@ Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout."
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. --set search.proposals=50.")]
 ConfigFile = Annotated[Path, typer.Argument(help="YAML file.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of run folders.")]
+OwnRunsDir = Annotated[
+    Path | None,
+    typer.Option("--runs-dir", help="Folder of run folders, as --set runs_dir=. [default: the configuration's, runs]"),
+]
 Jobs = Annotated[int | None, typer.Option("--jobs", help="Most runs at once. [default: the number of cores]")]
 QueueRun = Annotated[str, typer.Option("--run", help="Run folder, name, or last.")]
 PromptId = Annotated[str, typer.Argument(metavar="ID", help="Name of the prompt, or number of its proposal.")]
+
+
+def _in(runs_dir: Path | None, sets: list[str] | None) -> list[str]:
+    """Overrides with those of --runs-dir."""
+    import json
+
+    if runs_dir is None:
+        return sets or []
+    if any(text.partition("=")[0] == "runs_dir" for text in sets or []):
+        raise UserError("--runs-dir beside --set runs_dir=", hint="leave one of them out")
+    # JSON is YAML, whatever a path holds.
+    return [*(sets or []), f"runs_dir={json.dumps(str(runs_dir))}"]
 
 
 def _version(value: bool) -> None:
@@ -66,27 +82,27 @@ def run(
     resume: Annotated[str | None, typer.Option("--resume", help="Run to go on with: folder, name or last.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="First part of the new run's name.")] = None,
     jobs: Jobs = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
     """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
     from evolve.cli.run import run_command
     from evolve.sweep.folder import is_sweep
 
-    found = configs or []
+    found, where = configs or [], runs_dir or Path("runs")
     if len(found) > 1 and resume is None:
         from evolve.cli.sweep import runs_command
 
-        raise typer.Exit(runs_command(found, sets or [], name=name, jobs=jobs, as_json=json))
-    if resume is not None and any(map(is_sweep, (Path(resume), runs_dir / resume))):
+        raise typer.Exit(runs_command(found, _in(runs_dir, sets), name=name, jobs=jobs, as_json=json))
+    if resume is not None and any(map(is_sweep, (Path(resume), where / resume))):
         raise typer.Exit(_sweep(found, sets, None, resume, runs_dir, name=name, jobs=jobs, json=json))
     if jobs is not None:
         raise UserError("--jobs: there is only one run", hint="search.parallel_evaluations says what overlaps in it")
     if len(found) > 1:
         raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
     config = found[0] if found else None
-    sets = [*(sets or []), *([f"name={name}"] if name else [])]
-    raise typer.Exit(run_command(config, sets, resume, runs_dir, as_json=json))
+    sets = [*(_in(runs_dir, sets) if resume is None else sets or []), *([f"name={name}"] if name else [])]
+    raise typer.Exit(run_command(config, sets, resume, where, as_json=json))
 
 
 @app.command()
@@ -100,7 +116,7 @@ def sweep(
     resume: Annotated[str | None, typer.Option("--resume", help="Sweep to go on with: folder, name or last.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="First part of the new sweep's name.")] = None,
     jobs: Jobs = None,
-    runs_dir: RunsDir = Path("runs"),
+    runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
     """Run one search with several seeds or values at once, and sum them up. Ctrl-C stops all; --resume goes on."""
@@ -112,7 +128,7 @@ def _sweep(
     sets: list[str] | None,
     seeds: str | None,
     resume: str | None,
-    runs_dir: Path,
+    runs_dir: Path | None,
     *,
     name: str | None,
     jobs: int | None,
@@ -121,7 +137,8 @@ def _sweep(
     from evolve.cli.sweep import sweep_command
 
     config = configs[0] if configs else None
-    return sweep_command(config, sets or [], seeds, resume, runs_dir, name=name, jobs=jobs, as_json=json)
+    sets = _in(runs_dir, sets) if resume is None else sets or []
+    return sweep_command(config, sets, seeds, resume, runs_dir or Path("runs"), name=name, jobs=jobs, as_json=json)
 
 
 @app.command()
@@ -131,6 +148,7 @@ def evaluate(
     sets: Sets = None,
     tables: Annotated[list[str] | None, typer.Option("--table", help="Folder of a table; several: all.")] = None,
     objective: Annotated[str | None, typer.Option("--objective", help="Over several tables: worst or mean.")] = None,
+    runs_dir: OwnRunsDir = None,
     sealed: Annotated[bool, typer.Option("--sealed", help="Also score the sealed test shapes; logged.")] = False,
     json: Json = False,
 ) -> None:
@@ -140,7 +158,10 @@ def evaluate(
     from evolve.cli.evaluate import evaluate_command
 
     # JSON is YAML, whatever a path holds.
-    sets = [*(sets or []), *(["judge.table=null", f"judge.tables={json_module.dumps(tables)}"] if tables else [])]
+    sets = [
+        *_in(runs_dir, sets),
+        *(["judge.table=null", f"judge.tables={json_module.dumps(tables)}"] if tables else []),
+    ]
     sets += [f"judge.objective={objective}"] if objective else []
     raise typer.Exit(evaluate_command(program, config, sets, sealed=sealed, as_json=json))
 
@@ -156,17 +177,20 @@ def confirm(
     provider: Annotated[
         str | None, typer.Option("--provider", help="PROGRAM is a bundle; its patched build: a library or a package.")
     ] = None,
+    runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
     """Compare two programs on this machine's GPU, in paired blocks; exit code 1 unless confirmed."""
     if provider is not None:
         from evolve.cli.confirm_build import confirm_build_command
 
-        other = {"--config": config, "--set": sets, "--against": against}
+        other = {"--config": config, "--set": sets, "--against": against, "--runs-dir": runs_dir}
         raise typer.Exit(confirm_build_command(program, provider, other, output=output, minutes=minutes, as_json=json))
     from evolve.cli.confirm import confirm_command
 
-    code = confirm_command(program, config, sets or [], against=against, output=output, minutes=minutes, as_json=json)
+    code = confirm_command(
+        program, config, _in(runs_dir, sets), against=against, output=output, minutes=minutes, as_json=json
+    )
     raise typer.Exit(code)
 
 
@@ -175,12 +199,13 @@ def decide(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
     setting: Annotated[str, typer.Option("--setting", help="Where a row names no mode.")] = "fa3_fwd-metadata-cold",
+    runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
     """Show what a heuristic decides and what FA3 then launches, for any shape."""
     from evolve.cli.decide import decide_command
 
-    raise typer.Exit(decide_command(program, shapes, setting, as_json=json))
+    raise typer.Exit(decide_command(program, shapes, setting, runs_dir, as_json=json))
 
 
 @app.command()
@@ -501,8 +526,8 @@ def _known(error: Exception) -> int | None:
 
     from evaluators.gpu_worker import MeasureError
     from evaluators.providers import ProviderUnavailable
-    from evaluators.recorder import RecordingError
     from evaluators.sandbox import SandboxUnavailable
+    from evaluators.slices import RecordingError
     from evaluators.store import StoreError
     from evaluators.table import TableError
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -23,6 +23,9 @@ from evolve.config import RunConfig
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal import open_journal
 from evolve.run_folder import find_run
+
+if TYPE_CHECKING:
+    from evaluators.live_source import LiveSource
 
 MAX_EXPLAINED = 4
 
@@ -89,7 +92,7 @@ def read_seeds(config: RunConfig) -> list[str]:
     """
     sources = []
     for name in config.seeds:
-        sources.append(read_program(name))
+        sources.append(read_program(name, Path(config.runs_dir)))
         try:
             parse_program(sources[-1])
         except ProgramRefused as refused:
@@ -128,10 +131,8 @@ def judge_of(
 ) -> AnyJudge:
     """The judge that a configuration asks for, of one table or of several; refuses without a sandbox."""
     require_sandbox()
-    if pool is not None:
-        return _shared_judge(config, pool, splits)
-    if config.judge.measure == "live":
-        return _live_judge(config, splits)
+    if pool is not None or config.judge.measure == "live":
+        return _live_judge(config, splits, pool)
     paths = tables or [asset(p) for p in config.table_paths()]
     judges = [
         open_judge(
@@ -150,22 +151,13 @@ def judge_of(
     )
 
 
-def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
-    """A judge that measures; its worker ends with this process."""
-    from evaluators.contract import LIVE_SETTINGS
-    from evaluators.gpu_worker import open_worker
-    from evaluators.live import open_live_judge
+def _live_judge(config: RunConfig, splits: Sequence[Split], pool: SharedPool | None) -> Judge:
+    """A judge that measures; what it measures with ends with this process."""
+    from evaluators.live_judge import open_live_judge
 
-    if config.measure is not None:
-        return _pooled_judge(config, splits)
-    worker = open_worker()
-    # Waits for the worker to let go of the GPU: the next command may want it.
-    atexit.register(worker.close)
     return open_live_judge(
-        worker,
-        Path(config.store_path()),
+        _live_source(config, pool),
         config.judge.workload,
-        LIVE_SETTINGS[config.judge.setting],
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
         workspace_cap_mb=config.judge.workspace_cap_mb,
@@ -173,41 +165,29 @@ def _live_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
     )
 
 
-def _pooled_judge(config: RunConfig, splits: Sequence[Split]) -> Judge:
-    """A judge that measures on several GPUs; its workers end with this process."""
+def _live_source(config: RunConfig, shared: SharedPool | None) -> LiveSource:
+    """Where latencies come from: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
     from evaluators.contract import LIVE_SETTINGS
-    from evaluators.executors.open import open_pool
-    from evaluators.pooled import open_pooled_judge, open_source
 
-    assert config.measure is not None
-    setting = LIVE_SETTINGS[config.judge.setting]
-    pool = open_pool(config.measure.executor, config.measure.gpus, [setting], on_event=say)
-    # Waits for the workers to let go of their GPUs: the next command may want them.
-    atexit.register(pool.close)
-    return open_pooled_judge(
-        open_source(pool, Path(config.store_path()), setting, client=config.name),
-        config.judge.workload,
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        splits=splits,
-    )
+    setting, store = LIVE_SETTINGS[config.judge.setting], Path(config.store_path())
+    if shared is not None:
+        from evaluators.pool_client import SharedSource
 
+        return SharedSource(shared.path, shared.run, setting)
+    # atexit waits for workers to let go of their GPUs: the next command may want them.
+    if config.measure is not None:
+        from evaluators.executors.open import open_pool
+        from evaluators.pooled import open_source
 
-def _shared_judge(config: RunConfig, pool: SharedPool, splits: Sequence[Split]) -> Judge:
-    """A judge on the GPUs of the process that started this one."""
-    from evaluators.contract import LIVE_SETTINGS
-    from evaluators.pool_client import SharedSource
-    from evaluators.pooled import open_pooled_judge
+        pool = open_pool(config.measure.executor, config.measure.gpus, [setting], on_event=say)
+        atexit.register(pool.close)
+        return open_source(pool, store, setting, client=config.name)
+    from evaluators.gpu_worker import open_worker
+    from evaluators.live import WorkerSource
 
-    return open_pooled_judge(
-        SharedSource(pool.path, pool.run, LIVE_SETTINGS[config.judge.setting]),
-        config.judge.workload,
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        splits=splits,
-    )
+    worker = open_worker()
+    atexit.register(worker.close)
+    return WorkerSource(worker, store, setting)
 
 
 def measured_how(judge: AnyJudge) -> str:
@@ -218,7 +198,7 @@ def measured_how(judge: AnyJudge) -> str:
 
 def live_lines(judge: AnyJudge) -> list[str]:
     """What a live judge measured; nothing of a recorded one."""
-    from evaluators.live import LiveSource
+    from evaluators.live_source import LiveSource
 
     if not isinstance(judge, Judge) or not isinstance(judge.source, LiveSource):
         return []

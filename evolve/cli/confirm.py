@@ -59,9 +59,10 @@ def confirm_command(
 ) -> int:
     """Compare; exit code 0 when confirmed on the unseen shapes, 1 when not, 4 when the budget ended first."""
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
-    source = read_program(program)
+    runs_dir = Path(config.runs_dir)
+    source = read_program(program, runs_dir)
     candidate = _parse(program, source)
-    baseline = None if against is None else _parse(against, read_program(against))
+    baseline = None if against is None else _parse(against, read_program(against, runs_dir))
     require_sandbox()
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
@@ -84,7 +85,7 @@ def confirm_command(
         return _decisions(str(against), baseline, cases, setting, gpu, limits), mine
 
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
-    log_sealed_read(Path(config.runs_dir), program, source, description)
+    log_sealed_read(runs_dir, program, source, description)
     rng = Random(seed)
     suite = build_suite(config.judge.workload, setting, config.judge.weighting, gpu, decide, rng)
     try:

@@ -33,13 +33,13 @@ LARGEST = {"batch": 65_535}
 INT_MAX = 2**31 - 1
 
 
-def decide_command(program: str, shapes_path: Path, setting_name: str, *, as_json: bool) -> int:
+def decide_command(program: str, shapes_path: Path, setting_name: str, runs_dir: Path, *, as_json: bool) -> int:
     """Print decisions and launches in input order; exit code 1 when the program fails."""
     if setting_name not in SETTINGS:
         near = difflib.get_close_matches(setting_name, SETTINGS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(SETTINGS)}"
         raise UserError(f"unknown setting {setting_name!r}", hint=hint)
-    source = read_program(program)
+    source = read_program(program, runs_dir)
     rows = read_shapes(shapes_path, SETTINGS[setting_name])
     try:
         parsed = parse_program(source)

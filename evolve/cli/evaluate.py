@@ -37,8 +37,8 @@ REGIONS = 6
 
 def evaluate_command(program: str, config_path: Path | None, sets: list[str], *, sealed: bool, as_json: bool) -> int:
     """Print the scores; exit code 1 when the program has none."""
-    source = read_program(program)
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
+    source = read_program(program, Path(config.runs_dir))
     splits = (*SEARCH_SPLITS, Split.TEST) if sealed else SEARCH_SPLITS
     judge = judge_of(config, splits=splits)
     if sealed:
@@ -112,5 +112,5 @@ def log_sealed_read(runs_dir: Path, program: str, source: str, description: dict
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}), so the sealed shapes stay sealed",
-            hint="--set runs_dir=FOLDER names another place",
+            hint="--runs-dir FOLDER names another place",
         ) from error

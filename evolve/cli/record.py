@@ -15,10 +15,11 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evaluators import recorder
+from evaluators import slices
 from evaluators.contract import SETTINGS, Gpu, Setting
 from evaluators.executors.open import EXECUTORS, open_pool
 from evaluators.executors.recording import record_pooled
+from evaluators.recorder import Recorder
 from evaluators.table import merge_slices, write_table
 from evaluators.workloads import WORKLOADS
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -69,8 +70,8 @@ def record_command(
         console=Console(stderr=True, soft_wrap=True),
     )
     if dry_run:
-        shapes, cells = recorder.count_cells(workload, setting, Gpu())
-        seconds = cells / pieces[1] * recorder.MS_PER_CELL / 1e3
+        shapes, cells = slices.count_cells(workload, setting, Gpu())
+        seconds = cells / pieces[1] * slices.MS_PER_CELL / 1e3
         console.console.print(
             f"{workload} {setting.name}: {shapes} shapes, {cells} cells, about {seconds / 60:.1f} GPU minutes for "
             f"part {part}"
@@ -84,13 +85,16 @@ def record_command(
     if executor is None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UserError(f"{output} cannot be written", hint="-o names a file in a folder that exists")
     failed: list[str] = []
+    slowed: list[str] = []
     with ExitStack() as stack:
         record = _recording(executor, wanted, workload, setting, output, stack, console.console.print)
         stack.enter_context(console)
         task = console.add_task(f"{workload} {setting.name}", total=None)
 
-        def show(p: recorder.Progress) -> None:
+        def show(p: slices.Progress) -> None:
             console.update(task, completed=p.done, total=p.total)
+            if p.slowed:
+                slowed.append(p.case_id)
             if p.failed:
                 failed.append(p.case_id)
                 console.console.print(f"{p.case_id}: lost: {p.failed}")
@@ -98,6 +102,11 @@ def record_command(
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         left = record(part=pieces, deadline=deadline, on_progress=show)
     console.console.print(f"{output}: {left} shapes left, {len(failed)} lost; the same command goes on")
+    if slowed:
+        console.console.print(
+            f"{len(slowed)} shapes were measured while heat or power slowed the GPU down ({slowed[0]}, ...; marked "
+            "in the slice): nvidia-smi -q -d PERFORMANCE says why"
+        )
     return EXIT_NEGATIVE if left or failed else 0
 
 
@@ -112,7 +121,7 @@ def _recording(
 ) -> Callable[..., int]:
     """What records: this process on the current GPU, or a pool, which ends with `stack`."""
     if executor is None:
-        return partial(recorder.Recorder(setting).record, workload, output)
+        return partial(Recorder(setting).record, workload, output)
     pool = stack.enter_context(closing(open_pool(executor, gpus, [setting], on_event=say)))
     for device in pool.devices:
         say(f"{device.uuid}: {device.name}")

@@ -17,7 +17,7 @@ from evolve.dashboard.recording import Recording
 from evolve.dashboard.report import report
 from evolve.dashboard.shapes import recording_of, shapes
 from evolve.errors import UserError
-from evolve.run_folder import find_run
+from evolve.run_folder import find_run, run_labels
 
 DEFAULT = Path("report.html")
 
@@ -38,9 +38,8 @@ def report_command(
             raise UserError("--json prints, and writes no file", hint="leave -o, --png and --timeline out")
         emit(dict(document(view, names, runs_dir)))
         return 0
-    readers = [RunReader(find_run(_run_of(name), runs_dir)) for name in names]
-    if len({r.name for r in readers}) < len(readers):
-        raise UserError("the same run twice, or two of one name", hint="rename one of the folders")
+    folders = [find_run(_run_of(name), runs_dir) for name in names]
+    readers = [RunReader(folder, label) for folder, label in zip(folders, run_labels(folders), strict=True)]
     if timeline is not None:
         _write_timeline(readers, timeline, force=force)
     if png is not None:
@@ -67,7 +66,10 @@ def document(view: str, names: list[str], runs_dir: Path) -> Document:
     wanted = 2 if view == "compare" else 1
     if len(names) != wanted:
         raise UserError(f"--json {view} takes {wanted} RUN{'s' if wanted > 1 else ''}, got {len(names)}")
-    chosen = [_chosen(name, runs_dir) for name in names]
+    folders = [find_run(_run_of(name), runs_dir) for name in names]
+    # Two programs of one run may be compared.
+    labels = run_labels(folders) if len({f.resolve() for f in folders}) == len(folders) else ["" for _ in folders]
+    chosen = [_chosen(*each) for each in zip(names, folders, labels, strict=True)]
     reader, index, recording, missing = chosen[0]
     match view:
         case "overview":
@@ -84,10 +86,10 @@ def document(view: str, names: list[str], runs_dir: Path) -> Document:
     return compare((reader, index, recording), (other, other_index, other_recording))
 
 
-def _chosen(name: str, runs_dir: Path) -> tuple[RunReader, int, Recording | None, str]:
+def _chosen(name: str, folder: Path, label: str) -> tuple[RunReader, int, Recording | None, str]:
     """The run, proposal (the winner where none is named) and table of RUN or RUN#ID."""
     run, mark, index = name.rpartition("#")
-    reader = RunReader(find_run(_run_of(name), runs_dir))
+    reader = RunReader(folder, label)
     recording, missing = recording_of(reader)
     if mark and run and index.isdecimal():
         return reader, int(index), recording, missing

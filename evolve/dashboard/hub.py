@@ -19,7 +19,7 @@ from evolve.dashboard.recording import Recording
 from evolve.dashboard.shapes import recording_of, shapes
 from evolve.dashboard.timeline import timeline
 from evolve.errors import UserError
-from evolve.journal import FILE_NAME
+from evolve.run_folder import run_folders, run_labels
 
 LOOK_EVERY_S = 0.4
 """How often a journal is looked at, however many readers there are."""
@@ -44,13 +44,13 @@ class Change:
 class FollowedRun:
     """One run and what is derived from it, up to date to `LOOK_EVERY_S`. Thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the run.
+    def __init__(self, folder: Path, name: str = "") -> None:
+        """Read the run; see `RunReader`.
 
         Raises:
             UserError: no journal that can be read.
         """
-        self.reader = RunReader(folder)
+        self.reader = RunReader(folder, name)
         self.revision = 1
         self._guard = threading.RLock()
         self._looked_at = time.monotonic()
@@ -136,25 +136,23 @@ class Hub:
         """Name the runs.
 
         Raises:
-            UserError: a named run cannot be read, or two have one name.
+            UserError: a named run cannot be read, or one is named twice.
         """
         self._runs_dir = runs_dir
         self._runs: dict[str, FollowedRun] = {}
         self._guard = threading.Lock()
-        for folder in folders:
-            run = FollowedRun(folder)
-            if run.reader.name in self._runs:
-                raise UserError(f"two runs named {run.reader.name}", hint="rename one of the folders")
-            self._runs[run.reader.name] = run
+        for folder, name in zip(folders, run_labels(folders), strict=True):
+            self._runs[name] = FollowedRun(folder, name)
 
     def names(self) -> list[str]:
         """Names of the runs, the latest first."""
         with self._guard:
             if self._runs_dir is not None:
-                for path in self._runs_dir.glob(f"*/{FILE_NAME}"):
-                    if path.parent.name not in self._runs:
+                for folder in run_folders(self._runs_dir):
+                    name = folder.relative_to(self._runs_dir).as_posix()
+                    if name not in self._runs:
                         try:
-                            self._runs[path.parent.name] = FollowedRun(path.parent)
+                            self._runs[name] = FollowedRun(folder, name)
                         except UserError:
                             continue  # being made just now, or damaged: the others are shown all the same
             return sorted(self._runs, key=lambda n: (-self._runs[n].reader.created_at, n))

@@ -61,14 +61,18 @@ def any_journal(folder: Path) -> Iterator[Journal]:
 class RunReader:
     """One run: its proposals as nodes, its configuration, its folder. Thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "") -> None:
         """Read what is there.
+
+        Args:
+            folder: the run's.
+            name: what it is called among others; empty for the folder's own name.
 
         Raises:
             UserError: no journal that can be read.
         """
         self.folder = folder
-        self.name = folder.resolve().name
+        self.name = name or folder.resolve().name
         self.meta: dict[str, str] = {}
         self.nodes: list[Node] = []
         self.digests: list[str] = []

@@ -10,7 +10,7 @@ from evaluators.contract import LIVE_SETTINGS, baseline_decision
 from evaluators.device import DeviceRecord
 from evaluators.ladder import SM_MARGINS
 from evaluators.launch import canonical_launch, spelled_out
-from evaluators.live import anchored_cells
+from evaluators.live_source import anchored_cells
 from evaluators.store import Bench, StoreError, read_bench, shape_key
 from evaluators.table import Table, TableError, read_table, table_digest
 from evaluators.workloads import Weighting, cases_for
@@ -22,7 +22,7 @@ from evolve.dashboard.recording import Recording
 from evolve.errors import UserError
 from evolve.run_folder import kept_tables
 
-LIVE_META = ("gpu", "gpu_uuid", "driver", "build", "setting", "workload", "num_sms", "l2_bytes")
+LIVE_META = ("gpu", "driver", "build", "setting", "workload", "num_sms", "l2_bytes")
 
 
 def recording_of(reader: RunReader) -> tuple[Recording | None, str]:
@@ -55,7 +55,10 @@ def _configured(reader: RunReader) -> list[Path]:
 
 
 def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, str]:
-    """The launches that the run's store holds of its GPU and build, also those that other runs measured."""
+    """The launches that the run's store holds of its GPU and build, also those that other runs measured.
+
+    A run on a pool names no GPU by UUID: each shape is read as one GPU of the pool's kind measured it.
+    """
     meta, config = reader.meta, reader.config
     lacking = [key for key in LIVE_META if not meta.get(key)]
     if lacking or config is None:
@@ -63,9 +66,8 @@ def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, st
     store = Path(config.store_path())
     if not store.is_file():
         store = reader.folder.parent / store.name
-    device = DeviceRecord(
-        meta["gpu"], meta["gpu_uuid"], meta["driver"], "", int(meta["num_sms"]), int(meta["l2_bytes"])
-    )
+    uuid = meta.get("gpu_uuid", "")
+    device = DeviceRecord(meta["gpu"], uuid, meta["driver"], "", int(meta["num_sms"]), int(meta["l2_bytes"]))
     setting = LIVE_SETTINGS[config.judge.setting]
     readings = read_bench(store, Bench(device, meta["build"], setting))
     if not readings:
