@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT, seed
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from evolve.cost_functions import Cost, costs_of, helper, read_cost, replace_cos
 from evolve.cost_quantities import CANDIDATES, Candidates
 from evolve.curves import Curves
 from evolve.edit_costs import add_cost, refit_cost
-from evolve.edit_guards import BROAD_SUPPORT, apply_guard, find_guard, support_for
+from evolve.edit_guards import BROAD_SUPPORT, apply_guard, find_guard, grow_box, support_for, terms_for
 from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, insert_function, replace_body, take_function
 from evolve.proposers.base import Ask, ProgramRecord, ProposerError
 from evolve.proposers.offline import EDIT_WEIGHTS, OfflineProposer
@@ -142,6 +144,18 @@ def test_the_curves_agree_with_the_judge(judge: Judge, stock: ProgramRecord) -> 
         if result.status is Status.OK and result.train:
             # Thresholds are rounded and regressions judged by their errors, so the two agree roughly.
             assert result.train.geomean_speedup > 1 + guard.gain / 3
+
+
+def test_a_box_says_which_shapes_it_holds(stock: ProgramRecord) -> None:
+    table = Curves(stock.evaluation.feedback).table
+    rng = random.Random(3)
+    gains = np.array([rng.gauss(0, 1) for _ in table.weight])
+    work = SimpleNamespace(**table.work_columns)
+    for start in np.flatnonzero(gains > 0.5).tolist()[:40]:
+        box = grow_box(gains, rng.sample(terms_for(table, "blocks_per_split"), 3), start)
+        inside = [eval(condition, {"work": work}) for condition in box.text.split(" and ")]
+        assert (np.logical_and.reduce(inside) == box.mask).all() and box.mask[start]
+        assert box.gain == pytest.approx(gains[box.mask].sum())
 
 
 def test_a_short_search_gains(judge: Judge, stock: ProgramRecord) -> None:
