@@ -121,13 +121,14 @@ class Population:
         Migration happens here when due. Programs are told apart by the digest of their source, which is all that this
         class keeps of it: a population of a thousand long programs takes no more memory than one of short ones.
         """
-        cells = self._db.island_feature_maps[island]
-        before = set(cells.values())
+        displaced: tuple[int, ...] = ()
         if evaluation is not None:
+            cells = self._db.island_feature_maps[island]
+            before = set(cells.values())
             self._reseed("add", index)
             program = self._program(f"{index}@{island}", digest, evaluation, index)
             self._db.add(program, iteration=index, target_island=island)
-        displaced = tuple(sorted(self._index(name) for name in before.difference(cells.values())))
+            displaced = tuple(sorted(self._index(name) for name in before.difference(cells.values())))
         self._db.increment_island_generation(island)
         if self._db.should_migrate():
             self._migrate(index)
@@ -148,10 +149,12 @@ class Population:
         kept = (best, exclude_program_id)
         gone: list[str] = []
         for owning in (False, True):
-            names = (n for n in db.programs if (n in owners) is owning and n not in kept)
-            gone += heapq.nsmallest(
-                excess - len(gone), names, key=lambda n: float(db.programs[n].metrics["combined_score"])
-            )
+            if len(gone) == excess:
+                break
+            names = [n for n in db.programs if (n in owners) is owning and n not in kept]
+            scores = [db.programs[n].metrics["combined_score"] for n in names]
+            worst = heapq.nsmallest(excess - len(gone), range(len(names)), key=scores.__getitem__)
+            gone += [names[i] for i in worst]
         for name in gone:
             del db.programs[name]
             for cells in db.island_feature_maps:
