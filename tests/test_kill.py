@@ -67,6 +67,53 @@ def test_a_gpu_worker_that_dies_loses_nothing(
     assert len(measured) == len(set(measured))
 
 
+SMALL = ["judge.workload=bsc-160", "judge.setting=fa3_fwd-static-cold", "search.proposals=5", "search.window=1",
+         "search.parallel_evaluations=1"]  # fmt: skip
+
+
+def test_sandboxes_killed_anywhere_change_nothing(
+    evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Four of five in a row everywhere; then five in a row at each place: seed, first look, second look."""
+    require_sandbox()
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from kill_records import content
+
+    from evaluators import sandbox_process
+
+    once, started, killed = sandbox_process._run_once, count(), range(0)
+
+    def torn(*request: Any) -> sandbox_process.Ended:
+        place, tried = divmod(next(started), sandbox_process.OUTSIDE_KILLS) if patient else (next(started), 0)
+        if tried < sandbox_process.OUTSIDE_KILLS - 1 if patient else place in killed:
+            return sandbox_process.Ended(sandbox_process.End.OUTSIDE, None, -9, 0.01, 0.0)
+        return once(*request)
+
+    monkeypatch.setattr(sandbox_process, "_run_once", torn)
+    options = [x for s in SMALL for x in ("--set", s)]
+
+    def search(name: str) -> int:
+        ended = evosplit("run", "configs/quickstart.yaml", *options, "--set", f"runs_dir={tmp_path / name}")
+        assert ended.code in (0, 3) and ("SIGKILL" in ended.err) == (ended.code == 3), ended.err
+        return ended.code
+
+    patient = False
+    assert search("whole") == 0
+    places = next(started)
+    patient, started = True, count()
+    assert search("patient") == 0 and next(started) == places * sandbox_process.OUTSIDE_KILLS
+    assert content(tmp_path / "patient") == content(tmp_path / "whole")
+    patient = False
+    for place in range(places):
+        started, killed = count(), range(place, place + sandbox_process.OUTSIDE_KILLS)
+        runs = f"torn-{place}"
+        code = search(runs)
+        while code:
+            started, killed = count(), range(0)
+            code = evosplit("run", "--resume", next((tmp_path / runs).glob("*/"))).code
+        assert content(tmp_path / runs) == content(tmp_path / "whole")
+
+
 def test_the_long_one_is_on_record() -> None:
     found = json.loads((ROOT / "results/kill-test/summary.json").read_text())
     assert found["violations"] == 0 and found["kills"] >= 1000
