@@ -1,0 +1,43 @@
+"""Refusals: what the gate says of a construct, and of text that would break out of where programs are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+MAX_QUOTED = 120
+"""Characters of a candidate's text, or of the parser's complaint about it, that a refusal repeats."""
+
+FRAMING = {"```": "three backticks", "<<<<<<<": "a diff marker", ">>>>>>>": "a diff marker"}
+"""What frames programs in prompts and answers; inside a program it would end them early."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One construct that the language lacks."""
+
+    line: int
+    construct: str
+    reason: str
+    instead: str
+
+    def __str__(self) -> str:
+        """One readable line."""
+        hint = f"; write instead: {self.instead}" if self.instead else ""
+        return f"line {self.line}: {self.construct}: {self.reason}{hint}"
+
+
+def quoted(text: str) -> str:
+    """A candidate's text as a refusal may repeat it: one short printable line."""
+    return "".join(c if c.isprintable() else " " for c in text)[:MAX_QUOTED]
+
+
+def framing(source: str) -> Iterator[Refusal]:
+    """Text, mostly in comments, that would break out of where programs are shown."""
+    for number, line in enumerate(source.split("\n"), start=1):
+        odd = next((c for c in line if not c.isprintable() and c != "\t"), "")
+        if odd:
+            yield Refusal(number, f"character U+{ord(odd):04X}", "does not show in print", "printable text")
+        for mark, name in FRAMING.items():
+            if mark in line:
+                yield Refusal(number, name, "frames programs in prompts and answers", "other words")
