@@ -6,7 +6,7 @@ import ast
 from itertools import pairwise
 
 from evaluators import language
-from evaluators.refusals import Refusal, framing, quoted
+from evaluators.refusals import Refusal, folded, framing, quoted
 
 MAX_REFUSALS = 8
 """Refusals reported at once; more help nobody."""
@@ -280,4 +280,4 @@ def check(tree: ast.Module, source: str) -> tuple[Refusal, ...]:
     """
     checker = _Checker(tree)
     checker.module(tree)
-    return (*checker.refusals, *framing(source))[:MAX_REFUSALS]
+    return (*checker.refusals, *folded(source), *framing(source))[:MAX_REFUSALS]

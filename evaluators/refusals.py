@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import tokenize
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 MAX_QUOTED = 120
@@ -41,3 +44,13 @@ def framing(source: str) -> Iterator[Refusal]:
         for mark, name in FRAMING.items():
             if mark in line:
                 yield Refusal(number, name, "frames programs in prompts and answers", "other words")
+
+
+def folded(source: str) -> Iterator[Refusal]:
+    """Names with letters that Python reads as others; the tree no longer shows them, the sandbox cannot load the rules."""
+    if source.isascii():
+        return
+    with suppress(tokenize.TokenError, SyntaxError):  # it was parsed: what the tokeniser minds is no name
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.NAME and not token.string.isascii():
+                yield Refusal(token.start[0], quoted(token.string), "names hold ASCII letters alone", "a plain name")

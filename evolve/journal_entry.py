@@ -141,7 +141,7 @@ def commit_of(row: sqlite3.Row) -> Commit:
         features=json.loads(row["features"]),
     )
     names = ("id", "island", "parent", "asked_model", "usd", "tokens")
-    return Commit(*(row[name] for name in names), evaluation=evaluation)
+    return Commit(*(row[name] for name in names), evaluation)
 
 
 def entry_of(row: sqlite3.Row) -> Entry:

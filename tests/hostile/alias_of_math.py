@@ -1,6 +1,7 @@
 # attack: gives one function the name of another, so that a translation to C++ reads it wrongly
 # gate: language
 # sandbox: ok
+
 import math
 
 
