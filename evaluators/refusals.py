@@ -47,7 +47,7 @@ def framing(source: str) -> Iterator[Refusal]:
 
 
 def folded(source: str) -> Iterator[Refusal]:
-    """Names with letters that Python reads as others; the tree no longer shows them, the sandbox cannot load the rules."""
+    """Names with letters that Python reads as others: the tree hides them, and the sandbox cannot load the rules."""
     if source.isascii():
         return
     with suppress(tokenize.TokenError, SyntaxError):  # it was parsed: what the tokeniser minds is no name

@@ -140,8 +140,8 @@ def commit_of(row: sqlite3.Row) -> Commit:
         holdout=score_of(row["holdout"]),
         features=json.loads(row["features"]),
     )
-    names = ("id", "island", "parent", "asked_model", "usd", "tokens")
-    return Commit(*(row[name] for name in names), evaluation)
+    index, island, parent, asked_model, usd, tokens, *_ = row
+    return Commit(index, island, parent, asked_model, usd, tokens, evaluation)
 
 
 def entry_of(row: sqlite3.Row) -> Entry:
