@@ -141,6 +141,11 @@ def filter_instructions(machine: Machine) -> list[tuple[int, int, int, int]]:
     return [*program, kill]
 
 
+def cpu_limit_s(cpu_s: float) -> int:
+    """The limit that the kernel keeps behind the timer's `cpu_s`: whole seconds, from the start of the process."""
+    return math.ceil(cpu_s) + 2
+
+
 def set_limits(*, memory_mb: int, cpu_s: int) -> None:
     """Resource limits; they hold for this process and everything it could start."""
     memory = memory_mb * 2**20
@@ -217,8 +222,7 @@ def confine(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS) was refused")
     landlock = deny_files(libc)
     drop_capabilities(libc)
-    # RLIMIT_CPU counts whole seconds from the start; the timers end the process at the exact limit.
-    set_limits(memory_mb=memory_mb, cpu_s=math.ceil(cpu_s) + 2)
+    set_limits(memory_mb=memory_mb, cpu_s=cpu_limit_s(cpu_s))
     set_timers(libc, cpu_s=cpu_s, wall_s=wall_s)
     instructions = filter_instructions(MACHINES[machine_name()])
     array = (_Instruction * len(instructions))(*(_Instruction(*i) for i in instructions))

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from evaluators import language
-from evaluators.grammar import Refusal, check, quoted
+from evaluators.grammar import check
+from evaluators.refusals import Refusal, quoted
 from evaluators.status import Status
 
 _PARSING = threading.Lock()

@@ -3,53 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import pairwise
 
 from evaluators import language
+from evaluators.refusals import Refusal, folded, framing, quoted
 
 MAX_REFUSALS = 8
 """Refusals reported at once; more help nobody."""
 
 MAX_NAME = 64
 """Longest name; refusals and exceptions repeat names, and the next prompt repeats refusals."""
-
-MAX_QUOTED = 120
-"""Characters of a candidate's text, or of the parser's complaint about it, that a refusal repeats."""
-
-FRAMING = {"```": "three backticks", "<<<<<<<": "a diff marker", ">>>>>>>": "a diff marker"}
-"""What frames programs in prompts and answers; inside a program it would end them early."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """One construct that the language lacks."""
-
-    line: int
-    construct: str
-    reason: str
-    instead: str
-
-    def __str__(self) -> str:
-        """One readable line."""
-        hint = f"; write instead: {self.instead}" if self.instead else ""
-        return f"line {self.line}: {self.construct}: {self.reason}{hint}"
-
-
-def quoted(text: str) -> str:
-    """A candidate's text as a refusal may repeat it: one short printable line."""
-    return "".join(c if c.isprintable() else " " for c in text)[:MAX_QUOTED]
-
-
-def framing(source: str) -> Iterator[Refusal]:
-    """Text, mostly in comments, that would break out of where programs are shown."""
-    for number, line in enumerate(source.split("\n"), start=1):
-        odd = next((c for c in line if not c.isprintable() and c != "\t"), "")
-        if odd:
-            yield Refusal(number, f"character U+{ord(odd):04X}", "does not show in print", "printable text")
-        for mark, name in FRAMING.items():
-            if mark in line:
-                yield Refusal(number, name, "frames programs in prompts and answers", "other words")
 
 
 class _Checker:
@@ -58,7 +21,8 @@ class _Checker:
     def __init__(self, tree: ast.Module) -> None:
         self.refusals: list[Refusal] = []
         self.functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
-        self.math_names: set[str] = set()
+        imports = (n for n in tree.body if isinstance(n, ast.ImportFrom))
+        self.math_names = {a.name for n in imports for a in n.names if a.name not in ("pi", "inf")}
         self.constants: set[str] = set()
 
     def refuse(self, node: ast.AST, construct: str, reason: str, instead: str = "") -> None:
@@ -96,13 +60,11 @@ class _Checker:
             elif isinstance(node, ast.Import):
                 if any(a.name != "math" or a.asname for a in node.names):
                     self.refuse(node, "import", "only math may be imported, under its own name", "import math")
-                self.math_names.add("math")
             elif isinstance(node, ast.ImportFrom):
                 bad = [a.name for a in node.names if a.name not in language.MATH_NAMES or a.asname]
                 if node.module != "math" or node.level or bad:
                     names = ", ".join(language.MATH_NAMES)
                     self.refuse(node, "import", f"only math's {names} may be imported", "from math import ceil")
-                self.math_names |= {a.name for a in node.names}
             elif isinstance(node, ast.Assign):
                 self.module_constant(node)
             elif isinstance(node, ast.FunctionDef):
@@ -204,9 +166,11 @@ class _Checker:
         if isinstance(node, ast.Constant):
             self.constant(node)
         elif isinstance(node, ast.Name):
-            self.spelling(node, node.id)
+            self.value(node)
         elif isinstance(node, ast.Attribute):
             self.attribute(node)
+        elif isinstance(node, ast.Compare):
+            self.comparison(node)
         elif isinstance(node, ast.Call):
             self.call(node)
         elif isinstance(node, ast.ListComp | ast.GeneratorExp):
@@ -224,6 +188,24 @@ class _Checker:
                 elif isinstance(child, ast.operator | ast.unaryop | ast.cmpop | ast.boolop):
                     self.operator(node, child)
 
+    def value(self, node: ast.Name) -> None:
+        """A name that is read. A function under another name could call itself, or stand in for another function."""
+        functions = (*self.functions, *self.math_names, *language.BUILTINS, "math")
+        if self.spelling(node, node.id) and node.id in functions:
+            self.refuse(node, node.id, "functions are called, and are no values", f"{node.id}(...)")
+
+    def comparison(self, node: ast.Compare) -> None:
+        """`is` beside None, True or False alone: which numbers are one object is the interpreter's own affair."""
+        sides = [node.left, *node.comparators]
+        for operator, pair in zip(node.ops, pairwise(sides), strict=True):
+            self.operator(node, operator)
+            constants = [side.value for side in pair if isinstance(side, ast.Constant)]
+            known = any(c is None or isinstance(c, bool) for c in constants)
+            if isinstance(operator, ast.Is | ast.IsNot) and not known:
+                self.refuse(node, "is", "compares with None, True and False alone", "==")
+        for side in sides:
+            self.expression(side)
+
     def constant(self, node: ast.Constant) -> None:
         if node.value is None or isinstance(node.value, bool):
             return
@@ -232,11 +214,13 @@ class _Checker:
         elif isinstance(node.value, int) and node.value > language.MAX_INT:
             self.refuse(node, "integer", f"above {language.MAX_INT}", "a smaller number")
 
-    def attribute(self, node: ast.Attribute) -> None:
+    def attribute(self, node: ast.Attribute, *, called: bool = False) -> None:
         if isinstance(node.value, ast.Name) and node.value.id == "math":
             if node.attr not in language.MATH_NAMES:
                 names = ", ".join(language.MATH_NAMES)
                 self.refuse(node, f"math.{node.attr}", "not part of the heuristic language", f"one of {names}")
+            elif not called and node.attr not in ("pi", "inf"):
+                self.refuse(node, f"math.{node.attr}", "functions are called, and are no values", f"{node.attr}(x)")
             return
         if node.attr not in language.FIELDS:
             self.refuse(node, f".{node.attr}", "not a field of shape, work or gpu", ", ".join(sorted(language.FIELDS)))
@@ -253,7 +237,7 @@ class _Checker:
         if isinstance(function, ast.Attribute):
             of_math = isinstance(function.value, ast.Name) and function.value.id == "math"
             if of_math:
-                self.attribute(function)
+                self.attribute(function, called=True)
             elif function.attr not in language.LIST_METHODS or not isinstance(function.value, ast.Name):
                 self.refuse(node, f".{function.attr}()", "only list.append may be called", "a helper function")
             else:
@@ -296,4 +280,4 @@ def check(tree: ast.Module, source: str) -> tuple[Refusal, ...]:
     """
     checker = _Checker(tree)
     checker.module(tree)
-    return (*checker.refusals, *framing(source))[:MAX_REFUSALS]
+    return (*checker.refusals, *folded(source), *framing(source))[:MAX_REFUSALS]

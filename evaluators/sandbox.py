@@ -11,12 +11,16 @@ from functools import cache
 from evaluators import confine
 from evaluators.contract import MAX_NUM_SPLITS, Decision, Gpu, ShapeView, WorkView
 from evaluators.gate import Program
-from evaluators.sandbox_process import End, Ended, Limits, SandboxUnavailable, run_confined
+from evaluators.sandbox_process import OUTSIDE_KILLS, End, Ended, Limits, SandboxUnavailable, run_confined
 from evaluators.status import Status
 
 __all__ = ["Answers", "Limits", "Question", "Sandbox", "SandboxUnavailable", "SelfTest", "self_test"]
 
 MAX_BLOCKS_PER_SPLIT = 2**31 - 1
+
+LARGE = 0.25
+"""Share of its memory limit from which on a process that is killed again and again is taken for too large for this
+machine: the interpreter and all shapes take less, and who runs out of memory kills what is large."""
 
 WORK_FIELDS = [f.name for f in fields(WorkView) if f.name not in ("num_splits", "n_blocks")]
 SHAPE_FIELDS = [f.name for f in fields(ShapeView)]
@@ -103,7 +107,7 @@ class Sandbox:
         """Run a program on all questions in a fresh process; failures come back as a status.
 
         Raises:
-            SandboxUnavailable: no process could be started.
+            SandboxUnavailable: no process could be started, or none is left alone: no fault of the program.
         """
         return self._ask(program.source, work=program.uses_blocks_per_split, open_builtins=False, hash_seed=hash_seed)
 
@@ -121,6 +125,11 @@ class Sandbox:
             return Answers(status, _printable(message), (), ended.elapsed_s)
 
         reply = ended.reply
+        if ended.end is End.OUTSIDE:
+            ways = f"ended from outside {OUTSIDE_KILLS} times in a row (SIGKILL, or no CPU for a long time)"
+            if ended.peak_mb < LARGE * self._limits.memory_mb:
+                raise SandboxUnavailable(f"the sandbox process of one program was {ways}: is this machine overloaded?")
+            return failed(Status.MEMORY, f"{ways}, with much memory in use: this machine may have too little for it")
         if reply is None:
             if ended.end is End.TIME:
                 return failed(Status.TIMEOUT, f"no answer to all shapes within {self._limits.time_s} s of CPU time")
@@ -220,7 +229,10 @@ def self_test() -> SelfTest:
     found: dict[str, Status] = {}
 
     def run(name: str) -> None:
-        found[name] = _probe(PROBES[name][0], limits)
+        try:
+            found[name] = _probe(PROBES[name][0], limits)
+        except SandboxUnavailable:
+            found[name] = Status.CRASHED
 
     threads = [threading.Thread(target=run, args=(name,)) for name in PROBES]
     for thread in threads:

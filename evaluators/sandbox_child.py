@@ -9,6 +9,7 @@ starts fast: json, pathlib, typing and signal would double its time.
 
 from __future__ import annotations
 
+import _warnings
 import marshal
 import math
 import os
@@ -136,6 +137,8 @@ def main() -> None:
         import json  # noqa: F401
         import pathlib  # noqa: F401
         import signal  # noqa: F401
+    # The parser warns of odd code, and what prints warnings opens files.
+    _warnings.filters.insert(0, ("ignore", None, Warning, None, 0))
     confined = confine.confine(**request["limits"])
     reply: dict[str, Any]
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import marshal
 import os
+import resource
 import secrets
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
+from evaluators import confine
+
 CHILD = Path(__file__).with_name("sandbox_child.py")
 START_UP_S = 15.0
 """Wall time beside the candidate's own limit: starting the interpreter and waiting for a CPU on a busy machine."""
@@ -25,7 +28,7 @@ REPLY_BYTES_PER_ROW = 64
 """Longest reply that is read; a row of four numbers takes at most 27 bytes, a message 5,000."""
 
 OUTSIDE_KILLS = 5
-"""Tries for a candidate whose process was killed from outside, which no candidate can cause."""
+"""Tries for a candidate whose process was ended from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,9 @@ class End(Enum):
     """At its CPU or wall limit."""
     CALL = auto()
     """At a system call that is not allowed."""
-    KILLED = auto()
-    """By SIGKILL, which was not ours."""
+    OUTSIDE = auto()
+    """By a SIGKILL that was not ours, or at the wall limit with CPU time left. No candidate can cause either by itself:
+    it may neither send signals nor wait. One that fills the machine's memory is killed like that, too."""
     OTHER = auto()
     """In another way, or without a whole reply."""
 
@@ -63,16 +67,18 @@ class Ended:
         reply: what it said; None unless `end` is `REPLIED`. Whatever is in it may be forged.
         code: exit code, or minus the number of the signal that ended it.
         elapsed_s: wall seconds from start to end.
+        peak_mb: most MiB that it had in RAM; 0 where that cannot be told.
     """
 
     end: End
     reply: dict[str, Any] | None
     code: int
     elapsed_s: float
+    peak_mb: float
 
 
 def run_confined(head: dict[str, Any], body: bytes, limits: Limits, *, rows: int, hash_seed: int) -> Ended:
-    """Run one candidate in a fresh process; again where somebody else killed that process.
+    """Run one candidate in a fresh process; again where that process was ended from outside, a few times.
 
     Args:
         head: source and how to run it, for `sandbox_child`.
@@ -86,7 +92,7 @@ def run_confined(head: dict[str, Any], body: bytes, limits: Limits, *, rows: int
     """
     ended = _run_once(head, body, limits, rows, hash_seed)
     for _ in range(OUTSIDE_KILLS - 1):
-        if ended.end is not End.KILLED:
+        if ended.end is not End.OUTSIDE:
             break
         ended = _run_once(head, body, limits, rows, hash_seed)
     return ended
@@ -143,15 +149,19 @@ def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash
     cpu_s = usage.ru_utime + usage.ru_stime
     if reply is not None:
         end = End.REPLIED
-    elif late.is_set() or code in (-signal.SIGPROF, -signal.SIGALRM, -signal.SIGXCPU):
+    elif code in (-signal.SIGPROF, -signal.SIGXCPU):
         end = End.TIME
     elif code == -signal.SIGSYS:
         end = End.CALL
-    elif code == -signal.SIGKILL and len(raw) <= longest:
-        end = End.TIME if cpu_s >= limits.time_s else End.KILLED
+    elif late.is_set() or code == -signal.SIGALRM or (code == -signal.SIGKILL and len(raw) <= longest):
+        # The kernel's own limit on CPU time, which stands behind the timer's, ends a process by SIGKILL.
+        end = End.TIME if cpu_s >= confine.cpu_limit_s(limits.time_s) else End.OUTSIDE
     else:
         end = End.OTHER
-    return Ended(end, reply, code, elapsed_s)
+    # Linux counts the memory of the parent, out of which a process was started, as its own.
+    mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_mb = usage.ru_maxrss / 1024 if usage.ru_maxrss > mine else 0.0
+    return Ended(end, reply, code, elapsed_s, peak_mb)
 
 
 def _kill(group: int) -> None:

@@ -19,7 +19,7 @@ from evaluators.feedback import render
 from evaluators.status import Status
 from evolve.attempts import Attempts, JudgeLike, Outcome, Said
 from evolve.bandit import open_choice
-from evolve.budget import Budget, BudgetSpent, Cost, cost_of
+from evolve.budget import Budget, BudgetSpent, Cost
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
@@ -32,7 +32,7 @@ from evolve.progress import Progress, progress_of
 from evolve.prompt_templates import Templates, load_templates
 from evolve.prompts import Prompts
 from evolve.proposers.base import Proposer
-from evolve.requests import Origin, Requests, origin_of
+from evolve.requests import Origin, Requests
 from evolve.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise, write_whole
 
 FORGET_EVERY = 256
@@ -147,26 +147,19 @@ class Controller:
         try:
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, journal.find(index))
-            done: dict[int, Entry] = {}
-            asked = committed = len(self._seeds)
+            asked = committed = len(self._seeds) + self._replay()
             while committed < self._total:
-                # The order of the first run, also when it is replayed: k is sampled right after k - window.
+                # k is sampled right after k - window. What an interrupted run had not sampled comes after its last
+                # commit, as it did there.
                 while asked < min(self._total, committed + self._search.window):
-                    entry = journal.find(asked)
-                    if entry is not None and entry.status is not None:
-                        done[asked] = entry
-                    else:
-                        await self._begin(asked, entry, tasks)
+                    await self._begin(asked, journal.find(asked), tasks)
                     asked += 1
-                if committed in done:
-                    self._recommit(done.pop(committed))
-                else:
-                    left = self._seconds_left()
-                    if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
-                        self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
-                        await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
-                        return
-                    await self._commit(committed, tasks.pop(committed).result())
+                left = self._seconds_left()
+                if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
+                    self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
+                    await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
+                    return
+                await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
         except BudgetSpent as spent:
             self.stopped = str(spent)
@@ -247,9 +240,14 @@ class Controller:
             self._attempts.keep(index, outcome.source, evaluation)
         self._report(index)
 
-    def _recommit(self, entry: Entry) -> None:
-        """Replay a commit of the interrupted run."""
-        self._enter(origin_of(entry), entry.id, evaluation_of(entry), cost_of(entry.spent))
+    def _replay(self) -> int:
+        """Enter the commits of the interrupted run again; returns how many there were."""
+        replayed = 0
+        for made in self._journal.commits():
+            origin = Origin(made.island, made.parent, made.asked_model)
+            self._enter(origin, made.id, made.evaluation, Cost(made.usd, made.tokens))
+            replayed += 1
+        return replayed
 
     def _enter(self, origin: Origin, index: int, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
         """Tell everybody who remembers; returns what the program displaced."""

@@ -18,7 +18,18 @@ from typing import Any
 
 from evaluators.evaluation import Evaluation, SplitScore
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.journal_entry import Entry, Spending, decisions_text, entry_of, score_of, score_text, storable
+from evolve.journal_entry import (
+    COMMIT_QUERY,
+    Commit,
+    Entry,
+    Spending,
+    commit_of,
+    decisions_text,
+    entry_of,
+    score_of,
+    score_text,
+    storable,
+)
 from evolve.journal_schema import (
     CLOCK_COLUMNS,
     DEFAULTS,
@@ -199,6 +210,11 @@ class Journal:
         """All proposals in order."""
         for row in self._db.execute(f"{self._query} ORDER BY p.id"):
             yield entry_of(row)
+
+    def commits(self) -> Iterator[Commit]:
+        """What was committed after the seeds, in order; much cheaper than their entries."""
+        for row in self._db.execute(COMMIT_QUERY):
+            yield commit_of(row)
 
     def find(self, index: int) -> Entry | None:
         """One proposal; None where there is none."""

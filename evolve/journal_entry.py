@@ -55,6 +55,19 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Commit:
+    """What the search remembers of a proposal once it is committed: its entry without texts and decisions."""
+
+    id: int
+    island: int
+    parent: int
+    asked_model: str
+    usd: float
+    tokens: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
 class Spending:
     """What a run has cost so far; failed calls that were billed count as well.
 
@@ -109,6 +122,26 @@ def evaluation_of(entry: Entry) -> Evaluation:
         entry.holdout,
         features=entry.features,
     )
+
+
+COMMIT_QUERY = """SELECT r.id, p.island, p.parent, p.asked_model, ifnull(a.cost_usd, 0) AS usd,
+    ifnull(a.tokens_in + a.tokens_out, 0) AS tokens, r.status, r.source_hash, r.train, r.holdout, r.features
+    FROM results r JOIN proposals p ON p.id = r.id LEFT JOIN answers a ON a.id = r.id
+    WHERE p.kind = 'proposal' ORDER BY r.id"""
+"""Rows for `commit_of`."""
+
+
+def commit_of(row: sqlite3.Row) -> Commit:
+    """A row of `COMMIT_QUERY`."""
+    evaluation = Evaluation(
+        Status(row["status"]),
+        source_hash=row["source_hash"],
+        train=score_of(row["train"]),
+        holdout=score_of(row["holdout"]),
+        features=json.loads(row["features"]),
+    )
+    index, island, parent, asked_model, usd, tokens, *_ = row
+    return Commit(index, island, parent, asked_model, usd, tokens, evaluation)
 
 
 def entry_of(row: sqlite3.Row) -> Entry:

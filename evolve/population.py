@@ -7,6 +7,7 @@ number first, so that no state has to be saved between two operations.
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Iterable, Iterator, Mapping, MutableSet
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 from evaluators.evaluation import Evaluation
 from evolve.config import SearchConfig
+from evolve.openevolve_parts import part
 
 FEATURES = ("complexity", "mean_splits", "share_changed")
 """MAP-Elites dimensions, raw values of `Evaluation.features`."""
@@ -76,12 +78,10 @@ class Population:
 
     def __init__(self, search: SearchConfig, random_seed: int) -> None:
         """An empty population."""
-        from openevolve.config import DatabaseConfig
-        from openevolve.database import ProgramDatabase
-
+        self._parts = part("database")
         self._search = search
         self._seed = random_seed
-        config = DatabaseConfig(
+        config = self._parts.DatabaseConfig(
             population_size=search.population_size,
             archive_size=search.archive_size,
             num_islands=search.islands,
@@ -94,20 +94,19 @@ class Population:
             random_seed=None,
             log_prompts=False,
         )
-        self._db: Any = ProgramDatabase(config)
+        self._db: Any = self._parts.ProgramDatabase(config)
         self._db.islands = [OrderedSet() for _ in range(search.islands)]
         self._db.archive = OrderedSet()
+        self._db._enforce_population_limit = self._evict
         self.migrations: list[Migration] = []
 
     def _reseed(self, *what: object) -> None:
         random.seed(f"{self._seed}:" + ":".join(map(str, what)))
 
     def _program(self, name: str, digest: str, evaluation: Evaluation, index: int) -> Any:
-        from openevolve.database import Program
-
         assert evaluation.train is not None
         metrics = {"combined_score": evaluation.train.score, **{f: evaluation.features[f] for f in FEATURES}}
-        return Program(id=name, code=digest, iteration_found=index, metrics=metrics, timestamp=0.0)
+        return self._parts.Program(id=name, code=digest, iteration_found=index, metrics=metrics, timestamp=0.0)
 
     def add_seed(self, index: int, digest: str, evaluation: Evaluation) -> None:
         """Put a seed on every island, so that none starts empty; `digest` is that of its source."""
@@ -122,17 +121,48 @@ class Population:
         Migration happens here when due. Programs are told apart by the digest of their source, which is all that this
         class keeps of it: a population of a thousand long programs takes no more memory than one of short ones.
         """
-        cells = self._db.island_feature_maps[island]
-        before = set(cells.values())
+        displaced: tuple[int, ...] = ()
         if evaluation is not None:
+            cells = self._db.island_feature_maps[island]
+            before = set(cells.values())
             self._reseed("add", index)
             program = self._program(f"{index}@{island}", digest, evaluation, index)
             self._db.add(program, iteration=index, target_island=island)
-        displaced = tuple(sorted(self._index(name) for name in before.difference(cells.values())))
+            displaced = tuple(sorted(self._index(name) for name in before.difference(cells.values())))
         self._db.increment_island_generation(island)
         if self._db.should_migrate():
             self._migrate(index)
         return displaced
+
+    def _evict(self, exclude_program_id: str | None = None) -> None:
+        """What OpenEvolve's database removes after an addition, found without sorting all of it every time.
+
+        The worst programs that own no cell, then the worst owners; never the best, nor the one just added.
+        """
+        db = self._db
+        best = db.best_program_id
+        owners = {name for cells in db.island_feature_maps for name in cells.values()}
+        spare = best in db.programs and best not in owners and not any(best in island for island in db.islands)
+        excess = len(db.programs) - spare - self._search.population_size
+        if excess <= 0:
+            return
+        kept = (best, exclude_program_id)
+        gone: list[str] = []
+        for owning in (False, True):
+            if len(gone) == excess:
+                break
+            names = [n for n in db.programs if (n in owners) is owning and n not in kept]
+            scores = [db.programs[n].metrics["combined_score"] for n in names]
+            worst = heapq.nsmallest(excess - len(gone), range(len(names)), key=scores.__getitem__)
+            gone += [names[i] for i in worst]
+        for name in gone:
+            del db.programs[name]
+            for cells in db.island_feature_maps:
+                for cell in [c for c, owner in cells.items() if owner == name]:
+                    del cells[cell]
+            for holder in (*db.islands, db.archive):
+                holder.discard(name)
+        db._cleanup_stale_island_bests()
 
     def members(self) -> set[int]:
         """Proposals whose programs may still be sampled."""
@@ -167,9 +197,13 @@ class Population:
             best = self._db.get_top_programs(n=len(self._db.islands[island]), island_idx=island)
             keep = max(1, int(len(best) * self._search.migration_rate))
             moves += [(program, island, (island + 1) % count) for program in best[:keep]]
+        known: dict[int, set[str]] = {}
         for program, source, target in moves:
-            if count < 2 or any(self._db.programs[p].code == program.code for p in self._db.islands[target]):
+            if target not in known:
+                known[target] = {self._db.programs[p].code for p in self._db.islands[target]}
+            if count < 2 or program.code in known[target]:
                 continue
+            known.clear()  # what is added may displace others, on any island
             name = f"{self._index(program.id)}@{target}"
             self._reseed("migrate", name)
             copy = type(program)(

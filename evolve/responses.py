@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from evolve.openevolve_parts import part
+
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
 DIFF_MARKERS = ("<<<<<<< SEARCH", ">>>>>>> REPLACE")
 FENCE = r"(?i:python[0-9.]*|py)[ \t]*"
@@ -27,24 +29,23 @@ def program_from(text: str, parent: str) -> str:
         UnreadableAnswer: no program, or a SEARCH block that the parent does not hold.
         FrozenCodeChanged: code outside the markers differs from the parent's.
     """
-    from openevolve.utils.code_utils import apply_diff_blocks, extract_diffs, parse_full_rewrite
-
+    code = part("utils.code_utils")
     text, parent = (t.replace("\r\n", "\n") for t in (text, parent))
     if any(marker in text for marker in DIFF_MARKERS):
         try:
-            blocks = extract_diffs(text)
+            blocks = code.extract_diffs(text)
         except ValueError as error:
             raise UnreadableAnswer(f"the SEARCH/REPLACE blocks are malformed: {error}") from error
         if not blocks or not all(search.strip() for search, _ in blocks):
             raise UnreadableAnswer("a SEARCH/REPLACE block is incomplete, or its SEARCH part is empty")
-        source, applied = apply_diff_blocks(parent, blocks)
+        source, applied = code.apply_diff_blocks(parent, blocks)
         if applied < len(blocks):
             raise UnreadableAnswer(
                 f"{len(blocks) - applied} of {len(blocks)} SEARCH blocks do not occur in the parent: copy the lines "
                 "exactly, with their indentation"
             )
     else:
-        source = parse_full_rewrite(text, FENCE) or ""
+        source = code.parse_full_rewrite(text, FENCE) or ""
         if "def " not in source:
             raise UnreadableAnswer("neither SEARCH/REPLACE blocks nor a fenced python program was found")
     source = str(source).strip("\n").rstrip() + "\n"

@@ -28,15 +28,12 @@ from kill_processes import (
 )
 from kill_records import Rows, checked, content, difference, folder_of, launches, proposals
 
+from evaluators.sandbox_process import OUTSIDE_KILLS
 from evolve.errors import EXIT_MISSING
 
 RESUME_S = 5.0
 SANDBOX_SHARE = 0.4
-"""Chance of a sandbox process to be killed, unless it is spared."""
-
-IN_A_SERIES, SPARED = 3, 12
-"""Sandbox processes killed before so many are left alone. A candidate killed five times counts as crashed, as it
-would on a machine without memory; with two under way, their tries come in any order."""
+"""Chance of a sandbox process to be killed. Five in a row for one candidate end the search, resumably."""
 
 ENDPOINT_CHANCE = 0.01
 """Chance of the endpoint to be killed, every 5 ms."""
@@ -56,6 +53,7 @@ class Tally:
     sandbox: int = 0
     proposer: int = 0
     gpu_worker: int = 0
+    given_up: int = 0
     searches: dict[str, int] = field(default_factory=dict)
     launches: int = 0
     resume_wall_s: list[float] = field(default_factory=list)
@@ -79,11 +77,17 @@ class Life:
         self.stored = {f"{shape} {launch}" for shape, launch, *_ in launches(runs)}
         self._log, self._logged = log, log.stat().st_size if log.exists() else 0
         self.worker_killed = False
+        self.sandboxes_killed = 0
 
     @property
     def elapsed_s(self) -> float:
         """Since its start."""
         return time.monotonic() - self.started
+
+    @property
+    def may_end(self) -> bool:
+        """Whether it may end by itself, with a message, before the search is done."""
+        return self.worker_killed or self.sandboxes_killed >= OUTSIDE_KILLS
 
     def check(self, sent: list[int]) -> None:
         """Raises: Violation: an answer that was stored was asked for again, or a launch measured again."""
@@ -165,13 +169,16 @@ class Killer:
             enough = self.tally.kills >= until_kills or time.monotonic() > deadline
             life = Life(runs, before, len(self.endpoint.sent()), self._worker_log(runs))
             code = self._live(life, kind, runs, left_alone=enough)
+            self.tally.sandbox += life.sandboxes_killed
+            if code == EXIT_MISSING and not life.worker_killed:
+                self.tally.given_up += 1
             life.check(self.endpoint.sent())
             folder = folder_of(runs)
             if folder is not None:
                 before = checked(folder, before, at_most=self.count + 1)
             if code == 0:
                 break
-            if code != -signal.SIGKILL and not (code == EXIT_MISSING and life.worker_killed):
+            if code != -signal.SIGKILL and not (code == EXIT_MISSING and life.may_end):
                 raise Violation(f"exit code {code}: {self._said(800)}")
         if kind not in self.references:
             self.references[kind] = self._reference(kind)
@@ -190,7 +197,7 @@ class Killer:
         never = float("inf")
         dies_at = never if left_alone or self.rng.random() < 0.8 else 0.05 + 3 * self.rng.random()
         by_worker = kind == "live" and self.rng.random() < WORKER_SHARE
-        known, killed, spared, polled, seen_new = set[int](), 0, 0, 0.0, False
+        known, polled, seen_new = set[int](), 0.0, False
         while controller.poll() is None:
             if not seen_new and life.elapsed_s > polled + 0.05:
                 polled = life.elapsed_s
@@ -214,14 +221,9 @@ class Killer:
                 fresh = [p for p in children(controller.pid) if p not in known and executes(p, SANDBOX)]
                 known |= set(fresh)
                 for pid in fresh:
-                    if killed >= IN_A_SERIES:
-                        killed, spared = 0, SPARED
-                    if spared:
-                        spared -= 1
-                    elif self.rng.random() < SANDBOX_SHARE:
-                        killed += 1
+                    if self.rng.random() < SANDBOX_SHARE:
                         time.sleep(0.04 * self.rng.random())
-                        self.tally.sandbox += kill_child(pid, controller.pid)
+                        life.sandboxes_killed += kill_child(pid, controller.pid)
                 if kind == "openai" and self.rng.random() < ENDPOINT_CHANCE:
                     self.endpoint.kill()
                     self.endpoint.start()

@@ -91,6 +91,7 @@ def main() -> int:
         "searches": tally.searches,
         "launches_compared": tally.launches,
         "proposals_per_search": options.proposals,
+        "ended_by_five_killed_sandboxes": tally.given_up,
         "resumes_to_a_new_proposal": len(tally.resume_wall_s),
         "resume_wall_s": spread(tally.resume_wall_s),
         "resume_cpu_s": spread(tally.resume_cpu_s),

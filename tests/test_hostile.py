@@ -93,6 +93,17 @@ MADE = [
     made("type parameters", "def schedule[T: open('DROP_PATH', 'w')](shape, gpu):\n    return 1, None, 0\n",
          "syntax or language", "raised or ok or forbidden"),
     made("exception group", body("try:\n        x = 1\n    except* ValueError:\n        x = 2"), "language", "ok"),
+    made("type alias", "type Shapes = open('DROP_PATH', 'w')\n" + PLAIN, "syntax or language",
+         "raised or ok or forbidden"),
+    made("deep powers", body(f"x = {'2**' * 20_000}2"), "syntax", "raised or memory"),
+    made("deep lambdas", body(f"x = {'lambda:' * 9_000}1"), "syntax", "raised or memory"),
+    made("deep subscripts", body(f"x = shape{'[0]' * 20_000}"), "syntax", "raised or memory"),
+    made("deep f-strings", body("x = f'" + "{1!r:" * 99 + "}" * 99 + "'"), "syntax", "raised or forbidden"),
+    made("deep patterns", "match 1:\n    case " + "[" * 150 + "]" * 150 + ": pass\n" + PLAIN, "syntax or language",
+         "ok or raised"),
+    made("many targets", body("x = " * 15_000 + "1"), "syntax", "ok or raised or memory"),
+    made("long fraction", body("x = 0." + "3" * 60_000), "ok", "ok"),
+    made("text glued together", body("x = " + "'a' " * 15_000), "language", "ok"),
     made("unpacking in an index", body("x = [1][*[0]]"), "syntax or language", "raised or forbidden"),
 ]  # fmt: skip
 ATTACKS = {a.name: a for a in (*map(read_attack, sorted(HOSTILE.glob("*.py"))), *MADE)}
@@ -198,7 +209,7 @@ def outcome(place: Place, judge: Judge) -> Outcome:
 
 
 def test_the_corpus_is_large() -> None:
-    assert len(ATTACKS) >= 160
+    assert len(ATTACKS) >= 195
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -11,10 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Command, require_sandbox
+from conftest import ROOT, TABLES, Command, require_sandbox, seed
 
+from evaluators import sandbox_process
 from evaluators.contract import Decision, DecodeShape
 from evaluators.gpu_worker import GpuWorker
+from evaluators.judge import open_judge
+from evaluators.sandbox_process import OUTSIDE_KILLS, Limits, SandboxUnavailable
+from evaluators.workloads import Weighting
+from evolve.config import parse_config
+from evolve.controller import Controller
+from evolve.journal import open_journal
+from evolve.proposers import open_proposer
 
 
 @pytest.mark.slow
@@ -65,6 +73,51 @@ def test_a_gpu_worker_that_dies_loses_nothing(
     assert content(tmp_path / "torn") == content(tmp_path / "whole")
     measured = (tmp_path / "75.log").read_text().splitlines()
     assert len(measured) == len(set(measured))
+
+
+class KilledSandboxes:
+    """Stands in for what starts sandboxes; some of those die before they answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._once = sandbox_process._run_once
+        self.patient, self.killed, self.started = False, range(0), 0
+        monkeypatch.setattr(sandbox_process, "_run_once", self._run)
+
+    def _run(self, *request: Any) -> sandbox_process.Ended:
+        self.started += 1
+        number = self.started - 1
+        if number % OUTSIDE_KILLS < OUTSIDE_KILLS - 1 if self.patient else number in self.killed:
+            return sandbox_process.Ended(sandbox_process.End.OUTSIDE, None, -9, 0.01, 0.0)
+        return self._once(*request)
+
+
+def test_sandboxes_killed_anywhere_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Four in a row everywhere; then five in a row at each place in turn: seed, first look, second look."""
+    require_sandbox()
+    judge = open_judge(TABLES / "bsc-160/fa3_fwd-static-cold", weighting=Weighting.CHAT, limits=Limits())
+    search = {"proposals": 3, "window": 1, "parallel_evaluations": 1}
+    config = parse_config({"name": "t", "seeds": ["seeds/fa3_stock.py"], "search": search})
+    sandboxes = KilledSandboxes(monkeypatch)
+
+    def run(folder: Path) -> dict[str, Any]:
+        folder.mkdir(exist_ok=True)
+        sandboxes.started = 0
+        Controller(config, judge, open_proposer(config.proposer), folder, seeds=[seed("fa3_stock")]).run()
+        with open_journal(folder, read_only=True) as journal:
+            return journal.content()
+
+    whole = run(tmp_path / "whole")
+    places = sandboxes.started
+    assert places > 4  # the seed's two looks, three first looks but for repetitions, a second one
+    sandboxes.patient = True
+    assert run(tmp_path / "patient") == whole and sandboxes.started == places * OUTSIDE_KILLS
+    sandboxes.patient = False
+    for place in range(places):
+        sandboxes.killed = range(place, place + OUTSIDE_KILLS)
+        with pytest.raises(SandboxUnavailable, match="from outside"):
+            run(tmp_path / str(place))
+        sandboxes.killed = range(0)
+        assert run(tmp_path / str(place)) == whole
 
 
 def test_the_long_one_is_on_record() -> None:

@@ -136,3 +136,20 @@ def test_an_ordered_set_is_a_set_in_the_order_of_insertion(operations: list[tupl
     assert set(ordered) == plain and list(ordered) == order == list(ordered.copy())
     assert len(ordered) == len(plain) and all(item in ordered for item in plain)
     assert isinstance(ordered | {"z"}, OrderedSet)
+
+
+@pytest.mark.parametrize("size", [10, 30])
+@pytest.mark.parametrize("bins", [2, 10])
+def test_what_is_removed_is_what_openevolve_removes(monkeypatch: pytest.MonkeyPatch, size: int, bins: int) -> None:
+    ours = grown(400, population_size=size, feature_bins=bins)
+    removed: list[int] = []
+
+    def theirs(self: Population, exclude_program_id: str | None = None) -> None:
+        before = len(self._db.programs)
+        type(self._db)._enforce_population_limit(self._db, exclude_program_id)
+        removed.append(before - len(self._db.programs))
+
+    monkeypatch.setattr(Population, "_evict", theirs)
+    found = grown(400, population_size=size, feature_bins=bins)
+    assert found[1] == ours[1] and found[0].fingerprint() == ours[0].fingerprint()
+    assert sum(removed) > 200

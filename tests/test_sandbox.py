@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, require_sandbox, seed
 
+from evaluators import sandbox_process
 from evaluators.contract import SETTINGS, DecodeShape, Gpu
 from evaluators.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.gate import parse_program
@@ -125,40 +128,68 @@ def test_the_stock_seed_runs_on_all_training_shapes(judge: object) -> None:
     assert result.status is Status.OK and len(result.decisions) == len(judge.cases)
 
 
-def children() -> list[int]:
-    return [int(p) for task in Path("/proc/self/task").iterdir() for p in (task / "children").read_text().split()]
+class KilledSoon(subprocess.Popen[bytes]):
+    """A process that somebody kills as soon as it has more than some MiB in RAM, each time while `times` lasts."""
+
+    times = 0
+    above_mb = 0.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if KilledSoon.times > 0:
+            KilledSoon.times -= 1
+            threading.Thread(target=self._kill).start()
+
+    def _kill(self) -> None:
+        try:
+            while int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * 4096 < KilledSoon.above_mb * 2**20:
+                time.sleep(0.001)
+            os.kill(self.pid, signal.SIGKILL)
+        except (OSError, IndexError):  # it has ended
+            pass
 
 
-def killing(times: int) -> tuple[Status, int]:
+def killed(monkeypatch: pytest.MonkeyPatch, times: int) -> Status:
     """Status of a harmless program whose process is killed from outside so many times."""
-    known, killed, over = set(children()), [0], threading.Event()
-
-    def kill() -> None:
-        while killed[0] < times and not over.is_set():
-            for pid in set(children()) - known:
-                known.add(pid)
-                killed[0] += 1
-                os.kill(pid, signal.SIGKILL)
-                break
-            time.sleep(0.001)
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    status = Sandbox(Gpu(), questions(DecodeShape(2, 3000, 64, 8)), LIMITS).ask(
-        parse_program(program("return 1, None, 0"))
-    ).status  # fmt: skip
-    over.set()
-    thread.join()
-    return status, killed[0]
+    monkeypatch.setattr(subprocess, "Popen", KilledSoon)
+    KilledSoon.times, KilledSoon.above_mb = times, 0
+    sandbox = Sandbox(Gpu(), questions(DecodeShape(2, 3000, 64, 8)), Limits(0.3, 256))
+    return sandbox.ask(parse_program(program("return 1, None, 0"))).status
 
 
-def test_a_process_killed_from_outside_is_no_fault_of_the_candidate() -> None:
-    assert killing(2) == (Status.OK, 2)
+def test_a_process_killed_from_outside_is_no_fault_of_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert killed(monkeypatch, OUTSIDE_KILLS - 1) is Status.OK and KilledSoon.times == 0
 
 
-@pytest.mark.slow  # its killer must win a race each time
-def test_a_process_that_is_always_killed_ends_the_candidate() -> None:
-    assert killing(OUTSIDE_KILLS) == (Status.CRASHED, OUTSIDE_KILLS)
+def test_a_process_that_is_always_killed_ends_the_search_and_not_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SandboxUnavailable, match=f"from outside {OUTSIDE_KILLS} times"):
+        killed(monkeypatch, OUTSIDE_KILLS)
+    assert KilledSoon.times == 0
+
+
+def test_a_program_too_large_for_the_machine_ends_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As the kernel does to the largest process when memory runs out.
+    own_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    limits = Limits(9, int(4 * own_mb) + 512)
+    monkeypatch.setattr(subprocess, "Popen", KilledSoon)
+    monkeypatch.setattr(sandbox_process, "OUTSIDE_KILLS", 1)
+    KilledSoon.times, KilledSoon.above_mb = 1, limits.memory_mb / 3
+    sandbox = Sandbox(Gpu(), questions(DecodeShape(2, 3000, 64, 8)), limits)
+    answers = sandbox.ask_ungated(program(f"x = [1] * {limits.memory_mb * 2**16}\n    while x: pass"))
+    assert answers.status is Status.MEMORY and "too little" in answers.message
+
+
+def test_waiting_for_a_cpu_is_no_fault_of_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[float] = []
+    once = sandbox_process._run_once
+
+    def starved(head: Any, body: bytes, limits: Limits, rows: int, hash_seed: int) -> sandbox_process.Ended:
+        monkeypatch.setattr(sandbox_process, "START_UP_S", -limits.time_s + 0.001 if len(tries) < 2 else 15)
+        tries.append(sandbox_process.START_UP_S)
+        return once(head, body, limits, rows, hash_seed)
+
+    monkeypatch.setattr(sandbox_process, "_run_once", starved)
+    assert ask(program("return 1, None, 0"))[0] is Status.OK and len(tries) == 3
 
 
 def test_a_candidate_ends_with_its_judge(tmp_path: Path) -> None:

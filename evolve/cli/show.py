@@ -13,7 +13,7 @@ from evolve.cli.run import PICTURE, say_trust, spent_text, summary_json
 from evolve.controller import read_journal
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal import Entry, open_journal
-from evolve.run_folder import RunSummary, find_run, list_runs, summarise
+from evolve.run_folder import RunSummary, find_run, list_runs, run_folders, summarise
 
 
 def ls_command(runs_dir: Path, *, as_json: bool) -> int:
@@ -30,7 +30,10 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
         typer.echo(
             f"{r.path.relative_to(runs_dir)}  {r.proposals}/{r.wanted} proposals  {best}  {spent_text(r.spending)}"
         )
-    if not runs:
+    unread = sorted({p.name for p in run_folders(runs_dir)} - {r.path.name for r in runs})
+    if unread:
+        say(f"cannot be read: {', '.join(unread)}; evosplit show RUN says why")
+    elif not runs:
         say(f"no runs in {runs_dir}; evosplit run configs/quickstart.yaml starts one")
     return 0
 
