@@ -6,8 +6,8 @@ import ast
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from evolve.export.cpp_text import AND, CHOICE, OPERATORS, OR, PLUS, POSTFIX, RELATION, TIMES, UNARY, Text, called
 from evolve.export.cpp_types import (
     EXACT_IN_FLOAT,
     INT32_MAX,
@@ -17,56 +17,8 @@ from evolve.export.cpp_types import (
     cpp_type,
     float_literal,
 )
-from evolve.export.inference import Inference, refuse
-
-POSTFIX, UNARY, TIMES, PLUS, RELATION, EQUAL, AND, OR, CHOICE = 16, 15, 13, 12, 10, 9, 5, 4, 3
-
-HELPERS = {
-    "floor_div": """auto const floor_div = [](int64_t a, int64_t b) {
-    return a / b - (a % b != 0 && (a < 0) != (b < 0));
-};""",
-    "floor_mod": """auto const floor_mod = [](int64_t a, int64_t b) {
-    return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
-};""",
-    "float_mod": """auto const float_mod = [](double a, double b) {
-    double const rest = std::fmod(a, b);
-    return rest == 0 ? std::copysign(0.0, b) : (rest < 0) != (b < 0) ? rest + b : rest;
-};""",
-    "float_floor_div": """auto const float_floor_div = [](double a, double b) {
-    double rest = std::fmod(a, b);
-    double quotient = (a - rest) / b;
-    if (rest != 0 && (rest < 0) != (b < 0)) { quotient -= 1; }
-    if (quotient == 0) { return std::copysign(0.0, a / b); }
-    double const whole = std::floor(quotient);
-    return quotient - whole > 0.5 ? whole + 1 : whole;
-};""",
-    "isqrt": """auto const isqrt = [](int64_t n) {
-    int64_t root = int64_t(std::sqrt(double(n)));
-    while (root * root > n) { root--; }
-    while ((root + 1) * (root + 1) <= n) { root++; }
-    return root;
-};""",
-}  # fmt: skip
-"""What C++ lacks of Python's arithmetic, as lambdas; each is emitted only where a program needs it."""
-
-OPERATORS: dict[type[ast.AST], tuple[str, int]] = {
-    ast.Add: ("+", PLUS), ast.Sub: ("-", PLUS), ast.Mult: ("*", TIMES), ast.Div: ("/", TIMES),
-    ast.FloorDiv: ("/", TIMES), ast.Mod: ("%", TIMES), ast.Lt: ("<", RELATION), ast.LtE: ("<=", RELATION),
-    ast.Gt: (">", RELATION), ast.GtE: (">=", RELATION), ast.Eq: ("==", EQUAL), ast.NotEq: ("!=", EQUAL),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """An expression as written: its text, how tightly it binds, and its type in C++."""
-
-    text: str
-    binds: int
-    kind: str
-
-    def at(self, level: int) -> str:
-        """The text, in parentheses where it binds less tightly than its place asks for."""
-        return self.text if self.binds >= level else f"({self.text})"
+from evolve.export.inference import Inference
+from evolve.export.inference_expr import refuse
 
 
 class Expressions(ABC):
@@ -89,13 +41,13 @@ class Expressions(ABC):
         if isinstance(node, ast.Name):
             if node.id in ("inf", "pi") and self._name(node.id) == node.id:
                 return self._constant(getattr(math, node.id))
-            return Text(self._name(node.id), POSTFIX, cpp_type(self.type(node)))
+            return Text(self._name(node.id), POSTFIX, cpp_type(self._types.declared(node)))
         if isinstance(node, ast.Attribute):
             if isinstance(node.value, ast.Name) and node.value.id == "math":
                 return self._constant(getattr(math, node.attr))
             is_gpu = node.attr in ("num_sms", "l2_bytes", "max_sm_margin")
             name = self._fields[f"gpu.{node.attr}" if is_gpu else node.attr]
-            return Text(name, POSTFIX if name.isidentifier() else TIMES, cpp_type(self.type(node)))
+            return Text(name, POSTFIX if name.isidentifier() else TIMES, cpp_type(self._types.declared(node)))
         if isinstance(node, ast.BinOp):
             return self._binary(node)
         if isinstance(node, ast.UnaryOp):
@@ -233,7 +185,8 @@ class Expressions(ABC):
         if isinstance(node.op, ast.UAdd):
             return operand if operand.kind != "bool" else Text(f"int({operand.text})", POSTFIX, "int")
         inner = operand.at(UNARY)
-        return Text(f"-({inner})" if inner.startswith("-") else f"-{inner}", UNARY, cpp_type(self.type(node)))
+        kind = cpp_type(self.type(node)) if operand.kind == "bool" else operand.kind
+        return Text(f"-({inner})" if inner.startswith("-") else f"-{inner}", UNARY, kind)
 
     def _boolean(self, node: ast.BoolOp) -> Text:
         if all(self.type(v).kind is Kind.BOOL for v in node.values):
@@ -268,12 +221,14 @@ class Expressions(ABC):
         return Text(" && ".join(p.at(AND + 1) for p in parts), AND, "bool")
 
     def _subscript(self, node: ast.Subscript) -> Text:
-        holder, kind = self.type(node.value), cpp_type(self.type(node))
+        holder = self._types.declared(node.value)
         written = self.write(node.value).at(POSTFIX)
         if holder.kind is Kind.TUPLE:
             assert isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int)
             place = node.slice.value % len(holder.items)
+            kind = cpp_type(holder.items[place])
             return Text(f"std::get<{place}>({written})", POSTFIX, kind)
+        kind = cpp_type(holder.items[0])
         index = self.type(node.slice)
         place_text = self.write(node.slice)
         if index.low >= 0:
@@ -291,7 +246,7 @@ class Expressions(ABC):
         """`for (...)` of a loop whose names live in it alone."""
         if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range":
             assert isinstance(target, ast.Name)
-            kind = cpp_type(self.type(iterable).items[0])
+            kind = cpp_type(self._types.declared(target))
             name = self._name(target.id)
             first, last, step = self.range_parts(iterable)
             moved = f"{name}++" if step == 1 else f"{name}--" if step == -1 else f"{name} += {step}"
@@ -305,7 +260,7 @@ class Expressions(ABC):
             names = ", ".join(self._name(n.id) for n in target.elts if isinstance(n, ast.Name))
             return f"for (auto const& [{names}] : {items.text})"
         assert isinstance(target, ast.Name)
-        return f"for ({cpp_type(self.type(iterable).items[0])} {self._name(target.id)} : {items.text})"
+        return f"for ({cpp_type(self._types.declared(target))} {self._name(target.id)} : {items.text})"
 
     def range_parts(self, node: ast.Call) -> tuple[Text, Text, int]:
         """First, last (exclusive) and step of range(...)."""
@@ -329,11 +284,3 @@ class Expressions(ABC):
     @abstractmethod
     def _call(self, node: ast.Call) -> Text:
         """A call; cpp_calls.py knows the functions."""
-
-
-def called(node: ast.Call) -> str:
-    """Name of the function that is called."""
-    if isinstance(node.func, ast.Attribute):
-        return node.func.attr
-    assert isinstance(node.func, ast.Name)
-    return node.func.id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from evolve.export.program_form import stored_names
+from evolve.export.names import stored_names
 
 
 def place(body: Sequence[ast.stmt], known: set[str], pending: dict[int, list[str]]) -> None:

@@ -12,7 +12,8 @@ import difflib
 
 from evolve.export.anchors import CppFunction
 from evolve.export.cpp_function import CppBody
-from evolve.export.program_form import Form, stored_names
+from evolve.export.names import stored_names
+from evolve.export.program_form import Form
 
 STOCK_KINDS = (
     ("if_statement",),
