@@ -19,10 +19,12 @@ def comments_of(source: str) -> dict[int, list[str]]:
     return found
 
 
-def attached(comments: dict[int, list[str]], roots: list[ast.FunctionDef]) -> dict[int, list[str]]:
-    """Move each comment line to the statement below it."""
-    starts = sorted({n.lineno for r in roots for n in ast.walk(r) if isinstance(n, ast.stmt) and n is not r})
-    heads = {}
+def attached(comments: dict[int, list[str]], roots: list[ast.FunctionDef],
+             constants: list[ast.expr]) -> dict[int, list[str]]:  # fmt: skip
+    """Move each comment line to the statement, or the value of a module's constant, below it."""
+    starts = {n.lineno for r in roots for n in ast.walk(r) if isinstance(n, ast.stmt) and n is not r}
+    starts |= {value.lineno for value in constants}
+    heads = {value.lineno: value.lineno for value in constants}
     for root in roots:
         for node in ast.walk(root):
             if isinstance(node, ast.If | ast.For):
@@ -36,7 +38,7 @@ def attached(comments: dict[int, list[str]], roots: list[ast.FunctionDef]) -> di
         if at is not None and line < 0 and -line in (at,):
             found.setdefault(-at, []).extend(texts)
             continue
-        at = at if at is not None else next((s for s in starts if s > abs(line)), None)
+        at = at if at is not None else next((s for s in sorted(starts) if s > abs(line)), None)
         if at is not None:
             found.setdefault(at, []).extend(texts)
     return found

@@ -7,7 +7,20 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 
-from evolve.export.cpp_text import AND, CHOICE, OPERATORS, OR, PLUS, POSTFIX, RELATION, TIMES, UNARY, Text, called
+from evolve.export.cpp_text import (
+    AND,
+    CHOICE,
+    OPERATORS,
+    OR,
+    PLUS,
+    POSTFIX,
+    RELATION,
+    TIMES,
+    TURNED,
+    UNARY,
+    Text,
+    called,
+)
 from evolve.export.cpp_types import (
     EXACT_IN_FLOAT,
     INT32_MAX,
@@ -206,6 +219,9 @@ class Expressions(ABC):
         sides = [node.left, *node.comparators]
         parts = []
         for op, left, right in zip(node.ops, sides, sides[1:], strict=False):
+            if len(sides) > 2 and isinstance(left, ast.Constant) and not isinstance(right, ast.Constant):
+                # `2 < n <= 9` is `n > 2 && n <= 9` where C++ cannot chain.
+                op, left, right = TURNED[type(op)](), right, left
             sign, level = OPERATORS[type(op)]
             one, other = self.write(left), self.write(right)
             kinds = {one.kind, other.kind}

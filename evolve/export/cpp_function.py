@@ -47,11 +47,14 @@ class _Writer(Statements):
         for name, value in self.form.constants.items():
             kind = self.types.constants[name]
             sign = "" if kind.low == kind.high else " const"
-            preamble.append(f"{cpp_type(kind)} const{sign} {self.name(name)} = {ast.unparse(value).lower()};")
+            for text in self.comments.pop(value.lineno, []):
+                preamble.append(f"// {text}")
+            behind = "".join(f"  // {text}" for text in self.comments.pop(-value.lineno, []))
+            preamble.append(f"{cpp_type(kind)} const{sign} {self.name(name)} = {ast.unparse(value).lower()};{behind}")
         statements = self._function(self.form.body, [])
         helpers = [line for f in self.form.helpers.values() for line in self._helper(f)]
         needed = [line for name in HELPERS if name in self.expressions.needed for line in HELPERS[name].splitlines()]
-        lines = [INDENT + line for line in (*needed, *preamble, *helpers)]
+        lines = [INDENT + line for text in (*needed, *preamble, *helpers) for line in text.splitlines()]
         return lines, statements
 
     def _helper(self, function: ast.FunctionDef) -> list[str]:

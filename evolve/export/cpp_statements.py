@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping, Sequence
 
 from evolve.export.cpp_calls import CallExpressions
-from evolve.export.cpp_scopes import names_in, place
+from evolve.export.cpp_scopes import names_in, one_by_one, place
 from evolve.export.cpp_text import HELPERS, OPERATORS
 from evolve.export.cpp_types import Kind, cpp_type
 from evolve.export.inference import Inference
@@ -101,7 +101,9 @@ class Statements:
             wanted = result if self.function else "int"
             return [f"{pad}return {self.expressions.as_type(node.value, wanted).text};"]
         if isinstance(node, ast.Assign):
-            return [pad + line for target in node.targets for line in self._assign(target, node.value)]
+            lines = [line for target in node.targets for line in self._assign(target, node.value)]
+            parts = ((pad + line).partition(" = ") for line in lines)
+            return [x for name, sign, value in parts for x in _wrapped(name + sign, value, "", pad)]
         if isinstance(node, ast.AugAssign):
             return [pad + self._augmented(node)]
         if isinstance(node, ast.If):
@@ -147,6 +149,8 @@ class Statements:
         names = [n for n in target.elts if isinstance(n, ast.Name)]
         if len(names) != len(target.elts):
             raise refuse(target, "nested unpacking", "one assignment each")
+        if isinstance(value, ast.Tuple) and one_by_one(target, value):
+            return [line for n, v in zip(names, value.elts, strict=True) for line in self._assign(n, v)]
         fresh = [n for n in names if n.id not in self.declared[-1]]
         lines = []
         for part in fresh:

@@ -42,6 +42,12 @@ OPERATORS: dict[type[ast.AST], tuple[str, int]] = {
 }  # fmt: skip
 
 
+TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Eq: ast.Eq, ast.NotEq: ast.NotEq,
+}  # fmt: skip
+"""Comparisons with their sides exchanged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """An expression as written: its text, how tightly it binds, and its type in C++."""

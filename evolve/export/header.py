@@ -11,7 +11,7 @@ from evolve.export.cpp_function import CppBody, translate
 from evolve.export.cpp_types import BOOL
 from evolve.export.domain import MAY_BE_ZERO, MORE_FIELDS, TILE_FIELDS, TILE_NAMES, input_types
 from evolve.export.patch import Tree
-from evolve.export.program_form import Form, MayBeZero
+from evolve.export.program_form import Form, NotExpressible
 from evolve.export.splice import kept_statements, spliced
 
 HEADER = "hopper/heuristics.h"
@@ -59,7 +59,8 @@ def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: d
             body = translate(form, input_types(names, low=0), fields, guarded=True)
             if not body.may_divide_by_zero - kept.keys():
                 return body, ""
-        except MayBeZero:
+        except NotExpressible:
+            # What only an empty call makes unsafe is not the program's mistake.
             pass
     # With every input at least 1 a division by 0 is the program's own mistake, and refused.
     body = translate(form, input_types(names), fields)

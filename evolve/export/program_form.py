@@ -103,7 +103,7 @@ def form_of(program: Program, entry: str) -> Form:
     }
     main = functions[entry]
     views = {main.args.args[0].arg: ENTRY_VIEWS[entry], main.args.args[1].arg: "gpu"}
-    comments = attached(comments_of(program.source), list(functions.values()))
+    comments = attached(comments_of(program.source), list(functions.values()), list(constants.values()))
     form = Form(entry, views, main.body, functions, constants, comments)
     if entry == "schedule":
         _separate(form, main, set())
