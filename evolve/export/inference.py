@@ -20,6 +20,10 @@ from evolve.export.program_form import Form, NotExpressible
 ROUNDS_BEFORE_WIDENING = 3
 NARROWING_ROUNDS = 2
 LAST_ROUND = 40
+FOLLOWED = 64
+"""Rounds of a loop that are followed one by one, so that what they add up stays bounded."""
+FOLLOWED_INSIDE = 6
+"""The same of a loop inside another."""
 
 
 class Inference(CallTypes):
@@ -108,12 +112,13 @@ class Inference(CallTypes):
             self.bind(node.target, self.type(joined))
         elif isinstance(node, ast.If):
             self.type(node.test)
-            ways = self.flow, self.flow.copy()
-            for way, truth, body in ((ways[0], True, node.body), (ways[1], False, node.orelse)):
-                self.flow = way
+            before, ends = self.flow, []
+            for truth, body in ((True, node.body), (False, node.orelse)):
+                self.flow = before.copy()
                 self.flow.assume(node.test, truth, self.look)
                 self.block(body)
-            self.flow = self._meet(ways)
+                ends.append(self.flow)
+            self.flow = self._meet(ends)
         elif isinstance(node, ast.For):
             self._for(node)
         elif isinstance(node, ast.Break | ast.Continue):
@@ -150,18 +155,28 @@ class Inference(CallTypes):
         entry.forget(changing)
         head = entry.copy()
         with self.unrecorded():
-            for step in range(LAST_ROUND):
+            rounds = self._rounds(node.iter)
+            for step in range(rounds - 1 if rounds else LAST_ROUND):
                 after = self._meet((entry, self._turn(node, items, head)[0]))
                 if after.types == head.types:
                     break
-                head = widened(head, after) if step >= ROUNDS_BEFORE_WIDENING else after
+                head = after if rounds or step < ROUNDS_BEFORE_WIDENING else widened(head, after)
             # From a state that holds all, one more round only takes away.
-            for _ in range(NARROWING_ROUNDS):
+            for _ in range(0 if rounds else NARROWING_ROUNDS):
                 head = self._meet((entry, self._turn(node, items, head)[0]))
         end, breaks = self._turn(node, items, head)
         self.flow = self._meet((entry, end))
         self.block(node.orelse)
         self.flow = self._meet((self.flow, *breaks))
+
+    def _rounds(self, made: ast.expr) -> int:
+        """How often a loop runs at most, where that is known and few enough to follow each; otherwise 0."""
+        if not (isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id == "range"):
+            return 0
+        given = [self.type(a) for a in made.args]
+        low, high = (given[0].low, given[1].high) if len(given) > 1 else (0, given[0].high)
+        most = (given[0].high - given[1].low) if len(given) > 2 and given[2].low < 0 else high - low
+        return int(max(1, most)) if most <= (FOLLOWED_INSIDE if self._loops else FOLLOWED) else 0
 
     def _turn(self, node: ast.For, items: Type, head: Flow) -> tuple[Flow, list[Flow]]:
         """(state at the end of a round that begins with `head`, states at its breaks)."""

@@ -11,6 +11,20 @@ def stored_names(nodes: Sequence[ast.stmt]) -> set[str]:
     return {n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
 
 
+def loop_counters(nodes: Sequence[ast.stmt]) -> set[str]:
+    """Names that are assigned by `for NAME in range(...)` alone, and read inside such loops alone."""
+    loops = [n for s in nodes for n in ast.walk(s) if isinstance(n, ast.For)]
+    inside: dict[str, int] = {}
+    for loop in loops:
+        if isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Call) and not loop.orelse:
+            used = [n for s in (loop.target, *loop.body) for n in ast.walk(s) if isinstance(n, ast.Name)]
+            count = sum(n.id == loop.target.id for n in used)
+            inside[loop.target.id] = inside.get(loop.target.id, 0) + count
+    every = [n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name)]
+    stores = stored_names([s for loop in loops for s in loop.body])
+    return {name for name, count in inside.items() if every.count(name) == count and name not in stores}
+
+
 def changed_lists(nodes: Sequence[ast.stmt]) -> set[str]:
     """Names of lists that statements append to, or change an item of."""
     found = set()

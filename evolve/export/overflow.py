@@ -27,17 +27,22 @@ class _Found(Exception):
         self.value = value
 
 
-class _Watch(Machine):
+class Watch(Machine):
     """Runs a form until one expression leaves a range."""
 
     def __init__(self, form: Form, watched: ast.AST, low: float, high: float) -> None:
+        """Watch an expression, or what `a op= b` results in."""
+        self._watched, self._low, self._high = watched, low, high
+        super().__init__(self.module(form))
+
+    @staticmethod
+    def module(form: Form) -> ast.Module:
+        """A form as a module, made of the same nodes."""
         views = [ast.arg(name) for name in form.views]
         arguments = ast.arguments([], views, None, [], [], None, [])
         entry = ast.FunctionDef(form.entry, arguments, form.body, [], None)
         constants = [ast.Assign([ast.Name(n, ast.Store())], v) for n, v in form.constants.items()]
-        tree: list[ast.stmt] = [ast.parse("import math").body[0], *constants, *form.helpers.values(), entry]
-        self._watched, self._low, self._high = watched, low, high
-        super().__init__(ast.Module(tree, []))
+        return ast.Module([ast.parse("import math").body[0], *constants, *form.helpers.values(), entry], [])
 
     def _value(self, node: ast.expr, scope: Any) -> Any:
         value = super()._value(node, scope)
@@ -71,7 +76,7 @@ def witness(form: Form, inputs: Mapping[str, Type], watched: ast.AST, low: float
         None where none of the inputs tried does it.
     """
     read = sorted(form.fields() & inputs.keys()) or sorted(inputs)[:1]
-    machine = _Watch(form, watched, low, high)
+    machine = Watch(form, watched, low, high)
     rng = random.Random(SEED)
 
     def value_at(values: dict[str, int]) -> float | None:

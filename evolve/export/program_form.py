@@ -16,7 +16,7 @@ from evaluators import language
 from evaluators.gate import Program
 from evolve.errors import UserError
 from evolve.export.comments import attached, comments_of
-from evolve.export.names import Rename, stored_names
+from evolve.export.names import Rename, loop_counters, stored_names
 
 ENTRY_VIEWS = {"schedule": "shape", "blocks_per_split": "work"}
 STOCK_LINES = 1_000_000
@@ -187,7 +187,9 @@ def _inline_tail_calls(form: Form) -> None:
         if helper is None or sum(isinstance(c.func, ast.Name) and c.func.id == helper.name for c in _calls(form)) != 1:
             return
         taken = stored_names(head) | set(form.views)
-        names = {n: f"{n}_2" for n in stored_names(helper.body) if n in taken}
+        # C++ declares counters of loops anew; other names may hold something else in the helper.
+        counters = loop_counters(head) & loop_counters(helper.body)
+        names = {n: f"{n}_2" for n in stored_names(helper.body) - counters if n in taken}
         given: list[ast.stmt] = []
         for parameter, argument in zip(helper.args.args, value.args, strict=True):
             if isinstance(argument, ast.Name) and argument.id in form.views:
