@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 
-from evolve.export.cpp_expr import Expressions
+from evolve.export.cpp_loops import LoopExpressions
 from evolve.export.cpp_text import EQUAL, OPERATORS, PLUS, POSTFIX, TIMES, UNARY, Text, called
 from evolve.export.cpp_types import EXACT_IN_DOUBLE, INT32_MAX, Kind, cpp_type
 from evolve.export.inference_expr import refuse
 
 
-class CallExpressions(Expressions):
+class CallExpressions(LoopExpressions):
     """Expressions with the functions that programs may call."""
 
     def _call(self, node: ast.Call) -> Text:

@@ -20,7 +20,8 @@ from evolve.export.cpp_types import (
     list_of,
     whole,
 )
-from evolve.export.inference_expr import ExpressionTypes, refuse
+from evolve.export.inference_expr import refuse
+from evolve.export.inference_operators import OperatorTypes
 from evolve.export.intervals import limited
 from evolve.export.program_form import MayBeZero
 
@@ -31,7 +32,7 @@ HIGHEST_POWER = {"exp": 709, "exp2": 1023}
 MOST_ITEMS = 2**31 - 1
 
 
-class CallTypes(ExpressionTypes):
+class CallTypes(OperatorTypes):
     """Types of expressions, with the functions that programs may call."""
 
     def _call(self, node: ast.Call) -> Type:
