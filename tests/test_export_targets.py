@@ -112,7 +112,7 @@ def test_a_rule_over_tiles_changes_the_header_alone(export: Command, tmp_path: P
     assert result.code == 0, result.err
     assert changed_lines(tmp_path / "out") == [
         "+    // Few blocks are worth three splits where few tiles run.",
-        "+    if (3 <= num_n_blocks && num_n_blocks <= 4 && total_mblocks <= 2) { return 3; }",
+        "+    if (num_n_blocks >= 3 && num_n_blocks <= 4 && total_mblocks <= 2) { return 3; }",
     ]
     told = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert told["files"] == ["hopper/heuristics.h"]
@@ -212,7 +212,7 @@ def test_the_targets_clang_format_is_obeyed(export: Command, tmp_path: Path) -> 
     assert "hopper/heuristics.h: passes the target's clang-format" in notes
     git(tree, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
     text = header.read_text()
-    assert "3 <= num_n_blocks" in text and max(map(len, text.splitlines())) <= 70
+    assert "num_n_blocks >= 3" in text and max(map(len, text.splitlines())) <= 70
     assert subprocess.run([tool, header], capture_output=True, text=True, check=True, cwd=tree).stdout == text
 
 
