@@ -127,12 +127,17 @@ def test_the_bundle_is_whole_and_its_patch_applies(export: Command, tmp_path: Pa
     out = tmp_path / "out"
     assert {p.name for p in out.iterdir()} == {
         "0001-num-splits.patch", "APPLY.md", "PR_BODY.md", "bench_repro.py", "decision_diff.csv", "program.py",
-        "provenance.json", "results.csv",
+        "provenance.json", "results.csv", "test_num_splits.py",
     }  # fmt: skip
     work = tmp_path / "work"
     git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
     git(work, "am", "-q", "--keep-non-patch", str(out / "0001-num-splits.patch"))
     assert git(work, "log", "-1", "--format=%s").startswith("[FA3] ")
+    tested = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(out / "test_num_splits.py")]
+    done = subprocess.run(tested, cwd=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    git(work, "checkout", "-q", "HEAD~")
+    assert subprocess.run(tested, cwd=work, capture_output=True, text=True, check=False).returncode == 1
     assert not git(tmp_path / "tree", "status", "--porcelain")
     assert not git(tmp_path / "tree", "worktree", "list", "--porcelain").count("worktree ") - 1
     body = (out / "PR_BODY.md").read_text()

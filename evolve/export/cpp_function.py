@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evolve.export.cpp_statements import INDENT, Statements
+from evolve.export.cpp_statements import INDENT, LINE_LENGTH, Statements
 from evolve.export.cpp_text import HELPERS
 from evolve.export.cpp_types import Kind, Type, cpp_type
 from evolve.export.inference import Inference
@@ -47,10 +47,11 @@ class _Writer(Statements):
         for name, value in self.form.constants.items():
             kind = self.types.constants[name]
             sign = "" if kind.low == kind.high else " const"
-            for text in self.comments.pop(value.lineno, []):
-                preamble.append(f"// {text}")
-            behind = "".join(f"  // {text}" for text in self.comments.pop(-value.lineno, []))
-            preamble.append(f"{cpp_type(kind)} const{sign} {self.name(name)} = {ast.unparse(value).lower()};{behind}")
+            above, behind = self.comments.pop(value.lineno, []), self.comments.pop(-value.lineno, [])
+            line = f"{cpp_type(kind)} const{sign} {self.name(name)} = {ast.unparse(value).lower()};"
+            if behind and len(f"{INDENT}{line}  // {behind[0]}") <= LINE_LENGTH:
+                line, behind = f"{line}  // {behind[0]}", []
+            preamble += [*(f"// {text}" for text in (*above, *behind)), line]
         statements = self._function(self.form.body, [])
         helpers = [line for f in self.form.helpers.values() for line in self._helper(f)]
         needed = [line for name in HELPERS if name in self.expressions.needed for line in HELPERS[name].splitlines()]
