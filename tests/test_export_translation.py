@@ -41,7 +41,9 @@ def test_random_programs_answer_as_their_cpp(first: int, tmp_path: Path) -> None
     count = 20 * PROGRAMS if first else PROGRAMS
     sources = [Author(first + i).program() for i in range(count)]
     sources += [rule(relation(random.Random(first + i))) for i in range(count)]
-    texts, kept, refused = [], [], []
+    texts: list[str] = []
+    kept: list[str] = []
+    refused: list[str] = []
     for source in sources:
         try:
             texts.append(function(f"rule{len(kept)}", body_of(source).text))
