@@ -116,3 +116,55 @@ class Author:
         lines.append(f"    result = a + b * 3 + c + num_splits + {self.whole(NAMES)}")
         lines.append("    return 1 + result % min(256, LIMIT * 8), None, 0")
         return "\n".join(lines) + "\n"
+
+
+def relation(rng: random.Random) -> str:
+    """A body whose values hang together: guards, clamps, remainders, squares and loops over the same few names."""
+    fields = ("shape.batch", "shape.num_heads_kv", "gpu.num_sms", "shape.num_n_blocks", "shape.block_n")
+    lines = [f"{name} = {rng.choice(fields)}" for name in "abc"]
+    names = ["a", "b", "c"]
+
+    def value() -> str:
+        x, y, z = (rng.choice(names) for _ in range(3))
+        small = rng.randint(1, 9)
+        remainder = f"{x} - {x} // {z} * {z}" if z in "abc" else f"{x} + {z}"
+        return rng.choice((
+            f"{x} - {y}", f"max({x}, {y}) - {x}", f"{x} - min({x}, {small})", remainder, f"({x} or {small})",
+            f"({x} - {small}) * ({x} - {small})", f"{x} % {small}", f"{x} - {x} // {small} * {small}",
+            f"({x} - {y} if {x} >= {y} else {y} - {x})", f"-({x}) // {small}", f"abs({x} - {y})", f"{x} // {small}",
+            f"min({x}, {small})", f"max([{x}, {y}, {small}])",
+            f"sum([i - {small} for i in range({small}, 12) if i > {small}])",
+        ))  # fmt: skip
+
+    def block(depth: int, pad: str) -> list[str]:
+        made = []
+        for _ in range(rng.randint(1, 3)):
+            x, y = rng.choice(names), rng.choice(names)
+            kind = rng.randint(0, 5 if depth else 1)
+            if kind <= 1:
+                made.append(f"{pad}{rng.choice('de')} = min(1000000, {value()})")
+            elif kind == 2:
+                sign = rng.choice(("<", "<=", ">", ">=", "==", "!="))
+                test = rng.choice((f"{x} {sign} {y}", f"{x} {sign} 4 and {y} > 1", f"not {x} {sign} {y}",
+                                   f"1 < {x} <= {y}", f"{x} {sign} {y} or {x} > 9"))  # fmt: skip
+                made += [
+                    f"{pad}if {test}:",
+                    *block(depth - 1, pad + "    "),
+                    f"{pad}else:",
+                    *block(depth - 1, pad + "    "),
+                ]
+            elif kind == 3:
+                bound = rng.choice((f"2, min(9, {x}) + 1", "5", f"{rng.randint(0, 3)}, {rng.randint(4, 9)}"))
+                made += [f"{pad}for i in range({bound}):", f"{pad}    e = {x} - i", *block(depth - 1, pad + "    "),
+                         f"{pad}    if d > {rng.randint(0, 9)}:", f"{pad}        {rng.choice(('break', 'continue'))}",
+                         f"{pad}    d = min(d + i, 77)"]  # fmt: skip
+            elif kind == 4:
+                made.append(f"{pad}{rng.choice('abc')} = 1 + {value()} % 999")
+            else:
+                made += [f"{pad}d -= {rng.randint(1, 9)}", f"{pad}d = max(0, d)"]
+        return made
+
+    lines += ["d = 1", "e = 2"]
+    names += ["d", "e"]
+    lines += block(3, "")
+    return "\n".join([*lines, "return 1 + abs(d + e) % 99, None, 0"])

@@ -112,7 +112,7 @@ def test_a_rule_over_tiles_changes_the_header_alone(export: Command, tmp_path: P
     assert result.code == 0, result.err
     assert changed_lines(tmp_path / "out") == [
         "+    // Few blocks are worth three splits where few tiles run.",
-        "+    if (3 <= num_n_blocks && num_n_blocks <= 4 && total_mblocks <= 2) { return 3; }",
+        "+    if (num_n_blocks >= 3 && num_n_blocks <= 4 && total_mblocks <= 2) { return 3; }",
     ]
     told = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert told["files"] == ["hopper/heuristics.h"]
@@ -127,12 +127,17 @@ def test_the_bundle_is_whole_and_its_patch_applies(export: Command, tmp_path: Pa
     out = tmp_path / "out"
     assert {p.name for p in out.iterdir()} == {
         "0001-num-splits.patch", "APPLY.md", "PR_BODY.md", "bench_repro.py", "decision_diff.csv", "program.py",
-        "provenance.json", "results.csv",
+        "provenance.json", "results.csv", "test_num_splits.py",
     }  # fmt: skip
     work = tmp_path / "work"
     git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
     git(work, "am", "-q", "--keep-non-patch", str(out / "0001-num-splits.patch"))
     assert git(work, "log", "-1", "--format=%s").startswith("[FA3] ")
+    tested = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(out / "test_num_splits.py")]
+    done = subprocess.run(tested, cwd=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    git(work, "checkout", "-q", "HEAD~")
+    assert subprocess.run(tested, cwd=work, capture_output=True, text=True, check=False).returncode == 1
     assert not git(tmp_path / "tree", "status", "--porcelain")
     assert not git(tmp_path / "tree", "worktree", "list", "--porcelain").count("worktree ") - 1
     body = (out / "PR_BODY.md").read_text()
@@ -212,7 +217,7 @@ def test_the_targets_clang_format_is_obeyed(export: Command, tmp_path: Path) -> 
     assert "hopper/heuristics.h: passes the target's clang-format" in notes
     git(tree, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
     text = header.read_text()
-    assert "3 <= num_n_blocks" in text and max(map(len, text.splitlines())) <= 70
+    assert "num_n_blocks >= 3" in text and max(map(len, text.splitlines())) <= 70
     assert subprocess.run([tool, header], capture_output=True, text=True, check=True, cwd=tree).stdout == text
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from cpp_programs import Author
+from cpp_programs import Author, relation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,8 +38,12 @@ def function(name: str, body: str) -> str:
 @pytest.mark.parametrize("first", [0, pytest.param(1000, marks=pytest.mark.slow)])
 def test_random_programs_answer_as_their_cpp(first: int, tmp_path: Path) -> None:
     """All programs in one translation unit: starting the compiler costs more than a function."""
-    sources = [Author(first + i).program() for i in range(20 * PROGRAMS if first else PROGRAMS)]
-    texts, kept, refused = [], [], []
+    count = 20 * PROGRAMS if first else PROGRAMS
+    sources = [Author(first + i).program() for i in range(count)]
+    sources += [rule(relation(random.Random(first + i))) for i in range(count)]
+    texts: list[str] = []
+    kept: list[str] = []
+    refused: list[str] = []
     for source in sources:
         try:
             texts.append(function(f"rule{len(kept)}", body_of(source).text))

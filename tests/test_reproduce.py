@@ -15,7 +15,7 @@ from evaluators import bsc
 from evaluators.contract import Cache, Decision, DecodeShape
 from evaluators.gpu_worker import MeasureError, Trouble
 from evolve.bsc_material import tile_of
-from evolve.bsc_report import prose, rows
+from evolve.bsc_tables import prose, rows
 
 
 @pytest.fixture(scope="module")

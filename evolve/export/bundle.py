@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from evaluators.contract import Gpu
 from evolve import __version__
 from evolve.assets import asset
 from evolve.errors import UserError
@@ -19,6 +20,8 @@ from evolve.export.distill import curve_csv
 from evolve.export.evidence import Row
 from evolve.export.plan import Export
 from evolve.export.pr_body import apply_text, module_text, pr_body
+from evolve.export.targets import Kind
+from evolve.export.unit_test import UNIT_TEST, unit_test
 
 PATCH_NAME = "0001-num-splits.patch"
 REPRO = "kernels/bench_repro.py"
@@ -111,16 +114,17 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
         original: source of the program as given.
     """
     check_output(folder)
-    diff = "diff" + patch.decode(errors="replace").partition("\ndiff")[2]
     if patch:
         contents = {
             PATCH_NAME: patch.decode(errors="surrogateescape"),
-            "PR_BODY.md": pr_body(export, diff),
+            "PR_BODY.md": pr_body(export),
             "APPLY.md": apply_text(export, PATCH_NAME),
         }
     else:
         contents = {n: text.decode() for n, text in export.change.edits.items()}
         contents["APPLY.md"] = module_text(export)
+    if patch and export.target.kind is Kind.HEADER:
+        contents[UNIT_TEST] = unit_test(export, Gpu().num_sms)
     if export.distilled is not None:
         contents |= {"distillation.csv": curve_csv(export.distilled), "original.py": original}
     contents |= {

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import ast
 
-from evolve.export.cpp_expr import (
-    EQUAL,
-    OPERATORS,
-    PLUS,
-    POSTFIX,
-    TIMES,
-    UNARY,
-    Expressions,
-    Text,
-    called,
-)
+from evolve.export.cpp_loops import LoopExpressions
+from evolve.export.cpp_text import EQUAL, OPERATORS, PLUS, POSTFIX, TIMES, UNARY, Text, called
 from evolve.export.cpp_types import EXACT_IN_DOUBLE, INT32_MAX, Kind, cpp_type
-from evolve.export.inference import refuse
+from evolve.export.inference_expr import refuse
 
 
-class CallExpressions(Expressions):
+class CallExpressions(LoopExpressions):
     """Expressions with the functions that programs may call."""
 
     def _call(self, node: ast.Call) -> Text:
@@ -29,7 +20,8 @@ class CallExpressions(Expressions):
             kept = [a for a in node.args if self.type(a).kind is not Kind.VIEW]
             wanted = [t for t in self._types.parameters[name] if t.kind is not Kind.VIEW]
             parts = (self.as_type(a, cpp_type(t)).text for a, t in zip(kept, wanted, strict=True))
-            return Text(f"{self._name(name)}({', '.join(parts)})", POSTFIX, kind)
+            result = cpp_type(self._types.results[name])
+            return Text(f"{self._name(name)}({', '.join(parts)})", POSTFIX, result)
         write = getattr(self, f"_{name}", None)
         if write is not None:
             found: Text = write(node, kind)
@@ -86,7 +78,7 @@ class CallExpressions(Expressions):
     def _abs(self, node: ast.Call, kind: str) -> Text:
         value = self.write(node.args[0])
         value = Text(f"int({value.text})", POSTFIX, "int") if value.kind == "bool" else value
-        return Text(f"std::abs({value.text})", POSTFIX, kind)
+        return Text(f"std::abs({value.text})", POSTFIX, value.kind)
 
     def _bool(self, node: ast.Call, kind: str) -> Text:
         found = self.condition(node.args[0])
@@ -147,13 +139,14 @@ class CallExpressions(Expressions):
         assert isinstance(node.func, ast.Name)
         name = node.func.id
         if len(node.args) == 1:
-            listed = self.write(node.args[0]).text
+            written = self.write(node.args[0])
+            listed, kind = written.text, written.kind.removeprefix("std::vector<").removesuffix(">")
             if not isinstance(node.args[0], ast.Name):
                 found = f"*std::{name}_element(items.begin(), items.end())"
                 return Text(f"[&] {{ auto const items = {listed}; return {found}; }}()", POSTFIX, kind)
             return Text(f"*std::{name}_element({listed}.begin(), {listed}.end())", UNARY, kind)
         # The smaller of 32 and a large integer is small, yet both are compared as they are.
-        given = [cpp_type(self.type(a)) for a in node.args]
+        given = [self.write(a).kind for a in node.args]
         kind = "int64_t" if kind == "int" and "int64_t" in given else kind
         parts = [self.in_braces(a, kind) for a in node.args]
         template = "" if all(p.kind == kind for p in parts) else f"<{kind}>"
@@ -172,7 +165,8 @@ class CallExpressions(Expressions):
         return Text(f"[&] {{ {kind} total = 0; {loop} return total; }}()", POSTFIX, kind)
 
     def _sorted(self, node: ast.Call, kind: str) -> Text:
-        listed = self._listed(node.args[0]).text
+        written = self._listed(node.args[0])
+        listed, kind = written.text, written.kind
         return Text(f"[&] {{ auto items = {listed}; std::sort(items.begin(), items.end()); return items; }}()", POSTFIX,
                     kind)  # fmt: skip
 

@@ -6,8 +6,21 @@ import ast
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+from evolve.export.cpp_text import (
+    AND,
+    CHOICE,
+    OPERATORS,
+    OR,
+    PLUS,
+    POSTFIX,
+    RELATION,
+    TIMES,
+    TURNED,
+    UNARY,
+    Text,
+    called,
+)
 from evolve.export.cpp_types import (
     EXACT_IN_FLOAT,
     INT32_MAX,
@@ -17,56 +30,8 @@ from evolve.export.cpp_types import (
     cpp_type,
     float_literal,
 )
-from evolve.export.inference import Inference, refuse
-
-POSTFIX, UNARY, TIMES, PLUS, RELATION, EQUAL, AND, OR, CHOICE = 16, 15, 13, 12, 10, 9, 5, 4, 3
-
-HELPERS = {
-    "floor_div": """auto const floor_div = [](int64_t a, int64_t b) {
-    return a / b - (a % b != 0 && (a < 0) != (b < 0));
-};""",
-    "floor_mod": """auto const floor_mod = [](int64_t a, int64_t b) {
-    return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
-};""",
-    "float_mod": """auto const float_mod = [](double a, double b) {
-    double const rest = std::fmod(a, b);
-    return rest == 0 ? std::copysign(0.0, b) : (rest < 0) != (b < 0) ? rest + b : rest;
-};""",
-    "float_floor_div": """auto const float_floor_div = [](double a, double b) {
-    double rest = std::fmod(a, b);
-    double quotient = (a - rest) / b;
-    if (rest != 0 && (rest < 0) != (b < 0)) { quotient -= 1; }
-    if (quotient == 0) { return std::copysign(0.0, a / b); }
-    double const whole = std::floor(quotient);
-    return quotient - whole > 0.5 ? whole + 1 : whole;
-};""",
-    "isqrt": """auto const isqrt = [](int64_t n) {
-    int64_t root = int64_t(std::sqrt(double(n)));
-    while (root * root > n) { root--; }
-    while ((root + 1) * (root + 1) <= n) { root++; }
-    return root;
-};""",
-}  # fmt: skip
-"""What C++ lacks of Python's arithmetic, as lambdas; each is emitted only where a program needs it."""
-
-OPERATORS: dict[type[ast.AST], tuple[str, int]] = {
-    ast.Add: ("+", PLUS), ast.Sub: ("-", PLUS), ast.Mult: ("*", TIMES), ast.Div: ("/", TIMES),
-    ast.FloorDiv: ("/", TIMES), ast.Mod: ("%", TIMES), ast.Lt: ("<", RELATION), ast.LtE: ("<=", RELATION),
-    ast.Gt: (">", RELATION), ast.GtE: (">=", RELATION), ast.Eq: ("==", EQUAL), ast.NotEq: ("!=", EQUAL),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """An expression as written: its text, how tightly it binds, and its type in C++."""
-
-    text: str
-    binds: int
-    kind: str
-
-    def at(self, level: int) -> str:
-        """The text, in parentheses where it binds less tightly than its place asks for."""
-        return self.text if self.binds >= level else f"({self.text})"
+from evolve.export.inference import Inference
+from evolve.export.inference_expr import refuse
 
 
 class Expressions(ABC):
@@ -89,13 +54,13 @@ class Expressions(ABC):
         if isinstance(node, ast.Name):
             if node.id in ("inf", "pi") and self._name(node.id) == node.id:
                 return self._constant(getattr(math, node.id))
-            return Text(self._name(node.id), POSTFIX, cpp_type(self.type(node)))
+            return Text(self._name(node.id), POSTFIX, cpp_type(self._types.declared(node)))
         if isinstance(node, ast.Attribute):
             if isinstance(node.value, ast.Name) and node.value.id == "math":
                 return self._constant(getattr(math, node.attr))
             is_gpu = node.attr in ("num_sms", "l2_bytes", "max_sm_margin")
             name = self._fields[f"gpu.{node.attr}" if is_gpu else node.attr]
-            return Text(name, POSTFIX if name.isidentifier() else TIMES, cpp_type(self.type(node)))
+            return Text(name, POSTFIX if name.isidentifier() else TIMES, cpp_type(self._types.declared(node)))
         if isinstance(node, ast.BinOp):
             return self._binary(node)
         if isinstance(node, ast.UnaryOp):
@@ -233,7 +198,8 @@ class Expressions(ABC):
         if isinstance(node.op, ast.UAdd):
             return operand if operand.kind != "bool" else Text(f"int({operand.text})", POSTFIX, "int")
         inner = operand.at(UNARY)
-        return Text(f"-({inner})" if inner.startswith("-") else f"-{inner}", UNARY, cpp_type(self.type(node)))
+        kind = cpp_type(self.type(node)) if operand.kind == "bool" else operand.kind
+        return Text(f"-({inner})" if inner.startswith("-") else f"-{inner}", UNARY, kind)
 
     def _boolean(self, node: ast.BoolOp) -> Text:
         if all(self.type(v).kind is Kind.BOOL for v in node.values):
@@ -253,6 +219,9 @@ class Expressions(ABC):
         sides = [node.left, *node.comparators]
         parts = []
         for op, left, right in zip(node.ops, sides, sides[1:], strict=False):
+            if len(sides) > 2 and isinstance(left, ast.Constant) and not isinstance(right, ast.Constant):
+                # `2 < n <= 9` is `n > 2 && n <= 9` where C++ cannot chain.
+                op, left, right = TURNED[type(op)](), right, left
             sign, level = OPERATORS[type(op)]
             one, other = self.write(left), self.write(right)
             kinds = {one.kind, other.kind}
@@ -268,12 +237,14 @@ class Expressions(ABC):
         return Text(" && ".join(p.at(AND + 1) for p in parts), AND, "bool")
 
     def _subscript(self, node: ast.Subscript) -> Text:
-        holder, kind = self.type(node.value), cpp_type(self.type(node))
+        holder = self._types.declared(node.value)
         written = self.write(node.value).at(POSTFIX)
         if holder.kind is Kind.TUPLE:
             assert isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int)
             place = node.slice.value % len(holder.items)
+            kind = cpp_type(holder.items[place])
             return Text(f"std::get<{place}>({written})", POSTFIX, kind)
+        kind = cpp_type(holder.items[0])
         index = self.type(node.slice)
         place_text = self.write(node.slice)
         if index.low >= 0:
@@ -287,53 +258,10 @@ class Expressions(ABC):
         back = f"{place_text.at(RELATION + 1)} < 0 ? {written}.size() + {place_text.at(PLUS + 1)} : {place_text.text}"
         return Text(f"{written}[{back}]", POSTFIX, kind)
 
-    def loop_head(self, target: ast.expr, iterable: ast.expr) -> str:
-        """`for (...)` of a loop whose names live in it alone."""
-        if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range":
-            assert isinstance(target, ast.Name)
-            kind = cpp_type(self.type(iterable).items[0])
-            name = self._name(target.id)
-            first, last, step = self.range_parts(iterable)
-            moved = f"{name}++" if step == 1 else f"{name}--" if step == -1 else f"{name} += {step}"
-            sign = "<" if step > 0 else ">"
-            if step > 0 and last.text.endswith(" + 1") and last.binds == PLUS:
-                # range(1, n + 1) is written `<= n` in C++.
-                return f"for ({kind} {name} = {first.text}; {name} <= {last.text[:-4]}; {moved})"
-            return f"for ({kind} {name} = {first.text}; {name} {sign} {last.at(RELATION + 1)}; {moved})"
-        items = self.write(iterable)
-        if isinstance(target, ast.Tuple):
-            names = ", ".join(self._name(n.id) for n in target.elts if isinstance(n, ast.Name))
-            return f"for (auto const& [{names}] : {items.text})"
-        assert isinstance(target, ast.Name)
-        return f"for ({cpp_type(self.type(iterable).items[0])} {self._name(target.id)} : {items.text})"
-
-    def range_parts(self, node: ast.Call) -> tuple[Text, Text, int]:
-        """First, last (exclusive) and step of range(...)."""
-        given = [self.write(a) for a in node.args]
-        step = int(self.type(node.args[2]).low) if len(given) == 3 else 1
-        if len(given) == 1:
-            return Text("0", POSTFIX, "int"), given[0], step
-        return given[0], given[1], step
-
+    @abstractmethod
     def _comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Text:
-        kind = self.type(node)
-        item = cpp_type(kind.items[0])
-        text = f"values.push_back({self.as_type(node.elt, item).text});"
-        for generator in reversed(node.generators):
-            tests = [self.condition(t).at(AND + 1) for t in generator.ifs]
-            if tests:
-                text = f"if ({' && '.join(tests)}) {{ {text} }}"
-            text = f"{self.loop_head(generator.target, generator.iter)} {{ {text} }}"
-        return Text(f"[&] {{ {cpp_type(kind)} values; {text} return values; }}()", POSTFIX, cpp_type(kind))
+        """A list that is made; cpp_loops.py knows the loops."""
 
     @abstractmethod
     def _call(self, node: ast.Call) -> Text:
         """A call; cpp_calls.py knows the functions."""
-
-
-def called(node: ast.Call) -> str:
-    """Name of the function that is called."""
-    if isinstance(node.func, ast.Attribute):
-        return node.func.attr
-    assert isinstance(node.func, ast.Name)
-    return node.func.id

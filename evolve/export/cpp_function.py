@@ -6,12 +6,13 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evolve.export.cpp_expr import HELPERS
-from evolve.export.cpp_statements import INDENT, Statements
-from evolve.export.cpp_types import INT64_MAX, Kind, Type, cpp_type
-from evolve.export.inference import refuse
-from evolve.export.inference_calls import ProgramTypes
-from evolve.export.program_form import Form, MayBeZero, NotExpressible, always_returns, stored_names
+from evolve.export.cpp_statements import INDENT, LINE_LENGTH, Statements
+from evolve.export.cpp_text import HELPERS
+from evolve.export.cpp_types import Kind, Type, cpp_type
+from evolve.export.inference import Inference
+from evolve.export.inference_expr import refuse
+from evolve.export.names import always_returns, stored_names
+from evolve.export.program_form import Form, MayBeZero, NotExpressible
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,15 @@ class _Writer(Statements):
         for name, value in self.form.constants.items():
             kind = self.types.constants[name]
             sign = "" if kind.low == kind.high else " const"
-            preamble.append(f"{cpp_type(kind)} const{sign} {self.name(name)} = {ast.unparse(value).lower()};")
+            above, behind = self.comments.pop(value.lineno, []), self.comments.pop(-value.lineno, [])
+            line = f"{cpp_type(kind)} const{sign} {self.name(name)} = {ast.unparse(value).lower()};"
+            if behind and len(f"{INDENT}{line}  // {behind[0]}") <= LINE_LENGTH:
+                line, behind = f"{line}  // {behind[0]}", []
+            preamble += [*(f"// {text}" for text in (*above, *behind)), line]
         statements = self._function(self.form.body, [])
         helpers = [line for f in self.form.helpers.values() for line in self._helper(f)]
         needed = [line for name in HELPERS if name in self.expressions.needed for line in HELPERS[name].splitlines()]
-        lines = [INDENT + line for line in (*needed, *preamble, *helpers)]
+        lines = [INDENT + line for text in (*needed, *preamble, *helpers) for line in text.splitlines()]
         return lines, statements
 
     def _helper(self, function: ast.FunctionDef) -> list[str]:
@@ -101,7 +106,7 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
     """
     if not always_returns(form.body):
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
-    types = ProgramTypes(form, inputs)
+    types = Inference(form, inputs)
     if types.divisors and not guarded:
         where = types.divisors[0]
         text = ast.unparse(where)
@@ -111,12 +116,6 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
     writer = _Writer(form, types, fields)
     preamble, statements = writer.body()
     notes = set(writer.expressions.notes)
-    wide = sorted({
-        n.lineno for n, t in types.of.items() if t.kind is Kind.INT and not t.within(INT64_MAX)
-    })  # fmt: skip
-    if wide:
-        notes.add(f"line {wide[0]}: no bound on an integer was found; it is kept in 64 bits and overflow was checked "
-                  "on every input of the proof")  # fmt: skip
     inside = {id(n): i for i, s in enumerate(form.body) for n in ast.walk(s)}
     zero = frozenset(inside.get(id(d), -1) for d in types.divisors)
     return CppBody(tuple(statements), tuple(preamble), zero, tuple(sorted(notes)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from evolve.export.program_form import stored_names
+from evolve.export.names import stored_names
 
 
 def place(body: Sequence[ast.stmt], known: set[str], pending: dict[int, list[str]]) -> None:
@@ -21,7 +21,7 @@ def place(body: Sequence[ast.stmt], known: set[str], pending: dict[int, list[str
             continue
         first = body[places[0]]
         begins = isinstance(first, ast.Assign) and len(first.targets) == 1
-        if begins and isinstance(first.targets[0], ast.Name) and first.targets[0].id == name:  # type: ignore[attr-defined]
+        if begins and name in _begun(first):  # type: ignore[arg-type]
             here.add(name)
         elif not isinstance(first, ast.If | ast.For) or any(name in live_in(body[i + 1 :]) for i in places[:-1]):
             pending.setdefault(id(first), []).append(name)
@@ -47,6 +47,22 @@ def place(body: Sequence[ast.stmt], known: set[str], pending: dict[int, list[str
                 here |= carried
             place(statement.body, here | own, pending)
             place(statement.orelse, set(here), pending)
+
+
+def _begun(node: ast.Assign) -> set[str]:
+    """Names that an assignment can declare."""
+    target = node.targets[0]
+    if isinstance(target, ast.Tuple):
+        return names_in(target) if isinstance(node.value, ast.Tuple) and one_by_one(target, node.value) else set()
+    return {target.id} if isinstance(target, ast.Name) else set()
+
+
+def one_by_one(target: ast.Tuple, value: ast.Tuple) -> bool:
+    """Whether `a, b = x, y` is `a = x` and then `b = y`: no value reads a name that has changed by then."""
+    later = [value.elts[i + 1 :] for i in range(len(value.elts))]
+    return len(target.elts) == len(value.elts) and not any(
+        names_in(name) & names_in(part) for name, parts in zip(target.elts, later, strict=True) for part in parts
+    )
 
 
 def names_in(node: ast.AST) -> set[str]:

@@ -6,11 +6,13 @@ import ast
 from collections.abc import Mapping, Sequence
 
 from evolve.export.cpp_calls import CallExpressions
-from evolve.export.cpp_expr import HELPERS, OPERATORS
-from evolve.export.cpp_scopes import names_in, place
+from evolve.export.cpp_scopes import names_in, one_by_one, place
+from evolve.export.cpp_text import HELPERS, OPERATORS
 from evolve.export.cpp_types import Kind, cpp_type
-from evolve.export.inference import Inference, refuse
-from evolve.export.program_form import Form, stored_names
+from evolve.export.inference import Inference
+from evolve.export.inference_expr import refuse
+from evolve.export.names import changed_lists, stored_names
+from evolve.export.program_form import Form
 
 INDENT = "    "
 LINE_LENGTH = 120
@@ -59,17 +61,7 @@ class Statements:
         for node in (n for s in body for n in ast.walk(s)):
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 counts[node.id] = counts.get(node.id, 0) + 1
-        changed = {
-            n.func.value.id
-            for s in body
-            for n in ast.walk(s)
-            if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and isinstance(n.func.value, ast.Name)
-        } | {
-            n.value.id
-            for s in body
-            for n in ast.walk(s)
-            if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store) and isinstance(n.value, ast.Name)
-        }
+        changed = changed_lists(body)
         self.assigned_once = {n for n, c in counts.items() if c == 1} - changed - set(parameters)
         merged = self.merged if not self.function else set()
         self.declared.append({*parameters, *merged})
@@ -109,7 +101,9 @@ class Statements:
             wanted = result if self.function else "int"
             return [f"{pad}return {self.expressions.as_type(node.value, wanted).text};"]
         if isinstance(node, ast.Assign):
-            return [pad + line for target in node.targets for line in self._assign(target, node.value)]
+            lines = [line for target in node.targets for line in self._assign(target, node.value)]
+            parts = ((pad + line).partition(" = ") for line in lines)
+            return [x for name, sign, value in parts for x in _wrapped(name + sign, value, "", pad)]
         if isinstance(node, ast.AugAssign):
             return [pad + self._augmented(node)]
         if isinstance(node, ast.If):
@@ -132,8 +126,8 @@ class Statements:
         if isinstance(target, ast.Tuple):
             return self._unpack(target, value)
         if isinstance(target, ast.Subscript):
-            holder = self.expressions._subscript(_load(target))
-            item = cpp_type(self.types.of[target.value].items[0])
+            item = cpp_type(self.types.declared_place(self.function, target))
+            holder = self.expressions.write(target)
             return [f"{holder.text} = {self.expressions.as_type(value, item).text};"]
         assert isinstance(target, ast.Name)
         name, kind = self.name(target.id), self.types.names[self.function][target.id]
@@ -155,6 +149,8 @@ class Statements:
         names = [n for n in target.elts if isinstance(n, ast.Name)]
         if len(names) != len(target.elts):
             raise refuse(target, "nested unpacking", "one assignment each")
+        if isinstance(value, ast.Tuple) and one_by_one(target, value):
+            return [line for n, v in zip(names, value.elts, strict=True) for line in self._assign(n, v)]
         fresh = [n for n in names if n.id not in self.declared[-1]]
         lines = []
         for part in fresh:
@@ -169,16 +165,11 @@ class Statements:
         return [*lines, f"std::tie({tied}) = {self.expressions.write(value).text};"]
 
     def _augmented(self, node: ast.AugAssign) -> str:
-        load = _load(node.target)
-        joined = ast.copy_location(ast.BinOp(load, node.op, node.value), node)
-        place = self.types.type_of_place(self.function, node.target)
-        left, right = place, self.types.of[node.value]
-        self.types.of[load] = left
-        if isinstance(node.target, ast.Subscript):
-            self.types.of[node.target.value] = self.types.names[self.function][node.target.value.id]  # type: ignore[attr-defined]
-        self.types.of[joined] = self.types.arithmetic(joined, left, right)
+        joined = self.types.update(node)
+        place = self.types.declared_place(self.function, node.target)
+        left, right = self.types.of[joined.left], self.types.of[node.value]
         sign = OPERATORS[type(node.op)][0]
-        written = self.expressions.write(load)
+        written = self.expressions.write(joined.left)
         whole = left.whole and right.whole and not isinstance(node.op, ast.Div)
         plain = whole and not (isinstance(node.op, ast.FloorDiv | ast.Mod) and not (left.low >= 0 and right.low > 0))
         if plain and written.kind != "bool" and (written.kind == "int64_t" or self.types.of[joined].within(2**31 - 1)):
@@ -223,11 +214,7 @@ class Statements:
         iterable = node.iter
         if _is_range(iterable) and stored_names(node.body) & names_in(iterable):
             raise refuse(node, "a loop that changes the bounds it runs to", "keep the bounds in a name of their own")
-        grown = {
-            n.func.value.id for s in node.body for n in ast.walk(s)
-            if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and isinstance(n.func.value, ast.Name)
-        }  # fmt: skip
-        if not _is_range(iterable) and grown & names_in(iterable):
+        if not _is_range(iterable) and changed_lists(node.body) & names_in(iterable):
             raise refuse(node, "a loop over a list that it changes", "a copy of the list")
         jumps = node.orelse and any(isinstance(n, ast.Break) for s in node.body for n in ast.walk(s))
         head = f"{pad}{self.expressions.loop_head(target, iterable)} {{"
@@ -244,11 +231,6 @@ class Statements:
         if node.orelse:
             lines += self._block(node.orelse, depth)
         return lines
-
-
-def _load(target: ast.expr) -> ast.Subscript:
-    loaded = ast.parse(ast.unparse(target), mode="eval").body
-    return ast.copy_location(loaded, target)  # type: ignore[return-value]
 
 
 def _is_range(node: ast.expr) -> bool:

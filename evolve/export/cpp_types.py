@@ -46,6 +46,7 @@ class Type:
         high: largest value.
         exact: every value is also a float's (constants such as 0.5, ceilings of floats).
         items: of TUPLE its parts, of LIST and RANGE the one type of its items.
+        integers: range of those of a DOUBLE's values that are ints in Python, as in `0 if few else 1.5`.
     """
 
     kind: Kind
@@ -53,6 +54,7 @@ class Type:
     high: float = 0
     exact: bool = False
     items: tuple[Type, ...] = ()
+    integers: tuple[float, float] | None = None
 
     @property
     def number(self) -> bool:
@@ -123,13 +125,16 @@ def join(one: Type, other: Type) -> Type | None:
     if one.number and other.number:
         low, high = min(one.low, other.low), max(one.high, other.high)
         kinds = {one.kind, other.kind}
-        if len(kinds) == 1:
+        if len(kinds) == 1 and Kind.DOUBLE not in kinds:
             return Type(one.kind, low, high, one.exact and other.exact)
         if kinds == {Kind.BOOL, Kind.INT}:
             return whole(low, high)
         if kinds == {Kind.FLOAT, Kind.DOUBLE} and (one.float_exact and other.float_exact):
             return Type(Kind.FLOAT, low, high)
-        return Type(Kind.DOUBLE, low, high)
+        parts = [(p.low, p.high) if p.whole else p.integers for p in (one, other)]
+        ends = [end for part in parts if part is not None for end in part]
+        exact = kinds == {Kind.DOUBLE} and one.exact and other.exact
+        return Type(Kind.DOUBLE, low, high, exact, integers=(min(ends), max(ends)) if ends else None)
     if one.kind is not other.kind or len(one.items) != len(other.items):
         return None
     items = [join(a, b) for a, b in zip(one.items, other.items, strict=True)]
@@ -143,12 +148,16 @@ def widen(old: Type, new: Type) -> Type:
     if old.kind is Kind.UNKNOWN:
         return new
     if new.number:
-        low = new.low if new.low >= old.low else -math.inf
-        high = new.high if new.high <= old.high else math.inf
-        return Type(new.kind, low, high, new.exact)
+        low, high = _open((old.low, old.high), (new.low, new.high))
+        inside = new.integers and _open(old.integers or new.integers, new.integers)
+        return Type(new.kind, low, high, new.exact, integers=inside)
     if len(new.items) == len(old.items):
         return Type(new.kind, items=tuple(widen(a, b) for a, b in zip(old.items, new.items, strict=True)))
     return new
+
+
+def _open(old: tuple[float, float], new: tuple[float, float]) -> tuple[float, float]:
+    return (new[0] if new[0] >= old[0] else -math.inf), (new[1] if new[1] <= old[1] else math.inf)
 
 
 def cpp_type(kind: Type) -> str:

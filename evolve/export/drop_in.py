@@ -20,8 +20,9 @@ from evolve.export.domain import edge_views, random_views
 from evolve.export.evidence import gather, recorded_tables
 from evolve.export.harm import refuse_harmful_caps
 from evolve.export.header import SourceChange
+from evolve.export.names import always_returns
 from evolve.export.plan import TABLES, Export, exported, stock_form
-from evolve.export.program_form import NotExpressible, always_returns, form_of
+from evolve.export.program_form import NotExpressible, form_of
 from evolve.export.proof import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.targets import Target
 

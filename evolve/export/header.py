@@ -11,7 +11,7 @@ from evolve.export.cpp_function import CppBody, translate
 from evolve.export.cpp_types import BOOL
 from evolve.export.domain import MAY_BE_ZERO, MORE_FIELDS, TILE_FIELDS, TILE_NAMES, input_types
 from evolve.export.patch import Tree
-from evolve.export.program_form import Form, MayBeZero
+from evolve.export.program_form import Form, NotExpressible
 from evolve.export.splice import kept_statements, spliced
 
 HEADER = "hopper/heuristics.h"
@@ -50,21 +50,31 @@ class SourceChange:
 
 def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int], *,
                guard: bool) -> tuple[CppBody, str]:  # fmt: skip
-    """The translation, and a guard line for inputs of 0 where it is asked for or the program divides by them.
+    """The translation, and a line that turns inputs of 0 away: all where it is asked for, or those that it divides by.
 
     Python never sees an empty batch; the kernel's caller may.
     """
-    if not guard:
-        try:
-            body = translate(form, input_types(names, low=0), fields, guarded=True)
-            if not body.may_divide_by_zero - kept.keys():
-                return body, ""
-        except MayBeZero:
-            pass
-    # With every input at least 1 a division by 0 is the program's own mistake, and refused.
-    body = translate(form, input_types(names), fields)
-    empty = [fields[n] for n in names if n in MAY_BE_ZERO and n in form.fields() and n != "size_one_kv_head"]
+    held = [n for n in names if n in MAY_BE_ZERO and n in form.fields()]
+    unsafe = held if guard else [n for n in held if _with_zeros(form, fields, names, kept, (n,)) is None]
+    body = None if guard else _with_zeros(form, fields, names, kept, [n for n in held if n not in unsafe])
+    if body is not None and not unsafe:
+        return body, ""
+    if body is None:
+        # With every input at least 1 a division by 0 is the program's own mistake, and refused.
+        unsafe, body = held, translate(form, input_types(names), fields)
+    empty = [fields[n] for n in unsafe if n != "size_one_kv_head"]
     return body, f"    if ({' || '.join(f'{n} <= 0' for n in empty)}) {{ return 1; }}  // nothing to attend to\n"
+
+
+def _with_zeros(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int],
+                zero: Sequence[str]) -> CppBody | None:  # fmt: skip
+    """The translation where these inputs may be 0; None where the program is not sound there."""
+    types = {**input_types(names), **input_types(zero, low=0)}
+    try:
+        body = translate(form, types, fields, guarded=True)
+    except NotExpressible:
+        return None
+    return None if body.may_divide_by_zero - kept.keys() else body
 
 
 def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guard: bool = False) -> SourceChange:

@@ -1,117 +1,98 @@
-"""Finds the type of every expression of a program, so that C++ can declare it and compute the same.
+"""Follows a program statement by statement, to know at each place what its names may hold.
 
-Names are typed once per function, over all their assignments; ranges start from those of the target's inputs.
+Helpers are followed anew for each combination of types that they are called with, loops until nothing moves. C++
+declares a name once per function, with the type of all its assignments.
 """
 
 from __future__ import annotations
 
 import ast
-import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
-from evolve.export.cpp_types import (
-    ANY_DOUBLE,
-    BOOL,
-    EXACT_IN_DOUBLE,
-    UNKNOWN,
-    VIEW,
-    Kind,
-    Type,
-    constant,
-    join,
-    list_of,
-    whole,
-    widen,
-)
+from evolve.export.cpp_types import UNKNOWN, Kind, Type, list_of
+from evolve.export.flow import Flow, merged, widened
+from evolve.export.inference_calls import CallTypes
+from evolve.export.inference_expr import refuse
+from evolve.export.intervals import as_declared
+from evolve.export.names import changed_lists, stored_names
 from evolve.export.program_form import Form, NotExpressible
 
-ROUNDS_BEFORE_WIDENING = 6
+ROUNDS_BEFORE_WIDENING = 3
+NARROWING_ROUNDS = 2
 LAST_ROUND = 40
+FOLLOWED = 64
+"""Rounds of a loop that are followed one by one, so that what they add up stays bounded."""
+FOLLOWED_INSIDE = 6
+"""The same of a loop inside another."""
 
 
-def refuse(node: ast.AST, message: str, hint: str = "") -> NotExpressible:
-    """The error for a construct that has no exact C++."""
-    return NotExpressible(f"line {getattr(node, 'lineno', 1)}: {message}", hint=hint)
-
-
-class Inference(ABC):
-    """Types of one form.
-
-    Attributes:
-        of: type of each expression by node.
-        names: type of each local name, by function name ("" for the body).
-        results: type that each function returns.
-        divisors: divisions whose divisor may be zero as far as ranges tell.
-        unbounded: lines where no bound on an integer is known.
-    """
+class Inference(CallTypes):
+    """Types of one form."""
 
     def __init__(self, form: Form, inputs: Mapping[str, Type]) -> None:
-        """Run to the fixed point.
+        """Run until the types of names settle.
 
         Raises:
             NotExpressible: something has no type in C++.
         """
-        self.form, self.inputs = form, inputs
-        self.of: dict[ast.expr, Type] = {}
-        self.names: dict[str, dict[str, Type]] = {"": dict.fromkeys(form.views, VIEW)}
-        self.results: dict[str, Type] = {"": UNKNOWN, **dict.fromkeys(form.helpers, UNKNOWN)}
-        self.parameters: dict[str, list[Type]] = {
-            name: [UNKNOWN] * len(f.args.args) for name, f in form.helpers.items()
-        }
-        self.constants = {name: self._literal(value) for name, value in form.constants.items()}
-        self.divisors: list[ast.expr] = []
-        self._function = ""
-        for step in range(LAST_ROUND):
-            before = self._state()
-            self.divisors = []
+        super().__init__(form, inputs)
+        self._returned: list[Type] = []
+        self._loops: list[tuple[list[Flow], list[Flow]]] = []
+        self._known: dict[tuple[str, tuple[Type, ...], bool], Type] = {}
+        self._updates: dict[ast.AugAssign, ast.BinOp] = {}
+        self._earlier: dict[str, Type] = {}
+        for _ in range(LAST_ROUND):
+            declared = {f: dict(v) for f, v in self.names.items()}
+            self._earlier = dict(self.results)
             self._pass()
-            after = self._state()
-            if after == before:
-                break
-            if step >= ROUNDS_BEFORE_WIDENING:
-                self._widen(before)
-        else:
-            raise NotExpressible("the types of this program do not settle", hint="use fewer names for several things")
-
-    def _state(self) -> tuple[dict[str, dict[str, Type]], dict[str, Type], dict[str, list[Type]]]:
-        names = {f: dict(v) for f, v in self.names.items()}
-        return names, dict(self.results), {f: list(p) for f, p in self.parameters.items()}
-
-    def _widen(self, before: tuple[dict[str, dict[str, Type]], dict[str, Type], dict[str, list[Type]]]) -> None:
-        names, results, parameters = before
-        for function, types in self.names.items():
-            for name, new in types.items():
-                types[name] = widen(names.get(function, {}).get(name, UNKNOWN), new)
-        self.results = {f: widen(results[f], t) for f, t in self.results.items()}
-        for function, given in self.parameters.items():
-            self.parameters[function] = [widen(a, b) for a, b in zip(parameters[function], given, strict=True)]
-
-    def _literal(self, node: ast.expr) -> Type:
-        return constant(ast.literal_eval(node))
+            # A name that turns out to be a double holds its integers as such: all else may follow from that.
+            if declared == self.names and self._earlier == self.results:
+                return
+        raise NotExpressible("the types of this program do not settle", hint="use fewer names for several things")
 
     def _pass(self) -> None:
+        self.of, self.places, self.divisors, self._known = {}, {}, [], {}
+        self.results = dict.fromkeys(self.form.helpers, UNKNOWN)
+        self.parameters = {name: [UNKNOWN] * len(f.args.args) for name, f in self.form.helpers.items()}
+        self.flow = Flow(self.texts)
+        self._returned = [UNKNOWN]
+        self.block(self.form.body)
+        self.results[""] = self._returned[0]
         for name, function in self.form.helpers.items():
-            given = zip(function.args.args, self.parameters[name], strict=True)
-            known = self.names.setdefault(name, {})
-            for argument, kind in given:
-                known[argument.arg] = self._joined(function, known.get(argument.arg, UNKNOWN), kind)
-            self._function = name
-            self._block(function.body)
-        self._function = ""
-        self._block(self.form.body)
+            if not any(known == name and recorded for known, _, recorded in self._known):
+                # Called at dead places alone, or not at all.
+                self.apply(function, [UNKNOWN] * len(function.args.args))
 
-    def _joined(self, node: ast.AST, one: Type, other: Type) -> Type:
-        found = join(one, other)
-        if found is None:
-            raise refuse(
-                node,
-                f"one name for {one.kind.value} and {other.kind.value}",
-                "use a name of its own for each",
-            )
-        return found
+    def apply(self, function: ast.FunctionDef, given: Sequence[Type]) -> Type:
+        """Type that a helper returns for arguments of these types."""
+        name = function.name
+        if self._recording:
+            pairs = zip(self.parameters[name], given, strict=True)
+            self.parameters[name] = [self._joined(function, a, b) for a, b in pairs]
+        key = name, tuple(given), self._recording
+        if key not in self._known:
+            before = self.flow, self._function, self._inside, self._returned, self._loops
+            self.flow, self._function, self._inside = Flow(self.texts), name, {}
+            self._returned, self._loops = [UNKNOWN], []
+            for argument, kind in zip(function.args.args, given, strict=True):
+                if kind.kind is not Kind.VIEW:
+                    self._declare(argument, argument.arg, kind)
+                self.flow.assign(argument.arg, kind, None)
+            self.block(function.body)
+            self._known[key] = self._returned[0]
+            self.flow, self._function, self._inside, self._returned, self._loops = before
+        found = self._known[key]
+        if self._recording:
+            self.results[name] = self._joined(function, self.results[name], found)
+        return as_declared(found, self._earlier.get(name, UNKNOWN))
 
-    def _block(self, body: Sequence[ast.stmt]) -> None:
+    def _declare(self, node: ast.AST, name: str, found: Type) -> None:
+        known = self.names.setdefault(self._function, {})
+        if self._recording:
+            known[name] = self._joined(node, known.get(name, UNKNOWN), found)
+
+    def block(self, body: Sequence[ast.stmt]) -> None:
+        """Follow statements from here on."""
         for node in body:
             self._statement(node)
 
@@ -119,44 +100,128 @@ class Inference(ABC):
         if isinstance(node, ast.Return):
             if node.value is None:
                 raise refuse(node, "returns nothing", "return a number")
-            self.results[self._function] = self._joined(node, self.results[self._function], self.type(node.value))
+            found = self.type(node.value)
+            self._returned[0] = self._joined(node, self._returned[0], found)
+            self.flow.alive = False
         elif isinstance(node, ast.Assign):
             value = self.type(node.value)
             for target in node.targets:
-                self._bind(target, value, fresh=not isinstance(node.value, ast.Name))
+                self.bind(target, value, fresh=not isinstance(node.value, ast.Name), made_of=node.value)
         elif isinstance(node, ast.AugAssign):
-            load = _loaded(node.target)
-            value = self._arithmetic(node, node.op, self.type(load), self.type(node.value), node.value)
-            self._bind(node.target, value, fresh=True)
+            joined = self.update(node)
+            self.bind(node.target, self.type(joined))
         elif isinstance(node, ast.If):
             self.type(node.test)
-            self._block(node.body)
-            self._block(node.orelse)
+            before, ends = self.flow, []
+            for truth, body in ((True, node.body), (False, node.orelse)):
+                self.flow = before.copy()
+                self.flow.assume(node.test, truth, self.look)
+                self.block(body)
+                ends.append(self.flow)
+            self.flow = self._meet(ends)
         elif isinstance(node, ast.For):
-            items = self.type(node.iter)
-            if items.kind not in (Kind.LIST, Kind.RANGE, Kind.UNKNOWN):
-                raise refuse(node, f"a loop over {items.kind.value}", "for i in range(...)")
-            self._bind(node.target, items.items[0] if items.items else UNKNOWN, fresh=True)
-            self._block(node.body)
-            self._block(node.orelse)
+            self._for(node)
+        elif isinstance(node, ast.Break | ast.Continue):
+            self._loops[-1][isinstance(node, ast.Continue)].append(self.flow.copy())
+            self.flow.alive = False
         elif isinstance(node, ast.Expr):
             self._append(node.value)
+
+    def _meet(self, ways: Sequence[Flow]) -> Flow:
+        met = merged(ways)
+        met.alive = any(w.alive for w in ways)
+        return met
+
+    def update(self, node: ast.AugAssign) -> ast.BinOp:
+        """`a op b` that stands for `a op= b`."""
+        if node not in self._updates:
+            joined = ast.copy_location(ast.BinOp(_loaded(node.target), node.op, node.value), node)
+            self._updates[node], self.updated[joined] = joined, node
+        return self._updates[node]
+
+    def declared_place(self, function: str, target: ast.expr) -> Type:
+        """Type that C++ gives what an assignment changes."""
+        holder = target.value if isinstance(target, ast.Subscript) else target
+        assert isinstance(holder, ast.Name)
+        found = self.names[function][holder.id]
+        return found.items[0] if isinstance(target, ast.Subscript) else found
+
+    def _for(self, node: ast.For) -> None:
+        items = self.type(node.iter)
+        if items.kind not in (Kind.LIST, Kind.RANGE, Kind.UNKNOWN):
+            raise refuse(node, f"a loop over {items.kind.value}", "for i in range(...)")
+        changing = stored_names([node]) | changed_lists(node.body)
+        entry = self.flow
+        entry.forget(changing)
+        head = entry.copy()
+        with self.unrecorded():
+            rounds = self._rounds(node.iter)
+            for step in range(rounds - 1 if rounds else LAST_ROUND):
+                after = self._meet((entry, self._turn(node, items, head)[0]))
+                if after.types == head.types:
+                    break
+                head = after if rounds or step < ROUNDS_BEFORE_WIDENING else widened(head, after)
+            # From a state that holds all, one more round only takes away.
+            for _ in range(0 if rounds else NARROWING_ROUNDS):
+                head = self._meet((entry, self._turn(node, items, head)[0]))
+        end, breaks = self._turn(node, items, head)
+        self.flow = self._meet((entry, end))
+        self.block(node.orelse)
+        self.flow = self._meet((self.flow, *breaks))
+
+    def _rounds(self, made: ast.expr) -> int:
+        """How often a loop runs at most, where that is known and few enough to follow each; otherwise 0."""
+        if not (isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id == "range"):
+            return 0
+        given = [self.type(a) for a in made.args]
+        low, high = (given[0].low, given[1].high) if len(given) > 1 else (0, given[0].high)
+        most = (given[0].high - given[1].low) if len(given) > 2 and given[2].low < 0 else high - low
+        return int(max(1, most)) if most <= (FOLLOWED_INSIDE if self._loops else FOLLOWED) else 0
+
+    def _turn(self, node: ast.For, items: Type, head: Flow) -> tuple[Flow, list[Flow]]:
+        """(state at the end of a round that begins with `head`, states at its breaks)."""
+        self.flow = head.copy()
+        self._loops.append(([], []))
+        self.bind(node.target, items.items[0] if items.items else UNKNOWN)
+        self._order_range(node)
+        self.block(node.body)
+        breaks, continues = self._loops.pop()
+        return self._meet((self.flow, *continues)), breaks
+
+    def _order_range(self, node: ast.For) -> None:
+        """Know that i of `range(a, b)` lies from a to b - 1."""
+        made, target = node.iter, node.target
+        if not (isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id == "range"):
+            return
+        read = {n.id for n in ast.walk(made) if isinstance(n, ast.Name)}
+        if len(made.args) == 3 or not isinstance(target, ast.Name) or stored_names([node]) & read:
+            return
+        if len(made.args) == 2:
+            self.flow.order(target, made.args[0], 0)
+        last: ast.expr = made.args[-1]
+        gap = 1
+        if isinstance(last, ast.BinOp) and isinstance(last.op, ast.Add) and isinstance(last.right, ast.Constant):
+            more = last.right.value
+            if isinstance(more, int):
+                last, gap = last.left, 1 - more
+        self.flow.order(last, target, gap)
 
     def _append(self, node: ast.expr) -> None:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             return
         target = node.func.value
         assert isinstance(target, ast.Name)
-        grown = self.names[self._function].get(target.id, UNKNOWN)
+        grown = self.type(target)
         item = self.type(node.args[0])
         if item.kind is Kind.LIST:
             raise refuse(node, "a list in a list", "one list of numbers")
         parameters = [a.arg for f in self.form.helpers.values() if f.name == self._function for a in f.args.args]
         if target.id in parameters:
             raise refuse(node, "a helper that changes its caller's list", "return the value instead")
-        self.names[self._function][target.id] = self._joined(node, grown, list_of(item))
+        self._store(target, self._joined(node, grown, list_of(item)), None)
 
-    def _bind(self, target: ast.expr, value: Type, *, fresh: bool) -> None:
+    def bind(self, target: ast.expr, value: Type, *, fresh: bool = True, made_of: ast.expr | None = None) -> None:
+        """Give names, or an item of a list, a value."""
         if isinstance(target, ast.Name):
             if value.kind is Kind.LIST and not fresh:
                 raise refuse(target, "a second name for a list", "use the first name")
@@ -164,182 +229,27 @@ class Inference(ABC):
                 raise refuse(target, f"a name for {value.kind.value}", "use the value itself")
             if value.kind is Kind.RANGE:
                 value = list_of(value.items[0])
-            known = self.names.setdefault(self._function, {})
-            known[target.id] = self._joined(target, known.get(target.id, UNKNOWN), value)
+            self._store(target, value, made_of if value.number else None)
         elif isinstance(target, ast.Subscript):
-            self._joined(target, self.type(target.value), list_of(value))
             assert isinstance(target.value, ast.Name)
-            self.names[self._function][target.value.id] = self._joined(target, self.type(target.value), list_of(value))
-            self.type(target.slice)
+            self._store(target.value, self._joined(target, self.type(target.value), list_of(value)), None)
+            self.type(target)
         elif isinstance(target, ast.Tuple):
             if value.kind is Kind.UNKNOWN:
                 return
             if value.kind is not Kind.TUPLE or len(value.items) != len(target.elts):
                 raise refuse(target, f"{len(target.elts)} names for {value.kind.value}", "one name each")
             for part, item in zip(target.elts, value.items, strict=True):
-                self._bind(part, item, fresh=True)
+                self.bind(part, item)
 
-    def type(self, node: ast.expr) -> Type:
-        """Type of an expression, remembered by node."""
-        found = self._type(node)
-        self.of[node] = found
-        return found
-
-    def type_of_place(self, function: str, target: ast.expr) -> Type:
-        """Type of what an assignment changes."""
-        holder = target.value if isinstance(target, ast.Subscript) else target
-        assert isinstance(holder, ast.Name)
-        found = self.names[function][holder.id]
-        return found.items[0] if isinstance(target, ast.Subscript) else found
-
-    def arithmetic(self, node: ast.BinOp, left: Type, right: Type) -> Type:
-        """Type of left op right."""
-        return self._arithmetic(node, node.op, left, right, node.right)
-
-    def _type(self, node: ast.expr) -> Type:
-        if isinstance(node, ast.Constant):
-            assert node.value is None or isinstance(node.value, bool | int | float)
-            return constant(node.value)
-        if isinstance(node, ast.Name):
-            known = self.names.get(self._function, {})
-            if node.id in known:
-                return known[node.id]
-            if node.id in self.constants:
-                return self.constants[node.id]
-            if node.id in ("inf", "pi"):
-                return constant(getattr(math, node.id))
-            return UNKNOWN
-        if isinstance(node, ast.Attribute):
-            return self._attribute(node)
-        if isinstance(node, ast.BinOp):
-            return self._arithmetic(node, node.op, self.type(node.left), self.type(node.right), node.right)
-        if isinstance(node, ast.UnaryOp):
-            return self._unary(node)
-        if isinstance(node, ast.BoolOp):
-            parts = [self.type(v) for v in node.values]
-            found = parts[0]
-            for part in parts[1:]:
-                found = self._joined(node, found, part)
-            return found
-        if isinstance(node, ast.Compare):
-            self._compare(node)
-            return BOOL
-        if isinstance(node, ast.IfExp):
-            self.type(node.test)
-            return self._joined(node, self.type(node.body), self.type(node.orelse))
-        if isinstance(node, ast.Tuple):
-            return Type(Kind.TUPLE, items=tuple(self.type(i) for i in node.elts))
-        if isinstance(node, ast.List):
-            item = UNKNOWN
-            for element in node.elts:
-                item = self._joined(node, item, self.type(element))
-            return list_of(item)
-        if isinstance(node, ast.Subscript):
-            return self._subscript(node)
-        if isinstance(node, ast.ListComp | ast.GeneratorExp):
-            return self._comprehension(node)
-        assert isinstance(node, ast.Call)
-        return self._call(node)
-
-    def _attribute(self, node: ast.Attribute) -> Type:
-        if isinstance(node.value, ast.Name) and node.value.id == "math":
-            return constant(getattr(math, node.attr))
-        view = node.value
-        name = node.attr
-        if isinstance(view, ast.Name) and name in ("num_sms", "l2_bytes", "max_sm_margin"):
-            name = f"gpu.{name}"
-        if name not in self.inputs:
-            raise refuse(node, f"{ast.unparse(node)} is no input of this target")
-        return self.inputs[name]
-
-    def _compare(self, node: ast.Compare) -> None:
-        parts = [self.type(node.left), *(self.type(c) for c in node.comparators)]
-        for op, one, other in zip(node.ops, parts, parts[1:], strict=False):
-            if isinstance(op, ast.Is | ast.IsNot):
-                raise refuse(node, "`is` between numbers", "== or !=")
-            if UNKNOWN in (one, other):
-                continue
-            if not (one.number and other.number):
-                raise refuse(node, f"compares {one.kind.value} with {other.kind.value}", "compare numbers")
-            if one.whole != other.whole and not all(p.within(EXACT_IN_DOUBLE) for p in (one, other) if p.whole):
-                raise refuse(node, "compares a float with an integer that may pass 2**53", "compare smaller numbers")
-
-    def _unary(self, node: ast.UnaryOp) -> Type:
-        operand = self.type(node.operand)
-        if isinstance(node.op, ast.Not):
-            return BOOL
-        if operand.kind is Kind.UNKNOWN:
-            return UNKNOWN
-        if not operand.number:
-            raise refuse(node, f"a sign before {operand.kind.value}")
-        kind = Kind.INT if operand.whole else operand.kind
-        if isinstance(node.op, ast.UAdd):
-            return Type(kind, operand.low, operand.high, operand.exact)
-        return Type(kind, -operand.high, -operand.low, operand.exact)
-
-    def _subscript(self, node: ast.Subscript) -> Type:
-        holder, index = self.type(node.value), self.type(node.slice)
-        if holder.kind is Kind.UNKNOWN:
-            return UNKNOWN
-        if holder.kind is Kind.TUPLE and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int):
-            if not -len(holder.items) <= node.slice.value < len(holder.items):
-                raise refuse(node, "an index outside the tuple")
-            return holder.items[node.slice.value]
-        if holder.kind is not Kind.LIST or not (index.whole or index.kind is Kind.UNKNOWN):
-            raise refuse(node, f"an item of {holder.kind.value}", "items of lists, by integers")
-        return holder.items[0]
-
-    def _comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Type:
-        # Names of a comprehension are its own; here they are typed beside the others under the same name.
-        known = self.names.setdefault(self._function, {})
-        own = {n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)}
-        hidden = {n: known.pop(n) for n in own if n in known}
-        for generator in node.generators:
-            items = self.type(generator.iter)
-            if items.kind is Kind.UNKNOWN:
-                known.update(hidden)
-                return UNKNOWN
-            if items.kind not in (Kind.LIST, Kind.RANGE):
-                raise refuse(node, f"a loop over {items.kind.value}", "for i in range(...)")
-            self._bind(generator.target, items.items[0], fresh=True)
-            for test in generator.ifs:
-                self.type(test)
-        found = list_of(self.type(node.elt))
-        for name in own:
-            known.pop(name, None)
-        known.update(hidden)
-        if found.items[0].kind in (Kind.LIST, Kind.NONE, Kind.VIEW):
-            raise refuse(node, "a list of something else than numbers", "numbers")
-        return found
-
-    def _arithmetic(self, node: ast.AST, op: ast.operator, left: Type, right: Type, divisor: ast.expr) -> Type:
-        if UNKNOWN in (left, right):
-            return UNKNOWN
-        if Kind.LIST in (left.kind, right.kind):
-            count = right if left.kind is Kind.LIST else left
-            if isinstance(op, ast.Mult) and count.whole and isinstance(node, ast.BinOp):
-                return left if left.kind is Kind.LIST else right
-            raise refuse(node, "arithmetic on a list", "a loop")
-        if not (left.number and right.number):
-            raise refuse(node, f"arithmetic on {left.kind.value} and {right.kind.value}", "numbers only")
-        if isinstance(op, ast.Div | ast.FloorDiv | ast.Mod) and right.may_be_zero:
-            self.divisors.append(divisor)
-        both_whole = left.whole and right.whole
-        if not both_whole or isinstance(op, ast.Div):
-            for part in (left, right):
-                too_large = part.whole and not part.exact and not part.within(EXACT_IN_DOUBLE)
-                if too_large and not math.isinf(part.high - part.low):
-                    raise refuse(node, "an integer that may pass 2**53 meets a float", "compute with smaller numbers")
-        low, high = _bounds(op, left, right)
-        if both_whole and not isinstance(op, ast.Div):
-            if max(abs(low), abs(high)) > 2**63 and not math.isinf(high - low):
-                raise refuse(node, "an integer that may pass 64 bits", "fewer factors")
-            return whole(low, high)
-        return Type(Kind.DOUBLE, low, high)
-
-    @abstractmethod
-    def _call(self, node: ast.Call) -> Type:
-        """Type of a call; inference_calls.py knows the functions."""
+    def _store(self, target: ast.Name, value: Type, made_of: ast.expr | None) -> None:
+        name = self._inside.get(target.id, target.id)
+        if name != target.id:
+            made_of = None
+        self._declare(target, name, value)
+        if self._recording:
+            self.places[target] = self._function, name
+        self.flow.assign(name, value, made_of)
 
 
 def _loaded(target: ast.expr) -> ast.expr:
@@ -348,30 +258,3 @@ def _loaded(target: ast.expr) -> ast.expr:
         return ast.copy_location(ast.Name(target.id, ast.Load()), target)
     assert isinstance(target, ast.Subscript)
     return ast.copy_location(ast.Subscript(target.value, target.slice, ast.Load()), target)
-
-
-def _bounds(op: ast.operator, left: Type, right: Type) -> tuple[float, float]:
-    """Range of a result; wide open where an end is not finite."""
-    ends = (left.low, left.high, right.low, right.high)
-    if isinstance(op, ast.Add):
-        return left.low + right.low, left.high + right.high
-    if isinstance(op, ast.Sub):
-        return left.low - right.high, left.high - right.low
-    if isinstance(op, ast.Mod):
-        reach = max(abs(right.low), abs(right.high))
-        if left.low >= 0 and right.low > 0:
-            return 0, min(left.high, reach)
-        return -reach, reach
-    if any(math.isinf(e) for e in ends):
-        nonnegative = left.low >= 0 and right.low >= 0
-        return (0 if nonnegative else -math.inf), math.inf
-    if isinstance(op, ast.Mult):
-        products = [a * b for a in ends[:2] for b in ends[2:]]
-        return min(products), max(products)
-    if right.may_be_zero:
-        return ANY_DOUBLE.low, ANY_DOUBLE.high
-    if isinstance(op, ast.FloorDiv):
-        quotients = [a // b for a in ends[:2] for b in ends[2:]]
-        return min(quotients), max(quotients)
-    shares = [a / b for a in ends[:2] for b in ends[2:]]
-    return min(shares), max(shares)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import math
+from collections.abc import Callable
 
 from evolve.export.cpp_types import (
+    ANY_DOUBLE,
     BOOL,
     EXACT_IN_DOUBLE,
+    INT64_MAX,
     NUMBERS,
     UNKNOWN,
     Kind,
@@ -17,12 +20,20 @@ from evolve.export.cpp_types import (
     list_of,
     whole,
 )
-from evolve.export.inference import Inference, refuse
+from evolve.export.inference_expr import refuse
+from evolve.export.inference_operators import OperatorTypes
+from evolve.export.intervals import limited
 from evolve.export.program_form import MayBeZero
 
+HIGHEST_POWER = {"exp": 709, "exp2": 1023}
+"""Whole numbers above which the result is no double."""
 
-class ProgramTypes(Inference):
-    """Types of one form, with the functions that programs may call."""
+
+MOST_ITEMS = 2**31 - 1
+
+
+class CallTypes(OperatorTypes):
+    """Types of expressions, with the functions that programs may call."""
 
     def _call(self, node: ast.Call) -> Type:
         function = node.func
@@ -36,8 +47,7 @@ class ProgramTypes(Inference):
             known = self.parameters[function.id]
             if len(known) != len(given):
                 raise refuse(node, f"{function.id} takes {len(known)} arguments, got {len(given)}")
-            self.parameters[function.id] = [self._joined(node, a, b) for a, b in zip(known, given, strict=True)]
-            return self.results[function.id]
+            return self.apply(self.form.helpers[function.id], given)
         builtin = getattr(self, f"_{function.id}", None)
         if builtin is None:
             return self._math(node, function.id, given)
@@ -54,31 +64,35 @@ class ProgramTypes(Inference):
         value = given[0]
         if name in ("ceil", "floor"):
             step = math.ceil if name == "ceil" else math.floor
-            low, high = (b if math.isinf(b) else step(b) for b in (value.low, value.high))
-            return Type(Kind.INT, low, high, value.float_exact)
+            return self._whole_of(node, step, value, exact=value.float_exact)
         if name == "isqrt":
-            if not value.whole or value.low < 0:
-                raise refuse(node, "math.isqrt of what may be negative or no integer", "max(0, ...)")
+            if not value.whole:
+                raise refuse(node, "math.isqrt of what may be no integer", "int(...)")
+            if value.low < 0:
+                self._overflow(node.args[0], "may be negative, and math.isqrt of it fails", low=0)
             return whole(0, value.high if math.isinf(value.high) else math.isqrt(int(value.high)))
         if name == "sqrt" and value.low < 0:
-            raise refuse(node, "math.sqrt of what may be negative", "math.sqrt(max(0, ...))")
+            self._overflow(node.args[0], "may be negative, and math.sqrt of it fails", low=0)
+            return Type(Kind.DOUBLE, 0, math.inf)
         if name in ("log", "log2") and value.low <= 0:
+            if not self._recording:
+                return ANY_DOUBLE
             message = f"line {node.lineno}: math.{name} of what may be 0 or negative"
             raise MayBeZero(message, hint=f"math.{name}(max(1, ...))")
-        ends = []
-        for bound in (value.low, value.high):
-            try:
-                ends.append(bound if math.isinf(bound) and bound > 0 else float(getattr(math, name)(bound)))
-            except OverflowError:
-                raise refuse(node, f"math.{name} may overflow", "bound its argument with min") from None
+        if name in HIGHEST_POWER and value.high > HIGHEST_POWER[name]:
+            self._overflow(node.args[0], f"may be so large that math.{name} of it fails", high=HIGHEST_POWER[name])
+            return Type(Kind.DOUBLE, 0, math.inf)
+        ends = [bound if bound == math.inf else float(getattr(math, name)(bound)) for bound in (value.low, value.high)]
         # One unit in the last place more: a library may round the other way.
-        return Type(Kind.DOUBLE, math.nextafter(ends[0], -math.inf), math.nextafter(ends[1], math.inf))
+        low = math.nextafter(ends[0], -math.inf)
+        return Type(Kind.DOUBLE, low if name.startswith("log") else max(0.0, low), math.nextafter(ends[1], math.inf))
 
     def _abs(self, node: ast.Call, given: list[Type]) -> Type:
         value = self._one(node, given)
         low = 0 if value.may_be_zero else min(abs(value.low), abs(value.high))
+        inside = value.integers and (0, max(map(abs, value.integers)))
         kind = Kind.INT if value.whole else value.kind
-        return Type(kind, low, max(abs(value.low), abs(value.high)), value.exact)
+        return Type(kind, low, max(abs(value.low), abs(value.high)), value.exact, integers=inside)
 
     def _bool(self, node: ast.Call, given: list[Type]) -> Type:
         if len(given) != 1:
@@ -87,8 +101,9 @@ class ProgramTypes(Inference):
 
     def _float(self, node: ast.Call, given: list[Type]) -> Type:
         value = self._one(node, given)
-        if value.whole and not value.within(EXACT_IN_DOUBLE) and not math.isinf(value.high - value.low):
-            raise refuse(node, "float of an integer that may pass 2**53", "a smaller number")
+        if value.whole and not value.within(EXACT_IN_DOUBLE):
+            self._overflow(node.args[0], "may pass 2**53, where doubles leave integers out", low=-EXACT_IN_DOUBLE,
+                           high=EXACT_IN_DOUBLE)  # fmt: skip
         if value.kind is Kind.FLOAT:
             return value
         return Type(Kind.DOUBLE, value.low, value.high, value.exact)
@@ -100,11 +115,17 @@ class ProgramTypes(Inference):
 
     def _int(self, node: ast.Call, given: list[Type]) -> Type:
         value = self._one(node, given)
-        return whole(*(b if math.isinf(b) else int(b) for b in (value.low, value.high)))
+        return self._whole_of(node, int, value)
 
     def _round(self, node: ast.Call, given: list[Type]) -> Type:
         value = self._one(node, given)
-        return whole(*(b if math.isinf(b) else round(b) for b in (value.low, value.high)))
+        return self._whole_of(node, round, value)
+
+    def _whole_of(self, node: ast.Call, step: Callable[[float], int], value: Type, *, exact: bool = False) -> Type:
+        low, high = (end if math.isinf(end) else step(end) for end in (value.low, value.high))
+        if low < -INT64_MAX or high > INT64_MAX:
+            self._overflow(node.args[0], "may be too large for a 64-bit integer", low=-INT64_MAX, high=INT64_MAX)
+        return Type(Kind.INT, low, high, exact)
 
     def _one(self, node: ast.Call, given: list[Type]) -> Type:
         if len(given) != 1 or not given[0].number:
@@ -114,7 +135,7 @@ class ProgramTypes(Inference):
     def _len(self, node: ast.Call, given: list[Type]) -> Type:
         if len(given) != 1 or given[0].kind not in (Kind.LIST, Kind.RANGE):
             raise refuse(node, "len takes one list")
-        return whole(0, 2**31 - 1)
+        return whole(0, MOST_ITEMS)
 
     def _range(self, node: ast.Call, given: list[Type]) -> Type:
         if not 1 <= len(given) <= 3 or not all(g.whole for g in given):
@@ -138,7 +159,7 @@ class ProgramTypes(Inference):
                 raise refuse(node, "min and max take numbers")
             found = self._joined(node, found, part)
         pick = min if isinstance(node.func, ast.Name) and node.func.id == "min" else max
-        return Type(found.kind, pick(g.low for g in given), pick(g.high for g in given), found.exact)
+        return limited(found, pick(g.low for g in given), pick(g.high for g in given))
 
     _min = _extreme
     _max = _extreme
@@ -154,4 +175,8 @@ class ProgramTypes(Inference):
         item = given[0].items[0]
         if item.kind is not Kind.UNKNOWN and not item.whole:
             raise refuse(node, "sum of floats, which Python rounds differently from version to version", "a loop")
-        return whole(-math.inf if item.low < 0 else 0, math.inf if item.high > 0 else 0)
+        count = len(node.args[0].elts) if isinstance(node.args[0], ast.List) else MOST_ITEMS
+        low, high = count * min(item.low, 0), count * max(item.high, 0)
+        if low < -INT64_MAX or high > INT64_MAX:
+            self._overflow(node, "may pass 64 bits", low=-INT64_MAX, high=INT64_MAX)
+        return whole(low, high)

@@ -22,9 +22,10 @@ from evolve.export.harm import HarmfulRule, confined, mode_name, refuse_harmed_m
 from evolve.export.header import SourceChange, change_header
 from evolve.export.host_cpp import FAST, CompileError, Compiler
 from evolve.export.monotone import Monotone, prove_monotone
+from evolve.export.names import always_returns
 from evolve.export.patch import Tree
 from evolve.export.prepare import change_prepare
-from evolve.export.program_form import Form, NotExpressible, always_returns, form_of, with_stock
+from evolve.export.program_form import Form, NotExpressible, form_of, with_stock
 from evolve.export.proof import EmptyInput, Proof, compile_change, prove_blocks, prove_schedule
 from evolve.export.rules import Rule, rules_of
 from evolve.export.targets import Target

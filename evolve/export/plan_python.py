@@ -20,9 +20,10 @@ from evolve.export.fa4_chain import FA4_GPU, fa4_rows, follow_fa4
 from evolve.export.harm import refuse_harmful_caps
 from evolve.export.header import SourceChange
 from evolve.export.host_cpp import Compiler
+from evolve.export.names import always_returns
 from evolve.export.patch import Tree
 from evolve.export.plan import TABLES, Export, exported, stock_form
-from evolve.export.program_form import Form, NotExpressible, always_returns, form_of
+from evolve.export.program_form import Form, NotExpressible, form_of
 from evolve.export.proof import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.python_source import find_assignment, find_python_function, python_statements
 from evolve.export.targets import Target

@@ -34,13 +34,13 @@ def commit_message(export: Export) -> str:
         low = min((s.worst for s in recorded), default=1.0)
         high = max((s.best for s in recorded), default=1.0)
         lines.append(
-            f"On {sum(s.shapes for s in export.summaries)} recorded shapes and settings the launch changes on "
-            f"{sum(s.changed for s in export.summaries)};\nspeed-ups there range from {low:.2f}x to {high:.2f}x."
+            f"On {sum(s.shapes for s in export.summaries):,} recorded shapes and settings the launch changes on\n"
+            f"{sum(s.changed for s in export.summaries):,}; speed-ups there range from {low:.2f}x to {high:.2f}x."
         )
     else:
         lines.append("Latencies were not measured on this kernel.")
-    lines += ["", f"Generated from a Python heuristic (sha256 {export.sha256[:16]}) by evosplit export and compared", (
-        f"with it on {export.proof.compared:,} inputs."
+    lines += ["", f"Generated from a Python heuristic (sha256 {export.sha256[:16]}) by", (
+        f"evosplit export and compared with it on {export.proof.compared:,} inputs."
     )]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -51,18 +51,19 @@ def _table(summaries: tuple[Summary, ...]) -> list[str]:
         "| regressions | not recorded |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for s in summaries:
+    for s in (s for s in summaries if s.changed):
         lines.append(
             f"| {s.name} | {s.shapes} | {s.changed} | {s.geomean:.4f}x | {s.geomean_changed:.4f}x | {s.median:.3f}x | "
             f"{s.best:.3f}x | {s.worst:.3f}x | {s.regressions} | {s.unrecorded} |"
         )
-    return lines
+    same = [f"{s.name} ({s.shapes})" for s in summaries if not s.changed]
+    return [*lines, "", f"No launch changes on {'; '.join(same)}."] if same else lines
 
 
 def _activation(export: Export) -> list[str]:
     lines = []
     for workload, rules in export.rules.items():
-        lines += [f"On the shapes of `{workload}`:", ""]
+        lines += [f"On the shapes of `{workload}` (lines of `program.py`, the heuristic in Python):", ""]
         for rule in rules:
             told = f"decides {rule.fires} shapes, changes the launch on {rule.changes}"
             if rule.reason:
@@ -107,18 +108,26 @@ def _environment(export: Export) -> list[str]:
     tree = export.tree
     lines = [f"- patch made against {tree.revision[:12]} ({tree.origin or 'no remote'})"] if tree else []
     lines += [f"- proof: {export.proof.compiler}"]
-    for name, digest in export.tables.items():
-        lines.append(
-            f"- latencies: recorded table {name}, sha256 {digest[:16]} (card with GPU, driver, build: results/)"
-        )
+    if export.tables:
+        listed = "; ".join(f"{name} (sha256 {digest[:16]})" for name, digest in export.tables.items())
+        lines.append(f"- latencies: recorded tables {listed}; their cards name GPU, driver and build")
     return lines
+
+
+def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
+    """Notes, with what is said of several files said once."""
+    found: dict[str, list[str]] = {}
+    for note in notes:
+        file, _, text = note.partition(": ")
+        found.setdefault(text if file in files else note, []).extend([file] if file in files else [])
+    return [f"{', '.join(named)}: {text}" if named else text for text, named in found.items()]
 
 
 def _in_python(target: Target) -> bool:
     return target.kind in (Kind.FA4, Kind.VLLM)
 
 
-def pr_body(export: Export, diff: str) -> str:
+def pr_body(export: Export) -> str:
     """The text of the pull request."""
     target = export.target
     files = ", ".join(f"`{name}`" for name in export.change.edits)
@@ -128,17 +137,13 @@ def pr_body(export: Export, diff: str) -> str:
         "",
         "### What it does",
         "",
-        f"Changes {files}. The rule was evolved in Python on recorded latencies and is "
-        f"{'translated to the names of the file' if _in_python(target) else 'emitted as C++ by a translator'}; "
+        f"Changes {files}. The rule was measured as a Python function on recorded latencies, and "
+        f"{'translated to the names of the file' if _in_python(target) else 'translated to C++ by a program'}; "
         + (
             "where it agrees with the present code, the present lines are kept."
             if export.change.keeps_stock
             else "the body of the function is new."
         ),
-        "",
-        "```diff",
-        diff.strip(),
-        "```",
         "",
         "### When it activates",
         "",
@@ -160,7 +165,7 @@ def pr_body(export: Export, diff: str) -> str:
         f"random inputs ({export.proof.compiler}).",
     ]
     if export.proof.empty:
-        lines.append(f"- On {export.proof.empty} empty inputs (no batch, queries or keys) it answers 1 to 256.")
+        lines.append(f"- On {export.proof.empty:,} empty inputs (no batch, queries or keys) it answers 1 to 256.")
     if export.followed and export.followed.callers:
         lines.append(
             f"- get_num_splits of {', '.join(export.followed.callers)}, compiled on the host from the patched tree "
@@ -174,7 +179,7 @@ def pr_body(export: Export, diff: str) -> str:
     lines += ["- `git apply --check` and `git am` in a clean clone of the tree.", "", "### Limits", ""]
     lines += [f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()]
     reasons = export.followed.reasons if export.followed else ()
-    lines += [f"- {note}" for note in (*export.change.notes, *reasons)]
+    lines += [f"- {note}" for note in (*_together(export.change.notes, list(export.change.edits)), *reasons)]
     lines += [
         "- The build was not compiled or run here; only the changed function was, on the host.",
         f"- Workspace: {_workspace(export.rows)}",
@@ -198,8 +203,8 @@ def pr_body(export: Export, diff: str) -> str:
         "",
         "### AI assistance",
         "",
-        "The rule was found by an automated program search and the patch was written by a generator. A person submits "
-        "it and answers for it.",
+        "The rule comes from an automated search or a language model, and the patch was written by a generator. A "
+        "person submits it and answers for it.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -222,6 +227,9 @@ def apply_text(export: Export, patch_name: str) -> str:
     """APPLY.md."""
     tree = export.tree
     assert tree is not None
+    test = "" if export.target.kind is not Kind.HEADER else (
+        ",\n`test_num_splits.py` (run it with pytest in the root of the repository; it needs a C++ compiler and no GPU)"
+    )  # fmt: skip
     return f"""# How to apply
 
     cd {tree.path.name}
@@ -234,7 +242,7 @@ tried here. `bench_repro.py` compares stock and proposed num_splits on your GPU 
 
 Files: `{patch_name}` (the change), `PR_BODY.md` (text of the pull request), `decision_diff.csv` (what the target
 launches for every shape of the workloads, before and after), `results.csv` (recorded latencies), `provenance.json`
-(hashes, versions, what was proved), `program.py` (the heuristic as it was exported), `bench_repro.py`.
+(hashes, versions, what was proved), `program.py` (the heuristic as it was exported), `bench_repro.py`{test}.
 """
 
 

@@ -13,7 +13,7 @@ from evolve.export.anchors import AnchorMissing, find_declaration, find_function
 from evolve.export.cpp_function import translate
 from evolve.export.cpp_types import Type, whole
 from evolve.export.header import SourceChange
-from evolve.export.inference_calls import ProgramTypes
+from evolve.export.inference import Inference
 from evolve.export.patch import Tree
 from evolve.export.program_form import Form, NotExpressible
 
@@ -201,7 +201,7 @@ def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str) 
                 code = f"else {code}"
             written += [*(f"{pad}{c}" for c in comments), *(f"{pad}{part}" for part in code.split("\n"))]
         empty = {n: whole(0 if n in ("total_blocks", *REDUCED) else 1, high) for n, high in HIGHEST.items()}
-        if ProgramTypes(ended, empty).results[""].low < 1:
+        if Inference(ended, empty).results[""].low < 1:
             written.append(f"{pad}{VARIABLE} = std::max(1, {VARIABLE});  // sequences may be empty")
         preamble = [f"{pad}{p.removeprefix('    ')}" for p in body.preamble]
         return "\n".join([f"{pad}{line}", *preamble, *written]), body.notes

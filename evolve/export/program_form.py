@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import ast
 import copy
-import io
-import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from evaluators import language
 from evaluators.gate import Program
 from evolve.errors import UserError
+from evolve.export.comments import attached, comments_of
+from evolve.export.names import Rename, loop_counters, stored_names
 
 ENTRY_VIEWS = {"schedule": "shape", "blocks_per_split": "work"}
 STOCK_LINES = 1_000_000
@@ -86,41 +86,6 @@ class Form:
         return "\n\n".join(["import math", *constants, *helpers, entry]) + "\n"
 
 
-def comments_of(source: str) -> dict[int, list[str]]:
-    """Comments by line; those behind code by -line."""
-    found: dict[int, list[str]] = {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            alone = not token.line[: token.start[1]].strip()
-            text = token.string.lstrip("#").strip()
-            if text and not text.startswith("EVOLVE-BLOCK"):
-                found[token.start[0] if alone else -token.start[0]] = [text]
-    return found
-
-
-def _attach(comments: dict[int, list[str]], roots: list[ast.FunctionDef]) -> dict[int, list[str]]:
-    """Move each comment line to the statement below it."""
-    starts = sorted({n.lineno for r in roots for n in ast.walk(r) if isinstance(n, ast.stmt) and n is not r})
-    heads = {}
-    for root in roots:
-        for node in ast.walk(root):
-            if isinstance(node, ast.If | ast.For):
-                test = node.test if isinstance(node, ast.If) else node.iter
-                heads.update(dict.fromkeys(range(node.lineno, (test.end_lineno or 0) + 1), node.lineno))
-            elif isinstance(node, ast.stmt) and node is not root:
-                heads.update(dict.fromkeys(range(node.lineno, (node.end_lineno or 0) + 1), node.lineno))
-    found: dict[int, list[str]] = {}
-    for line, texts in sorted(comments.items(), key=lambda item: abs(item[0])):
-        at = heads.get(abs(line))
-        if at is not None and line < 0 and -line in (at,):
-            found.setdefault(-at, []).extend(texts)
-            continue
-        at = at if at is not None else next((s for s in starts if s > abs(line)), None)
-        if at is not None:
-            found.setdefault(at, []).extend(texts)
-    return found
-
-
 def form_of(program: Program, entry: str) -> Form:
     """One entry point of a program as one function.
 
@@ -138,7 +103,7 @@ def form_of(program: Program, entry: str) -> Form:
     }
     main = functions[entry]
     views = {main.args.args[0].arg: ENTRY_VIEWS[entry], main.args.args[1].arg: "gpu"}
-    comments = _attach(comments_of(program.source), list(functions.values()))
+    comments = attached(comments_of(program.source), list(functions.values()), list(constants.values()))
     form = Form(entry, views, main.body, functions, constants, comments)
     if entry == "schedule":
         _separate(form, main, set())
@@ -199,20 +164,6 @@ def _calls(form: Form) -> list[ast.Call]:
     return found
 
 
-def stored_names(nodes: Sequence[ast.stmt]) -> set[str]:
-    """Names that statements assign."""
-    return {n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-
-
-class _Rename(ast.NodeTransformer):
-    def __init__(self, names: dict[str, str]) -> None:
-        self.names = names
-
-    def visit_Name(self, node: ast.Name) -> ast.Name:
-        node.id = self.names.get(node.id, node.id)
-        return node
-
-
 def _inline_tail_calls(form: Form) -> None:
     """Replace a last `return helper(shape, gpu)` by the helper's body, where that is its only call."""
     while form.body:
@@ -236,7 +187,9 @@ def _inline_tail_calls(form: Form) -> None:
         if helper is None or sum(isinstance(c.func, ast.Name) and c.func.id == helper.name for c in _calls(form)) != 1:
             return
         taken = stored_names(head) | set(form.views)
-        names = {n: f"{n}_2" for n in stored_names(helper.body) if n in taken}
+        # C++ declares counters of loops anew; other names may hold something else in the helper.
+        counters = loop_counters(head) & loop_counters(helper.body)
+        names = {n: f"{n}_2" for n in stored_names(helper.body) - counters if n in taken}
         given: list[ast.stmt] = []
         for parameter, argument in zip(helper.args.args, value.args, strict=True):
             if isinstance(argument, ast.Name) and argument.id in form.views:
@@ -247,7 +200,7 @@ def _inline_tail_calls(form: Form) -> None:
                     name = names[parameter.arg] = f"{name}_2"
                 target = ast.Name(name, ast.Store())
                 given.append(ast.copy_location(ast.Assign([target], argument), last))
-        body = [_Rename(names).visit(s) for s in helper.body]
+        body = [Rename(names).visit(s) for s in helper.body]
         form.comments.setdefault(body[0].lineno, [])[:0] = form.comments.pop(last.lineno, [])
         form.body = [ast.fix_missing_locations(s) for s in (*head, *given, *body)]
 
@@ -269,14 +222,6 @@ def _prune(form: Form) -> None:
     form.constants = {name: value for name, value in form.constants.items() if name in used}
 
 
-def always_returns(body: list[ast.stmt]) -> bool:
-    """Whether the end of a block is never reached."""
-    last = body[-1]
-    if isinstance(last, ast.If):
-        return bool(last.orelse) and always_returns(last.body) and always_returns(last.orelse)
-    return isinstance(last, ast.Return)
-
-
 def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
     """The form with FA3's own rule where it answers 0.
 
@@ -290,7 +235,7 @@ def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
     name = "stock_choice"
     views = list(form.views)
     rename = dict(zip(stock.views, views, strict=True))
-    body = [_Rename(rename).visit(copy.deepcopy(s)) for s in stock.body]
+    body = [Rename(rename).visit(copy.deepcopy(s)) for s in stock.body]
     for statement in body:
         ast.increment_lineno(statement, STOCK_LINES)
     arguments = ast.arguments([], [ast.arg(v) for v in views], None, [], [], None, [])

@@ -20,7 +20,7 @@ from evaluators.score import shape_result
 from evaluators.table import Table
 from evolve.export.evidence import Row, spelled
 from evolve.export.monotone import BATCHES, SM_COUNTS
-from evolve.export.rule_terms import OPEN, TERMS, Answer, Box, answers
+from evolve.export.rule_terms import OPEN, TERMS, Answer, Box, Found, answers
 
 MIN_GAIN = 2e-4
 """A rule must add this much to the mean log speed-up to be worth a reader's time."""
@@ -71,8 +71,8 @@ class RuleSearch:
             ]))  # fmt: skip
         self.grids = [_Grid(num_sms) for num_sms in SM_COUNTS]
 
-    def grow(self, *, tile_level: bool, most: int, enough: float) -> list[tuple[Box, float]]:
-        """Rules, each with what it adds to the mean log speed-up.
+    def grow(self, *, tile_level: bool, most: int, enough: float) -> list[Found]:
+        """Rules, each with what it does where the ones before it do not decide.
 
         Args:
             tile_level: whether to read only what num_splits_heuristic is given.
@@ -80,12 +80,14 @@ class RuleSearch:
             enough: mean log speed-up at which to stop.
         """
         free = self.np.ones(len(self.gains[0]), dtype=bool)
-        found: list[tuple[Box, float]] = []
-        while len(found) < most and sum(g for _, g in found) < enough:
-            best = self._best([b for b, _ in found], free, tile_level, seed=len(found))
+        found: list[Found] = []
+        while len(found) < most and sum(f.gain for f in found) < enough:
+            best = self._best([f.box for f in found], free, tile_level, seed=len(found))
             if best is None:
                 break
-            found.append((best.box, best.gain))
+            gains = self.gains[self.answers.index(best.box.answer)][best.inside]
+            changed = gains[gains != 0]
+            found.append(Found(best.box, best.gain, len(changed), float(self.np.exp(changed.mean()))))
             free &= ~best.inside
         return found
 

@@ -161,3 +161,20 @@ class Box:
             if high <= self.answer.at_most_blocks:
                 return "shape.num_n_blocks"
         return self.answer.text
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A rule and what it does on the recorded shapes and settings.
+
+    Attributes:
+        box: the rule.
+        gain: what it adds to the mean log speed-up over all of them.
+        changed: on how many of them the GPU does something else.
+        speedup: geometric mean over those.
+    """
+
+    box: Box
+    gain: float
+    changed: int
+    speedup: float

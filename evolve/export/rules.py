@@ -14,7 +14,7 @@ from evaluators.dispatch import work_view
 from evaluators.gate import parse_program
 from evolve.export.answers import NO_WORK, ask
 from evolve.export.evidence import Row
-from evolve.export.program_form import Form
+from evolve.export.program_form import STOCK_LINES, Form
 
 MAX_VALUES = 8
 
@@ -104,7 +104,7 @@ def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rul
         gpu: whose number of SMs counts.
     """
     own = {ast.dump(s) for s in stock.body}
-    mine = [s for s in form.body if ast.dump(s) not in own]
+    mine = [s for s in form.body if ast.dump(s) not in own and s.lineno < STOCK_LINES]
     listed = {id(node): tests for node, tests in _returns(mine, ())}
     numbers = [(number, node) for number, (node, _) in enumerate(_returns(form.body, ()))]
     program = parse_program(_numbered(form))

@@ -12,7 +12,8 @@ import difflib
 
 from evolve.export.anchors import CppFunction
 from evolve.export.cpp_function import CppBody
-from evolve.export.program_form import Form, stored_names
+from evolve.export.names import loop_counters, stored_names
+from evolve.export.program_form import Form
 
 STOCK_KINDS = (
     ("if_statement",),
@@ -64,6 +65,6 @@ def spliced(source: bytes, function: CppFunction, kept: dict[int, int], body: Cp
 
 def _separable(form: Form, kept: set[int]) -> bool:
     """Whether no name is assigned both in kept and in translated statements: C++ would declare it twice."""
-    one = stored_names([s for i, s in enumerate(form.body) if i in kept])
-    other = stored_names([s for i, s in enumerate(form.body) if i not in kept])
+    parts = [[s for i, s in enumerate(form.body) if (i in kept) is side] for side in (True, False)]
+    one, other = (stored_names(part) - loop_counters(part) for part in parts)
     return not one & other
