@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,13 @@ pytest_plugins = ["browser_page"]
 
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "results" / "tables"
+
+SMALL_TABLE = TABLES / "bsc-160" / "fa3_fwd-metadata-cold"
+ON_SMALL = ("--set", "judge.workload=bsc-160")
+"""For searches whose shapes do not matter: a table of a tenth of the shapes takes a tenth of the time.
+
+`tests/test_wheel.py` runs the quickstart as it ships, on its own table.
+"""
 
 
 pytest.register_assert_rewrite("executor_contract")
@@ -109,11 +116,11 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """One short quickstart, shared by tests that only read."""
+    """One short quickstart on the small table, shared by tests that only read."""
     import subprocess
 
     runs = tmp_path_factory.mktemp("finished") / "runs"
-    sets = ["--set", "search.proposals=4", "--set", f"runs_dir={runs}"]
+    sets = [*ON_SMALL, "--set", "search.proposals=4", "--set", f"runs_dir={runs}"]
     command = [sys.executable, "-c", "from evolve.cli import main; main()", "run", "configs/quickstart.yaml", *sets]
     done = subprocess.run([*command, "--json"], cwd=runs.parent, capture_output=True, text=True, timeout=120)
     result = Result(done.returncode, done.stdout, done.stderr)
@@ -136,16 +143,33 @@ def table() -> Table:
     return read_table(TABLES / "llama31-70b" / "fa3_fwd-metadata-cold")
 
 
+class Judges(Mapping[str, Judge]):
+    """One judge per recorded setting of llama31-70b, each opened when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, Judge] = {}
+
+    def __getitem__(self, name: str) -> Judge:
+        if name not in SETTINGS:
+            raise KeyError(name)
+        if name not in self._opened:
+            folder = TABLES / "llama31-70b" / name
+            self._opened[name] = open_judge(folder, weighting=Weighting.SERVING, limits=Limits())
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SETTINGS)
+
+    def __len__(self) -> int:
+        return len(SETTINGS)
+
+
 @pytest.fixture(scope="session")
-def judges() -> dict[str, Judge]:
-    """One judge per recorded setting of llama31-70b."""
+def judges() -> Judges:
     require_sandbox()
-    return {
-        name: open_judge(TABLES / "llama31-70b" / name, weighting=Weighting.SERVING, limits=Limits())
-        for name in SETTINGS
-    }
+    return Judges()
 
 
 @pytest.fixture(scope="session")
-def judge(judges: dict[str, Judge]) -> Judge:
+def judge(judges: Judges) -> Judge:
     return judges["fa3_fwd-metadata-cold"]
