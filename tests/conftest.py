@@ -18,9 +18,16 @@ from evaluators.sandbox import Limits, self_test
 from evaluators.table import Table, read_table
 from evaluators.workloads import Weighting
 
-# Tests are not timed: machines are busy.
-settings.register_profile("untimed", deadline=None)
+# Tests are not timed: machines are busy. `make slow` takes the other profile.
+settings.register_profile("untimed", deadline=None, max_examples=100)
+settings.register_profile("many", deadline=None, max_examples=400)
 settings.load_profile("untimed")
+
+
+def examples(number: int) -> int:
+    """How many examples a test asks for that would do with `number` in `make test`; more under the profile `many`."""
+    return number * settings().max_examples // 100
+
 
 pytest_plugins = ["browser_page"]
 
@@ -55,7 +62,13 @@ def has_hopper() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 
 
+LONG_FIRST = ("wheel", "dashboard_use", "dashboard_browser", "cli", "export_targets", "sweep", "dashboard", "baselines")
+"""Files that take longest, so that no worker is left alone with one of them at the end."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rank = {f"test_{name}": number for number, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not has_hopper():
         for item in marked:

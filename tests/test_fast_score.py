@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import ROOT, TABLES
+from conftest import ROOT, TABLES, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,7 +45,7 @@ def test_scores_as_the_judge(setting: str, judges: dict[str, Judge]) -> None:
     assert scored >= 5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     num_splits=st.integers(0, 256),
     pack_gqa=st.sampled_from([-1, 0, 1]),

@@ -11,7 +11,7 @@ import sys
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
 
@@ -38,13 +38,13 @@ def mutated(source: str, changes: list[tuple[float, int, str]]) -> str:
     return source
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(STARTS), edits)
 def test_mutated_programs_are_refused_or_harmless(source: str, changes: list[tuple[float, int, str]]) -> None:
     target(-float(FUZZ.check_program(mutated(source, changes))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.sampled_from(STARTS), edits)
 def test_mutated_answers_are_refused_or_harmless(source: str, changes: list[tuple[float, int, str]]) -> None:
     FUZZ.check_answer(mutated(f"```python\n{source}```", changes))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Command
+from conftest import ON_SMALL, ROOT, Command
 from test_json_schemas import check
 
 from evaluators.evaluation import Evaluation
@@ -181,7 +181,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 def test_a_run_answered_through_the_verb_survives_being_killed(evosplit: Command, tmp_path: Path) -> None:
     sets = ["--set", "search.proposals=3", "--set", "search.window=2", "--set", "proposer.poll_s=0.02"]
-    process = manual_run(tmp_path, "configs/manual.yaml", *sets)
+    process = manual_run(tmp_path, "configs/manual.yaml", *ON_SMALL, *sets)
     wait_for(lambda: len(list(tmp_path.glob(f"runs/*/{QUEUE_FOLDER}/*.json"))) == 2, process)
     check("queue", evosplit("queue", "list", "--json").json)
     check("queue", evosplit("queue", "show", 1, "--json").json)
