@@ -34,6 +34,9 @@ pytest_plugins = ["browser_page"]
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "results" / "tables"
 
+PATIENCE_S = 300
+"""How long a test waits for another process: what takes seconds takes minutes on a busy machine."""
+
 SMALL_TABLE = TABLES / "bsc-160" / "fa3_fwd-metadata-cold"
 ON_SMALL = ("--set", "judge.workload=bsc-160")
 """For searches whose shapes do not matter: a table of a tenth of the shapes takes a tenth of the time.
@@ -135,7 +138,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     runs = tmp_path_factory.mktemp("finished") / "runs"
     sets = [*ON_SMALL, "--set", "search.proposals=4", "--set", f"runs_dir={runs}"]
     command = [sys.executable, "-c", "from evolve.cli import main; main()", "run", "configs/quickstart.yaml", *sets]
-    done = subprocess.run([*command, "--json"], cwd=runs.parent, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--json"], cwd=runs.parent, capture_output=True, text=True, timeout=PATIENCE_S)
     result = Result(done.returncode, done.stdout, done.stderr)
     assert result.code == 0, result.err
     return FinishedRun(runs / result.json["run"], runs, result)

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import ON_SMALL, ROOT, SMALL_TABLE, Command, FinishedRun
+from conftest import ON_SMALL, PATIENCE_S, ROOT, SMALL_TABLE, Command, FinishedRun
 
 from evaluators.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.launch import canonical_launch
@@ -329,11 +329,11 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
     running = subprocess.Popen(
         [*command, QUICKSTART, *sets], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and judged(tmp_path) < 2:
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 130, said
     assert "evosplit run --resume" in said and "Traceback" not in said
     assert 2 <= judged(tmp_path) < 13
@@ -343,7 +343,7 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert '"proposals": 12' in done.stdout

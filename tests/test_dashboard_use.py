@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser_page import SCREENSHOTS, VIEWS, WAIT_MS, watch
-from conftest import ROOT, Command
+from conftest import PATIENCE_S, ROOT, Command
 
 from evolve.dashboard.hub import Hub
 from evolve.dashboard.server import DashboardServer
@@ -170,7 +170,7 @@ def test_live_update_while_a_run_goes_on(browser: Browser, tmp_path: Path) -> No
         assert int(watched.ready) <= 3
         watched.go(f"{server.url}#overview")
         watched.page.get_by_text("8 of 8", exact=True).wait_for(timeout=10_000)
-        assert run.wait(timeout=60) == 0
+        assert run.wait(timeout=PATIENCE_S) == 0
         assert watched.complaints == []
     finally:
         run.kill()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ON_SMALL, ROOT, Command, FinishedRun, Result
+from conftest import ON_SMALL, PATIENCE_S, ROOT, Command, FinishedRun, Result
 from test_json_schemas import check
 
 from evolve.config import load_config
@@ -46,11 +46,11 @@ def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> Result:
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return Result(process.returncode, out, err)
 
 
-def until(found: Callable[[], object], seconds: float = 60) -> None:
+def until(found: Callable[[], object], seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < deadline, "it took too long"
