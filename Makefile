@@ -22,11 +22,12 @@ test: $(DEV_STAMP)
 	$(BIN)/mypy
 	@# One more try: some tests kill or time processes, which a busy machine may upset.
 	@# -rs: what was skipped says what is missing.
-	$(BIN)/pytest -n auto --dist loadfile --reruns 1 -rs -m "not gpu and not slow"
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --reruns 1 -rs -m "not gpu and not slow"
 
-# More of the same, minutes long: more random programs against their C++, every export target, OpenEvolve as a baseline.
+# More of the same, minutes long: more random programs against their C++, every export target, OpenEvolve as a baseline,
+# and all properties that `make test` tries on generated examples, on four times as many.
 slow: $(DEV_STAMP)
-	$(BIN)/pytest -n auto --dist loadfile --reruns 1 -m "slow and not gpu and not browser"
+	$(BIN)/pytest -n auto --dist loadfile --reruns 1 --hypothesis-profile many -m "(slow or hypothesis) and not gpu and not browser"
 
 # Coverage-guided, for FUZZ_SECONDS; not part of test, since atheris has no wheels for every system.
 FUZZ_SECONDS ?= 30

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from evaluators.contract import Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
 from evaluators.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.latency import LatencySource, UnrecordedError
 from evaluators.launch import Launch, canonical_launch, spelled_out, workspace_bytes
 from evaluators.oracle import OracleShape, log_speedups, oracle_of
-from evaluators.sandbox import Question
+from evaluators.sandbox import SHAPE_FIELDS, WORK_FIELDS, Question
 from evaluators.score import ShapeResult, shape_result
 from evaluators.status import Status
 from evaluators.table import Cell
@@ -101,11 +101,10 @@ class Outcomes:
     def _case_facts(self, case: Case) -> CaseFacts:
         baseline = self.spelled(case, baseline_decision(self.setting))
         question = self.question(case.shape)
-        work = asdict(question.work) if self.setting.mode is not Mode.STATIC else {}
-        for name in ("n_blocks", "num_splits"):
-            work.pop(name, None)
+        work = {n: getattr(question.work, n) for n in WORK_FIELDS} if self.setting.mode is not Mode.STATIC else {}
         launch = self.launch(case, baseline)
-        return CaseFacts(case, question, asdict(question.shape), work, baseline, launch.key)
+        view = {n: getattr(question.shape, n) for n in SHAPE_FIELDS}
+        return CaseFacts(case, question, view, work, baseline, launch.key)
 
     def knowledge(self, case_id: str) -> Known:
         """Oracle and curve of one case, kept until the source knows more."""

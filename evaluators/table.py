@@ -128,12 +128,29 @@ def _rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
     return rows[1:]
 
 
+_recent: dict[str, Table] = {}
+TABLES_KEPT = 2
+"""Tables that `read_table` remembers: a run reads its table to judge and again for its report."""
+
+
 def read_table(folder: Path) -> Table:
-    """Load a table.
+    """Load a table; the last few that were read are remembered by the digest of their files.
 
     Raises:
         TableError: missing, damaged or of a newer format.
     """
+    try:
+        digest = table_digest(folder)
+    except OSError:
+        return _parsed(folder, "")  # which says what is missing
+    table = _recent.pop(digest, None) or _parsed(folder, digest)
+    _recent[digest] = table
+    for oldest in list(_recent)[:-TABLES_KEPT]:
+        _recent.pop(oldest, None)
+    return table
+
+
+def _parsed(folder: Path, digest: str) -> Table:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -165,7 +182,7 @@ def read_table(folder: Path) -> Table:
         gpu=Gpu(device["num_sms"], device["l2_bytes"], margin),
         cases=tuple(cases),
         cells={k: tuple(v) for k, v in cells.items()},
-        digest=table_digest(folder),
+        digest=digest,
     )
 
 

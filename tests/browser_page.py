@@ -41,7 +41,7 @@ VIEWS = ("overview", "lineage", "candidate", "shapes", "grid", "compare")
 TABS = ("source", "diff", "shapes", "prompt", "answer", "feedback")
 # Chromium refuses its own sandbox to root; the rest keeps it from calling home.
 ARGUMENTS = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,14 +18,31 @@ from evaluators.sandbox import Limits, self_test
 from evaluators.table import Table, read_table
 from evaluators.workloads import Weighting
 
-# Tests are not timed: machines are busy.
-settings.register_profile("untimed", deadline=None)
+# Tests are not timed: machines are busy. `make slow` takes the other profile.
+settings.register_profile("untimed", deadline=None, max_examples=100)
+settings.register_profile("many", deadline=None, max_examples=400)
 settings.load_profile("untimed")
+
+
+def examples(number: int) -> int:
+    """How many examples a test asks for that would do with `number` in `make test`; more under the profile `many`."""
+    return number * settings().max_examples // 100
+
 
 pytest_plugins = ["browser_page"]
 
 ROOT = Path(__file__).parent.parent
 TABLES = ROOT / "results" / "tables"
+
+PATIENCE_S = 300
+"""How long a test waits for another process: what takes seconds takes minutes on a busy machine."""
+
+SMALL_TABLE = TABLES / "bsc-160" / "fa3_fwd-metadata-cold"
+ON_SMALL = ("--set", "judge.workload=bsc-160")
+"""For searches whose shapes do not matter: a table of a tenth of the shapes takes a tenth of the time.
+
+`tests/test_wheel.py` runs the quickstart as it ships, on its own table.
+"""
 
 
 pytest.register_assert_rewrite("executor_contract")
@@ -48,7 +65,13 @@ def has_hopper() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 
 
+LONG_FIRST = ("wheel", "dashboard_use", "dashboard_browser", "cli", "export_targets", "sweep", "dashboard", "baselines")
+"""Files that take longest, so that no worker is left alone with one of them at the end."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    rank = {f"test_{name}": number for number, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and not has_hopper():
         for item in marked:
@@ -109,13 +132,13 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """One short quickstart, shared by tests that only read."""
+    """One short quickstart on the small table, shared by tests that only read."""
     import subprocess
 
     runs = tmp_path_factory.mktemp("finished") / "runs"
-    sets = ["--set", "search.proposals=4", "--set", f"runs_dir={runs}"]
+    sets = [*ON_SMALL, "--set", "search.proposals=4", "--set", f"runs_dir={runs}"]
     command = [sys.executable, "-c", "from evolve.cli import main; main()", "run", "configs/quickstart.yaml", *sets]
-    done = subprocess.run([*command, "--json"], cwd=runs.parent, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--json"], cwd=runs.parent, capture_output=True, text=True, timeout=PATIENCE_S)
     result = Result(done.returncode, done.stdout, done.stderr)
     assert result.code == 0, result.err
     return FinishedRun(runs / result.json["run"], runs, result)
@@ -136,16 +159,33 @@ def table() -> Table:
     return read_table(TABLES / "llama31-70b" / "fa3_fwd-metadata-cold")
 
 
+class Judges(Mapping[str, Judge]):
+    """One judge per recorded setting of llama31-70b, each opened when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, Judge] = {}
+
+    def __getitem__(self, name: str) -> Judge:
+        if name not in SETTINGS:
+            raise KeyError(name)
+        if name not in self._opened:
+            folder = TABLES / "llama31-70b" / name
+            self._opened[name] = open_judge(folder, weighting=Weighting.SERVING, limits=Limits())
+        return self._opened[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(SETTINGS)
+
+    def __len__(self) -> int:
+        return len(SETTINGS)
+
+
 @pytest.fixture(scope="session")
-def judges() -> dict[str, Judge]:
-    """One judge per recorded setting of llama31-70b."""
+def judges() -> Judges:
     require_sandbox()
-    return {
-        name: open_judge(TABLES / "llama31-70b" / name, weighting=Weighting.SERVING, limits=Limits())
-        for name in SETTINGS
-    }
+    return Judges()
 
 
 @pytest.fixture(scope="session")
-def judge(judges: dict[str, Judge]) -> Judge:
+def judge(judges: Judges) -> Judge:
     return judges["fa3_fwd-metadata-cold"]

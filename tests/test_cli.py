@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, FinishedRun
+from conftest import ON_SMALL, PATIENCE_S, ROOT, SMALL_TABLE, Command, FinishedRun
 
 from evaluators.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.launch import canonical_launch
@@ -240,7 +242,7 @@ def test_run_leaves_winner_and_picture(finished_run: FinishedRun) -> None:
 
 def test_winner_can_be_judged_again(finished_run: FinishedRun, evosplit: Command) -> None:
     best = finished_run.result.json["best"]
-    again = evosplit("evaluate", best["path"], "--json").json
+    again = evosplit("evaluate", best["path"], "--table", SMALL_TABLE, "--json").json
     assert again["train"] == best["train"] and again["holdout"] == best["holdout"]
 
 
@@ -260,7 +262,8 @@ def test_decide_takes_many_shapes(evosplit: Command, tmp_path: Path) -> None:
 
 def test_resume_needs_nothing_but_the_run_folder(evosplit: Command, tmp_path: Path) -> None:
     (tmp_path / "seed.py").write_text(STOCK.read_text())
-    first = evosplit("run", QUICKSTART, "--set", "seeds=[seed.py]", "--set", "search.proposals=2", "--name", "two")
+    sets = [*ON_SMALL, "--set", "seeds=[seed.py]", "--set", "search.proposals=2"]
+    first = evosplit("run", QUICKSTART, *sets, "--name", "two")
     assert first.code == 0, first.err
     (tmp_path / "seed.py").unlink()
     (folder,) = (tmp_path / "runs").iterdir()
@@ -337,35 +340,45 @@ def test_record_dry_run_needs_no_gpu(evosplit: Command) -> None:
     assert result.code == 0 and "1512 shapes" in result.err and "GPU minutes" in result.err
 
 
+def judged(folder: Path) -> int:
+    """Programs with a result in the one run of a folder."""
+    try:
+        (path,) = folder.glob("runs/*/journal.sqlite")
+        with closing(sqlite3.connect(path)) as database:
+            return int(database.execute("SELECT count(*) FROM results").fetchone()[0])
+    except (ValueError, sqlite3.OperationalError):  # not there yet
+        return 0
+
+
 def test_interrupt_and_resume(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from evolve.cli import main; main()", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    sets = ["--set", "search.proposals=12", "--set", "search.parallel_proposals=1"]
+    sets = [*ON_SMALL, "--set", "search.proposals=12", "--set", "search.parallel_proposals=1"]
     running = subprocess.Popen(
         [*command, QUICKSTART, *sets], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not list(tmp_path.glob("runs/*/journal.sqlite")):
-        time.sleep(0.05)
-    time.sleep(2.5)
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and judged(tmp_path) < 2:
+        time.sleep(0.02)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 130, said
     assert "evosplit run --resume" in said and "Traceback" not in said
+    assert 2 <= judged(tmp_path) < 13
     done = subprocess.run(
         [*command, "--resume", "last", "--json"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert '"proposals": 12' in done.stdout
 
 
 def test_time_budget_ends_with_code_4(evosplit: Command) -> None:
-    result = evosplit("run", QUICKSTART, "--set", "search.wall_s=0.01", "--json")
+    result = evosplit("run", QUICKSTART, *ON_SMALL, "--set", "search.wall_s=0.01", "--json")
     assert result.code == 4
     assert result.json["proposals"] < 300 and "--resume" in result.err
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from browser_page import SCREENSHOTS, VIEWS, WAIT_MS, watch
-from conftest import ROOT, Command
+from conftest import ON_SMALL, PATIENCE_S, ROOT, Command
 
 from evolve.dashboard.hub import Hub
 from evolve.dashboard.server import DashboardServer
@@ -150,27 +150,27 @@ def test_live_update_while_a_run_goes_on(browser: Browser, tmp_path: Path) -> No
     runs.mkdir()
     server = DashboardServer(Hub([], runs), "127.0.0.1", 0)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    sets = ["--set", "search.proposals=8", "--set", f"runs_dir={runs}"]
+    sets = [*ON_SMALL, "--set", "search.proposals=40", "--set", f"runs_dir={runs}"]
     code = "from evolve.cli import main; main()"
     run = subprocess.Popen(
         [sys.executable, "-c", code, "run", "configs/quickstart.yaml", *sets], cwd=ROOT, stderr=subprocess.DEVNULL
     )
     try:
         watched = watch(browser)
-        for _ in range(200):
+        for _ in range(10 * PATIENCE_S):
             if server.hub.names():
                 break
             watched.page.wait_for_timeout(100)
         watched.open(f"{server.url}#lineage")
         assert watched.says(".state") in ("live", "connecting\u2026")
         # The run is another process; its last proposal arrives without a reload.
-        watched.page.get_by_text("9 of 9", exact=True).wait_for(timeout=240_000)
+        watched.page.get_by_text("41 of 41", exact=True).wait_for(timeout=240_000)
         assert int(watched.page.locator("html").get_attribute("data-changes") or 0) >= 2
         # Drawn once, again where there was nothing yet or the first event told more; then brought up to date.
         assert int(watched.ready) <= 3
         watched.go(f"{server.url}#overview")
-        watched.page.get_by_text("8 of 8", exact=True).wait_for(timeout=10_000)
-        assert run.wait(timeout=60) == 0
+        watched.page.get_by_text("40 of 40", exact=True).wait_for(timeout=WAIT_MS)
+        assert run.wait(timeout=PATIENCE_S) == 0
         assert watched.complaints == []
     finally:
         run.kill()

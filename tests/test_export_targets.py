@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from conftest import ROOT, Command, Result
 from jsonschema import Draft202012Validator
 from stand_trees import FILES, git, make_tree
 
+import evolve.export.call_chain
 import evolve.export.drop_in
 import evolve.export.evidence
 import evolve.export.fa4_chain
@@ -26,6 +28,7 @@ from evaluators.gate import parse_program
 from evaluators.workloads import WORKLOADS
 from evolve.errors import UserError
 from evolve.export.harm import confined
+from evolve.export.host_cpp import CHECKED, Compiler, HostFunction, compile_function
 
 SEEDS = ROOT / "seeds"
 
@@ -79,11 +82,32 @@ def schedule(shape, gpu):
 """
 
 
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., HostFunction]:
+    """`compile_function` that compiles each source once: several tests export the same program to the same tree."""
+    known: dict[tuple[object, ...], HostFunction] = {}
+    folder = tmp_path_factory.mktemp("compiled")
+
+    def compile_once(
+        compiler: Compiler, text: str, call: str, inputs: int, _: Path, flags: Sequence[str] = CHECKED
+    ) -> HostFunction:
+        key = (compiler, text, call, inputs, tuple(flags))
+        if key not in known:
+            known[key] = compile_function(compiler, text, call, inputs, folder, flags)
+        return known[key]
+
+    return compile_once
+
+
 @pytest.fixture
-def export(evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def export(
+    evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled_once: Callable[..., HostFunction]
+) -> Command:
     """`evosplit export` with a smaller proof: few random inputs, one workload, few walks."""
     for module in (evolve.export.proof, evolve.export.plan_python, evolve.export.drop_in):
         monkeypatch.setattr(module, "RANDOM_INPUTS", 1500)
+    for module in (evolve.export.proof, evolve.export.call_chain):
+        monkeypatch.setattr(module, "compile_function", compiled_once)
     for module in (evolve.export.evidence, evolve.export.fa4_chain):
         monkeypatch.setattr(module, "WORKLOADS", {"bsc-160": WORKLOADS["bsc-160"]})
     monkeypatch.setattr(evolve.export.monotone, "SM_COUNTS", (132,))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
-from conftest import ROOT, TABLES
+from conftest import ROOT, TABLES, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +24,19 @@ from evaluators.workloads import Split, Weighting
 FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_scores_as_the_judge(setting: str, judges: dict[str, Judge]) -> None:
-    judge = judges[setting]
-    vectoriser, scorer = Vectoriser(judge.gpu, judge.questions), Scorer(judge)
+@pytest.fixture(scope="module")
+def scorers(judges: Mapping[str, Judge]) -> Callable[[str], Scorer]:
+    """By setting, each made once."""
+    return cache(lambda setting: Scorer(judges[setting]))
+
+
+# The hot table has the shapes and launches of the cold one.
+@pytest.mark.parametrize(
+    "setting", [pytest.param(s, marks=pytest.mark.slow) if s.endswith("hot") else s for s in SETTINGS]
+)
+def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers: Callable[[str], Scorer]) -> None:
+    judge, scorer = judges[setting], scorers(setting)
+    vectoriser = Vectoriser(judge.gpu, judge.questions)
     scored = 0
     for path in FILES:
         source = path.read_text(encoding="utf-8")
@@ -45,7 +56,7 @@ def test_scores_as_the_judge(setting: str, judges: dict[str, Judge]) -> None:
     assert scored >= 5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     num_splits=st.integers(0, 256),
     pack_gqa=st.sampled_from([-1, 0, 1]),
@@ -54,12 +65,18 @@ def test_scores_as_the_judge(setting: str, judges: dict[str, Judge]) -> None:
     setting=st.sampled_from(list(SETTINGS)),
 )
 def test_looks_up_what_the_judge_says(
-    num_splits: int, pack_gqa: int, sm_margin: int, blocks: int, setting: str, judges: dict[str, Judge]
+    num_splits: int,
+    pack_gqa: int,
+    sm_margin: int,
+    blocks: int,
+    setting: str,
+    judges: Mapping[str, Judge],
+    scorers: Callable[[str], Scorer],
 ) -> None:
     judge = judges[setting]
     lanes = len(judge.cases)
     columns = [np.full(lanes, v, np.int64) for v in (num_splits, pack_gqa, sm_margin, blocks)]
-    log, state = Scorer(judge).look_up(DecisionArrays(*columns))
+    log, state = scorers(setting).look_up(DecisionArrays(*columns))
     decision = Decision(num_splits, (None, False, True)[pack_gqa + 1], sm_margin, blocks)
     for lane in range(0, lanes, 97):
         result = judge.outcome(judge.cases[lane].id, decision).result

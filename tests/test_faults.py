@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, FinishedRun, require_sandbox
+from conftest import PATIENCE_S, ROOT, Command, FinishedRun, require_sandbox
 from test_controller import content, run
 
 from evolve.errors import EXIT_MISSING, EXIT_USAGE, UserError
@@ -33,7 +33,7 @@ def opens(folder: Path) -> int:
 
 def faulty_run(folder: Path, number: int, *calls: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "tests" / "faulty_run.py", folder, str(number), *calls]
-    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="injects by x86-64 call numbers")
@@ -78,7 +78,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     code = "from evolve.cli import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], env=ENV, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, *map(str, arguments)], env=ENV, capture_output=True, text=True, timeout=PATIENCE_S
     )
 
 

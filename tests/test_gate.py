@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,7 +97,7 @@ def test_description_names_every_field_and_function() -> None:
     assert all(word in text for word in ("total_mblocks", "max_n_blocks", "num_sms", "float32", "while"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(100))
 @given(st.text(max_size=200))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:

@@ -11,9 +11,11 @@ import sys
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
+
+from evaluators.gate import parse_program
 
 SCRIPT = ROOT / "scripts" / "fuzz_gate.py"
 
@@ -38,13 +40,13 @@ def mutated(source: str, changes: list[tuple[float, int, str]]) -> str:
     return source
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(STARTS), edits)
 def test_mutated_programs_are_refused_or_harmless(source: str, changes: list[tuple[float, int, str]]) -> None:
     target(-float(FUZZ.check_program(mutated(source, changes))))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.sampled_from(STARTS), edits)
 def test_mutated_answers_are_refused_or_harmless(source: str, changes: list[tuple[float, int, str]]) -> None:
     FUZZ.check_answer(mutated(f"```python\n{source}```", changes))
@@ -53,10 +55,14 @@ def test_mutated_answers_are_refused_or_harmless(source: str, changes: list[tupl
 def test_the_checks_find_a_hole(monkeypatch: pytest.MonkeyPatch) -> None:
     import evaluators.gate
 
+    parse_program.cache_clear()
     monkeypatch.setattr(evaluators.gate, "check", lambda tree, source: ())
-    for attack in ("gate_annotation", "gate_lambda", "file_read", "answer_disguise"):
-        with pytest.raises(FUZZ.Hole):
-            FUZZ.check_program((ROOT / "tests" / "hostile" / f"{attack}.py").read_text(encoding="utf-8"))
+    try:
+        for attack in ("gate_annotation", "gate_lambda", "file_read", "answer_disguise"):
+            with pytest.raises(FUZZ.Hole):
+                FUZZ.check_program((ROOT / "tests" / "hostile" / f"{attack}.py").read_text(encoding="utf-8"))
+    finally:
+        parse_program.cache_clear()  # what passed the broken gate is remembered
 
 
 @pytest.mark.slow

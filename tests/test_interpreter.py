@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,7 +139,7 @@ def test_failures_name_line_and_shape() -> None:
     assert message.startswith("line 3: ZeroDivisionError") and "batch=1" in message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(
     a=st.integers(-50, 50),
     b=st.integers(-50, 50),

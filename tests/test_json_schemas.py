@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Command, FinishedRun
+from conftest import ROOT, SMALL_TABLE, Command, FinishedRun
 from jsonschema import Draft202012Validator, ValidationError
 from referencing import Registry, Resource
 
@@ -35,7 +35,7 @@ def test_is_a_schema(name: str) -> None:
 
 
 def test_evaluate(evosplit: Command) -> None:
-    result = evosplit("evaluate", STOCK, "--json")
+    result = evosplit("evaluate", STOCK, "--table", SMALL_TABLE, "--json")
     assert result.code == 0
     check("evaluate", result.json)
     assert "test" not in result.json
@@ -55,7 +55,7 @@ def test_evaluate_a_failure(evosplit: Command, tmp_path: Path) -> None:
 
 
 def test_evaluate_sealed_is_logged(evosplit: Command, tmp_path: Path) -> None:
-    result = evosplit("evaluate", STOCK, "--sealed", "--json")
+    result = evosplit("evaluate", STOCK, "--table", SMALL_TABLE, "--sealed", "--json")
     check("evaluate", result.json)
     assert result.json["test"]["score"] == 1.0
     (row,) = (tmp_path / "runs" / "sealed-reads.jsonl").read_text().splitlines()

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import TABLES, seed
+from conftest import TABLES, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -180,7 +180,7 @@ def test_the_test_split_is_sealed(judge: Judge) -> None:
     assert opened.evaluate(seed("always_1")).test is not None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(st.integers(1, 32), st.integers(0, 20))
 def test_the_score_is_always_finite_and_positive(judge: Judge, splits: int, blocks: int) -> None:
     source = f"def schedule(shape, gpu):\n    return {splits}, None, 0\n"

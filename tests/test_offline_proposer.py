@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, seed
+from conftest import ROOT, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -174,7 +174,7 @@ def test_a_short_search_gains(judge: Judge, stock: ProgramRecord) -> None:
     assert best.evaluation.train and best.evaluation.train.oracle_share > 0.3
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(75))
 @given(st.sampled_from(sorted(SYNTAX_EDITS)), st.integers(0, 10**6), st.sampled_from(["fa3_stock", "bsc_published"]))
 def test_syntax_edits_touch_nothing_outside_the_markers(kind: str, number: int, name: str) -> None:
     source = seed(name)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, require_sandbox, seed
+from conftest import PATIENCE_S, ROOT, require_sandbox, seed
 from llm_server import Script, reply, serving
 
 from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
@@ -44,7 +44,12 @@ def test_openevolve_run_takes_our_evaluator(tmp_path: Path) -> None:
         command = [sys.executable, "-c", "from openevolve.cli import main; import sys; sys.exit(main())"]
         arguments = [ROOT / "seeds" / "fa3_stock.py", ENTRY, "--config", config, "--output", tmp_path / "out"]
         done = subprocess.run(
-            [*command, *map(str, arguments)], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=os.environ
+            [*command, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            cwd=tmp_path,
+            env=os.environ,
         )
     assert done.returncode == 0, done.stderr[-2000:]
     assert script.requests

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,7 +123,7 @@ OPERATIONS = st.lists(st.tuples(st.sampled_from(["add", "discard"]), st.sampled_
 
 
 @given(OPERATIONS)
-@settings(max_examples=50)
+@settings(max_examples=examples(25))
 def test_an_ordered_set_is_a_set_in_the_order_of_insertion(operations: list[tuple[str, str]]) -> None:
     ordered, plain, order = OrderedSet(), set[str](), list[str]()
     for name, item in operations:

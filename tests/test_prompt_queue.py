@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Command
+from conftest import ON_SMALL, PATIENCE_S, ROOT, Command
 from test_json_schemas import check
 
 from evaluators.evaluation import Evaluation
@@ -165,23 +165,37 @@ def test_one_of_many_answers_wins_and_stays(queue: PromptQueue) -> None:
     assert sorted(p.name for p in queue.folder.iterdir()) == ["a.answer.json", "a.json"]  # no temporary files stay
 
 
-def manual_run(folder: Path, *sets: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from evolve.cli import main; main()", "run", *sets]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def manual_run(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `evosplit run`; what still runs when the test ends is ended, since nobody answers it any more."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*sets: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", "from evolve.cli import main; main()", "run", *sets]
+        started.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stderr:
+            process.stderr.close()
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    for _ in range(600):
-        if condition():
-            return
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
         assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
-    raise AssertionError("waited in vain")
 
 
-def test_a_run_answered_through_the_verb_survives_being_killed(evosplit: Command, tmp_path: Path) -> None:
+def test_a_run_answered_through_the_verb_survives_being_killed(
+    evosplit: Command, tmp_path: Path, manual_run: Callable[..., subprocess.Popen[str]]
+) -> None:
     sets = ["--set", "search.proposals=3", "--set", "search.window=2", "--set", "proposer.poll_s=0.02"]
-    process = manual_run(tmp_path, "configs/manual.yaml", *sets)
+    process = manual_run("configs/manual.yaml", *ON_SMALL, *sets)
     wait_for(lambda: len(list(tmp_path.glob(f"runs/*/{QUEUE_FOLDER}/*.json"))) == 2, process)
     check("queue", evosplit("queue", "list", "--json").json)
     check("queue", evosplit("queue", "show", 1, "--json").json)
@@ -202,10 +216,10 @@ def test_a_run_answered_through_the_verb_survives_being_killed(evosplit: Command
     prompts = [evosplit("queue", "show", name).out for name in names]
     assert all("### SYSTEM" in p and "### USER" in p for p in prompts)
     assert evosplit("queue", "answer", "00002", program).code == 0
-    process = manual_run(tmp_path, "--resume", "last")
+    process = manual_run("--resume", "last")
     assert [evosplit("queue", "show", name).out for name in names] == prompts
     assert evosplit("queue", "answer", 3, program).code == 0
-    assert process.wait(60) == 0, process.communicate()[1]
+    assert process.wait(PATIENCE_S) == 0, process.communicate()[1]
     process.communicate()
     shown = evosplit("show", "last", "1", "--json").json
     assert (shown["answer"]["model"], shown["answer"]["tokens_in"], shown["status"]) == ("tester", 9, "ok")

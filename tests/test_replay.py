@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import TABLES, Command, FinishedRun, require_sandbox
+from conftest import SMALL_TABLE, Command, FinishedRun, require_sandbox
 from test_json_schemas import check
 
 from evaluators.judge import Judge, open_judge
@@ -18,8 +18,6 @@ from evaluators.sandbox import Limits
 from evaluators.workloads import Weighting
 from evolve.journal import FILE_NAME
 from evolve.journal_diff import first_difference
-
-SETTING = "fa3_fwd-metadata-cold"
 
 
 @pytest.fixture
@@ -32,7 +30,7 @@ def recorded(finished_run: FinishedRun, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def one_judge() -> Judge:
     require_sandbox()
-    return open_judge(TABLES / "llama31-70b" / SETTING, weighting=Weighting.SERVING, limits=Limits())
+    return open_judge(SMALL_TABLE, weighting=Weighting.SERVING, limits=Limits())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import struct
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, seed
+from conftest import ROOT, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def test_seeds_pass_the_gate(name: str) -> None:
     assert program.uses_blocks_per_split == (name in ("fa3_stock", "waves_metadata", "waves_vllm", "whole_wave_splits"))
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(100))
 @given(
     st.sampled_from(sorted(SETTINGS)),
     st.integers(1, 64),

@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from random_programs import random_program
@@ -56,7 +56,7 @@ def decided(program: Program) -> tuple[Decision, ...] | None:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @example(5128)  # divides by what `round` left as it was
 @given(st.integers(0, 10**9))
 def test_random_programs(seed: int) -> None:
@@ -94,7 +94,7 @@ def blocks_per_split(work, gpu):
 """
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     st.lists(
         st.tuples(
