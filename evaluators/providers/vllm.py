@@ -169,9 +169,12 @@ class Vllm:
         return values
 
     def compiled_num_splits(self, inputs: CallInputs, decision: Decision) -> int:
-        """See `Provider.compiled_num_splits`; partial outputs are (num_splits, heads_q, tokens, head_dim)."""
+        """See `Provider.compiled_num_splits`; partial outputs are (num_splits, heads_q, tokens, head_dim).
+
+        Where nothing is split they are empty in vLLM 0.25.1 and None in later forks.
+        """
         partial = self._forward(inputs, 0, decision.num_splits, decision.sm_margin, None)[2]
-        return int(partial.shape[0]) if partial.numel() else 1
+        return int(partial.shape[0]) if partial is not None and partial.numel() else 1
 
     def _forward(
         self, inputs: CallInputs, copy: int, num_splits: int, sm_margin: int, metadata: torch.Tensor | None
