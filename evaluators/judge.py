@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from evaluators.contract import Decision, Gpu, Setting
@@ -65,7 +64,6 @@ class Judge:
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
-        self._measured = threading.local()
         by_split = {s: [c for c in cases if c.split is s] for s in Split}
         self.weights: dict[Split, dict[str, float]] = {
             s: weights(found, weighting) for s, found in by_split.items() if found
@@ -136,41 +134,25 @@ class Judge:
         return SecondLook(
             {i: (f.case.shape, f.question) for i, f in self._facts.items()},
             question=self._outcomes.question,
-            gains=self._gains,
             weights=self.weights,
             gpu=self.gpu,
             limits=self._limits,
         )
 
-    def _gains(self, decided: Sequence[tuple[str, Decision]]) -> list[float | None]:
+    def _gains(self, decided: Sequence[tuple[str, Decision]], *, measured: list[Measuring]) -> list[float | None]:
         """Log speed-up of decisions on cases; None where one has no latency."""
-        self._prepare(decided)
+        self._prepare(decided, measured)
         results = [self._outcomes.of(case_id, decision).result for case_id, decision in decided]
         return [r.log_speedup if r else None for r in results]
 
-    def _prepare(self, decided: Iterable[tuple[str, Decision]]) -> None:
-        """Have measured what is not known; this thread's evaluation carries when that was."""
-        measured = self.source.prepare(self._outcomes.unseen(decided))
-        if measured is not None:
-            self._measured.stretches = (*self._stretches, measured)
-
-    @property
-    def _stretches(self) -> tuple[Measuring, ...]:
-        return getattr(self._measured, "stretches", ())
-
-    def _with_measured(self, evaluation: Evaluation, before: Evaluation | None = None) -> Evaluation:
-        """The evaluation with what this thread has had measured for it, and what the first look had."""
-        found, self._measured.stretches = self._stretches, ()
-        first = before.measured if before else ()
-        gpu_s = (before.gpu_s if before else 0.0) + sum(m.busy_s for m in found)
-        return replace(evaluation, gpu_s=gpu_s, measured=(*first, *found))
+    def _prepare(self, decided: Iterable[tuple[str, Decision]], measured: list[Measuring]) -> None:
+        """Have measured what is not known; adds when that was to `measured`."""
+        stretch = self.source.prepare(self._outcomes.unseen(decided))
+        if stretch is not None:
+            measured.append(stretch)
 
     def evaluate(self, source: str) -> Evaluation:
         """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
-        self._measured.stretches = ()  # of an evaluation that a lost GPU ended
-        return self._with_measured(self._evaluate(source))
-
-    def _evaluate(self, source: str) -> Evaluation:
         source_hash = _hash(source)
         try:
             program = parse_program(source)
@@ -180,11 +162,13 @@ class Judge:
         answers = self._answers(program)
         if answers.status is not Status.OK:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
-        return self._score(program, source_hash, answers.decisions)
+        measured: list[Measuring] = []
+        return _paid(self._score(program, source_hash, answers.decisions, measured), measured)
 
     def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
         """The evaluation of a program that passed the gate and decided so, without asking it."""
-        return self._score(parse_program(source), _hash(source), decisions)
+        measured: list[Measuring] = []
+        return _paid(self._score(parse_program(source), _hash(source), decisions, measured), measured)
 
     def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
         """The regressions of an evaluation of this judge, worst first, each with its class."""
@@ -206,15 +190,16 @@ class Judge:
 
         See `SecondLook.look`.
         """
-        self._measured.stretches = ()
-        return self._with_measured(self._look_again(source, evaluation), evaluation)
+        measured: list[Measuring] = []
+        return _paid(self._look_again(source, evaluation, measured), measured, first=evaluation)
 
-    def _look_again(self, source: str, evaluation: Evaluation) -> Evaluation:
-        seen = self._second_look.look(parse_program(source), evaluation)
+    def _look_again(self, source: str, evaluation: Evaluation, measured: list[Measuring]) -> Evaluation:
+        program = parse_program(source)
+        seen = self._second_look.look(program, evaluation, partial(self._gains, measured=measured))
         if seen.status is not Status.OK or not self.grows:
             return seen
         # It may have measured more: what is said of the program is the same whether a search was interrupted here.
-        now = self.score(source, evaluation.decisions)
+        now = self._score(program, evaluation.source_hash, evaluation.decisions, measured)
         scores = [
             before and after and replace(before, oracle_share=after.oracle_share)
             for before, after in ((seen.train, now.train), (seen.holdout, now.holdout), (seen.test, now.test))
@@ -233,10 +218,12 @@ class Judge:
                 pass
         return self._sandbox.ask(program)
 
-    def _score(self, program: Program, source_hash: str, decisions: Sequence[Decision]) -> Evaluation:
+    def _score(
+        self, program: Program, source_hash: str, decisions: Sequence[Decision], measured: list[Measuring]
+    ) -> Evaluation:
         outcomes: dict[str, Outcome] = {}
         results: dict[str, ShapeResult] = {}
-        self._prepare(zip(self._facts, decisions, strict=True))
+        self._prepare(zip(self._facts, decisions, strict=True), measured)
         for case_id, decision in zip(self._facts, decisions, strict=True):
             outcome = outcomes[case_id] = self._outcomes.of(case_id, decision)
             if outcome.result is None:
@@ -292,6 +279,12 @@ class Judge:
         rows.sort(key=lambda row: -row[1].weight * row[1].gain)
         lost = sorted((o for bad, o in rows if bad), key=lambda o: o.weight * math.log(o.speedup))
         return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)
+
+
+def _paid(evaluation: Evaluation, measured: Sequence[Measuring], *, first: Evaluation | None = None) -> Evaluation:
+    """The evaluation with what was measured for it, after what the first look had measured."""
+    before, spent = (first.measured, first.gpu_s) if first else ((), 0.0)
+    return replace(evaluation, gpu_s=spent + sum(m.busy_s for m in measured), measured=(*before, *measured))
 
 
 def _hash(source: str) -> str:

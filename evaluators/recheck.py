@@ -82,6 +82,10 @@ class Recheck:
         return Again(Status.OK, "", tuple(flat[: self._questions]), tuple(near))
 
 
+Gains = Callable[[Sequence[tuple[str, Decision]]], list[float | None]]
+"""Log speed-ups of decisions on cases, by case id; None where one has no latency."""
+
+
 def difference(first: Sequence[Decision], second: Sequence[Decision]) -> int | None:
     """Index of the first question that was answered differently; None where there is none."""
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), None)
@@ -95,7 +99,6 @@ class SecondLook:
         cases: Mapping[str, tuple[DecodeShape, Question]],
         *,
         question: Callable[[DecodeShape], Question],
-        gains: Callable[[Sequence[tuple[str, Decision]]], list[float | None]],
         weights: Mapping[Split, Mapping[str, float]],
         gpu: Gpu,
         limits: Limits,
@@ -105,30 +108,34 @@ class SecondLook:
         Args:
             cases: shape and question by case id, in the order of the first look.
             question: makes the question about a shape.
-            gains: log speed-ups of decisions on cases; None where one has no latency.
             weights: share of each case in the score of its split.
             gpu: as in `Sandbox`.
             limits: of the first look.
         """
-        self._gains, self._weights, self._gpu, self._limits = gains, weights, gpu, limits
+        self._weights, self._gpu, self._limits = weights, gpu, limits
         self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
         self._asked = [asked for _, asked in cases.values()]
         self._near_asked = [[question(shape) for _, shape in row] for row in self._near.values()]
         self._vectoriser = Vectoriser(gpu, [q for row in self._near_asked for q in row])
         self._repeat = Recheck(gpu, self._asked, [[] for _ in self._asked], limits)
 
-    def look(self, program: Program, evaluation: Evaluation) -> Evaluation:
+    def look(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
         """The evaluation with what the second look adds to it.
 
         The program is asked once more in another process, with another hash seed, in another order and among near-by
         shapes. Any difference makes it `UNSTABLE`. What it has learnt by heart is marked and taken off its scores.
+
+        Args:
+            program: what was evaluated.
+            evaluation: what the first look said, `OK`.
+            gains: what near-by shapes' decisions would gain.
         """
         again = self._again(program)
         problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"
         if again.status is Status.OK:
             found = difference(evaluation.decisions, again.decisions)
             if found is None:
-                return self._marked(evaluation, again)
+                return self._marked(evaluation, again, gains)
             first, second = (_numbers(d[found]) for d in (evaluation.decisions, again.decisions))
             problem = (
                 f"{list(self._near)[found]}: decided {first}, and {second} when asked again in another process and "
@@ -159,13 +166,13 @@ class SecondLook:
         """The sandbox for programs that arrays cannot follow: all shapes in one process."""
         return Recheck(self._gpu, self._asked, self._near_asked, self._limits)
 
-    def _marked(self, evaluation: Evaluation, again: Again) -> Evaluation:
+    def _marked(self, evaluation: Evaluation, again: Again, gains: Gains) -> Evaluation:
         decided = dict(zip(self._near, again.near, strict=True))
         own = zip(self._near, again.decisions, strict=True)
         known: dict[tuple[str, Decision], float | None] = {(i, d): math.log(evaluation.speedups[i]) for i, d in own}
         others = {(i, d): None for i, near in decided.items() if evaluation.speedups[i] > 1 for d in near}
         wanted = [pair for pair in others if pair not in known]
-        known |= zip(wanted, self._gains(wanted), strict=True)
+        known |= zip(wanted, gains(wanted), strict=True)
         parts: dict[str, tuple[float, float]] = {}
         for case_id, near in self._near.items():
             gain = math.log(evaluation.speedups[case_id])
