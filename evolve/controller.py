@@ -23,7 +23,7 @@ from evolve.budget import Budget, BudgetSpent, Cost
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal import Entry, Journal, open_journal
-from evolve.journal_entry import evaluation_of
+from evolve.journal_entry import Commit, evaluation_of
 from evolve.ledger import Ledger
 from evolve.lessons import LessonBook, lesson_of
 from evolve.memory import give_back
@@ -147,19 +147,23 @@ class Controller:
         try:
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, journal.find(index))
-            asked = committed = len(self._seeds) + self._replay()
+            known, commits = journal.committed(), journal.commits()
+            asked = committed = len(self._seeds)
             while committed < self._total:
-                # k is sampled right after k - window. What an interrupted run had not sampled comes after its last
-                # commit, as it did there.
+                # The order of the first run, also when it is replayed: k is sampled right after k - window.
                 while asked < min(self._total, committed + self._search.window):
-                    await self._begin(asked, journal.find(asked), tasks)
+                    if asked >= known:
+                        await self._begin(asked, journal.find(asked), tasks)
                     asked += 1
-                left = self._seconds_left()
-                if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
-                    self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
-                    await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
-                    return
-                await self._commit(committed, tasks.pop(committed).result())
+                if committed < known:
+                    self._recommit(next(commits))
+                else:
+                    left = self._seconds_left()
+                    if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
+                        self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
+                        await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
+                        return
+                    await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
         except BudgetSpent as spent:
             self.stopped = str(spent)
@@ -240,14 +244,10 @@ class Controller:
             self._attempts.keep(index, outcome.source, evaluation)
         self._report(index)
 
-    def _replay(self) -> int:
-        """Enter the commits of the interrupted run again; returns how many there were."""
-        replayed = 0
-        for made in self._journal.commits():
-            origin = Origin(made.island, made.parent, made.asked_model)
-            self._enter(origin, made.id, made.evaluation, Cost(made.usd, made.tokens))
-            replayed += 1
-        return replayed
+    def _recommit(self, made: Commit) -> None:
+        """Enter a commit of the interrupted run again."""
+        origin = Origin(made.island, made.parent, made.asked_model)
+        self._enter(origin, made.id, made.evaluation, Cost(made.usd, made.tokens))
 
     def _enter(self, origin: Origin, index: int, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
         """Tell everybody who remembers; returns what the program displaced."""

@@ -211,6 +211,10 @@ class Journal:
         for row in self._db.execute(f"{self._query} ORDER BY p.id"):
             yield entry_of(row)
 
+    def committed(self) -> int:
+        """Number of results; they are those of the first proposals."""
+        return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
+
     def commits(self) -> Iterator[Commit]:
         """What was committed after the seeds, in order; much cheaper than their entries."""
         for row in self._db.execute(COMMIT_QUERY):

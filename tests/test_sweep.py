@@ -152,7 +152,7 @@ def test_the_page_and_the_lists_know_all_runs(swept: FinishedRun, evosplit: Comm
 def test_a_finished_sweep_is_left_alone(swept: FinishedRun, evosplit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(swept.runs_dir.parent)
     before = {p: p.read_bytes() for p in swept.folder.rglob("*") if p.parent != swept.folder and p.is_file()}
-    again = evosplit("run", "--resume", swept.folder.name, "--json")
+    again = evosplit("run", "--resume", swept.folder.name, "--runs-dir", "swept", "--json")
     assert again.code == 0 and again.json == swept.result.json and "0 to do" in again.err
     assert {p: p.read_bytes() for p in before} == before
 
