@@ -149,6 +149,17 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, stop_
     assert min(second.asked, default=stop_at + 1) > stop_at  # an answer that was stored is not asked for again
 
 
+@pytest.mark.parametrize("proposals", [1, 3, 20])
+def test_a_run_that_is_made_longer_is_the_longer_run(tmp_path: Path, proposals: int) -> None:
+    whole, short = tmp_path / "whole", tmp_path / "short"
+    whole.mkdir()
+    short.mkdir()
+    run(whole)
+    run(short, proposals=proposals)
+    run(short)
+    assert content(whole) == content(short)
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 
