@@ -275,7 +275,7 @@ def test_resume_needs_nothing_but_the_run_folder(evosplit: Command, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["elsewhere", "null", "a: b, [c", "deep/1"])
 def test_runs_dir_is_where_a_new_run_goes(evosplit: Command, tmp_path: Path, name: str) -> None:
-    first = evosplit("run", QUICKSTART, "--set", "search.proposals=1", "--runs-dir", name, "--json")
+    first = evosplit("run", QUICKSTART, *ON_SMALL, "--set", "search.proposals=1", "--runs-dir", name, "--json")
     assert first.code == 0, first.err
     (folder,) = (tmp_path / name).iterdir()
     assert tmp_path / first.json["path"] == folder and not (tmp_path / "runs").exists()
@@ -285,7 +285,7 @@ def test_runs_dir_is_where_a_new_run_goes(evosplit: Command, tmp_path: Path, nam
     more = evosplit("run", "--resume", "last", "--set", "search.proposals=2", *here, "--json")
     assert more.code == 0 and more.json["path"] == first.json["path"], more.err
     assert [r["run"] for r in evosplit("ls", *here, "--json").json["runs"]] == [folder.name]
-    judged = evosplit("evaluate", "last#0", *here, "--json")
+    judged = evosplit("evaluate", "last#0", *ON_SMALL, *here, "--json")
     assert judged.code == 0 and judged.json["train"]["score"] == 1.0
     (tmp_path / "x.csv").write_text(f"{HEADER}\n1,2500,8,1\n")
     assert evosplit("decide", f"{folder.name}#0", "--shapes", "x.csv", *here).code == 0
