@@ -35,6 +35,9 @@ def programs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+LONG = "a" * 300
+"""Longer than the name of a file may be."""
+
 MISTAKES = [
     (["run"], 2, "which configuration", "configs/quickstart.yaml"),
     (["run", "nope.yaml"], 2, "nope.yaml does not exist", "configs/"),
@@ -51,6 +54,11 @@ MISTAKES = [
     (["run", QUICKSTART, "--set", "seeds=[nope.py]"], 2, "nope.py does not exist", ""),
     (["run", QUICKSTART, "--set", "name=../x"], 2, "name:", ""),
     (["run", QUICKSTART, "--set", "proposer.without=[other]"], 2, "no such edits: other", ""),
+    (["run", QUICKSTART, "--name", ""], 2, "name:", ""),
+    (["run", QUICKSTART, "configs/llama31-70b-static.yaml", "--name", "../x"], 2, "name:", ""),
+    (["sweep", QUICKSTART, "--seeds", "0,1", "--name", ""], 2, "name:", ""),
+    (["run", LONG], 2, "name too long", ""),
+    (["run", "--resume", LONG], 2, "name too long", ""),
     (["run", "configs/openai.yaml"], 3, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY"),
     (["run", "--resume", "nope"], 2, "no run 'nope'", ""),
     (["run", QUICKSTART, "--resume", "last"], 2, "--resume", "leave CONFIG"),
@@ -60,15 +68,20 @@ MISTAKES = [
     (["evaluate", "seeds/nope.py"], 2, "seeds/nope.py does not exist", "fa3_stock.py"),
     (["evaluate", "nope#3"], 2, "no run 'nope'", ""),
     (["evaluate", "nope#x"], 2, "expected RUN#ID", ""),
+    (["evaluate", LONG], 2, "name too long", ""),
     (["evaluate"], 2, "Missing argument", "evosplit evaluate --help"),
     (["nosuch"], 2, "nosuch", "evosplit --help"),
     (["run", QUICKSTART, "--set"], 2, "--set", "evosplit --help"),
     (["show", "last", "x"], 2, "ID", "evosplit show --help"),
-    (["evaluate", "folder"], 2, "folder cannot be read", ""),
+    (["evaluate", "folder"], 2, "folder cannot be read", "RUN#ID"),
     (["evaluate", "bytes.py"], 2, "UTF-8", ""),
     (["record", "--workload", "other", "--dry-run"], 2, "unknown workload 'other'", "llama31-70b"),
     (["record", "--setting", "other"], 2, "unknown setting 'other'", "fa3_fwd-metadata-cold"),
     (["record", "--part", "0/3", "-o", "x.jsonl"], 2, "--part 0/3", "--part 1/4"),
+    (["record", "--part", "\u00b2/3", "-o", "x.jsonl"], 2, "--part \u00b2/3", "--part 1/4"),
+    (["record", "--executor", "local", "--gpus", "\u00b2"], 2, "--gpus \u00b2", "--gpus 4"),
+    (["record", "--minutes", "-1", "--dry-run"], 2, "--minutes", "evosplit record --help"),
+    (["confirm", str(STOCK), "--minutes", "-1"], 2, "--minutes", "evosplit confirm --help"),
     (["record"], 2, "where to?", "-o slice.jsonl"),
     (["record", "-o", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written", "a folder that exists"),
     (["record", "--merge", "nope", "-o", "table"], 2, "nope is not a slice file", ""),
@@ -263,11 +276,11 @@ def test_decide_takes_many_shapes(evosplit: Command, tmp_path: Path) -> None:
 def test_resume_needs_nothing_but_the_run_folder(evosplit: Command, tmp_path: Path) -> None:
     (tmp_path / "seed.py").write_text(STOCK.read_text())
     sets = [*ON_SMALL, "--set", "seeds=[seed.py]", "--set", "search.proposals=2"]
-    first = evosplit("run", QUICKSTART, *sets, "--name", "two")
+    first = evosplit("run", QUICKSTART, *sets, "--name", "2")
     assert first.code == 0, first.err
     (tmp_path / "seed.py").unlink()
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("two-")
+    assert folder.name.startswith("2-")  # a name, not a number
     more = evosplit("run", "--resume", folder, "--set", "search.proposals=3", "--json")
     assert more.code == 0, more.err
     assert more.json["proposals"] == 3

@@ -34,7 +34,7 @@ def guarded(command: Callable[[], Any]) -> NoReturn:
             raise
         import sqlite3
 
-        disk = isinstance(error, OSError | sqlite3.Error)
+        disk = isinstance(error, OSError | sqlite3.Error) and found == EXIT_MISSING
         _complain(str(error), "see to the disk; what is stored stays" if disk else "")
         sys.exit(found)
 
@@ -54,6 +54,9 @@ def _known(error: Exception) -> int | None:
     faults = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
     if isinstance(error, OSError) and error.errno in faults:
         return EXIT_MISSING
+    # Any argument may be a path, and merely looking for it fails then.
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return EXIT_USAGE
     if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
         return EXIT_MISSING
     if isinstance(error, MeasureError | ProviderUnavailable | SandboxUnavailable):

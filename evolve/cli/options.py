@@ -23,6 +23,13 @@ QueueRun = Annotated[str, typer.Option("--run", help="Run folder, name, or last.
 PromptId = Annotated[str, typer.Argument(metavar="ID", help="Name of the prompt, or number of its proposal.")]
 
 
+def named(name: str | None) -> list[str]:
+    """Override of the name, if one was given."""
+    import json
+
+    return [] if name is None else [f"name={json.dumps(name)}"]
+
+
 def overrides(runs_dir: Path | None, sets: list[str] | None) -> list[str]:
     """Overrides with those of --runs-dir."""
     import json

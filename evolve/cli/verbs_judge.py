@@ -40,7 +40,7 @@ def confirm(
     sets: Sets = None,
     against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for report and picture.")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Start no shape after this long.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
     provider: Annotated[
         str | None, typer.Option("--provider", help="PROGRAM is a bundle; its patched build: a library or a package.")
     ] = None,
@@ -79,7 +79,7 @@ def record(
     setting: Annotated[str, typer.Option("--setting", help="Provider, mode, cache.")] = "fa3_fwd-metadata-cold",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Slice file, or folder with --merge.")] = None,
     part: Annotated[str, typer.Option("--part", help="i/n: the i-th of n parts, from 1.")] = "1/1",
-    minutes: Annotated[float | None, typer.Option("--minutes", help="Start no shape after this long.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
     merge: Annotated[list[Path] | None, typer.Option("--merge", help="Slice to merge into a table.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and GPU minutes only.")] = False,
     executor: Annotated[

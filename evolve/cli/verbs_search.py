@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evolve.cli.options import Jobs, Json, OwnRunsDir, RunsDir, Sets, overrides
+from evolve.cli.options import Jobs, Json, OwnRunsDir, RunsDir, Sets, named, overrides
 from evolve.errors import UserError
 
 
@@ -39,7 +39,7 @@ def run(
     if len(found) > 1:
         raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
     config = found[0] if found else None
-    sets = [*(overrides(runs_dir, sets) if resume is None else sets or []), *([f"name={name}"] if name else [])]
+    sets = [*(overrides(runs_dir, sets) if resume is None else sets or []), *named(name)]
     raise typer.Exit(run_command(config, sets, resume, where, as_json=json))
 
 
