@@ -29,6 +29,7 @@ def programs(tmp_path: Path) -> Path:
     (tmp_path / "os.py").write_text("import os\n\n\ndef schedule(shape, gpu):\n    return 1, None, 0\n")
     (tmp_path / "syntax.py").write_text("def schedule(shape, gpu:\n")
     (tmp_path / "short.yaml").write_text("not: python or\n")
+    (tmp_path / "broken.yaml").write_text("a: [\n")
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe")
     (tmp_path / "other.jsonl").write_text("{}\n")
     (tmp_path / "folder").mkdir()
@@ -44,6 +45,9 @@ MISTAKES = [
     (["run", "configs/nope.yaml"], 2, "configs/nope.yaml does not exist", "quickstart.yaml"),
     (["run", "folder"], 2, "folder cannot be read", ""),
     (["run", "short.py"], 2, "unknown key", "known keys"),
+    (["run", "broken.yaml"], 2, "broken.yaml is not YAML: expected the node content, but found", ""),
+    (["run", QUICKSTART, "--set", "search.window=[1"], 2, "not a YAML value (expected ',' or ']'", "quote it"),
+    (["run", "bytes.py"], 2, "bytes.py is not YAML", ""),
     (["run", QUICKSTART, "--set", "foo"], 2, "expected KEY=VALUE", "search.proposals"),
     (["run", QUICKSTART, "--set", "serch.proposals=3"], 2, "serch: unknown key", "did you mean search"),
     (["run", QUICKSTART, "--set", "search.proposal=3"], 2, "search.proposal: unknown", "did you mean proposals"),
