@@ -92,6 +92,7 @@ MISTAKES = [
     (["record", "--merge", "short.py", "-o", "table"], 2, "nothing recorded in short.py", ""),
     (["record", "--merge", "other.jsonl", "-o", "table"], 2, "not all are slices", "evosplit record"),
     (["show", "nope"], 2, "no run 'nope'", "evosplit run"),
+    (["show", str(ROOT / "results/runs/languag-model")], 2, "no run", "results/runs/language-model"),
     (["show", "last", "--prompt"], 2, "--prompt needs", "--prompt"),
     (["diff", "short.py", "nope#3"], 2, "no run 'nope'", ""),
     (["diff", "short.py", "nope.py"], 2, "nope.py does not exist", ""),
