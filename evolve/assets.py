@@ -28,4 +28,4 @@ def asset(name: str) -> Path:
         if parent.name and folder.is_dir():
             names = sorted(p.name for p in folder.iterdir() if not p.name.startswith((".", "_")))
             raise UserError(f"{name} does not exist", hint=f"{parent} holds {', '.join(names)}")
-    raise UserError(f"{name} does not exist", hint="what ships lies in configs/ and seeds/")
+    raise UserError(f"{name} does not exist", hint="what ships lies in configs/, seeds/ and results/")

@@ -283,7 +283,15 @@ def _override(data: dict[str, Any], text: str) -> None:
     try:
         section[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: not a YAML value ({error})") from error
+        raise UserError(f"--set {text}: not a YAML value ({_why(error)})", hint="quote it") from error
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a YAML text, on one line; the library's own message draws the place on several."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+    return " ".join(str(error).split())
 
 
 def parse_config(data: dict[str, Any]) -> RunConfig:
@@ -339,7 +347,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", hint="configs/ holds examples") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+        raise UserError(f"{path} is not YAML: {_why(error)}") from error
     if data is None:
         data = {}
     if not isinstance(data, dict):

@@ -16,7 +16,8 @@ from evolve.cost_fits import SHADOW, fit_cost
 from evolve.cost_functions import Cost, costs_of, helper, read_cost, replace_cost, with_span
 from evolve.cost_quantities import Candidates, Matrix
 from evolve.curves import Curves
-from evolve.edit_guards import CONDITIONS, MIN_GAIN, grow_box, terms_for
+from evolve.edit_boxes import grow_box
+from evolve.edit_guards import CONDITIONS, MIN_GAIN, terms_for
 from evolve.edit_syntax import functions, insert_at_top, insert_function, replace_body
 
 FITS = 6

@@ -222,6 +222,8 @@ class Journal:
 
     def find(self, index: int) -> Entry | None:
         """One proposal; None where there is none."""
+        if abs(index) >= 2**63:  # more than SQLite's integers hold
+            return None
         row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
         return None if row is None else entry_of(row)
 

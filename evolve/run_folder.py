@@ -120,6 +120,7 @@ def find_run(text: str, runs_dir: Path) -> Path:
             hint = f"{text}/{runs[0]}; evosplit ls lists them" if runs else f"evosplit sweep --resume {text}"
             raise UserError(f"{text} is a sweep of several runs: name one of them", hint=hint)
     known = sorted(str(p.relative_to(runs_dir)) for p in run_folders(runs_dir))
+    known = known or sorted(map(str, run_folders(Path(text).parent)))
     raise UserError(f"no run {text!r}", hint=f"known: {', '.join(known[-5:])}" if known else "evosplit run starts one")
 
 

@@ -29,11 +29,15 @@ def programs(tmp_path: Path) -> Path:
     (tmp_path / "os.py").write_text("import os\n\n\ndef schedule(shape, gpu):\n    return 1, None, 0\n")
     (tmp_path / "syntax.py").write_text("def schedule(shape, gpu:\n")
     (tmp_path / "short.yaml").write_text("not: python or\n")
+    (tmp_path / "broken.yaml").write_text("a: [\n")
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe")
     (tmp_path / "other.jsonl").write_text("{}\n")
     (tmp_path / "folder").mkdir()
     return tmp_path
 
+
+LONG = "a" * 300
+"""Longer than the name of a file may be."""
 
 MISTAKES = [
     (["run"], 2, "which configuration", "configs/quickstart.yaml"),
@@ -41,6 +45,9 @@ MISTAKES = [
     (["run", "configs/nope.yaml"], 2, "configs/nope.yaml does not exist", "quickstart.yaml"),
     (["run", "folder"], 2, "folder cannot be read", ""),
     (["run", "short.py"], 2, "unknown key", "known keys"),
+    (["run", "broken.yaml"], 2, "broken.yaml is not YAML: expected the node content, but found", ""),
+    (["run", QUICKSTART, "--set", "search.window=[1"], 2, "not a YAML value (expected ',' or ']'", "quote it"),
+    (["run", "bytes.py"], 2, "bytes.py is not YAML", ""),
     (["run", QUICKSTART, "--set", "foo"], 2, "expected KEY=VALUE", "search.proposals"),
     (["run", QUICKSTART, "--set", "serch.proposals=3"], 2, "serch: unknown key", "did you mean search"),
     (["run", QUICKSTART, "--set", "search.proposal=3"], 2, "search.proposal: unknown", "did you mean proposals"),
@@ -51,6 +58,11 @@ MISTAKES = [
     (["run", QUICKSTART, "--set", "seeds=[nope.py]"], 2, "nope.py does not exist", ""),
     (["run", QUICKSTART, "--set", "name=../x"], 2, "name:", ""),
     (["run", QUICKSTART, "--set", "proposer.without=[other]"], 2, "no such edits: other", ""),
+    (["run", QUICKSTART, "--name", ""], 2, "name:", ""),
+    (["run", QUICKSTART, "configs/llama31-70b-static.yaml", "--name", "../x"], 2, "name:", ""),
+    (["sweep", QUICKSTART, "--seeds", "0,1", "--name", ""], 2, "name:", ""),
+    (["run", LONG], 2, "name too long", ""),
+    (["run", "--resume", LONG], 2, "name too long", ""),
     (["run", "configs/openai.yaml"], 3, "OPENAI_API_KEY is not set", "export OPENAI_API_KEY"),
     (["run", "--resume", "nope"], 2, "no run 'nope'", ""),
     (["run", QUICKSTART, "--resume", "last"], 2, "--resume", "leave CONFIG"),
@@ -60,21 +72,27 @@ MISTAKES = [
     (["evaluate", "seeds/nope.py"], 2, "seeds/nope.py does not exist", "fa3_stock.py"),
     (["evaluate", "nope#3"], 2, "no run 'nope'", ""),
     (["evaluate", "nope#x"], 2, "expected RUN#ID", ""),
+    (["evaluate", LONG], 2, "name too long", ""),
     (["evaluate"], 2, "Missing argument", "evosplit evaluate --help"),
     (["nosuch"], 2, "nosuch", "evosplit --help"),
     (["run", QUICKSTART, "--set"], 2, "--set", "evosplit --help"),
     (["show", "last", "x"], 2, "ID", "evosplit show --help"),
-    (["evaluate", "folder"], 2, "folder cannot be read", ""),
+    (["evaluate", "folder"], 2, "folder cannot be read", "RUN#ID"),
     (["evaluate", "bytes.py"], 2, "UTF-8", ""),
     (["record", "--workload", "other", "--dry-run"], 2, "unknown workload 'other'", "llama31-70b"),
     (["record", "--setting", "other"], 2, "unknown setting 'other'", "fa3_fwd-metadata-cold"),
     (["record", "--part", "0/3", "-o", "x.jsonl"], 2, "--part 0/3", "--part 1/4"),
+    (["record", "--part", "\u00b2/3", "-o", "x.jsonl"], 2, "--part \u00b2/3", "--part 1/4"),
+    (["record", "--executor", "local", "--gpus", "\u00b2"], 2, "--gpus \u00b2", "--gpus 4"),
+    (["record", "--minutes", "-1", "--dry-run"], 2, "--minutes", "evosplit record --help"),
+    (["confirm", str(STOCK), "--minutes", "-1"], 2, "--minutes", "evosplit confirm --help"),
     (["record"], 2, "where to?", "-o slice.jsonl"),
     (["record", "-o", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written", "a folder that exists"),
     (["record", "--merge", "nope", "-o", "table"], 2, "nope is not a slice file", ""),
     (["record", "--merge", "short.py", "-o", "table"], 2, "nothing recorded in short.py", ""),
     (["record", "--merge", "other.jsonl", "-o", "table"], 2, "not all are slices", "evosplit record"),
     (["show", "nope"], 2, "no run 'nope'", "evosplit run"),
+    (["show", str(ROOT / "results/runs/languag-model")], 2, "no run", "results/runs/language-model"),
     (["show", "last", "--prompt"], 2, "--prompt needs", "--prompt"),
     (["diff", "short.py", "nope#3"], 2, "no run 'nope'", ""),
     (["diff", "short.py", "nope.py"], 2, "nope.py does not exist", ""),
@@ -263,11 +281,11 @@ def test_decide_takes_many_shapes(evosplit: Command, tmp_path: Path) -> None:
 def test_resume_needs_nothing_but_the_run_folder(evosplit: Command, tmp_path: Path) -> None:
     (tmp_path / "seed.py").write_text(STOCK.read_text())
     sets = [*ON_SMALL, "--set", "seeds=[seed.py]", "--set", "search.proposals=2"]
-    first = evosplit("run", QUICKSTART, *sets, "--name", "two")
+    first = evosplit("run", QUICKSTART, *sets, "--name", "2")
     assert first.code == 0, first.err
     (tmp_path / "seed.py").unlink()
     (folder,) = (tmp_path / "runs").iterdir()
-    assert folder.name.startswith("two-")
+    assert folder.name.startswith("2-")  # a name, not a number
     more = evosplit("run", "--resume", folder, "--set", "search.proposals=3", "--json")
     assert more.code == 0, more.err
     assert more.json["proposals"] == 3

@@ -19,8 +19,9 @@ from evaluators.status import Status
 from evolve.cost_functions import Cost, costs_of, helper, read_cost, replace_cost
 from evolve.cost_quantities import CANDIDATES, Candidates
 from evolve.curves import Curves
+from evolve.edit_boxes import grow_box
 from evolve.edit_costs import add_cost, refit_cost
-from evolve.edit_guards import BROAD_SUPPORT, apply_guard, find_guard, grow_box, support_for, terms_for
+from evolve.edit_guards import BROAD_SUPPORT, apply_guard, find_guard, support_for, terms_for
 from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, insert_function, replace_body, take_function
 from evolve.proposers.base import Ask, ProgramRecord, ProposerError
 from evolve.proposers.offline import EDIT_WEIGHTS, OfflineProposer

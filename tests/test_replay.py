@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -36,8 +35,8 @@ def one_judge() -> Judge:
 @pytest.fixture
 def warm(one_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge that the commands would open, opened once."""
-    # Verbs are functions in `evolve.cli` of their modules' names, so the modules are asked for by import.
-    run, replay = importlib.import_module("evolve.cli.run"), importlib.import_module("evolve.cli.replay")
+    from evolve.cli import replay, run
+
     monkeypatch.setattr(replay, "judge_of", lambda *_, **__: one_judge)
     monkeypatch.setattr(run, "judge_of", lambda *_, **__: one_judge)
     monkeypatch.setattr(run, "draw_speedups", lambda *_, **__: None)

@@ -56,10 +56,14 @@ def baselines_command(
         if name not in METHODS:
             raise UserError(f"--method {name}: no such method", hint=f"methods: {', '.join(METHODS)}")
     if seeds < 1 or min(asdict(budget).values()) < 1:
-        raise UserError("seeds and budgets must be at least 1")
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"{output} is not empty", hint="-o names another folder")
+        raise UserError("seeds and budgets must be at least 1", hint="--seeds, --model-calls, --tables, --look-ups")
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output} is not an empty folder", hint="-o names another one")
     config = load_config(asset(str(config_path)), sets)
+    if config.judge.measure == "live":
+        raise UserError("judge.measure: baselines look latencies up", hint="--set judge.measure=recorded")
+    if config.judge.tables:
+        raise UserError("judge.tables: baselines judge on one table", hint="--set judge.table=FOLDER")
     policy = policy or policy_for(config)
     problem = open_problem(config, policy)
     output.mkdir(parents=True, exist_ok=True)

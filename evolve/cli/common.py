@@ -79,7 +79,8 @@ def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        hint = "RUN#ID names a program of a run" if path.is_dir() else ""
+        raise UserError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 ({error.reason})") from error
 

@@ -27,7 +27,7 @@ from evolve.errors import EXIT_NEGATIVE, UserError
 
 def _part(text: str) -> tuple[int, int]:
     index, _, count = text.partition("/")
-    if index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count):
+    if index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
         return int(index) - 1, int(count)
     raise UserError(f"--part {text}: expected i/n with 1 <= i <= n", hint="for example --part 1/4")
 
@@ -39,7 +39,7 @@ def _gpus(executor: str | None, text: str | None) -> int | Literal["all"]:
         raise UserError(f"--executor: unknown {executor!r}", hint=f"known: {', '.join(EXECUTORS)}")
     if text is None or text == "all":
         return "all"
-    if text.isdigit() and int(text) >= 1:
+    if text.isdecimal() and int(text) >= 1:
         return int(text)
     raise UserError(f"--gpus {text}: expected a number from 1, or all", hint="for example --gpus 4")
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from evaluators.table import read_table
 from evolve.assets import asset
 from evolve.cli.common import emit, read_seeds, require_sandbox, say
+from evolve.cli.options import named
 from evolve.cli.run import REPORT, check_resumable, open_configured
 from evolve.cli.sweep_display import SweepDisplay, short_spending, state_text
+from evolve.config import load_config
 from evolve.errors import UserError
 from evolve.prompt_templates import load_templates
 from evolve.run_folder import BEST_FILE, CONFIG_FILE, locked, new_run_folder, write_whole
@@ -39,13 +41,16 @@ def sweep_command(
         return resume_command(find_sweep(resume, runs_dir), sets, jobs=jobs, as_json=as_json)
     if config is None:
         raise UserError("which configuration?", hint="evosplit sweep configs/quickstart.yaml --seeds 0..9")
-    members = plan_sweep(config, [*sets, *([f"name={name}"] if name else [])], seeds)
+    members = plan_sweep(config, [*sets, *named(name)], seeds)
     return _begin(members, f"{members[0].config.name}-sweep", jobs=jobs, as_json=as_json)
 
 
 def runs_command(configs: Sequence[Path], sets: list[str], *, name: str | None, jobs: int | None, as_json: bool) -> int:
     """Start a run of each configuration; returns the worst of their exit codes."""
-    return _begin(plan_runs(configs, sets), name or "runs", jobs=jobs, as_json=as_json)
+    members = plan_runs(configs, sets)
+    # The folder's name is held to what the name of a run is held to.
+    folder = "runs" if name is None else load_config(asset(str(configs[0])), [*sets, *named(name)]).name
+    return _begin(members, folder, jobs=jobs, as_json=as_json)
 
 
 def resume_command(path: Path, sets: list[str], *, jobs: int | None, as_json: bool) -> int:

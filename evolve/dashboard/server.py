@@ -46,7 +46,10 @@ class DashboardServer(ThreadingHTTPServer):
         try:
             super().__init__((host, port), Handler)
         except (OSError, OverflowError) as error:
-            raise UserError(f"{host}:{port} cannot be bound: {error}", hint="--port 0 takes a free one") from error
+            raise UserError(
+                f"{host}:{port} cannot be bound: {error}",
+                hint="--port 0 takes a free port; without --host it is 127.0.0.1",
+            ) from error
         self.port = int(self.server_address[1])
         self._named = host.lower()
         self._loopback = is_loopback(host)

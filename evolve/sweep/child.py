@@ -15,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-from evolve.cli import guarded
+from evolve.cli.failures import guarded
 from evolve.errors import UserError
 from evolve.run_folder import TABLE_FOLDER, locked
 from evolve.sweep.folder import read_sweep

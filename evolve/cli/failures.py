@@ -1,0 +1,79 @@
+"""How a command ends: its exit code, and `error:` and `hint:` lines for users' mistakes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+
+from evolve.errors import EXIT_INTERRUPTED, EXIT_MISSING, EXIT_USAGE, InterruptedRun, UserError
+
+
+def guarded(command: Callable[[], Any]) -> NoReturn:
+    """Exit with a command's code; turns users' mistakes into `error:` and `hint:` lines."""
+    try:
+        sys.exit(command())
+    except UserError as error:
+        _complain(str(error), error.hint)
+        sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        _usage(error)
+        sys.exit(EXIT_USAGE)
+    except InterruptedRun as stop:
+        typer.echo(str(stop), err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        found = _known(error)
+        if found is None:
+            raise
+        import sqlite3
+
+        disk = isinstance(error, OSError | sqlite3.Error) and found == EXIT_MISSING
+        _complain(str(error), "see to the disk; what is stored stays" if disk else "")
+        sys.exit(found)
+
+
+def _known(error: Exception) -> int | None:
+    """Exit code of the judge's own exceptions; None for bugs, which keep their traceback."""
+    import sqlite3
+
+    from evaluators.gpu_worker import MeasureError
+    from evaluators.providers import ProviderUnavailable
+    from evaluators.sandbox import SandboxUnavailable
+    from evaluators.slices import RecordingError
+    from evaluators.store import StoreError
+    from evaluators.table import TableError
+
+    # Disk full, quota, broken, read-only, not ours: not bugs, wherever they strike.
+    faults = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+    if isinstance(error, OSError) and error.errno in faults:
+        return EXIT_MISSING
+    # Any argument may be a path, and merely looking for it fails then.
+    if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        return EXIT_USAGE
+    if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+        return EXIT_MISSING
+    if isinstance(error, MeasureError | ProviderUnavailable | SandboxUnavailable):
+        return EXIT_MISSING
+    return EXIT_USAGE if isinstance(error, RecordingError | StoreError | TableError) else None
+
+
+def _usage(error: typer.TyperException) -> None:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "evosplit"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        typer.echo(error.format_message(), err=True)
+    else:
+        _complain(error.format_message(), f"{command} --help")
+
+
+def _complain(message: str, hint: str) -> None:
+    typer.echo(f"error: {message}", err=True)
+    if hint:
+        typer.echo(f"hint: {hint}", err=True)
