@@ -7,7 +7,6 @@ line, so that re-running the same command picks up where it stopped.
 from __future__ import annotations
 
 import datetime
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from evaluators.contract import Decision, Gpu, Setting
 from evaluators.device import DeviceRecord
 from evaluators.ladder import recorded_actions
 from evaluators.launch import Launch
+from evaluators.table import slice_rows
 from evaluators.workloads import Case, cases_for
 
 SLICE_FORMAT = 1
@@ -74,11 +74,7 @@ def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:
         return None, set()
     head: dict[str, Any] | None = None
     done: set[str] = set()
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
+    for row in slice_rows(path):
         if head is None:
             head = row
         elif "cells" in row:

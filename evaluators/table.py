@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,15 @@ def restrict(table: Table, splits: Sequence[Split]) -> Table:
     return Table(table.card, table.setting, table.gpu, cases, {c.id: table.cells[c.id] for c in cases}, table.digest)
 
 
+def slice_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a slice, the header first; torn ones are left out."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
 def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dict[str, list[Cell]], dict[str, str]]:
     """Card, cases, cells and GPU UUID per case from slices of one setting.
 
@@ -208,11 +217,7 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
     failed: dict[str, str] = {}
     for path in paths:
         ours: dict[str, Any] | None = None
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
+        for row in slice_rows(path):
             if ours is None:
                 ours = row
                 head = head or row

@@ -24,12 +24,6 @@ class Origin:
     model: str
 
 
-def origin_of(entry: Entry) -> Origin:
-    """The same of a proposal in the journal."""
-    assert entry.parent is not None
-    return Origin(entry.island, entry.parent, entry.asked_model)
-
-
 @dataclass(frozen=True, slots=True)
 class Requests:
     """Makes the requests of one run out of its present state."""
@@ -62,7 +56,8 @@ class Requests:
 
     async def again(self, entry: Entry) -> tuple[Ask, Origin]:
         """The request that an interrupted run had written down."""
-        origin = origin_of(entry)
+        assert entry.parent is not None
+        origin = Origin(entry.island, entry.parent, entry.asked_model)
         parent = await self.attempts.record(origin.parent)
         inspirations = tuple([await self.attempts.record(i) for i in entry.inspirations])
         ask = Ask(
