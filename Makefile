@@ -34,7 +34,7 @@ FUZZ_SECONDS ?= 30
 
 fuzz: $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	$(BIN)/python scripts/fuzz_gate.py --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/faults/fuzz_gate.py --seconds $(FUZZ_SECONDS)
 
 browser: $(DEV_STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evaluators.contract import LIVE_SETTINGS, SETTINGS
-from evaluators.judge_set import Objective
-from evaluators.workloads import WORKLOADS, Weighting
+from evaluators.data.contract import LIVE_SETTINGS, SETTINGS
+from evaluators.data.workloads import WORKLOADS, Weighting
+from evaluators.judge.judge_set import Objective
 from evolve.errors import UserError
 
 
@@ -154,10 +154,10 @@ class BudgetConfig(_Section):
 class PromptsConfig(_Section):
     """Texts of the prompts; a run keeps those that it began with."""
 
-    system: str | None = Field(None, description="file instead of evolve/templates/system.md")
-    user: str | None = Field(None, description="file instead of evolve/templates/user.md")
-    diff: str | None = Field(None, description="file instead of evolve/templates/diff.md")
-    rewrite: str | None = Field(None, description="file instead of evolve/templates/rewrite.md")
+    system: str | None = Field(None, description="file instead of evolve/prompts/default/system.md")
+    user: str | None = Field(None, description="file instead of evolve/prompts/default/user.md")
+    diff: str | None = Field(None, description="file instead of evolve/prompts/default/diff.md")
+    rewrite: str | None = Field(None, description="file instead of evolve/prompts/default/rewrite.md")
 
 
 class ConstantsConfig(_Section):

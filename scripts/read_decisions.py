@@ -12,10 +12,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from evaluators.contract import Gpu
-from evaluators.providers import ProviderUnavailable, open_provider
-from evaluators.providers.memory import KvPool
-from evaluators.readings import Reading, mirror, read_metadata, read_num_splits, reading_setting
+from evaluators.data.contract import Gpu
+from evaluators.fa3.compiled_decisions import Reading, mirror, read_metadata, read_num_splits, reading_setting
+from evaluators.measure.providers import ProviderUnavailable, open_provider
+from evaluators.measure.providers.memory import KvPool
 
 
 def main() -> int:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from evaluators.contract import SETTINGS
-from evaluators.judge import Judge, open_judge
-from evaluators.sandbox import Limits, self_test
-from evaluators.table import Table, read_table
-from evaluators.workloads import Weighting
+from evaluators.data.contract import SETTINGS
+from evaluators.data.workloads import Weighting
+from evaluators.judge.judge import Judge, open_judge
+from evaluators.latencies.table import Table, read_table
+from evaluators.sandbox.sandbox import Limits, self_test
 
 # Tests are not timed: machines are busy. `make slow` takes the other profile.
 settings.register_profile("untimed", deadline=None, max_examples=100)
@@ -32,6 +32,9 @@ def examples(number: int) -> int:
 pytest_plugins = ["browser_page"]
 
 ROOT = Path(__file__).parent.parent
+SUPPORT = ROOT / "tests" / "support"
+PYTHONPATH = os.pathsep.join(map(str, (SUPPORT, ROOT / "tests", ROOT)))
+"""For processes that import what tests share."""
 TABLES = ROOT / "results" / "tables"
 
 PATIENCE_S = 300
@@ -52,7 +55,7 @@ pytest.register_assert_rewrite("executor_contract")
 def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where simulated GPUs write down what they ran; worker processes find the module and the folder."""
     monkeypatch.setenv("EVOSPLIT_SIMULATED", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'tests'}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # locks
     return tmp_path
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from evaluators.table import read_table, restrict
-from evaluators.workloads import Split
+from evaluators.data.workloads import Split
+from evaluators.latencies.table import read_table, restrict
 
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "results" / "bounds"))
 
 import bounds_noise
 import record_again

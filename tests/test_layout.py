@@ -78,6 +78,6 @@ def test_recording_needs_neither_pydantic_nor_openevolve() -> None:
     code = (
         "import sys\n"
         "for name in ('pydantic', 'openevolve', 'yaml', 'matplotlib', 'numpy'): sys.modules[name] = None\n"
-        "import evolve.cli, evolve.cli.record, evaluators.table, evaluators.recorder"
+        "import evolve.cli, evolve.cli.record, evaluators.latencies.table, evaluators.measure.recorder"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -11,11 +11,11 @@ from conftest import ROOT, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluators.contract import SETTINGS, DecodeShape, Setting
-from evaluators.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
-from evaluators.gate import parse_program
-from evaluators.judge import Judge
-from evaluators.status import Status
+from evaluators.data.contract import SETTINGS, DecodeShape, Setting
+from evaluators.data.status import Status
+from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
+from evaluators.judge.judge import Judge
+from evaluators.language.gate import parse_program
 
 NAMES = sorted(p.stem for p in (ROOT / "seeds").glob("*.py"))
 GPU = SimpleNamespace(num_sms=132, l2_bytes=50 << 20, max_sm_margin=131)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import evaluators
-from evaluators.feedback import render
-from evaluators.judge import Judge, open_judge
-from evaluators.sandbox import Limits
-from evaluators.status import Status
-from evaluators.workloads import Weighting
+from evaluators.data.status import Status
+from evaluators.data.workloads import Weighting
+from evaluators.judge.judge import Judge, open_judge
+from evaluators.sandbox.sandbox import Limits
+from evaluators.scoring.feedback import render
 
 TABLE = "results/tables/llama31-70b/fa3_fwd-metadata-cold"
 TABLE_VARIABLE = "EVOSPLIT_TABLE"

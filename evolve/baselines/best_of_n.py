@@ -6,12 +6,12 @@ import asyncio
 
 from evolve.baselines.problem import Counted, Problem
 from evolve.baselines.tally import Tally
-from evolve.lessons import Lessons
-from evolve.prompt_templates import load_templates
-from evolve.prompts import Prompts
+from evolve.prompts.lessons import Lessons
+from evolve.prompts.prompts import Prompts
+from evolve.prompts.templates import load_templates
 from evolve.proposers import open_proposer
 from evolve.proposers.base import Ask, ProgramRecord, ProposerError
-from evolve.responses import FrozenCodeChanged, UnreadableAnswer, program_from
+from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
 
 def best_of_n(problem: Problem, tally: Tally, seed: int) -> None:

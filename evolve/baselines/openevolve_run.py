@@ -16,15 +16,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evaluators.judge import Judge
+from evaluators.judge.judge import Judge
 from evolve.baselines.problem import Problem, fast_judge
 from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig, parse_config
-from evolve.population import FEATURES
-from evolve.prompt_templates import load_templates
-from evolve.prompts import Prompts
+from evolve.prompts.prompts import Prompts
+from evolve.prompts.templates import load_templates
 from evolve.proposers import open_proposer
 from evolve.proposers.base import Ask, ProgramRecord, ProposerError
+from evolve.search.population import FEATURES
 
 VARIABLE = "EVOSPLIT_BASELINE"
 """Environment variable through which workers learn the configuration: a folder with the two files below."""
@@ -127,7 +127,7 @@ def evaluate(program_path: str) -> Any:
     """OpenEvolve's evaluator; every feature dimension is always there, also after a failure."""
     from openevolve.evaluation_result import EvaluationResult
 
-    from evaluators.feedback import render
+    from evaluators.scoring.feedback import render
 
     source = Path(program_path).read_text(encoding="utf-8")
     _write({"what": "evaluation", "source": source})

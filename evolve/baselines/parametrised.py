@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from evaluators.fast_score import Scorer
-from evaluators.gate import parse_program
-from evaluators.lanes import NotVectorisable
-from evaluators.vectorised import Number, Vectoriser
-from evaluators.workloads import Split
+from evaluators.data.workloads import Split
+from evaluators.judge.fast_score import Scorer
+from evaluators.language.gate import parse_program
+from evaluators.language.lanes import NotVectorisable
+from evaluators.language.vectorised import Number, Vectoriser
 from evolve.baselines.problem import Problem
 from evolve.baselines.tally import BudgetSpent, Tally
-from evolve.constants import Method, search_of
 from evolve.errors import UserError
-from evolve.tunables import tunables
+from evolve.tuning.constants import Method, search_of
+from evolve.tuning.tunables import tunables
 
 
 def policy_optuna(problem: Problem, tally: Tally, seed: int) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evaluators.judge import Judge, open_judge
-from evaluators.sandbox import Limits
+from evaluators.judge.judge import Judge, open_judge
+from evaluators.sandbox.sandbox import Limits
 from evolve.assets import asset
 from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from evaluators.contract import Mode
+from evaluators.data.contract import Mode
 from evolve.baselines.problem import Problem
 from evolve.baselines.tally import BudgetSpent, Tally
 

@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluators.contract import Decision
-from evaluators.evaluation import Evaluation
+from evaluators.data.contract import Decision
+from evaluators.data.evaluation import Evaluation
 from evolve.baselines.problem import Counted, Problem
 from evolve.baselines.tally import Tally
-from evolve.controller import Controller
 from evolve.proposers import open_proposer
 from evolve.proposers.base import Proposer
+from evolve.search.controller import Controller
 
 
 class _Judge:

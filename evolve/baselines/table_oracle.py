@@ -15,7 +15,7 @@ def table_oracle(problem: Problem, tally: Tally, seed: int) -> None:
     picking among noisy readings is not counted.
     """
     del seed
-    from evaluators.workloads import Split
+    from evaluators.data.workloads import Split
 
     tally.look_up(problem.judge.recorded_cells(Split.TRAIN) - tally.train_shapes)
     gain = problem.judge.oracle_log_gain[Split.TRAIN]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from evaluators.evaluation import Evaluation
-from evaluators.judge import Judge
-from evaluators.status import Status
-from evaluators.workloads import Split
+from evaluators.data.evaluation import Evaluation
+from evaluators.data.status import Status
+from evaluators.data.workloads import Split
+from evaluators.judge.judge import Judge
 
 
 class BudgetSpent(Exception):

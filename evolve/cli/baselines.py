@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from evaluators.contract import SETTINGS, Mode
-from evaluators.gate import ProgramRefused, parse_program
+from evaluators.data.contract import SETTINGS, Mode
+from evaluators.language.gate import ProgramRefused, parse_program
 from evolve.assets import asset
 from evolve.baselines.best_of_n import best_of_n
 from evolve.baselines.openevolve_run import openevolve_run

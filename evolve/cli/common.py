@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evaluators.evaluation import Evaluation, SplitScore
-from evaluators.gate import ProgramRefused, parse_program
-from evaluators.judge import SEARCH_SPLITS, Judge, open_judge
-from evaluators.judge_set import JudgeSet, table_labels
-from evaluators.regressions import Grid, Regression
-from evaluators.sandbox import Limits, self_test
-from evaluators.workloads import Split
+from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.workloads import Split
+from evaluators.judge.judge import SEARCH_SPLITS, Judge, open_judge
+from evaluators.judge.judge_set import JudgeSet, table_labels
+from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.sandbox.sandbox import Limits, self_test
+from evaluators.scoring.regressions import Grid, Regression
 from evolve.assets import asset
 from evolve.config import RunConfig
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.journal import open_journal
-from evolve.run_folder import find_run
+from evolve.journal.journal import open_journal
+from evolve.journal.run_folder import find_run
 
 if TYPE_CHECKING:
-    from evaluators.live_source import LiveSource
+    from evaluators.measure.live_source import LiveSource
 
 MAX_EXPLAINED = 4
 
@@ -154,7 +154,7 @@ def judge_of(
 
 def _live_judge(config: RunConfig, splits: Sequence[Split], pool: SharedPool | None) -> Judge:
     """A judge that measures; what it measures with ends with this process."""
-    from evaluators.live_judge import open_live_judge
+    from evaluators.judge.live_judge import open_live_judge
 
     return open_live_judge(
         _live_source(config, pool),
@@ -168,23 +168,23 @@ def _live_judge(config: RunConfig, splits: Sequence[Split], pool: SharedPool | N
 
 def _live_source(config: RunConfig, shared: SharedPool | None) -> LiveSource:
     """Where latencies come from: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
-    from evaluators.contract import LIVE_SETTINGS
+    from evaluators.data.contract import LIVE_SETTINGS
 
     setting, store = LIVE_SETTINGS[config.judge.setting], Path(config.store_path())
     if shared is not None:
-        from evaluators.pool_client import SharedSource
+        from evaluators.measure.pool_client import SharedSource
 
         return SharedSource(shared.path, shared.run, setting)
     # atexit waits for workers to let go of their GPUs: the next command may want them.
     if config.measure is not None:
-        from evaluators.executors.open import open_pool
-        from evaluators.pooled import open_source
+        from evaluators.measure.open import open_pool
+        from evaluators.measure.pooled import open_source
 
         pool = open_pool(config.measure.executor, config.measure.gpus, [setting], on_event=say)
         atexit.register(pool.close)
         return open_source(pool, store, setting, client=config.name)
-    from evaluators.gpu_worker import open_worker
-    from evaluators.live import WorkerSource
+    from evaluators.measure.live import WorkerSource
+    from evaluators.measure.worker_client import open_worker
 
     worker = open_worker()
     atexit.register(worker.close)
@@ -199,7 +199,7 @@ def measured_how(judge: AnyJudge) -> str:
 
 def live_lines(judge: AnyJudge) -> list[str]:
     """What a live judge measured; nothing of a recorded one."""
-    from evaluators.live_source import LiveSource
+    from evaluators.measure.live_source import LiveSource
 
     if not isinstance(judge, Judge) or not isinstance(judge.source, LiveSource):
         return []

@@ -15,8 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from evaluators import pairing
-from evaluators.confirm import (
+from evaluators.confirm.confirm import (
     UNSEEN,
     Group,
     ProgramFailed,
@@ -28,14 +27,15 @@ from evaluators.confirm import (
     decisions_of,
     judge_suite,
 )
-from evaluators.contract import LIVE_SETTINGS, Decision, Gpu, Setting, baseline_decision
-from evaluators.device import DeviceRecord
-from evaluators.gate import Program, ProgramRefused, parse_program
-from evaluators.ladder import SM_MARGINS
-from evaluators.launch import spelled_out
-from evaluators.pairing import Interval, Verdict
-from evaluators.sandbox import Limits
-from evaluators.workloads import Case
+from evaluators.data.contract import LIVE_SETTINGS, Decision, Gpu, Setting, baseline_decision
+from evaluators.data.workloads import Case
+from evaluators.fa3.launch import spelled_out
+from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.latencies.recorded_decisions import SM_MARGINS
+from evaluators.measure import pairing
+from evaluators.measure.device import DeviceRecord
+from evaluators.measure.pairing import Interval, Verdict
+from evaluators.sandbox.sandbox import Limits
 from evolve.assets import asset
 from evolve.cli.common import compact_json, emit, plain, read_program, require_sandbox, say
 from evolve.cli.evaluate import DEFAULT_CONFIG, log_sealed_read
@@ -68,9 +68,9 @@ def confirm_command(
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
     folder = report_folder(output, program)
-    from evaluators import gpu_worker
+    from evaluators.measure import worker_client
 
-    worker = gpu_worker.open_worker()
+    worker = worker_client.open_worker()
     atexit.register(worker.close)
     seed = secrets.randbits(32)
     device, build = worker.open(setting, seed=seed)
@@ -110,7 +110,7 @@ def confirm_command(
     verdict = judge_suite(found, config.judge.weighting)
     report = {**head, **report_of(found, verdict, left=len(suite) - len(found))}
     (folder / REPORT_FILE).write_text(compact_json(report), encoding="utf-8")
-    from evolve.confirm_picture import draw_confirmation
+    from evolve.reports.confirmation import draw_confirmation
 
     draw_confirmation(folder / PICTURE_FILE, found, title=f"{program} against {report['against']}, {setting.name}")
     if as_json:

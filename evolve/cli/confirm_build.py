@@ -13,18 +13,18 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from evaluators import pairing
-from evaluators.confirm import Group, ShapeVerdict, Subject, confirm_shapes
-from evaluators.contract import Decision, Gpu, Setting
-from evaluators.gpu_worker import Worker
-from evaluators.own_choice import Choice, Expected, read_choices
-from evaluators.pairing import Interval, Part, Verdict, suite_interval, suite_verdict
-from evaluators.workloads import Split
+from evaluators.confirm.build_decisions import Choice, Expected, read_choices
+from evaluators.confirm.confirm import Group, ShapeVerdict, Subject, confirm_shapes
+from evaluators.data.contract import Decision, Gpu, Setting
+from evaluators.data.workloads import Split
+from evaluators.measure import pairing
+from evaluators.measure.pairing import Interval, Part, Verdict, suite_interval, suite_verdict
+from evaluators.measure.worker_client import Worker
 from evolve.cli.common import compact_json, emit, plain, say
 from evolve.cli.confirm import SHAPES_FILE, SHOWN, interval_json, report_folder, shape_json
 from evolve.cli.evaluate import log_sealed_read
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
-from evolve.export.bundle_table import read_bundle
+from evolve.export.bundle.table import read_bundle
 
 REPORT_FILE, CHOICES_FILE = "confirm-build.json", "choices.jsonl"
 RUNS_DIR = Path("runs")
@@ -43,9 +43,9 @@ def confirm_build_command(name: str, library: str, other: Mapping[str, object], 
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     folder = report_folder(output, f"{bundle.target.name}-build")
-    from evaluators import gpu_worker
+    from evaluators.measure import worker_client
 
-    worker = gpu_worker.open_worker(library)
+    worker = worker_client.open_worker(library)
     atexit.register(worker.close)
     seed = secrets.randbits(32)
     first = next(iter(bundle.rows))

@@ -7,10 +7,10 @@ import sys
 
 import typer
 
-from evaluators.contract import SETTINGS
-from evaluators.providers import ProviderUnavailable, open_provider, provider_names
-from evaluators.sandbox import self_test
-from evaluators.workloads import WORKLOADS
+from evaluators.data.contract import SETTINGS
+from evaluators.data.workloads import WORKLOADS
+from evaluators.measure.providers import ProviderUnavailable, open_provider, provider_names
+from evaluators.sandbox.sandbox import self_test
 from evolve import __version__
 from evolve.assets import asset
 from evolve.cli.common import emit
@@ -43,7 +43,7 @@ def _gpu() -> str:
     try:
         import torch
 
-        from evaluators.device import current_device, measuring_problem
+        from evaluators.measure.device import current_device, measuring_problem
 
         if not torch.cuda.is_available():
             return "torch sees no CUDA GPU"

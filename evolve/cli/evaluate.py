@@ -6,12 +6,12 @@ import json
 import time
 from pathlib import Path
 
-from evaluators.evaluation import Evaluation
-from evaluators.feedback import by_region
-from evaluators.judge import SEARCH_SPLITS
-from evaluators.judge_set import JudgeSet
-from evaluators.status import Status
-from evaluators.workloads import Split
+from evaluators.data.evaluation import Evaluation
+from evaluators.data.status import Status
+from evaluators.data.workloads import Split
+from evaluators.judge.judge import SEARCH_SPLITS
+from evaluators.judge.judge_set import JudgeSet
+from evaluators.scoring.feedback import by_region
 from evolve.assets import asset
 from evolve.cli.common import (
     emit,

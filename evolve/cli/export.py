@@ -7,25 +7,25 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from evaluators.contract import Gpu
-from evaluators.gate import Program
+from evaluators.data.contract import Gpu
+from evaluators.language.cpp.compiler import find_compiler
+from evaluators.language.cpp.normalise import NotExpressible
+from evaluators.language.gate import Program
 from evolve.assets import asset
 from evolve.cli.common import emit, plain, read_program, say
 from evolve.cli.evaluate import log_sealed_read
 from evolve.errors import EXIT_NEGATIVE, UserError
-from evolve.export.answers import read
-from evolve.export.bundle import check_output, provenance, write_bundle
-from evolve.export.distill import Distilled, curve_csv, distil
-from evolve.export.drop_in import plan_drop_in
-from evolve.export.evidence import recorded_tables
-from evolve.export.formatter import formatted
-from evolve.export.host_cpp import find_compiler
-from evolve.export.patch import mailbox_patch, open_tree
-from evolve.export.plan import TABLES, Export, decisions_left_out, plan_header, plan_prepare
-from evolve.export.plan_python import plan_fa4, plan_vllm
-from evolve.export.pr_body import commit_message
-from evolve.export.program_form import NotExpressible
-from evolve.export.targets import Kind, Target, target_named
+from evolve.export.bundle.bundle import check_output, provenance, write_bundle
+from evolve.export.bundle.drop_in import plan_drop_in
+from evolve.export.bundle.plan import TABLES, Export, decisions_left_out, plan_header, plan_prepare
+from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
+from evolve.export.bundle.pr_body import commit_message
+from evolve.export.distill.distill import Distilled, curve_csv, distil
+from evolve.export.evidence.answers import read
+from evolve.export.evidence.evidence import recorded_tables
+from evolve.export.patch.formatter import formatted
+from evolve.export.patch.tree import mailbox_patch, open_tree
+from evolve.export.targets.targets import Kind, Target, target_named
 
 PLANNERS = {Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
 """How an export is planned; heuristics.h decides for several modes, and a module of its own patches nothing."""
@@ -138,7 +138,7 @@ def _distilled(program: Program, target: Target, eps: float) -> Distilled:
 
 def read_winner(name: str, runs_dir: Path) -> tuple[str, dict[str, object]]:
     """Source of a program, of RUN#ID, or of a run's winner, and where it came from."""
-    from evolve.run_folder import find_run, summarise
+    from evolve.journal.run_folder import find_run, summarise
 
     if not Path(name).suffix and "#" not in name and not Path(name).is_file():
         summary = summarise(find_run(name, runs_dir))

@@ -43,12 +43,12 @@ def _known(error: Exception) -> int | None:
     """Exit code of the judge's own exceptions; None for bugs, which keep their traceback."""
     import sqlite3
 
-    from evaluators.gpu_worker import MeasureError
-    from evaluators.providers import ProviderUnavailable
-    from evaluators.sandbox import SandboxUnavailable
-    from evaluators.slices import RecordingError
-    from evaluators.store import StoreError
-    from evaluators.table import TableError
+    from evaluators.latencies.store import StoreError
+    from evaluators.latencies.table import TableError
+    from evaluators.measure.providers import ProviderUnavailable
+    from evaluators.measure.slices import RecordingError
+    from evaluators.measure.worker_client import MeasureError
+    from evaluators.sandbox.sandbox import SandboxUnavailable
 
     # Disk full, quota, broken, read-only, not ours: not bugs, wherever they strike.
     faults = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)

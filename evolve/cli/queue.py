@@ -9,8 +9,8 @@ import typer
 
 from evolve.cli.common import emit, plain, say
 from evolve.errors import UserError
-from evolve.prompt_queue import QUEUE_FOLDER, PromptQueue, Reply, Task, TaskState, task_id
-from evolve.run_folder import find_run
+from evolve.journal.run_folder import find_run
+from evolve.proposers.prompt_queue import QUEUE_FOLDER, PromptQueue, Reply, Task, TaskState, task_id
 
 
 def _queue(run: str, runs_dir: Path) -> PromptQueue:

@@ -15,13 +15,13 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evaluators import slices
-from evaluators.contract import SETTINGS, Gpu, Setting
-from evaluators.executors.open import EXECUTORS, open_pool
-from evaluators.executors.recording import record_pooled
-from evaluators.recorder import Recorder
-from evaluators.table import merge_slices, write_table
-from evaluators.workloads import WORKLOADS
+from evaluators.data.contract import SETTINGS, Gpu, Setting
+from evaluators.data.workloads import WORKLOADS
+from evaluators.latencies.table import merge_slices, write_table
+from evaluators.measure import slices
+from evaluators.measure.open import EXECUTORS, open_pool
+from evaluators.measure.recorder import Recorder
+from evaluators.measure.recording import record_pooled
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 

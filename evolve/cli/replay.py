@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaluators.status import Status
+from evaluators.data.status import Status
 from evolve.assets import asset
 from evolve.cli.common import emit, judge_of, say
 from evolve.cli.run import Display
 from evolve.config import BudgetConfig, ReplayConfig, RunConfig, load_config
-from evolve.controller import Controller
 from evolve.errors import EXIT_NEGATIVE, UserError
-from evolve.journal import Entry, open_journal
-from evolve.journal_diff import first_difference
+from evolve.journal.diff import first_difference
+from evolve.journal.journal import Entry, open_journal
+from evolve.journal.run_folder import CONFIG_FILE, find_run, keep_tables, kept_tables, new_run_folder
 from evolve.proposers import open_proposer
-from evolve.run_folder import CONFIG_FILE, find_run, keep_tables, kept_tables, new_run_folder
+from evolve.search.controller import Controller
 
 PROMPT_COLUMNS = ("system", "user")
 

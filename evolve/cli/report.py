@@ -6,18 +6,18 @@ import json
 from pathlib import Path
 
 from evolve.cli.common import emit, say
-from evolve.dashboard.candidate import candidate
-from evolve.dashboard.compare import compare
-from evolve.dashboard.documents import VIEWS, Document
-from evolve.dashboard.grid import grid, replay
-from evolve.dashboard.lineage import lineage
-from evolve.dashboard.overview import overview
-from evolve.dashboard.reader import RunReader, winner_of
-from evolve.dashboard.recording import Recording
 from evolve.dashboard.report import report
-from evolve.dashboard.shapes import recording_of, shapes
+from evolve.dashboard.views.candidate import candidate
+from evolve.dashboard.views.compare import compare
+from evolve.dashboard.views.documents import VIEWS, Document
+from evolve.dashboard.views.grid import grid, replay
+from evolve.dashboard.views.lineage import lineage
+from evolve.dashboard.views.overview import overview
+from evolve.dashboard.views.reader import RunReader, winner_of
+from evolve.dashboard.views.recording import Recording
+from evolve.dashboard.views.shapes import recording_of, shapes
 from evolve.errors import UserError
-from evolve.run_folder import find_run, run_labels
+from evolve.journal.run_folder import find_run, run_labels
 
 DEFAULT = Path("report.html")
 
@@ -109,7 +109,7 @@ def _write(path: Path, text: str, *, force: bool) -> None:
 
 
 def _write_timeline(readers: list[RunReader], path: Path, *, force: bool) -> None:
-    from evolve.dashboard.timeline import timeline
+    from evolve.dashboard.views.timeline import timeline
 
     if len(readers) != 1:
         raise UserError(f"--timeline takes one RUN, got {len(readers)}")
@@ -117,7 +117,7 @@ def _write_timeline(readers: list[RunReader], path: Path, *, force: bool) -> Non
 
 
 def _write_pictures(readers: list[RunReader], folder: Path, *, force: bool) -> None:
-    from evolve.dashboard.pictures import draw_pictures
+    from evolve.dashboard.views.pictures import draw_pictures
 
     if len(readers) != 1:
         raise UserError(f"--png takes one RUN, got {len(readers)}")

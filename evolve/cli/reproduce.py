@@ -11,19 +11,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evaluators import bsc
-from evaluators.confirm import ProgramFailed, decisions_of
-from evaluators.contract import Cache, Gpu
-from evaluators.gate import ProgramRefused, parse_program
-from evaluators.ladder import SM_MARGINS
-from evaluators.sandbox import Limits
-from evaluators.store import shape_key
-from evaluators.workloads import Case, Split
-from evolve.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
-from evolve.bsc_picture import draw_reproduction
-from evolve.bsc_report import PICTURE, markdown
+from evaluators.confirm import bsc_paper
+from evaluators.confirm.confirm import ProgramFailed, decisions_of
+from evaluators.data.contract import Cache, Gpu
+from evaluators.data.workloads import Case, Split
+from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.latencies.recorded_decisions import SM_MARGINS
+from evaluators.latencies.store import shape_key
+from evaluators.sandbox.sandbox import Limits
 from evolve.cli.common import compact_json, plain, read_program, require_sandbox, say
 from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
+from evolve.reports.bsc_picture import draw_reproduction
+from evolve.reports.bsc_report import PICTURE, markdown
 
 PAPERS = ("bsc",)
 DEFAULT_CHAMPION = "results/champions/fa3-metadata.py"
@@ -76,7 +76,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _measure(champion: str) -> dict[str, Any]:
-    from evaluators import gpu_worker
+    from evaluators.measure import worker_client
 
     programs = {PUBLISHED: "seeds/bsc_published.py", COMPILED: "seeds/bsc_compiled.py", CHAMPION: champion}
     sources, digests = {}, {}
@@ -88,13 +88,13 @@ def _measure(champion: str) -> dict[str, Any]:
         except ProgramRefused as refused:
             raise UserError(f"{name}: {refused.refusals[0]}") from refused
     require_sandbox()
-    worker = gpu_worker.open_worker()
+    worker = worker_client.open_worker()
     atexit.register(worker.close)
     seed = secrets.randbits(32)
-    where = bsc.METADATA[Cache.COLD]
+    where = bsc_paper.METADATA[Cache.COLD]
     device, _ = worker.open(where, seed=seed)
     gpu = Gpu(device.num_sms, device.l2_bytes, max(SM_MARGINS))
-    shapes = bsc.policy_shapes()
+    shapes = bsc_paper.policy_shapes()
     cases = [Case(shape_key(s), s, Split.TRAIN) for s in shapes]
     policies = {}
     for policy, program in sources.items():
@@ -109,7 +109,7 @@ def _measure(champion: str) -> dict[str, Any]:
         if done % 50 == 0 or done == total:
             say(f"  {done}/{total} shapes  {time.monotonic() - started:.0f} s")
 
-    raw = bsc.measure_all(worker, policies, gpu, seed=seed, on_progress=show)
+    raw = bsc_paper.measure_all(worker, policies, gpu, seed=seed, on_progress=show)
     described: dict[str, Any] = {STOCK: {"program": "the library's own decision", "sha256": "", "decisions": {}}}
     described |= {
         p: {
@@ -119,4 +119,4 @@ def _measure(champion: str) -> dict[str, Any]:
         }
         for p, decided in policies.items()
     }
-    return {"paper": bsc.PAPER, "date": time.strftime("%Y-%m-%d"), "seed": seed, "policies": described, **raw}
+    return {"paper": bsc_paper.PAPER, "date": time.strftime("%Y-%m-%d"), "seed": seed, "policies": described, **raw}

@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluators.evaluation import Evaluation
-from evaluators.judge_set import JudgeSet
+from evaluators.data.evaluation import Evaluation
+from evaluators.judge.judge_set import JudgeSet
 from evolve.assets import asset
 from evolve.cli.common import (
     AnyJudge,
@@ -26,14 +26,9 @@ from evolve.cli.common import (
     score_lines,
 )
 from evolve.config import RunConfig, load_config
-from evolve.controller import Controller, Progress
 from evolve.errors import EXIT_BUDGET, UserError
-from evolve.journal import Spending
-from evolve.picture import draw_speedups
-from evolve.prompt_queue import QUEUE_FOLDER
-from evolve.prompt_templates import load_templates
-from evolve.proposers import Proposer, open_proposer
-from evolve.run_folder import (
+from evolve.journal.journal import Spending
+from evolve.journal.run_folder import (
     CONFIG_FILE,
     Best,
     RunSummary,
@@ -43,6 +38,11 @@ from evolve.run_folder import (
     kept_tables,
     new_run_folder,
 )
+from evolve.prompts.templates import load_templates
+from evolve.proposers import Proposer, open_proposer
+from evolve.proposers.prompt_queue import QUEUE_FOLDER
+from evolve.reports.speedups import draw_speedups
+from evolve.search.controller import Controller, Progress
 
 PICTURE = "speedup.png"
 REPORT = "report.html"
@@ -224,8 +224,8 @@ def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) ->
 
 def _write_report(folder: Path) -> Path:
     """The run's page, written anew when a run goes on."""
-    from evolve.dashboard.reader import RunReader
     from evolve.dashboard.report import report
+    from evolve.dashboard.views.reader import RunReader
 
     path = folder / REPORT
     path.write_text(report([RunReader(folder)]), encoding="utf-8")

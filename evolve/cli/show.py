@@ -10,10 +10,10 @@ import typer
 
 from evolve.cli.common import emit, plain, read_program, say, score_json, score_lines
 from evolve.cli.run import PICTURE, say_trust, spent_text, summary_json
-from evolve.controller import read_journal
 from evolve.errors import EXIT_NEGATIVE, UserError
-from evolve.journal import Entry, open_journal
-from evolve.run_folder import RunSummary, find_run, list_runs, run_folders, summarise
+from evolve.journal.journal import Entry, open_journal
+from evolve.journal.run_folder import RunSummary, find_run, list_runs, run_folders, summarise
+from evolve.search.controller import read_journal
 
 
 def ls_command(runs_dir: Path, *, as_json: bool) -> int:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluators.table import read_table
+from evaluators.latencies.table import read_table
 from evolve.assets import asset
 from evolve.cli.common import emit, read_seeds, require_sandbox, say
 from evolve.cli.options import named
@@ -14,8 +14,8 @@ from evolve.cli.run import REPORT, check_resumable, open_configured
 from evolve.cli.sweep_display import SweepDisplay, short_spending, state_text
 from evolve.config import load_config
 from evolve.errors import UserError
-from evolve.prompt_templates import load_templates
-from evolve.run_folder import BEST_FILE, CONFIG_FILE, locked, new_run_folder, write_whole
+from evolve.journal.run_folder import BEST_FILE, CONFIG_FILE, locked, new_run_folder, write_whole
+from evolve.prompts.templates import load_templates
 from evolve.sweep.conductor import LOG_FILE, Conductor, State
 from evolve.sweep.folder import Sweep, find_sweep, read_sweep
 from evolve.sweep.plan import Member, plan_runs, plan_sweep
@@ -126,8 +126,8 @@ def _cores() -> int:
 
 def _write_report(summary: Summary) -> Path | None:
     """One page over all runs that have begun."""
-    from evolve.dashboard.reader import RunReader
     from evolve.dashboard.report import report
+    from evolve.dashboard.views.reader import RunReader
 
     begun = [RunReader(r.path) for r in summary.runs if r.train is not None]
     if not begun:

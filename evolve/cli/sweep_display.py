@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from evolve.cli.common import plain, say
-from evolve.journal import Spending
+from evolve.journal.journal import Spending
 from evolve.sweep.conductor import RunState, State
 
 if TYPE_CHECKING:
-    from evaluators.evaluation import SplitScore
+    from evaluators.data.evaluation import SplitScore
 
 PLAIN_EVERY_S = 10.0
 COLOURS = {State.RUNNING: "cyan", State.STOPPING: "yellow", State.DONE: "green", State.BUDGET: "yellow",

@@ -39,7 +39,7 @@ def config_schema() -> None:
 @config_app.command("validate")
 def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Sets = None) -> None:
     """Check a configuration, and that its seeds and its table can be read."""
-    from evaluators.table import read_table
+    from evaluators.latencies.table import read_table
     from evolve.assets import asset
     from evolve.cli.common import read_seeds
     from evolve.config import load_config
@@ -86,7 +86,7 @@ def queue_answer(
 ) -> None:
     """Answer a prompt. An answer stays: there is no second one."""
     from evolve.cli.queue import answer_command
-    from evolve.prompt_queue import Reply
+    from evolve.proposers.prompt_queue import Reply
 
     reply = Reply("", model, note, tokens_in, tokens_out)
     raise typer.Exit(answer_command(name, file, run_name, runs_dir, reply=reply, as_json=json))

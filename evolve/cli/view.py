@@ -10,7 +10,7 @@ from evolve.cli.common import say
 from evolve.dashboard.hub import Hub
 from evolve.dashboard.server import DashboardServer, is_loopback
 from evolve.errors import UserError
-from evolve.run_folder import find_run
+from evolve.journal.run_folder import find_run
 
 
 def view_command(names: list[str], runs_dir: Path, *, host: str, port: int, expose: bool) -> int:

@@ -12,9 +12,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from evolve.dashboard.candidate import Packable
-from evolve.dashboard.documents import Outcome
-from evolve.dashboard.recording import Recording
+from evolve.dashboard.views.candidate import Packable
+from evolve.dashboard.views.documents import Outcome
+from evolve.dashboard.views.recording import Recording
 
 TEXTS = ("system", "user", "answer", "error", "message", "source", "feedback")
 OUTCOME_FIELDS = tuple(Outcome.__annotations__)

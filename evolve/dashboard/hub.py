@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evolve.dashboard.candidate import candidate
-from evolve.dashboard.documents import Document
-from evolve.dashboard.grid import GridReplay, grid, replay
-from evolve.dashboard.lineage import lineage
-from evolve.dashboard.overview import overview
-from evolve.dashboard.reader import RunReader
-from evolve.dashboard.recording import Recording
-from evolve.dashboard.shapes import recording_of, shapes
-from evolve.dashboard.timeline import timeline
+from evolve.dashboard.views.candidate import candidate
+from evolve.dashboard.views.documents import Document
+from evolve.dashboard.views.grid import GridReplay, grid, replay
+from evolve.dashboard.views.lineage import lineage
+from evolve.dashboard.views.overview import overview
+from evolve.dashboard.views.reader import RunReader
+from evolve.dashboard.views.recording import Recording
+from evolve.dashboard.views.shapes import recording_of, shapes
+from evolve.dashboard.views.timeline import timeline
 from evolve.errors import UserError
-from evolve.run_folder import run_folders, run_labels
+from evolve.journal.run_folder import run_folders, run_labels
 
 LOOK_EVERY_S = 0.4
 """How often a journal is looked at, however many readers there are."""

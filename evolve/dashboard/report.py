@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from evolve import __version__
 from evolve.dashboard.bundle import block, pack_candidates
-from evolve.dashboard.candidate import candidates
-from evolve.dashboard.grid import grid, replay
-from evolve.dashboard.lineage import lineage
-from evolve.dashboard.overview import overview
 from evolve.dashboard.page import page
-from evolve.dashboard.reader import RunReader
-from evolve.dashboard.shapes import recording_of, shapes
+from evolve.dashboard.views.candidate import candidates
+from evolve.dashboard.views.grid import grid, replay
+from evolve.dashboard.views.lineage import lineage
+from evolve.dashboard.views.overview import overview
+from evolve.dashboard.views.reader import RunReader
+from evolve.dashboard.views.shapes import recording_of, shapes
 
 
 def report(readers: Sequence[RunReader]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from evaluators.evaluation import Evaluation
+from evaluators.data.evaluation import Evaluation
 
 
 @dataclass(frozen=True, slots=True)

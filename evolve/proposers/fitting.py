@@ -10,11 +10,11 @@ import threading
 import time
 from dataclasses import replace
 
-from evaluators.gate import parse_program
-from evaluators.judge import Judge
+from evaluators.judge.judge import Judge
+from evaluators.language.gate import parse_program
 from evolve.config import ConstantsConfig
-from evolve.constants import ConstantFitter, Fitted, Unfit
 from evolve.proposers.base import Answer, Ask, Proposer, ProposerError
+from evolve.tuning.constants import ConstantFitter, Fitted, Unfit
 
 MODEL = "constants"
 """Name in the journal of what answered."""

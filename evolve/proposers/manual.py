@@ -6,8 +6,8 @@ import asyncio
 import time
 
 from evolve.config import ManualConfig
-from evolve.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, task_id
 from evolve.proposers.base import Answer, Ask
+from evolve.proposers.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, task_id
 
 
 class ManualProposer:

@@ -9,10 +9,10 @@ import asyncio
 import random
 import time
 
-from evolve.curves import Curves
-from evolve.edit_costs import add_cost, refit_cost
-from evolve.edit_guards import FINE, Guard, apply_guard, find_guard, support_for
-from evolve.edit_syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
+from evolve.mutation.costs import add_cost, refit_cost
+from evolve.mutation.curves import Curves
+from evolve.mutation.guards import FINE, Guard, apply_guard, find_guard, support_for
+from evolve.mutation.syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
 from evolve.proposers.base import Answer, Ask, ProposerError
 
 EDIT_WEIGHTS = {

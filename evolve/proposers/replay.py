@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evolve.config import ReplayConfig
 from evolve.errors import EXIT_NEGATIVE, UserError
-from evolve.journal import Entry, open_journal
+from evolve.journal.journal import Entry, open_journal
 from evolve.proposers.base import Answer, Ask, ProposerError
 
 SHOWN_CHARS = 160

@@ -69,7 +69,7 @@ class _Child:
         self.told = False
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "evolve.sweep.child", str(sweep.path), member.label, socket, *overrides],
+                [sys.executable, "-m", "evolve.cli.sweep_child", str(sweep.path), member.label, socket, *overrides],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from evolve.config import RunConfig, load_config, parse_config, with_overrides
 from evolve.errors import UserError
-from evolve.journal import FILE_NAME
-from evolve.run_folder import CONFIG_FILE, SWEEP_FILE, write_whole
+from evolve.journal.journal import FILE_NAME
+from evolve.journal.run_folder import CONFIG_FILE, SWEEP_FILE, write_whole
 from evolve.sweep.plan import Member
 from evolve.sweep.standing import Follower
 

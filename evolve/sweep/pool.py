@@ -52,9 +52,9 @@ def shared_pool(configs: Mapping[str, RunConfig], tell: Callable[[str], None]) -
     if measure is None:
         yield ""
         return
-    from evaluators.contract import LIVE_SETTINGS
-    from evaluators.executors.open import open_pool
-    from evaluators.pool_server import PoolServer
+    from evaluators.data.contract import LIVE_SETTINGS
+    from evaluators.measure.open import open_pool
+    from evaluators.measure.pool_server import PoolServer
 
     live = {label: c for label, c in configs.items() if c.judge.measure == "live"}
     settings = {label: LIVE_SETTINGS[c.judge.setting] for label, c in live.items()}

@@ -7,11 +7,11 @@ import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaluators.evaluation import SplitScore
-from evaluators.status import Status
+from evaluators.data.evaluation import SplitScore
+from evaluators.data.status import Status
 from evolve.config import RunConfig
 from evolve.errors import UserError
-from evolve.journal import FILE_NAME, Spending, open_journal
+from evolve.journal.journal import FILE_NAME, Spending, open_journal
 
 _ROWS = """SELECT r.id, p.kind, r.status, r.train, r.holdout, r.features FROM results r JOIN proposals p ON p.id = r.id
     WHERE r.id > ? ORDER BY r.id"""

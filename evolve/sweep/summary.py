@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluators.evaluation import SplitScore
+from evaluators.data.evaluation import SplitScore
 from evolve.baselines.report import quartiles
 from evolve.errors import UserError
-from evolve.journal import Spending, open_journal
-from evolve.run_folder import BEST_FILE, write_whole
+from evolve.journal.journal import Spending, open_journal
+from evolve.journal.run_folder import BEST_FILE, write_whole
 from evolve.sweep.conductor import RunState, State
 from evolve.sweep.folder import Sweep
 

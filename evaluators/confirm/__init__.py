@@ -1,0 +1,1 @@
+"""Paired confirmation on a live GPU, compiled builds, and the reference paper."""

@@ -1,0 +1,104 @@
+"""What a kernel build decides by itself, against what a table says that it will.
+
+A patched build is asked as its users ask it, with num_splits = 0 (or the constant that they pass). What it really does
+is read back: num_splits from the partial outputs that a forward call allocates, live splits from the scheduler
+metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from evaluators.data.contract import Decision, Gpu, Mode, Setting
+from evaluators.data.workloads import Case
+from evaluators.fa3.launch import Launch, canonical_launch
+from evaluators.measure.worker_client import MeasureError, Trouble, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One shape of a table.
+
+    Attributes:
+        workload: name of the workload.
+        setting: how the call reaches the kernel.
+        case: the shape.
+        asked: num_splits that users pass; 0 leaves it to the library.
+        stock: decision without the patch, spelled out.
+        chosen: decision with the patch, spelled out.
+    """
+
+    workload: str
+    setting: Setting
+    case: Case
+    asked: int
+    stock: Decision
+    chosen: Decision
+
+    def launch(self, gpu: Gpu) -> Launch:
+        """What the patched build should run."""
+        return canonical_launch(self.case.shape, self.setting, self.chosen, gpu)
+
+    def changes(self, gpu: Gpu) -> bool:
+        """Whether the GPU should do something else than without the patch."""
+        return self.launch(gpu).key != canonical_launch(self.case.shape, self.setting, self.stock, gpu).key
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a build did on one shape.
+
+    Attributes:
+        expected: what the table says.
+        num_splits: as read back; 0 where the call failed.
+        live_splits: per sequence, in metadata mode; empty otherwise.
+        agrees: whether both are the table's.
+        stock: whether both are those of a build without the patch.
+        trouble: why nothing was read; empty where something was.
+    """
+
+    expected: Expected
+    num_splits: int
+    live_splits: tuple[int, ...]
+    agrees: bool
+    stock: bool
+    trouble: str = ""
+
+    @property
+    def writes_out_of_bounds(self) -> bool:
+        """Whether the metadata asks for more splits than the forward call allocates."""
+        return max(self.live_splits, default=0) > self.num_splits > 0
+
+
+def read_choices(
+    worker: Worker, table: Sequence[Expected], gpu: Gpu, *, on_choice: Callable[[Choice], None] = lambda _: None
+) -> list[Choice]:
+    """Ask the build about every shape of one setting; the worker must be open for it.
+
+    Raises:
+        MeasureError: the GPU was lost, or nothing can be measured here.
+    """
+    found = []
+    for row in table:
+        found.append(_read(worker, row, gpu))
+        on_choice(found[-1])
+    return found
+
+
+def _read(worker: Worker, row: Expected, gpu: Gpu) -> Choice:
+    try:
+        reply = worker.compiled(row.case.shape, row.asked)
+    except MeasureError as error:
+        if error.kind in (Trouble.LOST, Trouble.UNAVAILABLE):
+            raise
+        return Choice(row, 0, (), agrees=False, stock=False, trouble=str(error))
+    live = tuple(reply.get("live_splits", ()))
+
+    def same(decision: Decision) -> bool:
+        if reply["num_splits"] != decision.num_splits:
+            return False
+        launch = canonical_launch(row.case.shape, row.setting, decision, gpu)
+        return row.setting.mode is not Mode.METADATA or live == launch.live_splits
+
+    return Choice(row, reply["num_splits"], live, agrees=same(row.chosen), stock=same(row.stock))

@@ -1,0 +1,267 @@
+"""Confirmation: one program against another on a live GPU, shape by shape, on shapes that no search saw."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.status import Status
+from evaluators.data.workloads import (
+    CAPACITY_FACTORS,
+    MAX_RAGGED_CAPACITY,
+    MIXES,
+    Case,
+    Split,
+    Weighting,
+    cases_for,
+    sample_live_seqlens,
+    weights,
+)
+from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
+from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.language.gate import Program
+from evaluators.measure.pairing import (
+    Block,
+    Comparison,
+    Interval,
+    Part,
+    Verdict,
+    compare,
+    suite_interval,
+    suite_verdict,
+)
+from evaluators.measure.worker_client import MeasureError, Trouble, Worker
+from evaluators.sandbox.sandbox import Limits, Question, Sandbox
+
+FRESH_BATCHES = 48
+"""Ragged batches drawn anew for each confirmation."""
+
+MAX_FRESH_BATCH = 64
+
+
+class Group(StrEnum):
+    """Why a shape is in the suite."""
+
+    SEALED = "sealed"
+    """The test split, which no search and no choice of a winner has seen."""
+    FRESH = "fresh"
+    """Ragged batches drawn for this confirmation; never recorded."""
+    CHANGED = "changed"
+    """A training or holdout shape whose launch changed."""
+
+
+UNSEEN = (Group.SEALED, Group.FRESH)
+"""Groups whose shapes the suite's verdict rests on."""
+
+
+class ProgramFailed(Exception):
+    """A program gave no decisions; the message says which status it ended with."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        """Keep the status."""
+        super().__init__(f"{status.value}: {message}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A shape of the suite with both programs' decisions, spelled out.
+
+    Attributes:
+        case: the shape.
+        group: why it is in the suite.
+        baseline: decision of the program that is compared against.
+        candidate: decision of the program to confirm.
+        same_launch: whether both make the same launch, so that there is nothing to measure.
+    """
+
+    case: Case
+    group: Group
+    baseline: Decision
+    candidate: Decision
+    same_launch: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeVerdict:
+    """What was found on one shape.
+
+    Attributes:
+        subject: the shape and its decisions.
+        verdict: faster, slower, same or unreliable.
+        comparison: None where the launch is the same, or where trouble came.
+        trouble: what went wrong while measuring; empty where nothing did.
+        wrong_output: whether an output disagreed with the reference.
+    """
+
+    subject: Subject
+    verdict: Verdict
+    comparison: Comparison | None = None
+    trouble: str = ""
+    wrong_output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteVerdict:
+    """The verdict over the unseen shapes.
+
+    Attributes:
+        verdict: never faster where an output was wrong.
+        interval: weighted mean log ratio over the unseen shapes that were measured.
+        by_group: the same per group, weighted likewise.
+        wrong_outputs: shapes with a wrong output, in any group.
+    """
+
+    verdict: Verdict
+    interval: Interval
+    by_group: Mapping[Group, Interval]
+    wrong_outputs: int
+
+    @property
+    def slower_groups(self) -> tuple[Group, ...]:
+        """Groups of unseen shapes on which the candidate is slower as a whole."""
+        return tuple(g for g in UNSEEN if suite_verdict(self.by_group[g]) is Verdict.SLOWER)
+
+    @property
+    def confirmed(self) -> bool:
+        """Faster on the unseen shapes together, and slower on neither group of them."""
+        return self.verdict is Verdict.FASTER and not self.slower_groups
+
+
+def fresh_cases(
+    known: Sequence[Case], weighting: Weighting, rng: random.Random, *, count: int = FRESH_BATCHES
+) -> list[Case]:
+    """Ragged batches over the head counts of `known`, at any batch size, none of them among `known`."""
+    heads = sorted({(c.shape.num_heads_q, c.shape.num_heads_kv) for c in known})
+    seen = {c.shape for c in known}
+    found: list[Case] = []
+    chat = weighting is Weighting.CHAT
+    while len(found) < count:
+        heads_q, heads_kv = rng.choice(heads)
+        batch = rng.randint(2, 4 if chat else MAX_FRESH_BATCH)
+        mix = MIXES[0] if chat else rng.choice(MIXES)
+        live = sample_live_seqlens(mix, batch, rng)
+        wide = max(live) * rng.choice(CAPACITY_FACTORS)
+        capacity = max(max(live), min(1024 if chat else MAX_RAGGED_CAPACITY, -(-int(wide) // 256) * 256))
+        shape = DecodeShape(batch, capacity, heads_q, heads_kv, live_seqlens=live)
+        case = Case(f"f{len(found)}-b{batch}-h{heads_q}x{heads_kv}-{mix.name}", shape, Split.TEST)
+        if shape not in seen and weights([case], weighting):
+            found.append(case)
+    return found
+
+
+def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits) -> list[Decision]:
+    """A program's decisions on any cases, asked in the sandbox, spelled out.
+
+    Raises:
+        ProgramFailed: it raised, timed out or answered out of range.
+    """
+    questions = []
+    for case in cases:
+        view = shape_view(case.shape, setting)
+        stock = num_splits_heuristic(view, gpu.num_sms)
+        questions.append(Question(view, stock, work_view(case.shape, setting, stock)))
+    answers = Sandbox(gpu, questions, limits).ask(program)
+    if answers.status is not Status.OK:
+        raise ProgramFailed(answers.status, answers.message)
+    return [spelled_out(c.shape, setting, d, gpu) for c, d in zip(cases, answers.decisions, strict=True)]
+
+
+def build_suite(
+    workload: str,
+    setting: Setting,
+    weighting: Weighting,
+    gpu: Gpu,
+    decide: Callable[[Sequence[Case]], tuple[Sequence[Decision], Sequence[Decision]]],
+    rng: random.Random,
+) -> list[Subject]:
+    """The default suite: sealed test shapes, fresh ragged batches, and every other shape whose launch changed.
+
+    Args:
+        workload: name of the workload.
+        setting: how decode calls reach the kernel; static mode has no ragged batches.
+        weighting: leaves out shapes that do not count.
+        gpu: what heuristics may know of it.
+        decide: (baseline's, candidate's) decisions on cases, spelled out.
+        rng: draws the fresh batches and the order of the suite.
+    """
+    known = cases_for(workload, setting)
+    counted = weights(known, weighting)
+    cases = [c for c in known if c.id in counted]
+    grouped = [(c, Group.SEALED if c.split is Split.TEST else Group.CHANGED) for c in cases]
+    if setting.mode is not Mode.STATIC:
+        grouped += [(c, Group.FRESH) for c in fresh_cases(known, weighting, rng)]
+    baseline, candidate = decide([c for c, _ in grouped])
+    subjects = []
+    for (case, group), a, b in zip(grouped, baseline, candidate, strict=True):
+        one, other = (canonical_launch(case.shape, setting, d, gpu) for d in (a, b))
+        if one == other and group is Group.CHANGED:
+            continue
+        subjects.append(Subject(case, group, a, b, one == other))
+    # At random, so that a budget that ends early leaves a sample and not the small shapes alone.
+    rng.shuffle(subjects)
+    return subjects
+
+
+def confirm_shapes(
+    subjects: Sequence[Subject],
+    worker: Worker,
+    rng: random.Random,
+    *,
+    deadline: float | None = None,
+    on_verdict: Callable[[ShapeVerdict], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[ShapeVerdict]:
+    """Compare the launches of each shape; stops at the deadline.
+
+    Raises:
+        MeasureError: the GPU was lost; what was found before went to `on_verdict`.
+    """
+    found = []
+    for subject in subjects:
+        if deadline is not None and clock() > deadline:
+            # Equal launches cost nothing, but going on with them alone would draw the mean towards no difference.
+            break
+        if subject.same_launch:
+            found.append(ShapeVerdict(subject, Verdict.SAME))
+        else:
+            found.append(_confirm_shape(subject, worker, rng))
+        on_verdict(found[-1])
+    return found
+
+
+def _confirm_shape(subject: Subject, worker: Worker, rng: random.Random) -> ShapeVerdict:
+    def measure(orders: list[str]) -> list[Block]:
+        return worker.pairs(subject.case.shape, subject.baseline, subject.candidate, orders)
+
+    try:
+        comparison = compare(measure, rng)
+    except MeasureError as error:
+        if error.kind in (Trouble.LOST, Trouble.UNAVAILABLE):
+            raise
+        return ShapeVerdict(subject, Verdict.UNRELIABLE, trouble=str(error), wrong_output=error.kind is Trouble.WRONG)
+    return ShapeVerdict(subject, comparison.verdict, comparison)
+
+
+def judge_suite(found: Sequence[ShapeVerdict], weighting: Weighting) -> SuiteVerdict:
+    """Verdict over the unseen shapes: ragged and uniform ones weigh as they do in the score."""
+
+    def interval(groups: Sequence[Group]) -> Interval:
+        counted = [
+            v for v in found if v.subject.group in groups and (v.comparison is not None or v.subject.same_launch)
+        ]
+        shares = weights([v.subject.case for v in counted], weighting) if counted else {}
+        return suite_interval(
+            [Part(shares[v.subject.case.id], v.comparison.log_ratios if v.comparison else ()) for v in counted]
+        )
+
+    whole = interval(UNSEEN)
+    wrong = sum(v.wrong_output for v in found)
+    verdict = suite_verdict(whole)
+    if wrong and verdict is Verdict.FASTER:
+        verdict = Verdict.UNRELIABLE
+    return SuiteVerdict(verdict, whole, {g: interval([g]) for g in Group}, wrong)

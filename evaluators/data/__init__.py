@@ -1,0 +1,1 @@
+"""What is judged: shapes, settings, decisions, workloads, evaluations and their statuses."""

@@ -1,0 +1,136 @@
+"""What the judge says of one candidate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.status import Status
+
+
+@dataclass(frozen=True, slots=True)
+class SplitScore:
+    """Scores of one candidate on one part of the shapes (train, holdout or test).
+
+    Attributes:
+        score: weighted geometric mean speed-up less the penalty for regressions; 1.0 is the baseline.
+        geomean_speedup: weighted geometric mean of baseline latency / candidate latency.
+        oracle_share: log(geomean_speedup) as a share of the oracle's; 0.0 where the oracle gains nothing.
+        regressions: shapes slower than the baseline by more than max(1%, 3 standard errors).
+        worst_speedup: smallest speed-up over the shapes.
+        shapes: how many shapes were scored.
+        workspace_bytes: largest fp32 workspace that a decision asks for.
+        interpolated: shapes whose latency was interpolated between two recorded launches.
+    """
+
+    score: float
+    geomean_speedup: float
+    oracle_share: float
+    regressions: int
+    worst_speedup: float
+    shapes: int
+    workspace_bytes: int
+    interpolated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opportunity:
+    """A training shape on which the candidate leaves time on the table, or loses to the baseline.
+
+    Attributes:
+        name: the case's id.
+        shape: the decode call.
+        view: `ShapeView` fields by name.
+        work: `WorkView` fields by name without `n_blocks` and `num_splits`; empty in static mode.
+        decided: what the candidate decided, with FA3's own choices filled in; in varlen and metadata mode
+            blocks_per_split is what a split would take, also where num_splits is 1.
+        best: the recorded decision with the lowest latency, filled in likewise.
+        speedup: baseline latency / candidate latency.
+        gain: log of the speed-up still to be had.
+        weight: share of the shape in the score.
+        curve: every recorded decision of the shape, spelled out likewise, with its log speed-up over the
+            baseline: what a kernel engineer would plot before writing a rule.
+    """
+
+    name: str
+    shape: DecodeShape
+    view: dict[str, int | bool]
+    work: dict[str, int]
+    decided: Decision
+    best: Decision
+    speedup: float
+    gain: float
+    weight: float
+    curve: tuple[tuple[Decision, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the next proposal may learn from this candidate; training shapes only.
+
+    `opportunities` holds every training shape, the most weighted gain first, so that a proposer also knows
+    what must not change; `regressions` those that lose to the baseline. `setting` and `gpu` say what the
+    shapes were measured on; None in feedback that holds no shapes.
+    """
+
+    opportunities: tuple[Opportunity, ...] = ()
+    regressions: tuple[Opportunity, ...] = ()
+    setting: Setting | None = None
+    gpu: Gpu | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """A stretch of time in which launches of a candidate were measured, one after the other.
+
+    Attributes:
+        started_at: of the first request, in seconds since the epoch.
+        seconds: until the last answer.
+        busy_s: what the requests took, one by one; the rest is the store's.
+        launches: how many were measured anew.
+    """
+
+    started_at: float
+    seconds: float
+    busy_s: float
+    launches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The judge's answer for one candidate.
+
+    The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
+    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a second look also
+    lone_share, the share of the gain that no neighbouring shape shares, and memorised, where that share is so large
+    that the scores were lowered (see `evaluators.scoring.memorising`). `speedups` holds the speed-up over the baseline
+    by case id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
+    busy, `measured` when that was; 0 and empty where latencies are recorded ones, or all of them were known.
+    """
+
+    status: Status
+    message: str = ""
+    source_hash: str = ""
+    normal_form: str = ""
+    decisions_hash: str = ""
+    decisions: tuple[Decision, ...] = ()
+    train: SplitScore | None = None
+    holdout: SplitScore | None = None
+    test: SplitScore | None = None
+    speedups: dict[str, float] = field(default_factory=dict)
+    regressed: tuple[str, ...] = ()
+    features: dict[str, float] = field(default_factory=dict)
+    feedback: Feedback = Feedback()
+    gpu_s: float = 0.0
+    measured: tuple[Measuring, ...] = ()
+
+    @property
+    def memorised(self) -> bool:
+        """Whether the second look lowered the scores."""
+        return "memorised" in self.features
+
+    @property
+    def scores(self) -> dict[str, SplitScore]:
+        """Scores by split name, those that were asked for."""
+        named = {"train": self.train, "holdout": self.holdout, "test": self.test}
+        return {name: score for name, score in named.items() if score is not None}

@@ -1,0 +1,193 @@
+"""Workloads: which decode calls a heuristic is judged on, and how much each counts.
+
+`llama31-70b` holds the attention shapes of Llama-3.1-70B (64 query heads, 8 KV heads, head_dim 128) at tensor
+parallel degrees 1, 2, 4 and 8, as uniform batches and as ragged ones. `bsc-160` is the regression grid of
+arXiv 2604.00028 (batches x KV heads x key lengths).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
+
+from evaluators.data.contract import DecodeShape, Mode, Setting
+
+BATCHES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
+"""Batches as servers see them: tiles that do not divide 132 SMs are where schedules go wrong."""
+
+LLAMA_HEADS = ((64, 8), (32, 4), (16, 2), (8, 1))
+"""(num_heads_q, num_heads_kv) per GPU at tensor parallel degrees 1, 2, 4, 8."""
+
+SEQLENS = (64, 128, 176, 177, 352, 353, 512, 513, 640, 704, 705, 1024, 1536, 2048, 3000, 4096, 8192, 16384)
+"""KV capacities in keys; 176 and 128 are block_n of contiguous and paged KV, hit on both sides."""
+
+BSC_BATCHES = (1, 2, 4, 8)
+BSC_HEADS_KV = (1, 2, 4, 8, 32)
+BSC_SEQLENS = (128, 256, 384, 512, 1024, 2048, 4096, 8192)
+
+MAX_RAGGED_CAPACITY = 16384
+
+
+class Split(StrEnum):
+    """Part of the shapes that a case belongs to."""
+
+    TRAIN = "train"
+    HOLDOUT = "holdout"
+    TEST = "test"
+
+
+class Weighting(StrEnum):
+    """How much each case counts.
+
+    `SERVING`: all cases; ragged batches carry half of the weight where there are any.
+    `CHAT`: batch at most 4 and capacity at most 1,024 keys, every case the same.
+    """
+
+    SERVING = "serving"
+    CHAT = "chat"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One shape of a workload.
+
+    Attributes:
+        id: stable name, e.g. `u-b6-h64x8-k3000`; the key of recorded tables.
+        shape: the decode call.
+        split: train, holdout or test; decided by `neighbourhood_split`.
+    """
+
+    id: str
+    shape: DecodeShape
+    split: Split
+
+    @property
+    def ragged(self) -> bool:
+        """Whether live lengths differ from the capacity."""
+        return self.shape.ragged
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """A distribution of live lengths: log-normal components with their shares."""
+
+    name: str
+    components: tuple[tuple[float, float, float], ...]
+    """(share, median keys, sigma of the logarithm) of each component."""
+
+
+MIXES = (
+    Mix("ln300", ((1.0, 300, 0.7),)),
+    Mix("ln900", ((1.0, 900, 0.8),)),
+    Mix("ln1800", ((1.0, 1800, 0.8),)),
+    Mix("ln4900", ((1.0, 4900, 0.6),)),
+    Mix("chat", ((0.65, 350, 0.8), (0.25, 1500, 0.6), (0.10, 6000, 0.5))),
+    Mix("onelong", ((0.9, 400, 0.5), (0.1, 9000, 0.3))),
+)
+"""Chat-like and log-normal live lengths; `onelong` is mostly short with a few very long sequences."""
+
+CAPACITY_FACTORS = (1.1, 1.5, 2.0, 4.0)
+"""Capacity over the longest live sequence; servers allocate for the longest that they admit."""
+
+
+def neighbourhood_split(batch_band: int, length_band: int, heads_band: int) -> Split:
+    """Split of a neighbourhood: three in five train, one holdout, one test.
+
+    Whole neighbourhoods (two adjacent batches, three adjacent lengths or one mix, one head count) go
+    together, so that a held-out shape has no near twin among the training shapes. The pattern is a
+    diagonal, so that each batch, length and head count appears in every split.
+    """
+    return (Split.TRAIN, Split.TRAIN, Split.HOLDOUT, Split.TRAIN, Split.TEST)[
+        (batch_band + 2 * length_band + 3 * heads_band) % 5
+    ]
+
+
+def _uniform_cases(batches: Sequence[int], heads: Sequence[tuple[int, int]], seqlens: Sequence[int]) -> list[Case]:
+    return [
+        Case(
+            id=f"u-b{batch}-h{num_heads_q}x{num_heads_kv}-k{seqlen_k}",
+            shape=DecodeShape(batch, seqlen_k, num_heads_q, num_heads_kv),
+            split=neighbourhood_split(b // 2, k // 3, h),
+        )
+        for h, (num_heads_q, num_heads_kv) in enumerate(heads)
+        for b, batch in enumerate(batches)
+        for k, seqlen_k in enumerate(seqlens)
+    ]
+
+
+def sample_live_seqlens(mix: Mix, batch: int, rng: random.Random) -> tuple[int, ...]:
+    """Live lengths of one batch, 16..12,000 keys, at least one sequence of the last component."""
+    shares = [share for share, _, _ in mix.components]
+    picks = rng.choices(mix.components, weights=shares, k=batch - 1)
+    picks.append(mix.components[-1])
+    rng.shuffle(picks)
+    lengths = []
+    for _, median, sigma in picks:
+        z = NormalDist().inv_cdf(min(max(rng.random(), 1e-6), 1 - 1e-6))
+        lengths.append(min(12_000, max(16, round(median * 2.718281828459045 ** (sigma * z)))))
+    return tuple(lengths)
+
+
+def _ragged_cases() -> list[Case]:
+    cases = []
+    for h, (num_heads_q, num_heads_kv) in enumerate(LLAMA_HEADS):
+        for b, batch in enumerate(BATCHES):
+            if batch == 1:
+                continue
+            for m, mix in enumerate(MIXES):
+                name = f"r-b{batch}-h{num_heads_q}x{num_heads_kv}-{mix.name}"
+                rng = random.Random(name)
+                live = sample_live_seqlens(mix, batch, rng)
+                wide = max(live) * rng.choice(CAPACITY_FACTORS)
+                seqlen_k = max(max(live), min(MAX_RAGGED_CAPACITY, -(-int(wide) // 256) * 256))
+                cases.append(
+                    Case(
+                        id=name,
+                        shape=DecodeShape(batch, seqlen_k, num_heads_q, num_heads_kv, live_seqlens=live),
+                        split=neighbourhood_split(b // 2, m, h),
+                    )
+                )
+    return cases
+
+
+def llama31_70b() -> tuple[Case, ...]:
+    """Uniform and ragged decode calls of Llama-3.1-70B."""
+    return (*_uniform_cases(BATCHES, LLAMA_HEADS, SEQLENS), *_ragged_cases())
+
+
+def bsc_160() -> tuple[Case, ...]:
+    """The 160 configurations of the BSC paper's regression grid: heads_q = max(heads_kv, 64)."""
+    heads = [(max(kv, 64), kv) for kv in BSC_HEADS_KV]
+    return tuple(_uniform_cases(BSC_BATCHES, heads, BSC_SEQLENS))
+
+
+WORKLOADS = {"llama31-70b": llama31_70b, "bsc-160": bsc_160}
+"""Functions that make the cases of a workload, by name."""
+
+
+def cases_for(workload: str, setting: Setting) -> tuple[Case, ...]:
+    """Cases of a workload under a setting; ragged batches need varlen or metadata mode.
+
+    Raises:
+        KeyError: unknown workload; the message names the known ones.
+    """
+    if workload not in WORKLOADS:
+        raise KeyError(f"unknown workload {workload!r}; known: {', '.join(sorted(WORKLOADS))}")
+    cases = WORKLOADS[workload]()
+    if setting.mode is Mode.STATIC:
+        return tuple(c for c in cases if not c.ragged)
+    return cases
+
+
+def weights(cases: Sequence[Case], weighting: Weighting) -> dict[str, float]:
+    """Weight per case id, adding up to 1 over the cases that count; cases that do not count are absent."""
+    if weighting is Weighting.CHAT:
+        counted = [c for c in cases if c.shape.batch <= 4 and c.shape.seqlen_k <= 1024]
+        return {c.id: 1 / len(counted) for c in counted}
+    ragged = [c for c in cases if c.ragged]
+    uniform = [c for c in cases if not c.ragged]
+    share = 0.5 if ragged and uniform else 1.0
+    return {c.id: share / len(group) for group in (uniform, ragged) for c in group}

@@ -1,0 +1,144 @@
+"""Decisions read back from a compiled FA3 library, and the same decisions by the mirror.
+
+The live splits are read from the scheduler metadata, the static num_splits from the shape of the partial
+outputs that a forward call allocates. Readings ship as a fixture, so that the mirror is checked against
+the compiled library on machines without a GPU too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.fa3.dispatch import ceil_div, resolved_num_splits
+from evaluators.fa3.launch import canonical_launch, effective_pack_gqa
+from evaluators.measure.providers.metadata import decode_metadata
+
+if TYPE_CHECKING:
+    from evaluators.measure.providers import Provider
+    from evaluators.measure.providers.memory import KvPool
+
+HEADS = ((64, 8), (32, 4), (16, 2), (8, 1), (64, 1), (64, 2), (40, 8), (32, 32), (64, 32), (12, 4), (128, 16))
+HEAD_DIMS = (64, 96, 128, 128, 128, 128, 192, 256)
+CAPS = (0, 0, 0, 0, 1, 2, 3, 5, 8, 13, 32, 33, 64, 100, 128, 200)
+MARGINS = (0, 0, 0, 8, 32, 100)
+MAX_KV_BYTES = 3 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One compiled decision.
+
+    Attributes:
+        setting: name of provider and mode, e.g. `fa3_fwd-metadata`.
+        shape: the decode call.
+        num_splits: asked of the library; 0 is its own choice.
+        sm_margin: asked of the library.
+        compiled: static num_splits (static, varlen) as one number, or live splits per sequence (metadata).
+    """
+
+    setting: str
+    shape: DecodeShape
+    num_splits: int
+    sm_margin: int
+    compiled: tuple[int, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain mapping for a JSON line."""
+        row = asdict(self)
+        row["shape"] = {k: v for k, v in row["shape"].items() if v}
+        return row
+
+    @staticmethod
+    def from_json(row: dict[str, Any]) -> Reading:
+        """Inverse of `as_json`."""
+        shape = dict(row["shape"])
+        shape["live_seqlens"] = tuple(shape.get("live_seqlens", ()))
+        return Reading(
+            row["setting"], DecodeShape(**shape), row["num_splits"], row["sm_margin"], tuple(row["compiled"])
+        )
+
+
+def reading_setting(name: str) -> Setting:
+    """Setting of a reading; the cache state plays no part in decisions."""
+    provider, mode = name.rsplit("-", 1)
+    return Setting(provider, Mode(mode), Cache.COLD, page_size=16 if provider == "vllm" else 0)
+
+
+def random_shape(rng: random.Random, *, ragged: bool) -> DecodeShape:
+    """A decode call over the head counts, head sizes, lengths and batches that servers use."""
+    heads_q, heads_kv = rng.choice(HEADS)
+    batch = rng.choice((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 31, 32, 33, 48, 64, 100))
+    capacity = rng.choice((64, 128, 176, 352, 353, 512, 513, 640, 704, 705, 1024, 1500, 2048, 4096, 8192, 16384))
+    capacity = max(16, capacity + rng.choice((0, 0, 0, -1, 1, 7)))
+    live: tuple[int, ...] = ()
+    if ragged:
+        live = tuple(max(1, min(capacity, int(capacity * rng.random() ** 1.5))) for _ in range(batch))
+    return DecodeShape(
+        batch, capacity, heads_q, heads_kv, rng.choice(HEAD_DIMS), rng.choice((1, 1, 1, 1, 2, 4, 8)), live
+    )
+
+
+def tie_shapes(rng: random.Random) -> Iterator[DecodeShape]:
+    """Batches whose blocks * 1.1 * heads / 132 is a whole number, where one rounding decides."""
+    for heads_q, heads_kv in ((64, 8), (32, 4), (16, 2), (8, 1)):
+        for k in range(1, 41):
+            total = 120 * k // heads_kv if 120 * k % heads_kv == 0 else 0
+            batch = rng.choice([b for b in (1, 2, 4, 6, 8, 10, 12, 20) if b <= max(1, total)] or [1])
+            if total < batch or total > batch * 90:
+                continue
+            blocks = [total // batch] * batch
+            blocks[0] += total - sum(blocks)
+            if max(blocks) > 92:
+                continue
+            for block_n in (176, 128):
+                live = tuple(b * block_n for b in blocks)
+                yield DecodeShape(batch, max(live), heads_q, heads_kv, live_seqlens=live)
+
+
+def mirror(reading: Reading, gpu: Gpu) -> tuple[int, ...]:
+    """The same decision by `evaluators.fa3.dispatch`."""
+    setting = reading_setting(reading.setting)
+    decision = Decision(reading.num_splits, sm_margin=reading.sm_margin)
+    if setting.mode is Mode.METADATA:
+        return canonical_launch(reading.shape, setting, decision, gpu).live_splits
+    return (resolved_num_splits(reading.shape, setting, decision, gpu),)
+
+
+def read_metadata(provider: Provider, setting: Setting, *, count: int, seed: int) -> Iterator[Reading]:
+    """Live splits of `count` random batches and of the tie batches."""
+    import torch
+
+    rng = random.Random(seed)
+    shapes = [random_shape(rng, ragged=rng.random() < 0.6) for _ in range(count)]
+    cases = [(s, rng.choice(CAPS), rng.choice(MARGINS)) for s in shapes]
+    cases += [(s, 32, 0) for s in tie_shapes(rng)]
+    gpu = Gpu(num_sms=torch.cuda.get_device_properties(0).multi_processor_count)
+    for shape, num_splits, margin in cases:
+        decision = Decision(num_splits, sm_margin=margin)
+        cap = resolved_num_splits(shape, setting, decision, gpu)
+        seqlens = torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda")
+        raw = provider.compiled_metadata(shape, setting, decision, seqlens)
+        if not effective_pack_gqa(shape, setting, cap, None):
+            continue
+        live = decode_metadata(raw, shape, setting, split=cap > 1).live_splits
+        yield Reading(f"{setting.provider}-{setting.mode.value}", shape, num_splits, margin, live)
+
+
+def read_num_splits(provider: Provider, setting: Setting, pool: KvPool, *, count: int, seed: int) -> Iterator[Reading]:
+    """Static num_splits of `count` random batches, from real forward calls with num_splits = 0."""
+    rng = random.Random(seed)
+    found = 0
+    while found < count:
+        shape = random_shape(rng, ragged=setting.mode is not Mode.STATIC)
+        kv_bytes = shape.batch * ceil_div(shape.seqlen_k, 16) * 16 * shape.num_heads_kv * shape.head_dim * 4
+        if kv_bytes > MAX_KV_BYTES:
+            continue
+        found += 1
+        margin = rng.choice(MARGINS)
+        inputs = provider.make_inputs(shape, setting, copies=1, pool=pool)
+        compiled = provider.compiled_num_splits(inputs, Decision(0, sm_margin=margin))
+        yield Reading(f"{setting.provider}-{setting.mode.value}", shape, 0, margin, (compiled,))

@@ -1,0 +1,133 @@
+"""Canonical launches: two decisions that make the GPU do the same work are one launch.
+
+Two decisions are the same launch when they run the same kernel variant (split or not, packed or not),
+on the same number of SMs, with the same live splits per sequence and the same combine kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from evaluators.data.contract import (
+    MAX_NUM_SPLITS,
+    Decision,
+    DecodeShape,
+    Gpu,
+    Mode,
+    Setting,
+)
+from evaluators.fa3.dispatch import (
+    blocks_of_sequences,
+    live_splits,
+    resolved_num_splits,
+    shape_view,
+    should_pack_gqa,
+    stock_blocks_per_split,
+    work_view,
+)
+
+COMBINE_BUCKETS = (32, 64, 128, 256)
+"""num_splits up to which one combine kernel serves, for head_dim > 64 (flash_fwd_combine_launch_template.h)."""
+
+COMBINE_BUCKETS_SMALL_HEAD = (16, *COMBINE_BUCKETS)
+"""The same for head_dim <= 64, where rows of 16 allow a bucket of 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What the GPU is asked to run for one decode call.
+
+    Attributes:
+        mode: static, varlen or metadata.
+        num_splits: 1 when unsplit; in static mode the exact count; otherwise the combine bucket.
+        pack_gqa: whether query heads of one KV head share a tile (effective value).
+        sm_margin: SMs left free; 0 where the kernel's grid does not depend on it.
+        live_splits: splits that run, per sequence in batch order; static mode has one entry.
+        combine_bucket: largest num_splits that the same combine kernel serves; 0 when unsplit.
+    """
+
+    mode: Mode
+    num_splits: int
+    pack_gqa: bool
+    sm_margin: int
+    live_splits: tuple[int, ...]
+    combine_bucket: int
+
+    @property
+    def key(self) -> str:
+        """Stable text form, e.g. `m32.p1.g0:3x6` (metadata, bucket 32, packed, margin 0, six times 3)."""
+        runs = ",".join(
+            f"{value}x{n}" if n > 1 else str(value)
+            for value, n in ((v, len(list(g))) for v, g in groupby(self.live_splits))
+        )
+        return f"{self.mode.value[0]}{self.num_splits}.p{int(self.pack_gqa)}.g{self.sm_margin}:{runs}"
+
+
+def combine_bucket(num_splits: int, head_dim: int) -> int:
+    """Largest num_splits served by the combine kernel that `num_splits` launches; 0 when unsplit.
+
+    Raises:
+        ValueError: num_splits above what the kernel accepts.
+    """
+    if num_splits == 1:
+        return 0
+    for bucket in COMBINE_BUCKETS_SMALL_HEAD if head_dim <= 64 else COMBINE_BUCKETS:
+        if num_splits <= bucket:
+            return bucket
+    raise ValueError(f"num_splits must be at most {MAX_NUM_SPLITS}, got {num_splits}")
+
+
+def effective_pack_gqa(shape: DecodeShape, setting: Setting, num_splits: int, asked: bool | None) -> bool:
+    """pack_gqa that the forward kernel honours: always on when split or paged (flash_api.cpp, get_pack_gqa)."""
+    if num_splits > 1 or setting.paged:
+        return True
+    if asked is not None:
+        return asked
+    if shape.num_heads_q == shape.num_heads_kv:
+        return False
+    return should_pack_gqa(shape, shape_view(shape, setting).block_m)
+
+
+def spelled_out(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> Decision:
+    """The decision with FA3's own choices filled in; blocks_per_split 0 where nothing is split."""
+    num_splits = resolved_num_splits(shape, setting, decision, gpu)
+    blocks = decision.blocks_per_split
+    if setting.mode is Mode.STATIC or num_splits == 1:
+        blocks = 0
+    elif not blocks:
+        blocks = stock_blocks_per_split(work_view(shape, setting, num_splits), gpu.num_sms - decision.sm_margin)
+    return Decision(num_splits, decision.pack_gqa, decision.sm_margin, blocks)
+
+
+def canonical_launch(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> Launch:
+    """The launch that a decision makes.
+
+    The harness passes the effective pack_gqa and the resolved num_splits to metadata and forward alike:
+    different values on the two sides read and write out of bounds, unchecked.
+
+    Raises:
+        ValueError: a decision outside what the kernel accepts.
+    """
+    num_splits = resolved_num_splits(shape, setting, decision, gpu)
+    bucket = combine_bucket(num_splits, shape.head_dim)
+    pack_gqa = effective_pack_gqa(shape, setting, num_splits, decision.pack_gqa)
+    if setting.mode is Mode.STATIC:
+        # A split static launch has one CTA per (tile, split); only the unsplit grid is persistent.
+        margin = decision.sm_margin if num_splits == 1 else 0
+        return Launch(setting.mode, num_splits, pack_gqa, margin, (num_splits,), bucket)
+    if num_splits == 1:
+        live: tuple[int, ...] = (1,) * shape.batch
+    else:
+        blocks = decision.blocks_per_split or stock_blocks_per_split(
+            work_view(shape, setting, num_splits), gpu.num_sms - decision.sm_margin
+        )
+        live = live_splits(blocks_of_sequences(shape, setting), blocks, num_splits)
+    return Launch(setting.mode, bucket or 1, pack_gqa, decision.sm_margin, live, bucket)
+
+
+def workspace_bytes(shape: DecodeShape, num_splits: int) -> int:
+    """fp32 partial outputs and log-sum-exps that a split call allocates (flash_api.cpp, out_accum)."""
+    if num_splits <= 1:
+        return 0
+    return num_splits * shape.batch * shape.num_heads_q * shape.seqlen_q * (shape.head_dim + 1) * 4

@@ -1,0 +1,116 @@
+"""Scores of decision arrays: the judge's own score, looked up for all shapes at once.
+
+The judge is asked once per shape and decision; its answer is kept in flat arrays. Equal to the judge's score but
+for the order of additions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Mode
+from evaluators.data.workloads import Split
+from evaluators.judge.judge import Judge
+from evaluators.language.vectorised import DecisionArrays
+from evaluators.scoring.score import REGRESSION_PENALTY
+
+PACK = (None, False, True)
+ROOM = 1 << 16
+"""Answers for which there is room at first; doubled when full."""
+
+OK, REGRESSION, FAILED = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A decision table on one split.
+
+    Attributes:
+        score: as in `SplitScore`: geometric mean speed-up less the penalty for regressions.
+        log_gain: weighted mean log speed-up over the baseline.
+        regressions: shapes slower than the baseline by more than max(1%, 3 standard errors).
+    """
+
+    score: float
+    log_gain: float
+    regressions: int
+
+
+class Scorer:
+    """Scores decisions on the cases of one judge. Not thread-safe."""
+
+    def __init__(self, judge: Judge) -> None:
+        """Take the judge's cases and weights."""
+        self._judge = judge
+        self._ids = [c.id for c in judge.cases]
+        lanes = len(self._ids)
+        self.weights: dict[Split, npt.NDArray[np.float64]] = {
+            split: np.array([shares.get(i, 0.0) for i in self._ids]) for split, shares in judge.weights.items()
+        }
+        static = judge.setting.mode is Mode.STATIC
+        # Beyond the longest sequence and the largest recorded value, every number of blocks is the same launch.
+        self._last = np.array([0 if static else 1 + judge.most_blocks(i) for i in self._ids], np.int64)
+        self._row = np.full((lanes, MAX_NUM_SPLITS + 1, len(PACK)), -1, np.int64)
+        self._lane = np.arange(lanes)
+        self._used = 0
+        self._log = np.full(ROOM, np.nan)
+        self._state = np.zeros(ROOM, np.int8)
+        self.asked = 0
+        """Distinct pairs of shape and decision that the judge was asked for."""
+
+    def _rows(self, d: DecisionArrays) -> npt.NDArray[np.int64]:
+        """Where the answers of each shape's num_splits and pack_gqa begin."""
+        rows = self._row[self._lane, d.num_splits, d.pack_gqa + 1]
+        for lane in np.nonzero(rows < 0)[0].tolist():
+            rows[lane] = self._row[lane, d.num_splits[lane], d.pack_gqa[lane] + 1] = self._used
+            self._used += int(self._last[lane]) + 1
+        while self._used > len(self._log):
+            self._log = np.concatenate([self._log, np.full(len(self._log), np.nan)])
+            self._state = np.concatenate([self._state, np.zeros(len(self._state), np.int8)])
+        return rows
+
+    def look_up(self, decisions: DecisionArrays) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
+        """Log speed-up over the baseline and state (ok, regression, failed) of each shape."""
+        at = self._rows(decisions) + np.minimum(decisions.blocks_per_split, self._last)
+        log = self._log[at]
+        unknown = np.isnan(log)
+        margins = decisions.sm_margin != 0
+        if unknown.any():
+            for lane in np.nonzero(unknown & ~margins)[0].tolist():
+                self._log[at[lane]], self._state[at[lane]] = self._ask(lane, decisions)
+            log = self._log[at]
+        state = self._state[at]
+        for lane in np.nonzero(margins)[0].tolist():  # rare: recorded tables hold few launches with a margin
+            log[lane], state[lane] = self._ask(lane, decisions)
+        return log, state
+
+    def _ask(self, lane: int, d: DecisionArrays) -> tuple[float, int]:
+        self.asked += 1
+        decision = Decision(
+            int(d.num_splits[lane]),
+            PACK[int(d.pack_gqa[lane]) + 1],
+            int(d.sm_margin[lane]),
+            int(d.blocks_per_split[lane]),
+        )
+        result = self._judge.outcome(self._ids[lane], decision).result
+        if result is None:
+            return 0.0, FAILED
+        return result.log_speedup, REGRESSION if result.regression else OK
+
+    def fits(self, decisions: DecisionArrays) -> dict[Split, Fit] | None:
+        """Scores by split; None where the judge has none, since a launch is unrecorded or unsafe."""
+        log, state = self.look_up(decisions)
+        if (state == FAILED).any():
+            return None
+        found = {}
+        for split, shares in self.weights.items():
+            gains = shares * log
+            lost = (state == REGRESSION) & (shares > 0)
+            gain, count = float(gains.sum()), int(np.count_nonzero(lost))
+            penalty = REGRESSION_PENALTY * count - float(gains[lost].sum()) if count else 0.0
+            found[split] = Fit(math.exp(gain - penalty), gain, count)
+        return found

@@ -1,0 +1,325 @@
+"""The judge: source in, evaluation out.
+
+gate -> sandbox -> decision table -> canonical launches -> latencies -> score. The code of a candidate is
+seen by the gate and run by the sandbox alone; everything after that sees decisions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from evaluators.data.contract import Decision, Gpu, Setting
+from evaluators.data.evaluation import Evaluation, Feedback, Measuring, Opportunity
+from evaluators.data.status import Status
+from evaluators.data.workloads import Case, Split, Weighting, weights
+from evaluators.judge.recheck import SecondLook
+from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.latencies.latency import LatencySource, TableSource
+from evaluators.latencies.table import read_table, restrict
+from evaluators.sandbox.sandbox import Answers, Limits, Question, Sandbox
+from evaluators.scoring.outcomes import Outcome, Outcomes
+from evaluators.scoring.regressions import Regression, regression_of
+from evaluators.scoring.score import ShapeResult, split_score
+
+WORKSPACE_CAP_MB = 256
+"""Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
+
+SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
+
+
+class Judge:
+    """Judges programs on cases whose latencies a source knows or measures. Thread-safe."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        setting: Setting,
+        gpu: Gpu,
+        source: LatencySource,
+        *,
+        description: Mapping[str, str],
+        weighting: Weighting,
+        limits: Limits,
+        workspace_cap_mb: int = WORKSPACE_CAP_MB,
+        vectorised: bool = False,
+    ) -> None:
+        """Prepare questions and weights.
+
+        Args:
+            cases: what is judged, less what the weighting leaves out.
+            setting: how decode calls reach the kernel.
+            gpu: what heuristics may know of it.
+            source: where latencies come from.
+            description: what the latencies are, for reports and for the journal of a run.
+            weighting: how much each case counts.
+            limits: of the sandbox, for one candidate.
+            workspace_cap_mb: decisions that need more are unsafe.
+            vectorised: ask numpy first and the sandbox only where that cannot answer; the decisions are the same.
+        """
+        self.setting, self.gpu = setting, gpu
+        self.source = source
+        by_split = {s: [c for c in cases if c.split is s] for s in Split}
+        self.weights: dict[Split, dict[str, float]] = {
+            s: weights(found, weighting) for s, found in by_split.items() if found
+        }
+        counted = {i for w in self.weights.values() for i in w}
+        self._outcomes = Outcomes(
+            [c for c in cases if c.id in counted], setting, gpu, source, cap_bytes=workspace_cap_mb * 2**20
+        )
+        self._facts = self._outcomes.facts
+        self._limits = limits
+        self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
+        self._vectoriser = None
+        if vectorised:
+            from evaluators.language.vectorised import Vectoriser
+
+            self._vectoriser = Vectoriser(self.gpu, self.questions)
+        self.description = {
+            "setting": self.setting.name,
+            "weighting": weighting.value,
+            "workspace_cap_mb": str(workspace_cap_mb),
+            **description,
+        }
+
+    @property
+    def grows(self) -> bool:
+        """See `LatencySource.grows`."""
+        return self.source.grows
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """The cases that are judged."""
+        return tuple(f.case for f in self._facts.values())
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What candidates are asked, in the order of `cases`."""
+        return tuple(f.question for f in self._facts.values())
+
+    def outcome(self, case_id: str, decision: Decision) -> Outcome:
+        """See `Outcomes.of`."""
+        return self._outcomes.of(case_id, decision)
+
+    def most_blocks(self, case_id: str) -> int:
+        """See `Outcomes.most_blocks`."""
+        return self._outcomes.most_blocks(case_id)
+
+    def recorded_cells(self, split: Split) -> int:
+        """Launches recorded for the cases of a split."""
+        return sum(len(self.source.cells(self._facts[i].case)) for i in self.weights[split])
+
+    @property
+    def oracle_log_gain(self) -> dict[Split, float]:
+        """Weighted log speed-up of the best launches known, by split."""
+        return self._oracle_now() if self.grows else self._oracle_for_good
+
+    @cached_property
+    def _oracle_for_good(self) -> dict[Split, float]:
+        return self._oracle_now()
+
+    def _oracle_now(self) -> dict[Split, float]:
+        return {
+            s: sum(share * self._outcomes.knowledge(i).oracle.log_gain for i, share in w.items())
+            for s, w in self.weights.items()
+        }
+
+    @cached_property
+    def _second_look(self) -> SecondLook:
+        return SecondLook(
+            {i: (f.case.shape, f.question) for i, f in self._facts.items()},
+            question=self._outcomes.question,
+            weights=self.weights,
+            gpu=self.gpu,
+            limits=self._limits,
+        )
+
+    def _gains(self, decided: Sequence[tuple[str, Decision]], *, measured: list[Measuring]) -> list[float | None]:
+        """Log speed-up of decisions on cases; None where one has no latency."""
+        self._prepare(decided, measured)
+        results = [self._outcomes.of(case_id, decision).result for case_id, decision in decided]
+        return [r.log_speedup if r else None for r in results]
+
+    def _prepare(self, decided: Iterable[tuple[str, Decision]], measured: list[Measuring]) -> None:
+        """Have measured what is not known; adds when that was to `measured`."""
+        stretch = self.source.prepare(self._outcomes.unseen(decided))
+        if stretch is not None:
+            measured.append(stretch)
+
+    def evaluate(self, source: str) -> Evaluation:
+        """Judge a program. Every failure is an evaluation with a status and a message, never an exception."""
+        source_hash = _hash(source)
+        try:
+            program = parse_program(source)
+        except ProgramRefused as refused:
+            message = "\n".join(str(r) for r in refused.refusals)
+            return Evaluation(refused.status, message, source_hash)
+        answers = self._answers(program)
+        if answers.status is not Status.OK:
+            return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
+        measured: list[Measuring] = []
+        return _paid(self._score(program, source_hash, answers.decisions, measured), measured)
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """The evaluation of a program that passed the gate and decided so, without asking it."""
+        measured: list[Measuring] = []
+        return _paid(self._score(parse_program(source), _hash(source), decisions, measured), measured)
+
+    def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
+        """The regressions of an evaluation of this judge, worst first, each with its class."""
+        decided = dict(zip(self._facts, evaluation.decisions, strict=True))
+        found = []
+        for case_id in evaluation.regressed:
+            case = self._facts[case_id].case
+            ours, theirs = (
+                self._outcomes.launch(case, d)
+                for d in (self._outcomes.spelled(case, decided[case_id]), self._facts[case_id].baseline)
+            )
+            found.append(
+                regression_of(case, self.setting, evaluation.speedups[case_id], ours, theirs, self.gpu.num_sms)
+            )
+        return tuple(sorted(found, key=lambda r: r.speedup))
+
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Look again at a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
+
+        See `SecondLook.look`.
+        """
+        measured: list[Measuring] = []
+        return _paid(self._look_again(source, evaluation, measured), measured, first=evaluation)
+
+    def _look_again(self, source: str, evaluation: Evaluation, measured: list[Measuring]) -> Evaluation:
+        program = parse_program(source)
+        seen = self._second_look.look(program, evaluation, partial(self._gains, measured=measured))
+        if seen.status is not Status.OK or not self.grows:
+            return seen
+        # It may have measured more: what is said of the program is the same whether a search was interrupted here.
+        now = self._score(program, evaluation.source_hash, evaluation.decisions, measured)
+        scores = [
+            before and after and replace(before, oracle_share=after.oracle_share)
+            for before, after in ((seen.train, now.train), (seen.holdout, now.holdout), (seen.test, now.test))
+        ]
+        return replace(seen, train=scores[0], holdout=scores[1], test=scores[2], feedback=now.feedback)
+
+    def _answers(self, program: Program) -> Answers:
+        if self._vectoriser is not None:
+            from evaluators.language.lanes import NotVectorisable
+
+            started = time.monotonic()
+            try:
+                decisions = self._vectoriser.ask(program).decisions()
+                return Answers(Status.OK, "", decisions, time.monotonic() - started)
+            except NotVectorisable:
+                pass
+        return self._sandbox.ask(program)
+
+    def _score(
+        self, program: Program, source_hash: str, decisions: Sequence[Decision], measured: list[Measuring]
+    ) -> Evaluation:
+        outcomes: dict[str, Outcome] = {}
+        results: dict[str, ShapeResult] = {}
+        self._prepare(zip(self._facts, decisions, strict=True), measured)
+        for case_id, decision in zip(self._facts, decisions, strict=True):
+            outcome = outcomes[case_id] = self._outcomes.of(case_id, decision)
+            if outcome.result is None:
+                return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form)
+            results[case_id] = outcome.result
+        oracle = self.oracle_log_gain
+        scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
+        keys = "\n".join(f"{i} {outcome.launch}" for i, outcome in outcomes.items())
+        return Evaluation(
+            status=Status.OK,
+            source_hash=source_hash,
+            normal_form=program.normal_form,
+            decisions_hash=hashlib.sha256(keys.encode()).hexdigest(),
+            decisions=tuple(decisions),
+            train=scores.get(Split.TRAIN),
+            holdout=scores.get(Split.HOLDOUT),
+            test=scores.get(Split.TEST),
+            features=self._features(program, outcomes),
+            speedups={i: r.speedup for i, r in results.items()},
+            regressed=tuple(i for i, r in results.items() if r.regression),
+            feedback=self._feedback(outcomes),
+        )
+
+    def _features(self, program: Program, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+        """MAP-Elites dimensions over the training shapes."""
+        shares = self.weights[Split.TRAIN]
+        # At least 1 on every shape; shares add up to 1 but for rounding.
+        splits = max(1.0, sum(w * outcomes[i].mean_live_splits for i, w in shares.items()))
+        changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
+        return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
+
+    def _feedback(self, outcomes: Mapping[str, Outcome]) -> Feedback:
+        rows: list[tuple[bool, Opportunity]] = []
+        for case_id, weight in self.weights[Split.TRAIN].items():
+            facts, outcome = self._facts[case_id], outcomes[case_id]
+            result = outcome.result
+            assert result is not None
+            known = self._outcomes.knowledge(case_id)
+            best, best_log = known.curve[known.oracle.cell]
+            opportunity = Opportunity(
+                name=case_id,
+                shape=facts.case.shape,
+                view=facts.view,
+                work=facts.work,
+                decided=outcome.shown,
+                best=best,
+                speedup=math.exp(result.log_speedup),
+                gain=max(0.0, best_log - result.log_speedup),
+                weight=weight,
+                curve=known.curve,
+            )
+            rows.append((result.regression, opportunity))
+        rows.sort(key=lambda row: -row[1].weight * row[1].gain)
+        lost = sorted((o for bad, o in rows if bad), key=lambda o: o.weight * math.log(o.speedup))
+        return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)
+
+
+def _paid(evaluation: Evaluation, measured: Sequence[Measuring], *, first: Evaluation | None = None) -> Evaluation:
+    """The evaluation with what was measured for it, after what the first look had measured."""
+    before, spent = (first.measured, first.gpu_s) if first else ((), 0.0)
+    return replace(evaluation, gpu_s=spent + sum(m.busy_s for m in measured), measured=(*before, *measured))
+
+
+def _hash(source: str) -> str:
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def open_judge(
+    table_folder: Path,
+    *,
+    weighting: Weighting,
+    limits: Limits,
+    workspace_cap_mb: int = WORKSPACE_CAP_MB,
+    splits: Sequence[Split] = SEARCH_SPLITS,
+    vectorised: bool = False,
+) -> Judge:
+    """A judge on a recorded table; the test split stays sealed unless `splits` names it.
+
+    Raises:
+        TableError: the table cannot be read.
+        SandboxUnavailable: this system cannot confine candidates.
+    """
+    table = restrict(read_table(table_folder), splits)
+    return Judge(
+        table.cases,
+        table.setting,
+        table.gpu,
+        TableSource(table),
+        description={
+            "workload": str(table.card["workload"]),
+            "table_sha256": table.digest,
+            "gpu": str(table.card["device"]["name"]),
+            "build": str(table.card["build"]),
+        },
+        weighting=weighting,
+        limits=limits,
+        workspace_cap_mb=workspace_cap_mb,
+        vectorised=vectorised,
+    )

@@ -1,0 +1,191 @@
+"""Several judges as one: a heuristic that must do well on each of several recorded tables, e.g. of several GPUs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from itertools import islice
+
+from evaluators.data.contract import Decision
+from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.status import Status
+from evaluators.data.workloads import Case
+from evaluators.judge.judge import Judge
+from evaluators.scoring.regressions import Regression
+
+
+class Objective(StrEnum):
+    """What the score over several tables is.
+
+    `WORST`: the lowest of the scores, so that no table pays for another.
+    `MEAN`: their geometric mean.
+    """
+
+    WORST = "worst"
+    MEAN = "mean"
+
+
+def combined_score(scores: Sequence[SplitScore], objective: Objective) -> SplitScore:
+    """One split's score over several tables.
+
+    Score, speed-up and share of the oracle are those of the table with the lowest score, or means; regressions,
+    shapes and interpolations are added up; the worst shape and the largest workspace are those of all tables.
+    """
+    weakest = min(scores, key=lambda s: s.score)
+    worst = objective is Objective.WORST
+    return SplitScore(
+        score=weakest.score if worst else _geomean([s.score for s in scores]),
+        geomean_speedup=weakest.geomean_speedup if worst else _geomean([s.geomean_speedup for s in scores]),
+        oracle_share=weakest.oracle_share if worst else statistics.fmean(s.oracle_share for s in scores),
+        regressions=sum(s.regressions for s in scores),
+        worst_speedup=min(s.worst_speedup for s in scores),
+        shapes=sum(s.shapes for s in scores),
+        workspace_bytes=max(s.workspace_bytes for s in scores),
+        interpolated=sum(s.interpolated for s in scores),
+    )
+
+
+def _geomean(values: Sequence[float]) -> float:
+    return math.exp(statistics.fmean(math.log(v) for v in values))
+
+
+def _combined(scores: Sequence[SplitScore | None], objective: Objective) -> SplitScore | None:
+    """A split counts where every table has it."""
+    known = [s for s in scores if s is not None]
+    return combined_score(known, objective) if len(known) == len(scores) else None
+
+
+def _features(every: Sequence[Evaluation]) -> dict[str, float]:
+    """Means over the tables; marked as memorised where one table is."""
+    shared = [key for key in every[0].features if all(key in e.features for e in every)]
+    marked = {"memorised": 1.0} if any(e.memorised for e in every) else {}
+    return {key: statistics.fmean(e.features[key] for e in every) for key in shared} | marked
+
+
+def table_labels(descriptions: Sequence[Mapping[str, str]]) -> list[str]:
+    """Short names that tell tables apart, from what they were measured on."""
+    named = [f"{d['workload']}/{d['setting']}" for d in descriptions]
+    devices = [f"{name}/{d['gpu']}" for name, d in zip(named, descriptions, strict=True)]
+    for names in (named, devices):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name}/{i}" for i, name in enumerate(devices, start=1)]
+
+
+class JudgeSet:
+    """Judges a program on several tables. Thread-safe, as its judges are."""
+
+    def __init__(self, judges: Mapping[str, Judge], objective: Objective) -> None:
+        """Take judges by the names under which their shapes are told apart.
+
+        Raises:
+            ValueError: fewer than two judges.
+        """
+        if len(judges) < 2:
+            raise ValueError(f"a set needs at least two judges, got {len(judges)}")
+        self.judges, self.objective = dict(judges), objective
+        every = [j.description for j in judges.values()]
+        self.description = {key: " + ".join(dict.fromkeys(d[key] for d in every)) for key in every[0]}
+        self.description["table_sha256"] = hashlib.sha256(
+            "".join(sorted(d["table_sha256"] for d in every)).encode()
+        ).hexdigest()
+        self.description["objective"] = objective.value
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """The cases of all tables, each under its table's name."""
+        return tuple(replace(c, id=f"{name}/{c.id}") for name, j in self.judges.items() for c in j.cases)
+
+    @property
+    def grows(self) -> bool:
+        """See `LatencySource.grows`."""
+        return any(judge.grows for judge in self.judges.values())
+
+    def evaluate_each(self, source: str) -> dict[str, Evaluation]:
+        """Judge a program on table after table, up to the first on which it fails."""
+        found: dict[str, Evaluation] = {}
+        for name, judge in self.judges.items():
+            found[name] = judge.evaluate(source)
+            if found[name].status is not Status.OK:
+                break
+        return found
+
+    def evaluate(self, source: str) -> Evaluation:
+        """See `Judge.evaluate`; a program that fails on one table fails."""
+        return self.combine(self.evaluate_each(source))
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """See `Judge.score`; the decisions are those of all tables, in the order of `cases`."""
+        return self.combine(self._score_each(source, decisions))
+
+    def _score_each(self, source: str, decisions: Sequence[Decision]) -> dict[str, Evaluation]:
+        left = iter(decisions)
+        return {name: j.score(source, list(islice(left, len(j.cases)))) for name, j in self.judges.items()}
+
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """See `Judge.recheck`; `evaluation` is what `evaluate` said, and stands when every table agrees."""
+        scored = self._score_each(source, evaluation.decisions)
+        again = {name: self.judges[name].recheck(source, e) for name, e in scored.items()}
+        combined = self.combine(again)
+        return replace(
+            combined,
+            gpu_s=evaluation.gpu_s + combined.gpu_s,
+            measured=(*evaluation.measured, *combined.measured),
+        )
+
+    def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
+        """See `Judge.regressions`; each case under its table's name."""
+        found = [
+            replace(regression, case=replace(regression.case, id=f"{name}/{regression.case.id}"))
+            for name, own in self._parts(evaluation)
+            for regression in self.judges[name].regressions(own)
+        ]
+        return tuple(sorted(found, key=lambda r: r.speedup))
+
+    def _parts(self, evaluation: Evaluation) -> Iterator[tuple[str, Evaluation]]:
+        """Decisions and speed-ups by table, as that table's judge names the cases."""
+        start = 0
+        for name, judge in self.judges.items():
+            end, prefix = start + len(judge.cases), f"{name}/"
+            yield (
+                name,
+                replace(
+                    evaluation,
+                    decisions=evaluation.decisions[start:end],
+                    speedups={
+                        i.removeprefix(prefix): s for i, s in evaluation.speedups.items() if i.startswith(prefix)
+                    },
+                    regressed=tuple(i.removeprefix(prefix) for i in evaluation.regressed if i.startswith(prefix)),
+                ),
+            )
+            start = end
+
+    def combine(self, found: Mapping[str, Evaluation]) -> Evaluation:
+        """One evaluation out of those by table. Its feedback is that of the table with the lowest training score."""
+        gpu_s = sum(e.gpu_s for e in found.values())
+        measured = tuple(m for e in found.values() for m in e.measured)
+        for name, e in found.items():
+            if e.status is not Status.OK:
+                return replace(e, message=f"{name}: {e.message}", gpu_s=gpu_s, measured=measured)
+        every = list(found.values())
+        weakest = min(every, key=lambda e: e.train.score if e.train else math.inf)
+        return Evaluation(
+            status=Status.OK,
+            source_hash=every[0].source_hash,
+            normal_form=every[0].normal_form,
+            decisions_hash=hashlib.sha256("".join(e.decisions_hash for e in every).encode()).hexdigest(),
+            decisions=tuple(d for e in every for d in e.decisions),
+            train=_combined([e.train for e in every], self.objective),
+            holdout=_combined([e.holdout for e in every], self.objective),
+            test=_combined([e.test for e in every], self.objective),
+            features=_features(every),
+            speedups={f"{name}/{i}": s for name, e in found.items() for i, s in e.speedups.items()},
+            regressed=tuple(f"{name}/{i}" for name, e in found.items() for i in e.regressed),
+            feedback=weakest.feedback,
+            gpu_s=gpu_s,
+            measured=measured,
+        )

@@ -1,0 +1,203 @@
+"""The second look at a program that would become best: another process, hash seed and order, and near-by shapes too."""
+
+from __future__ import annotations
+
+import ast
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from evaluators.data.contract import Decision, DecodeShape, Gpu
+from evaluators.data.evaluation import Evaluation
+from evaluators.data.status import Status
+from evaluators.data.workloads import Split
+from evaluators.language.gate import Program
+from evaluators.language.lanes import NotVectorisable
+from evaluators.language.vectorised import Vectoriser
+from evaluators.sandbox.process import Limits
+from evaluators.sandbox.sandbox import Answers, Question, Sandbox
+from evaluators.scoring.memorising import lone_gain, lone_part, neighbours, penalised
+
+HASH_SEED = 1
+"""Hash seed of the second process; the first has 0."""
+
+ORDER_SEED = 20250
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a program answered the second time.
+
+    Attributes:
+        status: as in `Answers`.
+        message: as in `Answers`.
+        decisions: per question, in the order of the questions.
+        near: per question, the decisions on its neighbours.
+    """
+
+    status: Status
+    message: str
+    decisions: tuple[Decision, ...]
+    near: tuple[tuple[Decision, ...], ...]
+
+
+class Recheck:
+    """Asks the same questions and their neighbours, shuffled together. Thread-safe."""
+
+    def __init__(
+        self, gpu: Gpu, questions: Sequence[Question], near: Sequence[Sequence[Question]], limits: Limits
+    ) -> None:
+        """Shuffle once; every program sees the same order.
+
+        Args:
+            gpu: as in `Sandbox`.
+            questions: those of the first look.
+            near: neighbours of each question.
+            limits: of the first look; the time grows with the number of questions.
+
+        Raises:
+            SandboxUnavailable: this system cannot confine candidates.
+        """
+        self._sizes = [len(group) for group in near]
+        together = [*questions, *(q for group in near for q in group)]
+        self._order = list(range(len(together)))
+        random.Random(ORDER_SEED).shuffle(self._order)
+        time_s = limits.time_s * max(1.0, len(together) / max(1, len(questions)))
+        self._sandbox = Sandbox(gpu, [together[i] for i in self._order], Limits(time_s, limits.memory_mb))
+        self._questions = len(questions)
+
+    def ask(self, run: Callable[[Sandbox], Answers]) -> Again:
+        """Ask through `run`, which hands the sandbox a program."""
+        answers = run(self._sandbox)
+        if answers.status is not Status.OK:
+            return Again(answers.status, answers.message, (), ())
+        placed: dict[int, Decision] = dict(zip(self._order, answers.decisions, strict=True))
+        flat = [placed[i] for i in range(len(placed))]
+        near, start = [], self._questions
+        for size in self._sizes:
+            near.append(tuple(flat[start : start + size]))
+            start += size
+        return Again(Status.OK, "", tuple(flat[: self._questions]), tuple(near))
+
+
+Gains = Callable[[Sequence[tuple[str, Decision]]], list[float | None]]
+"""Log speed-ups of decisions on cases, by case id; None where one has no latency."""
+
+
+def difference(first: Sequence[Decision], second: Sequence[Decision]) -> int | None:
+    """Index of the first question that was answered differently; None where there is none."""
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), None)
+
+
+class SecondLook:
+    """Judges what the second look shows. Thread-safe."""
+
+    def __init__(
+        self,
+        cases: Mapping[str, tuple[DecodeShape, Question]],
+        *,
+        question: Callable[[DecodeShape], Question],
+        weights: Mapping[Split, Mapping[str, float]],
+        gpu: Gpu,
+        limits: Limits,
+    ) -> None:
+        """Find the neighbours of every case.
+
+        Args:
+            cases: shape and question by case id, in the order of the first look.
+            question: makes the question about a shape.
+            weights: share of each case in the score of its split.
+            gpu: as in `Sandbox`.
+            limits: of the first look.
+        """
+        self._weights, self._gpu, self._limits = weights, gpu, limits
+        self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
+        self._asked = [asked for _, asked in cases.values()]
+        self._near_asked = [[question(shape) for _, shape in row] for row in self._near.values()]
+        self._vectoriser = Vectoriser(gpu, [q for row in self._near_asked for q in row])
+        self._repeat = Recheck(gpu, self._asked, [[] for _ in self._asked], limits)
+
+    def look(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
+        """The evaluation with what the second look adds to it.
+
+        The program is asked once more in another process, with another hash seed, in another order and among near-by
+        shapes. Any difference makes it `UNSTABLE`. What it has learnt by heart is marked and taken off its scores.
+
+        Args:
+            program: what was evaluated.
+            evaluation: what the first look said, `OK`.
+            gains: what near-by shapes' decisions would gain.
+        """
+        again = self._again(program)
+        problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"
+        if again.status is Status.OK:
+            found = difference(evaluation.decisions, again.decisions)
+            if found is None:
+                return self._marked(evaluation, again, gains)
+            first, second = (_numbers(d[found]) for d in (evaluation.decisions, again.decisions))
+            problem = (
+                f"{list(self._near)[found]}: decided {first}, and {second} when asked again in another process and "
+                "order: decide by the arguments alone"
+            )
+        return Evaluation(Status.UNSTABLE, problem, evaluation.source_hash, evaluation.normal_form)
+
+    def _again(self, program: Program) -> Again:
+        """Both sets of answers: near-by shapes from arrays where those can follow the program, which is faster."""
+
+        def run(sandbox: Sandbox) -> Answers:
+            return sandbox.ask(program, hash_seed=HASH_SEED)
+
+        if any(isinstance(node, ast.Attribute) and node.attr == "n_blocks" for node in ast.walk(program.tree)):
+            # Loops over all sequences: no faster as arrays, and a process of its own leaves this one free.
+            return self._together.ask(run)
+        try:
+            near = iter(self._vectoriser.ask(program).decisions())
+        except NotVectorisable:
+            return self._together.ask(run)
+        again = self._repeat.ask(run)
+        if again.status is not Status.OK:
+            return again
+        return replace(again, near=tuple(tuple(next(near) for _ in row) for row in self._near_asked))
+
+    @cached_property
+    def _together(self) -> Recheck:
+        """The sandbox for programs that arrays cannot follow: all shapes in one process."""
+        return Recheck(self._gpu, self._asked, self._near_asked, self._limits)
+
+    def _marked(self, evaluation: Evaluation, again: Again, gains: Gains) -> Evaluation:
+        decided = dict(zip(self._near, again.near, strict=True))
+        own = zip(self._near, again.decisions, strict=True)
+        known: dict[tuple[str, Decision], float | None] = {(i, d): math.log(evaluation.speedups[i]) for i, d in own}
+        others = {(i, d): None for i, near in decided.items() if evaluation.speedups[i] > 1 for d in near}
+        wanted = [pair for pair in others if pair not in known]
+        known |= zip(wanted, gains(wanted), strict=True)
+        parts: dict[str, tuple[float, float]] = {}
+        for case_id, near in self._near.items():
+            gain = math.log(evaluation.speedups[case_id])
+            answers = zip(near, decided[case_id], strict=True)
+            parts[case_id] = (gain, lone_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
+        lone = {split: lone_gain(parts, weights) for split, weights in self._weights.items()}
+        train = lone[Split.TRAIN]
+        features = {**evaluation.features, "lone_share": round(train.share, 6)}
+        if not train.memorised:
+            return replace(evaluation, features=features)
+        lowered = [
+            score and penalised(score, lone[split])
+            for score, split in zip((evaluation.train, evaluation.holdout, evaluation.test), Split, strict=True)
+        ]
+        return replace(
+            evaluation,
+            train=lowered[0],
+            holdout=lowered[1],
+            test=lowered[2],
+            features={**features, "memorised": 1.0},
+            message=f"memorised: {100 * train.share:.0f}% of the gain on the training shapes sits in decisions that no "
+            "neighbouring shape shares (one key, block or sequence more or less); taken off the score",
+        )
+
+
+def _numbers(decision: Decision) -> str:
+    names = ("num_splits", "pack_gqa", "sm_margin", "blocks_per_split")
+    return ", ".join(f"{name} {getattr(decision, name)}" for name in names)

@@ -1,0 +1,283 @@
+"""What the heuristic language permits: rules on syntax trees, and on the text around them."""
+
+from __future__ import annotations
+
+import ast
+from itertools import pairwise
+
+from evaluators.language import subset
+from evaluators.language.refusals import Refusal, folded, framing, quoted
+
+MAX_REFUSALS = 8
+"""Refusals reported at once; more help nobody."""
+
+MAX_NAME = 64
+"""Longest name; refusals and exceptions repeat names, and the next prompt repeats refusals."""
+
+
+class _Checker:
+    """Walks a module and collects refusals."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.refusals: list[Refusal] = []
+        self.functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+        imports = (n for n in tree.body if isinstance(n, ast.ImportFrom))
+        self.math_names = {a.name for n in imports for a in n.names if a.name not in ("pi", "inf")}
+        self.constants: set[str] = set()
+
+    def refuse(self, node: ast.AST, construct: str, reason: str, instead: str = "") -> None:
+        if len(self.refusals) < MAX_REFUSALS:
+            self.refusals.append(Refusal(getattr(node, "lineno", 1), quoted(construct), reason, instead))
+
+    def outside(self, node: ast.AST) -> None:
+        name = type(node).__name__
+        self.refuse(node, name, "not part of the heuristic language", subset.INSTEAD.get(name, ""))
+
+    def spelling(self, node: ast.AST, name: str) -> bool:
+        """Whether a name is one that the language knows how to spell."""
+        if name.startswith("_") or "__" in name:
+            self.refuse(node, name, "names may not begin with or hold underscores doubled", "a plain name")
+        elif len(name) > MAX_NAME or not name.isascii():
+            self.refuse(node, name, f"names hold at most {MAX_NAME} ASCII letters, digits, underscores", "a plain name")
+        else:
+            return True
+        return False
+
+    def name(self, node: ast.AST, name: str) -> None:
+        """A name that is bound here."""
+        if not self.spelling(node, name):
+            return
+        if name in (*subset.BUILTINS, "math"):
+            self.refuse(node, name, "this name is taken by a builtin function", f"{name}_value")
+        elif name in self.functions and self.functions[name] is not node:
+            self.refuse(node, name, "this name is taken by a function of the program", f"{name}_value")
+
+    def module(self, tree: ast.Module) -> None:
+        for index, node in enumerate(tree.body):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                if index or not isinstance(node.value.value, str):
+                    self.refuse(node, "expression", "has no effect", "remove it")
+            elif isinstance(node, ast.Import):
+                if any(a.name != "math" or a.asname for a in node.names):
+                    self.refuse(node, "import", "only math may be imported, under its own name", "import math")
+            elif isinstance(node, ast.ImportFrom):
+                bad = [a.name for a in node.names if a.name not in subset.MATH_NAMES or a.asname]
+                if node.module != "math" or node.level or bad:
+                    names = ", ".join(subset.MATH_NAMES)
+                    self.refuse(node, "import", f"only math's {names} may be imported", "from math import ceil")
+            elif isinstance(node, ast.Assign):
+                self.module_constant(node)
+            elif isinstance(node, ast.FunctionDef):
+                self.function(node)
+            else:
+                self.outside(node)
+        for name, count in subset.ENTRY_POINTS.items():
+            found = self.functions.get(name)
+            if found is None and name == "schedule":
+                self.refuse(tree, "module", "defines no schedule", "def schedule(shape, gpu): ...")
+            elif found is not None and len(found.args.args) != count:
+                self.refuse(found, name, f"must take {count} parameters", f"def {name}(..., gpu)")
+        self.recursion()
+
+    def module_constant(self, node: ast.Assign) -> None:
+        target = node.targets[0]
+        if len(node.targets) != 1 or not isinstance(target, ast.Name):
+            self.refuse(node, "assignment", "module level holds constants only", "NAME = 1.5")
+            return
+        self.name(target, target.id)
+        value = node.value.operand if isinstance(node.value, ast.UnaryOp) else node.value
+        if not isinstance(value, ast.Constant) or type(value.value) not in (int, float, bool):
+            self.refuse(node, target.id, "module constants are numbers", f"{target.id} = 1.5")
+            return
+        self.expression(node.value)
+        self.constants.add(target.id)
+
+    def function(self, node: ast.FunctionDef) -> None:
+        arguments = node.args
+        extra = arguments.posonlyargs or arguments.kwonlyargs or arguments.vararg or arguments.kwarg
+        if extra or arguments.defaults or arguments.kw_defaults:
+            self.refuse(node, node.name, "plain positional parameters only", f"def {node.name}(a, b):")
+        if node.returns or any(a.annotation for a in arguments.args):
+            self.refuse(node, node.name, "no annotations", f"def {node.name}(a, b):")
+        if node.decorator_list or getattr(node, "type_params", None):
+            self.refuse(node, node.name, "no decorators or type parameters", f"def {node.name}(a, b):")
+        self.name(node, node.name)
+        for argument in arguments.args:
+            self.name(argument, argument.arg)
+        body = node.body
+        if isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body = body[1:] if isinstance(body[0].value.value, str) else body
+        for statement in body:
+            self.statement(statement)
+
+    def statement(self, node: ast.stmt) -> None:
+        if isinstance(node, ast.FunctionDef):
+            self.refuse(node, "nested function", "functions stand at module level", "a helper at module level")
+        elif isinstance(node, ast.Return):
+            if node.value is not None:
+                self.expression(node.value)
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                self.target(target)
+            self.expression(node.value)
+        elif isinstance(node, ast.AnnAssign):
+            self.refuse(node, "annotation", "not part of the heuristic language", "a plain assignment")
+        elif isinstance(node, ast.AugAssign):
+            self.target(node.target)
+            self.operator(node, node.op)
+            self.expression(node.value)
+        elif isinstance(node, ast.If):
+            self.expression(node.test)
+            for child in (*node.body, *node.orelse):
+                self.statement(child)
+        elif isinstance(node, ast.For):
+            self.target(node.target)
+            self.expression(node.iter)
+            for child in (*node.body, *node.orelse):
+                self.statement(child)
+        elif isinstance(node, ast.Expr):
+            append = isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute)
+            if not append:
+                self.refuse(node, "expression", "has no effect", "remove it")
+            self.expression(node.value)
+        elif not isinstance(node, ast.Break | ast.Continue | ast.Pass):
+            self.outside(node)
+
+    def target(self, node: ast.expr) -> None:
+        if isinstance(node, ast.Name):
+            self.name(node, node.id)
+        elif isinstance(node, ast.Tuple):
+            for item in node.elts:
+                self.target(item)
+        elif isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+            self.expression(node)
+        else:
+            self.refuse(node, "assignment", "assign to local names and list items only", "x = ...")
+
+    def operator(self, node: ast.AST, operator: ast.AST) -> None:
+        if not isinstance(operator, subset.OPERATORS):
+            name = type(operator).__name__
+            self.refuse(node, name, "operator outside the heuristic language", subset.INSTEAD.get(name, ""))
+
+    def expression(self, node: ast.expr) -> None:
+        if not isinstance(node, subset.EXPRESSIONS):
+            self.outside(node)
+            return
+        if isinstance(node, ast.Constant):
+            self.constant(node)
+        elif isinstance(node, ast.Name):
+            self.value(node)
+        elif isinstance(node, ast.Attribute):
+            self.attribute(node)
+        elif isinstance(node, ast.Compare):
+            self.comparison(node)
+        elif isinstance(node, ast.Call):
+            self.call(node)
+        elif isinstance(node, ast.ListComp | ast.GeneratorExp):
+            for generator in node.generators:
+                if generator.is_async:
+                    self.refuse(node, "async", "not part of the heuristic language", "a plain loop")
+                self.target(generator.target)
+                for part in (generator.iter, *generator.ifs):
+                    self.expression(part)
+            self.expression(node.elt)
+        else:
+            for child in ast.iter_child_nodes(node):
+                if isinstance(child, ast.expr):
+                    self.expression(child)
+                elif isinstance(child, ast.operator | ast.unaryop | ast.cmpop | ast.boolop):
+                    self.operator(node, child)
+
+    def value(self, node: ast.Name) -> None:
+        """A name that is read. A function under another name could call itself, or stand in for another function."""
+        functions = (*self.functions, *self.math_names, *subset.BUILTINS, "math")
+        if self.spelling(node, node.id) and node.id in functions:
+            self.refuse(node, node.id, "functions are called, and are no values", f"{node.id}(...)")
+
+    def comparison(self, node: ast.Compare) -> None:
+        """`is` beside None, True or False alone: which numbers are one object is the interpreter's own affair."""
+        sides = [node.left, *node.comparators]
+        for operator, pair in zip(node.ops, pairwise(sides), strict=True):
+            self.operator(node, operator)
+            constants = [side.value for side in pair if isinstance(side, ast.Constant)]
+            known = any(c is None or isinstance(c, bool) for c in constants)
+            if isinstance(operator, ast.Is | ast.IsNot) and not known:
+                self.refuse(node, "is", "compares with None, True and False alone", "==")
+        for side in sides:
+            self.expression(side)
+
+    def constant(self, node: ast.Constant) -> None:
+        if node.value is None or isinstance(node.value, bool):
+            return
+        if not isinstance(node.value, int | float):
+            self.refuse(node, type(node.value).__name__, "numbers, booleans and None only", "a number")
+        elif isinstance(node.value, int) and node.value > subset.MAX_INT:
+            self.refuse(node, "integer", f"above {subset.MAX_INT}", "a smaller number")
+
+    def attribute(self, node: ast.Attribute, *, called: bool = False) -> None:
+        if isinstance(node.value, ast.Name) and node.value.id == "math":
+            if node.attr not in subset.MATH_NAMES:
+                names = ", ".join(subset.MATH_NAMES)
+                self.refuse(node, f"math.{node.attr}", "not part of the heuristic language", f"one of {names}")
+            elif not called and node.attr not in ("pi", "inf"):
+                self.refuse(node, f"math.{node.attr}", "functions are called, and are no values", f"{node.attr}(x)")
+            return
+        if node.attr not in subset.FIELDS:
+            self.refuse(node, f".{node.attr}", "not a field of shape, work or gpu", ", ".join(sorted(subset.FIELDS)))
+        if isinstance(node.value, ast.Name):
+            self.spelling(node.value, node.value.id)
+            return
+        self.refuse(node, f".{node.attr}", "fields are read from shape, work or gpu directly", "shape.batch")
+
+    def call(self, node: ast.Call) -> None:
+        if node.keywords or any(isinstance(a, ast.Starred) for a in node.args):
+            self.refuse(node, "call", "plain positional arguments only", "f(a, b)")
+            return
+        function = node.func
+        if isinstance(function, ast.Attribute):
+            of_math = isinstance(function.value, ast.Name) and function.value.id == "math"
+            if of_math:
+                self.attribute(function, called=True)
+            elif function.attr not in subset.LIST_METHODS or not isinstance(function.value, ast.Name):
+                self.refuse(node, f".{function.attr}()", "only list.append may be called", "a helper function")
+            else:
+                self.expression(function.value)
+        elif not isinstance(function, ast.Name):
+            self.refuse(node, "call", "only named functions may be called", "a helper function")
+        elif function.id not in {*subset.BUILTINS, *self.functions, *subset.MATH_NAMES}:
+            known = ", ".join((*subset.BUILTINS, *self.functions))
+            self.refuse(node, f"{function.id}()", "unknown function", f"one of {known}, or a helper of your own")
+        for argument in node.args:
+            self.expression(argument)
+
+    def recursion(self) -> None:
+        calls = {
+            name: {
+                n.func.id
+                for n in ast.walk(function)
+                if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in self.functions
+            }
+            for name, function in self.functions.items()
+        }
+        for name, function in self.functions.items():
+            seen: set[str] = set()
+            todo = list(calls[name])
+            while todo:
+                callee = todo.pop()
+                if callee not in seen:
+                    seen.add(callee)
+                    todo.extend(calls[callee])
+            if name in seen:
+                self.refuse(function, name, "calls itself", "a for loop")
+
+
+def check(tree: ast.Module, source: str) -> tuple[Refusal, ...]:
+    """What a program holds that the language lacks, at most `MAX_REFUSALS`.
+
+    Args:
+        tree: not deeper than `subset.MAX_DEPTH`.
+        source: the text that it was parsed from.
+    """
+    checker = _Checker(tree)
+    checker.module(tree)
+    return (*checker.refusals, *folded(source), *framing(source))[:MAX_REFUSALS]

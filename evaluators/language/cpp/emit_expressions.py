@@ -1,0 +1,267 @@
+"""Expressions of the heuristic language in C++17: same value for every input, parentheses only where needed."""
+
+from __future__ import annotations
+
+import ast
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+from evaluators.language.cpp.cpp_text import (
+    AND,
+    CHOICE,
+    OPERATORS,
+    OR,
+    PLUS,
+    POSTFIX,
+    RELATION,
+    TIMES,
+    TURNED,
+    UNARY,
+    Text,
+    called,
+)
+from evaluators.language.cpp.infer_expressions import refuse
+from evaluators.language.cpp.infer_statements import Inference
+from evaluators.language.cpp.types import (
+    EXACT_IN_FLOAT,
+    INT32_MAX,
+    Kind,
+    Type,
+    constant,
+    cpp_type,
+    float_literal,
+)
+
+
+class Expressions(ABC):
+    """Writes expressions; `needed` collects the helpers that they use."""
+
+    def __init__(self, types: Inference, fields: Mapping[str, str], names: Callable[[str], str]) -> None:
+        """Keep the types, the target's names of the inputs, and how local names are spelled."""
+        self._types, self._fields, self._name = types, fields, names
+        self.needed: set[str] = set()
+        self.notes: set[str] = set()
+
+    def type(self, node: ast.expr) -> Type:
+        """Type of an expression."""
+        return self._types.of[node]
+
+    def write(self, node: ast.expr) -> Text:
+        """An expression."""
+        if isinstance(node, ast.Constant):
+            return self._constant(node.value)
+        if isinstance(node, ast.Name):
+            if node.id in ("inf", "pi") and self._name(node.id) == node.id:
+                return self._constant(getattr(math, node.id))
+            return Text(self._name(node.id), POSTFIX, cpp_type(self._types.declared(node)))
+        if isinstance(node, ast.Attribute):
+            if isinstance(node.value, ast.Name) and node.value.id == "math":
+                return self._constant(getattr(math, node.attr))
+            is_gpu = node.attr in ("num_sms", "l2_bytes", "max_sm_margin")
+            name = self._fields[f"gpu.{node.attr}" if is_gpu else node.attr]
+            return Text(name, POSTFIX if name.isidentifier() else TIMES, cpp_type(self._types.declared(node)))
+        if isinstance(node, ast.BinOp):
+            return self._binary(node)
+        if isinstance(node, ast.UnaryOp):
+            return self._unary(node)
+        if isinstance(node, ast.BoolOp):
+            return self._boolean(node)
+        if isinstance(node, ast.Compare):
+            return self._compare(node)
+        if isinstance(node, ast.IfExp):
+            kind = cpp_type(self.type(node))
+            body, orelse = (self.as_type(n, kind) for n in (node.body, node.orelse))
+            if kind == "double" and "double" not in (body.kind, orelse.kind):
+                body = self.cast(body, kind)
+            text = f"{self.condition(node.test).at(CHOICE + 1)} ? {body.at(CHOICE)} : {orelse.at(CHOICE)}"
+            return Text(text, CHOICE, kind)
+        if isinstance(node, ast.Subscript):
+            return self._subscript(node)
+        if isinstance(node, ast.Tuple | ast.List):
+            made = self.type(node)
+            items = made.items if made.kind is Kind.TUPLE else made.items * len(node.elts)
+            parts = (self.in_braces(e, cpp_type(t)).text for e, t in zip(node.elts, items, strict=True))
+            return Text(f"{cpp_type(made)}{{{', '.join(parts)}}}", POSTFIX, cpp_type(made))
+        if isinstance(node, ast.ListComp | ast.GeneratorExp):
+            return self._comprehension(node)
+        assert isinstance(node, ast.Call)
+        return self._call(node)
+
+    def condition(self, node: ast.expr) -> Text:
+        """An expression of which only its truth counts."""
+        if isinstance(node, ast.BoolOp):
+            sign, level = ("&&", AND) if isinstance(node.op, ast.And) else ("||", OR)
+            # Compilers ask for parentheses around && inside ||.
+            inner = AND + 1 if sign == "||" else AND
+            parts = [self.condition(v).at(inner) for v in node.values]
+            return Text(f" {sign} ".join(parts), level, "bool")
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return Text(f"!{self.condition(node.operand).at(UNARY)}", UNARY, "bool")
+        if self.type(node).kind is Kind.LIST:
+            return Text(f"!{self.write(node).at(POSTFIX)}.empty()", UNARY, "bool")
+        if not self.type(node).number:
+            raise refuse(node, f"the truth of {self.type(node).kind.value}", "a comparison")
+        return self.write(node)
+
+    def as_type(self, node: ast.expr, wanted: str) -> Text:
+        """An expression whose C++ type is `wanted`, which holds all its values."""
+        if wanted == "float" and isinstance(node, ast.Constant) and isinstance(node.value, float):
+            return self._single(node.value) or Text(f"float({node.value!r})", POSTFIX, "float")
+        if isinstance(node, ast.List) and wanted.startswith("std::vector<"):
+            item = wanted.removeprefix("std::vector<").removesuffix(">")
+            return Text(f"{wanted}{{{', '.join(self.in_braces(e, item).text for e in node.elts)}}}", POSTFIX, wanted)
+        found = self.write(node)
+        if found.kind != wanted and wanted.startswith("std::vector<"):
+            text = f"[&] {{ auto const items = {found.text}; return {wanted}(items.begin(), items.end()); }}()"
+            return Text(text, POSTFIX, wanted)
+        if found.kind == wanted or wanted in ("int64_t", "double") or found.kind in ("bool", "int"):
+            return found
+        return Text(f"{wanted}({found.text})", POSTFIX, wanted)
+
+    def in_braces(self, node: ast.expr, wanted: str) -> Text:
+        """As `as_type`; braces refuse to turn an int into a double by themselves."""
+        found = self.as_type(node, wanted)
+        return self.cast(found, wanted) if wanted == "double" and found.kind != "float" else found
+
+    def cast(self, found: Text, wanted: str) -> Text:
+        """`found` converted, written even where C++ would convert by itself."""
+        return found if found.kind == wanted else Text(f"{wanted}({found.text})", POSTFIX, wanted)
+
+    def _constant(self, value: object) -> Text:
+        if isinstance(value, bool):
+            return Text("true" if value else "false", POSTFIX, "bool")
+        if isinstance(value, int):
+            return Text(str(value), POSTFIX if value >= 0 else UNARY, cpp_type(constant(value)))
+        assert isinstance(value, float)
+        if math.isinf(value):
+            return Text("HUGE_VAL" if value > 0 else "-HUGE_VAL", UNARY, "double")
+        text = repr(value)
+        return Text(text if "." in text or "e" in text else f"{text}.0", POSTFIX, "double")
+
+    def _single(self, value: float) -> Text | None:
+        text = float_literal(value)
+        return None if text is None else Text(text, POSTFIX, "float")
+
+    def _binary(self, node: ast.BinOp) -> Text:
+        left, right, result = self.type(node.left), self.type(node.right), self.type(node)
+        if result.kind is Kind.LIST:
+            return self._repeated(node)
+        sign, level = OPERATORS[type(node.op)]
+        one, other = self.write(node.left), self.write(node.right)
+        if left.whole and right.whole and not isinstance(node.op, ast.Div):
+            return self._whole(node, one, other, sign, level)
+        if isinstance(node.op, ast.FloorDiv | ast.Mod):
+            name = "float_floor_div" if isinstance(node.op, ast.FloorDiv) else "float_mod"
+            self.needed.add(name)
+            return Text(f"{name}({one.text}, {other.text})", POSTFIX, "double")
+        one, other = self._floating(node.left, one), self._floating(node.right, other)
+        if "double" not in (one.kind, other.kind):
+            one = self.cast(one, "double")
+        return Text(f"{one.at(level)} {sign} {other.at(level + 1)}", level, "double")
+
+    def _floating(self, node: ast.expr, written: Text) -> Text:
+        """A ceiling as the float that it is before it becomes an int, where a float is wanted anyway."""
+        if isinstance(node, ast.Call) and called(node) in ("ceil", "floor") and not self.type(node.args[0]).whole:
+            value = self.write(node.args[0])
+            return Text(f"std::{called(node)}({value.text})", POSTFIX, value.kind)
+        return written
+
+    def _whole(self, node: ast.BinOp, one: Text, other: Text, sign: str, level: int) -> Text:
+        left, right, result = self.type(node.left), self.type(node.right), self.type(node)
+        if isinstance(node.op, ast.FloorDiv | ast.Mod) and not (left.low >= 0 and right.low > 0):
+            name = "floor_div" if isinstance(node.op, ast.FloorDiv) else "floor_mod"
+            self.needed.add(name)
+            return self.cast(Text(f"{name}({one.text}, {other.text})", POSTFIX, "int64_t"), cpp_type(result))
+        wide = not result.within(INT32_MAX) or "int64_t" in (one.kind, other.kind)
+        if not result.within(INT32_MAX) and "int64_t" not in (one.kind, other.kind):
+            one = Text(f"int64_t({one.text})", POSTFIX, "int64_t")
+        return Text(f"{one.at(level)} {sign} {other.at(level + 1)}", level, "int64_t" if wide else "int")
+
+    def _repeated(self, node: ast.BinOp) -> Text:
+        listed, count = node.left, node.right
+        if self.type(listed).kind is not Kind.LIST:
+            listed, count = count, listed
+        if not isinstance(listed, ast.List) or len(listed.elts) != 1:
+            raise refuse(node, "a list of several items, repeated", "[0] * n, or a loop")
+        kind = cpp_type(self.type(node))
+        item = self.as_type(listed.elts[0], cpp_type(self.type(node).items[0]))
+        bound = self.write(count).text
+        if self.type(count).low < 0:
+            bound = f"std::max<int64_t>({bound}, 0)"
+        return Text(f"{kind}({bound}, {item.text})", POSTFIX, kind)
+
+    def _unary(self, node: ast.UnaryOp) -> Text:
+        if isinstance(node.op, ast.Not):
+            return self.condition(node)
+        operand = self.write(node.operand)
+        if isinstance(node.op, ast.UAdd):
+            return operand if operand.kind != "bool" else Text(f"int({operand.text})", POSTFIX, "int")
+        inner = operand.at(UNARY)
+        kind = cpp_type(self.type(node)) if operand.kind == "bool" else operand.kind
+        return Text(f"-({inner})" if inner.startswith("-") else f"-{inner}", UNARY, kind)
+
+    def _boolean(self, node: ast.BoolOp) -> Text:
+        if all(self.type(v).kind is Kind.BOOL for v in node.values):
+            return self.condition(node)
+        # Python's `a or b` is one of its operands.
+        kind = cpp_type(self.type(node))
+        found = self.as_type(node.values[-1], kind)
+        for value in reversed(node.values[:-1]):
+            test, own = self.condition(value).at(CHOICE + 1), self.as_type(value, kind).at(CHOICE)
+            if kind == "double":
+                own, found = self.cast(self.write(value), kind).at(CHOICE), self.cast(found, kind)
+            yes, no = (own, found.at(CHOICE)) if isinstance(node.op, ast.Or) else (found.at(CHOICE), own)
+            found = Text(f"{test} ? {yes} : {no}", CHOICE, kind)
+        return found
+
+    def _compare(self, node: ast.Compare) -> Text:
+        sides = [node.left, *node.comparators]
+        parts = []
+        for op, left, right in zip(node.ops, sides, sides[1:], strict=False):
+            if len(sides) > 2 and isinstance(left, ast.Constant) and not isinstance(right, ast.Constant):
+                # `2 < n <= 9` is `n > 2 && n <= 9` where C++ cannot chain.
+                op, left, right = TURNED[type(op)](), right, left
+            sign, level = OPERATORS[type(op)]
+            one, other = self.write(left), self.write(right)
+            kinds = {one.kind, other.kind}
+            if "float" in kinds and kinds & {"int", "int64_t"}:
+                # Rounding an integer to a float cannot carry it across a smaller float.
+                exact = any(self.type(s).within(EXACT_IN_FLOAT - 1) for s in (left, right))
+                if not exact:
+                    # C++ would round the integer to a float first.
+                    one, other = (self.cast(t, "double") if t.kind == "float" else t for t in (one, other))
+            parts.append(Text(f"{one.at(level)} {sign} {other.at(level + 1)}", level, "bool"))
+        if len(parts) == 1:
+            return parts[0]
+        return Text(" && ".join(p.at(AND + 1) for p in parts), AND, "bool")
+
+    def _subscript(self, node: ast.Subscript) -> Text:
+        holder = self._types.declared(node.value)
+        written = self.write(node.value).at(POSTFIX)
+        if holder.kind is Kind.TUPLE:
+            assert isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, int)
+            place = node.slice.value % len(holder.items)
+            kind = cpp_type(holder.items[place])
+            return Text(f"std::get<{place}>({written})", POSTFIX, kind)
+        kind = cpp_type(holder.items[0])
+        index = self.type(node.slice)
+        place_text = self.write(node.slice)
+        if index.low >= 0:
+            # Two brackets in a row would begin an attribute.
+            inside = f"({place_text.text})" if place_text.text.startswith("[") else place_text.text
+            return Text(f"{written}[{inside}]", POSTFIX, kind)
+        if index.high < 0:
+            return Text(f"{written}[{written}.size() + {place_text.at(PLUS + 1)}]", POSTFIX, kind)
+        if place_text.text.startswith("["):
+            place_text = Text(f"({place_text.text})", POSTFIX, place_text.kind)
+        back = f"{place_text.at(RELATION + 1)} < 0 ? {written}.size() + {place_text.at(PLUS + 1)} : {place_text.text}"
+        return Text(f"{written}[{back}]", POSTFIX, kind)
+
+    @abstractmethod
+    def _comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Text:
+        """A list that is made; cpp_loops.py knows the loops."""
+
+    @abstractmethod
+    def _call(self, node: ast.Call) -> Text:
+        """A call; cpp_calls.py knows the functions."""

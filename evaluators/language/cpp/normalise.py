@@ -1,0 +1,256 @@
+"""Brings a program into the form that a C++ function has: one body that returns one number.
+
+`schedule` returns three decisions, calls helpers and may leave the choice to FA3 (0); a function of the target
+returns num_splits. What the program says is not changed: tail calls become part of the body, the other two
+decisions are kept aside, and 0 becomes FA3's own rule spelled out.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from evaluators.language import subset
+from evaluators.language.cpp.comments import attached, comments_of
+from evaluators.language.cpp.names import Rename, loop_counters, stored_names
+from evaluators.language.gate import Program
+from evolve.errors import UserError
+
+ENTRY_VIEWS = {"schedule": "shape", "blocks_per_split": "work"}
+STOCK_LINES = 1_000_000
+"""Added to line numbers of FA3's own rule, so that its comments are not mixed up with the program's."""
+
+
+class NotExpressible(UserError):
+    """A program, or a part of it, that the target has no place for."""
+
+
+class MayBeZero(NotExpressible):
+    """A division, or a logarithm, of what the ranges of the inputs do not keep from being 0."""
+
+
+@dataclass(slots=True)
+class Form:
+    """A program as one function.
+
+    Attributes:
+        entry: schedule or blocks_per_split.
+        views: parameter names that stand for the inputs and for the GPU, by name.
+        body: statements; every return holds one number.
+        helpers: functions that are still called, by name, callees first.
+        constants: module-level numbers in use, by name.
+        comments: comment lines above a statement, by the statement's line; trailing ones by -line.
+        other: what the returns say beside num_splits: pairs of name and source text that are not the default.
+    """
+
+    entry: str
+    views: dict[str, str]
+    body: list[ast.stmt]
+    helpers: dict[str, ast.FunctionDef]
+    constants: dict[str, ast.expr]
+    comments: dict[int, list[str]]
+    other: set[tuple[str, str]] = field(default_factory=set)
+
+    def statements(self) -> Iterator[ast.AST]:
+        """Every node of body and helpers."""
+        for root in (*self.body, *self.helpers.values()):
+            yield from ast.walk(root)
+
+    def fields(self) -> frozenset[str]:
+        """Inputs that are read, `gpu.` in front of the GPU's."""
+        found = set()
+        for node in self.statements():
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id != "math":
+                is_gpu = node.attr in ("num_sms", "l2_bytes", "max_sm_margin")
+                if node.attr in subset.FIELDS:
+                    found.add(f"gpu.{node.attr}" if is_gpu else node.attr)
+        return frozenset(found)
+
+    def source(self, *, spelled: bool = False) -> str:
+        """The form as a program of the heuristic language again; `spelled`: its returns hold all three decisions."""
+        arguments = ", ".join(self.views)
+        body = copy.deepcopy(self.body)
+        if self.entry == "schedule" and not spelled:
+            for node in (n for s in body for n in ast.walk(s)):
+                if isinstance(node, ast.Return) and node.value is not None:
+                    node.value = ast.Tuple([node.value, ast.Constant(None), ast.Constant(0)], ast.Load())
+        constants = [f"{name} = {ast.unparse(value)}" for name, value in self.constants.items()]
+        helpers = [ast.unparse(f) for f in self.helpers.values()]
+        text = "\n".join(ast.unparse(ast.fix_missing_locations(s)) for s in body)
+        lines = [f"    {line}" for line in text.splitlines()]
+        entry = "\n".join([f"def {self.entry}({arguments}):", *lines])
+        if self.entry != "schedule":
+            entry += "\n\ndef schedule(shape, gpu):\n    return 0, None, 0"
+        return "\n\n".join(["import math", *constants, *helpers, entry]) + "\n"
+
+
+def form_of(program: Program, entry: str) -> Form:
+    """One entry point of a program as one function.
+
+    Raises:
+        NotExpressible: what it returns cannot be told apart.
+    """
+    tree = copy.deepcopy(program.tree)
+    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+    for function in functions.values():
+        first = function.body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(function.body) > 1:
+            del function.body[0]
+    constants = {
+        n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+    }
+    main = functions[entry]
+    views = {main.args.args[0].arg: ENTRY_VIEWS[entry], main.args.args[1].arg: "gpu"}
+    comments = attached(comments_of(program.source), list(functions.values()), list(constants.values()))
+    form = Form(entry, views, main.body, functions, constants, comments)
+    if entry == "schedule":
+        _separate(form, main, set())
+    _inline_tail_calls(form)
+    _prune(form)
+    return form
+
+
+def _separate(form: Form, function: ast.FunctionDef, seen: set[str]) -> None:
+    """Turn `return n, pack_gqa, sm_margin` into `return n` in a function and those that it returns from."""
+    seen.add(function.name)
+
+    def returned(value: ast.expr | None, line: int) -> ast.expr:
+        if isinstance(value, ast.Tuple) and len(value.elts) == 3:
+            for name, part in (("pack_gqa", value.elts[1]), ("sm_margin", value.elts[2])):
+                text = ast.unparse(part)
+                if text != {"pack_gqa": "None", "sm_margin": "0"}[name]:
+                    form.other.add((name, text))
+            return value.elts[0]
+        if isinstance(value, ast.IfExp):
+            return ast.copy_location(
+                ast.IfExp(value.test, returned(value.body, line), returned(value.orelse, line)), value
+            )
+        if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in form.helpers:
+            if value.func.id not in seen:
+                _separate(form, form.helpers[value.func.id], seen)
+            return value
+        raise NotExpressible(
+            f"line {line}: schedule returns something that is not spelled out",
+            hint="return the tuple (num_splits, pack_gqa, sm_margin) itself",
+        )
+
+    for block in _blocks(function):
+        for node in block:
+            if isinstance(node, ast.Return):
+                node.value = returned(node.value, node.lineno)
+
+
+def _blocks(root: ast.AST) -> Iterator[list[ast.stmt]]:
+    for node in ast.walk(root):
+        for name in ("body", "orelse"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):
+                yield block
+
+
+def _calls(form: Form) -> list[ast.Call]:
+    found: list[ast.Call] = []
+    seen: set[str] = set()
+    todo: list[ast.AST] = list(form.body)
+    while todo:
+        for node in ast.walk(todo.pop()):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in form.helpers:
+                found.append(node)
+                if node.func.id not in seen:
+                    seen.add(node.func.id)
+                    todo.append(form.helpers[node.func.id])
+    return found
+
+
+def _inline_tail_calls(form: Form) -> None:
+    """Replace a last `return helper(shape, gpu)` by the helper's body, where that is its only call."""
+    while form.body:
+        last = form.body[-1]
+        if not isinstance(last, ast.Return):
+            return
+        value = last.value
+        head = form.body[:-1]
+        before = head[-1] if head else None
+        if (
+            isinstance(value, ast.Name)
+            and isinstance(before, ast.Assign)
+            and len(before.targets) == 1
+            and isinstance(before.targets[0], ast.Name)
+            and before.targets[0].id == value.id
+        ):
+            value, head = before.value, head[:-1]
+        if not (isinstance(value, ast.Call) and isinstance(value.func, ast.Name)):
+            return
+        helper = form.helpers.get(value.func.id)
+        if helper is None or sum(isinstance(c.func, ast.Name) and c.func.id == helper.name for c in _calls(form)) != 1:
+            return
+        taken = stored_names(head) | set(form.views)
+        # C++ declares counters of loops anew; other names may hold something else in the helper.
+        counters = loop_counters(head) & loop_counters(helper.body)
+        names = {n: f"{n}_2" for n in stored_names(helper.body) - counters if n in taken}
+        given: list[ast.stmt] = []
+        for parameter, argument in zip(helper.args.args, value.args, strict=True):
+            if isinstance(argument, ast.Name) and argument.id in form.views:
+                names[parameter.arg] = argument.id
+            elif not (isinstance(argument, ast.Name) and argument.id == parameter.arg):
+                name = names.setdefault(parameter.arg, parameter.arg)
+                if name in taken:
+                    name = names[parameter.arg] = f"{name}_2"
+                target = ast.Name(name, ast.Store())
+                given.append(ast.copy_location(ast.Assign([target], argument), last))
+        body = [Rename(names).visit(s) for s in helper.body]
+        form.comments.setdefault(body[0].lineno, [])[:0] = form.comments.pop(last.lineno, [])
+        form.body = [ast.fix_missing_locations(s) for s in (*head, *given, *body)]
+
+
+def _prune(form: Form) -> None:
+    """Keep only helpers and constants in use, callees before callers."""
+    ordered: dict[str, ast.FunctionDef] = {}
+
+    def visit(nodes: list[ast.stmt]) -> None:
+        for node in (n for s in nodes for n in ast.walk(s)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in form.helpers:
+                name = node.func.id
+                visit(form.helpers[name].body)
+                ordered.setdefault(name, form.helpers[name])
+
+    visit(form.body)
+    form.helpers = ordered
+    used = {n.id for n in form.statements() if isinstance(n, ast.Name)}
+    form.constants = {name: value for name, value in form.constants.items() if name in used}
+
+
+def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
+    """The form with FA3's own rule where it answers 0.
+
+    Args:
+        form: the program.
+        stock: FA3's rule for the same entry.
+        zero: lines of those returns whose value may be 0.
+    """
+    if not zero:
+        return form
+    name = "stock_choice"
+    views = list(form.views)
+    rename = dict(zip(stock.views, views, strict=True))
+    body = [Rename(rename).visit(copy.deepcopy(s)) for s in stock.body]
+    for statement in body:
+        ast.increment_lineno(statement, STOCK_LINES)
+    arguments = ast.arguments([], [ast.arg(v) for v in views], None, [], [], None, [])
+    helper = ast.fix_missing_locations(ast.FunctionDef(name, arguments, body, [], None))
+    call = ast.Call(ast.Name(name, ast.Load()), [ast.Name(v, ast.Load()) for v in views], [])
+    form = replace(form, helpers={**form.helpers, **stock.helpers, name: helper})
+    form.constants = {**form.constants, **stock.constants}
+    for line, texts in stock.comments.items():
+        form.comments[line + STOCK_LINES if line > 0 else line - STOCK_LINES] = texts
+    root = ast.Module(form.body, [])
+    for block in _blocks(root):
+        for node in block:
+            if isinstance(node, ast.Return) and node.lineno in zero:
+                node.value = copy.deepcopy(call)
+    form.body = [ast.fix_missing_locations(s) for s in root.body]
+    _inline_tail_calls(form)
+    _prune(form)
+    return form

@@ -1,0 +1,133 @@
+"""The language gate: parses a candidate and refuses what lies outside the heuristic language.
+
+The gate is a first filter and good feedback for whoever writes candidates. It is not a boundary: the
+sandbox is.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from evaluators.data.status import Status
+from evaluators.language import subset
+from evaluators.language.checker import check
+from evaluators.language.refusals import Refusal, quoted
+
+_PARSING = threading.Lock()
+PARSED_KEPT = 8
+"""Programs that need no second parsing: the controller asks for what the judge and the second look ask right after."""
+
+__all__ = ["Program", "ProgramRefused", "Refusal", "parse_program", "parse_tree"]
+
+
+class ProgramRefused(Exception):
+    """The source is not a program of the heuristic language.
+
+    Attributes:
+        status: `Status.SYNTAX` or `Status.LANGUAGE`.
+        refusals: what was found, the first few.
+    """
+
+    def __init__(self, status: Status, refusals: tuple[Refusal, ...]) -> None:
+        """Keep status and refusals; the message joins the latter."""
+        super().__init__("\n".join(map(str, refusals)))
+        self.status = status
+        self.refusals = refusals
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A candidate that passed the gate.
+
+    Attributes:
+        source: the text as given.
+        uses_blocks_per_split: whether it defines the device-side decision.
+        complexity: syntax nodes of its functions and constants, docstrings apart.
+        normal_form: sha256 of the tree without docstrings, comments and positions.
+    """
+
+    source: str
+    uses_blocks_per_split: bool
+    complexity: int
+    normal_form: str
+
+    @property
+    def tree(self) -> ast.Module:
+        """Its syntax tree, made anew for whoever asks."""
+        return parse_tree(self.source)
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    bodies: list[list[ast.stmt]] = [tree.body, *(n.body for n in tree.body if isinstance(n, ast.FunctionDef))]
+    for body in bodies:
+        first = body[0] if body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            if len(body) > 1:
+                del body[0]
+            else:
+                body[0] = ast.Pass()
+    return tree
+
+
+def _depths(tree: ast.AST) -> Iterator[int]:
+    todo: list[tuple[ast.AST, int]] = [(tree, 0)]
+    while todo:
+        node, depth = todo.pop()
+        yield depth
+        todo.extend((child, depth + 1) for child in ast.iter_child_nodes(node))
+
+
+def parse_tree(source: str) -> ast.Module:
+    """`ast.parse`, one thread at a time.
+
+    CPython keeps the recursion depth of its AST constructor in a place that threads share, and raises SystemError
+    when two of them meet there (python/cpython issue 106905, fixed in newer releases).
+    """
+    # The list of warning filters is shared by threads, too.
+    with _PARSING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(source)
+        except SystemError:
+            return ast.parse(source)
+
+
+@lru_cache(maxsize=PARSED_KEPT)
+def parse_program(source: str) -> Program:
+    """Parse a candidate.
+
+    Raises:
+        ProgramRefused: not Python, too large, or outside the language; says where, why and what instead.
+    """
+
+    def refuse(line: int, construct: str, reason: str, instead: str = "") -> ProgramRefused:
+        return ProgramRefused(Status.SYNTAX, (Refusal(line, construct, reason, instead),))
+
+    if len(source.encode("utf-8", "surrogatepass")) > subset.MAX_SOURCE_BYTES:
+        raise refuse(1, "source", f"longer than {subset.MAX_SOURCE_BYTES} bytes", "a shorter program")
+    try:
+        tree = parse_tree(source)
+    except SyntaxError as error:
+        raise refuse(error.lineno or 1, "syntax", quoted(error.msg)) from None
+    except (ValueError, RecursionError, MemoryError, UnicodeError) as error:
+        raise refuse(1, "source", f"cannot be parsed ({quoted(str(error))})", "plain, less deeply nested") from None
+    depths = list(_depths(tree))
+    if len(depths) > subset.MAX_NODES or max(depths) > subset.MAX_DEPTH:
+        limit = f"{subset.MAX_NODES} syntax nodes or {subset.MAX_DEPTH} levels"
+        raise refuse(1, "source", f"more than {limit}", "a smaller program")
+    refusals = check(tree, source)
+    if refusals:
+        raise ProgramRefused(Status.LANGUAGE, refusals)
+    bare = _without_docstrings(tree)
+    return Program(
+        source=source,
+        uses_blocks_per_split=any(isinstance(n, ast.FunctionDef) and n.name == "blocks_per_split" for n in tree.body),
+        complexity=sum(1 for n in ast.walk(bare) if not isinstance(n, ast.expr_context | ast.Load | ast.Module)),
+        normal_form=hashlib.sha256(ast.dump(bare).encode()).hexdigest(),
+    )

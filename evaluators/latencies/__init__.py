@@ -1,0 +1,1 @@
+"""Recorded and stored latencies, interpolation, and the oracle."""

@@ -1,0 +1,236 @@
+"""Latency of a decision on a recorded shape: measured, interpolated between two measured, or unknown."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.evaluation import Measuring
+from evaluators.data.status import Status
+from evaluators.data.workloads import Case
+from evaluators.fa3.dispatch import stock_blocks_per_split, work_view
+from evaluators.fa3.launch import Launch, canonical_launch, combine_bucket
+from evaluators.latencies.table import Cell, Table
+
+ANSWERS_KEPT = 20
+"""Look-ups remembered per case, on average; a search of any length must not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Latency of one launch.
+
+    Attributes:
+        rounds_us: microseconds by round, paired with the other launches of the same shape.
+        interpolated: whether it lies between two measured launches instead of being measured itself.
+    """
+
+    rounds_us: tuple[float, ...]
+    interpolated: bool = False
+
+    @property
+    def median_us(self) -> float:
+        """Median over rounds."""
+        return statistics.median(self.rounds_us)
+
+
+class UnrecordedError(Exception):
+    """A launch without a latency; the message says why.
+
+    Attributes:
+        status: what this makes of the candidate: by default a launch that the table neither holds nor brackets.
+    """
+
+    def __init__(self, message: str, status: Status = Status.UNRECORDED) -> None:
+        """Keep message and status."""
+        super().__init__(message)
+        self.status = status
+
+
+class LatencySource(Protocol):
+    """Where latencies come from: a recorded table, or a live GPU.
+
+    Attributes:
+        grows: whether a latency that is not known now may be known later.
+    """
+
+    grows: bool
+
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+        """Make latencies of these decisions known where that takes work; failures show when they are asked for.
+
+        Returns:
+            When this call kept a GPU busy, None where nothing had to be measured; what another call had begun to
+            measure is not counted again.
+        """
+        ...
+
+    def cells(self, case: Case) -> Sequence[Cell]:
+        """Launches of a case whose latency is known, the baseline's first; rounds are paired across them.
+
+        The same object as long as nothing new is known.
+        """
+        ...
+
+    def latency(self, case: Case, decision: Decision) -> Latency:
+        """Latency of a decision whose num_splits is spelled out.
+
+        Raises:
+            UnrecordedError: not known and not to be had.
+        """
+        ...
+
+
+def _between(low: Latency, high: Latency, share: float) -> Latency:
+    rounds = (a + (b - a) * share for a, b in zip(low.rounds_us, high.rounds_us, strict=True))
+    return Latency(tuple(rounds), interpolated=True)
+
+
+def _neighbours(values: list[int], wanted: int) -> tuple[int | None, int | None]:
+    """Largest recorded value up to `wanted` and smallest from it on."""
+    low = max((v for v in values if v <= wanted), default=None)
+    high = min((v for v in values if v >= wanted), default=None)
+    return low, high
+
+
+class ShapeCells:
+    """Recorded launches of one shape and the coordinates that interpolation walks along."""
+
+    def __init__(self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu) -> None:
+        """Index the cells by canonical launch."""
+        cells = tuple(cells)
+        self.shape = shape
+        self.by_launch: Mapping[str, Latency] = {c.launch: Latency(c.latencies_us) for c in cells}
+        self._setting, self._gpu = setting, gpu
+        split = [c.decision for c in cells if c.decision.num_splits > 1 and c.decision.sm_margin == 0]
+        self.caps = sorted({d.num_splits for d in split})
+        self.blocks = sorted({self.blocks_of(d) for d in split}) if setting.mode is not Mode.STATIC else []
+        self._known_blocks: dict[int, list[int]] = {}
+        self.uniform_live: dict[int, list[int]] = {}
+        if not shape.ragged and setting.mode is not Mode.STATIC:
+            for d in split:
+                launch = canonical_launch(shape, setting, d, gpu)
+                self.uniform_live.setdefault(launch.combine_bucket, []).append(launch.live_splits[0])
+
+    def blocks_of(self, decision: Decision) -> int:
+        """blocks_per_split with FA3's own formula filled in."""
+        if decision.blocks_per_split:
+            return decision.blocks_per_split
+        work = work_view(self.shape, self._setting, decision.num_splits)
+        return stock_blocks_per_split(work, self._gpu.num_sms - decision.sm_margin)
+
+    def exact(self, decision: Decision) -> Latency | None:
+        """Measured latency of a decision, or None."""
+        return self.by_launch.get(canonical_launch(self.shape, self._setting, decision, self._gpu).key)
+
+    def lookup(self, decision: Decision) -> Latency | None:
+        """Measured or interpolated latency of a decision that is spelled out, or None."""
+        launch = canonical_launch(self.shape, self._setting, decision, self._gpu)
+        found = self.by_launch.get(launch.key)
+        if found is not None:
+            return found
+        if launch.num_splits == 1 or not launch.pack_gqa or launch.sm_margin:
+            return None
+        if self._setting.mode is Mode.STATIC:
+            return self._along_caps(decision)
+        if not self.shape.ragged:
+            return self._along_live(decision, launch)
+        spelled = replace(decision, blocks_per_split=self.blocks_of(decision))
+        return self._along_blocks(spelled) or self._along_caps(spelled)
+
+    def _along_live(self, decision: Decision, launch: Launch) -> Latency | None:
+        """Uniform batches: between two counts of live splits under the same combine kernel."""
+        live = launch.live_splits[0]
+        low, high = _neighbours(self.uniform_live.get(launch.combine_bucket, []), live)
+        if low is None or high is None:
+            return None
+        ends = [replace(launch, live_splits=(s,) * self.shape.batch).key for s in (low, high)]
+        return _between(self.by_launch[ends[0]], self.by_launch[ends[1]], (live - low) / max(1, high - low))
+
+    def _along_blocks(self, decision: Decision) -> Latency | None:
+        """Ragged batches: between two recorded blocks per split under the same cap."""
+        cap = decision.num_splits
+        if cap not in self._known_blocks:
+            ends = ((b, self.exact(replace(decision, blocks_per_split=b))) for b in self.blocks)
+            self._known_blocks[cap] = [b for b, found in ends if found is not None]
+        known = self._known_blocks[cap]
+        low, high = _neighbours(known, decision.blocks_per_split)
+        if low is None or high is None or low == high:
+            return None
+        first = self.exact(replace(decision, blocks_per_split=low))
+        second = self.exact(replace(decision, blocks_per_split=high))
+        assert first is not None and second is not None
+        return _between(first, second, (decision.blocks_per_split - low) / (high - low))
+
+    def _along_caps(self, decision: Decision) -> Latency | None:
+        """Between two recorded caps with the same combine kernel."""
+        bucket = combine_bucket(decision.num_splits, self.shape.head_dim)
+        caps = [c for c in self.caps if combine_bucket(c, self.shape.head_dim) == bucket]
+        low, high = _neighbours(caps, decision.num_splits)
+        if low is None or high is None or low == high:
+            return None
+        ends = []
+        for cap in (low, high):
+            end = replace(decision, num_splits=cap)
+            found = self.exact(end)
+            if found is None and self._setting.mode is not Mode.STATIC:
+                found = self._along_blocks(end)
+            if found is None:
+                return None
+            ends.append(found)
+        return _between(ends[0], ends[1], (decision.num_splits - low) / (high - low))
+
+
+class TableSource:
+    """Latencies of a recorded table. Answers are remembered, since candidates repeat decisions."""
+
+    grows = False
+
+    def __init__(self, table: Table) -> None:
+        """Take a table."""
+        self._table = table
+        self._shapes: dict[str, ShapeCells] = {}
+        self._known: dict[tuple[str, Decision], Latency | None] = {}
+
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+        """See `LatencySource.prepare`; a table knows all that it will ever know."""
+
+    def cells(self, case: Case) -> Sequence[Cell]:
+        """See `LatencySource.cells`."""
+        return self._table.cells[case.id]
+
+    def _cells_of(self, case: Case) -> ShapeCells:
+        """The index of a case, made when it is first needed: a reader may need few."""
+        found = self._shapes.get(case.id)
+        if found is None:
+            found = ShapeCells(case.shape, self._table.cells[case.id], self._table.setting, self._table.gpu)
+            self._shapes[case.id] = found
+        return found
+
+    def latency(self, case: Case, decision: Decision) -> Latency:
+        """See `LatencySource.latency`."""
+        key = (case.id, decision)
+        try:
+            found = self._known[key]
+        except KeyError:
+            found = self._cells_of(case).lookup(decision)
+            if len(self._known) >= ANSWERS_KEPT * len(self._table.cases):
+                self._known.clear()
+            self._known[key] = found
+        if found is None:
+            cells = self._cells_of(case)
+            raise UnrecordedError(
+                f"{case.id}: num_splits {decision.num_splits}, blocks_per_split {decision.blocks_per_split}, pack_gqa "
+                f"{decision.pack_gqa}, sm_margin {decision.sm_margin} is not recorded and not between two recorded "
+                f"launches. Recorded: num_splits 1 and {_span(cells.caps)}"
+                + (f", blocks_per_split {_span(cells.blocks)}" if cells.blocks else "")
+                + ", sm_margin 0"
+            )
+        return found
+
+
+def _span(values: list[int]) -> str:
+    return f"{values[0]}..{values[-1]} ({len(values)} values)" if values else "none"

@@ -1,0 +1,261 @@
+"""The latency store: what live measurements found, shared between runs, one SQLite file.
+
+A launch is measured once per bench (GPU, driver, provider build, mode, cache state) and shape. Every reading
+is kept with the baseline's readings of the same rounds, so that launches measured minutes or days apart can be
+compared although clocks drift. What is stored first counts: asking again does not draw new luck.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import sqlite3
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from evaluators.data.contract import Decision, DecodeShape, Setting
+from evaluators.measure.device import DeviceRecord
+
+STORE_FORMAT = 1
+METHOD = "graph-6"
+"""How latencies are taken (CUDA graphs, six rounds); other methods' readings are not mixed with these."""
+
+SCHEMA = """
+CREATE TABLE bench (
+    id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, gpu TEXT NOT NULL, uuid TEXT NOT NULL, driver TEXT NOT NULL,
+    build TEXT NOT NULL, provider TEXT NOT NULL, mode TEXT NOT NULL, cache TEXT NOT NULL, page_size INTEGER NOT NULL,
+    dtype TEXT NOT NULL, method TEXT NOT NULL
+);
+CREATE TABLE launch (
+    bench INTEGER NOT NULL REFERENCES bench(id), shape TEXT NOT NULL, launch TEXT NOT NULL,
+    num_splits INTEGER NOT NULL, blocks_per_split INTEGER NOT NULL, pack_gqa INTEGER, sm_margin INTEGER NOT NULL,
+    latencies_us TEXT NOT NULL, baseline_us TEXT NOT NULL, error REAL NOT NULL, sm_clock_mhz INTEGER NOT NULL,
+    slowed INTEGER NOT NULL, measured_at TEXT NOT NULL,
+    PRIMARY KEY (bench, shape, launch)
+) WITHOUT ROWID;
+"""
+
+
+class StoreError(Exception):
+    """The store cannot be read or written; the message says which file and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What latencies depend on beside shape and launch. Two GPUs of one model are two benches."""
+
+    device: DeviceRecord
+    build: str
+    setting: Setting
+    method: str = METHOD
+
+    @property
+    def key(self) -> str:
+        """Stable text form; equal where latencies may be compared."""
+        d, s = self.device, self.setting
+        parts = (d.name, d.uuid, d.driver, self.build, s.provider, s.mode.value, s.cache.value, s.page_size, s.dtype)
+        return "|".join(map(str, (*parts, self.method)))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A measured launch of one shape.
+
+    Attributes:
+        launch: key of its canonical launch.
+        decision: one decision that makes it, spelled out.
+        latencies_us: microseconds by round.
+        baseline_us: the baseline's readings in the same rounds.
+        error: worst relative error against the fp32 reference.
+        sm_clock_mhz: SM clock after the rounds.
+        slowed: whether NVML then reported a slow-down by heat or power.
+    """
+
+    launch: str
+    decision: Decision
+    latencies_us: tuple[float, ...]
+    baseline_us: tuple[float, ...]
+    error: float
+    sm_clock_mhz: int
+    slowed: bool
+
+
+def shape_key(shape: DecodeShape) -> str:
+    """Stable text of a decode call, free of case names, e.g. `b2.k4096.h64x8.d128.q1:100,4000`."""
+    live = ",".join(f"{v}x{n}" if n > 1 else str(v) for v, n in ((v, len(list(g))) for v, g in groupby(shape.seqlens)))
+    return (
+        f"b{shape.batch}.k{shape.seqlen_k}.h{shape.num_heads_q}x{shape.num_heads_kv}.d{shape.head_dim}"
+        f".q{shape.seqlen_q}:{live}"
+    )
+
+
+def _json(values: Sequence[float]) -> str:
+    """Finite numbers as `json.dumps` writes them, in about half its time, of which recording takes much."""
+    return f"[{', '.join(map(repr, values))}]"
+
+
+READING_COLUMNS = (
+    "launch, num_splits, pack_gqa, sm_margin, blocks_per_split, latencies_us, baseline_us, error, sm_clock_mhz, slowed"
+)
+
+
+def _reading(
+    launch: str, splits: int, pack: int | None, margin: int, blocks: int, latencies: str, baseline: str, error: float,
+    clock: int, slowed: int,
+) -> Reading:  # fmt: skip
+    decision = Decision(splits, None if pack is None else bool(pack), margin, blocks)
+    rounds, paired = tuple(json.loads(latencies)), tuple(json.loads(baseline))
+    return Reading(launch, decision, rounds, paired, error, clock, bool(slowed))
+
+
+def read_bench(path: Path, bench: Bench) -> dict[str, dict[str, Reading]]:
+    """All readings of a bench by shape (see `shape_key`) and launch, while others may write; empty without any.
+
+    Without a UUID it is any GPU of that model and driver: a shape is then read as the GPU measured it that knows most
+    of it, since times of two GPUs are not compared.
+
+    Raises:
+        StoreError: no store that can be read.
+    """
+    by_gpu: dict[str, dict[int, dict[str, Reading]]] = {}
+    d, s = bench.device, bench.setting
+    known = (d.name, d.driver, bench.build, s.provider, s.mode.value, s.cache.value, s.page_size, s.dtype, bench.method)
+    names = ("gpu", "driver", "build", "provider", "mode", "cache", "page_size", "dtype", "method")
+    where = " AND ".join(f"{name} = ?" for name in names) + (" AND uuid = ?" if d.uuid else "")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            rows = db.execute(
+                f"SELECT shape, bench, {READING_COLUMNS} FROM launch "
+                f"WHERE bench IN (SELECT id FROM bench WHERE {where})",
+                (*known, d.uuid) if d.uuid else known,
+            )
+            for shape, number, *row in rows:
+                by_gpu.setdefault(shape, {}).setdefault(number, {})[row[0]] = _reading(*row)
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read as a latency store ({error})") from error
+    return {shape: max(gpus.values(), key=len) for shape, gpus in by_gpu.items()}
+
+
+class LatencyStore:
+    """An open store; several processes may share one file. Thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file.
+
+        Raises:
+            StoreError: not a store, of a newer format, or not writable.
+        """
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._create()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{path} cannot be opened as a latency store ({error}); name another file") from error
+
+    def _create(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if found == 0 and tables == 0:
+                for statement in SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={STORE_FORMAT}")
+            elif found != STORE_FORMAT:
+                raise StoreError(
+                    f"{self.path} holds store format {found}, this version reads {STORE_FORMAT}: name another file"
+                )
+        finally:
+            self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def bench_id(self, bench: Bench) -> int:
+        """Number of a bench in this file, entered when new."""
+        d, s = bench.device, bench.setting
+        row = (bench.key, d.name, d.uuid, d.driver, bench.build, s.provider, s.mode.value, s.cache.value, s.page_size,
+               s.dtype, bench.method)  # fmt: skip
+        with self._lock:
+            self._db.execute(
+                "INSERT OR IGNORE INTO bench (key, gpu, uuid, driver, build, provider, mode, cache, page_size, dtype, "
+                "method) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                row,
+            )
+            return int(self._db.execute("SELECT id FROM bench WHERE key = ?", (bench.key,)).fetchone()[0])
+
+    def add(self, bench: int, shape: DecodeShape, readings: Sequence[Reading]) -> None:
+        """Keep readings; those of launches that are known already are thrown away.
+
+        Raises:
+            StoreError: the file cannot be written (disk full, removed).
+        """
+        self.add_all([(bench, shape, readings)])
+
+    def add_all(self, found: Sequence[tuple[int, DecodeShape, Sequence[Reading]]]) -> None:
+        """`add` for several benches and shapes at once, all or nothing.
+
+        Raises:
+            StoreError: the file cannot be written (disk full, removed).
+        """
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        rows = []
+        baseline_us, baseline = None, ""
+        for bench, shape, readings in found:
+            key = shape_key(shape)
+            for r in readings:
+                d = r.decision
+                if r.baseline_us is not baseline_us:
+                    # The same rounds for all launches that were measured together.
+                    baseline_us, baseline = r.baseline_us, _json(r.baseline_us)
+                rows.append((
+                    bench, key, r.launch, d.num_splits, d.blocks_per_split, d.pack_gqa, d.sm_margin,
+                    _json(r.latencies_us), baseline, r.error, r.sm_clock_mhz, r.slowed, now,
+                ))  # fmt: skip
+        try:
+            with self._lock:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(f"INSERT OR IGNORE INTO launch VALUES ({','.join('?' * 13)})", rows)
+                self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be written ({error})") from error
+
+    def readings(self, bench: int, shape: DecodeShape) -> dict[str, Reading]:
+        """All readings of one shape on one bench, by launch.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        try:
+            with self._lock:
+                rows = self._db.execute(
+                    f"SELECT {READING_COLUMNS} FROM launch WHERE bench = ? AND shape = ?", (bench, shape_key(shape))
+                ).fetchall()
+            found = {row[0]: _reading(*row) for row in rows}
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise StoreError(f"{self.path} is damaged ({error}); move it away to start a new one") from error
+        return found
+
+    def shapes_known(self, benches: Sequence[int]) -> dict[str, dict[int, int]]:
+        """By shape key, how many launches each of these benches knows."""
+        found: dict[str, dict[int, int]] = {}
+        with self._lock:
+            for bench in benches:
+                query = "SELECT shape, count(*) FROM launch WHERE bench = ? GROUP BY shape"
+                for shape, launches in self._db.execute(query, (bench,)):
+                    found.setdefault(shape, {})[bench] = launches
+        return found
+
+    def count(self, bench: int) -> int:
+        """Launches known of a bench."""
+        with self._lock:
+            return int(self._db.execute("SELECT count(*) FROM launch WHERE bench = ?", (bench,)).fetchone()[0])

@@ -1,0 +1,280 @@
+"""Recorded tables: latencies of a workload under one setting, with the card that says how they were made.
+
+A table is a folder: `card.json`, `shapes.csv.gz` (one line per shape) and `cells.csv.gz` (one line per
+measured launch). Plain text, so that anyone can check it without our code.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.workloads import Case, Split, cases_for
+
+TABLE_FORMAT = 1
+CARD, SHAPES, CELLS = "card.json", "shapes.csv.gz", "cells.csv.gz"
+SHAPE_COLUMNS = (
+    "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q", "gpu", "live_seqlens",
+)  # fmt: skip
+CELL_COLUMNS = (
+    "case", "num_splits", "blocks_per_split", "pack_gqa", "sm_margin", "launch", "error", "latencies_us",
+)  # fmt: skip
+
+
+class TableError(Exception):
+    """A table or slice cannot be read or written; the message says which file and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measured launch of one shape.
+
+    Attributes:
+        decision: the decision that was launched, spelled out.
+        launch: key of its canonical launch.
+        error: worst relative error against the fp32 reference.
+        latencies_us: one per round; rounds are paired across the cells of a shape.
+    """
+
+    decision: Decision
+    launch: str
+    error: float
+    latencies_us: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A recorded table in memory; cells by case id, the baseline's first."""
+
+    card: Mapping[str, Any]
+    setting: Setting
+    gpu: Gpu
+    cases: tuple[Case, ...]
+    cells: Mapping[str, tuple[Cell, ...]]
+    digest: str
+
+
+def _csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    # mtime 0: the same recording gives the same bytes.
+    return gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0)
+
+
+def _pack_text(pack_gqa: bool | None) -> str:
+    return "" if pack_gqa is None else str(int(pack_gqa))
+
+
+def _pack_value(text: str) -> bool | None:
+    return None if text == "" else text == "1"
+
+
+def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], cells: Mapping[str, Sequence[Cell]],
+                gpu_of: Mapping[str, str]) -> None:  # fmt: skip
+    """Write a table to a new or empty folder.
+
+    Raises:
+        TableError: the folder holds something already.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise TableError(f"{folder} is not empty: choose another folder, or remove it first")
+    folder.mkdir(parents=True, exist_ok=True)
+    shapes = (
+        (
+            c.id, c.split.value, c.shape.batch, c.shape.seqlen_k, c.shape.num_heads_q, c.shape.num_heads_kv,
+            c.shape.head_dim, c.shape.seqlen_q, gpu_of[c.id], " ".join(map(str, c.shape.live_seqlens)),
+        )
+        for c in cases
+    )  # fmt: skip
+    rows = (
+        (
+            case.id, x.decision.num_splits, x.decision.blocks_per_split, _pack_text(x.decision.pack_gqa),
+            x.decision.sm_margin, x.launch, f"{x.error:.5f}", " ".join(f"{v:.3f}" for v in x.latencies_us),
+        )
+        for case in cases
+        for x in cells[case.id]
+    )  # fmt: skip
+    (folder / SHAPES).write_bytes(_csv_bytes(SHAPE_COLUMNS, shapes))
+    (folder / CELLS).write_bytes(_csv_bytes(CELL_COLUMNS, rows))
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+
+
+def table_digest(folder: Path) -> str:
+    """sha256 over the three files of a table."""
+    digest = hashlib.sha256()
+    for name in (CARD, SHAPES, CELLS):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path} cannot be read ({error}); restore it from the repository") from error
+    if not rows or tuple(rows[0]) != tuple(columns):
+        raise TableError(f"{path}: expected the columns {', '.join(columns)}, got {rows[0] if rows else 'nothing'}")
+    return rows[1:]
+
+
+_recent: dict[str, Table] = {}
+TABLES_KEPT = 2
+"""Tables that `read_table` remembers: a run reads its table to judge and again for its report."""
+
+
+def read_table(folder: Path) -> Table:
+    """Load a table; the last few that were read are remembered by the digest of their files.
+
+    Raises:
+        TableError: missing, damaged or of a newer format.
+    """
+    try:
+        digest = table_digest(folder)
+    except OSError:
+        return _parsed(folder, "")  # which says what is missing
+    table = _recent.pop(digest, None) or _parsed(folder, digest)
+    _recent[digest] = table
+    for oldest in list(_recent)[:-TABLES_KEPT]:
+        _recent.pop(oldest, None)
+    return table
+
+
+def _parsed(folder: Path, digest: str) -> Table:
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TableError(f"{folder} holds no readable {CARD} ({error}); expected a recorded table") from error
+    if card.get("format") != TABLE_FORMAT:
+        raise TableError(f"{folder}: table format {card.get('format')!r}, this version reads {TABLE_FORMAT}")
+    setting = Setting(card["provider"], Mode(card["mode"]), Cache(card["cache"]), card["page_size"], card["dtype"])
+    try:
+        cases = []
+        for case, split, batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, _, live in _rows(
+            folder / SHAPES, SHAPE_COLUMNS
+        ):
+            shape = DecodeShape(
+                int(batch), int(seqlen_k), int(heads_q), int(heads_kv), int(head_dim), int(seqlen_q),
+                tuple(map(int, live.split())),
+            )  # fmt: skip
+            cases.append(Case(case, shape, Split(split)))
+        cells: dict[str, list[Cell]] = {c.id: [] for c in cases}
+        for case, num_splits, blocks, pack, free, launch, off, latencies in _rows(folder / CELLS, CELL_COLUMNS):
+            decision = Decision(int(num_splits), _pack_value(pack), int(free), int(blocks))
+            cells[case].append(Cell(decision, launch, float(off), tuple(map(float, latencies.split()))))
+    except (ValueError, KeyError) as error:
+        raise TableError(f"{folder}: a damaged line ({error!r}); restore the table from the repository") from error
+    device = card["device"]
+    margin = max((x.decision.sm_margin for rows in cells.values() for x in rows), default=0)
+    return Table(
+        card=card,
+        setting=setting,
+        gpu=Gpu(device["num_sms"], device["l2_bytes"], margin),
+        cases=tuple(cases),
+        cells={k: tuple(v) for k, v in cells.items()},
+        digest=digest,
+    )
+
+
+def restrict(table: Table, splits: Sequence[Split]) -> Table:
+    """The table without the cases of other splits."""
+    cases = tuple(c for c in table.cases if c.split in splits)
+    return Table(table.card, table.setting, table.gpu, cases, {c.id: table.cells[c.id] for c in cases}, table.digest)
+
+
+def slice_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a slice, the header first; torn ones are left out."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dict[str, list[Cell]], dict[str, str]]:
+    """Card, cases, cells and GPU UUID per case from slices of one setting.
+
+    Half-recorded shapes (torn lines) are discarded; of a shape recorded twice the first slice counts.
+
+    Raises:
+        TableError: slices of different settings, builds or GPU models, or nothing recorded.
+    """
+    head: dict[str, Any] | None = None
+    cells: dict[str, list[Cell]] = {}
+    gpu_of: dict[str, str] = {}
+    clocks: list[int] = []
+    slowed = 0
+    failed: dict[str, str] = {}
+    for path in paths:
+        ours: dict[str, Any] | None = None
+        for row in slice_rows(path):
+            if ours is None:
+                ours = row
+                head = head or row
+                _check_same(head, row, path)
+                continue
+            if "cells" not in row:
+                failed[row["case"]] = row.get("failed", "")
+                continue
+            if row["case"] in cells:
+                continue
+            cells[row["case"]] = [
+                Cell(
+                    Decision(x["num_splits"], x["pack_gqa"], x["sm_margin"], x["blocks_per_split"]),
+                    x["launch"],
+                    x["error"],
+                    tuple(x["latencies_us"]),
+                )
+                for x in row["cells"]
+            ]
+            gpu_of[row["case"]] = ours["device"]["uuid"]
+            clocks.append(row["sm_clock_mhz"])
+            slowed += row["slowed"]
+    if head is None or not cells:
+        raise TableError(f"nothing recorded in {', '.join(map(str, paths))}")
+    setting = Setting(head["provider"], Mode(head["mode"]), Cache(head["cache"]), head["page_size"], head["dtype"])
+    cases = [c for c in cases_for(head["workload"], setting) if c.id in cells]
+    card = {
+        **{k: v for k, v in head.items() if k != "format"},
+        "format": TABLE_FORMAT,
+        "device": {k: v for k, v in head["device"].items() if k != "uuid"},
+        "gpu_uuids": sorted(set(gpu_of.values())),
+        "shapes": len(cases),
+        "cells": sum(len(v) for v in cells.values()),
+        "shapes_lost": sorted(k for k in failed if k not in cells),
+        "sm_clock_mhz": {"min": min(clocks), "median": sorted(clocks)[len(clocks) // 2], "max": max(clocks)},
+        "shapes_while_slowed_down": slowed,
+        **round_agreement(x.latencies_us for v in cells.values() for x in v),
+    }
+    return card, cases, cells, gpu_of
+
+
+def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> None:
+    for key in ("format", "workload", "setting", "build", "rounds"):
+        if first[key] != other[key]:
+            raise TableError(f"{path}: {key} is {other[key]!r}, the first slice has {first[key]!r}; not mixed")
+    for key in ("name", "num_sms", "driver"):
+        if first["device"][key] != other["device"][key]:
+            raise TableError(
+                f"{path}: recorded on {key} {other['device'][key]!r}, the first slice on {first['device'][key]!r}; "
+                "times of two GPU models or drivers are not mixed"
+            )
+
+
+def round_agreement(rounds: Iterable[Sequence[float]]) -> dict[str, float]:
+    """How far rounds of one cell disagree: (max - min) / median, its median and 95th percentile over cells."""
+    spreads = sorted((max(v) - min(v)) / sorted(v)[len(v) // 2] for v in rounds)
+    return {
+        "round_spread_median": round(spreads[len(spreads) // 2], 5),
+        "round_spread_p95": round(spreads[int(0.95 * (len(spreads) - 1))], 5),
+    }

@@ -1,0 +1,1 @@
+"""Measures kernels on GPUs: timing, workers, pools, recordings."""

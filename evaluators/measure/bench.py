@@ -1,0 +1,233 @@
+"""What the GPU worker does: latencies of decisions, paired blocks, and readings of the compiled kernel."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from evaluators.data.contract import Decision, DecodeShape, Mode, Setting
+from evaluators.data.workloads import Case, Split
+from evaluators.latencies.store import shape_key
+from evaluators.measure.claim import claim_gpu
+from evaluators.measure.correctness import MAX_RELATIVE_ERROR, reference
+from evaluators.measure.device import ClockLog, DeviceLost
+from evaluators.measure.pairing import Block
+from evaluators.measure.providers import BoundLaunch, CallInputs, ProviderUnavailable, open_provider
+from evaluators.measure.providers.metadata import decode_metadata
+from evaluators.measure.shape_timer import ShapeTimer, WrongOutputError
+from evaluators.measure.timing import launches_per_replay
+from evaluators.measure.worker_client import MeasureError, Trouble
+
+READINGS = 2
+"""Replays per letter of a block: four readings per arm, so that one outlier does not move the median."""
+
+T = TypeVar("T")
+
+
+class Bench:
+    """One setting on the current GPU. Memory is taken at the first measurement."""
+
+    def __init__(self, setting: Setting, seed: int, library: str = "") -> None:
+        """Load the provider and look whether this GPU can be timed.
+
+        Args:
+            setting: how calls reach the kernel.
+            seed: of inputs and orders.
+            library: another build of the provider's kernel; empty for the installed one.
+
+        Raises:
+            MeasureError: of kind unavailable.
+        """
+        self.setting, self._seed = setting, seed
+        try:
+            self.provider = open_provider(setting.provider, library)
+        except ProviderUnavailable as error:
+            raise MeasureError(Trouble.UNAVAILABLE, str(error)) from error
+        self.device = claim_gpu()
+        self._clocks = ClockLog(self.device.uuid)
+        self.gpu = self.device.gpu()
+        self._rng = random.Random(seed)
+        self._opened: ShapeTimer | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Device and build."""
+        return {"device": asdict(self.device), "build": self.provider.build()}
+
+    @property
+    def shapes(self) -> ShapeTimer:
+        """What measures, made when first needed."""
+        if self._opened is None:
+            self._opened = ShapeTimer(self.setting, self.provider, self.gpu, seed=self._seed)
+        return self._opened
+
+    def guarded(self, shape: DecodeShape, work: Callable[[], T]) -> T:
+        """Run a measurement; what goes wrong becomes a `MeasureError` that says whether to go on."""
+        import torch
+
+        try:
+            return work()
+        except WrongOutputError as error:
+            raise MeasureError(Trouble.WRONG, str(error)) from error
+        except DeviceLost as error:
+            raise MeasureError(Trouble.LOST, f"{error}; what was measured is kept") from error
+        except (RuntimeError, MemoryError, ValueError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            try:
+                torch.cuda.synchronize()
+            except RuntimeError as lost:
+                raise MeasureError(
+                    Trouble.LOST,
+                    f"the GPU stopped answering at {shape_key(shape)} ({first}); what was measured is kept",
+                ) from lost
+            torch.cuda.empty_cache()
+            # The library's stable ABI reports out-of-memory as a plain RuntimeError.
+            memory = isinstance(error, MemoryError) or "out of memory" in str(error)
+            kind = Trouble.MEMORY if memory else Trouble.REFUSED
+            raise MeasureError(kind, f"{shape_key(shape)}: {first}") from error
+
+    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+        """See `Worker.measure`."""
+        shapes = self.guarded(shape, lambda: self.shapes)  # takes the memory for KV copies at first
+        started = time.monotonic()
+        case = Case(shape_key(shape), shape, Split.TRAIN)
+        timed = self.guarded(shape, lambda: shapes.time_decisions(case, decisions, rounds=rounds))
+        clock, slowed = self.guarded(shape, self._clocks.sample)
+        total = time.monotonic() - started
+        self.shapes.tidy()
+        return {
+            "cells": [{"latencies_us": latencies, "error": error} for latencies, error in timed],
+            "sm_clock_mhz": clock,
+            "slowed": slowed,
+            "total_s": total,
+            "check_s": shapes.check_s,
+        }
+
+    def pairs(
+        self,
+        shape: DecodeShape,
+        one: Decision,
+        other: Decision,
+        orders: Sequence[str],
+        calls: tuple[int, int] | None = None,
+    ) -> list[dict[str, Any]]:
+        """See `Worker.pairs`.
+
+        Args:
+            shape: the decode call.
+            one: arm A.
+            other: arm B.
+            orders: one per block.
+            calls: calls per replay of A and B where they differ; B's span is still divided by A's number. This
+                is how the proof of the bench makes B slower by a known share.
+        """
+        blocks = self.guarded(shape, lambda: self._pairs(shape, one, other, orders, calls))
+        self.shapes.tidy()
+        return [asdict(b) for b in blocks]
+
+    def _pairs(
+        self,
+        shape: DecodeShape,
+        one: Decision,
+        other: Decision,
+        orders: Sequence[str],
+        calls: tuple[int, int] | None,
+    ) -> list[Block]:
+        import torch
+
+        shapes = self.shapes
+        each = calls or (launches_per_replay(shape),) * 2
+        plan, inputs = shapes.fresh_inputs(shape, max(each))
+        expected = reference(inputs, 0)
+        decisions = {"A": one, "B": other}
+        plans = {"A": plan.of(each[0]), "B": plan.of(each[1])}
+        errors, blocks = [], []
+        for order in orders:
+            # Metadata, workspaces and graphs are made anew for each block: where they land in memory is worth
+            # up to 0.5% and must not stick to one arm.
+            graphs, bound = {}, {}
+            for letter in self._rng.sample("AB", 2):
+                # Kept until the block ends: the graph reads the metadata that a bound launch owns.
+                bound[letter] = self._bound(inputs, decisions[letter])
+                errors.append(shapes.checked_run(inputs, expected, bound[letter]))
+                torch.cuda.synchronize()
+                graphs[letter] = shapes.timer.capture(bound[letter], plans[letter], torch.cuda.graph_pool_handle())
+            for letter in order[:2]:
+                shapes.timer.read_letter(graphs[letter], plans[letter], readings=1)
+            shapes.timer.wait()
+            events, clocks, slowed = [], [], False
+            for letter in order:
+                events.append(shapes.timer.read_letter(graphs[letter], plans[letter], readings=READINGS))
+                # While the replays run: an idle GPU would show another clock.
+                clock, slow = self._clocks.sample()
+                clocks.append(clock)
+                slowed = slowed or slow
+                shapes.timer.wait()
+            readings = tuple(tuple(s.elapsed_time(e) * 1e3 / each[0] for s, e in pairs) for pairs in events)
+            blocks.append(Block(order, readings, tuple(clocks), slowed))
+            errors += [shapes.checked_replay(inputs, expected, graph) for graph in graphs.values()]
+        worst = float(torch.stack(errors).nan_to_num(nan=float("inf")).max())
+        if not worst <= MAX_RELATIVE_ERROR:
+            raise WrongOutputError(
+                f"{shape_key(shape)}: an output of {one} or {other} is off by {worst:.3g} (bound {MAX_RELATIVE_ERROR})"
+            )
+        return blocks
+
+    def _bound(self, inputs: CallInputs, decision: Decision) -> BoundLaunch:
+        """A launch; num_splits 0 leaves it to the library."""
+        if decision.num_splits == 0:
+            return self.provider.bind_own(inputs, 0)
+        return self.provider.bind(inputs, decision, self.gpu)
+
+    def peers(self, shape: DecodeShape) -> dict[str, Any]:
+        """See `Worker.peers`."""
+        from evaluators.measure.peers import time_peers
+
+        found = self.guarded(shape, lambda: time_peers(self.shapes, shape))
+        self.shapes.tidy()
+        return found
+
+    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
+        """See `Worker.kernels`."""
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        _, inputs = self.shapes.fresh_inputs(shape, 1)
+        bound = self.provider.bind(inputs, decision, self.gpu)
+        bound.run(0)
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as trace:
+            bound.run(0)
+            torch.cuda.synchronize()
+        # Without the profiler's library (CUPTI may be denied in a virtual machine) there are no names.
+        return [e.name for e in trace.events() if "flash::" in e.name]
+
+    def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
+        """See `Worker.compiled`."""
+        return self.guarded(shape, lambda: self._compiled(shape, num_splits))
+
+    def _compiled(self, shape: DecodeShape, num_splits: int) -> dict[str, Any]:
+        import torch
+
+        asked = Decision(num_splits)
+        _, inputs = self.shapes.fresh_inputs(shape, 1)
+        found = self.provider.compiled_num_splits(inputs, asked)
+        reply: dict[str, Any] = {"num_splits": found}
+        if self.setting.mode is Mode.METADATA:
+            seqlens = torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda")
+            raw = self.provider.compiled_metadata(shape, self.setting, asked, seqlens)
+            reply["live_splits"] = list(decode_metadata(raw, shape, self.setting, split=found > 1).live_splits)
+        return reply
+
+    def copy_bandwidth(self) -> float:
+        """See `Worker.copy_bandwidth`."""
+        from evaluators.measure.peers import copy_bytes_per_us
+
+        return copy_bytes_per_us()
+
+
+def open_bench(setting: Setting, seed: int, library: str = "") -> Bench:
+    """A bench on this machine's GPU."""
+    return Bench(setting, seed, library)

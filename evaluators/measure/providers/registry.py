@@ -1,0 +1,40 @@
+"""Providers by name; opening one imports its library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evaluators.measure.providers.base import ProviderUnavailable
+
+if TYPE_CHECKING:
+    from evaluators.measure.providers.base import Provider
+
+
+def provider_names() -> tuple[str, ...]:
+    """Names that `open_provider` takes."""
+    return ("fa3_fwd", "vllm", "upstream")
+
+
+def open_provider(name: str, library: str = "") -> Provider:
+    """Load a provider.
+
+    Args:
+        name: one of `provider_names()`.
+        library: another build of its kernel, by the path of a shared library or the name of a package.
+
+    Raises:
+        ProviderUnavailable: unknown name, or the provider cannot run here; the message says why.
+    """
+    if name == "fa3_fwd":
+        from evaluators.measure.providers.fa3_fwd import Fa3Fwd
+
+        return Fa3Fwd(library)
+    if name == "vllm":
+        from evaluators.measure.providers.vllm import Vllm
+
+        return Vllm(library)
+    if name == "upstream":
+        from evaluators.measure.providers.upstream import Upstream
+
+        return Upstream(library)
+    raise ProviderUnavailable(f"unknown provider {name!r}; known: {', '.join(provider_names())}")

@@ -1,0 +1,128 @@
+"""Times decisions on shapes with one provider on the current GPU, and checks every output."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.workloads import Case
+from evaluators.measure.correctness import MAX_RELATIVE_ERROR, reference, relative_error
+from evaluators.measure.providers import Provider
+from evaluators.measure.providers.memory import CopyPlan, KvPool, plan_copies
+from evaluators.measure.timing import GraphTimer, launches_per_replay
+
+if TYPE_CHECKING:
+    import torch
+
+    from evaluators.measure.providers import BoundLaunch, CallInputs
+
+POOL_BYTES = 24 << 30
+"""Memory for KV copies, which is taken at once, where so much is free."""
+
+FREE_SHARE = 0.6
+"""Share of the free memory that KV copies may take."""
+
+SPARE_BYTES = 16 << 30
+"""Cached memory beyond the KV copies above which it is given back after a shape."""
+
+
+class WrongOutputError(Exception):
+    """A launch's output disagreed with the reference."""
+
+
+class ShapeTimer:
+    """Measures decisions of one setting on the current GPU.
+
+    Attributes:
+        provider: what launches the kernel.
+        gpu: decides which launches decisions are.
+        timer: takes the readings.
+        check_s: seconds that the last `time_decisions` spent on the reference and on checking outputs.
+    """
+
+    def __init__(self, setting: Setting, provider: Provider, gpu: Gpu, *, seed: int = 0) -> None:
+        """Allocate memory for KV copies."""
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        self.setting, self.provider, self.gpu = setting, provider, gpu
+        self.timer = GraphTimer(gpu)
+        self.check_s = 0.0
+        self._pool = KvPool(min(POOL_BYTES, int(free * FREE_SHARE)) // 2, seed=seed)
+        self._rng = random.Random(seed)
+
+    def time_decisions(
+        self, case: Case, decisions: Sequence[Decision], *, rounds: int
+    ) -> list[tuple[tuple[float, ...], float]]:
+        """(latencies in microseconds by round, worst relative error) of each decision on one case.
+
+        Outputs are poisoned with NaN and compared with the reference before and after timing.
+
+        Raises:
+            WrongOutputError: an output disagreed with the reference.
+        """
+        import torch
+
+        plan, inputs = self.fresh_inputs(case.shape, launches_per_replay(case.shape))
+        torch.cuda.synchronize()
+        started = time.monotonic()
+        expected = reference(inputs, 0)
+        bound = [self.provider.bind(inputs, decision, self.gpu) for decision in decisions]
+        errors = [self.checked_run(inputs, expected, launch) for launch in bound]
+        torch.cuda.synchronize()
+        self.check_s = time.monotonic() - started
+        memory = torch.cuda.graph_pool_handle()
+        graphs = [self.timer.capture(launch, plan, memory) for launch in bound]
+        timed = self.timer.time(graphs, plan, rounds=rounds, rng=self._rng)
+        started = time.monotonic()
+        errors += [self.checked_replay(inputs, expected, graph) for graph in graphs]
+        measured = torch.stack(errors).tolist()
+        self.check_s += time.monotonic() - started
+        results = []
+        for i, decision in enumerate(decisions):
+            before, after = measured[i], measured[len(bound) + i]
+            if not (before <= MAX_RELATIVE_ERROR and after <= MAX_RELATIVE_ERROR):
+                raise WrongOutputError(
+                    f"{case.id}: output of {decision} is off by {before:.3g} before and {after:.3g} after timing "
+                    f"(bound {MAX_RELATIVE_ERROR})"
+                )
+            results.append((timed[i].latencies_us, max(before, after)))
+        return results
+
+    def fresh_inputs(self, shape: DecodeShape, launches: int) -> tuple[CopyPlan, CallInputs]:
+        """Fresh random inputs for replays of `launches` calls, and the plan of their KV copies."""
+        plan = plan_copies(
+            shape,
+            self.setting,
+            launches=launches,
+            l2_bytes=self.gpu.l2_bytes,
+            pool_elements=self._pool.elements,
+        )
+        return plan, self.provider.make_inputs(shape, self.setting, copies=plan.copies, pool=self._pool)
+
+    @staticmethod
+    def checked_run(inputs: CallInputs, expected: torch.Tensor, launch: BoundLaunch) -> torch.Tensor:
+        """Relative error of one call over copy 0 into an output poisoned with NaN; not waited for."""
+        inputs.out.fill_(float("nan"))
+        launch.run(0)
+        return relative_error(inputs.out, expected)
+
+    def checked_replay(self, inputs: CallInputs, expected: torch.Tensor, graph: torch.cuda.CUDAGraph) -> torch.Tensor:
+        """Relative error after one untimed replay, whose last call is over copy 0."""
+        import torch
+
+        inputs.out.fill_(float("nan"))
+        torch.cuda.synchronize()
+        self.timer.replay(graph)
+        torch.cuda.synchronize()
+        return relative_error(inputs.out, expected)
+
+    def tidy(self) -> None:
+        """Give cached memory back where graphs left much of it in private pools: only this does."""
+        import torch
+
+        if torch.cuda.memory_reserved() - 2 * self._pool.elements > SPARE_BYTES:
+            torch.cuda.empty_cache()

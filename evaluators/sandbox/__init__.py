@@ -1,0 +1,1 @@
+"""Runs candidates in confined processes."""

@@ -1,0 +1,247 @@
+"""Runs candidates in a fresh confined process each, and turns every way to fail into a status."""
+
+from __future__ import annotations
+
+import marshal
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+
+from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Gpu, ShapeView, WorkView
+from evaluators.data.status import Status
+from evaluators.language.gate import Program
+from evaluators.sandbox import confine
+from evaluators.sandbox.process import OUTSIDE_KILLS, End, Ended, Limits, SandboxUnavailable, run_confined
+
+__all__ = ["Answers", "Limits", "Question", "Sandbox", "SandboxUnavailable", "SelfTest", "self_test"]
+
+MAX_BLOCKS_PER_SPLIT = 2**31 - 1
+
+LARGE = 0.25
+"""Share of its memory limit from which on a process that is killed again and again is taken for too large for this
+machine: the interpreter and all shapes take less, and who runs out of memory kills what is large."""
+
+WORK_FIELDS = [f.name for f in fields(WorkView) if f.name not in ("num_splits", "n_blocks")]
+SHAPE_FIELDS = [f.name for f in fields(ShapeView)]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One shape that candidates are asked about.
+
+    Attributes:
+        shape: argument of `schedule`.
+        stock_num_splits: FA3's own choice, which `blocks_per_split` sees where the candidate answers 0.
+        work: argument of `blocks_per_split`; its num_splits is replaced by what the candidate decided.
+    """
+
+    shape: ShapeView
+    stock_num_splits: int
+    work: WorkView
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a candidate answered; `decisions` is empty unless `status` is `OK`."""
+
+    status: Status
+    message: str
+    decisions: tuple[Decision, ...]
+    elapsed_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """Whether the sandbox holds on this system.
+
+    Attributes:
+        ok: every probe was stopped as it should be.
+        mechanisms: what took hold; Landlock may be absent, seccomp alone already denies opening files.
+        problems: what did not hold.
+        hint: how to go on.
+    """
+
+    ok: bool
+    mechanisms: dict[str, bool]
+    problems: tuple[str, ...]
+    hint: str
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)[:600]
+
+
+class Sandbox:
+    """Asks candidates a fixed set of questions. Thread-safe."""
+
+    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits) -> None:
+        """Serialise the questions once.
+
+        Raises:
+            SandboxUnavailable: this system cannot confine candidates.
+        """
+        reason = confine.unsupported()
+        if reason:
+            raise SandboxUnavailable(reason)
+        self._gpu, self._limits = gpu, limits
+        self._questions = tuple(questions)
+        rows = [
+            (
+                [getattr(q.shape, f) for f in SHAPE_FIELDS],
+                q.stock_num_splits,
+                [*(getattr(q.work, f) for f in WORK_FIELDS), q.work.n_blocks],
+            )
+            for q in questions
+        ]
+        body = {
+            "shape_fields": SHAPE_FIELDS,
+            "work_fields": ["num_splits", *WORK_FIELDS, "n_blocks"],
+            "gpu": asdict(gpu),
+        }
+        self._body = marshal.dumps({**body, "rows": rows})
+        bare: list[tuple[list[object], int, list[object]]] = [(shape, stock, []) for shape, stock, _ in rows]
+        self._body_without_work = marshal.dumps({**body, "rows": bare})
+
+    def ask(self, program: Program, *, hash_seed: int = 0) -> Answers:
+        """Run a program on all questions in a fresh process; failures come back as a status.
+
+        Raises:
+            SandboxUnavailable: no process could be started, or none is left alone: no fault of the program.
+        """
+        return self._ask(program.source, work=program.uses_blocks_per_split, open_builtins=False, hash_seed=hash_seed)
+
+    def ask_ungated(self, source: str, *, work: bool = False, hash_seed: int = 0) -> Answers:
+        """Run a source that the gate has not seen, with all of Python: for proving what the sandbox holds."""
+        return self._ask(source, work=work, open_builtins=True, hash_seed=hash_seed)
+
+    def _ask(self, source: str, *, work: bool, open_builtins: bool, hash_seed: int) -> Answers:
+        head = {"source": source, "work": work, "open_builtins": open_builtins}
+        body = self._body if work else self._body_without_work
+        return self._answers(run_confined(head, body, self._limits, rows=len(self._questions), hash_seed=hash_seed))
+
+    def _answers(self, ended: Ended) -> Answers:
+        def failed(status: Status, message: str) -> Answers:
+            return Answers(status, _printable(message), (), ended.elapsed_s)
+
+        reply = ended.reply
+        if ended.end is End.OUTSIDE:
+            ways = f"ended from outside {OUTSIDE_KILLS} times in a row (SIGKILL, or no CPU for a long time)"
+            if ended.peak_mb < LARGE * self._limits.memory_mb:
+                raise SandboxUnavailable(f"the sandbox process of one program was {ways}: is this machine overloaded?")
+            return failed(Status.MEMORY, f"{ways}, with much memory in use: this machine may have too little for it")
+        if reply is None:
+            if ended.end is End.TIME:
+                return failed(Status.TIMEOUT, f"no answer to all shapes within {self._limits.time_s} s of CPU time")
+            if ended.end is End.CALL:
+                return failed(Status.FORBIDDEN, "a system call that heuristics have no use for")
+            return failed(Status.CRASHED, f"the sandbox process ended with code {ended.code} and no answer")
+        status, where = reply.get("status"), self._where(reply.get("at"))
+        message, line = reply.get("message"), reply.get("line")
+        if status == "memory":
+            return failed(Status.MEMORY, f"more than {self._limits.memory_mb} MiB at {where}")
+        if status == "raised" and type(message) is str and type(line) is int:
+            return failed(Status.RAISED, f"line {line}: {message} at {where}")
+        if status == "bad_answer" and type(message) is str:
+            return failed(Status.BAD_ANSWER, f"{message} at {where}")
+        decisions = self._decisions(reply.get("rows")) if status == "ok" else None
+        if decisions is None:
+            return failed(Status.CRASHED, "the sandbox process gave an answer that is not a decision table")
+        return Answers(Status.OK, "", decisions, ended.elapsed_s)
+
+    def _where(self, index: object) -> str:
+        if not isinstance(index, int) or not 0 <= index < len(self._questions):
+            return "module level"
+        shape = self._questions[index].shape
+        names = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv", "num_n_blocks", "total_mblocks")
+        return ", ".join(f"{n}={getattr(shape, n)}" for n in names)
+
+    def _decisions(self, rows: object) -> tuple[Decision, ...] | None:
+        """Checked again here: the child may have been taken over by what it ran."""
+        if not isinstance(rows, list) or len(rows) != len(self._questions):
+            return None
+        decisions, most_margin = [], self._gpu.max_sm_margin
+        for row in rows:
+            if not isinstance(row, list) or len(row) != 4:
+                return None
+            num_splits, pack_gqa, margin, blocks = row
+            # Spelled out: this runs for every shape of every candidate.
+            if not (
+                type(num_splits) is type(margin) is type(blocks) is int
+                and 0 <= num_splits <= MAX_NUM_SPLITS
+                and 0 <= margin <= most_margin
+                and 0 <= blocks <= MAX_BLOCKS_PER_SPLIT
+            ):
+                return None
+            if pack_gqa is not None and type(pack_gqa) is not bool:
+                return None
+            decisions.append(Decision(num_splits, pack_gqa, margin, blocks))
+        return tuple(decisions)
+
+
+PROBES: dict[str, tuple[str, tuple[Status, ...]]] = {
+    "files": ("open('/etc/passwd').read()", (Status.FORBIDDEN,)),
+    "network": ("import _socket\n    _socket.socket()", (Status.FORBIDDEN, Status.RAISED)),
+    "executable memory": (
+        "import ctypes\n    ctypes.CDLL(None).mprotect(None, 4096, 4)",
+        (Status.FORBIDDEN,),
+    ),
+    "waiting": ("import time\n    time.sleep(0.001)", (Status.FORBIDDEN,)),
+    "processes": ("import posix\n    posix.fork()", (Status.FORBIDDEN,)),
+    "memory": ("[0] * 10**9", (Status.MEMORY,)),
+    "time": ("while True: pass", (Status.TIMEOUT,)),
+}
+"""Statements that a confined process must not survive, with the statuses that show it was stopped."""
+
+
+def _ask_once(source: str, limits: Limits, *, open_builtins: bool) -> Ended:
+    """One question of one field to a program that the gate has not seen."""
+    questions = {
+        "shape_fields": ["batch"],
+        "work_fields": ["num_splits", "n_blocks"],
+        "gpu": asdict(Gpu()),
+        "rows": [[[1], 1, [[1]]]],
+    }
+    head = {"source": source, "work": False, "open_builtins": open_builtins}
+    return run_confined(head, marshal.dumps(questions), limits, rows=1, hash_seed=0)
+
+
+def _probe(statement: str, limits: Limits) -> Status:
+    source = f"def schedule(shape, gpu):\n    {statement}\n    return 1, None, 0\n"
+    return Sandbox(Gpu(), [], limits)._answers(_ask_once(source, limits, open_builtins=True)).status
+
+
+@cache
+def self_test() -> SelfTest:
+    """Prove on real children that files, network, processes, memory and time are denied."""
+    hint = (
+        "use a Linux system on x86-64 or aarch64 where seccomp filters are allowed; decide, show and reports work "
+        "without the sandbox"
+    )
+    reason = confine.unsupported()
+    if reason:
+        return SelfTest(False, {}, (reason,), hint)
+    limits = Limits(time_s=0.2, memory_mb=256)
+    plain = _ask_once("def schedule(shape, gpu):\n    return 1, None, 0\n", limits, open_builtins=False)
+    if plain.reply is None or plain.reply.get("status") != "ok":
+        why = f"a harmless candidate did not run (exit code {plain.code}): seccomp may be refused here"
+        return SelfTest(False, {}, (why,), hint)
+    found: dict[str, Status] = {}
+
+    def run(name: str) -> None:
+        try:
+            found[name] = _probe(PROBES[name][0], limits)
+        except SandboxUnavailable:
+            found[name] = Status.CRASHED
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in PROBES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    problems = tuple(
+        f"{name}: expected {' or '.join(PROBES[name][1])}, got {status}"
+        for name, status in found.items()
+        if status not in PROBES[name][1]
+    )
+    return SelfTest(not problems, dict(plain.reply["confined"]), problems, hint if problems else "")

@@ -1,0 +1,1 @@
+"""Speed-ups, scores, regressions, overfitting, feedback."""

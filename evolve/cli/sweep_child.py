@@ -1,0 +1,63 @@
+"""The process of one run of a sweep: `python -m evolve.cli.sweep_child SWEEP LABEL SOCKET [KEY=VALUE...]`.
+
+SOCKET is where a live judge asks for latencies (`evaluators/measure/pool_server.py`); empty where nothing is measured.
+
+What it says goes to stderr, which the parent keeps in the run's folder; how it went is its exit code, as of
+`evosplit run`. It stops as by Ctrl-C when its input ends, so that no run outlives a parent that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from evolve.cli.failures import guarded
+from evolve.errors import UserError
+from evolve.journal.run_folder import TABLE_FOLDER, locked
+from evolve.sweep.folder import read_sweep
+
+
+def run_member(path: Path, label: str, socket: str, overrides: list[str]) -> int:
+    """Begin or resume a run of a sweep; returns the exit code.
+
+    Raises:
+        UserError: the sweep has no such run, or the run cannot go on.
+        InterruptedRun: stopped; it can be resumed.
+    """
+    from evolve.cli.common import SharedPool
+    from evolve.cli.run import begin, go_on, search
+
+    sweep = read_sweep(path)
+    member = next((m for m in sweep.members if m.label == label), None)
+    if member is None:
+        raise UserError(f"{path} holds no run {label!r}", hint=", ".join(m.label for m in sweep.members))
+    folder, config = sweep.folder(member), sweep.config(member, overrides)
+    pool = SharedPool(Path(socket), label) if config.judge.measure == "live" else None
+    if sweep.started(member):
+        return search(go_on(config, folder, pool), as_json=False)
+    with locked(folder):
+        # Without a journal nothing has been judged by it: what a killed process left may be half a copy.
+        shutil.rmtree(folder / TABLE_FOLDER, ignore_errors=True)
+        opened = begin(config, folder, pool)
+    return search(opened, as_json=False)
+
+
+def _stop_with_the_parent() -> None:
+    while os.read(0, 4096):  # not sys.stdin: a thread that holds its lock would break the interpreter's end
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def main() -> None:
+    """Entry point."""
+    threading.Thread(target=_stop_with_the_parent, daemon=True).start()
+    path, label, socket, *overrides = sys.argv[1:]
+    guarded(lambda: run_member(Path(path), label, socket, overrides))
+
+
+if __name__ == "__main__":
+    main()

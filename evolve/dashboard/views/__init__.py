@@ -1,0 +1,1 @@
+"""Documents that the dashboard's views show, one module each."""

@@ -1,0 +1,88 @@
+"""One candidate in full: texts, status, the constants that moved, and its outcome on every shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from evolve.dashboard.views.documents import Candidate, Constant, Node
+from evolve.dashboard.views.reader import RunReader
+from evolve.dashboard.views.recording import Recording
+
+
+def candidate(reader: RunReader, index: int, recording: Recording | None) -> Candidate:
+    """The document of one proposal.
+
+    Raises:
+        UserError: no such proposal.
+    """
+    texts = reader.full(index)
+    node = next(n for n in reader.nodes if n["id"] == index)
+
+    def source_of(parent: int) -> str:
+        return reader.full(parent)["source"]
+
+    return assemble(reader.name, node, texts, recording, source_of)
+
+
+@dataclass(frozen=True, slots=True)
+class Packable:
+    """What a document of one proposal is made of; `picks` are numbers in `Recording.outcomes_known` by shape."""
+
+    id: int
+    parent: int | None
+    texts: Mapping[str, str]
+    picks: list[int]
+    constants: list[Constant]
+
+
+def candidates(reader: RunReader, recording: Recording | None) -> Iterator[Packable]:
+    """All proposals, in order."""
+    texts = reader.full_all()
+    sources = {n["id"]: t["source"] for n, t in zip(reader.nodes, texts, strict=False)}
+    for n, t in zip(reader.nodes, texts, strict=False):
+        before = "" if n["parent"] is None else sources[n["parent"]]
+        picks = recording.picks(t["decisions"]) if recording else []
+        yield Packable(n["id"], n["parent"], t, picks, constants_moved(before, t["source"]))
+
+
+def assemble(
+    run: str, node: Node, texts: Mapping[str, str], recording: Recording | None, source_of: Callable[[int], str]
+) -> Candidate:
+    """Put one document together; `source_of` finds a parent's source."""
+    parent = node["parent"]
+    before = "" if parent is None else source_of(parent)
+    return Candidate(
+        view="candidate",
+        run=run,
+        node=node,
+        system=texts["system"],
+        user=texts["user"],
+        answer=texts["answer"],
+        error=texts["error"],
+        message=texts["message"],
+        source=texts["source"],
+        feedback=texts["feedback"],
+        constants=constants_moved(before, texts["source"]),
+        outcomes=recording.outcomes(texts["decisions"]) if recording else [],
+    )
+
+
+def constants_moved(before: str, after: str) -> list[Constant]:
+    """Numbers that differ between two programs that are otherwise the same, character by character."""
+    # Lines are counted first, since that settles most pairs of programs at no cost.
+    if not before or before == after or before.count("\n") != after.count("\n"):
+        return []
+    if _NUMBER.sub("0", before) != _NUMBER.sub("0", after):
+        return []
+    pairs = zip(_NUMBER.finditer(before), _NUMBER.finditer(after), strict=True)
+    return [
+        Constant(line=after.count("\n", 0, new.start()) + 1, before=old[0], after=new[0])
+        for old, new in pairs
+        if old[0] != new[0]
+    ]
+
+
+_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d*)?(?:[eE][+-]?\d+)?(?!\w)")
+"""A numeric literal of the heuristic language."""

@@ -1,0 +1,305 @@
+"""The documents of the dashboard: what `--json` prints, and what the page draws. One per view.
+
+Plain dictionaries, typed: a report holds hundreds of thousands of rows. docs/schema/dashboard.json is made from them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
+
+
+class Score(TypedDict):
+    """`evaluators.data.evaluation.SplitScore` as JSON."""
+
+    score: float
+    geomean_speedup: float
+    oracle_share: float
+    regressions: int
+    worst_speedup: float
+    shapes: int
+    workspace_bytes: int
+    interpolated: int
+
+
+class Node(TypedDict):
+    """One proposal in a line: what the lineage draws.
+
+    `status` is `asked` or `answered` while the proposal is under way. Seconds count from the start of the run;
+    None where the stage is not reached. `displaced` are the proposals whose grid cell this one took.
+    """
+
+    id: int
+    kind: str
+    island: int
+    parent: int | None
+    inspirations: list[int]
+    status: str
+    message: str
+    note: str
+    model: str
+    train: Score | None
+    holdout: Score | None
+    features: dict[str, float]
+    duplicate_of: int | None
+    displaced: list[int]
+    tokens_in: int
+    tokens_out: int
+    cost_usd: float
+    answer_s: float | None
+    elapsed_s: float | None
+    asked_at_s: float
+    committed_at_s: float | None
+
+
+class CurvePoint(TypedDict):
+    """The state of the search after one commit that changed it. Shares are of the oracle's log gain, 1 is all of it.
+
+    `train_*` is the best on the training shapes so far and `its_holdout_share` what the same program gets on the
+    holdout; `holdout_*` is the best on the holdout so far, which is the winner.
+    """
+
+    id: int
+    evaluations: int
+    seconds: float
+    cost_usd: float
+    train_score: float
+    train_share: float
+    its_holdout_share: float | None
+    holdout_score: float | None
+    holdout_share: float | None
+
+
+class Limits(TypedDict):
+    """What the run may spend, beside proposals and time; None where there is no limit."""
+
+    usd: float | None
+    tokens: int | None
+    gpu_s: float | None
+
+
+class Overview(TypedDict):
+    """A run at a glance. `state`: running (another process holds its lock), finished, or stopped."""
+
+    view: Literal["overview"]
+    run: str
+    state: str
+    created_at: float
+    meta: dict[str, str]
+    config: str
+    proposals: int
+    under_way: int
+    wanted: int
+    wall_s: float | None
+    seconds: float
+    cost_usd: float
+    tokens_in: int
+    tokens_out: int
+    gpu_s: float
+    limits: Limits
+    models: dict[str, int]
+    statuses: dict[str, int]
+    oracle_speedup: dict[str, float]
+    winner: int | None
+    leader: int | None
+    curve: list[CurvePoint]
+
+
+class Migration(TypedDict):
+    """A program copied to the next island after commit `at`."""
+
+    at: int
+    id: int
+    source: int
+    target: int
+
+
+class Lineage(TypedDict):
+    """Every proposal, and how programs came about. `path` leads from a seed to the winner."""
+
+    view: Literal["lineage"]
+    run: str
+    islands: int
+    winner: int | None
+    leader: int | None
+    path: list[int]
+    migrations: list[Migration]
+    nodes: list[Node]
+
+
+class Outcome(TypedDict):
+    """What a program's decision comes to on one recorded shape.
+
+    `num_splits` and `blocks_per_split` have FA3's own choices filled in; `live_splits` is the mean over the sequences.
+    `speedup` is stock latency / latency, `error` the standard error of its logarithm, `left` the speed-up that the best
+    recorded launch would add. Latencies in microseconds; None, with `interpolated` False, where the table neither holds
+    nor brackets the launch.
+    """
+
+    num_splits: int
+    blocks_per_split: int
+    pack_gqa: bool | None
+    sm_margin: int
+    live_splits: float
+    latency_us: float | None
+    speedup: float | None
+    error: float | None
+    left: float | None
+    regression: bool
+    interpolated: bool
+    changed: bool
+
+
+class Constant(TypedDict):
+    """A number that differs from the parent in a program that is otherwise the same."""
+
+    line: int
+    before: str
+    after: str
+
+
+class Candidate(TypedDict):
+    """One proposal in full. `outcomes` follow the order of `Shapes.cases`; empty where nothing was decided."""
+
+    view: Literal["candidate"]
+    run: str
+    node: Node
+    system: str
+    user: str
+    answer: str
+    error: str
+    message: str
+    source: str
+    feedback: str
+    constants: list[Constant]
+    outcomes: list[Outcome]
+
+
+class Cells(TypedDict):
+    """Recorded launches of one shape as columns; the first is the baseline's.
+
+    `median_us`, `low_us` and `high_us` are over the rounds; `speedup` is the median over paired rounds of baseline /
+    launch and `error` the standard error of its logarithm.
+    """
+
+    num_splits: list[int]
+    blocks_per_split: list[int]
+    pack_gqa: list[bool | None]
+    sm_margin: list[int]
+    live_splits: list[float]
+    median_us: list[float]
+    low_us: list[float]
+    high_us: list[float]
+    speedup: list[float]
+    error: list[float]
+
+
+class ShapeCase(TypedDict):
+    """One recorded shape. `oracle_speedup` is cross-fitted; `best` is the cell of the best median, which luck flatters.
+
+    `table` is its table's place in `Shapes.cards`. `live_seqlens` is empty where every sequence fills the capacity;
+    `mix` names the distribution of a ragged batch.
+    """
+
+    id: str
+    table: int
+    split: str
+    batch: int
+    seqlen_k: int
+    num_heads_q: int
+    num_heads_kv: int
+    head_dim: int
+    mix: str
+    live_seqlens: list[int]
+    weight: float
+    oracle_speedup: float
+    best: int
+    cells: Cells
+
+
+class Shapes(TypedDict):
+    """What was measured, as far as the search may see it; sealed test shapes are never in it.
+
+    One card per table: its `label`, what it was measured on, and whether it is `recorded` or `live`. Of a live run only
+    launches that some program decided are known; `unmeasured` counts the shapes of which there are none.
+    """
+
+    view: Literal["shapes"]
+    run: str
+    cards: list[dict[str, str]]
+    missing: str
+    cases: list[ShapeCase]
+
+
+class GridEvent(TypedDict):
+    """A cell that got a new owner after commit `at`; `cell` holds a bin per feature."""
+
+    at: int
+    island: int
+    cell: list[int]
+    id: int
+    replaced: int | None
+
+
+class Grid(TypedDict):
+    """The MAP-Elites grid over time. Ranges are of the values seen so far; bins were set when a program entered."""
+
+    view: Literal["grid"]
+    run: str
+    islands: int
+    bins: int
+    features: list[str]
+    ranges: dict[str, list[float]]
+    events: list[GridEvent]
+
+
+class Side(TypedDict):
+    """One side of a comparison."""
+
+    run: str
+    id: int
+    node: Node
+    source: str
+    curve: list[CurvePoint]
+
+
+class ConfigChange(TypedDict):
+    """A key of the configuration that differs; values as YAML, empty where absent."""
+
+    key: str
+    a: str
+    b: str
+
+
+class DecisionChange(TypedDict):
+    """A shape that both sides decide differently; `case` is its name in B's run."""
+
+    case: str
+    split: str
+    a: Outcome
+    b: Outcome
+
+
+class Compare(TypedDict):
+    """Two candidates, of one run or of two. Decisions are compared on the shapes that both runs recorded."""
+
+    view: Literal["compare"]
+    a: Side
+    b: Side
+    config: list[ConfigChange]
+    shapes_compared: int
+    decisions: list[DecisionChange]
+
+
+Document = Overview | Lineage | Candidate | Shapes | Grid | Compare
+VIEWS = ("overview", "lineage", "candidate", "shapes", "grid", "compare")
+
+
+def dashboard_schema() -> dict[str, object]:
+    """The JSON schema of all documents; no surplus keys anywhere."""
+    schema = TypeAdapter(Document).json_schema()
+    for definition in schema["$defs"].values():
+        definition["additionalProperties"] = False
+    return schema | {"title": "evosplit report --json VIEW"}

@@ -1,0 +1,34 @@
+"""The lineage: every proposal, its parents, its island, and the path that led to the winner."""
+
+from __future__ import annotations
+
+from evolve.dashboard.views.documents import Lineage, Node
+from evolve.dashboard.views.grid import GridReplay
+from evolve.dashboard.views.reader import RunReader, leader_of, winner_of
+
+
+def lineage(reader: RunReader, known: GridReplay | None) -> Lineage:
+    """The lineage of a run; migrations come from the replay of its commits."""
+    winner, leader = winner_of(reader.nodes), leader_of(reader.nodes)
+    config = reader.config
+    islands = config.search.islands if config else 1 + max((n["island"] for n in reader.nodes), default=0)
+    return Lineage(
+        view="lineage",
+        run=reader.name,
+        islands=islands,
+        winner=winner["id"] if winner else None,
+        leader=leader["id"] if leader else None,
+        path=ancestry(reader.nodes, winner["id"] if winner else None),
+        migrations=known.migrations if known else [],
+        nodes=reader.nodes,
+    )
+
+
+def ancestry(nodes: list[Node], index: int | None) -> list[int]:
+    """Ids from a seed down to a proposal, parent by parent."""
+    parents = {n["id"]: n["parent"] for n in nodes}
+    path: list[int] = []
+    while index is not None and index in parents and index not in path:
+        path.append(index)
+        index = parents[index]
+    return path[::-1]

@@ -1,0 +1,93 @@
+"""The overview: best so far and share of the oracle, outcomes by kind, budget."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from evolve.dashboard.views.documents import CurvePoint, Limits, Node, Overview
+from evolve.dashboard.views.reader import RunReader, leader_of, scored, winner_of
+from evolve.dashboard.views.recording import Recording
+
+SHOWN_META = (
+    "workload", "setting", "weighting", "objective", "measure", "gpu", "build", "table_sha256", "workspace_cap_mb",
+    "proposer",
+)  # fmt: skip
+
+
+def overview(reader: RunReader, recording: Recording | None) -> Overview:
+    """The overview of a run; `recording` adds what the oracle gains."""
+    nodes = reader.nodes
+    proposals = [n for n in nodes if n["kind"] != "seed"]
+    done = [n for n in proposals if n["committed_at_s"] is not None]
+    wanted = int(reader.meta.get("proposals") or 0)
+    config = reader.config
+    budget = config.budget if config else None
+    winner, leader = winner_of(nodes), leader_of(nodes)
+    state = "running" if reader.running else "finished" if len(done) >= wanted else "stopped"
+    return Overview(
+        view="overview",
+        run=reader.name,
+        state=state,
+        created_at=reader.created_at,
+        meta={key: reader.meta[key] for key in SHOWN_META if key in reader.meta},
+        config=reader.meta.get("config", ""),
+        proposals=len(done),
+        under_way=len(proposals) - len(done),
+        wanted=wanted,
+        wall_s=config.search.wall_s if config else None,
+        seconds=max((n["committed_at_s"] or 0.0 for n in nodes), default=0.0),
+        cost_usd=sum(n["cost_usd"] for n in proposals),
+        tokens_in=sum(n["tokens_in"] for n in proposals),
+        tokens_out=sum(n["tokens_out"] for n in proposals),
+        gpu_s=reader.gpu_s,
+        limits=Limits(usd=budget.usd, tokens=budget.tokens, gpu_s=budget.gpu_s)
+        if budget
+        else Limits(usd=None, tokens=None, gpu_s=None),
+        models=dict(Counter(n["model"] for n in proposals if n["model"])),
+        statuses=dict(Counter(n["status"] for n in done)),
+        oracle_speedup=recording.oracle_speedup if recording else {},
+        winner=winner["id"] if winner else None,
+        leader=leader["id"] if leader else None,
+        curve=curve(nodes),
+    )
+
+
+def curve(nodes: list[Node]) -> list[CurvePoint]:
+    """The commits that improved a best, and the last one, in order."""
+    points: list[CurvePoint] = []
+    cost, evaluations = 0.0, 0
+    best: Node | None = None
+    held: Node | None = None
+    fit = {n["id"] for n in scored(nodes)}
+    for node in nodes:
+        cost += node["cost_usd"]
+        if node["committed_at_s"] is None:
+            continue
+        evaluations += node["kind"] != "seed"
+        changed = False
+        train, holdout = node["train"], node["holdout"]
+        if node["id"] in fit and train is not None:
+            if best is None or best["train"] is None or train["score"] > best["train"]["score"]:
+                best, changed = node, True
+            if holdout and (held is None or held["holdout"] is None or holdout["score"] > held["holdout"]["score"]):
+                held, changed = node, True
+        if best is not None and (changed or node is nodes[-1]):
+            points.append(_point(node, best, held, evaluations, cost))
+    return points
+
+
+def _point(node: Node, best: Node, held: Node | None, evaluations: int, cost: float) -> CurvePoint:
+    train, its = best["train"], best["holdout"]
+    holdout = held["holdout"] if held else None
+    assert train is not None
+    return CurvePoint(
+        id=node["id"],
+        evaluations=evaluations,
+        seconds=node["committed_at_s"] or 0.0,
+        cost_usd=cost,
+        train_score=train["score"],
+        train_share=train["oracle_share"],
+        its_holdout_share=its["oracle_share"] if its else None,
+        holdout_score=holdout["score"] if holdout else None,
+        holdout_share=holdout["oracle_share"] if holdout else None,
+    )

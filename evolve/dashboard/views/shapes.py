@@ -1,0 +1,100 @@
+"""The shapes: what was measured, where it is kept, and why it cannot be shown when it is not there."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from evaluators.data.contract import LIVE_SETTINGS, baseline_decision
+from evaluators.data.workloads import Weighting, cases_for
+from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.latencies.recorded_decisions import SM_MARGINS
+from evaluators.latencies.store import Bench, StoreError, read_bench, shape_key
+from evaluators.latencies.table import Table, TableError, read_table, table_digest
+from evaluators.measure.device import DeviceRecord
+from evaluators.measure.live_source import anchored_cells
+from evolve.assets import asset
+from evolve.dashboard.views.documents import Shapes
+from evolve.dashboard.views.reader import RunReader
+from evolve.dashboard.views.recorded_table import RecordedTable
+from evolve.dashboard.views.recording import Recording
+from evolve.errors import UserError
+from evolve.journal.run_folder import kept_tables
+
+LIVE_META = ("gpu", "driver", "build", "setting", "workload", "num_sms", "l2_bytes")
+
+
+def recording_of(reader: RunReader) -> tuple[Recording | None, str]:
+    """What was measured of the run's shapes: its recorded tables, or of a live run the launches in its store.
+
+    None, and the reason, where that is not to be had.
+    """
+    try:
+        weighting = Weighting(reader.meta.get("weighting", ""))
+        if reader.meta.get("measure") == "live":
+            return _live(reader, weighting)
+        tables = kept_tables(reader.folder) or _configured(reader)
+        if not tables:
+            return None, "the run keeps no recorded table, and the one that it was judged on does not lie where it did"
+        return Recording([RecordedTable(read_table(path), weighting) for path in tables]), ""
+    except (TableError, StoreError, ValueError) as error:
+        return None, str(error)
+
+
+def _configured(reader: RunReader) -> list[Path]:
+    """The tables that the configuration names, where they are still those that the run was judged on."""
+    config = reader.config
+    try:
+        paths = [asset(path) for path in config.table_paths()] if config else []
+        digests = [table_digest(path) for path in paths]
+    except (UserError, OSError):
+        return []
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+    return paths if whole == reader.meta.get("table_sha256") else []
+
+
+def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, str]:
+    """The launches that the run's store holds of its GPU and build, also those that other runs measured.
+
+    A run on a pool names no GPU by UUID: each shape is read as one GPU of the pool's kind measured it.
+    """
+    meta, config = reader.meta, reader.config
+    lacking = [key for key in LIVE_META if not meta.get(key)]
+    if lacking or config is None:
+        return None, f"the run was measured live, and its journal does not say {', '.join(lacking) or 'how'}"
+    store = Path(config.store_path())
+    if not store.is_file():
+        store = reader.folder.parent / store.name
+    uuid = meta.get("gpu_uuid", "")
+    device = DeviceRecord(meta["gpu"], uuid, meta["driver"], "", int(meta["num_sms"]), int(meta["l2_bytes"]))
+    setting = LIVE_SETTINGS[config.judge.setting]
+    readings = read_bench(store, Bench(device, meta["build"], setting))
+    if not readings:
+        return None, f"the run was measured live, and {store} holds none of its launches"
+    gpu = replace(device.gpu(), max_sm_margin=max(SM_MARGINS))
+    cases = cases_for(meta["workload"], setting)
+    stock = baseline_decision(setting)
+    cells = {}
+    for case in cases:
+        known = readings.get(shape_key(case.shape), {})
+        spelled = spelled_out(case.shape, setting, stock, gpu)
+        cells[case.id] = anchored_cells(known, canonical_launch(case.shape, setting, spelled, gpu).key) if known else ()
+    card = {
+        "workload": meta["workload"],
+        "setting": meta["setting"],
+        "build": meta["build"],
+        "device": {"name": meta["gpu"], "driver": meta["driver"]},
+    }
+    return Recording([RecordedTable(Table(card, setting, gpu, cases, cells, ""), weighting, live=True)]), ""
+
+
+def shapes(reader: RunReader, recording: Recording | None, missing: str) -> Shapes:
+    """The shapes of a run; empty, with the reason in `missing`, where nothing measured can be read."""
+    return Shapes(
+        view="shapes",
+        run=reader.name,
+        cards=recording.cards if recording else [],
+        missing=missing,
+        cases=recording.shape_cases if recording else [],
+    )

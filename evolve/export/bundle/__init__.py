@@ -1,0 +1,1 @@
+"""Bundles: the change, its tables, its pull-request text."""

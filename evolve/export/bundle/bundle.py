@@ -1,0 +1,146 @@
+"""Writes the folder that a maintainer gets, all of it or nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from evaluators.data.contract import Gpu
+from evolve import __version__
+from evolve.assets import asset
+from evolve.errors import UserError
+from evolve.export.bundle.header_check import UNIT_TEST, unit_test
+from evolve.export.bundle.plan import Export
+from evolve.export.bundle.pr_body import apply_text, module_text, pr_body
+from evolve.export.distill.distill import curve_csv
+from evolve.export.evidence.evidence import Row
+from evolve.export.targets.targets import Kind
+
+PATCH_NAME = "0001-num-splits.patch"
+REPRO = "kernels/bench_repro.py"
+DIFF_COLUMNS = (
+    "workload", "setting", "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q",
+    "live_seqlens", "block_m", "block_n", "num_n_blocks", "total_mblocks", "num_splits_stock", "num_splits_new",
+    "blocks_per_split_stock", "blocks_per_split_new", "launch_stock", "launch_new", "changes", "workspace_bytes_stock",
+    "workspace_bytes_new",
+)  # fmt: skip
+RESULT_COLUMNS = (
+    "workload", "setting", "case", "split", "launch_stock", "launch_new", "latency_us_stock", "latency_us_new",
+    "speedup", "regression", "interpolated", "rounds_us_stock", "rounds_us_new",
+)  # fmt: skip
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        UserError: it does, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder", hint="choose another one with -o, or remove it first")
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _diff_row(row: Row) -> Sequence[object]:
+    shape, view = row.case.shape, row.view
+    return (
+        row.workload, row.setting.name, row.case.id, row.case.split.value, shape.batch, shape.seqlen_k,
+        shape.num_heads_q, shape.num_heads_kv, shape.head_dim, shape.seqlen_q, " ".join(map(str, shape.live_seqlens)),
+        view.block_m, view.block_n, view.num_n_blocks, view.total_mblocks, row.stock.num_splits, row.chosen.num_splits,
+        row.stock.blocks_per_split or "", row.chosen.blocks_per_split or "", row.stock_launch.key, row.launch.key,
+        int(row.changed), *row.workspace_bytes,
+    )  # fmt: skip
+
+
+def _result_rows(rows: Iterable[Row]) -> Iterable[Sequence[object]]:
+    for row in rows:
+        if row.result is None or row.rounds_us is None:
+            continue
+        before, after = row.rounds_us
+        yield (
+            row.workload, row.setting.name, row.case.id, row.case.split.value, row.stock_launch.key, row.launch.key,
+            f"{statistics.median(before):.3f}", f"{statistics.median(after):.3f}", f"{row.result.speedup:.4f}",
+            int(row.result.regression), int(row.result.interpolated), " ".join(f"{v:.3f}" for v in before),
+            " ".join(f"{v:.3f}" for v in after),
+        )  # fmt: skip
+
+
+def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
+    """What the bundle was made from, for machines."""
+    tree = export.tree
+    return {
+        "evosplit": __version__,
+        "program": {"name": export.name, "sha256": export.sha256, "normal_form": export.program.normal_form, **run},
+        "target": {"name": export.target.name, "project": export.target.project, "kind": export.target.kind.value},
+        "tree": {"revision": tree.revision, "origin": tree.origin} if tree else None,
+        "files": sorted(export.change.edits),
+        "inputs": list(export.change.inputs),
+        "keeps_stock_lines": export.change.keeps_stock,
+        "proof": asdict(export.proof),
+        "monotone": asdict(export.monotone) if export.monotone else None,
+        "followed": asdict(export.followed) if export.followed else None,
+        "measured_on_target": export.measured,
+        "tables": export.tables,
+        "summaries": [asdict(s) for s in export.summaries],
+        "rules": {w: [asdict(r) for r in rules] for w, rules in export.rules.items()},
+        "left_out": export.left_out,
+        "notes": list(export.change.notes),
+        "distilled": asdict(export.distilled) if export.distilled else None,
+    }
+
+
+def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object], *, original: str) -> list[str]:
+    """Write the bundle and return the names of its files.
+
+    Args:
+        export: what was planned and proved.
+        patch: the mailbox.
+        folder: new or empty.
+        run: where the program came from.
+        original: source of the program as given.
+    """
+    check_output(folder)
+    if patch:
+        contents = {
+            PATCH_NAME: patch.decode(errors="surrogateescape"),
+            "PR_BODY.md": pr_body(export),
+            "APPLY.md": apply_text(export, PATCH_NAME),
+        }
+    else:
+        contents = {n: text.decode() for n, text in export.change.edits.items()}
+        contents["APPLY.md"] = module_text(export)
+    if patch and export.target.kind is Kind.HEADER:
+        contents[UNIT_TEST] = unit_test(export, Gpu().num_sms)
+    if export.distilled is not None:
+        contents |= {"distillation.csv": curve_csv(export.distilled), "original.py": original}
+    contents |= {
+        "decision_diff.csv": _csv(DIFF_COLUMNS, map(_diff_row, export.rows)),
+        "results.csv": _csv(RESULT_COLUMNS, _result_rows(export.rows)),
+        "provenance.json": json.dumps(provenance(export, run), indent=1) + "\n",
+        "program.py": export.program.source,
+        "bench_repro.py": asset(REPRO).read_text(encoding="utf-8"),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
+        made = Path(name) / "bundle"
+        made.mkdir()
+        for file, text in contents.items():
+            (made / file).write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+        if folder.exists():
+            folder.rmdir()
+        shutil.move(made, folder)
+    return sorted(contents)

@@ -1,0 +1,271 @@
+"""What an export is made of: program, target, change, proofs and evidence, gathered before anything is written."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evaluators.data.contract import Gpu, Mode, ShapeView
+from evaluators.fa3.dispatch import work_view
+from evaluators.language.cpp.compiler import FAST, CompileError, Compiler
+from evaluators.language.cpp.names import always_returns
+from evaluators.language.cpp.normalise import Form, NotExpressible, form_of, with_stock
+from evaluators.language.gate import Program
+from evaluators.latencies.table import Table
+from evolve.assets import asset
+from evolve.errors import UserError
+from evolve.export.distill.distill import Distilled
+from evolve.export.distill.rules import Rule, rules_of
+from evolve.export.evidence.answers import read
+from evolve.export.evidence.evidence import Row, Summary, gather, recorded_tables, summaries
+from evolve.export.evidence.harm import HarmfulRule, confined, mode_name, refuse_harmed_modes, refuse_harmful_caps
+from evolve.export.patch.header import SourceChange, change_header
+from evolve.export.patch.prepare import change_prepare
+from evolve.export.patch.tree import Tree
+from evolve.export.proof.call_chain import Followed, follow
+from evolve.export.proof.equivalence import EmptyInput, Proof, compile_change, prove_blocks, prove_schedule
+from evolve.export.proof.monotone import Monotone, prove_monotone
+from evolve.export.targets.targets import Target
+
+STOCK_SEED = "seeds/fa3_stock.py"
+TABLES = "results/tables"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Everything that a bundle tells.
+
+    Attributes:
+        name: of the program as given.
+        program: as read.
+        target: where it goes.
+        tree: the user's checkout; None for targets that patch nothing.
+        form: the program as one function.
+        change: of the target's files.
+        proof: what was compared.
+        monotone: what was walked; None where the target decides once.
+        rows: every shape of the workloads.
+        summaries: recorded speed-ups.
+        rules: per workload, which rules fire.
+        left_out: decisions of the program that the patch does not hold, with the reason.
+        tables: digest of each recorded table in use, by workload and setting.
+        followed: on how many calls the target's own caller decides the same; None where there is none in C++.
+        distilled: how the program was made from a longer one; None where it was exported as it is.
+    """
+
+    name: str
+    program: Program
+    target: Target
+    tree: Tree | None
+    form: Form
+    change: SourceChange
+    proof: Proof
+    monotone: Monotone | None
+    rows: tuple[Row, ...]
+    summaries: tuple[Summary, ...]
+    rules: dict[str, tuple[Rule, ...]]
+    left_out: dict[str, str]
+    tables: dict[str, str]
+    distilled: Distilled | None = None
+    followed: Followed | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether the target's own kernel was recorded."""
+        return bool(self.summaries)
+
+    @property
+    def sha256(self) -> str:
+        """Of the program's source."""
+        return hashlib.sha256(self.program.source.encode()).hexdigest()
+
+
+def stock_form(entry: str) -> Form:
+    """FA3's own rule."""
+    return form_of(read(asset(STOCK_SEED).read_text(encoding="utf-8"), STOCK_SEED), entry)
+
+
+def _same(form: Form, other: Form) -> bool:
+    dumps = [[ast.dump(s) for s in (*f.body, *f.helpers.values())] for f in (form, other)]
+    return dumps[0] == dumps[1]
+
+
+def decisions_left_out(program: Program, target: Target) -> dict[str, str]:
+    """Decisions of a program that the target has no place for, with the reason."""
+    schedule = form_of(program, "schedule")
+    found: dict[str, str] = {}
+    for name in ("pack_gqa", "sm_margin"):
+        texts = sorted(text for n, text in schedule.other if n == name)
+        if texts and name in target.refused:
+            found[name] = f"{target.refused[name]} (the program says {', '.join(texts)})"
+    if "num_splits" in target.refused and not _leaves_to_stock(schedule):
+        found["num_splits"] = target.refused["num_splits"]
+    if "blocks_per_split" in target.refused and program.uses_blocks_per_split:
+        work = form_of(program, "blocks_per_split")
+        if not _same(work, stock_form("blocks_per_split")) and not _leaves_to_stock(work):
+            found["blocks_per_split"] = target.refused["blocks_per_split"]
+    return found
+
+
+def _leaves_to_stock(form: Form) -> bool:
+    """Whether a program says no more than FA3 does."""
+    zero = all(
+        isinstance(n.value, ast.Constant) and n.value.value == 0
+        for s in form.body
+        for n in ast.walk(s)
+        if isinstance(n, ast.Return)
+    )
+    return zero or _same(form, stock_form(form.entry))
+
+
+def _with_stock_choice(form: Form) -> Form:
+    """FA3's rule spelled out where the program answers 0."""
+    if not always_returns(form.body):
+        raise NotExpressible("schedule may end without a return", hint="end it with a return")
+    returns = [n for s in form.body for n in ast.walk(s) if isinstance(n, ast.Return)]
+    zero = {n.lineno for n in returns if isinstance(n.value, ast.Constant) and n.value.value == 0}
+    return with_stock(form, stock_form(form.entry), zero)
+
+
+def plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+                gpu: Gpu, partial: bool = False) -> Export:  # fmt: skip
+    """An export to hopper/heuristics.h, proved.
+
+    Args:
+        name: of the program.
+        program: as read.
+        target: where it goes.
+        tree: the user's checkout.
+        compiler: of the proof.
+        folder: for what is compiled.
+        gpu: of the recorded tables.
+        partial: whether to leave a mode that the rule makes slower to stock, instead of refusing the rule.
+
+    Raises:
+        UserError: the target cannot express the program, the tree is another, or a proof fails.
+    """
+    try:
+        return _plan_header(name, program, target, tree, compiler, folder / "whole", gpu=gpu)
+    except HarmfulRule as harm:
+        if not partial:
+            raise
+        rest = read(confined(program, varlen=not harm.varlen), name)
+        export = _plan_header(name, rest, target, tree, compiler, folder / "confined", gpu=gpu)
+        return replace(export, left_out={**export.left_out, mode_name(varlen=harm.varlen): str(harm)})
+
+
+def _plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+                 gpu: Gpu) -> Export:  # fmt: skip
+    form = _with_stock_choice(form_of(program, "schedule"))
+    stock = stock_form("schedule")
+    if _same(form, stock):
+        raise NotExpressible(f"{name} decides what {target.name} decides already: there is nothing to patch")
+    schedule = read(form.source(), name)
+    tables = recorded_tables(target, asset(TABLES))
+    rows = gather(target, schedule, tables, gpu)
+    refuse_harmful_caps(rows)
+    lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in rows))
+    change, proof = _proved(form, stock, schedule, tree, lattice, compiler, folder)
+    followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")
+    # A hundred million answers: without the sanitizers, which the proof has run under.
+    function = compile_change(change, compiler, folder / "fast", FAST)
+    monotone = prove_monotone(function, change.inputs, form.fields() if not change.keeps_stock else _own(form, stock))
+    refuse_harmed_modes(rows)
+    return exported(
+        name, program, target, tree, form, change, proof,
+        stock=stock, rows=rows, tables=tables, gpu=gpu, monotone=monotone, followed=followed,
+    )  # fmt: skip
+
+
+def _proved(form: Form, stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
+            compiler: Compiler, folder: Path) -> tuple[SourceChange, Proof]:  # fmt: skip
+    """The smallest change that holds: with the target's lines and without a guard, then with less and with one."""
+    failed: UserError | CompileError | None = None
+    for keep_stock in (True, False):
+        for guard in (False, True):
+            change = change_header(tree, form, stock, keep_stock=keep_stock, guard=guard)
+            if keep_stock and not change.keeps_stock:
+                continue
+            try:
+                proof = prove_schedule(program, change, lattice, compiler, folder / f"proof{keep_stock}{guard}")
+                return change, proof
+            except EmptyInput as error:
+                failed = error
+            except CompileError as error:
+                failed = error
+                break
+    if isinstance(failed, CompileError):
+        raise UserError(f"the C++ does not compile: {failed}", hint="report this as a bug of evosplit") from failed
+    assert failed is not None
+    raise failed
+
+
+def _own(form: Form, stock: Form) -> frozenset[str]:
+    """Inputs that the program's own statements read; those of kept lines are the target's."""
+    theirs = {ast.dump(s) for s in stock.body}
+    mine = [s for s in form.body if ast.dump(s) not in theirs]
+    helpers = [s for f in form.helpers.values() for s in f.body]
+    return frozenset(n.attr for s in (*mine, *helpers) for n in ast.walk(s) if isinstance(n, ast.Attribute))
+
+
+def by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by workload, each shape and mode once: hot and cold caches see the same decision."""
+    found: dict[str, dict[tuple[str, str, bool], Row]] = {}
+    for row in rows:
+        key = (row.case.id, row.setting.mode.value, row.setting.paged)
+        found.setdefault(row.workload, {}).setdefault(key, row)
+    return {workload: list(group.values()) for workload, group in found.items()}
+
+
+def exported(name: str, program: Program, target: Target, tree: Tree | None, form: Form, change: SourceChange,
+             proof: Proof, *, stock: Form, rows: Sequence[Row], tables: Mapping[tuple[str, str], Table], gpu: Gpu,
+             monotone: Monotone | None = None, followed: Followed | None = None) -> Export:  # fmt: skip
+    """An export with what follows from its rows: summaries, which rules fire, and the tables that they come from."""
+    return Export(
+        name=name,
+        program=program,
+        target=target,
+        tree=tree,
+        form=form,
+        change=change,
+        proof=proof,
+        monotone=monotone,
+        followed=followed,
+        rows=tuple(rows),
+        summaries=tuple(summaries(rows)),
+        rules={w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(rows).items()},
+        left_out=decisions_left_out(program, target),
+        tables={", ".join(key): table.digest for key, table in tables.items()},
+    )
+
+
+def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+                 gpu: Gpu) -> Export:  # fmt: skip
+    """An export to hopper/flash_prepare_scheduler.cu, its formula proved as host C++.
+
+    Raises:
+        UserError: the kernel cannot express the program, the tree is another, or the proof fails.
+    """
+    if not program.uses_blocks_per_split:
+        raise NotExpressible(f"{name} defines no blocks_per_split", hint="a rule for num_splits goes to the target fa3")
+    form = _with_stock_choice(form_of(program, "blocks_per_split"))
+    stock = stock_form("blocks_per_split")
+    if _same(form, stock):
+        raise NotExpressible(f"{name} decides what {target.name} decides already: there is nothing to patch")
+    change = change_prepare(tree, form, stock)
+    own = read(form.source(), name)
+    tables = recorded_tables(target, asset(TABLES))
+    rows = [r for r in gather(target, own, tables, gpu) if r.setting.mode is not Mode.STATIC]
+    lattice = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits), gpu.num_sms) for r in rows]
+    try:
+        proof = prove_blocks(own, change, lattice, compiler, folder)
+    except CompileError as error:
+        raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
+    dynamic = {key: table for key, table in tables.items() if table.setting.mode is not Mode.STATIC}
+    return exported(
+        name, program, target, tree, form, change, proof,
+        stock=stock, rows=rows, tables=dynamic, gpu=gpu,
+    )  # fmt: skip

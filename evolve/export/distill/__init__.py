@@ -1,0 +1,1 @@
+"""Distils a program into a few readable rules."""

@@ -1,0 +1,1 @@
+"""Evidence for a change: decisions, gains, harm."""

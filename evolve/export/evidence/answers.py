@@ -1,0 +1,69 @@
+"""Asks a program about many inputs at once, in the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evaluators.data.contract import Decision, Gpu, ShapeView, WorkView
+from evaluators.data.status import Status
+from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.language.interpreter import Interpreter
+from evaluators.sandbox.sandbox import Limits, Question, Sandbox, self_test
+from evolve.errors import EXIT_MISSING, UserError
+
+AT_ONCE = 20_000
+LIMITS = Limits(time_s=300.0, memory_mb=2048)
+"""Of one sandbox process; a proof asks twenty times as many questions as a search."""
+
+NO_WORK = WorkView(1, 1, 1, 128, 128, 128, 1, 1, (1,), 1, 1, 1)
+INTERPRETED_AT_MOST = 5_000
+"""Inputs that the interpreter may be asked about: it is several hundred times slower than the sandbox."""
+
+
+def read(source: str, name: str) -> Program:
+    """A program by its source.
+
+    Raises:
+        UserError: the gate refuses it.
+    """
+    try:
+        return parse_program(source)
+    except ProgramRefused as refused:
+        raise UserError(f"{name}: {refused.refusals[0]}", hint="evosplit evaluate shows all of them") from refused
+
+
+def ask(program: Program, inputs: Sequence[tuple[ShapeView, WorkView, int]], what: str) -> list[Decision]:
+    """A program's decisions.
+
+    Args:
+        program: what is asked.
+        inputs: shape, work and number of SMs.
+        what: of the inputs, for messages.
+
+    Raises:
+        UserError: it failed on one of them.
+    """
+    confined = self_test().ok
+    if not confined and len(inputs) > INTERPRETED_AT_MOST:
+        raise UserError(
+            f"no sandbox here, and {len(inputs)} inputs are too many for the interpreter",
+            hint="evosplit doctor says what the sandbox needs",
+            exit_code=EXIT_MISSING,
+        )
+    found: dict[int, Decision] = {}
+    groups: dict[int, list[int]] = {}
+    for index, (_, _, num_sms) in enumerate(inputs):
+        groups.setdefault(num_sms, []).append(index)
+    for num_sms, indices in groups.items():
+        # Room for the number of a return statement where rules are counted (rules.py).
+        gpu = replace(Gpu(), num_sms=num_sms, max_sm_margin=2**20)
+        for start in range(0, len(indices), AT_ONCE):
+            part = indices[start : start + AT_ONCE]
+            questions = [Question(inputs[i][0], max(1, inputs[i][1].num_splits), inputs[i][1]) for i in part]
+            asked = Sandbox(gpu, questions, LIMITS) if confined else Interpreter(gpu, questions)
+            answers = asked.ask(program)
+            if answers.status is not Status.OK:
+                raise UserError(f"the program fails on {what}: {answers.message}", hint="decide for every input")
+            found.update(zip(part, answers.decisions, strict=True))
+    return [found[i] for i in range(len(inputs))]

@@ -1,0 +1,1 @@
+"""Edits of upstream source trees."""

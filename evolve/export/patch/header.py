@@ -1,0 +1,165 @@
+"""The change to hopper/heuristics.h, and to its callers where a rule reads more than they pass."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evaluators.language.cpp.normalise import Form, NotExpressible
+from evaluators.language.cpp.translate import CppBody, translate
+from evaluators.language.cpp.types import BOOL
+from evolve.export.patch.anchors import AnchorMissing, check_signature, find_calls, find_function
+from evolve.export.patch.splice import kept_statements, spliced
+from evolve.export.patch.tree import Tree
+from evolve.export.targets.inputs import MAY_BE_ZERO, MORE_FIELDS, TILE_FIELDS, TILE_NAMES, input_types
+
+HEADER = "hopper/heuristics.h"
+FUNCTION = "num_splits_heuristic"
+SIGNATURE = tuple(zip(("int", "int", "int", "int", "int", "bool", "int"), TILE_NAMES, strict=True))
+
+CALLER_HAS = {
+    "batch": "params.b", "seqlen_q": "params.seqlen_q", "seqlen_k": "params.seqlen_k", "num_heads_q": "params.h",
+    "num_heads_kv": "params.h_k", "head_dim": "params.d", "qheads_per_kvhead": "params.h / params.h_k",
+    "block_m": "kBlockM", "block_n": "kBlockN", "varlen": "params.num_splits_dynamic_ptr != nullptr",
+    "paged": "params.page_table != nullptr",
+}  # fmt: skip
+"""What get_num_splits (hopper/flash_api.cpp) calls the inputs that it does not pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceChange:
+    """New contents of a target's files and what a proof compiles of them.
+
+    Attributes:
+        edits: content by file name.
+        function: the changed function as the patched file holds it.
+        call: C++ expression of its answer over row[0], row[1], ...
+        inputs: what each number of a row is, by name of the field.
+        keeps_stock: whether the target's own lines were kept where the program agrees with them.
+        notes: for the bundle.
+    """
+
+    edits: dict[str, bytes]
+    function: str
+    call: str
+    inputs: tuple[str, ...]
+    keeps_stock: bool
+    notes: tuple[str, ...]
+
+
+def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int], *,
+               guard: bool) -> tuple[CppBody, str]:  # fmt: skip
+    """The translation, and a line that turns inputs of 0 away: all where it is asked for, or those that it divides by.
+
+    Python never sees an empty batch; the kernel's caller may.
+    """
+    held = [n for n in names if n in MAY_BE_ZERO and n in form.fields()]
+    unsafe = held if guard else [n for n in held if _with_zeros(form, fields, names, kept, (n,)) is None]
+    body = None if guard else _with_zeros(form, fields, names, kept, [n for n in held if n not in unsafe])
+    if body is not None and not unsafe:
+        return body, ""
+    if body is None:
+        # With every input at least 1 a division by 0 is the program's own mistake, and refused.
+        unsafe, body = held, translate(form, input_types(names), fields)
+    empty = [fields[n] for n in unsafe if n != "size_one_kv_head"]
+    return body, f"    if ({' || '.join(f'{n} <= 0' for n in empty)}) {{ return 1; }}  // nothing to attend to\n"
+
+
+def _with_zeros(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int],
+                zero: Sequence[str]) -> CppBody | None:  # fmt: skip
+    """The translation where these inputs may be 0; None where the program is not sound there."""
+    types = {**input_types(names), **input_types(zero, low=0)}
+    try:
+        body = translate(form, types, fields, guarded=True)
+    except NotExpressible:
+        return None
+    return None if body.may_divide_by_zero - kept.keys() else body
+
+
+def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guard: bool = False) -> SourceChange:
+    """Put a program's `schedule` into the target's files.
+
+    Args:
+        tree: the user's checkout.
+        form: the program as one function.
+        stock: FA3's own rule in the same form.
+        keep_stock: whether to keep the target's own lines where both agree.
+        guard: whether to turn inputs of 0 away first; where the program divides by them it is done in any case.
+
+    Raises:
+        UserError: an anchor is missing, or the target lacks an input.
+    """
+    source = tree.read(HEADER)
+    if source is None:
+        raise AnchorMissing(f"{tree.path} holds no {HEADER}", hint="is TREE the right repository? nothing was changed")
+    function = find_function(source, FUNCTION, HEADER)
+    check_signature(function, SIGNATURE, HEADER, FUNCTION)
+    more = [n for n in MORE_FIELDS if n in form.fields()]
+    names = [*TILE_FIELDS, *more]
+    fields = {**dict(zip(TILE_FIELDS, TILE_NAMES, strict=True)), **{n: n for n in more}}
+    if "gpu.l2_bytes" in form.fields():
+        names.append("gpu.l2_bytes")
+        fields["gpu.l2_bytes"] = "(50 * 1024 * 1024)"
+    kept = kept_statements(function, form, stock) if keep_stock else {}
+    body, first = translated(form, fields, names, kept, guard=guard)
+    inner = spliced(source, function, kept, body) if kept else f"\n{body.text}\n".encode()
+    new_body = b"\n" + first.encode() + inner.removeprefix(b"\n")
+    types = input_types(names)
+    extra = "".join(f", {'bool' if types[n] is BOOL else 'int'} {n}" for n in more).encode()
+    changed = (
+        source[: function.parameters_end] + extra + source[function.parameters_end : function.body_start] + new_body
+        + source[function.body_end :]
+    )  # fmt: skip
+    edits = {HEADER: changed} if changed != source else {}
+    if more:
+        edits |= change_callers(tree, [CALLER_HAS[n] for n in more])
+    found = find_function(changed, FUNCTION, HEADER)
+    row = [n for n in names if n != "gpu.l2_bytes"]
+    parts = [f"row[{i}] != 0" if types[n] is BOOL else f"int(row[{i}])" for i, n in enumerate(row)]
+    return SourceChange(
+        edits=edits,
+        function=changed[found.start : found.end].decode(),
+        call=f"{FUNCTION}({', '.join(parts)})",
+        inputs=tuple(row),
+        keeps_stock=bool(kept),
+        notes=body.notes,
+    )
+
+
+def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
+    """Pass more arguments at every call of num_splits_heuristic below hopper/.
+
+    Raises:
+        AnchorMissing: no call, or one that is not as expected.
+    """
+    listed = subprocess.run(
+        ["git", "-C", str(tree.path), "grep", "-l", "-F", f"{FUNCTION}(", tree.revision, "--", "hopper"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.splitlines()
+    names = [line.partition(":")[2] for line in listed]
+    edits = {}
+    for name in (n for n in names if n != HEADER and n.endswith((".cpp", ".cu", ".h"))):
+        source = tree.read(name)
+        assert source is not None
+        calls = find_calls(source, FUNCTION)
+        for call in reversed(calls):
+            if len(call.arguments) != len(SIGNATURE):
+                raise AnchorMissing(
+                    f"{name}: expected a call of {FUNCTION} with {len(SIGNATURE)} arguments, found "
+                    f"{len(call.arguments)}",
+                    hint="nothing was changed",
+                )
+            missing = [a for a in arguments if a.split()[0].encode() not in source]
+            if missing:
+                raise AnchorMissing(
+                    f"{name}: looked for {missing[0]} to pass on, not found", hint="nothing was changed"
+                )
+            source = source[: call.end] + "".join(f", {a}" for a in arguments).encode() + source[call.end :]
+        if calls:
+            edits[name] = source
+    if not edits:
+        raise AnchorMissing(f"looked for a call of {FUNCTION} in hopper/*.cpp, found none", hint="nothing was changed")
+    return edits

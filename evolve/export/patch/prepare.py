@@ -1,0 +1,277 @@
+"""The change to hopper/flash_prepare_scheduler.cu: KV blocks per split, decided on the device from live lengths."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evaluators.data.contract import ShapeView, WorkView
+from evaluators.language.cpp.infer_statements import Inference
+from evaluators.language.cpp.normalise import Form, NotExpressible
+from evaluators.language.cpp.translate import translate
+from evaluators.language.cpp.types import Type, whole
+from evolve.export.patch.anchors import AnchorMissing, find_declaration, find_function
+from evolve.export.patch.header import SourceChange
+from evolve.export.patch.tree import Tree
+
+FILE = "hopper/flash_prepare_scheduler.cu"
+KERNEL = "prepare_varlen_num_blocks_kernel"
+VARIABLE = "blocks_per_sm"
+
+KERNEL_HAS = {
+    "total_blocks": "total_blocks", "num_heads_kv": "num_head", "gpu.num_sms": "num_sm", "batch": "num_batch",
+    "num_splits": "num_splits_static", "qheads_per_kvhead": "qhead_per_khead", "block_m": "blockm_divmod.divisor",
+    "block_n": "blockn_divmod.divisor",
+}  # fmt: skip
+"""What the kernel calls the inputs it holds; total_blocks is the sum over the batch that it reduces already."""
+
+REDUCED = {
+    "total_n_blocks": ("0", "atomicAdd(&total_n_blocks, num_n_blocks);"),
+    "max_n_blocks": ("0", "atomicMax(&max_n_blocks, num_n_blocks);"),
+    "min_n_blocks": (
+        "INT_MAX",
+        "if (batch_idx < num_batch && lane < kNumBatchPerWarp) { atomicMin(&min_n_blocks, num_n_blocks); }",
+    ),
+}
+"""Inputs that take one more reduction: where it starts, and each thread's part."""
+
+ABSENT = {
+    "n_blocks": "the kernel holds one sequence per thread, not a list of all of them",
+    "head_dim": "the prepare kernel is not told head_dim",
+    "num_m_blocks": "num_m_blocks differs between sequences in the kernel; total_n_blocks * num_m_blocks is its sum",
+}
+
+HIGHEST = {
+    "total_blocks": 2**24, "total_n_blocks": 2**20, "max_n_blocks": 2**20, "min_n_blocks": 2**20, "num_heads_kv": 1024,
+    "gpu.num_sms": 1024, "batch": 992, "num_splits": 256, "qheads_per_kvhead": 1024, "block_m": 192, "block_n": 192,
+}  # fmt: skip
+PARAMETERS = ("total_blocks", "num_head", "num_sm", "num_batch", "num_splits_static", "qhead_per_khead", "block_m",
+              "block_n", "total_n_blocks", "max_n_blocks", "min_n_blocks")  # fmt: skip
+INPUTS = (*KERNEL_HAS, *REDUCED)
+
+
+class _Sums(ast.NodeTransformer):
+    """`work.total_n_blocks * work.num_m_blocks` is what the kernel calls total_blocks."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        self.generic_visit(node)
+        parts = (node.left, node.right)
+        if isinstance(node.op, ast.Mult) and all(isinstance(p, ast.Attribute) for p in parts):
+            names = {p.attr for p in parts if isinstance(p, ast.Attribute)}
+            if names == {"total_n_blocks", "num_m_blocks"}:
+                assert isinstance(node.left, ast.Attribute)
+                return ast.copy_location(ast.Attribute(node.left.value, "total_blocks", ast.Load()), node)
+        return node
+
+
+class _Inline(ast.NodeTransformer):
+    def __init__(self, values: dict[str, ast.expr]) -> None:
+        self.values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return copy.deepcopy(self.values.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node
+
+
+def with_sums(form: Form) -> Form:
+    """The form over what the kernel reduces."""
+    body = [s for s in (_Sums().visit(copy.deepcopy(s)) for s in form.body) if not _names_itself(s)]
+    helpers = {n: _Sums().visit(copy.deepcopy(f)) for n, f in form.helpers.items()}
+    return replace(form, body=body, helpers=helpers, comments={k: list(v) for k, v in form.comments.items()})
+
+
+def _names_itself(node: ast.stmt) -> bool:
+    """`total_blocks = work.total_blocks`: the kernel's name for it already."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Attribute):
+        return False
+    target = node.targets[0]
+    return isinstance(target, ast.Name) and target.id == node.value.attr == "total_blocks"
+
+
+def input_types() -> dict[str, Type]:
+    """Ranges of the kernel's inputs."""
+    return {n: whole(1, high) for n, high in HIGHEST.items()}
+
+
+def _rows_of(form: Form) -> set[str]:
+    return {n.attr for n in form.statements() if isinstance(n, ast.Attribute)} - {"num_sms"}
+
+
+def change_prepare(tree: Tree, form: Form, stock: Form) -> SourceChange:
+    """Put a program's `blocks_per_split` into the prepare kernel.
+
+    Raises:
+        UserError: an anchor is missing, or the kernel lacks an input.
+    """
+    source = tree.read(FILE)
+    if source is None:
+        raise AnchorMissing(f"{tree.path} holds no {FILE}", hint="is TREE the right repository? nothing was changed")
+    kernel = find_function(source, KERNEL, FILE)
+    held = {name for _, name in kernel.parameters}
+    start, end = find_declaration(source, VARIABLE, FILE)
+    if not kernel.body_start < start < kernel.body_end or not {"num_batch", "num_head", "num_sm"} <= held:
+        raise AnchorMissing(f"{FILE}: {VARIABLE} is not declared in {KERNEL}", hint="nothing was changed")
+    sums, stock_sums = with_sums(form), with_sums(stock)
+    reads = _rows_of(sums)
+    for name in sorted(reads & ABSENT.keys()):
+        raise NotExpressible(f"the rule reads {name}: {ABSENT[name]}", hint="a rule over the batch's sums and maxima")
+    fields = {**KERNEL_HAS, **{n: n for n in REDUCED}}
+    pad = source[source.rindex(b"\n", 0, start) + 1 : start].decode()
+    text, notes = _text(sums, stock_sums, fields, pad, source[start:end].decode())
+    if "std::vector" in text:
+        raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
+    more = [n for n in REDUCED if n in reads]
+    above = _above_comments(source, start)
+    changed = (
+        source[:above] + _reductions(more, pad).encode() + source[above:start] + text.lstrip().encode() + source[end:]
+    )
+    if more:
+        absent = (
+            f"the kernel does not reduce {', '.join(more)} today: the patch adds one shared-memory reduction each and "
+            "two barriers; a rule over total_n_blocks * num_m_blocks alone is a one-line change"
+        )
+        notes = (*notes, absent)
+    notes = (
+        *notes,
+        "the device build was not compiled here; the formula was compiled as host C++. FA3 builds with "
+        "--use_fast_math, under which a float division on the device may round its last bits otherwise; integer rules "
+        "are not touched by it",
+        "num_head is the number of KV heads with pack_gqa, and of query heads without, as in the present formula",
+    )
+    parameters = ", ".join(f"int {p}" for p in PARAMETERS)
+    function = (
+        "struct Divmod { int divisor; };\n"
+        f"[[maybe_unused]] static int blocks_per_split({parameters}) {{\n"
+        "    [[maybe_unused]] Divmod const blockm_divmod{block_m}, blockn_divmod{block_n};\n"
+        f"{text}\n    return {VARIABLE};\n}}"
+    )
+    call = ", ".join(f"int(row[{i}])" for i in range(len(INPUTS)))
+    edits = {FILE: changed} if changed != source else {}
+    return SourceChange(
+        edits, function, f"blocks_per_split({call})", INPUTS, VARIABLE in text and "ceilf" in text, notes
+    )
+
+
+def _above_comments(source: bytes, start: int) -> int:
+    """Where the line at `start` begins, with the comments right above it, which speak of it."""
+    at = source.rindex(b"\n", 0, start) + 1
+    while at > 1:
+        before = source.rindex(b"\n", 0, at - 1) + 1
+        if not source[before:at].strip().startswith(b"//"):
+            break
+        at = before
+    return at
+
+
+def _reductions(names: Sequence[str], pad: str) -> str:
+    if not names:
+        return ""
+    starts = " ".join(f"{n} = {REDUCED[n][0]};" for n in names)
+    lines = [
+        f"__shared__ int {', '.join(names)};",
+        f"if (threadIdx.x == 0) {{ {starts} }}",
+        "__syncthreads();",
+        *(REDUCED[n][1] for n in names),
+        "__syncthreads();",
+    ]
+    return "".join(f"{pad}{line}\n" for line in lines)
+
+
+def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str) -> tuple[str, tuple[str, ...]]:
+    """Lines that end with a value in blocks_per_sm, and notes."""
+    own = [ast.dump(s) for s in form.body]
+    tail = [ast.dump(s) for s in stock.body]
+    rules = form.body[: -len(tail)] if own[-len(tail) :] == tail else []
+    if rules and all(_is_rule(s) for s in rules):
+        # The target's own line stays, and the rules overrule it.
+        ended = replace(form, body=[*rules, ast.parse("def f():\n return 1").body[0].body[0]])  # type: ignore[attr-defined]
+        body = translate(ended, input_types(), fields)
+        written: list[str] = []
+        for index, text in enumerate(body.statements[: len(rules)]):
+            lines = [part.removeprefix("    ") for part in "\n".join(text.split("\n")).split("\n")]
+            comments = [part for part in lines if part.lstrip().startswith("//")]
+            code = "\n".join(part for part in lines if part not in comments)
+            code = code.replace("return ", f"{VARIABLE} = ")
+            if index and not comments and written[-1] == f"{pad}}}":
+                written.pop()
+                code = f"}} else {code}"
+            elif index:
+                code = f"else {code}"
+            written += [*(f"{pad}{c}" for c in comments), *(f"{pad}{part}" for part in code.split("\n"))]
+        empty = {n: whole(0 if n in ("total_blocks", *REDUCED) else 1, high) for n, high in HIGHEST.items()}
+        if Inference(ended, empty).results[""].low < 1:
+            written.append(f"{pad}{VARIABLE} = std::max(1, {VARIABLE});  // sequences may be empty")
+        preamble = [f"{pad}{p.removeprefix('    ')}" for p in body.preamble]
+        return "\n".join([f"{pad}{line}", *preamble, *written]), body.notes
+    single = _one_expression(form)
+    body = translate(single or form, input_types(), fields)
+    if single is not None and not body.preamble:
+        value = body.statements[0].strip().split("\n")
+        comments = [f"{pad}{c.strip()}\n" for c in value[:-1]]
+        return "".join(comments) + f"{pad}int {VARIABLE} = {value[-1].strip().removeprefix('return ')}", body.notes
+    inner = "\n".join(pad + part for part in body.text.split("\n"))
+    return (
+        f"{pad}auto const blocks_per_split_rule = [&]() -> int {{\n{inner}\n{pad}}};\n"
+        f"{pad}int {VARIABLE} = blocks_per_split_rule();"
+    ), body.notes
+
+
+def _is_rule(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and not node.orelse and len(node.body) == 1 and isinstance(node.body[0], ast.Return)
+
+
+def _one_expression(form: Form) -> Form | None:
+    """A form of assignments and one return, as the return alone; None where it is more."""
+    *head, last = form.body
+    values: dict[str, ast.expr] = {}
+    for node in head:
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+            return None
+        if node.targets[0].id in values:
+            return None
+        values[node.targets[0].id] = _Inline(values).visit(copy.deepcopy(node.value))
+    if not isinstance(last, ast.Return) or form.helpers:
+        return None
+    body = _Inline(values).visit(copy.deepcopy(last))
+    form = replace(form, body=[ast.fix_missing_locations(body)])
+    above = [t for s in head for t in form.comments.get(s.lineno, [])]
+    form.comments = {**form.comments, last.lineno: [*above, *form.comments.get(last.lineno, [])]}
+    return form
+
+
+def work_row(work: WorkView, num_sms: int) -> list[int]:
+    """A row for the compiled formula."""
+    values = {"total_blocks": work.total_n_blocks * work.num_m_blocks, "gpu.num_sms": num_sms}
+    return [values[n] if n in values else int(getattr(work, n)) for n in INPUTS]
+
+
+def random_works(count: int, seed: int, shape: ShapeView) -> list[tuple[ShapeView, WorkView, int]]:
+    """Batches of all sizes; sums and extremes are drawn on their own, since no rule here reads the list."""
+    rng = random.Random(seed)
+    counts = (132, 132, 132, 114, 78, *(rng.randint(1, 160) for _ in range(3)))
+    found = []
+    for _ in range(count):
+        batch = min(992, int(2 ** rng.uniform(0, 10)))
+        least, most = sorted(int(2 ** rng.uniform(0, rng.choice((6, 12, 20)))) for _ in range(2))
+        total = min(2**19, max(most, int(batch * rng.uniform(least, most))))
+        num_m_blocks = rng.choice((1, 1, 1, 2, 3, 16))
+        found.append((shape, WorkView(
+            batch, rng.choice((1, 2, 4, 8, 16, 32, rng.randint(1, 132))), rng.choice((1, 4, 8, 64)), 128,
+            rng.choice((64, 128, 192)), rng.choice((80, 128, 176, 192)), num_m_blocks, rng.choice((2, 32, 128)), (1,),
+            total, most, least,
+        ), rng.choice(counts)))  # fmt: skip
+    return found
+
+
+def edge_works(shape: ShapeView) -> list[tuple[ShapeView, WorkView, int]]:
+    """Around one wave of SMs, and both ends."""
+    found = []
+    for heads in (1, 2, 8, 16):
+        for batch in (1, 2, 6, 64, 991, 992):
+            for blocks in (1, 2, 3, 17, 18, 119, 120, 121, 131, 132, 133, 4096, 2**16):
+                total = min(2**19, batch * blocks)
+                work = WorkView(batch, heads, 8, 128, 128, 128, 1, 32, (1,), total, blocks, blocks)
+                found.append((shape, work, 132))
+    return found

@@ -1,0 +1,1 @@
+"""Proofs that emitted code decides as the program does."""

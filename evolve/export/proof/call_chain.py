@@ -1,0 +1,94 @@
+"""Follows a decision through the target's own code: its get_num_splits, compiled on the host from the patched tree.
+
+Capacity, tile, blocks, mode and the arguments that callers pass are then the target's and not the mirror's; where
+both disagree, the bundle's table of launches would be wrong, and the export stops.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.fa3.dispatch import capacity, is_causal
+from evaluators.language.cpp.compiler import CompileError, Compiler, compile_function
+from evolve.assets import asset
+from evolve.export.evidence.evidence import Row
+from evolve.export.patch.anchors import AnchorMissing, find_function
+from evolve.export.patch.header import FUNCTION, HEADER, SourceChange
+from evolve.export.patch.tree import Tree
+from evolve.export.proof.equivalence import Mismatch
+
+SHIM = "kernels/call_chain_shim.h"
+TILES = "hopper/tile_size.h"
+CALLERS = ("hopper/flash_api.cpp", "hopper/flash_api_stable.cpp")
+INPUTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """Which callers were compiled, on how many calls they agree with the mirror, and why others were not."""
+
+    callers: tuple[str, ...]
+    calls: int
+    reasons: tuple[str, ...]
+
+
+def _row(row: Row, num_sms: int) -> tuple[int, ...]:
+    shape, setting = row.case.shape, row.setting
+    return (
+        shape.batch, shape.seqlen_q, capacity(shape, setting), shape.num_heads_q, shape.num_heads_kv, shape.head_dim,
+        int(row.view.varlen), setting.page_size, num_sms, int(is_causal(shape, setting)),
+    )  # fmt: skip
+
+
+def _source(files: Mapping[str, bytes], caller: str) -> str:
+    parts = []
+    for name in (TILES, HEADER):
+        text = files[name].decode(errors="replace")
+        parts.append(re.sub(r'^\s*#\s*(pragma once|include ").*$', "", text, flags=re.MULTILINE))
+    source = files[caller]
+    for name in ("get_pagedkv_tma", "get_num_splits"):
+        found = find_function(source, name, caller)
+        parts.append(source[found.start : found.end].decode(errors="replace"))
+    parts.append(
+        "static int64_t decided(int64_t const* row) {\n    Flash_fwd_params params = decode_call(row);\n"
+        "    params.pagedkv_tma = get_pagedkv_tma(params);\n    return get_num_splits(params);\n}"
+    )
+    return "\n\n".join([asset(SHIM).read_text(encoding="utf-8"), *parts])
+
+
+def follow(tree: Tree, change: SourceChange, rows: Sequence[Row], num_sms: int, compiler: Compiler,
+           folder: Path) -> Followed:  # fmt: skip
+    """Ask the patched tree's get_num_splits about every shape of the lattice.
+
+    Raises:
+        Mismatch: it decides otherwise than the mirror.
+    """
+    calls = {_row(r, num_sms): r for r in rows}
+    done, reasons = [], []
+    for caller in CALLERS:
+        files = {n: change.edits.get(n) or tree.read(n) for n in (TILES, HEADER, caller)}
+        held = {n: text for n, text in files.items() if text is not None}
+        if caller not in held or f"{FUNCTION}(".encode() not in held[caller]:
+            continue
+        try:
+            if len(held) < len(files):
+                raise AnchorMissing(f"the tree holds no {TILES}")
+            compiled = compile_function(
+                compiler, _source(held, caller), "decided(row)", INPUTS, folder / Path(caller).stem
+            )
+        except (AnchorMissing, CompileError) as error:
+            lines = [x for x in str(error).splitlines() if "error" in x] or [str(error)]
+            reasons.append(f"{caller}: get_num_splits was not compiled on the host ({lines[0][-160:]})")
+            continue
+        for (call, row), answer in zip(calls.items(), compiled.answers(list(calls)), strict=True):
+            if answer != row.chosen.num_splits:
+                raise Mismatch(
+                    f"{caller} decides {answer} for {row.case.id} under {row.setting.name}, the mirror "
+                    f"{row.chosen.num_splits} (call {list(call)})",
+                    hint="the target's tiles or callers are not those that evosplit mirrors; nothing was written",
+                )
+        done.append(caller)
+    return Followed(tuple(done), len(calls), tuple(reasons))

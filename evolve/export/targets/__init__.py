@@ -1,0 +1,1 @@
+"""Export targets and the inputs that they may read."""

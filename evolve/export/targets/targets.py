@@ -1,0 +1,121 @@
+"""The projects that a program can be handed to, and what each of them can express."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from evaluators.data.contract import Decision
+from evolve.errors import UserError
+
+
+class Kind(StrEnum):
+    """What of the target is changed."""
+
+    HEADER = "header"
+    """num_splits_heuristic in hopper/heuristics.h, and its callers where the rule reads more than it is given."""
+    PREPARE = "prepare"
+    """The blocks per SM in hopper/flash_prepare_scheduler.cu."""
+    FA4 = "fa4"
+    """num_splits_heuristic in flash_attn/cute/interface.py."""
+    VLLM = "vllm"
+    """The constant num_splits of vLLM's full CUDA graphs."""
+    PYTHON = "python"
+    """A module of its own; nothing is patched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A place where a decision is made upstream.
+
+    Attributes:
+        name: as on the command line.
+        kind: what is changed.
+        project: repository of the target.
+        entry: function of a program that becomes the change.
+        provider: kernel build whose recorded latencies are the target's own; empty where none was recorded.
+        mirror: provider whose decision chain (tiles, paging) the target follows.
+        baseline: what the target's users get today.
+        subject: prefix of the patch's subject, in the project's manner.
+        refused: why each decision that the target cannot express has no place there.
+    """
+
+    name: str
+    kind: Kind
+    project: str
+    entry: str
+    provider: str
+    mirror: str
+    baseline: Decision
+    subject: str
+    refused: dict[str, str]
+
+    @property
+    def fork(self) -> str:
+        """The kernel's repository in a word."""
+        return {"Dao-AILab/flash-attention": "FA3"}.get(self.project, self.project.partition("/")[0])
+
+
+_IN_HEADER = {
+    "pack_gqa": "num_splits_heuristic answers num_splits alone; pack_gqa is decided behind it (get_pack_gqa)",
+    "sm_margin": "sm_margin is an argument of the call: no C++ heuristic decides it",
+    "blocks_per_split": "heuristics.h runs on the host before live lengths are known; blocks_per_split belongs to "
+    "flash_prepare_scheduler.cu (target fa3-prepare and its twins)",
+}
+_IN_PREPARE = {
+    "num_splits": "the prepare kernel gets num_splits as a cap; the rule for it belongs to heuristics.h (target fa3 "
+    "and its twins) or to the caller",
+    "pack_gqa": "pack_gqa is decided before the prepare kernel runs",
+    "sm_margin": "sm_margin is an argument of the call: no kernel decides it",
+}
+_IN_VLLM = {
+    "pack_gqa": "vLLM's wrapper passes pack_gqa=None",
+    "sm_margin": "vLLM's wrapper passes sm_margin=0",
+    "blocks_per_split": "vLLM's Python does not see the formula; it is flash_prepare_scheduler.cu's (target "
+    "fa3-vllm-prepare)",
+}
+_IN_FA4 = {
+    "pack_gqa": "_get_fwd_config takes pack_gqa as given",
+    "sm_margin": "FA4 has no sm_margin",
+    "blocks_per_split": "FA4's forward pass has no such formula in interface.py",
+}
+_UPSTREAM, _VLLM_FORK, _SGL_FORK = (
+    "Dao-AILab/flash-attention",
+    "vllm-project/flash-attention",
+    "sgl-project/sgl-flash-attn",
+)
+
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target("fa3", Kind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
+        Target("fa3-vllm", Kind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]", _IN_HEADER),
+        Target("fa3-sgl", Kind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
+        Target("fa3-prepare", Kind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
+               "[FA3]", _IN_PREPARE),
+        Target("fa3-vllm-prepare", Kind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
+               Decision(num_splits=32), "[FA3]", _IN_PREPARE),
+        Target("fa3-sgl-prepare", Kind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(), "[FA3]",
+               _IN_PREPARE),
+        Target("vllm", Kind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
+               "[Attention]", _IN_VLLM),
+        Target("fa4", Kind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
+        Target("python", Kind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
+            "blocks_per_split": "no argument of FA3's Python interface takes it",
+        }),
+    )
+}  # fmt: skip
+
+
+def target_named(name: str) -> Target:
+    """A target by its name.
+
+    Raises:
+        UserError: naming those that exist.
+    """
+    if name not in TARGETS:
+        near = difflib.get_close_matches(name, TARGETS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TARGETS)}"
+        raise UserError(f"unknown target {name!r}", hint=hint)
+    return TARGETS[name]

@@ -1,0 +1,184 @@
+"""What a journal says of one proposal, and of all of them together."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass
+
+from evaluators.data.contract import Decision
+from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.status import Status
+from evolve.proposers.base import Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One proposal with all that is known of it; fields of stages not reached are None or empty.
+
+    `spent` holds what the answer cost, also where the proposer gave up and `answer` is None.
+    """
+
+    id: int
+    kind: str
+    island: int
+    parent: int | None
+    inspirations: tuple[int, ...]
+    diff: bool
+    seed: int
+    system: str
+    user: str
+    answer: Answer | None
+    error: str
+    status: Status | None
+    message: str
+    source: str
+    source_hash: str
+    normal_form: str
+    decisions_hash: str
+    decisions: tuple[Decision, ...]
+    train: SplitScore | None
+    holdout: SplitScore | None
+    features: dict[str, float]
+    feedback: str
+    duplicate_of: int | None
+    displaced: tuple[int, ...]
+    elapsed_s: float
+    asked_model: str
+    spent: Answer
+    gpu_s: float
+
+    @property
+    def memorised(self) -> bool:
+        """Whether the second look lowered the scores."""
+        return "memorised" in self.features
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What the search remembers of a proposal once it is committed: its entry without texts and decisions."""
+
+    id: int
+    island: int
+    parent: int
+    asked_model: str
+    usd: float
+    tokens: int
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a run has cost so far; failed calls that were billed count as well.
+
+    `gpu_s` are seconds of measuring on a GPU; on recorded tables there are none. `look_ups` are those that
+    proposers made; the judge's own come on top.
+    """
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float = 0.0
+    gpu_s: float = 0.0
+    look_ups: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompts and answers together."""
+        return self.tokens_in + self.tokens_out
+
+
+def storable(text: str) -> str:
+    """Text without lone surrogates, which JSON may carry and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def score_of(text: str | None) -> SplitScore | None:
+    """Inverse of `score_text`."""
+    return SplitScore(**json.loads(text)) if text else None
+
+
+def score_text(score: SplitScore | None) -> str | None:
+    """A score as the journal holds it."""
+    return None if score is None else json.dumps(asdict(score))
+
+
+def decisions_text(decisions: tuple[Decision, ...]) -> str:
+    """A decision table as the journal holds it: rows of four, in the order of the cases."""
+    rows = [[d.num_splits, d.pack_gqa, d.sm_margin, d.blocks_per_split] for d in decisions]
+    return json.dumps(rows, separators=(",", ":"))
+
+
+def evaluation_of(entry: Entry) -> Evaluation:
+    """What the judge said, as far as it is written down: all but the feedback of single shapes."""
+    return Evaluation(
+        entry.status or Status.CRASHED,
+        entry.message,
+        entry.source_hash,
+        entry.normal_form,
+        entry.decisions_hash,
+        entry.decisions,
+        entry.train,
+        entry.holdout,
+        features=entry.features,
+    )
+
+
+COMMIT_QUERY = """SELECT r.id, p.island, p.parent, p.asked_model, ifnull(a.cost_usd, 0) AS usd,
+    ifnull(a.tokens_in + a.tokens_out, 0) AS tokens, r.status, r.source_hash, r.train, r.holdout, r.features
+    FROM results r JOIN proposals p ON p.id = r.id LEFT JOIN answers a ON a.id = r.id
+    WHERE p.kind = 'proposal' ORDER BY r.id"""
+"""Rows for `commit_of`."""
+
+
+def commit_of(row: sqlite3.Row) -> Commit:
+    """A row of `COMMIT_QUERY`."""
+    evaluation = Evaluation(
+        Status(row["status"]),
+        source_hash=row["source_hash"],
+        train=score_of(row["train"]),
+        holdout=score_of(row["holdout"]),
+        features=json.loads(row["features"]),
+    )
+    index, island, parent, asked_model, usd, tokens, *_ = row
+    return Commit(index, island, parent, asked_model, usd, tokens, evaluation)
+
+
+def entry_of(row: sqlite3.Row) -> Entry:
+    """A row of proposals, answers and results joined."""
+    spent = Answer("", "")
+    if row["text"] is not None:
+        names = ("text", "model", "note", "tokens_in", "tokens_out", "cost_usd", "answer_s", "look_ups")
+        spent = Answer(*(row[name] for name in names))
+    answer = None if row["text"] is None or row["error"] else spent
+    done = row["status"] is not None
+    return Entry(
+        id=row["id"],
+        kind=row["kind"],
+        island=row["island"],
+        parent=row["parent"],
+        inspirations=tuple(json.loads(row["inspirations"])),
+        diff=bool(row["diff"]),
+        seed=row["seed"],
+        system=row["system"],
+        user=row["user"],
+        answer=answer,
+        error=row["error"] or "",
+        status=Status(row["status"]) if done else None,
+        message=row["message"] or "",
+        source=row["source"] or "",
+        source_hash=row["source_hash"] or "",
+        normal_form=row["normal_form"] or "",
+        decisions_hash=row["decisions_hash"] or "",
+        decisions=tuple(Decision(*d) for d in json.loads(row["decisions"] or "[]")),
+        train=score_of(row["train"]),
+        holdout=score_of(row["holdout"]),
+        features=json.loads(row["features"] or "{}"),
+        feedback=row["feedback"] or "",
+        duplicate_of=row["duplicate_of"],
+        displaced=tuple(json.loads(row["displaced"] or "[]")),
+        elapsed_s=row["elapsed_s"] or 0.0,
+        asked_model=row["asked_model"],
+        spent=spent,
+        gpu_s=row["gpu_s"] or 0.0,
+    )

@@ -1,0 +1,287 @@
+"""The journal: one SQLite file per run that holds every proposal, also the failed ones.
+
+Tables: `meta` (run-wide values), `proposals` (what was asked), `answers` (what the proposer said, stored
+before it is used), `results` (what the judge said, committed in index order), `spans` (what took how long, for the
+timeline; absent in journals of before it was kept).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluators.data.evaluation import Evaluation, SplitScore
+from evolve.errors import EXIT_MISSING, UserError
+from evolve.journal.entry import (
+    COMMIT_QUERY,
+    Commit,
+    Entry,
+    Spending,
+    commit_of,
+    decisions_text,
+    entry_of,
+    score_of,
+    score_text,
+    storable,
+)
+from evolve.journal.schema import (
+    CLOCK_COLUMNS,
+    DEFAULTS,
+    FILE_NAME,
+    INDEXES,
+    SCHEMA_VERSION,
+    SPANS,
+    create,
+    fill,
+    upgrade,
+)
+from evolve.proposers.base import Answer
+
+__all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "Spending", "open_journal", "storable"]
+
+
+class Journal:
+    """Reads and writes one journal. Writers commit each step in a transaction of its own."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open a journal, creating it if it may be written.
+
+        Raises:
+            UserError: not a journal, of a newer version, or unreadable.
+        """
+        self.path = path
+        self._read_only = read_only
+        try:
+            if read_only:
+                self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+            else:
+                if path.name == FILE_NAME and not path.exists():
+                    create(path)
+                self._db = sqlite3.connect(path)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.row_factory = sqlite3.Row
+            found = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
+            if not found and not read_only:
+                fill(self._db)
+            if not read_only:
+                self._db.execute(SPANS)
+                for index in INDEXES:
+                    self._db.execute(index)
+            version = int(self.meta("schema_version"))
+        except (sqlite3.Error, OSError, ValueError) as error:
+            raise UserError(f"{path} is not a journal that can be opened ({error})") from error
+        if version > SCHEMA_VERSION:
+            raise UserError(
+                f"{path} has schema version {version}, this evosplit knows {SCHEMA_VERSION}",
+                hint="upgrade evosplit",
+            )
+        self._version = version
+        if version < SCHEMA_VERSION and not read_only:
+            upgrade(self._db)
+            self._version = SCHEMA_VERSION
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction.
+
+        Raises:
+            UserError: the disk is full, broken or read-only, or another program holds the file; nothing was written.
+        """
+        try:
+            with self._db:
+                yield
+        except sqlite3.OperationalError as error:
+            raise UserError(
+                f"{self.path} cannot be written: {error}",
+                hint=f"see to the disk, or to who holds the file; then: evosplit run --resume {self.path.parent}",
+                exit_code=EXIT_MISSING,
+            ) from error
+
+    def close(self) -> None:
+        """Close the file. A writer leaves it without a write-ahead log, so that it can be copied and read anywhere."""
+        if not self._read_only:
+            with suppress(sqlite3.OperationalError):  # somebody is reading: the log stays, which costs nothing
+                self._db.execute("PRAGMA journal_mode=DELETE")
+        self._db.close()
+
+    def meta(self, key: str) -> str:
+        """A run-wide value; empty when absent."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return "" if row is None else str(row[0])
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Write a run-wide value."""
+        with self._writing():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def ask(self, entry: dict[str, Any]) -> None:
+        """Write what is asked: keys are the columns of `proposals` but `asked_at`."""
+        row = {**entry, "inspirations": json.dumps(list(entry["inspirations"])), "asked_at": time.time()}
+        with self._writing():
+            self._insert("proposals", row)
+
+    def answer(self, index: int, answer: Answer | None, error: str = "") -> None:
+        """Write a proposer's answer, or why there is none, before anything is done with it.
+
+        With an error, `answer` holds what the failed tries cost, and no text.
+        """
+        said = answer or Answer("", "")
+        with self._writing():
+            self._insert("answers", {"id": index, "error": error, **asdict(said)})
+
+    def result(
+        self,
+        index: int,
+        source: str,
+        evaluation: Evaluation,
+        *,
+        feedback: str = "",
+        duplicate_of: int | None = None,
+        displaced: tuple[int, ...] = (),
+        elapsed_s: float = 0.0,
+    ) -> None:
+        """Commit one result."""
+        row = {
+            "id": index,
+            "status": evaluation.status.value,
+            "message": evaluation.message,
+            "source": source,
+            "source_hash": evaluation.source_hash,
+            "normal_form": evaluation.normal_form,
+            "decisions_hash": evaluation.decisions_hash,
+            "decisions": decisions_text(evaluation.decisions),
+            "train": score_text(evaluation.train),
+            "holdout": score_text(evaluation.holdout),
+            "features": json.dumps(evaluation.features),
+            "feedback": feedback,
+            "duplicate_of": duplicate_of,
+            "displaced": json.dumps(list(displaced)),
+            "elapsed_s": elapsed_s,
+            "committed_at": time.time(),
+            "gpu_s": evaluation.gpu_s,
+        }
+        with self._writing():
+            self._insert("results", row)
+
+    def span(self, index: int, lane: str, name: str, started_at: float, seconds: float | None = None) -> None:
+        """Write that work on a proposal took from `started_at` (seconds since the epoch) for `seconds`, or until now.
+
+        Lanes are `proposer`, `sandbox` and `gpu`. Clock readings: no part of what a run is.
+        """
+        took = max(0.0, time.time() - started_at) if seconds is None else seconds
+        row = {"id": index, "lane": lane, "name": name, "started_at": started_at, "seconds": took}
+        with self._writing():
+            self._insert("spans", row)
+
+    def _insert(self, table: str, row: dict[str, Any]) -> None:
+        names = ", ".join(row)
+        marks = ", ".join(f":{name}" for name in row)
+        values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
+        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
+
+    def spending(self) -> Spending:
+        """What all answers and evaluations cost."""
+        row = self._db.execute(
+            "SELECT count(*), total(tokens_in), total(tokens_out), total(cost_usd) FROM answers"
+        ).fetchone()
+        gpu_s, look_ups = 0.0, 0
+        if self._version >= 2:
+            gpu_s = float(self._db.execute("SELECT total(gpu_s) FROM results").fetchone()[0])
+            look_ups = int(self._db.execute("SELECT total(look_ups) FROM answers").fetchone()[0])
+        return Spending(int(row[0]), int(row[1]), int(row[2]), float(row[3]), gpu_s, look_ups)
+
+    _QUERY = """SELECT p.*, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out, a.cost_usd,
+            a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form, r.decisions_hash,
+            r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced, r.elapsed_s{extra}
+            FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id"""
+
+    @property
+    def _query(self) -> str:
+        return self._QUERY.format(extra=", r.gpu_s, a.look_ups" if self._version >= 2 else DEFAULTS)
+
+    def entries(self) -> Iterator[Entry]:
+        """All proposals in order."""
+        for row in self._db.execute(f"{self._query} ORDER BY p.id"):
+            yield entry_of(row)
+
+    def committed(self) -> int:
+        """Number of results; they are those of the first proposals."""
+        return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
+
+    def commits(self) -> Iterator[Commit]:
+        """What was committed after the seeds, in order; much cheaper than their entries."""
+        for row in self._db.execute(COMMIT_QUERY):
+            yield commit_of(row)
+
+    def find(self, index: int) -> Entry | None:
+        """One proposal; None where there is none."""
+        if abs(index) >= 2**63:  # more than SQLite's integers hold
+            return None
+        row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
+        return None if row is None else entry_of(row)
+
+    def entry(self, index: int) -> Entry:
+        """One proposal.
+
+        Raises:
+            UserError: no such proposal.
+        """
+        found = self.find(index)
+        if found is None:
+            raise UserError(f"{self.path.parent.name} holds no proposal {index}", hint="evosplit show RUN lists them")
+        return found
+
+    def source(self, index: int) -> str:
+        """Source of a proposal that has a result; cheaper than its entry."""
+        return str(self._db.execute("SELECT source FROM results WHERE id = ?", (index,)).fetchone()[0])
+
+    def train(self, index: int) -> SplitScore | None:
+        """Training score of a proposal that has a result; cheaper than its entry."""
+        return score_of(self._db.execute("SELECT train FROM results WHERE id = ?", (index,)).fetchone()[0])
+
+    def select(self, query: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        """Rows of a query, for readers that need few columns of many proposals.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        try:
+            return self._db.execute(query, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path} cannot be read ({error})") from error
+
+    def content(self) -> dict[str, list[dict[str, Any]]]:
+        """Everything but clock readings, for comparing two runs."""
+        tables = {}
+        for table in ("meta", "proposals", "answers", "results"):
+            rows = [dict(r) for r in self._db.execute(f"SELECT * FROM {table} ORDER BY 1")]
+            tables[table] = [
+                {k: v for k, v in row.items() if k not in CLOCK_COLUMNS}
+                for row in rows
+                if row.get("key") not in (*CLOCK_COLUMNS, "run")
+            ]
+        return tables
+
+
+@contextmanager
+def open_journal(folder: Path, *, read_only: bool) -> Iterator[Journal]:
+    """The journal of a run folder.
+
+    Raises:
+        UserError: the folder holds none (when reading), or it cannot be opened.
+    """
+    path = folder / FILE_NAME
+    if read_only and not path.exists():
+        raise UserError(f"{folder} holds no {FILE_NAME}", hint="evosplit ls lists runs")
+    journal = Journal(path, read_only=read_only)
+    try:
+        yield journal
+    finally:
+        journal.close()

@@ -1,0 +1,263 @@
+"""Run folders: where a run keeps its journal, configuration, table rows and winner."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.data.evaluation import SplitScore
+from evaluators.data.status import Status
+from evolve.errors import EXIT_MISSING, UserError
+from evolve.journal.entry import score_of
+from evolve.journal.journal import FILE_NAME, Journal, Spending, open_journal
+
+CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
+SWEEP_FILE = "sweep.json"
+"""In a folder that holds several runs (evolve/sweep/)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The winner of a run."""
+
+    id: int
+    path: Path
+    source: str
+    complexity: int
+    train: SplitScore
+    holdout: SplitScore | None
+    features: dict[str, float]
+    memorised: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in short, from its journal alone.
+
+    `best` is the winner, which the holdout picked; `leader` is ahead on the training shapes alone. Where the
+    two are far apart, the search has learnt the training shapes by heart.
+    """
+
+    run: str
+    path: Path
+    proposals: int
+    wanted: int
+    statuses: dict[str, int]
+    best: Best | None
+    leader: Best | None
+    spending: Spending
+
+
+def new_run_folder(runs_dir: Path, name: str) -> Path:
+    """A fresh folder `<name>-<date>-<time>`, never one that exists."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for suffix in ("", *(f"-{n}" for n in range(2, 100))):
+        folder = runs_dir / f"{name}-{stamp}{suffix}"
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{folder} cannot be created: {error.strerror}") from error
+        return folder
+    raise UserError(f"{runs_dir} holds too many runs named {name}-{stamp}")
+
+
+def _started(folder: Path) -> float:
+    """When a run last started; the folder's own time changes whenever its journal is read."""
+    config = folder / CONFIG_FILE
+    return config.stat().st_mtime if config.exists() else 0.0
+
+
+def run_folders(runs_dir: Path) -> list[Path]:
+    """Every run below a folder, also those of sweeps."""
+    single = (p.parent for p in runs_dir.glob(f"*/{FILE_NAME}"))
+    swept = (p.parent for p in runs_dir.glob(f"*/*/{FILE_NAME}") if (p.parent.parent / SWEEP_FILE).exists())
+    return [*single, *swept]
+
+
+def run_labels(folders: Sequence[Path]) -> list[str]:
+    """A name for each of several run folders: the folder's, with as much of its path as tells it from the others.
+
+    Raises:
+        UserError: a folder twice.
+    """
+    paths = [folder.resolve() for folder in folders]
+    for k, path in enumerate(paths):
+        if path in paths[:k]:
+            raise UserError(f"the same run twice: {folders[k]}", hint="name each run once")
+    labels = []
+    for path in paths:
+        depth = 1
+        while sum(p.parts[-depth:] == path.parts[-depth:] for p in paths) > 1:
+            depth += 1
+        labels.append("/".join(path.parts[-depth:]))
+    return labels
+
+
+def find_run(text: str, runs_dir: Path) -> Path:
+    """A run folder by path, by name, or `last`.
+
+    Raises:
+        UserError: no such run; names those that exist.
+    """
+    if text == "last":
+        found = sorted(run_folders(runs_dir), key=_started)
+        if found:
+            return found[-1]
+    for folder in (Path(text), runs_dir / text):
+        if (folder / FILE_NAME).exists():
+            return folder
+        if (folder / SWEEP_FILE).exists():
+            runs = sorted(p.parent.name for p in folder.glob(f"*/{FILE_NAME}"))
+            hint = f"{text}/{runs[0]}; evosplit ls lists them" if runs else f"evosplit sweep --resume {text}"
+            raise UserError(f"{text} is a sweep of several runs: name one of them", hint=hint)
+    known = sorted(str(p.relative_to(runs_dir)) for p in run_folders(runs_dir))
+    known = known or sorted(map(str, run_folders(Path(text).parent)))
+    raise UserError(f"no run {text!r}", hint=f"known: {', '.join(known[-5:])}" if known else "evosplit run starts one")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes off a run folder.
+
+    Raises:
+        UserError: another process runs in it, or it cannot be written.
+    """
+    try:
+        opened = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}", exit_code=EXIT_MISSING) from error
+    with opened as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"another process works in {folder}", hint="wait for it, or stop it") from error
+        yield
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is always the old or the new one, also when the process is killed.
+
+    Raises:
+        UserError: the disk is full, broken or read-only; the old file stays.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise UserError(f"{path} cannot be written: {error.strerror}", exit_code=EXIT_MISSING) from error
+
+
+def keep_tables(tables: Sequence[Path], folder: Path) -> None:
+    """Copy the recorded tables into the run folder, so that the run can be read without the originals."""
+    target = folder / TABLE_FOLDER
+    if target.exists():
+        return
+    try:
+        if len(tables) == 1:
+            shutil.copytree(tables[0], target)
+        else:
+            for number, table in enumerate(tables, start=1):
+                shutil.copytree(table, target / f"{number:02d}")
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error}", exit_code=EXIT_MISSING) from error
+
+
+def kept_tables(folder: Path) -> list[Path]:
+    """Where `keep_tables` put them; empty when the folder holds none."""
+    target = folder / TABLE_FOLDER
+    several = sorted(p for p in target.glob("[0-9][0-9]") if p.is_dir())
+    return several or ([target] if target.is_dir() else [])
+
+
+def kept_seeds(folder: Path) -> list[str]:
+    """Sources of the programs that a run started from, as far as it came to judge them."""
+    with open_journal(folder, read_only=True) as journal:
+        rows = journal.select(
+            "SELECT r.source FROM results r JOIN proposals p ON p.id = r.id WHERE p.kind = 'seed' ORDER BY r.id"
+        )
+    return [row["source"] for row in rows]
+
+
+def _best(journal: Journal, index: int, folder: Path) -> Best:
+    entry = journal.entry(index)
+    assert entry.train is not None
+    return Best(
+        entry.id,
+        folder / BEST_FILE,
+        entry.source,
+        int(entry.features["complexity"]),
+        entry.train,
+        entry.holdout,
+        entry.features,
+        entry.memorised,
+    )
+
+
+def _first(journal: Journal, folder: Path, *, by_holdout: bool) -> Best | None:
+    """The program with the best score; ties to the simpler, then older."""
+    columns = "id, train, holdout, features"
+    rows = journal.select(f"SELECT {columns} FROM results WHERE status = ? AND train IS NOT NULL", (Status.OK.value,))
+
+    def order(row: sqlite3.Row) -> tuple[float, float, int]:
+        score = score_of(row["holdout"] if by_holdout and row["holdout"] else row["train"])
+        assert score is not None
+        return (-score.score, json.loads(row["features"])["complexity"], row["id"])
+
+    found = min(rows, key=order, default=None)
+    return None if found is None else _best(journal, found["id"], folder)
+
+
+def pick_best(journal: Journal, folder: Path) -> Best | None:
+    """The winner: the best on holdout, which the search never sees; ties to the simpler, then older."""
+    return _first(journal, folder, by_holdout=True)
+
+
+def pick_leader(journal: Journal, folder: Path) -> Best | None:
+    """The best on the training shapes, which is what the search climbs."""
+    return _first(journal, folder, by_holdout=False)
+
+
+def summarise(folder: Path) -> RunSummary:
+    """Read a run's summary.
+
+    Raises:
+        UserError: no journal that can be read.
+    """
+    with open_journal(folder, read_only=True) as journal:
+        counted = journal.select(
+            "SELECT r.status, count(*) FROM results r JOIN proposals p ON p.id = r.id WHERE p.kind = 'proposal' "
+            "GROUP BY r.status ORDER BY min(r.id)"
+        )
+        statuses = {Status(status).value: count for status, count in counted}
+        return RunSummary(
+            run=folder.name,
+            path=folder,
+            proposals=sum(statuses.values()),
+            wanted=int(journal.meta("proposals") or 0),
+            statuses=statuses,
+            best=pick_best(journal, folder),
+            leader=pick_leader(journal, folder),
+            spending=journal.spending(),
+        )
+
+
+def list_runs(runs_dir: Path) -> list[RunSummary]:
+    """Summaries of all runs below a folder whose journal can be read, by name."""
+    found = []
+    for folder in sorted(run_folders(runs_dir)):
+        # One journal that cannot be read must not hide the others; `show` says what is wrong with it.
+        with contextlib.suppress(UserError):
+            found.append(summarise(folder))
+    return found

@@ -1,0 +1,1 @@
+"""Edits of programs without a model, guided by recorded curves."""

@@ -1,0 +1,210 @@
+"""Edits that add a guard: `if <condition>: return <value>` at the top of a decision.
+
+Condition and value are generic: fields, products of two fields, thresholds; constants, quotients of fields and
+constants. Which of them an edit uses is chosen by what the recorded curves of the training shapes say, one
+random part of all possibilities at a time. No rule known to be good is written down here.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evolve.mutation.boxes import Term, grow_box, make_term
+from evolve.mutation.curves import Curves, CurveTable, Ints, Vector
+
+BROAD_SUPPORT = 16
+"""Training shapes that a guard must change at least, on islands of broad rules. Guards of many shapes hold on others,
+too; guards of few fit the training shapes closely, and learn them by heart."""
+
+FINE_SUPPORTS = ((0.7, 16), (0.8, 8), (0.85, 4), (0.9, 2), (math.inf, 1))
+"""The same on islands of fine rules: it follows the parent's share of the oracle's gain (up to, support)."""
+
+VALUES_TRIED = 20
+CAPS = (1, 2, 4, 8, 16, 32)
+"""Caps tried besides the best recorded ones: a cap that binds nowhere leaves the choice to blocks_per_split."""
+
+OWN_SHARE = 0.1
+"""How often FA3's own choice is tried as a value: a later guard may give back what an earlier one took."""
+
+FINE = 2
+"""Support up to which guards are fine."""
+
+CONDITIONS, CONDITIONS_FINE = (1, 2, 2, 3), (3, 3, 4)
+"""Terms that a condition bounds. A fine guard is drawn tightly around its shapes, so that others keep their rule."""
+
+BOXES_TRIED = 6
+MIN_GAIN, MIN_GAIN_FINE = 2e-5, 4e-6
+"""Gain in log score below which a guard is not worth its lines; a single shape cannot gain much more."""
+
+TOP_SPLITS = 32
+"""Largest cap that an edit writes. Above it another combine kernel runs, for which tables hold few blocks per
+split: a rule that went there could not be improved any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A guard and what the curves say that it gains."""
+
+    function: str
+    condition: str
+    value: str
+    mask: NDArray[np.bool_]
+    new: Ints
+    gain: float
+
+    def lines(self) -> list[str]:
+        """Statements to put at the top of the function."""
+        returned = f"return {self.value}, None, 0" if self.function == "schedule" else f"return {self.value}"
+        return [f"    if {self.condition}:", f"        {returned}"]
+
+
+def terms(columns: dict[str, Vector], argument: str) -> list[Term]:
+    """Fields, products of two fields, and differences of block counts."""
+    names = [n for n in columns if n not in ("head_dim", "size_one_kv_head", "num_heads_q")]
+    singles = [make_term(f"{argument}.{n}", columns[n]) for n in names]
+    pairs = [
+        make_term(f"{argument}.{a} * {argument}.{b}", columns[a] * columns[b])
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    ]
+    blocks = [n for n in names if n.endswith("n_blocks")]
+    gaps = [
+        make_term(f"{argument}.{a} - {argument}.{b}", columns[a] - columns[b])
+        for a in blocks
+        for b in blocks
+        if a != b and (columns[a] >= columns[b]).all()
+    ]
+    return singles + pairs + gaps
+
+
+@lru_cache(maxsize=8)
+def terms_for(table: CurveTable, function: str) -> Sequence[Term]:
+    """Terms that a decision may read: fields of `shape` in `schedule`, of `work` in `blocks_per_split`."""
+    if function == "schedule":
+        return terms(table.shape_columns, "shape")
+    return terms(table.work_columns, "work")
+
+
+@lru_cache(maxsize=8)
+def _quotable(table: CurveTable, function: str) -> tuple[list[Term], list[float]]:
+    """Terms that values are made of, with weights: single fields are what a person would try first."""
+    positive = [t for t in terms_for(table, function) if t.column.min() > 0]
+    return positive, [1.0 if "*" in t.text or "-" in t.text else 5.0 for t in positive]
+
+
+def _nice(value: float) -> int:
+    """A whole number close to `value` with at most two leading digits, as a person would write it."""
+    if value < 20:
+        return max(1, round(value))
+    step = int(10 ** (len(str(int(value))) - 2))
+    return round(value / step) * step
+
+
+def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str, Ints, int]]:
+    """Candidate values of a guard as text, column and the shape that they were made for.
+
+    Each makes one shape decide as its best recorded decision does; the shape is drawn by what it has left to
+    gain. Whether the value suits other shapes is what the condition is for.
+    """
+    schedule = function == "schedule"
+    targets = curves.table.target_splits if schedule else curves.table.target_blocks
+    drawn = rng.choices(range(len(targets)), weights=[g + 1e-9 for g in curves.left], k=VALUES_TRIED)
+    found: dict[str, tuple[Ints, int]] = {}
+    own = curves.table.own_splits if schedule else curves.table.own_blocks
+    for i in drawn:
+        if rng.random() < OWN_SHARE:
+            found["0"] = own, i
+            continue
+        target = min(targets[i], TOP_SPLITS) if schedule else targets[i]
+        if schedule and rng.random() < 0.3:
+            target = rng.choice(CAPS)
+        text, column = _value(curves.table, function, i, target, rng)
+        if schedule and "shape" in text:
+            text, column = f"min({TOP_SPLITS}, {text})", np.minimum(column, TOP_SPLITS)
+        found[text] = column.astype(np.int64), i
+    return [(text, column, i) for text, (column, i) in found.items()]
+
+
+def _value(table: CurveTable, function: str, i: int, target: int, rng: random.Random) -> tuple[str, Vector]:
+    """A random expression that gives `target` (about) for shape `i`.
+
+    Constant, term over constant, constant over term, or term over (constant over another term); constants are
+    solved for, or the number of SMs.
+    """
+    kind = rng.random()
+    if kind < 0.25:
+        return str(target), np.full(len(table.weight), float(target))
+    num_sms = table.num_sms
+    positive, weights = _quotable(table, function)
+    term, other = rng.choices(positive, weights=weights, k=2)
+    if kind < 0.55:
+        divisor = num_sms if rng.random() < 0.2 else _nice(term.column[i] / target)
+        return _ceil_text(term.text, str(divisor)), np.maximum(1, -(-term.column // divisor))
+    if kind < 0.7:
+        numerator = num_sms if rng.random() < 0.3 else _nice(term.column[i] * target)
+        return _floor_text(str(numerator), term.text), np.maximum(1, numerator // term.column)
+    parts = max(1.0, term.column[i] / target)
+    numerator = num_sms if rng.random() < 0.5 else _nice(other.column[i] * parts)
+    inner = np.maximum(1, numerator // other.column)
+    return _ceil_text(term.text, _floor_text(str(numerator), other.text)), np.maximum(1, -(-term.column // inner))
+
+
+def _bracket(text: str) -> str:
+    return f"({text})" if "*" in text else text
+
+
+def _ceil_text(above: str, below: str) -> str:
+    """Ceiling of a quotient, at least 1 for positive operands."""
+    return above if below == "1" else f"math.ceil({above} / {below})"
+
+
+def _floor_text(above: str, below: str) -> str:
+    return f"max(1, {above} // {_bracket(below)})"
+
+
+def support_for(island: int, oracle_share: float) -> int:
+    """Training shapes that a guard must change at least: broad rules on even islands, fine ones on odd."""
+    if island % 2 == 0:
+        return BROAD_SUPPORT
+    return next(support for share, support in FINE_SUPPORTS if oracle_share < share)
+
+
+def find_guard(curves: Curves, function: str, rng: random.Random, *, support: int) -> Guard | None:
+    """The guard with most gain among a random part of the possibilities; None when none gains.
+
+    Args:
+        curves: the parent on the training shapes.
+        function: decision to guard, `schedule` or `blocks_per_split`.
+        rng: all chance.
+        support: training shapes that the guard must change at least.
+    """
+    schedule = function == "schedule"
+    pool = terms_for(curves.table, function)
+    now = curves.value(curves.num_splits, curves.blocks)
+    best: Guard | None = None
+    worthwhile = MIN_GAIN if support > FINE else MIN_GAIN_FINE
+    counts = CONDITIONS if support > FINE else CONDITIONS_FINE
+    for text, column, start in _values(curves, function, rng):
+        new = curves.value(column, curves.blocks) if schedule else curves.value(curves.num_splits, column)
+        gains = new - now
+        if gains[start] <= 0 or gains[gains > 0].sum() <= (best.gain if best else worthwhile):
+            continue
+        for _ in range(BOXES_TRIED):
+            box = grow_box(gains, rng.sample(pool, rng.choice(counts)), start)
+            if box.gain <= (best.gain if best else worthwhile) or (np.abs(gains[box.mask]) > 1e-9).sum() < support:
+                continue
+            best = Guard(function, box.text or "True", text, box.mask, column, box.gain)
+    return best
+
+
+def apply_guard(curves: Curves, guard: Guard) -> None:
+    """Let the curves' present decisions follow a guard, so that the next one builds on it."""
+    target = curves.num_splits if guard.function == "schedule" else curves.blocks
+    target[guard.mask] = guard.new[guard.mask]

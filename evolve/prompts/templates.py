@@ -1,0 +1,85 @@
+"""Prompt templates: the texts that ship in evolve/prompts/default/, or files that a configuration names instead.
+
+`$name` marks where values go; `$$` is a dollar sign. A paragraph that is one mark alone is left out where its
+value is empty.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+
+from evolve.config import PromptsConfig
+from evolve.errors import UserError
+
+FOLDER = Path(__file__).with_name("default")
+
+MARKS: dict[str, tuple[str, ...]] = {
+    "system": ("measured", "language"),
+    "user": ("scores", "parent", "feedback", "lessons", "inspirations", "how"),
+    "diff": (),
+    "rewrite": (),
+}
+"""Marks that each template may hold."""
+
+REQUIRED: dict[str, tuple[str, ...]] = {"system": ("language",), "user": ("parent", "how"), "diff": (), "rewrite": ()}
+"""Marks without which no model could answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """The texts of a run's prompts."""
+
+    system: str
+    user: str
+    diff: str
+    rewrite: str
+
+    def to_json(self) -> str:
+        """For the journal: a run goes on with the texts that it began with."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Templates:
+        """What `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def _read(name: str, path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8").rstrip("\n")
+    except OSError as error:
+        hint = f"the one that ships: {FOLDER / f'{name}.md'}"
+        raise UserError(f"prompts.{name}: {path} cannot be read: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"prompts.{name}: {path} is not text in UTF-8 ({error.reason})") from error
+    template = Template(text)
+    known = ", ".join(f"${mark}" for mark in MARKS[name]) or "none"
+    hint = f"marks of this template: {known}; $$ is a dollar sign"
+    if not template.is_valid():
+        raise UserError(f"prompts.{name}: {path} holds a $ that marks nothing", hint=hint)
+    found = set(template.get_identifiers())
+    for mark in sorted(found - set(MARKS[name])):
+        raise UserError(f"prompts.{name}: {path} holds the unknown mark ${mark}", hint=hint)
+    for mark in sorted(set(REQUIRED[name]) - found):
+        raise UserError(f"prompts.{name}: {path} lacks ${mark}", hint=hint)
+    return text
+
+
+def load_templates(config: PromptsConfig) -> Templates:
+    """Read the templates.
+
+    Raises:
+        UserError: a file cannot be read, holds an unknown mark or lacks a needed one.
+    """
+    named = config.model_dump()
+    return Templates(**{name: _read(name, Path(named[name] or FOLDER / f"{name}.md")) for name in MARKS})
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The text with its values; paragraphs whose one mark is empty are left out."""
+    kept = [p for p in template.split("\n\n") if values.get(p.strip().removeprefix("$"), p)]
+    return Template("\n\n".join(kept)).substitute(values)

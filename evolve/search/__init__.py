@@ -1,0 +1,1 @@
+"""The search loop, its population, budget and choice of models."""

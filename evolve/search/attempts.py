@@ -1,0 +1,261 @@
+"""Attempts: from a request to an evaluation, several at once. Whatever they cost is journalled before it is used."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from evaluators.data.contract import Decision
+from evaluators.data.evaluation import Evaluation, Measuring, SplitScore
+from evaluators.data.status import Status
+from evaluators.language.gate import ProgramRefused, parse_program
+from evolve.config import SearchConfig
+from evolve.errors import EXIT_BUDGET, UserError
+from evolve.journal.journal import Journal, storable
+from evolve.proposers.base import Answer, Ask, EndpointError, ProgramRecord, Proposer, ProposerError
+from evolve.search.budget import Budget, BudgetSpent, Cost, cost_of
+from evolve.search.ledger import Ledger
+from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
+
+KEPT_PROGRAMS = 128
+"""Evaluations held in memory with their feedback; others are scored again when sampled."""
+
+
+GIVE_UP_AFTER = 5
+"""Proposals in a row that an endpoint failed, each after its own retries, before the run stops."""
+
+
+class ProposerDown(UserError):
+    """The proposer fails every time; the run stops before it uses up its proposals, and can be resumed."""
+
+
+class JudgeLike(Protocol):
+    """What the controller needs of a judge."""
+
+    description: dict[str, str]
+
+    @property
+    def grows(self) -> bool:
+        """Whether more becomes known of old programs as new ones are judged: on a GPU, not on recorded tables."""
+        ...
+
+    def evaluate(self, source: str) -> Evaluation:
+        """Judge a program; blocking, thread-safe, never raises for a candidate's fault."""
+        ...
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        """The evaluation of a program whose decisions are known; as `evaluate`."""
+        ...
+
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Look again at a program that would become best; as `evaluate`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one proposal before commit, and what asking for it cost."""
+
+    source: str
+    evaluation: Evaluation
+    elapsed_s: float
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a proposer said: an answer, or with an error what its tries cost."""
+
+    answer: Answer
+    error: str
+
+
+class Attempts:
+    """Asks the proposer and the judge, each within its own limit. Lives inside one event loop."""
+
+    def __init__(
+        self,
+        judge: JudgeLike,
+        proposer: Proposer,
+        journal: Journal,
+        ledger: Ledger,
+        *,
+        search: SearchConfig,
+        budget: Budget,
+    ) -> None:
+        """Open the judge's threads."""
+        self._judge, self._proposer, self._journal, self._ledger = judge, proposer, journal, ledger
+        self._budget = budget
+        self._proposing = asyncio.Semaphore(search.parallel_proposals)
+        self._pool = ThreadPoolExecutor(search.parallel_evaluations, thread_name_prefix="judge")
+        self._programs: OrderedDict[int, ProgramRecord] = OrderedDict()
+        self._failed_in_a_row = 0
+        self._asking = True
+
+    async def finish_calls(self, tasks: Collection[asyncio.Task[Outcome]], *, within_s: float) -> None:
+        """Ask nothing more, and let calls under way end: they are billed whether anybody waits for them or not."""
+        self._asking = False
+        if tasks and within_s:
+            await asyncio.wait(tasks, timeout=within_s)
+
+    async def aclose(self) -> None:
+        """Wait for evaluations under way (the sandbox bounds them) and release connections."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        await self._proposer.aclose()
+
+    async def evaluate(self, source: str) -> Evaluation:
+        """Judge a program in a thread.
+
+        Raises:
+            BudgetSpent: no GPU time is left for it.
+        """
+        return await self._in_thread(partial(self._judge.evaluate, source))
+
+    async def _in_thread(self, judged: Callable[[], Evaluation]) -> Evaluation:
+        ticket = await self._budget.reserve(self._budget.evaluation())
+        gpu_s = 0.0
+        try:
+            evaluation = await asyncio.get_running_loop().run_in_executor(self._pool, judged)
+            gpu_s = evaluation.gpu_s
+            return evaluation
+        finally:
+            self._budget.settle(ticket, Cost(gpu_s=gpu_s))
+
+    async def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Have a would-be best looked at again, in a thread. What it measures is spent, whether it fits or not."""
+        loop = asyncio.get_running_loop()
+        again = await loop.run_in_executor(self._pool, self._judge.recheck, source, evaluation)
+        self._budget.charge(Cost(gpu_s=again.gpu_s - evaluation.gpu_s))
+        return again
+
+    def note_measured(self, index: int, measured: Sequence[Measuring]) -> None:
+        """Write into the timeline when a GPU measured for a proposal."""
+        for m in measured:
+            self._journal.span(index, "gpu", f"{m.launches} launches", m.started_at, m.seconds)
+
+    def keep(self, index: int, source: str, evaluation: Evaluation) -> None:
+        """Keep a program of the population and its evaluation, as it was committed, while there is room."""
+        self._programs[index] = ProgramRecord(index, source, evaluation)
+        while len(self._programs) > KEPT_PROGRAMS:
+            self._programs.popitem(last=False)
+
+    def train(self, index: int) -> SplitScore | None:
+        """Training score of a program of the population."""
+        known = self._programs.get(index)
+        return known.evaluation.train if known else self._journal.train(index)
+
+    async def record(self, index: int) -> ProgramRecord:
+        """A committed program with its full evaluation, as the judge's present knowledge has it.
+
+        The judge scores its decisions again when it is no longer in memory, or when more may be known by now. Its
+        scores stay as they were committed.
+        """
+        if index not in self._programs or self._judge.grows:
+            entry = self._journal.entry(index)
+            seen = await self._in_thread(partial(self._judge.score, entry.source, entry.decisions))
+            evaluation = replace(seen, train=entry.train, holdout=entry.holdout, features=entry.features)
+            self.keep(index, entry.source, evaluation)
+        self._programs.move_to_end(index)
+        return self._programs[index]
+
+    async def work(self, ask: Ask, stored: Said | None = None) -> Outcome:
+        """From request to evaluation; what an interrupted run stored is not asked for again.
+
+        Raises:
+            BudgetSpent: the next call or evaluation would overrun a budget.
+            UserError: no further proposal can succeed either.
+        """
+        started = time.monotonic()
+        if stored is None:
+            async with self._proposing:
+                stored = await self._ask(ask)
+        source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, stored.error)
+        if not stored.error:
+            judged_at = time.time()
+            source, evaluation = await self._judged(stored.answer, ask.parent.source)
+            # Measuring has a lane of its own.
+            judged_s = evaluation.measured[0].started_at - judged_at if evaluation.measured else None
+            self._journal.span(ask.index, "sandbox", evaluation.status.value, judged_at, judged_s)
+            self.note_measured(ask.index, evaluation.measured)
+        return Outcome(source, evaluation, time.monotonic() - started, cost_of(stored.answer))
+
+    async def _ask(self, ask: Ask) -> Said:
+        """Ask the proposer, and store what it said before anything is done with it."""
+        ticket = await self._budget.reserve(self._budget.call(ask))
+        if not self._asking:
+            self._budget.settle(ticket, Cost())
+            raise BudgetSpent("the run is ending")
+        said = Said(Answer("", ""), "")
+        asked_at = time.time()
+        call = asyncio.ensure_future(self._proposer.propose(ask))
+        try:
+            await asyncio.wait([call])
+        except asyncio.CancelledError:
+            if not call.done():
+                call.cancel()
+                await asyncio.gather(call, return_exceptions=True)
+                self._budget.settle(ticket, Cost())
+                raise
+            # It came while the run was being stopped: it is kept below, and the next await ends this task.
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+        try:
+            said = self._said(call, ask)
+            self._journal.answer(ask.index, said.answer, said.error)
+            self._journal.span(ask.index, "proposer", "failed" if said.error else said.answer.note, asked_at)
+        finally:
+            self._budget.settle(ticket, cost_of(said.answer))
+        return said
+
+    def _said(self, call: asyncio.Future[Answer], ask: Ask) -> Said:
+        """The answer with its price; where there is none, what was spent in vain, and why."""
+        try:
+            said = Said(self._budget.priced(_storable(call.result())), "")
+            self._failed_in_a_row = 0
+        except ProposerError as failure:
+            spent = self._budget.priced(_storable(failure.spent or Answer("", "")))
+            said = Said(spent, storable(str(failure)) or "the proposer gave up without a reason")
+            self._count(isinstance(failure, EndpointError), said.error, ask)
+        except UserError:
+            raise
+        except Exception as failure:  # a fault in a proposer costs its proposal, not the run
+            said = Said(Answer("", ""), storable(f"unexpected {type(failure).__name__}: {failure}"))
+            self._count(True, said.error, ask)
+        return said
+
+    def _count(self, failing: bool, error: str, ask: Ask) -> None:
+        """Stop the run when failures that the next request may well share come one after the other."""
+        self._failed_in_a_row = self._failed_in_a_row + 1 if failing else 0
+        if self._failed_in_a_row >= GIVE_UP_AFTER:
+            raise ProposerDown(
+                f"the proposer failed {self._failed_in_a_row} times in a row; the last: {error}",
+                hint=f"once it works again: evosplit run --resume {ask.run_dir}",
+                exit_code=EXIT_BUDGET,
+            )
+
+    async def _judged(self, answer: Answer, parent: str) -> tuple[str, Evaluation]:
+        try:
+            source = program_from(answer.text, parent)
+        except UnreadableAnswer as error:
+            return "", Evaluation(Status.NO_ANSWER, str(error))
+        except FrozenCodeChanged as error:
+            return "", Evaluation(Status.FROZEN_CODE, str(error))
+        digest = hashlib.sha256(source.encode()).hexdigest()
+        try:
+            program = parse_program(source)
+        except ProgramRefused as refused:
+            return source, Evaluation(refused.status, "\n".join(map(str, refused.refusals)), digest)
+        if self._ledger.knows(digest, program.normal_form):
+            # Settled at commit, where the original is looked up; here it only saves a sandbox.
+            return source, Evaluation(Status.DUPLICATE, "", digest, program.normal_form)
+        return source, await self.evaluate(source)
+
+
+def _storable(answer: Answer) -> Answer:
+    return replace(answer, text=storable(answer.text), model=storable(answer.model), note=storable(answer.note))

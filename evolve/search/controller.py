@@ -1,0 +1,281 @@
+"""The controller: samples, asks, judges and commits, in an order that does not depend on timing.
+
+Proposal k samples from the population as it stood after commit k - window; results are committed in index
+order. Proposals and evaluations overlap, but nothing that is written depends on which ends first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from evaluators.data.evaluation import Evaluation
+from evaluators.data.status import Status
+from evaluators.scoring.feedback import render
+from evolve.config import OpenAIConfig, RunConfig
+from evolve.errors import InterruptedRun, UserError
+from evolve.journal.entry import Commit, evaluation_of
+from evolve.journal.journal import Entry, Journal, open_journal
+from evolve.journal.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise, write_whole
+from evolve.prompts.lessons import LessonBook, lesson_of
+from evolve.prompts.prompts import Prompts
+from evolve.prompts.templates import Templates, load_templates
+from evolve.proposers.base import Proposer
+from evolve.search.attempts import Attempts, JudgeLike, Outcome, Said
+from evolve.search.bandit import open_choice
+from evolve.search.budget import Budget, BudgetSpent, Cost
+from evolve.search.ledger import Ledger
+from evolve.search.memory import give_back
+from evolve.search.population import Population
+from evolve.search.progress import Progress, progress_of
+from evolve.search.requests import Origin, Requests
+
+FORGET_EVERY = 256
+"""Commits between two looks at what nobody will ask for again."""
+
+
+class Controller:
+    """One run."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        judge: JudgeLike,
+        proposer: Proposer,
+        run_dir: Path,
+        *,
+        seeds: list[str],
+        on_progress: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        """Prepare a run in a folder, new or interrupted.
+
+        Args:
+            config: the run's configuration.
+            judge: judges candidates.
+            proposer: makes them.
+            run_dir: existing folder.
+            seeds: sources of the programs to start from.
+            on_progress: called after each commit.
+        """
+        self._config, self._search = config, config.search
+        self._judge, self._proposer = judge, proposer
+        self._run_dir, self._seeds = run_dir, seeds
+        self._on_progress = on_progress
+        self._population = Population(config.search, config.random_seed)
+        self._choice = open_choice(config.proposer)
+        self._origins: dict[int, Origin] = {}
+        self.stopped = ""
+        """Which limit ended `run` before all proposals were made, and how far it was reached."""
+        self._total = len(seeds) + config.search.proposals
+
+    def run(self) -> RunSummary:
+        """Run to the budget; continues where an earlier run in this folder stopped.
+
+        Raises:
+            InterruptedRun: Ctrl-C; the journal is whole.
+            UserError: a seed fails, or another process works in the folder.
+        """
+        with locked(self._run_dir):
+            # First of all: a folder with a journal is a run that can be resumed.
+            write_whole(self._run_dir / CONFIG_FILE, self._config.dump_yaml())
+            self._run()
+        return summarise(self._run_dir)
+
+    def _run(self) -> None:
+        with open_journal(self._run_dir, read_only=False) as journal:
+            self._journal = journal
+            prompts = self._write_meta()
+            try:
+                asyncio.run(self._main(prompts))
+            except BaseException as error:
+                with suppress(UserError, sqlite3.Error):  # what ended the run says more
+                    self._write_best()
+                if isinstance(error, KeyboardInterrupt):
+                    raise InterruptedRun(f"stopped; go on with: evosplit run --resume {self._run_dir}") from None
+                raise
+            self._write_best()
+
+    def _write_best(self) -> None:
+        best = pick_best(self._journal, self._run_dir)
+        if best is not None:
+            write_whole(self._run_dir / BEST_FILE, best.source)
+
+    def _write_meta(self) -> Prompts:
+        """Write what the run is; what it asks is what it asked when it began."""
+        for key, value in self._judge.description.items():
+            known = self._journal.meta(key)
+            if known and known != value:
+                raise UserError(
+                    f"{self._run_dir.name} was judged with {key} = {known}, now it is {value}",
+                    hint="start a new run, or restore the table",
+                )
+            self._journal.set_meta(key, value)
+        self._journal.set_meta("run", self._run_dir.name)
+        self._journal.set_meta("proposer", self._proposer.name)
+        self._journal.set_meta("proposals", str(self._search.proposals))
+        kept = self._journal.meta("templates")
+        templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
+        self._journal.set_meta("templates", templates.to_json())
+        self._journal.set_meta("config", self._config.dump_yaml())
+        return Prompts(templates, self._judge.description)
+
+    async def _main(self, prompts: Prompts) -> None:
+        self._started = time.monotonic()
+        journal = self._journal
+        self._ledger = Ledger(journal)
+        self._lessons = LessonBook(partial(lesson_of, journal))
+        budget = Budget(self._config, journal.spending())
+        self._attempts = Attempts(
+            self._judge, self._proposer, journal, self._ledger, search=self._search, budget=budget
+        )
+        self._requests = Requests(
+            self._config.random_seed,
+            self._run_dir,
+            journal,
+            self._population,
+            self._attempts,
+            self._lessons,
+            prompts,
+            self._choice,
+        )
+        tasks: dict[int, asyncio.Task[Outcome]] = {}
+        try:
+            for index, source in enumerate(self._seeds):
+                await self._seed(index, source, journal.find(index))
+            known, commits = journal.committed(), journal.commits()
+            asked = committed = len(self._seeds)
+            while committed < self._total:
+                # The order of the first run, also when it is replayed: k is sampled right after k - window.
+                while asked < min(self._total, committed + self._search.window):
+                    if asked >= known:
+                        await self._begin(asked, journal.find(asked), tasks)
+                    asked += 1
+                if committed < known:
+                    self._recommit(next(commits))
+                else:
+                    left = self._seconds_left()
+                    if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
+                        self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
+                        await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
+                        return
+                    await self._commit(committed, tasks.pop(committed).result())
+                committed += 1
+        except BudgetSpent as spent:
+            self.stopped = str(spent)
+            await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
+        finally:
+            for task in tasks.values():
+                task.cancel()
+            await asyncio.gather(*tasks.values(), return_exceptions=True)
+            await self._attempts.aclose()
+
+    def _seconds_left(self) -> float | None:
+        """Wall time left; None without a limit."""
+        wall = self._search.wall_s
+        return None if wall is None else max(0.0, self._started + wall - time.monotonic())
+
+    def _longest_call_s(self) -> float:
+        """How long a call that costs money may take; 0 where none does."""
+        return self._config.proposer.timeout_s if isinstance(self._config.proposer, OpenAIConfig) else 0.0
+
+    async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[Outcome]]) -> None:
+        """Start a proposal, from the point that an interrupted run reached."""
+        if entry is None:
+            stored = None
+            ask, self._origins[index] = await self._requests.new(index)
+        else:
+            stored = Said(entry.spent, entry.error) if entry.answer or entry.error else None
+            ask, self._origins[index] = await self._requests.again(entry)
+        tasks[index] = asyncio.create_task(self._attempts.work(ask, stored))
+
+    async def _seed(self, index: int, source: str, known: Entry | None) -> None:
+        name = self._config.seeds[index]
+        if known is not None and known.status is not None:
+            if known.source != source:
+                raise UserError(f"seed {name} has changed since this run began", hint="start a new run")
+            evaluation = evaluation_of(known)
+        else:
+            evaluation = await self._attempts.evaluate(source)
+            if self._ledger.would_lead(evaluation):
+                evaluation = await self._attempts.recheck(source, evaluation)
+            if evaluation.status is not Status.OK:
+                raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
+            if known is None:
+                self._requests.write_seed(index)
+            self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
+            self._attempts.note_measured(index, evaluation.measured)
+            self._attempts.keep(index, source, evaluation)
+        self._ledger.commit(index, evaluation)
+        self._population.add_seed(index, evaluation.source_hash, evaluation)
+
+    async def _commit(self, index: int, outcome: Outcome) -> None:
+        """Settle duplicates, look again at a would-be best, enter the population, write the result."""
+        evaluation, original = outcome.evaluation, self._ledger.original(outcome.evaluation)
+        if original is not None:
+            evaluation = Evaluation(
+                Status.DUPLICATE,
+                f"same {original.same} as proposal {original.id}",
+                evaluation.source_hash,
+                evaluation.normal_form,
+                evaluation.decisions_hash if original.same == "decisions" else "",
+                gpu_s=evaluation.gpu_s,
+            )
+        if self._ledger.would_lead(evaluation):
+            again = await self._attempts.recheck(outcome.source, evaluation)
+            self._attempts.note_measured(index, again.measured[len(evaluation.measured) :])
+            evaluation = again
+        cost = outcome.cost
+        displaced = self._enter(self._origins.pop(index), index, evaluation, cost)
+        self._journal.result(
+            index,
+            outcome.source,
+            evaluation,
+            feedback=render(evaluation.feedback),
+            duplicate_of=original.id if original else None,
+            displaced=displaced,
+            elapsed_s=outcome.elapsed_s,
+        )
+        if evaluation.status is Status.OK:
+            self._attempts.keep(index, outcome.source, evaluation)
+        self._report(index)
+
+    def _recommit(self, made: Commit) -> None:
+        """Enter a commit of the interrupted run again."""
+        origin = Origin(made.island, made.parent, made.asked_model)
+        self._enter(origin, made.id, made.evaluation, Cost(made.usd, made.tokens))
+
+    def _enter(self, origin: Origin, index: int, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
+        """Tell everybody who remembers; returns what the program displaced."""
+        scored = evaluation if evaluation.status is Status.OK else None
+        gain = 0.0
+        if scored is not None and scored.train is not None:
+            before = self._attempts.train(origin.parent)
+            gain = max(0.0, scored.train.score - before.score) if before else 0.0
+        self._ledger.commit(index, evaluation)
+        self._choice.commit(origin.model, gain=gain, usd=cost.usd, tokens=cost.tokens)
+        displaced = self._population.commit(index, origin.island, evaluation.source_hash, scored)
+        self._lessons.commit(index, origin.island, evaluation.status, parent=origin.parent)
+        if index % FORGET_EVERY == 0:
+            self._lessons.keep_only(self._population.members())
+            self._population.migrations.clear()
+            give_back()
+        return displaced
+
+    def _report(self, index: int) -> None:
+        seconds = time.monotonic() - self._started
+        done = index + 1 - len(self._seeds)
+        self._on_progress(progress_of(self._ledger, done, self._search.proposals, seconds))
+
+
+def read_journal(folder: Path) -> list[Entry]:
+    """All proposals of a run."""
+    with open_journal(folder, read_only=True) as journal:
+        return list(journal.entries())
+
+
+__all__ = ["Controller", "Journal", "JudgeLike", "Progress", "read_journal"]

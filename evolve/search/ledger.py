@@ -1,0 +1,97 @@
+"""The ledger: what the commits so far add up to.
+
+The leader and the counts are rebuilt by replaying the commits. Which programs are known is asked of the journal, so
+that a long search needs no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.status import Status
+from evolve.journal.journal import Journal
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The earlier proposal that a duplicate repeats, and in what: source, syntax tree or decisions."""
+
+    id: int
+    same: str
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The best on the training shapes so far."""
+
+    id: int
+    train: SplitScore
+
+
+class Ledger:
+    """Which programs are known, the leader, counts."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Before the first seed; `journal` holds the results committed so far."""
+        self._journal = journal
+        self.leader: Leader | None = None
+        self._best_holdout = float("-inf")
+        self.failed = 0
+        self.duplicates = 0
+
+    def knows(self, source_hash: str, normal_form: str) -> bool:
+        """Whether a source or a syntax tree was committed before. What is known stays known."""
+        return any(
+            self._first(column, digest) is not None
+            for column, digest in (("source_hash", source_hash), ("normal_form", normal_form))
+        )
+
+    def original(self, evaluation: Evaluation) -> Original | None:
+        """What this repeats, if anything.
+
+        The same decisions by a strictly simpler program are not a repetition: ties go to the simpler.
+        """
+        for same, column in (("source", "source_hash"), ("syntax tree", "normal_form")):
+            found = self._first(column, getattr(evaluation, column))
+            if found is not None:
+                return Original(found, same)
+        rows = []
+        if evaluation.decisions_hash:
+            rows = self._journal.select(
+                "SELECT id, features FROM results WHERE decisions_hash = ? AND status = ? ORDER BY id",
+                (evaluation.decisions_hash, Status.OK.value),
+            )
+        simplest = min((json.loads(row["features"])["complexity"] for row in rows), default=float("inf"))
+        return Original(rows[0]["id"], "decisions") if evaluation.features.get("complexity", 0) >= simplest else None
+
+    def _first(self, column: str, digest: str) -> int | None:
+        """The first proposal with a digest that is no repetition itself."""
+        if not digest:
+            return None
+        rows = self._journal.select(
+            f"SELECT id FROM results WHERE {column} = ? AND status <> ? ORDER BY id LIMIT 1",
+            (digest, Status.DUPLICATE.value),
+        )
+        return rows[0]["id"] if rows else None
+
+    def would_lead(self, evaluation: Evaluation) -> bool:
+        """Whether this would be the best so far, on the training shapes or on the holdout, or tie with it."""
+        train, holdout = evaluation.train, evaluation.holdout
+        if evaluation.status is not Status.OK or train is None:
+            return False
+        ahead = self.leader is None or train.score >= self.leader.train.score
+        return ahead or (holdout is not None and holdout.score >= self._best_holdout)
+
+    def commit(self, index: int, evaluation: Evaluation) -> None:
+        """Take note of a result, in index order."""
+        if evaluation.status is Status.DUPLICATE:
+            self.duplicates += 1
+        elif evaluation.status is not Status.OK:
+            self.failed += 1
+        elif evaluation.train is not None:
+            if evaluation.holdout is not None:
+                self._best_holdout = max(self._best_holdout, evaluation.holdout.score)
+            if self.leader is None or evaluation.train.score > self.leader.train.score:
+                self.leader = Leader(index, evaluation.train)

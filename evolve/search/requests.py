@@ -1,0 +1,95 @@
+"""Requests: what proposals are asked for. Each is written down before it is sent, and can be made again from that."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from evolve.journal.journal import Entry, Journal
+from evolve.prompts.lessons import LessonBook
+from evolve.prompts.prompts import Prompts
+from evolve.proposers.base import Ask
+from evolve.search.attempts import Attempts
+from evolve.search.bandit import ModelChoice
+from evolve.search.population import Population, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a proposal under way comes from."""
+
+    island: int
+    parent: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Makes the requests of one run out of its present state."""
+
+    random_seed: int
+    run_dir: Path
+    journal: Journal
+    population: Population
+    attempts: Attempts
+    lessons: LessonBook
+    prompts: Prompts
+    choice: ModelChoice
+
+    def write_seed(self, index: int) -> None:
+        """Write down a program to start from, which nobody is asked for."""
+        self._write(index, "seed", None, "", "", "")
+
+    async def new(self, index: int) -> tuple[Ask, Origin]:
+        """Sample a parent, build the prompt and write both down."""
+        sample = self.population.sample(index)
+        parent = await self.attempts.record(sample.parent)
+        inspirations = tuple([await self.attempts.record(i) for i in sample.inspirations])
+        lessons = self.lessons.of(sample.parent, sample.island)
+        user = self.prompts.user(parent, inspirations, lessons, diff=sample.diff)
+        seed, system = self._seed_of(index), self.prompts.system
+        model = self.choice.choose(index, seed)
+        self._write(index, "proposal", sample, system, user, model)
+        ask = Ask(index, sample.island, parent, inspirations, system, user, sample.diff, seed, self.run_dir, model)
+        return ask, Origin(sample.island, sample.parent, model)
+
+    async def again(self, entry: Entry) -> tuple[Ask, Origin]:
+        """The request that an interrupted run had written down."""
+        assert entry.parent is not None
+        origin = Origin(entry.island, entry.parent, entry.asked_model)
+        parent = await self.attempts.record(origin.parent)
+        inspirations = tuple([await self.attempts.record(i) for i in entry.inspirations])
+        ask = Ask(
+            entry.id,
+            entry.island,
+            parent,
+            inspirations,
+            entry.system,
+            entry.user,
+            entry.diff,
+            entry.seed,
+            self.run_dir,
+            entry.asked_model,
+        )
+        return ask, origin
+
+    def _write(self, index: int, kind: str, sample: Sample | None, system: str, user: str, model: str) -> None:
+        self.journal.ask(
+            {
+                "id": index,
+                "kind": kind,
+                "island": sample.island if sample else 0,
+                "parent": sample.parent if sample else None,
+                "inspirations": sample.inspirations if sample else (),
+                "diff": sample.diff if sample else False,
+                "seed": self._seed_of(index),
+                "system": system,
+                "user": user,
+                "asked_model": model,
+            }
+        )
+
+    def _seed_of(self, index: int) -> int:
+        digest = hashlib.sha256(f"{self.random_seed}:{index}".encode()).digest()
+        return int.from_bytes(digest[:6])

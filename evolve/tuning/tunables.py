@@ -1,0 +1,114 @@
+"""Tunable numbers of a program: which literals may move, how far, and a program's text with other numbers.
+
+A line that ends in `# tune` or `# tune 0.5..2` marks its literals, with bounds where they are given. A program
+without marks has its literals lifted: all but those that are structure rather than size (0 and 1, indices,
+the ends of ranges).
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evaluators.language.gate import Program
+from evaluators.language.vectorised import Number, literals
+
+MARK = re.compile(r"#\s*tune\b(?:\s+(?P<low>[0-9.eE+]+)\s*\.\.\s*(?P<high>[0-9.eE+]+))?")
+REACH = 8.0
+"""A literal without bounds may become this many times larger or smaller."""
+
+DIGITS = 3
+"""Significant digits of a fitted number: more would describe the noise of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tunable:
+    """One number that may move.
+
+    Attributes:
+        position: in `evaluators.language.vectorised.literals` of the program.
+        value: what the text says; its type stays.
+        low: smallest value, above 0.
+        high: largest value.
+    """
+
+    position: int
+    value: Number
+    low: float
+    high: float
+
+    def at(self, value: float) -> Number:
+        """The nearest number that the text may hold."""
+        rounded = significant(min(max(value, self.low), self.high))
+        return rounded if isinstance(self.value, float) else max(math.ceil(self.low), round(rounded))
+
+
+def significant(value: float) -> float:
+    """A number with `DIGITS` significant digits."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _structure(tree: ast.Module) -> set[int]:
+    """Ids of literals that are structure: indices and ends of ranges."""
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        inside: list[ast.expr] = []
+        if isinstance(node, ast.Subscript):
+            inside = [node.slice]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+            inside = node.args
+        found |= {id(n) for part in inside for n in ast.walk(part)}
+    return found
+
+
+def _open_lines(source: str) -> set[int]:
+    """Lines that a proposal may change: those between EVOLVE-BLOCK markers, or all where there are none."""
+    lines = source.splitlines()
+    if not any("EVOLVE-BLOCK-START" in line for line in lines):
+        return set(range(1, len(lines) + 1))
+    found, inside = set(), False
+    for number, line in enumerate(lines, start=1):
+        inside = "EVOLVE-BLOCK-START" in line or (inside and "EVOLVE-BLOCK-END" not in line)
+        if inside:
+            found.add(number)
+    return found
+
+
+def tunables(program: Program) -> list[Tunable]:
+    """The numbers of a program that may move, in the order of the text."""
+    open_lines, lines = _open_lines(program.source), program.source.splitlines()
+    tree = program.tree
+    known = [(i, n) for i, n in enumerate(literals(tree)) if n.lineno in open_lines]
+    marked = {n: m for n in open_lines if (m := MARK.search(lines[n - 1])) is not None}
+    structure = _structure(tree)
+    found = []
+    for position, node in known:
+        value = node.value
+        assert isinstance(value, int | float)
+        if marked and node.lineno in marked and value > 0:
+            low, high = marked[node.lineno].group("low"), marked[node.lineno].group("high")
+            bounds = (float(low), float(high)) if low and high else (value / REACH, value * REACH)
+        elif marked or id(node) in structure or value in (0, 1) or not math.isfinite(value):
+            continue
+        else:
+            bounds = (value / REACH, value * REACH)
+        if bounds[0] <= value <= bounds[1]:
+            smallest = bounds[0] if isinstance(value, float) else max(1.0, bounds[0])
+            found.append(Tunable(position, value, smallest, bounds[1]))
+    return found
+
+
+def rewritten(program: Program, moved: Sequence[tuple[Tunable, Number]]) -> str:
+    """The program's text with other numbers in place; nothing else changes."""
+    known = literals(program.tree)
+    lines = [line.encode() for line in program.source.splitlines(keepends=True)]
+    for tunable, number in sorted(moved, key=lambda m: -m[0].position):
+        node = known[tunable.position]
+        assert node.end_col_offset is not None
+        line = lines[node.lineno - 1]
+        # Columns of the syntax tree count bytes.
+        lines[node.lineno - 1] = line[: node.col_offset] + repr(number).encode() + line[node.end_col_offset :]
+    return b"".join(lines).decode()

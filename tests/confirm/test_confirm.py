@@ -1,0 +1,244 @@
+"""Confirmation on a simulated GPU: the suite, verdicts, what failures cost, the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Command, require_sandbox
+from jsonschema import Draft202012Validator
+from simulated_gpu import SimulatedWorker
+
+from evaluators.confirm.confirm import (
+    Group,
+    ShapeVerdict,
+    Subject,
+    build_suite,
+    confirm_shapes,
+    fresh_cases,
+    judge_suite,
+)
+from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.data.workloads import Case, Split, Weighting, cases_for
+from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.measure.pairing import Block, Verdict, comparison_of, interval_of
+from evaluators.measure.worker_client import MeasureError, Trouble
+
+COLD, STATIC = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-static-cold"]
+SETS = ["--set", "judge.weighting=chat"]
+
+
+def decide(change: Callable[[Case], Decision]) -> Callable[[Sequence[Case]], tuple[list[Decision], list[Decision]]]:
+    def both(cases: Sequence[Case]) -> tuple[list[Decision], list[Decision]]:
+        stock = [spelled_out(c.shape, COLD, Decision(), Gpu()) for c in cases]
+        return stock, [spelled_out(c.shape, COLD, change(c), Gpu()) for c in cases]
+
+    return both
+
+
+def suite(change: Callable[[Case], Decision], weighting: Weighting = Weighting.CHAT) -> list[Subject]:
+    return build_suite("llama31-70b", COLD, weighting, Gpu(), decide(change), random.Random(0))
+
+
+def opened(**options: object) -> SimulatedWorker:
+    worker = SimulatedWorker(**options)  # type: ignore[arg-type]
+    worker.open(COLD, seed=0)
+    return worker
+
+
+@pytest.mark.parametrize("weighting", list(Weighting))
+def test_fresh_batches_are_new_valid_and_differ_from_time_to_time(weighting: Weighting) -> None:
+    known = cases_for("llama31-70b", COLD)
+    one = fresh_cases(known, weighting, random.Random(1))
+    assert len(one) == 48 and not {c.shape for c in one} & {c.shape for c in known}
+    assert {c.shape for c in one} != {c.shape for c in fresh_cases(known, weighting, random.Random(2))}
+    assert len({c.id for c in one}) == 48 and all(c.shape.ragged for c in one)
+    if weighting is Weighting.CHAT:
+        assert max(c.shape.seqlen_k for c in one) <= 1024
+
+
+def test_the_suite_holds_sealed_and_fresh_shapes_and_what_changed() -> None:
+    nothing = suite(lambda c: Decision())
+    assert {s.group for s in nothing} == {Group.SEALED, Group.FRESH} and all(s.same_launch for s in nothing)
+    sealed = {s.case.id for s in nothing if s.group is Group.SEALED}
+    known = cases_for("llama31-70b", COLD)
+    assert sealed == {c.id for c in known if c.split is Split.TEST and c.shape.batch <= 4 and c.shape.seqlen_k <= 1024}
+    changed = suite(lambda c: Decision(32, blocks_per_split=1) if c.shape.seqlen_k == 640 else Decision())
+    extra = {s.case.id for s in changed if s.group is Group.CHANGED}
+    assert extra and all("-k640" in i for i in extra)
+    assert not any(s.same_launch for s in changed if s.group is Group.CHANGED)
+
+
+def test_static_mode_has_no_ragged_batches() -> None:
+    found = build_suite(
+        "llama31-70b",
+        STATIC,
+        Weighting.SERVING,
+        Gpu(),
+        lambda cases: ([Decision(1)] * len(cases), [Decision(1)] * len(cases)),
+        random.Random(0),
+    )
+    assert {s.group for s in found} == {Group.SEALED}
+
+
+def test_a_faster_program_is_confirmed_and_equal_launches_cost_nothing() -> None:
+    subjects = suite(lambda c: Decision(32, blocks_per_split=1) if 512 <= c.shape.seqlen_k <= 704 else Decision())
+    worker = opened()
+    found = confirm_shapes(subjects, worker, random.Random(0))
+    different = [v for v in found if not v.subject.same_launch]
+    assert different and len(worker.requests) >= len(different)
+    measured = {shape for shape, _ in worker.requests}
+    assert not measured & {v.subject.case.shape for v in found if v.subject.same_launch}
+    verdict = judge_suite(found, Weighting.CHAT)
+    assert verdict.verdict is Verdict.FASTER and verdict.interval.low > 0
+    # The other way round it is slower.
+    swapped = [Subject(s.case, s.group, s.candidate, s.baseline, s.same_launch) for s in subjects]
+    back = judge_suite(confirm_shapes(swapped, opened(), random.Random(0)), Weighting.CHAT)
+    assert back.verdict is Verdict.SLOWER
+    assert back.interval.mean == pytest.approx(-verdict.interval.mean, abs=0.002)
+
+
+def test_changed_training_shapes_do_not_make_the_verdict() -> None:
+    subjects = [s for s in suite(lambda c: Decision(32, blocks_per_split=1) if c.split is Split.TRAIN else Decision())]
+    found = confirm_shapes(subjects, opened(), random.Random(0))
+    verdict = judge_suite(found, Weighting.CHAT)
+    assert any(v.verdict is not Verdict.SAME for v in found)
+    assert verdict.by_group[Group.CHANGED].mean != 0 and verdict.by_group[Group.SEALED].mean == 0
+
+
+def test_slower_on_fresh_batches_is_not_confirmed_however_fast_the_sealed_shapes_are() -> None:
+    def change(case: Case) -> Decision:
+        if case.ragged:
+            return Decision(32, None, 32) if case.id.startswith("f") else Decision()
+        return Decision(32, blocks_per_split=1) if 512 <= case.shape.seqlen_k <= 704 else Decision()
+
+    found = []
+    for subject in suite(change, Weighting.CHAT):
+        verdict = Verdict.SAME if subject.same_launch else Verdict.FASTER
+        logs = (0.2, 0.21, 0.19) if subject.group is Group.SEALED else (-0.01, -0.011, -0.009)
+        if subject.group is Group.FRESH:
+            verdict = Verdict.SLOWER
+        blocks = [Block("ABBA", ((10 * math.exp(v),), (10.0,), (10.0,), (10 * math.exp(v),)), (1980,) * 4, False)
+                  for v in logs]  # fmt: skip
+        comparison = None if subject.same_launch else comparison_of(blocks, verdict, interval_of(logs))
+        found.append(ShapeVerdict(subject, verdict, comparison))
+    judged = judge_suite(found, Weighting.CHAT)
+    assert judged.verdict is Verdict.FASTER and judged.slower_groups == (Group.FRESH,) and not judged.confirmed
+
+
+def test_slow_downs_by_heat_make_shapes_unreliable() -> None:
+    case = Case("x", DecodeShape(1, 640, 8, 1), Split.TEST)
+    subject = Subject(case, Group.SEALED, Decision(1), Decision(4, blocks_per_split=1), False)
+    (found,) = confirm_shapes([subject], opened(slowed=True), random.Random(0))
+    assert found.verdict is Verdict.UNRELIABLE and found.comparison is not None
+    assert len(found.comparison.dropped) == 24 and found.comparison.interval is None
+
+
+def test_a_wrong_output_is_never_confirmed() -> None:
+    subjects = suite(lambda c: Decision(32, blocks_per_split=1) if 512 <= c.shape.seqlen_k <= 704 else Decision())
+    bad = next(s for s in subjects if not s.same_launch).case.shape
+
+    def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
+        if shape == bad:
+            raise MeasureError(Trouble.WRONG, "an output is off by nan")
+
+    found = confirm_shapes(subjects, opened(fault=fault), random.Random(0))
+    (wrong,) = [v for v in found if v.wrong_output]
+    assert wrong.verdict is Verdict.UNRELIABLE and "nan" in wrong.trouble
+    assert judge_suite(found, Weighting.CHAT).verdict is Verdict.UNRELIABLE
+
+
+def test_a_deadline_leaves_a_sample_on_a_simulated_clock() -> None:
+    subjects = suite(lambda c: Decision(32, blocks_per_split=1))
+    now = iter(range(10_000))
+    found = confirm_shapes(subjects, opened(), random.Random(0), deadline=19.5, clock=lambda: float(next(now)))
+    assert [v.subject for v in found] == subjects[:20]
+
+
+def test_the_suite_is_reproducible_from_its_seed() -> None:
+    assert [s.case for s in suite(lambda c: Decision())] == [s.case for s in suite(lambda c: Decision())]
+    launches = {canonical_launch(s.case.shape, COLD, s.baseline, Gpu()).key for s in suite(lambda c: Decision())}
+    assert launches
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_sandbox()
+    monkeypatch.setattr("evaluators.measure.worker_client.open_worker", SimulatedWorker)
+
+
+PROGRAM = (
+    "# EVOLVE-BLOCK-START\ndef schedule(shape, gpu):\n"
+    "    if 3 <= shape.num_n_blocks <= 4:\n        return 4, None, 0\n    return 0, None, 0\n"
+    "\n\ndef blocks_per_split(work, gpu):\n    return 1 if work.max_n_blocks <= 4 else 0\n# EVOLVE-BLOCK-END\n"
+)
+
+
+def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Command, tmp_path: Path) -> None:
+    program = tmp_path / "mine.py"
+    program.write_text(PROGRAM)
+    result = evosplit("confirm", program, *SETS, "-o", "out", "--json")
+    assert result.code == 0, result.err
+    schema = json.loads((ROOT / "docs" / "schema" / "confirm.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(result.json)
+    assert result.json["verdict"] == "faster" and result.json["confirmed"] and result.json["suite"]["low"] > 1
+    assert json.loads((tmp_path / "out" / "confirm.json").read_text()) == result.json
+    assert (tmp_path / "out" / "confirm.png").stat().st_size > 10_000
+    lines = (tmp_path / "out" / "shapes.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + len(result.json["shapes"])
+    (read,) = (tmp_path / "runs" / "sealed-reads.jsonl").read_text().splitlines()
+    assert json.loads(read)["verb"] == "confirm"
+    again = evosplit("confirm", program, *SETS, "-o", "out")
+    assert again.code == 2 and "holds something" in again.err
+
+
+def test_confirm_against_itself_is_no_improvement(simulated: None, evosplit: Command) -> None:
+    result = evosplit("confirm", ROOT / "seeds/always_4.py", "--against", ROOT / "seeds/always_4.py", *SETS, "-o", "o")
+    assert result.code == 1 and "verdict    same" in result.err
+
+
+def test_confirm_with_no_time_leaves_shapes(simulated: None, evosplit: Command) -> None:
+    result = evosplit("confirm", ROOT / "seeds/always_4.py", *SETS, "-o", "o", "--minutes", "0")
+    assert result.code == 4 and "shapes when the minutes ended" in result.err
+
+
+def test_a_lost_gpu_keeps_the_verdicts_so_far(
+    monkeypatch: pytest.MonkeyPatch, evosplit: Command, tmp_path: Path
+) -> None:
+    require_sandbox()
+    left = 30
+
+    def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MeasureError(Trouble.LOST, "the GPU worker ended; what was measured is kept")
+
+    monkeypatch.setattr("evaluators.measure.worker_client.open_worker", lambda: SimulatedWorker(fault=fault))
+    result = evosplit("confirm", ROOT / "seeds/always_4.py", *SETS, "-o", "o")
+    assert result.code == 3 and "what was measured is kept" in result.err
+    assert len((tmp_path / "o" / "shapes.jsonl").read_text().splitlines()) > 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.py"], "nowhere.py"),
+        (["seeds/always_4.py", "--against", "nowhere.py"], "nowhere.py"),
+        (["seeds/always_4.py", "--set", "judge.setting=fa3-cold"], "judge.setting"),
+    ],
+)
+def test_mistakes_are_named(evosplit: Command, arguments: list[str], says: str) -> None:
+    result = evosplit("confirm", *arguments)
+    assert result.code == 2 and says in result.err and "Traceback" not in result.err
+
+
+def test_a_program_that_raises_is_not_confirmed(simulated: None, evosplit: Command, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def schedule(shape, gpu):\n    return 1 // (shape.batch // 64 * 0), None, 0\n")
+    result = evosplit("confirm", "bad.py", "-o", "o")
+    assert result.code == 1 and "raised" in result.err
+    assert not (tmp_path / "o").exists()

@@ -1,0 +1,544 @@
+"""Exports end to end on stand-in trees; a real checkout in EVOSPLIT_TREE_FA3 and its kin runs the same tests on it."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Command, Result
+from jsonschema import Draft202012Validator
+from stand_trees import FILES, git, make_tree
+
+import evolve.export.bundle.drop_in
+import evolve.export.bundle.plan_python
+import evolve.export.distill.search
+import evolve.export.evidence.evidence
+import evolve.export.proof.call_chain
+import evolve.export.proof.equivalence
+import evolve.export.proof.fa4_chain
+import evolve.export.proof.monotone
+from evaluators.data.workloads import WORKLOADS
+from evaluators.language.cpp.compiler import CHECKED, Compiler, HostFunction, compile_function
+from evaluators.language.gate import parse_program
+from evolve.errors import UserError
+from evolve.export.evidence.harm import confined
+
+SEEDS = ROOT / "seeds"
+
+THREE_BLOCKS = """\
+def schedule(shape, gpu):
+    # Few blocks are worth three splits where few tiles run.
+    if 3 <= shape.num_n_blocks <= 4 and shape.total_mblocks <= 2:
+        return 3, None, 0
+    return 0, None, 0
+"""
+BY_LENGTH = """\
+def schedule(shape, gpu):
+    if shape.seqlen_k >= 400 and shape.num_heads_kv == 1 and shape.num_n_blocks <= 4 and shape.total_mblocks <= 2:
+        return 3, None, 0
+    return 0, None, 0
+"""
+FALLS = """\
+def schedule(shape, gpu):
+    if shape.num_n_blocks <= 4:
+        return max(1, shape.num_n_blocks), None, 0
+    return 2, None, 0
+"""
+ONE_WAVE = """\
+import math
+
+
+def schedule(shape, gpu):
+    return 0, None, 0
+
+
+def blocks_per_split(work, gpu):
+    # One wave.
+    return max(1, math.ceil(work.total_n_blocks * work.num_m_blocks * work.num_heads_kv / gpu.num_sms))
+"""
+LONGEST = """\
+def schedule(shape, gpu):
+    return 0, None, 0
+
+
+def blocks_per_split(work, gpu):
+    if work.max_n_blocks >= 100 and work.num_heads_kv == 1:
+        return work.max_n_blocks // 4
+    return 0
+"""
+BY_BATCH = """\
+def schedule(shape, gpu):
+    # Enough sequences.
+    if shape.batch * shape.num_heads_kv >= 4096 and (shape.num_heads_q == 8 or shape.batch > 9 or shape.batch < 3):
+        return 16, None, 0
+    return 32, None, 0
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., HostFunction]:
+    """`compile_function` that compiles each source once: several tests export the same program to the same tree."""
+    known: dict[tuple[object, ...], HostFunction] = {}
+    folder = tmp_path_factory.mktemp("compiled")
+
+    def compile_once(
+        compiler: Compiler, text: str, call: str, inputs: int, _: Path, flags: Sequence[str] = CHECKED
+    ) -> HostFunction:
+        key = (compiler, text, call, inputs, tuple(flags))
+        if key not in known:
+            known[key] = compile_function(compiler, text, call, inputs, folder, flags)
+        return known[key]
+
+    return compile_once
+
+
+@pytest.fixture
+def export(
+    evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled_once: Callable[..., HostFunction]
+) -> Command:
+    """`evosplit export` with a smaller proof: few random inputs, one workload, few walks."""
+    for module in (evolve.export.proof.equivalence, evolve.export.bundle.plan_python, evolve.export.bundle.drop_in):
+        monkeypatch.setattr(module, "RANDOM_INPUTS", 1500)
+    for module in (evolve.export.proof.equivalence, evolve.export.proof.call_chain):
+        monkeypatch.setattr(module, "compile_function", compiled_once)
+    for module in (evolve.export.evidence.evidence, evolve.export.proof.fa4_chain):
+        monkeypatch.setattr(module, "WORKLOADS", {"bsc-160": WORKLOADS["bsc-160"]})
+    monkeypatch.setattr(evolve.export.proof.monotone, "SM_COUNTS", (132,))
+    monkeypatch.setattr(evolve.export.proof.monotone, "TILES", evolve.export.proof.monotone.TILES[:2])
+    monkeypatch.setattr(evolve.export.proof.monotone, "MAX_KEYS", 4096)
+    monkeypatch.setattr(evolve.export.proof.monotone, "MAX_BLOCKS", 300)
+
+    def run(program: str, target: str, *more: object, tree: Path | None = None) -> Result:
+        path = Path(program)
+        if "\n" in program:
+            path = tmp_path / "program.py"
+            path.write_text(program)
+        tree = tree or (make_tree(tmp_path / "tree", target) if not (tmp_path / "tree").exists() else tmp_path / "tree")
+        return evosplit("export", path, "--target", target, "--source", tree, "-o", tmp_path / "out", *more)
+
+    return run
+
+
+def changed_lines(folder: Path) -> list[str]:
+    patch = next(folder.glob("*.patch")).read_text()
+    return [x for x in patch.splitlines() if x.startswith(("+", "-")) and not x.startswith(("+++", "---", "-- "))]
+
+
+def test_a_rule_over_tiles_changes_the_header_alone(export: Command, tmp_path: Path) -> None:
+    result = export(THREE_BLOCKS, "fa3")
+    assert result.code == 0, result.err
+    assert changed_lines(tmp_path / "out") == [
+        "+    // Few blocks are worth three splits where few tiles run.",
+        "+    if (num_n_blocks >= 3 && num_n_blocks <= 4 && total_mblocks <= 2) { return 3; }",
+    ]
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert told["files"] == ["hopper/heuristics.h"]
+    assert told["keeps_stock_lines"]
+    assert told["followed"]["callers"] == ["hopper/flash_api.cpp", "hopper/flash_api_stable.cpp"]
+    assert told["proof"]["random"] == 1500
+    assert told["monotone"]["walks"] > 0
+
+
+def test_the_bundle_is_whole_and_its_patch_applies(export: Command, tmp_path: Path) -> None:
+    assert export(THREE_BLOCKS, "fa3").code == 0
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "0001-num-splits.patch", "APPLY.md", "PR_BODY.md", "bench_repro.py", "decision_diff.csv", "program.py",
+        "provenance.json", "results.csv", "test_num_splits.py",
+    }  # fmt: skip
+    work = tmp_path / "work"
+    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
+    git(work, "am", "-q", "--keep-non-patch", str(out / "0001-num-splits.patch"))
+    assert git(work, "log", "-1", "--format=%s").startswith("[FA3] ")
+    tested = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(out / "test_num_splits.py")]
+    done = subprocess.run(tested, cwd=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    git(work, "checkout", "-q", "HEAD~")
+    assert subprocess.run(tested, cwd=work, capture_output=True, text=True, check=False).returncode == 1
+    assert not git(tmp_path / "tree", "status", "--porcelain")
+    assert not git(tmp_path / "tree", "worktree", "list", "--porcelain").count("worktree ") - 1
+    body = (out / "PR_BODY.md").read_text()
+    for part in ("#2445", "AI assistance", "geomean", "worst", "Workspace", "Batch invariance", "When it activates"):
+        assert part in body
+    rows = list(csv.DictReader((out / "decision_diff.csv").open()))
+    new = {r["num_splits_new"] for r in rows if r["num_n_blocks"] == "3" and int(r["total_mblocks"]) <= 2}
+    assert new == {"3"}
+    changed = [r for r in rows if r["changes"] == "1"]
+    assert changed and {r["num_splits_new"] for r in changed} == {"3"}
+    measured = list(csv.DictReader((out / "results.csv").open()))
+    assert len(measured) == len(rows)
+    compile((out / "bench_repro.py").read_text(), "bench_repro.py", "exec")
+
+
+@pytest.mark.slow
+def test_the_json_agrees_with_its_schema(export: Command, tmp_path: Path) -> None:
+    result = export(ONE_WAVE, "fa3-prepare", "--json")
+    assert result.code == 0, result.err
+    schema = json.loads((ROOT / "docs" / "schema" / "export.json").read_text())
+    Draft202012Validator(schema).validate(result.json)
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    Draft202012Validator(schema).validate(told)
+    assert told.items() <= result.json.items()
+
+
+@pytest.mark.slow
+def test_distilled_rules_make_no_recorded_shape_slower(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.distill.search, "GRID_BLOCKS", 60)
+    monkeypatch.setattr(evolve.export.distill.search, "GRID_HEADS", (1, 8))
+    winner = str(ROOT / "results" / "quickstart" / "best.py")
+    result = export(winner, "fa3", "--partial", "--distill", "0.005")
+    assert result.code == 0, result.err
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    curve = told["distilled"]["curve"]
+    for inputs in {step["inputs"] for step in curve}:
+        gains = [step["log_gain"] for step in curve if step["inputs"] == inputs]
+        assert gains == sorted(gains) and gains[-1] > 0
+    assert curve[-1]["share"] >= 1
+    rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
+    assert not [
+        r for r in rows if r["split"] != "test" and r["regression"] == "1" and r["launch_stock"] != r["launch_new"]
+    ]
+    assert (tmp_path / "out" / "distillation.csv").read_text().startswith("inputs,rules,geomean_speedup")
+    assert (tmp_path / "out" / "original.py").read_text() == Path(winner).read_text()
+
+
+@pytest.mark.slow
+def test_a_gain_that_rules_cannot_keep_is_told(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = evolve.export.distill.search.answers()[2:3]
+    monkeypatch.setattr(evolve.export.distill.search, "answers", lambda: three)
+    monkeypatch.setattr(evolve.export.distill.search, "GRID_BLOCKS", 60)
+    monkeypatch.setattr(evolve.export.distill.search, "GRID_HEADS", (1, 8))
+    result = export(str(ROOT / "results" / "quickstart" / "best.py"), "fa3", "--partial", "--distill", "0")
+    assert result.code == 1
+    assert re.search(r"--distill 0\.0\d+ takes these rules", result.err), result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_targets_clang_format_is_obeyed(export: Command, tmp_path: Path) -> None:
+    tool = Path(sys.executable).with_name("clang-format")
+    if not tool.exists():
+        pytest.skip("clang-format is not installed beside Python: pip install 'evosplit[dev]'")
+    tree = make_tree(tmp_path / "tree", "fa3", stand_in=True)
+    (tree / ".clang-format").write_text("BasedOnStyle: LLVM\nIndentWidth: 4\nColumnLimit: 70\n")
+    header = tree / "hopper" / "heuristics.h"
+    subprocess.run([tool, "-i", header], check=True, cwd=tree)
+    git(tree, "add", "-A")
+    git(tree, "commit", "-qm", "Settings")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert result.code == 0, result.err
+    notes = json.loads((tmp_path / "out" / "provenance.json").read_text())["notes"]
+    assert "hopper/heuristics.h: passes the target's clang-format" in notes
+    git(tree, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    text = header.read_text()
+    assert "num_n_blocks >= 3" in text and max(map(len, text.splitlines())) <= 70
+    assert subprocess.run([tool, header], capture_output=True, text=True, check=True, cwd=tree).stdout == text
+
+
+ALWAYS_SPLIT = """\
+def schedule(shape, gpu):
+    # A cap that only chooses the combine kernel.
+    if shape.num_n_blocks <= 2:
+        return 1, None, 0
+    return 32, None, 0
+"""
+
+
+def test_a_rule_that_makes_another_mode_slower_is_refused(export: Command, tmp_path: Path) -> None:
+    result = export(ALWAYS_SPLIT, "fa3")
+    assert result.code == 2
+    assert re.search(r"static mode slower.*geomean over all 0\.\d+x, worst 0\.\d+x, \d+ regressions", result.err)
+    assert "--partial leaves static mode to stock" in result.err and not (tmp_path / "out").exists()
+    result = export(ALWAYS_SPLIT, "fa3", "--partial")
+    assert result.code == 0, result.err
+    assert "left out: static mode" in result.err
+    rows = list(csv.DictReader((tmp_path / "out" / "decision_diff.csv").open()))
+    assert not [r for r in rows if "static" in r["setting"] and r["num_splits_stock"] != r["num_splits_new"]]
+    assert [r for r in rows if "metadata" in r["setting"] and r["changes"] == "1"]
+    # The target's own lines stay where they are, behind the rule.
+    assert not [x for x in changed_lines(tmp_path / "out") if x.startswith("-") and "inline int" not in x
+                and "return num_splits_heuristic(" not in x]  # fmt: skip
+    body = (tmp_path / "out" / "PR_BODY.md").read_text()
+    assert "static mode" in body and "slower, for which the same function decides" in body
+    assert "if shape.varlen:" in (tmp_path / "out" / "program.py").read_text()
+
+
+def test_a_confined_program_keeps_its_docstring_and_comments() -> None:
+    source = 'def schedule(s, gpu):\n  "Words."\n  # Why.\n  return 3, None, 0\n\n\nX = 1\n'
+    assert confined(parse_program(source), varlen=False) == (
+        'def schedule(s, gpu):\n  "Words."\n  if not s.varlen:\n      # Why.\n      return 3, None, 0\n'
+        "  # Varlen and metadata mode: as before.\n  return 0, None, 0\n\n\nX = 1\n"
+    )
+    with pytest.raises(UserError, match="one line"):
+        confined(parse_program("def schedule(s, gpu): return 3, None, 0\n"), varlen=True)
+
+
+def test_the_papers_rule_is_reported_dead_on_the_papers_shapes(export: Command, tmp_path: Path) -> None:
+    result = export(str(SEEDS / "bsc_compiled.py"), "fa3")
+    assert result.code == 0, result.err
+    assert "`nblk == 4` holds on none" in result.err
+    assert "tiles 128 x 176" in result.err
+    rules = json.loads((tmp_path / "out" / "provenance.json").read_text())["rules"]["bsc-160"]
+    assert [r["changes"] for r in rules] == [0, 0]
+
+
+def test_a_rule_that_reads_more_changes_every_caller(export: Command, tmp_path: Path) -> None:
+    result = export(BY_LENGTH, "fa3")
+    assert result.code == 0, result.err
+    files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"]
+    assert files == ["hopper/flash_api.cpp", "hopper/flash_api_stable.cpp", "hopper/heuristics.h"]
+    lines = changed_lines(tmp_path / "out")
+    assert sum(x.endswith(", 128, params.seqlen_k, params.h_k);") for x in lines) == 2
+    assert any(x.startswith("+") and "int max_splits, int seqlen_k, int num_heads_kv) {" in x for x in lines)
+
+
+@pytest.mark.slow
+def test_a_caller_that_decides_otherwise_stops_the_export(export: Command, tmp_path: Path) -> None:
+    """The mirror says what the target launches; a tree with other tiles would make its table wrong."""
+    tree = make_tree(tmp_path / "tree", "fa3", stand_in=True)
+    path = tree / "hopper/flash_api.cpp"
+    path.write_text(path.read_text().replace("(params.seqlen_k + kBlockN - 1) / kBlockN", "params.seqlen_k / kBlockN"))
+    git(tree, "commit", "-q", "-a", "-m", "Round down")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert (result.code, "hopper/flash_api.cpp decides" in result.err) == (2, True), result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_vllms_fork_has_one_caller(export: Command, tmp_path: Path) -> None:
+    assert export(BY_LENGTH, "fa3-vllm").code == 0
+    files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"]
+    assert files == ["hopper/flash_api.cpp", "hopper/heuristics.h"]
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert told["followed"]["callers"] == ["hopper/flash_api.cpp"]
+
+
+@pytest.mark.parametrize(
+    "target", ["fa3", pytest.param("fa3-vllm", marks=pytest.mark.slow), pytest.param("fa3-sgl", marks=pytest.mark.slow)]
+)
+def test_a_count_that_falls_with_the_length_is_refused(export: Command, tmp_path: Path, target: str) -> None:
+    result = export(FALLS, target, "--unmeasured")
+    assert result.code == 2
+    assert "num_splits falls from" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_sglang_needs_unmeasured_and_says_so(export: Command, tmp_path: Path) -> None:
+    result = export(THREE_BLOCKS, "fa3-sgl")
+    assert (result.code, "--unmeasured" in result.err) == (2, True)
+    result = export(THREE_BLOCKS, "fa3-sgl", "--unmeasured")
+    assert result.code == 0, result.err
+    assert "Not measured on this target" in (tmp_path / "out" / "PR_BODY.md").read_text()
+    assert (tmp_path / "out" / "results.csv").read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("target", ["fa3-prepare", pytest.param("fa3-vllm-prepare", marks=pytest.mark.slow)])
+def test_a_rule_over_the_kernels_sum_is_one_line(export: Command, tmp_path: Path, target: str) -> None:
+    result = export(ONE_WAVE, target)
+    assert result.code == 0, result.err
+    lines = changed_lines(tmp_path / "out")
+    assert [x for x in lines if x.startswith("-")] == [next(x for x in lines if "1.1f" in x)]
+    assert [x.strip("+ ") for x in lines if x.startswith("+")] == [
+        "// One wave.",
+        "int blocks_per_sm = int(std::max<int64_t>(1, (int64_t(total_blocks) * num_head + num_sm - 1) / num_sm));",
+    ]
+    assert "device build was not compiled" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def test_a_rule_over_the_longest_sequence_adds_a_reduction_and_says_so(export: Command, tmp_path: Path) -> None:
+    result = export(LONGEST, "fa3-prepare")
+    assert result.code == 0, result.err
+    assert any("atomicMax(&max_n_blocks, num_n_blocks);" in x for x in changed_lines(tmp_path / "out"))
+    assert not any("1.1f" in x for x in changed_lines(tmp_path / "out"))
+    assert "adds one shared-memory reduction" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -> None:
+    result = export(BY_BATCH, "vllm")
+    assert result.code == 0, result.err
+    work = tmp_path / "work"
+    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
+    git(work, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    text = (work / "vllm/v1/attention/backends/flash_attn.py").read_text()
+    scope: dict[str, object] = {}
+    # Without the rest of the file, which imports vLLM where the tree is a real one.
+    (function,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_num_splits_for_cuda_graph"]
+    exec(ast.unparse(function), scope)
+    assert [scope["_num_splits_for_cuda_graph"](b, 8, 8, 128) for b in (1, 511, 512)] == [32, 32, 16]  # type: ignore[operator]
+    assert "passes the target's ruff format" in (tmp_path / "out" / "PR_BODY.md").read_text()
+    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "88", "--check", "-q", "-"]
+    assert subprocess.run(ruff, input=text.encode(), check=False).returncode == 0
+
+
+def test_vllm_does_not_know_lengths_when_it_captures(export: Command) -> None:
+    result = export(BY_LENGTH.replace("return 0", "return 32"), "vllm")
+    assert result.code == 2
+    assert "vLLM does not know shape.seqlen_k" in result.err
+
+
+def test_fa4_keeps_its_own_rule_behind_the_programs(export: Command, tmp_path: Path) -> None:
+    result = export(THREE_BLOCKS, "fa4", "--unmeasured")
+    assert result.code == 0, result.err
+    assert changed_lines(tmp_path / "out") == [
+        "+    # Few blocks are worth three splits where few tiles run.",
+        "+    if 3 <= num_n_blocks <= 4 and total_mblocks <= 2:",
+        "+        return 3",
+    ]
+    rows = list(csv.DictReader((tmp_path / "out" / "decision_diff.csv").open()))
+    assert len(rows) == 160 and {r["setting"] for r in rows} == {"fa4-static-cold"}
+    changed = {r["case"]: r["launch_new"] for r in rows if r["changes"] == "1"}
+    assert changed["u-b1-h64x1-k384"] == "s3.p1.g0:3" and set(changed.values()) == {"s3.p1.g0:3"}
+    # The tree's own chain was run beside the mirror.
+    notes = " ".join(json.loads((tmp_path / "out" / "provenance.json").read_text())["notes"])
+    assert "the tree's own _get_fwd_config decides as decision_diff.csv says on 160 calls" in notes
+    assert "C++" not in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def test_fa4_with_other_tiles_is_found_out(export: Command, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", "fa4", stand_in=True)
+    file = tree / "flash_attn" / "cute" / "interface.py"
+    file.write_text(file.read_text().replace("FwdConfig(128, 128)", "FwdConfig(128, 64)"))
+    git(tree, "commit", "-qam", "Other tiles")
+    result = export(THREE_BLOCKS, "fa4", "--unmeasured", tree=tree)
+    assert result.code == 2 and "the mirror" in result.err and not (tmp_path / "out").exists()
+
+
+def test_the_module_stands_alone(evosplit: Command, export: Command, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(THREE_BLOCKS)
+    result = evosplit("export", path, "--target", "python", "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    call = "launch_arguments(batch=1, seqlen_k=512, num_heads_q=8, num_heads_kv=1)"
+    code = f"from launch_arguments import launch_arguments; print({call})"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
+    assert done.stdout.strip() == "(3, None, 0)", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("answer", "target", "message"),
+    [
+        ("2, None, 8", "fa3", "sm_margin"),
+        ("2, True, 0", "fa3-vllm", "pack_gqa"),
+    ],
+)
+def test_what_the_target_cannot_express_is_refused_or_left_out(
+    export: Command, tmp_path: Path, answer: str, target: str, message: str
+) -> None:
+    program = THREE_BLOCKS.replace("3, None, 0", answer)
+    result = export(program, target)
+    assert result.code == 2
+    assert f"cannot express the program's {message}" in result.err
+    assert not (tmp_path / "out").exists()
+    assert export(program, target, "--partial").code == 0
+    assert f"{message} of the program is left out" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_cap_that_harms_ragged_batches_is_refused(export: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evolve.export.evidence.evidence, "WORKLOADS", WORKLOADS)
+    result = export(str(SEEDS / "always_2.py"), "fa3")
+    assert result.code == 2
+    assert "harms ragged batches" in result.err
+
+
+@pytest.mark.parametrize("target", sorted(FILES))
+def test_a_tree_without_the_anchor_is_left_alone(export: Command, tmp_path: Path, target: str) -> None:
+    tree = tmp_path / "other"
+    tree.mkdir()
+    git(tree, "init", "-q", "-b", "main")
+    (tree / "README").write_text("something else\n")
+    git(tree, "add", "-A")
+    git(tree, "commit", "-q", "-m", "Another project")
+    program = ONE_WAVE if "prepare" in target else BY_BATCH if target == "vllm" else THREE_BLOCKS
+    result = export(program, target, "--unmeasured", tree=tree)
+    assert result.code == 2
+    assert "holds no" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_signature_is_named(export: Command, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", "fa3")
+    path = tree / "hopper/heuristics.h"
+    path.write_text(path.read_text().replace("int total_mblocks, int num_SMs", "int num_SMs, int total_mblocks"))
+    git(tree, "commit", "-q", "-a", "-m", "Swap")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert result.code == 2
+    assert "found num_splits_heuristic(int num_SMs, int total_mblocks" in result.err
+
+
+def test_a_dirty_tree_is_refused(export: Command, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", "fa3")
+    (tree / "hopper/heuristics.h").write_text("// changed\n")
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert (result.code, "not committed: hopper/heuristics.h" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "message"),
+    [
+        ("def schedule(shape, gpu):\n    while True: pass\n", 2, "While"),
+        ("def schedule(shape, gpu):\n    return 300, None, 0\n", 2, "num_splits must lie in 0..256"),
+        ("nothing.py", 2, "does not exist"),
+    ],
+)
+def test_programs_that_cannot_be_exported(export: Command, program: str, code: int, message: str) -> None:
+    result = export(program, "fa3")
+    assert (result.code, message in result.err) == (code, True), result.err
+
+
+def test_no_compiler_is_missing(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    result = export(THREE_BLOCKS, "fa3")
+    assert (result.code, "no C++ compiler" in result.err) == (3, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_output_folder_is_never_overwritten(export: Command, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("kept")
+    assert export(THREE_BLOCKS, "fa3").code == 2
+    assert (tmp_path / "out" / "mine").read_text() == "kept"
+
+
+@pytest.mark.slow
+def test_a_wrong_translation_stops(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof must be able to fail: one operator is translated wrongly."""
+    import ast
+
+    from evaluators.language.cpp import emit_expressions
+
+    monkeypatch.setitem(emit_expressions.OPERATORS, ast.LtE, ("<", 10))
+    result = export(THREE_BLOCKS, "fa3")
+    assert result.code == 2
+    assert "the C++ says" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_stock_never_decreases_with_the_length(tmp_path: Path) -> None:
+    from evaluators.language.cpp.compiler import find_compiler
+    from evaluators.language.cpp.normalise import form_of
+    from evaluators.language.gate import parse_program
+    from evolve.export.bundle.plan import stock_form
+    from evolve.export.patch.header import change_header
+    from evolve.export.patch.tree import open_tree
+    from evolve.export.proof.equivalence import compile_change
+    from evolve.export.proof.monotone import prove_monotone
+
+    tree = open_tree(make_tree(tmp_path / "tree", "fa3"), "fa3")
+    form = form_of(parse_program((SEEDS / "fa3_stock.py").read_text()), "schedule")
+    change = change_header(tree, form, stock_form("schedule"), keep_stock=False)
+    function = compile_change(change, find_compiler(), tmp_path)
+    assert prove_monotone(function, change.inputs, frozenset()).walks > 300

@@ -1,0 +1,230 @@
+"""Broken disks, locked files, odd clocks: a message, an exit code, and a journal that opens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE_S, PYTHONPATH, ROOT, SUPPORT, Command, FinishedRun, require_sandbox
+from test_controller import content, run
+
+from evolve.errors import EXIT_MISSING, EXIT_USAGE, UserError
+from evolve.journal.journal import FILE_NAME, Journal
+from evolve.journal.run_folder import find_run, new_run_folder, summarise, write_whole
+
+ENV = {**os.environ, "PYTHONPATH": PYTHONPATH}
+
+
+def opens(folder: Path) -> int:
+    """Proposals of a journal that must be sound."""
+    with sqlite3.connect(folder / FILE_NAME) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    return summarise(folder).proposals
+
+
+def faulty_run(folder: Path, number: int, *calls: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SUPPORT / "faulty_run.py", folder, str(number), *calls]
+    return subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="injects by x86-64 call numbers")
+@pytest.mark.parametrize(
+    ("number", "calls", "words"),
+    [
+        (errno.ENOSPC, ("pwrite64", "ftruncate"), "full"),
+        (errno.EIO, ("pwrite64",), "disk I/O error"),
+        (errno.EIO, ("pwrite64", "fsync", "fdatasync"), "disk I/O error"),
+        (errno.EROFS, ("pwrite64", "openat"), "cannot be written"),
+    ],
+    ids=["disk full", "EIO", "EIO on sync too", "read-only"],
+)
+def test_a_disk_that_fails_ends_the_run_with_a_message(
+    tmp_path: Path, number: int, calls: tuple[str, ...], words: str
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    ended = faulty_run(broken, number, *calls)
+    assert ended.returncode == EXIT_MISSING, ended.stderr
+    assert "Traceback" not in ended.stderr and ended.stderr.startswith("error: ")
+    assert words in ended.stderr and "hint: " in ended.stderr
+    assert 8 <= opens(broken) < 60
+    run(whole)
+    run(broken)
+    assert content(whole) == content(broken)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("may not mount here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    code = "from evolve.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], env=ENV, capture_output=True, text=True, timeout=PATIENCE_S
+    )
+
+
+def test_a_full_disk_under_the_real_command(small_disk: Path) -> None:
+    require_sandbox()
+    ended = command("run", ROOT / "configs/quickstart.yaml", "--set", f"runs_dir={small_disk}")
+    assert ended.returncode == EXIT_MISSING, ended.stderr
+    assert "No space left" in ended.stderr or "full" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_journal_that_grows_past_its_limit(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / FILE_NAME)
+    journal._db.execute("PRAGMA max_page_count = 12")
+    with pytest.raises(UserError, match="full") as caught:
+        journal.set_meta("big", "x" * 100_000)
+    assert caught.value.exit_code == EXIT_MISSING and str(tmp_path) in caught.value.hint
+    journal.set_meta("small", "x")
+    journal.close()
+    assert Journal(tmp_path / FILE_NAME, read_only=True).meta("small") == "x"
+
+
+def test_a_locked_journal(tmp_path: Path) -> None:
+    run(tmp_path, proposals=3)
+    holder = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    journal = Journal(tmp_path / FILE_NAME)
+    journal._db.execute("PRAGMA busy_timeout = 20")
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UserError, match="locked") as caught:
+        journal.set_meta("a", "b")
+    assert caught.value.exit_code == EXIT_MISSING
+    holder.execute("ROLLBACK")
+    holder.close()
+    journal.close()
+    assert opens(tmp_path) == 3
+
+
+def test_two_runs_on_one_folder(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, test_controller as t\n"
+        "from evolve.journal.run_folder import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()\n"
+    )
+    run(tmp_path, proposals=2)
+    before = content(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout and first.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process"):
+            run(tmp_path, proposals=4)
+        first.communicate("\n")
+    assert content(tmp_path) == before
+
+
+def copied(finished: FinishedRun, tmp_path: Path) -> Path:
+    shutil.copytree(finished.folder, tmp_path / "runs" / "copy")
+    return tmp_path / "runs" / "copy"
+
+
+def test_a_truncated_table_under_resume(finished_run: FinishedRun, tmp_path: Path, evosplit: Command) -> None:
+    folder = copied(finished_run, tmp_path)
+    cells = folder / "table" / "cells.csv.gz"
+    cells.write_bytes(cells.read_bytes()[:-2000])
+    result = evosplit("run", "--resume", "copy", "--set", "search.proposals=6")
+    assert result.code == EXIT_USAGE and "cells.csv.gz" in result.err and "restore" in result.err
+    assert opens(folder) == 4
+
+
+def test_a_journal_of_a_newer_version(finished_run: FinishedRun, tmp_path: Path, evosplit: Command) -> None:
+    folder = copied(finished_run, tmp_path)
+    with sqlite3.connect(folder / FILE_NAME) as db:
+        db.execute("UPDATE meta SET value = '99' WHERE key = 'schema_version'")
+    for arguments in (("run", "--resume", "copy"), ("show", "copy")):
+        result = evosplit(*arguments)
+        assert result.code == EXIT_USAGE and "99" in result.err and "upgrade" in result.err
+    with sqlite3.connect(folder / FILE_NAME) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_a_clock_that_steps_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    run(a)
+    now = [2e9]
+
+    def back() -> float:
+        now[0] -= 3600
+        return now[0]
+
+    monkeypatch.setattr(time, "time", back)
+    run(b, proposals=20)
+    run(b)
+    monkeypatch.undo()
+    assert content(a) == content(b) and opens(b) == 60
+    assert find_run("b", tmp_path) == b
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be"):
+        new_run_folder(tmp_path, "t")
+
+
+def test_a_read_only_file_system(tmp_path: Path, evosplit: Command) -> None:
+    folder = tmp_path / "ro"
+    (folder / "run").mkdir(parents=True)
+    run(folder / "run", proposals=2)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("may not mount here")
+    try:
+        with pytest.raises(UserError, match="Read-only"):
+            new_run_folder(folder, "t")
+        with pytest.raises(UserError, match="Read-only") as caught:
+            run(folder, proposals=2)
+        assert caught.value.exit_code == EXIT_MISSING
+        result = evosplit("run", ROOT / "configs/quickstart.yaml", "--set", f"runs_dir={folder}")
+        assert result.code in (EXIT_MISSING, EXIT_USAGE) and "Read-only" in result.err
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+    assert opens(folder / "run") == 2
+
+
+def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "best.py"
+    write_whole(path, "old")
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_whole(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["best.py"]
+
+
+def test_faults_without_a_journal_are_no_tracebacks(evosplit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import evolve.cli.show
+
+    def broken(*_: object, **__: object) -> int:
+        raise OSError(errno.EIO, "Input/output error", "somewhere")
+
+    monkeypatch.setattr(evolve.cli.show, "ls_command", broken)
+    result = evosplit("ls")
+    assert result.code == EXIT_MISSING and "Input/output error" in result.err and "Traceback" not in result.err

@@ -1,0 +1,109 @@
+"""The fast score is the judge's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import ROOT, TABLES, examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluators.data.contract import SETTINGS, Decision
+from evaluators.data.status import Status
+from evaluators.data.workloads import Split, Weighting
+from evaluators.judge.fast_score import FAILED, REGRESSION, Scorer
+from evaluators.judge.judge import Judge, open_judge
+from evaluators.language.gate import parse_program
+from evaluators.language.vectorised import DecisionArrays, Vectoriser
+from evaluators.sandbox.sandbox import Limits
+
+FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
+
+
+@pytest.fixture(scope="module")
+def scorers(judges: Mapping[str, Judge]) -> Callable[[str], Scorer]:
+    """By setting, each made once."""
+    return cache(lambda setting: Scorer(judges[setting]))
+
+
+# The hot table has the shapes and launches of the cold one.
+@pytest.mark.parametrize(
+    "setting", [pytest.param(s, marks=pytest.mark.slow) if s.endswith("hot") else s for s in SETTINGS]
+)
+def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers: Callable[[str], Scorer]) -> None:
+    judge, scorer = judges[setting], scorers(setting)
+    vectoriser = Vectoriser(judge.gpu, judge.questions)
+    scored = 0
+    for path in FILES:
+        source = path.read_text(encoding="utf-8")
+        evaluation = judge.evaluate(source)
+        fits = scorer.fits(vectoriser.ask(parse_program(source)))
+        if evaluation.status is not Status.OK:
+            assert fits is None
+            continue
+        scored += 1
+        assert fits is not None
+        for split, score in ((Split.TRAIN, evaluation.train), (Split.HOLDOUT, evaluation.holdout)):
+            assert score is not None
+            fit = fits[split]
+            assert fit.score == pytest.approx(score.score, rel=1e-12)
+            assert np.exp(fit.log_gain) == pytest.approx(score.geomean_speedup, rel=1e-12)
+            assert fit.regressions == score.regressions
+    assert scored >= 5
+
+
+@settings(max_examples=examples(15), deadline=None)
+@given(
+    num_splits=st.integers(0, 256),
+    pack_gqa=st.sampled_from([-1, 0, 1]),
+    sm_margin=st.sampled_from([0, 0, 0, 2]),
+    blocks=st.integers(0, 400),
+    setting=st.sampled_from(list(SETTINGS)),
+)
+def test_looks_up_what_the_judge_says(
+    num_splits: int,
+    pack_gqa: int,
+    sm_margin: int,
+    blocks: int,
+    setting: str,
+    judges: Mapping[str, Judge],
+    scorers: Callable[[str], Scorer],
+) -> None:
+    judge = judges[setting]
+    lanes = len(judge.cases)
+    columns = [np.full(lanes, v, np.int64) for v in (num_splits, pack_gqa, sm_margin, blocks)]
+    log, state = scorers(setting).look_up(DecisionArrays(*columns))
+    decision = Decision(num_splits, (None, False, True)[pack_gqa + 1], sm_margin, blocks)
+    for lane in range(0, lanes, 97):
+        result = judge.outcome(judge.cases[lane].id, decision).result
+        assert (state[lane] == FAILED) == (result is None)
+        if result is not None:
+            assert log[lane] == result.log_speedup and (state[lane] == REGRESSION) == result.regression
+
+
+def test_blocks_beyond_the_longest_sequence_are_one_launch(judge: Judge) -> None:
+    for case in judge.cases[::53]:
+        last = 1 + judge.most_blocks(case.id)
+        one = judge.outcome(case.id, Decision(8, None, 0, last))
+        other = judge.outcome(case.id, Decision(8, None, 0, last + 1000))
+        assert replace(one, spelled=other.spelled, shown=other.shown) == other or one.status is not Status.OK
+
+
+def test_knows_answers_that_it_has_given(judge: Judge) -> None:
+    scorer = Scorer(judge)
+    decisions = Vectoriser(judge.gpu, judge.questions).ask(parse_program(FILES[0].read_text(encoding="utf-8")))
+    first = scorer.fits(decisions)
+    asked = scorer.asked
+    assert asked == len(judge.cases) and scorer.fits(decisions) == first and scorer.asked == asked
+
+
+def test_a_vectorised_judge_says_the_same(judge: Judge) -> None:
+    table = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
+    fast = open_judge(table, weighting=Weighting.SERVING, limits=Limits(), vectorised=True)
+    failing = "def schedule(shape, gpu):\n    return 1 // (shape.batch - 1), None, 0\n"
+    for source in (failing, *(path.read_text(encoding="utf-8") for path in FILES[-3:])):
+        assert fast.evaluate(source) == judge.evaluate(source)

@@ -1,0 +1,429 @@
+"""Live judging with a simulated GPU: the store, what is measured, what a failure costs, the worker's protocol."""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SUPPORT, Command, require_sandbox, seed
+from simulated_gpu import SIMULATED_BUILD, SIMULATED_DEVICE, SimulatedWorker, simulated_latency_us
+
+from evaluators.data.contract import SETTINGS, Decision, DecodeShape
+from evaluators.data.status import Status
+from evaluators.data.workloads import Case, Split, Weighting
+from evaluators.fa3.launch import canonical_launch
+from evaluators.judge.live_judge import open_live_judge
+from evaluators.latencies.store import Bench, LatencyStore, Reading, StoreError, read_bench, shape_key
+from evaluators.measure.live import WorkerSource
+from evaluators.measure.live_source import anchored
+from evaluators.measure.worker_client import GpuWorker, MeasureError, Trouble
+from evaluators.sandbox.sandbox import Limits
+
+COLD, HOT = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-metadata-hot"]
+BENCH = Bench(SIMULATED_DEVICE, SIMULATED_BUILD, COLD)
+SHAPE = DecodeShape(2, 4096, 8, 1)
+CASE = Case("u-b2-h8x1-k4096", SHAPE, Split.TRAIN)
+
+
+def reading(launch: str, value: float, baseline: float = 10.0) -> Reading:
+    return Reading(launch, Decision(3, None, 0, 1), (value,) * 6, (baseline,) * 6, 0.002, 1980, False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[LatencyStore]:
+    opened = LatencyStore(tmp_path / "latencies.db")
+    yield opened
+    opened.close()
+
+
+def judge_with(worker: SimulatedWorker, path: Path, splits: Sequence[Split] = (Split.TRAIN, Split.HOLDOUT)):  # type: ignore[no-untyped-def]
+    require_sandbox()
+    source = WorkerSource(worker, path, COLD)
+    return open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=splits)
+
+
+def test_the_first_reading_counts_and_outlives_the_process(store: LatencyStore) -> None:
+    bench = store.bench_id(BENCH)
+    store.add(bench, SHAPE, [reading("m32", 9.0)])
+    store.add(bench, SHAPE, [reading("m32", 1.0), reading("m64", 8.0)])
+    again = LatencyStore(store.path)
+    assert again.bench_id(BENCH) == bench
+    found = again.readings(bench, SHAPE)
+    assert found["m32"] == reading("m32", 9.0) and found["m64"].latencies_us[0] == 8.0
+    assert again.count(bench) == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(BENCH, build="another build"),
+        replace(BENCH, setting=HOT),
+        replace(BENCH, setting=SETTINGS["fa3_fwd-static-cold"]),
+        replace(BENCH, device=replace(SIMULATED_DEVICE, driver="1")),
+        replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-other")),
+        replace(BENCH, method="another method"),
+    ],
+)
+def test_benches_are_not_mixed(store: LatencyStore, other: Bench) -> None:
+    store.add(store.bench_id(BENCH), SHAPE, [reading("m32", 9.0)])
+    assert store.bench_id(other) != store.bench_id(BENCH)
+    assert store.readings(store.bench_id(other), SHAPE) == {}
+
+
+def test_shapes_are_told_apart() -> None:
+    shapes = [
+        SHAPE,
+        replace(SHAPE, batch=3),
+        replace(SHAPE, seqlen_k=4097),
+        replace(SHAPE, num_heads_q=16),
+        replace(SHAPE, num_heads_q=16, num_heads_kv=2),
+        replace(SHAPE, head_dim=64),
+        replace(SHAPE, seqlen_q=2),
+        replace(SHAPE, live_seqlens=(1, 2)),
+        replace(SHAPE, live_seqlens=(2, 1)),
+    ]
+    assert len({shape_key(s) for s in shapes}) == len(shapes)
+
+
+def test_files_that_are_no_store_are_named(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database, and long enough to look at: " * 40)
+    with pytest.raises(StoreError, match=r"notes\.txt"):
+        LatencyStore(text)
+    assert text.read_text().startswith("not a database")
+    newer = tmp_path / "newer.db"
+    with sqlite3.connect(newer) as db:
+        db.execute("CREATE TABLE x (y)")
+        db.execute("PRAGMA user_version=9")
+    with pytest.raises(StoreError, match="format 9"):
+        LatencyStore(newer)
+    with pytest.raises(StoreError):
+        LatencyStore(text / "below a file.db")
+
+
+def test_damaged_rows_are_reported(store: LatencyStore) -> None:
+    bench = store.bench_id(BENCH)
+    store.add(bench, SHAPE, [reading("m32", 9.0)])
+    with sqlite3.connect(store.path) as db:
+        db.execute("UPDATE launch SET latencies_us = '[1.0,'")
+    with pytest.raises(StoreError, match="damaged"):
+        store.readings(bench, SHAPE)
+
+
+def test_two_processes_share_a_store(store: LatencyStore) -> None:
+    other = LatencyStore(store.path)
+    one, two = SimulatedWorker(seed=1), SimulatedWorker(seed=2)
+    first, second = WorkerSource(one, store, COLD), WorkerSource(two, other, COLD)
+    first.prepare([(CASE, Decision(4))])
+    second.prepare([(CASE, Decision(4))])
+    assert len(one.requests) == 1 and two.requests == []
+    assert first.cells(CASE) == second.cells(CASE)
+
+
+def test_drift_between_measurements_cancels() -> None:
+    # The clock ran 5% slower when this launch was measured; its ratio to the baseline is what counts.
+    then = reading("m32", 9.0 * 1.05, baseline=10.0 * 1.05)
+    cell = anchored(then, (10.0,) * 6)
+    assert cell.latencies_us == pytest.approx((9.0,) * 6)
+
+
+def test_only_missing_launches_are_measured_and_each_once(store: LatencyStore) -> None:
+    worker = SimulatedWorker()
+    source = WorkerSource(worker, store, COLD)
+    source.prepare([(CASE, Decision(4)), (CASE, Decision(4, blocks_per_split=1)), (CASE, Decision(8))])
+    (request,) = worker.requests
+    launches = {canonical_launch(SHAPE, COLD, d, source.gpu).key for d in request[1]}
+    assert len(launches) == len(request[1])
+    known = set(source.known.of(CASE))
+    assert known == launches
+    source.prepare([(CASE, Decision(4)), (CASE, Decision(8))])
+    assert len(worker.requests) == 1
+    source.prepare([(CASE, Decision(2))])
+    # The baseline runs along, so that the new launch has rounds to be paired with.
+    assert len(worker.requests) == 2 and len(worker.requests[1][1]) == 2
+    assert worker.requests[1][1][0] == worker.requests[0][1][0]
+
+
+def test_a_judge_scores_from_an_empty_store_and_again_without_a_measurement(tmp_path: Path) -> None:
+    path = tmp_path / "latencies.db"
+    worker = SimulatedWorker()
+    judge = judge_with(worker, path)
+    stock = judge.evaluate(seed("fa3_stock"))
+    assert stock.status is Status.OK and stock.train is not None and stock.train.score == 1.0
+    asked = len(worker.requests)
+    assert asked == len(judge.cases)
+    four = judge.evaluate(seed("always_4"))
+    assert four.train is not None and four.train.interpolated == 0
+    asked = len(worker.requests)
+    judge.evaluate(seed("always_4").replace("4", "4  # the same"))
+    assert len(worker.requests) == asked
+    other = SimulatedWorker(seed=9)
+    again = judge_with(other, path).evaluate(seed("always_4"))
+    assert other.requests == [] and again.train == four.train and again.speedups == four.speedups
+    # Curves for proposers grow with what is known.
+    sizes = {len(o.curve) for o in four.feedback.opportunities}
+    assert max(sizes) >= 2
+    assert four.feedback.opportunities[0].gain >= 0
+
+
+def test_seconds_of_gpu_are_charged_to_the_evaluation_that_caused_them(tmp_path: Path) -> None:
+    worker = SimulatedWorker()
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    first = judge.evaluate(seed("always_4"))
+    assert first.gpu_s > 0 and worker.requests
+    assert judge.evaluate(seed("always_4")).gpu_s == 0.0
+    asked = len(worker.requests)
+    again = judge.recheck(seed("always_4"), first)
+    assert (again.gpu_s > first.gpu_s) == (len(worker.requests) > asked)
+
+
+def test_a_look_up_does_not_measure_and_is_not_held_against_a_later_measurement(tmp_path: Path) -> None:
+    worker = SimulatedWorker()
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    case, decision = judge.cases[-1], Decision(5, blocks_per_split=1)
+    assert judge.outcome(case.id, decision).status is Status.UNRECORDED and worker.requests == []
+    judge.source.prepare([(case, Decision()), (case, decision)])
+    assert judge.outcome(case.id, decision).status is Status.OK
+
+
+def test_a_second_look_measures_what_neighbours_decide(tmp_path: Path) -> None:
+    worker = SimulatedWorker()
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    # Decides otherwise one block further: what it decides there is looked up on the shape itself.
+    text = "def schedule(shape, gpu):\n    return 2 + shape.num_n_blocks % 3, None, 0\n"
+    source = f"# EVOLVE-BLOCK-START\n{text}# EVOLVE-BLOCK-END\n"
+    evaluation = judge.evaluate(source)
+    asked = len(worker.requests)
+    again = judge.recheck(source, evaluation)
+    assert again.status is Status.OK and "lone_share" in again.features
+    assert len(worker.requests) > asked
+
+
+def test_live_scores_follow_the_simulated_latencies(tmp_path: Path) -> None:
+    judge = judge_with(SimulatedWorker(drift=0.2, noise=0.0005), tmp_path / "latencies.db")
+    result = judge.evaluate(seed("always_8"))
+    stock = judge.evaluate(seed("fa3_stock"))
+    for case, mine, base in zip(judge.cases, result.decisions, stock.decisions, strict=True):
+        wanted = simulated_latency_us(case.shape, COLD, base) / simulated_latency_us(case.shape, COLD, mine)
+        assert math.log(result.speedups[case.id]) == pytest.approx(math.log(wanted), abs=0.003)
+
+
+def test_an_evaluation_says_when_the_gpu_measured_for_it(tmp_path: Path) -> None:
+    worker = SimulatedWorker()
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    started = time.time()
+    stock = judge.evaluate(seed("fa3_stock"))
+    (stretch,) = stock.measured
+    assert started <= stretch.started_at and stretch.started_at + stretch.seconds <= time.time() + 0.1
+    assert stretch.launches == len(judge.cases) == len(worker.requests)
+    assert 0 < stock.gpu_s == stretch.busy_s <= stretch.seconds + 1e-3
+    # What is known costs nothing, and another thread's measuring is not this one's.
+    again = judge.evaluate(seed("fa3_stock"))
+    assert (again.gpu_s, again.measured) == (0.0, ())
+    looked = judge.recheck(seed("always_4"), judge.evaluate(seed("always_4")))
+    assert looked.gpu_s == pytest.approx(sum(m.busy_s for m in looked.measured))
+    # A launch that fails kept the GPU busy all the same.
+    bad = judge_with(SimulatedWorker(fault=faulty(Trouble.WRONG, 8)), tmp_path / "other.db").evaluate(seed("always_8"))
+    assert bad.status is Status.WRONG and bad.gpu_s > 0 and bad.measured
+
+
+def faulty(kind: Trouble, splits: int):  # type: ignore[no-untyped-def]
+    def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
+        if any(d.num_splits == splits for d in decisions):
+            raise MeasureError(kind, f"simulated {kind}")
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [(Trouble.WRONG, Status.WRONG), (Trouble.MEMORY, Status.UNSAFE), (Trouble.REFUSED, Status.UNSAFE)],
+)
+def test_a_bad_launch_costs_its_candidate_alone(tmp_path: Path, kind: Trouble, status: Status) -> None:
+    worker = SimulatedWorker(fault=faulty(kind, 8))
+    judge = judge_with(worker, tmp_path / "latencies.db")
+    bad = judge.evaluate(seed("always_8"))
+    assert bad.status is status and bad.message == f"simulated {kind}"
+    asked = len(worker.requests)
+    assert judge.evaluate(seed("always_8")).status is status
+    assert len(worker.requests) == asked
+    # Unsplit launches are others than those that failed, also for short shapes.
+    assert judge.evaluate(seed("always_1")).status is Status.OK
+
+
+def test_the_guilty_launch_is_found_among_others(store: LatencyStore) -> None:
+    worker = SimulatedWorker(fault=faulty(Trouble.WRONG, 8))
+    source = WorkerSource(worker, store, COLD)
+    source.prepare([(CASE, Decision(4)), (CASE, Decision(8)), (CASE, Decision(2))])
+    launches = [canonical_launch(SHAPE, COLD, Decision(s), source.gpu).key for s in (2, 4, 8)]
+    assert launches[0] in source.known.of(CASE) and launches[1] in source.known.of(CASE)
+    assert launches[2] not in source.known.of(CASE)
+
+
+def test_a_lost_gpu_ends_the_search_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    left = 5
+
+    def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MeasureError(Trouble.LOST, "the GPU stopped answering")
+
+    path = tmp_path / "latencies.db"
+    with pytest.raises(MeasureError, match="stopped answering"):
+        judge_with(SimulatedWorker(fault=fault), path).evaluate(seed("fa3_stock"))
+    kept = LatencyStore(path)
+    assert kept.count(kept.bench_id(BENCH)) == 5
+    worker = SimulatedWorker()
+    judge = judge_with(worker, path)
+    assert judge.evaluate(seed("fa3_stock")).status is Status.OK
+    assert len(worker.requests) == len(judge.cases) - 5
+
+
+def test_a_baseline_that_cannot_be_measured_is_named(store: LatencyStore) -> None:
+    def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
+        raise MeasureError(Trouble.MEMORY, "out of memory")
+
+    source = WorkerSource(SimulatedWorker(fault=fault), store, COLD)
+    with pytest.raises(MeasureError) as error:
+        source.prepare([(CASE, Decision())])
+    assert "baseline" in str(error.value) and CASE.id in str(error.value)
+
+
+@pytest.fixture
+def process() -> Iterator[GpuWorker]:
+    worker = GpuWorker([sys.executable, str(SUPPORT / "simulated_gpu.py")])
+    yield worker
+    worker.close()
+
+
+def test_the_worker_process_answers_and_survives_trouble(process: GpuWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, build = process.open(COLD, seed=1)
+    assert (device, build) == (SIMULATED_DEVICE, SIMULATED_BUILD)
+    reply = process.measure(replace(SHAPE, live_seqlens=(5, 4096)), [Decision(1), Decision(4)], rounds=6)
+    assert [len(c["latencies_us"]) for c in reply["cells"]] == [6, 6]
+    with pytest.raises(MeasureError, match="off") as error:
+        process.measure(replace(SHAPE, batch=13), [Decision(1)], rounds=6)
+    assert error.value.kind is Trouble.WRONG
+    (block,) = process.pairs(SHAPE, Decision(1), Decision(8), ["BAAB"])
+    assert block.order == "BAAB" and len(block.arm("A")) == 4 and block.drop_reason == ""
+    with pytest.raises(MeasureError, match="exit code 7") as error:
+        process.measure(replace(SHAPE, batch=17), [Decision(1)], rounds=6)
+    assert error.value.kind is Trouble.LOST
+    with pytest.raises(MeasureError, match="ended"):
+        process.measure(SHAPE, [Decision(1)], rounds=6)
+
+
+def test_a_worker_that_hangs_is_ended_and_named() -> None:
+    worker = GpuWorker([sys.executable, str(SUPPORT / "simulated_gpu.py")], answer_s=3.0)
+    worker.open(COLD, seed=1)
+    with pytest.raises(MeasureError, match=r"did not answer for 3 s and was ended during measure; .* kept") as error:
+        worker.measure(replace(SHAPE, batch=19), [Decision(1)], rounds=6)
+    worker.close()
+    assert error.value.kind is Trouble.LOST
+
+
+def test_a_worker_that_hangs_ends_with_its_controller() -> None:
+    command = [sys.executable, str(SUPPORT / "simulated_gpu.py")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps({"op": "open", "setting": asdict(COLD), "seed": 0}) + "\n")
+    process.stdin.flush()
+    assert "ok" in json.loads(process.stdout.readline())
+    shape = asdict(replace(SHAPE, batch=19))
+    process.stdin.write(json.dumps({"op": "measure", "shape": shape, "decisions": [{}], "rounds": 6}) + "\n")
+    process.stdin.close()
+    assert process.wait(30) == 0
+    process.stdout.close()
+
+
+def test_the_real_worker_says_what_is_missing() -> None:
+    if find_spec("torch") is not None:
+        pytest.skip("torch is here")
+    worker = GpuWorker()
+    with pytest.raises(MeasureError) as error:
+        worker.open(COLD, seed=0)
+    worker.close()
+    assert error.value.kind is Trouble.UNAVAILABLE and "evosplit[gpu]" in str(error.value)
+
+
+def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    require_sandbox()
+    monkeypatch.setattr("evaluators.measure.worker_client.open_worker", SimulatedWorker)
+    sets = ["--set", "judge.weighting=chat", "--set", "search.proposals=4"]
+    ran = evosplit("run", "configs/llama31-70b-h100.yaml", *sets, "--json")
+    assert ran.code == 0, ran.err
+    assert "live: simulated provider, simulated H100" in ran.err and "ms a launch" in ran.err
+    assert ran.json["proposals"] == 4 and ran.json["best"]["train"]["score"] >= 1.0
+    assert ran.json["gpu_s"] > 0
+    (folder,) = (tmp_path / "runs").glob("llama*")
+    evosplit("report", folder, "--timeline", "t.json")
+    events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    lane = next(e["pid"] for e in events if e["name"] == "process_name" and e["args"]["name"] == "gpu")
+    measured = sorted((e for e in events if e["ph"] == "X" and e["pid"] == lane), key=lambda e: e["ts"])
+    # One GPU: one thread; the seed's measuring among it, and all of it within what the run was charged, but for pauses.
+    assert measured[0]["args"]["proposal"] == 0 and {e["tid"] for e in measured} == {1}
+    assert sum(e["dur"] for e in measured) / 1e6 >= 0.9 * ran.json["gpu_s"]
+    store = tmp_path / "runs" / "latencies.db"
+    assert store.exists()
+    scored = evosplit(
+        "evaluate", ROOT / "seeds" / "always_4.py", "--config", "configs/llama31-70b-h100.yaml", *sets[:2]
+    )
+    assert scored.code == 0 and "none measured" in scored.err
+    resumed = evosplit("run", "--resume", "last", "--set", "search.proposals=6")
+    assert resumed.code == 0, resumed.err
+
+
+def test_run_live_without_a_gpu_says_what_to_install(evosplit: Command, tmp_path: Path) -> None:
+    require_sandbox()
+    if find_spec("torch") is not None:
+        pytest.skip("torch is here")
+    result = evosplit("run", "configs/llama31-70b-h100.yaml")
+    assert result.code == 3 and "evosplit[gpu]" in result.err
+    assert not list((tmp_path / "runs").glob("llama*"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "says"),
+    [
+        (["judge.measure=live", "judge.setting=fa3_fwd-metadata-warm"], "fa3_fwd-metadata-hot"),
+        (["judge.measure=live", "judge.workload=llama"], "llama31-70b"),
+        (["judge.measure=live", "judge.table=x"], "reads no table"),
+        (["judge.store=x.db"], "measure: live"),
+        (["judge.measure=life"], "'live'"),
+    ],
+)
+def test_live_configurations_that_cannot_be(evosplit: Command, sets: list[str], says: str) -> None:
+    arguments = [a for s in sets for a in ("--set", s)]
+    result = evosplit("config", "show", *arguments)
+    assert result.code == 2 and says in result.err
+
+
+def test_a_shape_of_a_pool_is_read_as_the_gpu_that_knows_most_of_it(store: LatencyStore) -> None:
+    other = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-other"))
+    store.add(store.bench_id(BENCH), SHAPE, [reading("m32", 9.0)])
+    store.add(store.bench_id(other), SHAPE, [reading("m32", 7.0), reading("m64", 8.0)])
+    newer = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-newer", driver="1"))
+    store.add(store.bench_id(newer), SHAPE, [reading(f"m{k}", 1.0) for k in range(3)])
+    anywhere = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid=""))
+    found = read_bench(store.path, anywhere)
+    assert found == {shape_key(SHAPE): {"m32": reading("m32", 7.0), "m64": reading("m64", 8.0)}}
+    assert read_bench(store.path, BENCH) == {shape_key(SHAPE): {"m32": reading("m32", 9.0)}}
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(evosplit: Command, tmp_path: Path) -> None:
+    if find_spec("torch") is not None:
+        pytest.skip("torch is here")
+    require_sandbox()
+    result = evosplit("run", ROOT / "configs" / "llama31-70b-h100.yaml", "--runs-dir", "new")
+    assert result.code == 3 and "evosplit[gpu]" in result.err
+    assert not (tmp_path / "new").exists()

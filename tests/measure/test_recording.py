@@ -1,0 +1,150 @@
+"""Recording without a GPU: ladders, copies of KV, metadata, slices and their merging."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.data.workloads import cases_for
+from evaluators.fa3.dispatch import live_splits, work_view
+from evaluators.fa3.launch import canonical_launch
+from evaluators.latencies.recorded_decisions import recorded_actions
+from evaluators.latencies.table import TableError, merge_slices
+from evaluators.measure.providers.memory import COLD_DISTANCE, live_kv_bytes, plan_copies
+from evaluators.measure.providers.metadata import decode_metadata, rewrite_metadata
+from evaluators.measure.slices import end_torn_line, finished_cases, slice_cases
+from evaluators.measure.timing import MAX_LAUNCHES, launches_per_replay
+
+L2 = 50 << 20
+COLD, HOT, VLLM = (SETTINGS[n] for n in ("fa3_fwd-metadata-cold", "fa3_fwd-metadata-hot", "vllm-metadata-cold"))
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_ladders_start_with_the_baseline_and_hold_the_documented_splits(name: str) -> None:
+    setting = SETTINGS[name]
+    shape = DecodeShape(2, 3000, 8, 1)
+    actions = recorded_actions(shape, setting, Gpu())
+    decisions = [d for d, _ in actions.values()]
+    assert decisions[0].num_splits == (32 if setting.provider == "vllm" else decisions[0].num_splits)
+    launched = {canonical_launch(shape, setting, d, Gpu()).live_splits[0] for d in decisions}
+    assert {1, 2, 3, 4, 8, 16} <= launched
+    assert all(key == launch.key for key, (_, launch) in actions.items())
+
+
+def test_cold_copies_are_never_read_twice_within_reach_of_l2() -> None:
+    pool = (24 << 30) // 2
+    for case in random.Random(3).sample(cases_for("llama31-70b", COLD), 300):
+        launches = launches_per_replay(case.shape)
+        plan = plan_copies(case.shape, COLD, launches=launches, l2_bytes=L2, pool_elements=pool)
+        assert plan.evict and plan.copy_of(launches - 1) == 0
+        between = plan.bytes_between_uses(live_kv_bytes(case.shape))
+        assert between is None or between >= COLD_DISTANCE * L2
+        if between is None:
+            assert len({plan.copy_of(i) for i in range(launches)}) == launches
+
+
+def test_short_prompts_fit_l2_even_in_many_copies_so_they_are_evicted() -> None:
+    shape = DecodeShape(1, 64, 8, 1)
+    plan = plan_copies(shape, COLD, launches=MAX_LAUNCHES, l2_bytes=L2, pool_elements=1 << 33)
+    assert plan.copies * live_kv_bytes(shape) < L2 and plan.evict
+
+
+def test_hot_reads_one_copy() -> None:
+    plan = plan_copies(DecodeShape(1, 64, 8, 1), HOT, launches=9, l2_bytes=L2, pool_elements=1 << 33)
+    assert (plan.copies, plan.evict) == (1, False)
+
+
+def test_too_little_memory_is_said() -> None:
+    with pytest.raises(MemoryError, match="KV copies"):
+        plan_copies(DecodeShape(8, 4096, 64, 8), COLD, launches=5, l2_bytes=L2, pool_elements=1 << 20)
+
+
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=12), st.integers(1, 40), st.booleans())
+def test_rewritten_metadata_decodes_to_the_asked_splits(lengths: list[int], blocks: int, paged: bool) -> None:
+    setting = VLLM if paged else COLD
+    shape = DecodeShape(len(lengths), 9000, 64, 8, live_seqlens=tuple(lengths))
+    rounded = -(-len(lengths) // 4) * 4
+    raw = [7] * (rounded * 3) + [0]
+    work = work_view(shape, setting, 32)
+    live = live_splits(work.n_blocks, blocks, 32)
+    written = rewrite_metadata(raw, shape, setting, live)
+    assert len(written) == len(raw) and written[-1] == 0
+    decoded = decode_metadata(written, shape, setting, split=True)
+    assert decoded.live_splits == live
+    assert sorted(decoded.order) == list(range(len(lengths)))
+    if not paged:
+        each = [-(-work.n_blocks[i] // live[i]) for i in decoded.order]
+        assert each == sorted(each, reverse=True)
+
+
+HEAD = {
+    "format": 1, "workload": "bsc-160", "setting": COLD.name, "provider": "fa3_fwd", "mode": "metadata",
+    "cache": "cold", "page_size": 0, "dtype": "bf16", "build": "b", "rounds": 4, "date": "d",
+    "device": {"name": "H100", "uuid": "GPU-1", "driver": "1", "cuda": "13", "num_sms": 132, "l2_bytes": 1},
+}  # fmt: skip
+
+
+def row(case_id: str, latency: float) -> dict[str, object]:
+    cell = {
+        "num_splits": 1,
+        "blocks_per_split": 0,
+        "pack_gqa": None,
+        "sm_margin": 0,
+        "launch": "m1.p1.g0:1",
+        "error": 0.0,
+    }
+    return {"case": case_id, "sm_clock_mhz": 1980, "slowed": False, "cells": [{**cell, "latencies_us": [latency] * 4}]}
+
+
+def write(path: Path, head: dict[str, object], *rows: object, torn: str = "") -> Path:
+    path.write_text("\n".join(json.dumps(r) for r in (head, *rows)) + "\n" + torn)
+    return path
+
+
+def test_slices_merge_and_torn_lines_are_discarded(tmp_path: Path) -> None:
+    ids = [c.id for c in slice_cases("bsc-160", COLD, (0, 1))]
+    one = write(tmp_path / "1", HEAD, row(ids[0], 1.0), torn='{"case": "u-b1')
+    other = {**HEAD, "device": {**HEAD["device"], "uuid": "GPU-2"}}  # type: ignore[dict-item]
+    two = write(tmp_path / "2", other, row(ids[0], 2.0), row(ids[1], 3.0), {"case": ids[2], "failed": "no memory"})
+    card, cases, cells, gpu_of = merge_slices([one, two])
+    assert {c.id for c in cases} == set(ids[:2]) == set(cells)
+    assert cells[ids[0]][0].latencies_us == (1.0,) * 4
+    assert gpu_of == {ids[0]: "GPU-1", ids[1]: "GPU-2"}
+    assert card["gpu_uuids"] == ["GPU-1", "GPU-2"] and card["shapes_lost"] == [ids[2]]
+    assert finished_cases(one)[1] == {ids[0]}
+
+
+def test_what_follows_a_torn_line_is_not_lost(tmp_path: Path) -> None:
+    ids = [c.id for c in slice_cases("bsc-160", COLD, (0, 1))]
+    path = write(tmp_path / "1", HEAD, row(ids[0], 1.0), torn='{"case": "u-b1')
+    end_torn_line(path)
+    end_torn_line(path)
+    with path.open("a") as out:
+        out.write(json.dumps(row(ids[1], 2.0)) + "\n")
+    assert finished_cases(path)[1] == set(ids[:2])
+    assert len(path.read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(("key", "value"), [("build", "c"), ("setting", "x"), ("name", "H200"), ("driver", "2")])
+def test_recordings_that_do_not_belong_together_are_not_mixed(tmp_path: Path, key: str, value: str) -> None:
+    ids = [c.id for c in slice_cases("bsc-160", COLD, (0, 1))]
+    other = {**HEAD, key: value} if key in HEAD else {**HEAD, "device": {**HEAD["device"], key: value}}  # type: ignore[dict-item]
+    paths = [write(tmp_path / "1", HEAD, row(ids[0], 1.0)), write(tmp_path / "2", other, row(ids[1], 1.0))]
+    with pytest.raises(TableError, match=value):
+        merge_slices(paths)
+
+
+def test_parts_cover_all_cases_once() -> None:
+    whole = [c.id for c in slice_cases("bsc-160", COLD, (0, 1))]
+    parts = [c.id for i in range(3) for c in slice_cases("bsc-160", COLD, (i, 3))]
+    assert sorted(parts) == sorted(whole) and len(whole) == 160
+
+
+def test_an_explicit_count_is_needed_to_launch() -> None:
+    assert canonical_launch(DecodeShape(1, 512, 8, 1), COLD, Decision(), Gpu()).num_splits == 1

@@ -1,0 +1,474 @@
+"""The controller on a small judge and proposer of its own: determinism, interruption, failures, duplicates."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import PYTHONPATH
+
+from evaluators.data.contract import Decision
+from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.status import Status
+from evaluators.language.gate import parse_program
+from evolve.config import RunConfig, load_config, parse_config
+from evolve.errors import InterruptedRun, UserError
+from evolve.journal.journal import FILE_NAME, Journal
+from evolve.journal.run_folder import CONFIG_FILE, find_run, list_runs, locked, new_run_folder, summarise
+from evolve.proposers.base import Answer, Ask, ProposerError
+from evolve.search.controller import Controller, Progress
+from evolve.search.population import Population
+
+SEED = "# EVOLVE-BLOCK-START\ndef schedule(shape, gpu):\n    x = 10\n    return x, None, 0\n# EVOLVE-BLOCK-END\n"
+
+
+class SmallJudge:
+    """Scores the number in the program; ends at a random time, so that order would show."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.grows = False
+        self.description = {"workload": "numbers", "table_sha256": "0"}
+
+    def evaluate(self, source: str) -> Evaluation:
+        self.calls += 1
+        time.sleep(random.Random().random() * 0.004)
+        program = parse_program(source)
+        found = re.search(r"x = (\d+)", source)
+        assert found
+        value = int(found.group(1))
+        if value % 7 == 0:
+            return Evaluation(Status.RAISED, f"{value} is unlucky", source, program.normal_form)
+        score = SplitScore(1 + value / 1000, 1.0, 0.5, 0, 1.0, 5, 0, 0)
+        return Evaluation(
+            Status.OK,
+            source_hash=source,
+            normal_form=program.normal_form,
+            decisions_hash=f"d{value // 2}",
+            train=score,
+            holdout=replace(score, score=1 + (value % 10) / 100),
+            features={"complexity": float(program.complexity), "mean_splits": value % 5, "share_changed": value % 3},
+        )
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        return self.evaluate(source)
+
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Lowers every third number's score, and finds some numbers unstable."""
+        value = int(evaluation.decisions_hash[1:])
+        if value % 5 == 2:
+            return Evaluation(Status.UNSTABLE, "decided differently", source, evaluation.normal_form)
+        if value % 3 == 0 and evaluation.train:
+            return replace(evaluation, train=replace(evaluation.train, score=evaluation.train.score - 0.05))
+        return evaluation
+
+
+class SmallProposer:
+    """Changes the number; sometimes fails, answers nonsense, or changes frozen code."""
+
+    name = "small"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def propose(self, ask: Ask) -> Answer:
+        self.asked.append(ask.index)
+        rng = random.Random(ask.seed)
+        await asyncio.sleep(random.Random().random() * 0.004)
+        kind = rng.random()
+        if kind < 0.1:
+            raise ProposerError("no idea")
+        if kind < 0.2:
+            return Answer("I would rather not.", "small")
+        value = rng.randint(1, 400)
+        source = re.sub(r"x = \d+", f"x = {value}", ask.parent.source)
+        if kind < 0.3:
+            source = "y = 1\n" + source
+        return Answer(f"```python\n{source}```", "small", f"to {value}", 5, 6, 0.01)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Stop(Exception):
+    """Stands for a crash at a commit."""
+
+
+def config(**search: object) -> RunConfig:
+    return parse_config(
+        {"name": "t", "search": {"proposals": 60, "window": 4, "islands": 3, "migration_interval": 5, **search}}
+    )
+
+
+def run(folder: Path, *, stop_at: int | None = None, **search: object) -> tuple[SmallJudge, SmallProposer]:
+    judge, proposer = SmallJudge(), SmallProposer()
+
+    def watch(p: Progress) -> None:
+        if p.done == stop_at:
+            raise Stop
+
+    Controller(config(**search), judge, proposer, folder, seeds=[SEED], on_progress=watch).run()
+    return judge, proposer
+
+
+def content(folder: Path) -> object:
+    return Journal(folder / FILE_NAME, read_only=True).content()
+
+
+def test_two_runs_write_the_same_journal(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    statuses = summarise(tmp_path / "a").statuses
+    assert {"ok", "raised", "no_answer", "frozen_code", "duplicate", "proposer_failed"} <= set(statuses)
+    assert sum(statuses.values()) == 60
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 5, 23, 41, 59])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(tmp_path: Path, stop_at: int) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    run(whole)
+    with pytest.raises(Stop):
+        run(broken, stop_at=stop_at)
+    _, second = run(broken)
+    assert content(whole) == content(broken)
+    assert min(second.asked, default=stop_at + 1) > stop_at  # an answer that was stored is not asked for again
+
+
+@pytest.mark.parametrize("proposals", [1, 3, 20])
+def test_a_run_that_is_made_longer_is_the_longer_run(tmp_path: Path, proposals: int) -> None:
+    whole, short = tmp_path / "whole", tmp_path / "short"
+    whole.mkdir()
+    short.mkdir()
+    run(whole)
+    run(short, proposals=proposals)
+    run(short)
+    assert content(whole) == content(short)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> object:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run(folder, proposals=14)
+    return content(folder)
+
+
+@pytest.mark.parametrize("at_write", [*range(1, 8), *range(9, 44, 3)])
+def test_death_at_any_write_costs_nothing(
+    tmp_path: Path, at_write: int, uninterrupted: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert, left = Journal._insert, [at_write]
+
+    def fail(self: Journal, table: str, row: dict[str, object]) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Killed
+        insert(self, table, row)
+
+    monkeypatch.setattr(Journal, "_insert", fail)
+    with pytest.raises(Killed):
+        run(tmp_path, proposals=14)
+    monkeypatch.undo()
+    answered = {e.id for e in Journal(tmp_path / FILE_NAME, read_only=True).entries() if e.answer or e.error}
+    _, proposer = run(tmp_path, proposals=14)
+    assert content(tmp_path) == uninterrupted
+    assert not answered & set(proposer.asked)
+
+
+def test_a_run_that_has_a_journal_has_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(Journal, "set_meta", die)
+    with pytest.raises(Killed):
+        run(tmp_path, proposals=14)
+    monkeypatch.undo()
+    assert load_config(tmp_path / CONFIG_FILE, []) == config(proposals=14)
+    run(tmp_path, proposals=14)
+    assert summarise(tmp_path).proposals == 14
+
+
+def test_a_would_be_best_that_decides_differently_is_rejected(tmp_path: Path) -> None:
+    run(tmp_path)
+    entries = list(Journal(tmp_path / FILE_NAME, read_only=True).entries())
+    unstable = [e for e in entries if e.status is Status.UNSTABLE]
+    assert unstable and all(e.train is None and "differently" in e.message for e in unstable)
+    assert not any(e.parent == u.id for e in entries for u in unstable)
+
+
+def test_only_a_would_be_best_is_looked_at_again(tmp_path: Path) -> None:
+    looked: list[str] = []
+
+    class Judge(SmallJudge):
+        def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+            looked.append(source)
+            return evaluation
+
+    Controller(config(), Judge(), SmallProposer(), tmp_path, seeds=[SEED]).run()
+    best_train = best_holdout = float("-inf")
+    wanted = []
+    for entry in Journal(tmp_path / FILE_NAME, read_only=True).entries():
+        if entry.train and entry.holdout:
+            if entry.train.score >= best_train or entry.holdout.score >= best_holdout:
+                wanted.append(entry.source)
+            best_train, best_holdout = max(best_train, entry.train.score), max(best_holdout, entry.holdout.score)
+    assert looked == wanted and 1 < len(wanted) < 30
+
+
+@pytest.mark.parametrize("signal_name", ["SIGINT", "SIGKILL"])
+def test_a_process_that_is_stopped_by_a_signal_can_be_resumed(tmp_path: Path, signal_name: str) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    run(whole)
+    code = (
+        "import sys, time, pathlib, test_controller as t\n"
+        "from evolve.errors import InterruptedRun\n"
+        "def say(p):\n"
+        "    if p.done == 20: print('twenty', flush=True)\n"
+        "    if p.done >= 20: time.sleep(0.1)\n"
+        "try: t.Controller(t.config(), t.SmallJudge(), t.SmallProposer(), pathlib.Path(sys.argv[1]), seeds=[t.SEED],"
+        " on_progress=say).run()\n"
+        "except InterruptedRun: sys.exit(130)"
+    )
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    with subprocess.Popen([sys.executable, "-c", code, broken], env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "twenty\n"
+        process.send_signal(getattr(signal, signal_name))
+        assert process.wait(20) == (130 if signal_name == "SIGINT" else -signal.SIGKILL)
+    assert 20 <= summarise(broken).proposals < 60
+    run(broken)
+    assert content(whole) == content(broken)
+
+
+class Saying(SmallProposer):
+    """Gives one answer for ever."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    async def propose(self, ask: Ask) -> Answer:
+        return Answer(self.text, "m", self.text[:9])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<<<<<<< SEARCH\nx\n",
+        f"<<<<<<< SEARCH\n=======\n=======\n>>>>>>> REPLACE\n```python\n{SEED}```",
+        f"```python\n# \ud800\n{SEED}```",
+        f"```python\n{SEED.replace('10', '10' + chr(0))}```",
+        f"```python\n{SEED.replace('10', '(' * 5000)}```",
+        "",
+    ],
+    ids=["unfinished diff", "two separators", "surrogate", "nul", "deep", "empty"],
+)
+def test_no_answer_ends_the_run(tmp_path: Path, text: str) -> None:
+    summary = Controller(config(proposals=3), SmallJudge(), Saying(text), tmp_path, seeds=[SEED]).run()
+    assert summary.proposals == 3 and "ok" not in summary.statuses
+
+
+def test_a_refused_key_ends_the_run_which_can_be_resumed(tmp_path: Path) -> None:
+    class Refused(SmallProposer):
+        async def propose(self, ask: Ask) -> Answer:
+            if ask.index == 9:
+                raise UserError("refused")
+            return await super().propose(ask)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    run(whole)
+    with pytest.raises(UserError, match="refused"):
+        Controller(config(), SmallJudge(), Refused(), broken, seeds=[SEED]).run()
+    assert summarise(broken).proposals == 8
+    run(broken)
+    assert content(whole) == content(broken)
+
+
+def test_limits_on_proposals_and_evaluations_are_kept_apart(tmp_path: Path) -> None:
+    under_way, most = {"propose": 0, "evaluate": 0}, {"propose": 0, "evaluate": 0}
+    lock = threading.Lock()
+
+    def move(what: str, step: int) -> None:
+        with lock:
+            under_way[what] += step
+            most[what] = max(most[what], under_way[what])
+
+    class Judge(SmallJudge):
+        def evaluate(self, source: str) -> Evaluation:
+            move("evaluate", 1)
+            try:
+                return super().evaluate(source)
+            finally:
+                move("evaluate", -1)
+
+    class Proposer(SmallProposer):
+        async def propose(self, ask: Ask) -> Answer:
+            move("propose", 1)
+            try:
+                return await super().propose(ask)
+            finally:
+                move("propose", -1)
+
+    limits = config(window=12, parallel_proposals=5, parallel_evaluations=2)
+    Controller(limits, Judge(), Proposer(), tmp_path, seeds=[SEED]).run()
+    assert most == {"propose": 5, "evaluate": 2}
+
+
+def test_a_proposer_that_hangs_does_not_outlast_the_wall_time(tmp_path: Path) -> None:
+    class Hanging(SmallProposer):
+        async def propose(self, ask: Ask) -> Answer:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    started = time.monotonic()
+    summary = Controller(config(wall_s=0.2), SmallJudge(), Hanging(), tmp_path, seeds=[SEED]).run()
+    assert summary.proposals == 0 and time.monotonic() - started < 10
+
+
+def test_a_simpler_program_with_the_same_decisions_is_no_duplicate(tmp_path: Path) -> None:
+    longer = SEED.replace("x = 10", "x = 10\n    x = x + 0 + 0")
+    simple = Controller(config(proposals=2), SmallJudge(), Saying(f"```python\n{SEED}```"), tmp_path, seeds=[longer])
+    assert simple.run().statuses == {"ok": 1, "duplicate": 1}
+
+
+def test_a_changed_seed_is_refused_on_resume(tmp_path: Path) -> None:
+    run(tmp_path, proposals=2)
+    with pytest.raises(UserError, match="has changed"):
+        Controller(config(proposals=2), SmallJudge(), SmallProposer(), tmp_path, seeds=[SEED.replace("10", "12")]).run()
+
+
+def test_a_stop_by_wall_time_can_be_resumed(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    run(a, wall_s=0.02)
+    assert summarise(a).proposals < 60
+    run(a)
+    run(b)
+    got, wanted = content(a), content(b)
+    assert got["results"] == wanted["results"]  # type: ignore[index]
+
+
+def test_ctrl_c_is_an_interrupted_run(tmp_path: Path) -> None:
+    def stop(_: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedRun, match="--resume"):
+        Controller(config(), SmallJudge(), SmallProposer(), tmp_path, seeds=[SEED], on_progress=stop).run()
+    run(tmp_path)
+    assert summarise(tmp_path).proposals == 60
+
+
+def test_duplicates_point_at_the_original_and_stay_out(tmp_path: Path) -> None:
+    run(tmp_path)
+    entries = list(Journal(tmp_path / FILE_NAME, read_only=True).entries())
+    by_id = {e.id: e for e in entries}
+    found = [e for e in entries if e.status is Status.DUPLICATE]
+    assert found
+    for entry in found:
+        assert entry.duplicate_of is not None and entry.duplicate_of < entry.id
+        assert by_id[entry.duplicate_of].status is not Status.DUPLICATE
+        assert entry.train is None
+        assert not any(e.parent == entry.id for e in entries)
+
+
+def test_proposals_sample_only_what_their_window_allows(tmp_path: Path) -> None:
+    run(tmp_path, window=9)
+    for entry in Journal(tmp_path / FILE_NAME, read_only=True).entries():
+        if entry.parent is not None:
+            assert entry.parent <= max(0, entry.id - 9)
+
+
+def test_the_holdout_picks_the_winner(tmp_path: Path) -> None:
+    run(tmp_path)
+    best = summarise(tmp_path).best
+    assert best is not None
+    entries = list(Journal(tmp_path / FILE_NAME, read_only=True).entries())
+    assert best.holdout and best.holdout.score == max(e.holdout.score for e in entries if e.holdout)
+    leader = summarise(tmp_path).leader
+    assert leader and leader.train.score == max(e.train.score for e in entries if e.train)
+    assert (tmp_path / "best.py").read_text() == best.source
+
+
+def test_a_failing_seed_is_a_users_error(tmp_path: Path) -> None:
+    bad = SEED.replace("10", "14")
+    with pytest.raises(UserError, match="unlucky"):
+        Controller(config(), SmallJudge(), SmallProposer(), tmp_path, seeds=[bad]).run()
+
+
+def test_another_table_is_refused_on_resume(tmp_path: Path) -> None:
+    run(tmp_path, proposals=3)
+    judge = SmallJudge()
+    judge.description = {**judge.description, "table_sha256": "1"}
+    with pytest.raises(UserError, match="table_sha256"):
+        Controller(config(proposals=3), judge, SmallProposer(), tmp_path, seeds=[SEED]).run()
+
+
+def test_one_process_per_run_folder(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(UserError, match="another process"):
+        run(tmp_path)
+
+
+def test_newer_journals_and_other_files_are_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / FILE_NAME)
+    journal.set_meta("schema_version", "99")
+    journal.close()
+    with pytest.raises(UserError, match="99"):
+        Journal(tmp_path / FILE_NAME)
+    other = tmp_path / "other"
+    other.write_text("not a database, but long enough to look like one " * 50)
+    with pytest.raises(UserError, match="not a journal"):
+        Journal(other)
+
+
+def test_runs_are_found_and_never_overwritten(tmp_path: Path) -> None:
+    first, second = new_run_folder(tmp_path, "t"), new_run_folder(tmp_path, "t")
+    assert first != second
+    run(first, proposals=2)
+    assert find_run(first.name, tmp_path) == find_run("last", tmp_path) == first
+    assert summarise(first).run == first.name
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / FILE_NAME).write_text("no database " * 100)
+    assert [r.run for r in list_runs(tmp_path)] == [first.name]
+    with pytest.raises(UserError, match="no run"):
+        find_run("nothing", tmp_path)
+
+
+def test_the_population_does_not_depend_on_the_global_random_state() -> None:
+    def grow(noise: int) -> object:
+        population = Population(config().search, 1)
+        judge = SmallJudge()
+        population.add_seed(0, SEED, judge.evaluate(SEED))
+        seen = []
+        for index in range(1, 60):
+            random.seed(noise * index)
+            sample = population.sample(index)
+            seen.append(sample)
+            source = SEED.replace("10", str(index * 5 + 1))
+            evaluation = judge.evaluate(source)
+            population.commit(index, sample.island, source, evaluation if evaluation.train else None)
+        return seen, population.fingerprint()
+
+    assert grow(1) == grow(2)
