@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from evaluators.data.contract import Gpu
-from evaluators.fa3.compiled_decisions import Reading, mirror, read_metadata, read_num_splits, reading_setting
+from evaluators.measure.compiled_decisions import Reading, mirror, read_metadata, read_num_splits, reading_setting
 from evaluators.measure.providers import ProviderUnavailable, open_provider
 from evaluators.measure.providers.memory import KvPool
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import (
     CAPACITY_FACTORS,
@@ -35,7 +36,7 @@ from evaluators.measure.pairing import (
     suite_verdict,
 )
 from evaluators.measure.worker_client import MeasureError, Trouble, Worker
-from evaluators.sandbox.sandbox import Limits, Question, Sandbox
+from evaluators.sandbox.sandbox import Limits, Sandbox
 
 FRESH_BATCHES = 48
 """Ragged batches drawn anew for each confirmation."""

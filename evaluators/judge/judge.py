@@ -16,13 +16,14 @@ from pathlib import Path
 
 from evaluators.data.contract import Decision, Gpu, Setting
 from evaluators.data.evaluation import Evaluation, Feedback, Measuring, Opportunity
+from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting, weights
 from evaluators.judge.recheck import SecondLook
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
 from evaluators.latencies.table import read_table, restrict
-from evaluators.sandbox.sandbox import Answers, Limits, Question, Sandbox
+from evaluators.sandbox.sandbox import Limits, Sandbox
 from evaluators.scoring.outcomes import Outcome, Outcomes
 from evaluators.scoring.regressions import Regression, regression_of
 from evaluators.scoring.score import ShapeResult, split_score

@@ -11,13 +11,14 @@ from functools import cached_property
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu
 from evaluators.data.evaluation import Evaluation
+from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
 from evaluators.language.gate import Program
 from evaluators.language.lanes import NotVectorisable
 from evaluators.language.vectorised import Vectoriser
 from evaluators.sandbox.process import Limits
-from evaluators.sandbox.sandbox import Answers, Question, Sandbox
+from evaluators.sandbox.sandbox import Sandbox
 from evaluators.scoring.memorising import lone_gain, lone_part, neighbours, penalised
 
 HASH_SEED = 1

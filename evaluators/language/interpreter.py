@@ -12,12 +12,12 @@ from dataclasses import fields
 from types import SimpleNamespace
 
 from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Gpu
+from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.language.gate import Program
 from evaluators.language.machine import Machine, TooMuch
 from evaluators.language.operations import FAILURES
 from evaluators.sandbox.child import BadAnswer, whole
-from evaluators.sandbox.sandbox import Answers, Question
 
 
 class Interpreter:

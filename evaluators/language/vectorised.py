@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Gpu, ShapeView, WorkView
+from evaluators.data.questions import Question
 from evaluators.language.gate import Program
 from evaluators.language.lane_expressions import Expressions
 from evaluators.language.lane_frames import Frame, Views, Work
@@ -25,7 +26,6 @@ from evaluators.language.lane_memory import NOTHING, Built, Leaves
 from evaluators.language.lane_statements import Statements
 from evaluators.language.lanes import BOOL, FLOAT, INT, Lanes, NotVectorisable, Value, ints, kind_of, truth
 from evaluators.language.operations import UNARY, local_names
-from evaluators.sandbox.sandbox import Question
 
 Number = int | float
 Int64 = npt.NDArray[np.int64]

@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 
 from evaluators.data.contract import Decision, DecodeShape, Setting
-from evaluators.measure.device import DeviceRecord
+from evaluators.data.device import DeviceRecord
 
 STORE_FORMAT = 1
 METHOD = "graph-6"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evaluators.measure.device import DeviceRecord, current_device, measuring_problem
+from evaluators.data.device import DeviceRecord
+from evaluators.measure.device import current_device, measuring_problem
 from evaluators.measure.gpu_lock import hold
 from evaluators.measure.worker_client import MeasureError, Trouble
 

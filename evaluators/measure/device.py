@@ -5,30 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from evaluators.data.contract import Gpu
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceRecord:
-    """Identity of the measuring GPU; part of every table's card."""
-
-    name: str
-    uuid: str
-    driver: str
-    cuda: str
-    num_sms: int
-    l2_bytes: int
-
-    def as_dict(self) -> dict[str, str | int]:
-        """Plain mapping for JSON."""
-        return asdict(self)
-
-    def gpu(self) -> Gpu:
-        """What heuristics may know of it."""
-        return Gpu(num_sms=self.num_sms, l2_bytes=self.l2_bytes, max_sm_margin=self.num_sms - 1)
+from evaluators.data.device import DeviceRecord
 
 
 def _nvml() -> Any:

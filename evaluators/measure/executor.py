@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from evaluators.data.contract import Decision, DecodeShape, Setting
-from evaluators.measure.device import DeviceRecord
+from evaluators.data.device import DeviceRecord
 from evaluators.measure.worker_client import MeasureError
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from evaluators.data.contract import Decision, Gpu, Setting, baseline_decision
+from evaluators.data.device import DeviceRecord
 from evaluators.data.evaluation import Measuring
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case
@@ -18,7 +19,6 @@ from evaluators.latencies.latency import Latency, UnrecordedError
 from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.latencies.store import Bench, Reading
 from evaluators.latencies.table import Cell
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.worker_client import Trouble
 
 ROUNDS = 6

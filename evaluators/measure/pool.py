@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import Literal
 
 from evaluators.data.contract import DecodeShape, Setting
+from evaluators.data.device import DeviceRecord
 from evaluators.latencies.store import Bench
 from evaluators.measure.desk import CLOSED, Desk
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.entries import Lease
 from evaluators.measure.executor import Answer, Executor, Work, WorkerLost
 from evaluators.measure.leases import LeaseBook

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import Decision, Setting
+from evaluators.data.device import DeviceRecord
 from evaluators.data.evaluation import Measuring
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case
 from evaluators.latencies.latency import Latency, UnrecordedError
 from evaluators.latencies.store import Bench, StoreError
 from evaluators.latencies.table import Cell
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.live_source import LiveCount, LiveSource
 from evaluators.measure.worker_client import MeasureError, Trouble
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import Decision, Gpu, Setting
+from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import Case, cases_for
 from evaluators.fa3.launch import Launch
 from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.latencies.table import slice_rows
-from evaluators.measure.device import DeviceRecord
 
 SLICE_FORMAT = 1
 ROUNDS = 6

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from evaluators.data.contract import Cache, Decision, DecodeShape, Mode, Setting
-from evaluators.measure.device import DeviceRecord
+from evaluators.data.device import DeviceRecord
 from evaluators.measure.executor import Hello, Work
 
 

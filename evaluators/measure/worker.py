@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from evaluators.data.contract import Decision, DecodeShape, Setting, baseline_decision
+from evaluators.data.device import DeviceRecord
 from evaluators.fa3.launch import spelled_out
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.executor import Hello, Work
 from evaluators.measure.worker_client import MeasureError, Trouble
 from evaluators.measure.worker_process import answer

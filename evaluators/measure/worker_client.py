@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from evaluators.data.contract import Decision, DecodeShape, Setting
-from evaluators.measure.device import DeviceRecord
+from evaluators.data.device import DeviceRecord
 from evaluators.measure.pairing import Block
 
 GOODBYE_S = 20.0

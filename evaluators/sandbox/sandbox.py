@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 
 from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Gpu, ShapeView, WorkView
+from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.language.gate import Program
 from evaluators.sandbox import confine
 from evaluators.sandbox.process import OUTSIDE_KILLS, End, Ended, Limits, SandboxUnavailable, run_confined
 
-__all__ = ["Answers", "Limits", "Question", "Sandbox", "SandboxUnavailable", "SelfTest", "self_test"]
+__all__ = ["Limits", "Sandbox", "SandboxUnavailable", "SelfTest", "self_test"]
 
 MAX_BLOCKS_PER_SPLIT = 2**31 - 1
 
@@ -24,31 +25,6 @@ machine: the interpreter and all shapes take less, and who runs out of memory ki
 
 WORK_FIELDS = [f.name for f in fields(WorkView) if f.name not in ("num_splits", "n_blocks")]
 SHAPE_FIELDS = [f.name for f in fields(ShapeView)]
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One shape that candidates are asked about.
-
-    Attributes:
-        shape: argument of `schedule`.
-        stock_num_splits: FA3's own choice, which `blocks_per_split` sees where the candidate answers 0.
-        work: argument of `blocks_per_split`; its num_splits is replaced by what the candidate decided.
-    """
-
-    shape: ShapeView
-    stock_num_splits: int
-    work: WorkView
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """What a candidate answered; `decisions` is empty unless `status` is `OK`."""
-
-    status: Status
-    message: str
-    decisions: tuple[Decision, ...]
-    elapsed_s: float
 
 
 @dataclass(frozen=True, slots=True)

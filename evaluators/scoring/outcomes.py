@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
+from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
@@ -13,7 +14,7 @@ from evaluators.fa3.launch import Launch, canonical_launch, spelled_out, workspa
 from evaluators.latencies.latency import LatencySource, UnrecordedError
 from evaluators.latencies.oracle import OracleShape, log_speedups, oracle_of
 from evaluators.latencies.table import Cell
-from evaluators.sandbox.sandbox import SHAPE_FIELDS, WORK_FIELDS, Question
+from evaluators.sandbox.sandbox import SHAPE_FIELDS, WORK_FIELDS
 from evaluators.scoring.score import ShapeResult, shape_result
 
 OUTCOMES_KEPT = 20

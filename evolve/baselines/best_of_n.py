@@ -9,8 +9,9 @@ from evolve.baselines.tally import Tally
 from evolve.prompts.lessons import Lessons
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import load_templates
+from evolve.proposal import Ask, ProgramRecord
 from evolve.proposers import open_proposer
-from evolve.proposers.base import Ask, ProgramRecord, ProposerError
+from evolve.proposers.base import ProposerError
 from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
 

@@ -22,8 +22,9 @@ from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig, parse_config
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import load_templates
+from evolve.proposal import Ask, ProgramRecord
 from evolve.proposers import open_proposer
-from evolve.proposers.base import Ask, ProgramRecord, ProposerError
+from evolve.proposers.base import ProposerError
 from evolve.search.population import FEATURES
 
 VARIABLE = "EVOSPLIT_BASELINE"

@@ -9,7 +9,8 @@ from evaluators.sandbox.sandbox import Limits
 from evolve.assets import asset
 from evolve.baselines.tally import BudgetSpent, Tally
 from evolve.config import RunConfig
-from evolve.proposers.base import Answer, Ask, Proposer, ProposerError
+from evolve.proposal import Answer, Ask
+from evolve.proposers.base import Proposer, ProposerError
 
 
 @dataclass(frozen=True, slots=True)

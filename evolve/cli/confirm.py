@@ -28,12 +28,12 @@ from evaluators.confirm.confirm import (
     judge_suite,
 )
 from evaluators.data.contract import LIVE_SETTINGS, Decision, Gpu, Setting, baseline_decision
+from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import Case
 from evaluators.fa3.launch import spelled_out
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.measure import pairing
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
 from evolve.assets import asset

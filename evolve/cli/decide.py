@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import SETTINGS, Cache, Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.fa3.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
 from evaluators.fa3.launch import canonical_launch, workspace_bytes
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.language.interpreter import Interpreter
-from evaluators.sandbox.sandbox import Answers, Limits, Question, Sandbox, self_test
+from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
 from evolve.cli.common import emit, plain, read_program, say
 from evolve.errors import EXIT_NEGATIVE, UserError
 

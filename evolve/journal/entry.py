@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
-from evolve.proposers.base import Answer
+from evolve.proposal import Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,7 @@ from evolve.journal.schema import (
     fill,
     upgrade,
 )
-from evolve.proposers.base import Answer
+from evolve.proposal import Answer
 
 __all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "Spending", "open_journal", "storable"]
 

@@ -10,7 +10,7 @@ from evaluators.scoring.feedback import render
 from evolve.prompts.lessons import Lessons
 from evolve.prompts.templates import Templates, fill
 from evolve.prompts.tokens import estimate_tokens
-from evolve.proposers.base import ProgramRecord
+from evolve.proposal import ProgramRecord
 
 MAX_TOKENS = 6000
 """Of a whole prompt, as estimated. The parent is always shown whole, at the expense of everything else."""

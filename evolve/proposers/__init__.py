@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from evolve.config import ManualConfig, OpenAIConfig, ProposerConfig, ReplayConfig
-from evolve.proposers.base import Answer, Ask, EndpointError, ProgramRecord, Proposer, ProposerError
+from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposers.base import EndpointError, Proposer, ProposerError
 
 __all__ = ["Answer", "Ask", "EndpointError", "ProgramRecord", "Proposer", "ProposerError", "open_proposer"]
 

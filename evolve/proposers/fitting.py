@@ -13,7 +13,8 @@ from dataclasses import replace
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
 from evolve.config import ConstantsConfig
-from evolve.proposers.base import Answer, Ask, Proposer, ProposerError
+from evolve.proposal import Answer, Ask
+from evolve.proposers.base import Proposer, ProposerError
 from evolve.tuning.constants import ConstantFitter, Fitted, Unfit
 
 MODEL = "constants"

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from evolve.config import ManualConfig
-from evolve.proposers.base import Answer, Ask
+from evolve.proposal import Answer, Ask
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, task_id
 
 

@@ -13,7 +13,8 @@ from evolve.mutation.costs import add_cost, refit_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import FINE, Guard, apply_guard, find_guard, support_for
 from evolve.mutation.syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
-from evolve.proposers.base import Answer, Ask, ProposerError
+from evolve.proposal import Answer, Ask
+from evolve.proposers.base import ProposerError
 
 EDIT_WEIGHTS = {
     "guard": 6.0,

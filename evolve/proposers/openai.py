@@ -10,7 +10,8 @@ from typing import Any
 
 from evolve.config import ModelConfig, OpenAIConfig
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.proposers.base import Answer, Ask, EndpointError, ProposerError
+from evolve.proposal import Answer, Ask
+from evolve.proposers.base import EndpointError, ProposerError
 
 MESSAGE_CHARS = 500
 KEY_CHARS = 8

@@ -8,7 +8,8 @@ from pathlib import Path
 from evolve.config import ReplayConfig
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Entry, open_journal
-from evolve.proposers.base import Answer, Ask, ProposerError
+from evolve.proposal import Answer, Ask
+from evolve.proposers.base import ProposerError
 
 SHOWN_CHARS = 160
 

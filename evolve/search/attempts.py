@@ -19,7 +19,8 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evolve.config import SearchConfig
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.journal.journal import Journal, storable
-from evolve.proposers.base import Answer, Ask, EndpointError, ProgramRecord, Proposer, ProposerError
+from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposers.base import EndpointError, Proposer, ProposerError
 from evolve.search.budget import Budget, BudgetSpent, Cost, cost_of
 from evolve.search.ledger import Ledger
 from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.journal.journal import Spending
 from evolve.prompts.tokens import estimate_tokens
-from evolve.proposers.base import Answer, Ask
+from evolve.proposal import Answer, Ask
 
 
 class BudgetSpent(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 from evolve.journal.journal import Entry, Journal
 from evolve.prompts.lessons import LessonBook
 from evolve.prompts.prompts import Prompts
-from evolve.proposers.base import Ask
+from evolve.proposal import Ask
 from evolve.search.attempts import Attempts
 from evolve.search.bandit import ModelChoice
 from evolve.search.population import Population, Sample

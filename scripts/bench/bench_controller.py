@@ -16,7 +16,7 @@ from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.config import parse_config
-from evolve.proposers.base import Answer, Ask
+from evolve.proposal import Answer, Ask
 from evolve.search.controller import Controller, Progress
 
 SEED = "# EVOLVE-BLOCK-START\ndef schedule(shape, gpu):\n    x = 10\n    return x, None, 0\n# EVOLVE-BLOCK-END\n"

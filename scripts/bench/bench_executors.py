@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Setting
+from evaluators.data.device import DeviceRecord
 from evaluators.latencies.store import LatencyStore
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.executor import Executor, Work
 from evaluators.measure.live_source import readings_of
 from evaluators.measure.local import LocalExecutor

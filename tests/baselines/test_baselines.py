@@ -22,7 +22,8 @@ from evolve.baselines.random_search import random_program
 from evolve.baselines.report import Run, quartiles, read_report, summarise, write_report
 from evolve.baselines.tally import Budget, BudgetSpent, Standing, Tally
 from evolve.cli.baselines import METHODS
-from evolve.proposers.base import Answer, Ask, ProposerError
+from evolve.proposal import Answer, Ask
+from evolve.proposers.base import ProposerError
 
 SETS = ("--set", "judge.setting=fa3_fwd-static-cold", "--set", "judge.weighting=chat")
 QUICK = ("--seeds", 1, "--model-calls", 3, "--look-ups", 2500, *SETS, "--set", "constants.evaluations=4")

@@ -19,10 +19,10 @@ from simulated_gpu import SIMULATED_BUILD, SIMULATED_DEVICE, SimulatedWorker, si
 
 import evolve.export.evidence.evidence
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import WORKLOADS
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.language.gate import parse_program
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.providers import ProviderUnavailable
 from evaluators.measure.providers.library import NEEDED, load_operators
 from evaluators.measure.worker_client import MeasureError, Trouble

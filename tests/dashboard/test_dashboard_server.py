@@ -22,7 +22,7 @@ from evolve.dashboard.hub import Change, FollowedRun, Hub
 from evolve.dashboard.server import DashboardServer, is_loopback
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
-from evolve.proposers.base import Answer
+from evolve.proposal import Answer
 
 TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 

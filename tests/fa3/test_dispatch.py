@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
-from evaluators.fa3.compiled_decisions import Reading, mirror
 from evaluators.fa3.dispatch import live_splits, num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.fa3.launch import canonical_launch, workspace_bytes
+from evaluators.measure.compiled_decisions import Reading, mirror
 
 FIXTURE = ROOT / "tests" / "fixtures" / "decisions.jsonl.gz"
 METADATA = SETTINGS["fa3_fwd-metadata-cold"]

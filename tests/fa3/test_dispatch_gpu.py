@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evaluators.data.contract import Gpu
-from evaluators.fa3.compiled_decisions import mirror, read_metadata, read_num_splits, reading_setting
+from evaluators.measure.compiled_decisions import mirror, read_metadata, read_num_splits, reading_setting
 from evaluators.measure.providers import ProviderUnavailable, open_provider
 from evaluators.measure.providers.memory import KvPool
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 if TYPE_CHECKING:
-    from evaluators.sandbox.sandbox import Question
+    from evaluators.data.questions import Question
 
 STEPS = 20_000
 """Of one program for one shape; FA3's own rule takes about 5,000."""
@@ -69,8 +69,8 @@ class Hole(Exception):
 def question() -> Question:
     """A ragged batch, so that both entry points have something to do."""
     from evaluators.data.contract import SETTINGS, DecodeShape
+    from evaluators.data.questions import Question
     from evaluators.fa3.dispatch import shape_view, work_view
-    from evaluators.sandbox.sandbox import Question
 
     setting, shape = SETTINGS["fa3_fwd-metadata-cold"], DecodeShape(3, 2000, 64, 8, live_seqlens=(1, 700, 2000))
     return Question(shape_view(shape, setting), 4, work_view(shape, setting, 4))

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.device import DeviceRecord
 from evaluators.fa3.launch import canonical_launch
 from evaluators.latencies.store import shape_key
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.worker_process import serve
 
 DEVICE = DeviceRecord("simulated H100", "GPU-simulated", "0", "0", 132, 50 << 20)

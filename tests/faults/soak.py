@@ -36,8 +36,8 @@ from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import FILE_NAME
 from evolve.journal.run_folder import summarise
+from evolve.proposal import Answer, Ask
 from evolve.proposers import open_proposer
-from evolve.proposers.base import Answer, Ask
 from evolve.search.controller import Controller, Progress
 
 ROOT = Path(__file__).parents[2]

@@ -27,7 +27,7 @@ from evolve.assets import asset
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import Journal, open_journal
 from evolve.journal.run_folder import CONFIG_FILE, keep_tables
-from evolve.proposers.base import Answer
+from evolve.proposal import Answer
 
 FAILURES = {
     Status.DUPLICATE: 0.12,

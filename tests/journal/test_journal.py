@@ -15,7 +15,7 @@ from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, SCHEMA_VERSION, Journal, Spending, open_journal, storable
-from evolve.proposers.base import Answer
+from evolve.proposal import Answer
 
 SCORE = SplitScore(1.5, 1.6, 0.7, 2, 0.9, 100, 4096, 3)
 

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.language.gate import parse_program
 from evaluators.language.interpreter import Interpreter
 from evaluators.language.operations import BUILTINS
 from evaluators.language.subset import BUILTINS as LANGUAGE_BUILTINS
-from evaluators.sandbox.sandbox import Limits, Question, Sandbox
+from evaluators.sandbox.sandbox import Limits, Sandbox
 
 GPU = Gpu()
 SEEDS = sorted((ROOT / "seeds").glob("*.py"))

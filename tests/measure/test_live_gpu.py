@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import pytest
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Setting
+from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import cases_for
 from evaluators.latencies.store import LatencyStore
 from evaluators.measure.bench import Bench
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.live import WorkerSource
 from evaluators.measure.pairing import Block, Verdict, compare
 from evaluators.measure.worker_client import MeasureError, Trouble

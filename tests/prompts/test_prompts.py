@@ -21,7 +21,7 @@ from evolve.prompts.lessons import EDIT_CHARS, KEPT, LessonBook, Lessons, descri
 from evolve.prompts.prompts import MAX_TOKENS, Prompts
 from evolve.prompts.templates import FOLDER, MARKS, Templates, fill, load_templates
 from evolve.prompts.tokens import estimate_tokens
-from evolve.proposers.base import ProgramRecord
+from evolve.proposal import ProgramRecord
 
 NOTHING = Lessons()
 

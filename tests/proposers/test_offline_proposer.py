@@ -23,7 +23,8 @@ from evolve.mutation.costs import add_cost, refit_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import BROAD_SUPPORT, apply_guard, find_guard, support_for, terms_for
 from evolve.mutation.syntax import SYNTAX_EDITS, functions, insert_at_top, insert_function, replace_body, take_function
-from evolve.proposers.base import Ask, ProgramRecord, ProposerError
+from evolve.proposal import Ask, ProgramRecord
+from evolve.proposers.base import ProposerError
 from evolve.proposers.offline import EDIT_WEIGHTS, OfflineProposer
 from evolve.search.responses import program_from
 

@@ -13,7 +13,8 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evolve.config import OpenAIConfig
 from evolve.errors import UserError
-from evolve.proposers import Answer, Ask, EndpointError, ProgramRecord, ProposerError, open_proposer
+from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposers import EndpointError, ProposerError, open_proposer
 
 KEY = "sk-very-secret"
 PARENT = ProgramRecord(0, "def schedule(shape, gpu):\n    return 1, None, 0\n", Evaluation(Status.OK))

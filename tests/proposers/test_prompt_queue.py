@@ -21,7 +21,8 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evolve.config import ManualConfig
 from evolve.errors import UserError
-from evolve.proposers import Answer, Ask, ProgramRecord, open_proposer
+from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposers import open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, Reply, TaskState, task_id
 
 MESSAGES = [{"role": "system", "content": "be short"}, {"role": "user", "content": "improve §"}]

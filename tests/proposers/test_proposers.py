@@ -18,7 +18,8 @@ from evaluators.judge.judge import Judge
 from evolve.config import ManualConfig, OfflineConfig, OpenAIConfig, ReplayConfig
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, Journal
-from evolve.proposers import Answer, Ask, ProgramRecord, Proposer, ProposerError, open_proposer
+from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposers import Proposer, ProposerError, open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, PromptQueue, Reply, TaskState
 from evolve.search.responses import program_from
 

@@ -16,12 +16,13 @@ from conftest import ROOT, require_sandbox, seed
 
 from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
 from evaluators.data.evaluation import Evaluation
+from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.judge.judge import Judge
 from evaluators.judge.recheck import HASH_SEED, Recheck, difference
 from evaluators.language.gate import ProgramRefused, parse_program
-from evaluators.sandbox.sandbox import Answers, Limits, Question, Sandbox
+from evaluators.sandbox.sandbox import Limits, Sandbox
 
 HOSTILE = ROOT / "tests" / "hostile"
 LIMITS = Limits(time_s=0.2, memory_mb=192)

@@ -15,21 +15,13 @@ import pytest
 from conftest import ROOT, require_sandbox, seed
 
 from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
+from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.language.gate import parse_program
 from evaluators.sandbox import process
 from evaluators.sandbox.process import OUTSIDE_KILLS
-from evaluators.sandbox.sandbox import (
-    PROBES,
-    Limits,
-    Question,
-    Sandbox,
-    SandboxUnavailable,
-    _ask_once,
-    _probe,
-    self_test,
-)
+from evaluators.sandbox.sandbox import PROBES, Limits, Sandbox, SandboxUnavailable, _ask_once, _probe, self_test
 
 SETTING = SETTINGS["fa3_fwd-metadata-cold"]
 LIMITS = Limits(time_s=0.3, memory_mb=256)

@@ -19,7 +19,8 @@ from evaluators.data.status import Status
 from evolve.config import RunConfig, parse_config
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, Journal, Spending
-from evolve.proposers import Answer, Ask, ProgramRecord, open_proposer
+from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposers import open_proposer
 from evolve.search.budget import Budget, BudgetSpent, Cost
 from evolve.search.controller import Controller
 

@@ -26,7 +26,8 @@ from evolve.config import RunConfig, load_config, parse_config
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal.journal import FILE_NAME, Journal
 from evolve.journal.run_folder import CONFIG_FILE, find_run, list_runs, locked, new_run_folder, summarise
-from evolve.proposers.base import Answer, Ask, ProposerError
+from evolve.proposal import Answer, Ask
+from evolve.proposers.base import ProposerError
 from evolve.search.controller import Controller, Progress
 from evolve.search.population import Population
 

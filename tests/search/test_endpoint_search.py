@@ -18,7 +18,8 @@ from evaluators.data.status import Status
 from evolve.config import RunConfig, parse_config
 from evolve.errors import EXIT_BUDGET
 from evolve.journal.journal import FILE_NAME, Entry, Journal
-from evolve.proposers import Answer, Ask, open_proposer
+from evolve.proposal import Answer, Ask
+from evolve.proposers import open_proposer
 from evolve.search.attempts import GIVE_UP_AFTER, ProposerDown
 from evolve.search.controller import Controller
 

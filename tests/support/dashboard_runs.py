@@ -21,7 +21,7 @@ from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import keep_tables
-from evolve.proposers.base import Answer
+from evolve.proposal import Answer
 
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>\u202e\u2066'\"`${1}"
 """What must stay text: markup, handlers, quotes, and characters that reorder what is shown."""

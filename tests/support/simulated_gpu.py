@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.device import DeviceRecord
 from evaluators.fa3.dispatch import resolved_num_splits
 from evaluators.fa3.launch import canonical_launch
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.gpu_lock import hold
 from evaluators.measure.pairing import Block
 from evaluators.measure.worker import TEST_SHAPE

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from evolve.assets import asset
-from evolve.errors import EXIT_MISSING, UserError
+from evaluators.data.errors import EXIT_MISSING, UserError
 
-HARNESS = "kernels/heuristic_harness.cpp"
+HARNESS = Path(__file__).with_name("harness.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 CHECKED = ("-std=c++17", "-O1", "-w", "-ffp-contract=off", "-D_GLIBCXX_ASSERTIONS",
            "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all")  # fmt: skip
@@ -121,7 +120,7 @@ def compile_function(compiler: Compiler, text: str, call: str, inputs: int, fold
     Raises:
         CompileError: with the compiler's message.
     """
-    source = asset(HARNESS).read_text(encoding="utf-8")
+    source = HARNESS.read_text(encoding="utf-8")
     for mark, value in (("@FUNCTION@", text), ("@CALL@", call), ("@INPUTS@", str(inputs))):
         source = source.replace(mark, value)
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,11 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from evaluators.data.errors import UserError
 from evaluators.language import subset
 from evaluators.language.cpp.comments import attached, comments_of
 from evaluators.language.cpp.names import Rename, loop_counters, stored_names
 from evaluators.language.gate import Program
-from evolve.errors import UserError
 
 ENTRY_VIEWS = {"schedule": "shape", "blocks_per_split": "work"}
 STOCK_LINES = 1_000_000

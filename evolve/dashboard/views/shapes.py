@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluators.data.contract import LIVE_SETTINGS, baseline_decision
+from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import Weighting, cases_for
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.latencies.store import Bench, StoreError, read_bench, shape_key
 from evaluators.latencies.table import Table, TableError, read_table, table_digest
-from evaluators.measure.device import DeviceRecord
 from evaluators.measure.live_source import anchored_cells
 from evolve.assets import asset
 from evolve.dashboard.views.documents import Shapes

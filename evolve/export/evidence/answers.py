@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from evaluators.data.contract import Decision, Gpu, ShapeView, WorkView
+from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.language.interpreter import Interpreter
-from evaluators.sandbox.sandbox import Limits, Question, Sandbox, self_test
+from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
 from evolve.errors import EXIT_MISSING, UserError
 
 AT_ONCE = 20_000
