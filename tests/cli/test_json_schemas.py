@@ -5,28 +5,15 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import ROOT, SMALL_TABLE, Command, FinishedRun
+from json_schemas import NAMES, check, schema
 from jsonschema import Draft202012Validator, ValidationError
-from referencing import Registry, Resource
 
 from evaluators.data.status import Status
 
-FOLDER = ROOT / "docs" / "schema"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 STOCK = ROOT / "seeds" / "fa3_stock.py"
-
-
-def schema(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    return loaded
-
-
-def check(name: str, data: object) -> None:
-    shared: Registry[Any] = Registry().with_resource("evaluate.json", Resource.from_contents(schema("evaluate")))
-    Draft202012Validator(schema(name), registry=shared).validate(data)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Command
 from llm_server import Script, raw, reply, serving
-from test_controller import SEED, SmallJudge
+from small_search import SEED, SmallJudge
 
 from evaluators.sandbox.sandbox import Limits, _ask_once
 from evolve.config import parse_config

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PATIENCE_S, PYTHONPATH, ROOT, SUPPORT, Command, FinishedRun, require_sandbox
-from test_controller import content, run
+from small_search import content, run
 
 from evolve.errors import EXIT_MISSING, EXIT_USAGE, UserError
 from evolve.journal.journal import FILE_NAME, Journal
@@ -118,7 +118,7 @@ def test_a_locked_journal(tmp_path: Path) -> None:
 
 def test_two_runs_on_one_folder(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib, test_controller as t\n"
+        "import sys, pathlib\n"
         "from evolve.journal.run_folder import locked\n"
         "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.readline()\n"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import SMALL_TABLE, Command, FinishedRun, require_sandbox
-from test_json_schemas import check
+from json_schemas import check
 
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import Judge, open_judge

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, TABLES, Command, require_sandbox, seed
 from hypothesis import given
 from hypothesis import strategies as st
-from test_json_schemas import check
+from json_schemas import check
 
 from evaluators.data.evaluation import SplitScore
 from evaluators.data.status import Status

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import ON_SMALL, PATIENCE_S, ROOT, Command
-from test_json_schemas import check
+from json_schemas import check
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status

@@ -12,7 +12,7 @@ from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import Script, reply, serving
-from test_controller import SEED, SmallJudge
+from small_search import SEED, SmallJudge
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status

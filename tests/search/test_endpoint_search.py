@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Command
 from llm_server import Script, broken, raw, reply, serving
-from test_controller import SEED, SmallJudge
+from small_search import SEED, SmallJudge
 
 from evaluators.data.status import Status
 from evolve.config import RunConfig, parse_config

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def test_nothing_depends_on_the_interpreters_hash_seed() -> None:
     code = "import test_population as t; p, s = t.grown(80); print(hash(0), s, p.fingerprint())"
     outputs = set()
     for hash_seed in ("1", "2", "3"):
-        env = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": PYTHONPATH, "PATH": ""}
+        env = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}", "PATH": ""}
         done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
         outputs.add(done.stdout)
     assert len(outputs) == 1 and len(outputs.pop()) > 1000

@@ -9,7 +9,7 @@ import sys
 from ctypes import CDLL, POINTER, Structure, byref, c_uint8, c_uint16, c_uint32
 from pathlib import Path
 
-from test_controller import SEED, SmallJudge, SmallProposer, config
+from small_search import SEED, SmallJudge, SmallProposer, config
 
 import evolve.cli.run
 from evolve.cli import main

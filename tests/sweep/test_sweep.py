@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from conftest import ON_SMALL, PATIENCE_S, ROOT, Command, FinishedRun, Result
-from test_json_schemas import check
+from json_schemas import check
 
 from evolve.config import load_config
 from evolve.dashboard.hub import Hub

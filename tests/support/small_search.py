@@ -1,0 +1,116 @@
+"""A search whose judge scores the number in the program, so that whole searches take a second."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from evaluators.data.contract import Decision
+from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.status import Status
+from evaluators.language.gate import parse_program
+from evolve.config import RunConfig, parse_config
+from evolve.journal.journal import FILE_NAME, Journal
+from evolve.proposal import Answer, Ask
+from evolve.proposers.base import ProposerError
+from evolve.search.controller import Controller, Progress
+
+SEED = "# EVOLVE-BLOCK-START\ndef schedule(shape, gpu):\n    x = 10\n    return x, None, 0\n# EVOLVE-BLOCK-END\n"
+
+
+class SmallJudge:
+    """Scores the number in the program; ends at a random time, so that order would show."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.grows = False
+        self.description = {"workload": "numbers", "table_sha256": "0"}
+
+    def evaluate(self, source: str) -> Evaluation:
+        self.calls += 1
+        time.sleep(random.Random().random() * 0.004)
+        program = parse_program(source)
+        found = re.search(r"x = (\d+)", source)
+        assert found
+        value = int(found.group(1))
+        if value % 7 == 0:
+            return Evaluation(Status.RAISED, f"{value} is unlucky", source, program.normal_form)
+        score = SplitScore(1 + value / 1000, 1.0, 0.5, 0, 1.0, 5, 0, 0)
+        return Evaluation(
+            Status.OK,
+            source_hash=source,
+            normal_form=program.normal_form,
+            decisions_hash=f"d{value // 2}",
+            train=score,
+            holdout=replace(score, score=1 + (value % 10) / 100),
+            features={"complexity": float(program.complexity), "mean_splits": value % 5, "share_changed": value % 3},
+        )
+
+    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+        return self.evaluate(source)
+
+    def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
+        """Lowers every third number's score, and finds some numbers unstable."""
+        value = int(evaluation.decisions_hash[1:])
+        if value % 5 == 2:
+            return Evaluation(Status.UNSTABLE, "decided differently", source, evaluation.normal_form)
+        if value % 3 == 0 and evaluation.train:
+            return replace(evaluation, train=replace(evaluation.train, score=evaluation.train.score - 0.05))
+        return evaluation
+
+
+class SmallProposer:
+    """Changes the number; sometimes fails, answers nonsense, or changes frozen code."""
+
+    name = "small"
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def propose(self, ask: Ask) -> Answer:
+        self.asked.append(ask.index)
+        rng = random.Random(ask.seed)
+        await asyncio.sleep(random.Random().random() * 0.004)
+        kind = rng.random()
+        if kind < 0.1:
+            raise ProposerError("no idea")
+        if kind < 0.2:
+            return Answer("I would rather not.", "small")
+        value = rng.randint(1, 400)
+        source = re.sub(r"x = \d+", f"x = {value}", ask.parent.source)
+        if kind < 0.3:
+            source = "y = 1\n" + source
+        return Answer(f"```python\n{source}```", "small", f"to {value}", 5, 6, 0.01)
+
+    async def aclose(self) -> None:
+        pass
+
+
+class Stop(Exception):
+    """Stands for a crash at a commit."""
+
+
+def config(**search: object) -> RunConfig:
+    return parse_config(
+        {"name": "t", "search": {"proposals": 60, "window": 4, "islands": 3, "migration_interval": 5, **search}}
+    )
+
+
+def run(folder: Path, *, stop_at: int | None = None, **search: object) -> tuple[SmallJudge, SmallProposer]:
+    judge, proposer = SmallJudge(), SmallProposer()
+
+    def watch(p: Progress) -> None:
+        if p.done == stop_at:
+            raise Stop
+
+    Controller(config(**search), judge, proposer, folder, seeds=[SEED], on_progress=watch).run()
+    return judge, proposer
+
+
+def content(folder: Path) -> object:
+    return Journal(folder / FILE_NAME, read_only=True).content()
