@@ -16,7 +16,7 @@ from evaluators.data.workloads import LLAMA_HEADS, bsc_160
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.latencies.oracle import log_speedups, standard_error
 from evaluators.latencies.store import shape_key
-from evaluators.measure.worker_client import MeasureError, Trouble, Worker, shape_json, shape_of
+from evaluators.measure.worker_client import MeasureError, Trouble, Worker
 
 PAPER = "arXiv 2604.00028"
 ROUNDS = 12
@@ -218,7 +218,7 @@ def measure_all(
             rows.append(
                 {
                     "setting": where.name,
-                    "shape": shape_json(shape),
+                    "shape": shape.as_json(),
                     "launch": launch,
                     "decision": asdict(decision),
                     "latencies_us": [round(v, 3) for v in cell["latencies_us"]],
@@ -238,7 +238,7 @@ def _facts_of(worker: Worker, where: Setting) -> dict[str, Any]:
             return {}
         return {"compiled_static": {str(n): worker.compiled(paper_shape(n, 1)) for n in GUARD_LENGTHS}}
     shapes = [paper_shape(n, kv) for kv in (1, 2, 8) for n in PEER_LENGTHS] + llama_shapes()
-    peers = [{"shape": shape_json(s), "peers": worker.peers(s)} for s in dict.fromkeys(shapes)]
+    peers = [{"shape": s.as_json(), "peers": worker.peers(s)} for s in dict.fromkeys(shapes)]
     found: dict[str, Any] = {f"peers_{where.cache.value}": peers}
     if where.cache is Cache.HOT:
         found["copy_bytes_per_us"] = worker.copy_bandwidth()
@@ -254,8 +254,8 @@ def load(raw: Mapping[str, Any]) -> list[Measured]:
     """Rows of `measure_all`, typed."""
     return [
         Measured(
-            r["setting"], shape_of(r["shape"]), r["launch"], Decision(**r["decision"]), tuple(r["latencies_us"]),
-            r["error"],
+            r["setting"], DecodeShape.from_json(r["shape"]), r["launch"], Decision(**r["decision"]),
+            tuple(r["latencies_us"]), r["error"],
         )
         for r in raw["rows"]
     ]  # fmt: skip

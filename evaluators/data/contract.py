@@ -1,4 +1,4 @@
-"""The heuristic contract: what a heuristic is asked about, and what it may answer.
+"""Shapes, settings and decisions: what a heuristic is asked about, what it may answer, and both as plain data.
 
 A `DecodeShape` is one decode call as a server would issue it. A `Setting` says how that call reaches the
 kernel (provider, mode, cache state, paging). A heuristic never sees either: it sees the `ShapeView` and
@@ -7,8 +7,10 @@ kernel (provider, mode, cache state, paging). A heuristic never sees either: it 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 MAX_SPLITS = 128
 """Upper bound that FA3 passes to its own heuristic (hopper/flash_api.cpp, get_num_splits)."""
@@ -91,6 +93,22 @@ class DecodeShape:
         """Query heads that share one KV head."""
         return self.num_heads_q // self.num_heads_kv
 
+    def as_json(self) -> dict[str, Any]:
+        """Fields by name."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> DecodeShape:
+        """Inverse of `as_json`; fields with a default may be missing.
+
+        Raises:
+            ValueError: not a decode call (see the class), an unknown or a missing field.
+        """
+        try:
+            return DecodeShape(**{**data, "live_seqlens": tuple(data.get("live_seqlens", ()))})
+        except TypeError as error:
+            raise ValueError(f"expected the fields of a decode call, got {', '.join(data)} ({error})") from error
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -119,6 +137,28 @@ class Setting:
     def name(self) -> str:
         """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`."""
         return f"{self.provider}-{self.mode.value}-{self.cache.value}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Fields by name, as cards of tables and headers of recordings hold them."""
+        return {
+            "provider": self.provider,
+            "mode": self.mode.value,
+            "cache": self.cache.value,
+            "page_size": self.page_size,
+            "dtype": self.dtype,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Setting:
+        """Inverse of `as_json`; other keys, such as those of a card, are passed over.
+
+        Raises:
+            KeyError: a field is missing.
+            ValueError: a mode or a cache state that does not exist.
+        """
+        return Setting(
+            data["provider"], Mode(data["mode"]), Cache(data["cache"]), int(data["page_size"]), data["dtype"]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +233,20 @@ class Decision:
     pack_gqa: bool | None = None
     sm_margin: int = 0
     blocks_per_split: int = 0
+
+    def as_row(self) -> list[int | bool | None]:
+        """`[num_splits, pack_gqa, sm_margin, blocks_per_split]`, as journals and messages hold it."""
+        return [self.num_splits, self.pack_gqa, self.sm_margin, self.blocks_per_split]
+
+    @staticmethod
+    def from_row(row: Sequence[Any]) -> Decision:
+        """Inverse of `as_row`; `pack_gqa` may also be 0 or 1, as databases hold it.
+
+        Raises:
+            ValueError: not four values.
+        """
+        num_splits, pack_gqa, sm_margin, blocks_per_split = row
+        return Decision(num_splits, None if pack_gqa is None else bool(pack_gqa), sm_margin, blocks_per_split)
 
 
 SETTINGS: dict[str, Setting] = {

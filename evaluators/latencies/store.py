@@ -107,7 +107,7 @@ def _reading(
     launch: str, splits: int, pack: int | None, margin: int, blocks: int, latencies: str, baseline: str, error: float,
     clock: int, slowed: int,
 ) -> Reading:  # fmt: skip
-    decision = Decision(splits, None if pack is None else bool(pack), margin, blocks)
+    decision = Decision.from_row((splits, pack, margin, blocks))
     rounds, paired = tuple(json.loads(latencies)), tuple(json.loads(baseline))
     return Reading(launch, decision, rounds, paired, error, clock, bool(slowed))
 

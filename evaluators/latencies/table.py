@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.data.workloads import Case, Split, cases_for
 
 TABLE_FORMAT = 1
@@ -157,7 +157,7 @@ def _parsed(folder: Path, digest: str) -> Table:
         raise TableError(f"{folder} holds no readable {CARD} ({error}); expected a recorded table") from error
     if card.get("format") != TABLE_FORMAT:
         raise TableError(f"{folder}: table format {card.get('format')!r}, this version reads {TABLE_FORMAT}")
-    setting = Setting(card["provider"], Mode(card["mode"]), Cache(card["cache"]), card["page_size"], card["dtype"])
+    setting = Setting.from_json(card)
     try:
         cases = []
         for case, split, batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, _, live in _rows(
@@ -242,7 +242,7 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
             slowed += row["slowed"]
     if head is None or not cells:
         raise TableError(f"nothing recorded in {', '.join(map(str, paths))}")
-    setting = Setting(head["provider"], Mode(head["mode"]), Cache(head["cache"]), head["page_size"], head["dtype"])
+    setting = Setting.from_json(head)
     cases = [c for c in cases_for(head["workload"], setting) if c.id in cells]
     card = {
         **{k: v for k, v in head.items() if k != "format"},

@@ -49,17 +49,14 @@ class Reading:
     def as_json(self) -> dict[str, Any]:
         """Plain mapping for a JSON line."""
         row = asdict(self)
-        row["shape"] = {k: v for k, v in row["shape"].items() if v}
+        row["shape"] = {k: v for k, v in self.shape.as_json().items() if v}
         return row
 
     @staticmethod
     def from_json(row: dict[str, Any]) -> Reading:
         """Inverse of `as_json`."""
-        shape = dict(row["shape"])
-        shape["live_seqlens"] = tuple(shape.get("live_seqlens", ()))
-        return Reading(
-            row["setting"], DecodeShape(**shape), row["num_splits"], row["sm_margin"], tuple(row["compiled"])
-        )
+        shape = DecodeShape.from_json(row["shape"])
+        return Reading(row["setting"], shape, row["num_splits"], row["sm_margin"], tuple(row["compiled"]))
 
 
 def reading_setting(name: str) -> Setting:

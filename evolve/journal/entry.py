@@ -105,8 +105,7 @@ def score_text(score: SplitScore | None) -> str | None:
 
 def decisions_text(decisions: tuple[Decision, ...]) -> str:
     """A decision table as the journal holds it: rows of four, in the order of the cases."""
-    rows = [[d.num_splits, d.pack_gqa, d.sm_margin, d.blocks_per_split] for d in decisions]
-    return json.dumps(rows, separators=(",", ":"))
+    return json.dumps([d.as_row() for d in decisions], separators=(",", ":"))
 
 
 def evaluation_of(entry: Entry) -> Evaluation:
@@ -170,7 +169,7 @@ def entry_of(row: sqlite3.Row) -> Entry:
         source_hash=row["source_hash"] or "",
         normal_form=row["normal_form"] or "",
         decisions_hash=row["decisions_hash"] or "",
-        decisions=tuple(Decision(*d) for d in json.loads(row["decisions"] or "[]")),
+        decisions=tuple(Decision.from_row(d) for d in json.loads(row["decisions"] or "[]")),
         train=score_of(row["train"]),
         holdout=score_of(row["holdout"]),
         features=json.loads(row["features"] or "{}"),

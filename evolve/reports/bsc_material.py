@@ -15,7 +15,6 @@ from evaluators.confirm import bsc_paper
 from evaluators.confirm.bsc_paper import METADATA, Gain, Readings
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Setting
 from evaluators.latencies.store import shape_key
-from evaluators.measure.worker_client import shape_of
 
 STOCK, PUBLISHED, COMPILED, CHAMPION = "stock", "rule as published", "rule as compiled", "champion"
 POLICIES = (STOCK, PUBLISHED, COMPILED, CHAMPION)
@@ -100,7 +99,7 @@ def peer_rows(m: Material) -> Iterator[dict[str, object]]:
     for cache in (Cache.HOT, Cache.COLD):
         where = METADATA[cache]
         for entry in m.raw[f"peers_{cache.value}"]:
-            shape = shape_of(entry["shape"])
+            shape = DecodeShape.from_json(entry["shape"])
             known = {
                 "cache": cache.value, "batch": shape.batch, "num_heads_q": shape.num_heads_q,
                 "num_heads_kv": shape.num_heads_kv, "seqlen_k": shape.seqlen_k,

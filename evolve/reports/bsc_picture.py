@@ -9,8 +9,7 @@ from typing import Any
 
 from evaluators.confirm import bsc_paper
 from evaluators.confirm.bsc_paper import METADATA, STATIC, paper_shape
-from evaluators.data.contract import Cache, Decision
-from evaluators.measure.worker_client import shape_of
+from evaluators.data.contract import Cache, Decision, DecodeShape
 from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material
 
 COLOURS = {STOCK: "#000000", PUBLISHED: "#e66101", COMPILED: "#8c8c8c", CHAMPION: "#5e3c99"}
@@ -87,7 +86,7 @@ def _draw_peers(axes: Any, m: Material) -> None:
     wanted = set(shapes)
     names: dict[str, dict[int, float]] = {}
     for entry in m.raw["peers_cold"]:
-        shape = shape_of(entry["shape"])
+        shape = DecodeShape.from_json(entry["shape"])
         if shape not in wanted:
             continue
         for name, peer in entry["peers"].items():

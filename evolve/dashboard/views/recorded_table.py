@@ -117,7 +117,7 @@ class RecordedTable:
             number = numbers.get(row)
             if number is None:
                 number = numbers[row] = len(self.outcomes[i])
-                self.outcomes[i].append(self._outcome(i, Decision(*json.loads(f"[{row}]"))))
+                self.outcomes[i].append(self._outcome(i, Decision.from_row(json.loads(f"[{row}]"))))
             found.append(number)
         return found
 
