@@ -1,4 +1,4 @@
-"""A request for one program, and the answer to it."""
+"""A request for one program, and the response to it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from evaluators.data.evaluation import Evaluation
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A proposer's answer.
+class Response:
+    """The answer to a request.
 
     Attributes:
         text: SEARCH/REPLACE blocks, or one fenced program.
@@ -39,7 +39,7 @@ class ProgramRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Request:
     """One request for a proposal.
 
     Attributes:

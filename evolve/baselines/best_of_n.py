@@ -9,7 +9,7 @@ from evolve.baselines.tally import Tally
 from evolve.prompts.lessons import Lessons
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import load_templates
-from evolve.proposal import Ask, ProgramRecord
+from evolve.proposal import ProgramRecord, Request
 from evolve.proposers import open_proposer
 from evolve.proposers.base import ProposerError
 from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
@@ -29,7 +29,7 @@ async def _search(problem: Problem, tally: Tally, seed: int) -> None:
         while not tally.stopped_by:
             parent = parents[index % len(parents)]
             diff = index % 2 == 0
-            ask = Ask(
+            request = Request(
                 index=index,
                 island=index % problem.config.search.islands,
                 parent=parent,
@@ -41,7 +41,7 @@ async def _search(problem: Problem, tally: Tally, seed: int) -> None:
             )
             index += 1
             try:
-                answer = await proposer.propose(ask)
+                answer = await proposer.propose(request)
                 source = program_from(answer.text, parent.source)
             except ProposerError:
                 continue

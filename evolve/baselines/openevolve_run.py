@@ -18,11 +18,11 @@ from typing import Any
 
 from evaluators.judge.judge import Judge
 from evolve.baselines.problem import Problem, fast_judge
-from evolve.baselines.tally import BudgetSpent, Tally
+from evolve.baselines.tally import ComparisonBudgetSpent, Tally
 from evolve.config import RunConfig, parse_config
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import load_templates
-from evolve.proposal import Ask, ProgramRecord
+from evolve.proposal import ProgramRecord, Request
 from evolve.proposers import open_proposer
 from evolve.proposers.base import ProposerError
 from evolve.search.population import FEATURES
@@ -103,7 +103,7 @@ def replay(trace: Path, judge: Judge, tally: Tally) -> None:
         if row["what"] == "call":
             try:
                 tally.call()
-            except BudgetSpent:
+            except ComparisonBudgetSpent:
                 return
             tally.look_up(row["look_ups"])
         else:
@@ -162,10 +162,10 @@ class WorkerModel:
         draw = (config.random_seed * 1_000_003 + os.getpid()) * 4096 + self._asked
         parent = ProgramRecord(0, source, judge.evaluate(source))
         island = self._asked % config.search.islands
-        ask = Ask(self._asked, island, parent, (), system_message, user, False, draw)
+        request = Request(self._asked, island, parent, (), system_message, user, False, draw)
         proposer = open_proposer(config.proposer)
         try:
-            answer = await proposer.propose(ask)
+            answer = await proposer.propose(request)
         except ProposerError as error:
             _write({"what": "call", "look_ups": error.spent.look_ups if error.spent else 0})
             return f"no proposal: {error}"

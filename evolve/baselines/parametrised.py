@@ -8,7 +8,7 @@ from evaluators.language.gate import parse_program
 from evaluators.language.lanes import NotVectorisable
 from evaluators.language.vectorised import Number, Vectoriser
 from evolve.baselines.problem import Problem
-from evolve.baselines.tally import BudgetSpent, Tally
+from evolve.baselines.tally import ComparisonBudgetSpent, Tally
 from evolve.errors import UserError
 from evolve.tuning.constants import Method, search_of
 from evolve.tuning.tunables import tunables
@@ -56,5 +56,5 @@ def _fit(problem: Problem, tally: Tally, seed: int, method: Method) -> None:
     try:
         most = tally.budget.look_ups // tally.train_shapes + 1
         search_of(method)(objective, known, objective(own), most, random.Random(seed))
-    except BudgetSpent:
+    except ComparisonBudgetSpent:
         pass

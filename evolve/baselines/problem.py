@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from evaluators.judge.judge import Judge, open_judge
 from evaluators.sandbox.sandbox import Limits
 from evolve.assets import asset
-from evolve.baselines.tally import BudgetSpent, Tally
+from evolve.baselines.tally import ComparisonBudgetSpent, Tally
 from evolve.config import RunConfig
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers.base import Proposer, ProposerError
 
 
@@ -49,24 +49,24 @@ class Counted:
         self.name = inner.name
         self._inner, self._tally, self._calls, self._look_ups = inner, tally, calls, look_ups
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`."""
         try:
             if self._calls:
                 self._tally.call()
             else:
                 self._tally.check()
-        except BudgetSpent as spent:
+        except ComparisonBudgetSpent as spent:
             raise ProposerError(f"budget: {spent}") from None
         try:
-            answer = await self._inner.propose(ask)
+            answer = await self._inner.propose(request)
         except ProposerError as failure:
             self._count(failure.spent)
             raise
         self._count(answer)
         return answer
 
-    def _count(self, said: Answer | None) -> None:
+    def _count(self, said: Response | None) -> None:
         if said is not None and self._look_ups:
             self._tally.look_up(said.look_ups)
 

@@ -6,7 +6,7 @@ import random
 
 from evaluators.data.contract import Mode
 from evolve.baselines.problem import Problem
-from evolve.baselines.tally import BudgetSpent, Tally
+from evolve.baselines.tally import ComparisonBudgetSpent, Tally
 
 SHAPE = ("batch", "seqlen_k", "num_heads_kv", "num_n_blocks", "total_mblocks")
 WORK = ("batch", "num_heads_kv", "num_splits", "total_n_blocks", "max_n_blocks", "min_n_blocks")
@@ -22,7 +22,7 @@ def random_search(problem: Problem, tally: Tally, seed: int) -> None:
         while True:
             tally.check()
             tally.judge(random_program(rng, metadata=metadata))
-    except BudgetSpent:
+    except ComparisonBudgetSpent:
         pass
 
 

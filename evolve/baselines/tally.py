@@ -11,12 +11,12 @@ from evaluators.data.workloads import Split
 from evaluators.judge.judge import Judge
 
 
-class BudgetSpent(Exception):
+class ComparisonBudgetSpent(Exception):
     """One of the budgets has run out; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class ComparisonBudget:
     """What every method may spend.
 
     Attributes:
@@ -58,7 +58,7 @@ class Standing:
 class Tally:
     """Counts one run of one method. Thread-safe."""
 
-    def __init__(self, judge: Judge, budget: Budget) -> None:
+    def __init__(self, judge: Judge, budget: ComparisonBudget) -> None:
         """Nothing spent."""
         self._judge, self.budget = judge, budget
         self.train_shapes = len(judge.weights[Split.TRAIN])
@@ -73,7 +73,7 @@ class Tally:
         """Raise where a budget has run out.
 
         Raises:
-            BudgetSpent: naming the budget.
+            ComparisonBudgetSpent: naming the budget.
         """
         spent = (
             ("model calls", self._calls, self.budget.model_calls),
@@ -83,13 +83,13 @@ class Tally:
         for name, used, most in spent:
             if used >= most:
                 self.stopped_by = name
-                raise BudgetSpent(f"{name}: {used} of {most} spent")
+                raise ComparisonBudgetSpent(f"{name}: {used} of {most} spent")
 
     def call(self) -> None:
         """Count a model call, if the budgets allow one.
 
         Raises:
-            BudgetSpent: they do not.
+            ComparisonBudgetSpent: they do not.
         """
         with self._lock:
             self.check()

@@ -18,7 +18,7 @@ from evolve.baselines.random_search import random_search
 from evolve.baselines.report import Run, write_report
 from evolve.baselines.search import evosplit_fitted, evosplit_search
 from evolve.baselines.table_oracle import table_oracle
-from evolve.baselines.tally import Budget, Tally
+from evolve.baselines.tally import ComparisonBudget, Tally
 from evolve.cli.common import emit, read_program, read_seeds, require_sandbox, say
 from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
@@ -45,7 +45,7 @@ def baselines_command(
     sets: list[str],
     output: Path,
     *,
-    budget: Budget,
+    budget: ComparisonBudget,
     seeds: int,
     methods: list[str],
     policy: str | None,
@@ -95,7 +95,7 @@ def policy_for(config: RunConfig) -> str:
     return POLICIES[kind]
 
 
-def facts_of(problem: Problem, policy: str, budget: Budget) -> dict[str, str]:
+def facts_of(problem: Problem, policy: str, budget: ComparisonBudget) -> dict[str, str]:
     """What a report says about all of its methods."""
     d = problem.judge.description
     return {

@@ -42,7 +42,7 @@ from evolve.prompts.templates import load_templates
 from evolve.proposers import Proposer, open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
 from evolve.reports.speedups import draw_speedups
-from evolve.search.controller import Controller, Progress
+from evolve.search.controller import Controller, SearchProgress
 
 PICTURE = "speedup.png"
 REPORT = "report.html"
@@ -63,7 +63,7 @@ class Display:
         self._terminal = sys.stderr.isatty()
         self._last = 0.0
 
-    def update(self, p: Progress) -> None:
+    def update(self, p: SearchProgress) -> None:
         """Show a commit."""
         now = time.monotonic()
         last = p.done == p.total

@@ -20,7 +20,7 @@ from evolve.sweep.conductor import LOG_FILE, Conductor, State
 from evolve.sweep.folder import Sweep, find_sweep, read_sweep
 from evolve.sweep.plan import Member, plan_runs, plan_sweep
 from evolve.sweep.pool import shared_pool
-from evolve.sweep.summary import Spread, Summary, Variant, summarise, summary_json, write_summary
+from evolve.sweep.summary import Spread, SweepSummary, Variant, summarise, summary_json, write_summary
 
 
 def sweep_command(
@@ -124,7 +124,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _write_report(summary: Summary) -> Path | None:
+def _write_report(summary: SweepSummary) -> Path | None:
     """One page over all runs that have begun."""
     from evolve.dashboard.report import report
     from evolve.dashboard.views.reader import RunReader
@@ -137,7 +137,7 @@ def _write_report(summary: Summary) -> Path | None:
     return path
 
 
-def _tell(summary: Summary, files: Sequence[Path]) -> None:
+def _tell(summary: SweepSummary, files: Sequence[Path]) -> None:
     say()
     _tell_runs(summary)
     for variant in summary.variants:
@@ -173,7 +173,7 @@ def _tell_variant(variant: Variant) -> None:
     say(f"  spent by a run       {', '.join(spent) or 'nothing'}")
 
 
-def _tell_runs(summary: Summary) -> None:
+def _tell_runs(summary: SweepSummary) -> None:
     width = max(len(r.label) for r in summary.runs)
     say(f"{'run':{width}}  proposals   train  of oracle  holdout  of oracle  slower  spent, state")
     for r in summary.runs:

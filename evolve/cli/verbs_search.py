@@ -103,10 +103,10 @@ def baselines(
     json: Json = False,
 ) -> None:
     """Compare a search with simpler methods at equal budget: CSV, picture and text."""
-    from evolve.baselines.tally import Budget
+    from evolve.baselines.tally import ComparisonBudget
     from evolve.cli.baselines import baselines_command
 
-    budget = Budget(model_calls, tables, look_ups)
+    budget = ComparisonBudget(model_calls, tables, look_ups)
     raise typer.Exit(
         baselines_command(
             config, sets or [], output, budget=budget, seeds=seeds, methods=method or [], policy=policy, as_json=json

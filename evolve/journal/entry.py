@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
-from evolve.proposal import Answer
+from evolve.proposal import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Entry:
     seed: int
     system: str
     user: str
-    answer: Answer | None
+    answer: Response | None
     error: str
     status: Status | None
     message: str
@@ -45,7 +45,7 @@ class Entry:
     displaced: tuple[int, ...]
     elapsed_s: float
     asked_model: str
-    spent: Answer
+    spent: Response
     gpu_s: float
 
     @property
@@ -145,10 +145,10 @@ def commit_of(row: sqlite3.Row) -> Commit:
 
 def entry_of(row: sqlite3.Row) -> Entry:
     """A row of proposals, answers and results joined."""
-    spent = Answer("", "")
+    spent = Response("", "")
     if row["text"] is not None:
         names = ("text", "model", "note", "tokens_in", "tokens_out", "cost_usd", "answer_s", "look_ups")
-        spent = Answer(*(row[name] for name in names))
+        spent = Response(*(row[name] for name in names))
     answer = None if row["text"] is None or row["error"] else spent
     done = row["status"] is not None
     return Entry(

@@ -41,7 +41,7 @@ from evolve.journal.schema import (
     fill,
     upgrade,
 )
-from evolve.proposal import Answer
+from evolve.proposal import Response
 
 __all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "Spending", "open_journal", "storable"]
 
@@ -127,12 +127,12 @@ class Journal:
         with self._writing():
             self._insert("proposals", row)
 
-    def answer(self, index: int, answer: Answer | None, error: str = "") -> None:
+    def answer(self, index: int, answer: Response | None, error: str = "") -> None:
         """Write a proposer's answer, or why there is none, before anything is done with it.
 
         With an error, `answer` holds what the failed tries cost, and no text.
         """
-        said = answer or Answer("", "")
+        said = answer or Response("", "")
         with self._writing():
             self._insert("answers", {"id": index, "error": error, **asdict(said)})
 

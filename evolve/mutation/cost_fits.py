@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolve.mutation.cost_features import Candidates, Factors, Matrix
-from evolve.mutation.cost_functions import Cost
+from evolve.mutation.cost_functions import CostModel
 from evolve.mutation.curves import Curves
 
 MAX_TERMS = 5
@@ -48,8 +48,8 @@ def _rounded(weight: float) -> float:
 
 
 def fit_cost(
-    curves: Curves, tabulated: Candidates, worth: Matrix, rng: random.Random, *, start: Cost | None
-) -> tuple[Cost, NDArray[np.intp]]:
+    curves: Curves, tabulated: Candidates, worth: Matrix, rng: random.Random, *, start: CostModel | None
+) -> tuple[CostModel, NDArray[np.intp]]:
     """A cost with its weights fitted, and the split counts that it chooses.
 
     Args:
@@ -92,4 +92,4 @@ def fit_cost(
         if found >= best:
             weights[k], best, chosen = weight, found, now
             costs, trial = trial, costs
-    return Cost(tuple(weights), tuple(terms)), chosen
+    return CostModel(tuple(weights), tuple(terms)), chosen

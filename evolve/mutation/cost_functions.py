@@ -28,7 +28,7 @@ SPAN = [
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class CostModel:
     """A weighted sum of products; `terms` holds the names of each product's factors."""
 
     weights: tuple[float, ...]
@@ -43,7 +43,7 @@ class Cost:
         return " + ".join(products).replace("+ -", "- ")
 
 
-def helper(cost: Cost, name: str, *, static: bool) -> list[str]:
+def helper(cost: CostModel, name: str, *, static: bool) -> list[str]:
     """The function that tries each number of splits, as lines of a program; it works out what the cost reads."""
     argument = "shape" if static else "work"
     longest = "shape.num_n_blocks" if static else "work.max_n_blocks"
@@ -89,7 +89,7 @@ def costs_of(source: str) -> dict[str, ast.Assign]:
     }
 
 
-def read_cost(statement: ast.Assign) -> Cost | None:
+def read_cost(statement: ast.Assign) -> CostModel | None:
     """The cost that a statement spells out; None when other edits made it something else than a sum of products."""
     weights, terms = [], []
     for sign, product in _summands(statement.value, 1.0):
@@ -107,7 +107,7 @@ def read_cost(statement: ast.Assign) -> Cost | None:
             return None
         weights.append(weight)
         terms.append(tuple(sorted(names)))
-    return Cost(tuple(weights), tuple(terms)) if len(set(terms)) == len(terms) else None
+    return CostModel(tuple(weights), tuple(terms)) if len(set(terms)) == len(terms) else None
 
 
 def _summands(node: ast.expr, sign: float) -> list[tuple[float, ast.expr]]:
@@ -127,14 +127,14 @@ def _factors(node: ast.expr) -> list[ast.expr]:
     return [node]
 
 
-def replace_cost(source: str, name: str, cost: Cost, *, static: bool) -> str | None:
+def replace_cost(source: str, name: str, cost: CostModel, *, static: bool) -> str | None:
     """The program with another cost in one of its functions, which is written anew."""
     changed = replace_span(source, functions(source)[name], "\n".join(helper(cost, name, static=static)))
     changed = drop_unused(changed)
     return with_span(changed, name, cost)
 
 
-def with_span(source: str, name: str, cost: Cost) -> str | None:
+def with_span(source: str, name: str, cost: CostModel) -> str | None:
     """The program with the function that works out `span`, where the cost of function `name` needs it."""
     if not any("span" in names for names in cost.terms) or SPAN_NAME in functions(source):
         return source

@@ -15,7 +15,7 @@ import numpy as np
 from evolve.mutation.boxes import grow_box
 from evolve.mutation.cost_features import Candidates, Matrix
 from evolve.mutation.cost_fits import SHADOW, fit_cost
-from evolve.mutation.cost_functions import Cost, costs_of, helper, read_cost, replace_cost, with_span
+from evolve.mutation.cost_functions import CostModel, costs_of, helper, read_cost, replace_cost, with_span
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import CONDITIONS, MIN_GAIN, terms_for
 from evolve.mutation.syntax import functions, insert_at_top, insert_function, replace_body
@@ -46,7 +46,7 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int, s
     tabulated = Candidates(curves, span=span)
     worth = _worth(curves, tabulated)
     rows = np.arange(len(worth))
-    cost: Cost | None = None
+    cost: CostModel | None = None
     best = -math.inf
     for _ in range(FITS):
         trial, chosen = fit_cost(curves, tabulated, worth, rng, start=cost if rng.random() < 0.6 else None)
@@ -94,7 +94,7 @@ def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int,
     if decided.sum() < support:
         return None
     worth = np.where(decided[:, None], _worth(curves, tabulated), 0.0)
-    best: Cost | None = None
+    best: CostModel | None = None
     gain = MIN_GAIN
     for _ in range(FITS):
         trial, now = fit_cost(curves, tabulated, worth, rng, start=best or cost)

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from evolve.config import ManualConfig, OpenAIConfig, ProposerConfig, ReplayConfig
-from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposal import ProgramRecord, Request, Response
 from evolve.proposers.base import EndpointError, Proposer, ProposerError
 
-__all__ = ["Answer", "Ask", "EndpointError", "ProgramRecord", "Proposer", "ProposerError", "open_proposer"]
+__all__ = ["EndpointError", "ProgramRecord", "Proposer", "ProposerError", "Request", "Response", "open_proposer"]
 
 
 def open_proposer(config: ProposerConfig) -> Proposer:

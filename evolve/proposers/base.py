@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 
 
 class ProposerError(Exception):
@@ -13,7 +13,7 @@ class ProposerError(Exception):
     `spent` holds what its tries cost, where any was billed.
     """
 
-    def __init__(self, message: str, *, spent: Answer | None = None) -> None:
+    def __init__(self, message: str, *, spent: Response | None = None) -> None:
         """Keep the reason and the cost."""
         super().__init__(message)
         self.spent = spent
@@ -24,11 +24,11 @@ class EndpointError(ProposerError):
 
 
 class Proposer(Protocol):
-    """Makes proposals. Must be deterministic in `Ask.seed` where the method allows it."""
+    """Makes proposals. Must be deterministic in `Request.seed` where the method allows it."""
 
     name: str
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """Answer one request.
 
         Raises:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
 from evolve.config import ConstantsConfig
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers.base import Proposer, ProposerError
 from evolve.tuning.constants import ConstantFitter, Fitted, Unfit
 
@@ -22,7 +22,7 @@ MODEL = "constants"
 
 
 class FittingProposer:
-    """Wraps a proposer; deterministic in `Ask.seed` where that is."""
+    """Wraps a proposer; deterministic in `Request.seed` where that is."""
 
     def __init__(self, inner: Proposer, judge: Judge, config: ConstantsConfig, *, islands: int) -> None:
         """Wrap.
@@ -38,33 +38,33 @@ class FittingProposer:
         self._fitter = ConstantFitter(judge)
         self._fitting = threading.Lock()
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`."""
-        if (ask.index // self._islands) % self._config.every:
-            return await self._inner.propose(ask)
+        if (request.index // self._islands) % self._config.every:
+            return await self._inner.propose(request)
         started = time.monotonic()
         try:
-            found = await asyncio.to_thread(self._fit, ask)
+            found = await asyncio.to_thread(self._fit, request)
         except Unfit:
-            return await self._inner.propose(ask)
+            return await self._inner.propose(request)
         said = f"{found.tunables} numbers, {found.evaluations} evaluations"
         if found.after > found.before:
             note = f"constants: {said}, score {found.before:.4f} to {found.after:.4f}"
             text = f"```python\n{found.source.rstrip()}\n```"
             elapsed = time.monotonic() - started
-            return Answer(text, MODEL, note, elapsed_s=elapsed, look_ups=found.look_ups)
+            return Response(text, MODEL, note, elapsed_s=elapsed, look_ups=found.look_ups)
         try:
-            answer = await self._inner.propose(ask)
+            answer = await self._inner.propose(request)
         except ProposerError as failure:
-            spent = failure.spent or Answer("", "")
+            spent = failure.spent or Response("", "")
             raise type(failure)(str(failure), spent=_added(spent, found)) from failure
         return replace(_added(answer, found), note=f"{answer.note}; constants before: {said}, nothing better")
 
-    def _fit(self, ask: Ask) -> Fitted:
-        program = parse_program(ask.parent.source)
+    def _fit(self, request: Request) -> Fitted:
+        program = parse_program(request.parent.source)
         with self._fitting:
             return self._fitter.fit(
-                program, evaluations=self._config.evaluations, seed=ask.seed, method=self._config.method
+                program, evaluations=self._config.evaluations, seed=request.seed, method=self._config.method
             )
 
     async def aclose(self) -> None:
@@ -72,6 +72,6 @@ class FittingProposer:
         await self._inner.aclose()
 
 
-def _added(answer: Answer, found: Fitted) -> Answer:
+def _added(answer: Response, found: Fitted) -> Response:
     """An answer that was asked for after a fit in vain, with the fit's look-ups."""
     return replace(answer, look_ups=answer.look_ups + found.look_ups)

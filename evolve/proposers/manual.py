@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from evolve.config import ManualConfig
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, task_id
 
 
@@ -23,16 +23,16 @@ class ManualProposer:
         """Keep how often to look, and whom to name where an answer names nobody."""
         self._config = config
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`; waits without a limit."""
         started = time.monotonic()
-        queue, name = PromptQueue(ask.run_dir / QUEUE_FOLDER), task_id(ask.index)
-        messages = [{"role": "system", "content": ask.system}, {"role": "user", "content": ask.user}]
+        queue, name = PromptQueue(request.run_dir / QUEUE_FOLDER), task_id(request.index)
+        messages = [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}]
         # Parameters of a request that the format has and a person has no use for are null, as OpenEvolve writes them.
         meta: dict[str, object] = dict.fromkeys(
             ("max_tokens", "max_completion_tokens", "temperature", "top_p", "reasoning_effort", "verbosity")
         )
-        meta |= {"proposal": ask.index, "parent": ask.parent.id, "island": ask.island, "diff": ask.diff}
+        meta |= {"proposal": request.index, "parent": request.parent.id, "island": request.island, "diff": request.diff}
         queue.put(name, messages, model=self._config.model, meta=meta)
         while True:
             try:
@@ -42,7 +42,7 @@ class ManualProposer:
             if reply is not None:
                 elapsed_s = time.monotonic() - started
                 model = reply.model or self._config.model
-                return Answer(reply.text, model, reply.note, reply.tokens_in, reply.tokens_out, elapsed_s=elapsed_s)
+                return Response(reply.text, model, reply.note, reply.tokens_in, reply.tokens_out, elapsed_s=elapsed_s)
             await asyncio.sleep(self._config.poll_s)
 
     async def aclose(self) -> None:

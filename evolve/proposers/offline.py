@@ -13,7 +13,7 @@ from evolve.mutation.costs import add_cost, refit_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import FINE, Guard, apply_guard, find_guard, support_for
 from evolve.mutation.syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError
 
 EDIT_WEIGHTS = {
@@ -42,13 +42,13 @@ GROW_GUARDS, GROW_GUARDS_FINE = 4, 24
 MAX_TRIES = 12
 
 
-def _support(ask: Ask) -> int:
-    train = ask.parent.evaluation.train
-    return support_for(ask.island, train.oracle_share if train else 0.0)
+def _support(request: Request) -> int:
+    train = request.parent.evaluation.train
+    return support_for(request.island, train.oracle_share if train else 0.0)
 
 
 class OfflineProposer:
-    """Edits the parent; deterministic in `Ask.seed`."""
+    """Edits the parent; deterministic in `Request.seed`."""
 
     name = "offline"
 
@@ -65,38 +65,38 @@ class OfflineProposer:
         self._span = SPAN not in without
         self._weights = {k: w for k, w in EDIT_WEIGHTS.items() if k not in without}
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`; the work is done in a thread."""
-        return await asyncio.to_thread(self._propose, ask)
+        return await asyncio.to_thread(self._propose, request)
 
-    def _propose(self, ask: Ask) -> Answer:
+    def _propose(self, request: Request) -> Response:
         started = time.monotonic()
-        rng = random.Random(ask.seed)
-        fine = FINE_WEIGHTS if _support(ask) <= FINE else {}
+        rng = random.Random(request.seed)
+        fine = FINE_WEIGHTS if _support(request) <= FINE else {}
         weights = {kind: fine.get(kind, weight) for kind, weight in self._weights.items()}
         look_ups = 0  # of all tries: those that found nothing were paid for, too
         for _ in range(MAX_TRIES):
             kind = rng.choices(list(weights), weights=list(weights.values()))[0]
-            source, note, looked_up = self._edit(kind, ask, rng)
+            source, note, looked_up = self._edit(kind, request, rng)
             look_ups += looked_up
-            if source is not None and source != ask.parent.source:
+            if source is not None and source != request.parent.source:
                 text = f"```python\n{source.rstrip()}\n```"
-                return Answer(text, "offline", note, elapsed_s=time.monotonic() - started, look_ups=look_ups)
-        raise ProposerError(f"no edit found in {MAX_TRIES} tries", spent=Answer("", "offline", look_ups=look_ups))
+                return Response(text, "offline", note, elapsed_s=time.monotonic() - started, look_ups=look_ups)
+        raise ProposerError(f"no edit found in {MAX_TRIES} tries", spent=Response("", "offline", look_ups=look_ups))
 
-    def _edit(self, kind: str, ask: Ask, rng: random.Random) -> tuple[str | None, str, int]:
+    def _edit(self, kind: str, request: Request, rng: random.Random) -> tuple[str | None, str, int]:
         """An edited program, what was done, and the look-ups that it took."""
-        source = ask.parent.source
+        source = request.parent.source
         if kind in SYNTAX_EDITS:
             return SYNTAX_EDITS[kind](source, rng), kind, 0
         if kind == "crossover":
-            if not ask.inspirations:
+            if not request.inspirations:
                 return None, kind, 0
-            other = rng.choice(ask.inspirations)
+            other = rng.choice(request.inspirations)
             shared = [n for n in functions(source) if n in functions(other.source)]
             return take_function(source, other.source, rng.choice(shared)), f"crossover with {other.id}", 0
-        curves = Curves(ask.parent.evaluation.feedback)
-        support = _support(ask)
+        curves = Curves(request.parent.evaluation.feedback)
+        support = _support(request)
         if kind in ("cost", "refit"):
             edit = add_cost if kind == "cost" else refit_cost
             changed = edit(source, curves, rng, support=support, span=self._span)

@@ -10,7 +10,7 @@ from typing import Any
 
 from evolve.config import ModelConfig, OpenAIConfig
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers.base import EndpointError, ProposerError
 
 MESSAGE_CHARS = 500
@@ -41,9 +41,9 @@ class Tries:
         self.tokens_in += int(getattr(usage, "prompt_tokens", None) or 0)
         self.tokens_out += int(getattr(usage, "completion_tokens", None) or 0)
 
-    def answer(self, text: str, model: str, note: str = "") -> Answer:
+    def answer(self, text: str, model: str, note: str = "") -> Response:
         """An answer that carries the use of all tries."""
-        return Answer(text, model, note, self.tokens_in, self.tokens_out, elapsed_s=time.monotonic() - self.started)
+        return Response(text, model, note, self.tokens_in, self.tokens_out, elapsed_s=time.monotonic() - self.started)
 
 
 class OpenAIProposer:
@@ -76,7 +76,7 @@ class OpenAIProposer:
         options = {"temperature": model.temperature, "max_tokens": self._config.max_tokens}
         return Model(model, key, client, options)
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`.
 
         Raises:
@@ -84,12 +84,12 @@ class OpenAIProposer:
             ProposerError: this request is refused for good; another may not be.
             UserError: the key or the model is refused, as every further request would be.
         """
-        model = self._models[ask.model] if ask.model else next(iter(self._models.values()))
+        model = self._models[request.model] if request.model else next(iter(self._models.values()))
         tries, problem, attempt = Tries(), "", 0
         while attempt <= self._config.retries:
             try:
                 # The client's own timeout starts anew with each byte; a slow stream needs one over all.
-                response = await asyncio.wait_for(self._request(ask, model), self._config.timeout_s)
+                response = await asyncio.wait_for(self._request(request, model), self._config.timeout_s)
                 tries.add(getattr(response, "usage", None))
                 return self._answer(response, model, tries)
             except (
@@ -128,11 +128,11 @@ class OpenAIProposer:
             spent=tries.answer("", model.config.name),
         )
 
-    async def _request(self, ask: Ask, model: Model) -> Any:
-        extra = {"seed": ask.seed % 2**31} if self._config.seeded else {}
+    async def _request(self, request: Request, model: Model) -> Any:
+        extra = {"seed": request.seed % 2**31} if self._config.seeded else {}
         return await model.client.chat.completions.create(
             model=model.config.name,
-            messages=[{"role": "system", "content": ask.system}, {"role": "user", "content": ask.user}],
+            messages=[{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
             **model.options,
             **extra,
         )
@@ -155,7 +155,7 @@ class OpenAIProposer:
             return growing
         return max(growing, min(asked, self._config.timeout_s))
 
-    def _answer(self, response: Any, model: Model, tries: Tries) -> Answer:
+    def _answer(self, response: Any, model: Model, tries: Tries) -> Response:
         """Read a response; anything but a non-empty text is an error worth another try."""
         choice = response.choices[0]
         text = choice.message.content

@@ -8,7 +8,7 @@ from pathlib import Path
 from evolve.config import ReplayConfig
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Entry, open_journal
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError
 
 SHOWN_CHARS = 160
@@ -43,23 +43,23 @@ class ReplayProposer:
         self._config = config
         self._entries = recorded_entries(config)
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`.
 
         Raises:
             ProposerError: the recorded run got no answer here either.
             UserError: this is not what the recorded run asked; the message says where the two part.
         """
-        entry = self._entries.get(ask.index)
+        entry = self._entries.get(request.index)
         if entry is None or (entry.answer is None and not entry.error):
             raise UserError(
-                f"{self._config.run} holds no answer to proposal {ask.index}",
-                hint=f"it ends there: --set search.proposals={max(0, ask.index - self._seeds())}",
+                f"{self._config.run} holds no answer to proposal {request.index}",
+                hint=f"it ends there: --set search.proposals={max(0, request.index - self._seeds())}",
             )
-        parted = self._difference(entry, ask)
+        parted = self._difference(entry, request)
         if parted:
             raise UserError(
-                f"proposal {ask.index} is not the recorded one: {parted}",
+                f"proposal {request.index} is not the recorded one: {parted}",
                 hint="the judge, the table, the configuration or the prompts have changed since; "
                 "evosplit replay --any-prompt lets the texts of prompts differ",
                 exit_code=EXIT_NEGATIVE,
@@ -71,21 +71,21 @@ class ReplayProposer:
     def _seeds(self) -> int:
         return sum(e.kind == "seed" for e in self._entries.values())
 
-    def _difference(self, entry: Entry, ask: Ask) -> str:
+    def _difference(self, entry: Entry, request: Request) -> str:
         """Where the request and the recorded one part; empty when they are equal."""
-        inspirations = tuple(record.id for record in ask.inspirations)
+        inspirations = tuple(record.id for record in request.inspirations)
         for what, recorded, now in (
-            ("parent", entry.parent, ask.parent.id),
-            ("island", entry.island, ask.island),
+            ("parent", entry.parent, request.parent.id),
+            ("island", entry.island, request.island),
             ("inspirations", entry.inspirations, inspirations),
-            ("diff", entry.diff, ask.diff),
-            ("seed", entry.seed, ask.seed),
+            ("diff", entry.diff, request.diff),
+            ("seed", entry.seed, request.seed),
         ):
             if recorded != now:
                 return f"{what} was {recorded}, now it is {now}"
         if self._config.prompts == "any":
             return ""
-        for message, before, after in (("system", entry.system, ask.system), ("user", entry.user, ask.user)):
+        for message, before, after in (("system", entry.system, request.system), ("user", entry.user, request.user)):
             if before != after:
                 return f"its {message} message differs {_first_difference(before, after)}"
         return ""

@@ -7,11 +7,12 @@ order. Proposals and evaluations overlap, but nothing that is written depends on
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from evaluators.data.evaluation import Evaluation
@@ -26,17 +27,36 @@ from evolve.prompts.lessons import LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
 from evolve.proposers.base import Proposer
-from evolve.search.attempts import Attempts, JudgeLike, Outcome, Said
 from evolve.search.bandit import open_choice
-from evolve.search.budget import Budget, BudgetSpent, Cost
-from evolve.search.ledger import Ledger
-from evolve.search.memory import give_back
+from evolve.search.budget import Budget, BudgetSpent, Spend
+from evolve.search.ledger import Ledger, SearchProgress
+from evolve.search.pipeline import CallResult, JudgeLike, Pipeline, ProposalOutcome
 from evolve.search.population import Population
-from evolve.search.progress import Progress, progress_of
-from evolve.search.requests import Origin, Requests
+from evolve.search.requests import Origin, RequestBuilder
 
 FORGET_EVERY = 256
-"""Commits between two looks at what nobody will ask for again."""
+"""Commits after which lessons of displaced programs and free memory are given up."""
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """Glibc's malloc_trim; None with another C library."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return None
+
+
+def return_free_memory() -> None:
+    """Return free pages of the heap to the system, where the C library can.
+
+    Every parsed program adds names to CPython's table of interned strings and takes them away again, so that the
+    interpreter rebuilds the table from time to time: some MiB, which glibc keeps together with other holes of the
+    heap. See results/soak.
+    """
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
 
 
 class Controller:
@@ -50,7 +70,7 @@ class Controller:
         run_dir: Path,
         *,
         seeds: list[str],
-        on_progress: Callable[[Progress], None] = lambda _: None,
+        on_progress: Callable[[SearchProgress], None] = lambda _: None,
     ) -> None:
         """Prepare a run in a folder, new or interrupted.
 
@@ -130,20 +150,20 @@ class Controller:
         self._ledger = Ledger(journal)
         self._lessons = LessonBook(partial(lesson_of, journal))
         budget = Budget(self._config, journal.spending())
-        self._attempts = Attempts(
+        self._pipeline = Pipeline(
             self._judge, self._proposer, journal, self._ledger, search=self._search, budget=budget
         )
-        self._requests = Requests(
+        self._request_builder = RequestBuilder(
             self._config.random_seed,
             self._run_dir,
             journal,
             self._population,
-            self._attempts,
+            self._pipeline,
             self._lessons,
             prompts,
             self._choice,
         )
-        tasks: dict[int, asyncio.Task[Outcome]] = {}
+        tasks: dict[int, asyncio.Task[ProposalOutcome]] = {}
         try:
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, journal.find(index))
@@ -161,18 +181,18 @@ class Controller:
                     left = self._seconds_left()
                     if left == 0 or not (await asyncio.wait([tasks[committed]], timeout=left))[0]:
                         self.stopped = f"search.wall_s: {self._search.wall_s:g} seconds have passed"
-                        await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
+                        await self._pipeline.finish_calls(tasks.values(), within_s=self._longest_call_s())
                         return
                     await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
         except BudgetSpent as spent:
             self.stopped = str(spent)
-            await self._attempts.finish_calls(tasks.values(), within_s=self._longest_call_s())
+            await self._pipeline.finish_calls(tasks.values(), within_s=self._longest_call_s())
         finally:
             for task in tasks.values():
                 task.cancel()
             await asyncio.gather(*tasks.values(), return_exceptions=True)
-            await self._attempts.aclose()
+            await self._pipeline.aclose()
 
     def _seconds_left(self) -> float | None:
         """Wall time left; None without a limit."""
@@ -183,15 +203,15 @@ class Controller:
         """How long a call that costs money may take; 0 where none does."""
         return self._config.proposer.timeout_s if isinstance(self._config.proposer, OpenAIConfig) else 0.0
 
-    async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[Outcome]]) -> None:
+    async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[ProposalOutcome]]) -> None:
         """Start a proposal, from the point that an interrupted run reached."""
         if entry is None:
             stored = None
-            ask, self._origins[index] = await self._requests.new(index)
+            request, self._origins[index] = await self._request_builder.new(index)
         else:
-            stored = Said(entry.spent, entry.error) if entry.answer or entry.error else None
-            ask, self._origins[index] = await self._requests.again(entry)
-        tasks[index] = asyncio.create_task(self._attempts.work(ask, stored))
+            stored = CallResult(entry.spent, entry.error) if entry.answer or entry.error else None
+            request, self._origins[index] = await self._request_builder.again(entry)
+        tasks[index] = asyncio.create_task(self._pipeline.work(request, stored))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
         name = self._config.seeds[index]
@@ -200,20 +220,20 @@ class Controller:
                 raise UserError(f"seed {name} has changed since this run began", hint="start a new run")
             evaluation = evaluation_of(known)
         else:
-            evaluation = await self._attempts.evaluate(source)
+            evaluation = await self._pipeline.evaluate(source)
             if self._ledger.would_lead(evaluation):
-                evaluation = await self._attempts.recheck(source, evaluation)
+                evaluation = await self._pipeline.recheck(source, evaluation)
             if evaluation.status is not Status.OK:
                 raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
             if known is None:
-                self._requests.write_seed(index)
+                self._request_builder.write_seed(index)
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
-            self._attempts.note_measured(index, evaluation.measured)
-            self._attempts.keep(index, source, evaluation)
+            self._pipeline.note_measured(index, evaluation.measured)
+            self._pipeline.keep(index, source, evaluation)
         self._ledger.commit(index, evaluation)
         self._population.add_seed(index, evaluation.source_hash, evaluation)
 
-    async def _commit(self, index: int, outcome: Outcome) -> None:
+    async def _commit(self, index: int, outcome: ProposalOutcome) -> None:
         """Settle duplicates, look again at a would-be best, enter the population, write the result."""
         evaluation, original = outcome.evaluation, self._ledger.original(outcome.evaluation)
         if original is not None:
@@ -226,11 +246,10 @@ class Controller:
                 gpu_s=evaluation.gpu_s,
             )
         if self._ledger.would_lead(evaluation):
-            again = await self._attempts.recheck(outcome.source, evaluation)
-            self._attempts.note_measured(index, again.measured[len(evaluation.measured) :])
+            again = await self._pipeline.recheck(outcome.source, evaluation)
+            self._pipeline.note_measured(index, again.measured[len(evaluation.measured) :])
             evaluation = again
-        cost = outcome.cost
-        displaced = self._enter(self._origins.pop(index), index, evaluation, cost)
+        displaced = self._enter(self._origins.pop(index), index, evaluation, outcome.spend)
         self._journal.result(
             index,
             outcome.source,
@@ -241,35 +260,35 @@ class Controller:
             elapsed_s=outcome.elapsed_s,
         )
         if evaluation.status is Status.OK:
-            self._attempts.keep(index, outcome.source, evaluation)
+            self._pipeline.keep(index, outcome.source, evaluation)
         self._report(index)
 
     def _recommit(self, made: Commit) -> None:
         """Enter a commit of the interrupted run again."""
         origin = Origin(made.island, made.parent, made.asked_model)
-        self._enter(origin, made.id, made.evaluation, Cost(made.usd, made.tokens))
+        self._enter(origin, made.id, made.evaluation, Spend(made.usd, made.tokens))
 
-    def _enter(self, origin: Origin, index: int, evaluation: Evaluation, cost: Cost) -> tuple[int, ...]:
-        """Tell everybody who remembers; returns what the program displaced."""
+    def _enter(self, origin: Origin, index: int, evaluation: Evaluation, spend: Spend) -> tuple[int, ...]:
+        """Update ledger, model choice, population and lessons; returns what the program displaced."""
         scored = evaluation if evaluation.status is Status.OK else None
         gain = 0.0
         if scored is not None and scored.train is not None:
-            before = self._attempts.train(origin.parent)
+            before = self._pipeline.train(origin.parent)
             gain = max(0.0, scored.train.score - before.score) if before else 0.0
         self._ledger.commit(index, evaluation)
-        self._choice.commit(origin.model, gain=gain, usd=cost.usd, tokens=cost.tokens)
+        self._choice.commit(origin.model, gain=gain, usd=spend.usd, tokens=spend.tokens)
         displaced = self._population.commit(index, origin.island, evaluation.source_hash, scored)
         self._lessons.commit(index, origin.island, evaluation.status, parent=origin.parent)
         if index % FORGET_EVERY == 0:
             self._lessons.keep_only(self._population.members())
             self._population.migrations.clear()
-            give_back()
+            return_free_memory()
         return displaced
 
     def _report(self, index: int) -> None:
         seconds = time.monotonic() - self._started
         done = index + 1 - len(self._seeds)
-        self._on_progress(progress_of(self._ledger, done, self._search.proposals, seconds))
+        self._on_progress(self._ledger.progress(done, self._search.proposals, seconds))
 
 
 def read_journal(folder: Path) -> list[Entry]:
@@ -278,4 +297,4 @@ def read_journal(folder: Path) -> list[Entry]:
         return list(journal.entries())
 
 
-__all__ = ["Controller", "Journal", "JudgeLike", "Progress", "read_journal"]
+__all__ = ["Controller", "Journal", "JudgeLike", "SearchProgress", "read_journal"]

@@ -30,6 +30,31 @@ class Leader:
     train: SplitScore
 
 
+@dataclass(frozen=True, slots=True)
+class SearchProgress:
+    """State of a run after a commit, for a live display.
+
+    Attributes:
+        done: proposals committed.
+        total: proposals wanted.
+        best_id: number of the program that leads on the training shapes.
+        best: its score on the training shapes.
+        failures: programs refused or failed.
+        duplicates: programs that repeat an earlier one.
+        seconds: wall time so far.
+        seconds_left: wall time of the rest at the past pace.
+    """
+
+    done: int
+    total: int
+    best_id: int
+    best: SplitScore
+    failures: int
+    duplicates: int
+    seconds: float
+    seconds_left: float
+
+
 class Ledger:
     """Which programs are known, the leader, counts."""
 
@@ -95,3 +120,10 @@ class Ledger:
                 self._best_holdout = max(self._best_holdout, evaluation.holdout.score)
             if self.leader is None or evaluation.train.score > self.leader.train.score:
                 self.leader = Leader(index, evaluation.train)
+
+    def progress(self, done: int, total: int, seconds: float) -> SearchProgress:
+        """The state after `done` of `total` proposals, at least one, in `seconds`."""
+        assert self.leader is not None
+        left_s = seconds / done * (total - done)
+        best = self.leader
+        return SearchProgress(done, total, best.id, best.train, self.failed, self.duplicates, seconds, left_s)

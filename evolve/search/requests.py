@@ -1,4 +1,4 @@
-"""Requests: what proposals are asked for. Each is written down before it is sent, and can be made again from that."""
+"""Builds requests to the proposer. Each is journalled before it is sent, and can be rebuilt from the journal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from evolve.journal.journal import Entry, Journal
 from evolve.prompts.lessons import LessonBook
 from evolve.prompts.prompts import Prompts
-from evolve.proposal import Ask
-from evolve.search.attempts import Attempts
+from evolve.proposal import Request
 from evolve.search.bandit import ModelChoice
+from evolve.search.pipeline import Pipeline
 from evolve.search.population import Population, Sample
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a proposal under way comes from."""
+    """Island, parent and model of a running proposal."""
 
     island: int
     parent: int
@@ -25,42 +25,44 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
-    """Makes the requests of one run out of its present state."""
+class RequestBuilder:
+    """Builds the requests of one run from its present state."""
 
     random_seed: int
     run_dir: Path
     journal: Journal
     population: Population
-    attempts: Attempts
+    pipeline: Pipeline
     lessons: LessonBook
     prompts: Prompts
     choice: ModelChoice
 
     def write_seed(self, index: int) -> None:
-        """Write down a program to start from, which nobody is asked for."""
+        """Journal a program that the search starts from."""
         self._write(index, "seed", None, "", "", "")
 
-    async def new(self, index: int) -> tuple[Ask, Origin]:
-        """Sample a parent, build the prompt and write both down."""
+    async def new(self, index: int) -> tuple[Request, Origin]:
+        """Sample a parent, build the prompt and journal both."""
         sample = self.population.sample(index)
-        parent = await self.attempts.record(sample.parent)
-        inspirations = tuple([await self.attempts.record(i) for i in sample.inspirations])
+        parent = await self.pipeline.record(sample.parent)
+        inspirations = tuple([await self.pipeline.record(i) for i in sample.inspirations])
         lessons = self.lessons.of(sample.parent, sample.island)
         user = self.prompts.user(parent, inspirations, lessons, diff=sample.diff)
         seed, system = self._seed_of(index), self.prompts.system
         model = self.choice.choose(index, seed)
         self._write(index, "proposal", sample, system, user, model)
-        ask = Ask(index, sample.island, parent, inspirations, system, user, sample.diff, seed, self.run_dir, model)
-        return ask, Origin(sample.island, sample.parent, model)
+        request = Request(
+            index, sample.island, parent, inspirations, system, user, sample.diff, seed, self.run_dir, model
+        )
+        return request, Origin(sample.island, sample.parent, model)
 
-    async def again(self, entry: Entry) -> tuple[Ask, Origin]:
-        """The request that an interrupted run had written down."""
+    async def again(self, entry: Entry) -> tuple[Request, Origin]:
+        """The request that an interrupted run had journalled."""
         assert entry.parent is not None
         origin = Origin(entry.island, entry.parent, entry.asked_model)
-        parent = await self.attempts.record(origin.parent)
-        inspirations = tuple([await self.attempts.record(i) for i in entry.inspirations])
-        ask = Ask(
+        parent = await self.pipeline.record(origin.parent)
+        inspirations = tuple([await self.pipeline.record(i) for i in entry.inspirations])
+        request = Request(
             entry.id,
             entry.island,
             parent,
@@ -72,7 +74,7 @@ class Requests:
             self.run_dir,
             entry.asked_model,
         )
-        return ask, origin
+        return request, origin
 
     def _write(self, index: int, kind: str, sample: Sample | None, system: str, user: str, model: str) -> None:
         self.journal.ask(

@@ -16,7 +16,7 @@ from types import FrameType
 from evolve.errors import EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_MISSING, EXIT_NEGATIVE, EXIT_USAGE
 from evolve.sweep.folder import Sweep
 from evolve.sweep.plan import Member
-from evolve.sweep.standing import Follower, Standing
+from evolve.sweep.standing import Follower, RunStanding
 
 LOG_FILE = "log.txt"
 LOOK_EVERY_S = 0.25
@@ -54,7 +54,7 @@ class RunState:
     member: Member
     wanted: int
     state: State
-    standing: Standing
+    standing: RunStanding
     code: int | None = None
     trouble: str = ""
 

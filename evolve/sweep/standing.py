@@ -21,7 +21,7 @@ NOTHING = Spending()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RunStanding:
     """A run in a line.
 
     Attributes:
@@ -57,9 +57,9 @@ class Follower:
         self._folder = folder
         self._last = -1
         self._order: tuple[float, float, int] | None = None
-        self._standing = Standing()
+        self._standing = RunStanding()
 
-    def look(self) -> Standing:
+    def look(self) -> RunStanding:
         """Where the run stands now; as at the last look while the journal cannot be read."""
         if not (self._folder / FILE_NAME).exists():
             return self._standing

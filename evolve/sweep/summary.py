@@ -93,7 +93,7 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class SweepSummary:
     """Everything.
 
     Attributes:
@@ -108,7 +108,7 @@ class Summary:
     winners: tuple[RunLine, ...]
 
 
-def summarise(sweep: Sweep, states: Sequence[RunState]) -> Summary:
+def summarise(sweep: Sweep, states: Sequence[RunState]) -> SweepSummary:
     """Read the journals once more, and sum them up."""
     runs = tuple(_line(sweep, state) for state in states)
     scored = [r for r in runs if r.train is not None]
@@ -121,7 +121,7 @@ def summarise(sweep: Sweep, states: Sequence[RunState]) -> Summary:
     winners = []
     for (judged_on,) in _distinct([(r.judged_on,) for r in scored]):
         winners.append(max((r for r in scored if r.judged_on == judged_on), key=lambda r: r.score))
-    return Summary(sweep.path, runs, tuple(variants), tuple(winners))
+    return SweepSummary(sweep.path, runs, tuple(variants), tuple(winners))
 
 
 def _distinct(found: list[Any]) -> list[Any]:
@@ -179,7 +179,7 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(statistics.median(values), low, high, min(values), max(values))
 
 
-def summary_json(summary: Summary, code: int) -> dict[str, Any]:
+def summary_json(summary: SweepSummary, code: int) -> dict[str, Any]:
     """The summary as JSON; `docs/schema/sweep.json` describes it."""
 
     def score(found: SplitScore | None) -> dict[str, Any] | None:
@@ -224,7 +224,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def summary_csv(summary: Summary) -> str:
+def summary_csv(summary: SweepSummary) -> str:
     """One line per run; cells of what a run does not have are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -244,7 +244,7 @@ def summary_csv(summary: Summary) -> str:
     return text.getvalue()
 
 
-def write_summary(summary: Summary, code: int) -> list[Path]:
+def write_summary(summary: SweepSummary, code: int) -> list[Path]:
     """Write both files beside the runs; they are made anew when a sweep goes on, as journals are the truth."""
     import json
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evolve.baselines.problem import Problem
     from evolve.baselines.report import Run
-    from evolve.baselines.tally import Budget
+    from evolve.baselines.tally import ComparisonBudget
 
 
 @cache
@@ -37,7 +37,9 @@ def problem_of(config: Path, sets: tuple[str, ...], policy: str | None) -> tuple
     return open_problem(loaded, name), name
 
 
-def run(config: Path, sets: tuple[str, ...], policy: str | None, method: str, seed: int, budget: Budget) -> Run:
+def run(
+    config: Path, sets: tuple[str, ...], policy: str | None, method: str, seed: int, budget: ComparisonBudget
+) -> Run:
     """One run of one method."""
     from evolve.baselines.report import Run
     from evolve.baselines.tally import Tally
@@ -52,7 +54,7 @@ def run(config: Path, sets: tuple[str, ...], policy: str | None, method: str, se
 def main() -> None:
     """Run all, several at a time."""
     from evolve.baselines.report import read_report, write_report, write_tables
-    from evolve.baselines.tally import Budget
+    from evolve.baselines.tally import ComparisonBudget
     from evolve.cli.baselines import METHODS, facts_of
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.output.exists() and any(options.output.iterdir()):
         parser.error(f"{options.output} is not empty; -o names another folder")
-    budget = Budget(options.model_calls, options.tables, options.look_ups)
+    budget = ComparisonBudget(options.model_calls, options.tables, options.look_ups)
     methods = options.method or list(METHODS)
     problem, policy = problem_of(options.config, tuple(options.set), options.policy)
     facts = facts_of(problem, policy, budget)

@@ -16,7 +16,7 @@ from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.config import parse_config
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.search.controller import Controller, Progress
 
 SEED = "# EVOLVE-BLOCK-START\ndef schedule(shape, gpu):\n    x = 10\n    return x, None, 0\n# EVOLVE-BLOCK-END\n"
@@ -63,9 +63,9 @@ class FreeProposer:
 
     name = "free"
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """Answer at once."""
-        return Answer(f"```python\n{SEED.replace('10', str(ask.index + 10))}```", "free")
+        return Response(f"```python\n{SEED.replace('10', str(request.index + 10))}```", "free")
 
     async def aclose(self) -> None:
         """Nothing to release."""

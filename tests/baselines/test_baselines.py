@@ -20,9 +20,9 @@ from evaluators.sandbox.sandbox import Limits
 from evolve.baselines.problem import Counted
 from evolve.baselines.random_search import random_program
 from evolve.baselines.report import Run, quartiles, read_report, summarise, write_report
-from evolve.baselines.tally import Budget, BudgetSpent, Standing, Tally
+from evolve.baselines.tally import ComparisonBudget, ComparisonBudgetSpent, Standing, Tally
 from evolve.cli.baselines import METHODS
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError
 
 SETS = ("--set", "judge.setting=fa3_fwd-static-cold", "--set", "judge.weighting=chat")
@@ -38,7 +38,7 @@ def small() -> Judge:
 
 
 def test_a_tally_counts_and_stops(small: Judge) -> None:
-    tally = Tally(small, Budget(model_calls=2, decision_tables=10, look_ups=10**6))
+    tally = Tally(small, ComparisonBudget(model_calls=2, decision_tables=10, look_ups=10**6))
     stock = (ROOT / "seeds" / "fa3_stock.py").read_text(encoding="utf-8")
     two = (ROOT / "seeds" / "bsc_published.py").read_text(encoding="utf-8")
     tally.call()
@@ -52,16 +52,16 @@ def test_a_tally_counts_and_stops(small: Judge) -> None:
     ]  # fmt: skip
     assert tally.standings[-1].train_score == max(s.train_score for s in tally.standings) >= 1.0
     tally.call()
-    with pytest.raises(BudgetSpent, match="model calls: 2 of 2 spent"):
+    with pytest.raises(ComparisonBudgetSpent, match="model calls: 2 of 2 spent"):
         tally.call()
     assert tally.stopped_by == "model calls"
 
 
-@pytest.mark.parametrize("budget", [Budget(9, 1, 10**9), Budget(9, 9, 1)])
-def test_tables_and_look_ups_are_budgets_too(budget: Budget, small: Judge) -> None:
+@pytest.mark.parametrize("budget", [ComparisonBudget(9, 1, 10**9), ComparisonBudget(9, 9, 1)])
+def test_tables_and_look_ups_are_budgets_too(budget: ComparisonBudget, small: Judge) -> None:
     tally = Tally(small, budget)
     tally.judge((ROOT / "seeds" / "fa3_stock.py").read_text(encoding="utf-8"))
-    with pytest.raises(BudgetSpent, match="spent"):
+    with pytest.raises(ComparisonBudgetSpent, match="spent"):
         tally.check()
 
 
@@ -71,23 +71,23 @@ class Looking:
     name = "looking"
     asked = 0
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         self.asked += 1
         if self.asked % 2:
-            return Answer("", "looking", "9 look-ups, says a note that nobody reads", look_ups=812)
-        raise ProposerError("nothing found", spent=Answer("", "looking", look_ups=100))
+            return Response("", "looking", "9 look-ups, says a note that nobody reads", look_ups=812)
+        raise ProposerError("nothing found", spent=Response("", "looking", look_ups=100))
 
     async def aclose(self) -> None:
         pass
 
 
 def test_look_ups_of_answers_and_of_failures_are_counted(small: Judge) -> None:
-    tally = Tally(small, Budget(model_calls=9, decision_tables=9, look_ups=10**6))
+    tally = Tally(small, ComparisonBudget(model_calls=9, decision_tables=9, look_ups=10**6))
     counted = Counted(Looking(), tally)
-    ask = Ask(1, 0, cast("Any", None), (), "", "", False, 0)
-    assert asyncio.run(counted.propose(ask)).look_ups == 812
+    request = Request(1, 0, cast("Any", None), (), "", "", False, 0)
+    assert asyncio.run(counted.propose(request)).look_ups == 812
     with pytest.raises(ProposerError, match="nothing found"):
-        asyncio.run(counted.propose(ask))
+        asyncio.run(counted.propose(request))
     tally.failed()
     assert tally.standings[-1].look_ups == 812 + 100 + tally.train_shapes
 

@@ -22,7 +22,7 @@ from evolve.dashboard.hub import Change, FollowedRun, Hub
 from evolve.dashboard.server import DashboardServer, is_loopback
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
-from evolve.proposal import Answer
+from evolve.proposal import Response
 
 TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 
@@ -149,7 +149,7 @@ def test_events_resume_where_they_broke_off(judge: Judge, tmp_path: Path) -> Non
     at, change = parts(next(events))
     assert at == 7 and [n["id"] for n in change["nodes"]] == [7]
     with open_journal(folder, read_only=False) as journal:
-        journal.answer(7, Answer("late", "model"))
+        journal.answer(7, Response("late", "model"))
     at, change = parts(next(events))
     assert at == 7 and change["nodes"][0]["status"] == "answered"
     with open_journal(folder, read_only=False) as journal:

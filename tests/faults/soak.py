@@ -36,9 +36,9 @@ from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import FILE_NAME
 from evolve.journal.run_folder import summarise
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers import open_proposer
-from evolve.search.controller import Controller, Progress
+from evolve.search.controller import Controller, SearchProgress
 
 ROOT = Path(__file__).parents[2]
 SEED = ROOT / "seeds/fa3_stock.py"
@@ -80,7 +80,7 @@ class Stops:
         self._started = time.monotonic(), time.process_time()
         self.seconds: dict[str, float] = {}
 
-    async def propose(self, ask: Ask) -> Answer:
+    async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`."""
         wall, cpu = self._started
         self.seconds = {"wall_s": round(time.monotonic() - wall, 2), "cpu_s": round(time.process_time() - cpu, 2)}
@@ -142,7 +142,7 @@ def search(config: RunConfig, judge: Judge, folder: Path) -> list[Row]:
     started, cpu, in_children = time.monotonic(), time.process_time(), children_cpu_s()
     spent_on_reference = 0.0
 
-    def watch(progress: Progress) -> None:
+    def watch(progress: SearchProgress) -> None:
         nonlocal spent_on_reference
         if progress.done % EVERY and progress.done != config.search.proposals:
             return

@@ -27,7 +27,7 @@ from evolve.assets import asset
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import Journal, open_journal
 from evolve.journal.run_folder import CONFIG_FILE, keep_tables
-from evolve.proposal import Answer
+from evolve.proposal import Response
 
 FAILURES = {
     Status.DUPLICATE: 0.12,
@@ -154,7 +154,7 @@ def _fill(journal: Journal, maker: Maker, proposals: int) -> None:
             journal.result(index, "", Evaluation(status, "synthetic failure"))
             continue
         journal.answer(
-            index, Answer(f"```python\n{source}```", "synthetic", f"synthetic edit {index % 9}", 1200, 400, 0.002)
+            index, Response(f"```python\n{source}```", "synthetic", f"synthetic edit {index % 9}", 1200, 400, 0.002)
         )
         if status is Status.OK:
             picks[index], sources[index] = maker.child(picks[parent]), source

@@ -15,7 +15,7 @@ from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, SCHEMA_VERSION, Journal, Spending, open_journal, storable
-from evolve.proposal import Answer
+from evolve.proposal import Response
 
 SCORE = SplitScore(1.5, 1.6, 0.7, 2, 0.9, 100, 4096, 3)
 
@@ -31,7 +31,7 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def test_what_goes_in_comes_out(journal: Journal) -> None:
-    answer = Answer("text", "model", "note", 5, 6, 0.25, 1.5)
+    answer = Response("text", "model", "note", 5, 6, 0.25, 1.5)
     decisions = (Decision(3, None, 0, 8), Decision(0, True, 4, 0))
     features = {"complexity": 12.0, "mean_splits": 0.1, "share_changed": 1 / 3}
     evaluation = Evaluation(
@@ -55,7 +55,7 @@ def test_failures_and_duplicates_keep_status_message_and_pointer(journal: Journa
     journal.answer(1, None, "gave up")
     journal.result(1, "", Evaluation(Status.PROPOSER_FAILED, "gave up"))
     journal.ask(asked(2))
-    journal.answer(2, Answer("t", "m"))
+    journal.answer(2, Response("t", "m"))
     journal.result(2, "s", Evaluation(Status.DUPLICATE, "same source as proposal 0"), duplicate_of=0)
     first, second = journal.entries()
     assert (first.answer, first.error, first.status) == (None, "gave up", Status.PROPOSER_FAILED)
@@ -75,7 +75,7 @@ def test_any_text_can_be_stored(text: str) -> None:
     # JSON may carry lone surrogates, which UTF-8 and therefore SQLite cannot.
     journal = Journal(Path(":memory:"))
     journal.ask(asked(1, user=text))
-    journal.answer(1, Answer(text, "m"))
+    journal.answer(1, Response(text, "m"))
     journal.result(1, text, Evaluation(Status.RAISED, text))
     entry = journal.entry(1)
     assert entry.answer and entry.answer.text == entry.source == entry.message == entry.user == storable(text)
@@ -121,7 +121,7 @@ def test_readers_read_while_a_writer_writes(journal: Journal) -> None:
     thread.start()
     for index in range(60):
         journal.ask(asked(index))
-        journal.answer(index, Answer("t", "m"))
+        journal.answer(index, Response("t", "m"))
     stop.set()
     thread.join()
     assert seen == sorted(seen)
@@ -176,7 +176,7 @@ def of_version_1(path: Path) -> None:
     """A journal as version 1 wrote it: three columns fewer."""
     journal = Journal(path)
     journal.ask(asked(1))
-    journal.answer(1, Answer("text", "model", "", 5, 6, 0.25))
+    journal.answer(1, Response("text", "model", "", 5, 6, 0.25))
     journal.result(1, "source", Evaluation(Status.CRASHED))
     journal.set_meta("schema_version", "1")
     journal._db.execute("ALTER TABLE proposals DROP COLUMN asked_model")
@@ -208,7 +208,7 @@ def test_older_journals_are_brought_up_to_date_when_written(tmp_path: Path) -> N
 
 def test_what_a_failed_call_cost_is_spent_too(journal: Journal) -> None:
     journal.ask(asked(1))
-    journal.answer(1, Answer("", "m", "", 7, 8, 0.5), "gave up")
+    journal.answer(1, Response("", "m", "", 7, 8, 0.5), "gave up")
     entry = journal.entry(1)
     assert entry.answer is None and entry.error == "gave up" and entry.spent.cost_usd == 0.5
     journal.result(1, "", Evaluation(Status.PROPOSER_FAILED, gpu_s=1.5))

@@ -18,12 +18,12 @@ from evaluators.judge.judge import Judge
 from evaluators.language.gate import ProgramRefused, parse_program
 from evolve.mutation.boxes import grow_box
 from evolve.mutation.cost_features import CANDIDATES, Candidates
-from evolve.mutation.cost_functions import Cost, costs_of, helper, read_cost, replace_cost
+from evolve.mutation.cost_functions import CostModel, costs_of, helper, read_cost, replace_cost
 from evolve.mutation.costs import add_cost, refit_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import BROAD_SUPPORT, apply_guard, find_guard, support_for, terms_for
 from evolve.mutation.syntax import SYNTAX_EDITS, functions, insert_at_top, insert_function, replace_body, take_function
-from evolve.proposal import Ask, ProgramRecord
+from evolve.proposal import ProgramRecord, Request
 from evolve.proposers.base import ProposerError
 from evolve.proposers.offline import EDIT_WEIGHTS, OfflineProposer
 from evolve.search.responses import program_from
@@ -34,19 +34,19 @@ def stock(judge: Judge) -> ProgramRecord:
     return ProgramRecord(0, seed("fa3_stock"), judge.evaluate(seed("fa3_stock")))
 
 
-def ask(parent: ProgramRecord, number: int, island: int = 0) -> Ask:
+def request(parent: ProgramRecord, number: int, island: int = 0) -> Request:
     other = ProgramRecord(1, seed("bsc_compiled"), parent.evaluation)
-    return Ask(number, island, parent, (other,), "", "", False, number)
+    return Request(number, island, parent, (other,), "", "", False, number)
 
 
-FAR_COST = Cost((1.0, 0.2), (("blocks", "waves"), ("tiles",)))
-SPAN_COST = Cost((1.0, 0.1, 0.02), (("span",), ("splits",), ("tiles", "waves")))
+FAR_COST = CostModel((1.0, 0.2), (("blocks", "waves"), ("tiles",)))
+SPAN_COST = CostModel((1.0, 0.1, 0.02), (("span",), ("splits",), ("tiles", "waves")))
 
 
 def with_cost(
     judge: Judge,
     parent: ProgramRecord,
-    cost: Cost = FAR_COST,
+    cost: CostModel = FAR_COST,
     condition: str = "work.min_n_blocks == work.max_n_blocks",
 ) -> ProgramRecord:
     """The parent with a cap that lets costs decide, and a cost whose weights are far from fitted."""
@@ -65,7 +65,7 @@ def with_cost(
 
 def test_the_same_seed_gives_the_same_answer(stock: ProgramRecord) -> None:
     async def once(number: int) -> tuple[str, str]:
-        answer = await OfflineProposer().propose(ask(stock, number))
+        answer = await OfflineProposer().propose(request(stock, number))
         return answer.text, answer.note
 
     for number in range(6):
@@ -80,7 +80,7 @@ def test_every_kind_of_edit_changes_the_program(judge: Judge, stock: ProgramReco
     passed = 0
     for number in range(6):
         try:
-            answer = asyncio.run(proposer.propose(ask(stock, number)))
+            answer = asyncio.run(proposer.propose(request(stock, number)))
         except ProposerError:
             continue
         source = program_from(answer.text, stock.source)
@@ -103,7 +103,7 @@ def test_span_can_be_left_out(judge: Judge, stock: ProgramRecord) -> None:
     for left_out in ("nothing", "span"):
         # A cap on all shapes that costs may decide on, and no edit but costs.
         proposer = OfflineProposer(without=(EDIT_WEIGHTS.keys() - {"cost"}) | ({left_out} - {"nothing"}))
-        answers = [asyncio.run(proposer.propose(ask(stock, number))).text for number in range(4)]
+        answers = [asyncio.run(proposer.propose(request(stock, number))).text for number in range(4)]
         read[left_out] = ["span" in text for text in answers]
     assert any(read["nothing"]) and not any(read["span"])
     parent = with_cost(judge, stock, SPAN_COST)
@@ -165,7 +165,7 @@ def test_a_short_search_gains(judge: Judge, stock: ProgramRecord) -> None:
     proposer = OfflineProposer()
     for number in range(12):
         try:
-            answer = asyncio.run(proposer.propose(ask(best, number)))
+            answer = asyncio.run(proposer.propose(request(best, number)))
         except ProposerError:
             continue
         source = program_from(answer.text, best.source)
@@ -198,7 +198,7 @@ def test_a_missing_decision_is_added() -> None:
 
 
 @pytest.mark.parametrize(("cost", "ragged"), [(FAR_COST, False), (SPAN_COST, False), (SPAN_COST, True)])
-def test_a_cost_decides_as_the_curves_said(judge: Judge, stock: ProgramRecord, cost: Cost, ragged: bool) -> None:
+def test_a_cost_decides_as_the_curves_said(judge: Judge, stock: ProgramRecord, cost: CostModel, ragged: bool) -> None:
     condition = "work.min_n_blocks " + ("< work.max_n_blocks" if ragged else "== work.max_n_blocks")
     parent = with_cost(judge, stock, cost, condition)
     assert ("def span_of" in parent.source) is (cost is SPAN_COST)
@@ -251,7 +251,7 @@ def test_costs_work_on_schedule_in_static_mode(judges: dict[str, Judge]) -> None
     )
 )
 def test_a_cost_is_read_back_as_it_was_written(pairs: list[tuple[float, list[str]]]) -> None:
-    cost = Cost(tuple(float(f"{w:.2g}") for w, _ in pairs), tuple(tuple(sorted(names)) for _, names in pairs))
+    cost = CostModel(tuple(float(f"{w:.2g}") for w, _ in pairs), tuple(tuple(sorted(names)) for _, names in pairs))
     source = "\n".join(helper(cost, "cheapest", static=False)) + "\n"
     assert read_cost(costs_of(source)["cheapest"]) == cost
 
@@ -260,7 +260,9 @@ def test_a_cost_is_read_back_as_it_was_written(pairs: list[tuple[float, list[str
     "expression", ["waves + 3", "blocks / waves", "blocks * waves + waves * blocks", "min(1, tiles)"]
 )
 def test_other_expressions_are_no_costs(expression: str) -> None:
-    source = "\n".join(helper(Cost((1.0,), (("waves",),)), "cheapest", static=False)).replace("1 * waves", expression)
+    source = "\n".join(helper(CostModel((1.0,), (("waves",),)), "cheapest", static=False)).replace(
+        "1 * waves", expression
+    )
     assert read_cost(costs_of(source + "\n")["cheapest"]) is None
 
 

@@ -13,25 +13,25 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evolve.config import OpenAIConfig
 from evolve.errors import UserError
-from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposal import ProgramRecord, Request, Response
 from evolve.proposers import EndpointError, ProposerError, open_proposer
 
 KEY = "sk-very-secret"
 PARENT = ProgramRecord(0, "def schedule(shape, gpu):\n    return 1, None, 0\n", Evaluation(Status.OK))
-ASK = Ask(3, 0, PARENT, (), "system text", "user text", False, 2**40 + 7)
+ASK = Request(3, 0, PARENT, (), "system text", "user text", False, 2**40 + 7)
 
 
-def propose(script: Script, monkeypatch: pytest.MonkeyPatch, ask: Ask = ASK, **settings: object) -> Answer:
+def propose(script: Script, monkeypatch: pytest.MonkeyPatch, request: Request = ASK, **settings: object) -> Response:
     monkeypatch.setenv("TEST_KEY", KEY)
     with serving(script) as url:
         own = {"kind": "openai", "base_url": url, "api_key_env": "TEST_KEY", "backoff_s": 0.01}
         named = {} if "models" in settings else {"model": "m"}
         config = OpenAIConfig.model_validate(own | named | settings)
 
-        async def once() -> Answer:
+        async def once() -> Response:
             proposer = open_proposer(config)
             try:
-                return await proposer.propose(ask)
+                return await proposer.propose(request)
             finally:
                 await proposer.aclose()
 

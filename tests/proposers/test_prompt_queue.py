@@ -21,7 +21,7 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evolve.config import ManualConfig
 from evolve.errors import UserError
-from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposal import ProgramRecord, Request, Response
 from evolve.proposers import open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, Reply, TaskState, task_id
 
@@ -35,8 +35,8 @@ def queue(tmp_path: Path) -> PromptQueue:
     return PromptQueue(tmp_path / QUEUE_FOLDER)
 
 
-def ask(run_dir: Path, index: int = 7) -> Ask:
-    return Ask(index, 1, PARENT, (), "be short", "improve §", True, 5, run_dir)
+def request(run_dir: Path, index: int = 7) -> Request:
+    return Request(index, 1, PARENT, (), "be short", "improve §", True, 5, run_dir)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -47,12 +47,12 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("waited in vain")
 
 
-def propose(run_dir: Path, act: Callable[[PromptQueue], None], index: int = 7) -> Answer:
+def propose(run_dir: Path, act: Callable[[PromptQueue], None], index: int = 7) -> Response:
     """Ask, act once the prompt hangs, return the answer."""
 
-    async def both() -> Answer:
+    async def both() -> Response:
         queue = PromptQueue(run_dir / QUEUE_FOLDER)
-        waiting = asyncio.create_task(open_proposer(CONFIG).propose(ask(run_dir, index)))
+        waiting = asyncio.create_task(open_proposer(CONFIG).propose(request(run_dir, index)))
         await until(lambda: (queue.folder / f"{task_id(index)}.json").exists())
         act(queue)
         return await asyncio.wait_for(waiting, 10)
@@ -109,7 +109,7 @@ def test_a_half_written_answer_is_read_again(tmp_path: Path) -> None:
 
 def test_an_open_prompt_keeps_its_name_and_an_answer_in_between_is_taken(tmp_path: Path) -> None:
     async def interrupted() -> None:
-        waiting = asyncio.create_task(open_proposer(CONFIG).propose(ask(tmp_path)))
+        waiting = asyncio.create_task(open_proposer(CONFIG).propose(request(tmp_path)))
         await until(lambda: (tmp_path / QUEUE_FOLDER / "00007.json").exists())
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

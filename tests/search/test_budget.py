@@ -19,13 +19,13 @@ from evaluators.data.status import Status
 from evolve.config import RunConfig, parse_config
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, Journal, Spending
-from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposal import ProgramRecord, Request, Response
 from evolve.proposers import open_proposer
-from evolve.search.budget import Budget, BudgetSpent, Cost
+from evolve.search.budget import Budget, BudgetSpent, Spend
 from evolve.search.controller import Controller
 
 PRICES = {"m": {"input": 2.0, "output": 8.0}}
-ASK = Ask(1, 0, ProgramRecord(0, SEED, Evaluation(Status.OK)), (), "hello world", "1234567", False, 5)
+ASK = Request(1, 0, ProgramRecord(0, SEED, Evaluation(Status.OK)), (), "hello world", "1234567", False, 5)
 
 
 def config(url: str = "http://127.0.0.1:9/v1", **sections: Any) -> RunConfig:
@@ -39,55 +39,55 @@ def budget(spent: Spending = Spending(), **limits: Any) -> Budget:  # noqa: B008
 
 
 def test_a_call_may_cost_its_prompt_and_the_longest_answer() -> None:
-    assert budget().call(ASK) == Cost(usd=(5 * 2 + 100 * 8) / 1e6, tokens=105)
+    assert budget().call(ASK) == Spend(usd=(5 * 2 + 100 * 8) / 1e6, tokens=105)
     assert budget().call(replace(ASK, model="unpriced")).usd == 0
 
 
 def test_prices_apply_to_what_the_endpoint_counted() -> None:
-    answer = Answer("", "m", "", 1000, 500)
+    answer = Response("", "m", "", 1000, 500)
     assert budget().priced(answer).cost_usd == pytest.approx(0.006)
-    assert budget().priced(Answer("", "other", "", 1000, 500)).cost_usd == 0
-    assert budget().priced(Answer("", "m", "", 1000, 500, 0.5)).cost_usd == 0.5  # a recorded price stays
+    assert budget().priced(Response("", "other", "", 1000, 500)).cost_usd == 0
+    assert budget().priced(Response("", "m", "", 1000, 500, 0.5)).cost_usd == 0.5  # a recorded price stays
 
 
 @pytest.mark.parametrize(
     ("limits", "spent", "cost", "message"),
     [
-        ({"usd": 1.0}, Spending(cost_usd=0.99), Cost(usd=0.02, tokens=1), r"budget.usd: \$0.9900 of \$1.00"),
-        ({"tokens": 100}, Spending(tokens_in=50, tokens_out=45), Cost(tokens=6), "budget.tokens: 95 of 100"),
-        ({"gpu_s": 5.0}, Spending(gpu_s=5.0), Cost(), "budget.gpu_s: 5.0 of 5.0"),
+        ({"usd": 1.0}, Spending(cost_usd=0.99), Spend(usd=0.02, tokens=1), r"budget.usd: \$0.9900 of \$1.00"),
+        ({"tokens": 100}, Spending(tokens_in=50, tokens_out=45), Spend(tokens=6), "budget.tokens: 95 of 100"),
+        ({"gpu_s": 5.0}, Spending(gpu_s=5.0), Spend(), "budget.gpu_s: 5.0 of 5.0"),
     ],
 )
-def test_what_the_journal_holds_is_spent(limits: Any, spent: Spending, cost: Cost, message: str) -> None:
+def test_what_the_journal_holds_is_spent(limits: Any, spent: Spending, cost: Spend, message: str) -> None:
     with pytest.raises(BudgetSpent, match=message):
         asyncio.run(budget(spent, **limits).reserve(cost))
 
 
 def test_an_answer_that_was_paid_is_judged_though_it_cost_more_than_reserved() -> None:
-    asyncio.run(budget(Spending(tokens_in=900, cost_usd=3.0), tokens=100, usd=1.0, gpu_s=5).reserve(Cost(gpu_s=1.0)))
+    asyncio.run(budget(Spending(tokens_in=900, cost_usd=3.0), tokens=100, usd=1.0, gpu_s=5).reserve(Spend(gpu_s=1.0)))
 
 
 def test_a_step_that_just_fits_is_taken() -> None:
-    asyncio.run(budget(Spending(tokens_in=94), tokens=100).reserve(Cost(tokens=6)))
+    asyncio.run(budget(Spending(tokens_in=94), tokens=100).reserve(Spend(tokens=6)))
 
 
 def test_calls_under_way_are_reserved_and_leave_room_once_they_cost_less() -> None:
     async def steps() -> list[str]:
         held, seen = budget(tokens=100), []
-        first = await held.reserve(Cost(tokens=60))
+        first = await held.reserve(Spend(tokens=60))
 
         async def second() -> None:
-            ticket = await held.reserve(Cost(tokens=60))
+            ticket = await held.reserve(Spend(tokens=60))
             seen.append("second")
-            held.settle(ticket, Cost(tokens=60))
+            held.settle(ticket, Spend(tokens=60))
 
         waiting = asyncio.create_task(second())
         await asyncio.sleep(0.01)
         seen.append("first")
-        held.settle(first, Cost(tokens=30))
+        held.settle(first, Spend(tokens=30))
         await waiting
         with pytest.raises(BudgetSpent):
-            await held.reserve(Cost(tokens=60))
+            await held.reserve(Spend(tokens=60))
         return seen
 
     assert asyncio.run(steps()) == ["first", "second"]
@@ -100,10 +100,10 @@ def test_no_order_of_calls_overruns_a_budget(calls: list[tuple[int, float]], lim
 
         async def call(most: int, share: float) -> None:
             nonlocal total
-            ticket = await held.reserve(Cost(tokens=most))
+            ticket = await held.reserve(Spend(tokens=most))
             await asyncio.sleep(0)
             total += int(most * share)
-            held.settle(ticket, Cost(tokens=int(most * share)))
+            held.settle(ticket, Spend(tokens=int(most * share)))
 
         await asyncio.gather(*(call(*c) for c in calls), return_exceptions=True)
         return total

@@ -22,8 +22,8 @@ from evolve.config import load_config
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal.journal import FILE_NAME, Journal
 from evolve.journal.run_folder import CONFIG_FILE, find_run, list_runs, locked, new_run_folder, summarise
-from evolve.proposal import Answer, Ask
-from evolve.search.controller import Controller, Progress
+from evolve.proposal import Request, Response
+from evolve.search.controller import Controller, SearchProgress
 from evolve.search.population import Population
 
 
@@ -168,8 +168,8 @@ class Saying(SmallProposer):
         super().__init__()
         self.text = text
 
-    async def propose(self, ask: Ask) -> Answer:
-        return Answer(self.text, "m", self.text[:9])
+    async def propose(self, request: Request) -> Response:
+        return Response(self.text, "m", self.text[:9])
 
 
 @pytest.mark.parametrize(
@@ -191,10 +191,10 @@ def test_no_answer_ends_the_run(tmp_path: Path, text: str) -> None:
 
 def test_a_refused_key_ends_the_run_which_can_be_resumed(tmp_path: Path) -> None:
     class Refused(SmallProposer):
-        async def propose(self, ask: Ask) -> Answer:
-            if ask.index == 9:
+        async def propose(self, request: Request) -> Response:
+            if request.index == 9:
                 raise UserError("refused")
-            return await super().propose(ask)
+            return await super().propose(request)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
@@ -225,10 +225,10 @@ def test_limits_on_proposals_and_evaluations_are_kept_apart(tmp_path: Path) -> N
                 move("evaluate", -1)
 
     class Proposer(SmallProposer):
-        async def propose(self, ask: Ask) -> Answer:
+        async def propose(self, request: Request) -> Response:
             move("propose", 1)
             try:
-                return await super().propose(ask)
+                return await super().propose(request)
             finally:
                 move("propose", -1)
 
@@ -239,7 +239,7 @@ def test_limits_on_proposals_and_evaluations_are_kept_apart(tmp_path: Path) -> N
 
 def test_a_proposer_that_hangs_does_not_outlast_the_wall_time(tmp_path: Path) -> None:
     class Hanging(SmallProposer):
-        async def propose(self, ask: Ask) -> Answer:
+        async def propose(self, request: Request) -> Response:
             await asyncio.sleep(60)
             raise AssertionError
 
@@ -273,7 +273,7 @@ def test_a_stop_by_wall_time_can_be_resumed(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_an_interrupted_run(tmp_path: Path) -> None:
-    def stop(_: Progress) -> None:
+    def stop(_: SearchProgress) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(InterruptedRun, match="--resume"):

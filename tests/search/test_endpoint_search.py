@@ -18,10 +18,10 @@ from evaluators.data.status import Status
 from evolve.config import RunConfig, parse_config
 from evolve.errors import EXIT_BUDGET
 from evolve.journal.journal import FILE_NAME, Entry, Journal
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers import open_proposer
-from evolve.search.attempts import GIVE_UP_AFTER, ProposerDown
 from evolve.search.controller import Controller
+from evolve.search.pipeline import GIVE_UP_AFTER, ProposerDown
 
 
 @pytest.fixture(autouse=True)
@@ -134,10 +134,10 @@ def test_a_fault_of_the_proposer_costs_its_proposal_alone(tmp_path: Path) -> Non
     class Faulty:
         name = "faulty"
 
-        async def propose(self, ask: Ask) -> Answer:
-            if ask.index % 3 == 0:
+        async def propose(self, request: Request) -> Response:
+            if request.index % 3 == 0:
                 raise KeyError("choices")
-            return Answer(program(10 + ask.index), "faulty")
+            return Response(program(10 + request.index), "faulty")
 
         async def aclose(self) -> None:
             pass
@@ -153,7 +153,7 @@ def test_a_proposer_that_is_broken_altogether_stops_the_run(tmp_path: Path) -> N
     class Broken:
         name = "broken"
 
-        async def propose(self, ask: Ask) -> Answer:
+        async def propose(self, request: Request) -> Response:
             raise RuntimeError("no model")
 
         async def aclose(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from evolve.search.memory import give_back
+from evolve.search.controller import return_free_memory
 
 PIECE = 100_000
 """Bytes: too many for Python's own arenas, too few for a mapping of their own."""
@@ -27,6 +27,6 @@ def test_holes_between_what_is_still_used_go_back_to_the_system() -> None:
     kept = pieces[::2]
     del pieces
     before = resident_bytes()
-    give_back()
+    return_free_memory()
     assert before - resident_bytes() > 100 * PIECE
     assert all(piece == b"x" * PIECE for piece in kept)

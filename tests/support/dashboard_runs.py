@@ -21,7 +21,7 @@ from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import keep_tables
-from evolve.proposal import Answer
+from evolve.proposal import Response
 
 HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwned=1>\u202e\u2066'\"`${1}"
 """What must stay text: markup, handlers, quotes, and characters that reorder what is shown."""
@@ -62,7 +62,9 @@ def write_run(folder: Path, judge: Judge, table: Path, stock: str, *, hostile: s
         def scored(index: int, parent: int | None, source: str, island: int = 0) -> None:
             ask(index, parent, island)
             if index:
-                journal.answer(index, Answer(f"answer {hostile}", f"model {hostile}", f"edit {hostile}", 10, 20, 0.01))
+                journal.answer(
+                    index, Response(f"answer {hostile}", f"model {hostile}", f"edit {hostile}", 10, 20, 0.01)
+                )
                 journal.span(index, "proposer", "edit", float(journal.meta("created_at")) + index)
             evaluation = judge.evaluate(source)
             assert evaluation.status is Status.OK, evaluation.message
@@ -73,10 +75,10 @@ def write_run(folder: Path, judge: Judge, table: Path, stock: str, *, hostile: s
         scored(1, 0, better)
         scored(2, 1, moved)
         ask(3, 2)
-        journal.answer(3, Answer("again", "model"))
+        journal.answer(3, Response("again", "model"))
         journal.result(3, moved, Evaluation(Status.DUPLICATE, "same source as proposal 2"), duplicate_of=2)
         ask(4, 2)
-        journal.answer(4, Answer("broken", "model"))
+        journal.answer(4, Response("broken", "model"))
         journal.result(4, f"def {hostile}", Evaluation(Status.SYNTAX, f"line 1: {hostile}"))
         ask(5, 2)
         journal.answer(5, None, f"gave up {hostile}")
@@ -89,7 +91,7 @@ def write_run(folder: Path, judge: Judge, table: Path, stock: str, *, hostile: s
         )
         ask(7, 6, 1)
         if finished:
-            journal.answer(7, Answer("slow", "model"))
+            journal.answer(7, Response("slow", "model"))
             journal.result(7, "while True: pass", Evaluation(Status.TIMEOUT, "2 s"))
     return folder
 
@@ -109,7 +111,7 @@ def write_judged(
             row = {"id": index, "kind": "proposal" if index else "seed", "island": 0, "parent": 0 if index else None}
             journal.ask({**row, "inspirations": (), "diff": False, "seed": index, "system": "", "user": "u"})
             if index:
-                journal.answer(index, Answer("answer", "model", "edit", 10, 20, 0.01))
+                journal.answer(index, Response("answer", "model", "edit", 10, 20, 0.01))
             evaluation = judge.evaluate(source)
             assert evaluation.status is Status.OK, evaluation.message
             journal.result(index, source, evaluation, elapsed_s=0.5)

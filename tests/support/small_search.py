@@ -16,9 +16,9 @@ from evaluators.data.status import Status
 from evaluators.language.gate import parse_program
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import FILE_NAME, Journal
-from evolve.proposal import Answer, Ask
+from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError
-from evolve.search.controller import Controller, Progress
+from evolve.search.controller import Controller, SearchProgress
 
 SEED = "# EVOLVE-BLOCK-START\ndef schedule(shape, gpu):\n    x = 10\n    return x, None, 0\n# EVOLVE-BLOCK-END\n"
 
@@ -72,20 +72,20 @@ class SmallProposer:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    async def propose(self, ask: Ask) -> Answer:
-        self.asked.append(ask.index)
-        rng = random.Random(ask.seed)
+    async def propose(self, request: Request) -> Response:
+        self.asked.append(request.index)
+        rng = random.Random(request.seed)
         await asyncio.sleep(random.Random().random() * 0.004)
         kind = rng.random()
         if kind < 0.1:
             raise ProposerError("no idea")
         if kind < 0.2:
-            return Answer("I would rather not.", "small")
+            return Response("I would rather not.", "small")
         value = rng.randint(1, 400)
-        source = re.sub(r"x = \d+", f"x = {value}", ask.parent.source)
+        source = re.sub(r"x = \d+", f"x = {value}", request.parent.source)
         if kind < 0.3:
             source = "y = 1\n" + source
-        return Answer(f"```python\n{source}```", "small", f"to {value}", 5, 6, 0.01)
+        return Response(f"```python\n{source}```", "small", f"to {value}", 5, 6, 0.01)
 
     async def aclose(self) -> None:
         pass
@@ -104,7 +104,7 @@ def config(**search: object) -> RunConfig:
 def run(folder: Path, *, stop_at: int | None = None, **search: object) -> tuple[SmallJudge, SmallProposer]:
     judge, proposer = SmallJudge(), SmallProposer()
 
-    def watch(p: Progress) -> None:
+    def watch(p: SearchProgress) -> None:
         if p.done == stop_at:
             raise Stop
 

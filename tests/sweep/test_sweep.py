@@ -31,7 +31,7 @@ from evolve.proposers.prompt_queue import QUEUE_FOLDER
 from evolve.sweep.conductor import State
 from evolve.sweep.folder import Sweep, read_sweep
 from evolve.sweep.plan import parse_seeds, plan_runs, plan_sweep, split_values
-from evolve.sweep.standing import Follower, Standing
+from evolve.sweep.standing import Follower, RunStanding
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 COMMAND = [sys.executable, "-c", "from evolve.cli import main; main()"]
@@ -170,8 +170,8 @@ def test_a_follower_sees_what_the_summary_sees(swept: FinishedRun, tmp_path: Pat
 
 def test_a_run_without_its_seeds_is_not_finished() -> None:
     config = load_config(QUICKSTART, ["search.proposals=0"])
-    assert not Standing().finished(config) and Standing(seeds=1).finished(config)
-    assert not Standing(seeds=1, done=334).finished(load_config(QUICKSTART, []))
+    assert not RunStanding().finished(config) and RunStanding(seeds=1).finished(config)
+    assert not RunStanding(seeds=1, done=334).finished(load_config(QUICKSTART, []))
 
 
 SLOW_SEED = "def schedule(shape, gpu):\n    return 1, None, 0\n"
@@ -365,7 +365,7 @@ def test_the_table_on_a_terminal_shows_first_who_does_something() -> None:
     from evolve.sweep.conductor import RunState
 
     members = plan_sweep(QUICKSTART, [], "0..9")
-    states = [RunState(m, 9, State.DONE, Standing(done=9)) for m in members]
+    states = [RunState(m, 9, State.DONE, RunStanding(done=9)) for m in members]
     states[7].state, states[8].state, states[8].trouble = State.RUNNING, State.FAILED, "killed by \x1b SIGKILL"
     console = Console(width=110, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(progress_table(states, rows=3))

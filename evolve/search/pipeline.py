@@ -1,4 +1,4 @@
-"""Attempts: from a request to an evaluation, several at once. Whatever they cost is journalled before it is used."""
+"""Runs proposals concurrently: ask the proposer, journal its response, evaluate the program."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evolve.config import SearchConfig
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.journal.journal import Journal, storable
-from evolve.proposal import Answer, Ask, ProgramRecord
+from evolve.proposal import ProgramRecord, Request, Response
 from evolve.proposers.base import EndpointError, Proposer, ProposerError
-from evolve.search.budget import Budget, BudgetSpent, Cost, cost_of
+from evolve.search.budget import Budget, BudgetSpent, Spend, spend_of
 from evolve.search.ledger import Ledger
 from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
@@ -30,7 +30,7 @@ KEPT_PROGRAMS = 128
 
 
 GIVE_UP_AFTER = 5
-"""Proposals in a row that an endpoint failed, each after its own retries, before the run stops."""
+"""Failed proposals in a row, each after its own retries, before the run stops."""
 
 
 class ProposerDown(UserError):
@@ -44,7 +44,7 @@ class JudgeLike(Protocol):
 
     @property
     def grows(self) -> bool:
-        """Whether more becomes known of old programs as new ones are judged: on a GPU, not on recorded tables."""
+        """Whether evaluations of known programs gain detail as new ones are judged: live, not on recorded tables."""
         ...
 
     def evaluate(self, source: str) -> Evaluation:
@@ -56,30 +56,30 @@ class JudgeLike(Protocol):
         ...
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Look again at a program that would become best; as `evaluate`."""
+        """Run a program that would become best once more; as `evaluate`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one proposal before commit, and what asking for it cost."""
+class ProposalOutcome:
+    """Result of one proposal before commit, and what the call cost."""
 
     source: str
     evaluation: Evaluation
     elapsed_s: float
-    cost: Cost
+    spend: Spend
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a proposer said: an answer, or with an error what its tries cost."""
+class CallResult:
+    """Result of a call: a response, or an error with an empty response that says what the tries cost."""
 
-    answer: Answer
+    response: Response
     error: str
 
 
-class Attempts:
-    """Asks the proposer and the judge, each within its own limit. Lives inside one event loop."""
+class Pipeline:
+    """Asks the proposer and the judge, each within its own limit. Runs inside one event loop."""
 
     def __init__(
         self,
@@ -100,14 +100,14 @@ class Attempts:
         self._failed_in_a_row = 0
         self._asking = True
 
-    async def finish_calls(self, tasks: Collection[asyncio.Task[Outcome]], *, within_s: float) -> None:
-        """Ask nothing more, and let calls under way end: they are billed whether anybody waits for them or not."""
+    async def finish_calls(self, tasks: Collection[asyncio.Task[ProposalOutcome]], *, within_s: float) -> None:
+        """Start no further call, and wait for running ones: they are billed in any case."""
         self._asking = False
         if tasks and within_s:
             await asyncio.wait(tasks, timeout=within_s)
 
     async def aclose(self) -> None:
-        """Wait for evaluations under way (the sandbox bounds them) and release connections."""
+        """Wait for running evaluations (the sandbox bounds them) and release connections."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         await self._proposer.aclose()
 
@@ -127,13 +127,13 @@ class Attempts:
             gpu_s = evaluation.gpu_s
             return evaluation
         finally:
-            self._budget.settle(ticket, Cost(gpu_s=gpu_s))
+            self._budget.settle(ticket, Spend(gpu_s=gpu_s))
 
     async def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Have a would-be best looked at again, in a thread. What it measures is spent, whether it fits or not."""
+        """Recheck a program that would become best, in a thread. GPU time is charged even beyond the budget."""
         loop = asyncio.get_running_loop()
         again = await loop.run_in_executor(self._pool, self._judge.recheck, source, evaluation)
-        self._budget.charge(Cost(gpu_s=again.gpu_s - evaluation.gpu_s))
+        self._budget.charge(Spend(gpu_s=again.gpu_s - evaluation.gpu_s))
         return again
 
     def note_measured(self, index: int, measured: Sequence[Measuring]) -> None:
@@ -166,8 +166,8 @@ class Attempts:
         self._programs.move_to_end(index)
         return self._programs[index]
 
-    async def work(self, ask: Ask, stored: Said | None = None) -> Outcome:
-        """From request to evaluation; what an interrupted run stored is not asked for again.
+    async def work(self, request: Request, stored: CallResult | None = None) -> ProposalOutcome:
+        """Evaluate the response to a request; a response that an interrupted run stored is used again.
 
         Raises:
             BudgetSpent: the next call or evaluation would overrun a budget.
@@ -176,73 +176,73 @@ class Attempts:
         started = time.monotonic()
         if stored is None:
             async with self._proposing:
-                stored = await self._ask(ask)
+                stored = await self._ask(request)
         source, evaluation = "", Evaluation(Status.PROPOSER_FAILED, stored.error)
         if not stored.error:
             judged_at = time.time()
-            source, evaluation = await self._judged(stored.answer, ask.parent.source)
+            source, evaluation = await self._judged(stored.response, request.parent.source)
             # Measuring has a lane of its own.
             judged_s = evaluation.measured[0].started_at - judged_at if evaluation.measured else None
-            self._journal.span(ask.index, "sandbox", evaluation.status.value, judged_at, judged_s)
-            self.note_measured(ask.index, evaluation.measured)
-        return Outcome(source, evaluation, time.monotonic() - started, cost_of(stored.answer))
+            self._journal.span(request.index, "sandbox", evaluation.status.value, judged_at, judged_s)
+            self.note_measured(request.index, evaluation.measured)
+        return ProposalOutcome(source, evaluation, time.monotonic() - started, spend_of(stored.response))
 
-    async def _ask(self, ask: Ask) -> Said:
-        """Ask the proposer, and store what it said before anything is done with it."""
-        ticket = await self._budget.reserve(self._budget.call(ask))
+    async def _ask(self, request: Request) -> CallResult:
+        """Ask the proposer, and journal its response before it is used."""
+        ticket = await self._budget.reserve(self._budget.call(request))
         if not self._asking:
-            self._budget.settle(ticket, Cost())
+            self._budget.settle(ticket, Spend())
             raise BudgetSpent("the run is ending")
-        said = Said(Answer("", ""), "")
+        result = CallResult(Response("", ""), "")
         asked_at = time.time()
-        call = asyncio.ensure_future(self._proposer.propose(ask))
+        call = asyncio.ensure_future(self._proposer.propose(request))
         try:
             await asyncio.wait([call])
         except asyncio.CancelledError:
             if not call.done():
                 call.cancel()
                 await asyncio.gather(call, return_exceptions=True)
-                self._budget.settle(ticket, Cost())
+                self._budget.settle(ticket, Spend())
                 raise
-            # It came while the run was being stopped: it is kept below, and the next await ends this task.
+            # The response came while the run was stopping: it is stored below, and the next await ends this task.
             asyncio.current_task().cancel()  # type: ignore[union-attr]
         try:
-            said = self._said(call, ask)
-            self._journal.answer(ask.index, said.answer, said.error)
-            self._journal.span(ask.index, "proposer", "failed" if said.error else said.answer.note, asked_at)
+            result = self._result_of(call, request)
+            self._journal.answer(request.index, result.response, result.error)
+            self._journal.span(request.index, "proposer", "failed" if result.error else result.response.note, asked_at)
         finally:
-            self._budget.settle(ticket, cost_of(said.answer))
-        return said
+            self._budget.settle(ticket, spend_of(result.response))
+        return result
 
-    def _said(self, call: asyncio.Future[Answer], ask: Ask) -> Said:
-        """The answer with its price; where there is none, what was spent in vain, and why."""
+    def _result_of(self, call: asyncio.Future[Response], request: Request) -> CallResult:
+        """The response with its price; after a failure, what was spent and the error."""
         try:
-            said = Said(self._budget.priced(_storable(call.result())), "")
+            result = CallResult(self._budget.priced(_storable(call.result())), "")
             self._failed_in_a_row = 0
         except ProposerError as failure:
-            spent = self._budget.priced(_storable(failure.spent or Answer("", "")))
-            said = Said(spent, storable(str(failure)) or "the proposer gave up without a reason")
-            self._count(isinstance(failure, EndpointError), said.error, ask)
+            spent = self._budget.priced(_storable(failure.spent or Response("", "")))
+            result = CallResult(spent, storable(str(failure)) or "the proposer gave up without a reason")
+            self._count(isinstance(failure, EndpointError), result.error, request)
         except UserError:
             raise
         except Exception as failure:  # a fault in a proposer costs its proposal, not the run
-            said = Said(Answer("", ""), storable(f"unexpected {type(failure).__name__}: {failure}"))
-            self._count(True, said.error, ask)
-        return said
+            result = CallResult(Response("", ""), storable(f"unexpected {type(failure).__name__}: {failure}"))
+            self._count(True, result.error, request)
+        return result
 
-    def _count(self, failing: bool, error: str, ask: Ask) -> None:
-        """Stop the run when failures that the next request may well share come one after the other."""
+    def _count(self, failing: bool, error: str, request: Request) -> None:
+        """Stop the run after several failures in a row that the next request is likely to share."""
         self._failed_in_a_row = self._failed_in_a_row + 1 if failing else 0
         if self._failed_in_a_row >= GIVE_UP_AFTER:
             raise ProposerDown(
                 f"the proposer failed {self._failed_in_a_row} times in a row; the last: {error}",
-                hint=f"once it works again: evosplit run --resume {ask.run_dir}",
+                hint=f"once it works again: evosplit run --resume {request.run_dir}",
                 exit_code=EXIT_BUDGET,
             )
 
-    async def _judged(self, answer: Answer, parent: str) -> tuple[str, Evaluation]:
+    async def _judged(self, response: Response, parent: str) -> tuple[str, Evaluation]:
         try:
-            source = program_from(answer.text, parent)
+            source = program_from(response.text, parent)
         except UnreadableAnswer as error:
             return "", Evaluation(Status.NO_ANSWER, str(error))
         except FrozenCodeChanged as error:
@@ -258,5 +258,6 @@ class Attempts:
         return source, await self.evaluate(source)
 
 
-def _storable(answer: Answer) -> Answer:
-    return replace(answer, text=storable(answer.text), model=storable(answer.model), note=storable(answer.note))
+def _storable(response: Response) -> Response:
+    text, model, note = storable(response.text), storable(response.model), storable(response.note)
+    return replace(response, text=text, model=model, note=note)
