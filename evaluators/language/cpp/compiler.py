@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from array import array
 from collections.abc import Sequence
@@ -18,6 +19,12 @@ CHECKED = ("-std=c++17", "-O1", "-w", "-ffp-contract=off", "-D_GLIBCXX_ASSERTION
            "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all")  # fmt: skip
 """The proof stops at the first overflow, division by zero or cast out of range."""
 FAST = ("-std=c++17", "-O2", "-ffp-contract=off")
+LIBRARY = ("-std=c++17", "-O2", "-w", "-ffp-contract=off", "-shared", "-fPIC",
+           *(f"-fno-builtin-{name}" for name in ("exp", "exp2", "log", "log2")))  # fmt: skip
+"""For answers equal to CPython's, whose `math` asks the C library at run time."""
+LIMITED = 'ulimit -t "$1"; ulimit -v "$2"; ulimit -f "$3"; shift 3; exec "$@"'
+LIBRARY_LIMITS = (20, 2_000_000, 65_536)
+"""CPU seconds, KiB of memory and file size (in 512-byte blocks) of a compiler that is given a candidate's code."""
 COMPILE_LIMIT_S = 300
 RUN_LIMIT_S = 600
 
@@ -137,3 +144,34 @@ def compile_function(compiler: Compiler, text: str, call: str, inputs: int, fold
     if done.returncode:
         raise CompileError(done.stderr.strip()[:4000])
     return HostFunction(binary, inputs)
+
+
+def compile_library(compiler: Compiler, text: str, folder: Path) -> Path:
+    """Compile a translated candidate (`evaluators.language.native`) as a library, within limits.
+
+    Raises:
+        CompileError: with the compiler's message, or where it took too much time or memory.
+    """
+    source, library = folder / "heuristic.cpp", folder / "heuristic.so"
+    source.write_text(text, encoding="utf-8")
+    command = [compiler.path, *LIBRARY, "-o", str(library), str(source)]
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", LIMITED, "sh", *map(str, LIBRARY_LIMITS), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _, errors = process.communicate(timeout=COMPILE_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        errors = "it took too long"
+    finally:
+        if process.poll() is None:
+            # The compiler's own processes, too.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode:
+        raise CompileError(errors.strip()[:4000] or "the compiler ended without a message")
+    return library

@@ -7,7 +7,7 @@ import ast
 from evaluators.language.cpp.cpp_loops import LoopExpressions
 from evaluators.language.cpp.cpp_text import EQUAL, OPERATORS, PLUS, POSTFIX, TIMES, UNARY, Text, called
 from evaluators.language.cpp.infer_expressions import refuse
-from evaluators.language.cpp.types import EXACT_IN_DOUBLE, INT32_MAX, Kind, cpp_type
+from evaluators.language.cpp.types import EXACT_IN_DOUBLE, INT32_MAX, INT64_MAX, Kind, cpp_type
 
 
 class CallExpressions(LoopExpressions):
@@ -44,7 +44,14 @@ class CallExpressions(LoopExpressions):
         shared = self._whole_share(node.args[0], up=name == "ceil")
         if shared is not None:
             return shared
-        return Text(f"{kind}(std::{name}({value.text}))", POSTFIX, kind)
+        return self._to_whole(f"std::{name}({value.text})", kind, node)
+
+    def _to_whole(self, text: str, kind: str, node: ast.Call) -> Text:
+        """What is whole, as an integer."""
+        if self._types.checked:
+            found = Text(f"checked__whole({text}{self.flag(node.args[0])})", POSTFIX, "int64_t")
+            return self.cast(found, kind)
+        return Text(f"{kind}({text})", POSTFIX, kind)
 
     def _whole_share(self, node: ast.expr, *, up: bool) -> Text | None:
         """ceil(a / b) and floor(a / b) of integers below 2**53 as C++ writers put them.
@@ -89,6 +96,8 @@ class CallExpressions(LoopExpressions):
 
     def _int(self, node: ast.Call, kind: str) -> Text:
         value = self.write(node.args[0])
+        if not self.type(node.args[0]).whole:
+            return self._to_whole(value.text, kind, node)
         return value if value.kind == kind else Text(f"{kind}({value.text})", POSTFIX, kind)
 
     def _round(self, node: ast.Call, kind: str) -> Text:
@@ -96,9 +105,15 @@ class CallExpressions(LoopExpressions):
         if self.type(node.args[0]).whole:
             return self.cast(value, kind) if value.kind == "bool" else value
         # nearbyint rounds halves to even, as Python does.
-        return Text(f"{kind}(std::nearbyint({value.text}))", POSTFIX, kind)
+        return self._to_whole(f"std::nearbyint({value.text})", kind, node)
 
     def _float32(self, node: ast.Call, kind: str) -> Text:
+        found = self._single_of(node)
+        if self._types.checked and not isinstance(node.args[0], ast.Constant):
+            return Text(f"checked__single({found.text}{self.flag(node.args[0])})", POSTFIX, "float")
+        return found
+
+    def _single_of(self, node: ast.Call) -> Text:
         argument = node.args[0]
         given = self.type(argument)
         if isinstance(argument, ast.Constant) and isinstance(argument.value, float):
@@ -141,6 +156,10 @@ class CallExpressions(LoopExpressions):
         if len(node.args) == 1:
             written = self.write(node.args[0])
             listed, kind = written.text, written.kind.removeprefix("std::vector<").removesuffix(">")
+            if self._types.checked:
+                found = f"*std::{name}_element(items.begin(), items.end())"
+                text = f"[&] {{ auto const& items = {listed}; checked__filled(items); return {kind}({found}); }}()"
+                return Text(text, POSTFIX, kind)
             if not isinstance(node.args[0], ast.Name):
                 found = f"*std::{name}_element(items.begin(), items.end())"
                 return Text(f"[&] {{ auto const items = {listed}; return {found}; }}()", POSTFIX, kind)
@@ -161,7 +180,10 @@ class CallExpressions(LoopExpressions):
 
     def _sum(self, node: ast.Call, kind: str) -> Text:
         listed = self._listed(node.args[0]).text
-        loop = f"for (auto const item : {listed}) {{ total += item; }}"
+        more = "total += item"
+        if self._types.checked and not self.type(node).within(INT64_MAX):
+            more = f"total = checked__plus(total, item{self.flag(node)})"
+        loop = f"for (auto const item : {listed}) {{ {more}; }}"
         return Text(f"[&] {{ {kind} total = 0; {loop} return total; }}()", POSTFIX, kind)
 
     def _sorted(self, node: ast.Call, kind: str) -> Text:

@@ -12,7 +12,7 @@ from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
 from evaluators.language.cpp.names import changed_lists, stored_names
 from evaluators.language.cpp.normalise import Form
-from evaluators.language.cpp.types import Kind, cpp_type
+from evaluators.language.cpp.types import INT32_MAX, INT64_MAX, Kind, cpp_type
 
 INDENT = "    "
 LINE_LENGTH = 120
@@ -98,7 +98,7 @@ class Statements:
         if isinstance(node, ast.Return):
             assert node.value is not None
             result = cpp_type(self.types.results[self.function])
-            wanted = result if self.function else "int"
+            wanted = result if self.function or self.types.checked else "int"
             return [f"{pad}return {self.expressions.as_type(node.value, wanted).text};"]
         if isinstance(node, ast.Assign):
             lines = [line for target in node.targets for line in self._assign(target, node.value)]
@@ -162,6 +162,8 @@ class Statements:
         if isinstance(value, ast.Tuple):
             parts = [self.expressions.as_type(v, k).text for v, k in zip(value.elts, kinds, strict=True)]
             return [*lines, f"std::tie({tied}) = std::tuple<{', '.join(kinds)}>({', '.join(parts)});"]
+        for item, wanted in zip(self.types.of[value].items, kinds, strict=True):
+            self.expressions.must_fit(target, item, wanted)
         return [*lines, f"std::tie({tied}) = {self.expressions.write(value).text};"]
 
     def _augmented(self, node: ast.AugAssign) -> str:
@@ -172,9 +174,11 @@ class Statements:
         written = self.expressions.write(joined.left)
         whole = left.whole and right.whole and not isinstance(node.op, ast.Div)
         plain = whole and not (isinstance(node.op, ast.FloorDiv | ast.Mod) and not (left.low >= 0 and right.low > 0))
-        if plain and written.kind != "bool" and (written.kind == "int64_t" or self.types.of[joined].within(2**31 - 1)):
+        fits = self.types.of[joined].within(INT64_MAX if written.kind == "int64_t" else INT32_MAX)
+        if plain and written.kind != "bool" and (fits or not self.types.checked and written.kind == "int64_t"):
             return f"{written.text} {sign}= {self.expressions.write(node.value).text};"
-        if left.kind is Kind.DOUBLE and isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):
+        checked = joined in self.types.bounds
+        if left.kind is Kind.DOUBLE and isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div) and not checked:
             return f"{written.text} {sign}= {self.expressions.write(node.value).text};"
         return f"{written.text} = {self.expressions.as_type(joined, cpp_type(place)).text};"
 
@@ -214,8 +218,8 @@ class Statements:
         iterable = node.iter
         if _is_range(iterable) and stored_names(node.body) & names_in(iterable):
             raise refuse(node, "a loop that changes the bounds it runs to", "keep the bounds in a name of their own")
-        if not _is_range(iterable) and changed_lists(node.body) & names_in(iterable):
-            raise refuse(node, "a loop over a list that it changes", "a copy of the list")
+        if changed_lists(node.body, grown_only=_is_range(iterable)) & names_in(iterable):
+            raise refuse(node, "a loop over a list that it changes", "a copy of the list, or its length in a name")
         jumps = node.orelse and any(isinstance(n, ast.Break) for s in node.body for n in ast.walk(s))
         head = f"{pad}{self.expressions.loop_head(target, iterable)} {{"
         first = []

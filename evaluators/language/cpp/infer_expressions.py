@@ -14,6 +14,7 @@ from evaluators.language.cpp.normalise import Form, NotExpressible
 from evaluators.language.cpp.overflow import Overflow
 from evaluators.language.cpp.types import (
     BOOL,
+    INT64_MAX,
     UNKNOWN,
     Kind,
     Type,
@@ -40,11 +41,16 @@ class ExpressionTypes(ABC):
         divisors: divisions whose divisor may be zero as far as ranges tell.
         flow: what is known here.
         updated: the statement of each `a op b` that stands for `a op= b`.
+        checked: whether C++ checks at run time what ranges do not rule out; otherwise that is refused.
+        bounds: in checked C++, least and greatest value of expressions that must be checked.
+        watched: the expression whose check tells that it was this one.
     """
 
-    def __init__(self, form: Form, inputs: Mapping[str, Type]) -> None:
+    def __init__(self, form: Form, inputs: Mapping[str, Type], checked: bool, numbers: Mapping[str, Type]) -> None:
         """Begin with nothing known."""
-        self.form, self.inputs = form, inputs
+        self.form, self.inputs, self.checked = form, inputs, checked
+        self.bounds: dict[ast.expr, tuple[float, float]] = {}
+        self.watched: ast.AST | None = None
         self.of: dict[ast.expr, Type] = {}
         self.names: dict[str, dict[str, Type]] = {}
         self.places: dict[ast.expr, tuple[str, str]] = {}
@@ -52,6 +58,7 @@ class ExpressionTypes(ABC):
         self.parameters: dict[str, list[Type]] = {}
         self.divisors: list[ast.expr] = []
         self.constants = {name: constant(ast.literal_eval(value)) for name, value in form.constants.items()}
+        self.constants |= numbers
         self.texts = Texts()
         self.flow = Flow(self.texts)
         self._function = ""
@@ -101,7 +108,7 @@ class ExpressionTypes(ABC):
                 f"one name for {one.kind.value} and {other.kind.value}",
                 "use a name of its own for each",
             )
-        if self._recording and not integers_fit(found):
+        if self._recording and not self.checked and not integers_fit(found):
             raise refuse(
                 node, "what may be a float may also be an integer that may pass 2**53", "float(...), or smaller numbers"
             )
@@ -109,8 +116,14 @@ class ExpressionTypes(ABC):
 
     def _overflow(self, node: ast.expr, message: str, *, low: float = -math.inf, high: float = math.inf,
                   hint: str = "") -> None:  # fmt: skip
-        """Refuse an expression whose value may leave a range; nothing while ranges are not final."""
+        """Refuse an expression whose value may leave a range, or have it checked; nothing while ranges are not final."""
         if not self._recording:
+            return
+        if self.checked:
+            # Integer arithmetic beyond 64 bits, and what becomes an integer, are checked by their own ranges.
+            if INT64_MAX not in (high, -low):
+                old = self.bounds.get(node, (-math.inf, math.inf))
+                self.bounds[node] = max(low, old[0]), min(high, old[1])
             return
         parts = [node.left, node.right] if isinstance(node, ast.BinOp) else [node]
         seen = {ast.unparse(p): self.look(p) for p in parts if not isinstance(p, ast.Constant)}

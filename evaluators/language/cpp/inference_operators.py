@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from evaluators.language.cpp.infer_expressions import ExpressionTypes, refuse
-from evaluators.language.cpp.intervals import combined, remainder, squared
+from evaluators.language.cpp.intervals import combined, integers_fit, remainder, squared
 from evaluators.language.cpp.types import BOOL, EXACT_IN_DOUBLE, INT64_MAX, UNKNOWN, Kind, Type, whole
 
 
@@ -43,6 +43,8 @@ class OperatorTypes(ExpressionTypes):
         if isinstance(op, ast.Div) or parts[0] is None or parts[1] is None:
             return Type(Kind.DOUBLE, low, high)
         found = Type(Kind.DOUBLE, low, high, integers=combined(op, parts[0], parts[1]))
+        if self.checked and not integers_fit(found):
+            self._overflow(node, "", low=-EXACT_IN_DOUBLE, high=EXACT_IN_DOUBLE)
         return self._joined(node, found, found)
 
     def _bounds(self, node: ast.BinOp, left: Type, right: Type) -> tuple[float, float]:

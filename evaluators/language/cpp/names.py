@@ -25,13 +25,13 @@ def loop_counters(nodes: Sequence[ast.stmt]) -> set[str]:
     return {name for name, count in inside.items() if every.count(name) == count and name not in stores}
 
 
-def changed_lists(nodes: Sequence[ast.stmt]) -> set[str]:
-    """Names of lists that statements append to, or change an item of."""
+def changed_lists(nodes: Sequence[ast.stmt], *, grown_only: bool = False) -> set[str]:
+    """Names of lists that statements append to, or (unless `grown_only`) change an item of."""
     found = set()
     for node in (n for s in nodes for n in ast.walk(s)):
         appended = node.func if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
         stored = node if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) else None
-        changed = appended or stored
+        changed = appended or (None if grown_only else stored)
         if changed is not None and isinstance(changed.value, ast.Name):
             found.add(changed.value.id)
     return found - {"math"}

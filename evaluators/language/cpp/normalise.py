@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from evaluators.data.errors import UserError
@@ -106,30 +106,39 @@ def form_of(program: Program, entry: str) -> Form:
     comments = attached(comments_of(program.source), list(functions.values()), list(constants.values()))
     form = Form(entry, views, main.body, functions, constants, comments)
     if entry == "schedule":
-        _separate(form, main, set())
+
+        def num_splits(answer: ast.Tuple) -> ast.expr:
+            for name, part, default in zip(("pack_gqa", "sm_margin"), answer.elts[1:], ("None", "0"), strict=True):
+                if ast.unparse(part) != default:
+                    form.other.add((name, ast.unparse(part)))
+            return answer.elts[0]
+
+        replace_answers(form, main, num_splits, set())
     _inline_tail_calls(form)
-    _prune(form)
+    prune(form)
     return form
 
 
-def _separate(form: Form, function: ast.FunctionDef, seen: set[str]) -> None:
-    """Turn `return n, pack_gqa, sm_margin` into `return n` in a function and those that it returns from."""
+def replace_answers(
+    form: Form, function: ast.FunctionDef, instead: Callable[[ast.Tuple], ast.expr], seen: set[str]
+) -> None:
+    """Put something else for `n, pack_gqa, sm_margin` where a function, or one that it ends with, returns it.
+
+    Raises:
+        NotExpressible: what is returned is not spelled out.
+    """
     seen.add(function.name)
 
     def returned(value: ast.expr | None, line: int) -> ast.expr:
         if isinstance(value, ast.Tuple) and len(value.elts) == 3:
-            for name, part in (("pack_gqa", value.elts[1]), ("sm_margin", value.elts[2])):
-                text = ast.unparse(part)
-                if text != {"pack_gqa": "None", "sm_margin": "0"}[name]:
-                    form.other.add((name, text))
-            return value.elts[0]
+            return instead(value)
         if isinstance(value, ast.IfExp):
             return ast.copy_location(
                 ast.IfExp(value.test, returned(value.body, line), returned(value.orelse, line)), value
             )
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in form.helpers:
             if value.func.id not in seen:
-                _separate(form, form.helpers[value.func.id], seen)
+                replace_answers(form, form.helpers[value.func.id], instead, seen)
             return value
         raise NotExpressible(
             f"line {line}: schedule returns something that is not spelled out",
@@ -205,7 +214,7 @@ def _inline_tail_calls(form: Form) -> None:
         form.body = [ast.fix_missing_locations(s) for s in (*head, *given, *body)]
 
 
-def _prune(form: Form) -> None:
+def prune(form: Form) -> None:
     """Keep only helpers and constants in use, callees before callers."""
     ordered: dict[str, ast.FunctionDef] = {}
 
@@ -252,5 +261,5 @@ def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
                 node.value = copy.deepcopy(call)
     form.body = [ast.fix_missing_locations(s) for s in root.body]
     _inline_tail_calls(form)
-    _prune(form)
+    prune(form)
     return form

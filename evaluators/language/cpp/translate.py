@@ -113,6 +113,11 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
         raise MayBeZero(f"line {where.lineno}: the divisor {text} may be 0", hint=f"max(1, {text})")
     if types.results[""].kind is not Kind.INT:
         raise NotExpressible("what is returned is not always an integer", hint="int(...), math.ceil(...) or //")
+    return body_of(form, types, fields)
+
+
+def body_of(form: Form, types: Inference, fields: Mapping[str, str]) -> CppBody:
+    """As `translate`, of a form whose types are known."""
     writer = _Writer(form, types, fields)
     preamble, statements = writer.body()
     notes = set(writer.expressions.notes)
