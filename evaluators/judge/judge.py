@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from evaluators.data.contract import Decision, Gpu, Setting
 from evaluators.data.evaluation import Evaluation, Feedback, Measuring, Opportunity
-from evaluators.data.questions import Answers, Question
+from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting, weights
 from evaluators.judge.recheck import SecondLook
@@ -48,7 +47,6 @@ class Judge:
         weighting: Weighting,
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
-        vectorised: bool = False,
     ) -> None:
         """Prepare questions and weights.
 
@@ -61,7 +59,6 @@ class Judge:
             weighting: how much each case counts.
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
-            vectorised: ask numpy first and the sandbox only where that cannot answer; the decisions are the same.
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
@@ -74,13 +71,8 @@ class Judge:
             [c for c in cases if c.id in counted], setting, gpu, source, cap_bytes=workspace_cap_mb * 2**20
         )
         self._facts = self._outcomes.facts
-        self._limits = limits
+        self.limits = limits
         self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
-        self._vectoriser = None
-        if vectorised:
-            from evaluators.language.vectorised import Vectoriser
-
-            self._vectoriser = Vectoriser(self.gpu, self.questions)
         self.description = {
             "setting": self.setting.name,
             "weighting": weighting.value,
@@ -137,7 +129,7 @@ class Judge:
             question=self._outcomes.question,
             weights=self.weights,
             gpu=self.gpu,
-            limits=self._limits,
+            limits=self.limits,
         )
 
     def _gains(self, decided: Sequence[tuple[str, Decision]], *, measured: list[Measuring]) -> list[float | None]:
@@ -160,7 +152,7 @@ class Judge:
         except ProgramRefused as refused:
             message = "\n".join(str(r) for r in refused.refusals)
             return Evaluation(refused.status, message, source_hash)
-        answers = self._answers(program)
+        answers = self._sandbox.ask(program)
         if answers.status is not Status.OK:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         measured: list[Measuring] = []
@@ -206,18 +198,6 @@ class Judge:
             for before, after in ((seen.train, now.train), (seen.holdout, now.holdout), (seen.test, now.test))
         ]
         return replace(seen, train=scores[0], holdout=scores[1], test=scores[2], feedback=now.feedback)
-
-    def _answers(self, program: Program) -> Answers:
-        if self._vectoriser is not None:
-            from evaluators.language.lanes import NotVectorisable
-
-            started = time.monotonic()
-            try:
-                decisions = self._vectoriser.ask(program).decisions()
-                return Answers(Status.OK, "", decisions, time.monotonic() - started)
-            except NotVectorisable:
-                pass
-        return self._sandbox.ask(program)
 
     def _score(
         self, program: Program, source_hash: str, decisions: Sequence[Decision], measured: list[Measuring]
@@ -299,7 +279,6 @@ def open_judge(
     limits: Limits,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     splits: Sequence[Split] = SEARCH_SPLITS,
-    vectorised: bool = False,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
 
@@ -322,5 +301,4 @@ def open_judge(
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
-        vectorised=vectorised,
     )

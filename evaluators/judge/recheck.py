@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu
 from evaluators.data.evaluation import Evaluation
@@ -15,8 +13,6 @@ from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
 from evaluators.language.gate import Program
-from evaluators.language.lanes import NotVectorisable
-from evaluators.language.vectorised import Vectoriser
 from evaluators.sandbox.process import Limits
 from evaluators.sandbox.sandbox import Sandbox
 from evaluators.scoring.memorising import lone_gain, lone_part, neighbours, penalised
@@ -113,12 +109,11 @@ class SecondLook:
             gpu: as in `Sandbox`.
             limits: of the first look.
         """
-        self._weights, self._gpu, self._limits = weights, gpu, limits
+        self._weights = weights
         self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
-        self._asked = [asked for _, asked in cases.values()]
-        self._near_asked = [[question(shape) for _, shape in row] for row in self._near.values()]
-        self._vectoriser = Vectoriser(gpu, [q for row in self._near_asked for q in row])
-        self._repeat = Recheck(gpu, self._asked, [[] for _ in self._asked], limits)
+        asked = [question for _, question in cases.values()]
+        near = [[question(shape) for _, shape in row] for row in self._near.values()]
+        self._recheck = Recheck(gpu, asked, near, limits)
 
     def look(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
         """The evaluation with what the second look adds to it.
@@ -131,7 +126,7 @@ class SecondLook:
             evaluation: what the first look said, `OK`.
             gains: what near-by shapes' decisions would gain.
         """
-        again = self._again(program)
+        again = self._recheck.ask(lambda sandbox: sandbox.ask(program, hash_seed=HASH_SEED))
         problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"
         if again.status is Status.OK:
             found = difference(evaluation.decisions, again.decisions)
@@ -143,29 +138,6 @@ class SecondLook:
                 "order: decide by the arguments alone"
             )
         return Evaluation(Status.UNSTABLE, problem, evaluation.source_hash, evaluation.normal_form)
-
-    def _again(self, program: Program) -> Again:
-        """Both sets of answers: near-by shapes from arrays where those can follow the program, which is faster."""
-
-        def run(sandbox: Sandbox) -> Answers:
-            return sandbox.ask(program, hash_seed=HASH_SEED)
-
-        if any(isinstance(node, ast.Attribute) and node.attr == "n_blocks" for node in ast.walk(program.tree)):
-            # Loops over all sequences: no faster as arrays, and a process of its own leaves this one free.
-            return self._together.ask(run)
-        try:
-            near = iter(self._vectoriser.ask(program).decisions())
-        except NotVectorisable:
-            return self._together.ask(run)
-        again = self._repeat.ask(run)
-        if again.status is not Status.OK:
-            return again
-        return replace(again, near=tuple(tuple(next(near) for _ in row) for row in self._near_asked))
-
-    @cached_property
-    def _together(self) -> Recheck:
-        """The sandbox for programs that arrays cannot follow: all shapes in one process."""
-        return Recheck(self._gpu, self._asked, self._near_asked, self._limits)
 
     def _marked(self, evaluation: Evaluation, again: Again, gains: Gains) -> Evaluation:
         decided = dict(zip(self._near, again.near, strict=True))

@@ -26,9 +26,8 @@ class LoopExpressions(Expressions):
                 return f"for ({kind} {name} = {first.text}; {name} <= {last.text[:-4]}; {moved})"
             return f"for ({kind} {name} = {first.text}; {name} {sign} {last.at(RELATION + 1)}; {moved})"
         items = self.write(iterable)
-        for name in (n for n in ast.walk(target) if isinstance(n, ast.Name)):
-            item = self.type(iterable).items[0]
-            self.must_fit(target, item, cpp_type(self._types.declared(name)))
+        if isinstance(target, ast.Name):
+            self.must_fit(target, self.type(iterable).items[0], cpp_type(self._types.declared(target)))
         if isinstance(target, ast.Tuple):
             names = ", ".join(self._name(n.id) for n in target.elts if isinstance(n, ast.Name))
             return f"for (auto const& [{names}] : {items.text})"
