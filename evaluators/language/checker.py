@@ -259,7 +259,20 @@ class _Checker:
             }
             for name, function in self.functions.items()
         }
-        for name, function in self.functions.items():
+        # What calls nothing, or only such functions, is out of question: a program of a thousand helpers is fine.
+        callers: dict[str, list[str]] = {name: [] for name in calls}
+        for name, called in calls.items():
+            for callee in called:
+                callers[callee].append(name)
+        open_calls = {name: len(called) for name, called in calls.items()}
+        harmless = [name for name, count in open_calls.items() if not count]
+        for name in harmless:
+            for caller in callers[name]:
+                open_calls[caller] -= 1
+                if not open_calls[caller]:
+                    harmless.append(caller)
+        for name in [n for n in self.functions if open_calls[n]]:
+            function = self.functions[name]
             seen: set[str] = set()
             todo = list(calls[name])
             while todo:

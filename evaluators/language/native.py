@@ -8,6 +8,7 @@ Numeric literals may be left open, so that one compilation serves a whole fit.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,8 @@ from evaluators.language.literals import literals
 FOLDER = Path(__file__).with_name("cpp")
 SHAPE_FIELDS = tuple(f.name for f in fields(ShapeView))
 WORK_FIELDS = tuple(f.name for f in fields(WorkView) if f.name not in ("num_splits", "n_blocks"))
+FLAGS = ("is_causal_or_local", "varlen", "paged")
+NO_BLOCKS = "template <class T> int64_t blocks__(int64_t const*, int64_t, T const&, double const*) { return 0; }"
 
 Range = tuple[float, float]
 
@@ -116,9 +119,7 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges) -
         numbers[f"number__{slot}"] = kind
         declared[f"number__{slot}"] = f"{cpp_type(kind)} const number__{slot} = {cpp_type(kind)}(numbers[{slot}]);"
     tree = ast.fix_missing_locations(_OpenNumbers(names).visit(tree))
-    imported = frozenset(
-        a.name for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names
-    )
+    imported = frozenset(a.name for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names)
     # A name that is a constant and a function, or twice a constant, is whatever came last.
     defined = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
     defined += [n.targets[0].id for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
@@ -129,7 +130,9 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges) -
     if has_blocks:
         functions.append(_function(tree, "blocks_per_split", numbers, declared, ranges, imported))
     else:
-        functions.append("template <class T> int64_t blocks__(int64_t const*, int64_t, T const&, double const*) { return 0; }")
+        functions.append(
+            "template <class T> int64_t blocks__(int64_t const*, int64_t, T const&, double const*) { return 0; }"
+        )
     return "\n\n".join(functions)
 
 
@@ -151,7 +154,7 @@ def library_source(functions: str, ranges: Ranges) -> str:
 
 def _form(tree: ast.Module, entry: str) -> tuple[Form, list[ast.expr]]:
     """One entry point with pack_gqa as a number (-1 for None), and what else must be a bool there."""
-    tree = ast.Module([_copied(n) for n in tree.body], [])
+    tree = copy.deepcopy(tree)
     functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
     for function in functions.values():
         first = function.body[0]
@@ -181,12 +184,6 @@ def _form(tree: ast.Module, entry: str) -> tuple[Form, list[ast.expr]]:
     return form, flags
 
 
-def _copied(node: ast.stmt) -> ast.stmt:
-    import copy
-
-    return copy.deepcopy(node)
-
-
 def _pack_gqa(node: ast.expr, flags: list[ast.expr]) -> ast.expr:
     if isinstance(node, ast.IfExp):
         return ast.copy_location(ast.IfExp(node.test, _pack_gqa(node.body, flags), _pack_gqa(node.orelse, flags)), node)
@@ -199,42 +196,45 @@ def _pack_gqa(node: ast.expr, flags: list[ast.expr]) -> ast.expr:
 
 
 def _function(
-    tree: ast.Module, entry: str, numbers: Mapping[str, Type], declared: Mapping[str, str], ranges: Ranges,
+    tree: ast.Module,
+    entry: str,
+    numbers: Mapping[str, Type],
+    declared: Mapping[str, str],
+    ranges: Ranges,
     imported: frozenset[str],
-) -> str:  # fmt: skip
+) -> str:
+    """One entry point as a C++ function of a row and the numbers."""
     form, flags = _form(tree, entry)
     inputs, cpp_fields, lines = {}, {}, []
     used = form.fields()
     columns, known = (SHAPE_FIELDS, ranges.shape) if entry == "schedule" else (WORK_FIELDS, ranges.work)
     for name, (low, high) in [*known.items(), *((f"gpu.{n}", r) for n, r in ranges.gpu.items())]:
-        is_bool = name in ("is_causal_or_local", "varlen", "paged")
-        kind = Type(Kind.BOOL, low, high) if is_bool else whole(low, high)
+        kind = Type(Kind.BOOL, low, high) if name in FLAGS else whole(low, high)
         inputs[name] = list_of(kind) if name == "n_blocks" else kind
         cpp_fields[name] = f"input__{name.removeprefix('gpu.')}"
         if name in used and name != "n_blocks":
             value = f"row__[{columns.index(name)}]" if name in columns else int(low)
             lines.append(f"{cpp_type(kind)} const {cpp_fields[name]} = {cpp_type(kind)}({value});")
     if entry == "blocks_per_split":
-        inputs["num_splits"], cpp_fields["num_splits"] = whole(1, max(MAX_NUM_SPLITS, ranges.stock[1])), "input__num_splits"
+        inputs["num_splits"] = whole(1, max(MAX_NUM_SPLITS, ranges.stock[1]))
+        cpp_fields["num_splits"] = "input__num_splits"
+        lines.append("int const input__num_splits = int(cap__);")
     names = {n.id for n in form.statements() if isinstance(n, ast.Name)}
     lines += [line for name, line in declared.items() if name in names]
     types = Inference(form, inputs, checked=True, numbers=numbers)
     refuse_what_only_python_does(form, types, imported)
     result = types.results[""]
     if entry == "schedule":
-        kinds = [item.kind for item in result.items]
-        if kinds != [Kind.INT] * 3 or any(i.maybe_bool for i in result.items):
+        if [i.kind for i in result.items] != [Kind.INT] * 3 or any(i.maybe_bool for i in result.items):
             raise NotExpressible("schedule returns something else than an int, None or a bool, and an int")
         if any(types.of[flag].kind is not Kind.BOOL for flag in flags if flag in types.of):
             raise NotExpressible("pack_gqa may be something else than None, True or False")
-        head = "static auto schedule__([[maybe_unused]] int64_t const* row__, [[maybe_unused]] double const* numbers)"
+        head = "static auto schedule__(int64_t const* row__, double const* numbers)"
     else:
         if result.kind is not Kind.INT or result.maybe_bool:
             raise NotExpressible("blocks_per_split returns something else than an int")
-        item = cpp_type(whole(*ranges.work["n_blocks"]))
-        head = ("static int64_t blocks__([[maybe_unused]] int64_t const* row__, [[maybe_unused]] int64_t cap__, "
-                f"[[maybe_unused]] std::vector<{item}> const& input__n_blocks, [[maybe_unused]] double const* numbers)")  # fmt: skip
-        lines.append("[[maybe_unused]] int const input__num_splits = int(cap__);")
+        listed = f"std::vector<{cpp_type(whole(*ranges.work['n_blocks']))}> const& input__n_blocks"
+        head = f"static auto blocks__(int64_t const* row__, int64_t cap__, {listed}, double const* numbers)"
     body = body_of(form, types, cpp_fields)
-    return f"{head} -> {cpp_type(result)} {{\n" .replace("static int64_t blocks__", "static auto blocks__") + \
-        "\n".join([*(f"    {line}" for line in lines), body.text, "}"])
+    text = [f"{head} -> {cpp_type(result)} {{", *(f"    {line}" for line in lines), body.text, "}"]
+    return "\n".join(text)

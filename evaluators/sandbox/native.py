@@ -38,7 +38,7 @@ from evaluators.sandbox.process import START_UP_S, Limits
 
 TRANSLATE = Path(__file__).with_name("translate_child.py")
 CHILD = Path(__file__).with_name("native_child.py")
-TRANSLATE_S, TRANSLATE_MB = 10.0, 1024
+TRANSLATE_S, TRANSLATE_MB = 5.0, 1024
 """CPU seconds and MiB of one translation; the largest program that ships takes 0.3 s."""
 
 SESSION_S = 24 * 3600.0
@@ -93,7 +93,7 @@ class NativeCompiler:
             compiler = find_compiler()
         except UserError as error:
             raise NotNative(str(error)) from None
-        text = self._translated(program.source, bounds or {})
+        text = self.translate(program, bounds or {})
         folder = tempfile.TemporaryDirectory(prefix="evosplit-native-")
         try:
             library = compile_library(compiler, text, Path(folder.name))
@@ -105,10 +105,11 @@ class NativeCompiler:
             folder.cleanup()
             raise
 
-    def _translated(self, source: str, bounds: Mapping[int, Range]) -> str:
+    def translate(self, program: Program, bounds: Mapping[int, Range]) -> str:
+        """The C++ of a program; arguments and errors as of `compile`."""
         wall_s = TRANSLATE_S + START_UP_S
         limits = {"memory_mb": TRANSLATE_MB, "cpu_s": TRANSLATE_S, "wall_s": wall_s, "parent": os.getpid()}
-        request = {"source": source, "bounds": dict(bounds), "ranges": asdict(self._ranges), "limits": limits}
+        request = {"source": program.source, "bounds": dict(bounds), "ranges": asdict(self._ranges), "limits": limits}
         try:
             done = subprocess.run(
                 [sys.executable, "-s", "-S", "-P", "-B", str(TRANSLATE)],
@@ -121,10 +122,11 @@ class NativeCompiler:
                 timeout=wall_s,
                 check=False,
             )
-            reply = json.loads(done.stdout) if done.returncode == 0 else {"refused": "the translator did not end in time"}
+            reply = json.loads(done.stdout) if done.returncode == 0 else {}
         except (subprocess.TimeoutExpired, OSError, ValueError):
-            reply = {"refused": "the translator did not end in time"}
+            reply = {}
         if "text" not in reply:
+            reply.setdefault("refused", "the translator did not end within its limits of time and memory")
             raise NotNative(str(reply["refused"]))
         return library_source(str(reply["text"]), self._ranges)
 
@@ -150,6 +152,11 @@ class NativeProgram:
     def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds that its process has used."""
+        return _cpu_s(self._process.pid) if self._process is not None else 0.0
 
     def close(self) -> None:
         """End the process and remove the library."""

@@ -34,7 +34,7 @@ def small() -> Judge:
     """A judge of few shapes."""
     require_sandbox()
     table = TABLES / "llama31-70b" / "fa3_fwd-static-cold"
-    return open_judge(table, weighting=Weighting.CHAT, limits=Limits(), vectorised=True)
+    return open_judge(table, weighting=Weighting.CHAT, limits=Limits())
 
 
 def test_a_tally_counts_and_stops(small: Judge) -> None:

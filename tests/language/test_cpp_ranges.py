@@ -50,7 +50,11 @@ class _Spied(ast.NodeTransformer):
         self.known, self.nodes = known, list[ast.expr]()
 
     def visit(self, node: ast.AST) -> Any:
-        if not isinstance(node, ast.expr) or node not in self.known or isinstance(getattr(node, "ctx", None), ast.Store):
+        if (
+            not isinstance(node, ast.expr)
+            or node not in self.known
+            or isinstance(getattr(node, "ctx", None), ast.Store)
+        ):
             return self.generic_visit(node)
         self.nodes.append(node)
         place = ast.Constant(len(self.nodes) - 1)

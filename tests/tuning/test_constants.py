@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
-from evaluators.language.vectorised import Number
+from evaluators.language.literals import Number
 from evolve.config import ConstantsConfig, OfflineConfig, RunConfig, SearchConfig
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
@@ -111,7 +111,7 @@ def test_fits_and_counts(judge: Judge) -> None:
     ("source", "reason"),
     [
         ("def schedule(shape, gpu):\n    return 1, None, 0\n", "no number"),
-        ("def schedule(shape, gpu):\n    return 9 // (shape.batch - 1), None, 0\n", "not vectorisable"),
+        ("def schedule(shape, gpu):\n    return 9 // (shape.batch - 1), None, 0\n", "no score"),
         ("def schedule(shape, gpu):\n    return 200, None, 0\n", "no score"),
     ],
 )

@@ -24,7 +24,7 @@ LIBRARY = ("-std=c++17", "-O2", "-w", "-ffp-contract=off", "-shared", "-fPIC",
            *(f"-fno-builtin-{name}" for name in ("exp", "exp2", "log", "log2")))  # fmt: skip
 """For answers equal to CPython's, whose `math` asks the C library at run time."""
 LIMITED = 'ulimit -t "$1"; ulimit -v "$2"; ulimit -f "$3"; shift 3; exec "$@"'
-LIBRARY_LIMITS = (20, 2_000_000, 65_536)
+LIBRARY_LIMITS = (10, 1_000_000, 65_536)
 """CPU seconds, KiB of memory and file size (in 512-byte blocks) of a compiler that is given a candidate's code."""
 COMPILE_LIMIT_S = 300
 RUN_LIMIT_S = 600
@@ -83,7 +83,7 @@ class HostFunction:
         """Its answer for each row.
 
         Raises:
-            UserError: it stopped, which the sanitizers make it do at undefined behaviour, or took longer than `limit_s`.
+            UserError: it stopped, which the sanitizers make it do at undefined behaviour, or took too long.
         """
         found = self._ask([v for row in rows for v in row], [], limit_s)
         if len(found) != len(rows):

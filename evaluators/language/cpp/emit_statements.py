@@ -175,7 +175,7 @@ class Statements:
         whole = left.whole and right.whole and not isinstance(node.op, ast.Div)
         plain = whole and not (isinstance(node.op, ast.FloorDiv | ast.Mod) and not (left.low >= 0 and right.low > 0))
         fits = self.types.of[joined].within(INT64_MAX if written.kind == "int64_t" else INT32_MAX)
-        if plain and written.kind != "bool" and (fits or not self.types.checked and written.kind == "int64_t"):
+        if plain and written.kind != "bool" and (fits or (not self.types.checked and written.kind == "int64_t")):
             return f"{written.text} {sign}= {self.expressions.write(node.value).text};"
         checked = joined in self.types.bounds
         if left.kind is Kind.DOUBLE and isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div) and not checked:

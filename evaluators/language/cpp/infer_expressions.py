@@ -116,7 +116,7 @@ class ExpressionTypes(ABC):
 
     def _overflow(self, node: ast.expr, message: str, *, low: float = -math.inf, high: float = math.inf,
                   hint: str = "") -> None:  # fmt: skip
-        """Refuse an expression whose value may leave a range, or have it checked; nothing while ranges are not final."""
+        """Refuse, or have checked, what may leave a range; nothing while ranges are not final."""
         if not self._recording:
             return
         if self.checked:

@@ -30,7 +30,12 @@ class Inference(CallTypes):
     """Types of one form."""
 
     def __init__(
-        self, form: Form, inputs: Mapping[str, Type], *, checked: bool = False, numbers: Mapping[str, Type] | None = None
+        self,
+        form: Form,
+        inputs: Mapping[str, Type],
+        *,
+        checked: bool = False,
+        numbers: Mapping[str, Type] | None = None,
     ) -> None:
         """Run until the types of names settle.
 

@@ -14,7 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evaluators.data.errors import UserError
-from evaluators.language.cpp.compiler import EXAMPLE, HARNESS, CompileError, HostFunction, compile_function, find_compiler
+from evaluators.language.cpp.compiler import (
+    EXAMPLE,
+    HARNESS,
+    CompileError,
+    HostFunction,
+    compile_function,
+    find_compiler,
+)
 from evaluators.language.cpp.normalise import Form, NotExpressible
 from evaluators.language.cpp.types import Kind, Type, cpp_type
 

@@ -36,7 +36,7 @@ def refuse_what_only_python_does(form: Form, types: Inference, imported: frozens
     for name, body, parameters in functions:
         local = stored_names(list(body))
         for node in (n for s in body for n in ast.walk(s)):
-            if isinstance(node, ast.Name) and node.id in subset.MATH_NAMES or _is_math(node):
+            if (isinstance(node, ast.Name) and node.id in subset.MATH_NAMES) or _is_math(node):
                 wanted = node.id if isinstance(node, ast.Name) else "math"
                 if wanted not in imported | local | parameters:
                     raise refuse(node, f"{wanted} is not imported")
@@ -135,7 +135,7 @@ def _refuse_shared_lists(body: Sequence[ast.stmt], parameters: set[str], functio
             fine.add(id(node.value))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             kind = types.results[node.func.id].kind if node.func.id in types.results else Kind.INT
-            if node.func.id in READERS and len(node.args) == 1 or kind in (Kind.BOOL, Kind.INT, Kind.DOUBLE):
+            if (node.func.id in READERS and len(node.args) == 1) or kind in (Kind.BOOL, Kind.INT, Kind.DOUBLE):
                 fine |= {id(a) for a in node.args if node.func.id in READERS or node.func.id in types.results}
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             fine.add(id(node.func.value))
