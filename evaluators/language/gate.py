@@ -16,8 +16,7 @@ from functools import lru_cache
 
 from evaluators.data.status import Status
 from evaluators.language import subset
-from evaluators.language.checker import check
-from evaluators.language.refusals import Refusal, quoted
+from evaluators.language.checker import Refusal, check, quoted
 
 _PARSING = threading.Lock()
 PARSED_KEPT = 8

@@ -6,21 +6,8 @@ import ast
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from evaluators.language.cpp.cpp_text import (
-    AND,
-    CHOICE,
-    OPERATORS,
-    OR,
-    PLUS,
-    POSTFIX,
-    RELATION,
-    TIMES,
-    TURNED,
-    UNARY,
-    Text,
-    called,
-)
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
 from evaluators.language.cpp.types import (
@@ -34,6 +21,75 @@ from evaluators.language.cpp.types import (
     cpp_type,
     float_literal,
 )
+
+POSTFIX, UNARY, TIMES, PLUS, RELATION, EQUAL, AND, OR, CHOICE = 16, 15, 13, 12, 10, 9, 5, 4, 3
+
+HELPERS = {
+    "floor_div": """auto const floor_div = [](int64_t a, int64_t b) {
+    return a / b - (a % b != 0 && (a < 0) != (b < 0));
+};""",
+    "floor_mod": """auto const floor_mod = [](int64_t a, int64_t b) {
+    return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
+};""",
+    "float_mod": """auto const float_mod = [](double a, double b) {
+    double const rest = std::fmod(a, b);
+    return rest == 0 ? std::copysign(0.0, b) : (rest < 0) != (b < 0) ? rest + b : rest;
+};""",
+    "float_floor_div": """auto const float_floor_div = [](double a, double b) {
+    double rest = std::fmod(a, b);
+    double quotient = (a - rest) / b;
+    if (rest != 0 && (rest < 0) != (b < 0)) { quotient -= 1; }
+    if (quotient == 0) { return std::copysign(0.0, a / b); }
+    double const whole = std::floor(quotient);
+    return quotient - whole > 0.5 ? whole + 1 : whole;
+};""",
+    "isqrt": """auto const isqrt = [](int64_t n) {
+    int64_t root = int64_t(std::sqrt(double(n)));
+    while (root * root > n) { root--; }
+    while ((root + 1) * (root + 1) <= n) { root++; }
+    return root;
+};""",
+}  # fmt: skip
+"""What C++ lacks of Python's arithmetic, as lambdas; each is emitted only where a program needs it."""
+
+OPERATORS: dict[type[ast.AST], tuple[str, int]] = {
+    ast.Add: ("+", PLUS), ast.Sub: ("-", PLUS), ast.Mult: ("*", TIMES), ast.Div: ("/", TIMES),
+    ast.FloorDiv: ("/", TIMES), ast.Mod: ("%", TIMES), ast.Lt: ("<", RELATION), ast.LtE: ("<=", RELATION),
+    ast.Gt: (">", RELATION), ast.GtE: (">=", RELATION), ast.Eq: ("==", EQUAL), ast.NotEq: ("!=", EQUAL),
+}  # fmt: skip
+
+
+TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Eq: ast.Eq, ast.NotEq: ast.NotEq,
+}  # fmt: skip
+"""Comparisons with their sides exchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An expression as written: its text, how tightly it binds, and its type in C++."""
+
+    text: str
+    binds: int
+    kind: str
+
+    def at(self, level: int) -> str:
+        """The text, in parentheses where it binds less tightly than its place asks for."""
+        return self.text if self.binds >= level else f"({self.text})"
+
+
+def called(node: ast.Call) -> str:
+    """Name of the function that is called."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    assert isinstance(node.func, ast.Name)
+    return node.func.id
+
+
+CHECKED_OPERATORS: dict[type[ast.AST], str] = {
+    ast.Add: "checked__plus", ast.Sub: "checked__minus", ast.Mult: "checked__times",
+}  # fmt: skip
+"""What computes them where the result may pass 64 bits (checks.cpp)."""
 
 
 class Expressions(ABC):
@@ -296,16 +352,11 @@ class Expressions(ABC):
 
     @abstractmethod
     def _comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Text:
-        """A list that is made; cpp_loops.py knows the loops."""
+        """A list that is made; `emit_calls` knows the loops."""
 
     @abstractmethod
     def _call(self, node: ast.Call) -> Text:
-        """A call; cpp_calls.py knows the functions."""
-
-
-CHECKED_OPERATORS: dict[type[ast.AST], str] = {
-    ast.Add: "checked__plus", ast.Sub: "checked__minus", ast.Mult: "checked__times",
-}  # fmt: skip
+        """A call; `emit_calls` knows the functions."""
 
 
 def _bounds(kind: Type, low: float, high: float) -> tuple[str, str, str]:

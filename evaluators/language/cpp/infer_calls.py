@@ -6,8 +6,7 @@ import ast
 import math
 from collections.abc import Callable
 
-from evaluators.language.cpp.infer_expressions import refuse
-from evaluators.language.cpp.inference_operators import OperatorTypes
+from evaluators.language.cpp.infer_expressions import ExpressionTypes, refuse
 from evaluators.language.cpp.intervals import limited
 from evaluators.language.cpp.normalise import MayBeZero
 from evaluators.language.cpp.types import (
@@ -35,7 +34,7 @@ LARGEST_SQUARE = 2**62
 """Up to which the C++ of math.isqrt stays within 64 bits."""
 
 
-class CallTypes(OperatorTypes):
+class CallTypes(ExpressionTypes):
     """Types of expressions, with the functions that programs may call."""
 
     def _call(self, node: ast.Call) -> Type:

@@ -13,8 +13,7 @@ from evaluators.language.cpp.flow import Flow, merged, widened
 from evaluators.language.cpp.infer_calls import CallTypes
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.intervals import as_declared
-from evaluators.language.cpp.names import changed_lists, stored_names
-from evaluators.language.cpp.normalise import Form, NotExpressible
+from evaluators.language.cpp.normalise import Form, NotExpressible, changed_lists, stored_names
 from evaluators.language.cpp.types import UNKNOWN, Kind, Type, list_of
 
 ROUNDS_BEFORE_WIDENING = 3

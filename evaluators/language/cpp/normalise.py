@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Iterator
+import io
+import tokenize
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from evaluators.data.errors import UserError
 from evaluators.language import subset
-from evaluators.language.cpp.comments import attached, comments_of
-from evaluators.language.cpp.names import Rename, loop_counters, stored_names
 from evaluators.language.gate import Program
 
 ENTRY_VIEWS = {"schedule": "shape", "blocks_per_split": "work"}
@@ -263,3 +263,92 @@ def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
     _inline_tail_calls(form)
     prune(form)
     return form
+
+
+def comments_of(source: str) -> dict[int, list[str]]:
+    """Comments by line; those behind code by -line."""
+    found: dict[int, list[str]] = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            alone = not token.line[: token.start[1]].strip()
+            text = token.string.lstrip("#").strip()
+            if text and not text.startswith("EVOLVE-BLOCK"):
+                found[token.start[0] if alone else -token.start[0]] = [text]
+    return found
+
+
+def attached(comments: dict[int, list[str]], roots: list[ast.FunctionDef],
+             constants: list[ast.expr]) -> dict[int, list[str]]:  # fmt: skip
+    """Move each comment line to the statement, or the value of a module's constant, below it."""
+    starts = {n.lineno for r in roots for n in ast.walk(r) if isinstance(n, ast.stmt) and n is not r}
+    starts |= {value.lineno for value in constants}
+    heads = {value.lineno: value.lineno for value in constants}
+    for root in roots:
+        for node in ast.walk(root):
+            if isinstance(node, ast.If | ast.For):
+                test = node.test if isinstance(node, ast.If) else node.iter
+                heads.update(dict.fromkeys(range(node.lineno, (test.end_lineno or 0) + 1), node.lineno))
+            elif isinstance(node, ast.stmt) and node is not root:
+                heads.update(dict.fromkeys(range(node.lineno, (node.end_lineno or 0) + 1), node.lineno))
+    found: dict[int, list[str]] = {}
+    for line, texts in sorted(comments.items(), key=lambda item: abs(item[0])):
+        at = heads.get(abs(line))
+        if at is not None and line < 0 and -line in (at,):
+            found.setdefault(-at, []).extend(texts)
+            continue
+        at = at if at is not None else next((s for s in sorted(starts) if s > abs(line)), None)
+        if at is not None:
+            found.setdefault(at, []).extend(texts)
+    return found
+
+
+def stored_names(nodes: Sequence[ast.stmt]) -> set[str]:
+    """Names that statements assign."""
+    return {n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def loop_counters(nodes: Sequence[ast.stmt]) -> set[str]:
+    """Names that are assigned by `for NAME in range(...)` alone, and read inside such loops alone."""
+    loops = [n for s in nodes for n in ast.walk(s) if isinstance(n, ast.For)]
+    inside: dict[str, int] = {}
+    for loop in loops:
+        if isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Call) and not loop.orelse:
+            used = [n for s in (loop.target, *loop.body) for n in ast.walk(s) if isinstance(n, ast.Name)]
+            count = sum(n.id == loop.target.id for n in used)
+            inside[loop.target.id] = inside.get(loop.target.id, 0) + count
+    every = [n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name)]
+    stores = stored_names([s for loop in loops for s in loop.body])
+    return {name for name, count in inside.items() if every.count(name) == count and name not in stores}
+
+
+def changed_lists(nodes: Sequence[ast.stmt], *, grown_only: bool = False) -> set[str]:
+    """Names of lists that statements append to, or (unless `grown_only`) change an item of."""
+    found = set()
+    for node in (n for s in nodes for n in ast.walk(s)):
+        appended = node.func if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
+        stored = node if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) else None
+        changed = appended or (None if grown_only else stored)
+        if changed is not None and isinstance(changed.value, ast.Name):
+            found.add(changed.value.id)
+    return found - {"math"}
+
+
+class Rename(ast.NodeTransformer):
+    """Other names for local ones."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        """Old name to new name."""
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        """One name."""
+        node.id = self.names.get(node.id, node.id)
+        return node
+
+
+def always_returns(body: list[ast.stmt]) -> bool:
+    """Whether the end of a block is never reached."""
+    last = body[-1]
+    if isinstance(last, ast.If):
+        return bool(last.orelse) and always_returns(last.body) and always_returns(last.orelse)
+    return isinstance(last, ast.Return)

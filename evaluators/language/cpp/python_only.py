@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from evaluators.language import subset
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
-from evaluators.language.cpp.names import changed_lists, stored_names
-from evaluators.language.cpp.normalise import Form
+from evaluators.language.cpp.normalise import Form, changed_lists, stored_names
 from evaluators.language.cpp.types import Kind
 
 READERS = ("len", "max", "min", "sorted", "sum")

@@ -6,12 +6,11 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evaluators.language.cpp.cpp_text import HELPERS
+from evaluators.language.cpp.emit_expressions import HELPERS
 from evaluators.language.cpp.emit_statements import INDENT, LINE_LENGTH, Statements
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
-from evaluators.language.cpp.names import always_returns, stored_names
-from evaluators.language.cpp.normalise import Form, MayBeZero, NotExpressible
+from evaluators.language.cpp.normalise import Form, MayBeZero, NotExpressible, always_returns, stored_names
 from evaluators.language.cpp.types import Kind, Type, cpp_type
 
 
