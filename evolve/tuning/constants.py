@@ -7,6 +7,7 @@ answer. `coordinate` needs nothing beyond the base install; `tpe` is Optuna's sa
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -67,7 +68,15 @@ class ConstantFitter:
         self._scorer = Scorer(judge)
         self.train_shapes = len(judge.weights[Split.TRAIN])
 
-    def fit(self, program: Program, *, evaluations: int, seed: int, method: Method = "coordinate") -> Fitted:
+    def fit(
+        self,
+        program: Program,
+        *,
+        evaluations: int,
+        seed: int,
+        method: Method = "coordinate",
+        stopped: threading.Event | None = None,
+    ) -> Fitted:
         """Fit a program.
 
         Args:
@@ -75,9 +84,10 @@ class ConstantFitter:
             evaluations: most decision tables to score, the program's own included.
             seed: of everything random.
             method: which search.
+            stopped: ends the fit when it is set.
 
         Raises:
-            Unfit: nothing to move, or the program has no score.
+            Unfit: nothing to move, the program has no score, or the fit was stopped.
             SandboxUnavailable: no process could be started.
             UserError: the method needs the extra `fit`.
         """
@@ -94,6 +104,8 @@ class ConstantFitter:
 
             def objective(numbers: Sequence[Number]) -> float:
                 nonlocal spent
+                if stopped is not None and stopped.is_set():
+                    raise Unfit("stopped")
                 spent += 1
                 decisions = opened.run(numbers)
                 if decisions is None:
