@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 from evaluators.data.contract import Gpu
 from evaluators.data.questions import Question
@@ -20,9 +20,14 @@ from evaluators.sandbox.sandbox import Sandbox
 LOG = logging.getLogger(__name__)
 
 
-@cache
-def _say_once(reason: str) -> None:
-    LOG.warning("constants are fitted with CPython in the sandbox, which is slower: %s", reason)
+_SAID = threading.Event()
+
+
+def _say_once(reason: NotNative) -> None:
+    """Warn of the first program in this process that native code does not serve."""
+    if not _SAID.is_set():
+        _SAID.set()
+        LOG.warning("constants are fitted with CPython in the sandbox, which is slower: %s", reason)
 
 
 class Tables:
@@ -42,7 +47,7 @@ class Tables:
         try:
             native: NativeProgram | None = self.compiler.compile(program, bounds)
         except NotNative as reason:
-            _say_once(str(reason))
+            _say_once(reason)
             native = None
         return ProgramTables(self.sandbox, program, sorted(bounds), native)
 
@@ -85,7 +90,7 @@ class ProgramTables:
             try:
                 found = self._native.run([numbers])[0]
             except NotNative as reason:
-                _say_once(str(reason))
+                _say_once(reason)
                 self._native = None
         return found or self._from_sandbox(numbers)
 

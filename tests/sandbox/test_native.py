@@ -171,7 +171,7 @@ def test_memory_is_limited(compiler: NativeCompiler) -> None:
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    tables._say_once.cache_clear()
+    tables._SAID.clear()
     with caplog.at_level(logging.WARNING):
         yield caplog
 
