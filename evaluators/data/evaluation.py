@@ -1,10 +1,12 @@
-"""What the judge says of one candidate."""
+"""Evaluations: scores, feedback and status of one candidate, as the judge returns them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.gain import Gain
 from evaluators.data.status import Status
 
 
@@ -48,8 +50,8 @@ class Opportunity:
         speedup: baseline latency / candidate latency.
         gain: log of the speed-up still to be had.
         weight: share of the shape in the score.
-        curve: every recorded decision of the shape, spelled out likewise, with its log speed-up over the
-            baseline: what a kernel engineer would plot before writing a rule.
+        look_up: gain over the baseline of any decision on the shape, as the judge would find it; None where it is
+            neither recorded nor between two recorded ones. `num_splits` must be spelled out.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Opportunity:
     speedup: float
     gain: float
     weight: float
-    curve: tuple[tuple[Decision, float], ...]
+    look_up: Callable[[Decision], Gain | None] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)

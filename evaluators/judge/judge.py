@@ -23,7 +23,7 @@ from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
 from evaluators.latencies.table import read_table, restrict
 from evaluators.sandbox.sandbox import Limits, Sandbox
-from evaluators.scoring.outcomes import Outcome, Outcomes
+from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.regressions import Regression, regression_of
 from evaluators.scoring.score import ShapeResult, split_score
 
@@ -95,7 +95,7 @@ class Judge:
         """What candidates are asked, in the order of `cases`."""
         return tuple(f.question for f in self._facts.values())
 
-    def outcome(self, case_id: str, decision: Decision) -> Outcome:
+    def outcome(self, case_id: str, decision: Decision) -> DecisionOutcome:
         """See `Outcomes.of`."""
         return self._outcomes.of(case_id, decision)
 
@@ -118,7 +118,7 @@ class Judge:
 
     def _oracle_now(self) -> dict[Split, float]:
         return {
-            s: sum(share * self._outcomes.knowledge(i).oracle.log_gain for i, share in w.items())
+            s: sum(share * self._outcomes.known(i).oracle.log_gain for i, share in w.items())
             for s, w in self.weights.items()
         }
 
@@ -202,7 +202,7 @@ class Judge:
     def _score(
         self, program: Program, source_hash: str, decisions: Sequence[Decision], measured: list[Measuring]
     ) -> Evaluation:
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, DecisionOutcome] = {}
         results: dict[str, ShapeResult] = {}
         self._prepare(zip(self._facts, decisions, strict=True), measured)
         for case_id, decision in zip(self._facts, decisions, strict=True):
@@ -228,7 +228,7 @@ class Judge:
             feedback=self._feedback(outcomes),
         )
 
-    def _features(self, program: Program, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    def _features(self, program: Program, outcomes: Mapping[str, DecisionOutcome]) -> dict[str, float]:
         """MAP-Elites dimensions over the training shapes."""
         shares = self.weights[Split.TRAIN]
         # At least 1 on every shape; shares add up to 1 but for rounding.
@@ -236,25 +236,24 @@ class Judge:
         changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
         return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
 
-    def _feedback(self, outcomes: Mapping[str, Outcome]) -> Feedback:
+    def _feedback(self, outcomes: Mapping[str, DecisionOutcome]) -> Feedback:
         rows: list[tuple[bool, Opportunity]] = []
         for case_id, weight in self.weights[Split.TRAIN].items():
             facts, outcome = self._facts[case_id], outcomes[case_id]
             result = outcome.result
             assert result is not None
-            known = self._outcomes.knowledge(case_id)
-            best, best_log = known.curve[known.oracle.cell]
+            known = self._outcomes.known(case_id)
             opportunity = Opportunity(
                 name=case_id,
                 shape=facts.case.shape,
                 view=facts.view,
                 work=facts.work,
                 decided=outcome.shown,
-                best=best,
-                speedup=math.exp(result.log_speedup),
-                gain=max(0.0, best_log - result.log_speedup),
+                best=known.best,
+                speedup=result.speedup,
+                gain=max(0.0, known.gains[known.oracle.cell].log_speedup - result.log_speedup),
                 weight=weight,
-                curve=known.curve,
+                look_up=known.gain,
             )
             rows.append((result.regression, opportunity))
         rows.sort(key=lambda row: -row[1].weight * row[1].gain)

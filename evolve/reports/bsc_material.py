@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluators.confirm import bsc_paper
-from evaluators.confirm.bsc_paper import METADATA, Gain, Readings
+from evaluators.confirm.bsc_paper import METADATA, Readings
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.gain import Gain
 from evaluators.latencies.store import shape_key
 
 STOCK, PUBLISHED, COMPILED, CHAMPION = "stock", "rule as published", "rule as compiled", "champion"
