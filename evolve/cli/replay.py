@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evaluators.data.status import Status
+from evaluators.scoring.feedback import VERSION
 from evolve.assets import asset
 from evolve.cli.common import emit, judge_of, say
 from evolve.cli.run import Display
@@ -17,6 +18,8 @@ from evolve.proposers import open_proposer
 from evolve.search.controller import Controller
 
 PROMPT_COLUMNS = ("system", "user")
+FEEDBACK_COLUMNS = ("user", "feedback")
+"""What holds the text of the feedback: prompts do, beside the results."""
 
 
 def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool) -> int:
@@ -25,9 +28,10 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     with open_journal(recorded, read_only=True) as journal:
         entries = list(journal.entries())
         templates, digest = journal.meta("templates"), journal.meta("table_sha256")
+        other_feedback = int(journal.meta("feedback_version") or 1) != VERSION
     seeds = [e for e in entries if e.kind == "seed"]
     done = _finished(entries)
-    config = _config(recorded, len(done) - len(seeds), any_prompt=any_prompt)
+    config = _config(recorded, len(done) - len(seeds), any_prompt=any_prompt or other_feedback)
     tables = kept_tables(recorded) or [asset(p) for p in config.table_paths()]
     judge = judge_of(config, tables=tables)
     if digest and judge.description["table_sha256"] != digest:
@@ -43,12 +47,17 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     proposer = open_proposer(config.proposer)
     show = Display(None).update
     Controller(config, judge, proposer, folder, seeds=[e.source for e in seeds], on_progress=show).run()
-    left_out = PROMPT_COLUMNS if any_prompt else ()
+    left_out = {*(PROMPT_COLUMNS if any_prompt else ()), *(FEEDBACK_COLUMNS if other_feedback else ())}
     difference = first_difference(recorded, folder, ids=done, without=left_out)
     if as_json:
         same = {"recorded": str(recorded), "replay": str(folder), "proposals": len(done) - len(seeds)}
-        emit({**same, "same": not difference, "difference": difference})
-    compared = "answers and results" if any_prompt else "prompts, answers and results"
+        emit({**same, "same": not difference, "difference": difference, "not_compared": sorted(left_out)})
+    compared = "answers and results" if left_out else "prompts, answers and results"
+    if other_feedback:
+        say(
+            "prompts were not compared: that run's feedback names the best launches by another median, as versions "
+            "before this one did (see CHANGELOG.md)"
+        )
     if difference:
         say(f"different: {difference}")
     else:
