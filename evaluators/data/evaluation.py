@@ -9,6 +9,9 @@ from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.data.gain import Gain
 from evaluators.data.status import Status
 
+OVERFIT_SHARE, OVERFIT = "lone_share", "memorised"
+"""Features that a recheck adds, by their names in journals and JSON, which are older than the word overfit."""
+
 
 @dataclass(frozen=True, slots=True)
 class SplitScore:
@@ -103,9 +106,9 @@ class Evaluation:
     """The judge's answer for one candidate.
 
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
-    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a second look also
-    lone_share, the share of the gain that no neighbouring shape shares, and memorised, where that share is so large
-    that the scores were lowered (see `evaluators.scoring.memorising`). `speedups` holds the speed-up over the baseline
+    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a recheck also
+    `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, where that share is so
+    large that the scores were lowered (see `evaluators.scoring.overfit`). `speedups` holds the speed-up over the baseline
     by case id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
     busy, `measured` when that was; 0 and empty where latencies are recorded ones, or all of them were known.
     """
@@ -127,9 +130,9 @@ class Evaluation:
     measured: tuple[Measuring, ...] = ()
 
     @property
-    def memorised(self) -> bool:
-        """Whether the second look lowered the scores."""
-        return "memorised" in self.features
+    def overfit(self) -> bool:
+        """Whether the recheck lowered the scores."""
+        return OVERFIT in self.features
 
     @property
     def scores(self) -> dict[str, SplitScore]:

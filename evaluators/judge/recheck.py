@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu
-from evaluators.data.evaluation import Evaluation
+from evaluators.data.evaluation import OVERFIT, OVERFIT_SHARE, Evaluation
 from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
 from evaluators.language.gate import Program
 from evaluators.sandbox.process import Limits
 from evaluators.sandbox.sandbox import Sandbox
-from evaluators.scoring.memorising import lone_gain, lone_part, neighbours, penalised
+from evaluators.scoring.overfit import neighbours, overfit_gain, overfit_part, penalised
 
 HASH_SEED = 1
 """Hash seed of the second process; the first has 0."""
@@ -150,14 +150,14 @@ class SecondLook:
         for case_id, near in self._near.items():
             gain = math.log(evaluation.speedups[case_id])
             answers = zip(near, decided[case_id], strict=True)
-            parts[case_id] = (gain, lone_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
-        lone = {split: lone_gain(parts, weights) for split, weights in self._weights.items()}
-        train = lone[Split.TRAIN]
-        features = {**evaluation.features, "lone_share": round(train.share, 6)}
-        if not train.memorised:
+            parts[case_id] = (gain, overfit_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
+        overfit = {split: overfit_gain(parts, weights) for split, weights in self._weights.items()}
+        train = overfit[Split.TRAIN]
+        features = {**evaluation.features, OVERFIT_SHARE: round(train.share, 6)}
+        if not train.marked:
             return replace(evaluation, features=features)
         lowered = [
-            score and penalised(score, lone[split])
+            score and penalised(score, overfit[split])
             for score, split in zip((evaluation.train, evaluation.holdout, evaluation.test), Split, strict=True)
         ]
         return replace(
@@ -165,7 +165,7 @@ class SecondLook:
             train=lowered[0],
             holdout=lowered[1],
             test=lowered[2],
-            features={**features, "memorised": 1.0},
+            features={**features, OVERFIT: 1.0},
             message=f"memorised: {100 * train.share:.0f}% of the gain on the training shapes sits in decisions that no "
             "neighbouring shape shares (one key, block or sequence more or less); taken off the score",
         )

@@ -18,8 +18,8 @@ from evolve.cli.common import (
     gap_line,
     judge_of,
     live_lines,
-    lone_line,
     measured_how,
+    overfit_line,
     plain,
     read_program,
     regression_lines,
@@ -53,7 +53,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}
         if sealed:
             data["test"] = score_json(result.test)
-        data["memorised"] = result.memorised
+        data["memorised"] = result.overfit
         if isinstance(judge, JudgeSet):
             data["tables"] = [_table_json(judge, name, e, sealed=sealed) for name, e in each.items()]
         emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
@@ -73,7 +73,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         say(line)
     if result.train is not None:
         say(gap_line(result.train, result.holdout))
-    say(lone_line(result.features, result.memorised))
+    say(overfit_line(result.features, result.overfit))
     for line in regression_lines(judge, result):
         say(line)
     where = " of the table with the lowest score" if each else ""

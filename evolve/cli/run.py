@@ -17,8 +17,8 @@ from evolve.cli.common import (
     gap_line,
     judge_of,
     live_lines,
-    lone_line,
     measured_how,
+    overfit_line,
     read_seeds,
     regression_lines,
     say,
@@ -204,7 +204,7 @@ def _finish(summary: RunSummary, judge: AnyJudge, config: RunConfig, *, as_json:
 
 def say_trust(best: Best) -> None:
     """How far the winner's score carries beyond the shapes of the search."""
-    for line in (gap_line(best.train, best.holdout), lone_line(best.features, best.memorised)):
+    for line in (gap_line(best.train, best.holdout), overfit_line(best.features, best.overfit)):
         if line:
             say(line)
 
@@ -242,7 +242,7 @@ def _show_leader(summary: RunSummary, judge: AnyJudge) -> None:
 
 
 def _show(program: Best, judge: AnyJudge, evaluation: Evaluation) -> None:
-    """Scores of the journal, which the second look may have lowered, and what became slower."""
+    """Scores of the journal, which the recheck may have lowered, and what became slower."""
     for line in score_lines({"train": program.train} | ({"holdout": program.holdout} if program.holdout else {})):
         say(line)
     say_trust(program)
