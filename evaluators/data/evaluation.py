@@ -108,8 +108,8 @@ class Evaluation:
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
     `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a recheck also
     `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, where that share is so
-    large that the scores were lowered (see `evaluators.scoring.overfit`). `speedups` holds the speed-up over the baseline
-    by case id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
+    large that the scores were lowered (see `evaluators.scoring.overfit`). `speedups` holds the speed-up over the
+    baseline by case id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
     busy, `measured` when that was; 0 and empty where latencies are recorded ones, or all of them were known.
     """
 

@@ -1,7 +1,7 @@
 """Decisions that a recording measures for each shape.
 
-The oracle ranges over exactly these. Uniform batches need live splits in steps that widen as they grow; ragged ones need
-blocks per split around and away from FA3's value, crossed with caps on the splits.
+The oracle ranges over exactly these. Uniform batches need live splits in steps that widen as they grow; ragged ones
+need blocks per split around and away from FA3's value, crossed with caps on the splits.
 """
 
 from __future__ import annotations
