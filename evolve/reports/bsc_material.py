@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import statistics
@@ -121,8 +119,6 @@ def peer_rows(m: Material) -> Iterator[dict[str, object]]:
 
 def to_csv(lines: Sequence[Mapping[str, object]]) -> str:
     """Rows of one table as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    import pandas
+
+    return str(pandas.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n"))
