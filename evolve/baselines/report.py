@@ -108,9 +108,10 @@ def read_report(folder: Path) -> tuple[list[Run], dict[str, str]]:
     import pandas
 
     stops = pandas.read_csv(folder / SUMMARY, index_col="method").stopped_by
-    standings = pandas.read_csv(folder / STANDINGS, float_precision="round_trip")
+    kinds = {n: float if n.endswith(("score", "share")) else int for n in (*NUMBERS, "seed")}
+    standings = pandas.read_csv(folder / STANDINGS, dtype=str).astype(kinds)  # pandas 2's own parser rounds
     runs = [
-        Run(method, int(seed), tuple(Standing(**row) for row in rows[list(NUMBERS)].to_dict("records")), stops[method])
+        Run(method, seed, tuple(Standing(**row) for row in rows[list(NUMBERS)].to_dict("records")), stops[method])
         for (method, seed), rows in standings.groupby(["method", "seed"], sort=False)
     ]
     lines = (folder / TEXT).read_text(encoding="utf-8").splitlines()
