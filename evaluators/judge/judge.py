@@ -18,7 +18,7 @@ from evaluators.data.evaluation import Evaluation, Feedback, Measuring, Opportun
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting, weights
-from evaluators.judge.recheck import SecondLook
+from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
 from evaluators.latencies.table import read_table, restrict
@@ -123,8 +123,8 @@ class Judge:
         }
 
     @cached_property
-    def _second_look(self) -> SecondLook:
-        return SecondLook(
+    def _recheck(self) -> Recheck:
+        return Recheck(
             {i: (f.case.shape, f.question) for i, f in self._facts.items()},
             question=self._outcomes.question,
             weights=self.weights,
@@ -179,16 +179,16 @@ class Judge:
         return tuple(sorted(found, key=lambda r: r.speedup))
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Look again at a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
+        """Recheck a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
 
-        See `SecondLook.look`.
+        See `Recheck.run`.
         """
         measured: list[Measuring] = []
-        return _paid(self._look_again(source, evaluation, measured), measured, first=evaluation)
+        return _paid(self._rechecked(source, evaluation, measured), measured, first=evaluation)
 
-    def _look_again(self, source: str, evaluation: Evaluation, measured: list[Measuring]) -> Evaluation:
+    def _rechecked(self, source: str, evaluation: Evaluation, measured: list[Measuring]) -> Evaluation:
         program = parse_program(source)
-        seen = self._second_look.look(program, evaluation, partial(self._gains, measured=measured))
+        seen = self._recheck.run(program, evaluation, partial(self._gains, measured=measured))
         if seen.status is not Status.OK or not self.grows:
             return seen
         # It may have measured more: what is said of the program is the same whether a search was interrupted here.

@@ -1,4 +1,4 @@
-"""The second look at a program that would become best: another process, hash seed and order, and near-by shapes too."""
+"""Recheck of a program that would become best: in another process, order and hash seed, and on neighbouring shapes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ORDER_SEED = 20250
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """What a program answered the second time.
+class RecheckResult:
+    """Answers of a program that was asked once more.
 
     Attributes:
         status: as in `Answers`.
@@ -40,7 +40,7 @@ class Again:
     near: tuple[tuple[Decision, ...], ...]
 
 
-class Recheck:
+class ShuffledSandbox:
     """Asks the same questions and their neighbours, shuffled together. Thread-safe."""
 
     def __init__(
@@ -65,18 +65,18 @@ class Recheck:
         self._sandbox = Sandbox(gpu, [together[i] for i in self._order], Limits(time_s, limits.memory_mb))
         self._questions = len(questions)
 
-    def ask(self, run: Callable[[Sandbox], Answers]) -> Again:
+    def ask(self, run: Callable[[Sandbox], Answers]) -> RecheckResult:
         """Ask through `run`, which hands the sandbox a program."""
         answers = run(self._sandbox)
         if answers.status is not Status.OK:
-            return Again(answers.status, answers.message, (), ())
+            return RecheckResult(answers.status, answers.message, (), ())
         placed: dict[int, Decision] = dict(zip(self._order, answers.decisions, strict=True))
         flat = [placed[i] for i in range(len(placed))]
         near, start = [], self._questions
         for size in self._sizes:
             near.append(tuple(flat[start : start + size]))
             start += size
-        return Again(Status.OK, "", tuple(flat[: self._questions]), tuple(near))
+        return RecheckResult(Status.OK, "", tuple(flat[: self._questions]), tuple(near))
 
 
 Gains = Callable[[Sequence[tuple[str, Decision]]], list[float | None]]
@@ -88,8 +88,8 @@ def difference(first: Sequence[Decision], second: Sequence[Decision]) -> int | N
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), None)
 
 
-class SecondLook:
-    """Judges what the second look shows. Thread-safe."""
+class Recheck:
+    """Runs programs once more, and judges what that shows. Thread-safe."""
 
     def __init__(
         self,
@@ -113,20 +113,20 @@ class SecondLook:
         self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
         asked = [question for _, question in cases.values()]
         near = [[question(shape) for _, shape in row] for row in self._near.values()]
-        self._recheck = Recheck(gpu, asked, near, limits)
+        self._shuffled = ShuffledSandbox(gpu, asked, near, limits)
 
-    def look(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
-        """The evaluation with what the second look adds to it.
+    def run(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
+        """The evaluation with what the recheck adds to it.
 
         The program is asked once more in another process, with another hash seed, in another order and among near-by
-        shapes. Any difference makes it `UNSTABLE`. What it has learnt by heart is marked and taken off its scores.
+        shapes. Any difference makes it `UNSTABLE`. Where much of its gain is overfit, that is taken off its scores.
 
         Args:
             program: what was evaluated.
             evaluation: what the first look said, `OK`.
             gains: what near-by shapes' decisions would gain.
         """
-        again = self._recheck.ask(lambda sandbox: sandbox.ask(program, hash_seed=HASH_SEED))
+        again = self._shuffled.ask(lambda sandbox: sandbox.ask(program, hash_seed=HASH_SEED))
         problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"
         if again.status is Status.OK:
             found = difference(evaluation.decisions, again.decisions)
@@ -139,7 +139,7 @@ class SecondLook:
             )
         return Evaluation(Status.UNSTABLE, problem, evaluation.source_hash, evaluation.normal_form)
 
-    def _marked(self, evaluation: Evaluation, again: Again, gains: Gains) -> Evaluation:
+    def _marked(self, evaluation: Evaluation, again: RecheckResult, gains: Gains) -> Evaluation:
         decided = dict(zip(self._near, again.near, strict=True))
         own = zip(self._near, again.decisions, strict=True)
         known: dict[tuple[str, Decision], float | None] = {(i, d): math.log(evaluation.speedups[i]) for i, d in own}

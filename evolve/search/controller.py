@@ -236,7 +236,7 @@ class Controller:
         self._population.add_seed(index, evaluation.source_hash, evaluation)
 
     async def _commit(self, index: int, outcome: ProposalOutcome) -> None:
-        """Settle duplicates, look again at a would-be best, enter the population, write the result."""
+        """Settle duplicates, recheck a would-be best, enter the population, write the result."""
         evaluation, original = outcome.evaluation, self._ledger.original(outcome.evaluation)
         if original is not None:
             evaluation = Evaluation(
