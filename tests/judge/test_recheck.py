@@ -46,7 +46,7 @@ def looked_at(judge: Judge, source: str) -> tuple[Evaluation, Evaluation]:
 
 
 @pytest.mark.parametrize("name", ["fa3_stock", "bsc_published", "always_4"])
-def test_rules_pass_the_second_look_unchanged(judge: Judge, name: str) -> None:
+def test_rules_pass_the_recheck_unchanged(judge: Judge, name: str) -> None:
     first, second = looked_at(judge, seed(name))
     assert second.features.pop("lone_share") < 0.01
     assert second == first

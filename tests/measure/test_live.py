@@ -196,7 +196,7 @@ def test_a_look_up_does_not_measure_and_is_not_held_against_a_later_measurement(
     assert judge.outcome(case.id, decision).status is Status.OK
 
 
-def test_a_second_look_measures_what_neighbours_decide(tmp_path: Path) -> None:
+def test_a_recheck_measures_what_neighbours_decide(tmp_path: Path) -> None:
     worker = SimulatedWorker()
     judge = judge_with(worker, tmp_path / "latencies.db")
     # Decides otherwise one block further: what it decides there is looked up on the shape itself.
