@@ -16,7 +16,8 @@ from evaluators.data.gain import Gain, gain_of
 from evaluators.data.workloads import LLAMA_HEADS, bsc_160
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.latencies.store import shape_key
-from evaluators.measure.worker_client import MeasureError, Trouble, Worker
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.worker_client import Worker
 
 PAPER = "arXiv 2604.00028"
 ROUNDS = 12
@@ -196,7 +197,7 @@ def measure_all(
         try:
             reply = worker.measure(shape, list(launches.values()), rounds=ROUNDS)
         except MeasureError as error:
-            if error.kind is not Trouble.MEMORY:
+            if error.kind is not MeasureErrorKind.MEMORY:
                 raise
             lost.append({"setting": where.name, "shape": shape_key(shape), "reason": str(error)})
             continue

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from evaluators.data.contract import Decision, Gpu, Mode, Setting
 from evaluators.data.workloads import Case
 from evaluators.fa3.launch import Launch, canonical_launch
-from evaluators.measure.worker_client import MeasureError, Trouble, Worker
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.worker_client import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def _read(worker: Worker, row: Expected, gpu: Gpu) -> Choice:
     try:
         reply = worker.compiled(row.case.shape, row.asked)
     except MeasureError as error:
-        if error.kind in (Trouble.LOST, Trouble.UNAVAILABLE):
+        if error.kind in (MeasureErrorKind.LOST, MeasureErrorKind.UNAVAILABLE):
             raise
         return Choice(row, 0, (), agrees=False, stock=False, trouble=str(error))
     live = tuple(reply.get("live_splits", ()))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evaluators.data.workloads import Split, Weighting, cases_for
 from evaluators.judge.judge import SEARCH_SPLITS, WORKSPACE_CAP_MB, Judge
-from evaluators.measure.live_source import LiveSource
+from evaluators.measure.live import LiveSource
 from evaluators.sandbox.sandbox import Limits
 
 

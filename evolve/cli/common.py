@@ -25,7 +25,7 @@ from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import find_run
 
 if TYPE_CHECKING:
-    from evaluators.measure.live_source import LiveSource
+    from evaluators.measure.live import LiveSource
 
 MAX_EXPLAINED = 4
 
@@ -168,27 +168,22 @@ def _live_judge(config: RunConfig, splits: Sequence[Split], pool: SharedPool | N
 
 def _live_source(config: RunConfig, shared: SharedPool | None) -> LiveSource:
     """Where latencies come from: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
-    from evaluators.data.contract import LIVE_SETTINGS
-
-    setting, store = LIVE_SETTINGS[config.judge.setting], Path(config.store_path())
     if shared is not None:
-        from evaluators.measure.pool_client import SharedSource
+        from evaluators.measure.shared_pool import SharedPoolSource
 
-        return SharedSource(shared.path, shared.run, setting)
+        return SharedPoolSource(shared.path, shared.run)
+    from evaluators.data.contract import LIVE_SETTINGS
+    from evaluators.measure import pool as pools
+    from evaluators.measure.live import open_source
+
+    setting, measure = LIVE_SETTINGS[config.judge.setting], config.measure
+    if measure is None:
+        pool = pools.open_one_gpu([setting], on_event=say)
+    else:
+        pool = pools.open_pool(measure.executor, measure.gpus, [setting], on_event=say)
     # atexit waits for workers to let go of their GPUs: the next command may want them.
-    if config.measure is not None:
-        from evaluators.measure.open import open_pool
-        from evaluators.measure.pooled import open_source
-
-        pool = open_pool(config.measure.executor, config.measure.gpus, [setting], on_event=say)
-        atexit.register(pool.close)
-        return open_source(pool, store, setting, client=config.name)
-    from evaluators.measure.live import WorkerSource
-    from evaluators.measure.worker_client import open_worker
-
-    worker = open_worker()
-    atexit.register(worker.close)
-    return WorkerSource(worker, store, setting)
+    atexit.register(pool.close)
+    return open_source(pool, Path(config.store_path()), setting, client=config.name, one_gpu=measure is None)
 
 
 def measured_how(judge: AnyJudge) -> str:
@@ -199,7 +194,7 @@ def measured_how(judge: AnyJudge) -> str:
 
 def live_lines(judge: AnyJudge) -> list[str]:
     """What a live judge measured; nothing of a recorded one."""
-    from evaluators.measure.live_source import LiveSource
+    from evaluators.measure.live import LiveSource
 
     if not isinstance(judge, Judge) or not isinstance(judge.source, LiveSource):
         return []

@@ -1,6 +1,6 @@
 """The process of one run of a sweep: `python -m evolve.cli.sweep_child SWEEP LABEL SOCKET [KEY=VALUE...]`.
 
-SOCKET is where a live judge asks for latencies (`evaluators/measure/pool_server.py`); empty where nothing is measured.
+SOCKET is where a live judge asks for latencies (`evaluators/measure/shared_pool.py`); empty where nothing is measured.
 
 What it says goes to stderr, which the parent keeps in the run's folder; how it went is its exit code, as of
 `evosplit run`. It stops as by Ctrl-C when its input ends, so that no run outlives a parent that was killed.

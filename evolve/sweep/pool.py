@@ -53,8 +53,8 @@ def shared_pool(configs: Mapping[str, RunConfig], tell: Callable[[str], None]) -
         yield ""
         return
     from evaluators.data.contract import LIVE_SETTINGS
-    from evaluators.measure.open import open_pool
-    from evaluators.measure.pool_server import PoolServer
+    from evaluators.measure.pool import open_pool
+    from evaluators.measure.shared_pool import PoolServer
 
     live = {label: c for label, c in configs.items() if c.judge.measure == "live"}
     settings = {label: LIVE_SETTINGS[c.judge.setting] for label, c in live.items()}
@@ -63,5 +63,5 @@ def shared_pool(configs: Mapping[str, RunConfig], tell: Callable[[str], None]) -
         server = PoolServer(pool)
         with contextlib.closing(server):
             for label, config in live.items():
-                server.add_run(label, config.judge.workload, settings[label], Path(config.store_path()))
+                server.add_run(label, settings[label], Path(config.store_path()))
             yield str(server.path)

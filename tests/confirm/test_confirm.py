@@ -25,8 +25,8 @@ from evaluators.confirm.confirm import (
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.data.workloads import Case, Split, Weighting, cases_for
 from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Block, Verdict, comparison_of, interval_of
-from evaluators.measure.worker_client import MeasureError, Trouble
 
 COLD, STATIC = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-static-cold"]
 SETS = ["--set", "judge.weighting=chat"]
@@ -144,7 +144,7 @@ def test_a_wrong_output_is_never_confirmed() -> None:
 
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         if shape == bad:
-            raise MeasureError(Trouble.WRONG, "an output is off by nan")
+            raise MeasureError(MeasureErrorKind.WRONG, "an output is off by nan")
 
     found = confirm_shapes(subjects, opened(fault=fault), random.Random(0))
     (wrong,) = [v for v in found if v.wrong_output]
@@ -216,7 +216,7 @@ def test_a_lost_gpu_keeps_the_verdicts_so_far(
         nonlocal left
         left -= 1
         if left < 0:
-            raise MeasureError(Trouble.LOST, "the GPU worker ended; what was measured is kept")
+            raise MeasureError(MeasureErrorKind.LOST, "the GPU worker ended; what was measured is kept")
 
     monkeypatch.setattr("evaluators.measure.worker_client.open_worker", lambda: SimulatedWorker(fault=fault))
     result = evosplit("confirm", ROOT / "seeds/always_4.py", *SETS, "-o", "o")

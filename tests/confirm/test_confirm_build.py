@@ -23,9 +23,9 @@ from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import WORKLOADS
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.language.gate import parse_program
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.providers import ProviderUnavailable
 from evaluators.measure.providers.library import NEEDED, load_operators
-from evaluators.measure.worker_client import MeasureError, Trouble
 from evolve.export.bundle.bundle import DIFF_COLUMNS, _csv, _diff_row
 from evolve.export.targets.targets import target_named
 
@@ -195,7 +195,7 @@ def test_a_lost_gpu_and_too_little_time(
     assert result.code == 4 and "when the minutes ended" in result.err
 
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
-        raise MeasureError(Trouble.LOST, "the GPU worker ended; what was measured is kept")
+        raise MeasureError(MeasureErrorKind.LOST, "the GPU worker ended; what was measured is kept")
 
     use(monkeypatch, Build(patched, fault=fault))
     result = evosplit("confirm", folder, "--provider", "x.so", "-o", "lost")

@@ -15,7 +15,7 @@ from evaluators.confirm import bsc_paper
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu
 from evaluators.fa3.launch import canonical_launch
 from evaluators.latencies.latency import Latency
-from evaluators.measure.worker_client import MeasureError, Trouble
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.scoring.score import shape_result
 from evolve.reports.bsc_material import tile_of
 from evolve.reports.bsc_tables import prose, rows
@@ -91,7 +91,7 @@ def test_shapes_that_do_not_fit_are_listed_and_cost_themselves_alone(
 
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         if shape.batch == 8 and shape.seqlen_k == 8192:
-            raise MeasureError(Trouble.MEMORY, "simulated: out of memory")
+            raise MeasureError(MeasureErrorKind.MEMORY, "simulated: out of memory")
 
     monkeypatch.setattr("evaluators.measure.worker_client.open_worker", lambda: SimulatedWorker(fault=fault))
     result = evosplit("reproduce", "bsc", "-o", "out")
@@ -105,7 +105,7 @@ def test_a_wrong_output_ends_the_reproduction(evosplit: Command, monkeypatch: py
     require_sandbox()
 
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
-        raise MeasureError(Trouble.WRONG, "an output is off by nan")
+        raise MeasureError(MeasureErrorKind.WRONG, "an output is off by nan")
 
     monkeypatch.setattr("evaluators.measure.worker_client.open_worker", lambda: SimulatedWorker(fault=fault))
     result = evosplit("reproduce", "bsc", "-o", "out")

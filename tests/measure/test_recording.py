@@ -18,7 +18,7 @@ from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.latencies.table import TableError, merge_slices
 from evaluators.measure.providers.memory import COLD_DISTANCE, live_kv_bytes, plan_copies
 from evaluators.measure.providers.metadata import decode_metadata, rewrite_metadata
-from evaluators.measure.slices import end_torn_line, finished_cases, slice_cases
+from evaluators.measure.recorder import end_torn_line, finished_cases, slice_cases
 from evaluators.measure.timing import MAX_LAUNCHES, launches_per_replay
 
 L2 = 50 << 20
