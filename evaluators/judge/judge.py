@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evaluators.data.contract import Decision, Gpu, Setting
 from evaluators.data.evaluation import Evaluation, Feedback, Measuring, Opportunity
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
-from evaluators.data.workloads import Case, Split, Weighting, weights
+from evaluators.data.workloads import Case, Split, Weighting, cases_for, weights
 from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
@@ -26,6 +27,9 @@ from evaluators.sandbox.sandbox import Limits, Sandbox
 from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.regressions import Regression, regression_of
 from evaluators.scoring.score import ShapeResult, split_score
+
+if TYPE_CHECKING:
+    from evaluators.measure.live import LiveSource
 
 WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
@@ -297,6 +301,46 @@ def open_judge(
             "gpu": str(table.card["device"]["name"]),
             "build": str(table.card["build"]),
         },
+        weighting=weighting,
+        limits=limits,
+        workspace_cap_mb=workspace_cap_mb,
+    )
+
+
+def open_live_judge(
+    source: LiveSource,
+    workload: str,
+    *,
+    weighting: Weighting,
+    limits: Limits,
+    workspace_cap_mb: int = WORKSPACE_CAP_MB,
+    splits: Sequence[Split] = SEARCH_SPLITS,
+) -> Judge:
+    """A judge of measurements; the test split stays sealed unless `splits` names it.
+
+    Its description names the GPU by UUID only where one GPU measures all: on a pool a run may go on with others of the
+    same kind, since every speed-up is a ratio on one GPU.
+
+    Raises:
+        SandboxUnavailable: this system cannot confine candidates.
+    """
+    description = {
+        "workload": workload,
+        "measure": "live",
+        "gpu": source.device.name,
+        "driver": source.device.driver,
+        "num_sms": str(source.gpu.num_sms),
+        "l2_bytes": str(source.gpu.l2_bytes),
+        "build": source.bench.build,
+    }
+    if source.one_gpu:
+        description["gpu_uuid"] = source.device.uuid
+    return Judge(
+        [c for c in cases_for(workload, source.setting) if c.split in splits],
+        source.setting,
+        source.gpu,
+        source,
+        description=description,
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,

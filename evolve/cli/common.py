@@ -154,7 +154,7 @@ def judge_of(
 
 def _live_judge(config: RunConfig, splits: Sequence[Split], pool: SharedPool | None) -> Judge:
     """A judge that measures; what it measures with ends with this process."""
-    from evaluators.judge.live_judge import open_live_judge
+    from evaluators.judge.judge import open_live_judge
 
     return open_live_judge(
         _live_source(config, pool),

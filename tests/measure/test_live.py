@@ -29,7 +29,7 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting
 from evaluators.fa3.launch import canonical_launch
-from evaluators.judge.live_judge import open_live_judge
+from evaluators.judge.judge import open_live_judge
 from evaluators.latencies.store import BenchKey, LatencyStore, StoredLatency, StoreError, read_bench, shape_key
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.executor import Job, requested_jobs, run_request

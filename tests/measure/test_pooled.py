@@ -19,7 +19,7 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Setting
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting
 from evaluators.fa3.launch import canonical_launch
-from evaluators.judge.live_judge import open_live_judge
+from evaluators.judge.judge import open_live_judge
 from evaluators.latencies.latency import UnrecordedError
 from evaluators.latencies.store import LatencyStore, shape_key
 from evaluators.measure.errors import MeasureError, MeasureErrorKind

@@ -12,9 +12,8 @@ from evaluators.data.contract import LIVE_SETTINGS
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Weighting
-from evaluators.judge.judge import Judge, open_judge
+from evaluators.judge.judge import Judge, open_judge, open_live_judge
 from evaluators.judge.judge_set import JudgeSet, Objective, table_labels
-from evaluators.judge.live_judge import open_live_judge
 from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import open_journal
