@@ -17,7 +17,7 @@ from evaluators.data.workloads import LLAMA_HEADS, bsc_160
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.latencies.store import shape_key
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
-from evaluators.measure.worker_client import Worker
+from evaluators.measure.worker_client import GpuWorker
 
 PAPER = "arXiv 2604.00028"
 ROUNDS = 12
@@ -163,7 +163,7 @@ def wanted_decisions(policies: Policies) -> Iterator[tuple[Setting, DecodeShape,
 
 
 def measure_all(
-    worker: Worker,
+    worker: GpuWorker,
     policies: Policies,
     gpu: Gpu,
     *,
@@ -216,7 +216,7 @@ def measure_all(
     return {**facts, "rounds": ROUNDS, "rows": rows, "lost": lost}
 
 
-def _facts_of(worker: Worker, where: Setting) -> dict[str, Any]:
+def _facts_of(worker: GpuWorker, where: Setting) -> dict[str, Any]:
     """What is read once per setting: peers, copy bandwidth, compiled decisions, kernel names."""
     if where.mode is Mode.VARLEN:
         return {}

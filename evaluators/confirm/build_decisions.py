@@ -14,7 +14,7 @@ from evaluators.data.contract import Decision, Gpu, Mode, Setting
 from evaluators.data.workloads import Case
 from evaluators.fa3.launch import Launch, canonical_launch
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
-from evaluators.measure.worker_client import Worker
+from evaluators.measure.worker_client import GpuWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Choice:
 
 
 def read_choices(
-    worker: Worker, table: Sequence[Expected], gpu: Gpu, *, on_choice: Callable[[Choice], None] = lambda _: None
+    worker: GpuWorker, table: Sequence[Expected], gpu: Gpu, *, on_choice: Callable[[Choice], None] = lambda _: None
 ) -> list[Choice]:
     """Ask the build about every shape of one setting; the worker must be open for it.
 
@@ -87,7 +87,7 @@ def read_choices(
     return found
 
 
-def _read(worker: Worker, row: Expected, gpu: Gpu) -> Choice:
+def _read(worker: GpuWorker, row: Expected, gpu: Gpu) -> Choice:
     try:
         reply = worker.compiled(row.case.shape, row.asked)
     except MeasureError as error:

@@ -36,7 +36,7 @@ from evaluators.measure.pairing import (
     suite_interval,
     suite_verdict,
 )
-from evaluators.measure.worker_client import Worker
+from evaluators.measure.worker_client import GpuWorker
 from evaluators.sandbox.sandbox import Limits, Sandbox
 
 FRESH_BATCHES = 48
@@ -211,7 +211,7 @@ def build_suite(
 
 def confirm_shapes(
     subjects: Sequence[Subject],
-    worker: Worker,
+    worker: GpuWorker,
     rng: random.Random,
     *,
     deadline: float | None = None,
@@ -236,7 +236,7 @@ def confirm_shapes(
     return found
 
 
-def _confirm_shape(subject: Subject, worker: Worker, rng: random.Random) -> ShapeVerdict:
+def _confirm_shape(subject: Subject, worker: GpuWorker, rng: random.Random) -> ShapeVerdict:
     def measure(orders: list[str]) -> list[Block]:
         return worker.pairs(subject.case.shape, subject.baseline, subject.candidate, orders)
 

@@ -88,7 +88,7 @@ class GpuBench:
             raise MeasureError(kind, f"{shape_key(shape)}: {first}") from error
 
     def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
-        """See `Worker.measure`."""
+        """See `GpuWorker.measure`."""
         shapes = self.guarded(shape, lambda: self.shapes)  # takes the memory for KV copies at first
         started = time.monotonic()
         case = Case(shape_key(shape), shape, Split.TRAIN)
@@ -112,7 +112,7 @@ class GpuBench:
         orders: Sequence[str],
         calls: tuple[int, int] | None = None,
     ) -> list[dict[str, Any]]:
-        """See `Worker.pairs`.
+        """See `GpuWorker.pairs`.
 
         Args:
             shape: the decode call.
@@ -181,7 +181,7 @@ class GpuBench:
         return self.provider.bind(inputs, decision, self.gpu)
 
     def peers(self, shape: DecodeShape) -> dict[str, Any]:
-        """See `Worker.peers`."""
+        """See `GpuWorker.peers`."""
         from evaluators.measure.peers import time_peers
 
         found = self.guarded(shape, lambda: time_peers(self.shapes, shape))
@@ -189,7 +189,7 @@ class GpuBench:
         return found
 
     def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
-        """See `Worker.kernels`."""
+        """See `GpuWorker.kernels`."""
         import torch
         from torch.profiler import ProfilerActivity, profile
 
@@ -204,7 +204,7 @@ class GpuBench:
         return [e.name for e in trace.events() if "flash::" in e.name]
 
     def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
-        """See `Worker.compiled`."""
+        """See `GpuWorker.compiled`."""
         return self.guarded(shape, lambda: self._compiled(shape, num_splits))
 
     def _compiled(self, shape: DecodeShape, num_splits: int) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class GpuBench:
         return reply
 
     def copy_bandwidth(self) -> float:
-        """See `Worker.copy_bandwidth`."""
+        """See `GpuWorker.copy_bandwidth`."""
         from evaluators.measure.peers import copy_bytes_per_us
 
         return copy_bytes_per_us()

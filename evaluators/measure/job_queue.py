@@ -37,19 +37,17 @@ class PoolLimits:
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """A queue of one run, with its share of the pool.
+    """A queue of one run, with its fair share of the pool.
 
     Attributes:
-        weight: share, relative to the other clients that want something.
-        served: launches handed out so far, divided by the weight; the client with the least is next.
+        served: launches handed out so far; the client with the least is next.
         free: jobs that any GPU may take.
         assigned: by GPU, jobs whose shapes are measured there.
         alone: jobs over which a worker was lost; each is a batch of its own, so that only the guilty one dies again.
     """
 
     name: str
-    weight: float
-    served: float = 0.0
+    served: int = 0
     free: deque[PendingJob] = field(default_factory=deque)
     assigned: dict[str, deque[PendingJob]] = field(default_factory=dict)
     alone: deque[PendingJob] = field(default_factory=deque)
@@ -131,21 +129,19 @@ class JobQueue:
 
     # Clients and their jobs.
 
-    def open_client(self, name: str, weight: float = 1.0) -> None:
+    def open_client(self, name: str) -> None:
         """Add a client; it starts level with those that have been served least, so as not to starve them.
 
         Raises:
-            ValueError: the name is taken, or the weight is not positive.
+            ValueError: the name is taken.
         """
         if name in self.clients:
             raise ValueError(f"there is a client {name!r} already: expected another name")
-        if not weight > 0:
-            raise ValueError(f"weight of {name!r}: expected a positive number, got {weight}")
-        self.clients[name] = Client(name, weight, self._least_served())
+        self.clients[name] = Client(name, self._least_served())
 
-    def _least_served(self) -> float:
+    def _least_served(self) -> int:
         served = [c.served for c in self.clients.values() if any(c.queues)]
-        return min(served or (c.served for c in self.clients.values()), default=0.0)
+        return min(served or (c.served for c in self.clients.values()), default=0)
 
     def close_client(self, name: str) -> None:
         """Forget a client; what it still waits for is not run, and what is running is thrown away."""
@@ -202,7 +198,7 @@ class JobQueue:
             if taken:
                 launches = sum(len(p.job.decisions) for p in taken)
                 self._waiting_launches -= launches
-                client.served += launches / client.weight
+                client.served += launches
                 batch = Batch(gpu, tuple(p.job for p in taken), dict(enumerate(taken)), launches)
                 self._renew(batch, now_s)
                 self.batches.add(batch)

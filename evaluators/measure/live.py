@@ -12,7 +12,7 @@ import statistics
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -209,46 +209,36 @@ Wanted = dict[str, tuple[Case, dict[str, Decision]]]
 """By case id: launches to measure, and a decision that makes each."""
 
 
-class InFlight:
-    """Launches that are being measured, shared by the sources of one pool: others that want one wait for it."""
-
-    def __init__(self) -> None:
-        self.change = threading.Condition()
-        self.launches: set[tuple[Setting, str, str]] = set()
-
-
 class PoolSource(LiveSource):
     """Latencies of one setting on the GPUs of a pool. Thread-safe; several callers may measure at once."""
 
     def __init__(
-        self,
-        pool: Pool,
-        store: LatencyStore,
-        setting: Setting,
-        *,
-        client: str,
-        in_flight: InFlight | None = None,
-        one_gpu: bool = False,
+        self, pool: Pool, store: LatencyStore | Path, setting: Setting, *, client: str, one_gpu: bool = False
     ) -> None:
-        """Look the benches up.
+        """Become a client of the pool, and look the benches up.
 
         Args:
             pool: workers; the setting is one of those that it was opened with.
-            store: what is known; sources of one pool may share a store or have their own.
+            store: what is known, or its file; sources of one pool may share a store or have their own.
             setting: what is measured.
-            client: an open client of the pool.
-            in_flight: the same object for all sources that share pool and store.
+            client: a name that no other client of the pool has.
             one_gpu: the pool has one GPU and will never have another. Callers then measure one after the other: no
                 other candidate's launches come in between.
+
+        Raises:
+            MeasureError: no worker is left.
+            StoreError: the store cannot be opened.
+            ValueError: the name is taken.
         """
         benches = pool.benches(setting)
         if not benches:
             raise pool.no_worker()
         super().__init__(next(iter(benches.values())))
         self.one_gpu = one_gpu
-        self._pool, self._client, self._store = pool, client, store
-        self._benches: dict[str, int] = {uuid: store.bench_id(b) for uuid, b in benches.items()}
-        self._in_flight = in_flight or InFlight()
+        pool.open_client(client)
+        self._pool, self._client = pool, client
+        self._store = LatencyStore(store) if isinstance(store, Path) else store
+        self._benches: dict[str, int] = {uuid: self._store.bench_id(b) for uuid, b in benches.items()}
         self._turn = threading.Lock() if one_gpu else contextlib.nullcontext()
 
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
@@ -265,24 +255,27 @@ class PoolSource(LiveSource):
             first, busy_s, launches = True, 0.0, 0
             started_at, started = time.time(), time.monotonic()
             while True:
-                with self._in_flight.change:
+                with self._pool.landed:
                     mine, others = self._missing(groups, first=first)
                     first = False
                     if not mine:
                         if not others:
                             elapsed_s = time.monotonic() - started
                             return Measuring(started_at, elapsed_s, busy_s, launches) if launches else None
-                        self._in_flight.change.wait()
+                        self._pool.landed.wait()
                         continue
-                    measured = {(self.setting, shape_key(c.shape), k) for c, new in mine.values() for k in new}
-                    self._in_flight.launches |= measured
+                    measured = {self._in_flight_key(c, k) for c, new in mine.values() for k in new}
+                    self._pool.in_flight |= measured
                 try:
                     busy_s += self._measure_all(mine)
                     launches += len(measured)
                 finally:
-                    with self._in_flight.change:
-                        self._in_flight.launches -= measured
-                        self._in_flight.change.notify_all()
+                    with self._pool.landed:
+                        self._pool.in_flight -= measured
+                        self._pool.landed.notify_all()
+
+    def _in_flight_key(self, case: Case, launch: str) -> Hashable:
+        return self._store.path, self.setting, shape_key(case.shape), launch
 
     def _missing(self, groups: Sequence[tuple[Case, Mapping[str, Decision]]], *, first: bool) -> tuple[Wanted, bool]:
         """What this caller is to measure now, and whether there is more that another is measuring."""
@@ -299,9 +292,9 @@ class PoolSource(LiveSource):
                     missing = self.known.missing(case, decisions)
                 if first:
                     self.count.known += sum(k in self.known.of(case) for k in decisions)
-                key = shape_key(case.shape) if missing else ""
-                free = {k: d for k, d in missing.items() if (self.setting, key, k) not in self._in_flight.launches}
-                others = others or len(free) < len(missing)
+                taken = {k for k in missing if self._in_flight_key(case, k) in self._pool.in_flight}
+                free = {k: d for k, d in missing.items() if k not in taken}
+                others = others or bool(taken)
                 if free:
                     mine[case.id] = case, free
         return mine, others
@@ -396,25 +389,3 @@ class PoolSource(LiveSource):
         with self.lock:
             self.known.failed[case.id, launch] = UnrecordedError(str(error), STATUS_OF[error.kind])
             return [] if self.known.of(case) else [(case, {})]
-
-
-def open_source(
-    pool: Pool,
-    store_path: Path,
-    setting: Setting,
-    *,
-    client: str,
-    weight: float = 1.0,
-    in_flight: InFlight | None = None,
-    one_gpu: bool = False,
-) -> PoolSource:
-    """A source with a client and a connection to the store of its own; arguments as of `PoolSource`.
-
-    Raises:
-        MeasureError: no worker is left.
-        StoreError: the store cannot be opened.
-        ValueError: the pool has a client of this name.
-    """
-    pool.open_client(client, weight)
-    store = LatencyStore(store_path)
-    return PoolSource(pool, store, setting, client=client, in_flight=in_flight, one_gpu=one_gpu)

@@ -11,9 +11,9 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import replace
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Literal
 
 from evaluators.data.contract import DecodeShape, Setting
@@ -41,7 +41,11 @@ TOO_LATE = "it did not answer in time"
 
 
 class Pool:
-    """Workers of one GPU model and one set of kernel builds. Thread-safe."""
+    """Workers of one GPU model and one set of kernel builds. Thread-safe.
+
+    Attributes:
+        in_flight: launches that sources are having measured, so that another waits for them; `landed` guards it.
+    """
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class Pool:
         lock = threading.RLock()
         self._change, self._closed = threading.Condition(lock), threading.Condition(lock)
         self._closing = False
+        self.in_flight, self.landed = set[Hashable](), threading.Condition()
         self._workers: list[PoolWorker] = []
         self._threads: list[threading.Thread] = []
         self._seeds = itertools.count(seed)
@@ -110,10 +115,10 @@ class Pool:
         with self._change:
             return [replace(w, channel=None) for w in self._workers]
 
-    def open_client(self, name: str, weight: float = 1.0) -> None:
+    def open_client(self, name: str) -> None:
         """Add a queue with a fair share of the pool; see `JobQueue.open_client`."""
         with self._change:
-            self._queue.open_client(name, weight)
+            self._queue.open_client(name)
 
     def close_client(self, name: str) -> None:
         """Forget a client and what it still waits for."""
@@ -157,7 +162,8 @@ class Pool:
                         self._add(client, chunk, results)
                 if not unread:
                     return
-                found = _all_of(results)
+                # No one else reads them, so that as many as are there can be had.
+                found = [results.get(), *(results.get() for _ in range(results.qsize()))]
                 unread -= len(found)
                 launches -= sum(len(result.job.decisions) for result in found)
                 yield found
@@ -379,38 +385,24 @@ class Pool:
                 self._closed.wait(answer_s if deadline_s is None else max(0.0, min(answer_s, deadline_s - now)))
 
 
-def _all_of(results: SimpleQueue[JobResult]) -> list[JobResult]:
-    """Wait for at least one result; all that have come."""
-
-    def others() -> Iterator[JobResult]:
-        try:
-            while True:
-                yield results.get_nowait()
-        except Empty:
-            return
-
-    return [results.get(), *others()]
-
-
-def open_executor(name: str) -> Executor:
-    """An executor by name.
+def open_executor(name: str | None) -> Executor:
+    """An executor by name; None is this machine's first visible GPU alone.
 
     Raises:
-        MeasureError: of kind unavailable: what it needs is not installed.
+        MeasureError: of kind unavailable: there is no GPU, or what the executor needs is not installed.
     """
     if name == "ray":
         from evaluators.measure.ray import RayExecutor
 
         return RayExecutor()
-    return LocalExecutor()
+    return LocalExecutor(() if name else visible_gpus()[:1])
 
 
 def open_pool(
-    executor: str,
+    executor: str | None,
     gpus: int | Literal["all"],
     settings: Sequence[Setting],
     *,
-    seed: int = 0,
     on_event: Callable[[str], None] = lambda text: None,
 ) -> Pool:
     """Workers for all of these settings, each tested.
@@ -418,15 +410,4 @@ def open_pool(
     Raises:
         MeasureError: of kind unavailable.
     """
-    return Pool(open_executor(executor), settings, gpus=gpus, seed=seed, on_event=on_event)
-
-
-def open_one_gpu(
-    settings: Sequence[Setting], *, seed: int = 0, on_event: Callable[[str], None] = lambda text: None
-) -> Pool:
-    """A pool of this machine's first visible GPU, and of no other should that one be left out.
-
-    Raises:
-        MeasureError: of kind unavailable.
-    """
-    return Pool(LocalExecutor(visible_gpus()[:1]), settings, seed=seed, on_event=on_event)
+    return Pool(open_executor(executor), settings, gpus=gpus, on_event=on_event)

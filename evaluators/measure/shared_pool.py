@@ -25,7 +25,7 @@ from evaluators.latencies.latency import Latency, UnrecordedError
 from evaluators.latencies.store import BenchKey, LatencyStore, StoreError
 from evaluators.latencies.table import Cell
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
-from evaluators.measure.live import InFlight, LiveCount, LiveSource, PoolSource
+from evaluators.measure.live import LiveCount, LiveSource, PoolSource
 from evaluators.measure.pool import Pool
 
 SOCKET, KEY = "pool.sock", "key"
@@ -59,7 +59,7 @@ class PoolServer:
         """Open the socket in a folder of its own; close it before the pool."""
         self._pool, self._closing = pool, False
         self._sources: dict[str, PoolSource] = {}
-        self._stores: dict[Path, tuple[LatencyStore, InFlight]] = {}
+        self._stores: dict[Path, LatencyStore] = {}
         # Paths of sockets are short: a run folder may lie too deep. mkdtemp lets no one else in.
         self._folder = Path(tempfile.mkdtemp(prefix="evosplit-"))
         self.path = self._folder / SOCKET
@@ -80,10 +80,8 @@ class PoolServer:
         """
         path = store_path.resolve()
         if path not in self._stores:
-            self._stores[path] = LatencyStore(path), InFlight()
-        store, in_flight = self._stores[path]
-        self._pool.open_client(label)
-        self._sources[label] = PoolSource(self._pool, store, setting, client=label, in_flight=in_flight)
+            self._stores[path] = LatencyStore(path)
+        self._sources[label] = PoolSource(self._pool, self._stores[path], setting, client=label)
 
     def source(self, label: str) -> PoolSource:
         """A run's source: what it found and cost."""
@@ -133,7 +131,7 @@ class PoolServer:
             _connect(self.path).close()  # wakes the thread that accepts
         self._thread.join()
         self._listener.close()
-        for store, _ in self._stores.values():
+        for store in self._stores.values():
             store.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 

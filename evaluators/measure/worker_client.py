@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from evaluators.data.contract import Decision, DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
@@ -20,48 +20,6 @@ minutes, everything else seconds."""
 KEPT = "what was measured is kept, go on with the same command"
 
 T = TypeVar("T")
-
-
-class Worker(Protocol):
-    """A bench on some GPU: the GPU worker, or a simulated one in tests."""
-
-    def open(self, setting: Setting, *, seed: int) -> tuple[DeviceRecord, str]:
-        """Load the provider; returns the GPU and the build. Launches nothing yet."""
-        ...
-
-    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], *, rounds: int) -> dict[str, Any]:
-        """Latencies of decisions on one shape, in paired rounds; see `GpuBench.measure`."""
-        ...
-
-    def pairs(self, shape: DecodeShape, one: Decision, other: Decision, orders: Sequence[str]) -> list[Block]:
-        """Blocks of paired readings over fresh buffers; outputs are checked before and after.
-
-        An arm with num_splits 0 is what the library decides by itself.
-        """
-        ...
-
-    def peers(self, shape: DecodeShape) -> dict[str, Any]:
-        """By name of another kernel: its latencies in microseconds, or the reason why there are none."""
-        ...
-
-    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
-        """Names of the kernels that one call runs, as the profiler reports them."""
-        ...
-
-    def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
-        """What the compiled library decides by itself, num_splits and in metadata mode the live splits.
-
-        With `num_splits` it is told that number, as users tell it.
-        """
-        ...
-
-    def copy_bandwidth(self) -> float:
-        """Bytes read plus written per microsecond by a large copy on the device."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the GPU."""
-        ...
 
 
 class GpuWorker:
@@ -93,13 +51,13 @@ class GpuWorker:
         return self._answer(op, lambda: self._channel.ask(op, setting, **arguments))
 
     def open(self, setting: Setting, *, seed: int) -> tuple[DeviceRecord, str]:
-        """See `Worker.open`."""
+        """Load the provider; returns the GPU and the build. Launches nothing yet."""
         info = self._answer("open", lambda: self._channel.open([setting], seed=seed, self_test=False))
         self._setting = setting
         return info.device, info.builds[setting.name]
 
     def measure(self, shape: DecodeShape, decisions: Sequence[Decision], *, rounds: int) -> dict[str, Any]:
-        """See `Worker.measure`."""
+        """Latencies of decisions on one shape, in paired rounds; see `GpuBench.measure`."""
         assert self._setting is not None
         job = Job(self._setting, shape, tuple(decisions), rounds)
         (reply,) = self._answer("measure", lambda: list(self._channel.run([job])))
@@ -107,27 +65,33 @@ class GpuWorker:
         return result
 
     def pairs(self, shape: DecodeShape, one: Decision, other: Decision, orders: Sequence[str]) -> list[Block]:
-        """See `Worker.pairs`."""
+        """Blocks of paired readings over fresh buffers; outputs are checked before and after.
+
+        An arm with num_splits 0 is what the library decides by itself.
+        """
         rows = self._ask("pairs", shape=shape.as_json(), one=one.as_row(), other=other.as_row(), orders=list(orders))
         return [Block.from_json(row) for row in rows]
 
     def peers(self, shape: DecodeShape) -> dict[str, Any]:
-        """See `Worker.peers`."""
+        """By name of another kernel: its latencies in microseconds, or the reason why there are none."""
         reply: dict[str, Any] = self._ask("peers", shape=shape.as_json())
         return reply
 
     def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
-        """See `Worker.kernels`."""
+        """Names of the kernels that one call runs, as the profiler reports them."""
         reply: list[str] = self._ask("kernels", shape=shape.as_json(), decision=decision.as_row())
         return reply
 
     def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
-        """See `Worker.compiled`."""
+        """What the compiled library decides by itself, num_splits and in metadata mode the live splits.
+
+        With `num_splits` it is told that number, as users tell it.
+        """
         reply: dict[str, Any] = self._ask("compiled", shape=shape.as_json(), num_splits=num_splits)
         return reply
 
     def copy_bandwidth(self) -> float:
-        """See `Worker.copy_bandwidth`."""
+        """Bytes read plus written per microsecond by a large copy on the device."""
         return float(self._ask("copy_bandwidth"))
 
     def close(self) -> None:
@@ -135,6 +99,6 @@ class GpuWorker:
         self._channel.close()
 
 
-def open_worker(library: str = "") -> Worker:
+def open_worker(library: str = "") -> GpuWorker:
     """Start a worker on the current GPU; `library` names another build of the kernels than the installed one."""
     return GpuWorker(ProcessChannel(library=library))

@@ -173,17 +173,15 @@ def _live_source(config: RunConfig, shared: SharedPool | None) -> LiveSource:
 
         return SharedPoolSource(shared.path, shared.run)
     from evaluators.data.contract import LIVE_SETTINGS
-    from evaluators.measure import pool as pools
-    from evaluators.measure.live import open_source
+    from evaluators.measure.live import PoolSource
+    from evaluators.measure.pool import open_pool
 
     setting, measure = LIVE_SETTINGS[config.judge.setting], config.measure
-    if measure is None:
-        pool = pools.open_one_gpu([setting], on_event=say)
-    else:
-        pool = pools.open_pool(measure.executor, measure.gpus, [setting], on_event=say)
+    executor, gpus = (measure.executor, measure.gpus) if measure else (None, 1)
+    pool = open_pool(executor, gpus, [setting], on_event=say)
     # atexit waits for workers to let go of their GPUs: the next command may want them.
     atexit.register(pool.close)
-    return open_source(pool, Path(config.store_path()), setting, client=config.name, one_gpu=measure is None)
+    return PoolSource(pool, Path(config.store_path()), setting, client=config.name, one_gpu=measure is None)
 
 
 def measured_how(judge: AnyJudge) -> str:

@@ -19,7 +19,7 @@ from evaluators.data.contract import Decision, Gpu, Setting
 from evaluators.data.workloads import Split
 from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Part, Verdict, suite_interval, suite_verdict
-from evaluators.measure.worker_client import Worker
+from evaluators.measure.worker_client import GpuWorker
 from evolve.cli.common import compact_json, emit, plain, say
 from evolve.cli.confirm import SHAPES_FILE, SHOWN, interval_json, report_folder, shape_json
 from evolve.cli.evaluate import log_sealed_read
@@ -98,7 +98,7 @@ def _log(file: Any, row: dict[str, Any]) -> None:
     file.flush()
 
 
-def _time(worker: Worker, setting: Setting, read: Sequence[Choice], gpu: Gpu, rng: Random, deadline: float | None,
+def _time(worker: GpuWorker, setting: Setting, read: Sequence[Choice], gpu: Gpu, rng: Random, deadline: float | None,
           log: Any) -> tuple[list[ShapeVerdict], int]:  # fmt: skip
     """Time stock against the build's own choice where the launch should change and what was read is the table's."""
     todo = [c.expected for c in read if c.agrees and not c.writes_out_of_bounds and c.expected.changes(gpu)]

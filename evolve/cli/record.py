@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from evaluators.data.contract import SETTINGS, Gpu
 from evaluators.data.workloads import WORKLOADS
 from evaluators.latencies.table import merge_slices, write_table
-from evaluators.measure.pool import EXECUTORS, open_one_gpu, open_pool
+from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import MS_PER_CELL, RecordingProgress, count_cells, record
 from evolve.errors import EXIT_NEGATIVE, UserError
 
@@ -84,10 +84,7 @@ def record_command(
     slowed: list[str] = []
     with ExitStack() as stack:
         say = console.console.print
-        if executor is None:
-            pool = stack.enter_context(closing(open_one_gpu([setting], on_event=say)))
-        else:
-            pool = stack.enter_context(closing(open_pool(executor, wanted, [setting], on_event=say)))
+        pool = stack.enter_context(closing(open_pool(executor, wanted, [setting], on_event=say)))
         for device in pool.devices:
             say(f"{device.uuid}: {device.name}")
         stack.enter_context(console)

@@ -20,8 +20,7 @@ import os, sys
 from evaluators.measure import pool
 from evaluators.measure.local import LocalExecutor
 os.environ["KILL_WORKER_LOG"] = sys.argv.pop(1)
-gpu = LocalExecutor(["GPU-simulated"], bench={WORKER!r})
-pool.open_one_gpu = lambda settings, **options: pool.Pool(gpu, settings, **options)
+pool.open_executor = lambda name: LocalExecutor(["GPU-simulated"], bench={WORKER!r})
 from evolve.cli import main
 main()
 """

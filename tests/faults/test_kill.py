@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 from conftest import PYTHONPATH, ROOT, TABLES, Command, Result, require_sandbox, seed
 
-from evaluators.data.contract import Setting
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import open_judge
 from evaluators.measure.local import LocalExecutor, ProcessChannel
-from evaluators.measure.pool import Pool
 from evaluators.sandbox import process
 from evaluators.sandbox.process import OUTSIDE_KILLS, Limits, SandboxUnavailable
 from evolve.config import parse_config
@@ -66,10 +64,8 @@ def test_a_gpu_worker_that_dies_loses_nothing(
             self.kill()
         return replies(self, request, expected)
 
-    def open_one_gpu(settings: Sequence[Setting], **options: Any) -> Pool:
-        return Pool(LocalExecutor(["GPU-simulated"], bench="kill_worker:FormulaBench"), settings, **options)
-
-    monkeypatch.setattr("evaluators.measure.pool.open_one_gpu", open_one_gpu)
+    executor = LocalExecutor(["GPU-simulated"], bench="kill_worker:FormulaBench")
+    monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: executor)
     monkeypatch.setattr(ProcessChannel, "replies", dying)
     monkeypatch.setattr("evaluators.measure.pool_worker.RESTART_S", 0.1)
     closings: list[Callable[[], None]] = []

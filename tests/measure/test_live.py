@@ -35,7 +35,6 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.executor import Job, requested_jobs, run_request
 from evaluators.measure.live import anchored
 from evaluators.measure.local import ProcessChannel
-from evaluators.measure.pool import Pool
 from evaluators.measure.worker_client import GpuWorker
 from evaluators.sandbox.sandbox import Limits
 
@@ -394,10 +393,7 @@ def test_the_real_worker_says_what_is_missing() -> None:
 
 def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require_sandbox()
-    monkeypatch.setattr(
-        "evaluators.measure.pool.open_one_gpu",
-        lambda settings, **options: Pool(SimulatedExecutor(), settings, **options),
-    )
+    monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: SimulatedExecutor())
     sets = ["--set", "judge.weighting=chat", "--set", "search.proposals=4"]
     ran = evosplit("run", "configs/llama31-70b-h100.yaml", *sets, "--json")
     assert ran.code == 0, ran.err

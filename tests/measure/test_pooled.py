@@ -24,7 +24,7 @@ from evaluators.latencies.latency import UnrecordedError
 from evaluators.latencies.store import LatencyStore, shape_key
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.job_queue import PoolLimits
-from evaluators.measure.live import ROUNDS, InFlight, PoolSource, open_source
+from evaluators.measure.live import ROUNDS, PoolSource
 from evaluators.measure.local import LocalExecutor
 from evaluators.measure.pool import Pool
 from evaluators.sandbox.sandbox import Limits
@@ -57,7 +57,7 @@ def pool(simulated: Path) -> Iterator[Pool]:
 
 @pytest.fixture
 def source(pool: Pool, simulated: Path) -> PoolSource:
-    return open_source(pool, simulated / "latencies.db", COLD, client="run")
+    return PoolSource(pool, simulated / "latencies.db", COLD, client="run")
 
 
 def executed(folder: Path) -> list[str]:
@@ -98,10 +98,7 @@ def test_latencies_are_those_of_the_gpu(source: PoolSource) -> None:
 
 
 def test_two_runs_at_once_measure_a_launch_once(pool: Pool, simulated: Path) -> None:
-    in_flight = InFlight()
-    sources = [
-        open_source(pool, simulated / "latencies.db", COLD, client=f"run {k}", in_flight=in_flight) for k in range(3)
-    ]
+    sources = [PoolSource(pool, simulated / "latencies.db", COLD, client=f"run {k}") for k in range(3)]
     threads = [
         threading.Thread(target=s.prepare, args=([(c, split(4)) for c in order],))
         for s, order in zip(sources, (CASES, CASES[::-1], CASES[7:] + CASES[:7]), strict=True)
@@ -119,9 +116,9 @@ def test_two_runs_at_once_measure_a_launch_once(pool: Pool, simulated: Path) -> 
 def test_a_later_session_finds_shapes_where_they_were_measured(simulated: Path) -> None:
     path = simulated / "latencies.db"
     with closing(open_pool("GPU-b")) as pool:
-        open_source(pool, path, COLD, client="run").prepare([(c, split(4)) for c in CASES[:12]])
+        PoolSource(pool, path, COLD, client="run").prepare([(c, split(4)) for c in CASES[:12]])
     with closing(open_pool("GPU-a", "GPU-b")) as pool:
-        source = open_source(pool, path, COLD, client="run")
+        source = PoolSource(pool, path, COLD, client="run")
         source.prepare([(c, split(4)) for c in CASES[:12]])
         assert source.count.measured == 0
         source.prepare([(c, split(3)) for c in CASES])
@@ -132,7 +129,7 @@ def test_a_later_session_finds_shapes_where_they_were_measured(simulated: Path) 
 
 def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(open_pool("GPU-a", "GPU-b")) as pool:
-        source = open_source(pool, simulated / "latencies.db", COLD, client="run")
+        source = PoolSource(pool, simulated / "latencies.db", COLD, client="run")
         source.prepare([(c, split(4)) for c in CASES])
         first = {c.id: source.baseline(c)[1] for c in CASES}
 

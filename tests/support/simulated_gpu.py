@@ -40,7 +40,7 @@ def simulated_latency_us(shape: DecodeShape, setting: Setting, decision: Decisio
 
 
 class SimulatedWorker:
-    """Follows `evaluators.measure.worker_client.Worker`; `fault` may raise for a shape and decisions."""
+    """Follows `evaluators.measure.worker_client.GpuWorker`; `fault` may raise for a shape and decisions."""
 
     def __init__(
         self,
@@ -171,9 +171,7 @@ def simulated_source(worker: SimulatedWorker, store: LatencyStore | Path, settin
     """Live latencies of one simulated GPU."""
     pool = Pool(SimulatedExecutor(worker), [setting])
     OPENED.append(pool)
-    pool.open_client("run")
-    opened = LatencyStore(store) if isinstance(store, Path) else store
-    return PoolSource(pool, opened, setting, client="run", one_gpu=True)
+    return PoolSource(pool, store, setting, client="run", one_gpu=True)
 
 
 class SimulatedBench:
