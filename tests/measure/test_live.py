@@ -7,6 +7,7 @@ import math
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -168,6 +169,23 @@ def test_only_missing_launches_are_measured_and_each_once(store: LatencyStore) -
     # The baseline runs along, so that the new launch has rounds to be paired with.
     assert len(worker.requests) == 2 and len(worker.requests[1][1]) == 2
     assert worker.requests[1][1][0] == worker.requests[0][1][0]
+
+
+def test_on_one_gpu_callers_measure_one_after_the_other(store: LatencyStore) -> None:
+    worker = SimulatedWorker(fault=lambda shape, decisions: time.sleep(0.005))
+    source = simulated_source(worker, store, COLD)
+    shapes = {k: [replace(SHAPE, batch=k, seqlen_k=1024 + 64 * n) for n in range(20)] for k in (2, 3)}
+
+    def measure(batch: int) -> None:
+        source.prepare([(Case(f"b{batch}-{s.seqlen_k}", s, Split.TRAIN), Decision(4)) for s in shapes[batch]])
+
+    threads = [threading.Thread(target=measure, args=(batch,)) for batch in shapes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    order = [shape.batch for shape, _ in worker.requests]
+    assert sorted(order) == [2] * 20 + [3] * 20 and order in (sorted(order), sorted(order, reverse=True))
 
 
 def test_a_judge_scores_from_an_empty_store_and_again_without_a_measurement(tmp_path: Path) -> None:

@@ -214,6 +214,36 @@ def test_record_into_a_folder_and_merge(evosplit: Command, four: None, tmp_path:
     assert other.code != 0 and "setting" in other.err and "Traceback" not in other.err
 
 
+def test_record_one_gpu_into_a_file(
+    evosplit: Command, simulated: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str | None] = []
+
+    def use(uuid: str) -> None:
+        def opened(name: str | None) -> LocalExecutor:
+            asked.append(name)
+            return LocalExecutor([uuid], bench=BENCH)
+
+        monkeypatch.setattr("evaluators.measure.pool.open_executor", opened)
+
+    arguments = ["record", "--part", "1/400", "-o", tmp_path / "slice.jsonl"]
+    use("GPU-a")
+    first = evosplit(*arguments)
+    assert first.code == 0 and "0 shapes left" in first.err and asked == [None]
+    head, *lines = (tmp_path / "slice.jsonl").read_text().splitlines()
+    assert json.loads(head)["device"]["uuid"] == "GPU-a" and len(lines) == 4
+    # Torn: the shape is recorded again, and nothing else.
+    (tmp_path / "slice.jsonl").write_text("\n".join([head, *lines[:-1], lines[-1][:40]]))
+    again = evosplit(*arguments)
+    assert again.code == 0
+    rows = (tmp_path / "slice.jsonl").read_text().splitlines()
+    assert rows[: len(lines)] == [head, *lines[:-1]] and len(rows) == len(lines) + 2
+    assert json.loads(rows[-1])["case"] == json.loads(lines[-1])["case"]
+    use("GPU-b")
+    other = evosplit(*arguments)
+    assert other.code == 2 and "uuid = 'GPU-a'" in other.err and "choose another file" in other.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +226,24 @@ def test_a_run_outlives_neither_the_pool_nor_the_store(tmp_path: Path, cases: li
         source.prepare(wanted)
     with pytest.raises(MeasureError):
         SharedPoolSource(tmp_path / "nowhere.sock", "run")
+
+
+def test_strangers_and_runs_that_die_disturb_no_other(tmp_path: Path, cases: list[Case]) -> None:
+    wanted = [(cases[0], Decision(5, blocks_per_split=1))]
+    with closing(Shared(GatedGpus(), tmp_path / "store.db", ["run"])) as shared:
+        path = shared.server.path
+        assert path.stat().st_mode & 0o077 == 0 == path.parent.stat().st_mode & 0o077
+        with pytest.raises(AuthenticationError):
+            Client(str(path), "AF_UNIX", authkey=b"guessed")
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.connect(str(path))
+        key = path.with_name("key").read_bytes()
+        Client(str(path), "AF_UNIX", authkey=key).close()  # before it asks
+        with Client(str(path), "AF_UNIX", authkey=key) as gone:  # before it is answered
+            gone.send(("run", wanted, {cases[0].id: 0}))
+        shared.until(lambda: bool(shared.gpus.log))
+        assert shared.sources["run"].prepare(wanted) is None, "it is stored"
+        assert len(shared.gpus.log) == 1 and shared.sources["run"].cells(cases[0])
 
 
 def test_runs_of_one_sweep_ask_for_one_pool() -> None:
