@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
@@ -12,6 +12,9 @@ from evaluators.data.status import Status
 OVERFIT_SHARE, OVERFIT = "lone_share", "memorised"
 """Features that a recheck adds, by their names in journals and JSON, which are older than the word overfit."""
 
+CONSTANT_BITS = "constant_bits"
+"""Feature of a program that is a table of constants: their size."""
+
 
 @dataclass(frozen=True, slots=True)
 class SplitScore:
@@ -19,13 +22,15 @@ class SplitScore:
 
     Attributes:
         score: weighted geometric mean speed-up less the penalty for regressions; 1.0 is the baseline.
-        geomean_speedup: weighted geometric mean of baseline latency / candidate latency.
+        geomean_speedup: weighted geometric mean of baseline latency / candidate latency; missing shapes count as
+            2% slower.
         oracle_share: log(geomean_speedup) as a share of the oracle's; 0.0 where the oracle gains nothing.
         regressions: shapes slower than the baseline by more than max(1%, 3 standard errors).
         worst_speedup: smallest speed-up over the shapes.
         shapes: how many shapes were scored.
         workspace_bytes: largest fp32 workspace that a decision asks for.
-        interpolated: shapes whose latency was interpolated between two recorded launches.
+        interpolated: shapes whose latency was made from recorded launches instead of being recorded.
+        missing: shapes whose launch has no recorded latency: charged as regressions, see `evaluators.scoring.score`.
     """
 
     score: float
@@ -36,6 +41,22 @@ class SplitScore:
     shapes: int
     workspace_bytes: int
     interpolated: int
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLaunch:
+    """A launch of one shape whose latency is known.
+
+    Attributes:
+        decision: what makes it, with FA3's own choices filled in.
+        latency_us: median over rounds.
+        gain: over the baseline.
+    """
+
+    decision: Decision
+    latency_us: float
+    gain: Gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +71,13 @@ class Opportunity:
         decided: what the candidate decided, with FA3's own choices filled in; in varlen and metadata mode
             blocks_per_split is what a split would take, also where num_splits is 1.
         best: the recorded decision with the lowest latency, filled in likewise.
-        speedup: baseline latency / candidate latency.
+        speedup: baseline latency / candidate latency; where that is missing, what the score charges.
+        missing: whether the candidate's launch has no recorded latency.
         gain: log of the speed-up still to be had.
         weight: share of the shape in the score.
         look_up: gain over the baseline of any decision on the shape, as the judge would find it; None where it is
             neither recorded nor between two recorded ones. `num_splits` must be spelled out.
+        known: all launches whose latency is known, the baseline's first.
     """
 
     name: str
@@ -67,6 +90,8 @@ class Opportunity:
     gain: float
     weight: float
     look_up: Callable[[Decision], Gain | None] = field(compare=False)
+    known: Callable[[], Sequence[KnownLaunch]] = field(compare=False)
+    missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +99,7 @@ class Feedback:
     """What the next proposal may learn from this candidate; training shapes only.
 
     `opportunities` holds every training shape, the most weighted gain first, so that a proposer also knows
-    what must not change; `regressions` those that lose to the baseline. `setting` and `gpu` say what the
+    what must not change; `regressions` those that lose to the baseline; missing ones are not among them. `setting` and `gpu` say what the
     shapes were measured on; None in feedback that holds no shapes.
     """
 
@@ -109,7 +134,7 @@ class Evaluation:
     `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a recheck also
     `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, where that share is so
     large that the scores were lowered (see `evaluators.scoring.overfit`). `speedups` holds the speed-up over the
-    baseline by case id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
+    baseline by case id, `regressed` the cases that are regressions, `missing` those without a recorded latency. `gpu_s` are the seconds that measuring kept a GPU
     busy, `measured` when that was; 0 and empty where latencies are recorded ones, or all of them were known.
     """
 
@@ -124,6 +149,7 @@ class Evaluation:
     test: SplitScore | None = None
     speedups: dict[str, float] = field(default_factory=dict)
     regressed: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     features: dict[str, float] = field(default_factory=dict)
     feedback: Feedback = Feedback()
     gpu_s: float = 0.0

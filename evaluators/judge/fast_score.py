@@ -13,16 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Mode
+from evaluators.data.status import Status
 from evaluators.data.workloads import Split
 from evaluators.judge.judge import Judge
 from evaluators.sandbox.decision_arrays import DecisionArrays
-from evaluators.scoring.score import REGRESSION_PENALTY
+from evaluators.scoring.score import MISSING_LOG_SPEEDUP, REGRESSION_PENALTY
 
 PACK = (None, False, True)
 ROOM = 1 << 16
 """Answers for which there is room at first; doubled when full."""
 
-OK, REGRESSION, FAILED = 0, 1, 2
+OK, REGRESSION, MISSING, FAILED = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Scorer:
         return rows
 
     def look_up(self, decisions: DecisionArrays) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
-        """Log speed-up over the baseline and state (ok, regression, failed) of each shape."""
+        """Log speed-up over the baseline and state (ok, regression, missing, failed) of each shape."""
         at = self._rows(decisions) + np.minimum(decisions.blocks_per_split, self._last)
         log = self._log[at]
         unknown = np.isnan(log)
@@ -96,21 +97,24 @@ class Scorer:
             int(d.sm_margin[lane]),
             int(d.blocks_per_split[lane]),
         )
-        result = self._judge.outcome(self._ids[lane], decision).result
+        outcome = self._judge.outcome(self._ids[lane], decision)
+        result = outcome.result
         if result is None:
-            return 0.0, FAILED
+            charged = outcome.status is Status.UNRECORDED and not self._judge.grows
+            return (MISSING_LOG_SPEEDUP, MISSING) if charged else (0.0, FAILED)
         return result.log_speedup, REGRESSION if result.regression else OK
 
     def fits(self, decisions: DecisionArrays) -> dict[Split, Fit] | None:
-        """Scores by split; None where the judge has none, since a launch is unrecorded or unsafe."""
+        """Scores by split; None where the judge has none, since a launch cannot be scored."""
         log, state = self.look_up(decisions)
         if (state == FAILED).any():
             return None
         found = {}
         for split, shares in self.weights.items():
             gains = shares * log
-            lost = (state == REGRESSION) & (shares > 0)
+            lost = ((state == REGRESSION) | (state == MISSING)) & (shares > 0)
             gain, count = float(gains.sum()), int(np.count_nonzero(lost))
             penalty = REGRESSION_PENALTY * count - float(gains[lost].sum()) if count else 0.0
-            found[split] = Fit(math.exp(gain - penalty), gain, count)
+            slower = count - int(np.count_nonzero((state == MISSING) & (shares > 0)))
+            found[split] = Fit(math.exp(gain - penalty), gain, slower)
         return found

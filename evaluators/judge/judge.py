@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators.data.contract import Decision, Gpu, Setting
-from evaluators.data.evaluation import Evaluation, Feedback, Measuring, Opportunity
+from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT, Evaluation, Feedback, Measuring, Opportunity
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting, cases_for, weights
@@ -23,16 +23,24 @@ from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
 from evaluators.latencies.table import read_table, restrict
-from evaluators.sandbox.sandbox import Limits, Sandbox
+from evaluators.sandbox.sandbox import HIDDEN, Limits, Sandbox
 from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
+from evaluators.scoring.overfit import constant_bits, is_table, overfit_gain, penalised
 from evaluators.scoring.regressions import Regression, regression_of
-from evaluators.scoring.score import ShapeResult, split_score
+from evaluators.scoring.score import MISSING_LOG_SPEEDUP, split_score
 
 if TYPE_CHECKING:
     from evaluators.measure.live import LiveSource
 
 WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
+
+JUDGE_VERSION = 2
+"""Of the rules by which programs are scored, in the journals of runs.
+
+Version 1, in journals that do not say: one shape whose launch has no recorded latency refused the whole program, other
+combine kernels were not looked up, tables of constants were not marked, and the holdout decided what is rechecked.
+"""
 
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
 
@@ -76,11 +84,14 @@ class Judge:
         )
         self._facts = self._outcomes.facts
         self.limits = limits
-        self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
+        self._shown = self.weights.get(Split.TRAIN, {})
+        hidden = [at for at, i in enumerate(self._facts) if i not in self._shown]
+        self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits, hidden=hidden)
         self.description = {
             "setting": self.setting.name,
             "weighting": weighting.value,
             "workspace_cap_mb": str(workspace_cap_mb),
+            "judge_version": str(JUDGE_VERSION),
             **description,
         }
 
@@ -206,19 +217,27 @@ class Judge:
     def _score(
         self, program: Program, source_hash: str, decisions: Sequence[Decision], measured: list[Measuring]
     ) -> Evaluation:
-        outcomes: dict[str, DecisionOutcome] = {}
-        results: dict[str, ShapeResult] = {}
         self._prepare(zip(self._facts, decisions, strict=True), measured)
-        for case_id, decision in zip(self._facts, decisions, strict=True):
-            outcome = outcomes[case_id] = self._outcomes.of(case_id, decision)
-            if outcome.result is None:
-                return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form)
-            results[case_id] = outcome.result
+        outcomes = {i: self._outcomes.of(i, d) for i, d in zip(self._facts, decisions, strict=True)}
+        refused = self._refused(outcomes)
+        if refused is not None:
+            return Evaluation(refused[0], refused[1], source_hash, program.normal_form)
+        results = {i: outcome.result for i, outcome in outcomes.items()}
         oracle = self.oracle_log_gain
         scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
+        features, message = self._features(program, outcomes), ""
+        bits = constant_bits(program.tree)
+        if is_table(bits, len(self._shown)):
+            parts = {i: (r.log_speedup, max(0.0, r.log_speedup)) if r else (0.0, 0.0) for i, r in results.items()}
+            scores = {s: penalised(scores[s], overfit_gain(parts, w)) for s, w in self.weights.items()}
+            features |= {CONSTANT_BITS: round(bits), OVERFIT: 1.0}
+            message = (
+                f"memorised: constants of {bits:.0f} bits are a table, not a rule; all of its gain is taken off the score"
+            )
         keys = "\n".join(f"{i} {outcome.launch}" for i, outcome in outcomes.items())
         return Evaluation(
             status=Status.OK,
+            message=message,
             source_hash=source_hash,
             normal_form=program.normal_form,
             decisions_hash=hashlib.sha256(keys.encode()).hexdigest(),
@@ -226,11 +245,27 @@ class Judge:
             train=scores.get(Split.TRAIN),
             holdout=scores.get(Split.HOLDOUT),
             test=scores.get(Split.TEST),
-            features=self._features(program, outcomes),
-            speedups={i: r.speedup for i, r in results.items()},
-            regressed=tuple(i for i, r in results.items() if r.regression),
+            features=features,
+            speedups={i: r.speedup for i, r in results.items() if r},
+            regressed=tuple(i for i, r in results.items() if r and r.regression),
+            missing=tuple(i for i, r in results.items() if r is None),
             feedback=self._feedback(outcomes),
         )
+
+    def _refused(self, outcomes: Mapping[str, DecisionOutcome]) -> tuple[Status, str] | None:
+        """Status and message of a program with a launch that cannot be scored; None where all can.
+
+        On recorded tables a launch without a latency is charged instead (see `split_score`). The message names
+        training shapes alone.
+        """
+        charged = Status.OK if self.grows else Status.UNRECORDED
+        failed = [(i, o) for i, o in outcomes.items() if o.result is None and o.status is not charged]
+        if not failed:
+            return None
+        shown = next((o for i, o in failed if i in self._shown), None)
+        if shown is not None:
+            return shown.status, shown.message
+        return failed[0][1].status, f"a launch that cannot be scored ({failed[0][1].status.value}) at {HIDDEN}"
 
     def _features(self, program: Program, outcomes: Mapping[str, DecisionOutcome]) -> dict[str, float]:
         """MAP-Elites dimensions over the training shapes."""
@@ -245,8 +280,8 @@ class Judge:
         for case_id, weight in self.weights[Split.TRAIN].items():
             facts, outcome = self._facts[case_id], outcomes[case_id]
             result = outcome.result
-            assert result is not None
             known = self._outcomes.known(case_id)
+            log_speedup = result.log_speedup if result else MISSING_LOG_SPEEDUP
             opportunity = Opportunity(
                 name=case_id,
                 shape=facts.case.shape,
@@ -254,12 +289,14 @@ class Judge:
                 work=facts.work,
                 decided=outcome.shown,
                 best=known.best,
-                speedup=result.speedup,
-                gain=max(0.0, known.gains[known.oracle.cell].log_speedup - result.log_speedup),
+                speedup=math.exp(log_speedup),
+                gain=max(0.0, known.gains[known.oracle.cell].log_speedup - log_speedup),
                 weight=weight,
                 look_up=known.gain,
+                known=known.known_launches,
+                missing=result is None,
             )
-            rows.append((result.regression, opportunity))
+            rows.append((result is not None and result.regression, opportunity))
         rows.sort(key=lambda row: -row[1].weight * row[1].gain)
         lost = sorted((o for bad, o in rows if bad), key=lambda o: o.weight * math.log(o.speedup))
         return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)

@@ -46,6 +46,7 @@ def combined_score(scores: Sequence[SplitScore], objective: Objective) -> SplitS
         shapes=sum(s.shapes for s in scores),
         workspace_bytes=max(s.workspace_bytes for s in scores),
         interpolated=sum(s.interpolated for s in scores),
+        missing=sum(s.missing for s in scores),
     )
 
 
@@ -160,6 +161,7 @@ class JudgeSet:
                         i.removeprefix(prefix): s for i, s in evaluation.speedups.items() if i.startswith(prefix)
                     },
                     regressed=tuple(i.removeprefix(prefix) for i in evaluation.regressed if i.startswith(prefix)),
+                    missing=tuple(i.removeprefix(prefix) for i in evaluation.missing if i.startswith(prefix)),
                 ),
             )
             start = end
@@ -185,6 +187,7 @@ class JudgeSet:
             features=_features(every),
             speedups={f"{name}/{i}": s for name, e in found.items() for i, s in e.speedups.items()},
             regressed=tuple(f"{name}/{i}" for name, e in found.items() for i in e.regressed),
+            missing=tuple(f"{name}/{i}" for name, e in found.items() for i in e.missing),
             feedback=weakest.feedback,
             gpu_s=gpu_s,
             measured=measured,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu
@@ -44,7 +44,13 @@ class ShuffledSandbox:
     """Asks the same questions and their neighbours, shuffled together. Thread-safe."""
 
     def __init__(
-        self, gpu: Gpu, questions: Sequence[Question], near: Sequence[Sequence[Question]], limits: Limits
+        self,
+        gpu: Gpu,
+        questions: Sequence[Question],
+        near: Sequence[Sequence[Question]],
+        limits: Limits,
+        *,
+        hidden: Collection[int],
     ) -> None:
         """Shuffle once; every program sees the same order.
 
@@ -53,6 +59,7 @@ class ShuffledSandbox:
             questions: those of the first look.
             near: neighbours of each question.
             limits: of the first look; the time grows with the number of questions.
+            hidden: questions of which, and of whose neighbours, no message tells anything.
 
         Raises:
             SandboxUnavailable: this system cannot confine candidates.
@@ -62,7 +69,13 @@ class ShuffledSandbox:
         self._order = list(range(len(together)))
         random.Random(ORDER_SEED).shuffle(self._order)
         time_s = limits.time_s * max(1.0, len(together) / max(1, len(questions)))
-        self._sandbox = Sandbox(gpu, [together[i] for i in self._order], Limits(time_s, limits.memory_mb))
+        owner = [*range(len(questions)), *(i for i, group in enumerate(near) for _ in group)]
+        self._sandbox = Sandbox(
+            gpu,
+            [together[i] for i in self._order],
+            Limits(time_s, limits.memory_mb),
+            hidden=[at for at, i in enumerate(self._order) if owner[i] in hidden],
+        )
         self._questions = len(questions)
 
     def ask(self, run: Callable[[Sandbox], Answers]) -> RecheckResult:
@@ -113,7 +126,9 @@ class Recheck:
         self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
         asked = [question for _, question in cases.values()]
         near = [[question(shape) for _, shape in row] for row in self._near.values()]
-        self._shuffled = ShuffledSandbox(gpu, asked, near, limits)
+        self._shown = weights.get(Split.TRAIN, {})
+        hidden = {at for at, i in enumerate(cases) if i not in self._shown}
+        self._shuffled = ShuffledSandbox(gpu, asked, near, limits, hidden=hidden)
 
     def run(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
         """The evaluation with what the recheck adds to it.
@@ -132,29 +147,29 @@ class Recheck:
             found = difference(evaluation.decisions, again.decisions)
             if found is None:
                 return self._marked(evaluation, again, gains)
-            first, second = (_numbers(d[found]) for d in (evaluation.decisions, again.decisions))
-            problem = (
-                f"{list(self._near)[found]}: decided {first}, and {second} when asked again in another process and "
-                "order: decide by the arguments alone"
-            )
+            problem = "decided otherwise when asked again in another process and order: decide by the arguments alone"
+            case_id = list(self._near)[found]
+            if case_id in self._shown:
+                first, second = (_numbers(d[found]) for d in (evaluation.decisions, again.decisions))
+                problem += f"; {case_id}: first {first}, then {second}"
         return Evaluation(Status.UNSTABLE, problem, evaluation.source_hash, evaluation.normal_form)
 
     def _marked(self, evaluation: Evaluation, again: RecheckResult, gains: Gains) -> Evaluation:
         decided = dict(zip(self._near, again.near, strict=True))
         own = zip(self._near, again.decisions, strict=True)
-        known: dict[tuple[str, Decision], float | None] = {(i, d): math.log(evaluation.speedups[i]) for i, d in own}
-        others = {(i, d): None for i, near in decided.items() if evaluation.speedups[i] > 1 for d in near}
+        known: dict[tuple[str, Decision], float | None] = {(i, d): math.log(evaluation.speedups.get(i, 1.0)) for i, d in own}
+        others = {(i, d): None for i, near in decided.items() if evaluation.speedups.get(i, 1.0) > 1 for d in near}
         wanted = [pair for pair in others if pair not in known]
         known |= zip(wanted, gains(wanted), strict=True)
         parts: dict[str, tuple[float, float]] = {}
         for case_id, near in self._near.items():
-            gain = math.log(evaluation.speedups[case_id])
+            gain = math.log(evaluation.speedups.get(case_id, 1.0))  # what has no recorded latency gains nothing
             answers = zip(near, decided[case_id], strict=True)
             parts[case_id] = (gain, overfit_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
         overfit = {split: overfit_gain(parts, weights) for split, weights in self._weights.items()}
         train = overfit[Split.TRAIN]
         features = {**evaluation.features, OVERFIT_SHARE: round(train.share, 6)}
-        if not train.marked:
+        if not train.marked or evaluation.overfit:
             return replace(evaluation, features=features)
         lowered = [
             score and penalised(score, overfit[split])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.evaluation import KnownLaunch
 from evaluators.data.gain import Gain, gain_of, log_speedups
 from evaluators.fa3.launch import spelled_out
 from evaluators.latencies.latency import ShapeCells
@@ -65,6 +66,18 @@ class ShapeGains:
         """Gain of each cell."""
         baseline = self.cells[0].latencies_us
         return tuple(gain_of(baseline, c.latencies_us) for c in self.cells)
+
+    @cached_property
+    def _launches(self) -> tuple[KnownLaunch, ...]:
+        shape, setting, gpu = self._of
+        return tuple(
+            KnownLaunch(spelled_out(shape, setting, c.decision, gpu), statistics.median(c.latencies_us), gain)
+            for c, gain in zip(self.cells, self.gains, strict=True)
+        )
+
+    def known_launches(self) -> tuple[KnownLaunch, ...]:
+        """Every known launch with its gain, the baseline's first."""
+        return self._launches
 
     @cached_property
     def _index(self) -> ShapeCells:

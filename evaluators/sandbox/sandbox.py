@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshal
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 
@@ -22,6 +22,8 @@ MAX_BLOCKS_PER_SPLIT = 2**31 - 1
 LARGE = 0.25
 """Share of its memory limit from which on a process that is killed again and again is taken for too large for this
 machine: the interpreter and all shapes take less, and who runs out of memory kills what is large."""
+
+HIDDEN = "a shape that is not shown"
 
 WORK_FIELDS = [f.name for f in fields(WorkView) if f.name not in ("num_splits", "n_blocks")]
 SHAPE_FIELDS = [f.name for f in fields(ShapeView)]
@@ -51,13 +53,22 @@ def _printable(text: str) -> str:
 class Sandbox:
     """Asks candidates a fixed set of questions. Thread-safe."""
 
-    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, confined: bool = True) -> None:
+    def __init__(
+        self,
+        gpu: Gpu,
+        questions: Sequence[Question],
+        limits: Limits,
+        *,
+        hidden: Collection[int] = (),
+        confined: bool = True,
+    ) -> None:
         """Serialise the questions once.
 
         Args:
             gpu: what candidates may know of it.
             questions: what they are asked.
             limits: of one candidate over all of them.
+            hidden: indices of questions that no message may tell anything of: their shapes are a search's holdout.
             confined: False runs programs that the gate has passed under limits of time and memory alone: for `decide`
                 and the export of one's own program where the system has no seccomp, never for a search.
 
@@ -68,7 +79,7 @@ class Sandbox:
         if reason and confined:
             raise SandboxUnavailable(reason)
         self._gpu, self._limits, self._confined = gpu, limits, confined
-        self._questions = tuple(questions)
+        self._questions, self._hidden = tuple(questions), frozenset(hidden)
         rows = [
             (
                 [getattr(q.shape, f) for f in SHAPE_FIELDS],
@@ -126,9 +137,11 @@ class Sandbox:
         if status == "memory":
             return failed(Status.MEMORY, f"more than {self._limits.memory_mb} MiB at {where}")
         if status == "raised" and type(message) is str and type(line) is int:
-            return failed(Status.RAISED, f"line {line}: {message} at {where}")
+            what = message.partition(":")[0] if where == HIDDEN else message  # `KeyError: 4096` would name the shape
+            return failed(Status.RAISED, f"line {line}: {what} at {where}")
         if status == "bad_answer" and type(message) is str:
-            return failed(Status.BAD_ANSWER, f"{message} at {where}")
+            what = "an answer of the wrong type or out of range" if where == HIDDEN else message
+            return failed(Status.BAD_ANSWER, f"{what} at {where}")
         decisions = self._decisions(reply.get("rows")) if status == "ok" else None
         if decisions is None:
             return failed(Status.CRASHED, "the sandbox process gave an answer that is not a decision table")
@@ -137,6 +150,8 @@ class Sandbox:
     def _where(self, index: object) -> str:
         if not isinstance(index, int) or not 0 <= index < len(self._questions):
             return "module level"
+        if index in self._hidden:
+            return HIDDEN
         shape = self._questions[index].shape
         names = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv", "num_n_blocks", "total_mblocks")
         return ", ".join(f"{n}={getattr(shape, n)}" for n in names)

@@ -8,10 +8,14 @@ general, the rest is overfit.
 The penalty, and the only one: where more than `OVERFIT_LIMIT` of the gain on the training shapes is overfit, and more
 than `OVERFIT_FLOOR` in all, the program is marked, and the overfit gain of a split is taken off the logarithm of the
 score of that split.
+
+A program whose constants hold more than a rule needs is a table of the published shapes, however it is looked up: its
+neighbours share its entries, so that only the size tells. It keeps nothing of its gain.
 """
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +33,37 @@ of the 100 or 260 best training shapes 54% to 85%.
 
 OVERFIT_FLOOR = 0.002
 """Overfit gain (log) up to which nothing is marked: two rules that differ on one shape of 160 differ by as much."""
+
+
+TABLE_BITS, TABLE_BITS_PER_SHAPE = 1500, 2
+"""Bits of constants from which on a program is a table: per training shape, and at least so many.
+
+Seeds have at most 90 bits, the best programs of searches 70 to 520, the longest chain of offline edits 1,110; a table
+of the decisions for all published shapes of llama31-70b 32,600.
+"""
+
+
+def constant_bits(tree: ast.AST) -> float:
+    """Information in the numbers of a program: bits of each literal's digits and one for its sign.
+
+    Example:
+        >>> constant_bits(ast.parse("x = 7"))
+        4.0
+    """
+    literals = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
+    return sum(1 + math.log2(_digits(v) + 1) for v in literals if isinstance(v, int | float) and not isinstance(v, bool))
+
+
+def _digits(number: float) -> int:
+    """The number's digits without sign, point and exponent."""
+    if isinstance(number, int):
+        return abs(number)
+    return int(repr(number).partition("e")[0].replace(".", "").strip("-0") or 0) if math.isfinite(number) else 0
+
+
+def is_table(bits: float, shapes: int) -> bool:
+    """Whether constants of so many bits are a table, given the number of training shapes."""
+    return bits > max(TABLE_BITS, TABLE_BITS_PER_SHAPE * shapes)
 
 
 class Axis(StrEnum):

@@ -1,4 +1,8 @@
-"""The score: weighted geometric mean speed-up over the baseline, less a penalty for regressions."""
+"""The score: weighted geometric mean speed-up over the baseline, less a penalty for regressions.
+
+A shape whose launch nobody recorded counts as `MISSING_SLOWDOWN` slower than the baseline and as a regression, so that
+not knowing never pays; it is counted as missing, not among the regressions that were measured.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,11 @@ from evaluators.latencies.latency import Latency
 
 REGRESSION_PENALTY = 2e-4
 """Taken off the log of the score for each regression, beside its weighted log slow-down counted a second time."""
+
+MISSING_SLOWDOWN = 1.02
+"""Latency over the baseline's that a launch without a recorded latency is charged with."""
+
+MISSING_LOG_SPEEDUP = -math.log(MISSING_SLOWDOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +63,30 @@ def shape_result(baseline: Latency, candidate: Latency, *, workspace_bytes: int)
     return ShapeResult(candidate, gain_of(baseline.rounds_us, candidate.rounds_us), workspace_bytes)
 
 
-def split_score(results: Mapping[str, ShapeResult], weights: Mapping[str, float], oracle_log_gain: float) -> SplitScore:
+def split_score(
+    results: Mapping[str, ShapeResult | None], weights: Mapping[str, float], oracle_log_gain: float
+) -> SplitScore:
     """Score of one split.
 
     Args:
-        results: result per case id; must cover `weights`.
+        results: result per case id, None where the launch has no recorded latency; must cover `weights`.
         weights: share per case id, adding up to 1.
         oracle_log_gain: weighted mean log speed-up of the oracle on the same cases.
     """
-    counted: Sequence[tuple[float, ShapeResult]] = [(w, results[i]) for i, w in weights.items()]
-    log_gain = sum(w * r.log_speedup for w, r in counted)
+    counted: Sequence[tuple[float, ShapeResult]] = [(w, r) for i, w in weights.items() if (r := results[i])]
+    missing = [w for i, w in weights.items() if results[i] is None]
+    log_gain = sum(w * r.log_speedup for w, r in counted) + MISSING_LOG_SPEEDUP * sum(missing)
     regressions = [(w, r) for w, r in counted if r.regression]
     penalty = sum(REGRESSION_PENALTY - w * r.log_speedup for w, r in regressions)
+    penalty += sum(REGRESSION_PENALTY - w * MISSING_LOG_SPEEDUP for w in missing)
     return SplitScore(
         score=math.exp(log_gain - penalty),
         geomean_speedup=math.exp(log_gain),
         oracle_share=log_gain / oracle_log_gain if oracle_log_gain > 0 else 0.0,
         regressions=len(regressions),
-        worst_speedup=min(r.speedup for _, r in counted),
-        shapes=len(counted),
-        workspace_bytes=max(r.workspace_bytes for _, r in counted),
+        worst_speedup=min((r.speedup for _, r in counted), default=1.0),
+        shapes=len(weights),
+        workspace_bytes=max((r.workspace_bytes for _, r in counted), default=0),
         interpolated=sum(r.interpolated for _, r in counted),
+        missing=len(missing),
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evaluators.data.evaluation import OVERFIT_SHARE, Evaluation, SplitScore
+from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT_SHARE, Evaluation, SplitScore
 from evaluators.data.workloads import Split
 from evaluators.judge.judge import SEARCH_SPLITS, Judge, open_judge
 from evaluators.judge.judge_set import JudgeSet, table_labels
@@ -228,6 +228,8 @@ def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
 
 def overfit_line(features: Mapping[str, float], overfit: bool) -> str:
     """Share of the gain that is overfit, as the recheck found it; empty where there was none."""
+    if CONSTANT_BITS in features:
+        return f"OVERFIT: a table of constants ({features[CONSTANT_BITS]:.0f} bits), not a rule; its gain is taken off"
     if OVERFIT_SHARE not in features:
         return ""
     share = (
