@@ -154,6 +154,9 @@ class BudgetConfig(_Section):
 class PromptsConfig(_Section):
     """Texts of the prompts; a run keeps those that it began with."""
 
+    max_tokens: int = Field(
+        24000, ge=4000, description="longest prompt, as estimated; the parent is always shown whole, even if longer"
+    )
     system: str | None = Field(None, description="file instead of evolve/prompts/default/system.md")
     user: str | None = Field(None, description="file instead of evolve/prompts/default/user.md")
     diff: str | None = Field(None, description="file instead of evolve/prompts/default/diff.md")
@@ -179,13 +182,15 @@ class SearchConfig(_Section):
     parallel_proposals: int = Field(2, ge=1, description="proposals under way at once")
     parallel_evaluations: int = Field(2, ge=1, description="sandboxes running at once")
     islands: int = Field(2, ge=1)
-    migration_interval: int = Field(50, ge=1, description="proposals per island between two migrations")
+    migration_interval: int = Field(10, ge=1, description="proposals per island between two migrations")
     migration_rate: float = Field(0.1, ge=0, le=1)
     population_size: int = Field(1000, ge=10)
-    archive_size: int = Field(50, ge=1, description="exploitation draws parents from this many best of the island")
+    archive_size: int = Field(8, ge=1, description="exploitation draws parents from this many best of the island")
     feature_bins: int = Field(8, ge=2, description="bins of each MAP-Elites dimension")
-    exploration_ratio: float = Field(0.2, ge=0, le=1)
-    exploitation_ratio: float = Field(0.7, ge=0, le=1)
+    exploration_ratio: float = Field(0.1, ge=0, le=1, description="share of parents drawn from the whole island")
+    exploitation_ratio: float = Field(
+        0.8, ge=0, le=1, description="share drawn from its best few; the rest from all of it, by rank"
+    )
     inspirations: int = Field(2, ge=0)
     diff_share: float = Field(0.5, ge=0, le=1, description="share of prompts that ask for a diff, not a rewrite")
 

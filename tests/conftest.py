@@ -121,6 +121,7 @@ def call(capture: pytest.CaptureFixture[str], *arguments: object) -> Result:
 def evosplit(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line, in an empty working directory."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))  # the log of looks at sealed shapes
     return lambda *arguments: call(capsys, *arguments)
 
 

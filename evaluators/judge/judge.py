@@ -27,7 +27,7 @@ from evaluators.sandbox.sandbox import HIDDEN, Limits, Sandbox
 from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.overfit import constant_bits, is_table, overfit_gain, penalised
 from evaluators.scoring.regressions import Regression, regression_of
-from evaluators.scoring.score import MISSING_LOG_SPEEDUP, split_score
+from evaluators.scoring.score import CHARGE, MISSING_LOG_SPEEDUP, split_score
 
 if TYPE_CHECKING:
     from evaluators.measure.live import LiveSource
@@ -226,14 +226,15 @@ class Judge:
         oracle = self.oracle_log_gain
         scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
         features, message = self._features(program, outcomes), ""
+        missing = sum(results[i] is None for i in self._shown)
+        if missing:
+            message = f"{missing} of {len(self._shown)} training shapes have no recorded latency: {CHARGE}"
         bits = constant_bits(program.tree)
         if is_table(bits, len(self._shown)):
             parts = {i: (r.log_speedup, max(0.0, r.log_speedup)) if r else (0.0, 0.0) for i, r in results.items()}
             scores = {s: penalised(scores[s], overfit_gain(parts, w)) for s, w in self.weights.items()}
             features |= {CONSTANT_BITS: round(bits), OVERFIT: 1.0}
-            message = (
-                f"memorised: constants of {bits:.0f} bits are a table, not a rule; all of its gain is taken off the score"
-            )
+            message = f"memorised: constants of {bits:.0f} bits are a table, not a rule; all of its gain is taken off the score"
         keys = "\n".join(f"{i} {outcome.launch}" for i, outcome in outcomes.items())
         return Evaluation(
             status=Status.OK,

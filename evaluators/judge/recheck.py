@@ -157,7 +157,9 @@ class Recheck:
     def _marked(self, evaluation: Evaluation, again: RecheckResult, gains: Gains) -> Evaluation:
         decided = dict(zip(self._near, again.near, strict=True))
         own = zip(self._near, again.decisions, strict=True)
-        known: dict[tuple[str, Decision], float | None] = {(i, d): math.log(evaluation.speedups.get(i, 1.0)) for i, d in own}
+        known: dict[tuple[str, Decision], float | None] = {
+            (i, d): math.log(evaluation.speedups.get(i, 1.0)) for i, d in own
+        }
         others = {(i, d): None for i, near in decided.items() if evaluation.speedups.get(i, 1.0) > 1 for d in near}
         wanted = [pair for pair in others if pair not in known]
         known |= zip(wanted, gains(wanted), strict=True)

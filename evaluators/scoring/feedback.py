@@ -5,17 +5,35 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
-from evaluators.data.contract import DecodeShape
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.data.evaluation import Feedback, Opportunity
+from evaluators.data.gain import Gain
+from evaluators.fa3.launch import canonical_launch
+from evaluators.scoring.regressions import grid_of
+from evaluators.scoring.score import CHARGE
 
-VERSION = 2
+VERSION = 3
 """Of the text. Version 1, in journals that do not say: the best launch by the upper of the two middle rounds, not the
-median, so that shapes that ran it already were told that time is left."""
+median, so that shapes that ran it already were told that time is left. Version 2: one best launch of each shape instead
+of a measured curve, regressions twice, nothing of what was gained."""
 
 SHOWN = 12
-"""Opportunities and regressions spelled out in a prompt; the regions summarise the rest."""
+"""Shapes of each kind spelled out in the journal; prompts hold as many as fit. The regions summarise the rest."""
+
+CURVE_BEST, CURVE_SPREAD = 5, 6
+"""Launches told of a shape's measured curve: so many of the best, and so many evenly over all of them."""
+
+MIN_LEFT, MIN_TOLD = 0.01, 1e-4
+"""Log speed-up from which on a shape has something left to gain, and part of the score from which on regions are told."""
+
+HOW_TO_READ = """\
+How to read this: `4 x 6` is num_splits 4, the most splits of a row, at 6 KV blocks per split; `1` is the kernel without
+splits; where all rows are equal, curves tell the splits that run. `1.031x+-0.4%` is the speed-up over the baseline, FA3's
+own decision, and its standard error: what differs by less than two of them may be noise. Waves are CTAs over SMs, longest
+is in KV blocks of one CTA; `rows 3..9..40` are the blocks of the shortest, the middle and the longest row of a batch."""
 
 BATCH_EDGES = (1, 4, 16, 64)
 KEY_EDGES = (256, 704, 2048, 8192, 32768)
@@ -30,61 +48,156 @@ def region(shape: DecodeShape) -> str:
     return f"{kind}, {shape.num_heads_kv} KV heads, batch <= {batch}, capacity <= {keys}"
 
 
-def by_region(opportunities: Iterable[Opportunity]) -> list[tuple[str, float, int, float]]:
-    """(region, weighted log gain left, shapes, mean speed-up) with the largest gain first."""
+@dataclass(frozen=True, slots=True)
+class RegionSummary:
+    """Training shapes of one region.
+
+    Attributes:
+        name: see `region`.
+        left: weighted log speed-up still to be had.
+        gained: weighted log speed-up over the baseline so far.
+        shapes: how many.
+        speedup: geometric mean over them, each counted alike.
+    """
+
+    name: str
+    left: float
+    gained: float
+    shapes: int
+    speedup: float
+
+
+def by_region(opportunities: Iterable[Opportunity]) -> list[RegionSummary]:
+    """Regions of the training shapes, the most left to gain first."""
     groups: dict[str, list[Opportunity]] = defaultdict(list)
     for opportunity in opportunities:
         groups[region(opportunity.shape)].append(opportunity)
-    rows = [
-        (
-            name,
-            sum(o.weight * o.gain for o in group),
-            len(group),
-            math.exp(sum(math.log(o.speedup) for o in group) / len(group)),
+    rows = []
+    for name, group in groups.items():
+        logs = [math.log(o.speedup) for o in group]
+        rows.append(
+            RegionSummary(
+                name,
+                left=sum(o.weight * o.gain for o in group),
+                gained=sum(o.weight * log for o, log in zip(group, logs, strict=True)),
+                shapes=len(group),
+                speedup=math.exp(sum(logs) / len(group)),
+            )
         )
-        for name, group in groups.items()
-    ]
-    return sorted(rows, key=lambda row: (-row[1], row[0]))
+    return sorted(rows, key=lambda row: (-row.left, row.name))
 
 
-def _describe(opportunity: Opportunity) -> str:
-    shape = opportunity.shape
-    lengths = f"{shape.seqlen_k} keys"
-    if shape.ragged:
-        live = sorted(shape.live_seqlens)
-        lengths = f"live {live[0]}..{live[len(live) // 2]}..{live[-1]} of {shape.seqlen_k} keys"
-    blocks = ""
-    if opportunity.work:
-        work = opportunity.work
-        blocks = f", {work['total_n_blocks']} blocks in all, longest {work['max_n_blocks']}"
+def _times(gain: Gain) -> str:
+    return f"{gain.speedup:.3f}x+-{100 * gain.standard_error:.1f}%"
 
-    def choice(num_splits: int, blocks_per_split: int) -> str:
-        return f"num_splits {num_splits}" + (f" x {blocks_per_split} blocks" if blocks_per_split else "")
 
-    decided, best = opportunity.decided, opportunity.best
-    return (
-        f"batch {shape.batch}, {shape.num_heads_q}:{shape.num_heads_kv} heads, {lengths}{blocks}: decided "
-        f"{choice(decided.num_splits, decided.blocks_per_split)} ({opportunity.speedup:.3f}x), best recorded "
-        f"{choice(best.num_splits, best.blocks_per_split)} ({opportunity.speedup * math.exp(opportunity.gain):.3f}x)"
-    )
+def _choice(decision: Decision) -> str:
+    blocks = f" x {decision.blocks_per_split}" if decision.blocks_per_split and decision.num_splits > 1 else ""
+    return f"{decision.num_splits}{blocks}"
+
+
+class _Writer:
+    """Lines about single shapes under one setting on one GPU."""
+
+    def __init__(self, setting: Setting, gpu: Gpu) -> None:
+        self._setting, self._gpu = setting, gpu
+
+    def _grid(self, shape: DecodeShape, decision: Decision) -> str:
+        grid = grid_of(shape, self._setting, canonical_launch(shape, self._setting, decision, self._gpu))
+        return f"{grid.ctas} CTAs, {grid.ctas / self._gpu.num_sms:.2f} waves, longest {grid.longest_blocks}"
+
+    def shape(self, opportunity: Opportunity) -> str:
+        """The shape in the terms that the program sees."""
+        shape, view = opportunity.shape, opportunity.view
+        text = f"batch {shape.batch}, {shape.num_heads_q}:{shape.num_heads_kv} heads, {shape.seqlen_k} keys"
+        if not shape.ragged:
+            return f"{text}, {view['num_n_blocks']} blocks a row"
+        rows = sorted(-(-n // int(view["block_n"])) for n in shape.live_seqlens)
+        total = opportunity.work.get("total_n_blocks", sum(rows))
+        return f"{text} at most, rows {rows[0]}..{rows[len(rows) // 2]}..{rows[-1]} blocks, {total} in all"
+
+    def line(self, opportunity: Opportunity) -> str:
+        """Shape, decision and baseline, each with what it runs and takes."""
+        o = opportunity
+        baseline = o.known()[0]
+        gain = None if o.missing else o.look_up(o.decided)
+        took = "no recorded latency"
+        if gain is not None:
+            took = f"{_times(gain)}, {baseline.latency_us / gain.speedup:.1f} us"
+        own, theirs = self._grid(o.shape, o.decided), self._grid(o.shape, baseline.decision)
+        same = own == theirs and _choice(o.decided) == _choice(baseline.decision)
+        stock = (
+            "as the baseline"
+            if same
+            else (f"baseline {_choice(baseline.decision)} ({baseline.latency_us:.1f} us; {theirs})")
+        )
+        return f"{self.shape(o)}: decided {_choice(o.decided)} ({took}; {own}), {stock}"
+
+    def curve(self, opportunity: Opportunity) -> str:
+        """The measured launches that matter: the best, and a spread over all."""
+        shape = opportunity.shape
+        points: dict[tuple[int, ...], tuple[str, Gain]] = {}
+        for known in opportunity.known():
+            d = known.decision
+            if d.pack_gqa is False or d.sm_margin:
+                continue
+            launch = canonical_launch(shape, self._setting, d, self._gpu)
+            live = max(launch.live_splits)
+            key, name = ((d.num_splits, d.blocks_per_split), _choice(d)) if shape.ragged else ((live,), f"{live}")
+            points.setdefault(key, (name, known.gain))
+        order = sorted(points)
+        best = sorted(order, key=lambda k: -points[k][1].log_speedup)[:CURVE_BEST]
+        step = max(1, -(-len(order) // CURVE_SPREAD))
+        told = sorted({*best, *order[::step], order[-1]})
+        what = "num_splits x blocks" if shape.ragged else "splits"
+        curve = ", ".join(f"{points[k][0]}: {_times(points[k][1])}" for k in told)
+        return f"  measured by {what}: {curve}; best {points[best[0]][0]}"
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:
-    return [title, *(f"- {line}" for line in lines), ""] if lines else []
+    return [title, *lines, ""] if lines else []
 
 
 def render(feedback: Feedback, *, shown: int = SHOWN) -> str:
-    """Feedback as text for a prompt; training shapes only, `shown` of each kind spelled out."""
+    """Feedback as text for a prompt; training shapes only, each at most once, `shown` of each kind spelled out."""
+    if feedback.setting is None or feedback.gpu is None or not feedback.opportunities:
+        return ""
+    writer = _Writer(feedback.setting, feedback.gpu)
+    slower: dict[str, int] = defaultdict(int)
+    for o in feedback.regressions:
+        slower[region(o.shape)] += 1
     regions = [
-        f"{name}: {100 * gain:.2f}% of the score left over {shapes} shapes, now {speedup:.3f}x"
-        for name, gain, shapes, speedup in by_region(feedback.opportunities)
-        if gain > 5e-4
+        f"- {r.name}: {r.shapes} shapes, now {r.speedup:.3f}x, gained {100 * r.gained:+.2f}%, left {100 * r.left:.2f}%"
+        + (f", {slower[r.name]} slower" if slower[r.name] else "")
+        for r in by_region(feedback.opportunities)
+        if r.left > MIN_TOLD or abs(r.gained) > MIN_TOLD
     ]
-    left = [_describe(o) for o in feedback.opportunities[:shown] if o.gain > 0.01]
-    lost = [_describe(o) for o in feedback.regressions[:shown]]
+    most = 3 * shown
+    if len(regions) > most:
+        regions[most - 1 :] = [f"- and {len(regions) - most + 1} more with less left"]
+    absent = sorted((o for o in feedback.opportunities if o.missing), key=lambda o: -o.weight)
+    told = {o.name for o in (*absent, *feedback.regressions)}
+    left = [o for o in feedback.opportunities if o.gain > MIN_LEFT and o.name not in told][:shown]
+    told |= {o.name for o in left}
+    gained = sorted(
+        (o for o in feedback.opportunities if o.speedup > 1 + MIN_LEFT and o.name not in told),
+        key=lambda o: -o.weight * math.log(o.speedup),
+    )
+
+    def spelled(opportunities: Sequence[Opportunity], *, curves: bool = True) -> list[str]:
+        return [f"- {writer.line(o)}" + (f"\n{writer.curve(o)}" if curves else "") for o in opportunities]
+
     lines = [
-        *_section("Where time is left, by region (training shapes):", regions[:shown]),
-        *_section("Shapes with most left to gain:", left),
-        *_section(f"Regressions against the baseline ({len(feedback.regressions)} in all):", lost),
+        *_section("By region of the training shapes, in % of the score, the most left to gain first:", regions),
+        *_section(
+            f"Without a recorded latency ({len(absent)} of {len(feedback.opportunities)} training shapes), {CHARGE}:",
+            spelled(absent[:shown]),
+        ),
+        *_section(
+            f"Slower than the baseline by more than 1% ({len(feedback.regressions)} in all), the costliest first:",
+            spelled(feedback.regressions[:shown]),
+        ),
+        *_section("Most left to gain, beside those above:", spelled(left)),
+        *_section("Gained most so far, and little left:", spelled(gained[: (shown + 1) // 2], curves=False)),
     ]
-    return "\n".join(lines).rstrip()
+    return "\n".join([HOW_TO_READ, "", *lines]).rstrip()

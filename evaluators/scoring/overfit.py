@@ -51,7 +51,9 @@ def constant_bits(tree: ast.AST) -> float:
         4.0
     """
     literals = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
-    return sum(1 + math.log2(_digits(v) + 1) for v in literals if isinstance(v, int | float) and not isinstance(v, bool))
+    return sum(
+        1 + math.log2(_digits(v) + 1) for v in literals if isinstance(v, int | float) and not isinstance(v, bool)
+    )
 
 
 def _digits(number: float) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from evaluators.data.contract import Setting
+from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.workloads import Case
 from evaluators.fa3.dispatch import ceil_div, shape_view, work_view
 from evaluators.fa3.launch import Launch
@@ -46,12 +46,12 @@ class Regression:
     num_sms: int
 
 
-def grid_of(case: Case, setting: Setting, launch: Launch) -> Grid:
+def grid_of(shape: DecodeShape, setting: Setting, launch: Launch) -> Grid:
     """CTAs and longest CTA of a launch; static launches count splits for every sequence of the batch."""
-    view = shape_view(case.shape, setting)
-    n_blocks = work_view(case.shape, setting, 1).n_blocks
+    view = shape_view(shape, setting)
+    n_blocks = work_view(shape, setting, 1).n_blocks
     live = launch.live_splits if len(launch.live_splits) == len(n_blocks) else launch.live_splits * len(n_blocks)
-    heads = case.shape.num_heads_kv if launch.pack_gqa else case.shape.num_heads_q
+    heads = shape.num_heads_kv if launch.pack_gqa else shape.num_heads_q
     return Grid(
         sum(live) * heads * view.num_m_blocks,
         max(ceil_div(n, splits) for n, splits in zip(n_blocks, live, strict=True)),
@@ -76,7 +76,7 @@ def regression_of(
         case,
         speedup,
         cause_of(candidate, baseline),
-        grid_of(case, setting, candidate),
-        grid_of(case, setting, baseline),
+        grid_of(case.shape, setting, candidate),
+        grid_of(case.shape, setting, baseline),
         num_sms,
     )

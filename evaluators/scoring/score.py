@@ -20,6 +20,8 @@ REGRESSION_PENALTY = 2e-4
 MISSING_SLOWDOWN = 1.02
 """Latency over the baseline's that a launch without a recorded latency is charged with."""
 
+CHARGE = f"charged as regressions that are {100 * (MISSING_SLOWDOWN - 1):.0f}% slower"
+
 MISSING_LOG_SPEEDUP = -math.log(MISSING_SLOWDOWN)
 
 

@@ -18,6 +18,7 @@ from evaluators.judge.judge_set import JudgeSet, table_labels
 from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, self_test
 from evaluators.scoring.regressions import Grid, Regression
+from evaluators.scoring.score import CHARGE
 from evolve.assets import asset
 from evolve.config import RunConfig
 from evolve.errors import EXIT_MISSING, UserError
@@ -208,12 +209,20 @@ def score_json(score: SplitScore | None) -> dict[str, Any] | None:
 
 
 def score_lines(scores: dict[str, SplitScore]) -> list[str]:
-    """A small table of scores, one line per split."""
+    """A small table of scores, one line per split, and what must be known to read it."""
     lines = [f"{'':9}{'score':>9}{'speed-up':>10}{'of oracle':>11}{'regressions':>13}{'worst':>8}{'shapes':>8}"]
     for name, s in scores.items():
         lines.append(
             f"{name:9}{s.score:9.4f}{s.geomean_speedup:9.4f}x{100 * s.oracle_share:10.1f}%{s.regressions:13d}"
             f"{s.worst_speedup:7.3f}x{s.shapes:8d}"
+        )
+    missing = [f"{s.missing} of {s.shapes} {name} shapes" for name, s in scores.items() if s.missing]
+    if missing:
+        lines.append(f"MISSING: no recorded latency on {' and '.join(missing)}: {CHARGE};")
+        lines.append("         evosplit confirm measures them")
+    if any(s.oracle_share > 1 for s in scores.values()):
+        lines.append(
+            "above 100%: the oracle is cross-fitted, less than the best recorded launches (docs/decisions/0004)"
         )
     return lines
 

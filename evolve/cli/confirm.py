@@ -85,7 +85,7 @@ def confirm_command(
         return _decisions(str(against), baseline, cases, setting, gpu, limits), mine
 
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
-    log_sealed_read(runs_dir, program, source, description)
+    log_sealed_read(program, source, description)
     rng = Random(seed)
     suite = build_suite(config.judge.workload, setting, config.judge.weighting, gpu, decide, rng)
     try:

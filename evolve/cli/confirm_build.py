@@ -27,7 +27,6 @@ from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.export.bundle.table import read_bundle
 
 REPORT_FILE, CHOICES_FILE = "confirm-build.json", "choices.jsonl"
-RUNS_DIR = Path("runs")
 
 
 def confirm_build_command(name: str, library: str, other: Mapping[str, object], *, output: Path | None,
@@ -56,7 +55,7 @@ def confirm_build_command(name: str, library: str, other: Mapping[str, object], 
             hint="an H100 SXM or H200",
         )
     description = {"bundle": name, "program": bundle.program_sha256, "verb": "confirm", "gpu": device.uuid}
-    log_sealed_read(RUNS_DIR, name, bundle.program_sha256, description)
+    log_sealed_read(name, bundle.program_sha256, description)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     splits = (*SEARCH_SPLITS, Split.TEST) if sealed else SEARCH_SPLITS
     judge = judge_of(config, splits=splits)
     if sealed:
-        log_sealed_read(Path(config.runs_dir), program, source, judge.description)
+        log_sealed_read(program, source, judge.description)
     each = judge.evaluate_each(source) if isinstance(judge, JudgeSet) else {}
     result = judge.combine(each) if isinstance(judge, JudgeSet) else judge.evaluate(source)
     if result.status is Status.OK:
@@ -78,8 +79,8 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         say(line)
     where = " of the table with the lowest score" if each else ""
     say(f"\nlog speed-up left, by region of the training shapes{where}:")
-    for name, gain, shapes, speedup in by_region(result.feedback.opportunities)[:REGIONS]:
-        say(f"  {100 * gain:5.2f}%  {name} ({shapes} shapes, now {speedup:.3f}x)")
+    for r in by_region(result.feedback.opportunities)[:REGIONS]:
+        say(f"  {100 * r.left:5.2f}%  {r.name} ({r.shapes} shapes, now {r.speedup:.3f}x)")
     for line in live_lines(judge):
         say(f"\n{line}")
     return 0
@@ -94,8 +95,18 @@ def _table_json(judge: JudgeSet, name: str, evaluation: Evaluation, *, sealed: b
     return data | {key: known[key] for key in ("workload", "setting", "table_sha256", "gpu", "build")}
 
 
-def log_sealed_read(runs_dir: Path, program: str, source: str, description: dict[str, str]) -> None:
-    """Write down that the sealed shapes were looked at: a split read often is no test any more."""
+def sealed_log() -> Path:
+    """The user's one log of looks at sealed shapes, wherever runs are kept (XDG_STATE_HOME, by default ~/.local/state)."""
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    return (state if state.is_absolute() else Path.home() / ".local" / "state") / "evosplit" / SEALED_LOG
+
+
+def log_sealed_read(program: str, source: str, description: dict[str, str]) -> None:
+    """Write down that the sealed shapes were looked at: a split read often is no test any more.
+
+    Raises:
+        UserError: it cannot be written down.
+    """
     import hashlib
 
     row = {
@@ -104,13 +115,13 @@ def log_sealed_read(runs_dir: Path, program: str, source: str, description: dict
         "sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
         **description,
     }
-    path = runs_dir / SEALED_LOG
+    path = sealed_log()
     try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as log:
             log.write(json.dumps(row) + "\n")
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror}), so the sealed shapes stay sealed",
-            hint="--runs-dir FOLDER names another place",
+            hint="make its folder writable, or name another by XDG_STATE_HOME",
         ) from error

@@ -66,7 +66,7 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
         run["distilled_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     if export.measured:
         # The bundle states the sealed test shapes too.
-        log_sealed_read(runs_dir, program, text, {"command": "export", "target": target.name})
+        log_sealed_read(program, text, {"command": "export", "target": target.name})
     files = write_bundle(export, patch, output, run, original=text)
     if as_json:
         emit({"bundle": str(output), "bundle_files": files, **provenance(export, run)})

@@ -71,9 +71,10 @@ class Display:
             return
         self._last = now
         left = p.seconds_left if self._wall_s is None else min(p.seconds_left, max(0.0, self._wall_s - p.seconds))
+        missing = f", MISSING {p.best.missing} shapes" if p.best.missing else ""
         text = (
             f"{p.done}/{p.total}  best #{p.best_id} score {p.best.score:.4f}, {100 * p.best.oracle_share:.1f}% of "
-            f"oracle on train  failed {p.failures}, repeated {p.duplicates}  {p.seconds:.0f} s, "
+            f"oracle on train{missing}  failed {p.failures}, repeated {p.duplicates}  {p.seconds:.0f} s, "
             f"{left:.0f} s left"
         )
         if self._terminal:

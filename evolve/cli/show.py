@@ -46,6 +46,8 @@ def _line(entry: Entry) -> str:
         note = f"{note} ({entry.spent.look_ups:,} look-ups)".lstrip()
     if entry.overfit:
         note = f"OVERFIT {note}"
+    if entry.train and entry.train.missing:
+        note = f"MISSING {entry.train.missing} shapes {note}"
     parent = "" if entry.parent is None else f"from {entry.parent}"
     return f"{entry.id:5d}  {status:15} {score}  {parent:10} {note}"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from evaluators.data.contract import Decision
-from evaluators.data.evaluation import OVERFIT, Evaluation, SplitScore
+from evaluators.data.evaluation import OVERFIT, OVERFIT_SHARE, Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.proposal import Response
 
@@ -86,6 +87,14 @@ class Spending:
     def tokens(self) -> int:
         """Prompts and answers together."""
         return self.tokens_in + self.tokens_out
+
+
+def winner_order(features: Mapping[str, float], score: float, index: int) -> tuple[bool, float, float, int]:
+    """Sort key of the programs that may win: rechecked ones first, then the best score, the simpler, the older.
+
+    A program is rechecked when it leads on the training shapes; `score` is that on the holdout, where there is one.
+    """
+    return OVERFIT_SHARE not in features, -score, features.get("complexity", 0.0), index
 
 
 def storable(text: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from evaluators.data.evaluation import SplitScore
 from evaluators.data.status import Status
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.journal.entry import score_of
+from evolve.journal.entry import score_of, winner_order
 from evolve.journal.journal import FILE_NAME, Journal, Spending, open_journal
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
@@ -210,17 +210,17 @@ def _first(journal: Journal, folder: Path, *, by_holdout: bool) -> Best | None:
     columns = "id, train, holdout, features"
     rows = journal.select(f"SELECT {columns} FROM results WHERE status = ? AND train IS NOT NULL", (Status.OK.value,))
 
-    def order(row: sqlite3.Row) -> tuple[float, float, int]:
+    def order(row: sqlite3.Row) -> tuple[bool, float, float, int]:
         score = score_of(row["holdout"] if by_holdout and row["holdout"] else row["train"])
         assert score is not None
-        return (-score.score, json.loads(row["features"])["complexity"], row["id"])
+        return winner_order(json.loads(row["features"]), score.score, row["id"])
 
     found = min(rows, key=order, default=None)
     return None if found is None else _best(journal, found["id"], folder)
 
 
 def pick_best(journal: Journal, folder: Path) -> Best | None:
-    """The winner: the best on holdout, which the search never sees; ties to the simpler, then older."""
+    """The winner: of the programs that led on the training shapes, the best on the holdout; ties to the simpler."""
     return _first(journal, folder, by_holdout=True)
 
 

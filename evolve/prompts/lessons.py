@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,25 +12,26 @@ from evaluators.data.status import Status
 from evolve.journal.entry import score_of
 from evolve.journal.journal import Journal
 
-KEPT = 6
+KEPT = 10
 """Of each kind, per parent and per island."""
 MESSAGE_CHARS = 300
-EDIT_CHARS = 240
+EDIT_CHARS = 400
+IDEA_CHARS = 400
 TEXTS_KEPT = 512
 """Lessons held in memory as text; others are read from the journal again when they are told."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What one proposal came to, and how it differed from its parent."""
+    """The idea of one proposal, in its proposer's words or else as the lines that it changed, and what came of it."""
 
-    verdict: str
-    edit: str
+    idea: str
+    result: str
 
     @property
     def line(self) -> str:
         """Both."""
-        return f"{self.verdict}: {self.edit}" if self.edit else self.verdict
+        return f"{self.idea} -> {self.result}" if self.idea else self.result
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +50,54 @@ class Lessons:
 
 
 def describe_edit(before: str, after: str) -> str:
-    """The changed lines, shortened; empty where nothing is known of the outcome."""
+    """The changed lines, new ones first, shortened; empty where nothing is known of the outcome."""
     if not after:
         return ""
     lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm=""))[2:]
     changed = [" ".join(line.split()) for line in lines if not line.startswith("@@") and line[1:].strip()]
-    text = " | ".join(changed)
+    text = " | ".join(sorted(changed, key=lambda line: not line.startswith("+")))
     if len(text) <= EDIT_CHARS:
         return text
     return f"{text[:EDIT_CHARS]} ... ({len(changed)} lines in all)"
 
 
+_NOT_PROSE = re.compile(
+    r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)"  # reasoning, which may be as long as a book
+    r"|^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)"
+    r"|^<{5,9} ?SEARCH.*?(?:^>{5,9} ?REPLACE[ \t]*$|\Z)",
+    re.DOTALL | re.MULTILINE | re.IGNORECASE,
+)
+
+
+def idea_of(answer: str) -> str:
+    """What an answer says of itself: its text without reasoning, programs and edits, shortened; empty for code alone."""
+    text = " ".join(_NOT_PROSE.sub(" ", answer.replace("\r\n", "\n")).split())
+    if "def schedule" in text:
+        return ""  # a program without a fence
+    return text if len(text) <= IDEA_CHARS else f"{text[:IDEA_CHARS].rsplit(' ', 1)[0]} ..."
+
+
 def lesson_of(journal: Journal, index: int) -> Lesson:
     """The lesson of a committed proposal that had a parent."""
     (row,) = journal.select(
-        "SELECT own.status, own.message, own.train, own.source, parent.train AS before, parent.source AS parent_source "
+        "SELECT own.status, own.message, own.train, own.source, parent.train AS before, parent.source AS parent_source, "
+        "ifnull(a.text, '') AS answer "
         "FROM results own JOIN proposals p ON p.id = own.id JOIN results parent ON parent.id = p.parent "
-        "WHERE own.id = ?",
+        "LEFT JOIN answers a ON a.id = own.id WHERE own.id = ?",
         (index,),
     )
-    edit = describe_edit(row["parent_source"], row["source"])
+    idea = idea_of(row["answer"]) or describe_edit(row["parent_source"], row["source"])
     status, train, before = Status(row["status"]), score_of(row["train"]), score_of(row["before"])
     if status is Status.OK and train is not None and before is not None:
         change = train.score - before.score
-        return Lesson(f"score {train.score:.4f} ({change:+.4f}), {train.regressions} regressions", edit)
+        result = (
+            f"score {train.score:.4f} ({change:+.4f} against its parent), {train.regressions} regressions "
+            f"(before: {before.regressions})"
+        )
+        return Lesson(idea, result + (f", {train.missing} shapes not recorded" if train.missing else ""))
     if status is Status.DUPLICATE:
-        return Lesson(row["message"], edit)
-    return Lesson(f"{status.value}: {row['message'][:MESSAGE_CHARS]}", edit)
+        return Lesson(idea, row["message"])
+    return Lesson(idea, f"{status.value}: {row['message'][:MESSAGE_CHARS]}")
 
 
 class LessonBook:
@@ -88,7 +111,9 @@ class LessonBook:
         self._island: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def commit(self, index: int, island: int, status: Status, *, parent: int) -> None:
-        """Take note of a result, in index order."""
+        """Take note of a result, in index order; where no answer came, there is nothing to learn."""
+        if status is Status.PROPOSER_FAILED:
+            return
         if status in (Status.OK, Status.DUPLICATE):
             self._tried[parent] = (*self._tried.get(parent, ()), index)[-KEPT:]
         else:
@@ -107,5 +132,5 @@ class LessonBook:
         return Lessons(
             tuple(self._lesson(i).line for i in self._tried.get(parent, ())),
             tuple(self._lesson(i).line for i in self._failed.get(parent, ())),
-            tuple(self._lesson(i).verdict for i in others),
+            tuple(self._lesson(i).line for i in others),
         )

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from evaluators.data.evaluation import Evaluation, Feedback
+from evaluators.data.gain import MIN_REGRESSION, REGRESSION_ERRORS
 from evaluators.language.subset import describe
+from evaluators.latencies.recorded_decisions import RAGGED_CAPS
 from evaluators.scoring.feedback import render
+from evaluators.scoring.overfit import TABLE_BITS
+from evaluators.scoring.score import CHARGE, REGRESSION_PENALTY
+from evolve.config import PromptsConfig, SandboxConfig
 from evolve.prompts.lessons import Lessons
 from evolve.prompts.templates import Templates, fill
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import ProgramRecord
 
-MAX_TOKENS = 6000
-"""Of a whole prompt, as estimated. The parent is always shown whole, at the expense of everything else."""
 FEEDBACK_SHARE = 0.55
 """Of the tokens that system message, parent and answer format leave; lessons get theirs next, inspirations the rest."""
 LESSONS_SHARE = 0.25
-SHOWN_STEPS = (12, 9, 6, 4, 2, 1)
+SHOWN_STEPS = (32, 24, 18, 12, 9, 6, 4, 2, 1)
 """Shapes and regions of each kind spelled out, most first, until they fit."""
 MIN_SOURCE_TOKENS = 150
 """An inspiration cut shorter than this says nothing."""
@@ -32,32 +35,73 @@ def _scores(evaluation: Evaluation) -> str:
     return (
         f"score {train.score:.4f}, speed-up {train.geomean_speedup:.4f}x, {100 * train.oracle_share:.1f}% of what is "
         f"possible, {train.regressions} regressions, worst shape {train.worst_speedup:.3f}x"
+        + (f", {train.missing} shapes not recorded" if train.missing else "")
+    )
+
+
+def limits_text(time_s: float, memory_mb: int, workspace_cap_mb: str) -> str:
+    """What a program may use, and what its score is less than its speed-up, in words."""
+    return (
+        f"All shapes together, some 1,500 calls, must be decided within {time_s:g} s of CPU time and {memory_mb} MiB. A "
+        f"decision may need {workspace_cap_mb} MiB of workspace (num_splits * batch * num_heads_q * (head_dim + 1) * 4 "
+        f"bytes). Each regression, slower by more than max({100 * MIN_REGRESSION:.0f}%, {REGRESSION_ERRORS:g} standard "
+        f"errors), costs {100 * REGRESSION_PENALTY:.2f}% of the score and its weighted slow-down a second time. Numbers "
+        f"of more than {TABLE_BITS} bits in all are taken for a table learnt by heart and gain nothing; so do decisions "
+        "that shapes one key, block or sequence away do not share."
+    )
+
+
+def recordable_text(*, live: bool) -> str:
+    """What can be scored, in words."""
+    if live:
+        return "Launches are measured on a GPU when a program first asks for them: every decision can be scored."
+    return (
+        f"Latencies are looked up in a recording, and between two recorded launches interpolated: pack_gqa None and "
+        "sm_margin 0; on uniform batches any number of splits up to the blocks of a row; on ragged ones "
+        "blocks_per_split from a quarter of FA3's own value to six times it, under any num_splits that no row reaches or "
+        f"that is at most {max(RAGGED_CAPS)}. Any other launch has no recorded latency: it is {CHARGE}."
     )
 
 
 class Prompts:
     """Writes the prompts of one run."""
 
-    def __init__(self, templates: Templates, description: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        templates: Templates,
+        description: Mapping[str, str],
+        *,
+        max_tokens: int = PromptsConfig().max_tokens,
+        sandbox: SandboxConfig = SandboxConfig(),  # noqa: B008 (frozen)
+    ) -> None:
         """Fill the system message, which is the same for all proposals.
 
         Args:
             templates: the texts.
             description: what the judge says of itself.
+            max_tokens: of a whole prompt, as estimated. The parent is always shown whole, at the expense of the rest.
+            sandbox: limits of a program.
         """
-        self._templates = templates
+        self._templates, self._max_tokens = templates, max_tokens
         keys = ("workload", "setting", "weighting", "gpu", "build")
         measured = ", ".join(description[key] for key in keys if key in description) or UNKNOWN
-        self.system = fill(templates.system, {"measured": measured, "language": describe()})
+        cap_mb = description.get("workspace_cap_mb", UNKNOWN)
+        values = {
+            "measured": measured,
+            "language": describe(),
+            "limits": limits_text(sandbox.time_s, sandbox.memory_mb, cap_mb),
+            "recordable": recordable_text(live="measure" in description),
+        }
+        self.system = fill(templates.system, values)
         self._system_tokens = estimate_tokens(self.system)
 
     def user(
         self, parent: ProgramRecord, inspirations: Sequence[ProgramRecord], lessons: Lessons, *, diff: bool
     ) -> str:
-        """Everything that differs between proposals, within `MAX_TOKENS` unless the parent alone is longer."""
+        """Everything that differs between proposals, within `max_tokens` unless the parent alone is longer."""
         how = self._templates.diff if diff else self._templates.rewrite
         fixed = (self._templates.user, parent.source, how, _scores(parent.evaluation))
-        room = MAX_TOKENS - self._system_tokens - sum(map(estimate_tokens, fixed))
+        room = self._max_tokens - self._system_tokens - sum(map(estimate_tokens, fixed))
         feedback = _feedback(parent.evaluation.feedback, int(room * FEEDBACK_SHARE))
         told = _lessons(lessons, int(room * LESSONS_SHARE))
         room -= estimate_tokens(feedback) + estimate_tokens(told)
@@ -83,8 +127,8 @@ def _feedback(feedback: Feedback, room: int) -> str:
 def _lessons(lessons: Lessons, room: int) -> str:
     """The newest of each kind that fit; this program's own come first, and what one kind leaves the next may take."""
     kinds = (
-        ("Edits of this program that were tried already, with what came of them (do not repeat them):", lessons.tried),
-        ("Edits of this program that failed:", lessons.failed),
+        ("Edits of this program that were tried already, idea -> result (do not repeat them):", lessons.tried),
+        ("Edits of this program that failed, idea -> reason:", lessons.failed),
         ("Other recent failures:", lessons.island),
     )
     parts = []

@@ -18,7 +18,7 @@ from evolve.errors import UserError
 FOLDER = Path(__file__).with_name("default")
 
 MARKS: dict[str, tuple[str, ...]] = {
-    "system": ("measured", "language"),
+    "system": ("measured", "limits", "recordable", "language"),
     "user": ("scores", "parent", "feedback", "lessons", "inspirations", "how"),
     "diff": (),
     "rewrite": (),
@@ -75,8 +75,8 @@ def load_templates(config: PromptsConfig) -> Templates:
     Raises:
         UserError: a file cannot be read, holds an unknown mark or lacks a needed one.
     """
-    named = config.model_dump()
-    return Templates(**{name: _read(name, Path(named[name] or FOLDER / f"{name}.md")) for name in MARKS})
+    named = {name: getattr(config, name) for name in MARKS}
+    return Templates(**{name: _read(name, Path(path or FOLDER / f"{name}.md")) for name, path in named.items()})
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

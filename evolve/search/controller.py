@@ -34,6 +34,9 @@ from evolve.search.pipeline import CallResult, JudgeLike, Pipeline, ProposalOutc
 from evolve.search.population import Population
 from evolve.search.requests import Origin, RequestBuilder
 
+UNREAD_TOKENS = 6000
+"""Longest prompt of a proposer that reads feedback as data: journals of long searches stay small."""
+
 FORGET_EVERY = 256
 """Commits after which lessons of displaced programs and free memory are given up."""
 
@@ -127,24 +130,28 @@ class Controller:
 
     def _write_meta(self) -> Prompts:
         """Write what the run is; what it asks is what it asked when it began."""
+        begun = bool(self._journal.meta("config"))
         for key, value in self._judge.description.items():
-            known = self._journal.meta(key)
+            known = self._journal.meta(key) or ("1" if begun and key == "judge_version" else "")
             if known and known != value:
                 raise UserError(
                     f"{self._run_dir.name} was judged with {key} = {known}, now it is {value}",
-                    hint="start a new run, or restore the table",
+                    hint="start a new run; with another table, restore it",
                 )
             self._journal.set_meta(key, value)
         self._journal.set_meta("run", self._run_dir.name)
         self._journal.set_meta("proposer", self._proposer.name)
         self._journal.set_meta("proposals", str(self._search.proposals))
-        if not self._journal.meta("config"):  # a run that goes on keeps the version that it began with
+        if not begun:  # a run that goes on keeps the version that it began with
             self._journal.set_meta("feedback_version", str(VERSION))
         kept = self._journal.meta("templates")
         templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
         self._journal.set_meta("templates", templates.to_json())
         self._journal.set_meta("config", self._config.dump_yaml())
-        return Prompts(templates, self._judge.description)
+        most = self._config.prompts.max_tokens
+        if self._config.proposer.kind == "offline":
+            most = min(most, UNREAD_TOKENS)
+        return Prompts(templates, self._judge.description, max_tokens=most, sandbox=self._config.sandbox)
 
     async def _main(self, prompts: Prompts) -> None:
         self._started = time.monotonic()

@@ -62,7 +62,6 @@ class Ledger:
         """Before the first seed; `journal` holds the results committed so far."""
         self._journal = journal
         self.leader: Leader | None = None
-        self._best_holdout = float("-inf")
         self.failed = 0
         self.duplicates = 0
 
@@ -102,12 +101,14 @@ class Ledger:
         return rows[0]["id"] if rows else None
 
     def would_lead(self, evaluation: Evaluation) -> bool:
-        """Whether this would be the best so far, on the training shapes or on the holdout, or tie with it."""
-        train, holdout = evaluation.train, evaluation.holdout
+        """Whether this would be the best on the training shapes so far, or tie with it.
+
+        The holdout has no say: what a recheck finds is told to proposers, who must learn nothing of the holdout.
+        """
+        train = evaluation.train
         if evaluation.status is not Status.OK or train is None:
             return False
-        ahead = self.leader is None or train.score >= self.leader.train.score
-        return ahead or (holdout is not None and holdout.score >= self._best_holdout)
+        return self.leader is None or train.score >= self.leader.train.score
 
     def commit(self, index: int, evaluation: Evaluation) -> None:
         """Take note of a result, in index order."""
@@ -116,8 +117,6 @@ class Ledger:
         elif evaluation.status is not Status.OK:
             self.failed += 1
         elif evaluation.train is not None:
-            if evaluation.holdout is not None:
-                self._best_holdout = max(self._best_holdout, evaluation.holdout.score)
             if self.leader is None or evaluation.train.score > self.leader.train.score:
                 self.leader = Leader(index, evaluation.train)
 

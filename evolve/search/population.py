@@ -98,6 +98,7 @@ class Population:
         self._db.islands = [OrderedSet() for _ in range(search.islands)]
         self._db.archive = OrderedSet()
         self._db._enforce_population_limit = self._evict
+        self._seeds: set[int] = set()
         self.migrations: list[Migration] = []
 
     def _reseed(self, *what: object) -> None:
@@ -110,6 +111,7 @@ class Population:
 
     def add_seed(self, index: int, digest: str, evaluation: Evaluation) -> None:
         """Put a seed on every island, so that none starts empty; `digest` is that of its source."""
+        self._seeds.add(index)
         for island in range(self._search.islands):
             self._reseed("seed", index, island)
             program = self._program(f"{index}@{island}", digest, evaluation, index)
@@ -239,17 +241,21 @@ class Population:
         )
 
     def _parent(self, island: int) -> Any:
-        """OpenEvolve's three ways to draw a parent, but for its archive.
+        """A parent: any of the island's programs, one of its best few, or any by rank.
 
-        sample_from_island exploits one archive for all islands and falls back to programs of other islands; where
-        islands search for different things, the archive belongs to one of them alone.
+        Programs that the search started from are left out once the island holds a better one. Not OpenEvolve's own
+        sampling: that exploits one archive for all islands, and weighs by scores, which differ by a few per cent.
         """
+        count = len(self._db.programs)
+        ranked = self._db.get_top_programs(n=count, island_idx=island) or self._db.get_top_programs(n=count)
+        best = ranked[0].metrics["combined_score"]
+        ranked = [p for p in ranked if self._index(p.id) not in self._seeds or p.metrics["combined_score"] == best]
         roll = random.random()
         if roll < self._search.exploration_ratio:
-            return self._db._sample_from_island_random(island)
+            return random.choice(ranked)
         if roll < self._search.exploration_ratio + self._search.exploitation_ratio:
-            return random.choice(self._db.get_top_programs(n=self._search.archive_size, island_idx=island))
-        return self._db._sample_from_island_weighted(island)
+            ranked = ranked[: self._search.archive_size]
+        return random.choices(ranked, weights=range(len(ranked), 0, -1))[0]
 
     @staticmethod
     def _index(name: str) -> int:

@@ -11,6 +11,7 @@ from evaluators.data.evaluation import SplitScore
 from evaluators.data.status import Status
 from evolve.config import RunConfig
 from evolve.errors import UserError
+from evolve.journal.entry import winner_order
 from evolve.journal.journal import FILE_NAME, Spending, open_journal
 
 _ROWS = """SELECT r.id, p.kind, r.status, r.train, r.holdout, r.features FROM results r JOIN proposals p ON p.id = r.id
@@ -56,7 +57,7 @@ class Follower:
         """Follow a run folder, which may not exist yet."""
         self._folder = folder
         self._last = -1
-        self._order: tuple[float, float, int] | None = None
+        self._order: tuple[bool, float, float, int] | None = None
         self._standing = RunStanding()
 
     def look(self) -> RunStanding:
@@ -88,7 +89,7 @@ class Follower:
             if s.train is None or scores.score > s.train.score:
                 s = replace(s, train=scores)
             # As `run_folder.pick_best` picks it.
-            order = (-(held or scores).score, float(json.loads(features)["complexity"]), index)
+            order = winner_order(json.loads(features), (held or scores).score, index)
             if self._order is None or order < self._order:
                 self._order = order
                 s = replace(s, winner=index, winner_train=scores, winner_holdout=held)

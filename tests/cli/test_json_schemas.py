@@ -45,7 +45,7 @@ def test_evaluate_sealed_is_logged(evosplit: Command, tmp_path: Path) -> None:
     result = evosplit("evaluate", STOCK, "--table", SMALL_TABLE, "--sealed", "--json")
     check("evaluate", result.json)
     assert result.json["test"]["score"] == 1.0
-    (row,) = (tmp_path / "runs" / "sealed-reads.jsonl").read_text().splitlines()
+    (row,) = (tmp_path / "state" / "evosplit" / "sealed-reads.jsonl").read_text().splitlines()
     assert json.loads(row)["program"] == str(STOCK)
 
 

@@ -190,7 +190,7 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
     assert (tmp_path / "out" / "confirm.png").stat().st_size > 10_000
     lines = (tmp_path / "out" / "shapes.jsonl").read_text().splitlines()
     assert len(lines) == 1 + len(result.json["shapes"])
-    (read,) = (tmp_path / "runs" / "sealed-reads.jsonl").read_text().splitlines()
+    (read,) = (tmp_path / "state" / "evosplit" / "sealed-reads.jsonl").read_text().splitlines()
     assert json.loads(read)["verb"] == "confirm"
     again = evosplit("confirm", program, *SETS, "-o", "out")
     assert again.code == 2 and "holds something" in again.err

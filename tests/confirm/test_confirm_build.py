@@ -122,7 +122,7 @@ def test_a_patched_build_is_confirmed(
     lines = (tmp_path / "out" / "choices.jsonl").read_text().splitlines()
     assert len(lines) == 320 == len(worker.asked)
     assert json.loads((tmp_path / "out" / "confirm-build.json").read_text()) == result.json
-    (logged,) = (tmp_path / "runs" / "sealed-reads.jsonl").read_text().splitlines()
+    (logged,) = (tmp_path / "state" / "evosplit" / "sealed-reads.jsonl").read_text().splitlines()
     assert json.loads(logged)["verb"] == "confirm"
     # Arm A is stock, spelled out; arm B is left to the build.
     for _, (one, other) in worker.requests:

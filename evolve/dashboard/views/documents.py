@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import TypeAdapter
-from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
+from typing_extensions import NotRequired, TypedDict  # pydantic wants this one below Python 3.12
 
 
 class Score(TypedDict):
@@ -22,6 +22,7 @@ class Score(TypedDict):
     shapes: int
     workspace_bytes: int
     interpolated: int
+    missing: NotRequired[int]  # absent in journals of before it was counted
 
 
 class Node(TypedDict):

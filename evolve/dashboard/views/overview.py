@@ -69,8 +69,9 @@ def curve(nodes: list[Node]) -> list[CurvePoint]:
         if node["id"] in fit and train is not None:
             if best is None or best["train"] is None or train["score"] > best["train"]["score"]:
                 best, changed = node, True
-            if holdout and (held is None or held["holdout"] is None or holdout["score"] > held["holdout"]["score"]):
-                held, changed = node, True
+            winner = winner_of([node] if held is None else [held, node]) if holdout else held
+            if winner is not held:
+                held, changed = winner, True
         if best is not None and (changed or node is nodes[-1]):
             points.append(_point(node, best, held, evaluations, cost))
     return points

@@ -21,6 +21,7 @@ from evaluators.data.status import Status
 from evolve.config import RunConfig, parse_config
 from evolve.dashboard.views.documents import Node, Score
 from evolve.errors import UserError
+from evolve.journal.entry import winner_order
 from evolve.journal.journal import FILE_NAME, Journal, open_journal
 from evolve.journal.run_folder import LOCK_FILE
 
@@ -199,12 +200,12 @@ def scored(nodes: list[Node]) -> list[Node]:
 
 
 def winner_of(nodes: list[Node]) -> Node | None:
-    """The best on holdout; ties to the simpler, then older. As `run_folder.pick_best` picks it."""
+    """The winner, as `run_folder.pick_best` picks it."""
 
-    def order(node: Node) -> tuple[float, float, int]:
+    def order(node: Node) -> tuple[bool, float, float, int]:
         score = node["holdout"] or node["train"]
         assert score is not None
-        return (-score["score"], node["features"].get("complexity", 0.0), node["id"])
+        return winner_order(node["features"], score["score"], node["id"])
 
     return min(scored(nodes), key=order, default=None)
 
