@@ -99,8 +99,8 @@ class Feedback:
     """What the next proposal may learn from this candidate; training shapes only.
 
     `opportunities` holds every training shape, the most weighted gain first, so that a proposer also knows
-    what must not change; `regressions` those that lose to the baseline; missing ones are not among them. `setting` and `gpu` say what the
-    shapes were measured on; None in feedback that holds no shapes.
+    what must not change; `regressions` those that lose to the baseline, without the missing ones. `setting` and
+    `gpu` say what the shapes were measured on; None in feedback that holds no shapes.
     """
 
     opportunities: tuple[Opportunity, ...] = ()
@@ -133,9 +133,10 @@ class Evaluation:
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
     `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a recheck also
     `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, where that share is so
-    large that the scores were lowered (see `evaluators.scoring.overfit`). `speedups` holds the speed-up over the
-    baseline by case id, `regressed` the cases that are regressions, `missing` those without a recorded latency. `gpu_s` are the seconds that measuring kept a GPU
-    busy, `measured` when that was; 0 and empty where latencies are recorded ones, or all of them were known.
+    large that the scores were lowered, or the program a table of `CONSTANT_BITS` (see `evaluators.scoring.overfit`). `speedups` holds the speed-up over the
+    baseline by case id, `regressed` the cases that are regressions, `missing` those without a recorded latency.
+    `gpu_s` are the seconds that measuring kept a GPU busy, `measured` when that was; 0 and empty where latencies are
+    recorded ones, or all of them were known.
     """
 
     status: Status

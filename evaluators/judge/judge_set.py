@@ -177,6 +177,7 @@ class JudgeSet:
         weakest = min(every, key=lambda e: e.train.score if e.train else math.inf)
         return Evaluation(
             status=Status.OK,
+            message="; ".join(f"{name}: {e.message}" for name, e in found.items() if e.message),
             source_hash=every[0].source_hash,
             normal_form=every[0].normal_form,
             decisions_hash=hashlib.sha256("".join(e.decisions_hash for e in every).encode()).hexdigest(),

@@ -96,7 +96,7 @@ def _table_json(judge: JudgeSet, name: str, evaluation: Evaluation, *, sealed: b
 
 
 def sealed_log() -> Path:
-    """The user's one log of looks at sealed shapes, wherever runs are kept (XDG_STATE_HOME, by default ~/.local/state)."""
+    """The user's one log of looks at sealed shapes, wherever runs are kept: below XDG_STATE_HOME, or ~/.local/state."""
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     return (state if state.is_absolute() else Path.home() / ".local" / "state") / "evosplit" / SEALED_LOG
 

@@ -70,7 +70,7 @@ _NOT_PROSE = re.compile(
 
 
 def idea_of(answer: str) -> str:
-    """What an answer says of itself: its text without reasoning, programs and edits, shortened; empty for code alone."""
+    """Text of an answer without reasoning, programs and edits, shortened: its idea. Empty for code alone."""
     text = " ".join(_NOT_PROSE.sub(" ", answer.replace("\r\n", "\n")).split())
     if "def schedule" in text:
         return ""  # a program without a fence

@@ -5,10 +5,10 @@ Plain dictionaries, typed: a report holds hundreds of thousands of rows. docs/sc
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NotRequired
 
 from pydantic import TypeAdapter
-from typing_extensions import NotRequired, TypedDict  # pydantic wants this one below Python 3.12
+from typing_extensions import TypedDict  # pydantic wants this one below Python 3.12
 
 
 class Score(TypedDict):
