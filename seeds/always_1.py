@@ -1,6 +1,5 @@
-"""Never split."""
-
 # EVOLVE-BLOCK-START
+"""Never split."""
 
 
 def schedule(shape, gpu):

@@ -1,6 +1,5 @@
-"""Always 2 splits."""
-
 # EVOLVE-BLOCK-START
+"""Always 2 splits."""
 
 
 def schedule(shape, gpu):

@@ -1,6 +1,5 @@
-"""Always 3 splits."""
-
 # EVOLVE-BLOCK-START
+"""Always 3 splits."""
 
 
 def schedule(shape, gpu):

@@ -1,6 +1,5 @@
-"""Always 4 splits."""
-
 # EVOLVE-BLOCK-START
+"""Always 4 splits."""
 
 
 def schedule(shape, gpu):

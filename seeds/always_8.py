@@ -1,6 +1,5 @@
-"""Always 8 splits."""
-
 # EVOLVE-BLOCK-START
+"""Always 8 splits."""
 
 
 def schedule(shape, gpu):

@@ -1,9 +1,9 @@
+# EVOLVE-BLOCK-START
 """The rule of arXiv 2604.00028 as its C++ would compile: blocks of the kernel's own tile.
 
 It replaces FA3's guard "at most four blocks: do not split"; all else is FA3's own decision.
 """
 
-# EVOLVE-BLOCK-START
 import math
 
 

@@ -1,10 +1,10 @@
-"""FA3's own decision, in the heuristic language.
+# EVOLVE-BLOCK-START
+"""A decision that begins as FA3's own, in the heuristic language.
 
-`schedule` is num_splits_heuristic of hopper/heuristics.h, `blocks_per_split` the formula of
+FA3's own `schedule` is num_splits_heuristic of hopper/heuristics.h, its `blocks_per_split` the formula of
 hopper/flash_prepare_scheduler.cu. float32 marks what C++ computes in single precision.
 """
 
-# EVOLVE-BLOCK-START
 import math
 
 

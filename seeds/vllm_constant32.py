@@ -1,6 +1,5 @@
-"""What vLLM launches under full CUDA graphs: the constant 32 (flash_attn_max_num_splits_for_cuda_graph)."""
-
 # EVOLVE-BLOCK-START
+"""What vLLM launches under full CUDA graphs: the constant 32 (flash_attn_max_num_splits_for_cuda_graph)."""
 
 
 def schedule(shape, gpu):

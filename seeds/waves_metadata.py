@@ -1,9 +1,9 @@
+# EVOLVE-BLOCK-START
 """A parametrised policy for metadata mode: blocks per split from a model of the time that a launch takes.
 
 Times are in units of one KV block read by an SM that is alone. `# tune` marks what a numeric search may move.
 """
 
-# EVOLVE-BLOCK-START
 import math
 
 CTA = 1.2  # tune 0.1..10; a CTA's start and end

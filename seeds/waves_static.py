@@ -1,9 +1,9 @@
+# EVOLVE-BLOCK-START
 """A parametrised policy for static mode: the number of splits with the least modelled time.
 
 Times are in units of one KV block read by an SM that is alone. `# tune` marks what a numeric search may move.
 """
 
-# EVOLVE-BLOCK-START
 import math
 
 START = 1.0  # tune 0.1..10; a CTA's start and end

@@ -1,3 +1,4 @@
+# EVOLVE-BLOCK-START
 """A parametrised policy for vLLM's metadata mode: blocks per split from a model of the time that a launch takes.
 
 The form and the numbers of `waves_metadata.py`, but for the cap, which is 32 for all batches: no more is recorded for
@@ -5,7 +6,6 @@ vLLM's kernel. Times are in units of one KV block read by an SM that is alone. `
 move.
 """
 
-# EVOLVE-BLOCK-START
 import math
 
 CTA = 1.2  # tune 0.1..10; a CTA's start and end

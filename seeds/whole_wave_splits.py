@@ -1,10 +1,10 @@
+# EVOLVE-BLOCK-START
 """FA3's decision, except that equal sequences are cut so that their splits fill whole waves of SMs.
 
 FA3's formula takes blocks per SM and a margin of 10%, which overshoots a wave by a few CTAs again and again where all
 sequences have the same length. It needs sums and extremes over the batch alone, so that it fits the prepare kernel.
 """
 
-# EVOLVE-BLOCK-START
 import math
 
 

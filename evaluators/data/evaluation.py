@@ -132,11 +132,11 @@ class Evaluation:
 
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
     `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a recheck also
-    `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, where that share is so
-    large that the scores were lowered, or the program a table of `CONSTANT_BITS` (see `evaluators.scoring.overfit`). `speedups` holds the speed-up over the
-    baseline by case id, `regressed` the cases that are regressions, `missing` those without a recorded latency.
-    `gpu_s` are the seconds that measuring kept a GPU busy, `measured` when that was; 0 and empty where latencies are
-    recorded ones, or all of them were known.
+    `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, where the scores were
+    lowered, for that share or for a table of `CONSTANT_BITS` (see `evaluators.scoring.overfit`). `speedups` holds the
+    speed-up over the baseline by case id, `regressed` the cases that are regressions, `missing` those without a
+    recorded latency. `gpu_s` are the seconds that measuring kept a GPU busy, `measured` when that was; 0 and empty
+    where latencies are recorded ones, or all of them were known.
     """
 
     status: Status

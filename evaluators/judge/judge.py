@@ -234,7 +234,9 @@ class Judge:
             parts = {i: (r.log_speedup, max(0.0, r.log_speedup)) if r else (0.0, 0.0) for i, r in results.items()}
             scores = {s: penalised(scores[s], overfit_gain(parts, w)) for s, w in self.weights.items()}
             features |= {CONSTANT_BITS: round(bits), OVERFIT: 1.0}
-            message = f"memorised: constants of {bits:.0f} bits are a table, not a rule; its gain is taken off the score"
+            message = (
+                f"memorised: {bits:.0f} bits of constants are a table, not a rule; its gain is taken off the score"
+            )
         keys = "\n".join(f"{i} {outcome.launch}" for i, outcome in outcomes.items())
         return Evaluation(
             status=Status.OK,

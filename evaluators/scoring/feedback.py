@@ -27,7 +27,8 @@ CURVE_BEST, CURVE_SPREAD = 5, 6
 """Launches told of a shape's measured curve: so many of the best, and so many evenly over all of them."""
 
 MIN_LEFT, MIN_TOLD = 0.01, 1e-4
-"""Log speed-up from which on a shape has something left to gain, and share of the score that makes a region count."""
+"""Log speed-up from which on a shape has something left to gain, and share of the score from which on a region is
+told of."""
 
 HOW_TO_READ = """\
 How to read this: `4 x 6` is num_splits 4, the most splits of a row, at 6 KV blocks per split; `1` is the kernel

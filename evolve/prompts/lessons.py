@@ -80,7 +80,8 @@ def idea_of(answer: str) -> str:
 def lesson_of(journal: Journal, index: int) -> Lesson:
     """The lesson of a committed proposal that had a parent."""
     (row,) = journal.select(
-        "SELECT own.status, own.message, own.train, own.source, parent.train AS before, parent.source AS parent_source, "
+        "SELECT own.status, own.message, own.train, own.source, parent.train AS before, "
+        "parent.source AS parent_source, "
         "ifnull(a.text, '') AS answer "
         "FROM results own JOIN proposals p ON p.id = own.id JOIN results parent ON parent.id = p.parent "
         "LEFT JOIN answers a ON a.id = own.id WHERE own.id = ?",

@@ -42,12 +42,12 @@ def _scores(evaluation: Evaluation) -> str:
 def limits_text(time_s: float, memory_mb: int, workspace_cap_mb: str) -> str:
     """What a program may use, and what its score is less than its speed-up, in words."""
     return (
-        f"All shapes together, some 1,500 calls, must be decided within {time_s:g} s of CPU time and {memory_mb} MiB. A "
-        f"decision may need {workspace_cap_mb} MiB of workspace (num_splits * batch * num_heads_q * (head_dim + 1) * 4 "
-        f"bytes). Each regression, slower by more than max({100 * MIN_REGRESSION:.0f}%, {REGRESSION_ERRORS:g} standard "
-        f"errors), costs {100 * REGRESSION_PENALTY:.2f}% of the score and its weighted slow-down a second time. Numbers "
-        f"of more than {TABLE_BITS} bits in all are taken for a table learnt by heart and gain nothing; so do decisions "
-        "that shapes one key, block or sequence away do not share."
+        f"All shapes together, some 1,500 calls, must be decided within {time_s:g} s of CPU time and {memory_mb} MiB. "
+        f"A decision may need {workspace_cap_mb} MiB of workspace, which is num_splits * batch * num_heads_q * "
+        f"(head_dim + 1) * 4 bytes. Each regression, slower by more than max({100 * MIN_REGRESSION:.0f}%, "
+        f"{REGRESSION_ERRORS:g} standard errors), costs {100 * REGRESSION_PENALTY:.2f}% of the score and its weighted "
+        f"slow-down a second time. Numbers of more than {TABLE_BITS} bits in all are taken for a table learnt by heart "
+        "and gain nothing; so do decisions that shapes one key, block or sequence away do not share."
     )
 
 
@@ -56,10 +56,10 @@ def recordable_text(*, live: bool) -> str:
     if live:
         return "Launches are measured on a GPU when a program first asks for them: every decision can be scored."
     return (
-        f"Latencies are looked up in a recording, and between two recorded launches interpolated: pack_gqa None and "
+        "Latencies are looked up in a recording, and between two recorded launches interpolated: pack_gqa None and "
         "sm_margin 0; on uniform batches any number of splits up to the blocks of a row; on ragged ones "
-        "blocks_per_split from a quarter of FA3's own value to six times it, under any num_splits that no row reaches or "
-        f"that is at most {max(RAGGED_CAPS)}. Any other launch has no recorded latency: it is {CHARGE}."
+        "blocks_per_split from a quarter of FA3's own value to six times it, under any num_splits that no row reaches "
+        f"or that is at most {max(RAGGED_CAPS)}. Any other launch has no recorded latency: it is {CHARGE}."
     )
 
 

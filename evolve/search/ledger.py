@@ -116,9 +116,8 @@ class Ledger:
             self.duplicates += 1
         elif evaluation.status is not Status.OK:
             self.failed += 1
-        elif evaluation.train is not None:
-            if self.leader is None or evaluation.train.score > self.leader.train.score:
-                self.leader = Leader(index, evaluation.train)
+        elif (train := evaluation.train) and (self.leader is None or train.score > self.leader.train.score):
+            self.leader = Leader(index, train)
 
     def progress(self, done: int, total: int, seconds: float) -> SearchProgress:
         """The state after `done` of `total` proposals, at least one, in `seconds`."""
