@@ -34,7 +34,8 @@ HOW_TO_READ = """\
 How to read this: `4 x 6` is num_splits 4, the most splits of a row, at 6 KV blocks per split; `1` is the kernel
 without splits; where all rows are equal, curves tell the splits that run. `1.031x+-0.4%` is the speed-up over the
 baseline, FA3's own decision, and its standard error: what differs by less than two of them may be noise. Waves are CTAs
-over SMs, longest is in KV blocks of one CTA; `rows 3..9..40` are the blocks of the shortest, the middle and the longest row of a batch."""
+over SMs, longest is in KV blocks of one CTA; `rows 3..9..40` are the blocks of the shortest, the middle and the longest
+row of a batch."""
 
 BATCH_EDGES = (1, 4, 16, 64)
 KEY_EDGES = (256, 704, 2048, 8192, 32768)
