@@ -49,7 +49,7 @@ ORDER = (
     )),
     *(f"evolve.{name}" for name in (
         "errors", "assets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers", "search",
-        "reports", "baselines", "sweep", "export.targets", "export.evidence", "export.patch", "export.proof",
+        "run", "reports", "baselines", "sweep", "export.targets", "export.evidence", "export.patch", "export.proof",
         "export.distill", "export.bundle", "dashboard", "cli",
     )),
 )  # fmt: skip

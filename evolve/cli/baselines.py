@@ -19,9 +19,10 @@ from evolve.baselines.report import Run, write_report
 from evolve.baselines.search import evosplit_fitted, evosplit_search
 from evolve.baselines.table_oracle import table_oracle
 from evolve.baselines.tally import ComparisonBudget, Tally
-from evolve.cli.common import emit, read_program, read_seeds, require_sandbox, say
+from evolve.cli.common import emit, result_printer, say
 from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
+from evolve.run import read_program, read_seeds, require_sandbox
 
 Method = Callable[[Problem, Tally, int], None]
 
@@ -82,7 +83,7 @@ def baselines_command(
             runs.append(Run(name, seed, tuple(tally.standings), tally.stopped_by))
     facts = facts_of(problem, policy, budget)
     summaries = write_report(output, runs, facts)
-    say(f"\nwritten: {output}")
+    result_printer(as_json=as_json)(f"\nwritten: {output}")
     if as_json:
         emit({**facts, "path": str(output), "methods": [asdict(s) for s in summaries]})
     return 0

@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from evaluators.data.contract import SETTINGS, Cache, Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
@@ -17,8 +19,9 @@ from evaluators.fa3.launch import canonical_launch, workspace_bytes
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.language.interpreter import Interpreter
 from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
-from evolve.cli.common import emit, plain, read_program, say
+from evolve.cli.common import emit, plain, result_printer
 from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.run import read_program
 
 REQUIRED = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv")
 WHOLE = (*REQUIRED, "seqlen_q", "head_dim")
@@ -45,7 +48,7 @@ def decide_command(program: str, shapes_path: Path, setting_name: str, runs_dir:
     try:
         parsed = parse_program(source)
     except ProgramRefused as refused:
-        say(f"{program}: {refused.status.value}: {plain(str(refused))}")
+        result_printer(as_json=as_json)(f"{program}: {refused.status.value}: {plain(str(refused))}")
         return EXIT_NEGATIVE
     gpu = Gpu()
     found = []
@@ -53,7 +56,7 @@ def decide_command(program: str, shapes_path: Path, setting_name: str, runs_dir:
         part = rows[start : start + AT_ONCE]
         answers = _ask(parsed, part, gpu)
         if answers.status is not Status.OK:
-            say(f"{program}: {answers.status.value}: {plain(answers.message)}")
+            result_printer(as_json=as_json)(f"{program}: {answers.status.value}: {plain(answers.message)}")
             return EXIT_NEGATIVE
         for (shape, setting), decided in zip(part, answers.decisions, strict=True):
             found.append(described(shape, setting, decided, gpu))
@@ -64,7 +67,7 @@ def decide_command(program: str, shapes_path: Path, setting_name: str, runs_dir:
         decision, launch = row["decision"], row["launch"]
         live = launch["live_splits"]
         shown = str(live[0]) if len(set(live)) == 1 else " ".join(map(str, live))
-        say(f"{setting.mode.value:8} batch {shape.batch:3d} keys {shape.seqlen_k:6d} heads {shape.num_heads_q}:"
+        typer.echo(f"{setting.mode.value:8} batch {shape.batch:3d} keys {shape.seqlen_k:6d} heads {shape.num_heads_q}:"
             f"{shape.num_heads_kv}  num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}, "
             f"live {shown}")  # fmt: skip
     return 0

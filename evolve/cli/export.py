@@ -7,13 +7,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import typer
+
 from evaluators.data.contract import Gpu
 from evaluators.language.cpp.compiler import find_compiler
 from evaluators.language.cpp.normalise import NotExpressible
 from evaluators.language.gate import Program
 from evolve.assets import asset
-from evolve.cli.common import emit, plain, read_program, say
-from evolve.cli.evaluate import log_sealed_read
+from evolve.cli.common import emit, plain, say
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.export.bundle.bundle import check_output, provenance, write_bundle
 from evolve.export.bundle.drop_in import plan_drop_in
@@ -26,6 +27,7 @@ from evolve.export.evidence.evidence import recorded_tables
 from evolve.export.patch.formatter import formatted
 from evolve.export.patch.tree import mailbox_patch, open_tree
 from evolve.export.targets.targets import Kind, Target, target_named
+from evolve.run import log_sealed_read, read_program
 
 PLANNERS = {Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
 """How an export is planned; heuristics.h decides for several modes, and a module of its own patches nothing."""
@@ -73,26 +75,28 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
         return 0
     if export.followed and export.followed.callers:
         callers = " and ".join(export.followed.callers)
-        say(f"{callers}: get_num_splits decides the same on {export.followed.calls:,} calls")
+        typer.echo(f"{callers}: get_num_splits decides the same on {export.followed.calls:,} calls")
     changed = sum(r.changed for r in export.rows)
-    say(f"{output}: {', '.join(files)}")
-    say(f"proved on {export.proof.compared:,} inputs ({export.proof.compiler})")
+    typer.echo(f"{output}: {', '.join(files)}")
+    typer.echo(f"proved on {export.proof.compared:,} inputs ({export.proof.compiler})")
     if export.monotone:
-        say(f"num_splits never decreases with the length: {export.monotone.domain}")
-    say(f"launch changes on {changed} of {len(export.rows)} shapes and settings")
+        typer.echo(f"num_splits never decreases with the length: {export.monotone.domain}")
+    typer.echo(f"launch changes on {changed} of {len(export.rows)} shapes and settings")
     for s in export.summaries:
-        say(f"  {s.name}: {s.changed}/{s.shapes} change, geomean {s.geomean:.4f}x, worst {s.worst:.3f}x, "
+        typer.echo(f"  {s.name}: {s.changed}/{s.shapes} change, geomean {s.geomean:.4f}x, worst {s.worst:.3f}x, "
             f"{s.regressions} regressions")  # fmt: skip
     if not export.measured:
-        say("not measured on this target")
+        typer.echo("not measured on this target")
     for workload, rules in export.rules.items():
         for rule in rules:
             if rule.reason:
-                say(f"dead on {workload}: line {rule.line}, {plain(rule.condition)}: {plain(rule.reason)}")
+                typer.echo(f"dead on {workload}: line {rule.line}, {plain(rule.condition)}: {plain(rule.reason)}")
     if distilled is not None:
-        say(f"distilled: {distilled.curve[-1].rules} rules keep {distilled.curve[-1].share:.0%} of the program's gain")
+        typer.echo(
+            f"distilled: {distilled.curve[-1].rules} rules keep {distilled.curve[-1].share:.0%} of the program's gain"
+        )
     for left, why in export.left_out.items():
-        say(f"left out: {left}: {why}")
+        typer.echo(f"left out: {left}: {why}")
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evaluators.data.status import Status
 from evolve.assets import asset
-from evolve.cli.common import emit, judge_of, say
+from evolve.cli.common import emit, result_printer, say
 from evolve.cli.run import Display
 from evolve.config import BudgetConfig, ReplayConfig, RunConfig, load_config
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -14,7 +14,7 @@ from evolve.journal.diff import first_difference
 from evolve.journal.journal import Entry, open_journal
 from evolve.journal.run_folder import CONFIG_FILE, find_run, keep_tables, kept_tables, new_run_folder
 from evolve.proposers import open_proposer
-from evolve.search.controller import Controller
+from evolve.run import OpenedRun, open_configured_judge, run_search
 
 PROMPT_COLUMNS = ("system", "user")
 
@@ -29,7 +29,7 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     done = _finished(entries)
     config = _config(recorded, len(done) - len(seeds), any_prompt=any_prompt)
     tables = kept_tables(recorded) or [asset(p) for p in config.table_paths()]
-    judge = judge_of(config, tables=tables)
+    judge = open_configured_judge(config, tables=tables)
     if digest and judge.description["table_sha256"] != digest:
         raise UserError(
             f"{recorded} was judged on another table than {tables[0]}", hint="restore the table of that run"
@@ -41,18 +41,19 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
             journal.set_meta("templates", templates)
     say(f"{folder}: {len(done) - len(seeds)} proposals, answered as in {recorded}")
     proposer = open_proposer(config.proposer)
-    show = Display(None).update
-    Controller(config, judge, proposer, folder, seeds=[e.source for e in seeds], on_progress=show).run()
+    opened = OpenedRun(config, judge, proposer, [e.source for e in seeds], folder)
+    run_search(opened, on_progress=Display(None).update)
     left_out = PROMPT_COLUMNS if any_prompt else ()
     difference = first_difference(recorded, folder, ids=done, without=left_out)
     if as_json:
         same = {"recorded": str(recorded), "replay": str(folder), "proposals": len(done) - len(seeds)}
         emit({**same, "same": not difference, "difference": difference})
+    tell = result_printer(as_json=as_json)
     compared = "answers and results" if any_prompt else "prompts, answers and results"
     if difference:
-        say(f"different: {difference}")
+        tell(f"different: {difference}")
     else:
-        say(f"same {compared} of all {len(done)} programs")
+        tell(f"same {compared} of all {len(done)} programs")
     return EXIT_NEGATIVE if difference else 0
 
 

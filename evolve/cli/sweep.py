@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from evaluators.latencies.table import read_table
 from evolve.assets import asset
-from evolve.cli.common import emit, read_seeds, require_sandbox, say
+from evolve.cli.common import emit, result_printer, say
 from evolve.cli.options import named
-from evolve.cli.run import REPORT, check_resumable, open_configured
+from evolve.cli.run import REPORT
 from evolve.cli.sweep_display import SweepDisplay, short_spending, state_text
 from evolve.config import load_config
 from evolve.errors import UserError
 from evolve.journal.run_folder import BEST_FILE, CONFIG_FILE, locked, new_run_folder, write_whole
 from evolve.prompts.templates import load_templates
+from evolve.run import check_resumable, open_configured_proposer, read_seeds, require_sandbox
 from evolve.sweep.conductor import LOG_FILE, Conductor, State
 from evolve.sweep.folder import Sweep, find_sweep, read_sweep
 from evolve.sweep.plan import Member, plan_runs, plan_sweep
@@ -40,7 +41,7 @@ def sweep_command(
             raise UserError("--resume takes the sweep's own configurations", hint="leave CONFIG, --seeds, --name out")
         return resume_command(find_sweep(resume, runs_dir), sets, jobs=jobs, as_json=as_json)
     if config is None:
-        raise UserError("which configuration?", hint="evosplit sweep configs/quickstart.yaml --seeds 0..9")
+        raise UserError("missing argument CONFIG", hint="evosplit sweep configs/quickstart.yaml --seeds 0..9")
     members = plan_sweep(config, [*sets, *named(name)], seeds)
     return _begin(members, f"{members[0].config.name}-sweep", jobs=jobs, as_json=as_json)
 
@@ -88,7 +89,7 @@ def _check(members: Sequence[Member]) -> None:
     for member in members:
         config = member.config
         read_seeds(config)
-        open_configured(config)
+        open_configured_proposer(config)
         load_templates(config.prompts)
         if config.judge.measure != "live":
             tables |= set(config.table_paths())
@@ -111,7 +112,7 @@ def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as
         summary = summarise(sweep, conductor.states)
         files = write_summary(summary, code)
         page = _write_report(summary)
-    _tell(summary, [*files, *([page] if page else [])])
+    _tell(summary, [*files, *([page] if page else [])], result_printer(as_json=as_json))
     if code:
         say(f"\nevosplit sweep --resume {sweep.path} goes on with what is unfinished")
     if as_json:
@@ -137,56 +138,56 @@ def _write_report(summary: SweepSummary) -> Path | None:
     return path
 
 
-def _tell(summary: SweepSummary, files: Sequence[Path]) -> None:
-    say()
-    _tell_runs(summary)
+def _tell(summary: SweepSummary, files: Sequence[Path], tell: Callable[[str], None]) -> None:
+    tell("")
+    _tell_runs(summary, tell)
     for variant in summary.variants:
         if variant.runs > 1:
-            _tell_variant(variant)
+            _tell_variant(variant, tell)
     for winner in summary.winners:
         best = winner.path / BEST_FILE
         rivals = sum(r.judged_on == winner.judged_on and r.train is not None for r in summary.runs)
         among = f"among {rivals} runs: {winner.label}" if rivals > 1 else f"in {winner.label}"
-        say(f"\nwinner, picked by the holdout {among}, proposal {winner.winner}")
-        say(f"  {best}")
+        tell(f"\nwinner, picked by the holdout {among}, proposal {winner.winner}")
+        tell(f"  {best}")
         if rivals > 1:
-            say(f"  the best of {rivals} looks better on the holdout than it is; the sealed shapes do not know it:")
-            say(f"  evosplit evaluate {best} --config {winner.path / CONFIG_FILE} --sealed")
-    say()
+            tell(f"  the best of {rivals} looks better on the holdout than it is; the sealed shapes do not know it:")
+            tell(f"  evosplit evaluate {best} --config {winner.path / CONFIG_FILE} --sealed")
+    tell("")
     for path in files:
-        say(f"written    {path}")
+        tell(f"written    {path}")
 
 
-def _tell_variant(variant: Variant) -> None:
+def _tell_variant(variant: Variant, tell: Callable[[str], None]) -> None:
     """Medians and quartiles; what nobody spent is left out."""
     f, d = variant.figures, variant.judged_on
     unfinished = f" ({variant.unfinished} unfinished)" if variant.unfinished else ""
-    say(f"\n{variant.variant}, {d.get('workload')}, {d.get('setting')}: {variant.runs} runs{unfinished}, "
+    tell(f"\n{variant.variant}, {d.get('workload')}, {d.get('setting')}: {variant.runs} runs{unfinished}, "
         "median [quartiles] of their winners")  # fmt: skip
     held = f", holdout {_percent(f['holdout_share'])}" if "holdout_share" in f else ""
-    say(f"  share of the oracle  train {_percent(f['train_share'])}{held}")
-    say(f"  regressions          {_number(f['regressions'])}")
+    tell(f"  share of the oracle  train {_percent(f['train_share'])}{held}")
+    tell(f"  regressions          {_number(f['regressions'])}")
     spent = [f"look-ups {_number(f['look_ups'])}"] if f["look_ups"].most else []
     spent += [f"tokens {_number(f['tokens'])}"] if f["tokens"].most else []
     spent += [f"${f['cost_usd'].median:.2f}"] if f["cost_usd"].most else []
     spent += [f"GPU seconds {_number(f['gpu_s'])}"] if f["gpu_s"].most else []
-    say(f"  spent by a run       {', '.join(spent) or 'nothing'}")
+    tell(f"  spent by a run       {', '.join(spent) or 'nothing'}")
 
 
-def _tell_runs(summary: SweepSummary) -> None:
+def _tell_runs(summary: SweepSummary, tell: Callable[[str], None]) -> None:
     width = max(len(r.label) for r in summary.runs)
-    say(f"{'run':{width}}  proposals   train  of oracle  holdout  of oracle  slower  spent, state")
+    tell(f"{'run':{width}}  proposals   train  of oracle  holdout  of oracle  slower  spent, state")
     for r in summary.runs:
         train = f"{r.train.score:7.4f}{100 * r.train.oracle_share:10.1f}%" if r.train else " " * 18
         held = f"{r.holdout.score:9.4f}{100 * r.holdout.oracle_share:10.1f}%" if r.holdout else " " * 20
         slower = sum(s.regressions for s in (r.train, r.holdout) if s) if r.train else ""
         note = "" if r.state is State.DONE else f", {state_text(r.state, r.trouble)}"
         note = ", not begun" if r.state is State.WAITING and not r.proposals else note
-        say(f"{r.label:{width}}  {f'{r.proposals}/{r.wanted}':>9} {train}{held}{slower:>8}  "
+        tell(f"{r.label:{width}}  {f'{r.proposals}/{r.wanted}':>9} {train}{held}{slower:>8}  "
             f"{short_spending(r.spending)}{note}")  # fmt: skip
     for r in summary.runs:
         if r.state is State.FAILED:
-            say(f"{r.label}: everything it said is in {r.path / LOG_FILE}")
+            tell(f"{r.label}: its output is in {r.path / LOG_FILE}")
 
 
 def _percent(s: Spread) -> str:

@@ -41,17 +41,17 @@ def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Se
     """Check a configuration, and that its seeds and its table can be read."""
     from evaluators.latencies.table import read_table
     from evolve.assets import asset
-    from evolve.cli.common import read_seeds
     from evolve.config import load_config
+    from evolve.run import read_seeds
 
     config = load_config(asset(str(path)), sets or [])
     seeds = read_seeds(config)
     if config.judge.measure == "live":
-        typer.echo(f"{path}: ok, seeds {len(seeds)}, measured live", err=True)
+        typer.echo(f"{path}: ok, seeds {len(seeds)}, measured live")
         return
     tables = [read_table(asset(p)) for p in config.table_paths()]
     shapes = sum(len(table.cases) for table in tables)
-    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {shapes}", err=True)
+    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {shapes}")
 
 
 @queue_app.command("list")

@@ -35,10 +35,11 @@ def one_judge() -> Judge:
 @pytest.fixture
 def warm(one_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge that the commands would open, opened once."""
+    import evolve.run
     from evolve.cli import replay, run
 
-    monkeypatch.setattr(replay, "judge_of", lambda *_, **__: one_judge)
-    monkeypatch.setattr(run, "judge_of", lambda *_, **__: one_judge)
+    monkeypatch.setattr(replay, "open_configured_judge", lambda *_, **__: one_judge)
+    monkeypatch.setattr(evolve.run, "open_configured_judge", lambda *_, **__: one_judge)
     monkeypatch.setattr(run, "draw_speedups", lambda *_, **__: None)
 
 
@@ -78,7 +79,7 @@ def test_a_replay_can_be_replayed(evosplit: Command, recorded: Path) -> None:
 def test_a_changed_result_is_found(evosplit: Command, recorded: Path) -> None:
     change(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
     result = evosplit("replay", recorded)
-    assert result.code == 1 and "different: proposal 4, results.message: 'forged' against ''" in result.err
+    assert result.code == 1 and "different: proposal 4, results.message: 'forged' against ''" in result.out
 
 
 @pytest.mark.usefixtures("warm")
@@ -98,7 +99,7 @@ def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command
     )
     assert "--any-prompt" in result.err
     result = evosplit("replay", recorded, "--any-prompt")
-    assert result.code == 0 and "same answers and results of all 5 programs" in result.err
+    assert result.code == 0 and "same answers and results of all 5 programs" in result.out
 
 
 @pytest.mark.slow
