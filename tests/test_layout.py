@@ -49,8 +49,8 @@ ORDER = (
     )),
     *(f"evolve.{name}" for name in (
         "errors", "assets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers", "search",
-        "run", "reports", "baselines", "sweep", "export.targets", "export.evidence", "export.patch", "export.proof",
-        "export.distill", "export.bundle", "dashboard", "cli",
+        "run", "decisions", "reports", "baselines", "sweep", "export.targets", "export.evidence", "export.patch",
+        "export.proof", "export.distill", "export.bundle", "dashboard", "api", "cli",
     )),
 )  # fmt: skip
 """Folders and lone modules; each imports only what stands before it."""
