@@ -206,7 +206,7 @@ def test_decide_answers_in_input_order(
     if not sandboxed:
         # As on macOS.
         monkeypatch.setattr("evaluators.sandbox.confine.unsupported", lambda: "no seccomp here")
-        monkeypatch.setattr(import_module("evolve.cli.decide"), "self_test", _failed_self_test())
+        monkeypatch.setattr(import_module("evolve.decisions"), "self_test", _failed_self_test())
     (tmp_path / "x.csv").write_bytes(CSV.encode())
     result = evosplit("decide", STOCK, "--shapes", "x.csv", "--json")
     assert result.code == 0, result.err

@@ -36,9 +36,9 @@ def one_judge() -> Judge:
 def warm(one_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge that the commands would open, opened once."""
     import evolve.run
-    from evolve.cli import replay, run
+    from evolve.cli import run
 
-    monkeypatch.setattr(replay, "open_configured_judge", lambda *_, **__: one_judge)
+    monkeypatch.setattr(run, "open_configured_judge", lambda *_, **__: one_judge)
     monkeypatch.setattr(evolve.run, "open_configured_judge", lambda *_, **__: one_judge)
     monkeypatch.setattr(run, "draw_speedups", lambda *_, **__: None)
 

@@ -361,7 +361,7 @@ def test_a_key_in_which_the_runs_differ_stays(evosplit: Command, tmp_path: Path)
 def test_the_table_on_a_terminal_shows_first_who_does_something() -> None:
     from rich.console import Console
 
-    from evolve.cli.sweep_display import progress_table
+    from evolve.cli.sweep import progress_table
     from evolve.sweep.conductor import RunState
 
     members = plan_sweep(QUICKSTART, [], "0..9")
