@@ -24,7 +24,7 @@ from evolve.assets import asset
 from evolve.config import RunConfig, load_config
 from evolve.decisions import decide_shapes
 from evolve.errors import UserError
-from evolve.export.bundle.export import Bundle, export_program
+from evolve.export.bundle.export import WrittenBundle, export_program
 from evolve.journal.entry import Entry
 from evolve.journal.run_folder import CONFIG_FILE, Best, RunSummary, find_run, summarise
 from evolve.run import (
@@ -227,7 +227,7 @@ def export_bundle(
     partial: bool = False,
     unmeasured: bool = False,
     distill: float | None = None,
-) -> Bundle:
+) -> WrittenBundle:
     """Write a bundle for a target: patch or module, proof and evidence; as `evosplit export`.
 
     Args:

@@ -46,7 +46,7 @@ AnyJudge = Judge | JudgeSet
 
 @dataclass(frozen=True, slots=True)
 class SharedPool:
-    """Where a run of a sweep asks for latencies: the parent's socket, and the run's name there."""
+    """Source of latencies for a run of a sweep: the parent's socket, and the run's name there."""
 
     path: Path
     run: str
@@ -193,7 +193,7 @@ def _open_live_judge(
 
 
 def _live_source(config: RunConfig, shared: SharedPool | None, on_event: Callable[[str], None]) -> LiveSource:
-    """Where latencies come from: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
+    """Source of latencies: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
     from evaluators.data.contract import LIVE_SETTINGS
 
     setting, store = LIVE_SETTINGS[config.judge.setting], Path(config.store_path())

@@ -16,7 +16,7 @@ COLOURS = ("#5e3c99", "#e66101", "#1b7837", "#2166ac", "#b2182b", "#8c510a", "#5
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MethodRun:
     """One run of one method."""
 
     method: str
@@ -56,7 +56,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def summarise(runs: Sequence[Run]) -> list[Summary]:
+def summarise(runs: Sequence[MethodRun]) -> list[Summary]:
     """One line per method, the best on the holdout first."""
     found = []
     for method in dict.fromkeys(run.method for run in runs):
@@ -85,7 +85,7 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
     return sorted(found, key=lambda s: -s.holdout_share)
 
 
-def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) -> list[Summary]:
+def write_report(folder: Path, runs: Sequence[MethodRun], facts: Mapping[str, str]) -> list[Summary]:
     """Write all files into a folder that exists."""
     summaries = write_tables(folder, runs)
     (folder / TEXT).write_text(_text(summaries, facts), encoding="utf-8")
@@ -93,7 +93,7 @@ def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) ->
     return summaries
 
 
-def write_tables(folder: Path, runs: Sequence[Run]) -> list[Summary]:
+def write_tables(folder: Path, runs: Sequence[MethodRun]) -> list[Summary]:
     """Write the two tables alone."""
     summaries = summarise(runs)
     with (folder / STANDINGS).open("w", encoding="utf-8", newline="") as file:
@@ -109,7 +109,7 @@ def write_tables(folder: Path, runs: Sequence[Run]) -> list[Summary]:
     return summaries
 
 
-def read_report(folder: Path) -> tuple[list[Run], dict[str, str]]:
+def read_report(folder: Path) -> tuple[list[MethodRun], dict[str, str]]:
     """Runs and facts of a report, so that methods measured later can join those measured before.
 
     Standings come back with six digits; what stopped a run, as its method's summary says for all of its runs.
@@ -121,7 +121,7 @@ def read_report(folder: Path) -> tuple[list[Run], dict[str, str]]:
         for row in csv.DictReader(file):
             numbers = {n: float(row[n]) if n.endswith(("score", "share")) else int(row[n]) for n in NUMBERS}
             standings.setdefault((row["method"], int(row["seed"])), []).append(Standing(**numbers))  # type: ignore[arg-type]
-    runs = [Run(method, seed, tuple(rows), stops[method]) for (method, seed), rows in standings.items()]
+    runs = [MethodRun(method, seed, tuple(rows), stops[method]) for (method, seed), rows in standings.items()]
     lines = (folder / TEXT).read_text(encoding="utf-8").splitlines()
     facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("- "))
     return runs, facts
@@ -157,7 +157,7 @@ def _percent(middle: float, low: float, high: float) -> str:
     return f"{100 * middle:.1f}% ({100 * low:.1f}..{100 * high:.1f})"
 
 
-def draw(path: Path, runs: Sequence[Run], *, title: str) -> None:
+def draw(path: Path, runs: Sequence[MethodRun], *, title: str) -> None:
     """Leader's share on train against evaluations and against look-ups: median and quartiles over the seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -187,7 +187,7 @@ def draw(path: Path, runs: Sequence[Run], *, title: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _bands(runs: Sequence[Run], spent: str, share: str) -> tuple[list[float], list[tuple[float, float, float]]]:
+def _bands(runs: Sequence[MethodRun], spent: str, share: str) -> tuple[list[float], list[tuple[float, float, float]]]:
     """Quartiles of the share wherever some run moves on; a run that has ended keeps its last share."""
     ends = [float(getattr(s, spent)) for run in runs for s in run.standings]
     first, last = max(1.0, min(ends)), max(ends)

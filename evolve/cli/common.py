@@ -53,13 +53,13 @@ def plain(text: str) -> str:
 
 
 def measured_how(judge: AnyJudge) -> str:
-    """Where a judge's latencies come from, for the line that says what was judged."""
+    """Origin of a judge's latencies, for the line that says what was judged."""
     d = judge.description
     return f"{'live' if 'measure' in d else 'recorded'}: {d['build']}, {d['gpu']}"
 
 
 def live_lines(judge: AnyJudge) -> list[str]:
-    """What a live judge measured; nothing of a recorded one."""
+    """Lines about what a live judge measured; none for a recorded one."""
     from evaluators.judge.judge import Judge
     from evaluators.measure.live_source import LiveSource
 

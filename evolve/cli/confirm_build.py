@@ -130,7 +130,7 @@ def choice_json(choice: Choice) -> dict[str, Any]:
 
 
 def setting_json(read: Sequence[Choice], timed: Sequence[ShapeVerdict], gpu: Gpu) -> dict[str, Any]:
-    """What was found in one setting."""
+    """Findings in one setting, as JSON."""
     counted = [v for v in timed if v.comparison is not None]
     interval: Interval = suite_interval([Part(1.0, v.comparison.log_ratios) for v in counted if v.comparison])
     changed = [c for c in read if c.expected.changes(gpu)]

@@ -120,7 +120,7 @@ def _recording(
     stack: ExitStack,
     say: Callable[[str], None],
 ) -> Callable[..., int]:
-    """What records: this process on the current GPU, or a pool, which ends with `stack`."""
+    """The recorder: this process on the current GPU, or a pool, which ends with `stack`."""
     if executor is None:
         return partial(Recorder(setting).record, workload, output)
     pool = stack.enter_context(closing(open_pool(executor, gpus, [setting], on_event=say)))

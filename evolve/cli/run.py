@@ -153,7 +153,7 @@ def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) ->
 
 
 def _write_report(folder: Path) -> Path:
-    """The run's page, written anew when a run goes on."""
+    """The run's page, rewritten when a run is resumed."""
     from evolve.dashboard.report import report
     from evolve.dashboard.views.reader import RunReader
 
@@ -179,7 +179,7 @@ def _show(program: Best, judge: AnyJudge, evaluation: Evaluation, tell: Callable
 
 
 def spent_text(spending: Spending) -> str:
-    """What a run cost, in a line."""
+    """Cost of a run, in a line."""
     parts = [f"${spending.cost_usd:.2f}", f"{spending.tokens} tokens", f"{spending.calls} calls"]
     if spending.look_ups:
         parts.append(f"{spending.look_ups:,} look-ups by proposers")

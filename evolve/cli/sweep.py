@@ -39,7 +39,7 @@ PLAIN_EVERY_S = 10.0
 COLOURS = {State.RUNNING: "cyan", State.STOPPING: "yellow", State.DONE: "green", State.BUDGET: "yellow",
            State.INTERRUPTED: "yellow", State.FAILED: "red"}  # fmt: skip
 SHOWN_FIRST = (State.FAILED, State.STOPPING, State.RUNNING, State.INTERRUPTED, State.BUDGET, State.WAITING, State.DONE)
-"""Where a terminal is too low for all runs, those that do something come first."""
+"""Order of runs on a terminal that is too low for all: active ones first."""
 
 
 class SweepDisplay:
@@ -93,7 +93,7 @@ def headline(states: Sequence[RunState]) -> str:
 
 
 def state_text(state: State, trouble: str) -> str:
-    """What a run does, and why it failed."""
+    """State of a run, and why it failed."""
     return plain(f"{state.value}: {trouble}" if trouble else state.value)
 
 
@@ -292,7 +292,7 @@ def _tell(summary: SweepSummary, files: Sequence[Path], tell: Callable[[str], No
 
 
 def _tell_variant(variant: Variant, tell: Callable[[str], None]) -> None:
-    """Medians and quartiles; what nobody spent is left out."""
+    """Medians and quartiles; budgets that were not used are left out."""
     f, d = variant.figures, variant.judged_on
     unfinished = f" ({variant.unfinished} unfinished)" if variant.unfinished else ""
     tell(f"\n{variant.variant}, {d.get('workload')}, {d.get('setting')}: {variant.runs} runs{unfinished}, "

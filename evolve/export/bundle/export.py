@@ -33,7 +33,7 @@ PLANNERS = {Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class WrittenBundle:
     """A bundle that was written.
 
     Attributes:
@@ -62,7 +62,7 @@ def export_program(
     run: dict[str, object] | None = None,
     runs_dir: Path = Path("runs"),
     tell: Callable[[str], None] = lambda _: None,
-) -> Bundle:
+) -> WrittenBundle:
     """Prove a program, patch the target and write the bundle; nothing is written when anything fails.
 
     Args:
@@ -116,7 +116,7 @@ def export_program(
         # The bundle states the sealed test shapes too.
         log_sealed_read(runs_dir, name, text, {"command": "export", "target": target.name})
     files = write_bundle(export, patch, output, run, original=text)
-    return Bundle(output, files, export, provenance(export, run))
+    return WrittenBundle(output, files, export, provenance(export, run))
 
 
 def _patched(name: str, program: Program, target: Target, source: Path, *, partial: bool) -> tuple[Export, bytes]:
