@@ -314,7 +314,7 @@ class Run:
 
         Columns: `kind` (seed or proposal), `island`, `parent`, `status`, `model`, `note`, `train_score`,
         `train_speedup`, `train_oracle_share` (1 is all of the oracle's gain), `train_regressions`, the same for
-        `holdout`, `complexity` (syntax nodes), `memorised`, `duplicate_of`, `tokens_in`, `tokens_out`, `cost_usd`,
+        `holdout`, `complexity` (syntax nodes), `overfit`, `duplicate_of`, `tokens_in`, `tokens_out`, `cost_usd`,
         `elapsed_s`, `gpu_s`, `message`.
         """
         import pandas as pd
@@ -421,7 +421,7 @@ def _proposal_row(entry: Entry) -> dict[str, object]:
         **scores("train", entry.train),
         **scores("holdout", entry.holdout),
         "complexity": entry.features.get("complexity"),
-        "memorised": entry.memorised,
+        "overfit": entry.overfit,
         "duplicate_of": entry.duplicate_of,
         "tokens_in": entry.spent.tokens_in,
         "tokens_out": entry.spent.tokens_out,

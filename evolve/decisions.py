@@ -12,7 +12,6 @@ from evaluators.data.status import Status
 from evaluators.fa3.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
 from evaluators.fa3.launch import canonical_launch, workspace_bytes
 from evaluators.language.gate import Program, ProgramRefused, parse_program
-from evaluators.language.interpreter import Interpreter
 from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
 from evolve.errors import EXIT_NEGATIVE, UserError
 
@@ -56,7 +55,7 @@ def decide_shapes(source: str, rows: Sequence[tuple[DecodeShape, Setting]]) -> l
 
 
 def _ask(program: Program, rows: Sequence[tuple[DecodeShape, Setting]], gpu: Gpu) -> Answers:
-    """Ask in the sandbox; without one the slow interpreter answers: a file of shapes is no search."""
+    """Ask in the sandbox; where a process cannot be confined, under limits of time and memory alone."""
     questions = [
         Question(
             view := shape_view(shape, setting),
@@ -65,8 +64,7 @@ def _ask(program: Program, rows: Sequence[tuple[DecodeShape, Setting]], gpu: Gpu
         )
         for shape, setting in rows
     ]
-    sandbox = Sandbox(gpu, questions, Limits()) if self_test().ok else Interpreter(gpu, questions)
-    return sandbox.ask(program)
+    return Sandbox(gpu, questions, Limits(), confined=self_test().ok).ask(program)
 
 
 def _described(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> dict[str, dict[str, Any]]:

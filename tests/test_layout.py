@@ -73,8 +73,6 @@ def imports_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_down_the_list_of_folders(path: Path) -> None:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    if path.name == "interpreter.py":
-        pytest.skip("will be deleted")
     own = folder_of(module)
     if own is None:
         assert path.name in ("__init__.py", "__main__.py"), f"{path} is in none of the folders of ORDER"

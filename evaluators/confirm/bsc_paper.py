@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.gain import Gain, gain_of
 from evaluators.data.workloads import LLAMA_HEADS, bsc_160
 from evaluators.fa3.launch import canonical_launch, spelled_out
-from evaluators.latencies.oracle import log_speedups, standard_error
 from evaluators.latencies.store import shape_key
 from evaluators.measure.worker_client import MeasureError, Trouble, Worker
 
@@ -120,19 +120,6 @@ class Measured:
         return statistics.median(self.latencies_us)
 
 
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """Speed-up of one launch over another on the same shape: paired log ratio and whether it is a regression."""
-
-    log_speedup: float
-    standard_error: float
-
-    @property
-    def regression(self) -> bool:
-        """Slower by more than max(1%, 3 standard errors), as the judge counts."""
-        return -self.log_speedup > max(0.01, 3 * self.standard_error)
-
-
 class Readings:
     """What was measured, looked up by setting, shape and decision."""
 
@@ -152,8 +139,7 @@ class Readings:
     def gain(self, where: Setting, shape: DecodeShape, decision: Decision, baseline: Decision = Decision()) -> Gain:  # noqa: B008
         """Speed-up of a decision over the baseline."""
         one, other = self.of(where, shape, baseline), self.of(where, shape, decision)
-        logs = log_speedups(one.latencies_us, other.latencies_us)
-        return Gain(statistics.median(logs), standard_error(logs))
+        return gain_of(one.latencies_us, other.latencies_us)
 
 
 def wanted_decisions(policies: Policies) -> Iterator[tuple[Setting, DecodeShape, list[Decision]]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.evaluation import OVERFIT_SHARE, Evaluation, SplitScore
 from evaluators.scoring.regressions import Grid, Regression
 
 if TYPE_CHECKING:
@@ -95,14 +95,14 @@ def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
     return f"gap train - holdout: score {score:+.4f}, share of the oracle {100 * share:+.1f}%"
 
 
-def lone_line(features: Mapping[str, float], memorised: bool) -> str:
-    """Result of the recheck for overfitting; empty where there was none."""
-    if "lone_share" not in features:
+def overfit_line(features: Mapping[str, float], overfit: bool) -> str:
+    """Share of the gain that is overfit, as the recheck found it; empty where there was none."""
+    if OVERFIT_SHARE not in features:
         return ""
     share = (
-        f"{100 * features['lone_share']:.1f}% of the gain on train sits in decisions that no neighbouring shape shares"
+        f"{100 * features[OVERFIT_SHARE]:.1f}% of the gain on train sits in decisions that no neighbouring shape shares"
     )
-    return f"MEMORISED: {share}; taken off the scores" if memorised else share
+    return f"OVERFIT: {share}; taken off the scores" if overfit else share
 
 
 def regression_lines(judge: AnyJudge, evaluation: Evaluation) -> list[str]:

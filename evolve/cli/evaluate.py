@@ -17,8 +17,8 @@ from evolve.cli.common import (
     emit,
     gap_line,
     live_lines,
-    lone_line,
     measured_how,
+    overfit_line,
     plain,
     regression_lines,
     say,
@@ -51,7 +51,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}
         if sealed:
             data["test"] = score_json(result.test)
-        data["memorised"] = result.memorised
+        data["memorised"] = result.overfit
         if isinstance(judge, JudgeSet):
             data["tables"] = [_table_json(judge, name, e, sealed=sealed) for name, e in each.items()]
         emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
@@ -71,7 +71,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         typer.echo(line)
     if result.train is not None:
         typer.echo(gap_line(result.train, result.holdout))
-    typer.echo(lone_line(result.features, result.memorised))
+    typer.echo(overfit_line(result.features, result.overfit))
     for line in regression_lines(judge, result):
         typer.echo(line)
     where = " of the table with the lowest score" if each else ""

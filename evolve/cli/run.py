@@ -10,13 +10,14 @@ from pathlib import Path
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.judge.judge_set import JudgeSet
+from evaluators.scoring.feedback import VERSION
 from evolve.assets import asset
 from evolve.cli.common import (
     emit,
     gap_line,
     live_lines,
-    lone_line,
     measured_how,
+    overfit_line,
     regression_lines,
     result_printer,
     say,
@@ -46,6 +47,8 @@ PICTURE = "speedup.png"
 REPORT = "report.html"
 PLAIN_EVERY_S = 5.0
 PROMPT_COLUMNS = ("system", "user")
+FEEDBACK_COLUMNS = ("user", "feedback")
+"""What holds the text of the feedback: prompts do, beside the results."""
 
 
 class Display:
@@ -136,7 +139,7 @@ def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
 
 def trust_lines(best: Best) -> list[str]:
     """How far the winner's score carries beyond the shapes of the search."""
-    return [line for line in (gap_line(best.train, best.holdout), lone_line(best.features, best.memorised)) if line]
+    return [line for line in (gap_line(best.train, best.holdout), overfit_line(best.features, best.overfit)) if line]
 
 
 def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) -> list[Path]:
@@ -220,9 +223,10 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     with open_journal(recorded, read_only=True) as journal:
         entries = list(journal.entries())
         templates, digest = journal.meta("templates"), journal.meta("table_sha256")
+        other_feedback = int(journal.meta("feedback_version") or 1) != VERSION
     seeds = [e for e in entries if e.kind == "seed"]
     done = _with_result(entries)
-    config = _replaying(recorded, len(done) - len(seeds), any_prompt=any_prompt)
+    config = _replaying(recorded, len(done) - len(seeds), any_prompt=any_prompt or other_feedback)
     tables = kept_tables(recorded) or [asset(p) for p in config.table_paths()]
     judge = open_configured_judge(config, tables=tables)
     if digest and judge.description["table_sha256"] != digest:
@@ -238,13 +242,18 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     proposer = open_proposer(config.proposer)
     opened = OpenedRun(config, judge, proposer, [e.source for e in seeds], folder)
     run_search(opened, on_progress=Display(None).update)
-    left_out = PROMPT_COLUMNS if any_prompt else ()
+    left_out = {*(PROMPT_COLUMNS if any_prompt else ()), *(FEEDBACK_COLUMNS if other_feedback else ())}
     difference = first_difference(recorded, folder, ids=done, without=left_out)
     if as_json:
         same = {"recorded": str(recorded), "replay": str(folder), "proposals": len(done) - len(seeds)}
-        emit({**same, "same": not difference, "difference": difference})
+        emit({**same, "same": not difference, "difference": difference, "not_compared": sorted(left_out)})
     tell = result_printer(as_json=as_json)
-    compared = "answers and results" if any_prompt else "prompts, answers and results"
+    compared = "answers and results" if left_out else "prompts, answers and results"
+    if other_feedback:
+        say(
+            "prompts were not compared: that run's feedback names the best launches by another median, as versions "
+            "before this one did (see CHANGELOG.md)"
+        )
     if difference:
         tell(f"different: {difference}")
     else:

@@ -45,8 +45,8 @@ def _line(entry: Entry) -> str:
     note = plain(entry.answer.note) if entry.answer else ""
     if entry.spent.look_ups:
         note = f"{note} ({entry.spent.look_ups:,} look-ups)".lstrip()
-    if entry.memorised:
-        note = f"MEMORISED {note}"
+    if entry.overfit:
+        note = f"OVERFIT {note}"
     parent = "" if entry.parent is None else f"from {entry.parent}"
     return f"{entry.id:5d}  {status:15} {score}  {parent:10} {note}"
 

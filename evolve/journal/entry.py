@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 
 from evaluators.data.contract import Decision
-from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.evaluation import OVERFIT, Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.proposal import Response
 
@@ -49,9 +49,9 @@ class Entry:
     gpu_s: float
 
     @property
-    def memorised(self) -> bool:
+    def overfit(self) -> bool:
         """Whether the recheck lowered the scores."""
-        return "memorised" in self.features
+        return OVERFIT in self.features
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class Best:
     train: SplitScore
     holdout: SplitScore | None
     features: dict[str, float]
-    memorised: bool
+    overfit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def _best(journal: Journal, index: int, folder: Path) -> Best:
         entry.train,
         entry.holdout,
         entry.features,
-        entry.memorised,
+        entry.overfit,
     )
 
 

@@ -1,7 +1,7 @@
 """Records part of a table a second time, on another day and GPU of the same model: how much of a choice is luck?
 
 Shapes are taken in turn from ragged holdout, ragged training and uniform holdout shapes, in a fixed random order, so
-that a recording that is cut short stays balanced. Sealed test shapes are left alone. All launches of a shape's ladder
+that a recording that is cut short stays balanced. Sealed test shapes are left alone. All recorded launches of a shape
 are measured as the table's were. `results/bounds/bounds.py` compares.
 
     python results/bounds/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl

@@ -101,7 +101,7 @@ class KilledSandboxes:
 
 
 def test_sandboxes_killed_anywhere_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Four in a row everywhere; then five in a row at each place in turn: seed, first look, second look."""
+    """Four in a row everywhere; then five in a row at each place in turn: seed, evaluation, recheck."""
     require_sandbox()
     judge = open_judge(TABLES / "bsc-160/fa3_fwd-static-cold", weighting=Weighting.CHAT, limits=Limits())
     search = {"proposals": 3, "window": 1, "parallel_evaluations": 1}

@@ -72,7 +72,7 @@ def test_a_failure_names_its_table(judges: dict[str, Judge]) -> None:
     assert refused.train is None and not refused.decisions
 
 
-def test_the_second_look_asks_no_table_a_first_time(judges: dict[str, Judge], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recheck_asks_no_table_a_first_time(judges: dict[str, Judge], monkeypatch: pytest.MonkeyPatch) -> None:
     both, source = JudgeSet(judges, Objective.WORST), seed("fa3_stock")
     found = both.evaluate(source)
     alone = {name: judge.recheck(source, judge.evaluate(source)) for name, judge in judges.items()}

@@ -1,4 +1,4 @@
-"""Recording without a GPU: ladders, copies of KV, metadata, slices and their merging."""
+"""Recording without a GPU: recorded decisions, copies of KV, metadata, slices and their merging."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COLD, HOT, VLLM = (SETTINGS[n] for n in ("fa3_fwd-metadata-cold", "fa3_fwd-metad
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_ladders_start_with_the_baseline_and_hold_the_documented_splits(name: str) -> None:
+def test_recorded_decisions_start_with_the_baseline_and_hold_the_documented_splits(name: str) -> None:
     setting = SETTINGS[name]
     shape = DecodeShape(2, 3000, 8, 1)
     actions = recorded_actions(shape, setting, Gpu())

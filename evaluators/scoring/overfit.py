@@ -1,13 +1,13 @@
-"""Memorising: how much of a program's gain sits in decisions that it takes on the measured shape alone.
+"""Overfitting: how much of a program's gain sits in decisions that fit the measured shape alone.
 
-A rule that would hold in a kernel decides alike on shapes that differ by one key, one KV block or one sequence, or
-takes decisions there that would do as well here. A program that has learnt the benchmark by heart does not: one step
-aside it falls back on something else. So each shape's neighbours are asked, and their decisions are looked up on the
-shape itself: the gain that is left with the better neighbour along the worst axis is shared, the rest is lone.
+A general rule decides alike, or as well, on shapes that differ by one key, one KV block or one sequence. A program that
+has learnt the measured shapes by heart falls back on something else there. So each shape's neighbours are asked, and
+their decisions are looked up on the shape itself: what the better neighbour along the worst axis keeps of the gain is
+general, the rest is overfit.
 
-The penalty, and the only one: where more than `LONE_LIMIT` of the gain on the training shapes is lone, and more than
-`LONE_FLOOR` in all, the program is marked, and the lone gain of a split is taken off the logarithm of the score of
-that split.
+The penalty, and the only one: where more than `OVERFIT_LIMIT` of the gain on the training shapes is overfit, and more
+than `OVERFIT_FLOOR` in all, the program is marked, and the overfit gain of a split is taken off the logarithm of the
+score of that split.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from enum import StrEnum
 from evaluators.data.contract import DecodeShape
 from evaluators.data.evaluation import SplitScore
 
-LONE_LIMIT = 0.25
-"""Share of lone gain above which a program counts as memorising.
+OVERFIT_LIMIT = 0.25
+"""Share of overfit gain above which a program is marked.
 
 On the recorded tables the seeds have at most 7% (but for the floor's case), the quickstart's winner 4%, look-up tables
 of the 100 or 260 best training shapes 54% to 85%.
 """
 
-LONE_FLOOR = 0.002
-"""Lone gain (log) up to which nothing is marked: two rules that differ on one shape of 160 differ by as much."""
+OVERFIT_FLOOR = 0.002
+"""Overfit gain (log) up to which nothing is marked: two rules that differ on one shape of 160 differ by as much."""
 
 
 class Axis(StrEnum):
@@ -40,26 +40,26 @@ class Axis(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class LoneGain:
-    """Lone gain of a program on one split.
+class OverfitGain:
+    """Gain of a program on one split, and the part of it that is overfit.
 
     Attributes:
         gain: weighted mean log speed-up over the shapes that gain anything.
-        lone: the part of it that no neighbour shares along the worst axis.
+        overfit: the part of it that no neighbour shares along the worst axis.
     """
 
     gain: float
-    lone: float
+    overfit: float
 
     @property
     def share(self) -> float:
-        """Lone part of the gain; 0.0 where nothing is gained."""
-        return self.lone / self.gain if self.gain > 0 else 0.0
+        """Overfit part of the gain; 0.0 where nothing is gained."""
+        return self.overfit / self.gain if self.gain > 0 else 0.0
 
     @property
-    def memorised(self) -> bool:
-        """Whether a program with this lone gain on the training shapes is marked."""
-        return self.share > LONE_LIMIT and self.lone > LONE_FLOOR
+    def marked(self) -> bool:
+        """Whether a program with this gain on the training shapes is marked."""
+        return self.share > OVERFIT_LIMIT and self.overfit > OVERFIT_FLOOR
 
 
 def _longer(shape: DecodeShape, keys: int) -> DecodeShape | None:
@@ -93,7 +93,7 @@ def neighbours(shape: DecodeShape, block_n: int) -> list[tuple[Axis, DecodeShape
     return [(axis, near) for axis, near in found if near is not None]
 
 
-def lone_part(gain: float, near: Sequence[tuple[Axis, float | None]]) -> float:
+def overfit_part(gain: float, near: Sequence[tuple[Axis, float | None]]) -> float:
     """What no neighbour shares of a shape's gain, along the axis where that is most.
 
     Args:
@@ -108,14 +108,14 @@ def lone_part(gain: float, near: Sequence[tuple[Axis, float | None]]) -> float:
     return gain - min(best.values(), default=gain)
 
 
-def lone_gain(parts: Mapping[str, tuple[float, float]], weights: Mapping[str, float]) -> LoneGain:
-    """Add up shapes, given (gain, lone part) and weight by case id."""
-    return LoneGain(
+def overfit_gain(parts: Mapping[str, tuple[float, float]], weights: Mapping[str, float]) -> OverfitGain:
+    """Add up shapes, given (gain, overfit part) and weight by case id."""
+    return OverfitGain(
         gain=sum(share * max(0.0, parts[i][0]) for i, share in weights.items()),
-        lone=sum(share * parts[i][1] for i, share in weights.items()),
+        overfit=sum(share * parts[i][1] for i, share in weights.items()),
     )
 
 
-def penalised(score: SplitScore, lone: LoneGain) -> SplitScore:
+def penalised(score: SplitScore, found: OverfitGain) -> SplitScore:
     """The score of a marked program."""
-    return replace(score, score=score.score * math.exp(-lone.lone))
+    return replace(score, score=score.score * math.exp(-found.overfit))
