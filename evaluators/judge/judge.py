@@ -35,6 +35,7 @@ WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
 
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
+DEFAULT_LIMITS = Limits()
 
 
 class Judge:
@@ -278,8 +279,8 @@ def _hash(source: str) -> str:
 def open_judge(
     table_folder: Path,
     *,
-    weighting: Weighting,
-    limits: Limits,
+    weighting: Weighting = Weighting.SERVING,
+    limits: Limits = DEFAULT_LIMITS,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     splits: Sequence[Split] = SEARCH_SPLITS,
 ) -> Judge:
