@@ -43,6 +43,7 @@ combine kernels were not looked up, tables of constants were not marked, and the
 """
 
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
+DEFAULT_LIMITS = Limits()
 
 
 class Judge:
@@ -318,8 +319,8 @@ def _hash(source: str) -> str:
 def open_judge(
     table_folder: Path,
     *,
-    weighting: Weighting,
-    limits: Limits,
+    weighting: Weighting = Weighting.SERVING,
+    limits: Limits = DEFAULT_LIMITS,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     splits: Sequence[Split] = SEARCH_SPLITS,
 ) -> Judge:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -127,8 +128,8 @@ class PoolServer:
     def close(self) -> None:
         """Answer nothing more, and remove the socket."""
         self._closing = True
-        with contextlib.suppress(OSError, EOFError, AuthenticationError):
-            _connect(self.path).close()  # wakes the thread that accepts
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
+            knock.connect(str(self.path))  # wakes the thread that accepts, if it is not awake
         self._thread.join()
         self._listener.close()
         for store in self._stores.values():

@@ -18,7 +18,7 @@ COLOURS = ("#5e3c99", "#e66101", "#1b7837", "#2166ac", "#b2182b", "#8c510a", "#5
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MethodRun:
     """One run of one method."""
 
     method: str
@@ -50,7 +50,7 @@ class Summary:
     stopped_by: str
 
 
-def summarise(runs: Sequence[Run]) -> list[Summary]:
+def summarise(runs: Sequence[MethodRun]) -> list[Summary]:
     """One line per method, the best on the holdout first."""
     import pandas
 
@@ -80,7 +80,7 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
     return sorted(found, key=lambda s: -s.holdout_share)
 
 
-def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) -> list[Summary]:
+def write_report(folder: Path, runs: Sequence[MethodRun], facts: Mapping[str, str]) -> list[Summary]:
     """Write all files into a folder that exists."""
     summaries = write_tables(folder, runs)
     (folder / TEXT).write_text(_text(summaries, facts), encoding="utf-8")
@@ -88,7 +88,7 @@ def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) ->
     return summaries
 
 
-def write_tables(folder: Path, runs: Sequence[Run]) -> list[Summary]:
+def write_tables(folder: Path, runs: Sequence[MethodRun]) -> list[Summary]:
     """Write the two tables alone."""
     import pandas
 
@@ -100,7 +100,7 @@ def write_tables(folder: Path, runs: Sequence[Run]) -> list[Summary]:
     return summaries
 
 
-def read_report(folder: Path) -> tuple[list[Run], dict[str, str]]:
+def read_report(folder: Path) -> tuple[list[MethodRun], dict[str, str]]:
     """Runs and facts of a report, so that methods measured later can join those measured before.
 
     Standings come back with six digits; what stopped a run, as its method's summary says for all of its runs.
@@ -111,7 +111,7 @@ def read_report(folder: Path) -> tuple[list[Run], dict[str, str]]:
     kinds = {n: float if n.endswith(("score", "share")) else int for n in (*NUMBERS, "seed")}
     standings = pandas.read_csv(folder / STANDINGS, dtype=str).astype(kinds)  # pandas 2's own parser rounds
     runs = [
-        Run(method, seed, tuple(Standing(**row) for row in rows[list(NUMBERS)].to_dict("records")), stops[method])
+        MethodRun(method, seed, tuple(Standing(**row) for row in rows[list(NUMBERS)].to_dict("records")), stops[method])
         for (method, seed), rows in standings.groupby(["method", "seed"], sort=False)
     ]
     lines = (folder / TEXT).read_text(encoding="utf-8").splitlines()
@@ -151,7 +151,7 @@ def _percent(middle: float, low: float, high: float) -> str:
     return f"{100 * middle:.1f}% ({100 * low:.1f}..{100 * high:.1f})"
 
 
-def draw(path: Path, runs: Sequence[Run], *, title: str) -> None:
+def draw(path: Path, runs: Sequence[MethodRun], *, title: str) -> None:
     """Leader's share on train against evaluations and against look-ups: median and quartiles over the seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -181,7 +181,7 @@ def draw(path: Path, runs: Sequence[Run], *, title: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _bands(runs: Sequence[Run], spent: str, share: str) -> DataFrame:
+def _bands(runs: Sequence[MethodRun], spent: str, share: str) -> DataFrame:
     """Quartiles of the share wherever some run moves on; a run that has ended keeps its last share."""
     import pandas
 

@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and `error:` and `hint:` lines for users' mistakes."""
+"""Exit codes of commands, and `error:` and `hint:` lines for users' mistakes."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Literal
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -68,14 +69,14 @@ def record_command(
     if dry_run:
         shapes, cells = count_cells(workload, setting, Gpu())
         seconds = cells / pieces[1] * MS_PER_CELL / 1e3
-        console.console.print(
+        typer.echo(
             f"{workload} {setting.name}: {shapes} shapes, {cells} cells, about {seconds / 60:.1f} GPU minutes for "
             f"part {part}"
         )
         return 0
     if output is None:
         hint = "-o slice.jsonl, or a folder with --executor; an existing slice of the same recording is continued"
-        raise UserError("where to?", hint=hint)
+        raise UserError("missing option -o", hint=hint)
     if executor is not None and (output.is_file() or not output.absolute().parent.is_dir()):
         raise UserError(f"{output} cannot be a folder of slices", hint="-o names a folder, or one to make")
     if executor is None and (output.is_dir() or not output.absolute().parent.is_dir()):
@@ -109,7 +110,7 @@ def record_command(
             deadline=deadline,
             on_progress=show,
         )
-    console.console.print(f"{output}: {left} shapes left, {len(failed)} lost; the same command goes on")
+    typer.echo(f"{output}: {left} shapes left, {len(failed)} lost; the same command goes on")
     if slowed:
         console.console.print(
             f"{len(slowed)} shapes were measured while heat or power slowed the GPU down ({slowed[0]}, ...; marked "
@@ -121,7 +122,7 @@ def record_command(
 def merge_command(slices: list[Path], output: Path | None) -> int:
     """Merge slices into a new table folder."""
     if output is None:
-        raise UserError("where to?", hint="-o results/tables/WORKLOAD/SETTING")
+        raise UserError("missing option -o", hint="-o results/tables/WORKLOAD/SETTING")
     for path in slices:
         if not path.is_file():
             raise UserError(f"{path} is not a slice file")
@@ -131,5 +132,5 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
         hint = "slices are what evosplit record writes"
         raise UserError(f"{', '.join(map(str, slices))}: not all are slices ({error!r})", hint=hint) from error
     write_table(output, card, cases, cells, gpu_of)
-    Console(stderr=True, soft_wrap=True).print(f"{output}: {len(cases)} shapes, {card['cells']} launches")
+    typer.echo(f"{output}: {len(cases)} shapes, {card['cells']} launches")
     return 0

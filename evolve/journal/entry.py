@@ -1,4 +1,4 @@
-"""What a journal says of one proposal, and of all of them together."""
+"""Rows of a journal as records: one proposal, and totals."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What the search remembers of a proposal once it is committed: its entry without texts and decisions."""
+    """A committed proposal as the search needs it: its entry without texts and decisions."""
 
     id: int
     island: int
@@ -70,7 +70,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What a run has cost so far; failed calls that were billed count as well.
+    """Cost of a run so far; failed calls that were billed count as well.
 
     `gpu_s` are seconds of measuring on a GPU; on recorded tables there are none. `look_ups` are those that
     proposers made; the judge's own come on top.
@@ -118,7 +118,7 @@ def decisions_text(decisions: tuple[Decision, ...]) -> str:
 
 
 def evaluation_of(entry: Entry) -> Evaluation:
-    """What the judge said, as far as it is written down: all but the feedback of single shapes."""
+    """The evaluation as the journal holds it: all but the feedback of single shapes."""
     return Evaluation(
         entry.status or Status.CRASHED,
         entry.message,

@@ -36,7 +36,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What to know before editing a program, oldest first.
+    """Lessons about a program, oldest first.
 
     Attributes:
         tried: edits of this program that were judged or repeated others, with what came of them.
@@ -122,7 +122,7 @@ class LessonBook:
             self._island[island] = (*self._island.get(island, ()), (parent, index))[-KEPT:]
 
     def keep_only(self, programs: Collection[int]) -> None:
-        """Forget the programs that left the population: nobody will edit them again."""
+        """Forget the programs that left the population: they will not be edited again."""
         for known in (self._tried, self._failed):
             for gone in known.keys() - programs:
                 del known[gone]

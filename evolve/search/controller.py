@@ -93,7 +93,7 @@ class Controller:
         self._choice = open_choice(config.proposer)
         self._origins: dict[int, Origin] = {}
         self.stopped = ""
-        """Which limit ended `run` before all proposals were made, and how far it was reached."""
+        """The limit that ended `run` before all proposals were made, and how far it was reached."""
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:

@@ -11,7 +11,7 @@ from evolve.errors import UserError
 
 
 def measure_of(configs: Mapping[str, RunConfig]) -> MeasureConfig | None:
-    """What the live runs among these ask for, by their labels; None where nothing is measured.
+    """The measure section that the live runs among these share; None where nothing is measured.
 
     Without a `measure` section it is one GPU of this machine, as for a run alone.
 

@@ -1,4 +1,4 @@
-"""What a sweep found, from the journals of its runs: a line per run, medians per variant, the winners."""
+"""Summary of a sweep, from the journals of its runs: a line per run, medians per variant, the winners."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def summary_csv(summary: SweepSummary) -> str:
 
 
 def write_summary(summary: SweepSummary, code: int) -> list[Path]:
-    """Write both files beside the runs; they are made anew when a sweep goes on, as journals are the truth."""
+    """Write both files beside the runs; they are rewritten when a sweep goes on, as journals are the truth."""
     files = {CSV_FILE: summary_csv(summary), JSON_FILE: json.dumps(summary_json(summary, code), indent=1) + "\n"}
     for name, text in files.items():
         write_whole(summary.path / name, text)

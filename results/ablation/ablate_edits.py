@@ -42,9 +42,9 @@ def search(without: str, seed: int, proposals: int) -> Search:
     """Run one search in a temporary folder."""
     from evolve.assets import asset
     from evolve.baselines.problem import fast_judge
-    from evolve.cli.common import read_seeds
     from evolve.config import load_config
     from evolve.proposers.offline import OfflineProposer
+    from evolve.run import read_seeds
     from evolve.search.controller import Controller
 
     config = load_config(asset("configs/quickstart.yaml"), [f"search.proposals={proposals}", f"random_seed={seed}"])

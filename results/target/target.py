@@ -74,11 +74,11 @@ def search(config: str, seed: int, sets: Sequence[str]) -> tuple[Search, list[St
     from evaluators.data.workloads import Split
     from evolve.assets import asset
     from evolve.baselines.problem import fast_judge
-    from evolve.cli.common import read_seeds
     from evolve.config import load_config
     from evolve.journal.run_folder import summarise
     from evolve.proposers import Proposer, open_proposer
     from evolve.proposers.fitting import FittingProposer
+    from evolve.run import read_seeds
     from evolve.search.controller import Controller, read_journal
 
     run = load_config(asset(config), [*sets, f"random_seed={seed}"])

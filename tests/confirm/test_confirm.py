@@ -198,12 +198,12 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
 
 def test_confirm_against_itself_is_no_improvement(simulated: None, evosplit: Command) -> None:
     result = evosplit("confirm", ROOT / "seeds/always_4.py", "--against", ROOT / "seeds/always_4.py", *SETS, "-o", "o")
-    assert result.code == 1 and "verdict    same" in result.err
+    assert result.code == 1 and "verdict    same" in result.out
 
 
 def test_confirm_with_no_time_leaves_shapes(simulated: None, evosplit: Command) -> None:
     result = evosplit("confirm", ROOT / "seeds/always_4.py", *SETS, "-o", "o", "--minutes", "0")
-    assert result.code == 4 and "shapes when the minutes ended" in result.err
+    assert result.code == 4 and "shapes when the minutes ended" in result.out
 
 
 def test_a_lost_gpu_keeps_the_verdicts_so_far(

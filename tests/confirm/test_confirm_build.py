@@ -135,7 +135,7 @@ def test_an_unpatched_build_is_found_out(
     worker = Build(unpatched)
     use(monkeypatch, worker)
     result = evosplit("confirm", bundle(PROGRAM, "fa3"), "--provider", "x.so", "-o", "out")
-    assert result.code == 1 and "decides as stock: is the patch built in?" in result.err
+    assert result.code == 1 and "decides as stock: is the patch built in?" in result.out
     assert not worker.requests
 
 
@@ -192,7 +192,7 @@ def test_a_lost_gpu_and_too_little_time(
     folder = bundle(PROGRAM, "fa3")
     use(monkeypatch, Build(patched))
     result = evosplit("confirm", folder, "--provider", "x.so", "-o", "out", "--minutes", "0")
-    assert result.code == 4 and "when the minutes ended" in result.err
+    assert result.code == 4 and "when the minutes ended" in result.out
 
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         raise MeasureError(MeasureErrorKind.LOST, "the GPU worker ended; what was measured is kept")

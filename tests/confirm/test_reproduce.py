@@ -95,7 +95,7 @@ def test_shapes_that_do_not_fit_are_listed_and_cost_themselves_alone(
 
     monkeypatch.setattr("evaluators.measure.worker_client.open_worker", lambda: SimulatedWorker(fault=fault))
     result = evosplit("reproduce", "bsc", "-o", "out")
-    assert result.code == 1 and "could not be measured" in result.err
+    assert result.code == 1 and "could not be measured" in result.out
     with (tmp_path / "out" / "grid.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 155 * 4 * 2
     assert "simulated: out of memory" in (tmp_path / "out" / "README.md").read_text()

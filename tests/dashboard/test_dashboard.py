@@ -488,7 +488,7 @@ def test_report_command(evosplit: Command, small: RunReader, tmp_path: Path) -> 
     again = evosplit("report", small.folder)
     assert again.code == 2 and "--force" in again.err
     assert evosplit("report", small.folder, "--force").code == 0
-    lines = evosplit("report", small.folder, "--timeline", "t.json", "--png", "pictures").err
+    lines = evosplit("report", small.folder, "--timeline", "t.json", "--png", "pictures").out
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"search.png", "lineage.png", "speedup.png"}
     assert "speedup.png" in lines

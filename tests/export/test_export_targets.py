@@ -261,7 +261,7 @@ def test_a_rule_that_makes_another_mode_slower_is_refused(export: Command, tmp_p
     assert "--partial leaves static mode to stock" in result.err and not (tmp_path / "out").exists()
     result = export(ALWAYS_SPLIT, "fa3", "--partial")
     assert result.code == 0, result.err
-    assert "left out: static mode" in result.err
+    assert "left out: static mode" in result.out
     rows = list(csv.DictReader((tmp_path / "out" / "decision_diff.csv").open()))
     assert not [r for r in rows if "static" in r["setting"] and r["num_splits_stock"] != r["num_splits_new"]]
     assert [r for r in rows if "metadata" in r["setting"] and r["changes"] == "1"]
@@ -286,8 +286,8 @@ def test_a_confined_program_keeps_its_docstring_and_comments() -> None:
 def test_the_papers_rule_is_reported_dead_on_the_papers_shapes(export: Command, tmp_path: Path) -> None:
     result = export(str(SEEDS / "bsc_compiled.py"), "fa3")
     assert result.code == 0, result.err
-    assert "`nblk == 4` holds on none" in result.err
-    assert "tiles 128 x 176" in result.err
+    assert "`nblk == 4` holds on none" in result.out
+    assert "tiles 128 x 176" in result.out
     rules = json.loads((tmp_path / "out" / "provenance.json").read_text())["rules"]["bsc-160"]
     assert [r["changes"] for r in rules] == [0, 0]
 

@@ -110,7 +110,7 @@ def test_evaluate_takes_several_tables(evosplit: Command) -> None:
     data = evosplit("evaluate", program, *tables, "--json").json
     assert data["objective"] == "worst" and len(data["tables"]) == 2
     assert data["train"]["score"] == min(t["train"]["score"] for t in data["tables"])
-    text = evosplit("evaluate", program, *tables, "--objective", "mean").err
+    text = evosplit("evaluate", program, *tables, "--objective", "mean").out
     assert "on bsc-160/fa3_fwd-static-cold" in text and "mean of 2 tables" in text
     check("evaluate", {**data, "setting": "x", "workload": "y"})
     one = evosplit("evaluate", program, "--table", STATIC, "--json").json

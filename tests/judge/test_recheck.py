@@ -137,6 +137,6 @@ def test_evaluate_shows_share_gap_and_mark(judge: Judge, evosplit: Command, tmp_
     assert math.isclose(
         found["train"]["score"], judge.recheck(program.read_text(), judge.evaluate(program.read_text())).train.score
     )  # type: ignore[union-attr]
-    text = evosplit("evaluate", program).err
+    text = evosplit("evaluate", program).out
     assert "OVERFIT" in text and "gap train - holdout" in text
     assert parse_program(program.read_text())

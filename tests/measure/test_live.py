@@ -431,7 +431,7 @@ def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatc
     scored = evosplit(
         "evaluate", ROOT / "seeds" / "always_4.py", "--config", "configs/llama31-70b-h100.yaml", *sets[:2]
     )
-    assert scored.code == 0 and "none measured" in scored.err
+    assert scored.code == 0 and "none measured" in scored.out
     resumed = evosplit("run", "--resume", "last", "--set", "search.proposals=6")
     assert resumed.code == 0, resumed.err
 
