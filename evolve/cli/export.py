@@ -16,7 +16,7 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     text, run = read_winner(program, runs_dir)
     bundle = export_program(
         program, text, target_name, output, source=source, partial=partial, unmeasured=unmeasured, distill=distill,
-        run=run, runs_dir=runs_dir, tell=say,
+        run=run, tell=say,
     )  # fmt: skip
     export, distilled = bundle.export, bundle.export.distilled
     if as_json:

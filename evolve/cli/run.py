@@ -9,6 +9,7 @@ from pathlib import Path
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
+from evaluators.judge.judge import JUDGE_VERSION
 from evaluators.judge.judge_set import JudgeSet
 from evaluators.scoring.feedback import VERSION
 from evolve.assets import asset
@@ -42,6 +43,7 @@ from evolve.run import (
     start_run,
 )
 from evolve.search.ledger import SearchProgress
+from evolve.search.rejudge import rejudge
 
 PICTURE = "speedup.png"
 REPORT = "report.html"
@@ -225,6 +227,7 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
         entries = list(journal.entries())
         templates, digest = journal.meta("templates"), journal.meta("table_sha256")
         other_feedback = int(journal.meta("feedback_version") or 1) != VERSION
+        judge_version = int(journal.meta("judge_version") or 1)
     seeds = [e for e in entries if e.kind == "seed"]
     done = _with_result(entries)
     config = _replaying(recorded, len(done) - len(seeds), any_prompt=any_prompt or other_feedback)
@@ -234,6 +237,8 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
         raise UserError(
             f"{recorded} was judged on another table than {tables[0]}", hint="restore the table of that run"
         )
+    if judge_version != JUDGE_VERSION:
+        return _rejudge(recorded, [e for e in entries if e.id in set(done)], judge, judge_version, as_json=as_json)
     folder = new_run_folder(runs_dir, f"replay-{config.name}")
     keep_tables(tables, folder)
     if templates:
@@ -260,6 +265,32 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     else:
         tell(f"same {compared} of all {len(done)} programs")
     return EXIT_NEGATIVE if difference else 0
+
+
+def _rejudge(recorded: Path, entries: list[Entry], judge: AnyJudge, version: int, *, as_json: bool) -> int:
+    """Judge the programs of a run of an older judge again; exit code 1 where what can be compared differs."""
+    say(
+        f"{recorded} was judged by rules of version {version}, these are {JUDGE_VERSION} (see CHANGELOG.md): the search "
+        "is not run again; its programs are judged again"
+    )
+    found = rejudge(entries, judge)
+    if as_json:
+        emit({
+            "recorded": str(recorded), "replay": None, "proposals": sum(e.kind == "proposal" for e in entries),
+            "same": not found.different, "difference": found.different, "not_compared": ["system", "user", "feedback"],
+            "judge_version": version, "now_scored": list(found.now_scored),
+        })  # fmt: skip
+    tell = result_printer(as_json=as_json)
+    if found.different:
+        tell(f"different: {found.different}")
+        return EXIT_NEGATIVE
+    tell(f"same programs, decisions and scores of all {found.same} programs that were judged alike")
+    if found.now_scored:
+        tell(
+            f"scored now, refused then for a launch without a recorded latency: {len(found.now_scored)} "
+            f"({', '.join(map(str, found.now_scored))})"
+        )
+    return 0
 
 
 def _with_result(entries: list[Entry]) -> list[int]:

@@ -54,6 +54,11 @@ class Entry:
         """Whether the recheck lowered the scores."""
         return OVERFIT in self.features
 
+    @property
+    def rechecked(self) -> bool:
+        """Whether the program was rechecked, and may win."""
+        return OVERFIT_SHARE in self.features
+
 
 @dataclass(frozen=True, slots=True)
 class Commit:

@@ -60,7 +60,6 @@ def export_program(
     unmeasured: bool = False,
     distill: float | None = None,
     run: dict[str, object] | None = None,
-    runs_dir: Path = Path("runs"),
     tell: Callable[[str], None] = lambda _: None,
 ) -> WrittenBundle:
     """Prove a program, patch the target and write the bundle; nothing is written when anything fails.
@@ -75,7 +74,6 @@ def export_program(
         unmeasured: export to a kernel without recordings.
         distill: export the fewest rules that keep the mean log speed-up within this much.
         run: where the program came from.
-        runs_dir: where it is logged that the sealed shapes were read.
         tell: told how far rules get where `distill` is out of reach.
 
     Raises:
