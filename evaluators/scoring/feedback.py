@@ -98,10 +98,11 @@ def _choice(decision: Decision) -> str:
     return f"{decision.num_splits}{blocks}"
 
 
-class _Writer:
+class ShapeWriter:
     """Lines about single shapes under one setting on one GPU."""
 
     def __init__(self, setting: Setting, gpu: Gpu) -> None:
+        """Take what the shapes were measured on."""
         self._setting, self._gpu = setting, gpu
 
     def _grid(self, shape: DecodeShape, decision: Decision) -> str:
@@ -164,7 +165,7 @@ def render(feedback: Feedback, *, shown: int = SHOWN) -> str:
     """Feedback as text for a prompt; training shapes only, each at most once, `shown` of each kind spelled out."""
     if feedback.setting is None or feedback.gpu is None or not feedback.opportunities:
         return ""
-    writer = _Writer(feedback.setting, feedback.gpu)
+    writer = ShapeWriter(feedback.setting, feedback.gpu)
     slower: dict[str, int] = defaultdict(int)
     for o in feedback.regressions:
         slower[region(o.shape)] += 1

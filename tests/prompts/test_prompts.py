@@ -17,12 +17,13 @@ from evaluators.judge.judge import Judge
 from evolve.config import PromptsConfig
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, Journal
-from evolve.prompts.lessons import EDIT_CHARS, KEPT, LessonBook, Lessons, describe_edit, lesson_of
-from evolve.prompts.prompts import MAX_TOKENS, Prompts
+from evolve.prompts.lessons import EDIT_CHARS, IDEA_CHARS, KEPT, LessonBook, Lessons, describe_edit, idea_of, lesson_of
+from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import FOLDER, MARKS, Templates, fill, load_templates
 from evolve.prompts.tokens import estimate_tokens
-from evolve.proposal import ProgramRecord
+from evolve.proposal import ProgramRecord, Response
 
+MAX_TOKENS = PromptsConfig().max_tokens
 NOTHING = Lessons()
 
 
@@ -69,9 +70,12 @@ def test_empty_parts_leave_no_gap(prompts: Prompts) -> None:
 
 @pytest.mark.parametrize("setting", ["fa3_fwd-metadata-cold", "fa3_fwd-static-cold", "vllm-metadata-cold"])
 @pytest.mark.parametrize("diff", [True, False])
-def test_real_prompts_are_at_most_6000_tokens(judges: dict[str, Judge], setting: str, diff: bool) -> None:
+@pytest.mark.parametrize("most", [6000, MAX_TOKENS])
+def test_real_prompts_keep_to_the_configured_size(
+    judges: dict[str, Judge], setting: str, diff: bool, most: int
+) -> None:
     judge = judges[setting]
-    prompts = Prompts(load_templates(PromptsConfig()), judge.description)
+    prompts = Prompts(load_templates(PromptsConfig()), judge.description, max_tokens=most)
     sources = [seed("fa3_stock"), seed("always_4"), seed("bsc_published")]
     records = [record(i, s, judge.evaluate(s)) for i, s in enumerate(sources)]
     told = tuple("score 1.0512 (-0.0031), 2 regressions: " + "- if x < 12: | + if y > 3: " * 9 for _ in range(KEPT))
@@ -79,24 +83,25 @@ def test_real_prompts_are_at_most_6000_tokens(judges: dict[str, Judge], setting:
         if parent.evaluation.status is not Status.OK:
             continue
         user = prompts.user(parent, records, Lessons(told, told, told), diff=diff)
-        assert size(prompts, user) <= MAX_TOKENS
-        for needed in ("by region", "Shapes with most left", "Another program", "do not repeat", "that failed"):
+        assert size(prompts, user) <= most
+        for needed in ("By region", "ost left to gain", "waves", "Another program", "do not repeat"):
             assert needed in user
+        assert "that failed" in user or most < MAX_TOKENS
 
 
 def test_a_long_parent_takes_the_room_of_everything_else(prompts: Prompts, judge: Judge) -> None:
-    long = "def schedule(shape, gpu):\n" + "    num_x = 1\n" * 300
+    long = "def schedule(shape, gpu):\n" + "    num_x = 1\n" * 1900
     two = (record(1, long), record(2, long))
     evaluation = judge.evaluate(seed("fa3_stock"))
     text = prompts.user(record(0, long, evaluation), two, Lessons(("t" * 300,) * 6), diff=False)
     assert long in text and size(prompts, text) <= MAX_TOKENS
-    whole = "def schedule(shape, gpu):\n" + "    x = 1\n" * 3000
+    whole = "def schedule(shape, gpu):\n" + "    x = 1\n" * 8000
     text = prompts.user(record(0, whole, evaluation), two, Lessons(("t",)), diff=False)
     assert whole in text and "Another program" not in text and "tried" not in text
 
 
 def test_a_shortened_inspiration_says_so_and_ends_with_a_whole_line(prompts: Prompts) -> None:
-    long = "def schedule(shape, gpu):\n" + "    some_name = 1\n" * 1800
+    long = "def schedule(shape, gpu):\n" + "    some_name = 1\n" * 8000
     text = prompts.user(record(0, "def f(): pass\n"), (record(1, long),), NOTHING, diff=False)
     assert "    some_name = 1\n# ... cut\n```" in text and size(prompts, text) <= MAX_TOKENS
 
@@ -122,7 +127,7 @@ class TestTemplates:
         path.write_text("Costs $$5. $scores\n\n$lessons\n\n$parent\n\n$how\n")
         templates = load_templates(PromptsConfig(user=str(path)))
         text = Prompts(templates, {}).user(record(0, "SOURCE", scored(1.5)), (), NOTHING, diff=False)
-        assert text.startswith("Costs $5. score 1.5000") and "\n\nSOURCE\n\nAnswer" in text
+        assert text.startswith("Costs $5. score 1.5000") and "\n\nSOURCE\n\nFirst say" in text
         assert Templates.from_json(templates.to_json()) == templates
 
     @pytest.mark.parametrize(
@@ -188,14 +193,14 @@ class TestLessons:
     def test_a_parent_knows_what_became_of_its_children(self, known: LessonBook) -> None:
         lessons = known.of(0, 1)
         assert lessons.tried == (
-            "score 1.0000 (-0.1000), 2 regressions: -a | +b",
-            "same decisions as proposal 1: +c",
+            "+b | -a -> score 1.0000 (-0.1000 against its parent), 2 regressions (before: 2)",
+            "+c -> same decisions as proposal 1",
         )
         assert lessons.failed == ("raised: boom",)
-        assert lessons.island == ("timeout: slow",)  # its own failure is told once
+        assert lessons.island == ("+d -> timeout: slow",)  # its own failure is told once
 
     def test_other_islands_keep_theirs(self, known: LessonBook) -> None:
-        assert known.of(1, 0) == Lessons((), ("timeout: slow: +d",), ())
+        assert known.of(1, 0) == Lessons((), ("+d -> timeout: slow",), ())
 
     def test_only_the_last_are_kept(self, known: LessonBook) -> None:
         for index in range(5, 30):
@@ -209,7 +214,7 @@ class TestLessons:
     @pytest.mark.parametrize(
         ("before", "after", "text"),
         [
-            ("a\nb\n", "a\nc\n", "-b | +c"),
+            ("a\nb\n", "a\nc\n", "+c | -b"),
             ("a\n    b\n", "a\n    b\n    if c:\n", "+ if c:"),
             ("a\n", "", ""),
             ("a\n", "a\n", ""),
@@ -217,6 +222,38 @@ class TestLessons:
     )
     def test_edits_are_their_changed_lines(self, before: str, after: str, text: str) -> None:
         assert describe_edit(before, after) == text
+
+    @pytest.mark.parametrize(
+        ("answer", "idea"),
+        [
+            ("Fewer waves.\n\n```python\ndef schedule(shape, gpu):\n    return 1, None, 0\n```\n", "Fewer waves."),
+            ("Fewer waves.\n<<<<<<< SEARCH\na\n=======\nb\n>>>>>>> REPLACE\nDone.", "Fewer waves. Done."),
+            ("<think>long\n```\nx\n```\n</think>Cap at 8.\n~~~\ncode\n~~~", "Cap at 8."),
+            ("Unclosed:\n```python\ndef schedule(shape, gpu):", "Unclosed:"),
+            ("def schedule(shape, gpu):\n    return 1, None, 0\n", ""),
+            ("", ""),
+        ],
+    )
+    def test_the_idea_is_the_text_beside_the_code(self, answer: str, idea: str) -> None:
+        assert idea_of(answer) == idea
+
+    def test_a_long_idea_is_cut(self) -> None:
+        assert len(idea_of("word " * 999)) <= IDEA_CHARS + 4
+
+    def test_an_idea_is_told_with_its_result(self, tmp_path: Path) -> None:
+        journal = Journal(tmp_path / FILE_NAME)
+        for index, parent in ((0, None), (1, 0)):
+            row = {"id": index, "kind": "proposal", "parent": parent, "inspirations": (), "diff": False, "seed": 0}
+            journal.ask({**row, "island": 0, "system": "", "user": ""})
+        journal.answer(1, Response("Cut at whole waves.\n```python\nb\n```", "m"))
+        journal.result(0, "a\n", scored(1.0))
+        journal.result(1, "b\n", scored(1.1))
+        assert lesson_of(journal, 1).line.startswith("Cut at whole waves. -> score 1.1000 (+0.1000")
+
+    def test_a_failed_call_is_no_failed_edit(self, known: LessonBook) -> None:
+        before = known.of(0, 1)
+        known.commit(5, 1, Status.PROPOSER_FAILED, parent=0)
+        assert known.of(0, 1) == before
 
     def test_long_edits_are_cut_and_say_so(self) -> None:
         text = describe_edit("", "line of code\n" * 99)
