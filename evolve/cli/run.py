@@ -270,8 +270,8 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
 def _rejudge(recorded: Path, entries: list[Entry], judge: AnyJudge, version: int, *, as_json: bool) -> int:
     """Judge the programs of a run of an older judge again; exit code 1 where one differs."""
     say(
-        f"{recorded} was judged by rules of version {version}, these are {JUDGE_VERSION} (see CHANGELOG.md): the search "
-        "is not run again; its programs are judged again"
+        f"{recorded} was judged by rules of version {version}, these are {JUDGE_VERSION} (see CHANGELOG.md): its search is "
+        "not run again, its programs are judged again"
     )
     found = rejudge(entries, judge)
     if as_json:

@@ -220,7 +220,7 @@ def _first(journal: Journal, folder: Path, *, by_holdout: bool) -> Best | None:
 
 
 def pick_best(journal: Journal, folder: Path) -> Best | None:
-    """The winner: of the programs that led on the training shapes, the best on the holdout; ties to the simpler."""
+    """The winner: of the programs that led their island on the training shapes, the best on the holdout."""
     return _first(journal, folder, by_holdout=True)
 
 

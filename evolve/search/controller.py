@@ -254,7 +254,7 @@ class Controller:
                 evaluation.decisions_hash if original.same == "decisions" else "",
                 gpu_s=evaluation.gpu_s,
             )
-        if self._ledger.would_lead(evaluation):
+        if self._ledger.would_lead(evaluation, self._origins[index].island):
             again = await self._pipeline.recheck(outcome.source, evaluation)
             self._pipeline.note_measured(index, again.measured[len(evaluation.measured) :])
             evaluation = again
@@ -284,7 +284,7 @@ class Controller:
         if scored is not None and scored.train is not None:
             before = self._pipeline.train(origin.parent)
             gain = max(0.0, scored.train.score - before.score) if before else 0.0
-        self._ledger.commit(index, evaluation)
+        self._ledger.commit(index, evaluation, origin.island)
         self._choice.commit(origin.model, gain=gain, usd=spend.usd, tokens=spend.tokens)
         displaced = self._population.commit(index, origin.island, evaluation.source_hash, scored)
         self._lessons.commit(index, origin.island, evaluation.status, parent=origin.parent)

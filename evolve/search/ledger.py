@@ -62,6 +62,7 @@ class Ledger:
         """Before the first seed; `journal` holds the results committed so far."""
         self._journal = journal
         self.leader: Leader | None = None
+        self._island_best: dict[int | None, float] = {}
         self.failed = 0
         self.duplicates = 0
 
@@ -100,24 +101,27 @@ class Ledger:
         )
         return rows[0]["id"] if rows else None
 
-    def would_lead(self, evaluation: Evaluation) -> bool:
-        """Whether this would be the best on the training shapes so far, or tie with it.
+    def would_lead(self, evaluation: Evaluation, island: int | None = None) -> bool:
+        """Whether this would be the best on the training shapes so far on its island, or tie with it.
 
-        The holdout has no say: what a recheck finds is told to proposers, who must learn nothing of the holdout.
+        Such programs are rechecked, and the holdout picks the winner among them. It has no say in who is rechecked:
+        what that finds is told to proposers, who must learn nothing of the holdout. Seeds belong to all islands.
         """
         train = evaluation.train
         if evaluation.status is not Status.OK or train is None:
             return False
-        return self.leader is None or train.score >= self.leader.train.score
+        return train.score >= max(self._island_best.get(island, 0.0), self._island_best.get(None, 0.0))
 
-    def commit(self, index: int, evaluation: Evaluation) -> None:
-        """Take note of a result, in index order."""
+    def commit(self, index: int, evaluation: Evaluation, island: int | None = None) -> None:
+        """Take note of a result, in index order; without an island, of a seed."""
         if evaluation.status is Status.DUPLICATE:
             self.duplicates += 1
         elif evaluation.status is not Status.OK:
             self.failed += 1
-        elif (train := evaluation.train) and (self.leader is None or train.score > self.leader.train.score):
-            self.leader = Leader(index, train)
+        elif (train := evaluation.train) is not None:
+            self._island_best[island] = max(self._island_best.get(island, 0.0), train.score)
+            if self.leader is None or train.score > self.leader.train.score:
+                self.leader = Leader(index, train)
 
     def progress(self, done: int, total: int, seconds: float) -> SearchProgress:
         """The state after `done` of `total` proposals, at least one, in `seconds`."""

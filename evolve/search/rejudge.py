@@ -1,8 +1,8 @@
 """Judging the programs of a recorded run again, where the rules of the judge have changed since.
 
 Such a search cannot be run again: a program that was refused then is scored now, so parents would be others.
-What does not depend on the search can be compared: that each answer gives the same program, and that the program decides
-and scores as before.
+What does not depend on the search can be compared: that each answer gives the same program, and that the program
+decides and scores as before.
 """
 
 from __future__ import annotations

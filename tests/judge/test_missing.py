@@ -113,7 +113,7 @@ def nearest_table(judge: Judge) -> str:
         "def schedule(shape, gpu):\n"
         f"    lengths = {lengths}\n    batches = {batches}\n    rows = [{', '.join(map(str, rows.values()))}]\n"
         "    row = near([1, 2, 4, 8], shape.num_heads_kv) * len(batches) + near(batches, shape.batch)\n"
-        "    return rows[row][near(lengths, shape.seqlen_k)], None, 0\n"
+        "    return min(32, rows[row][near(lengths, shape.seqlen_k)]), None, 0\n"
     )
 
 
