@@ -23,8 +23,8 @@ COMBINE_COST_US = {32: 0.0, 64: 0.0, 128: 0.05}
 """Microseconds that the same live splits take longer under the combine kernel for up to so many splits.
 
 Medians over pairs of recorded launches of llama31-70b that differ in nothing else: 64 against 32 takes -0.02 us
-(fa3_fwd) and +0.03 us (vllm), 128 against 64 takes +0.05 us on all tables, 0.3% at most; nine of ten pairs lie within
-1.4%, which is what two recordings of one launch differ by. See results/combine-kernels.
+(fa3_fwd) and +0.03 us (vllm), 128 against 64 takes +0.04 to +0.05 us, 0.3% at most; nine of ten pairs lie within 1.6%,
+which is noise of the rounds for the most part. See results/combine-kernels.
 """
 
 ANSWERS_KEPT = 20

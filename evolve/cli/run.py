@@ -49,8 +49,6 @@ PICTURE = "speedup.png"
 REPORT = "report.html"
 PLAIN_EVERY_S = 5.0
 PROMPT_COLUMNS = ("system", "user")
-FEEDBACK_COLUMNS = ("user", "feedback")
-"""What holds the text of the feedback: prompts do, beside the results."""
 
 
 class Display:
@@ -226,19 +224,18 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     with open_journal(recorded, read_only=True) as journal:
         entries = list(journal.entries())
         templates, digest = journal.meta("templates"), journal.meta("table_sha256")
-        other_feedback = int(journal.meta("feedback_version") or 1) != VERSION
-        judge_version = int(journal.meta("judge_version") or 1)
+        versions = tuple(int(journal.meta(key) or 1) for key in ("judge_version", "feedback_version"))
     seeds = [e for e in entries if e.kind == "seed"]
     done = _with_result(entries)
-    config = _replaying(recorded, len(done) - len(seeds), any_prompt=any_prompt or other_feedback)
+    config = _replaying(recorded, len(done) - len(seeds), any_prompt=any_prompt)
     tables = kept_tables(recorded) or [asset(p) for p in config.table_paths()]
     judge = open_configured_judge(config, tables=tables)
     if digest and judge.description["table_sha256"] != digest:
         raise UserError(
             f"{recorded} was judged on another table than {tables[0]}", hint="restore the table of that run"
         )
-    if judge_version != JUDGE_VERSION:
-        return _rejudge(recorded, [e for e in entries if e.id in set(done)], judge, judge_version, as_json=as_json)
+    if versions != (JUDGE_VERSION, VERSION):
+        return _rejudge(recorded, entries[: len(done)], judge, versions, as_json=as_json)
     folder = new_run_folder(runs_dir, f"replay-{config.name}")
     keep_tables(tables, folder)
     if templates:
@@ -248,18 +245,13 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     proposer = open_proposer(config.proposer)
     opened = OpenedRun(config, judge, proposer, [e.source for e in seeds], folder)
     run_search(opened, on_progress=Display(None).update)
-    left_out = {*(PROMPT_COLUMNS if any_prompt else ()), *(FEEDBACK_COLUMNS if other_feedback else ())}
+    left_out = set(PROMPT_COLUMNS if any_prompt else ())
     difference = first_difference(recorded, folder, ids=done, without=left_out)
     if as_json:
         same = {"recorded": str(recorded), "replay": str(folder), "proposals": len(done) - len(seeds)}
         emit({**same, "same": not difference, "difference": difference, "not_compared": sorted(left_out)})
     tell = result_printer(as_json=as_json)
     compared = "answers and results" if left_out else "prompts, answers and results"
-    if other_feedback:
-        say(
-            "prompts were not compared: that run's feedback names the best launches by another median, as versions "
-            "before this one did (see CHANGELOG.md)"
-        )
     if difference:
         tell(f"different: {difference}")
     else:
@@ -267,18 +259,18 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     return EXIT_NEGATIVE if difference else 0
 
 
-def _rejudge(recorded: Path, entries: list[Entry], judge: AnyJudge, version: int, *, as_json: bool) -> int:
+def _rejudge(recorded: Path, entries: list[Entry], judge: AnyJudge, versions: tuple[int, ...], *, as_json: bool) -> int:
     """Judge the programs of a run of an older judge again; exit code 1 where one differs."""
     say(
-        f"{recorded} was judged by rules of version {version}, these are {JUDGE_VERSION} (see CHANGELOG.md): its search is "
-        "not run again, its programs are judged again"
+        f"{recorded} was made with version {versions[0]} of the judge's rules and {versions[1]} of the feedback, now "
+        f"{JUDGE_VERSION} and {VERSION} (see CHANGELOG.md): it is not run again, its programs are judged again"
     )
     found = rejudge(entries, judge)
     if as_json:
         emit({
             "recorded": str(recorded), "replay": None, "proposals": sum(e.kind == "proposal" for e in entries),
             "same": not found.different, "difference": found.different, "not_compared": ["system", "user", "feedback"],
-            "judge_version": version, "now_scored": list(found.now_scored),
+            "judge_version": versions[0], "now_scored": list(found.now_scored),
         })  # fmt: skip
     tell = result_printer(as_json=as_json)
     if found.different:

@@ -104,23 +104,20 @@ def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command
 
 
 @pytest.mark.usefixtures("warm")
-def test_runs_with_earlier_feedback_are_compared_without_the_texts_that_quote_it(
-    evosplit: Command, recorded: Path
-) -> None:
-    change(recorded, "UPDATE proposals SET user = 'other words' || user WHERE id = 2")
-    change(recorded, "UPDATE results SET feedback = 'other words' WHERE id = 2")
-    assert evosplit("replay", recorded).code == 1  # written by this version: a difference is one
-    change(recorded, "DELETE FROM meta WHERE key = 'feedback_version'")
+@pytest.mark.parametrize("version", ["judge_version", "feedback_version"])
+def test_programs_of_a_run_with_other_rules_are_judged_again(evosplit: Command, recorded: Path, version: str) -> None:
+    change(recorded, f"DELETE FROM meta WHERE key = '{version}'")
+    change(recorded, "UPDATE results SET status = 'unrecorded', train = NULL, message = 'old rule' WHERE id = 2")
+    change(recorded, "UPDATE proposals SET user = 'other words' WHERE id = 2")
     result = evosplit("replay", recorded, "--json")
-    assert result.code == 0 and result.json["same"] and result.json["not_compared"] == ["feedback", "user"]
+    assert result.code == 0 and result.json["same"] and result.json["replay"] is None
+    assert result.json["now_scored"] == [2] and not Path("runs").exists()
     check("replay", result.json)
-    assert "prompts were not compared" in result.err and "same answers and results of all 5 programs" in result.err
-    change(recorded, "UPDATE proposals SET system = 'other words' WHERE id = 2")
-    assert "proposals.system" in evosplit("replay", recorded).out
-    change(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
-    change(recorded, "UPDATE proposals SET system = (SELECT system FROM proposals WHERE id = 1) WHERE id = 2")
+    assert "it is not run again, its programs are judged again" in result.err
+    assert evosplit("run", "--resume", recorded).code == 2 or version == "feedback_version"
+    change(recorded, "UPDATE results SET decisions = '[]' WHERE id = 0")
     result = evosplit("replay", recorded)
-    assert result.code == 1 and "results.message: 'forged'" in result.out
+    assert result.code == 1 and "different: proposal 0, decisions" in result.out
 
 
 @pytest.mark.slow
