@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from evaluators.data.evaluation import Evaluation, Feedback
@@ -20,8 +21,9 @@ from evolve.proposal import ProgramRecord
 FEEDBACK_SHARE = 0.55
 """Of the tokens that system message, parent and answer format leave; lessons get theirs next, inspirations the rest."""
 LESSONS_SHARE = 0.25
-SHOWN_STEPS = (32, 24, 18, 12, 9, 6, 4, 2, 1)
+SHOWN_STEPS = (64, 48, 32, 24, 18, 12, 9, 6, 4, 2, 1)
 """Shapes and regions of each kind spelled out, most first, until they fit."""
+WIDTH = 120
 MIN_SOURCE_TOKENS = 150
 """An inspiration cut shorter than this says nothing."""
 
@@ -59,7 +61,7 @@ def recordable_text(*, live: bool) -> str:
         "Latencies are looked up in a recording, and between two recorded launches interpolated: pack_gqa None and "
         "sm_margin 0; on uniform batches any number of splits up to the blocks of a row; on ragged ones "
         "blocks_per_split from a quarter of FA3's own value to six times it, under any num_splits that no row reaches "
-        f"or that is at most {max(RAGGED_CAPS)}. Any other launch has no recorded latency: it is {CHARGE}."
+        f"or that is at most {max(RAGGED_CAPS)}. Shapes with another launch have no recorded latency: they are {CHARGE}."
     )
 
 
@@ -89,8 +91,8 @@ class Prompts:
         values = {
             "measured": measured,
             "language": describe(),
-            "limits": limits_text(sandbox.time_s, sandbox.memory_mb, cap_mb),
-            "recordable": recordable_text(live="measure" in description),
+            "limits": textwrap.fill(limits_text(sandbox.time_s, sandbox.memory_mb, cap_mb), WIDTH),
+            "recordable": textwrap.fill(recordable_text(live="measure" in description), WIDTH),
         }
         self.system = fill(templates.system, values)
         self._system_tokens = estimate_tokens(self.system)
