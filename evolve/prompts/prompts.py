@@ -61,7 +61,7 @@ def recordable_text(*, live: bool) -> str:
         "Latencies are looked up in a recording, and between two recorded launches interpolated: pack_gqa None and "
         "sm_margin 0; on uniform batches any number of splits up to the blocks of a row; on ragged ones "
         "blocks_per_split from a quarter of FA3's own value to six times it, under any num_splits that no row reaches "
-        f"or that is at most {max(RAGGED_CAPS)}. Shapes with another launch have no recorded latency: they are {CHARGE}."
+        f"or that is at most {max(RAGGED_CAPS)}. Shapes with others have no recorded latency: they are {CHARGE}."
     )
 
 

@@ -46,7 +46,7 @@ function scores(o, nodes) {
       { name: "worst", number: true, value: (r) => times(r.score.worst_speedup, 3) },
       { name: "of", number: true, value: (r) => String(r.score.shapes), title: "shapes" },
     ], rows)),
-    h("p", { class: "quiet" }, "The winner is best on the holdout, which the search never sees; the leader is best on the training shapes."));
+    h("p", { class: "quiet" }, "The winner is best on the holdout, which the search never sees, of those that led their island on the training shapes; the leader is best on the training shapes."));
 }
 
 function progress(o, lineage, values) {
