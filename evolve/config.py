@@ -11,6 +11,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -23,7 +24,7 @@ from evaluators.data.contract import LIVE_SETTINGS, SETTINGS
 from evaluators.data.workloads import WORKLOADS, Weighting
 from evaluators.judge.judge_set import Objective
 from evolve.errors import UserError
-from evolve.secrets import body_keys, endpoint_url, environment_name, named_values
+from evolve.secrets import as_texts, body_keys, endpoint_url, environment_name, named_values
 
 
 class _Section(BaseModel):
@@ -71,7 +72,7 @@ class OfflineConfig(_Section):
 
 EnvironmentName = Annotated[str, AfterValidator(environment_name)]
 EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
-Named = Annotated[dict[str, str], AfterValidator(named_values)]
+Named = Annotated[dict[str, str], BeforeValidator(as_texts), AfterValidator(named_values)]
 
 
 class _RequestKeys(_Section):

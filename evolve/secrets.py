@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -64,6 +65,15 @@ def endpoint_url(url: str) -> str:
     if wrong:
         raise ValueError(wrong)
     return url.rstrip("/")
+
+
+def as_texts(values: Any) -> Any:
+    """Headers or query items with numbers and dates as texts: YAML takes `2024-10-21` for a date."""
+    if not isinstance(values, dict):
+        return values
+    return {
+        k: str(v) if isinstance(v, int | float | date) and not isinstance(v, bool) else v for k, v in values.items()
+    }
 
 
 def named_values(values: dict[str, str]) -> dict[str, str]:
