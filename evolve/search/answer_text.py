@@ -22,6 +22,7 @@ _FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^`\n]*?)[ \t]*$")
 _SEARCH = re.compile(r"^[ \t]*<{5,}[ \t]*SEARCH\b[^\n]*$")
 _DIVIDER = re.compile(r"^[ \t]*={5,}[ \t]*$")
 _REPLACE = re.compile(r"^[ \t]*>{5,}[ \t]*(?:REPLACE\b[^\n]*)?$")
+_CODE = re.compile(r"""(?:import|from|def) |#|\"{3}|'{3}""")
 _HUNK = re.compile(r"^@@.*@@")
 
 
@@ -94,6 +95,13 @@ def fenced_blocks(text: str) -> list[Block]:
     if opened is not None:
         finish(closed=False)
     return blocks
+
+
+def unfenced_code(text: str) -> str:
+    """A program that stands in the text itself: from the first line that looks like code, fences left out."""
+    lines = [line for line in text.split("\n") if not _FENCE.match(line)]
+    start = next((i for i, line in enumerate(lines) if _CODE.match(line)), 0)
+    return "\n".join(lines[start:])
 
 
 def _outdented(line: str, indent: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from evolve.search.answer_text import (
@@ -11,13 +12,14 @@ from evolve.search.answer_text import (
     fenced_blocks,
     has_edits,
     search_replace_edits,
+    unfenced_code,
     unified_edits,
     visible_text,
 )
 from evolve.search.edits import EditRefused, apply_edits
 
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
-ENTRY = "def schedule("
+ENTRY = re.compile(r"^[ \t]*def schedule\(", re.MULTILINE)
 """What every program defines."""
 
 ONLY_THE_BLOCK = (
@@ -114,8 +116,9 @@ def _split(source: str) -> tuple[list[str], list[str], list[str]]:
 
 def _whole_program(text: str, parent: str) -> Block | None:
     """The block that is the new program: of those with both markers the last, otherwise the longest."""
-    blocks = fenced_blocks(text) or [Block("", text, closed=False)]
-    programs = [block for block in blocks if ENTRY in block.text]
+    programs = [block for block in fenced_blocks(text) if ENTRY.search(block.text)]
+    if not programs and ENTRY.search(text):
+        programs = [Block("", unfenced_code(text), closed=False)]
     # A quotation of the old program is no answer where there is another.
     others = [block for block in programs if _tidy(block.text) != _tidy(parent)] or programs
     marked = [block for block in others if all(marker in block.text for marker in MARKERS)]

@@ -122,6 +122,8 @@ INDENTED = "\n".join(f"   {line}" for line in f"```python\n{CHILD}```".split("\n
         f"```python\n{CHILD.rstrip()}```",
         f"\ufeff```python\n{CHILD}```",
         f"\ufeff{CHILD}",
+        f"{CHILD}```",
+        f"Here it is.\n\n{CHILD}",
         CHILD,
         block("x = 10", "x = 11"),
         block("\tx = 10", "\tx = 11"),
