@@ -146,7 +146,8 @@ class Journal:
         With an error, `answer` holds what the failed tries cost, and no text.
         """
         said = answer or Response("", "")
-        with self._durably():
+        paid = said.tokens_in or said.tokens_out or said.cost_usd
+        with self._durably() if paid else self._writing():
             self._insert("answers", {"id": index, "error": error, **asdict(said)})
 
     def call_begun(self, index: int, step: int, model: str, key: str) -> int:
