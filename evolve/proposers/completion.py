@@ -156,7 +156,8 @@ def _text_of(content: object) -> str:
 def _error_of(error: object) -> tuple[str, int]:
     code = error.get("code") if isinstance(error, dict) else 0
     number = code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600 else 0
-    return f"the endpoint says: {' | '.join(dict.fromkeys(_texts(error)))[:SHOWN_CHARS] or error!r}", number
+    said = " | ".join(dict.fromkeys(_texts(error)))[:SHOWN_CHARS]
+    return f"the endpoint says: {said or repr(error)[:SHOWN_CHARS]}", number
 
 
 def _texts(data: object, depth: int = 0) -> list[str]:

@@ -12,11 +12,8 @@ from dataclasses import dataclass
 REASONING = ("think", "thinking", "thought", "reasoning")
 """Tags around what a model says to itself; local servers without a reasoning parser leave it in the text."""
 
-_TAGS = "|".join(REASONING)
-_CLOSED = re.compile(rf"<({_TAGS})>.*?</\1>", re.DOTALL | re.IGNORECASE)
-_LAST_END = re.compile(rf".*</(?:{_TAGS})>", re.DOTALL | re.IGNORECASE)
-_UNCLOSED = re.compile(rf"^\s*<(?:{_TAGS})>", re.IGNORECASE)
-_FINAL_CHANNEL = re.compile(r".*<\|channel\|>\s*final\b[^<\n]*(?:<\|message\|>)?", re.DOTALL)
+_TAG = re.compile(rf"<(/?)(?:{'|'.join(REASONING)})>", re.IGNORECASE)
+_FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<\n]*(?:<\|message\|>)?")
 _CHANNEL_TOKEN = re.compile(r"<\|[a-z_]+\|>")
 _FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^`\n]*?)[ \t]*$")
 _SEARCH = re.compile(r"^[ \t]*<{5,}[ \t]*SEARCH\b[^\n]*$")
@@ -51,10 +48,24 @@ def visible_text(text: str) -> str:
     """The answer without byte-order mark, carriage returns and reasoning; empty when it never came to an answer."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "<|" in text:
-        text = _CHANNEL_TOKEN.sub("", _FINAL_CHANNEL.sub("", text))
-    text = _CLOSED.sub("", text)
-    text = _LAST_END.sub("", text)  # the opening tag was part of the prompt
-    return "" if _UNCLOSED.match(text) else text
+        finals = [found.end() for found in _FINAL_CHANNEL.finditer(text)]
+        text = _CHANNEL_TOKEN.sub("", text[finals[-1] :] if finals else text)
+    return _without_reasoning(text)
+
+
+def _without_reasoning(text: str) -> str:
+    kept: list[str] = []
+    start, opened = 0, -1
+    for tag in _TAG.finditer(text):
+        if tag[1]:
+            # A closing tag alone ends what the prompt opened: all before it was reasoning.
+            kept = [*kept, text[start:opened]] if opened >= 0 else []
+            start, opened = tag.end(), -1
+        elif opened < 0:
+            opened = tag.start()
+    if opened >= 0 and not ("".join(kept) + text[start:opened]).strip():
+        return ""
+    return "".join(kept) + text[start:]
 
 
 def fenced_blocks(text: str) -> list[Block]:

@@ -15,8 +15,10 @@ LIKENESS_LEAD = 0.05
 """By how much the most similar place must lead over any other."""
 
 
-LIKENESS_CHARS = 4000
+LIKENESS_CHARS, LIKENESS_LINES = 4000, 60
 """Longest SEARCH text that is looked for by likeness, which takes time by the square of it."""
+
+MAX_EDITS = 100
 
 _NUMBER = re.compile(r"\d+")
 
@@ -32,6 +34,8 @@ def apply_edits(lines: Sequence[str], edits: Sequence[Edit]) -> list[str]:
         EditRefused: SEARCH lines that are empty, do not occur, or occur more than once.
     """
     done = list(lines)
+    if len(edits) > MAX_EDITS:
+        raise EditRefused(f"more than {MAX_EDITS} SEARCH blocks")
     for edit in edits:
         if not any(line.strip() for line in edit.search):
             raise EditRefused("a SEARCH part is empty")
@@ -110,7 +114,7 @@ def _most_alike(lines: Sequence[str], search: Sequence[str]) -> int | None:
     """The one place that is alike enough and clearly more so than others."""
     wanted = "\n".join(map(_without_indent, search))
     size = len(search)
-    if len(wanted) > LIKENESS_CHARS:
+    if len(wanted) > LIKENESS_CHARS or size > LIKENESS_LINES:
         return None
     matcher = difflib.SequenceMatcher(None, "", wanted, autojunk=False)
     ranked: list[tuple[float, int]] = []

@@ -22,6 +22,9 @@ MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
 ENTRY = re.compile(r"^[ \t]*def schedule\(", re.MULTILINE)
 """What every program defines."""
 
+MAX_ANSWER_CHARS = 2**20
+"""Longest answer that is looked into."""
+
 ONLY_THE_BLOCK = (
     "only the code between # EVOLVE-BLOCK-START and # EVOLVE-BLOCK-END may change; keep both markers and everything "
     "outside them as they are"
@@ -52,6 +55,8 @@ def program_from(text: str, parent: str, *, cut_off: bool = False, restore: bool
         UnreadableAnswer: no program, or edits that fit nowhere or in several places.
         FrozenCodeChanged: code outside the markers was all that changed, or differs and `restore` is off.
     """
+    if len(text) > MAX_ANSWER_CHARS:
+        raise UnreadableAnswer(f"the answer is longer than {MAX_ANSWER_CHARS} characters")
     said, parent = visible_text(text), parent.removeprefix("\ufeff").replace("\r\n", "\n")
     if text.strip() and not said.strip():
         raise UnreadableAnswer("the text ends inside the model's reasoning: there is no answer behind it")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -163,6 +166,27 @@ def test_a_search_text_that_occurs_twice_is_refused(search: str) -> None:
 def test_an_answer_that_ends_in_its_reasoning_says_so(text: str) -> None:
     with pytest.raises(UnreadableAnswer, match="reasoning"):
         program_from(text, PARENT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>" * 100_000,
+        "<|channel|>" * 60_000,
+        "</think>" * 100_000 + "<think>",
+        "```\n" * 200_000,
+        block("    x = 10", "    x = 10") * 5_000,
+        block("\n".join(["    x = 1"] * 3_000), "") * 20,
+        "x" * 2_000_000,
+        "<<<<<<< SEARCH\n" * 60_000,
+        "@@ -1 +1 @@\n- a\n" * 50_000,
+    ],
+)
+def test_no_answer_takes_long(text: str) -> None:
+    started = time.process_time()
+    with contextlib.suppress(UnreadableAnswer, FrozenCodeChanged):
+        program_from(text, PARENT)
+    assert time.process_time() - started < 5
 
 
 def test_a_program_without_an_end_is_refused_where_the_answer_was_cut_off() -> None:
