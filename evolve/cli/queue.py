@@ -78,7 +78,7 @@ def answer_command(name: str, file: Path, run: str, runs_dir: Path, *, reply: Re
 
 def _answer_text(file: Path) -> str:
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}", hint="- reads standard input") from error
     except UnicodeDecodeError as error:

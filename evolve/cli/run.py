@@ -25,7 +25,7 @@ from evolve.cli.common import (
     score_lines,
 )
 from evolve.config import BudgetConfig, ReplayConfig, RunConfig, load_config
-from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
+from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.journal.diff import first_difference
 from evolve.journal.journal import Entry, Spending, open_journal
 from evolve.journal.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
@@ -102,7 +102,18 @@ def search(opened: OpenedRun, *, as_json: bool) -> int:
     if found.stopped_by:
         say(f"\nstopped after {summary.proposals} of {summary.wanted} proposals by {found.stopped_by}")
         say(f"evosplit run --resume {opened.folder} goes on; a larger budget: --set KEY=VALUE")
-    return EXIT_BUDGET if found.stopped_by else 0
+        return EXIT_BUDGET
+    return _exit_of(summary)
+
+
+def _exit_of(summary: RunSummary) -> int:
+    """Exit code of a finished search: one in which no proposal came to a program has found nothing."""
+    failed = summary.statuses.get(Status.PROPOSER_FAILED, 0)
+    empty = failed + sum(summary.statuses.get(s, 0) for s in (Status.NO_ANSWER, Status.FROZEN_CODE))
+    if not summary.proposals or empty < summary.proposals:
+        return 0
+    say(f"\nnone of {summary.proposals} proposals came to a program: evosplit show {summary.path} says why")
+    return EXIT_MISSING if failed == summary.proposals else EXIT_NEGATIVE
 
 
 def _announce(opened: OpenedRun) -> None:

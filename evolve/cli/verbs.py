@@ -340,11 +340,16 @@ def export(
     )
 
 
-def doctor(json: Json = False) -> None:
+def doctor(
+    endpoint: Annotated[
+        Path | None, typer.Option("--endpoint", metavar="CONFIG", help="Also ask each model of this file once.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Say what works here, and why the rest does not."""
     from evolve.cli.doctor import doctor_command
 
-    raise typer.Exit(doctor_command(as_json=json))
+    raise typer.Exit(doctor_command(endpoint, as_json=json))
 
 
 config_app = typer.Typer(help="Show, describe and check configurations.", no_args_is_help=True, rich_markup_mode=None)
@@ -375,21 +380,29 @@ def config_schema() -> None:
 
 
 @config_app.command("validate")
-def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Sets = None) -> None:
+def config_validate(
+    path: ConfigFile = Path("configs/quickstart.yaml"),
+    sets: Sets = None,
+    endpoint: Annotated[bool, typer.Option("--endpoint", help="Also ask each model of the proposer once.")] = False,
+) -> None:
     """Check a configuration, and that its seeds and its table can be read."""
     from evaluators.latencies.table import read_table
     from evolve.assets import asset
+    from evolve.cli.endpoint import endpoint_reports, say_reports
     from evolve.config import load_config
+    from evolve.errors import EXIT_MISSING
     from evolve.run import read_seeds
 
     config = load_config(asset(str(path)), sets or [])
     seeds = read_seeds(config)
     if config.judge.measure == "live":
-        typer.echo(f"{path}: ok, seeds {len(seeds)}, measured live")
-        return
-    tables = [read_table(asset(p)) for p in config.table_paths()]
-    shapes = sum(len(table.cases) for table in tables)
-    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {shapes}")
+        measured = "measured live"
+    else:
+        tables = [read_table(asset(p)) for p in config.table_paths()]
+        measured = f"recorded shapes {sum(len(table.cases) for table in tables)}"
+    typer.echo(f"{path}: ok, seeds {len(seeds)}, {measured}")
+    if endpoint and not say_reports(endpoint_reports(config)):
+        raise typer.Exit(EXIT_MISSING)
 
 
 @queue_app.command("list")
