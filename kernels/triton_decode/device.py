@@ -4,13 +4,13 @@ A *tile* is what one program works on at a time: up to BLOCK_M query rows (query
 one sequence. Its keys are cut into blocks of BLOCK_N, and the blocks are shared out among programs:
 
 - `split_kernel`: every tile has the same number of programs, of which a short sequence uses fewer.
-- `persistent_kernel`: a fixed number of programs share the blocks of all tiles evenly, wherever sequences end (stream-K,
-  arXiv 2301.03598).
+- `persistent_kernel`: a fixed number of programs share the blocks of all tiles evenly, wherever sequences end
+  (stream-K, arXiv 2301.03598).
 
 Programs that see only a part of a tile's keys leave an unnormalised fp32 output with its row maximum and row sum in a
-*slot* of the workspace (the merge is FlashAttention's, arXiv 2205.14135, section 3.1). A counter per tile tells the last
-one to combine them, in the order of the keys, so that equal inputs give equal bits whoever comes last. It leaves the
-counter at zero for the next launch.
+*slot* of the workspace (the merge is FlashAttention's, arXiv 2205.14135, section 3.1). A counter per tile tells the
+last one to combine them, in the order of the keys, so that equal inputs give equal bits whoever comes last. It leaves
+the counter at zero for the next launch.
 
 Exponentials are taken to base 2; scores carry the factor log2(e).
 """
@@ -237,7 +237,7 @@ def split_kernel(
             HAS_WINDOW, HAS_SOFTCAP, HAS_SCALES, UPCAST, BLOCK_M, BLOCK_N, BLOCK_D,
         )  # fmt: skip
         done = parts == 1
-        if SPLIT:
+        if SPLIT:  # noqa: SIM102  # decided while compiling, parts on the device
             if parts > 1:
                 slot = tile * num_splits
                 done = _publish(

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from triton.runtime.errors import OutOfResources
 
 from .device import persistent_kernel, split_kernel
 from .schedule import (
@@ -43,8 +44,9 @@ class Workspace:
     """Memory of the launches of one stream.
 
     Launches that may run at the same time must not share a workspace, since its counters tell the programs of one
-    launch which of them is the last. Every launch leaves the counters at zero, so that launches on one stream can follow
-    each other, and CUDA graphs can be replayed. A graph that is replayed beside other work needs a workspace of its own.
+    launch which of them is the last. Every launch leaves the counters at zero, so that launches on one stream can
+    follow each other, and CUDA graphs can be replayed. A graph that is replayed beside other work needs a workspace of
+    its own.
     """
 
     def __init__(self, size: WorkspaceSize, device: torch.device | str = "cuda") -> None:
@@ -101,7 +103,12 @@ class Launch:
         """Enqueue; the lengths, the page table and the scales are read on the device, anew each time."""
         if self.workspace is not None:
             self.workspace.claim()
-        self.enqueue()
+        try:
+            self.enqueue()
+        except OutOfResources as error:
+            raise UnsupportedCallError(
+                f"{error}: choose a smaller block_n or fewer num_stages than {self.schedule}"
+            ) from error
         return self.out
 
 
@@ -173,7 +180,7 @@ def _check_device(q: torch.Tensor, k: torch.Tensor, others: dict[str, torch.Tens
     """Refuse devices that cannot run the kernel, and tensors that are elsewhere."""
     _expect(
         q.is_cuda or INTERPRETED,
-        f"the kernel runs on CUDA GPUs, q is on {q.device}; set TRITON_INTERPRET=1 before the import to try it on the CPU",
+        f"the kernel runs on CUDA GPUs, q is on {q.device}; set TRITON_INTERPRET=1 first to try it on a CPU",
     )
     for name, tensor in others.items():
         _expect(tensor is None or tensor.device == q.device, f"{name} must be on {q.device}, as q is")
@@ -288,7 +295,7 @@ def prepare(
         )
         kernel, grid = persistent_kernel, (schedule.programs_per_sm * num_sms,)
         cut: tuple[int, int] = (batch, schedule.blocks_per_split)
-        shape_of_grid: dict[str, object] = {"MAX_BATCH": max(16, power_of_two(batch))}
+        shape_of_grid: dict[str, object] = {"MAX_BATCH": max(64, power_of_two(batch))}
     else:
         kernel, grid = split_kernel, (batch * heads_kv * blocks_of_rows, schedule.num_splits)
         cut = (schedule.num_splits, schedule.blocks_per_split)

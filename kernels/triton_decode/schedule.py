@@ -1,4 +1,4 @@
-"""How a decode call is cut into programs: the knobs, their bounds, and the memory that a choice needs. No torch here."""
+"""How a decode call is cut into programs: the knobs, their bounds, and the memory they need. No torch here."""
 
 from __future__ import annotations
 
@@ -138,7 +138,8 @@ def workspace_size(
     """What a launch needs at most, whatever the lengths.
 
     Example:
-        >>> workspace_size(Schedule(num_splits=8), batch=4, seqlen_q=1, heads_q=8, heads_kv=1, head_dim=128, num_sms=132)
+        >>> heads = {"heads_q": 8, "heads_kv": 1, "head_dim": 128}
+        >>> workspace_size(Schedule(num_splits=8), batch=4, seqlen_q=1, num_sms=132, **heads)
         WorkspaceSize(acc_floats=65536, stats_floats=1024, counters=4)
     """
     rows = block_m(seqlen_q, heads_q // heads_kv)

@@ -125,7 +125,9 @@ class DecodeCall:
             assert torch.isfinite(out).all(), f"{self} under {schedule}: not finite"
             for b, live in enumerate(self.seqlens):
                 error = float((out[b] - expected[b]).norm() / max(float(expected[b].norm()), 1e-6))
-                assert error < MAX_RELATIVE_ERROR, f"sequence {b} of {live} keys is off by {error:.3g}: {self}, {schedule}"
+                assert error < MAX_RELATIVE_ERROR, (
+                    f"sequence {b} of {live} keys is off by {error:.3g}: {self}, {schedule}"
+                )
 
 
 def random_call(seed: int, *, longest: int) -> DecodeCall:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from decode_calls import DEVICE, DecodeCall  # skips where torch or Triton is missing
 
 # isort: split

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
 from decode_calls import DEVICE, DecodeCall, random_call
 from triton_decode import HEAD_DIMS, PAGE_SIZES, Schedule, Variant
 
