@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-COMBINE_CHUNK = tl.constexpr(16)  # row maxima of so many slots are read at once
+COMBINE_AT_ONCE = tl.constexpr(8)
 
 
 @triton.jit
@@ -114,25 +114,23 @@ def _attend(
 
 @triton.jit
 def _write(
-    out_ptr, sinks_ptr, v_scale_ptr, acc, row_max, row_sum, batch, head, row_block,
+    out_ptr, sinks_ptr, v_scale_ptr, acc, row_max, row_sum, batch, head, rows,
     stride_ob, stride_os, stride_oh, stride_scale_b, stride_scale_h,
     HEAD_DIM: tl.constexpr, GROUP: tl.constexpr, SEQLEN_Q: tl.constexpr,
-    HAS_SINKS: tl.constexpr, HAS_SCALES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    HAS_SINKS: tl.constexpr, HAS_SCALES: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Normalise a tile's output and write it; rows that see no key become zero."""
-    rows = row_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    """Normalise rows of a tile and write them; those that see no key become zero. Maxima and sums are columns."""
     row_ok = rows < SEQLEN_Q * GROUP
     q_head = head * GROUP + rows % GROUP
     dims = tl.arange(0, BLOCK_D)
     if HAS_SINKS:
         # A sink is one more score, of a key whose value is zero.
-        sink = tl.load(sinks_ptr + q_head, mask=row_ok, other=0.0).to(tl.float32) * LOG2E
+        sink = tl.load(sinks_ptr + q_head, mask=row_ok, other=0.0).to(tl.float32)[:, None] * LOG2E
         new_max = tl.maximum(row_max, sink)
-        finite = tl.where(new_max == float("-inf"), 0.0, new_max)
-        shrink = tl.exp2(row_max - finite)
-        row_sum = row_sum * shrink + tl.exp2(sink - finite)
-        acc *= shrink[:, None]
-    out = acc / tl.where(row_sum > 0.0, row_sum, 1.0)[:, None]
+        shrink = tl.exp2(row_max - new_max)
+        row_sum = row_sum * shrink + tl.exp2(sink - new_max)
+        acc *= shrink
+    out = acc / tl.where(row_sum > 0.0, row_sum, 1.0)
     if HAS_SCALES:
         out *= tl.load(v_scale_ptr + batch * stride_scale_b + head * stride_scale_h)
     out_rows = batch.to(tl.int64) * stride_ob + (rows // GROUP) * stride_os + q_head * stride_oh
@@ -143,7 +141,7 @@ def _write(
 @triton.jit
 def _publish(
     acc_ptr, stats_ptr, counter_ptr, acc, row_max, row_sum, slot, parts,
-    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     """Leave a partial result in its slot; true for the last of a tile's `parts` programs, which sees all of them."""
     rows = tl.arange(0, BLOCK_M)
@@ -162,47 +160,43 @@ def _publish(
 
 @triton.jit
 def _combine(
-    acc_ptr, stats_ptr, first_slot, slot_step, last_slot, parts,
-    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
+    acc_ptr, stats_ptr, first_slot, slot_step, last_slot, parts, rows,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Merge of partial results, always in the order of the keys; slots are first, first + step, ..., and last.
+    """Merge of rows of partial results, in the order of the keys; slots are first, first + step, ..., and last.
 
-    Partial results were written by other multiprocessors: loads go past L1 (.cg).
+    Partial results were written by other multiprocessors: loads go past L1 (.cg). Those of COMBINE_AT_ONCE parts are
+    under way together; row maxima and sums stay in a layout that lets nothing in the loop move between threads.
     """
-    rows = tl.arange(0, BLOCK_M)
     dims = tl.arange(0, BLOCK_D)
-    stored = (rows < ROWS)[:, None] & (dims < HEAD_DIM)[None, :]
-    row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    for start in tl.range(0, parts, COMBINE_CHUNK):
-        part = start + tl.arange(0, COMBINE_CHUNK)
-        slots = tl.where(part == parts - 1, last_slot, first_slot + part * slot_step).to(tl.int64)
-        maxima = tl.load(
-            stats_ptr + slots[:, None] * (2 * BLOCK_M) + rows[None, :],
-            mask=(part < parts)[:, None],
-            other=float("-inf"),
-            cache_modifier=".cg",
-        )
-        row_max = tl.maximum(row_max, tl.max(maxima, 0))
-    finite = tl.where(row_max == float("-inf"), 0.0, row_max)
-    row_sum = tl.zeros([BLOCK_M], tl.float32)
-    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for part in tl.range(0, parts, loop_unroll_factor=4):
-        slot = tl.where(part == parts - 1, last_slot, first_slot + part * slot_step).to(tl.int64)
-        here = slot * BLOCK_M
-        part_max = tl.load(stats_ptr + 2 * here + rows, cache_modifier=".cg")
-        part_sum = tl.load(stats_ptr + 2 * here + BLOCK_M + rows, cache_modifier=".cg")
-        where = acc_ptr + (here + rows)[:, None] * BLOCK_D + dims[None, :]
-        part_acc = tl.load(where, mask=stored, other=0.0, cache_modifier=".cg")
-        weight = tl.exp2(part_max - finite)
-        row_sum += part_sum * weight
-        acc += part_acc * weight[:, None]
-    return acc, row_max, row_sum
+    row_max = tl.full([ROWS], float("-inf"), tl.float32)
+    row_sum = tl.zeros([ROWS], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK_D], tl.float32)
+    for start in tl.range(0, parts, COMBINE_AT_ONCE):
+        for i in tl.static_range(COMBINE_AT_ONCE):
+            part = start + i
+            here = tl.where(part == parts - 1, last_slot, first_slot + part * slot_step).to(tl.int64) * BLOCK_M
+            known = rows < tl.where(part < parts, BLOCK_M, 0)
+            at_stats = stats_ptr + 2 * here + rows
+            part_max = tl.load(at_stats, mask=known, other=float("-inf"), cache_modifier=".cg")
+            part_sum = tl.load(at_stats + BLOCK_M, mask=known, other=0.0, cache_modifier=".cg")
+            at_acc = acc_ptr + (here + rows)[:, None] * BLOCK_D + dims[None, :]
+            wanted = known[:, None] & (dims < HEAD_DIM)[None, :]
+            part_acc = tl.load(at_acc, mask=wanted, other=0.0, cache_modifier=".cg")
+            new_max = tl.maximum(row_max, part_max)
+            finite = tl.where(new_max == float("-inf"), 0.0, new_max)
+            shrink = tl.exp2(row_max - finite)
+            weight = tl.exp2(part_max - finite)
+            row_sum = row_sum * shrink + part_sum * weight
+            acc = acc * shrink[:, None] + part_acc * weight[:, None]
+            row_max = new_max
+    return acc, row_max[:, None], row_sum[:, None]
 
 
-@triton.jit(do_not_specialize=["capacity", "heads_kv", "row_blocks", "num_splits", "blocks_per_split", "window_left"])
+@triton.jit(do_not_specialize=["capacity", "heads_kv", "num_splits", "blocks_per_split", "window_left"])
 def split_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, seqlens_ptr, page_table_ptr, k_scale_ptr, v_scale_ptr, sinks_ptr,
-    acc_ptr, stats_ptr, counters_ptr, softmax_scale, softcap, window_left, capacity, heads_kv, row_blocks,
+    acc_ptr, stats_ptr, counters_ptr, softmax_scale, softcap, window_left, capacity, heads_kv,
     num_splits, blocks_per_split,
     stride_qb, stride_qs, stride_qh, stride_kb, stride_kn, stride_kh, stride_vb, stride_vn, stride_vh,
     stride_ob, stride_os, stride_oh, stride_table, stride_scale_b, stride_scale_h,
@@ -210,18 +204,18 @@ def split_kernel(
     HAS_SEQLENS: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr,
     HAS_SCALES: tl.constexpr, UPCAST: tl.constexpr, SPLIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROW_BLOCKS: tl.constexpr, ROWS: tl.constexpr, COMBINE_ROWS: tl.constexpr,
 ):  # fmt: skip
-    """One program per tile and split: grid (tiles, num_splits).
+    """One program per tile and split: grid (tiles of a sequence, sequences, num_splits).
 
     A sequence of n blocks uses min(num_splits, ceil(n / blocks_per_split)) of its programs; the others leave at once.
     Programs start in the order of the grid, so the highest split comes first: only long sequences have it, and are
     under way before the short ones.
     """
-    tile = tl.program_id(0)
-    split = num_splits - 1 - tl.program_id(1)
-    row_block = tile % row_blocks
-    head = tile // row_blocks % heads_kv
-    batch = tile // (row_blocks * heads_kv)
+    row_block = tl.program_id(0) % ROW_BLOCKS
+    head = tl.program_id(0) // ROW_BLOCKS
+    batch = tl.program_id(1)
+    split = num_splits - 1 - tl.program_id(2)
     seqlen_k = _live_keys(seqlens_ptr, batch, batch >= 0, capacity, HAS_SEQLENS)
     first, count = _visible_blocks(seqlen_k, window_left, SEQLEN_Q, BLOCK_N, HAS_WINDOW)
     parts = split * 0 + 1
@@ -236,31 +230,37 @@ def split_kernel(
             stride_table, stride_scale_b, stride_scale_h, HEAD_DIM, GROUP, SEQLEN_Q, PAGE_SIZE,
             HAS_WINDOW, HAS_SOFTCAP, HAS_SCALES, UPCAST, BLOCK_M, BLOCK_N, BLOCK_D,
         )  # fmt: skip
-        done = parts == 1
-        if SPLIT:  # noqa: SIM102  # decided while compiling, parts on the device
-            if parts > 1:
-                slot = tile * num_splits
-                done = _publish(
-                    acc_ptr, stats_ptr, counters_ptr + tile, acc, row_max, row_sum, slot + split, parts,
-                    SEQLEN_Q * GROUP, HEAD_DIM, BLOCK_M, BLOCK_D,
-                )  # fmt: skip
-                if done:
-                    acc, row_max, row_sum = _combine(
-                        acc_ptr, stats_ptr, slot, 1, slot + parts - 1, parts,
-                        SEQLEN_Q * GROUP, HEAD_DIM, BLOCK_M, BLOCK_D,
-                    )  # fmt: skip
-        if done:
+        if parts == 1:
             _write(
-                out_ptr, sinks_ptr, v_scale_ptr, acc, row_max, row_sum, batch, head, row_block,
+                out_ptr, sinks_ptr, v_scale_ptr, acc, row_max[:, None], row_sum[:, None], batch, head,
+                row_block * BLOCK_M + tl.arange(0, BLOCK_M),
                 stride_ob, stride_os, stride_oh, stride_scale_b, stride_scale_h,
-                HEAD_DIM, GROUP, SEQLEN_Q, HAS_SINKS, HAS_SCALES, BLOCK_M, BLOCK_D,
+                HEAD_DIM, GROUP, SEQLEN_Q, HAS_SINKS, HAS_SCALES, BLOCK_D,
             )  # fmt: skip
+        elif SPLIT:
+            tile = (batch * heads_kv + head) * ROW_BLOCKS + row_block
+            slot = tile * num_splits
+            if _publish(
+                acc_ptr, stats_ptr, counters_ptr + tile, acc, row_max, row_sum, slot + split, parts,
+                HEAD_DIM, BLOCK_M, BLOCK_D, ROWS,
+            ):  # fmt: skip
+                for first_row in tl.range(0, ROWS, COMBINE_ROWS):
+                    rows = first_row + tl.arange(0, COMBINE_ROWS)
+                    acc_rows, max_rows, sum_rows = _combine(
+                        acc_ptr, stats_ptr, slot, 1, slot + parts - 1, parts, rows,
+                        HEAD_DIM, BLOCK_M, BLOCK_D, COMBINE_ROWS,
+                    )  # fmt: skip
+                    _write(
+                        out_ptr, sinks_ptr, v_scale_ptr, acc_rows, max_rows, sum_rows, batch, head,
+                        row_block * BLOCK_M + rows, stride_ob, stride_os, stride_oh, stride_scale_b, stride_scale_h,
+                        HEAD_DIM, GROUP, SEQLEN_Q, HAS_SINKS, HAS_SCALES, BLOCK_D,
+                    )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["capacity", "heads_kv", "row_blocks", "batch_size", "blocks_per_split", "window_left"])
+@triton.jit(do_not_specialize=["capacity", "heads_kv", "batch_size", "blocks_per_split", "window_left"])
 def persistent_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, seqlens_ptr, page_table_ptr, k_scale_ptr, v_scale_ptr, sinks_ptr,
-    acc_ptr, stats_ptr, counters_ptr, softmax_scale, softcap, window_left, capacity, heads_kv, row_blocks,
+    acc_ptr, stats_ptr, counters_ptr, softmax_scale, softcap, window_left, capacity, heads_kv,
     batch_size, blocks_per_split,
     stride_qb, stride_qs, stride_qh, stride_kb, stride_kn, stride_kh, stride_vb, stride_vn, stride_vh,
     stride_ob, stride_os, stride_oh, stride_table, stride_scale_b, stride_scale_h,
@@ -268,6 +268,7 @@ def persistent_kernel(
     HAS_SEQLENS: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr,
     HAS_SCALES: tl.constexpr, UPCAST: tl.constexpr, MAX_BATCH: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    ROW_BLOCKS: tl.constexpr, ROWS: tl.constexpr, COMBINE_ROWS: tl.constexpr,
 ):  # fmt: skip
     """A fixed number of programs over the blocks of all tiles, in one line: sequence by sequence, tile by tile.
 
@@ -280,7 +281,7 @@ def persistent_kernel(
     known = index < batch_size
     seqlens = _live_keys(seqlens_ptr, index, known, capacity, HAS_SEQLENS)
     _, counts = _visible_blocks(seqlens, window_left, SEQLEN_Q, BLOCK_N, HAS_WINDOW)
-    tiles = heads_kv * row_blocks  # of one sequence
+    tiles = heads_kv * ROW_BLOCKS  # of one sequence
     blocks = tl.where(known, counts * tiles, 0)
     ends = tl.cumsum(blocks, 0)
     total = tl.sum(blocks, 0)
@@ -298,8 +299,8 @@ def persistent_kernel(
         tile_begin = begin + tile * count
         tile_end = tile_begin + count
         stop = tl.minimum(tile_end, end)
-        row_block = tile % row_blocks
-        head = tile // row_blocks
+        row_block = tile % ROW_BLOCKS
+        head = tile // ROW_BLOCKS
         acc, row_max, row_sum = _attend(
             q_ptr, k_ptr, v_ptr, page_table_ptr, k_scale_ptr, batch, head, row_block, seqlen_k,
             first + position - tile_begin, first + stop - tile_begin, softmax_scale, softcap, window_left,
@@ -310,21 +311,28 @@ def persistent_kernel(
         first_program = tile_begin // share
         last_program = (tile_end - 1) // share
         parts = last_program - first_program + 1
-        done = parts == 1
-        if parts > 1:
-            done = _publish(
-                acc_ptr, stats_ptr, counters_ptr + first_program, acc, row_max, row_sum,
-                2 * program + (tile_end > end).to(tl.int32), parts, SEQLEN_Q * GROUP, HEAD_DIM, BLOCK_M, BLOCK_D,
-            )  # fmt: skip
-            if done:
-                acc, row_max, row_sum = _combine(
-                    acc_ptr, stats_ptr, 2 * first_program + 1, 2, 2 * last_program, parts,
-                    SEQLEN_Q * GROUP, HEAD_DIM, BLOCK_M, BLOCK_D,
-                )  # fmt: skip
-        if done:
+        if parts == 1:
             _write(
-                out_ptr, sinks_ptr, v_scale_ptr, acc, row_max, row_sum, batch, head, row_block,
+                out_ptr, sinks_ptr, v_scale_ptr, acc, row_max[:, None], row_sum[:, None], batch, head,
+                row_block * BLOCK_M + tl.arange(0, BLOCK_M),
                 stride_ob, stride_os, stride_oh, stride_scale_b, stride_scale_h,
-                HEAD_DIM, GROUP, SEQLEN_Q, HAS_SINKS, HAS_SCALES, BLOCK_M, BLOCK_D,
+                HEAD_DIM, GROUP, SEQLEN_Q, HAS_SINKS, HAS_SCALES, BLOCK_D,
             )  # fmt: skip
+        else:
+            slot = 2 * program + (tile_end > end).to(tl.int32)
+            if _publish(
+                acc_ptr, stats_ptr, counters_ptr + first_program, acc, row_max, row_sum, slot, parts,
+                HEAD_DIM, BLOCK_M, BLOCK_D, ROWS,
+            ):  # fmt: skip
+                for first_row in tl.range(0, ROWS, COMBINE_ROWS):
+                    rows = first_row + tl.arange(0, COMBINE_ROWS)
+                    acc_rows, max_rows, sum_rows = _combine(
+                        acc_ptr, stats_ptr, 2 * first_program + 1, 2, 2 * last_program, parts, rows,
+                        HEAD_DIM, BLOCK_M, BLOCK_D, COMBINE_ROWS,
+                    )  # fmt: skip
+                    _write(
+                        out_ptr, sinks_ptr, v_scale_ptr, acc_rows, max_rows, sum_rows, batch, head,
+                        row_block * BLOCK_M + rows, stride_ob, stride_os, stride_oh, stride_scale_b, stride_scale_h,
+                        HEAD_DIM, GROUP, SEQLEN_Q, HAS_SINKS, HAS_SCALES, BLOCK_D,
+                    )  # fmt: skip
         position = stop

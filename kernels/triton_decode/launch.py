@@ -286,6 +286,8 @@ def prepare(
     paged = page_table is not None
     group = heads_q // heads_kv
     blocks_of_rows = row_blocks(seqlen_q, group)
+    block_d = power_of_two(head_dim)
+    rows = min(block_m(seqlen_q, group), power_of_two(seqlen_q * group))
     capacity = k.shape[1] * (page_table.shape[1] if page_table is not None else 1)
     persistent = schedule.variant is Variant.PERSISTENT
     if persistent:
@@ -297,14 +299,14 @@ def prepare(
         cut: tuple[int, int] = (batch, schedule.blocks_per_split)
         shape_of_grid: dict[str, object] = {"MAX_BATCH": max(64, power_of_two(batch))}
     else:
-        kernel, grid = split_kernel, (batch * heads_kv * blocks_of_rows, schedule.num_splits)
+        kernel, grid = split_kernel, (heads_kv * blocks_of_rows, batch, schedule.num_splits)
         cut = (schedule.num_splits, schedule.blocks_per_split)
         shape_of_grid = {"SPLIT": schedule.num_splits > 1}
     arguments = (
         q, k, v, out, q if seqlens is None else seqlens, q if page_table is None else page_table,
         q if scale_k is None else scale_k, q if scale_v is None else scale_v, q if sinks is None else sinks,
         acc, stats, counters, head_dim**-0.5 if softmax_scale is None else float(softmax_scale), float(softcap),
-        window_left, capacity, heads_kv, blocks_of_rows, *cut,
+        window_left, capacity, heads_kv, *cut,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         page_table.stride(0) if page_table is not None else 0,
         *(scale_k.stride() if scale_k is not None else (0, 0)),
@@ -313,7 +315,8 @@ def prepare(
         "HEAD_DIM": head_dim, "GROUP": group, "SEQLEN_Q": seqlen_q, "PAGE_SIZE": k.shape[1] if paged else 0,
         "HAS_SEQLENS": seqlens is not None, "HAS_WINDOW": window_left >= 0, "HAS_SOFTCAP": softcap > 0.0,
         "HAS_SINKS": sinks is not None, "HAS_SCALES": scale_k is not None, "UPCAST": INTERPRETED,
-        "BLOCK_M": block_m(seqlen_q, group), "BLOCK_N": schedule.block_n, "BLOCK_D": power_of_two(head_dim),
+        "BLOCK_M": block_m(seqlen_q, group), "BLOCK_N": schedule.block_n, "BLOCK_D": block_d,
+        "ROW_BLOCKS": blocks_of_rows, "ROWS": rows, "COMBINE_ROWS": min(rows, max(1, 2048 // block_d)),
         "num_warps": schedule.num_warps, "num_stages": schedule.num_stages, **shape_of_grid,
     }  # fmt: skip
     launcher = kernel[grid]

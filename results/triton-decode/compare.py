@@ -23,7 +23,7 @@ import random
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
@@ -44,11 +44,14 @@ if TYPE_CHECKING:
 sys.path.append(str(Path(__file__).resolve().parents[2] / "kernels"))  # where triton_decode is
 
 SETTING = SETTINGS["fa3_fwd-metadata-cold"]
-COMPILED = ((32, 2, 3), (32, 4, 3), (32, 4, 5), (64, 2, 3), (64, 4, 2), (64, 4, 3), (64, 4, 5), (64, 8, 3),
+COMPILED = ((32, 2, 3), (32, 4, 3), (64, 2, 3), (64, 4, 2), (64, 4, 3), (64, 4, 4),
             (128, 4, 2), (128, 4, 3), (128, 8, 2), (128, 8, 3))  # fmt: skip
 """(block_n, num_warps, num_stages): each is compiled unsplit, split and persistent."""
 
 FA3_SPLITS = (1, 2, 3, 4, 6, 8, 16, 32)
+PAGE_SIZE = 16
+"""Of the paged arm, in random pages; FA3 of this package has no such path."""
+
 FIRST_ROUNDS = 3
 SECOND_ROUNDS = 12
 
@@ -63,13 +66,13 @@ def ladder(case: Case) -> list[Schedule]:
         common: dict[str, Any] = {"block_n": block_n, "num_warps": num_warps, "num_stages": num_stages}
         blocks = -(-longest // block_n)
         if case.ragged:
-            for per in (1, 2, 4, 8, 16, 32):
-                if per == 1 or per < blocks:
+            for per in (1, 2, 3, 4, 6, 8, 16, 32):
+                if per == 1 or (per < blocks and blocks <= 64 * per):
                     schedules.append(Schedule(num_splits=min(64, -(-blocks // per)), blocks_per_split=per, **common))
         else:
-            splits = {min(s, blocks) for s in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
+            splits = {min(s, blocks) for s in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)}
             schedules += [Schedule(num_splits=s, **common) for s in sorted(splits)]
-        for programs in (1, 2, 4):
+        for programs in (1, 2):
             for least in (1, 4):
                 schedules.append(
                     Schedule(variant=Variant.PERSISTENT, programs_per_sm=programs, blocks_per_split=least, **common)
@@ -88,12 +91,34 @@ def chosen_cases(seed: int) -> list[Case]:
     return [case for turn in zip_longest(*groups) for case in turn if case is not None]
 
 
+def paged_inputs(inputs: CallInputs, page_size: int) -> CallInputs:
+    """The same memory cut into pages that belong to sequences in random order."""
+    import torch
+
+    shape = inputs.shape
+    per_sequence = shape.seqlen_k // page_size
+    order = torch.randperm(shape.batch * per_sequence, device="cuda", dtype=torch.int32)
+    pages = (shape.batch * per_sequence, page_size, shape.num_heads_kv, shape.head_dim)
+    return replace(
+        inputs,
+        keys=tuple(k.view(pages) for k in inputs.keys),
+        values=tuple(v.view(pages) for v in inputs.values),
+        page_table=order.view(shape.batch, per_sequence),
+    )
+
+
+def deeper_pipeline(schedule: Schedule) -> Schedule:
+    """For pages: finding a page takes a stage of its own, and one more hides that it takes longer."""
+    return replace(schedule, num_stages=min(5, schedule.num_stages + 2))
+
+
 def bind(inputs: CallInputs, schedule: Schedule, workspace: Workspace) -> BoundLaunch:
     """A launch of the Triton kernel over any copy of a shape's inputs."""
     from triton_decode import prepare
 
+    shared = {"seqlens": inputs.seqlens, "page_table": inputs.page_table, "out": inputs.out}
     launches = [
-        prepare(inputs.q, k, v, seqlens=inputs.seqlens, out=inputs.out, schedule=schedule, workspace=workspace)
+        prepare(inputs.q, k, v, **shared, schedule=schedule, workspace=workspace)
         for k, v in zip(inputs.keys, inputs.values, strict=True)
     ]
 
@@ -131,22 +156,22 @@ class Bench:
         self.timer = ShapeTimer(SETTING, self.provider, self.gpu, seed=seed)
 
     def time(
-        self, inputs: CallInputs, plan: Any, expected: Any, arms: Sequence[tuple[str, str, BoundLaunch]], rounds: int
+        self, inputs: CallInputs, plan: Any, arms: Sequence[tuple[str, str, BoundLaunch, Any]], rounds: int
     ) -> list[Reading]:
-        """Readings of arms, interleaved at random."""
+        """Readings of arms (name, setting, launch, expected output), interleaved at random."""
         import torch
 
         timer = self.timer
-        errors = [timer.checked_run(inputs, expected, launch) for _, _, launch in arms]
+        errors = [timer.checked_run(inputs, expected, launch) for _, _, launch, expected in arms]
         torch.cuda.synchronize()
         memory = torch.cuda.graph_pool_handle()
-        graphs = [timer.timer.capture(launch, plan, memory) for _, _, launch in arms]
+        graphs = [timer.timer.capture(launch, plan, memory) for _, _, launch, _ in arms]
         timed = timer.timer.time(graphs, plan, rounds=rounds, rng=self.rng)
-        after = [timer.checked_replay(inputs, expected, graph) for graph in graphs]
+        after = [timer.checked_replay(inputs, arm[3], graph) for arm, graph in zip(arms, graphs, strict=True)]
         worst = torch.maximum(torch.stack(errors), torch.stack(after)).tolist()
         return [
             Reading(name, setting, cell.latencies_us, error)
-            for (name, setting, _), cell, error in zip(arms, timed, worst, strict=True)
+            for (name, setting, _, _), cell, error in zip(arms, timed, worst, strict=True)
         ]
 
     def case(self, case: Case) -> tuple[list[Reading], list[Reading]]:
@@ -170,31 +195,33 @@ class Bench:
         def fa3(num_splits: int) -> BoundLaunch:
             return self.provider.bind_own(inputs, num_splits)
 
+        def triton(index: str, of: CallInputs = inputs) -> BoundLaunch:
+            return bind(of, schedules[int(index)], workspace)
+
         first = self.time(
-            inputs, plan, expected,
-            [("fa3", "0", fa3(0)), *(("fa3", str(n), fa3(n)) for n in FA3_SPLITS),
-             *(("triton", str(i), bind(inputs, s, workspace)) for i, s in enumerate(schedules))],
+            inputs, plan,
+            [("fa3", "0", fa3(0), expected), *(("fa3", str(n), fa3(n), expected) for n in FA3_SPLITS),
+             *(("triton", str(i), triton(str(i)), expected) for i in range(len(schedules)))],
             FIRST_ROUNDS,
         )  # fmt: skip
-        ok = [r for r in first if r.error <= MAX_RELATIVE_ERROR]
-        triton = [r for r in ok if r.arm == "triton"]
-        fastest = {
-            "triton": min(triton, key=lambda r: r.latency_us),
-            "triton split": min((r for r in triton if schedules[int(r.setting)].variant is Variant.SPLIT),
-                                key=lambda r: r.latency_us),
-            "triton persistent": min((r for r in triton if schedules[int(r.setting)].variant is Variant.PERSISTENT),
-                                     key=lambda r: r.latency_us),
-        }  # fmt: skip
-        best_fa3 = min((r for r in ok if r.arm == "fa3"), key=lambda r: r.latency_us)
-        arms = [("fa3 stock", "0"), ("fa3 best", best_fa3.setting), *((n, r.setting) for n, r in fastest.items())]
-        finalists = []
-        for name, setting in arms:
-            for again in ("", " again"):
-                launch = (
-                    fa3(int(setting)) if name.startswith("fa3") else bind(inputs, schedules[int(setting)], workspace)
-                )
-                finalists.append((name + again, setting, launch))
-        second = self.time(inputs, plan, expected, finalists, SECOND_ROUNDS)
+        right = sorted((r for r in first if r.error <= MAX_RELATIVE_ERROR), key=lambda r: r.latency_us)
+        by_variant = {v: next(r for r in right if r.arm == "triton" and schedules[int(r.setting)].variant is v)
+                      for v in Variant}  # fmt: skip
+        best = next(r for r in right if r.arm == "triton")
+        best_fa3 = next(r for r in right if r.arm == "fa3")
+        arms = [
+            ("fa3 stock", "0", fa3(0), expected),
+            ("fa3 best", best_fa3.setting, fa3(int(best_fa3.setting)), expected),
+            ("triton", best.setting, triton(best.setting), expected),
+            *((f"triton {v.value}", r.setting, triton(r.setting), expected) for v, r in by_variant.items()),
+        ]
+        if shape.seqlen_k % PAGE_SIZE == 0:
+            paged = paged_inputs(inputs, PAGE_SIZE)
+            deeper = deeper_pipeline(schedules[int(best.setting)])
+            schedules.append(deeper)
+            arms.append(("triton paged", str(len(schedules) - 1), bind(paged, deeper, workspace), reference(paged, 0)))
+        twice = [(name + again, *rest) for name, *rest in arms for again in ("", " again")]
+        second = self.time(inputs, plan, twice, SECOND_ROUNDS)
         named = [named_schedule(schedules, r) for r in first], [named_schedule(schedules, r) for r in second]
         self.timer.tidy()
         return named
@@ -217,7 +244,7 @@ def named_schedule(schedules: Sequence[Schedule], reading: Reading) -> Reading:
 
 
 def compile_one(compiled: tuple[int, int, int]) -> list[tuple[str, float]]:
-    """Compile one setting in its three forms, into Triton's cache; seconds of each."""
+    """Compile one setting in all its forms, into Triton's cache; seconds of each."""
     import torch
     from triton_decode import Schedule, Variant, decode
 
@@ -226,15 +253,23 @@ def compile_one(compiled: tuple[int, int, int]) -> list[tuple[str, float]]:
     q = torch.randn(2, 1, 8, 128, device="cuda", dtype=torch.bfloat16)
     k = torch.randn(2, 512, 1, 128, device="cuda", dtype=torch.bfloat16)
     seqlens = torch.full((2,), 512, dtype=torch.int32, device="cuda")
-    forms = {
-        "unsplit": Schedule(**common),
-        "split": Schedule(num_splits=2, **common),
-        "persistent": Schedule(variant=Variant.PERSISTENT, **common),
-    }
+    table = torch.arange(2 * 512 // PAGE_SIZE, device="cuda", dtype=torch.int32).view(2, -1)
+    pages = k.view(-1, PAGE_SIZE, 1, 128)
+    forms: list[tuple[str, Schedule, dict[str, Any]]] = [
+        ("unsplit", Schedule(**common), {"k": k, "v": k}),
+        ("split", Schedule(num_splits=2, **common), {"k": k, "v": k}),
+        ("persistent", Schedule(variant=Variant.PERSISTENT, **common), {"k": k, "v": k}),
+        ("unsplit, paged", deeper_pipeline(Schedule(**common)), {"k": pages, "v": pages, "page_table": table}),
+        (
+            "split, paged",
+            deeper_pipeline(Schedule(num_splits=2, **common)),
+            {"k": pages, "v": pages, "page_table": table},
+        ),
+    ]
     seconds = []
-    for name, schedule in forms.items():
+    for name, schedule, cache in forms:
         started = time.monotonic()
-        decode(q, k, k, seqlens=seqlens, schedule=schedule)
+        decode(q, **cache, seqlens=seqlens, schedule=schedule)
         torch.cuda.synchronize()
         seconds.append((name, time.monotonic() - started))
     return seconds
@@ -246,7 +281,7 @@ def compile_all() -> dict[str, Any]:
     with multiprocessing.get_context("spawn").Pool(min(len(COMPILED), os.cpu_count() or 1)) as pool:
         each = pool.map(compile_one, COMPILED, chunksize=1)
     seconds = [s for one in each for form, s in one[1:]]  # the first of a process also loads CUDA and Triton
-    return {"variants": 3 * len(COMPILED), "median_s": round(median(seconds), 2), "slowest_s": round(max(seconds), 2),
+    return {"variants": sum(map(len, each)), "median_s": round(median(seconds), 2), "slowest_s": round(max(seconds), 2),
             "all_s": round(time.monotonic() - started, 1)}  # fmt: skip
 
 
@@ -273,8 +308,10 @@ def summarise(results: Sequence[tuple[Case, list[Reading]]]) -> dict[str, Any]:
                 continue
             part: dict[str, Any] = {"shapes": len(group)}
             for slow in ("fa3 stock", "fa3 best"):
-                for fast in ("triton", "triton split", "triton persistent"):
-                    ratios = [ratio(r, slow, fast) for r in group]
+                for fast in ("triton", "triton split", "triton persistent", "triton paged"):
+                    ratios = [ratio(r, slow, fast) for r in group if any(x.arm == fast for x in r)]
+                    if not ratios:
+                        continue
                     part[f"{slow} / {fast}"] = {
                         "geomean": round(geomean(ratios), 4),
                         "min": round(min(ratios), 4), "max": round(max(ratios), 4),
