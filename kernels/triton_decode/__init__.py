@@ -15,11 +15,10 @@ from .launch import (
     Workspace,
     WorkspaceError,
     decode,
-    device_facts,
     prepare,
 )
 from .reference import reference
-from .schedule import Schedule, Variant, WorkspaceSize, workspace_size
+from .schedule import Schedule, WorkspaceSize, workspace_size
 
 __all__ = [
     "HEAD_DIMS",
@@ -27,12 +26,10 @@ __all__ = [
     "Launch",
     "Schedule",
     "UnsupportedCallError",
-    "Variant",
     "Workspace",
     "WorkspaceError",
     "WorkspaceSize",
     "decode",
-    "device_facts",
     "prepare",
     "reference",
     "workspace_size",

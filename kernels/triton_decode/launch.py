@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from triton.runtime.errors import OutOfResources
 
-from .device import persistent_kernel, split_kernel
+from .device import split_kernel
 from .schedule import (
-    MAX_BATCH_PERSISTENT,
     Schedule,
-    Variant,
     WorkspaceSize,
     block_m,
     power_of_two,
@@ -27,6 +25,7 @@ HEAD_DIMS = (64, 80, 96, 128, 192, 256)
 PAGE_SIZES = (1, 16, 32, 64, 128)
 MAX_GROUP = 16
 MAX_SEQLEN_Q = 8
+MAX_BATCH = 65535  # CUDA's limit for the second dimension of a grid
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton runs kernels on the CPU, in Python, which it decides when the kernels are defined."""
@@ -135,7 +134,7 @@ def _check_tensors(
     _expect(k.dtype == v.dtype, f"k and v must have one dtype, not {k.dtype} and {v.dtype}")
     _one_of("head_dim", head_dim, HEAD_DIMS)
     _expect(k.shape[3] == head_dim, f"k's head_dim must be q's {head_dim}, not {k.shape[3]}")
-    _expect(batch > 0, "the batch is empty")
+    _expect(1 <= batch <= MAX_BATCH, f"the batch must be 1 to {MAX_BATCH} sequences, not {batch}")
     _expect(1 <= seqlen_q <= MAX_SEQLEN_Q, f"seqlen_q must be 1 to {MAX_SEQLEN_Q}, not {seqlen_q}")
     _expect(
         heads_q % heads_kv == 0 and heads_q // heads_kv <= MAX_GROUP,
@@ -161,19 +160,9 @@ def _check_tensors(
 
 
 @cache
-def _device_facts(index: int) -> tuple[int, tuple[int, int]]:
-    """(multiprocessors, compute capability) of a GPU; of one without limits for the interpreter."""
-    if index < 0:
-        return 4, (9, 0)
-    properties = torch.cuda.get_device_properties(index)
-    return properties.multi_processor_count, (properties.major, properties.minor)
-
-
-def device_facts(device: torch.device) -> tuple[int, tuple[int, int]]:
-    """(multiprocessors, compute capability) of the device that launches run on."""
-    if device.type == "cpu":
-        return _device_facts(-1)
-    return _device_facts(torch.cuda.current_device() if device.index is None else device.index)
+def _compute_capability(device: torch.device) -> tuple[int, int]:
+    """Of a GPU; of the interpreter, which knows no limits, that of a new one."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def _check_device(q: torch.Tensor, k: torch.Tensor, others: dict[str, torch.Tensor | None]) -> None:
@@ -184,7 +173,7 @@ def _check_device(q: torch.Tensor, k: torch.Tensor, others: dict[str, torch.Tens
     )
     for name, tensor in others.items():
         _expect(tensor is None or tensor.device == q.device, f"{name} must be on {q.device}, as q is")
-    major, minor = device_facts(q.device)[1]
+    major, minor = _compute_capability(q.device)
     _expect(major >= 8, f"the kernel needs compute capability 8.0 or newer, this GPU has {major}.{minor}")
     _expect(k.dtype not in FP8 or (major, minor) >= (8, 9), f"fp8 needs compute capability 8.9, not {major}.{minor}")
 
@@ -271,9 +260,8 @@ def prepare(
     if scale_k is not None and scale_v is not None:
         _expect(scale_k.stride() == scale_v.stride(), "k_scale and v_scale must have one shape")
 
-    num_sms = device_facts(q.device)[0]
     needed = workspace_size(
-        schedule, batch=batch, seqlen_q=seqlen_q, heads_q=heads_q, heads_kv=heads_kv, head_dim=head_dim, num_sms=num_sms
+        schedule, batch=batch, seqlen_q=seqlen_q, heads_q=heads_q, heads_kv=heads_kv, head_dim=head_dim
     )
     if not needed.num_bytes:
         workspace = None
@@ -289,24 +277,11 @@ def prepare(
     block_d = power_of_two(head_dim)
     rows = min(block_m(seqlen_q, group), power_of_two(seqlen_q * group))
     capacity = k.shape[1] * (page_table.shape[1] if page_table is not None else 1)
-    persistent = schedule.variant is Variant.PERSISTENT
-    if persistent:
-        _expect(
-            batch <= MAX_BATCH_PERSISTENT,
-            f"the persistent variant serves at most {MAX_BATCH_PERSISTENT} sequences, not {batch}",
-        )
-        kernel, grid = persistent_kernel, (schedule.programs_per_sm * num_sms,)
-        cut: tuple[int, int] = (batch, schedule.blocks_per_split)
-        shape_of_grid: dict[str, object] = {"MAX_BATCH": max(64, power_of_two(batch))}
-    else:
-        kernel, grid = split_kernel, (heads_kv * blocks_of_rows, batch, schedule.num_splits)
-        cut = (schedule.num_splits, schedule.blocks_per_split)
-        shape_of_grid = {"SPLIT": schedule.num_splits > 1}
     arguments = (
         q, k, v, out, q if seqlens is None else seqlens, q if page_table is None else page_table,
         q if scale_k is None else scale_k, q if scale_v is None else scale_v, q if sinks is None else sinks,
         acc, stats, counters, head_dim**-0.5 if softmax_scale is None else float(softmax_scale), float(softcap),
-        window_left, capacity, heads_kv, *cut,
+        window_left, capacity, heads_kv, schedule.num_splits, schedule.blocks_per_split,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         page_table.stride(0) if page_table is not None else 0,
         *(scale_k.stride() if scale_k is not None else (0, 0)),
@@ -314,12 +289,13 @@ def prepare(
     constants = {
         "HEAD_DIM": head_dim, "GROUP": group, "SEQLEN_Q": seqlen_q, "PAGE_SIZE": k.shape[1] if paged else 0,
         "HAS_SEQLENS": seqlens is not None, "HAS_WINDOW": window_left >= 0, "HAS_SOFTCAP": softcap > 0.0,
-        "HAS_SINKS": sinks is not None, "HAS_SCALES": scale_k is not None, "UPCAST": INTERPRETED,
+        "HAS_SINKS": sinks is not None, "HAS_SCALES": scale_k is not None,
+        "UPCAST": INTERPRETED, "SPLIT": schedule.num_splits > 1,
         "BLOCK_M": block_m(seqlen_q, group), "BLOCK_N": schedule.block_n, "BLOCK_D": block_d,
         "ROW_BLOCKS": blocks_of_rows, "ROWS": rows, "COMBINE_ROWS": min(rows, max(1, 2048 // block_d)),
-        "num_warps": schedule.num_warps, "num_stages": schedule.num_stages, **shape_of_grid,
+        "num_warps": schedule.num_warps, "num_stages": schedule.num_stages,
     }  # fmt: skip
-    launcher = kernel[grid]
+    launcher = split_kernel[(heads_kv * blocks_of_rows, batch, schedule.num_splits)]
     return Launch(out, schedule, workspace, lambda: launcher(*arguments, **constants))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 BLOCK_NS = (16, 32, 64, 128, 256)
 WARPS = (1, 2, 4, 8)
@@ -12,34 +11,21 @@ MAX_SPLITS = 256
 MAX_BLOCK_M = 64
 """Query rows of one program; more are shared out among programs, each of which reads the keys."""
 
-MAX_BATCH_PERSISTENT = 1024
-"""Sequences of a persistent launch, whose programs each sum over all lengths."""
-
-
-class Variant(StrEnum):
-    """How programs and keys are matched.
-
-    `SPLIT`: each tile (query rows of one KV head of a sequence) has `num_splits` programs; one means that nothing is
-    split. `PERSISTENT`: a fixed number of programs share all keys of the batch evenly.
-    """
-
-    SPLIT = "split"
-    PERSISTENT = "persistent"
-
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """One choice of the knobs.
 
+    Where a sequence is cut depends on its own length alone, so that with one schedule for all batches its output is
+    the same, bit for bit, whatever else is in the batch. Equal inputs give equal bits with every schedule.
+
     Attributes:
-        num_splits: programs per tile, at most (`SPLIT`).
-        blocks_per_split: blocks of `block_n` keys that a program gets at least, so that a sequence of n blocks uses
-            min(num_splits, ceil(n / blocks_per_split)) programs.
+        num_splits: programs per tile (the query rows of one KV head of one sequence), at most; 1 to split nothing.
+        blocks_per_split: blocks of `block_n` keys for which a sequence gets one program more: of n blocks,
+            min(num_splits, ceil(n / blocks_per_split)) programs take about the same number each.
         block_n: keys per step of the inner loop.
         num_warps: warps per program.
         num_stages: depth of the software pipeline that loads keys ahead.
-        variant: split or persistent.
-        programs_per_sm: programs per multiprocessor (`PERSISTENT`).
     """
 
     num_splits: int = 1
@@ -47,14 +33,12 @@ class Schedule:
     block_n: int = 64
     num_warps: int = 4
     num_stages: int = 3
-    variant: Variant = Variant.SPLIT
-    programs_per_sm: int = 1
 
     def __post_init__(self) -> None:
         """Check every knob.
 
         Raises:
-            ValueError: a knob is out of bounds, or means nothing in this variant.
+            ValueError: a knob is out of bounds.
         """
         for name, known in (("block_n", BLOCK_NS), ("num_warps", WARPS), ("num_stages", STAGES)):
             if getattr(self, name) not in known:
@@ -63,22 +47,6 @@ class Schedule:
             raise ValueError(f"num_splits must be 1 to {MAX_SPLITS}, not {self.num_splits!r}")
         if self.blocks_per_split < 1:
             raise ValueError(f"blocks_per_split must be at least 1, not {self.blocks_per_split!r}")
-        if not 1 <= self.programs_per_sm <= 16:
-            raise ValueError(f"programs_per_sm must be 1 to 16, not {self.programs_per_sm!r}")
-        if self.variant is Variant.PERSISTENT and self.num_splits != 1:
-            raise ValueError("num_splits means nothing in the persistent variant: leave it at 1")
-        if self.variant is Variant.SPLIT and self.programs_per_sm != 1:
-            raise ValueError("programs_per_sm means nothing in the split variant: leave it at 1")
-
-    @property
-    def batch_invariant(self) -> bool:
-        """Whether a sequence's output, bit for bit, cannot depend on what else is in the batch.
-
-        All schedules give equal bits for equal inputs. Split programs cut a sequence by its own length alone; so as
-        long as one schedule serves all batches, its output is always the same. Shares of persistent programs depend on
-        the lengths of the whole batch.
-        """
-        return self.variant is Variant.SPLIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,22 +101,18 @@ def row_blocks(seqlen_q: int, group: int) -> int:
 
 
 def workspace_size(
-    schedule: Schedule, *, batch: int, seqlen_q: int, heads_q: int, heads_kv: int, head_dim: int, num_sms: int
+    schedule: Schedule, *, batch: int, seqlen_q: int, heads_q: int, heads_kv: int, head_dim: int
 ) -> WorkspaceSize:
     """What a launch needs at most, whatever the lengths.
 
     Example:
         >>> heads = {"heads_q": 8, "heads_kv": 1, "head_dim": 128}
-        >>> workspace_size(Schedule(num_splits=8), batch=4, seqlen_q=1, num_sms=132, **heads)
+        >>> workspace_size(Schedule(num_splits=8), batch=4, seqlen_q=1, **heads)
         WorkspaceSize(acc_floats=65536, stats_floats=1024, counters=4)
     """
-    rows = block_m(seqlen_q, heads_q // heads_kv)
-    if schedule.variant is Variant.PERSISTENT:
-        counters = schedule.programs_per_sm * num_sms
-        slots = 2 * counters
-    elif schedule.num_splits > 1:
-        counters = batch * heads_kv * row_blocks(seqlen_q, heads_q // heads_kv)
-        slots = counters * schedule.num_splits
-    else:
+    if schedule.num_splits == 1:
         return WorkspaceSize()
-    return WorkspaceSize(slots * rows * power_of_two(head_dim), slots * 2 * rows, counters)
+    rows = block_m(seqlen_q, heads_q // heads_kv)
+    tiles = batch * heads_kv * row_blocks(seqlen_q, heads_q // heads_kv)
+    slots = tiles * schedule.num_splits
+    return WorkspaceSize(slots * rows * power_of_two(head_dim), slots * 2 * rows, tiles)

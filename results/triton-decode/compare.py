@@ -46,7 +46,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "kernels"))  # where t
 SETTING = SETTINGS["fa3_fwd-metadata-cold"]
 COMPILED = ((32, 2, 3), (32, 4, 3), (64, 2, 3), (64, 4, 2), (64, 4, 3), (64, 4, 4),
             (128, 4, 2), (128, 4, 3), (128, 8, 2), (128, 8, 3))  # fmt: skip
-"""(block_n, num_warps, num_stages): each is compiled unsplit, split and persistent."""
+"""(block_n, num_warps, num_stages): each is compiled unsplit and split, contiguous and paged."""
 
 FA3_SPLITS = (1, 2, 3, 4, 6, 8, 16, 32)
 PAGE_SIZE = 16
@@ -58,7 +58,7 @@ SECOND_ROUNDS = 12
 
 def ladder(case: Case) -> list[Schedule]:
     """Schedules worth trying on a shape."""
-    from triton_decode import Schedule, Variant
+    from triton_decode import Schedule
 
     longest = max(case.shape.seqlens)
     schedules = []
@@ -72,11 +72,6 @@ def ladder(case: Case) -> list[Schedule]:
         else:
             splits = {min(s, blocks) for s in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)}
             schedules += [Schedule(num_splits=s, **common) for s in sorted(splits)]
-        for programs in (1, 2):
-            for least in (1, 4):
-                schedules.append(
-                    Schedule(variant=Variant.PERSISTENT, programs_per_sm=programs, blocks_per_split=least, **common)
-                )
     return list(dict.fromkeys(schedules))
 
 
@@ -177,7 +172,7 @@ class Bench:
     def case(self, case: Case) -> tuple[list[Reading], list[Reading]]:
         """Readings of the first and of the second pass."""
         import torch
-        from triton_decode import Variant, Workspace, WorkspaceSize, workspace_size
+        from triton_decode import Workspace, WorkspaceSize, workspace_size
 
         shape = case.shape
         schedules = ladder(case)
@@ -188,7 +183,7 @@ class Bench:
         for schedule in schedules:
             size = size.union(workspace_size(
                 schedule, batch=shape.batch, seqlen_q=1, heads_q=shape.num_heads_q, heads_kv=shape.num_heads_kv,
-                head_dim=shape.head_dim, num_sms=self.gpu.num_sms,
+                head_dim=shape.head_dim,
             ))  # fmt: skip
         workspace = Workspace(size)
 
@@ -205,15 +200,12 @@ class Bench:
             FIRST_ROUNDS,
         )  # fmt: skip
         right = sorted((r for r in first if r.error <= MAX_RELATIVE_ERROR), key=lambda r: r.latency_us)
-        by_variant = {v: next(r for r in right if r.arm == "triton" and schedules[int(r.setting)].variant is v)
-                      for v in Variant}  # fmt: skip
         best = next(r for r in right if r.arm == "triton")
         best_fa3 = next(r for r in right if r.arm == "fa3")
         arms = [
             ("fa3 stock", "0", fa3(0), expected),
             ("fa3 best", best_fa3.setting, fa3(int(best_fa3.setting)), expected),
             ("triton", best.setting, triton(best.setting), expected),
-            *((f"triton {v.value}", r.setting, triton(r.setting), expected) for v, r in by_variant.items()),
         ]
         if shape.seqlen_k % PAGE_SIZE == 0:
             paged = paged_inputs(inputs, PAGE_SIZE)
@@ -238,7 +230,7 @@ def named_schedule(schedules: Sequence[Schedule], reading: Reading) -> Reading:
     if reading.arm.startswith("fa3"):
         return reading
     s = schedules[int(reading.setting)]
-    knobs = (s.variant, s.num_splits, s.blocks_per_split, s.block_n, s.num_warps, s.num_stages, s.programs_per_sm)
+    knobs = (s.num_splits, s.blocks_per_split, s.block_n, s.num_warps, s.num_stages)
     text = " ".join(map(str, knobs))
     return Reading(reading.arm, text, reading.latencies_us, reading.error)
 
@@ -246,7 +238,7 @@ def named_schedule(schedules: Sequence[Schedule], reading: Reading) -> Reading:
 def compile_one(compiled: tuple[int, int, int]) -> list[tuple[str, float]]:
     """Compile one setting in all its forms, into Triton's cache; seconds of each."""
     import torch
-    from triton_decode import Schedule, Variant, decode
+    from triton_decode import Schedule, decode
 
     block_n, num_warps, num_stages = compiled
     common: dict[str, Any] = {"block_n": block_n, "num_warps": num_warps, "num_stages": num_stages}
@@ -258,7 +250,6 @@ def compile_one(compiled: tuple[int, int, int]) -> list[tuple[str, float]]:
     forms: list[tuple[str, Schedule, dict[str, Any]]] = [
         ("unsplit", Schedule(**common), {"k": k, "v": k}),
         ("split", Schedule(num_splits=2, **common), {"k": k, "v": k}),
-        ("persistent", Schedule(variant=Variant.PERSISTENT, **common), {"k": k, "v": k}),
         ("unsplit, paged", deeper_pipeline(Schedule(**common)), {"k": pages, "v": pages, "page_table": table}),
         (
             "split, paged",
@@ -308,7 +299,7 @@ def summarise(results: Sequence[tuple[Case, list[Reading]]]) -> dict[str, Any]:
                 continue
             part: dict[str, Any] = {"shapes": len(group)}
             for slow in ("fa3 stock", "fa3 best"):
-                for fast in ("triton", "triton split", "triton persistent", "triton paged"):
+                for fast in ("triton", "triton paged"):
                     ratios = [ratio(r, slow, fast) for r in group if any(x.arm == fast for x in r)]
                     if not ratios:
                         continue
