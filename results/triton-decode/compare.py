@@ -5,9 +5,9 @@ num_splits, a few rounds each, and finds the fastest of both. The second times t
 FA3's own choice, every one of them captured twice (A/A), so that the best of many is not reported by the readings that
 made it the best. Outputs are compared with an fp32 reference before and after.
 
-    python results/triton-decode/compare.py --seconds 240 -o FOLDER   # first-pass.csv.gz, second-pass.csv, summary.json
+    python results/triton-decode/compare.py --seconds 240 -o FOLDER   # first-pass.csv.gz, second-pass.csv, card.json
 
-Needs a Hopper GPU and the extras gpu and triton. Sealed test shapes are left alone.
+Needs a Hopper GPU and the extras gpu and triton. Sealed test shapes are left alone. `table.py` summarises.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import csv
 import gzip
 import json
-import math
 import multiprocessing
 import os
 import random
@@ -205,7 +204,7 @@ class Bench:
         arms = [
             ("fa3 stock", "0", fa3(0), expected),
             ("fa3 best", best_fa3.setting, fa3(int(best_fa3.setting)), expected),
-            ("triton", best.setting, triton(best.setting), expected),
+            ("triton split", best.setting, triton(best.setting), expected),
         ]
         if shape.seqlen_k % PAGE_SIZE == 0:
             paged = paged_inputs(inputs, PAGE_SIZE)
@@ -276,48 +275,6 @@ def compile_all() -> dict[str, Any]:
             "all_s": round(time.monotonic() - started, 1)}  # fmt: skip
 
 
-def ratio(readings: Sequence[Reading], slow: str, fast: str) -> float:
-    """How much faster `fast` is than `slow`, each captured twice."""
-    by_arm = {r.arm: r.latency_us for r in readings}
-    logs = [math.log(by_arm[slow + a] / by_arm[fast + a]) for a in ("", " again")]
-    return math.exp(sum(logs) / 2)
-
-
-def geomean(values: Iterable[float]) -> float:
-    """Geometric mean."""
-    logs = [math.log(v) for v in values]
-    return math.exp(sum(logs) / len(logs)) if logs else float("nan")
-
-
-def summarise(results: Sequence[tuple[Case, list[Reading]]]) -> dict[str, Any]:
-    """Ratios by kind of batch."""
-    summary: dict[str, Any] = {}
-    for kind, ragged in (("uniform", False), ("ragged", True)):
-        for split in (None, Split.HOLDOUT):
-            group = [r for c, r in results if c.ragged is ragged and split in (None, c.split)]
-            if not group:
-                continue
-            part: dict[str, Any] = {"shapes": len(group)}
-            for slow in ("fa3 stock", "fa3 best"):
-                for fast in ("triton", "triton paged"):
-                    ratios = [ratio(r, slow, fast) for r in group if any(x.arm == fast for x in r)]
-                    if not ratios:
-                        continue
-                    part[f"{slow} / {fast}"] = {
-                        "geomean": round(geomean(ratios), 4),
-                        "min": round(min(ratios), 4), "max": round(max(ratios), 4),
-                        "slower_than_2_percent": sum(x < 0.98 for x in ratios),
-                    }  # fmt: skip
-            for arm in ("fa3 stock", "fa3 best", "triton"):
-                by_arm = [{r.arm: r.latency_us for r in readings} for readings in group]
-                off = sorted(abs(math.log(a[arm] / a[arm + " again"])) for a in by_arm)
-                part[f"A/A {arm}"] = {
-                    "median": round(off[len(off) // 2], 5), "95%": round(off[int(0.95 * (len(off) - 1))], 5)
-                }  # fmt: skip
-            summary[kind if split is None else f"{kind}, {split.value}"] = part
-    return summary
-
-
 def rows(results: Iterable[tuple[Case, list[Reading]]], *, rounds: bool) -> Iterator[tuple[object, ...]]:
     """Lines of a CSV file."""
     for case, readings in results:
@@ -359,16 +316,16 @@ def main() -> None:
         writer.writerow(head)
         writer.writerows(rows(second, rounds=True))
     errors = [r.error for _, readings in (*first, *second) for r in readings]
-    summary = {
+    card = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "gpu": torch.cuda.get_device_name(), "driver": current_device().driver, "torch": torch.__version__,
         "triton": triton.__version__, "fa3": bench.provider.build(), "setting": SETTING.name,
         "compiled": compiled,
         "outputs_checked": len(errors), "wrong_outputs": sum(not e <= MAX_RELATIVE_ERROR for e in errors),
-        "seconds": round(time.monotonic() - started), **summarise(second),
+        "seconds": round(time.monotonic() - started),
     }  # fmt: skip
-    (options.o / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(summary, indent=1))
+    (options.o / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(card, indent=1))
 
 
 if __name__ == "__main__":
