@@ -74,11 +74,10 @@ class DecodeCall:
             table = order.view(batch, per_sequence).to(torch.int32)
             caches = [torch.full((pages, self.page_size, self.heads_kv, self.head_dim), float("nan")) for _ in "kv"]
             for b, live in enumerate(self.seqlens):
-                for key in range(live):
-                    for cache in caches:
-                        cache[table[b, key // self.page_size], key % self.page_size] = normal(
-                            self.heads_kv, self.head_dim
-                        )
+                keys = torch.arange(live)
+                pages_of_keys = table[b, keys // self.page_size].long()
+                for cache in caches:
+                    cache[pages_of_keys, keys % self.page_size] = normal(live, self.heads_kv, self.head_dim)
                 table[b, -(-live // self.page_size) :] = -1  # never to be followed
             arguments["page_table"] = table
         else:
