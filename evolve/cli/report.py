@@ -17,7 +17,9 @@ from evolve.dashboard.views.lineage import lineage
 from evolve.dashboard.views.overview import overview
 from evolve.dashboard.views.reader import RunReader, winner_of
 from evolve.dashboard.views.recording import Recording
+from evolve.dashboard.views.runs import runs
 from evolve.dashboard.views.shapes import recording_of, shapes
+from evolve.dashboard.views.story import story
 from evolve.errors import UserError
 from evolve.journal.run_folder import find_run, run_labels
 
@@ -65,6 +67,9 @@ def document(view: str, names: list[str], runs_dir: Path) -> Document:
     """
     if view not in VIEWS:
         raise UserError(f"no view {view!r}", hint=f"one of {', '.join(VIEWS)}")
+    if view == "runs":
+        folders = [find_run(_run_of(name), runs_dir) for name in names]
+        return runs([RunReader(folder, label) for folder, label in zip(folders, run_labels(folders), strict=True)])
     wanted = 2 if view == "compare" else 1
     if len(names) != wanted:
         raise UserError(f"--json {view} takes {wanted} RUN{'s' if wanted > 1 else ''}, got {len(names)}")
@@ -76,6 +81,8 @@ def document(view: str, names: list[str], runs_dir: Path) -> Document:
     match view:
         case "overview":
             return overview(reader, recording)
+        case "story":
+            return story(reader)
         case "lineage":
             return lineage(reader, replay(reader))
         case "candidate":

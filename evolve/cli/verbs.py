@@ -287,8 +287,8 @@ def report(
         typer.Option(
             "--json",
             metavar="VIEW",
-            help="Print one view's data: overview, lineage, candidate, shapes, "
-            "grid (RUN or RUN#ID), or compare (two of them).",
+            help="Print one view's data: overview, story, lineage, candidate, shapes, "
+            "grid (RUN or RUN#ID), compare (two of them), or runs (any number).",
         ),
     ] = None,
     png: Annotated[Path | None, typer.Option("--png", help="Folder for static pictures.")] = None,

@@ -19,6 +19,8 @@ from evolve.journal.entry import score_of
 from evolve.journal.journal import FILE_NAME, Journal, Spending, open_journal
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
+INTERRUPTED = "interrupted"
+"""What a journal's `ended` says after Ctrl-C; else `finished`, the limit or error that ended the run, or empty."""
 SWEEP_FILE = "sweep.json"
 """In a folder that holds several runs (evolve/sweep/)."""
 
