@@ -43,6 +43,7 @@ class DashboardServer(ThreadingHTTPServer):
         self.hub = hub
         self.page = page({}, live=True).encode()
         self.policy = policy(live=True) + "; frame-ancestors 'none'"
+        self.open = True
         if ":" in host:
             self.address_family = socket.AF_INET6
         try:
@@ -85,6 +86,11 @@ class DashboardServer(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """A browser that went away is no news."""
 
+    def shutdown(self) -> None:
+        """Stop, also for those whose connection is still open."""
+        self.open = False
+        super().shutdown()
+
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
@@ -115,6 +121,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page, a document, or what changed since a reader's last look."""
+        if not self._app.open:
+            self.close_connection = True
+            return
         if self._refused():
             return
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)

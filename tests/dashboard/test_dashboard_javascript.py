@@ -1,0 +1,49 @@
+"""The page's JavaScript without a browser: format, lint and types, and unit tests of what is pure."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+HERE = Path(__file__).parent / "js"
+STATIC = ROOT / "evolve" / "dashboard" / "static"
+TOOLS = HERE / "node_modules" / ".bin"
+
+
+def node_version() -> int:
+    node = shutil.which("node")
+    if node is None:
+        return 0
+    text = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    return int(text.strip().removeprefix("v").split(".")[0])
+
+
+needs_node = pytest.mark.skipif(node_version() < 20, reason="needs Node.js 20 or newer")
+needs_tools = pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the tools of tests/dashboard/js: npm ci")
+
+
+def said_by(*command: str | Path) -> str:
+    """What a command prints; empty where it succeeds."""
+    done = subprocess.run([str(c) for c in command], cwd=HERE, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@needs_node
+def test_pure_parts() -> None:
+    assert not said_by("node", "--test", "--test-reporter=spec")
+
+
+@needs_node
+@needs_tools
+def test_format_and_lint() -> None:
+    assert not said_by(TOOLS / "biome", "check", "--error-on-warnings", STATIC, HERE)
+
+
+@needs_node
+@needs_tools
+def test_types() -> None:
+    assert not said_by(TOOLS / "tsc", "--noEmit")
