@@ -291,7 +291,9 @@ def report(
             "grid (RUN or RUN#ID), compare (two of them), or runs (any number).",
         ),
     ] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Folder for static pictures.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Folder for figures, each as PNG, SVG and PDF.")
+    ] = None,
     timeline: Annotated[Path | None, typer.Option("--timeline", help="Chrome trace, for Perfetto.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
     runs_dir: RunsDir = Path("runs"),
@@ -299,7 +301,7 @@ def report(
     """Write runs as one page that opens from disk; or their data, pictures, timeline."""
     from evolve.cli.report import report_command
 
-    raise typer.Exit(report_command(runs, output, runs_dir, view=view, png=png, timeline=timeline, force=force))
+    raise typer.Exit(report_command(runs, output, runs_dir, view=view, pictures=pictures, timeline=timeline, force=force))
 
 
 def export(

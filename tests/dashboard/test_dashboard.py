@@ -533,9 +533,15 @@ def test_report_command(evosplit: Command, small: RunReader, tmp_path: Path) -> 
     again = evosplit("report", small.folder)
     assert again.code == 2 and "--force" in again.err
     assert evosplit("report", small.folder, "--force").code == 0
-    lines = evosplit("report", small.folder, "--timeline", "t.json", "--png", "pictures").out
+    lines = evosplit("report", small.folder, "--timeline", "t.json", "--pictures", "pictures").out
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
-    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"search.png", "lineage.png", "speedup.png"}
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
+        f"{name}.{suffix}" for name in ("search", "lineage", "speedup") for suffix in ("png", "svg", "pdf")
+    }
+    assert b"/FontFile2" in (tmp_path / "pictures" / "search.pdf").read_bytes()  # fonts come with it
+    assert "<text" not in (tmp_path / "pictures" / "search.svg").read_text()  # text as outlines
+    again = evosplit("report", small.folder, "--pictures", "pictures")
+    assert again.code == 2 and "--force" in again.err
     assert "speedup.png" in lines
 
 

@@ -33,7 +33,7 @@ export async function overviewView({ source, run, values }) {
 const candidateLink = (o, id) => h("a", { href: link("candidate", { run: o.run, id }) }, `#${id}`);
 
 const scrolling = (label, ...children) =>
-  h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": label }, children);
+  h("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": `Table: ${label}` }, children);
 
 function scores(o, nodes) {
   const rows = [];
