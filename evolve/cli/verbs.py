@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
+    if sys.stderr.isatty():
+        # At once: what follows takes seconds on a cold machine.
+        typer.echo("opening proposer, tables and sandbox ...", err=True)
     from evolve.cli.run import run_command
     from evolve.sweep.folder import is_sweep
 
@@ -301,7 +305,9 @@ def report(
     """Write runs as one page that opens from disk; or their data, pictures, timeline."""
     from evolve.cli.report import report_command
 
-    raise typer.Exit(report_command(runs, output, runs_dir, view=view, pictures=pictures, timeline=timeline, force=force))
+    raise typer.Exit(
+        report_command(runs, output, runs_dir, view=view, pictures=pictures, timeline=timeline, force=force)
+    )
 
 
 def export(

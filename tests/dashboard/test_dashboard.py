@@ -41,7 +41,7 @@ from evolve.dashboard.views.documents import VIEWS, dashboard_schema
 from evolve.dashboard.views.grid import grid, replay
 from evolve.dashboard.views.lineage import lineage
 from evolve.dashboard.views.overview import overview, settings_of
-from evolve.dashboard.views.reader import RunReader, rationale_of
+from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.recorded_table import RecordedTable
 from evolve.dashboard.views.runs import runs
 from evolve.dashboard.views.shapes import recording_of, shapes
@@ -50,6 +50,7 @@ from evolve.dashboard.views.timeline import timeline
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, open_journal
 from evolve.journal.run_folder import summarise
+from evolve.reports.plain_text import rationale_of
 
 TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 

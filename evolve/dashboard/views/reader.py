@@ -5,10 +5,8 @@ Only columns that the views need are read, and only rows that may have changed s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
@@ -23,7 +21,8 @@ from evolve.config import RunConfig, parse_config
 from evolve.dashboard.views.documents import Node, Score
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, Journal, open_journal
-from evolve.journal.run_folder import INTERRUPTED, LOCK_FILE
+from evolve.journal.run_folder import is_running, run_state
+from evolve.reports.plain_text import rationale_of
 
 MESSAGE_CHARS = 300
 RATIONALE_CHARS = 240
@@ -120,22 +119,9 @@ class RunReader:
     @property
     def state(self) -> str:
         """What the run is doing, or how it ended; see `Overview`."""
-        if self.running:
-            return "running"
         done = sum(n["kind"] != "seed" and n["committed_at_s"] is not None for n in self.nodes)
-        if done >= int(self.meta.get("proposals") or 0):
-            return "finished"
-        # Runs of before this was recorded do not say how they ended.
-        ended = self.meta.get("ended")
-        return (
-            "stopped"
-            if ended is None
-            else "broken off"
-            if not ended
-            else "interrupted"
-            if ended == INTERRUPTED
-            else "stopped"
-        )
+        finished = done >= int(self.meta.get("proposals") or 0)
+        return run_state(self.folder, finished=finished, ended=self.meta.get("ended"))
 
     @property
     def config(self) -> RunConfig | None:
@@ -150,14 +136,7 @@ class RunReader:
     @property
     def running(self) -> bool:
         """Whether another process holds the run's lock."""
-        try:
-            with (self.folder / LOCK_FILE).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_running(self.folder)
 
     def full(self, index: int) -> dict[str, str]:
         """The large columns of one proposal, by name.
@@ -197,13 +176,6 @@ _LOOK = """SELECT (SELECT count(*) FROM proposals), (SELECT count(*) FROM answer
     (SELECT group_concat(key || value) FROM meta)"""
 _FULL = """SELECT p.system, p.user, a.text AS answer, a.error, r.message, r.source, r.feedback, r.decisions
     FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id"""
-
-
-def rationale_of(answer: str) -> str:
-    """The first sentence of an answer that begins with prose; empty where it begins with code or with a patch."""
-    prose = re.split(r"\n\s*\n|```|<<<<<<<", answer.strip(), maxsplit=1)[0]
-    first = re.split(r"(?<=[.!?])\s", " ".join(prose.split()), maxsplit=1)[0]
-    return first if re.match(r"[A-Z]", first) and " " in first else ""
 
 
 def _score(text: str | None) -> Score | None:
