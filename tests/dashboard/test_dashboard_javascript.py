@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from dashboard_types import PATH, types_of_documents
 
 HERE = Path(__file__).parent / "js"
 STATIC = ROOT / "evolve" / "dashboard" / "static"
@@ -24,6 +25,10 @@ def node_version() -> int:
 
 needs_node = pytest.mark.skipif(node_version() < 20, reason="needs Node.js 20 or newer")
 needs_tools = pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the tools of tests/dashboard/js: npm ci")
+
+
+def test_the_types_are_those_of_the_documents() -> None:
+    assert PATH.read_text(encoding="utf-8") == types_of_documents(), "python tests/support/dashboard_types.py"
 
 
 def said_by(*command: str | Path) -> str:

@@ -19,6 +19,7 @@ export function masked(text) {
 /**
  * Failures in groups of the same status and message, the largest first; each with its first proposal as an example.
  * @returns {{status: string, cause: string, count: number, example: any, models: string[], islands: number[]}[]}
+ * @param {import("./documents.js").Node[]} nodes
  */
 export function failureCauses(nodes) {
   const groups = new Map();
@@ -47,6 +48,8 @@ export const GROUPINGS = {
 /**
  * What became of the proposals of each kind: how many were scored, how many beat their parent on the training shapes,
  * and what they cost. Gains are differences of training scores to the parent's.
+ * @param {import("./documents.js").Node[]} nodes
+ * @param {string} by
  */
 export function whatPays(nodes, by) {
   const known = new Map(nodes.map((n) => [n.id, n]));
@@ -78,7 +81,10 @@ export function whatPays(nodes, by) {
     .sort((a, b) => b.better - a.better || b.tried - a.tried || (a.name < b.name ? -1 : 1));
 }
 
-/** Tokens and dollars spent up to each commit, in order of time. */
+/**
+ * Tokens and dollars spent up to each commit, in order of time.
+ * @param {import("./documents.js").Node[]} nodes
+ */
 export function spending(nodes) {
   let [tokens, usd] = [0, 0];
   return nodes
@@ -142,6 +148,9 @@ const PACE_OVER = 20;
 /**
  * What a run is doing at a moment (seconds since its start): its state, how long nothing happened, and the time left
  * at the pace of its last commits; null where that cannot be known.
+ * @param {import("./documents.js").Overview} overview
+ * @param {import("./documents.js").Node[]} nodes
+ * @param {number} seconds
  */
 export function progressAt(overview, nodes, seconds) {
   if (overview.state !== "running") return { state: overview.state, silent_s: null, left_s: null };
@@ -164,7 +173,11 @@ export function progressAt(overview, nodes, seconds) {
 /** What would go on one line of a list: programs first, then why there is none. */
 export const lineOf = (n) => (n.status !== "ok" && n.message.split("\n")[0]) || editOf(n) || "\u2013";
 
-/** The roles of a proposal in its run. */
+/**
+ * The roles of a proposal in its run.
+ * @param {number} id
+ * @param {import("./documents.js").Lineage} lineage
+ */
 export function rolesOf(id, lineage) {
   const roles = [];
   if (id === lineage.winner) roles.push("winner");

@@ -12,9 +12,12 @@ const BOTTOM = 22;
 
 /**
  * Where proposals lie in pixels; `zoom` is {x0, x1, y0, y1} in proposals and scores.
- *
  * `place` gives [x, y, beyond]: `beyond` is -1 or 1 for a score below or above the visible range. Such a proposal lies
  * at the edge of its lane, and must not be drawn as if it had the score there.
+ * @param {import("./documents.js").Lineage} lineage
+ * @param {{x0: number, x1: number, y0: number, y1: number}} zoom
+ * @param {number} width
+ * @param {number} height
  */
 export function layout(lineage, zoom, width, height) {
   const lane = (height - TOP - BOTTOM - GAP * (lineage.islands - 1)) / lineage.islands;
@@ -41,7 +44,10 @@ const scoresOf = (lineage) =>
     .map((n) => n.train.score)
     .sort((a, b) => a - b);
 
-/** The whole of a run: all proposals, and scores from a little below stock (or the weakest) to the best. */
+/**
+ * The whole of a run: all proposals, and scores from a little below stock (or the weakest) to the best.
+ * @param {import("./documents.js").Lineage} lineage
+ */
 export function wholeOf(lineage) {
   const scores = scoresOf(lineage);
   const best = scores.at(-1) ?? 1;
@@ -50,7 +56,10 @@ export function wholeOf(lineage) {
   return { x0: -1, x1: Math.max(10, lineage.nodes.length), y0: low - room, y1: best + room };
 }
 
-/** The farthest that a reader may look: every proposal and every score, and no empty space beyond. */
+/**
+ * The farthest that a reader may look: every proposal and every score, and no empty space beyond.
+ * @param {import("./documents.js").Lineage} lineage
+ */
 export function boundsOf(lineage) {
   const whole = wholeOf(lineage);
   const lowest = scoresOf(lineage)[0] ?? whole.y0;

@@ -2,11 +2,14 @@
 
 import { readBlock, searchCandidates, unpackCandidates } from "./unpack.js";
 
+/** @typedef {import("./types.js").Source} Source */
+
 const KEPT = 200;
 
 /** How long between two looks at the server; a page that nobody sees does not look. */
 const LOOK_MS = 700;
 
+/** @implements {Source} */
 class ReportSource {
   live = false;
   connection = "report";
@@ -63,6 +66,7 @@ class ReportSource {
   follow() {}
 }
 
+/** @implements {Source} */
 class LiveSource {
   live = true;
   connection = "connecting";
@@ -212,6 +216,7 @@ class LiveSource {
   }
 }
 
+/** @returns {Promise<import("./types.js").Source>} */
 export async function openSource() {
   const mode = document.querySelector('meta[name="evosplit-mode"]').getAttribute("content");
   const source = mode === "live" ? new LiveSource() : new ReportSource();

@@ -27,6 +27,10 @@ export function statusChip(status) {
   );
 }
 
+/**
+ * @param {import("./types.js").Place} place
+ * @returns {Promise<import("./types.js").Shown>}
+ */
 export async function candidateView({ source, run, values }) {
   const lineage = await source.lineage(run);
   const id = Number(values.id ?? lineage.winner ?? lineage.nodes.at(-1)?.id ?? 0);

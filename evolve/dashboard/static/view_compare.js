@@ -60,6 +60,10 @@ async function otherRun(source, run) {
   return runs.find((line) => line.run !== run && line.winner !== null)?.run ?? run;
 }
 
+/**
+ * @param {import("./types.js").Place} place
+ * @returns {Promise<import("./types.js").Shown>}
+ */
 export async function compareView({ source, run, values }) {
   const first = values.a ?? run;
   const second = values.b ?? (values.ia === undefined ? await otherRun(source, first) : first);

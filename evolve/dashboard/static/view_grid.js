@@ -24,6 +24,10 @@ function ownersAt(events, at, island, nodes) {
   return cells;
 }
 
+/**
+ * @param {import("./types.js").Place} place
+ * @returns {Promise<import("./types.js").Shown>}
+ */
 export async function gridView({ source, run, values }) {
   const [grid, lineage] = await Promise.all([source.grid(run), source.lineage(run)]);
   if (!grid.events.length)

@@ -16,6 +16,10 @@ const REST_MS = 120;
 /** How long typing rests before programs and answers are searched, which takes the server or this page a moment. */
 const SEARCH_MS = 250;
 
+/**
+ * @param {import("./types.js").Place} place
+ * @returns {Promise<import("./types.js").Shown>}
+ */
 export async function lineageView({ source, run, values }) {
   const lineage = await source.lineage(run);
   if (!lineage.nodes.length) return { root: h("p", { class: "notice" }, "Nothing has been asked yet.") };

@@ -15,6 +15,10 @@ const AXES = {
 /** Rows of a table of causes or kinds; the rest is counted. */
 const MOST_ROWS = 12;
 
+/**
+ * @param {import("./types.js").Place} place
+ * @returns {Promise<import("./types.js").Shown>}
+ */
 export async function overviewView({ source, run, values }) {
   const [o, lineage, story] = await Promise.all([source.overview(run), source.lineage(run), source.story(run)]);
   const nodes = new Map(lineage.nodes.map((n) => [n.id, n]));

@@ -41,6 +41,10 @@ const TEXTS = {
 };
 const PLAIN = ["run", "state", "started"];
 
+/**
+ * @param {import("./types.js").Place} place
+ * @returns {Promise<import("./types.js").Shown>}
+ */
 export async function runsView({ source, values }) {
   const { runs } = await source.allRuns();
   const [key, descending] = [COLUMNS[values.sort] ? values.sort : "started", values.up !== "1"];

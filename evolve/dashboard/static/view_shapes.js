@@ -40,6 +40,10 @@ const METRICS = {
 /** Where the detail stands below the maps instead of beside them; as in style.css. */
 const NARROW = "(max-width: 1100px)";
 
+/**
+ * @param {import("./types.js").Place} place
+ * @returns {Promise<import("./types.js").Shown>}
+ */
 export async function shapesView({ source, run, values }) {
   const [lineage, shapes] = await Promise.all([source.lineage(run), source.shapes(run)]);
   if (!shapes.cases.length)

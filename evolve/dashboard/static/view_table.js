@@ -69,6 +69,10 @@ const AGAINST = {
   regressions: { name: "regressions", of: COLUMNS.regressions.of },
 };
 
+/**
+ * @param {import("./types.js").Place} place
+ * @returns {Promise<import("./types.js").Shown>}
+ */
 export async function tableView({ source, run, values }) {
   const lineage = await source.lineage(run);
   if (!lineage.nodes.length) return { root: h("p", { class: "notice" }, "Nothing has been asked yet.") };
