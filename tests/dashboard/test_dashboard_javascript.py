@@ -10,6 +10,8 @@ import pytest
 from conftest import ROOT
 from dashboard_types import PATH, types_of_documents
 
+from evolve.dashboard.page import VENDORED
+
 HERE = Path(__file__).parent / "js"
 STATIC = ROOT / "evolve" / "dashboard" / "static"
 TOOLS = HERE / "node_modules" / ".bin"
@@ -29,6 +31,12 @@ needs_tools = pytest.mark.skipif(not TOOLS.is_dir(), reason="needs the tools of 
 
 def test_the_types_are_those_of_the_documents() -> None:
     assert PATH.read_text(encoding="utf-8") == types_of_documents(), "python tests/support/dashboard_types.py"
+
+
+def test_lines_fit() -> None:
+    own = [p for p in (*STATIC.glob("*.js"), *STATIC.glob("*.ts"), *HERE.glob("*.js")) if p.name not in VENDORED]
+    long = [f"{p.name}:{n}" for p in own for n, line in enumerate(p.read_text().split("\n"), 1) if len(line) > 120]
+    assert not long
 
 
 def said_by(*command: str | Path) -> str:

@@ -98,7 +98,8 @@ export function latencyCurve(shape, outcome, label) {
             s(
               "title",
               null,
-              `${name}: ${c.num_splits[i]} splits, ${c.blocks_per_split[i]} blocks each, ${microseconds(c.median_us[i])} \u00b5s`,
+              `${name}: ${c.num_splits[i]} splits, ${c.blocks_per_split[i]} blocks each, ` +
+                `${microseconds(c.median_us[i])} \u00b5s`,
             ),
           ),
         );

@@ -13,8 +13,10 @@ const BUILTINS = new Set(
     " ",
   ),
 );
-const TOKEN =
-  /("""[\s\S]*?(?:"""|$)|'''[\s\S]*?(?:'''|$)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?)|(#[^\n]*)|(\b\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?\b)|([A-Za-z_]\w*)|(\s+|.)/gy;
+const TRIPLE = String.raw`"""[\s\S]*?(?:"""|$)|'''[\s\S]*?(?:'''|$)`;
+const QUOTED = String.raw`"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?`;
+const NUMBER = String.raw`\b\d[\d_]*(?:\.\d+)?(?:[eE][+-]?\d+)?\b`;
+const TOKEN = new RegExp(String.raw`(${TRIPLE}|${QUOTED})|(#[^\n]*)|(${NUMBER})|([A-Za-z_]\w*)|(\s+|.)`, "gy");
 
 /** Tokens of each line: [[class, text], ...]. */
 export function tokens(source) {

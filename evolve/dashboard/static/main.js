@@ -39,7 +39,7 @@ const OF_ONE = ["candidate", "shapes"];
 /** Views that show several runs, and so whatever happens to any of them. */
 const OF_RUNS = ["runs", "compare"];
 
-/** How long until changes are drawn, so that many of them are drawn at once; views of all runs also look by themselves. */
+/** How long until changes are drawn, so that many are drawn at once; views of all runs also look by themselves. */
 const DRAW_MS = 300;
 const LOOK_AT_RUNS_MS = 1500;
 

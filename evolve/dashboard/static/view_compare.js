@@ -232,7 +232,8 @@ function decisions(d) {
     h(
       "p",
       { class: "quiet" },
-      `${rows.length} of ${d.shapes_compared} shapes decided differently; B faster by more than 1% on ${faster}, slower on ${slower}` +
+      `${rows.length} of ${d.shapes_compared} shapes decided differently; ` +
+        `B faster by more than 1% on ${faster}, slower on ${slower}` +
         (rows.length > SHOWN ? `; the ${SHOWN} farthest apart are shown` : ""),
     ),
     rows.length

@@ -94,7 +94,8 @@ export async function gridView({ source, run, values }) {
     const cells = ownersAt(events, at, island, nodes);
     const held = [...cells.values()].map((id) => nodes[id].train.oracle_share);
     text.textContent =
-      `after proposal ${at}: ${cells.size} of ${grid.bins ** grid.features.length} cells held, best ${percent(Math.max(...held))} of the oracle on train` +
+      `after proposal ${at}: ${cells.size} of ${grid.bins ** grid.features.length} cells held, ` +
+      `best ${percent(Math.max(...held))} of the oracle on train` +
       (grid.islands > 1 ? (island === "all" ? "; the best of all islands in each cell" : `; island ${island}`) : "");
     // Only cells that changed: a reader drags the slider over thousands of commits.
     for (const [key, place] of places) {
@@ -193,7 +194,8 @@ function valuesOfBins(grid, nodes) {
 }
 
 function owner(n, where, { run, at, style, roles }) {
-  const label = `#${n.id}, ${where}, score ${fixed(n.train.score, 4)}${roles.map((r) => `, ${r === "path" ? "on the winner\u2019s path" : r}`).join("")}`;
+  const said = roles.map((role) => (role === "path" ? "on the winner\u2019s path" : role));
+  const label = [`#${n.id}`, where, `score ${fixed(n.train.score, 4)}`, ...said].join(", ");
   const open = (e) => {
     if (!e.ctrlKey && !e.metaKey) {
       e.preventDefault();

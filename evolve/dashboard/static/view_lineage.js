@@ -426,9 +426,10 @@ class Lineage {
     const { shown, facts, colours, moving } = this;
     draw(this.canvas, this.lineage, this.where, { shown, facts, colours, moving });
     this.drawSelected();
-    const islands = `${this.lineage.nodes.length} proposals on ${this.lineage.islands} islands, ${this.shown.size} shown`;
+    const { nodes, islands } = this.lineage;
     const keys = "j and k step, h to the parent, l to a child, Enter opens";
-    this.canvas.setAttribute("aria-label", `${islands}; ${keys}`);
+    const label = `${nodes.length} proposals on ${islands} islands, ${shown.size} shown; ${keys}`;
+    this.canvas.setAttribute("aria-label", label);
   }
 
   drawSelected() {

@@ -149,8 +149,9 @@ function progress(o, lineage, values) {
     h(
       "p",
       { class: "quiet" },
-      "A score is the speed-up over stock less penalties for regressions. Where the leader\u2019s score on the holdout parts " +
-        "from its score on train, the search learns the training shapes by heart.",
+      "A score is the speed-up over stock less penalties for regressions. ",
+      "Where the leader\u2019s score on the holdout parts from its score on train, ",
+      "the search learns the training shapes by heart.",
     ),
   );
   return part;

@@ -1,7 +1,7 @@
 // Shapes: where a program is faster, what it decides, and what it leaves; a heat map per head count.
 
 import { latencyCurve } from "./curve.js";
-import { choice, h, microseconds, panel, percent, times, visible } from "./dom.js";
+import { choice, h, microseconds, panel, percent, plural, times, visible } from "./dom.js";
 import { leftColour, speedupColour, splitsColour } from "./scales.js";
 import { link, read, set } from "./state.js";
 
@@ -146,19 +146,20 @@ function tables(shapes, table) {
 function summary(rows, c, card) {
   const regressions = rows.filter((r) => r.o.regression).length;
   const changed = rows.filter((r) => r.o.changed).length;
-  const n = c.node;
-  return h(
-    "p",
-    { class: "quiet" },
-    `#${n.id}${n.holdout ? `: ${times(n.holdout.geomean_speedup)} on holdout, ${percent(n.holdout.oracle_share)} of the oracle; ` : ": "}` +
-      `decides ${changed} of ${rows.length} shapes unlike stock, ${regressions} slower by more than max(1%, 3 standard errors). ` +
-      `${visible(card.setting)}, ${visible(card.build)} on ${visible(card.gpu)}` +
-      (card.measured === "live"
-        ? `, measured live: of each shape only the launches that some program decided, ${card.launches} in all` +
-          (card.unmeasured === "0" ? "" : `; ${card.unmeasured} shapes are not measured yet`)
-        : "") +
-      ".",
-  );
+  const { id, holdout } = c.node;
+  const held = holdout
+    ? `: ${times(holdout.geomean_speedup)} on holdout, ${percent(holdout.oracle_share)} of the oracle; `
+    : ": ";
+  const decided =
+    `decides ${changed} of ${rows.length} shapes unlike stock, ` +
+    `${regressions} slower by more than max(1%, 3 standard errors). `;
+  const where = `${visible(card.setting)}, ${visible(card.build)} on ${visible(card.gpu)}`;
+  const live =
+    card.measured === "live"
+      ? `, measured live: of each shape only the launches that some program decided, ${card.launches} in all`
+      : "";
+  const lacking = live && card.unmeasured !== "0" ? `; ${card.unmeasured} shapes are not measured yet` : "";
+  return h("p", { class: "quiet" }, `#${id}${held}${decided}${where}${live}${lacking}.`);
 }
 
 function scale(metric, card) {
@@ -249,7 +250,8 @@ function cell(row, metric, pick) {
   if (!row) return h("td", { class: "sealed" });
   const { k, o } = row;
   const v = o.latency_us === null ? null : metric.of(o);
-  const label = `${k.id}, ${k.split}: ${metric.name} ${v === null ? "unknown" : metric.text(v)}${o.regression ? ", regression" : ""}`;
+  const value = v === null ? "unknown" : metric.text(v);
+  const label = `${k.id}, ${k.split}: ${metric.name} ${value}${o.regression ? ", regression" : ""}`;
   return h(
     "td",
     null,
@@ -315,45 +317,44 @@ function arrows(root) {
   };
 }
 
+/** What was decided on a shape, in words. */
+function decisionText(o) {
+  const parts = [
+    plural(o.num_splits, "split"),
+    o.blocks_per_split ? `${plural(o.blocks_per_split, "block")} each` : null,
+    `${o.live_splits} live`,
+    o.pack_gqa === null ? null : `pack_gqa ${o.pack_gqa}`,
+  ];
+  return parts.filter(Boolean).join(", ") + (o.changed ? "" : " (as stock)");
+}
+
 function show(detail, { k, o }, c) {
   const lengths = k.live_seqlens;
+  const mean = lengths.reduce((a, b) => a + b, 0) / lengths.length;
+  const stock = microseconds(k.cells.median_us[0]);
+  const latency = microseconds(o.latency_us);
+  const heads = `${k.num_heads_q} query and ${k.num_heads_kv} KV heads of ${k.head_dim}`;
+  const between = o.interpolated ? ", interpolated between two measured launches" : "";
   const facts = [
-    [
-      "shape",
-      `batch ${k.batch}, ${k.seqlen_k} keys, ${k.num_heads_q} query and ${k.num_heads_kv} KV heads of ${k.head_dim}`,
-    ],
+    ["shape", `batch ${k.batch}, ${k.seqlen_k} keys, ${heads}`],
     ["part", k.split],
     ["weight", percent(k.weight, 3)],
     lengths.length
-      ? [
-          "live keys",
-          `${Math.min(...lengths)}\u2013${Math.max(...lengths)}, mean ${(lengths.reduce((a, b) => a + b, 0) / lengths.length).toFixed(0)}`,
-        ]
+      ? ["live keys", `${Math.min(...lengths)}\u2013${Math.max(...lengths)}, mean ${mean.toFixed(0)}`]
       : null,
-    [
-      "decided",
-      `${o.num_splits} ${o.num_splits === 1 ? "split" : "splits"}${o.blocks_per_split ? `, ${o.blocks_per_split} ${o.blocks_per_split === 1 ? "block" : "blocks"} each` : ""}, ${o.live_splits} live${o.pack_gqa === null ? "" : `, pack_gqa ${o.pack_gqa}`}${o.changed ? "" : " (as stock)"}`,
-    ],
-    [
-      "latency",
-      o.latency_us === null
-        ? "not measured"
-        : `${microseconds(o.latency_us)} \u00b5s${o.interpolated ? ", interpolated between two measured launches" : ""}; stock ${microseconds(k.cells.median_us[0])} \u00b5s`,
-    ],
+    ["decided", decisionText(o)],
+    ["latency", o.latency_us === null ? "not measured" : `${latency} \u00b5s${between}; stock ${stock} \u00b5s`],
     ["speed-up", times(o.speedup, 3) + (o.regression ? " (regression)" : "")],
     ["oracle", `${times(k.oracle_speedup, 3)} cross-fitted; best launch would add ${times(o.left, 3)}`],
-  ].filter(Boolean);
+  ];
+  const label = `Latency over splits on ${k.id}: chosen ${latency} microseconds, stock ${stock}`;
   detail.replaceChildren(
     h("h3", null, visible(k.id)),
-    latencyCurve(
-      k,
-      o,
-      `Latency over splits on ${k.id}: chosen ${microseconds(o.latency_us)} microseconds, stock ${microseconds(k.cells.median_us[0])}`,
-    ),
+    latencyCurve(k, o, label),
     h(
       "dl",
       { class: "facts" },
-      facts.map(([name, v]) => [h("dt", null, name), h("dd", null, v)]),
+      facts.filter(Boolean).map(([name, v]) => [h("dt", null, name), h("dd", null, v)]),
     ),
     h(
       "p",

@@ -1,7 +1,7 @@
 // Candidates: all proposals as a table that sorts, filters and exports, and what they gain against what they cost.
 
 import { csv, editOf, lineOf, paretoFront, rolesOf, sorted } from "./analysis.js";
-import { choice, dollars, duration, fixed, h, panel, percent, plural, table, visible } from "./dom.js";
+import { choice, dollars, duration, fixed, h, panel, percent, plural, table, times, visible } from "./dom.js";
 import { pinsOf } from "./pins.js";
 import { plot } from "./plot.js";
 import { groupOf } from "./scales.js";
@@ -262,7 +262,7 @@ function pareto(run, lineage, values) {
       ],
       describe: (i) =>
         visible(
-          `#${points[i].n.id}, ${fixed(points[i].y, 4)}\u00d7, ${points[i].x} ${name}\n${editOf(points[i].n).slice(0, 120)}`,
+          `#${points[i].n.id}, ${times(points[i].y)}, ${points[i].x} ${name}\n${lineOf(points[i].n).slice(0, 99)}`,
         ),
       open: (i) => go("candidate", { run: read().values.run, id: points[i].n.id }),
     }),

@@ -68,3 +68,12 @@ test("words are marked that differ, and none where lines share next to nothing",
   const [c] = tokens("return min(cap, n), None, 0");
   assert.ok(!wordsChanged(a, c).flat().some(Boolean));
 });
+
+test("tokens keep every character, and know strings, comments, numbers and names", () => {
+  const source = 'def f(x):\n    """Two\n    lines."""\n    return 1.5e-3 + x1 if "a\\"b" else None  # done\n';
+  const lines = tokens(source);
+  assert.equal(lines.map((line) => line.map(([, text]) => text).join("")).join("\n"), source);
+  const kinds = Object.fromEntries(lines.flat().map(([kind, text]) => [text, kind]));
+  const known = { def: "key", f: "def", '"""Two': "str", "1.5e-3": "num", '"a\\"b"': "str", "# done": "com", x1: "" };
+  for (const [text, kind] of Object.entries(known)) assert.equal(kinds[text], kind, text);
+});
