@@ -159,6 +159,22 @@ def test_outcomes_add_up_to_the_score(finished: RunReader, small: RunReader) -> 
                 assert min(o["speedup"] or 9 for _, o in mine) == pytest.approx(score["worst_speedup"], abs=1e-5)
 
 
+def test_grids_are_those_that_explain_regressions(several: RunReader) -> None:
+    recording, _ = recording_of(several)
+    assert recording is not None
+    by_id = {k["id"]: k for k in shapes(several, recording, "")["cases"]}
+    found = candidate(several, 2, recording)
+    outcomes = dict(zip(by_id, found["outcomes"], strict=True))
+    judge = open_judge(TABLES / "bsc-160" / "fa3_fwd-static-cold", weighting=Weighting.SERVING, limits=Limits())
+    regressions = judge.regressions(judge.evaluate(found["source"]))
+    assert regressions
+    for r in regressions:
+        name = f"bsc-160/fa3_fwd-static-cold/{r.case.id}"
+        for ours, theirs in ((outcomes[name]["grid"], r.candidate), (by_id[name]["stock_grid"], r.baseline)):
+            assert (ours["ctas"], ours["longest_blocks"]) == (theirs.ctas, theirs.longest_blocks)
+            assert ours["waves"] == round(theirs.ctas / r.num_sms, 2)
+
+
 def test_oracle_is_the_judges(small: RunReader, judge: Judge) -> None:
     recording, _ = recording_of(small)
     assert recording is not None

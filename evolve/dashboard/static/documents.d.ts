@@ -144,12 +144,19 @@ export interface Lineage {
   nodes: Node[];
 }
 
+export interface LaunchGrid {
+  ctas: number;
+  waves: number;
+  longest_blocks: number;
+}
+
 export interface Outcome {
   num_splits: number;
   blocks_per_split: number;
   pack_gqa: boolean | null;
   sm_margin: number;
   live_splits: number;
+  grid: LaunchGrid;
   latency_us: number | null;
   speedup: number | null;
   error: number | null;
@@ -201,6 +208,7 @@ export interface ShapeCase {
   weight: number;
   oracle_speedup: number;
   best: number;
+  stock_grid: LaunchGrid;
   cells: Cells;
 }
 

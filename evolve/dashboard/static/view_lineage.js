@@ -47,7 +47,9 @@ class Lineage {
     this.within = new Set();
     this.zoom = zoomFrom(values.z, lineage);
     this.zoomed = Boolean(values.z);
-    this.selected = values.sel !== undefined && lineage.nodes[values.sel] ? Number(values.sel) : lineage.winner;
+    // Until the reader picks one, the winner, whichever that is by then.
+    this.picked = values.sel !== undefined && lineage.nodes[values.sel] !== undefined;
+    this.selected = this.picked ? Number(values.sel) : lineage.winner;
     this.canvas = h("canvas", { tabindex: "0", role: "img", class: "tree", "aria-describedby": "lineage-says" });
     this.says = h("p", { id: "lineage-says", class: "sr", "aria-live": "polite" });
     this.above = h("canvas", { class: "tree above", "aria-hidden": "true" });
@@ -356,7 +358,7 @@ class Lineage {
   refresh(lineage) {
     this.lineage = lineage;
     if (!this.zoomed) this.zoom = wholeOf(lineage);
-    if (this.selected === null) this.selected = lineage.winner;
+    if (!this.picked) this.selected = lineage.winner;
     this.facts = known(lineage);
     this.drawOutcomes();
     this.drawLegend();
@@ -366,6 +368,7 @@ class Lineage {
   pick(id) {
     if (id === null || id === undefined || id === this.selected) return;
     this.selected = id;
+    this.picked = true;
     set({ sel: id }, { quiet: true });
     const [x] = this.where.place(this.node);
     if (x < LEFT || x > this.where.width - RIGHT) {

@@ -328,6 +328,8 @@ function decisionText(o) {
   return parts.filter(Boolean).join(", ") + (o.changed ? "" : " (as stock)");
 }
 
+const gridText = (g) => `${g.ctas} CTAs (${g.waves.toFixed(2)} waves), longest ${plural(g.longest_blocks, "block")}`;
+
 function show(detail, { k, o }, c) {
   const lengths = k.live_seqlens;
   const mean = lengths.reduce((a, b) => a + b, 0) / lengths.length;
@@ -343,6 +345,8 @@ function show(detail, { k, o }, c) {
       ? ["live keys", `${Math.min(...lengths)}\u2013${Math.max(...lengths)}, mean ${mean.toFixed(0)}`]
       : null,
     ["decided", decisionText(o)],
+    ["runs", gridText(o.grid)],
+    ["stock runs", gridText(k.stock_grid)],
     ["latency", o.latency_us === null ? "not measured" : `${latency} \u00b5s${between}; stock ${stock} \u00b5s`],
     ["speed-up", times(o.speedup, 3) + (o.regression ? " (regression)" : "")],
     ["oracle", `${times(k.oracle_speedup, 3)} cross-fitted; best launch would add ${times(o.left, 3)}`],

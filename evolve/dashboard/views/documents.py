@@ -194,6 +194,14 @@ class Lineage(TypedDict):
     nodes: list[Node]
 
 
+class LaunchGrid(TypedDict):
+    """What a launch runs: CTAs with work, how often they fill the GPU's SMs, KV blocks of the longest one."""
+
+    ctas: int
+    waves: float
+    longest_blocks: int
+
+
 class Outcome(TypedDict):
     """What a program's decision comes to on one recorded shape.
 
@@ -208,6 +216,7 @@ class Outcome(TypedDict):
     pack_gqa: bool | None
     sm_margin: int
     live_splits: float
+    grid: LaunchGrid
     latency_us: float | None
     speedup: float | None
     error: float | None
@@ -273,6 +282,7 @@ class ShapeCase(TypedDict):
     weight: float
     oracle_speedup: float
     best: int
+    stock_grid: LaunchGrid
     cells: Cells
 
 
