@@ -7,10 +7,11 @@ from pathlib import Path
 
 import typer
 
-from evolve.cli.common import emit, plain, say
+from evolve.cli.common import emit, say
 from evolve.errors import UserError
 from evolve.journal.run_folder import find_run
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, PromptQueue, Reply, Task, TaskState, task_id
+from evolve.reports.plain_text import plain
 
 
 def _queue(run: str, runs_dir: Path) -> PromptQueue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
+    if sys.stderr.isatty():
+        # At once: what follows takes seconds on a cold machine.
+        typer.echo("opening proposer, tables and sandbox ...", err=True)
     from evolve.cli.run import run_command
     from evolve.sweep.folder import is_sweep
 
@@ -287,11 +291,13 @@ def report(
         typer.Option(
             "--json",
             metavar="VIEW",
-            help="Print one view's data: overview, lineage, candidate, shapes, "
-            "grid (RUN or RUN#ID), or compare (two of them).",
+            help="Print one view's data: overview, story, lineage, candidate, shapes, "
+            "grid (RUN or RUN#ID), compare (two of them), or runs (any number).",
         ),
     ] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Folder for static pictures.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Folder for figures, each as PNG, SVG and PDF.")
+    ] = None,
     timeline: Annotated[Path | None, typer.Option("--timeline", help="Chrome trace, for Perfetto.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
     runs_dir: RunsDir = Path("runs"),
@@ -299,7 +305,9 @@ def report(
     """Write runs as one page that opens from disk; or their data, pictures, timeline."""
     from evolve.cli.report import report_command
 
-    raise typer.Exit(report_command(runs, output, runs_dir, view=view, png=png, timeline=timeline, force=force))
+    raise typer.Exit(
+        report_command(runs, output, runs_dir, view=view, pictures=pictures, timeline=timeline, force=force)
+    )
 
 
 def export(

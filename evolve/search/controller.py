@@ -23,7 +23,16 @@ from evolve.config import OpenAIConfig, ReplayConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
 from evolve.journal.journal import Entry, Journal, open_journal
-from evolve.journal.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise, write_whole
+from evolve.journal.run_folder import (
+    BEST_FILE,
+    CONFIG_FILE,
+    INTERRUPTED,
+    RunSummary,
+    locked,
+    pick_best,
+    summarise,
+    write_whole,
+)
 from evolve.prompts.lessons import LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
@@ -115,16 +124,19 @@ class Controller:
         with open_journal(self._run_dir, read_only=False) as journal:
             self._journal = journal
             prompts = self._write_meta()
+            self._journal.set_meta("ended", "")
             try:
                 asyncio.run(self._main(prompts))
             except BaseException as error:
                 with suppress(UserError, sqlite3.Error):  # what ended the run says more
+                    self._journal.set_meta("ended", _ended_by(error))
                     self._write_best()
                 if isinstance(error, KeyboardInterrupt):
                     raise InterruptedRun(f"stopped; go on with: evosplit run --resume {self._run_dir}") from None
                 if isinstance(error, EndpointStopped):
                     error.hint = f"{error.hint}; then: evosplit run --resume {self._run_dir}"
                 raise
+            self._journal.set_meta("ended", self.stopped or "finished")
             self._write_best()
 
     def _write_best(self) -> None:
@@ -325,6 +337,11 @@ class Controller:
         seconds = time.monotonic() - self._started
         done = index + 1 - len(self._seeds)
         self._on_progress(self._ledger.progress(done, self._search.proposals, seconds))
+
+
+def _ended_by(error: BaseException) -> str:
+    """How a run that an error ended is said to have ended."""
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"[:300]
 
 
 def read_journal(folder: Path) -> list[Entry]:
