@@ -15,8 +15,10 @@ from evaluators.sandbox.sandbox import self_test
 from evolve import __version__
 from evolve.assets import asset
 from evolve.cli.common import emit
-from evolve.cli.endpoint import reports_of
+from evolve.config import load_config
 from evolve.errors import EXIT_MISSING, UserError
+from evolve.proposers.endpoint_check import EndpointReport, endpoint_reports
+from evolve.reports.plain_text import plain
 
 
 def _tables() -> list[str]:
@@ -55,9 +57,16 @@ def _gpu() -> str:
         return str(error).splitlines()[0]
 
 
+def say_reports(reports: list[EndpointReport]) -> bool:
+    """Print what came of asking models; whether all of them can be used."""
+    for report in reports:
+        typer.echo(f"endpoint   {plain(report.line())}")
+    return not any(report.reason for report in reports)
+
+
 def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
     """Report; exit code 3 where searches cannot run, or a model of the configuration `endpoint` cannot be asked."""
-    reports = reports_of(endpoint) if endpoint else []
+    reports = endpoint_reports(load_config(asset(str(endpoint)), [])) if endpoint else []
     test = self_test()
     providers = {name: _provider(name) for name in provider_names()}
     gpu = _gpu()
@@ -83,6 +92,5 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
         for name, why in {"live GPU": gpu, **providers}.items():
             typer.echo(f"{name:10} {'ok' if not why else 'no: ' + why}")
         typer.echo(f"tables     {', '.join(_tables()) or 'none'}")
-        for r in reports:
-            typer.echo(f"endpoint   {r.line()}")
+        say_reports(reports)
     return 0 if test.ok and not any(r.reason for r in reports) else EXIT_MISSING

@@ -396,9 +396,10 @@ def config_validate(
     """Check a configuration, and that its seeds and its table can be read."""
     from evaluators.latencies.table import read_table
     from evolve.assets import asset
-    from evolve.cli.endpoint import endpoint_reports, say_reports
+    from evolve.cli.doctor import say_reports
     from evolve.config import load_config
     from evolve.errors import EXIT_MISSING
+    from evolve.proposers.endpoint_check import endpoint_reports
     from evolve.run import read_seeds
 
     config = load_config(asset(str(path)), sets or [])

@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import typer
-
-from evolve.assets import asset
-from evolve.cli.common import plain
-from evolve.config import OpenAIConfig, RunConfig, load_config
+from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import UserError
 from evolve.proposal import Call, UncountedCalls
 
@@ -78,22 +73,10 @@ async def _reports(config: OpenAIConfig) -> list[EndpointReport]:
             try:
                 changes = await asked.check(model.name, calls)
             except UserError as error:
-                reason, hint = plain(str(error)), error.hint
+                reason, hint = str(error), error.hint
             tokens = sum(call.tokens_in + call.tokens_out for call in calls.made)
             elapsed_s = time.monotonic() - started
             reports.append(EndpointReport(model.name, model.base_url, tuple(changes), reason, hint, tokens, elapsed_s))
     finally:
         await asked.aclose()
     return reports
-
-
-def reports_of(path: Path) -> list[EndpointReport]:
-    """The same for a configuration's file."""
-    return endpoint_reports(load_config(asset(str(path)), []))
-
-
-def say_reports(reports: list[EndpointReport]) -> bool:
-    """Print reports; whether all models can be used."""
-    for report in reports:
-        typer.echo(f"endpoint   {report.line()}")
-    return not any(report.reason for report in reports)
