@@ -94,7 +94,11 @@ class Spending:
         return self.tokens_in + self.tokens_out
 
 
-def winner_order(features: Mapping[str, float], score: float, index: int) -> tuple[bool, float, float, int]:
+WinnerOrder = tuple[bool, float, float, int]
+"""See `winner_order`."""
+
+
+def winner_order(features: Mapping[str, float], score: float, index: int) -> WinnerOrder:
     """Sort key of the programs that may win: rechecked ones first, then the best score, the simpler, the older.
 
     A program is rechecked when it leads its island on the training shapes; `score` is that on the holdout, where there

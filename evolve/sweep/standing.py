@@ -11,7 +11,7 @@ from evaluators.data.evaluation import SplitScore
 from evaluators.data.status import Status
 from evolve.config import RunConfig
 from evolve.errors import UserError
-from evolve.journal.entry import winner_order
+from evolve.journal.entry import WinnerOrder, winner_order
 from evolve.journal.journal import FILE_NAME, Spending, open_journal
 
 _ROWS = """SELECT r.id, p.kind, r.status, r.train, r.holdout, r.features FROM results r JOIN proposals p ON p.id = r.id
@@ -57,7 +57,7 @@ class Follower:
         """Follow a run folder, which may not exist yet."""
         self._folder = folder
         self._last = -1
-        self._order: tuple[bool, float, float, int] | None = None
+        self._order: WinnerOrder | None = None
         self._standing = RunStanding()
 
     def look(self) -> RunStanding:

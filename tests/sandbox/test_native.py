@@ -159,7 +159,9 @@ def test_a_vector_that_fails_spoils_no_other(compiler: NativeCompiler) -> None:
     place = [n.value for n in literals(divides.tree)].index(3)
     with compiler.compile(divides, {place: (0, 9)}) as native:
         assert [f is None for f in native.run([(3,), (0,), (4,)])] == [False, True, False]
-    spins = parse_program(returning("1", "x = 0", "for i in range(3):", "    for k in range(x + 3): x = (x + k) % 7"))
+    spins = parse_program(
+        returning("1 + x % 2", "x = 0", "for i in range(3):", "    for k in range(1000): x = (x * 5 + k + i) % 7")
+    )
     place = [n.value for n in literals(spins.tree)].index(3)
     with NativeCompiler(GPU, FEW, Limits(time_s=0.5)).compile(spins, {place: (0, 10**12)}) as native:
         assert [f is None for f in native.run([(3,), (10**12,), (4,)])] == [False, True, False]
