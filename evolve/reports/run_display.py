@@ -93,10 +93,8 @@ class RunDisplay:
         failed = sum(w.causes.values())
         parts = [f"{w.done}/{self._wanted}"]
         if w.train:
-            parts.append(
             share = f"{100 * w.train.oracle_share:.1f}% of oracle{_missing(w.train)}"
             parts.append(f"best #{w.train.id} train {w.train.score:.4f} ({share})")
-            )
         if w.holdout:
             parts.append(f"holdout #{w.holdout.id} {w.holdout.score:.4f}")
         parts.append(f"failed {failed}, repeated {w.statuses['duplicate']}")
