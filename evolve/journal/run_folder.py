@@ -225,7 +225,7 @@ def _first(journal: Journal, folder: Path, *, by_holdout: bool) -> Best | None:
 
 
 def pick_best(journal: Journal, folder: Path) -> Best | None:
-    """The winner: of the programs that led their island on the training shapes, the best on the holdout."""
+    """The winner: of the rechecked programs, see `winner_order`, the best on the holdout."""
     return _first(journal, folder, by_holdout=True)
 
 

@@ -276,7 +276,7 @@ class Controller:
             evaluation = evaluation_of(known)
         else:
             evaluation = await self._pipeline.evaluate(source)
-            if self._ledger.would_lead(evaluation):
+            if self._ledger.may_win(evaluation):
                 evaluation = await self._pipeline.recheck(source, evaluation)
             if evaluation.status is not Status.OK:
                 raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
@@ -300,7 +300,7 @@ class Controller:
                 evaluation.decisions_hash if original.same == "decisions" else "",
                 gpu_s=evaluation.gpu_s,
             )
-        if self._ledger.would_lead(evaluation, self._origins[index].island):
+        if self._ledger.may_win(evaluation, self._origins[index].island):
             again = await self._pipeline.recheck(outcome.source, evaluation)
             self._pipeline.note_measured(index, again.measured[len(evaluation.measured) :])
             evaluation = again

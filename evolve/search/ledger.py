@@ -14,6 +14,10 @@ from evaluators.data.status import Status
 from evolve.journal.journal import Journal
 
 
+RECHECKED = 2
+"""How many of an island's best programs on the training shapes may win: few, since a recheck costs seven evaluations."""
+
+
 @dataclass(frozen=True, slots=True)
 class Original:
     """The earlier proposal that a duplicate repeats, and in what: source, syntax tree or decisions."""
@@ -62,7 +66,7 @@ class Ledger:
         """Before the first seed; `journal` holds the results committed so far."""
         self._journal = journal
         self.leader: Leader | None = None
-        self._island_best: dict[int | None, float] = {}
+        self._best_of: dict[int | None, list[float]] = {}
         self.failed = 0
         self.duplicates = 0
 
@@ -101,8 +105,8 @@ class Ledger:
         )
         return rows[0]["id"] if rows else None
 
-    def would_lead(self, evaluation: Evaluation, island: int | None = None) -> bool:
-        """Whether this would be the best on the training shapes so far on its island, or tie with it.
+    def may_win(self, evaluation: Evaluation, island: int | None = None) -> bool:
+        """Whether this would be among the best `RECHECKED` on the training shapes of its island so far, or tie with them.
 
         Such programs are rechecked, and the holdout picks the winner among them. It has no say in who is rechecked:
         what that finds is told to proposers, who must learn nothing of the holdout. Seeds belong to all islands.
@@ -110,7 +114,8 @@ class Ledger:
         train = evaluation.train
         if evaluation.status is not Status.OK or train is None:
             return False
-        return train.score >= max(self._island_best.get(island, 0.0), self._island_best.get(None, 0.0))
+        known = sorted(self._best_of.get(None, []) + (self._best_of.get(island, []) if island is not None else []))
+        return len(known) < RECHECKED or train.score >= known[-RECHECKED]
 
     def commit(self, index: int, evaluation: Evaluation, island: int | None = None) -> None:
         """Take note of a result, in index order; without an island, of a seed."""
@@ -119,7 +124,7 @@ class Ledger:
         elif evaluation.status is not Status.OK:
             self.failed += 1
         elif (train := evaluation.train) is not None:
-            self._island_best[island] = max(self._island_best.get(island, 0.0), train.score)
+            self._best_of[island] = sorted([*self._best_of.get(island, []), train.score])[-RECHECKED:]
             if self.leader is None or train.score > self.leader.train.score:
                 self.leader = Leader(index, train)
 
