@@ -101,8 +101,8 @@ WinnerOrder = tuple[bool, float, float, int]
 def winner_order(features: Mapping[str, float], score: float, index: int) -> WinnerOrder:
     """Sort key of the programs that may win: rechecked ones first, then the best score, the simpler, the older.
 
-    A program is rechecked when it is among the best two of its island on the training shapes; `score` is that on the holdout, where there
-    is one.
+    A program is rechecked when it is among the best two of its island on the training shapes; `score` is that on the
+    holdout, where there is one.
     """
     return OVERFIT_SHARE not in features, -score, features.get("complexity", 0.0), index
 

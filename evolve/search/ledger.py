@@ -13,9 +13,8 @@ from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.journal.journal import Journal
 
-
 RECHECKED = 2
-"""How many of an island's best programs on the training shapes may win: few, since a recheck costs seven evaluations."""
+"""Best programs of an island on the training shapes that may win; few, since a recheck costs seven evaluations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ class Ledger:
         return rows[0]["id"] if rows else None
 
     def may_win(self, evaluation: Evaluation, island: int | None = None) -> bool:
-        """Whether this would be among the best `RECHECKED` on the training shapes of its island so far, or tie with them.
+        """Whether this would be among the best `RECHECKED` of its island on the training shapes so far, or tie with them.
 
         Such programs are rechecked, and the holdout picks the winner among them. It has no say in who is rechecked:
         what that finds is told to proposers, who must learn nothing of the holdout. Seeds belong to all islands.
