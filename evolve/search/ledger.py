@@ -105,7 +105,7 @@ class Ledger:
         return rows[0]["id"] if rows else None
 
     def may_win(self, evaluation: Evaluation, island: int | None = None) -> bool:
-        """Whether this would be among the best `RECHECKED` of its island on the training shapes so far, or tie with them.
+        """Whether this would be among the `RECHECKED` best of its island on the training shapes, or tie with them.
 
         Such programs are rechecked, and the holdout picks the winner among them. It has no say in who is rechecked:
         what that finds is told to proposers, who must learn nothing of the holdout. Seeds belong to all islands.
