@@ -36,7 +36,7 @@ CUT_OFF = "cut off at max_tokens"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class EndpointCall:
     """What came of one call to an endpoint.
 
     Attributes:
@@ -71,7 +71,7 @@ class Calls(Protocol):
         """
         ...
 
-    def end(self, call: Call) -> None:
+    def end(self, call: EndpointCall) -> None:
         """Store what came of the call, before anybody reads it."""
         ...
 
@@ -83,7 +83,7 @@ class UncountedCalls:
         """See `Calls.begin`."""
         return uuid.uuid4().hex
 
-    def end(self, call: Call) -> None:
+    def end(self, call: EndpointCall) -> None:
         """See `Calls.end`."""
 
 

@@ -43,7 +43,7 @@ from evolve.journal.schema import (
     fill,
     upgrade,
 )
-from evolve.proposal import Call, Response
+from evolve.proposal import EndpointCall, Response
 
 __all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "Spending", "open_journal", "storable"]
 
@@ -163,7 +163,7 @@ class Journal:
             )
         return int(row.lastrowid or 0)
 
-    def call_ended(self, number: int, call: Call) -> None:
+    def call_ended(self, number: int, call: EndpointCall) -> None:
         """Write what came of a call, before anything is done with it."""
         row = {**asdict(call), "number": number, "ended_at": time.time()}
         values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
@@ -175,7 +175,7 @@ class Journal:
                 values,
             )
 
-    def calls(self, index: int) -> list[tuple[int, Call]]:
+    def calls(self, index: int) -> list[tuple[int, EndpointCall]]:
         """The calls of a proposal that ended, in order: what each was for (`step`), and what came of it."""
         if not self._has_calls:
             return []
@@ -185,7 +185,7 @@ class Journal:
         )
         made = []
         for step, model, text, note, error, tokens_in, tokens_out, cost_usd, answered in map(tuple, rows):
-            call = Call(model, text, note, error, tokens_in, tokens_out, cost_usd, bool(answered))
+            call = EndpointCall(model, text, note, error, tokens_in, tokens_out, cost_usd, bool(answered))
             made.append((int(step), call))
         return made
 

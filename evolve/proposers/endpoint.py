@@ -31,7 +31,7 @@ class Unreachable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HttpReply:
     """An HTTP response, read to its end."""
 
     status: int
@@ -87,7 +87,7 @@ class Endpoint:
             await asyncio.sleep(start - now)
 
     async def post(self, system: str, messages: list[dict[str, str]], wire: Wire, *, seed: int, prompt_tokens: int,
-                   idempotency_key: str) -> Reply:  # fmt: skip
+                   idempotency_key: str) -> HttpReply:  # fmt: skip
         """Send one request and read its response.
 
         Args:
@@ -126,13 +126,13 @@ class Endpoint:
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, zlib.error) as error:
             raise Unreachable(self.mask(f"{type(error).__name__}: {error}".rstrip(": "))) from None
 
-    async def _read(self, request: httpx2.Request) -> Reply:
+    async def _read(self, request: httpx2.Request) -> HttpReply:
         response = await self._client.send(request, stream=True)
         try:
             body = await _bounded_body(response)
         finally:
             await response.aclose()
-        return Reply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+        return HttpReply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
 
     async def aclose(self) -> None:
         """Close its connections."""

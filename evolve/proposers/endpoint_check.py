@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import UserError
-from evolve.proposal import Call, UncountedCalls
+from evolve.proposal import EndpointCall, UncountedCalls
 
 
 @dataclass(slots=True)
-class _Counted(UncountedCalls):
+class _SummedCalls(UncountedCalls):
     """Calls and what they took."""
 
-    made: list[Call] = field(default_factory=list)
+    made: list[EndpointCall] = field(default_factory=list)
 
-    def end(self, call: Call) -> None:
+    def end(self, call: EndpointCall) -> None:
         """Remember it."""
         self.made.append(call)
 
@@ -69,7 +69,7 @@ async def _reports(config: OpenAIConfig) -> list[EndpointReport]:
     reports = []
     try:
         for model in config.all_models():
-            calls, started, reason, hint, changes = _Counted(), time.monotonic(), "", "", []
+            calls, started, reason, hint, changes = _SummedCalls(), time.monotonic(), "", "", []
             try:
                 changes = await asked.check(model.name, calls)
             except UserError as error:

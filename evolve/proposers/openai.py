@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 from evolve.config import OpenAIConfig
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING
 from evolve.prompts.tokens import estimate_tokens
-from evolve.proposal import CUT_OFF, Call, Calls, Request, Response
+from evolve.proposal import CUT_OFF, Calls, EndpointCall, Request, Response
 from evolve.proposers.base import EndpointError, EndpointStopped, ProposerError, RequestRefused
 from evolve.proposers.completion import Completion, NoCompletion, error_text, read_completion
-from evolve.proposers.endpoint import BodyTooLarge, Endpoint, Reply, Unreachable
-from evolve.proposers.refusals import Verdict, Wire, adapted, asked_wait_s, verdict
+from evolve.proposers.endpoint import BodyTooLarge, Endpoint, HttpReply, Unreachable
+from evolve.proposers.refusals import RefusalKind, Wire, adapted, asked_wait_s, verdict
 
 MESSAGE_CHARS = 500
 MAX_ADAPTATIONS = 8
@@ -60,7 +60,7 @@ class _Tries:
     cost_usd: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
-    def end(self, call: Call) -> None:
+    def end(self, call: EndpointCall) -> None:
         """Count a call, also one that brought no text: it is billed."""
         self.calls.end(call)
         self.tokens_in += call.tokens_in
@@ -182,16 +182,16 @@ class OpenAIProposer:
                 # Another request may have learnt it while this one was under way.
                 found = adapted(wire, text, conversation.tokens)
                 answered = endpoint.wire != wire or found is not None
-                tries.end(Call(endpoint.name, error=shown))
+                tries.end(EndpointCall(endpoint.name, error=shown))
                 if answered:
                     endpoint.wire = found if found is not None and endpoint.wire == wire else endpoint.wire
                     continue
             else:
-                tries.end(Call(endpoint.name, error=shown, answered=False))
+                tries.end(EndpointCall(endpoint.name, error=shown, answered=False))
             _raise(endpoint, reply.status, shown, text, reply.headers)
         raise RequestRefused(f"refused whatever was left out: {endpoint.mask(text)[:MESSAGE_CHARS]}")
 
-    async def _call(self, endpoint: Endpoint, conversation: _Conversation, wire: Wire, tries: _Tries) -> Reply:
+    async def _call(self, endpoint: Endpoint, conversation: _Conversation, wire: Wire, tries: _Tries) -> HttpReply:
         await endpoint.turn()
         tokens = conversation.tokens
         key = await tries.calls.begin(endpoint.name, tokens_in=tokens, tokens_out=wire.limit)
@@ -206,11 +206,11 @@ class OpenAIProposer:
             )
         except Unreachable as error:
             message = str(error)[:MESSAGE_CHARS]
-            tries.end(Call(endpoint.name, error=message, answered=False))
+            tries.end(EndpointCall(endpoint.name, error=message, answered=False))
             raise _Busy(message) from None
         except BodyTooLarge as error:
             # Nobody knows what it cost: as much as a call can.
-            tries.end(Call(endpoint.name, error=str(error), tokens_in=tokens, tokens_out=wire.limit))
+            tries.end(EndpointCall(endpoint.name, error=str(error), tokens_in=tokens, tokens_out=wire.limit))
             raise RequestRefused(str(error)) from None
 
     def _read(
@@ -218,7 +218,7 @@ class OpenAIProposer:
         endpoint: Endpoint,
         conversation: _Conversation,
         wire: Wire,
-        reply: Reply,
+        reply: HttpReply,
         tries: _Tries,
         *,
         any_answer: bool,
@@ -228,7 +228,7 @@ class OpenAIProposer:
             found = read_completion(reply.body, cost_header=reply.headers.get(COST_HEADER, ""))
         except NoCompletion as error:
             said = endpoint.mask(str(error))[:MESSAGE_CHARS]
-            tries.end(Call(endpoint.name, error=said, answered=False))
+            tries.end(EndpointCall(endpoint.name, error=said, answered=False))
             if error.code:
                 _raise(endpoint, error.code, said, said, reply.headers)
             raise _Busy(said) from None
@@ -253,7 +253,7 @@ def _described(endpoint: Endpoint, wire: Wire) -> dict[str, Any]:
     return {"base_url": endpoint.config.base_url, **asdict(wire)}
 
 
-def _counted(found: Completion, prompt_tokens: int, wire: Wire, model: str, *, text: str, problem: str) -> Call:
+def _counted(found: Completion, prompt_tokens: int, wire: Wire, model: str, *, text: str, problem: str) -> EndpointCall:
     """A response as a call: with counts that can be true, or estimates of ours in their place."""
     notes = [CUT_OFF] if found.finish == "length" and text else []
     if found.doubt:
@@ -265,7 +265,7 @@ def _counted(found: Completion, prompt_tokens: int, wire: Wire, model: str, *, t
         tokens_in = prompt_tokens
     if tokens_out is None:
         tokens_out = estimate_tokens(text) if found.finish != "length" else wire.limit
-    return Call(model, text, "; ".join(notes), problem, tokens_in, tokens_out, found.cost_usd)
+    return EndpointCall(model, text, "; ".join(notes), problem, tokens_in, tokens_out, found.cost_usd)
 
 
 def _why_no_text(found: Completion, wire: Wire) -> str:
@@ -290,13 +290,13 @@ def _raise(endpoint: Endpoint, status: int, shown: str, text: str, headers: dict
         _Busy: another try may succeed.
     """
     found = verdict(status, text)
-    if found is Verdict.STOP:
+    if found is RefusalKind.STOP:
         money = status == 402 or status == 429 or "credit" in text.lower()
         hint = "see the account's balance" if money else (
             f"check {endpoint.config.api_key_env or 'the headers'}, proposer.base_url and proposer.model"
         )  # fmt: skip
         _stop(endpoint, shown, hint, EXIT_BUDGET if money else EXIT_MISSING)
-    if found is Verdict.REFUSED:
+    if found is RefusalKind.REFUSED:
         raise RequestRefused(shown)
     raise _Busy(shown, asked_wait_s(headers, text))
 

@@ -14,7 +14,7 @@ LEAST_ANSWER_TOKENS = 256
 """A context that leaves less for the answer is too small for any."""
 
 
-class Verdict(StrEnum):
+class RefusalKind(StrEnum):
     """What to do after a failed response."""
 
     BUSY = "busy"
@@ -75,7 +75,7 @@ class Wire:
         return said
 
 
-def verdict(status: int, text: str) -> Verdict:
+def verdict(status: int, text: str) -> RefusalKind:
     """What a response with an error status means.
 
     Args:
@@ -84,16 +84,16 @@ def verdict(status: int, text: str) -> Verdict:
     """
     said = text.lower()
     if status in (401, 402, 404) or (status == 403 and not re.search(r"moderat|flagged|safety|policy", said)):
-        return Verdict.STOP
+        return RefusalKind.STOP
     if 300 <= status < 400:
-        return Verdict.STOP
+        return RefusalKind.STOP
     if re.search(
         r"insufficient_quota|credit balance|insufficient (?:balance|credit)|api key not valid|invalid api key", said
     ):
-        return Verdict.STOP
+        return RefusalKind.STOP
     if status in (408, 409, 425, 429) or status >= 500:
-        return Verdict.BUSY
-    return Verdict.REFUSED
+        return RefusalKind.BUSY
+    return RefusalKind.REFUSED
 
 
 def adapted(wire: Wire, text: str, prompt_tokens: int) -> Wire | None:

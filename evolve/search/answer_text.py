@@ -28,7 +28,7 @@ class MalformedEdit(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class FencedBlock:
     """A fenced block: what stands behind the opening fence, its text, and whether a closing fence was there."""
 
     info: str
@@ -68,19 +68,19 @@ def _without_reasoning(text: str) -> str:
     return "".join(kept) + text[start:]
 
 
-def fenced_blocks(text: str) -> list[Block]:
+def fenced_blocks(text: str) -> list[FencedBlock]:
     """All fenced blocks in order.
 
     Fences may be of backticks or tildes, three or more, indented, with any words behind the first, and the last may be
     missing. A fence that names a language begins a block, also where the one before was never closed.
     """
-    blocks: list[Block] = []
+    blocks: list[FencedBlock] = []
     opened: tuple[str, str, str] | None = None
     lines: list[str] = []
 
     def finish(*, closed: bool) -> None:
         assert opened is not None
-        blocks.append(Block(opened[2], "\n".join(_outdented(line, opened[0]) for line in lines), closed))
+        blocks.append(FencedBlock(opened[2], "\n".join(_outdented(line, opened[0]) for line in lines), closed))
 
     for line in text.split("\n"):
         found = _FENCE.match(line)

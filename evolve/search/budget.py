@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.journal.journal import Spending
 from evolve.prompts.tokens import estimate_tokens
-from evolve.proposal import Call, Request, Response
+from evolve.proposal import EndpointCall, Request, Response
 
 
 class BudgetSpent(Exception):
@@ -64,7 +64,7 @@ class Budget:
             return answer
         return replace(answer, cost_usd=price.of(answer.tokens_in, answer.tokens_out))
 
-    def call_priced(self, call: Call) -> Call:
+    def call_priced(self, call: EndpointCall) -> EndpointCall:
         """A call with its price: the endpoint's own, or that of the configuration's table."""
         price = self._prices.get(call.model)
         if price is None or call.cost_usd is not None:

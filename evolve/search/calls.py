@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from evolve.journal.journal import Journal
-from evolve.proposal import Call, Response
+from evolve.proposal import EndpointCall, Response
 from evolve.search.budget import Budget, Spend, Ticket
 
 PREPARING = -1
@@ -40,7 +40,7 @@ class CallLog:
         """Whether there was any call."""
         return bool(self._known)
 
-    def recalled(self, step: int) -> Call | None:
+    def recalled(self, step: int) -> EndpointCall | None:
         """The text that a step came to before an interruption, which is not asked for again."""
         return next((call for at, call in self._known if at == step and call.text), None)
 
@@ -60,7 +60,7 @@ class CallLog:
         self._row = self._journal.call_begun(self._index, self.step, model, key)
         return key
 
-    def end(self, call: Call) -> None:
+    def end(self, call: EndpointCall) -> None:
         """See `Calls.end`."""
         call = self._budget.call_priced(call)
         try:
@@ -81,7 +81,7 @@ class CallLog:
         return with_spend_of([call for _, call in self._known], response) if self._known else response
 
 
-def with_spend_of(calls: Sequence[Call], response: Response) -> Response:
+def with_spend_of(calls: Sequence[EndpointCall], response: Response) -> Response:
     """A response that carries what its calls cost."""
     return replace(
         response,

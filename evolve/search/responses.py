@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from evolve.search.answer_text import (
-    Block,
     Edit,
+    FencedBlock,
     MalformedEdit,
     fenced_blocks,
     has_edits,
@@ -119,11 +119,11 @@ def _split(source: str) -> tuple[list[str], list[str], list[str]]:
     return lines[: starts[0] + 1], lines[starts[0] + 1 : ends[-1]], lines[ends[-1] :]
 
 
-def _whole_program(text: str, parent: str) -> Block | None:
+def _whole_program(text: str, parent: str) -> FencedBlock | None:
     """The block that is the new program: of those with both markers the last, otherwise the longest."""
     programs = [block for block in fenced_blocks(text) if ENTRY.search(block.text)]
     if not programs and ENTRY.search(text):
-        programs = [Block("", unfenced_code(text), closed=False)]
+        programs = [FencedBlock("", unfenced_code(text), closed=False)]
     # A quotation of the old program is no answer where there is another.
     others = [block for block in programs if _tidy(block.text) != _tidy(parent)] or programs
     marked = [block for block in others if all(marker in block.text for marker in MARKERS)]

@@ -40,7 +40,7 @@ def test_an_endpoint_that_answers_is_ok_with_what_it_refuses(evosplit: Command, 
         validated = evosplit("config", "validate", path, "--endpoint")
         report = evosplit("doctor", "--endpoint", path, "--json")
         told = evosplit("doctor", "--endpoint", path)
-    assert validated.code == 0 and "m: ok, 120 tokens" in validated.err and "no temperature" in validated.err
+    assert validated.code == 0 and "m: ok, 120 tokens" in validated.out and "no temperature" in validated.out
     check("doctor", report.json)
     (one,) = report.json["endpoints"]
     assert (one["ok"], one["changes"]) == (True, ["no temperature"])
@@ -54,9 +54,9 @@ def test_an_endpoint_that_refuses_is_told_with_its_reason(evosplit: Command, tmp
         validated = evosplit("config", "validate", path, "--endpoint")
         report = evosplit("doctor", "--endpoint", path, "--json")
     assert validated.code == report.code == 3
-    assert "Incorrect API key" in validated.err and "check TEST_KEY" in validated.err
+    assert "Incorrect API key" in validated.out and "check TEST_KEY" in validated.out
     assert report.json["endpoints"][0]["ok"] is False
-    assert KEY not in validated.err + report.out
+    assert KEY not in validated.out + report.out
 
 
 def test_a_configuration_without_an_endpoint_says_so(evosplit: Command) -> None:
