@@ -171,10 +171,20 @@ class Controller:
             prices = {model: price.model_dump() for model, price in self._config.budget.prices.items()}
             self._journal.set_meta("prices", json.dumps(prices))
         self._journal.set_meta("answer_rules", self._answer_rules())
-        most = self._config.prompts.max_tokens
-        if self._config.proposer.kind == "offline":
-            most = min(most, UNREAD_TOKENS)
+        most = self._prompt_tokens()
+        self._journal.set_meta("prompt_tokens", str(most))
         return Prompts(templates, self._judge.description, max_tokens=most, sandbox=self._config.sandbox)
+
+    def _prompt_tokens(self) -> int:
+        """Longest prompt: that of the run's beginning, also when it is replayed."""
+        known, config = self._journal.meta("prompt_tokens"), self._config
+        if not known and isinstance(config.proposer, ReplayConfig):
+            with open_journal(Path(config.proposer.run), read_only=True) as recorded:
+                known = recorded.meta("prompt_tokens")
+        if known:
+            return int(known)
+        most = config.prompts.max_tokens
+        return min(most, UNREAD_TOKENS) if config.proposer.kind == "offline" else most
 
     def _answer_rules(self) -> str:
         """By which rules answers are read: those of the run's beginning, also when it is replayed."""
