@@ -9,7 +9,6 @@ from pathlib import Path
 
 from evaluators.data.contract import Gpu
 from evaluators.language.cpp.compiler import find_compiler
-from evaluators.language.cpp.normalise import NotExpressible
 from evaluators.language.gate import Program
 from evolve.assets import asset
 from evolve.cli.common import emit, plain, read_program, say
@@ -17,50 +16,42 @@ from evolve.cli.evaluate import log_sealed_read
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.export.bundle.bundle import check_output, provenance, write_bundle
 from evolve.export.bundle.drop_in import plan_drop_in
-from evolve.export.bundle.plan import TABLES, Export, decisions_left_out, plan_header, plan_prepare
+from evolve.export.bundle.plan import TABLES, Export, plan_header, plan_prepare
 from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
-from evolve.export.bundle.pr_body import commit_message
+from evolve.export.bundle.pr_body import commit_message, outside_told
+from evolve.export.bundle.refusals import refuse
 from evolve.export.distill.distill import Distilled, curve_csv, distil
 from evolve.export.evidence.answers import read
 from evolve.export.evidence.evidence import recorded_tables
 from evolve.export.patch.formatter import formatted
-from evolve.export.patch.tree import mailbox_patch, open_tree
+from evolve.export.patch.tree import Tree, mailbox_patch, open_tree
+from evolve.export.targets.domain import Domain
 from evolve.export.targets.targets import Kind, Target, target_named
 
-PLANNERS = {Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
-"""How an export is planned; heuristics.h decides for several modes, and a module of its own patches nothing."""
+PLANNERS = {Kind.HEADER: plan_header, Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
+"""How an export is planned; a module of its own patches nothing."""
 
 
 def export_command(program: str, target_name: str, source: Path | None, output: Path, runs_dir: Path, *, partial: bool,
-                   unmeasured: bool, distill: float | None, as_json: bool) -> int:  # fmt: skip
+                   unmeasured: bool, everywhere: bool, distill: float | None, as_json: bool) -> int:  # fmt: skip
     """Prove, patch and write the bundle; nothing is written when anything fails."""
     target = target_named(target_name)
     check_output(output)
-    text, run = read_winner(program, runs_dir)
-    parsed = read(text, program)
-    left_out = decisions_left_out(parsed, target)
-    if left_out and not partial:
-        name, why = next(iter(left_out.items()))
-        raise NotExpressible(
-            f"{target.name} cannot express the program's {name}: {why}",
-            hint="--partial leaves it out, and the bundle says so",
-        )
-    if not target.provider and not unmeasured:
-        raise UserError(
-            f"no latencies of {target.project}'s own kernel were recorded, so the bundle would hold none",
-            hint="--unmeasured exports all the same, and the bundle says `not measured on this target`",
-        )
     if (source is None) is (target.kind is not Kind.PYTHON):
         wanted = f"your checkout of {target.project}" if source is None else "the module stands alone"
         raise UserError(f"the target {target.name} {'needs' if source is None else 'takes no'} --source", hint=wanted)
+    tree = open_tree(source, target) if source is not None else None
+    text, run = read_winner(program, runs_dir)
+    parsed = read(text, program)
+    refuse(parsed, program, target, partial=partial, unmeasured=unmeasured)
     distilled = _distilled(parsed, target, distill) if distill is not None else None
     if distilled is not None:
-        parsed, left_out = read(distilled.source, "the distilled program"), {}
-    if target.kind is Kind.PYTHON:
-        export, patch = plan_drop_in(program, parsed, target, gpu=Gpu()), b""
+        parsed = read(distilled.source, "the distilled program")
+    domain = Domain(everywhere=everywhere)
+    if tree is None:
+        export, patch = plan_drop_in(program, parsed, target, gpu=Gpu(), domain=domain, partial=partial), b""
     else:
-        assert source is not None
-        export, patch = _patched(program, parsed, target, source, partial=partial)
+        export, patch = _patched(program, parsed, target, tree, domain, partial=partial)
     export = replace(export, distilled=distilled)
     if distilled is not None:
         run["distilled_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
@@ -74,6 +65,8 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     if export.followed and export.followed.callers:
         callers = " and ".join(export.followed.callers)
         say(f"{callers}: get_num_splits decides the same on {export.followed.calls:,} calls")
+    if export.outside is not None:
+        say(outside_told(export.outside))
     changed = sum(r.changed for r in export.rows)
     say(f"{output}: {', '.join(files)}")
     say(f"proved on {export.proof.compared:,} inputs ({export.proof.compiler})")
@@ -96,15 +89,13 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     return 0
 
 
-def _patched(name: str, program: Program, target: Target, source: Path, *, partial: bool) -> tuple[Export, bytes]:
-    tree = open_tree(source, target.name)
+def _patched(name: str, program: Program, target: Target, tree: Tree, domain: Domain, *,
+             partial: bool) -> tuple[Export, bytes]:  # fmt: skip
     compiler = find_compiler()
     with tempfile.TemporaryDirectory(prefix="evosplit-export-") as made:
         folder = Path(made)
-        if target.kind is Kind.HEADER:
-            export = plan_header(name, program, target, tree, compiler, folder, gpu=Gpu(), partial=partial)
-        else:
-            export = PLANNERS[target.kind](name, program, target, tree, compiler, folder, gpu=Gpu())
+        planner = PLANNERS[target.kind]
+        export = planner(name, program, target, tree, compiler, folder, gpu=Gpu(), domain=domain, partial=partial)
         edits, notes = {}, list(export.change.notes)
         for file, content in export.change.edits.items():
             edits[file], note = formatted(tree, file, content)

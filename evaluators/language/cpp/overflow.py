@@ -75,7 +75,8 @@ def witness(form: Form, inputs: Mapping[str, Type], watched: ast.AST, low: float
     Returns:
         None where none of the inputs tried does it.
     """
-    read = sorted(form.fields() & inputs.keys()) or sorted(inputs)[:1]
+    named = {n.attr for n in form.statements() if isinstance(n, ast.Attribute)}
+    read = sorted(n for n in inputs if n.removeprefix("gpu.") in named) or sorted(inputs)[:1]
     machine = Watch(form, watched, low, high)
     rng = random.Random(SEED)
 

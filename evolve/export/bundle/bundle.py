@@ -21,6 +21,7 @@ from evolve.export.bundle.plan import Export
 from evolve.export.bundle.pr_body import apply_text, module_text, pr_body
 from evolve.export.distill.distill import curve_csv
 from evolve.export.evidence.evidence import Row
+from evolve.export.proof.outside import Outside
 from evolve.export.targets.targets import Kind
 
 PATCH_NAME = "0001-num-splits.patch"
@@ -34,6 +35,13 @@ DIFF_COLUMNS = (
 RESULT_COLUMNS = (
     "workload", "setting", "case", "split", "launch_stock", "launch_new", "latency_us_stock", "latency_us_new",
     "speedup", "regression", "interpolated", "rounds_us_stock", "rounds_us_new",
+)  # fmt: skip
+
+
+OUTSIDE = "outside_domain.csv"
+OUTSIDE_COLUMNS = (
+    "call", "batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "varlen", "page_size", "causal",
+    "window", "dtype", "arch", "num_splits_stock", "num_splits_new", "workspace_bytes_stock", "workspace_bytes_new",
 )  # fmt: skip
 
 
@@ -92,6 +100,12 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "keeps_stock_lines": export.change.keeps_stock,
         "proof": asdict(export.proof),
         "monotone": asdict(export.monotone) if export.monotone else None,
+        "domain": {
+            "everywhere": export.domain.everywhere,
+            "varlen": export.domain.varlen,
+            "words": export.domain.words,
+        },
+        "outside": _outside(export.outside),
         "followed": asdict(export.followed) if export.followed else None,
         "measured_on_target": export.measured,
         "tables": export.tables,
@@ -101,6 +115,24 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "notes": list(export.change.notes),
         "distilled": asdict(export.distilled) if export.distilled else None,
     }
+
+
+def _outside(outside: Outside | None) -> dict[str, object] | None:
+    if outside is None:
+        return None
+    grown = outside.worst.grown if outside.worst else 0
+    return {"calls": outside.calls, "callers": list(outside.callers), "changed": len(outside.changed),
+            "largest_growth_bytes": grown}  # fmt: skip
+
+
+def _outside_rows(outside: Outside) -> Iterable[Sequence[object]]:
+    for d in outside.decided:
+        call = d.call
+        yield (
+            call.what, call.batch, call.seqlen_q, call.seqlen_k, call.num_heads_q, call.num_heads_kv, call.head_dim,
+            int(call.varlen), call.page_size, int(call.causal), call.window, call.dtype, call.arch, d.stock, d.new,
+            call.workspace(d.stock), call.workspace(d.new),
+        )  # fmt: skip
 
 
 def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object], *, original: str) -> list[str]:
@@ -125,6 +157,8 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
         contents["APPLY.md"] = module_text(export)
     if patch and export.target.kind is Kind.HEADER:
         contents[UNIT_TEST] = unit_test(export, Gpu().num_sms)
+    if export.outside is not None and export.outside.callers:
+        contents[OUTSIDE] = _csv(OUTSIDE_COLUMNS, _outside_rows(export.outside))
     if export.distilled is not None:
         contents |= {"distillation.csv": curve_csv(export.distilled), "original.py": original}
     contents |= {

@@ -6,6 +6,7 @@ import math
 
 from evolve.export.bundle.plan import Export
 from evolve.export.evidence.evidence import Row, Summary
+from evolve.export.proof.outside import Outside, gib
 from evolve.export.targets.targets import Kind, Target
 
 PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for
@@ -43,6 +44,33 @@ def commit_message(export: Export) -> str:
         f"evosplit export and compared with it on {export.proof.compared:,} inputs."
     )]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def outside_told(outside: Outside) -> str:
+    """What the patch does to calls that nobody measured, in a sentence."""
+    grid = (
+        f"{outside.calls:,} calls that nobody measured (prefill, short queries, windows, other head sizes, types, GPUs)"
+    )
+    if not outside.callers:
+        return f"not tried: {grid}"
+    if not outside.changed:
+        return f"of {grid} {', '.join(outside.callers)} decides none otherwise"
+    told = f"of {grid} {len(outside.changed):,} are decided otherwise"
+    worst = outside.worst
+    if worst is None:
+        return told
+    return (
+        f"{told}; the workspace grows most for {worst.call.what}, batch {worst.call.batch}, {worst.call.seqlen_q} "
+        f"query tokens, {worst.call.num_heads_q} heads: num_splits {worst.stock} -> {worst.new}, "
+        f"{gib(worst.call.workspace(worst.stock))} -> {gib(worst.call.workspace(worst.new))}"
+    )
+
+
+def _warning(export: Export) -> list[str]:
+    if not export.domain.everywhere:
+        return []
+    told = outside_told(export.outside) if export.outside else "what it does to other calls was not tried"
+    return [f"**This patch also decides calls that nobody measured** (`--everywhere`): {told}.", ""]
 
 
 def _table(summaries: tuple[Summary, ...]) -> list[str]:
@@ -135,6 +163,7 @@ def pr_body(export: Export) -> str:
     lines = [
         f"## {subject(export)}",
         "",
+        *_warning(export),
         "### What it does",
         "",
         f"Changes {files}. The rule was measured as a Python function on recorded latencies, and "
@@ -164,8 +193,13 @@ def pr_body(export: Export) -> str:
         f"{export.proof.lattice:,} inputs from the workloads, {export.proof.edges:,} edges and {export.proof.random:,} "
         f"random inputs ({export.proof.compiler}).",
     ]
+    if export.outside and export.outside.callers and not export.domain.everywhere:
+        lines.append(f"- Calls outside the measured ones: {outside_told(export.outside)} (`outside_domain.csv`).")
+    if export.proof.outside:
+        lines.append(f"- Where a call is not a measured one, it decides as before on {export.proof.outside:,} inputs.")
     if export.proof.empty:
-        lines.append(f"- On {export.proof.empty:,} empty inputs (no batch, queries or keys) it answers 1 to 256.")
+        answer = "answers 1 to 256" if export.target.kind is Kind.HEADER else "does not stop"
+        lines.append(f"- On {export.proof.empty:,} empty inputs (no batch, queries or keys) it {answer}.")
     if export.followed and export.followed.callers:
         lines.append(
             f"- get_num_splits of {', '.join(export.followed.callers)}, compiled on the host from the patched tree "
@@ -176,7 +210,7 @@ def pr_body(export: Export) -> str:
             f"- num_splits never decreases with the length ({export.monotone.domain}; {export.monotone.walks:,} "
             "walks): metadata built for a shorter length than the forward pass's never asks for more splits."
         )
-    lines += ["- `git apply --check` and `git am` in a clean clone of the tree.", "", "### Limits", ""]
+    lines += ["- `git apply --check` and `git am` on clean copies of the files at that commit.", "", "### Limits", ""]
     lines += [f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()]
     reasons = export.followed.reasons if export.followed else ()
     lines += [f"- {note}" for note in (*_together(export.change.notes, list(export.change.edits)), *reasons)]

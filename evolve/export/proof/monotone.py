@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from evaluators.data.contract import MAX_SPLITS
 from evaluators.language.cpp.compiler import HostFunction
 from evaluators.language.cpp.normalise import NotExpressible
+from evolve.export.targets.domain import INPUT
 
 SM_COUNTS = (132, 114, 78)
 """H100 SXM, H100 PCIe, H20."""
@@ -100,6 +101,7 @@ def _walks(inputs: Sequence[str], batches: Sequence[int], heads: Sequence[int], 
                     "max_splits": MAX_SPLITS, "batch": batch, "seqlen_q": 1 if num_m_blocks == 1 else 4096,
                     "seqlen_k": 1, "num_heads_q": num_heads_kv * 8, "num_heads_kv": num_heads_kv, "head_dim": head_dim,
                     "qheads_per_kvhead": 8, "block_m": block_m, "block_n": block_n, "varlen": 1, "paged": causal,
+                    INPUT: int(num_m_blocks == 1),
                 }  # fmt: skip
                 step = 1 if keys else block_n
                 row = [values[n] for n in inputs]

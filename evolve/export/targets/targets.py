@@ -52,6 +52,15 @@ class Target:
     refused: dict[str, str]
 
     @property
+    def file(self) -> str:
+        """The file that holds the decision; empty where nothing is patched."""
+        return {
+            Kind.HEADER: "hopper/heuristics.h", Kind.PREPARE: "hopper/flash_prepare_scheduler.cu",
+            Kind.FA4: "flash_attn/cute/interface.py", Kind.VLLM: "vllm/v1/attention/backends/flash_attn.py",
+            Kind.PYTHON: "",
+        }[self.kind]  # fmt: skip
+
+    @property
     def fork(self) -> str:
         """The kernel's repository in a word."""
         return {"Dao-AILab/flash-attention": "FA3"}.get(self.project, self.project.partition("/")[0])
