@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from evolve.export.distill.distill import Distilled
 from evolve.export.distill.rules import Rule, rules_of
 from evolve.export.evidence.answers import read
 from evolve.export.evidence.evidence import Row, Summary, confined, gather, recorded_tables, summaries
-from evolve.export.evidence.harm import Verdict, judged
+from evolve.export.evidence.harm import NothingToPatch, Verdict, judged
 from evolve.export.patch.guard import guarded_forms
 from evolve.export.patch.header import SourceChange, change_header
 from evolve.export.patch.prepare import change_prepare
@@ -153,6 +154,21 @@ def modes_of(target: Target, program: Program, rows: Sequence[Row], gpu: Gpu, do
     return judged(rows, target, domain, partial=partial, veto=veto)
 
 
+@contextmanager
+def dead_rules_told(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> Iterator[None]:
+    """Add to the refusal of a rule that changes nothing why each of its conditions does not."""
+    try:
+        yield
+    except NothingToPatch as nothing:
+        told = [
+            f"on {workload} line {rule.line}, {rule.condition}: {rule.reason}"
+            for workload, group in by_workload(rows).items()
+            for rule in rules_of(form, stock, group, gpu)
+            if rule.reason
+        ]
+        raise NothingToPatch("; ".join([str(nothing), *told]), hint=nothing.hint) from nothing
+
+
 def plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
                 gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/heuristics.h, proved.
@@ -178,7 +194,8 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
     schedule = read(form.source(), name)
     tables = recorded_tables(target, asset(TABLES))
     rows = gather(target, schedule, tables, gpu)
-    verdict = modes_of(target, schedule, rows, gpu, domain, partial=partial)
+    with dead_rules_told(form, stock, rows, gpu):
+        verdict = modes_of(target, schedule, rows, gpu, domain, partial=partial)
     domain, rows = verdict.domain, confined(rows, verdict.domain)
     inside = [r for r in rows if domain.in_mode(r.view.varlen)]
     lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in inside))
@@ -275,7 +292,8 @@ def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compil
     own = read(form.source(), name)
     tables = recorded_tables(target, asset(TABLES))
     rows = [r for r in gather(target, own, tables, gpu) if r.setting.mode is not Mode.STATIC]
-    verdict = modes_of(target, own, rows, gpu, domain, partial=partial)
+    with dead_rules_told(form, stock, rows, gpu):
+        verdict = modes_of(target, own, rows, gpu, domain, partial=partial)
     change = change_prepare(tree, form, stock, domain)
     lattice = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits), gpu.num_sms) for r in rows]
     try:

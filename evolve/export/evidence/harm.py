@@ -39,6 +39,10 @@ class HarmfulRule(NotExpressible):
     """A rule that loses, or that nothing speaks for, in every mode that it could be left in."""
 
 
+class NothingToPatch(HarmfulRule):
+    """A rule that changes no launch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Where a patch may decide, and why not elsewhere.
@@ -124,7 +128,9 @@ def judged(rows: Sequence[Row], target: Target, domain: Domain, *, partial: bool
     recorded = {_varlen(r) for r in evidence}
     if not useful:
         where = "recorded shape" if evidence[0].result else "shape of the workloads"
-        raise HarmfulRule(f"on no {where} does this rule change what {target.name} launches: there is nothing to patch")
+        raise NothingToPatch(
+            f"on no {where} does this rule change what {target.name} launches: there is nothing to patch"
+        )
     left = useful - forbidden.keys()
     told = "; ".join(reason for reasons in forbidden.values() for reason in reasons)
     if not left:
