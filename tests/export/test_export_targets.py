@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import importlib.util
 import json
 import re
 import subprocess
@@ -28,7 +29,6 @@ import evolve.export.proof.monotone
 from evaluators.data.workloads import WORKLOADS
 from evaluators.language.cpp.compiler import CHECKED, Compiler, HostFunction, compile_function
 from evaluators.language.gate import parse_program
-from evolve.errors import UserError
 
 SEEDS = ROOT / "seeds"
 
@@ -76,7 +76,7 @@ def blocks_per_split(work, gpu):
 BY_BATCH = """\
 def schedule(shape, gpu):
     # Enough sequences.
-    if shape.batch * shape.num_heads_kv >= 64 and (shape.num_heads_q == 8 or shape.batch > 9 or shape.batch < 3):
+    if shape.batch * shape.num_heads_kv >= 8 and (shape.num_heads_q == 8 or shape.batch > 9 or shape.batch < 3):
         return 2, None, 0
     return 32, None, 0
 """
@@ -448,7 +448,7 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
     (function,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_num_splits_for_cuda_graph"]
     exec(ast.unparse(function), scope)
     rule = scope["_num_splits_for_cuda_graph"]
-    assert [rule(b, 8, 8, 128, 32) for b in (1, 7, 8)] == [32, 32, 2]  # type: ignore[operator]
+    assert [rule(b, 8, 1, 128, 32) for b in (1, 7, 8)] == [32, 32, 2]  # type: ignore[operator]
     # The number of sequences, padded as the graph is; what was not measured keeps the constant.
     for part in (
         "num_reqs, self.num_heads_q, self.num_heads_kv,",
@@ -559,6 +559,43 @@ def test_a_tree_without_the_anchor_is_left_alone(export: Command, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["fa3-vllm", "fa3-sgl"])
+def test_the_unit_test_runs_on_every_fork(export: Command, tmp_path: Path, target: str) -> None:
+    """vLLM's heuristics.h includes flash.h, which needs CUDA's headers."""
+    assert export(THREE_BLOCKS, target, "--unmeasured").code == 0
+    work = tmp_path / "work"
+    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
+    tested = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(tmp_path / "out" / "test_num_splits.py"),
+    ]
+    assert subprocess.run(tested, cwd=work, capture_output=True, text=True, check=False).returncode == 1
+    git(work, "am", "-q", "--keep-non-patch", str(tmp_path / "out" / "0001-num-splits.patch"))
+    done = subprocess.run(tested, cwd=work, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_benchmark_times_the_targets_own_kernel() -> None:
+    spec = importlib.util.spec_from_file_location("bench_repro", ROOT / "kernels" / "bench_repro.py")
+    assert spec and spec.loader
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    rows = (
+        ("fa3_fwd-metadata-cold", 0),
+        ("fa3_fwd-metadata-cold", 1),
+        ("vllm-metadata-hot", 16),
+        ("fa4-static-cold", 0),
+    )
+    kernels = [bench.kernel_of({"setting": s, "page_size": str(p)}) for s, p in rows]
+    assert kernels == ["fa3_fwd", "fa3 paged", "vllm", "fa4"] and bench.CALLS.keys() >= set(kernels)
+
+
 def test_another_signature_is_named(export: Command, tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", "fa3")
     path = tree / "hopper/heuristics.h"
@@ -621,7 +658,6 @@ def test_a_wrong_translation_stops(export: Command, tmp_path: Path, monkeypatch:
 def test_stock_never_decreases_with_the_length(tmp_path: Path) -> None:
     from evaluators.language.cpp.compiler import find_compiler
     from evaluators.language.cpp.normalise import form_of
-    from evaluators.language.gate import parse_program
     from evolve.export.bundle.plan import stock_form
     from evolve.export.patch.header import change_header
     from evolve.export.patch.tree import open_tree

@@ -28,9 +28,9 @@ PATCH_NAME = "0001-num-splits.patch"
 REPRO = "kernels/bench_repro.py"
 DIFF_COLUMNS = (
     "workload", "setting", "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q",
-    "live_seqlens", "block_m", "block_n", "num_n_blocks", "total_mblocks", "num_splits_stock", "num_splits_new",
-    "blocks_per_split_stock", "blocks_per_split_new", "launch_stock", "launch_new", "changes", "workspace_bytes_stock",
-    "workspace_bytes_new",
+    "page_size", "live_seqlens", "block_m", "block_n", "num_n_blocks", "total_mblocks", "num_splits_stock",
+    "num_splits_new", "blocks_per_split_stock", "blocks_per_split_new", "launch_stock", "launch_new", "changes",
+    "workspace_bytes_stock", "workspace_bytes_new",
 )  # fmt: skip
 RESULT_COLUMNS = (
     "workload", "setting", "case", "split", "launch_stock", "launch_new", "latency_us_stock", "latency_us_new",
@@ -67,7 +67,8 @@ def _diff_row(row: Row) -> Sequence[object]:
     shape, view = row.case.shape, row.view
     return (
         row.workload, row.setting.name, row.case.id, row.case.split.value, shape.batch, shape.seqlen_k,
-        shape.num_heads_q, shape.num_heads_kv, shape.head_dim, shape.seqlen_q, " ".join(map(str, shape.live_seqlens)),
+        shape.num_heads_q, shape.num_heads_kv, shape.head_dim, shape.seqlen_q, row.setting.page_size,
+        " ".join(map(str, shape.live_seqlens)),
         view.block_m, view.block_n, view.num_n_blocks, view.total_mblocks, row.stock.num_splits, row.chosen.num_splits,
         row.stock.blocks_per_split or "", row.chosen.blocks_per_split or "", row.stock_launch.key, row.launch.key,
         int(row.changed), *row.workspace_bytes,
