@@ -26,6 +26,7 @@ from evaluators.language.lane_memory import NOTHING, Built, Leaves
 from evaluators.language.lane_statements import Statements
 from evaluators.language.lanes import BOOL, FLOAT, INT, Lanes, NotVectorisable, Value, ints, kind_of, truth
 from evaluators.language.operations import UNARY, local_names
+from evaluators.language.tables import with_local_tables
 
 Number = int | float
 Int64 = npt.NDArray[np.int64]
@@ -110,6 +111,7 @@ class Compiler:
             NotVectorisable: a construct that arrays cannot follow.
         """
         found = literals(tree)
+        tree = with_local_tables(tree)
         self.numbers: list[Number] = []
         self.tokens: list[tuple[type, Number]] = []
         self.set([found[i].value for i in tunable])  # type: ignore[misc]

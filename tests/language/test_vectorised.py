@@ -45,6 +45,40 @@ def test_programs_of_the_whole_language(source: str) -> None:
         assert found is None
 
 
+TABLE = """\
+LIMITS = (4, 8, 16)
+SPLITS = (2, -3, 5, 8)
+
+
+def row_of(blocks):
+    row = 0
+    for limit in LIMITS:
+        if blocks > limit:
+            row += 1
+    return row
+
+
+def schedule(shape, gpu):
+    for s in (1, 2, 3):
+        if s * shape.total_mblocks > gpu.num_sms:
+            return s, None, 0
+    return min(abs(SPLITS[row_of(shape.num_n_blocks)]), len(SPLITS) + 2), None, 0
+"""
+
+
+def test_tables_are_read_as_the_sandbox_reads_them() -> None:
+    program = parse_program(TABLE)
+    found = decided(program)
+    assert found is not None and found == Interpreter(GPU, FEW).ask(program).decisions
+    assert found == Sandbox(GPU, FEW, Limits()).ask(program).decisions and len({d.num_splits for d in found}) > 1
+    # Their numbers may be tuned like any other.
+    numbers = [n.value for n in literals(program.tree)]
+    position = numbers.index(8)
+    compiled = Vectoriser(GPU, FEW).compile(program, (position,))
+    other = Interpreter(GPU, FEW).ask(parse_program(TABLE.replace("(4, 8, 16)", "(4, 1, 16)"))).decisions
+    assert compiled.run((1,)).decisions() == other != found
+
+
 def decided(program: Program) -> tuple[Decision, ...] | None:
     """The vectorised answer; None where it is left to the sandbox. A second run must agree with the first."""
     try:
