@@ -1,4 +1,4 @@
-"""Tables of a program: tuples of numbers at module level. Compilers see them as lists of the functions that read them."""
+"""Tables of a program: tuples of numbers at module level. Compilers see them as lists of the functions that read."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from evaluators.language.cpp.compiler import CHECKED, Compiler, HostFunction, co
 from evaluators.language.gate import parse_program
 
 SEEDS = ROOT / "seeds"
+FA4_DECODE_WORDS = "one query token per sequence, head_dim 128, no sliding window"
 
 THREE_BLOCKS = """\
 def schedule(shape, gpu):
@@ -450,12 +451,8 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
     rule = scope["_num_splits_for_cuda_graph"]
     assert [rule(b, 8, 1, 128, 32) for b in (1, 7, 8)] == [32, 32, 2]  # type: ignore[operator]
     # The number of sequences, padded as the graph is; what was not measured keeps the constant.
-    for part in (
-        "num_reqs, self.num_heads_q, self.num_heads_kv,",
-        "self.aot_sliding_window == (-1, -1)",
-        "self.headdim == 128",
-    ):
-        assert part in text
+    wanted = ("num_reqs", "self.num_heads_q", "self.aot_sliding_window == (-1, -1)", "self.headdim == 128")
+    assert not [part for part in wanted if part not in "".join(changed_lines(tmp_path / "out"))]
     assert "num_actual_tokens," not in text and "cudagraph_capture_sizes" not in "".join(
         changed_lines(tmp_path / "out")
     )
@@ -477,7 +474,7 @@ def test_fa4_keeps_its_own_rule_behind_the_programs(export: Command, tmp_path: P
     assert changed_lines(tmp_path / "out") == [
         "-def num_splits_heuristic(total_mblocks, num_SMs, num_n_blocks, max_splits):",
         "+def num_splits_heuristic(total_mblocks, num_SMs, num_n_blocks, max_splits, decode=False):",
-        "+    # decode: one query token per sequence, head_dim 128, no sliding window. Other calls are decided as before.",
+        f"+    # decode: {FA4_DECODE_WORDS}. Other calls are decided as before.",
         "+    if decode and total_mblocks > 0 and num_n_blocks > 0:",
         "+        # Few blocks are worth three splits where few tiles run.",
         "+        if 3 <= num_n_blocks <= 4 and total_mblocks <= 2:",
@@ -494,6 +491,59 @@ def test_fa4_keeps_its_own_rule_behind_the_programs(export: Command, tmp_path: P
     notes = " ".join(json.loads((tmp_path / "out" / "provenance.json").read_text())["notes"])
     assert "the tree's own _get_fwd_config decides as decision_diff.csv says on 160 calls" in notes
     assert "C++" not in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def two_lengths(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes of the larger workload that are ragged, a few of them."""
+    monkeypatch.setattr(module, "WORKLOADS", {"llama31-70b": WORKLOADS["llama31-70b"]})
+
+
+def test_fa4_splits_ragged_batches_by_their_lengths(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_lengths(evolve.export.proof.fa4_chain, monkeypatch)
+    eight = THREE_BLOCKS.replace(
+        "3 <= shape.num_n_blocks <= 4 and shape.total_mblocks <= 2", "shape.total_mblocks <= 8"
+    )
+    result = export(eight.replace("return 3", "return 8"), "fa4", "--unmeasured")
+    assert result.code == 0, result.err
+    rows = [r for r in csv.DictReader((tmp_path / "out" / "decision_diff.csv").open()) if r["live_seqlens"]]
+    launches = {r["launch_new"].partition(":")[2] for r in rows if r["num_splits_new"] == "8"}
+    assert any("," in x for x in launches), launches
+    assert "by the tree's own formula on" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+def test_another_formula_of_fa4_is_found_out(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_lengths(evolve.export.proof.fa4_chain, monkeypatch)
+    tree = make_tree(tmp_path / "tree", "fa4", stand_in=True)
+    file = tree / "flash_attn" / "cute" / "prepare_scheduler.py"
+    file.write_text(file.read_text().replace("0.001, 1.1", "0.5, 1.1"))
+    git(tree, "commit", "-qam", "Another margin")
+    result = export(THREE_BLOCKS, "fa4", "--unmeasured", tree=tree)
+    assert result.code == 2 and "blocks per split" in result.err and not (tmp_path / "out").exists()
+
+
+def test_fa4_keeps_its_guard_against_zero_blocks(export: Command, tmp_path: Path) -> None:
+    """Upstream #2515: no batch, or no query, divides by zero tiles."""
+    waves = """\
+def filled(tiles, sms):
+    return max(1, sms // tiles)
+
+
+def schedule(shape, gpu):
+    if shape.num_n_blocks > 4 and shape.total_mblocks * 2 <= gpu.num_sms:
+        return min(shape.max_splits, 2 * shape.num_n_blocks, 1 + filled(shape.total_mblocks, gpu.num_sms)), None, 0
+    return 0, None, 0
+"""
+    result = export(waves, "fa4", "--unmeasured")
+    assert result.code == 0, result.err
+    git(tmp_path / "tree", "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    scope: dict[str, object] = {}
+    exec((tmp_path / "tree" / "flash_attn" / "cute" / "interface.py").read_text(), scope)
+    rule = scope["num_splits_heuristic"]
+    assert [rule(0, 148, 10, 128, d) for d in (True, False)] == [1, 1]  # type: ignore[operator]
+    assert [rule(8, 148, 30, 128, d) for d in (True, False)] == [19, 18]  # type: ignore[operator]
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["proof"]["empty"] > 0
 
 
 def test_fa4_with_other_tiles_is_found_out(export: Command, tmp_path: Path) -> None:

@@ -143,6 +143,16 @@ def _get_fwd_config(*, arch, head_dim, max_seqlen_q, max_seqlen_k, num_head_kv, 
     return FwdConfig(tile.rows, tile.keys, num_splits)
 """
 
+FA4_PREPARE = """\
+class Prepare:
+    def blocks(self, total_blocks, num_sm):
+        sm_margin = max(Float32(num_sm) / 128 + 0.001, 1.1)
+        blocks_per_sm = cutlass.max(
+            Int32(Float32(total_blocks) * sm_margin * Float32(self.nheads_computed) / Float32(num_sm)), Int32(1)
+        )
+        return blocks_per_sm
+"""
+
 VLLM = '''\
 """Stand-in for the attention backend."""
 
@@ -208,7 +218,7 @@ FILES = {
     "vllm": {"vllm/v1/attention/backends/flash_attn.py": VLLM, "pyproject.toml": "[tool.ruff]\nline-length = 88\n"},
 }
 FILES |= {f"{name}-prepare": FILES[name] for name in ("fa3", "fa3-vllm", "fa3-sgl")}
-FILES["fa4"] = HOPPER
+FILES["fa4"] = {**HOPPER, "flash_attn/cute/prepare_scheduler.py": FA4_PREPARE}
 
 
 def git(folder: Path, *arguments: str) -> str:

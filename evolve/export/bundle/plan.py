@@ -56,6 +56,7 @@ class Export:
         rules: per workload, which rules fire.
         left_out: decisions of the program that the patch does not hold, with the reason.
         tables: digest of each recorded table in use, by workload and setting.
+        recorded_on: GPU, driver, build and date of those tables, each once.
         domain: where the patch decides.
         followed: on how many calls the target's own caller decides the same; None where there is none in C++.
         outside: what it does to calls that nobody measured; None where the target decides in Python.
@@ -75,6 +76,7 @@ class Export:
     rules: dict[str, tuple[Rule, ...]]
     left_out: dict[str, str]
     tables: dict[str, str]
+    recorded_on: tuple[str, ...]
     domain: Domain
     outside: Outside | None = None
     distilled: Distilled | None = None
@@ -273,7 +275,14 @@ def exported(name: str, program: Program, target: Target, tree: Tree | None, for
         rules={w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(inside).items()},
         left_out={**decisions_left_out(program, target), **verdict.left_out},
         tables={", ".join(key): table.digest for key, table in tables.items()},
+        recorded_on=tuple(dict.fromkeys(_recorded_on(table.card) for table in tables.values())),
     )
+
+
+def _recorded_on(card: Mapping[str, object]) -> str:
+    device = card["device"]
+    assert isinstance(device, Mapping)
+    return f"{device['name']} ({device['num_sms']} SMs), driver {device['driver']}, {card['build']}, {card['date']}"
 
 
 def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,

@@ -30,7 +30,7 @@ from evolve.export.patch.python_source import (
 )
 from evolve.export.patch.tree import Tree
 from evolve.export.proof.equivalence import RANDOM_INPUTS, SEED, Mismatch, Proof
-from evolve.export.proof.fa4_chain import FA4_GPU, fa4_rows, follow_fa4
+from evolve.export.proof.fa4_chain import FA4_GPU, PREPARE, fa4_rows, follow_fa4, follow_prepare
 from evolve.export.targets.domain import Domain
 from evolve.export.targets.inputs import edge_views, random_views
 from evolve.export.targets.targets import TARGETS, Target
@@ -213,11 +213,10 @@ def plan_fa4(name: str, program: Program, target: Target, tree: Tree, compiler: 
     lines = python_statements(form_calls, form_calls.body, FA4_NAMES, "FA4")
     # FA4 turns empty inputs away behind num_n_blocks alone; a rule must not meet them.
     tests = ["decode"] if domain.limited else []
-    tests += [f"{n} > 0" for n in ("total_mblocks", "num_n_blocks") if n in form.fields()]
-    if tests:
-        lines = [f"if {' and '.join(tests)}:", *(f"    {row}" for row in lines)]
-        if domain.limited:
-            lines.insert(0, f"# decode: {FA4_DECODE_WORDS}. Other calls are decided as before.")
+    tests += ["total_mblocks > 0", "num_n_blocks > 0"]
+    lines = [f"if {' and '.join(tests)}:", *(f"    {row}" for row in lines)]
+    if domain.limited:
+        lines.insert(0, f"# decode: {FA4_DECODE_WORDS}. Other calls are decided as before.")
     changed = fa4_source(text, lines, helpers, decode=domain.limited)
     new = find_python_function(changed, FA4_FUNCTION, None, FA4_FILE)
     parts = changed.splitlines(keepends=True)
@@ -235,7 +234,8 @@ def plan_fa4(name: str, program: Program, target: Target, tree: Tree, compiler: 
 
     own = program_of(before, "")
     patched, elsewhere = (program_of(function, f", {v}" if domain.limited else "") for v in (True, False))
-    rows = fa4_rows(lambda views: _fa4_answers(patched, own, views))
+    newer = tree.read(PREPARE)
+    rows = fa4_rows(lambda views: _fa4_answers(patched, own, views), per_sequence=newer is not None)
     verdict = judged(rows, target, domain, partial=partial)
     followed = follow_fa4(changed, rows)
     chain = (
@@ -244,7 +244,7 @@ def plan_fa4(name: str, program: Program, target: Target, tree: Tree, compiler: 
     empty = _empty_inputs(patched, own)
     change = SourceChange(
         {FA4_FILE: changed.encode()}, function, "", tuple(FA4_NAMES), leaves,
-        (chain, *FA4_NOTES, *fa4_notes(tree)),
+        (chain, *FA4_NOTES, *(_per_sequence(newer.decode(), rows) if newer is not None else ())),
     )  # fmt: skip
     ended = replace(form, body=[*rules, _zero(rules[-1])]) if leaves else form
     schedule = read(ended.source(), name)
@@ -262,14 +262,14 @@ def _zero(above: ast.stmt) -> ast.Return:
     return ast.copy_location(ast.Return(ast.copy_location(ast.Constant(0), above)), above)
 
 
-def fa4_notes(tree: Tree) -> tuple[str, ...]:
-    """What a newer chain does behind this function."""
-    if tree.read("flash_attn/cute/prepare_scheduler.py") is None:
-        return ()
+def _per_sequence(text: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What a newer chain does behind this function, compared with the mirror."""
+    followed = follow_prepare(text, rows)
     return (
-        "this revision splits per sequence on the device (prepare_scheduler.py) where cu_seqlens_q or seqused_q is "
-        "given: num_splits is then a cap, and the launches of ragged batches in decision_diff.csv, which give every "
-        "sequence as many, are those of calls without them",
+        followed.reason
+        or f"this revision splits each sequence on the device by its own length ({PREPARE}) where "
+        "cu_seqlens_q or seqused_q is given, and num_splits is then a cap; decision_diff.csv gives ragged batches so, "
+        f"by the tree's own formula on {followed.calls:,} batches",
         "seqlen_k_per_split overrides that formula from Python; this patch does not set it",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from evolve.export.bundle.plan import Export
 from evolve.export.evidence.evidence import Row, Summary
@@ -36,7 +37,8 @@ def commit_message(export: Export) -> str:
         high = max((s.best for s in recorded), default=1.0)
         lines.append(
             f"On {sum(s.shapes for s in export.summaries):,} recorded shapes and settings the launch changes on\n"
-            f"{sum(s.changed for s in export.summaries):,}; speed-ups there range from {low:.2f}x to {high:.2f}x."
+            f"{sum(s.changed for s in export.summaries):,}; the slowest runs {low:.3f}x as fast as before, the fastest "
+            f"{high:.2f}x."
         )
     else:
         lines.append("Latencies were not measured on this kernel.")
@@ -95,7 +97,7 @@ def _activation(export: Export) -> list[str]:
         for rule in rules:
             told = f"decides {rule.fires} shapes, changes the launch on {rule.changes}"
             if rule.reason:
-                told = f"**dead**: {rule.reason}"
+                told = f"changes no launch: {rule.reason}"
             lines.append(f"- line {rule.line}, `{rule.condition}`: {told}.")
         lines.append("")
     return lines
@@ -134,12 +136,34 @@ def _batch_invariance(export: Export) -> str:
 
 def _environment(export: Export) -> list[str]:
     tree = export.tree
-    lines = [f"- patch made against {tree.revision[:12]} ({tree.origin or 'no remote'})"] if tree else []
+    # A local path as the origin is nobody's business.
+    origin = tree.origin if tree and re.match(r"https?://|ssh://|git@", tree.origin) else export.target.project
+    lines = [f"- patch made against {tree.revision[:12]} ({origin})"] if tree else []
     lines += [f"- proof: {export.proof.compiler}"]
     if export.tables:
         listed = "; ".join(f"{name} (sha256 {digest[:16]})" for name, digest in export.tables.items())
-        lines.append(f"- latencies: recorded tables {listed}; their cards name GPU, driver and build")
+        lines += [f"- latencies: {told}" for told in export.recorded_on]
+        lines.append(f"- recorded tables: {listed}")
     return lines
+
+
+def _rows_limits(export: Export) -> list[str]:
+    """What the recorded rows are, which is the first thing to know of them."""
+    what = "one GPU model, bf16, head_dim 128, one query token per sequence, no sliding window"
+    if not export.measured:
+        return ["- Nothing was recorded on this kernel; the shapes of the tables are decode calls of head_dim 128."]
+    inside = "the patch decides no other calls" if not export.domain.everywhere else "the patch also decides others"
+    return [f"- Every recorded row is of {what}; {inside}."]
+
+
+def _needs(export: Export) -> str:
+    if export.target.kind is Kind.FA4:
+        return "torch and FA4, a Blackwell GPU"
+    if export.target.mirror == "vllm":
+        return "torch and vLLM, a Hopper GPU"
+    if export.target.name.startswith("fa3-sgl"):
+        return "torch and a build of the target's hopper/, a Hopper GPU; one key per page, as SGLang calls it"
+    return "torch and FA3, a Hopper GPU"
 
 
 def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
@@ -211,6 +235,7 @@ def pr_body(export: Export) -> str:
             "walks): metadata built for a shorter length than the forward pass's never asks for more splits."
         )
     lines += ["- `git apply --check` and `git am` on clean copies of the files at that commit.", "", "### Limits", ""]
+    lines += [*_rows_limits(export)]
     lines += [f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()]
     reasons = export.followed.reasons if export.followed else ()
     lines += [f"- {note}" for note in (*_together(export.change.notes, list(export.change.edits)), *reasons)]
@@ -228,8 +253,8 @@ def pr_body(export: Export) -> str:
         "",
         "### How to reproduce",
         "",
-        "`python bench_repro.py` (torch and FA3 only, a Hopper GPU) times stock and proposed decisions in pairs on "
-        "the shapes of `decision_diff.csv` whose launch changes.",
+        f"`python bench_repro.py` ({_needs(export)}) times stock and proposed decisions in pairs on the shapes of "
+        "`decision_diff.csv` whose launch changes.",
         "",
         "### Prior art",
         "",
@@ -249,7 +274,9 @@ def _reading(export: Export) -> str:
         "Speed-ups are median ratios of paired rounds, stock / change, of this kernel alone; a launch that does not "
         "change counts as 1. A regression is slower by more than 1% and more than three standard errors."
     )
-    if worst is not None and worst.result is not None:
+    if worst is not None and worst.result is not None and worst.result.log_speedup >= 0:
+        text += " No launch that changes was slower."
+    elif worst is not None and worst.result is not None:
         text += (
             f" Worst: `{worst.case.id}` under {worst.setting.name}, {worst.result.speedup:.3f}x (num_splits "
             f"{worst.stock.num_splits} -> {worst.chosen.num_splits})."

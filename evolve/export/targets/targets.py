@@ -87,7 +87,8 @@ _IN_VLLM = {
 _IN_FA4 = {
     "pack_gqa": "_get_fwd_config takes pack_gqa as given",
     "sm_margin": "FA4 has no sm_margin",
-    "blocks_per_split": "FA4's forward pass has no such formula in interface.py",
+    "blocks_per_split": "FA4's formula for it is a kernel of flash_attn/cute/prepare_scheduler.py (since August 2026), "
+    "which no target patches yet",
 }
 _UPSTREAM, _VLLM_FORK, _SGL_FORK = (
     "Dao-AILab/flash-attention",
