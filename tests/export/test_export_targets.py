@@ -397,6 +397,20 @@ def test_a_count_that_falls_with_the_length_is_refused(export: Command, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unjudged")
+def test_sglangs_own_branch_takes_the_64_row_tile(export: Command, tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", "fa3-sgl", stand_in=True)
+    for name, text in FILES["fa3-vllm"].items():
+        (tree / name).write_text(text)
+    (tree / "hopper" / "flash_api_stable.cpp").unlink()
+    git(tree, "commit", "-q", "-a", "-m", "Branch sgl-kernel")
+    result = export(THREE_BLOCKS, "fa3-sgl", "--unmeasured", tree=tree)
+    assert result.code == 0, result.err
+    rows = list(csv.DictReader((tmp_path / "out" / "decision_diff.csv").open()))
+    assert {(r["block_m"], r["page_size"]) for r in rows} == {("64", "1")}
+
+
+@pytest.mark.slow
 def test_sglang_needs_unmeasured_and_says_so(export: Command, tmp_path: Path) -> None:
     result = export(THREE_BLOCKS, "fa3-sgl")
     assert (result.code, "--unmeasured" in result.err) == (2, True)
@@ -610,6 +624,7 @@ def test_a_tree_without_the_anchor_is_left_alone(export: Command, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unjudged")
 @pytest.mark.parametrize("target", ["fa3-vllm", "fa3-sgl"])
 def test_the_unit_test_runs_on_every_fork(export: Command, tmp_path: Path, target: str) -> None:
     """vLLM's heuristics.h includes flash.h, which needs CUDA's headers."""

@@ -24,7 +24,7 @@ from evolve.export.evidence.answers import read
 from evolve.export.evidence.evidence import Row, Summary, confined, gather, recorded_tables, summaries
 from evolve.export.evidence.harm import NothingToPatch, Verdict, judged
 from evolve.export.patch.guard import guarded_forms
-from evolve.export.patch.header import SourceChange, change_header
+from evolve.export.patch.header import HEADER, SourceChange, change_header
 from evolve.export.patch.prepare import change_prepare
 from evolve.export.patch.tree import Tree
 from evolve.export.proof.call_chain import Followed, follow
@@ -156,6 +156,12 @@ def modes_of(target: Target, program: Program, rows: Sequence[Row], gpu: Gpu, do
     return judged(rows, target, domain, partial=partial, veto=veto)
 
 
+def as_built(target: Target, tree: Tree) -> Target:
+    """The target with its tree's tiles: SGLang's branch sgl-kernel takes vLLM's 64-row tile since February 2026."""
+    source = tree.read(HEADER) or b""
+    return replace(target, mirror="vllm") if not target.provider and b"use_one_mma_wg" in source else target
+
+
 @contextmanager
 def dead_rules_told(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> Iterator[None]:
     """Add to the refusal of a rule that changes nothing why each of its conditions does not."""
@@ -189,6 +195,7 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
     Raises:
         UserError: the target cannot express the program, the tree is another, or a proof fails.
     """
+    target = as_built(target, tree)
     form = _with_stock_choice(form_of(program, "schedule"))
     stock = stock_form("schedule")
     if _same(form, stock):
@@ -294,6 +301,7 @@ def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compil
     """
     if not program.uses_blocks_per_split:
         raise NotExpressible(f"{name} defines no blocks_per_split", hint="a rule for num_splits goes to the target fa3")
+    target = as_built(target, tree)
     form = _with_stock_choice(form_of(program, "blocks_per_split"))
     stock = stock_form("blocks_per_split")
     if _same(form, stock):

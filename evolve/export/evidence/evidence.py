@@ -97,7 +97,7 @@ class Summary:
 def settings_of(target: Target) -> tuple[Setting, ...]:
     """How calls reach the target's kernel, by its own users."""
     if target.name.startswith("fa3-sgl"):
-        return (Setting("fa3_fwd", Mode.METADATA, Cache.COLD, page_size=SGLANG_PAGE_SIZE),)
+        return (Setting(target.mirror, Mode.METADATA, Cache.COLD, page_size=SGLANG_PAGE_SIZE),)
     return tuple(s for s in SETTINGS.values() if s.provider == target.mirror)
 
 
