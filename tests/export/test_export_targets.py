@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import csv
+import dataclasses
 import importlib.util
 import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from jsonschema import Draft202012Validator
 from stand_trees import FILES, git, make_tree
 
 import evolve.export.bundle.drop_in
+import evolve.export.bundle.plan
 import evolve.export.bundle.plan_python
 import evolve.export.distill.search
 import evolve.export.evidence.evidence
@@ -26,9 +29,12 @@ import evolve.export.proof.call_chain
 import evolve.export.proof.equivalence
 import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
+import evolve.export.targets.targets
+from evaluators.data.contract import Gpu
 from evaluators.data.workloads import WORKLOADS
 from evaluators.language.cpp.compiler import CHECKED, Compiler, HostFunction, compile_function
 from evaluators.language.gate import parse_program
+from evolve.export.patch.guard import fall_through
 
 SEEDS = ROOT / "seeds"
 FA4_DECODE_WORDS = "one query token per sequence, head_dim 128, no sliding window"
@@ -734,3 +740,167 @@ def test_stock_never_decreases_with_the_length(tmp_path: Path) -> None:
     change = change_header(tree, form, stock_form("schedule"), keep_stock=False)
     function = compile_change(change, find_compiler(), tmp_path)
     assert prove_monotone(function, change.inputs, frozenset()).walks > 300
+
+
+WITHOUT_FIRST_GUARD = (
+    (SEEDS / "fa3_stock.py")
+    .read_text()
+    .replace("shape.total_mblocks >= float32(float32(0.8) * gpu.num_sms)", "shape.total_mblocks >= 100000000")
+)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unjudged")
+def test_kept_lines_that_overflow_behind_a_removed_guard_are_not_kept(export: Command, tmp_path: Path) -> None:
+    """FA3's first guard keeps `total_mblocks * num_splits` in 32 bits; a program may do without it."""
+    result = export(WITHOUT_FIRST_GUARD, "fa3")
+    assert result.code == 0, result.err
+    removed = [x for x in changed_lines(tmp_path / "out") if x.startswith("-")]
+    assert not [x for x in removed if "inline int" not in x and "return num_splits_heuristic(" not in x], removed
+
+
+STATIC_ALONE = """\
+def schedule(shape, gpu):
+    if shape.varlen:
+        return 0, None, 0
+    return 32, None, 0
+"""
+VLLM_MORE = """\
+def schedule(shape, gpu):
+    return 64 if shape.batch * shape.num_heads_kv <= 2 else 32, None, 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "target"),
+    [
+        (STATIC_ALONE, "fa3-vllm"),  # vLLM's kernel was recorded in metadata mode alone
+        (str(SEEDS / "vllm_constant32.py"), "vllm"),
+        (VLLM_MORE, "vllm"),  # vLLM's own setting is the upper bound
+    ],
+)
+def test_what_was_not_measured_is_not_exported(export: Command, tmp_path: Path, program: str, target: str) -> None:
+    result = export(program, target, "--partial")
+    assert result.code == 2 and "there is nothing to patch" in result.err, result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_harm_is_looked_at_for_the_prepare_kernel(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.evidence.evidence, "WORKLOADS", WORKLOADS)
+    wide = ONE_WAVE.replace("/ gpu.num_sms))", "/ gpu.num_sms) * 2)")
+    result = export(wide, "fa3-prepare", "--partial")
+    assert result.code == 2 and "it harms ragged batches" in result.err and "blocks per split" in result.err
+    assert "--" not in result.err.partition("hint")[2] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_fork_without_recordings_is_judged_by_its_origin(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.evidence.evidence, "WORKLOADS", WORKLOADS)
+    result = export(str(SEEDS / "always_2.py"), "fa3-sgl", "--unmeasured", "--partial")
+    assert result.code == 2 and "fa3_fwd-metadata" in result.err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("slower", "refused"), [(4, False), (5, True)])
+def test_a_quarter_of_slower_launches_is_too_many(slower: int, refused: bool) -> None:
+    """Whatever the mean says: sixteen to fifteen launches that change run twice as fast here."""
+    target = evolve.export.targets.targets.target_named("fa3")
+    program = parse_program(THREE_BLOCKS)
+    gathered = evolve.export.evidence.evidence.gather(
+        target, program, evolve.export.evidence.evidence.recorded_tables(target, ROOT / "results" / "tables"), Gpu()
+    )
+    (changed, *_) = [r for r in gathered if r.changed and r.result and not r.case.ragged]
+    logs = [-0.02] * slower + [0.7] * (20 - slower)
+    rows = [dataclasses.replace(changed, result=dataclasses.replace(changed.result, log_speedup=x)) for x in logs]  # type: ignore[type-var]
+    found = evolve.export.evidence.harm.harms(rows)
+    assert bool(found) is refused and (not refused or "5 of the 20 shapes" in next(iter(found.values()))[0])
+
+
+def test_a_refusal_names_every_reason_and_no_option_that_does_not_help(export: Command) -> None:
+    champion = str(ROOT / "results" / "champions" / "fa3-metadata.py")
+    result = export(champion, "fa4")
+    assert result.code == 2
+    for reason in ("shape.batch, shape.num_heads_kv", "blocks_per_split", "no latencies"):
+        assert reason in result.err
+    assert "--partial" not in result.err and "--unmeasured" not in result.err
+    result = export(champion, "fa3-sgl")
+    assert "--partial leaves it out" in result.err and "--unmeasured exports all the same" in result.err
+
+
+def test_a_wrong_source_is_found_out_before_any_work(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.bundle.plan, "gather", lambda *_: pytest.fail("the program was asked"))
+    tree = make_tree(tmp_path / "vllm", "vllm", stand_in=True)
+    result = export(THREE_BLOCKS, "fa3", tree=tree)
+    assert (result.code, "holds no hopper/heuristics.h" in result.err) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_blobless_sparse_clone_will_do(export: Command, tmp_path: Path) -> None:
+    whole = make_tree(tmp_path / "whole", "fa3", stand_in=True)
+    (whole / "assets").mkdir()
+    (whole / "assets" / "paper.pdf").write_text("large")
+    git(whole, "add", "-A")
+    git(whole, "commit", "-qm", "A paper")
+    git(whole, "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "-q", "--filter=blob:none", "--no-checkout", f"file://{whole}", "clone")
+    clone = tmp_path / "clone"
+    git(clone, "sparse-checkout", "set", "--no-cone", "/hopper/")
+    git(clone, "checkout", "-q", "main")
+    whole.rename(tmp_path / "gone")
+    result = export(THREE_BLOCKS, "fa3", tree=clone)
+    assert result.code == 0, result.err
+    assert git(tmp_path / "gone", "apply", "--check", str(tmp_path / "out" / "0001-num-splits.patch")) == ""
+
+
+WITH_HELPER = """\
+SMALL = (2, 4)
+
+
+def wanted(shape, few):
+    for limit in SMALL:
+        if shape.batch * shape.num_heads_kv <= limit:
+            return 3
+    return few + shape.head_dim // 128
+
+
+def schedule(shape, gpu):
+    if shape.batch >= 64:
+        return 0, None, 0
+    return wanted(shape, 1), None, 0
+"""
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_helpers_and_tables_go_to_python_targets(export: Command, tmp_path: Path) -> None:
+    result = export(WITH_HELPER, "vllm")
+    assert result.code == 0, result.err
+    git(tmp_path / "tree", "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    text = (tmp_path / "tree" / "vllm/v1/attention/backends/flash_attn.py").read_text()
+    functions = [n for n in ast.parse(text).body if getattr(n, "name", "") in ("_num_splits_for_cuda_graph", "wanted")]
+    scope: dict[str, object] = {}
+    exec("\n".join(ast.unparse(n) for n in functions), scope)
+    rule = scope["_num_splits_for_cuda_graph"]
+    assert [rule(b, 8, h, 128, 32) for b, h in ((1, 4), (2, 4), (64, 1))] == [3, 2, 32]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("body", "flat"),
+    [
+        ("if a:\n    return 0\nreturn 3", "if not a:\n    return 3"),
+        ("if a < 1 or b:\n    return 0\nx = 2\nreturn x", "if a >= 1 and (not b):\n    x = 2\n    return x"),
+        ("if a:\n    return 3\nreturn 0", "if a:\n    return 3"),
+        ("if a:\n    if b:\n        return 0\n    return 3\nreturn 4",
+         "if a:\n    if not b:\n        return 3\nelse:\n    return 4"),
+        ("if a:\n    return 3\nelse:\n    return 0", "if a:\n    return 3"),
+        ("for i in range(3):\n    if i:\n        return 0\nreturn 3", None),
+    ],
+)  # fmt: skip
+def test_a_program_falls_through_where_it_answers_0(body: str, flat: str | None) -> None:
+    found = fall_through(ast.parse(f"def f():\n{textwrap.indent(body, '    ')}").body[0].body)  # type: ignore[attr-defined]
+    assert (None if found is None else "\n".join(ast.unparse(s) for s in found)) == flat
