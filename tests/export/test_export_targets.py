@@ -35,6 +35,7 @@ from evaluators.data.workloads import WORKLOADS
 from evaluators.language.cpp.compiler import CHECKED, Compiler, HostFunction, compile_function
 from evaluators.language.gate import parse_program
 from evolve.export.patch.guard import fall_through
+from evolve.export.patch.header import with_includes
 
 SEEDS = ROOT / "seeds"
 FA4_DECODE_WORDS = "one query token per sequence, head_dim 128, no sliding window"
@@ -383,6 +384,7 @@ def test_a_caller_that_decides_otherwise_stops_the_export(export: Command, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unjudged")
 def test_vllms_fork_has_one_caller(export: Command, tmp_path: Path) -> None:
     assert export(BY_LENGTH, "fa3-vllm").code == 0
     files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"]
@@ -473,9 +475,7 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
     # The number of sequences, padded as the graph is; what was not measured keeps the constant.
     wanted = ("num_reqs", "self.num_heads_q", "self.aot_sliding_window == (-1, -1)", "self.headdim == 128")
     assert not [part for part in wanted if part not in "".join(changed_lines(tmp_path / "out"))]
-    assert "num_actual_tokens," not in text and "cudagraph_capture_sizes" not in "".join(
-        changed_lines(tmp_path / "out")
-    )
+    assert not re.search("num_actual_tokens|capture_sizes", "".join(changed_lines(tmp_path / "out")))
     assert "passes the target's ruff format" in (tmp_path / "out" / "PR_BODY.md").read_text()
     ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "88", "--check", "-q", "-"]
     assert subprocess.run(ruff, input=text.encode(), check=False).returncode == 0
@@ -557,9 +557,11 @@ def schedule(shape, gpu):
 """
     result = export(waves, "fa4", "--unmeasured")
     assert result.code == 0, result.err
-    git(tmp_path / "tree", "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    git(tmp_path / "tree", "apply", str(tmp_path / "out" / "0001-num-splits.patch"))
     scope: dict[str, object] = {}
-    exec((tmp_path / "tree" / "flash_attn" / "cute" / "interface.py").read_text(), scope)
+    tree = ast.parse((tmp_path / "tree" / "flash_attn" / "cute" / "interface.py").read_text())
+    functions = [n for n in tree.body if getattr(n, "name", "") in ("num_splits_heuristic", "filled")]
+    exec("\n".join(ast.unparse(n) for n in functions), scope)
     rule = scope["num_splits_heuristic"]
     assert [rule(0, 148, 10, 128, d) for d in (True, False)] == [1, 1]  # type: ignore[operator]
     assert [rule(8, 148, 30, 128, d) for d in (True, False)] == [19, 18]  # type: ignore[operator]
@@ -818,6 +820,15 @@ def test_a_quarter_of_slower_launches_is_too_many(slower: int, refused: bool) ->
     rows = [dataclasses.replace(changed, result=dataclasses.replace(changed.result, log_speedup=x)) for x in logs]  # type: ignore[type-var]
     found = evolve.export.evidence.harm.harms(rows)
     assert bool(found) is refused and (not refused or "5 of the 20 shapes" in next(iter(found.values()))[0])
+
+
+def test_what_a_translation_needs_is_included() -> None:
+    source = b"#pragma once\n\n#include <vector>\n\nint f() { return 1; }\n"
+    changed = source.replace(b"return 1", b"int64_t x = 1; return int(std::sqrt(x))")
+    assert with_includes(changed, source).startswith(
+        b"#pragma once\n\n#include <vector>\n#include <cmath>\n#include <cst"
+    )
+    assert with_includes(source, source) == source
 
 
 def test_a_refusal_names_every_reason_and_no_option_that_does_not_help(export: Command) -> None:

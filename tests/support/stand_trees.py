@@ -236,7 +236,10 @@ def make_tree(folder: Path, target: str, *, stand_in: bool = False) -> Path:
     real = os.environ.get(f"EVOSPLIT_TREE_{target.upper().replace('-', '_')}")
     if real and not stand_in:
         # A clone: some tests commit to their tree.
-        git(folder.parent, "clone", "-q", "--shared", real, str(folder))
+        git(folder.parent, "clone", "-q", "--shared", "--no-checkout", real, str(folder))
+        # A partial clone lacks objects of other folders.
+        git(folder, "sparse-checkout", "set", "--no-cone", "/hopper/", "/flash_attn/cute/", "/vllm/", "/pyproject.toml")
+        git(folder, "checkout", "-q")
         return folder
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")

@@ -144,6 +144,7 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
         source[: function.parameters_end] + extra + source[function.parameters_end : function.body_start] + new_body
         + source[function.body_end :]
     )  # fmt: skip
+    changed = with_includes(changed, source)
     edits = {HEADER: changed} if changed != source else {}
     if passed:
         edits |= change_callers(tree, list(passed.values()))
@@ -158,6 +159,26 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
         keeps_stock=bool(kept),
         notes=body.notes,
     )
+
+
+INCLUDES = {
+    "cmath": rb"std::(?:sqrt|ceil|floor|nearbyint|fabs|trunc|fmod|exp|log\w*|pow)\b", "cstdint": rb"\bint64_t\b",
+    "vector": rb"std::vector\b",
+}  # fmt: skip
+"""Headers that a translation may need; vLLM's fork no longer gets the first two through PyTorch's."""
+
+
+def with_includes(changed: bytes, source: bytes) -> bytes:
+    """The changed file with what it now needs included, behind the last `#include <...>`."""
+    needed = [
+        name for name, use in INCLUDES.items()
+        if len(re.findall(use, changed)) > len(re.findall(use, source)) and f"<{name}>".encode() not in source
+    ]  # fmt: skip
+    places = [m.end() for m in re.finditer(rb"^#include <[^>]*>$", changed, re.MULTILINE)]
+    if not needed or not places:
+        return changed
+    lines = "".join(f"\n#include <{name}>" for name in needed).encode()
+    return changed[: places[-1]] + lines + changed[places[-1] :]
 
 
 def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
