@@ -302,8 +302,9 @@ def apply_text(export: Export, patch_name: str) -> str:
 tried here. `bench_repro.py` compares stock and proposed num_splits on your GPU before you build anything.
 
 Files: `{patch_name}` (the change), `PR_BODY.md` (text of the pull request), `decision_diff.csv` (what the target
-launches for every shape of the workloads, before and after), `results.csv` (recorded latencies), `provenance.json`
-(hashes, versions, what was proved), `program.py` (the heuristic as it was exported), `bench_repro.py`{test}.
+launches for every shape of the workloads, before and after), `outside_domain.csv` (for `heuristics.h`: what it decides
+for calls that nobody measured), `results.csv` (recorded latencies), `provenance.json` (hashes, versions, what was
+proved), `program.py` (the heuristic as it was exported), `bench_repro.py`{test}.
 """
 
 
@@ -326,6 +327,7 @@ def module_text(export: Export) -> str:
         *_activation(export),
         "## Limits",
         "",
+        *_rows_limits(export),
         *(f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()),
         f"- Workspace: {_workspace(export.rows)}",
         f"- Batch invariance: {_batch_invariance(export)}",
