@@ -81,9 +81,8 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     for workload, rules in export.rules.items():
         for rule in rules:
             if rule.reason:
-                say(
-                    f"no launch changes on {workload} by line {rule.line}, {plain(rule.condition)}: {plain(rule.reason)}"
-                )
+                where = f"line {rule.line}, {plain(rule.condition)}"
+                say(f"no launch changes on {workload} by {where}: {plain(rule.reason)}")
     if distilled is not None:
         say(f"distilled: {distilled.curve[-1].rules} rules keep {distilled.curve[-1].share:.0%} of the program's gain")
     for left, why in export.left_out.items():

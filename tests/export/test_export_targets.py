@@ -256,6 +256,7 @@ def test_the_bundle_is_whole_and_its_patch_applies(export: Command, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unjudged")
 def test_the_json_agrees_with_its_schema(export: Command, tmp_path: Path) -> None:
     result = export(ONE_WAVE, "fa3-prepare", "--json")
     assert result.code == 0, result.err
@@ -376,7 +377,7 @@ def test_a_caller_that_decides_otherwise_stops_the_export(export: Command, tmp_p
     """The mirror says what the target launches; a tree with other tiles would make its table wrong."""
     tree = make_tree(tmp_path / "tree", "fa3", stand_in=True)
     path = tree / "hopper/flash_api.cpp"
-    path.write_text(path.read_text().replace("(params.seqlen_k + kBlockN - 1) / kBlockN", "params.seqlen_k / kBlockN"))
+    path.write_text(path.read_text().replace("(loaded + kBlockN - 1) / kBlockN", "loaded / kBlockN"))
     git(tree, "commit", "-q", "-a", "-m", "Round down")
     result = export(THREE_BLOCKS, "fa3", tree=tree)
     assert (result.code, "hopper/flash_api.cpp decides" in result.err) == (2, True), result.err
@@ -596,6 +597,7 @@ def test_the_module_stands_alone(evosplit: Command, export: Command, tmp_path: P
         ("2, True, 0", "fa3-vllm", "pack_gqa"),
     ],
 )
+@pytest.mark.usefixtures("unjudged")
 def test_what_the_target_cannot_express_is_refused_or_left_out(
     export: Command, tmp_path: Path, answer: str, target: str, message: str
 ) -> None:
@@ -736,19 +738,21 @@ def test_stock_never_decreases_with_the_length(tmp_path: Path) -> None:
     from evolve.export.patch.tree import open_tree
     from evolve.export.proof.equivalence import compile_change
     from evolve.export.proof.monotone import prove_monotone
+    from evolve.export.targets.domain import Domain
+    from evolve.export.targets.targets import target_named
 
-    tree = open_tree(make_tree(tmp_path / "tree", "fa3"), "fa3")
+    everywhere = Domain(everywhere=True)
+    tree = open_tree(make_tree(tmp_path / "tree", "fa3"), target_named("fa3"))
     form = form_of(parse_program((SEEDS / "fa3_stock.py").read_text()), "schedule")
-    change = change_header(tree, form, stock_form("schedule"), keep_stock=False)
+    change = change_header(tree, form, stock_form("schedule"), keep_stock=False, domain=everywhere)
     function = compile_change(change, find_compiler(), tmp_path)
-    assert prove_monotone(function, change.inputs, frozenset()).walks > 300
+    assert prove_monotone(function, change.inputs, frozenset(), everywhere).walks > 300
 
 
-WITHOUT_FIRST_GUARD = (
-    (SEEDS / "fa3_stock.py")
-    .read_text()
-    .replace("shape.total_mblocks >= float32(float32(0.8) * gpu.num_sms)", "shape.total_mblocks >= 100000000")
-)
+STOCK = (SEEDS / "fa3_stock.py").read_text()
+WITHOUT_FIRST_GUARD = STOCK.replace(
+    "shape.total_mblocks >= float32(float32(0.8) * gpu.num_sms)", "shape.total_mblocks >= 100000000"
+).replace("shape.num_n_blocks <= 4", "shape.num_n_blocks <= 2")
 
 
 @pytest.mark.slow
@@ -829,6 +833,25 @@ def test_what_a_translation_needs_is_included() -> None:
         b"#pragma once\n\n#include <vector>\n#include <cmath>\n#include <cst"
     )
     assert with_includes(source, source) == source
+
+
+FALLS_IN_STATIC_MODE = """\
+def schedule(shape, gpu):
+    if shape.varlen:
+        return 0, None, 0
+    if shape.num_n_blocks >= 3 and shape.total_mblocks <= 4:
+        return 3 if shape.num_n_blocks <= 30 else 2, None, 0
+    return 0, None, 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unjudged")
+def test_static_mode_knows_no_metadata_that_could_disagree(export: Command, tmp_path: Path) -> None:
+    result = export(FALLS_IN_STATIC_MODE, "fa3")
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["domain"]["varlen"] is False
+    assert any("params.num_splits_dynamic_ptr == nullptr" in x for x in changed_lines(tmp_path / "out"))
 
 
 def test_a_refusal_names_every_reason_and_no_option_that_does_not_help(export: Command) -> None:

@@ -214,7 +214,8 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
     outside = prove_outside(tree, change, gpu.num_sms, compiler, folder / "outside", domain=domain)
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)
-    monotone = prove_monotone(function, change.inputs, form.fields() if not change.keeps_stock else _own(form, stock))
+    fields = form.fields() if not change.keeps_stock else _own(form, stock)
+    monotone = prove_monotone(function, change.inputs, fields, domain)
     return exported(
         name, program, target, tree, form, change, proof, verdict,
         stock=stock, rows=rows, tables=tables, gpu=gpu, monotone=monotone, followed=followed, outside=outside,
