@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 from evolve.export.bundle.plan import Export
 from evolve.export.evidence.evidence import Row, Summary
@@ -136,9 +135,7 @@ def _batch_invariance(export: Export) -> str:
 
 def _environment(export: Export) -> list[str]:
     tree = export.tree
-    # A local path as the origin is nobody's business.
-    origin = tree.origin if tree and re.match(r"https?://|ssh://|git@", tree.origin) else export.target.project
-    lines = [f"- patch made against {tree.revision[:12]} ({origin})"] if tree else []
+    lines = [f"- patch made against {tree.revision[:12]} ({tree.origin or export.target.project})"] if tree else []
     lines += [f"- proof: {export.proof.compiler}"]
     if export.tables:
         listed = "; ".join(f"{name} (sha256 {digest[:16]})" for name, digest in export.tables.items())

@@ -23,7 +23,7 @@ class Tree:
     Attributes:
         path: its top folder.
         revision: commit that is checked out.
-        origin: URL it was cloned from, or an empty text.
+        origin: URL it was cloned from; empty where that is a path on this machine, or not known.
     """
 
     path: Path
@@ -73,8 +73,8 @@ def open_tree(path: Path, target: Target) -> Tree:
             hint="commit or stash them: the patch is made from what is committed",
         )
     origin = _git(top, "config", "--get", "remote.origin.url", check=False).stdout.decode(errors="replace").strip()
-    # A URL may carry a token before the @.
-    origin = re.sub(r"(?<=://)[^/@]*@", "", origin)
+    # A URL may carry a token before the @; a path on this machine is nobody's business.
+    origin = re.sub(r"(?<=://)[^/@]*@", "", origin) if re.match(r"https?://|ssh://|git@", origin) else ""
     tree = Tree(top, found.stdout.decode().strip(), origin)
     if tree.read(target.file) is None:
         raise UserError(f"{top} holds no {target.file}", hint=f"{hint}; nothing was changed")
