@@ -854,6 +854,25 @@ def test_static_mode_knows_no_metadata_that_could_disagree(export: Command, tmp_
     assert any("params.num_splits_dynamic_ptr == nullptr" in x for x in changed_lines(tmp_path / "out"))
 
 
+IN_A_LOOP = """\
+def schedule(s, g):
+    for few in (1, 2):
+        if s.num_n_blocks <= few:
+            return 0, None, 0
+    if s.total_mblocks <= 2 and s.num_n_blocks <= 4:
+        return 3, None, 0
+    return 0, None, 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unjudged")
+def test_a_loop_that_leaves_it_to_stock_calls_stock(export: Command, tmp_path: Path) -> None:
+    result = export(IN_A_LOOP, "fa3")
+    assert result.code == 0, result.err
+    assert "stock_choice" in "".join(changed_lines(tmp_path / "out"))
+
+
 def test_a_refusal_names_every_reason_and_no_option_that_does_not_help(export: Command) -> None:
     champion = str(ROOT / "results" / "champions" / "fa3-metadata.py")
     result = export(champion, "fa4")

@@ -84,20 +84,25 @@ def guarded_forms(form: Form, spelled: Form, stock: Form, domain: Domain) -> lis
         stock: FA3's own rule.
         domain: where the program decides.
     """
-    views = dict(zip(form.views, stock.views, strict=True))
-    body = [Rename(views).visit(copy.deepcopy(s)) for s in form.body]
-    own = replace(form, views=dict(stock.views), body=body, comments={k: list(v) for k, v in form.comments.items()})
-    flat = fall_through(body)
+    own = _over_views(form, stock)
+    flat = fall_through(own.body)
     if flat is None:
         # A loop answers 0: FA3's rule is called there, and stands once more below.
-        own = replace(spelled, comments={k: list(v) for k, v in spelled.comments.items()})
+        own = _over_views(spelled, stock)
         return [_in_front(own, own.body, stock, domain)] if domain.limited else [own]
-    if leaves_some(body):
+    if leaves_some(own.body):
         return [_in_front(own, flat, stock, domain)]
     if not domain.limited:
         return [own]
     between = _between(own, stock, domain)
     return [*([between] if between else []), _in_front(own, own.body, stock, domain)]
+
+
+def _over_views(form: Form, stock: Form) -> Form:
+    """The form with FA3's rule's names for the inputs, and comments of its own."""
+    views = dict(zip(form.views, stock.views, strict=True))
+    body = [Rename(views).visit(copy.deepcopy(s)) for s in form.body]
+    return replace(form, views=dict(stock.views), body=body, comments={k: list(v) for k, v in form.comments.items()})
 
 
 def _stock_body(own: Form, stock: Form) -> list[ast.stmt]:
