@@ -21,7 +21,7 @@ class _Section(BaseModel):
 
 
 class JudgeConfig(_Section):
-    """What candidates are judged on."""
+    """Judge of candidates: table or GPU, weighting, caps."""
 
     workload: str = Field("llama31-70b", description=f"workload: {', '.join(WORKLOADS)}")
     setting: str = Field("fa3_fwd-metadata-cold", description=f"provider, mode, cache: {', '.join(LIVE_SETTINGS)}")
@@ -37,7 +37,7 @@ class JudgeConfig(_Section):
 
 
 class MeasureConfig(_Section):
-    """Who measures, with `judge.measure: live`; without this section, one process on the current GPU."""
+    """GPUs that measure, with `judge.measure: live`; without this section, one process on the current GPU."""
 
     executor: Literal["local", "ray"] = Field(
         "local", description="local: one process per GPU of this machine; ray: a Ray cluster (RAY_ADDRESS)"
@@ -132,7 +132,7 @@ ProposerConfig = OfflineConfig | OpenAIConfig | ManualConfig | ReplayConfig
 
 
 class Price(_Section):
-    """What a model costs, in US dollars per million tokens."""
+    """Price of a model, in US dollars per million tokens."""
 
     input: float = Field(ge=0, description="US dollars per million prompt tokens")
     output: float = Field(ge=0, description="US dollars per million answer tokens")
@@ -255,7 +255,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     if path[-1:] in (("base_url",), ("api_key_env",)):
         # Somebody may have put a key there.
         return (
-            f"{where}: not of the form that is wanted",
+            f"{where}: invalid format",
             "keys come from the environment alone: evosplit config schema",
         )
     if first["type"] == "value_error":
@@ -287,7 +287,7 @@ def _override(data: dict[str, Any], text: str) -> None:
 
 
 def _why(error: Exception) -> str:
-    """What is wrong with a YAML text, on one line; the library's own message draws the place on several."""
+    """Error of a YAML text, on one line; the library's own message draws the place on several."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"

@@ -13,7 +13,13 @@ from collections import Counter
 from pathlib import Path
 
 from evaluators.data.contract import Gpu
-from evaluators.measure.compiled_decisions import Reading, mirror, read_metadata, read_num_splits, reading_setting
+from evaluators.measure.compiled_decisions import (
+    CompiledDecision,
+    mirror,
+    read_metadata,
+    read_num_splits,
+    reading_setting,
+)
 from evaluators.measure.providers import ProviderUnavailable, open_provider
 from evaluators.measure.providers.memory import KvPool
 
@@ -25,7 +31,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000)
     options = parser.parse_args()
     pool = KvPool((6 << 30) // 2, seed=1)
-    readings: list[Reading] = []
+    readings: list[CompiledDecision] = []
     for name in ("fa3_fwd", "vllm"):
         try:
             provider = open_provider(name)

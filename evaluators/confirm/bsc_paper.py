@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.gain import Gain, gain_of
 from evaluators.data.workloads import LLAMA_HEADS, bsc_160
 from evaluators.fa3.launch import canonical_launch, spelled_out
-from evaluators.latencies.oracle import log_speedups, standard_error
 from evaluators.latencies.store import shape_key
-from evaluators.measure.worker_client import MeasureError, Trouble, Worker
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.worker_client import GpuWorker
 
 PAPER = "arXiv 2604.00028"
 ROUNDS = 12
@@ -120,19 +121,6 @@ class Measured:
         return statistics.median(self.latencies_us)
 
 
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """Speed-up of one launch over another on the same shape: paired log ratio and whether it is a regression."""
-
-    log_speedup: float
-    standard_error: float
-
-    @property
-    def regression(self) -> bool:
-        """Slower by more than max(1%, 3 standard errors), as the judge counts."""
-        return -self.log_speedup > max(0.01, 3 * self.standard_error)
-
-
 class Readings:
     """What was measured, looked up by setting, shape and decision."""
 
@@ -152,8 +140,7 @@ class Readings:
     def gain(self, where: Setting, shape: DecodeShape, decision: Decision, baseline: Decision = Decision()) -> Gain:  # noqa: B008
         """Speed-up of a decision over the baseline."""
         one, other = self.of(where, shape, baseline), self.of(where, shape, decision)
-        logs = log_speedups(one.latencies_us, other.latencies_us)
-        return Gain(statistics.median(logs), standard_error(logs))
+        return gain_of(one.latencies_us, other.latencies_us)
 
 
 def wanted_decisions(policies: Policies) -> Iterator[tuple[Setting, DecodeShape, list[Decision]]]:
@@ -176,7 +163,7 @@ def wanted_decisions(policies: Policies) -> Iterator[tuple[Setting, DecodeShape,
 
 
 def measure_all(
-    worker: Worker,
+    worker: GpuWorker,
     policies: Policies,
     gpu: Gpu,
     *,
@@ -210,7 +197,7 @@ def measure_all(
         try:
             reply = worker.measure(shape, list(launches.values()), rounds=ROUNDS)
         except MeasureError as error:
-            if error.kind is not Trouble.MEMORY:
+            if error.kind is not MeasureErrorKind.MEMORY:
                 raise
             lost.append({"setting": where.name, "shape": shape_key(shape), "reason": str(error)})
             continue
@@ -229,7 +216,7 @@ def measure_all(
     return {**facts, "rounds": ROUNDS, "rows": rows, "lost": lost}
 
 
-def _facts_of(worker: Worker, where: Setting) -> dict[str, Any]:
+def _facts_of(worker: GpuWorker, where: Setting) -> dict[str, Any]:
     """What is read once per setting: peers, copy bandwidth, compiled decisions, kernel names."""
     if where.mode is Mode.VARLEN:
         return {}

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from evaluators.data.contract import Decision, Gpu, Mode, Setting
 from evaluators.data.workloads import Case
 from evaluators.fa3.launch import Launch, canonical_launch
-from evaluators.measure.worker_client import MeasureError, Trouble, Worker
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.worker_client import GpuWorker
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Choice:
 
 
 def read_choices(
-    worker: Worker, table: Sequence[Expected], gpu: Gpu, *, on_choice: Callable[[Choice], None] = lambda _: None
+    worker: GpuWorker, table: Sequence[Expected], gpu: Gpu, *, on_choice: Callable[[Choice], None] = lambda _: None
 ) -> list[Choice]:
     """Ask the build about every shape of one setting; the worker must be open for it.
 
@@ -86,11 +87,11 @@ def read_choices(
     return found
 
 
-def _read(worker: Worker, row: Expected, gpu: Gpu) -> Choice:
+def _read(worker: GpuWorker, row: Expected, gpu: Gpu) -> Choice:
     try:
         reply = worker.compiled(row.case.shape, row.asked)
     except MeasureError as error:
-        if error.kind in (Trouble.LOST, Trouble.UNAVAILABLE):
+        if error.kind in (MeasureErrorKind.LOST, MeasureErrorKind.UNAVAILABLE):
             raise
         return Choice(row, 0, (), agrees=False, stock=False, trouble=str(error))
     live = tuple(reply.get("live_splits", ()))

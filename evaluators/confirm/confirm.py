@@ -25,6 +25,7 @@ from evaluators.data.workloads import (
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.language.gate import Program
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import (
     Block,
     Comparison,
@@ -35,7 +36,7 @@ from evaluators.measure.pairing import (
     suite_interval,
     suite_verdict,
 )
-from evaluators.measure.worker_client import MeasureError, Trouble, Worker
+from evaluators.measure.worker_client import GpuWorker
 from evaluators.sandbox.sandbox import Limits, Sandbox
 
 FRESH_BATCHES = 48
@@ -210,7 +211,7 @@ def build_suite(
 
 def confirm_shapes(
     subjects: Sequence[Subject],
-    worker: Worker,
+    worker: GpuWorker,
     rng: random.Random,
     *,
     deadline: float | None = None,
@@ -235,16 +236,18 @@ def confirm_shapes(
     return found
 
 
-def _confirm_shape(subject: Subject, worker: Worker, rng: random.Random) -> ShapeVerdict:
+def _confirm_shape(subject: Subject, worker: GpuWorker, rng: random.Random) -> ShapeVerdict:
     def measure(orders: list[str]) -> list[Block]:
         return worker.pairs(subject.case.shape, subject.baseline, subject.candidate, orders)
 
     try:
         comparison = compare(measure, rng)
     except MeasureError as error:
-        if error.kind in (Trouble.LOST, Trouble.UNAVAILABLE):
+        if error.kind in (MeasureErrorKind.LOST, MeasureErrorKind.UNAVAILABLE):
             raise
-        return ShapeVerdict(subject, Verdict.UNRELIABLE, trouble=str(error), wrong_output=error.kind is Trouble.WRONG)
+        return ShapeVerdict(
+            subject, Verdict.UNRELIABLE, trouble=str(error), wrong_output=error.kind is MeasureErrorKind.WRONG
+        )
     return ShapeVerdict(subject, comparison.verdict, comparison)
 
 

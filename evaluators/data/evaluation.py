@@ -1,11 +1,16 @@
-"""What the judge says of one candidate."""
+"""Evaluations: scores, feedback and status of one candidate, as the judge returns them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.gain import Gain
 from evaluators.data.status import Status
+
+OVERFIT_SHARE, OVERFIT = "lone_share", "memorised"
+"""Features that a recheck adds, by their names in journals and JSON, which are older than the word overfit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,8 @@ class Opportunity:
         speedup: baseline latency / candidate latency.
         gain: log of the speed-up still to be had.
         weight: share of the shape in the score.
-        curve: every recorded decision of the shape, spelled out likewise, with its log speed-up over the
-            baseline: what a kernel engineer would plot before writing a rule.
+        look_up: gain over the baseline of any decision on the shape, as the judge would find it; None where it is
+            neither recorded nor between two recorded ones. `num_splits` must be spelled out.
     """
 
     name: str
@@ -61,7 +66,7 @@ class Opportunity:
     speedup: float
     gain: float
     weight: float
-    curve: tuple[tuple[Decision, float], ...]
+    look_up: Callable[[Decision], Gain | None] = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +106,10 @@ class Evaluation:
     """The judge's answer for one candidate.
 
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
-    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a second look also
-    lone_share, the share of the gain that no neighbouring shape shares, and memorised, where that share is so large
-    that the scores were lowered (see `evaluators.scoring.memorising`). `speedups` holds the speed-up over the baseline
-    by case id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
+    `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a recheck also
+    `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, where that share is so
+    large that the scores were lowered (see `evaluators.scoring.overfit`). `speedups` holds the speed-up over the
+    baseline by case id, `regressed` the cases that are regressions. `gpu_s` are the seconds that measuring kept a GPU
     busy, `measured` when that was; 0 and empty where latencies are recorded ones, or all of them were known.
     """
 
@@ -125,9 +130,9 @@ class Evaluation:
     measured: tuple[Measuring, ...] = ()
 
     @property
-    def memorised(self) -> bool:
-        """Whether the second look lowered the scores."""
-        return "memorised" in self.features
+    def overfit(self) -> bool:
+        """Whether the recheck lowered the scores."""
+        return OVERFIT in self.features
 
     @property
     def scores(self) -> dict[str, SplitScore]:

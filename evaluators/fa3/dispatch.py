@@ -35,7 +35,7 @@ def float32(value: float) -> float:
 
 
 SHAPES_KEPT = 1 << 14
-"""Shapes whose views are remembered: a workload with the neighbours that the second look asks about."""
+"""Shapes whose views are remembered: a workload with the neighbours that the recheck asks about."""
 
 _POINT_EIGHT = float32(0.8)
 _ONE_POINT_ONE = float32(1.1)

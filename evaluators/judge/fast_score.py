@@ -15,7 +15,7 @@ import numpy.typing as npt
 from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Mode
 from evaluators.data.workloads import Split
 from evaluators.judge.judge import Judge
-from evaluators.language.vectorised import DecisionArrays
+from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.score import REGRESSION_PENALTY
 
 PACK = (None, False, True)

@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evaluators.data.contract import Decision, Gpu, Setting
 from evaluators.data.evaluation import Evaluation, Feedback, Measuring, Opportunity
-from evaluators.data.questions import Answers, Question
+from evaluators.data.questions import Question
 from evaluators.data.status import Status
-from evaluators.data.workloads import Case, Split, Weighting, weights
-from evaluators.judge.recheck import SecondLook
+from evaluators.data.workloads import Case, Split, Weighting, cases_for, weights
+from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
 from evaluators.latencies.table import read_table, restrict
 from evaluators.sandbox.sandbox import Limits, Sandbox
-from evaluators.scoring.outcomes import Outcome, Outcomes
+from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.regressions import Regression, regression_of
 from evaluators.scoring.score import ShapeResult, split_score
+
+if TYPE_CHECKING:
+    from evaluators.measure.live import LiveSource
 
 WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
 
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
+DEFAULT_LIMITS = Limits()
 
 
 class Judge:
@@ -48,7 +52,6 @@ class Judge:
         weighting: Weighting,
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
-        vectorised: bool = False,
     ) -> None:
         """Prepare questions and weights.
 
@@ -61,7 +64,6 @@ class Judge:
             weighting: how much each case counts.
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
-            vectorised: ask numpy first and the sandbox only where that cannot answer; the decisions are the same.
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
@@ -74,13 +76,8 @@ class Judge:
             [c for c in cases if c.id in counted], setting, gpu, source, cap_bytes=workspace_cap_mb * 2**20
         )
         self._facts = self._outcomes.facts
-        self._limits = limits
+        self.limits = limits
         self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits)
-        self._vectoriser = None
-        if vectorised:
-            from evaluators.language.vectorised import Vectoriser
-
-            self._vectoriser = Vectoriser(self.gpu, self.questions)
         self.description = {
             "setting": self.setting.name,
             "weighting": weighting.value,
@@ -103,7 +100,7 @@ class Judge:
         """What candidates are asked, in the order of `cases`."""
         return tuple(f.question for f in self._facts.values())
 
-    def outcome(self, case_id: str, decision: Decision) -> Outcome:
+    def outcome(self, case_id: str, decision: Decision) -> DecisionOutcome:
         """See `Outcomes.of`."""
         return self._outcomes.of(case_id, decision)
 
@@ -126,18 +123,18 @@ class Judge:
 
     def _oracle_now(self) -> dict[Split, float]:
         return {
-            s: sum(share * self._outcomes.knowledge(i).oracle.log_gain for i, share in w.items())
+            s: sum(share * self._outcomes.known(i).oracle.log_gain for i, share in w.items())
             for s, w in self.weights.items()
         }
 
     @cached_property
-    def _second_look(self) -> SecondLook:
-        return SecondLook(
+    def _recheck(self) -> Recheck:
+        return Recheck(
             {i: (f.case.shape, f.question) for i, f in self._facts.items()},
             question=self._outcomes.question,
             weights=self.weights,
             gpu=self.gpu,
-            limits=self._limits,
+            limits=self.limits,
         )
 
     def _gains(self, decided: Sequence[tuple[str, Decision]], *, measured: list[Measuring]) -> list[float | None]:
@@ -160,7 +157,7 @@ class Judge:
         except ProgramRefused as refused:
             message = "\n".join(str(r) for r in refused.refusals)
             return Evaluation(refused.status, message, source_hash)
-        answers = self._answers(program)
+        answers = self._sandbox.ask(program)
         if answers.status is not Status.OK:
             return Evaluation(answers.status, answers.message, source_hash, program.normal_form)
         measured: list[Measuring] = []
@@ -187,16 +184,16 @@ class Judge:
         return tuple(sorted(found, key=lambda r: r.speedup))
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Look again at a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
+        """Recheck a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
 
-        See `SecondLook.look`.
+        See `Recheck.run`.
         """
         measured: list[Measuring] = []
-        return _paid(self._look_again(source, evaluation, measured), measured, first=evaluation)
+        return _paid(self._rechecked(source, evaluation, measured), measured, first=evaluation)
 
-    def _look_again(self, source: str, evaluation: Evaluation, measured: list[Measuring]) -> Evaluation:
+    def _rechecked(self, source: str, evaluation: Evaluation, measured: list[Measuring]) -> Evaluation:
         program = parse_program(source)
-        seen = self._second_look.look(program, evaluation, partial(self._gains, measured=measured))
+        seen = self._recheck.run(program, evaluation, partial(self._gains, measured=measured))
         if seen.status is not Status.OK or not self.grows:
             return seen
         # It may have measured more: what is said of the program is the same whether a search was interrupted here.
@@ -207,22 +204,10 @@ class Judge:
         ]
         return replace(seen, train=scores[0], holdout=scores[1], test=scores[2], feedback=now.feedback)
 
-    def _answers(self, program: Program) -> Answers:
-        if self._vectoriser is not None:
-            from evaluators.language.lanes import NotVectorisable
-
-            started = time.monotonic()
-            try:
-                decisions = self._vectoriser.ask(program).decisions()
-                return Answers(Status.OK, "", decisions, time.monotonic() - started)
-            except NotVectorisable:
-                pass
-        return self._sandbox.ask(program)
-
     def _score(
         self, program: Program, source_hash: str, decisions: Sequence[Decision], measured: list[Measuring]
     ) -> Evaluation:
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, DecisionOutcome] = {}
         results: dict[str, ShapeResult] = {}
         self._prepare(zip(self._facts, decisions, strict=True), measured)
         for case_id, decision in zip(self._facts, decisions, strict=True):
@@ -248,7 +233,7 @@ class Judge:
             feedback=self._feedback(outcomes),
         )
 
-    def _features(self, program: Program, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    def _features(self, program: Program, outcomes: Mapping[str, DecisionOutcome]) -> dict[str, float]:
         """MAP-Elites dimensions over the training shapes."""
         shares = self.weights[Split.TRAIN]
         # At least 1 on every shape; shares add up to 1 but for rounding.
@@ -256,25 +241,24 @@ class Judge:
         changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
         return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
 
-    def _feedback(self, outcomes: Mapping[str, Outcome]) -> Feedback:
+    def _feedback(self, outcomes: Mapping[str, DecisionOutcome]) -> Feedback:
         rows: list[tuple[bool, Opportunity]] = []
         for case_id, weight in self.weights[Split.TRAIN].items():
             facts, outcome = self._facts[case_id], outcomes[case_id]
             result = outcome.result
             assert result is not None
-            known = self._outcomes.knowledge(case_id)
-            best, best_log = known.curve[known.oracle.cell]
+            known = self._outcomes.known(case_id)
             opportunity = Opportunity(
                 name=case_id,
                 shape=facts.case.shape,
                 view=facts.view,
                 work=facts.work,
                 decided=outcome.shown,
-                best=best,
-                speedup=math.exp(result.log_speedup),
-                gain=max(0.0, best_log - result.log_speedup),
+                best=known.best,
+                speedup=result.speedup,
+                gain=max(0.0, known.gains[known.oracle.cell].log_speedup - result.log_speedup),
                 weight=weight,
-                curve=known.curve,
+                look_up=known.gain,
             )
             rows.append((result.regression, opportunity))
         rows.sort(key=lambda row: -row[1].weight * row[1].gain)
@@ -295,11 +279,10 @@ def _hash(source: str) -> str:
 def open_judge(
     table_folder: Path,
     *,
-    weighting: Weighting,
-    limits: Limits,
+    weighting: Weighting = Weighting.SERVING,
+    limits: Limits = DEFAULT_LIMITS,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     splits: Sequence[Split] = SEARCH_SPLITS,
-    vectorised: bool = False,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
 
@@ -322,5 +305,44 @@ def open_judge(
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
-        vectorised=vectorised,
+    )
+
+
+def open_live_judge(
+    source: LiveSource,
+    workload: str,
+    *,
+    weighting: Weighting,
+    limits: Limits,
+    workspace_cap_mb: int = WORKSPACE_CAP_MB,
+    splits: Sequence[Split] = SEARCH_SPLITS,
+) -> Judge:
+    """A judge of measurements; the test split stays sealed unless `splits` names it.
+
+    Its description names the GPU by UUID only where one GPU measures all: on a pool a run may go on with others of the
+    same kind, since every speed-up is a ratio on one GPU.
+
+    Raises:
+        SandboxUnavailable: this system cannot confine candidates.
+    """
+    description = {
+        "workload": workload,
+        "measure": "live",
+        "gpu": source.device.name,
+        "driver": source.device.driver,
+        "num_sms": str(source.gpu.num_sms),
+        "l2_bytes": str(source.gpu.l2_bytes),
+        "build": source.bench.build,
+    }
+    if source.one_gpu:
+        description["gpu_uuid"] = source.device.uuid
+    return Judge(
+        [c for c in cases_for(workload, source.setting) if c.split in splits],
+        source.setting,
+        source.gpu,
+        source,
+        description=description,
+        weighting=weighting,
+        limits=limits,
+        workspace_cap_mb=workspace_cap_mb,
     )

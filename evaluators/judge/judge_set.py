@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import islice
 
 from evaluators.data.contract import Decision
-from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.evaluation import OVERFIT, Evaluation, SplitScore
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case
 from evaluators.judge.judge import Judge
@@ -60,9 +60,9 @@ def _combined(scores: Sequence[SplitScore | None], objective: Objective) -> Spli
 
 
 def _features(every: Sequence[Evaluation]) -> dict[str, float]:
-    """Means over the tables; marked as memorised where one table is."""
+    """Means over the tables; marked as overfit where one table is."""
     shared = [key for key in every[0].features if all(key in e.features for e in every)]
-    marked = {"memorised": 1.0} if any(e.memorised for e in every) else {}
+    marked = {OVERFIT: 1.0} if any(e.overfit for e in every) else {}
     return {key: statistics.fmean(e.features[key] for e in every) for key in shared} | marked
 
 

@@ -1,25 +1,21 @@
-"""The second look at a program that would become best: another process, hash seed and order, and near-by shapes too."""
+"""Recheck of a program that would become best: in another process, order and hash seed, and on neighbouring shapes."""
 
 from __future__ import annotations
 
-import ast
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu
-from evaluators.data.evaluation import Evaluation
+from evaluators.data.evaluation import OVERFIT, OVERFIT_SHARE, Evaluation
 from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
 from evaluators.language.gate import Program
-from evaluators.language.lanes import NotVectorisable
-from evaluators.language.vectorised import Vectoriser
 from evaluators.sandbox.process import Limits
 from evaluators.sandbox.sandbox import Sandbox
-from evaluators.scoring.memorising import lone_gain, lone_part, neighbours, penalised
+from evaluators.scoring.overfit import neighbours, overfit_gain, overfit_part, penalised
 
 HASH_SEED = 1
 """Hash seed of the second process; the first has 0."""
@@ -28,8 +24,8 @@ ORDER_SEED = 20250
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
-    """What a program answered the second time.
+class RecheckResult:
+    """Answers of a program that was asked once more.
 
     Attributes:
         status: as in `Answers`.
@@ -44,7 +40,7 @@ class Again:
     near: tuple[tuple[Decision, ...], ...]
 
 
-class Recheck:
+class ShuffledSandbox:
     """Asks the same questions and their neighbours, shuffled together. Thread-safe."""
 
     def __init__(
@@ -69,18 +65,18 @@ class Recheck:
         self._sandbox = Sandbox(gpu, [together[i] for i in self._order], Limits(time_s, limits.memory_mb))
         self._questions = len(questions)
 
-    def ask(self, run: Callable[[Sandbox], Answers]) -> Again:
+    def ask(self, run: Callable[[Sandbox], Answers]) -> RecheckResult:
         """Ask through `run`, which hands the sandbox a program."""
         answers = run(self._sandbox)
         if answers.status is not Status.OK:
-            return Again(answers.status, answers.message, (), ())
+            return RecheckResult(answers.status, answers.message, (), ())
         placed: dict[int, Decision] = dict(zip(self._order, answers.decisions, strict=True))
         flat = [placed[i] for i in range(len(placed))]
         near, start = [], self._questions
         for size in self._sizes:
             near.append(tuple(flat[start : start + size]))
             start += size
-        return Again(Status.OK, "", tuple(flat[: self._questions]), tuple(near))
+        return RecheckResult(Status.OK, "", tuple(flat[: self._questions]), tuple(near))
 
 
 Gains = Callable[[Sequence[tuple[str, Decision]]], list[float | None]]
@@ -92,8 +88,8 @@ def difference(first: Sequence[Decision], second: Sequence[Decision]) -> int | N
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), None)
 
 
-class SecondLook:
-    """Judges what the second look shows. Thread-safe."""
+class Recheck:
+    """Runs programs once more, and judges what that shows. Thread-safe."""
 
     def __init__(
         self,
@@ -113,25 +109,24 @@ class SecondLook:
             gpu: as in `Sandbox`.
             limits: of the first look.
         """
-        self._weights, self._gpu, self._limits = weights, gpu, limits
+        self._weights = weights
         self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
-        self._asked = [asked for _, asked in cases.values()]
-        self._near_asked = [[question(shape) for _, shape in row] for row in self._near.values()]
-        self._vectoriser = Vectoriser(gpu, [q for row in self._near_asked for q in row])
-        self._repeat = Recheck(gpu, self._asked, [[] for _ in self._asked], limits)
+        asked = [question for _, question in cases.values()]
+        near = [[question(shape) for _, shape in row] for row in self._near.values()]
+        self._shuffled = ShuffledSandbox(gpu, asked, near, limits)
 
-    def look(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
-        """The evaluation with what the second look adds to it.
+    def run(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
+        """The evaluation with what the recheck adds to it.
 
         The program is asked once more in another process, with another hash seed, in another order and among near-by
-        shapes. Any difference makes it `UNSTABLE`. What it has learnt by heart is marked and taken off its scores.
+        shapes. Any difference makes it `UNSTABLE`. Where much of its gain is overfit, that is taken off its scores.
 
         Args:
             program: what was evaluated.
             evaluation: what the first look said, `OK`.
             gains: what near-by shapes' decisions would gain.
         """
-        again = self._again(program)
+        again = self._shuffled.ask(lambda sandbox: sandbox.ask(program, hash_seed=HASH_SEED))
         problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"
         if again.status is Status.OK:
             found = difference(evaluation.decisions, again.decisions)
@@ -144,30 +139,7 @@ class SecondLook:
             )
         return Evaluation(Status.UNSTABLE, problem, evaluation.source_hash, evaluation.normal_form)
 
-    def _again(self, program: Program) -> Again:
-        """Both sets of answers: near-by shapes from arrays where those can follow the program, which is faster."""
-
-        def run(sandbox: Sandbox) -> Answers:
-            return sandbox.ask(program, hash_seed=HASH_SEED)
-
-        if any(isinstance(node, ast.Attribute) and node.attr == "n_blocks" for node in ast.walk(program.tree)):
-            # Loops over all sequences: no faster as arrays, and a process of its own leaves this one free.
-            return self._together.ask(run)
-        try:
-            near = iter(self._vectoriser.ask(program).decisions())
-        except NotVectorisable:
-            return self._together.ask(run)
-        again = self._repeat.ask(run)
-        if again.status is not Status.OK:
-            return again
-        return replace(again, near=tuple(tuple(next(near) for _ in row) for row in self._near_asked))
-
-    @cached_property
-    def _together(self) -> Recheck:
-        """The sandbox for programs that arrays cannot follow: all shapes in one process."""
-        return Recheck(self._gpu, self._asked, self._near_asked, self._limits)
-
-    def _marked(self, evaluation: Evaluation, again: Again, gains: Gains) -> Evaluation:
+    def _marked(self, evaluation: Evaluation, again: RecheckResult, gains: Gains) -> Evaluation:
         decided = dict(zip(self._near, again.near, strict=True))
         own = zip(self._near, again.decisions, strict=True)
         known: dict[tuple[str, Decision], float | None] = {(i, d): math.log(evaluation.speedups[i]) for i, d in own}
@@ -178,14 +150,14 @@ class SecondLook:
         for case_id, near in self._near.items():
             gain = math.log(evaluation.speedups[case_id])
             answers = zip(near, decided[case_id], strict=True)
-            parts[case_id] = (gain, lone_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
-        lone = {split: lone_gain(parts, weights) for split, weights in self._weights.items()}
-        train = lone[Split.TRAIN]
-        features = {**evaluation.features, "lone_share": round(train.share, 6)}
-        if not train.memorised:
+            parts[case_id] = (gain, overfit_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
+        overfit = {split: overfit_gain(parts, weights) for split, weights in self._weights.items()}
+        train = overfit[Split.TRAIN]
+        features = {**evaluation.features, OVERFIT_SHARE: round(train.share, 6)}
+        if not train.marked:
             return replace(evaluation, features=features)
         lowered = [
-            score and penalised(score, lone[split])
+            score and penalised(score, overfit[split])
             for score, split in zip((evaluation.train, evaluation.holdout, evaluation.test), Split, strict=True)
         ]
         return replace(
@@ -193,7 +165,7 @@ class SecondLook:
             train=lowered[0],
             holdout=lowered[1],
             test=lowered[2],
-            features={**features, "memorised": 1.0},
+            features={**features, OVERFIT: 1.0},
             message=f"memorised: {100 * train.share:.0f}% of the gain on the training shapes sits in decisions that no "
             "neighbouring shape shares (one key, block or sequence more or less); taken off the score",
         )

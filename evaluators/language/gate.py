@@ -16,12 +16,11 @@ from functools import lru_cache
 
 from evaluators.data.status import Status
 from evaluators.language import subset
-from evaluators.language.checker import check
-from evaluators.language.refusals import Refusal, quoted
+from evaluators.language.checker import Refusal, check, quoted
 
 _PARSING = threading.Lock()
 PARSED_KEPT = 8
-"""Programs that need no second parsing: the controller asks for what the judge and the second look ask right after."""
+"""Programs that need no second parsing: the controller asks for what the judge and the recheck ask right after."""
 
 __all__ = ["Program", "ProgramRefused", "Refusal", "parse_program", "parse_tree"]
 

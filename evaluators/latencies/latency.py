@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
@@ -105,15 +106,27 @@ class ShapeCells:
         self.shape = shape
         self.by_launch: Mapping[str, Latency] = {c.launch: Latency(c.latencies_us) for c in cells}
         self._setting, self._gpu = setting, gpu
-        split = [c.decision for c in cells if c.decision.num_splits > 1 and c.decision.sm_margin == 0]
-        self.caps = sorted({d.num_splits for d in split})
-        self.blocks = sorted({self.blocks_of(d) for d in split}) if setting.mode is not Mode.STATIC else []
+        self._split = [c.decision for c in cells if c.decision.num_splits > 1 and c.decision.sm_margin == 0]
         self._known_blocks: dict[int, list[int]] = {}
-        self.uniform_live: dict[int, list[int]] = {}
-        if not shape.ragged and setting.mode is not Mode.STATIC:
-            for d in split:
-                launch = canonical_launch(shape, setting, d, gpu)
-                self.uniform_live.setdefault(launch.combine_bucket, []).append(launch.live_splits[0])
+
+    @cached_property
+    def caps(self) -> list[int]:
+        """Recorded num_splits above 1."""
+        return sorted({d.num_splits for d in self._split})
+
+    @cached_property
+    def blocks(self) -> list[int]:
+        """Recorded blocks per split; none in static mode."""
+        return sorted({self.blocks_of(d) for d in self._split}) if self._setting.mode is not Mode.STATIC else []
+
+    @cached_property
+    def _uniform_live(self) -> dict[int, list[int]]:
+        """Recorded live splits of a uniform batch, by combine kernel."""
+        found: dict[int, list[int]] = {}
+        for d in self._split:
+            launch = canonical_launch(self.shape, self._setting, d, self._gpu)
+            found.setdefault(launch.combine_bucket, []).append(launch.live_splits[0])
+        return found
 
     def blocks_of(self, decision: Decision) -> int:
         """blocks_per_split with FA3's own formula filled in."""
@@ -144,7 +157,7 @@ class ShapeCells:
     def _along_live(self, decision: Decision, launch: Launch) -> Latency | None:
         """Uniform batches: between two counts of live splits under the same combine kernel."""
         live = launch.live_splits[0]
-        low, high = _neighbours(self.uniform_live.get(launch.combine_bucket, []), live)
+        low, high = _neighbours(self._uniform_live.get(launch.combine_bucket, []), live)
         if low is None or high is None:
             return None
         ends = [replace(launch, live_splits=(s,) * self.shape.batch).key for s in (low, high)]
@@ -189,9 +202,9 @@ class TableSource:
 
     grows = False
 
-    def __init__(self, table: Table) -> None:
-        """Take a table."""
-        self._table = table
+    def __init__(self, table: Table, *, interpolate: bool = True) -> None:
+        """Take a table; without `interpolate` only what was measured itself is known."""
+        self._table, self._interpolate = table, interpolate
         self._shapes: dict[str, ShapeCells] = {}
         self._known: dict[tuple[str, Decision], Latency | None] = {}
 
@@ -216,7 +229,8 @@ class TableSource:
         try:
             found = self._known[key]
         except KeyError:
-            found = self._cells_of(case).lookup(decision)
+            cells = self._cells_of(case)
+            found = cells.lookup(decision) if self._interpolate else cells.exact(decision)
             if len(self._known) >= ANSWERS_KEPT * len(self._table.cases):
                 self._known.clear()
             self._known[key] = found

@@ -1,25 +1,17 @@
-"""The oracle: the best recorded launch per shape, without the luck of picking among noisy readings."""
+"""Gains of one shape's launches over its baseline, and the oracle: the best of them without the luck of the pick."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.gain import Gain, gain_of, log_speedups
+from evaluators.fa3.launch import spelled_out
+from evaluators.latencies.latency import ShapeCells
 from evaluators.latencies.table import Cell
-
-Rounds = Sequence[float]
-
-
-def log_speedups(baseline_us: Rounds, candidate_us: Rounds) -> list[float]:
-    """log(baseline / candidate) of each paired round."""
-    return [math.log(b / c) for b, c in zip(baseline_us, candidate_us, strict=True)]
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean of paired rounds."""
-    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +39,39 @@ def oracle_of(cells: Sequence[Cell]) -> OracleShape:
         gains.append(statistics.median(halves[score][best]))
     best = max(range(len(cells)), key=lambda i: statistics.median(logs[i]))
     return OracleShape(best, statistics.fmean(gains))
+
+
+class ShapeGains:
+    """Launches of one shape whose latency is known, against its baseline. Worked out when first asked for."""
+
+    def __init__(self, shape: DecodeShape, cells: Sequence[Cell], setting: Setting, gpu: Gpu) -> None:
+        """Take the cells, the baseline's first."""
+        self.cells = cells
+        self._of = (shape, setting, gpu)
+
+    @cached_property
+    def oracle(self) -> OracleShape:
+        """See `oracle_of`."""
+        return oracle_of(self.cells)
+
+    @cached_property
+    def best(self) -> Decision:
+        """The oracle's decision, with FA3's own choices filled in."""
+        shape, setting, gpu = self._of
+        return spelled_out(shape, setting, self.cells[self.oracle.cell].decision, gpu)
+
+    @cached_property
+    def gains(self) -> tuple[Gain, ...]:
+        """Gain of each cell."""
+        baseline = self.cells[0].latencies_us
+        return tuple(gain_of(baseline, c.latencies_us) for c in self.cells)
+
+    @cached_property
+    def _index(self) -> ShapeCells:
+        shape, setting, gpu = self._of
+        return ShapeCells(shape, self.cells, setting, gpu)
+
+    def gain(self, decision: Decision) -> Gain | None:
+        """Gain of a decision whose num_splits is spelled out: measured, interpolated, or None where it is unknown."""
+        found = self._index.lookup(decision)
+        return None if found is None else gain_of(self.cells[0].latencies_us, found.rounds_us)

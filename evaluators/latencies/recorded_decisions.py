@@ -1,7 +1,7 @@
-"""The recorded actions: which decisions are measured for a shape.
+"""Decisions that a recording measures for each shape.
 
-The oracle ranges over exactly these. Uniform batches need every count of live splits on a ladder; ragged
-ones need blocks per split around and away from FA3's value, crossed with caps on the splits.
+The oracle ranges over exactly these. Uniform batches need live splits in steps that widen as they grow; ragged ones
+need blocks per split around and away from FA3's value, crossed with caps on the splits.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from evaluators.fa3.dispatch import (
 )
 from evaluators.fa3.launch import Launch, canonical_launch
 
-SPLIT_LADDER = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 33, 40, 48, 64, 65, 80, 96, 128)
+SPLIT_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 33, 40, 48, 64, 65, 80, 96, 128)
 """Split counts measured up to the number of blocks; 33 and 65 open the next combine kernel."""
 
 TOP_SPLITS = (32, 64, 128)
 """Caps measured for every shape, however short: vLLM's constant and the next two combine kernels."""
 
 RAGGED_CAPS = (2, 4, 8, 16, 32)
-"""Caps on the splits crossed with the ladder of blocks per split on ragged batches."""
+"""Caps on the splits crossed with the blocks per split on ragged batches."""
 
 BLOCKS_FACTORS = (0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
 """Blocks per split measured on ragged batches, as multiples of FA3's own value."""
@@ -42,55 +42,55 @@ def has_margins(shape: DecodeShape) -> bool:
 
 
 def split_counts(num_n_blocks: int, tiles: int, num_sms: int) -> list[int]:
-    """Live split counts measured for `num_n_blocks` blocks: the ladder, all blocks, and whole waves.
+    """Live split counts measured for `num_n_blocks` blocks: `SPLIT_STEPS`, all blocks, and whole waves.
 
     Args:
         num_n_blocks: blocks of one sequence.
         tiles: batch * heads_kv * m_blocks, so that tiles * splits CTAs run.
         num_sms: SMs of the device.
     """
-    counts = {s for s in SPLIT_LADDER if s <= num_n_blocks} | {num_n_blocks}
+    counts = {s for s in SPLIT_STEPS if s <= num_n_blocks} | {num_n_blocks}
     counts |= {wave * num_sms // tiles for wave in (1, 2)}
     return sorted(s for s in counts if 1 <= s <= min(num_n_blocks, 128))
 
 
-def blocks_ladder(stock: int, max_n_blocks: int) -> list[int]:
+def blocks_measured(stock: int, max_n_blocks: int) -> list[int]:
     """Blocks per split measured on a ragged batch whose stock value is `stock`."""
     values = {max(1, round(stock * factor)) for factor in BLOCKS_FACTORS} | {stock, max_n_blocks}
     values |= {stock - 1, stock + 1}
     return sorted(v for v in values if 1 <= v <= max_n_blocks or v == stock)
 
 
-def _static_actions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> list[Decision]:
+def _static_decisions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> list[Decision]:
     view = shape_view(shape, setting)
     tiles = shape.batch * shape.num_heads_kv * view.num_m_blocks
     counts = set(split_counts(view.num_n_blocks, tiles, gpu.num_sms)) | set(TOP_SPLITS)
     return [Decision(s) for s in sorted(counts)]
 
 
-def _uniform_actions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> list[Decision]:
+def _uniform_decisions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> list[Decision]:
     view = shape_view(shape, setting)
     n = work_view(shape, setting, 1).max_n_blocks
     tiles = shape.batch * shape.num_heads_kv * view.num_m_blocks
     counts = split_counts(n, tiles, gpu.num_sms)
     stock = num_splits_heuristic(view, gpu.num_sms)
-    actions = [Decision(1), Decision(32, blocks_per_split=n)]
-    actions += [Decision(s, blocks_per_split=1) for s in counts if s > 1]
+    decisions = [Decision(1), Decision(32, blocks_per_split=n)]
+    decisions += [Decision(s, blocks_per_split=1) for s in counts if s > 1]
     if stock > 32:
-        actions += [Decision(stock, blocks_per_split=ceil_div(n, s)) for s in counts if s <= stock]
-    actions += [Decision(s) for s in TOP_SPLITS]
-    return actions
+        decisions += [Decision(stock, blocks_per_split=ceil_div(n, s)) for s in counts if s <= stock]
+    decisions += [Decision(s) for s in TOP_SPLITS]
+    return decisions
 
 
-def _ragged_actions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> list[Decision]:
+def _ragged_decisions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> list[Decision]:
     stock_cap = num_splits_heuristic(shape_view(shape, setting), gpu.num_sms)
     work = work_view(shape, setting, stock_cap)
-    blocks = blocks_ladder(stock_blocks_per_split(work, gpu.num_sms), work.max_n_blocks)
+    blocks = blocks_measured(stock_blocks_per_split(work, gpu.num_sms), work.max_n_blocks)
     caps = sorted({*RAGGED_CAPS, max(2, stock_cap)})
-    actions = [Decision(1)]
-    actions += [Decision(cap, blocks_per_split=b) for cap in caps for b in blocks]
-    actions += [Decision(cap) for cap in TOP_SPLITS]
-    return actions
+    decisions = [Decision(1)]
+    decisions += [Decision(cap, blocks_per_split=b) for cap in caps for b in blocks]
+    decisions += [Decision(cap) for cap in TOP_SPLITS]
+    return decisions
 
 
 def recorded_actions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> dict[str, tuple[Decision, Launch]]:
@@ -99,24 +99,24 @@ def recorded_actions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> dict[str
     num_splits is always spelled out; blocks_per_split is 0 in static mode and where FA3's formula rules.
     """
     auto = Decision()
-    actions = [baseline_decision(setting), auto]
+    decisions = [baseline_decision(setting), auto]
     if setting.mode is Mode.STATIC:
-        actions += _static_actions(shape, setting, gpu)
+        decisions += _static_decisions(shape, setting, gpu)
     elif shape.ragged:
-        actions += _ragged_actions(shape, setting, gpu)
+        decisions += _ragged_decisions(shape, setting, gpu)
     else:
-        actions += _uniform_actions(shape, setting, gpu)
+        decisions += _uniform_decisions(shape, setting, gpu)
     if not setting.paged:
-        actions.append(Decision(1, pack_gqa=False))
+        decisions.append(Decision(1, pack_gqa=False))
     if has_margins(shape):
-        actions += [Decision(sm_margin=m) for m in SM_MARGINS]
+        decisions += [Decision(sm_margin=m) for m in SM_MARGINS]
     recorded: dict[str, tuple[Decision, Launch]] = {}
-    for action in actions:
+    for decision in decisions:
         spelled = Decision(
-            resolved_num_splits(shape, setting, action, gpu),
-            action.pack_gqa,
-            action.sm_margin,
-            action.blocks_per_split,
+            resolved_num_splits(shape, setting, decision, gpu),
+            decision.pack_gqa,
+            decision.sm_margin,
+            decision.blocks_per_split,
         )
         launch = canonical_launch(shape, setting, spelled, gpu)
         recorded.setdefault(launch.key, (spelled, launch))

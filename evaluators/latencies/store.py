@@ -45,7 +45,7 @@ class StoreError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class BenchKey:
     """What latencies depend on beside shape and launch. Two GPUs of one model are two benches."""
 
     device: DeviceRecord
@@ -62,7 +62,7 @@ class Bench:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class StoredLatency:
     """A measured launch of one shape.
 
     Attributes:
@@ -106,13 +106,13 @@ READING_COLUMNS = (
 def _reading(
     launch: str, splits: int, pack: int | None, margin: int, blocks: int, latencies: str, baseline: str, error: float,
     clock: int, slowed: int,
-) -> Reading:  # fmt: skip
+) -> StoredLatency:  # fmt: skip
     decision = Decision.from_row((splits, pack, margin, blocks))
     rounds, paired = tuple(json.loads(latencies)), tuple(json.loads(baseline))
-    return Reading(launch, decision, rounds, paired, error, clock, bool(slowed))
+    return StoredLatency(launch, decision, rounds, paired, error, clock, bool(slowed))
 
 
-def read_bench(path: Path, bench: Bench) -> dict[str, dict[str, Reading]]:
+def read_bench(path: Path, bench: BenchKey) -> dict[str, dict[str, StoredLatency]]:
     """All readings of a bench by shape (see `shape_key`) and launch, while others may write; empty without any.
 
     Without a UUID it is any GPU of that model and driver: a shape is then read as the GPU measured it that knows most
@@ -121,7 +121,7 @@ def read_bench(path: Path, bench: Bench) -> dict[str, dict[str, Reading]]:
     Raises:
         StoreError: no store that can be read.
     """
-    by_gpu: dict[str, dict[int, dict[str, Reading]]] = {}
+    by_gpu: dict[str, dict[int, dict[str, StoredLatency]]] = {}
     d, s = bench.device, bench.setting
     known = (d.name, d.driver, bench.build, s.provider, s.mode.value, s.cache.value, s.page_size, s.dtype, bench.method)
     names = ("gpu", "driver", "build", "provider", "mode", "cache", "page_size", "dtype", "method")
@@ -180,7 +180,7 @@ class LatencyStore:
         """Close the file."""
         self._db.close()
 
-    def bench_id(self, bench: Bench) -> int:
+    def bench_id(self, bench: BenchKey) -> int:
         """Number of a bench in this file, entered when new."""
         d, s = bench.device, bench.setting
         row = (bench.key, d.name, d.uuid, d.driver, bench.build, s.provider, s.mode.value, s.cache.value, s.page_size,
@@ -193,7 +193,7 @@ class LatencyStore:
             )
             return int(self._db.execute("SELECT id FROM bench WHERE key = ?", (bench.key,)).fetchone()[0])
 
-    def add(self, bench: int, shape: DecodeShape, readings: Sequence[Reading]) -> None:
+    def add(self, bench: int, shape: DecodeShape, readings: Sequence[StoredLatency]) -> None:
         """Keep readings; those of launches that are known already are thrown away.
 
         Raises:
@@ -201,7 +201,7 @@ class LatencyStore:
         """
         self.add_all([(bench, shape, readings)])
 
-    def add_all(self, found: Sequence[tuple[int, DecodeShape, Sequence[Reading]]]) -> None:
+    def add_all(self, found: Sequence[tuple[int, DecodeShape, Sequence[StoredLatency]]]) -> None:
         """`add` for several benches and shapes at once, all or nothing.
 
         Raises:
@@ -229,7 +229,7 @@ class LatencyStore:
         except sqlite3.Error as error:
             raise StoreError(f"{self.path} cannot be written ({error})") from error
 
-    def readings(self, bench: int, shape: DecodeShape) -> dict[str, Reading]:
+    def readings(self, bench: int, shape: DecodeShape) -> dict[str, StoredLatency]:
         """All readings of one shape on one bench, by launch.
 
         Raises:
@@ -245,15 +245,19 @@ class LatencyStore:
             raise StoreError(f"{self.path} is damaged ({error}); move it away to start a new one") from error
         return found
 
-    def shapes_known(self, benches: Sequence[int]) -> dict[str, dict[int, int]]:
-        """By shape key, how many launches each of these benches knows."""
-        found: dict[str, dict[int, int]] = {}
-        with self._lock:
-            for bench in benches:
-                query = "SELECT shape, count(*) FROM launch WHERE bench = ? GROUP BY shape"
-                for shape, launches in self._db.execute(query, (bench,)):
-                    found.setdefault(shape, {})[bench] = launches
-        return found
+    def launches_known(self, benches: Sequence[int], shape: DecodeShape) -> dict[int, int]:
+        """How many launches of a shape each of these benches knows; those that know none are left out.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        marks = ",".join("?" * len(benches))
+        query = f"SELECT bench, count(*) FROM launch WHERE shape = ? AND bench IN ({marks}) GROUP BY bench"
+        try:
+            with self._lock:
+                return dict(self._db.execute(query, (shape_key(shape), *benches)).fetchall())
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path} cannot be read ({error})") from error
 
     def count(self, bench: int) -> int:
         """Launches known of a bench."""

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import io
 import json
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,7 +253,7 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
         "shapes": len(cases),
         "cells": sum(len(v) for v in cells.values()),
         "shapes_lost": sorted(k for k in failed if k not in cells),
-        "sm_clock_mhz": {"min": min(clocks), "median": sorted(clocks)[len(clocks) // 2], "max": max(clocks)},
+        "sm_clock_mhz": {"min": min(clocks), "median": round(statistics.median(clocks)), "max": max(clocks)},
         "shapes_while_slowed_down": slowed,
         **round_agreement(x.latencies_us for v in cells.values() for x in v),
     }
@@ -273,8 +274,8 @@ def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], path: Path) 
 
 def round_agreement(rounds: Iterable[Sequence[float]]) -> dict[str, float]:
     """How far rounds of one cell disagree: (max - min) / median, its median and 95th percentile over cells."""
-    spreads = sorted((max(v) - min(v)) / sorted(v)[len(v) // 2] for v in rounds)
+    spreads = sorted((max(v) - min(v)) / statistics.median(v) for v in rounds)
     return {
-        "round_spread_median": round(spreads[len(spreads) // 2], 5),
+        "round_spread_median": round(statistics.median(spreads), 5),
         "round_spread_p95": round(spreads[int(0.95 * (len(spreads) - 1))], 5),
     }

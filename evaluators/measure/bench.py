@@ -11,23 +11,22 @@ from typing import Any, TypeVar
 from evaluators.data.contract import Decision, DecodeShape, Mode, Setting
 from evaluators.data.workloads import Case, Split
 from evaluators.latencies.store import shape_key
-from evaluators.measure.claim import claim_gpu
-from evaluators.measure.correctness import MAX_RELATIVE_ERROR, reference
 from evaluators.measure.device import ClockLog, DeviceLost
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.gpu_lock import claim_gpu
 from evaluators.measure.pairing import Block
 from evaluators.measure.providers import BoundLaunch, CallInputs, ProviderUnavailable, open_provider
 from evaluators.measure.providers.metadata import decode_metadata
-from evaluators.measure.shape_timer import ShapeTimer, WrongOutputError
+from evaluators.measure.shape_timer import MAX_RELATIVE_ERROR, ShapeTimer, WrongOutputError, reference
 from evaluators.measure.timing import launches_per_replay
-from evaluators.measure.worker_client import MeasureError, Trouble
 
 READINGS = 2
-"""Replays per letter of a block: four readings per arm, so that one outlier does not move the median."""
+"""Replays per arm of a block: four readings per arm, so that one outlier does not move the median."""
 
 T = TypeVar("T")
 
 
-class Bench:
+class GpuBench:
     """One setting on the current GPU. Memory is taken at the first measurement."""
 
     def __init__(self, setting: Setting, seed: int, library: str = "") -> None:
@@ -45,7 +44,7 @@ class Bench:
         try:
             self.provider = open_provider(setting.provider, library)
         except ProviderUnavailable as error:
-            raise MeasureError(Trouble.UNAVAILABLE, str(error)) from error
+            raise MeasureError(MeasureErrorKind.UNAVAILABLE, str(error)) from error
         self.device = claim_gpu()
         self._clocks = ClockLog(self.device.uuid)
         self.gpu = self.device.gpu()
@@ -70,26 +69,26 @@ class Bench:
         try:
             return work()
         except WrongOutputError as error:
-            raise MeasureError(Trouble.WRONG, str(error)) from error
+            raise MeasureError(MeasureErrorKind.WRONG, str(error)) from error
         except DeviceLost as error:
-            raise MeasureError(Trouble.LOST, f"{error}; what was measured is kept") from error
+            raise MeasureError(MeasureErrorKind.LOST, f"{error}; what was measured is kept") from error
         except (RuntimeError, MemoryError, ValueError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             try:
                 torch.cuda.synchronize()
             except RuntimeError as lost:
                 raise MeasureError(
-                    Trouble.LOST,
+                    MeasureErrorKind.LOST,
                     f"the GPU stopped answering at {shape_key(shape)} ({first}); what was measured is kept",
                 ) from lost
             torch.cuda.empty_cache()
             # The library's stable ABI reports out-of-memory as a plain RuntimeError.
             memory = isinstance(error, MemoryError) or "out of memory" in str(error)
-            kind = Trouble.MEMORY if memory else Trouble.REFUSED
+            kind = MeasureErrorKind.MEMORY if memory else MeasureErrorKind.REFUSED
             raise MeasureError(kind, f"{shape_key(shape)}: {first}") from error
 
     def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
-        """See `Worker.measure`."""
+        """See `GpuWorker.measure`."""
         shapes = self.guarded(shape, lambda: self.shapes)  # takes the memory for KV copies at first
         started = time.monotonic()
         case = Case(shape_key(shape), shape, Split.TRAIN)
@@ -113,7 +112,7 @@ class Bench:
         orders: Sequence[str],
         calls: tuple[int, int] | None = None,
     ) -> list[dict[str, Any]]:
-        """See `Worker.pairs`.
+        """See `GpuWorker.pairs`.
 
         Args:
             shape: the decode call.
@@ -148,18 +147,18 @@ class Bench:
             # Metadata, workspaces and graphs are made anew for each block: where they land in memory is worth
             # up to 0.5% and must not stick to one arm.
             graphs, bound = {}, {}
-            for letter in self._rng.sample("AB", 2):
+            for arm in self._rng.sample("AB", 2):
                 # Kept until the block ends: the graph reads the metadata that a bound launch owns.
-                bound[letter] = self._bound(inputs, decisions[letter])
-                errors.append(shapes.checked_run(inputs, expected, bound[letter]))
+                bound[arm] = self._bound(inputs, decisions[arm])
+                errors.append(shapes.checked_run(inputs, expected, bound[arm]))
                 torch.cuda.synchronize()
-                graphs[letter] = shapes.timer.capture(bound[letter], plans[letter], torch.cuda.graph_pool_handle())
-            for letter in order[:2]:
-                shapes.timer.read_letter(graphs[letter], plans[letter], readings=1)
+                graphs[arm] = shapes.timer.capture(bound[arm], plans[arm], torch.cuda.graph_pool_handle())
+            for arm in order[:2]:
+                shapes.timer.read_arm(graphs[arm], plans[arm], readings=1)
             shapes.timer.wait()
             events, clocks, slowed = [], [], False
-            for letter in order:
-                events.append(shapes.timer.read_letter(graphs[letter], plans[letter], readings=READINGS))
+            for arm in order:
+                events.append(shapes.timer.read_arm(graphs[arm], plans[arm], readings=READINGS))
                 # While the replays run: an idle GPU would show another clock.
                 clock, slow = self._clocks.sample()
                 clocks.append(clock)
@@ -182,7 +181,7 @@ class Bench:
         return self.provider.bind(inputs, decision, self.gpu)
 
     def peers(self, shape: DecodeShape) -> dict[str, Any]:
-        """See `Worker.peers`."""
+        """See `GpuWorker.peers`."""
         from evaluators.measure.peers import time_peers
 
         found = self.guarded(shape, lambda: time_peers(self.shapes, shape))
@@ -190,7 +189,7 @@ class Bench:
         return found
 
     def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
-        """See `Worker.kernels`."""
+        """See `GpuWorker.kernels`."""
         import torch
         from torch.profiler import ProfilerActivity, profile
 
@@ -205,7 +204,7 @@ class Bench:
         return [e.name for e in trace.events() if "flash::" in e.name]
 
     def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
-        """See `Worker.compiled`."""
+        """See `GpuWorker.compiled`."""
         return self.guarded(shape, lambda: self._compiled(shape, num_splits))
 
     def _compiled(self, shape: DecodeShape, num_splits: int) -> dict[str, Any]:
@@ -222,12 +221,12 @@ class Bench:
         return reply
 
     def copy_bandwidth(self) -> float:
-        """See `Worker.copy_bandwidth`."""
+        """See `GpuWorker.copy_bandwidth`."""
         from evaluators.measure.peers import copy_bytes_per_us
 
         return copy_bytes_per_us()
 
 
-def open_bench(setting: Setting, seed: int, library: str = "") -> Bench:
+def open_bench(setting: Setting, seed: int, library: str = "") -> GpuBench:
     """A bench on this machine's GPU."""
-    return Bench(setting, seed, library)
+    return GpuBench(setting, seed, library)

@@ -29,7 +29,7 @@ MAX_KV_BYTES = 3 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class CompiledDecision:
     """One compiled decision.
 
     Attributes:
@@ -53,10 +53,10 @@ class Reading:
         return row
 
     @staticmethod
-    def from_json(row: dict[str, Any]) -> Reading:
+    def from_json(row: dict[str, Any]) -> CompiledDecision:
         """Inverse of `as_json`."""
         shape = DecodeShape.from_json(row["shape"])
-        return Reading(row["setting"], shape, row["num_splits"], row["sm_margin"], tuple(row["compiled"]))
+        return CompiledDecision(row["setting"], shape, row["num_splits"], row["sm_margin"], tuple(row["compiled"]))
 
 
 def reading_setting(name: str) -> Setting:
@@ -96,7 +96,7 @@ def tie_shapes(rng: random.Random) -> Iterator[DecodeShape]:
                 yield DecodeShape(batch, max(live), heads_q, heads_kv, live_seqlens=live)
 
 
-def mirror(reading: Reading, gpu: Gpu) -> tuple[int, ...]:
+def mirror(reading: CompiledDecision, gpu: Gpu) -> tuple[int, ...]:
     """The same decision by `evaluators.fa3.dispatch`."""
     setting = reading_setting(reading.setting)
     decision = Decision(reading.num_splits, sm_margin=reading.sm_margin)
@@ -105,7 +105,7 @@ def mirror(reading: Reading, gpu: Gpu) -> tuple[int, ...]:
     return (resolved_num_splits(reading.shape, setting, decision, gpu),)
 
 
-def read_metadata(provider: Provider, setting: Setting, *, count: int, seed: int) -> Iterator[Reading]:
+def read_metadata(provider: Provider, setting: Setting, *, count: int, seed: int) -> Iterator[CompiledDecision]:
     """Live splits of `count` random batches and of the tie batches."""
     import torch
 
@@ -122,10 +122,12 @@ def read_metadata(provider: Provider, setting: Setting, *, count: int, seed: int
         if not effective_pack_gqa(shape, setting, cap, None):
             continue
         live = decode_metadata(raw, shape, setting, split=cap > 1).live_splits
-        yield Reading(f"{setting.provider}-{setting.mode.value}", shape, num_splits, margin, live)
+        yield CompiledDecision(f"{setting.provider}-{setting.mode.value}", shape, num_splits, margin, live)
 
 
-def read_num_splits(provider: Provider, setting: Setting, pool: KvPool, *, count: int, seed: int) -> Iterator[Reading]:
+def read_num_splits(
+    provider: Provider, setting: Setting, pool: KvPool, *, count: int, seed: int
+) -> Iterator[CompiledDecision]:
     """Static num_splits of `count` random batches, from real forward calls with num_splits = 0."""
     rng = random.Random(seed)
     found = 0
@@ -138,4 +140,4 @@ def read_num_splits(provider: Provider, setting: Setting, pool: KvPool, *, count
         margin = rng.choice(MARGINS)
         inputs = provider.make_inputs(shape, setting, copies=1, pool=pool)
         compiled = provider.compiled_num_splits(inputs, Decision(0, sm_margin=margin))
-        yield Reading(f"{setting.provider}-{setting.mode.value}", shape, 0, margin, (compiled,))
+        yield CompiledDecision(f"{setting.provider}-{setting.mode.value}", shape, 0, margin, (compiled,))

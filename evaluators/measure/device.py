@@ -1,4 +1,4 @@
-"""What is written down about the GPU that measured: model, UUID, driver, clocks, throttling."""
+"""GPUs of this machine: model, UUID, driver, clocks, throttling, and whether one can be timed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ def _nvml() -> Any:
     try:
         import pynvml
     except ImportError as error:
-        raise ImportError("nvidia-ml-py is missing, which watches clocks: pip install 'evosplit[gpu]'") from error
+        raise ImportError(
+            "nvidia-ml-py is missing, which finds GPUs and their clocks: pip install 'evosplit[gpu]'"
+        ) from error
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -68,7 +70,7 @@ def nvml_uuids() -> list[str]:
 
 
 def measuring_problem(uuid: str) -> str:
-    """Why nothing should be timed on a GPU: MIG, or another process on it; empty where nothing speaks against it.
+    """Why nothing should be timed on a GPU: MIG, or another process on it; empty where it can be timed.
 
     Raises:
         ImportError: nvidia-ml-py is missing.

@@ -1,18 +1,27 @@
-"""What moves between the pool and its workers, and what an executor must provide."""
+"""Jobs, results, and the one protocol between the pool and its workers.
+
+A request is one JSON object with `op`: `open` (providers loaded, GPU tested), `run` (a batch of jobs) or the name of
+any other method of a bench. `run` has a reply for each job, everything else one: `{"ok": ...}` or
+`{"error": kind, "message": text}`, for a job with `busy_s`. A channel carries them to a worker: a pipe to a process, or
+calls to a Ray actor.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from evaluators.data.contract import Decision, DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
-from evaluators.measure.worker_client import MeasureError
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Job:
     """Launches of one shape, measured together in the same rounds on one GPU.
 
     Attributes:
@@ -29,26 +38,28 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of one `Work`. Exactly one reaches the client, however often the work was run.
+class JobResult:
+    """A `Job`'s outcome. Exactly one reaches the client, however often the job was run.
 
     Attributes:
-        work: what was asked.
+        job: what was asked.
         uuid: the GPU that measured; empty when none could.
-        reply: as `Worker.measure` replies; None when it failed.
-        trouble: why it failed; of kind DEADLY when several workers were lost over it, of kind LOST when
-            no worker is left.
+        reply: as of `GpuBench.measure`; None when it failed.
+        error: why it failed; of kind DEADLY when several workers were lost over it, of kind LOST when no worker is
+            left.
+        busy_s: seconds that it kept the GPU busy.
     """
 
-    work: Work
+    job: Job
     uuid: str
     reply: dict[str, Any] | None
-    trouble: MeasureError | None
+    error: MeasureError | None
+    busy_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
-    """What a worker says of itself once its GPU passed the self-test.
+class WorkerInfo:
+    """A worker's description of itself, once its GPU passed the self-test.
 
     Attributes:
         device: the GPU.
@@ -61,75 +72,142 @@ class Hello:
     host: str
 
     @property
-    def kind(self) -> tuple[object, ...]:
+    def model(self) -> tuple[object, ...]:
         """Equal for workers that may measure for one run: decisions depend on the GPU's model, latencies on all."""
         d = self.device
         return d.name, d.num_sms, d.l2_bytes, d.driver, tuple(sorted(self.builds.items()))
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
 
-class WorkerLost(Exception):
-    """The worker died, was killed, or its GPU stopped answering; the message says what is known."""
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> WorkerInfo:
+        """Inverse of `as_json`."""
+        return WorkerInfo(DeviceRecord(**data["device"]), data["builds"], data["host"])
 
 
-class Channel(Protocol):
+def run_request(jobs: Sequence[Job]) -> dict[str, Any]:
+    """The request `run`; all jobs have the first one's setting. Rows instead of mappings: there are many of them."""
+    rows = []
+    for job in jobs:
+        s = job.shape
+        shape = [s.batch, s.seqlen_k, s.num_heads_q, s.num_heads_kv, s.head_dim, s.seqlen_q, s.live_seqlens]
+        rows.append([shape, [d.as_row() for d in job.decisions], job.rounds])
+    return {"op": "run", "setting": jobs[0].setting.as_json(), "jobs": rows}
+
+
+def requested_jobs(request: dict[str, Any]) -> list[Job]:
+    """Inverse of `run_request`."""
+    setting = Setting.from_json(request["setting"])
+    jobs = []
+    for (batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, live), decisions, rounds in request["jobs"]:
+        shape = DecodeShape(batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, tuple(live))
+        jobs.append(Job(setting, shape, tuple(map(Decision.from_row, decisions)), rounds))
+    return jobs
+
+
+class Channel(ABC):
     """A connection to one worker. One request at a time; `kill` may come from any thread at any time.
 
     Attributes:
-        streams: whether `run` yields each reply when it is made, so that a lost worker's guilty work is known.
+        streams: whether `run` yields each reply when it is made, so that a lost worker's guilty job is known.
     """
 
     streams: bool
 
-    def open(self, settings: Sequence[Setting], *, seed: int) -> Hello:
-        """Take the GPU, load providers, test them.
+    @abstractmethod
+    def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+        """Send a request; its replies, of which there are `count`.
+
+        Raises:
+            WorkerLost: before all replies were there.
+        """
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the worker at once; a request that runs raises `WorkerLost`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the worker end by itself, and wait until it let go of its GPU."""
+
+    def open(self, settings: Sequence[Setting], *, seed: int, self_test: bool = True) -> WorkerInfo:
+        """Take the GPU, load the providers of these settings instead of earlier ones, and test them.
 
         Raises:
             MeasureError: of kind unavailable: nothing can be measured there, and the message says why.
             WorkerLost: the worker died over it.
         """
-        ...
+        request = {"op": "open", "settings": [s.as_json() for s in settings], "seed": seed, "self_test": self_test}
+        return WorkerInfo.from_json(self._ask(request))
 
-    def run(self, works: Sequence[Work]) -> Iterator[dict[str, Any]]:
-        """Replies in the order of `works`, each `{"ok": reply}` or `{"error": kind, "message": text}`.
+    def run(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+        """Replies in the order of `jobs`.
 
         Raises:
             WorkerLost: before all replies were there.
         """
-        ...
+        return self.replies(run_request(jobs), len(jobs))
 
     def ask(self, op: str, setting: Setting, **arguments: Any) -> Any:
-        """Any other request of `evaluators.measure.worker_client.Worker`, as plain data.
+        """Call any other method of a bench; shapes are given as JSON, decisions as rows.
 
         Raises:
-            MeasureError: the worker reports trouble.
+            MeasureError: the worker reports a failure.
             WorkerLost: the worker died.
         """
-        ...
+        return self._ask({"op": op, "setting": setting.as_json(), **arguments})
 
-    def kill(self) -> None:
-        """End the worker at once; a request under way raises `WorkerLost`."""
-        ...
+    def _ask(self, request: dict[str, Any]) -> Any:
+        (reply,) = self.replies(request, 1)
+        return result_of(reply)
 
-    def close(self) -> None:
-        """Let the worker end by itself, and wait until it let go of its GPU."""
-        ...
+
+def result_of(reply: dict[str, Any]) -> Any:
+    """A reply's value.
+
+    Raises:
+        MeasureError: the reply is an error.
+    """
+    if "error" in reply:
+        raise MeasureError(MeasureErrorKind(reply["error"]), reply["message"])
+    return reply["ok"]
+
+
+@contextlib.contextmanager
+def killed_after(channel: Channel, seconds: float) -> Iterator[threading.Event]:
+    """Kill a worker that takes longer than so many seconds for what is asked inside; the event says that it did."""
+    late = threading.Event()
+
+    def kill() -> None:
+        late.set()
+        channel.kill()
+
+    timer = threading.Timer(seconds, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 class Executor(Protocol):
-    """Where workers come from."""
+    """A place where workers run."""
 
     name: str
 
-    def seats(self) -> Sequence[str]:
-        """Names of the places that can hold a worker, one per GPU, in the order in which they are to be used.
+    def gpus(self) -> Sequence[str]:
+        """Names of GPUs that can have a worker each, in the order in which they are to be used.
 
         Raises:
             MeasureError: of kind unavailable: there is no GPU, or what the executor needs is not installed.
         """
         ...
 
-    def start(self, seat: str) -> Channel:
-        """Start a worker in a seat; it opens nothing yet.
+    def start(self, gpu: str) -> Channel:
+        """Start a worker for a GPU; it opens nothing yet.
 
         Raises:
             WorkerLost: it could not be started.

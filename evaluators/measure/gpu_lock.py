@@ -12,6 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
+from evaluators.data.device import DeviceRecord
+from evaluators.measure.device import current_device, measuring_problem
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+
 LOCK_FOLDER = Path(tempfile.gettempdir()) / "evosplit-gpu-locks"
 """Shared by all users of a host. Containers with a /tmp of their own do not see each other's; there NVML's list of
 processes on the GPU is what tells (`device.measuring_problem`)."""
@@ -95,3 +99,24 @@ def hold(uuid: str) -> None:
     file.write(_self_description())
     file.flush()
     _held[uuid] = file
+
+
+def claim_gpu() -> DeviceRecord:
+    """The GPU that torch uses now, locked until this process ends.
+
+    Raises:
+        MeasureError: of kind unavailable: CUDA does not start, another process measures on the GPU or runs on it, it
+            is in MIG mode, or NVML does not answer.
+    """
+    try:
+        import torch
+
+        torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
+        device = current_device()
+        hold(device.uuid)
+        problem = measuring_problem(device.uuid)
+    except (ImportError, RuntimeError, OSError) as error:
+        raise MeasureError(MeasureErrorKind.UNAVAILABLE, str(error)) from error
+    if problem:
+        raise MeasureError(MeasureErrorKind.UNAVAILABLE, problem)
+    return device

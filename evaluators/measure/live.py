@@ -1,113 +1,391 @@
-"""Latencies from one live GPU: the store is asked first, and only launches that it lacks are measured."""
+"""Latencies measured on live GPUs: the store is asked first, and a pool measures only launches that it lacks.
+
+A shape lives on one GPU: its launches and its stock decision are measured there, and only times of one GPU are ever
+compared. Where that GPU is lost, the shape moves; what was measured before keeps its ratio to the stock decision of
+its own GPU, and what is new is measured on the new one. One GPU is a pool of one.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import statistics
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from evaluators.data.contract import Decision, Setting
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting, baseline_decision
+from evaluators.data.device import DeviceRecord
 from evaluators.data.evaluation import Measuring
+from evaluators.data.status import Status
 from evaluators.data.workloads import Case
-from evaluators.latencies.latency import UnrecordedError
-from evaluators.latencies.store import Bench, LatencyStore
-from evaluators.measure.live_source import ROUNDS, STATUS_OF, LiveSource, anchored_cells, readings_of
-from evaluators.measure.worker_client import MeasureError, Worker
+from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.latencies.latency import Latency, UnrecordedError
+from evaluators.latencies.recorded_decisions import SM_MARGINS
+from evaluators.latencies.store import BenchKey, LatencyStore, StoredLatency, shape_key
+from evaluators.latencies.table import Cell
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.executor import Job, JobResult
+from evaluators.measure.pool import Pool
 
-Request = tuple[float, float]
-"""When the worker was asked, in seconds since the epoch, and how long it took to answer."""
+ROUNDS = 6
+"""As in recorded tables: even, so that the oracle can be cross-fitted."""
+
+STATUS_OF = {
+    MeasureErrorKind.WRONG: Status.WRONG,
+    MeasureErrorKind.MEMORY: Status.UNSAFE,
+    MeasureErrorKind.REFUSED: Status.UNSAFE,
+    MeasureErrorKind.DEADLY: Status.UNSAFE,
+}
+"""What a launch's trouble makes of the candidate; other trouble ends the search, resumably."""
 
 
-class WorkerSource(LiveSource):
-    """Latencies of one setting from one worker. Thread-safe; one measurement at a time."""
+@dataclass(slots=True)
+class LiveCount:
+    """What a source has done: launches answered from the store, launches measured, and the GPU time of each.
 
-    one_gpu = True
+    `slowed` are launches measured while heat or power slowed the GPU down. `ms_per_launch` holds one entry per measured
+    shape: milliseconds per new launch, the correctness check apart.
+    """
 
-    def __init__(self, worker: Worker, store: LatencyStore | Path, setting: Setting, *, seed: int = 0) -> None:
-        """Open the worker and look the bench up.
+    known: int = 0
+    measured: int = 0
+    slowed: int = 0
+    worker_s: float = 0.0
+    check_s: float = 0.0
+    ms_per_launch: list[float] = field(default_factory=list)
 
-        Args:
-            worker: what measures.
-            store: what is known, or its file, which is made only when the worker can measure.
-            setting: what is measured.
-            seed: of inputs and orders.
+    def add(self, reply: Mapping[str, Any], fresh: int) -> None:
+        """Count a worker's reply with so many new launches."""
+        self.measured += fresh
+        self.slowed += fresh if reply["slowed"] else 0
+        self.worker_s += reply["total_s"]
+        self.check_s += reply["check_s"]
+        self.ms_per_launch.append(1e3 * (reply["total_s"] - reply["check_s"]) / max(1, fresh))
 
-        Raises:
-            MeasureError: nothing can be measured here.
-            StoreError: the store cannot be opened.
-        """
-        device, build = worker.open(setting, seed=seed)
-        super().__init__(Bench(device, build, setting))
-        self._worker = worker
-        self._store = LatencyStore(store) if isinstance(store, Path) else store
-        self._bench_id = self._store.bench_id(self.bench)
-        self._requests: list[Request] = []
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
 
+    def line(self) -> str:
+        """One line for people."""
+        if not self.measured:
+            return f"{self.known} launches from the store, none measured"
+        slowed = f"; {self.slowed} while heat or power slowed the GPU down" if self.slowed else ""
+        return (
+            f"{self.known} launches from the store, {self.measured} measured in {self.worker_s:.1f} s of GPU worker "
+            f"time: median {statistics.median(self.ms_per_launch):.1f} ms a launch, correctness checks "
+            f"{self.check_s:.1f} s apart{slowed}"
+        )
+
+
+@dataclass(slots=True)
+class KnownLatencies:
+    """Launches of one setting that a process knows, by case id; whoever shares it between threads holds a lock.
+
+    Attributes:
+        cells: launches with their rounds, the baseline's first; what the oracle is taken over.
+        by_launch: latency by key of the canonical launch.
+        failed: by case id and launch, why a launch cannot be measured.
+    """
+
+    cells: dict[str, tuple[Cell, ...]] = field(default_factory=dict)
+    by_launch: dict[str, Mapping[str, Latency]] = field(default_factory=dict)
+    failed: dict[tuple[str, str], UnrecordedError] = field(default_factory=dict)
+
+    def of(self, case: Case) -> Mapping[str, Latency]:
+        """Latencies of a case by launch; empty where none is known."""
+        return self.by_launch.get(case.id, {})
+
+    def missing(self, case: Case, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
+        """Those launches whose latency is neither known nor known not to be had."""
+        known = self.of(case)
+        return {k: d for k, d in decisions.items() if k not in known and (case.id, k) not in self.failed}
+
+    def take(self, case: Case, cells: tuple[Cell, ...], others: Mapping[str, Latency] | None = None) -> None:
+        """Know these launches of a case, and latencies of others that are no cells; forget what was known before."""
+        self.cells[case.id] = cells
+        self.by_launch[case.id] = {**(others or {}), **{c.launch: Latency(c.latencies_us) for c in cells}}
+
+
+class LiveSource(ABC):
+    """Latencies of one setting that grow while they are asked for; see `latency.LatencySource`.
+
+    Attributes:
+        setting: how calls reach the kernel.
+        bench: what measures; of several GPUs of one kind, one of them.
+        device: its GPU.
+        gpu: what heuristics may know of it.
+        one_gpu: whether all latencies come from the GPU of `bench`.
+        count: what this source has cost.
+        known: what this process knows.
+    """
+
+    grows = True
+    one_gpu = False
+
+    def __init__(self, bench: BenchKey) -> None:
+        """Know nothing yet."""
+        self.bench = bench
+        self.setting: Setting = bench.setting
+        self.device: DeviceRecord = bench.device
+        self.gpu: Gpu = replace(bench.device.gpu(), max_sm_margin=max(SM_MARGINS))
+        self.count = LiveCount()
+        self.known = KnownLatencies()
+        self.lock = threading.Lock()
+
+    @abstractmethod
     def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
-        """Measure what neither memory nor store knows, shape by shape; no other candidate's launches in between.
+        """See `LatencySource.prepare`.
 
         Raises:
-            MeasureError: the GPU was lost, or a baseline cannot be measured.
+            MeasureError: nothing can be measured any more, or a baseline cannot be; what was measured is kept.
             StoreError: the store cannot be written.
         """
-        with self._lock:
-            self._requests.clear()
-            before = self.count.measured
-            for case, decisions in self.by_case(wanted):
-                self._fill(case, decisions)
-            return measuring_of(self._requests, self.count.measured - before)
 
-    def _fill(self, case: Case, decisions: Mapping[str, Decision]) -> None:
-        if case.id not in self.known.cells:
-            self._load(case)
-        missing = self.known.missing(case, decisions)
-        self.count.known += sum(k in self.known.of(case) for k in decisions)
-        if missing:
-            self._measure(case, missing)
-            self._load(case)
+    def by_case(self, wanted: Sequence[tuple[Case, Decision]]) -> list[tuple[Case, dict[str, Decision]]]:
+        """Each case with the launches that are wanted of it, and a decision that makes each."""
+        found: dict[str, tuple[Case, dict[str, Decision]]] = {}
+        for case, decision in wanted:
+            launch, spelled = self._launch(case, decision)
+            found.setdefault(case.id, (case, {}))[1].setdefault(launch, spelled)
+        return list(found.values())
+
+    def baseline(self, case: Case) -> tuple[str, Decision]:
+        """The stock decision's launch on a case, and that decision spelled out."""
+        return self._launch(case, baseline_decision(self.setting))
+
+    def _launch(self, case: Case, decision: Decision) -> tuple[str, Decision]:
+        spelled = spelled_out(case.shape, self.setting, decision, self.gpu)
+        return canonical_launch(case.shape, self.setting, spelled, self.gpu).key, spelled
+
+    def cells(self, case: Case) -> Sequence[Cell]:
+        """See `LatencySource.cells`."""
+        return self.known.cells.get(case.id, ())
+
+    def latency(self, case: Case, decision: Decision) -> Latency:
+        """See `LatencySource.latency`; only `prepare` measures."""
+        launch = canonical_launch(case.shape, self.setting, decision, self.gpu).key
+        failed = self.known.failed.get((case.id, launch))
+        if failed is not None:
+            raise failed
+        found = self.known.of(case).get(launch)
+        if found is None:
+            raise UnrecordedError(f"{case.id}: launch {launch} has not been measured")
+        return found
+
+
+def anchored_cells(readings: Mapping[str, StoredLatency], baseline: str) -> tuple[Cell, ...]:
+    """A case's readings on the rounds in which its baseline was measured, that first; empty where it was not."""
+    if baseline not in readings:
+        return ()
+    reference = readings[baseline].latencies_us
+    order = [baseline, *sorted(k for k in readings if k != baseline)]
+    return tuple(anchored(readings[k], reference) for k in order)
+
+
+def latencies_of(reply: Mapping[str, Any], launches: Sequence[tuple[str, Decision]]) -> list[StoredLatency]:
+    """What the store keeps of a worker's reply; the baseline's rounds, which come first, go with each launch."""
+    rows = reply["cells"]
+    anchor = tuple(rows[0]["latencies_us"])
+    return [
+        StoredLatency(
+            launch, decision, tuple(row["latencies_us"]), anchor, row["error"], reply["sm_clock_mhz"], reply["slowed"]
+        )
+        for (launch, decision), row in zip(launches, rows, strict=True)
+    ]
+
+
+def anchored(reading: StoredLatency, baseline_us: Sequence[float]) -> Cell:
+    """A launch on other rounds of the baseline: each round's ratio to the baseline is kept, the drift is not."""
+    rounds = (b * v / a for v, a, b in zip(reading.latencies_us, reading.baseline_us, baseline_us, strict=True))
+    return Cell(reading.decision, reading.launch, reading.error, tuple(rounds))
+
+
+Wanted = dict[str, tuple[Case, dict[str, Decision]]]
+"""By case id: launches to measure, and a decision that makes each."""
+
+
+class PoolSource(LiveSource):
+    """Latencies of one setting on the GPUs of a pool. Thread-safe; several callers may measure at once."""
+
+    def __init__(
+        self, pool: Pool, store: LatencyStore | Path, setting: Setting, *, client: str, one_gpu: bool = False
+    ) -> None:
+        """Become a client of the pool, and look the benches up.
+
+        Args:
+            pool: workers; the setting is one of those that it was opened with.
+            store: what is known, or its file; sources of one pool may share a store or have their own.
+            setting: what is measured.
+            client: a name that no other client of the pool has.
+            one_gpu: the pool has one GPU and will never have another. Callers then measure one after the other: no
+                other candidate's launches come in between.
+
+        Raises:
+            MeasureError: no worker is left.
+            StoreError: the store cannot be opened.
+            ValueError: the name is taken.
+        """
+        benches = pool.benches(setting)
+        if not benches:
+            raise pool.no_worker()
+        super().__init__(next(iter(benches.values())))
+        self.one_gpu = one_gpu
+        pool.open_client(client)
+        self._pool, self._client = pool, client
+        self._store = LatencyStore(store) if isinstance(store, Path) else store
+        self._benches: dict[str, int] = {uuid: self._store.bench_id(b) for uuid, b in benches.items()}
+        self._turn = threading.Lock() if one_gpu else contextlib.nullcontext()
+
+    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+        """Measure what neither memory nor store knows, on all GPUs at once.
+
+        A launch that another caller is measuring is waited for, and counts as that caller's.
+
+        Raises:
+            MeasureError: no worker is left, or a baseline cannot be measured.
+            StoreError: the store cannot be written.
+        """
+        with self._turn:
+            groups = self.by_case(wanted)
+            first, busy_s, launches = True, 0.0, 0
+            started_at, started = time.time(), time.monotonic()
+            while True:
+                with self._pool.landed:
+                    mine, others = self._missing(groups, first=first)
+                    first = False
+                    if not mine:
+                        if not others:
+                            elapsed_s = time.monotonic() - started
+                            return Measuring(started_at, elapsed_s, busy_s, launches) if launches else None
+                        self._pool.landed.wait()
+                        continue
+                    measured = {self._in_flight_key(c, k) for c, new in mine.values() for k in new}
+                    self._pool.in_flight |= measured
+                try:
+                    busy_s += self._measure_all(mine)
+                    launches += len(measured)
+                finally:
+                    with self._pool.landed:
+                        self._pool.in_flight -= measured
+                        self._pool.landed.notify_all()
+
+    def _in_flight_key(self, case: Case, launch: str) -> Hashable:
+        return self._store.path, self.setting, shape_key(case.shape), launch
+
+    def _missing(self, groups: Sequence[tuple[Case, Mapping[str, Decision]]], *, first: bool) -> tuple[Wanted, bool]:
+        """What this caller is to measure now, and whether there is more that another is measuring."""
+        mine: Wanted = {}
+        others = False
+        with self.lock:
+            for case, decisions in groups:
+                if case.id not in self.known.cells:
+                    self._load(case)
+                missing = self.known.missing(case, decisions)
+                if missing:
+                    # Another run may have measured it since.
+                    self._load(case)
+                    missing = self.known.missing(case, decisions)
+                if first:
+                    self.count.known += sum(k in self.known.of(case) for k in decisions)
+                taken = {k for k in missing if self._in_flight_key(case, k) in self._pool.in_flight}
+                free = {k: d for k, d in missing.items() if k not in taken}
+                others = others or bool(taken)
+                if free:
+                    mine[case.id] = case, free
+        return mine, others
+
+    def _bench_of(self, case: Case) -> int | None:
+        """Bench that measures a shape: where this pool has measured it, else where most of it is known."""
+        uuid = self._pool.affinity(self.setting, case.shape)
+        if not uuid:
+            alive = {u: self._benches[u] for u in self._pool.benches(self.setting) if u in self._benches}
+            known = self._store.launches_known(list(alive.values()), case.shape)
+            if not known:
+                return None
+            uuid = self._pool.assign(self.setting, case.shape, max(alive, key=lambda u: known.get(alive[u], 0)))
+        return self._benches.get(uuid)
 
     def _load(self, case: Case) -> None:
-        """Read a case's launches from the store, brought onto the rounds in which its baseline was measured."""
-        readings = self._store.readings(self._bench_id, case.shape)
-        self.known.take(case, anchored_cells(readings, self.baseline(case)[0]))
+        """Read a case's launches as its GPU measured them; keep the ratios of one that it has left."""
+        bench = self._bench_of(case)
+        readings = {} if bench is None else self._store.readings(bench, case.shape)
+        first, _ = self.baseline(case)
+        cells = anchored_cells(readings, first)
+        before = self.known.of(case)
+        if not cells and before:
+            return
+        gone = {}
+        for launch, latency in before.items():
+            if launch not in readings:
+                rounds = zip(cells[0].latencies_us, latency.rounds_us, before[first].rounds_us, strict=True)
+                gone[launch] = Latency(tuple(new * v / old for new, v, old in rounds))
+        self.known.take(case, cells, gone)
 
-    def _measure(self, case: Case, missing: Mapping[str, Decision]) -> None:
-        """Measure launches together with the baseline; a guilty one is found by measuring them alone."""
-        first, baseline = self.baseline(case)
-        new = {k: d for k, d in missing.items() if k != first}
-        try:
-            self._ask(case, first, baseline, new)
-        except MeasureError as error:
-            if error.kind not in STATUS_OF:
-                raise
-            if not new:
-                raise MeasureError(
-                    error.kind, f"the baseline of {case.id} cannot be measured: {error}; what was measured is kept"
-                ) from error
-            if len(new) == 1:
-                (launch,) = new
-                if not self.known.of(case):
-                    self._ask(case, first, baseline, {})
-                self.known.failed[case.id, launch] = UnrecordedError(str(error), STATUS_OF[error.kind])
-                return
-            for launch, decision in new.items():
-                self._measure(case, {launch: decision})
-                self._load(case)
+    def _measure_all(self, wanted: Wanted) -> float:
+        """Measure; what fails together is measured one by one, so that the guilty launch is found. Seconds of GPU."""
+        parts, total = list(wanted.values()), 0.0
+        while parts:
+            parts, seconds = self._measure_parts(parts)
+            total += seconds
+        return total
 
-    def _ask(self, case: Case, first: str, baseline: Decision, new: Mapping[str, Decision]) -> None:
-        asked_at, started = time.time(), time.monotonic()
-        try:
-            reply = self._worker.measure(case.shape, [baseline, *new.values()], rounds=ROUNDS)
-        finally:
-            self._requests.append((asked_at, time.monotonic() - started))
-        readings = readings_of(reply, [(first, baseline), *new.items()])
-        self._store.add(self._bench_id, case.shape, readings)
-        self.count.add(reply, len(new) if self.known.of(case) else len(readings))
+    def _measure_parts(
+        self, parts: Sequence[tuple[Case, dict[str, Decision]]]
+    ) -> tuple[list[tuple[Case, dict[str, Decision]]], float]:
+        """One pass over cases and their new launches.
 
+        Returns:
+            What has to be tried again in smaller parts, and the seconds that it took GPUs.
+        """
+        seconds = 0.0
+        asked: dict[int, tuple[Case, list[tuple[str, Decision]]]] = {}
+        jobs = []
+        for case, new in parts:
+            first, baseline = self.baseline(case)
+            launches = [(first, baseline), *((k, d) for k, d in new.items() if k != first)]
+            jobs.append(Job(self.setting, case.shape, tuple(d for _, d in launches), ROUNDS))
+            asked[id(jobs[-1])] = case, launches
+        again: list[tuple[Case, dict[str, Decision]]] = []
+        with contextlib.closing(self._pool.measure(self._client, jobs)) as batches:
+            for results in batches:
+                found: list[tuple[int, DecodeShape, list[StoredLatency]]] = []
+                for result in results:
+                    if result.reply is not None:
+                        case, launches = asked[id(result.job)]
+                        found.append((self._benches[result.uuid], case.shape, latencies_of(result.reply, launches)))
+                self._store.add_all(found)
+                for result in results:
+                    case, launches = asked[id(result.job)]
+                    seconds += result.busy_s
+                    if result.reply is None:
+                        again += self._failure(case, launches, result)
+                        continue
+                    with self.lock:
+                        self.count.add(result.reply, len(launches) - bool(self.known.of(case)))
+                        self._load(case)
+        return again, seconds
 
-def measuring_of(requests: Sequence[Request], launches: int) -> Measuring | None:
-    """Requests that followed one another as one stretch of time."""
-    if not requests:
-        return None
-    first, (last, took) = requests[0][0], requests[-1]
-    return Measuring(first, max(0.0, last + took - first), sum(seconds for _, seconds in requests), launches)
+    def _failure(
+        self, case: Case, launches: Sequence[tuple[str, Decision]], result: JobResult
+    ) -> list[tuple[Case, dict[str, Decision]]]:
+        """Smaller parts to try; none when the guilty launch is found, which is then remembered."""
+        error = result.error
+        assert error is not None
+        if error.kind not in STATUS_OF:
+            raise error
+        new = launches[1:]
+        if not new:
+            raise MeasureError(
+                error.kind, f"the baseline of {case.id} cannot be measured: {error}; what was measured is kept"
+            )
+        if len(new) > 1:
+            return [(case, {launch: decision}) for launch, decision in new]
+        ((launch, _),) = new
+        with self.lock:
+            self.known.failed[case.id, launch] = UnrecordedError(str(error), STATUS_OF[error.kind])
+            return [] if self.known.of(case) else [(case, {})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,10 +12,12 @@ from typing import Any
 
 from evaluators.data.contract import Setting
 from evaluators.measure.device import nvml_uuids
-from evaluators.measure.executor import Hello, Work, WorkerLost
-from evaluators.measure.wire import batch_text, hello_of, setting_row
-from evaluators.measure.worker import BENCH
-from evaluators.measure.worker_client import MeasureError, Trouble, end_process
+from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
+from evaluators.measure.executor import Channel, WorkerInfo
+from evaluators.measure.worker_process import BENCH
+
+GOODBYE_S = 20.0
+"""A worker that is told to end is killed after this long."""
 
 
 def visible_gpus() -> list[str]:
@@ -29,7 +32,7 @@ def visible_gpus() -> list[str]:
     try:
         present = nvml_uuids()
     except (ImportError, RuntimeError) as error:
-        raise MeasureError(Trouble.UNAVAILABLE, str(error)) from error
+        raise MeasureError(MeasureErrorKind.UNAVAILABLE, str(error)) from error
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
         return present
@@ -41,94 +44,94 @@ def visible_gpus() -> list[str]:
             chosen += [u for u in present if u.startswith(name)]
     if not chosen:
         raise MeasureError(
-            Trouble.UNAVAILABLE,
+            MeasureErrorKind.UNAVAILABLE,
             f"CUDA_VISIBLE_DEVICES={named!r} leaves none of this machine's {len(present)} GPUs: unset it, or name GPUs "
             "by number or by the UUIDs that nvidia-smi -L prints (MIG slices cannot be timed)",
         )
     return chosen
 
 
-class ProcessChannel:
+class ProcessChannel(Channel):
     """A worker process and the pipe to it."""
 
     streams = True
 
-    def __init__(self, uuid: str, bench: str) -> None:
-        """Start the process; it sees this GPU alone."""
-        self.uuid = uuid
+    def __init__(self, uuid: str = "", *, bench: str = BENCH, library: str = "") -> None:
+        """Start the process.
+
+        Args:
+            uuid: the only GPU that it sees; empty leaves that to CUDA.
+            bench: what measures, as module:function.
+            library: another build of the kernels than the installed one.
+
+        Raises:
+            WorkerLost: it could not be started.
+        """
+        self._uuid = uuid
+        command = [sys.executable, "-m", "evaluators.measure.worker_process", "--bench", bench]
+        command += ["--uuid", uuid, "--library", library]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "evaluators.measure.child", "--uuid", uuid, "--bench", bench],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": uuid},
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": uuid} if uuid else None,
                 # Ctrl-C must not tear a measurement; the worker ends when its stdin does.
                 start_new_session=True,
             )
         except OSError as error:
-            raise WorkerLost(f"no process for {uuid} could be started: {error}") from error
-
-    def _send(self, text: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(text + "\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError) as error:
-            raise self._lost() from error
+            raise WorkerLost(f"the process for {uuid or 'the GPU'} could not be started: {error}") from error
 
     def _lost(self) -> WorkerLost:
         code = self._process.wait()
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return WorkerLost(f"the worker process on {self.uuid} ended ({how})")
+        return WorkerLost(f"the worker process{self._uuid and ' on '}{self._uuid} ended ({how})")
 
-    def _receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
+    def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+        """See `Channel.replies`; replies come as the worker makes them."""
+        assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            line = self._process.stdout.readline()
-        except ValueError:
+            self._process.stdin.write(json.dumps(request, separators=(",", ":")) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise self._lost() from error
+        for _ in range(count):
             line = ""
-        if not line.endswith("\n"):
-            raise self._lost()
-        reply: dict[str, Any] = json.loads(line)
-        return reply
+            with contextlib.suppress(ValueError):  # closed by another thread
+                line = self._process.stdout.readline()
+            if not line.endswith("\n"):
+                raise self._lost()
+            yield json.loads(line)
 
-    def _ask(self, request: dict[str, Any]) -> Any:
-        self._send(json.dumps(request))
-        reply = self._receive()
-        if "error" in reply:
-            raise MeasureError(Trouble(reply["error"]), reply["message"])
-        return reply["ok"]
-
-    def open(self, settings: Sequence[Setting], *, seed: int) -> Hello:
+    def open(self, settings: Sequence[Setting], *, seed: int, self_test: bool = True) -> WorkerInfo:
         """See `Channel.open`."""
-        hello = hello_of(self._ask({"hello": [setting_row(s) for s in settings], "seed": seed}))
-        if hello.device.uuid != self.uuid:
+        info = super().open(settings, seed=seed, self_test=self_test)
+        if self._uuid not in ("", info.device.uuid):
             raise MeasureError(
-                Trouble.UNAVAILABLE,
-                f"the worker for {self.uuid} found itself on {hello.device.uuid}: CUDA_VISIBLE_DEVICES "
-                "does not pin here",
+                MeasureErrorKind.UNAVAILABLE,
+                f"the worker for {self._uuid} found itself on {info.device.uuid}: CUDA_VISIBLE_DEVICES does not pin "
+                "here",
             )
-        return hello
-
-    def run(self, works: Sequence[Work]) -> Iterator[dict[str, Any]]:
-        """See `Channel.run`; replies come as the worker makes them."""
-        self._send(batch_text(works))
-        for _ in works:
-            yield self._receive()
-
-    def ask(self, op: str, setting: Setting, **arguments: Any) -> Any:
-        """See `Channel.ask`."""
-        return self._ask({"op": op, "setting": setting_row(setting), **arguments})
+        return info
 
     def kill(self) -> None:
         """See `Channel.kill`."""
         self._process.kill()
 
     def close(self) -> None:
-        """See `Channel.close`."""
-        end_process(self._process)
+        """See `Channel.close`; the process leaves by itself when its input ends, and is killed where it does not."""
+        with contextlib.suppress(BrokenPipeError, OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        try:
+            self._process.wait(GOODBYE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 class LocalExecutor:
@@ -140,15 +143,15 @@ class LocalExecutor:
         """Use these GPUs, or all that are visible; `bench` replaces what measures."""
         self._uuids, self._bench = tuple(uuids), bench
 
-    def seats(self) -> Sequence[str]:
-        """UUIDs; see `Executor.seats`."""
+    def gpus(self) -> Sequence[str]:
+        """UUIDs; see `Executor.gpus`."""
         if not self._uuids:
             self._uuids = tuple(visible_gpus())
         return self._uuids
 
-    def start(self, seat: str) -> ProcessChannel:
+    def start(self, gpu: str) -> ProcessChannel:
         """See `Executor.start`."""
-        return ProcessChannel(seat, self._bench)
+        return ProcessChannel(gpu, bench=self._bench)
 
     def close(self) -> None:
         """Nothing outlives the channels."""

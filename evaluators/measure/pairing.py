@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 LOOKS = (6, 12, 24)
 """Blocks after which the data are looked at; nowhere in between."""
@@ -53,9 +54,9 @@ class Block:
 
     Attributes:
         order: `ABBA` or `BAAB`.
-        readings_us: per letter of `order`, the readings taken there, in microseconds per call.
-        clocks_mhz: SM clock while each letter ran.
-        slowed: whether NVML reported a slow-down by heat or power at any letter.
+        readings_us: per arm of `order`, the readings taken there, in microseconds per call.
+        clocks_mhz: SM clock while each arm ran.
+        slowed: whether NVML reported a slow-down by heat or power at any arm.
     """
 
     order: str
@@ -63,22 +64,27 @@ class Block:
     clocks_mhz: tuple[int, ...]
     slowed: bool
 
-    def arm(self, letter: str) -> list[float]:
-        """All readings of one arm."""
-        return [v for mark, values in zip(self.order, self.readings_us, strict=True) for v in values if mark == letter]
+    @staticmethod
+    def from_json(row: Mapping[str, Any]) -> Block:
+        """A block as a worker sends it."""
+        return Block(row["order"], tuple(map(tuple, row["readings_us"])), tuple(row["clocks_mhz"]), row["slowed"])
 
-    def median_us(self, letter: str) -> float:
+    def arm(self, name: str) -> list[float]:
+        """All readings of one arm."""
+        return [v for mark, values in zip(self.order, self.readings_us, strict=True) for v in values if mark == name]
+
+    def median_us(self, arm: str) -> float:
         """Median of one arm's readings."""
-        return statistics.median(self.arm(letter))
+        return statistics.median(self.arm(arm))
 
     @property
     def log_ratio(self) -> float:
         """log(median of A / median of B): positive where the candidate is faster."""
         return math.log(self.median_us("A") / self.median_us("B"))
 
-    def clock_mhz(self, letter: str) -> float:
+    def clock_mhz(self, arm: str) -> float:
         """Mean SM clock of one arm."""
-        return statistics.fmean(c for mark, c in zip(self.order, self.clocks_mhz, strict=True) if mark == letter)
+        return statistics.fmean(c for mark, c in zip(self.order, self.clocks_mhz, strict=True) if mark == arm)
 
     @property
     def drop_reason(self) -> str:

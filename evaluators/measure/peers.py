@@ -11,14 +11,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from evaluators.data.contract import Decision, DecodeShape
-from evaluators.measure.correctness import MAX_RELATIVE_ERROR, reference
 from evaluators.measure.providers.base import BoundLaunch, CallInputs
 from evaluators.measure.timing import launches_per_replay
 
 if TYPE_CHECKING:
     import torch
 
-    from evaluators.measure.shape_timer import ShapeTimer
+    from evaluators.measure.shape_timer import MAX_RELATIVE_ERROR, ShapeTimer, reference
 
 ROUNDS = 12
 COPY_BYTES = 1 << 30

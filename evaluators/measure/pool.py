@@ -1,8 +1,8 @@
-"""A pool of workers: starts them, replaces them, and gives every answer to its client exactly once.
+"""A pool of workers: starts them, replaces them, and gives every result to its client exactly once.
 
-One thread per seat talks to one worker. A watchdog fences workers whose lease runs out: the works wait again under
-another token, the worker is killed, and whatever it may still say is thrown away. Execution is at least once;
-delivery, and with it recording, is exactly once.
+One thread per GPU talks to its worker. A watchdog gives up workers that do not answer in time: their jobs wait again,
+the worker is killed, and whatever it may still say finds no open job. A job may be run twice; since the store keeps
+the first result of a launch, that costs time and nothing else.
 """
 
 from __future__ import annotations
@@ -11,31 +11,41 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import replace
+from queue import SimpleQueue
 from typing import Literal
 
 from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
-from evaluators.latencies.store import Bench
-from evaluators.measure.desk import CLOSED, Desk
-from evaluators.measure.entries import Lease
-from evaluators.measure.executor import Answer, Executor, Work, WorkerLost
-from evaluators.measure.leases import LeaseBook
-from evaluators.measure.seats import START_S, Seat, start_worker
-from evaluators.measure.worker_client import MeasureError, Trouble
+from evaluators.latencies.store import BenchKey
+from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
+from evaluators.measure.executor import Channel, Executor, Job, JobResult, WorkerInfo, result_of
+from evaluators.measure.job_queue import Batch, JobQueue, PendingJob, PoolLimits
+from evaluators.measure.local import LocalExecutor, visible_gpus
+from evaluators.measure.pool_worker import START_S, PoolWorker
 
-LOSSES_IN_A_ROW = 8
-"""Workers lost one after the other in one seat, none having finished a lease, before the seat is left out."""
+EXECUTORS = ("local", "ray")
+
+MAX_LOST_IN_A_ROW = 8
+"""Workers lost one after the other on one GPU, none having finished a batch, before the GPU is left out."""
 
 CLOSE_S = 60.0
 """All workers must have let go of their GPUs this long after the pool was closed."""
 
-TOO_LATE = "it answered after its lease had run out"
+JOBS_AT_ONCE = 32
+"""Jobs drawn from a client at once."""
+
+CLOSED = "the pool is closed"
+TOO_LATE = "it did not answer in time"
 
 
 class Pool:
-    """Workers of one GPU model and one set of kernel builds. Thread-safe."""
+    """Workers of one GPU model and one set of kernel builds. Thread-safe.
+
+    Attributes:
+        in_flight: launches that sources are having measured, so that another waits for them; `landed` guards it.
+    """
 
     def __init__(
         self,
@@ -44,7 +54,7 @@ class Pool:
         *,
         gpus: int | Literal["all"] = "all",
         seed: int = 0,
-        book: LeaseBook | None = None,
+        limits: PoolLimits | None = None,
         start_s: float = START_S,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
@@ -55,7 +65,7 @@ class Pool:
             settings: what will be measured; all are opened and tested now.
             gpus: how many to use; where one is left out, the next of the executor's takes its place.
             seed: of inputs and orders; every worker draws its own from it.
-            book: bookkeeping with other limits.
+            limits: sizes of batches, and times.
             start_s: how long a worker may take to start.
             on_event: told in a sentence when a GPU is left out or a worker is lost; called from several threads.
 
@@ -64,23 +74,26 @@ class Pool:
         """
         self.executor, self.settings = executor, tuple(settings)
         self._start_s, self._tell = start_s, on_event
-        self._desk = Desk(book or LeaseBook())
-        self._book, self._change = self._desk.book, self._desk.change
-        self._seats: list[Seat] = []
+        self._queue = JobQueue(limits)
+        # The watchdog has a condition of its own: woken by every job, it would cost more than it watches over.
+        lock = threading.RLock()
+        self._change, self._closed = threading.Condition(lock), threading.Condition(lock)
+        self._closing = False
+        self.in_flight, self.landed = set[Hashable](), threading.Condition()
+        self._workers: list[PoolWorker] = []
         self._threads: list[threading.Thread] = []
         self._seeds = itertools.count(seed)
-        self._kind: tuple[object, ...] | None = None
-        if not (names := list(executor.seats())):
-            raise MeasureError(Trouble.UNAVAILABLE, f"executor {executor.name}: there is no GPU to measure on")
-        self._open_seats(names, len(names) if gpus == "all" else gpus)
-        ready = [s for s in self._seats if not s.out]
+        if not (names := list(executor.gpus())):
+            raise MeasureError(MeasureErrorKind.UNAVAILABLE, f"executor {executor.name}: there is no GPU to measure on")
+        self._start_all(names, len(names) if gpus == "all" else gpus)
+        ready = [w for w in self._workers if not w.out]
         if not ready:
-            why = "; ".join(s.out for s in self._seats)
+            why = "; ".join(w.out for w in self._workers)
             executor.close()
-            raise MeasureError(Trouble.UNAVAILABLE, f"no worker could be started: {why}")
+            raise MeasureError(MeasureErrorKind.UNAVAILABLE, f"no worker could be started: {why}")
         if gpus != "all" and len(ready) < gpus:
             self._tell(f"{gpus} GPUs were asked for, {len(ready)} can be had")
-        self._threads = [threading.Thread(target=self._serve, args=(s,), daemon=True) for s in ready]
+        self._threads = [threading.Thread(target=self._serve, args=(w,), daemon=True) for w in ready]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
         for thread in self._threads:
             thread.start()
@@ -90,57 +103,87 @@ class Pool:
     @property
     def devices(self) -> list[DeviceRecord]:
         """GPUs that measure now."""
-        return [s.hello.device for s in self._seats if s.hello and not s.out]
+        return [w.info.device for w in self._workers if w.info and not w.out]
 
-    def benches(self, setting: Setting) -> dict[str, Bench]:
+    def benches(self, setting: Setting) -> dict[str, BenchKey]:
         """By UUID: what latencies of a setting are stored under."""
-        ready = [(s.uuid, s.hello) for s in self._seats if s.hello and not s.out]
-        return {uuid: Bench(hello.device, hello.builds[setting.name], setting) for uuid, hello in ready}
+        ready = [(w.uuid, w.info) for w in self._workers if w.info and not w.out]
+        return {uuid: BenchKey(info.device, info.builds[setting.name], setting) for uuid, info in ready}
 
-    def report(self) -> list[Seat]:
-        """Every seat that was tried, with what happened there; copies."""
+    def report(self) -> list[PoolWorker]:
+        """Every GPU that was tried, with what happened there; copies."""
         with self._change:
-            return [replace(s, channel=None) for s in self._seats]
+            return [replace(w, channel=None) for w in self._workers]
 
-    def open_client(self, name: str, weight: float = 1.0) -> None:
-        """A queue with a fair share of the pool; see `LeaseBook.open_client`."""
+    def open_client(self, name: str) -> None:
+        """Add a queue with a fair share of the pool; see `JobQueue.open_client`."""
         with self._change:
-            self._book.open_client(name, weight)
+            self._queue.open_client(name)
 
     def close_client(self, name: str) -> None:
         """Forget a client and what it still waits for."""
         with self._change:
-            self._book.close_client(name)
+            self._queue.close_client(name)
 
-    def open_works(self, client: str) -> tuple[int, int]:
-        """(waiting, leased) works of a client."""
+    def open_jobs(self, client: str) -> tuple[int, int]:
+        """(waiting, running) jobs of a client."""
         with self._change:
-            return self._book.open_works(client)
+            return self._queue.open_jobs(client)
 
-    def claim(self, setting: Setting, shape: DecodeShape, uuid: str) -> str:
-        """Let a shape live on a GPU unless it lives elsewhere already; the UUID of where it lives, or nothing."""
+    def assign(self, setting: Setting, shape: DecodeShape, uuid: str) -> str:
+        """Let a GPU measure a shape unless another does; the UUID of the one that does, or nothing."""
         with self._change:
-            return self._book.claim(setting, shape, uuid)
+            return self._queue.assign(setting, shape, uuid)
 
-    def home(self, setting: Setting, shape: DecodeShape) -> str:
-        """UUID of the GPU on which a shape is measured; empty while it is undecided."""
+    def affinity(self, setting: Setting, shape: DecodeShape) -> str:
+        """UUID of the GPU that measures a shape; empty while it is undecided."""
         with self._change:
-            return self._book.home(setting, shape)
+            return self._queue.affinity(setting, shape)
 
-    def measure(self, client: str, works: Iterable[Work]) -> Generator[list[Answer], None, None]:
-        """Answers in the order in which they come, one per work, several at a time.
+    def measure(self, client: str, jobs: Iterable[Job]) -> Generator[list[JobResult], None, None]:
+        """Results in the order in which they come, one per job, several at a time.
 
-        Works are drawn from the iterable as the pool needs them. Who stops iterating cancels what is left.
+        Jobs are drawn from the iterable as the pool needs them. A caller that stops iterating cancels what is left.
 
         Raises:
             MeasureError: of kind lost: no worker is left.
         """
-        return self._desk.measure(client, works, self.no_worker)
+        results: SimpleQueue[JobResult] = SimpleQueue()
+        source, more = iter(jobs), True
+        launches, unread = 0, 0
+        try:
+            while True:
+                while more and launches < 4 * self._queue.limits.max_launches * max(1, len(self._queue.gpus)):
+                    chunk = list(itertools.islice(source, JOBS_AT_ONCE))
+                    more = len(chunk) == JOBS_AT_ONCE
+                    launches += sum(len(job.decisions) for job in chunk)
+                    unread += len(chunk)
+                    if chunk:
+                        self._add(client, chunk, results)
+                if not unread:
+                    return
+                # No one else reads them, so that as many as are there can be had.
+                found = [results.get(), *(results.get() for _ in range(results.qsize()))]
+                unread -= len(found)
+                launches -= sum(len(result.job.decisions) for result in found)
+                yield found
+        finally:
+            with self._change:
+                if client in self._queue.clients:
+                    self._queue.cancel(client, results)
+
+    def _add(self, client: str, jobs: Sequence[Job], results: SimpleQueue[JobResult]) -> None:
+        with self._change:
+            if self._closing or not self._queue.gpus:
+                raise self.no_worker()
+            self._queue.add(client, jobs, results)
+            self._change.notify_all()
 
     def no_worker(self, why: str = "") -> MeasureError:
         """What to raise when no worker is left."""
-        why = CLOSED if self._desk.closing else why or self._outs() or "no GPU is within reach"
-        return MeasureError(Trouble.LOST, f"no worker is left: {why}; what was measured is kept")
+        outs = "; ".join(w.out for w in self._workers if w.out)
+        why = CLOSED if self._closing else why or outs or "no GPU is within reach"
+        return MeasureError(MeasureErrorKind.LOST, f"no worker is left: {why}; what was measured is kept")
 
     def close(self) -> None:
         """End all workers and wait until they let go of their GPUs; callers that still wait are told.
@@ -148,153 +191,223 @@ class Pool:
         A worker that cannot even be killed, on a host that is out of reach, is not waited for.
         """
         with self._change:
-            if self._desk.closing:
+            if self._closing:
                 return
-            self._desk.closing = True
-            busy = {lease.seat for lease in self._book.leases.values()}
-            for seat in self._seats:
-                if seat.channel is not None and not seat.out and (seat.uuid in busy or seat.starting):
-                    seat.channel.kill()
+            self._closing = True
+            busy = {batch.gpu for batch in self._queue.batches}
+            for worker in self._workers:
+                if worker.channel is not None and not worker.out and (worker.uuid in busy or worker.starting):
+                    worker.channel.kill()
             self._change.notify_all()
-            self._desk.closed.notify_all()
+            self._closed.notify_all()
         until = time.monotonic() + CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        self._desk.fail_all(self.no_worker)
+        with self._change:
+            self._fail(self._queue.drain(), self.no_worker())
+            for batch in self._queue.batches:
+                self._fail(batch.open.values(), self.no_worker())
+                batch.open = {}
         self.executor.close()
 
-    # Seats.
+    # Starting workers, and leaving GPUs out.
 
-    def _open_seats(self, names: list[str], wanted: int) -> None:
-        """Start as many as are wanted at once; spare ones take the place of those that are left out."""
-        while names and (missing := wanted - sum(not s.out for s in self._seats)) > 0:
-            batch = [Seat(name) for name in names[:missing]]
+    def _start_all(self, names: list[str], wanted: int) -> None:
+        """Start as many as are wanted at once; spare GPUs take the place of those that are left out."""
+        model: tuple[object, ...] | None = None
+        while names and (missing := wanted - sum(not w.out for w in self._workers)) > 0:
+            batch = [PoolWorker(name) for name in names[:missing]]
             del names[:missing]
-            self._seats += batch
-            starting = [threading.Thread(target=self._start, args=(seat,), daemon=True) for seat in batch]
+            self._workers += batch
+            starting = [threading.Thread(target=self._start, args=(worker,), daemon=True) for worker in batch]
             for thread in starting:
                 thread.start()
             for thread in starting:
                 thread.join()
-            kinds = Counter(s.hello.kind for s in self._seats if s.hello and not s.out)
-            if self._kind is None and kinds:
-                self._kind = kinds.most_common(1)[0][0]
-            for seat in self._seats:
-                if not seat.out and seat.hello is not None and seat.hello.kind != self._kind:
-                    self._dismiss(seat)
+            models = Counter(w.info.model for w in self._workers if w.info and not w.out)
+            if model is None and models:
+                model = models.most_common(1)[0][0]
+            for worker in self._workers:
+                if not worker.out and worker.info is not None and worker.info.model != model:
+                    self._dismiss(worker, worker.info)
         with self._change:
-            for seat in self._seats:
-                if not seat.out:
-                    self._book.add_seat(seat.uuid)
+            self._queue.gpus |= {w.uuid for w in self._workers if not w.out}
 
-    def _dismiss(self, seat: Seat) -> None:
+    def _dismiss(self, worker: PoolWorker, info: WorkerInfo) -> None:
         """Leave out a GPU that is not of the pool's model, driver or kernel build."""
-        assert seat.hello is not None and seat.channel is not None
-        d = seat.hello.device
-        builds = ", ".join(seat.hello.builds.values())
-        seat.channel.close()
-        self._leave_out(
-            seat, f"{seat.label} is another kind than the pool's other GPUs ({d.name}, driver {d.driver}, {builds})"
-        )
+        assert worker.channel is not None
+        worker.channel.close()
+        kind = f"{info.device.name}, driver {info.device.driver}, {', '.join(info.builds.values())}"
+        self._leave_out(worker, f"{worker.label} is another kind than the pool's other GPUs ({kind})")
 
-    def _leave_out(self, seat: Seat, why: str) -> None:
-        """Use a seat no more, and say so; with the last one, everything that waits fails."""
+    def _leave_out(self, worker: PoolWorker, why: str) -> None:
+        """Use a GPU no more, and say so."""
         with self._change:
-            seat.out = why
-            self._desk.drop_seat(seat.uuid, self.no_worker)
+            worker.out = why
+            self._drop(worker, self.no_worker())
         self._tell(f"left out: {why}")
 
-    def _outs(self) -> str:
-        return "; ".join(s.out for s in self._seats if s.out)
+    def _drop(self, worker: PoolWorker, error: MeasureError) -> None:
+        """Let a GPU's shapes move to others; with the last GPU, everything that waits fails."""
+        self._queue.drop_gpu(worker.uuid)
+        if not self._queue.gpus:
+            self._fail(self._queue.drain(), error)
+        self._change.notify_all()
 
-    def _start(self, seat: Seat) -> bool:
-        """Put a worker into a seat. False: the pool is closing, or the seat is left out."""
+    def _fail(self, pending: Iterable[PendingJob], error: MeasureError) -> None:
+        for p in pending:
+            p.results.put(JobResult(p.job, "", None, error))
+
+    def _start(self, worker: PoolWorker) -> bool:
+        """Start a GPU's worker. False: the pool is closing, or the GPU is left out."""
 
         def pause(seconds: float) -> bool:
             with self._change:
-                return self._change.wait_for(lambda: self._desk.closing, seconds)
+                return self._change.wait_for(lambda: self._closing, seconds)
 
-        why = start_worker(self.executor, seat, self.settings, seeds=self._seeds, start_s=self._start_s, pause=pause)
-        if why and not self._desk.closing:
-            self._leave_out(seat, why)
-        return not why and not self._desk.closing
+        why = worker.start(self.executor, self.settings, seeds=self._seeds, start_s=self._start_s, pause=pause)
+        if why and not self._closing:
+            self._leave_out(worker, why)
+        return not why and not self._closing
 
-    def _serve(self, seat: Seat) -> None:
-        """The life of a seat: leases until the pool closes or the seat is left out."""
-        assert seat.channel is not None
+    # Running batches.
+
+    def _serve(self, worker: PoolWorker) -> None:
+        """Run batches on a GPU until the pool closes or the GPU is left out."""
         while True:
-            lease = self._desk.next_lease(seat.uuid)
-            if lease is None:
-                seat.channel.close()
+            assert worker.channel is not None
+            batch = self._next_batch(worker.uuid)
+            if batch is None:
+                worker.channel.close()
                 return
             started = time.monotonic()
-            lost = self._run(seat, lease)
+            lost = self._run(worker, worker.channel, batch)
             with self._change:
-                seat.busy_s += time.monotonic() - started
-                seat.fenced_s = None
+                worker.busy_s += time.monotonic() - started
+                worker.lost_at_s = None
             if not lost:
-                seat.in_a_row = 0
+                worker.lost_in_a_row = 0
                 continue
-            seat.channel.kill()
-            seat.channel.close()
+            worker.channel.kill()
+            worker.channel.close()
             if lost == CLOSED:
                 return
-            seat.lost += 1
-            seat.in_a_row += 1
-            if seat.in_a_row >= LOSSES_IN_A_ROW:
-                self._leave_out(seat, f"{seat.label}: {seat.in_a_row} workers lost in a row, the last: {lost}")
+            worker.lost += 1
+            worker.lost_in_a_row += 1
+            if worker.lost_in_a_row >= MAX_LOST_IN_A_ROW:
+                text = f"{worker.label}: {worker.lost_in_a_row} workers lost in a row, the last: {lost}"
+                self._leave_out(worker, text)
                 return
-            self._tell(f"lost: a worker on {seat.label} ({lost}); another takes its place")
+            self._tell(f"worker on {worker.label} lost ({lost}); restarting")
             with self._change:
-                seat.fenced_s = time.monotonic()
-            if self._desk.closing or not self._start(seat):
+                worker.lost_at_s = time.monotonic()
+            if self._closing or not self._start(worker):
                 return
             with self._change:
-                seat.fenced_s = None
-                self._book.add_seat(seat.uuid)
+                worker.lost_at_s = None
+                self._queue.gpus.add(worker.uuid)
 
-    def _run(self, seat: Seat, lease: Lease) -> str:
-        """Run a lease; why its worker is lost, or nothing."""
-        assert seat.channel is not None
+    def _next_batch(self, uuid: str) -> Batch | None:
+        """Wait for jobs that suit a GPU; None when the pool closes."""
+        with self._change:
+            while not self._closing:
+                batch = self._queue.take(uuid, time.monotonic())
+                if batch is not None:
+                    return batch
+                self._change.wait()
+        return None
+
+    def _run(self, worker: PoolWorker, channel: Channel, batch: Batch) -> str:
+        """Run a batch; why its worker is lost, or nothing."""
         position = 0
         try:
-            for reply in seat.channel.run(lease.works):
-                if reply.get("error") == Trouble.LOST.value:
-                    return self._desk.lost(lease, reply["message"], position)
-                accepted, valid = self._desk.settle(lease, position, seat.uuid, reply)
-                seat.launches += len(lease.works[position].decisions) if accepted else 0
-                if not valid:
-                    return TOO_LATE
+            for reply in channel.run(batch.jobs):
+                if reply.get("error") == MeasureErrorKind.LOST.value:
+                    return self._lost(batch, reply["message"], position)
+                job = batch.jobs[position]
+                try:
+                    measured = result_of(reply)
+                    result = JobResult(job, worker.uuid, measured, None, measured["total_s"])
+                except MeasureError as error:
+                    result = JobResult(job, worker.uuid, None, error, reply.get("busy_s", 0.0))
+                with self._change:
+                    pending = self._queue.answered(batch, position, time.monotonic())
+                    if pending is not None:
+                        worker.launches += len(job.decisions)
+                        pending.results.put(result)
+                    if batch not in self._queue.batches:
+                        return TOO_LATE
                 position += 1
         except WorkerLost as error:
-            return self._desk.lost(lease, str(error), position if seat.channel.streams else None)
-        return "" if self._desk.finish(lease) else TOO_LATE
+            return self._lost(batch, str(error), position if channel.streams else None)
+        with self._change:
+            return "" if self._queue.finish(batch) else TOO_LATE
 
-    def _give_up_waiting(self, seat: Seat) -> None:
-        """Let a GPU's shapes move when its worker cannot be killed, or not replaced yet. The lock is held."""
-        if seat.uuid in self._book.seats:
-            self._desk.drop_seat(seat.uuid, lambda: self.no_worker(f"{seat.label} is out of reach"))
-            self._tell(f"out of reach: the worker on {seat.label}; its shapes move to other GPUs")
+    def _lost(self, batch: Batch, why: str, guilty: int | None) -> str:
+        """Queue again what a lost worker held; returns why it was lost."""
+        with self._change:
+            if batch not in self._queue.batches:
+                return TOO_LATE
+            if self._closing:
+                return CLOSED
+            for pending in self._queue.lost(batch, why, guilty=guilty):
+                text = f"{len(pending.deaths)} workers were lost over this launch: {'; '.join(pending.deaths)}"
+                self._fail([pending], MeasureError(MeasureErrorKind.DEADLY, text))
+            self._change.notify_all()
+        return why
 
     def _watch(self) -> None:
-        """Fence workers whose lease has run out."""
+        """Give up workers that do not answer in time."""
+        answer_s = self._queue.limits.answer_s
         with self._change:
-            while not self._desk.closing:
+            while not self._closing:
                 now = time.monotonic()
-                for lease in self._book.expired(now):
-                    seat = next(s for s in self._seats if s.uuid == lease.seat and not s.out)
-                    channel, seat.fenced_s = seat.channel, now
+                for batch in self._queue.overdue(now):
+                    worker = next(w for w in self._workers if w.uuid == batch.gpu and not w.out)
+                    channel, worker.lost_at_s = worker.channel, now
                     assert channel is not None
-                    position = next((k for k, e in enumerate(lease.entries) if e is not None), 0)
-                    why = f"the worker on {lease.seat} did not answer before its lease ran out"
-                    self._desk.lost(lease, why, position if channel.streams else None)
+                    self._lost(
+                        batch,
+                        f"the worker on {batch.gpu} did not answer in time",
+                        min(batch.open, default=0) if channel.streams else None,
+                    )
                     channel.kill()
-                for seat in self._seats:
+                for worker in self._workers:
                     # Where there is no other GPU, a worker that starts is waited for.
-                    waited_for = seat.starting and len(self._book.seats) == 1
-                    if seat.fenced_s is not None and now - seat.fenced_s > self._book.lease_s and not waited_for:
-                        self._give_up_waiting(seat)
-                # No lease that is given meanwhile can run out sooner.
-                wait_s = self._book.lease_s
-                deadline_s = self._book.next_deadline_s()
-                self._desk.closed.wait(wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - now)))
+                    waited_for = worker.starting and len(self._queue.gpus) == 1
+                    since = worker.lost_at_s
+                    if since is None or now - since <= answer_s or waited_for or worker.uuid not in self._queue.gpus:
+                        continue
+                    self._drop(worker, self.no_worker(f"{worker.label} is out of reach"))
+                    self._tell(f"out of reach: the worker on {worker.label}; its shapes move to other GPUs")
+                # No batch that begins meanwhile can be overdue sooner.
+                deadline_s = self._queue.next_deadline_s()
+                self._closed.wait(answer_s if deadline_s is None else max(0.0, min(answer_s, deadline_s - now)))
+
+
+def open_executor(name: str | None) -> Executor:
+    """An executor by name; None is this machine's first visible GPU alone.
+
+    Raises:
+        MeasureError: of kind unavailable: there is no GPU, or what the executor needs is not installed.
+    """
+    if name == "ray":
+        from evaluators.measure.ray import RayExecutor
+
+        return RayExecutor()
+    return LocalExecutor(() if name else visible_gpus()[:1])
+
+
+def open_pool(
+    executor: str | None,
+    gpus: int | Literal["all"],
+    settings: Sequence[Setting],
+    *,
+    on_event: Callable[[str], None] = lambda text: None,
+) -> Pool:
+    """Workers for all of these settings, each tested.
+
+    Raises:
+        MeasureError: of kind unavailable.
+    """
+    return Pool(open_executor(executor), settings, gpus=gpus, on_event=on_event)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from evaluators.data.contract import Setting
-from evaluators.measure.executor import Hello, Work, WorkerLost
-from evaluators.measure.wire import batch_text, hello_of, setting_of, setting_row
-from evaluators.measure.worker import BENCH
-from evaluators.measure.worker_client import MeasureError, Trouble
+from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
+from evaluators.measure.executor import Channel
+from evaluators.measure.worker_process import BENCH
 
 GOODBYE_S = 20.0
 KNOCK_S = 5.0
@@ -26,45 +25,21 @@ def first_and_last(text: str) -> str:
 
 
 class RayWorker:
-    """The actor: `BatchWorker` behind methods that take and give text. Ray shows it one GPU."""
+    """The actor: a `BenchServer`. Ray shows it one GPU."""
 
     def __init__(self, bench: str) -> None:
         """Load nothing yet."""
-        from evaluators.measure.worker import BatchWorker
+        from evaluators.measure.worker_process import BenchServer
 
-        self._worker = BatchWorker(bench)
+        self._server = BenchServer(bench)
 
-    def hello(self, settings: list[list[Any]], seed: int) -> str:
-        """`BatchWorker.hello`; trouble is an answer too."""
-        import json
-
-        from evaluators.measure.wire import hello_text
-
-        try:
-            return hello_text(self._worker.hello([setting_of(s) for s in settings], seed))
-        except MeasureError as error:
-            return json.dumps({"error": error.kind.value, "message": str(error)})
-
-    def run(self, batch: str) -> str:
-        """`BatchWorker.run` over a whole batch."""
-        import json
-
-        from evaluators.measure.wire import works_of
-
-        return json.dumps(list(self._worker.run(works_of(json.loads(batch)))))
-
-    def ask(self, setting: list[Any], request: dict[str, Any]) -> str:
-        """`BatchWorker.ask`."""
-        import json
-
-        try:
-            return json.dumps({"ok": self._worker.ask(setting_of(setting), dict(request))})
-        except MeasureError as error:
-            return json.dumps({"error": error.kind.value, "message": str(error)})
+    def replies(self, request: str) -> str:
+        """All replies to a request, as JSON."""
+        return json.dumps(list(self._server.replies(json.loads(request))))
 
 
-class RayChannel:
-    """An actor and calls to it. A batch comes back as a whole: a message per work would cost more than it saves."""
+class RayChannel(Channel):
+    """An actor and calls to it. A batch comes back as a whole: a message per job would cost more than it saves."""
 
     streams = False
 
@@ -72,36 +47,18 @@ class RayChannel:
         """Wrap an actor; Ray may still be placing it."""
         self._actor = actor
 
-    def _call(self, method: str, *arguments: Any) -> Any:
-        import json
-
+    def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+        """See `Channel.replies`; the first request waits until Ray has found the actor a GPU."""
         import ray
 
         try:
-            return json.loads(ray.get(getattr(self._actor, method).remote(*arguments)))
+            replies = ray.get(self._actor.replies.remote(json.dumps(request, separators=(",", ":"))))
         except ray.exceptions.RayTaskError as error:
-            # An error of ours: the actor lives, but what state it is in nobody knows.
-            raise WorkerLost(f"the Ray worker failed in {method}: {error.cause!r}") from error
+            # An error of ours: the actor lives, but what state it is in no one knows.
+            raise WorkerLost(f"the Ray worker failed in {request['op']}: {error.cause!r}") from error
         except ray.exceptions.RayError as error:
-            raise WorkerLost(f"the Ray worker ended during {method} ({first_and_last(str(error))})") from error
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        reply = self._call(method, *arguments)
-        if "error" in reply:
-            raise MeasureError(Trouble(reply["error"]), reply["message"])
-        return reply["ok"]
-
-    def open(self, settings: Sequence[Setting], *, seed: int) -> Hello:
-        """See `Channel.open`; waits until Ray has found the actor a GPU."""
-        return hello_of(self._ask("hello", [setting_row(s) for s in settings], seed))
-
-    def run(self, works: Sequence[Work]) -> Iterator[dict[str, Any]]:
-        """See `Channel.run`."""
-        yield from self._call("run", batch_text(works))
-
-    def ask(self, op: str, setting: Setting, **arguments: Any) -> Any:
-        """See `Channel.ask`."""
-        return self._ask("ask", setting_row(setting), {"op": op, **arguments})
+            raise WorkerLost(f"the Ray worker ended during {request['op']} ({first_and_last(str(error))})") from error
+        yield from json.loads(replies)
 
     def kill(self) -> None:
         """See `Channel.kill`."""
@@ -120,10 +77,10 @@ class RayChannel:
 
 
 def _knock(address: str) -> None:
-    """Fail at once where nobody listens; Ray itself tries for minutes.
+    """Fail at once where no one listens; Ray itself tries for minutes.
 
     Raises:
-        OSError: nobody listens at `host:port`.
+        OSError: no one listens at `host:port`.
     """
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
@@ -133,8 +90,8 @@ def _knock(address: str) -> None:
 class RayExecutor:
     """One actor with `num_gpus=1` per GPU of a Ray cluster.
 
-    A worker's death is the pool's business, which asks for another actor; Ray restarts and retries nothing, for a
-    retried batch would have no lease.
+    A worker's death is the pool's business, which asks for another actor; Ray restarts and retries nothing: it knows
+    neither deadlines of batches nor which job is to blame.
     """
 
     name = "ray"
@@ -153,7 +110,7 @@ class RayExecutor:
             import ray
         except ImportError as error:
             raise MeasureError(
-                Trouble.UNAVAILABLE, "executor ray: Ray is not installed: pip install 'evosplit[ray]'"
+                MeasureErrorKind.UNAVAILABLE, "executor ray: Ray is not installed: pip install 'evosplit[ray]'"
             ) from error
         self._bench = bench
         # Where another part of this process has connected already, that connection is used and left open.
@@ -170,11 +127,11 @@ class RayExecutor:
                 ray.init(address=address, log_to_driver=False, logging_level="error", **extra)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise MeasureError(
-                    Trouble.UNAVAILABLE, f"executor ray: no cluster at {address} ({error}): {CONNECT_HINT}"
+                    MeasureErrorKind.UNAVAILABLE, f"executor ray: no cluster at {address} ({error}): {CONNECT_HINT}"
                 ) from error
         self._actor = ray.remote(num_gpus=1, num_cpus=0, max_restarts=0, max_task_retries=0)(RayWorker)
 
-    def seats(self) -> Sequence[str]:
+    def gpus(self) -> Sequence[str]:
         """One name per GPU that Ray knows; which GPU it will be, the worker says."""
         import ray
 
@@ -182,11 +139,12 @@ class RayExecutor:
         if not total:
             self.close()
             raise MeasureError(
-                Trouble.UNAVAILABLE, f"executor ray: the cluster has no GPU; expected at least one: {CONNECT_HINT}"
+                MeasureErrorKind.UNAVAILABLE,
+                f"executor ray: the cluster has no GPU; expected at least one: {CONNECT_HINT}",
             )
         return [f"Ray GPU {k + 1} of {total}" for k in range(total)]
 
-    def start(self, seat: str) -> RayChannel:
+    def start(self, gpu: str) -> RayChannel:
         """See `Executor.start`."""
         return RayChannel(self._actor.remote(self._bench))
 

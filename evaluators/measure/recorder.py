@@ -1,139 +1,251 @@
-"""Records latencies of a workload on this machine's GPU, shape by shape, into a slice file."""
+"""Records latencies of a workload with a pool: a slice file of one GPU, or a folder with a slice per GPU.
+
+A slice is JSON lines: a header, then one line per finished shape. A shape that was interrupted leaves no line. A
+shape's launches are measured together on one GPU, and go into that GPU's slice. Whatever the slices hold counts as
+done, so that the same command goes on after any interruption; into a folder also on other GPUs.
+"""
 
 from __future__ import annotations
 
+import datetime
 import json
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from evaluators.data.contract import Setting
-from evaluators.data.workloads import Case
+from evaluators.data.contract import Decision, Gpu, Setting
+from evaluators.data.device import DeviceRecord
+from evaluators.data.workloads import Case, cases_for
+from evaluators.fa3.launch import Launch
 from evaluators.latencies.recorded_decisions import recorded_actions
-from evaluators.measure.claim import claim_gpu
-from evaluators.measure.device import ClockLog, DeviceLost
-from evaluators.measure.providers import open_provider
-from evaluators.measure.shape_timer import ShapeTimer, WrongOutputError
-from evaluators.measure.slices import (
-    ROUNDS,
-    Progress,
-    RecordingError,
-    cell_row,
-    end_torn_line,
-    finished_cases,
-    header,
-    slice_cases,
-)
+from evaluators.latencies.table import slice_rows
+from evaluators.measure.errors import MeasureErrorKind, RecordingError
+from evaluators.measure.executor import Job, JobResult
+from evaluators.measure.pool import Pool
+
+SLICE_FORMAT = 1
+ROUNDS = 6
+"""Even and at least 4: the oracle is chosen on one half of the rounds and scored on the other."""
+
+MS_PER_CELL = 9.3
+"""Measured on an H100 over llama31-70b; used for `--dry-run` and the time left only."""
+
+CLIENT = "record"
+SAME = ("format", "workload", "setting", "build", "rounds")
+SAME_DEVICE = ("name", "num_sms", "driver")
+"""Keys of the header that slices of one folder must share; the rest tells one GPU from another."""
+
+Actions = dict[str, tuple[Decision, Launch]]
 
 
-class Recorder:
-    """Measures cases of one setting on the current GPU, which it locks until the process ends.
+@dataclass(frozen=True, slots=True)
+class RecordingProgress:
+    """One finished case, for a progress bar."""
+
+    done: int
+    total: int
+    case_id: str
+    failed: str
+    slowed: bool
+    seconds_left: float
+
+
+def header(workload: str, setting: Setting, device: DeviceRecord, build: str) -> dict[str, Any]:
+    """First line of a slice: everything that the latencies' key needs."""
+    return {
+        "format": SLICE_FORMAT,
+        "workload": workload,
+        "setting": setting.name,
+        **setting.as_json(),
+        "build": build,
+        "device": device.as_dict(),
+        "rounds": ROUNDS,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def count_cells(workload: str, setting: Setting, gpu: Gpu) -> tuple[int, int]:
+    """(shapes, cells) that a recording would measure."""
+    cases = cases_for(workload, setting)
+    return len(cases), sum(len(recorded_actions(c.shape, setting, gpu)) for c in cases)
+
+
+def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:
+    """Header and ids of the shapes that a slice already holds; a torn last line is ignored."""
+    if not path.exists():
+        return None, set()
+    head: dict[str, Any] | None = None
+    done: set[str] = set()
+    for row in slice_rows(path):
+        if head is None:
+            head = row
+        elif "cells" in row:
+            done.add(row["case"])
+    return head, done
+
+
+def end_torn_line(path: Path) -> None:
+    """End a line that an interruption cut short, so that what is appended does not join it and get lost too."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        with path.open("ab") as out:
+            out.write(b"\n")
+
+
+def cell_row(decision: Decision, launch: Launch, latencies_us: Sequence[float], error: float) -> dict[str, Any]:
+    """One recorded launch as JSON."""
+    return {
+        "num_splits": decision.num_splits,
+        "blocks_per_split": decision.blocks_per_split,
+        "pack_gqa": decision.pack_gqa,
+        "sm_margin": decision.sm_margin,
+        "launch": launch.key,
+        "error": round(error, 6),
+        "latencies_us": [round(v, 3) for v in latencies_us],
+    }
+
+
+def slice_cases(workload: str, setting: Setting, part: tuple[int, int]) -> Iterator[Case]:
+    """Cases of one part, in a fixed random order so that drift is not confounded with shape."""
+    cases = list(cases_for(workload, setting))
+    random.Random(setting.name).shuffle(cases)
+    index, count = part
+    yield from cases[index::count]
+
+
+class SliceWriter:
+    """The slices of one recording.
 
     Attributes:
-        setting: how calls reach the kernel.
-        provider: what launches the kernel.
-        device: the GPU.
-        gpu: what heuristics may know of it.
-        shapes: what measures.
+        done: ids of the cases that they hold.
     """
 
-    def __init__(self, setting: Setting, *, seed: int = 0) -> None:
-        """Open the provider, take the GPU, and allocate memory.
+    def __init__(self, output: Path, pool: Pool, workload: str, setting: Setting, *, folder: bool) -> None:
+        """Read what is there.
 
         Raises:
-            ProviderUnavailable: the provider cannot run here.
-            MeasureError: of kind unavailable: another process measures on the GPU, or it cannot be timed.
+            RecordingError: it was recorded with something else.
         """
-        self.setting = setting
-        self.provider = open_provider(setting.provider)
-        self.device = claim_gpu()
-        self.gpu = self.device.gpu()
-        self.shapes = ShapeTimer(setting, self.provider, self.gpu, seed=seed)
+        self._output, self._folder = output, folder
+        self._open = ExitStack()
+        self._files: dict[str, IO[str]] = {}
+        self._heads = {u: header(workload, setting, b.device, b.build) for u, b in pool.benches(setting).items()}
+        self.done: set[str] = set()
+        if folder:
+            output.mkdir(exist_ok=True)
+        for path in sorted(output.glob("*.jsonl")) if folder else [output]:
+            head, done = finished_cases(path)
+            if head is not None:
+                self._compare(path, head)
+                self.done |= done
 
-    def measure(self, case: Case) -> list[dict[str, Any]]:
-        """All recorded launches of one case.
-
-        Raises:
-            WrongOutputError: an output disagreed with the reference.
-        """
-        actions = list(recorded_actions(case.shape, self.setting, self.gpu).values())
-        timed = self.shapes.time_decisions(case, [decision for decision, _ in actions], rounds=ROUNDS)
-        return [
-            cell_row(decision, launch, latencies_us, error)
-            for (decision, launch), (latencies_us, error) in zip(actions, timed, strict=True)
-        ]
-
-    def record(
-        self,
-        workload: str,
-        path: Path,
-        *,
-        part: tuple[int, int] = (0, 1),
-        deadline: float | None = None,
-        on_progress: Callable[[Progress], None] = lambda _: None,
-    ) -> int:
-        """Measure the cases that `path` lacks and append them; returns how many are left.
-
-        Args:
-            workload: name of the workload.
-            path: slice file, created or continued.
-            part: (index, count) of the part of the cases that this slice covers.
-            deadline: `time.monotonic()` after which no new case starts.
-            on_progress: called after each case.
-
-        Raises:
-            RecordingError: `path` belongs to another setting, build or GPU.
-        """
-        head, done = finished_cases(path)
-        ours = header(workload, self.setting, self.device, self.provider.build())
-        if head is not None:
-            for key in ("format", "workload", "setting", "build", "device"):
-                if head[key] != ours[key]:
-                    raise RecordingError(
-                        f"{path} was recorded with {key} = {head[key]!r}, this would add {ours[key]!r}: "
-                        "choose another file"
-                    )
-        todo = [c for c in slice_cases(workload, self.setting, part) if c.id not in done]
-        clocks = ClockLog(self.device.uuid)
-        started = time.monotonic()
-        end_torn_line(path)
-        with path.open("a", encoding="utf-8") as out:
-            if head is None:
-                out.write(json.dumps(ours) + "\n")
-            for k, case in enumerate(todo):
-                if deadline is not None and time.monotonic() > deadline:
-                    return len(todo) - k
-                row = self._row(case, clocks)
-                out.write(json.dumps(row, separators=(",", ":")) + "\n")
-                out.flush()
-                each = (time.monotonic() - started) / (k + 1)
-                left = each * (len(todo) - k - 1)
-                failed, slowed = row.get("failed", ""), row.get("slowed", False)
-                on_progress(Progress(k + 1, len(todo), case.id, failed, slowed, left))
-        return 0
-
-    def _row(self, case: Case, clocks: ClockLog) -> dict[str, Any]:
-        """One slice line: the cells, or why this shape failed (it then costs this shape alone)."""
-        import torch
-
-        try:
-            cells = self.measure(case)
-        except (RuntimeError, MemoryError, WrongOutputError) as error:
-            # The library's stable ABI reports out-of-memory as a plain RuntimeError. An error that leaves
-            # the GPU unusable shows at the next synchronisation.
-            try:
-                torch.cuda.synchronize()
-            except RuntimeError as lost:
+    def _compare(self, path: Path, head: dict[str, Any]) -> None:
+        ours = next(iter(self._heads.values()))
+        device, theirs = ours["device"], head.get("device", {})
+        pairs = {k: (head.get(k), ours[k]) for k in SAME}
+        pairs |= {k: (theirs.get(k), device[k]) for k in (SAME_DEVICE if self._folder else device)}
+        for key, (was, now) in pairs.items():
+            if was != now:
                 raise RecordingError(
-                    f"the GPU stopped answering at {case.id} ({lost}); what is recorded is kept: run the same "
-                    "command again"
-                ) from error
-            torch.cuda.empty_cache()
-            return {"case": case.id, "failed": str(error).splitlines()[0]}
-        self.shapes.tidy()
+                    f"{path} was recorded with {key} = {was!r}, this would add {now!r}: choose another "
+                    f"{'folder' if self._folder else 'file'}"
+                )
+
+    def add(self, uuid: str, row: dict[str, Any]) -> None:
+        """Append a line to a GPU's slice, which is begun when needed."""
+        file = self._files.get(uuid)
+        if file is None:
+            path = self._output / f"{uuid}.jsonl" if self._folder else self._output
+            end_torn_line(path)
+            begun = path.exists() and path.stat().st_size > 0
+            file = self._files[uuid] = self._open.enter_context(path.open("a", encoding="utf-8"))
+            if not begun:
+                file.write(json.dumps(self._heads[uuid]) + "\n")
+        file.write(json.dumps(row, separators=(",", ":")) + "\n")
+
+    def flush(self) -> None:
+        """Hand what was added to the system."""
+        for file in self._files.values():
+            file.flush()
+
+    def close(self) -> None:
+        """Close all slices."""
+        self._open.close()
+
+
+def _row(case: Case, actions: Actions, result: JobResult) -> dict[str, Any]:
+    """One slice line: the cells, or why this shape failed (it then costs this shape alone)."""
+    if result.reply is None:
+        return {"case": case.id, "failed": str(result.error).splitlines()[0]}
+    cells = [
+        cell_row(decision, launch, cell["latencies_us"], cell["error"])
+        for (decision, launch), cell in zip(actions.values(), result.reply["cells"], strict=True)
+    ]
+    reply = result.reply
+    return {"case": case.id, "sm_clock_mhz": reply["sm_clock_mhz"], "slowed": reply["slowed"], "cells": cells}
+
+
+def record(
+    pool: Pool,
+    workload: str,
+    setting: Setting,
+    output: Path,
+    *,
+    folder: bool,
+    part: tuple[int, int] = (0, 1),
+    deadline: float | None = None,
+    on_progress: Callable[[RecordingProgress], None] = lambda _: None,
+) -> int:
+    """Measure the cases that the output lacks; returns how many are left.
+
+    Args:
+        pool: opened with `setting`; of one GPU where the output is a file.
+        workload: name of the workload.
+        setting: how the calls reach the kernel.
+        output: slice file, or folder of slices; created, or continued.
+        folder: whether it is a folder.
+        part: (index, count) of the part of the cases that is recorded.
+        deadline: `time.monotonic()` after which no new case is handed to the pool.
+        on_progress: called after each case.
+
+    Raises:
+        RecordingError: the output was recorded with something else.
+        MeasureError: no worker is left; what is recorded is kept.
+    """
+    asked: dict[int, tuple[Case, Actions, Job]] = {}
+    with closing(SliceWriter(output, pool, workload, setting, folder=folder)) as slices:
+        todo = [c for c in slice_cases(workload, setting, part) if c.id not in slices.done]
+        gpu = pool.devices[0].gpu()
+
+        def jobs() -> Iterator[Job]:
+            for case in todo:
+                if deadline is not None and time.monotonic() > deadline:
+                    return
+                actions = recorded_actions(case.shape, setting, gpu)
+                job = Job(setting, case.shape, tuple(d for d, _ in actions.values()), ROUNDS)
+                asked[id(job)] = case, actions, job
+                yield job
+
+        started, count = time.monotonic(), 0
+        pool.open_client(CLIENT)
         try:
-            clock, slowed = clocks.sample()
-        except DeviceLost as error:
-            raise RecordingError(f"{error}; what is recorded is kept: run the same command again") from error
-        return {"case": case.id, "sm_clock_mhz": clock, "slowed": slowed, "cells": cells}
+            with closing(pool.measure(CLIENT, jobs())) as batches:
+                for results in batches:
+                    for result in results:
+                        case, actions, _ = asked.pop(id(result.job))
+                        if result.error is not None and result.error.kind is MeasureErrorKind.LOST:
+                            raise result.error
+                        row = _row(case, actions, result)
+                        # A launch that no GPU survived is written down where the slices begin.
+                        slices.add(result.uuid or next(iter(pool.benches(setting))), row)
+                        count += 1
+                        left = (time.monotonic() - started) / count * (len(todo) - count)
+                        failed, slowed = row.get("failed", ""), row.get("slowed", False)
+                        on_progress(RecordingProgress(count, len(todo), case.id, failed, slowed, left))
+                    slices.flush()
+        finally:
+            pool.close_client(CLIENT)
+    return len(todo) - count

@@ -95,7 +95,7 @@ class GraphTimer:
                 graph.capture_end()
         return graph
 
-    def read_letter(
+    def read_arm(
         self, graph: torch.cuda.CUDAGraph, plan: CopyPlan, *, readings: int
     ) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
         """Enqueue `readings` replays, cold or hot as planned; events to read once the stream is done."""

@@ -1,43 +1,152 @@
-"""The process that owns the GPU: reads requests from stdin, writes replies to what was stdout."""
+"""The worker: owns one GPU, opens benches, tests them, and measures. It never sees candidate code.
+
+As a process it reads requests as lines of JSON from stdin and writes replies as lines to what was stdout; `ray` puts
+the same `BenchServer` into an actor. `evaluators.measure.executor` describes the protocol.
+"""
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
+import math
 import os
 import queue
+import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TextIO
 
-from evaluators.data.contract import Cache, Decision, Mode, Setting
-from evaluators.measure.worker_client import MeasureError, Trouble, shape_of
+from evaluators.data.contract import Decision, DecodeShape, Setting, baseline_decision
+from evaluators.data.device import DeviceRecord
+from evaluators.fa3.launch import spelled_out
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.executor import Job, WorkerInfo, requested_jobs
+from evaluators.measure.gpu_lock import GpuLockedError, hold
+
+BENCH = "evaluators.measure.bench:open_bench"
+"""What measures on a real GPU, as module:function; tests and load measurements name a simulated one."""
+
+MAX_BENCHES = 2
+"""Settings that stay open at once: each takes up to 24 GiB for KV copies (`shape_timer.POOL_BYTES`)."""
+
+TEST_SHAPE = DecodeShape(2, 2048, 8, 1)
+TEST_ROUNDS = 4
+TEST_SPREAD = 1.5
+"""Slowest over fastest round of one launch beyond which a GPU is not fit for timing. Clocks and instruction caches
+are worth up to 8% (`timing.GraphTimer.time`); half as long again is another program, or a card in trouble."""
 
 
-def _setting(data: dict[str, Any]) -> Setting:
-    return Setting(data["provider"], Mode(data["mode"]), Cache(data["cache"]), data["page_size"], data["dtype"])
+class BenchServer:
+    """Answers requests with benches on the GPU that this process sees."""
+
+    def __init__(self, bench: str = BENCH, *, uuid: str = "", library: str = "") -> None:
+        """Load nothing yet.
+
+        Args:
+            bench: function that opens a bench, as module:function.
+            uuid: locked before a library touches the GPU; empty leaves that to the bench.
+            library: another build of the kernels than the installed one.
+        """
+        module, _, function = bench.partition(":")
+        opener: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        self._open_bench = partial(opener, library=library) if library else opener
+        self._uuid = uuid
+        self._benches: OrderedDict[Setting, Any] = OrderedDict()
+        self._seed = 0
+
+    def replies(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """A reply per job of a batch, up to the loss of the GPU, and one to anything else; failures are replies too."""
+        try:
+            op = request.pop("op")
+            if op == "run":
+                for job in requested_jobs(request):
+                    reply = self._measured(job)
+                    yield reply
+                    if reply.get("error") == MeasureErrorKind.LOST.value:
+                        return
+            elif op == "open":
+                yield {"ok": self._opened(**request).as_json()}
+            else:
+                yield {"ok": self._called(op, **request)}
+        except MeasureError as error:
+            yield _error(error.kind, error)
+        except (GpuLockedError, OSError) as error:
+            yield _error(MeasureErrorKind.UNAVAILABLE, error)
+
+    def _bench(self, setting: Setting) -> Any:
+        if setting not in self._benches:
+            while len(self._benches) >= MAX_BENCHES:
+                self._benches.popitem(last=False)
+            self._benches[setting] = self._open_bench(setting, self._seed)
+        self._benches.move_to_end(setting)
+        return self._benches[setting]
+
+    def _opened(self, settings: list[dict[str, Any]], seed: int, self_test: bool) -> WorkerInfo:
+        if self._uuid:
+            hold(self._uuid)
+        self._seed = seed
+        self._benches.clear()
+        builds: dict[str, str] = {}
+        device: DeviceRecord | None = None
+        for setting in map(Setting.from_json, settings):
+            bench = self._bench(setting)
+            described = bench.describe()
+            device, builds[setting.name] = DeviceRecord(**described["device"]), described["build"]
+            if self_test:
+                _test(bench, setting, device)
+        if device is None:
+            raise MeasureError(MeasureErrorKind.UNAVAILABLE, "a worker needs at least one setting to open")
+        return WorkerInfo(device, builds, socket.gethostname())
+
+    def _measured(self, job: Job) -> dict[str, Any]:
+        started = time.monotonic()
+        try:
+            bench = self._bench(job.setting)
+            return {"ok": bench.measure(shape=job.shape, decisions=job.decisions, rounds=job.rounds)}
+        except MeasureError as error:
+            # A bench that cannot be opened any more is a lost GPU, not a bad launch.
+            lost = error.kind is MeasureErrorKind.UNAVAILABLE
+            reply = _error(MeasureErrorKind.LOST if lost else error.kind, error)
+            return {**reply, "busy_s": time.monotonic() - started}
+
+    def _called(self, op: str, setting: dict[str, Any], **arguments: Any) -> Any:
+        if "shape" in arguments:
+            arguments["shape"] = DecodeShape.from_json(arguments["shape"])
+        for name in ("decision", "one", "other"):
+            if name in arguments:
+                arguments[name] = Decision.from_row(arguments[name])
+        return getattr(self._bench(Setting.from_json(setting)), op)(**arguments)
 
 
-def _decision(data: dict[str, Any]) -> Decision:
-    return Decision(**data)
+def _error(kind: MeasureErrorKind, error: Exception) -> dict[str, Any]:
+    return {"error": kind.value, "message": str(error)}
 
 
-def answer(request: dict[str, Any], state: dict[str, Any], open_bench: Callable[[Setting, int], Any]) -> Any:
-    """Do what one request asks; `state` keeps the open bench between requests."""
-    op = request.pop("op")
-    if op == "open":
-        state.pop("bench", None)
-        state["bench"] = open_bench(_setting(request["setting"]), request["seed"])
-        return state["bench"].describe()
-    bench = state["bench"]
-    if "shape" in request:
-        request["shape"] = shape_of(request["shape"])
-    for name in ("decision", "one", "other"):
-        if name in request:
-            request[name] = _decision(request[name])
-    if "decisions" in request:
-        request["decisions"] = [_decision(d) for d in request["decisions"]]
-    return getattr(bench, op)(**request)
+def _test(bench: Any, setting: Setting, device: DeviceRecord) -> None:
+    """Measure a small shape. `measure` compares outputs with the reference; here latencies must be comparable.
+
+    Raises:
+        MeasureError: of kind unavailable: this GPU is not fit for timing.
+    """
+    stock = spelled_out(TEST_SHAPE, setting, baseline_decision(setting), device.gpu())
+    try:
+        reply = bench.measure(shape=TEST_SHAPE, decisions=[Decision(1), stock], rounds=TEST_ROUNDS)
+    except MeasureError as error:
+        raise MeasureError(MeasureErrorKind.UNAVAILABLE, f"{device.uuid} failed its self-test: {error}") from error
+    for cell in reply["cells"]:
+        latencies = cell["latencies_us"]
+        good = all(math.isfinite(v) and v > 0 for v in latencies)
+        if not good or max(latencies) > TEST_SPREAD * min(latencies):
+            raise MeasureError(
+                MeasureErrorKind.UNAVAILABLE,
+                f"{device.uuid} failed its self-test: expected {TEST_ROUNDS} rounds within a factor of "
+                f"{TEST_SPREAD}, got {', '.join(f'{v:.2f}' for v in latencies)} us",
+            )
 
 
 def lines_of(requests: TextIO) -> Iterator[str]:
@@ -57,31 +166,20 @@ def lines_of(requests: TextIO) -> Iterator[str]:
         yield lines.get()
 
 
-def serve(requests: Iterable[str], replies: TextIO, open_bench: Callable[[Setting, int], Any]) -> None:
-    """Answer requests until they end; trouble is an answer too, and the loop goes on."""
-    state: dict[str, Any] = {}
-    for line in requests:
-        try:
-            reply: dict[str, Any] = {"ok": answer(json.loads(line), state, open_bench)}
-        except MeasureError as error:
-            reply = {"error": error.kind.value, "message": str(error)}
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
-        if reply.get("error") == Trouble.LOST.value:
-            return
-
-
 def main() -> None:
-    """Entry point of the process; its argument, if any, names another build of the kernels.
-
-    Libraries print to stdout; replies go to a copy of it that they cannot see.
-    """
-    from evaluators.measure.bench import open_bench
-
+    """Entry point of the process. Libraries print to stdout; replies go to a copy of it that they cannot see."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bench", default=BENCH)
+    parser.add_argument("--uuid", default="")
+    parser.add_argument("--library", default="")
+    options = parser.parse_args()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    library = sys.argv[1] if len(sys.argv) > 1 else ""
-    serve(lines_of(sys.stdin), replies, lambda setting, seed: open_bench(setting, seed, library))
+    server = BenchServer(options.bench, uuid=options.uuid, library=options.library)
+    for line in lines_of(sys.stdin):
+        for reply in server.replies(json.loads(line)):
+            replies.write(json.dumps(reply) + "\n")
+            replies.flush()
 
 
 if __name__ == "__main__":

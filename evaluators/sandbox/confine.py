@@ -149,15 +149,20 @@ def cpu_limit_s(cpu_s: float) -> int:
 def set_limits(*, memory_mb: int, cpu_s: int) -> None:
     """Resource limits; they hold for this process and everything it could start."""
     memory = memory_mb * 2**20
-    for what, value in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_NOFILE, 0),
-    ):
-        resource.setrlimit(what, (value, value))
+    limits = {
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_CPU: cpu_s,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_NOFILE: 0,
+    }
+    for what, value in limits.items():
+        try:
+            resource.setrlimit(what, (value, value))
+        except (OSError, ValueError):
+            if sys.platform == "linux":
+                raise  # other systems know RLIMIT_AS and do not keep it
 
 
 def deny_files(libc: ctypes.CDLL) -> bool:
@@ -197,6 +202,23 @@ def set_timers(libc: ctypes.CDLL, *, cpu_s: float, wall_s: float) -> None:
         timer = (ctypes.c_long * 4)(0, 0, micro // 10**6, micro % 10**6)
         libc.setitimer(which, ctypes.byref(timer), None)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
+def limit(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict[str, bool]:
+    """Limit this process without confining it, where the system has no seccomp; for programs that the gate has passed.
+
+    Args: as of `confine`.
+    """
+    if os.getppid() != parent:
+        raise OSError("the parent process has ended")
+    set_limits(memory_mb=memory_mb, cpu_s=cpu_limit_s(cpu_s))
+    set_timers(ctypes.CDLL(None), cpu_s=cpu_s, wall_s=wall_s)
+    return {"rlimits": True, "landlock": False, "seccomp": False}
+
+
+def leave() -> None:
+    """End a confined process; the interpreter's own way out restores signal handlers, which the filter kills for."""
+    os._exit(0)
 
 
 def confine(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict[str, bool]:

@@ -51,16 +51,23 @@ def _printable(text: str) -> str:
 class Sandbox:
     """Asks candidates a fixed set of questions. Thread-safe."""
 
-    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits) -> None:
+    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, confined: bool = True) -> None:
         """Serialise the questions once.
+
+        Args:
+            gpu: what candidates may know of it.
+            questions: what they are asked.
+            limits: of one candidate over all of them.
+            confined: False runs programs that the gate has passed under limits of time and memory alone: for `decide`
+                and the export of one's own program where the system has no seccomp, never for a search.
 
         Raises:
             SandboxUnavailable: this system cannot confine candidates.
         """
         reason = confine.unsupported()
-        if reason:
+        if reason and confined:
             raise SandboxUnavailable(reason)
-        self._gpu, self._limits = gpu, limits
+        self._gpu, self._limits, self._confined = gpu, limits, confined
         self._questions = tuple(questions)
         rows = [
             (
@@ -92,7 +99,9 @@ class Sandbox:
         return self._ask(source, work=work, open_builtins=True, hash_seed=hash_seed)
 
     def _ask(self, source: str, *, work: bool, open_builtins: bool, hash_seed: int) -> Answers:
-        head = {"source": source, "work": work, "open_builtins": open_builtins}
+        if open_builtins and not self._confined:
+            raise ValueError("only what the gate has passed may run without confinement")
+        head = {"source": source, "work": work, "open_builtins": open_builtins, "confined": self._confined}
         body = self._body if work else self._body_without_work
         return self._answers(run_confined(head, body, self._limits, rows=len(self._questions), hash_seed=hash_seed))
 
@@ -178,7 +187,7 @@ def _ask_once(source: str, limits: Limits, *, open_builtins: bool) -> Ended:
         "gpu": asdict(Gpu()),
         "rows": [[[1], 1, [[1]]]],
     }
-    head = {"source": source, "work": False, "open_builtins": open_builtins}
+    head = {"source": source, "work": False, "open_builtins": open_builtins, "confined": True}
     return run_confined(head, marshal.dumps(questions), limits, rows=1, hash_seed=0)
 
 

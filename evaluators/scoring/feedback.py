@@ -10,6 +10,10 @@ from functools import lru_cache
 from evaluators.data.contract import DecodeShape
 from evaluators.data.evaluation import Feedback, Opportunity
 
+VERSION = 2
+"""Of the text. Version 1, in journals that do not say: the best launch by the upper of the two middle rounds, not the
+median, so that shapes that ran it already were told that time is left."""
+
 SHOWN = 12
 """Opportunities and regressions spelled out in a prompt; the regions summarise the rest."""
 

@@ -1,8 +1,8 @@
-"""What decisions come to on cases: launch, latency, result; remembered, since candidates repeat decisions."""
+"""Look-up of a decision on a case: launch, latency and gain over the baseline, remembered."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
@@ -12,8 +12,7 @@ from evaluators.data.workloads import Case
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.fa3.launch import Launch, canonical_launch, spelled_out, workspace_bytes
 from evaluators.latencies.latency import LatencySource, UnrecordedError
-from evaluators.latencies.oracle import OracleShape, log_speedups, oracle_of
-from evaluators.latencies.table import Cell
+from evaluators.latencies.oracle import ShapeGains
 from evaluators.sandbox.sandbox import SHAPE_FIELDS, WORK_FIELDS
 from evaluators.scoring.score import ShapeResult, shape_result
 
@@ -22,7 +21,7 @@ OUTCOMES_KEPT = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DecisionOutcome:
     """A decision on one case, carried through to its result.
 
     Attributes:
@@ -54,15 +53,6 @@ class CaseFacts:
     baseline_launch: str
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the latencies known so far say of one case: the oracle, and every launch with its log speed-up."""
-
-    cells: Sequence[Cell]
-    oracle: OracleShape
-    curve: tuple[tuple[Decision, float], ...]
-
-
 class Outcomes:
     """Decisions on a fixed set of cases of one setting. Thread-safe."""
 
@@ -80,8 +70,8 @@ class Outcomes:
         """
         self.setting, self.gpu, self.source = setting, gpu, source
         self._cap_bytes = cap_bytes
-        self._outcomes: dict[tuple[str, Decision], Outcome] = {}
-        self._known: dict[str, Known] = {}
+        self._outcomes: dict[tuple[str, Decision], DecisionOutcome] = {}
+        self._known: dict[str, ShapeGains] = {}
         self.facts: Mapping[str, CaseFacts] = {c.id: self._case_facts(c) for c in cases}
         """By case id, in the order of the cases."""
 
@@ -107,8 +97,8 @@ class Outcomes:
         view = {n: getattr(question.shape, n) for n in SHAPE_FIELDS}
         return CaseFacts(case, question, view, work, baseline, launch.key)
 
-    def knowledge(self, case_id: str) -> Known:
-        """Oracle and curve of one case, kept until the source knows more."""
+    def known(self, case_id: str) -> ShapeGains:
+        """Gains of all known launches of one case; the same object until the source knows more."""
         facts = self.facts[case_id]
         case = facts.case
         cells = self.source.cells(case)
@@ -118,11 +108,7 @@ class Outcomes:
                 raise ValueError(
                     f"{case.id}: the first known launch is {cells[0].launch}, the baseline {facts.baseline_launch}"
                 )
-            logs = [log_speedups(cells[0].latencies_us, c.latencies_us) for c in cells]
-            curve = tuple(
-                (self.spelled(case, c.decision), sorted(row)[len(row) // 2]) for c, row in zip(cells, logs, strict=True)
-            )
-            known = self._known[case.id] = Known(cells, oracle_of(cells), curve)
+            known = self._known[case.id] = ShapeGains(case.shape, cells, self.setting, self.gpu)
         return known
 
     def most_blocks(self, case_id: str) -> int:
@@ -131,7 +117,7 @@ class Outcomes:
         known = (self.spelled(facts.case, c.decision).blocks_per_split for c in self.source.cells(facts.case))
         return max(facts.question.work.max_n_blocks, *known)
 
-    def of(self, case_id: str, decision: Decision) -> Outcome:
+    def of(self, case_id: str, decision: Decision) -> DecisionOutcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
         if known is None:
@@ -143,7 +129,7 @@ class Outcomes:
                 self._outcomes[case_id, decision] = known
         return known
 
-    def _fresh_outcome(self, facts: CaseFacts, decision: Decision) -> Outcome:
+    def _fresh_outcome(self, facts: CaseFacts, decision: Decision) -> DecisionOutcome:
         case = facts.case
         chosen = self.spelled(case, decision)
         shown = chosen
@@ -159,14 +145,14 @@ class Outcomes:
                 f"{case.id}: num_splits {chosen.num_splits} needs {needed / 2**20:.0f} MiB of fp32 workspace, the cap "
                 f"is {self._cap_bytes // 2**20} MiB: use fewer splits at large batch * num_heads_q"
             )
-            return Outcome(chosen, shown, launch.key, mean, None, Status.UNSAFE, message)
+            return DecisionOutcome(chosen, shown, launch.key, mean, None, Status.UNSAFE, message)
         try:
             candidate = self.source.latency(case, chosen)
             baseline = self.source.latency(case, facts.baseline)
         except UnrecordedError as error:
-            return Outcome(chosen, shown, launch.key, mean, None, error.status, str(error))
+            return DecisionOutcome(chosen, shown, launch.key, mean, None, error.status, str(error))
         result = shape_result(baseline, candidate, workspace_bytes=needed)
-        return Outcome(chosen, shown, launch.key, mean, result, Status.OK, "")
+        return DecisionOutcome(chosen, shown, launch.key, mean, result, Status.OK, "")
 
     def unseen(self, decided: Iterable[tuple[str, Decision]]) -> list[tuple[Case, Decision]]:
         """Decisions on cases not judged before that fit the workspace, the baselines of their cases among them."""

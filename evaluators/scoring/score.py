@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluators.data.evaluation import SplitScore
+from evaluators.data.gain import Gain, gain_of
 from evaluators.latencies.latency import Latency
-from evaluators.latencies.oracle import log_speedups, standard_error
-
-MIN_REGRESSION = 0.01
-"""A shape is a regression when slower than the baseline by more than this ..."""
-
-REGRESSION_ERRORS = 3.0
-"""... and by more than this many standard errors of its paired rounds."""
 
 REGRESSION_PENALTY = 2e-4
 """Taken off the log of the score for each regression, beside its weighted log slow-down counted a second time."""
@@ -26,34 +19,39 @@ class ShapeResult:
     """A candidate on one shape.
 
     Attributes:
-        log_speedup: median over paired rounds of log(baseline / candidate).
-        regression: slower by more than max(1%, 3 standard errors).
-        interpolated: whether the latency lies between two measured ones.
+        latency: of its launch.
+        gain: of its launch over the baseline's.
         workspace_bytes: fp32 workspace of the decision.
     """
 
-    log_speedup: float
-    regression: bool
-    interpolated: bool
+    latency: Latency
+    gain: Gain
     workspace_bytes: int
+
+    @property
+    def log_speedup(self) -> float:
+        """Median over paired rounds of log(baseline / candidate)."""
+        return self.gain.log_speedup
 
     @property
     def speedup(self) -> float:
         """Baseline latency / candidate latency."""
-        return math.exp(self.log_speedup)
+        return self.gain.speedup
 
+    @property
+    def regression(self) -> bool:
+        """Slower by more than max(1%, 3 standard errors)."""
+        return self.gain.regression
 
-def is_regression(log_speedup: float, error: float) -> bool:
-    """Whether a shape is slower by more than max(1%, 3 standard errors); `error` is that of the log speed-up."""
-    return math.exp(-log_speedup) - 1 > max(MIN_REGRESSION, REGRESSION_ERRORS * error)
+    @property
+    def interpolated(self) -> bool:
+        """Whether the latency lies between two measured ones."""
+        return self.latency.interpolated
 
 
 def shape_result(baseline: Latency, candidate: Latency, *, workspace_bytes: int) -> ShapeResult:
     """Compare a candidate's launch with the baseline's on one shape, round by round."""
-    logs = log_speedups(baseline.rounds_us, candidate.rounds_us)
-    gain = statistics.median(logs)
-    regression = is_regression(gain, standard_error(logs))
-    return ShapeResult(gain, regression, candidate.interpolated, workspace_bytes)
+    return ShapeResult(candidate, gain_of(baseline.rounds_us, candidate.rounds_us), workspace_bytes)
 
 
 def split_score(results: Mapping[str, ShapeResult], weights: Mapping[str, float], oracle_log_gain: float) -> SplitScore:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from evaluators.data.workloads import Split
 from evaluators.judge.fast_score import Scorer
 from evaluators.language.gate import parse_program
-from evaluators.language.lanes import NotVectorisable
-from evaluators.language.vectorised import Number, Vectoriser
+from evaluators.language.literals import Number
+from evaluators.sandbox.tables import Tables
 from evolve.baselines.problem import Problem
 from evolve.baselines.tally import ComparisonBudgetSpent, Tally
 from evolve.errors import UserError
@@ -31,19 +31,15 @@ def _fit(problem: Problem, tally: Tally, seed: int, method: Method) -> None:
     known = tunables(program)
     if not known:
         raise UserError("the policy holds no number that may move", hint="mark lines with # tune LOW..HIGH")
-    compiled = Vectoriser(problem.judge.gpu, problem.judge.questions).compile(program, [t.position for t in known])
+    tables = Tables(problem.judge.gpu, problem.judge.questions, problem.judge.limits)
     scorer = Scorer(problem.judge)
     whole = problem.judge.oracle_log_gain
 
     def objective(numbers: list[Number]) -> float:
         tally.check()
-        try:
-            decisions = compiled.run(numbers)
-        except NotVectorisable:
-            tally.failed()
-            return 0.0
-        fits = scorer.fits(decisions)
-        if fits is None:
+        decisions = opened.run(numbers)
+        fits = None if decisions is None else scorer.fits(decisions)
+        if decisions is None or fits is None:
             tally.failed()
             return 0.0
         train, holdout = fits[Split.TRAIN], fits[Split.HOLDOUT]
@@ -53,8 +49,9 @@ def _fit(problem: Problem, tally: Tally, seed: int, method: Method) -> None:
         return train.score
 
     own = [t.value for t in known]
-    try:
-        most = tally.budget.look_ups // tally.train_shapes + 1
-        search_of(method)(objective, known, objective(own), most, random.Random(seed))
-    except ComparisonBudgetSpent:
-        pass
+    with tables.open(program, {t.position: (t.low, t.high) for t in known}) as opened:
+        try:
+            most = tally.budget.look_ups // tally.train_shapes + 1
+            search_of(method)(objective, known, objective(own), most, random.Random(seed))
+        except ComparisonBudgetSpent:
+            pass

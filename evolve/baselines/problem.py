@@ -31,13 +31,12 @@ class Problem:
 
 
 def fast_judge(config: RunConfig) -> Judge:
-    """The judge of a search's table, which asks arrays first: baselines score thousands of programs."""
+    """The judge of a search's table."""
     return open_judge(
         asset(config.table_path()),
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
         workspace_cap_mb=config.judge.workspace_cap_mb,
-        vectorised=True,
     )
 
 

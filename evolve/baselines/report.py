@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evolve.baselines.tally import Standing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 STANDINGS, SUMMARY, PICTURE, TEXT = "standings.csv", "summary.csv", "baselines.png", "report.md"
 NUMBERS = tuple(f.name for f in fields(Standing))
@@ -16,7 +18,7 @@ COLOURS = ("#5e3c99", "#e66101", "#1b7837", "#2166ac", "#b2182b", "#8c510a", "#5
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class MethodRun:
     """One run of one method."""
 
     method: str
@@ -48,44 +50,37 @@ class Summary:
     stopped_by: str
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Lower quartile, median, upper quartile."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
-
-
-def summarise(runs: Sequence[Run]) -> list[Summary]:
+def summarise(runs: Sequence[MethodRun]) -> list[Summary]:
     """One line per method, the best on the holdout first."""
+    import pandas
+
+    ends = pandas.DataFrame([{**asdict(run.standings[-1]), "method": run.method} for run in runs])
     found = []
-    for method in dict.fromkeys(run.method for run in runs):
-        mine = [run for run in runs if run.method == method]
-        ends = [run.standings[-1] for run in mine]
-        train, holdout = (quartiles([getattr(e, n) for e in ends]) for n in ("train_share", "holdout_share"))
-        middle = {
-            name: statistics.median(getattr(e, name) for e in ends)
-            for name in ("regressions", "evaluations", "model_calls", "decision_tables", "look_ups")
-        }
-        stops = sorted({run.stopped_by or "its own end" for run in mine})
+    for method, mine in ends.groupby("method", sort=False):
+        low, middle, high = (row for _, row in mine[list(NUMBERS)].quantile([0.25, 0.5, 0.75]).iterrows())
+        stops = sorted({run.stopped_by or "its own end" for run in runs if run.method == method})
         found.append(
             Summary(
-                method=method,
+                method=str(method),
                 seeds=len(mine),
-                train_share=train[1],
-                train_low=train[0],
-                train_high=train[2],
-                holdout_share=holdout[1],
-                holdout_low=holdout[0],
-                holdout_high=holdout[2],
+                train_share=middle.train_share,
+                train_low=low.train_share,
+                train_high=high.train_share,
+                holdout_share=middle.holdout_share,
+                holdout_low=low.holdout_share,
+                holdout_high=high.holdout_share,
+                regressions=middle.regressions,
+                evaluations=middle.evaluations,
+                model_calls=middle.model_calls,
+                decision_tables=middle.decision_tables,
+                look_ups=middle.look_ups,
                 stopped_by=", ".join(stops),
-                **middle,
             )
         )
     return sorted(found, key=lambda s: -s.holdout_share)
 
 
-def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) -> list[Summary]:
+def write_report(folder: Path, runs: Sequence[MethodRun], facts: Mapping[str, str]) -> list[Summary]:
     """Write all files into a folder that exists."""
     summaries = write_tables(folder, runs)
     (folder / TEXT).write_text(_text(summaries, facts), encoding="utf-8")
@@ -93,42 +88,41 @@ def write_report(folder: Path, runs: Sequence[Run], facts: Mapping[str, str]) ->
     return summaries
 
 
-def write_tables(folder: Path, runs: Sequence[Run]) -> list[Summary]:
+def write_tables(folder: Path, runs: Sequence[MethodRun]) -> list[Summary]:
     """Write the two tables alone."""
+    import pandas
+
     summaries = summarise(runs)
-    with (folder / STANDINGS).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "seed", *NUMBERS])
-        for run in runs:
-            for row in run.standings:
-                writer.writerow([run.method, run.seed, *map(_short, asdict(row).values())])
-    with (folder / SUMMARY).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f.name for f in fields(Summary)])
-        writer.writerows([list(map(_short, asdict(s).values())) for s in summaries])
+    rows = [{"method": run.method, "seed": run.seed, **asdict(row)} for run in runs for row in run.standings]
+    for name, lines in ((STANDINGS, rows), (SUMMARY, summaries)):
+        # Objects: a column of a table keeps whole numbers whole beside others.
+        pandas.DataFrame(lines, dtype=object).map(_short).to_csv(folder / name, index=False, lineterminator="\n")
     return summaries
 
 
-def read_report(folder: Path) -> tuple[list[Run], dict[str, str]]:
+def read_report(folder: Path) -> tuple[list[MethodRun], dict[str, str]]:
     """Runs and facts of a report, so that methods measured later can join those measured before.
 
     Standings come back with six digits; what stopped a run, as its method's summary says for all of its runs.
     """
-    with (folder / SUMMARY).open(encoding="utf-8", newline="") as file:
-        stops = {row["method"]: row["stopped_by"] for row in csv.DictReader(file)}
-    standings: dict[tuple[str, int], list[Standing]] = {}
-    with (folder / STANDINGS).open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            numbers = {n: float(row[n]) if n.endswith(("score", "share")) else int(row[n]) for n in NUMBERS}
-            standings.setdefault((row["method"], int(row["seed"])), []).append(Standing(**numbers))  # type: ignore[arg-type]
-    runs = [Run(method, seed, tuple(rows), stops[method]) for (method, seed), rows in standings.items()]
+    import pandas
+
+    stops = pandas.read_csv(folder / SUMMARY, index_col="method").stopped_by
+    kinds = {n: float if n.endswith(("score", "share")) else int for n in (*NUMBERS, "seed")}
+    standings = pandas.read_csv(folder / STANDINGS, dtype=str).astype(kinds)  # pandas 2's own parser rounds
+    runs = [
+        MethodRun(method, seed, tuple(Standing(**row) for row in rows[list(NUMBERS)].to_dict("records")), stops[method])
+        for (method, seed), rows in standings.groupby(["method", "seed"], sort=False)
+    ]
     lines = (folder / TEXT).read_text(encoding="utf-8").splitlines()
     facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("- "))
     return runs, facts
 
 
 def _short(value: object) -> object:
-    return f"{value:.6g}" if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else f"{value:.6g}"
 
 
 def _text(summaries: Sequence[Summary], facts: Mapping[str, str]) -> str:
@@ -157,7 +151,7 @@ def _percent(middle: float, low: float, high: float) -> str:
     return f"{100 * middle:.1f}% ({100 * low:.1f}..{100 * high:.1f})"
 
 
-def draw(path: Path, runs: Sequence[Run], *, title: str) -> None:
+def draw(path: Path, runs: Sequence[MethodRun], *, title: str) -> None:
     """Leader's share on train against evaluations and against look-ups: median and quartiles over the seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -174,9 +168,9 @@ def draw(path: Path, runs: Sequence[Run], *, title: str) -> None:
             if method == "oracle":
                 axes.axhline(1.0, color="black", linewidth=0.8, linestyle=":", label="oracle")
                 continue
-            at, bands = _bands(mine, spent, share)
-            axes.plot(at, [b[1] for b in bands], color=colour, label=method)
-            axes.fill_between(at, [b[0] for b in bands], [b[2] for b in bands], color=colour, alpha=0.15, linewidth=0)
+            bands = _bands(mine, spent, share)
+            axes.plot(bands.index, bands[0.5], color=colour, label=method)
+            axes.fill_between(bands.index, bands[0.25], bands[0.75], color=colour, alpha=0.15, linewidth=0)
         axes.set_xscale("log")
         axes.set_xlabel(spent.replace("_", "-" if spent == "look_ups" else " "))
         axes.set_title("training shapes" if share == "train_share" else "holdout, which no method sees", fontsize=10)
@@ -187,16 +181,12 @@ def draw(path: Path, runs: Sequence[Run], *, title: str) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _bands(runs: Sequence[Run], spent: str, share: str) -> tuple[list[float], list[tuple[float, float, float]]]:
+def _bands(runs: Sequence[MethodRun], spent: str, share: str) -> DataFrame:
     """Quartiles of the share wherever some run moves on; a run that has ended keeps its last share."""
-    ends = [float(getattr(s, spent)) for run in runs for s in run.standings]
-    first, last = max(1.0, min(ends)), max(ends)
+    import pandas
+
+    shares = [pandas.Series({getattr(s, spent): getattr(s, share) for s in run.standings}, dtype=float) for run in runs]
+    first, last = max(1.0, min(s.index.min() for s in shares)), max(s.index.max() for s in shares)
     at = sorted({round(first * (last / first) ** (i / 119)) for i in range(120)} | {round(last)})
-    bands = []
-    for x in at:
-        values = []
-        for run in runs:
-            reached = [getattr(s, share) for s in run.standings if getattr(s, spent) <= x]
-            values.append(max(-0.05, reached[-1]) if reached else -0.05)
-        bands.append(quartiles(values))
-    return [float(x) for x in at], bands
+    reached = pandas.DataFrame({i: s.reindex(at, method="ffill") for i, s in enumerate(shares)})
+    return reached.fillna(-0.05).clip(lower=-0.05).quantile([0.25, 0.5, 0.75], axis=1).T

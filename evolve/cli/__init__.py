@@ -1,4 +1,4 @@
-"""The command line: `verbs_*.py` say what each verb takes, a module per verb does it, imported when it is called."""
+"""The command line: `verbs.py` says what each verb takes, a module per verb does it, imported when it is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from evolve import __version__
-from evolve.cli import verbs_config, verbs_judge, verbs_read, verbs_search
+from evolve.cli import verbs
 from evolve.cli.failures import guarded
 
 app = typer.Typer(
@@ -24,26 +24,26 @@ app = typer.Typer(
 
 # The order of `evosplit --help`.
 for verb in (
-    verbs_search.run,
-    verbs_search.sweep,
-    verbs_judge.evaluate,
-    verbs_judge.confirm,
-    verbs_judge.decide,
-    verbs_judge.record,
-    verbs_judge.reproduce,
-    verbs_search.baselines,
-    verbs_read.ls,
-    verbs_read.show,
-    verbs_read.diff,
-    verbs_search.replay,
-    verbs_read.view,
-    verbs_read.report,
-    verbs_read.export,
-    verbs_read.doctor,
+    verbs.run,
+    verbs.sweep,
+    verbs.evaluate,
+    verbs.confirm,
+    verbs.decide,
+    verbs.record,
+    verbs.reproduce,
+    verbs.baselines,
+    verbs.ls,
+    verbs.show,
+    verbs.diff,
+    verbs.replay,
+    verbs.view,
+    verbs.report,
+    verbs.export,
+    verbs.doctor,
 ):
     app.command()(verb)
-app.add_typer(verbs_config.config_app, name="config")
-app.add_typer(verbs_config.queue_app, name="queue")
+app.add_typer(verbs.config_app, name="config")
+app.add_typer(verbs.queue_app, name="queue")
 
 
 def _version(value: bool) -> None:

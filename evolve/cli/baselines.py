@@ -15,13 +15,14 @@ from evolve.baselines.openevolve_run import openevolve_run
 from evolve.baselines.parametrised import policy_coordinate, policy_optuna
 from evolve.baselines.problem import Problem, fast_judge
 from evolve.baselines.random_search import random_search
-from evolve.baselines.report import Run, write_report
+from evolve.baselines.report import MethodRun, write_report
 from evolve.baselines.search import evosplit_fitted, evosplit_search
 from evolve.baselines.table_oracle import table_oracle
 from evolve.baselines.tally import ComparisonBudget, Tally
-from evolve.cli.common import emit, read_program, read_seeds, require_sandbox, say
+from evolve.cli.common import emit, result_printer, say
 from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
+from evolve.run import read_program, read_seeds, require_sandbox
 
 Method = Callable[[Problem, Tally, int], None]
 
@@ -67,7 +68,7 @@ def baselines_command(
     policy = policy or policy_for(config)
     problem = open_problem(config, policy)
     output.mkdir(parents=True, exist_ok=True)
-    runs: list[Run] = []
+    runs: list[MethodRun] = []
     for name in methods or list(METHODS):
         # Nothing about the oracle is random.
         for seed in range(1 if name == "oracle" else seeds):
@@ -79,10 +80,10 @@ def baselines_command(
             say(f"{name} seed {seed}: {shares}"
                 f"holdout, {end.regressions} regressions; {end.model_calls} calls, {end.decision_tables} tables, "
                 f"{end.look_ups} look-ups, {time.monotonic() - started:.0f} s")  # fmt: skip
-            runs.append(Run(name, seed, tuple(tally.standings), tally.stopped_by))
+            runs.append(MethodRun(name, seed, tuple(tally.standings), tally.stopped_by))
     facts = facts_of(problem, policy, budget)
     summaries = write_report(output, runs, facts)
-    say(f"\nwritten: {output}")
+    result_printer(as_json=as_json)(f"\nwritten: {output}")
     if as_json:
         emit({**facts, "path": str(output), "methods": [asdict(s) for s in summaries]})
     return 0
@@ -96,7 +97,7 @@ def policy_for(config: RunConfig) -> str:
 
 
 def facts_of(problem: Problem, policy: str, budget: ComparisonBudget) -> dict[str, str]:
-    """What a report says about all of its methods."""
+    """Facts of a report that hold for all of its methods."""
     d = problem.judge.description
     return {
         "setting": f"{d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})",

@@ -1,31 +1,19 @@
-"""What several verbs share: opening judges, printing scores, JSON forms."""
+"""Output that several verbs share: lines for people, scores, JSON."""
 
 from __future__ import annotations
 
-import atexit
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evaluators.data.evaluation import Evaluation, SplitScore
-from evaluators.data.workloads import Split
-from evaluators.judge.judge import SEARCH_SPLITS, Judge, open_judge
-from evaluators.judge.judge_set import JudgeSet, table_labels
-from evaluators.language.gate import ProgramRefused, parse_program
-from evaluators.sandbox.sandbox import Limits, self_test
+from evaluators.data.evaluation import OVERFIT_SHARE, Evaluation, SplitScore
 from evaluators.scoring.regressions import Grid, Regression
-from evolve.assets import asset
-from evolve.config import RunConfig
-from evolve.errors import EXIT_MISSING, UserError
-from evolve.journal.journal import open_journal
-from evolve.journal.run_folder import find_run
 
 if TYPE_CHECKING:
-    from evaluators.measure.live_source import LiveSource
+    from evolve.run import AnyJudge
 
 MAX_EXPLAINED = 4
 
@@ -50,156 +38,30 @@ def compact_json(data: Mapping[str, Any]) -> str:
 
 
 def say(text: str = "") -> None:
-    """A line for people, on stderr."""
+    """A line of progress, or a note beside a result, on stderr."""
     typer.echo(text, err=True)
 
 
+def result_printer(*, as_json: bool) -> Callable[[str], None]:
+    """Prints lines of a result: on stdout, which can be piped; on stderr where stdout carries JSON."""
+    return say if as_json else typer.echo
+
+
 def plain(text: str) -> str:
-    """Text of a model or a candidate with control characters spelled out: they could drive the terminal."""
+    """Text of a model or a candidate with control characters escaped: they could drive the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
 
 
-def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
-    """Source of a program: a file of the user's, one that ships (seeds/...), or RUN#ID.
-
-    Raises:
-        UserError: no such file, run or proposal, or not text.
-    """
-    run, mark, index = name.rpartition("#")
-    if mark and not Path(name).exists():
-        if not index.isdecimal():
-            raise UserError(f"{name}: expected RUN#ID with a number after #")
-        with open_journal(find_run(run, runs_dir), read_only=True) as journal:
-            entry = journal.entry(int(index))
-        if not entry.source:
-            why = entry.status.value if entry.status else "under way"
-            raise UserError(f"{name} holds no program ({why})", hint=f"evosplit show {run} {index}")
-        return entry.source
-    path = asset(name)
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        hint = "RUN#ID names a program of a run" if path.is_dir() else ""
-        raise UserError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not text in UTF-8 ({error.reason})") from error
-
-
-def read_seeds(config: RunConfig) -> list[str]:
-    """Sources of the programs that a search starts from.
-
-    Raises:
-        UserError: one is missing, or the gate refuses it.
-    """
-    sources = []
-    for name in config.seeds:
-        sources.append(read_program(name, Path(config.runs_dir)))
-        try:
-            parse_program(sources[-1])
-        except ProgramRefused as refused:
-            raise UserError(f"seed {name}: {refused.refusals[0]}") from refused
-    return sources
-
-
-def require_sandbox() -> None:
-    """Refuse to go on where candidates cannot be confined.
-
-    Raises:
-        UserError: naming what did not hold.
-    """
-    test = self_test()
-    if not test.ok:
-        raise UserError(f"no sandbox here: {'; '.join(test.problems)}", hint=test.hint, exit_code=EXIT_MISSING)
-
-
-AnyJudge = Judge | JudgeSet
-
-
-@dataclass(frozen=True, slots=True)
-class SharedPool:
-    """Where a run of a sweep asks for latencies: the parent's socket, and its own name there."""
-
-    path: Path
-    run: str
-
-
-def judge_of(
-    config: RunConfig,
-    *,
-    tables: Sequence[Path] | None = None,
-    splits: Sequence[Split] = SEARCH_SPLITS,
-    pool: SharedPool | None = None,
-) -> AnyJudge:
-    """The judge that a configuration asks for, of one table or of several; refuses without a sandbox."""
-    require_sandbox()
-    if pool is not None or config.judge.measure == "live":
-        return _live_judge(config, splits, pool)
-    paths = tables or [asset(p) for p in config.table_paths()]
-    judges = [
-        open_judge(
-            path,
-            weighting=config.judge.weighting,
-            limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-            workspace_cap_mb=config.judge.workspace_cap_mb,
-            splits=splits,
-        )
-        for path in paths
-    ]
-    if len(judges) == 1:
-        return judges[0]
-    return JudgeSet(
-        dict(zip(table_labels([j.description for j in judges]), judges, strict=True)), config.judge.objective
-    )
-
-
-def _live_judge(config: RunConfig, splits: Sequence[Split], pool: SharedPool | None) -> Judge:
-    """A judge that measures; what it measures with ends with this process."""
-    from evaluators.judge.live_judge import open_live_judge
-
-    return open_live_judge(
-        _live_source(config, pool),
-        config.judge.workload,
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        splits=splits,
-    )
-
-
-def _live_source(config: RunConfig, shared: SharedPool | None) -> LiveSource:
-    """Where latencies come from: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
-    from evaluators.data.contract import LIVE_SETTINGS
-
-    setting, store = LIVE_SETTINGS[config.judge.setting], Path(config.store_path())
-    if shared is not None:
-        from evaluators.measure.pool_client import SharedSource
-
-        return SharedSource(shared.path, shared.run, setting)
-    # atexit waits for workers to let go of their GPUs: the next command may want them.
-    if config.measure is not None:
-        from evaluators.measure.open import open_pool
-        from evaluators.measure.pooled import open_source
-
-        pool = open_pool(config.measure.executor, config.measure.gpus, [setting], on_event=say)
-        atexit.register(pool.close)
-        return open_source(pool, store, setting, client=config.name)
-    from evaluators.measure.live import WorkerSource
-    from evaluators.measure.worker_client import open_worker
-
-    worker = open_worker()
-    atexit.register(worker.close)
-    return WorkerSource(worker, store, setting)
-
-
 def measured_how(judge: AnyJudge) -> str:
-    """Where a judge's latencies come from, for the line that says what was judged."""
+    """Origin of a judge's latencies, for the line that says what was judged."""
     d = judge.description
     return f"{'live' if 'measure' in d else 'recorded'}: {d['build']}, {d['gpu']}"
 
 
 def live_lines(judge: AnyJudge) -> list[str]:
-    """What a live judge measured; nothing of a recorded one."""
-    from evaluators.measure.live_source import LiveSource
+    """Lines about what a live judge measured; none for a recorded one."""
+    from evaluators.judge.judge import Judge
+    from evaluators.measure.live import LiveSource
 
     if not isinstance(judge, Judge) or not isinstance(judge.source, LiveSource):
         return []
@@ -233,14 +95,14 @@ def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
     return f"gap train - holdout: score {score:+.4f}, share of the oracle {100 * share:+.1f}%"
 
 
-def lone_line(features: Mapping[str, float], memorised: bool) -> str:
-    """What the second look said of memorising; empty where there was none."""
-    if "lone_share" not in features:
+def overfit_line(features: Mapping[str, float], overfit: bool) -> str:
+    """Share of the gain that is overfit, as the recheck found it; empty where there was none."""
+    if OVERFIT_SHARE not in features:
         return ""
     share = (
-        f"{100 * features['lone_share']:.1f}% of the gain on train sits in decisions that no neighbouring shape shares"
+        f"{100 * features[OVERFIT_SHARE]:.1f}% of the gain on train sits in decisions that no neighbouring shape shares"
     )
-    return f"MEMORISED: {share}; taken off the scores" if memorised else share
+    return f"OVERFIT: {share}; taken off the scores" if overfit else share
 
 
 def regression_lines(judge: AnyJudge, evaluation: Evaluation) -> list[str]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import typer
+
 from evaluators.confirm.confirm import (
     UNSEEN,
     Group,
@@ -37,10 +39,11 @@ from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
 from evolve.assets import asset
-from evolve.cli.common import compact_json, emit, plain, read_program, require_sandbox, say
-from evolve.cli.evaluate import DEFAULT_CONFIG, log_sealed_read
+from evolve.cli.common import compact_json, emit, plain, say
+from evolve.cli.evaluate import DEFAULT_CONFIG
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
+from evolve.run import log_sealed_read, read_program, require_sandbox
 
 SHOWN = 12
 SHAPES_FILE, REPORT_FILE, PICTURE_FILE = "shapes.jsonl", "confirm.json", "confirm.png"
@@ -252,44 +255,44 @@ def _print(
     report: dict[str, Any], found: Sequence[ShapeVerdict], verdict: SuiteVerdict, device: DeviceRecord, folder: Path
 ) -> None:
     s = report["suite"]
-    say(
+    typer.echo(
         f"\n{report['program']} against {report['against']} on {report['setting']} ({report['build']}, {device.name})\n"
     )
     counted = "".join(f"{w.value:>{len(w.value) + 2}}" for w in Verdict)
-    say(f"{'':9}{'speed-up':>10}{'95% interval':>20}{counted}{'shapes':>8}")
+    typer.echo(f"{'':9}{'speed-up':>10}{'95% interval':>20}{counted}{'shapes':>8}")
     for name, g in report["groups"].items():
         if g["shapes"]:
-            say(
+            typer.echo(
                 f"{name:9}{g['speedup']:9.4f}x{g['low']:12.4f}..{g['high']:.4f}"
                 + "".join(f"{g[w.value]:{len(w.value) + 2}d}" for w in Verdict)
                 + f"{g['shapes']:8d}"
             )
     slower = sorted((v for v in found if v.verdict is Verdict.SLOWER and v.comparison), key=_mean)
     if slower:
-        say(f"\nslower: {len(slower)} shapes")
+        typer.echo(f"\nslower: {len(slower)} shapes")
         for v in slower[:SHOWN]:
             c = v.comparison
             assert c is not None
-            say(
+            typer.echo(
                 f"  {v.subject.case.id} ({v.subject.group.value}) {math.exp(_mean(v)):.3f}x, {c.baseline_us:.1f} -> "
                 f"{c.candidate_us:.1f} us"
             )
         if len(slower) > SHOWN:
-            say(f"  and {len(slower) - SHOWN} more, each {math.exp(_mean(slower[SHOWN])):.3f}x or better")
+            typer.echo(f"  and {len(slower) - SHOWN} more, each {math.exp(_mean(slower[SHOWN])):.3f}x or better")
     troubles = Counter(v.trouble for v in found if v.trouble)
     for text, n in troubles.most_common(SHOWN):
-        say(f"\n{n} shapes: {plain(text)}")
+        typer.echo(f"\n{n} shapes: {plain(text)}")
     unseen = sum(v.subject.group in UNSEEN for v in found)
-    say(
+    typer.echo(
         f"\nverdict    {verdict.verdict.value}: {s['speedup']:.4f}x ({s['low']:.4f} to {s['high']:.4f}) on {unseen} "
         f"shapes that no search has seen; {sum(v.verdict is Verdict.SLOWER for v in found)} of all "
         f"{len(found)} shapes are slower"
     )
     if verdict.verdict is Verdict.FASTER and verdict.slower_groups:
-        say(f"           not confirmed: slower on the {' and '.join(verdict.slower_groups)} shapes as a group")
+        typer.echo(f"           not confirmed: slower on the {' and '.join(verdict.slower_groups)} shapes as a group")
     if report["left"]:
-        say(f"left       {report['left']} shapes when the minutes ended; the verdict rests on the others")
-    say(f"report     {folder / REPORT_FILE}\npicture    {folder / PICTURE_FILE}")
+        typer.echo(f"left       {report['left']} shapes when the minutes ended; the verdict rests on the others")
+    typer.echo(f"report     {folder / REPORT_FILE}\npicture    {folder / PICTURE_FILE}")
 
 
 def _mean(found: ShapeVerdict) -> float:

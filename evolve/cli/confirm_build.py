@@ -7,7 +7,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -19,12 +19,12 @@ from evaluators.data.contract import Decision, Gpu, Setting
 from evaluators.data.workloads import Split
 from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Part, Verdict, suite_interval, suite_verdict
-from evaluators.measure.worker_client import Worker
-from evolve.cli.common import compact_json, emit, plain, say
+from evaluators.measure.worker_client import GpuWorker
+from evolve.cli.common import compact_json, emit, plain, result_printer, say
 from evolve.cli.confirm import SHAPES_FILE, SHOWN, interval_json, report_folder, shape_json
-from evolve.cli.evaluate import log_sealed_read
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.export.bundle.table import read_bundle
+from evolve.run import log_sealed_read
 
 REPORT_FILE, CHOICES_FILE = "confirm-build.json", "choices.jsonl"
 RUNS_DIR = Path("runs")
@@ -69,6 +69,7 @@ def confirm_build_command(name: str, library: str, other: Mapping[str, object], 
     say(f"{library}: {build}, {device.name}")
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     settings, left = {}, 0
+    tell = result_printer(as_json=as_json)
     with (
         (folder / CHOICES_FILE).open("w", encoding="utf-8") as choices,
         (folder / SHAPES_FILE).open("w", encoding="utf-8") as shapes,
@@ -77,17 +78,17 @@ def confirm_build_command(name: str, library: str, other: Mapping[str, object], 
             if setting is not first:
                 worker.open(setting, seed=seed)
             read = read_choices(worker, table, gpu, on_choice=lambda c: _log(choices, choice_json(c)))
-            _say_choices(setting, read, gpu)
+            _print_choices(setting, read, gpu, tell)
             timed, missed = _time(worker, setting, read, gpu, Random(seed), deadline, shapes)
             left += missed
             settings[setting.name] = setting_json(read, timed, gpu)
-            _say_times(timed, settings[setting.name], missed)
+            _print_times(timed, settings[setting.name], missed, tell)
     report = {**head, **verdict_json(settings, left)}
     (folder / REPORT_FILE).write_text(compact_json(report), encoding="utf-8")
     if as_json:
         emit(report)
     else:
-        say(f"verdict    {report['verdict']}\nreport     {folder / REPORT_FILE}")
+        tell(f"verdict    {report['verdict']}\nreport     {folder / REPORT_FILE}")
     if left:
         return EXIT_BUDGET
     return 0 if report["confirmed"] else EXIT_NEGATIVE
@@ -98,7 +99,7 @@ def _log(file: Any, row: dict[str, Any]) -> None:
     file.flush()
 
 
-def _time(worker: Worker, setting: Setting, read: Sequence[Choice], gpu: Gpu, rng: Random, deadline: float | None,
+def _time(worker: GpuWorker, setting: Setting, read: Sequence[Choice], gpu: Gpu, rng: Random, deadline: float | None,
           log: Any) -> tuple[list[ShapeVerdict], int]:  # fmt: skip
     """Time stock against the build's own choice where the launch should change and what was read is the table's."""
     todo = [c.expected for c in read if c.agrees and not c.writes_out_of_bounds and c.expected.changes(gpu)]
@@ -129,7 +130,7 @@ def choice_json(choice: Choice) -> dict[str, Any]:
 
 
 def setting_json(read: Sequence[Choice], timed: Sequence[ShapeVerdict], gpu: Gpu) -> dict[str, Any]:
-    """What was found in one setting."""
+    """Findings in one setting, as JSON."""
     counted = [v for v in timed if v.comparison is not None]
     interval: Interval = suite_interval([Part(1.0, v.comparison.log_ratios) for v in counted if v.comparison])
     changed = [c for c in read if c.expected.changes(gpu)]
@@ -176,25 +177,27 @@ def verdict_json(settings: dict[str, dict[str, Any]], left: int) -> dict[str, An
     }
 
 
-def _say_choices(setting: Setting, read: Sequence[Choice], gpu: Gpu) -> None:
+def _print_choices(setting: Setting, read: Sequence[Choice], gpu: Gpu, tell: Callable[[str], None]) -> None:
     changed = [c for c in read if c.expected.changes(gpu)]
-    say(
+    tell(
         f"{setting.name}: {sum(c.agrees for c in read)} of {len(read)} decisions read back are the bundle's, "
         f"{sum(c.agrees for c in changed)} of {len(changed)} where the launch changes"
     )
     for c in [c for c in read if not c.agrees][:SHOWN]:
         row = c.expected
         live = f", live {list(c.live_splits)[:8]}" if c.live_splits else ""
-        say(
+        tell(
             f"  {row.case.id}: {plain(c.trouble)}" if c.trouble else
             f"  {row.case.id}: num_splits {c.num_splits}{live}; the bundle says {row.launch(gpu).key}"
         )  # fmt: skip
 
 
-def _say_times(timed: Sequence[ShapeVerdict], found: dict[str, Any], missed: int) -> None:
+def _print_times(
+    timed: Sequence[ShapeVerdict], found: dict[str, Any], missed: int, tell: Callable[[str], None]
+) -> None:
     if timed:
         counted = ", ".join(f"{found[w.value]} {w.value}" for w in Verdict)
-        say(
+        tell(
             f"  timed {len(timed)} changed shapes against stock: {found['speedup']:.4f}x ({found['low']:.4f} to "
             f"{found['high']:.4f}); {counted}"
         )
@@ -204,6 +207,8 @@ def _say_times(timed: Sequence[ShapeVerdict], found: dict[str, Any], missed: int
     ]:
         c = v.comparison
         assert c is not None and c.interval is not None
-        say(f"    {v.subject.case.id} {math.exp(c.interval.mean):.3f}x, {c.baseline_us:.1f} -> {c.candidate_us:.1f} us")
+        tell(
+            f"    {v.subject.case.id} {math.exp(c.interval.mean):.3f}x, {c.baseline_us:.1f} -> {c.candidate_us:.1f} us"
+        )
     if missed:
-        say(f"  left {missed} shapes when the minutes ended")
+        tell(f"  left {missed} shapes when the minutes ended")

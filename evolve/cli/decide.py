@@ -5,29 +5,22 @@ from __future__ import annotations
 import csv
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from evaluators.data.contract import SETTINGS, Cache, Decision, DecodeShape, Gpu, Mode, Setting
-from evaluators.data.questions import Answers, Question
-from evaluators.data.status import Status
-from evaluators.fa3.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
-from evaluators.fa3.launch import canonical_launch, workspace_bytes
-from evaluators.language.gate import Program, ProgramRefused, parse_program
-from evaluators.language.interpreter import Interpreter
-from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
-from evolve.cli.common import emit, plain, read_program, say
+import typer
+
+from evaluators.data.contract import SETTINGS, Cache, DecodeShape, Mode, Setting
+from evolve.cli.common import emit, plain, result_printer
+from evolve.decisions import NoDecisions, decide_shapes
 from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.run import read_program
 
 REQUIRED = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv")
 WHOLE = (*REQUIRED, "seqlen_q", "head_dim")
 COLUMNS = (*WHOLE, "mode", "paged", "live_seqlens")
 YES, NO = ("1", "true", "yes"), ("", "0", "false", "no")
 VLLM_PAGE_SIZE = 16
-AT_ONCE = 1000
-"""Shapes that one sandbox process is asked about: its limits are meant for about as many."""
-
 LARGEST = {"batch": 65_535}
 """Of columns whose largest value is not that of a 32-bit integer; live splits are listed per sequence."""
 
@@ -43,20 +36,10 @@ def decide_command(program: str, shapes_path: Path, setting_name: str, runs_dir:
     source = read_program(program, runs_dir)
     rows = read_shapes(shapes_path, SETTINGS[setting_name])
     try:
-        parsed = parse_program(source)
-    except ProgramRefused as refused:
-        say(f"{program}: {refused.status.value}: {plain(str(refused))}")
+        found = decide_shapes(source, rows)
+    except NoDecisions as none:
+        result_printer(as_json=as_json)(f"{program}: {plain(str(none))}")
         return EXIT_NEGATIVE
-    gpu = Gpu()
-    found = []
-    for start in range(0, len(rows), AT_ONCE):
-        part = rows[start : start + AT_ONCE]
-        answers = _ask(parsed, part, gpu)
-        if answers.status is not Status.OK:
-            say(f"{program}: {answers.status.value}: {plain(answers.message)}")
-            return EXIT_NEGATIVE
-        for (shape, setting), decided in zip(part, answers.decisions, strict=True):
-            found.append(described(shape, setting, decided, gpu))
     if as_json:
         emit({"decisions": found})
         return 0
@@ -64,44 +47,10 @@ def decide_command(program: str, shapes_path: Path, setting_name: str, runs_dir:
         decision, launch = row["decision"], row["launch"]
         live = launch["live_splits"]
         shown = str(live[0]) if len(set(live)) == 1 else " ".join(map(str, live))
-        say(f"{setting.mode.value:8} batch {shape.batch:3d} keys {shape.seqlen_k:6d} heads {shape.num_heads_q}:"
+        typer.echo(f"{setting.mode.value:8} batch {shape.batch:3d} keys {shape.seqlen_k:6d} heads {shape.num_heads_q}:"
             f"{shape.num_heads_kv}  num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}, "
             f"live {shown}")  # fmt: skip
     return 0
-
-
-def _ask(program: Program, rows: list[tuple[DecodeShape, Setting]], gpu: Gpu) -> Answers:
-    """Ask in the sandbox; without one the slow interpreter answers: a file of shapes is no search."""
-    questions = [
-        Question(
-            view := shape_view(shape, setting),
-            stock := num_splits_heuristic(view, gpu.num_sms),
-            work_view(shape, setting, stock),
-        )
-        for shape, setting in rows
-    ]
-    sandbox = Sandbox(gpu, questions, Limits()) if self_test().ok else Interpreter(gpu, questions)
-    return sandbox.ask(program)
-
-
-def described(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> dict[str, dict[str, Any]]:
-    """A decision and its launch as JSON."""
-    num_splits = resolved_num_splits(shape, setting, decision, gpu)
-    launch = canonical_launch(shape, setting, decision, gpu)
-    live = launch.live_splits * (shape.batch if setting.mode is Mode.STATIC else 1)
-    return {
-        "shape": {**asdict(shape), "mode": setting.mode.value, "paged": setting.paged},
-        "decision": asdict(decision),
-        "launch": {
-            "num_splits": num_splits,
-            "live_splits": list(live),
-            "pack_gqa": launch.pack_gqa,
-            "sm_margin": launch.sm_margin,
-            "combine_bucket": launch.combine_bucket,
-            "workspace_bytes": workspace_bytes(shape, num_splits),
-            "key": launch.key,
-        },
-    }
 
 
 def read_shapes(path: Path, default: Setting) -> list[tuple[DecodeShape, Setting]]:

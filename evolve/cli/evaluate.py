@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
+
+import typer
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
@@ -16,22 +16,20 @@ from evolve.assets import asset
 from evolve.cli.common import (
     emit,
     gap_line,
-    judge_of,
     live_lines,
-    lone_line,
     measured_how,
+    overfit_line,
     plain,
-    read_program,
     regression_lines,
     say,
     score_json,
     score_lines,
 )
 from evolve.config import load_config
-from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.errors import EXIT_NEGATIVE
+from evolve.run import log_sealed_read, open_configured_judge, read_program
 
 DEFAULT_CONFIG = "configs/quickstart.yaml"
-SEALED_LOG = "sealed-reads.jsonl"
 REGIONS = 6
 
 
@@ -40,7 +38,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
     source = read_program(program, Path(config.runs_dir))
     splits = (*SEARCH_SPLITS, Split.TEST) if sealed else SEARCH_SPLITS
-    judge = judge_of(config, splits=splits)
+    judge = open_configured_judge(config, splits=splits, on_event=say)
     if sealed:
         log_sealed_read(Path(config.runs_dir), program, source, judge.description)
     each = judge.evaluate_each(source) if isinstance(judge, JudgeSet) else {}
@@ -53,35 +51,35 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}
         if sealed:
             data["test"] = score_json(result.test)
-        data["memorised"] = result.memorised
+        data["memorised"] = result.overfit
         if isinstance(judge, JudgeSet):
             data["tables"] = [_table_json(judge, name, e, sealed=sealed) for name, e in each.items()]
         emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
         return 0 if result.status is Status.OK else EXIT_NEGATIVE
     if result.status is not Status.OK:
-        say(f"{program}: {result.status.value}: {plain(result.message)}")
+        typer.echo(f"{program}: {result.status.value}: {plain(result.message)}")
         return EXIT_NEGATIVE
     d = judge.description
-    say(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
+    typer.echo(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
     for name, evaluation in each.items():
-        say(f"on {name}")
+        typer.echo(f"on {name}")
         for line in score_lines(evaluation.scores):
-            say(line)
+            typer.echo(line)
     if each:
-        say(f"\n{d['objective']} of {len(each)} tables")
+        typer.echo(f"\n{d['objective']} of {len(each)} tables")
     for line in score_lines(result.scores):
-        say(line)
+        typer.echo(line)
     if result.train is not None:
-        say(gap_line(result.train, result.holdout))
-    say(lone_line(result.features, result.memorised))
+        typer.echo(gap_line(result.train, result.holdout))
+    typer.echo(overfit_line(result.features, result.overfit))
     for line in regression_lines(judge, result):
-        say(line)
+        typer.echo(line)
     where = " of the table with the lowest score" if each else ""
-    say(f"\nlog speed-up left, by region of the training shapes{where}:")
+    typer.echo(f"\nlog speed-up left, by region of the training shapes{where}:")
     for name, gain, shapes, speedup in by_region(result.feedback.opportunities)[:REGIONS]:
-        say(f"  {100 * gain:5.2f}%  {name} ({shapes} shapes, now {speedup:.3f}x)")
+        typer.echo(f"  {100 * gain:5.2f}%  {name} ({shapes} shapes, now {speedup:.3f}x)")
     for line in live_lines(judge):
-        say(f"\n{line}")
+        typer.echo(f"\n{line}")
     return 0
 
 
@@ -92,25 +90,3 @@ def _table_json(judge: JudgeSet, name: str, evaluation: Evaluation, *, sealed: b
         data["test"] = score_json(evaluation.test)
     known = judge.judges[name].description
     return data | {key: known[key] for key in ("workload", "setting", "table_sha256", "gpu", "build")}
-
-
-def log_sealed_read(runs_dir: Path, program: str, source: str, description: dict[str, str]) -> None:
-    """Write down that the sealed shapes were looked at: a split read often is no test any more."""
-    import hashlib
-
-    row = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "program": program,
-        "sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
-        **description,
-    }
-    path = runs_dir / SEALED_LOG
-    try:
-        runs_dir.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}), so the sealed shapes stay sealed",
-            hint="--runs-dir FOLDER names another place",
-        ) from error

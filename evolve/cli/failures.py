@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and `error:` and `hint:` lines for users' mistakes."""
+"""Exit codes of commands, and `error:` and `hint:` lines for users' mistakes."""
 
 from __future__ import annotations
 
@@ -45,9 +45,8 @@ def _known(error: Exception) -> int | None:
 
     from evaluators.latencies.store import StoreError
     from evaluators.latencies.table import TableError
+    from evaluators.measure.errors import MeasureError, RecordingError
     from evaluators.measure.providers import ProviderUnavailable
-    from evaluators.measure.slices import RecordingError
-    from evaluators.measure.worker_client import MeasureError
     from evaluators.sandbox.sandbox import SandboxUnavailable
 
     # Disk full, quota, broken, read-only, not ours: not bugs, wherever they strike.

@@ -72,7 +72,7 @@ def answer_command(name: str, file: Path, run: str, runs_dir: Path, *, reply: Re
     if as_json:
         emit({"id": _name(name), "path": str(path)})
     else:
-        say(f"answered: {path}")
+        typer.echo(f"answered: {path}")
     return 0
 
 

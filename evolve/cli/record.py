@@ -6,22 +6,19 @@ Imports neither pydantic nor openevolve, so that a bare GPU machine can record.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evaluators.data.contract import SETTINGS, Gpu, Setting
+from evaluators.data.contract import SETTINGS, Gpu
 from evaluators.data.workloads import WORKLOADS
 from evaluators.latencies.table import merge_slices, write_table
-from evaluators.measure import slices
-from evaluators.measure.open import EXECUTORS, open_pool
-from evaluators.measure.recorder import Recorder
-from evaluators.measure.recording import record_pooled
+from evaluators.measure.pool import EXECUTORS, open_pool
+from evaluators.measure.recorder import MS_PER_CELL, RecordingProgress, count_cells, record
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 
@@ -70,16 +67,16 @@ def record_command(
         console=Console(stderr=True, soft_wrap=True),
     )
     if dry_run:
-        shapes, cells = slices.count_cells(workload, setting, Gpu())
-        seconds = cells / pieces[1] * slices.MS_PER_CELL / 1e3
-        console.console.print(
+        shapes, cells = count_cells(workload, setting, Gpu())
+        seconds = cells / pieces[1] * MS_PER_CELL / 1e3
+        typer.echo(
             f"{workload} {setting.name}: {shapes} shapes, {cells} cells, about {seconds / 60:.1f} GPU minutes for "
             f"part {part}"
         )
         return 0
     if output is None:
         hint = "-o slice.jsonl, or a folder with --executor; an existing slice of the same recording is continued"
-        raise UserError("where to?", hint=hint)
+        raise UserError("missing option -o", hint=hint)
     if executor is not None and (output.is_file() or not output.absolute().parent.is_dir()):
         raise UserError(f"{output} cannot be a folder of slices", hint="-o names a folder, or one to make")
     if executor is None and (output.is_dir() or not output.absolute().parent.is_dir()):
@@ -87,11 +84,14 @@ def record_command(
     failed: list[str] = []
     slowed: list[str] = []
     with ExitStack() as stack:
-        record = _recording(executor, wanted, workload, setting, output, stack, console.console.print)
+        say = console.console.print
+        pool = stack.enter_context(closing(open_pool(executor, wanted, [setting], on_event=say)))
+        for device in pool.devices:
+            say(f"{device.uuid}: {device.name}")
         stack.enter_context(console)
         task = console.add_task(f"{workload} {setting.name}", total=None)
 
-        def show(p: slices.Progress) -> None:
+        def show(p: RecordingProgress) -> None:
             console.update(task, completed=p.done, total=p.total)
             if p.slowed:
                 slowed.append(p.case_id)
@@ -100,8 +100,17 @@ def record_command(
                 console.console.print(f"{p.case_id}: lost: {p.failed}")
 
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        left = record(part=pieces, deadline=deadline, on_progress=show)
-    console.console.print(f"{output}: {left} shapes left, {len(failed)} lost; the same command goes on")
+        left = record(
+            pool,
+            workload,
+            setting,
+            output,
+            folder=executor is not None,
+            part=pieces,
+            deadline=deadline,
+            on_progress=show,
+        )
+    typer.echo(f"{output}: {left} shapes left, {len(failed)} lost; the same command goes on")
     if slowed:
         console.console.print(
             f"{len(slowed)} shapes were measured while heat or power slowed the GPU down ({slowed[0]}, ...; marked "
@@ -110,28 +119,10 @@ def record_command(
     return EXIT_NEGATIVE if left or failed else 0
 
 
-def _recording(
-    executor: str | None,
-    gpus: int | Literal["all"],
-    workload: str,
-    setting: Setting,
-    output: Path,
-    stack: ExitStack,
-    say: Callable[[str], None],
-) -> Callable[..., int]:
-    """What records: this process on the current GPU, or a pool, which ends with `stack`."""
-    if executor is None:
-        return partial(Recorder(setting).record, workload, output)
-    pool = stack.enter_context(closing(open_pool(executor, gpus, [setting], on_event=say)))
-    for device in pool.devices:
-        say(f"{device.uuid}: {device.name}")
-    return partial(record_pooled, pool, workload, setting, output)
-
-
 def merge_command(slices: list[Path], output: Path | None) -> int:
     """Merge slices into a new table folder."""
     if output is None:
-        raise UserError("where to?", hint="-o results/tables/WORKLOAD/SETTING")
+        raise UserError("missing option -o", hint="-o results/tables/WORKLOAD/SETTING")
     for path in slices:
         if not path.is_file():
             raise UserError(f"{path} is not a slice file")
@@ -141,5 +132,5 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
         hint = "slices are what evosplit record writes"
         raise UserError(f"{', '.join(map(str, slices))}: not all are slices ({error!r})", hint=hint) from error
     write_table(output, card, cases, cells, gpu_of)
-    Console(stderr=True, soft_wrap=True).print(f"{output}: {len(cases)} shapes, {card['cells']} launches")
+    typer.echo(f"{output}: {len(cases)} shapes, {card['cells']} launches")
     return 0

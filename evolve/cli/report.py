@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from evolve.cli.common import emit, say
+import typer
+
+from evolve.cli.common import emit
 from evolve.dashboard.report import report
 from evolve.dashboard.views.candidate import candidate
 from evolve.dashboard.views.compare import compare
@@ -105,7 +107,7 @@ def _write(path: Path, text: str, *, force: bool) -> None:
         raise UserError(f"{path} exists", hint="--force writes over it, -o names another file") from error
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    say(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
+    typer.echo(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
 
 
 def _write_timeline(readers: list[RunReader], path: Path, *, force: bool) -> None:
@@ -129,4 +131,4 @@ def _write_pictures(readers: list[RunReader], folder: Path, *, force: bool) -> N
     if known and not force:
         raise UserError(f"{folder} holds {', '.join(known)}", hint="--force writes over them")
     for path in draw_pictures(readers[0], recording_of(readers[0])[0], folder):
-        say(str(path))
+        typer.echo(str(path))

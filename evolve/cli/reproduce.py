@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from evaluators.confirm import bsc_paper
 from evaluators.confirm.confirm import ProgramFailed, decisions_of
 from evaluators.data.contract import Cache, Gpu
@@ -19,11 +21,12 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.latencies.store import shape_key
 from evaluators.sandbox.sandbox import Limits
-from evolve.cli.common import compact_json, plain, read_program, require_sandbox, say
+from evolve.cli.common import compact_json, plain, say
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
 from evolve.reports.bsc_picture import draw_reproduction
 from evolve.reports.bsc_report import PICTURE, markdown
+from evolve.run import read_program, require_sandbox
 
 PAPERS = ("bsc",)
 DEFAULT_CHAMPION = "results/champions/fa3-metadata.py"
@@ -55,9 +58,11 @@ def reproduce_command(
     (folder / PEERS).write_text(to_csv(list(peer_rows(material))), encoding="utf-8")
     draw_reproduction(folder / PICTURE, material)
     (folder / REPORT).write_text(markdown(material), encoding="utf-8")
-    say(f"report     {folder / REPORT}\npicture    {folder / PICTURE}\ntables     {folder / GRID}, {folder / PEERS}")
+    typer.echo(
+        f"report     {folder / REPORT}\npicture    {folder / PICTURE}\ntables     {folder / GRID}, {folder / PEERS}"
+    )
     if raw["lost"]:
-        say(f"{len(raw['lost'])} shapes could not be measured; the report lists them")
+        typer.echo(f"{len(raw['lost'])} shapes could not be measured; the report lists them")
         return EXIT_NEGATIVE
     return 0
 

@@ -1,57 +1,54 @@
-"""`evosplit run`: search, with a live display on stderr."""
+"""`evosplit run` and `evosplit replay`: search, with a live display on stderr."""
 
 from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from evaluators.data.evaluation import Evaluation
+from evaluators.data.status import Status
 from evaluators.judge.judge_set import JudgeSet
+from evaluators.scoring.feedback import VERSION
 from evolve.assets import asset
 from evolve.cli.common import (
-    AnyJudge,
-    SharedPool,
     emit,
     gap_line,
-    judge_of,
     live_lines,
-    lone_line,
     measured_how,
-    read_seeds,
+    overfit_line,
     regression_lines,
+    result_printer,
     say,
     score_json,
     score_lines,
 )
-from evolve.config import RunConfig, load_config
-from evolve.errors import EXIT_BUDGET, UserError
-from evolve.journal.journal import Spending
-from evolve.journal.run_folder import (
-    CONFIG_FILE,
-    Best,
-    RunSummary,
-    find_run,
-    keep_tables,
-    kept_seeds,
-    kept_tables,
-    new_run_folder,
-)
-from evolve.prompts.templates import load_templates
-from evolve.proposers import Proposer, open_proposer
+from evolve.config import BudgetConfig, ReplayConfig, RunConfig, load_config
+from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
+from evolve.journal.diff import first_difference
+from evolve.journal.journal import Entry, Spending, open_journal
+from evolve.journal.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
+from evolve.proposers import open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
 from evolve.reports.speedups import draw_speedups
-from evolve.search.controller import Controller, SearchProgress
+from evolve.run import (
+    AnyJudge,
+    OpenedRun,
+    check_resumable,
+    open_configured_judge,
+    resume_run,
+    run_search,
+    start_run,
+)
+from evolve.search.ledger import SearchProgress
 
 PICTURE = "speedup.png"
 REPORT = "report.html"
 PLAIN_EVERY_S = 5.0
-RESUMABLE = (
-    "search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations",
-    "budget.usd", "budget.tokens", "budget.gpu_s", "measure", "measure.executor", "measure.gpus",
-)  # fmt: skip
-"""What may change between a run and its continuation: budgets, parallelism, and who measures: they decide nothing."""
+PROMPT_COLUMNS = ("system", "user")
+FEEDBACK_COLUMNS = ("user", "feedback")
+"""What holds the text of the feedback: prompts do, beside the results."""
 
 
 class Display:
@@ -83,17 +80,6 @@ class Display:
             say(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A run that can begin or go on."""
-
-    config: RunConfig
-    judge: AnyJudge
-    proposer: Proposer
-    seeds: list[str]
-    folder: Path
-
-
 def run_command(config_path: Path | None, sets: list[str], resume: str | None, runs_dir: Path, *, as_json: bool) -> int:
     """Start or resume a run; returns the exit code."""
     if resume is not None:
@@ -101,78 +87,26 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
             raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
         check_resumable(sets)
         folder = find_run(resume, runs_dir)
-        return search(go_on(load_config(folder / CONFIG_FILE, sets), folder), as_json=as_json)
+        return search(resume_run(load_config(folder / CONFIG_FILE, sets), folder, on_event=say), as_json=as_json)
     if config_path is None:
-        raise UserError("which configuration?", hint="evosplit run configs/quickstart.yaml")
-    return search(begin(load_config(asset(str(config_path)), sets)), as_json=as_json)
+        raise UserError("missing argument CONFIG", hint="evosplit run configs/quickstart.yaml")
+    return search(start_run(load_config(asset(str(config_path)), sets), on_event=say), as_json=as_json)
 
 
-def check_resumable(sets: list[str]) -> None:
-    """Refuse overrides that would make another run of it."""
-    for text in sets:
-        if text.partition("=")[0] not in RESUMABLE:
-            raise UserError(f"--set {text}: cannot change within a run", hint=f"these can: {', '.join(RESUMABLE)}")
+def search(opened: OpenedRun, *, as_json: bool) -> int:
+    """Search to the end or to a budget, with progress and a report; returns the exit code."""
+    _announce(opened)
+    found = run_search(opened, on_progress=Display(opened.config.search.wall_s).update)
+    summary = found.summary
+    _finish(summary, opened, as_json=as_json)
+    if found.stopped_by:
+        say(f"\nstopped after {summary.proposals} of {summary.wanted} proposals by {found.stopped_by}")
+        say(f"evosplit run --resume {opened.folder} goes on; a larger budget: --set KEY=VALUE")
+    return EXIT_BUDGET if found.stopped_by else 0
 
 
-def begin(config: RunConfig, folder: Path | None = None, pool: SharedPool | None = None) -> Opened:
-    """Open a new run, in a folder of its own or in an empty one."""
-    tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
-    seeds, proposer = read_seeds(config), open_configured(config)
-    load_templates(config.prompts)  # its mistakes are told before a folder is made
-    judge = judge_of(config, tables=tables, pool=pool)
-    folder = folder or new_run_folder(Path(config.runs_dir), config.name)
-    if tables:
-        keep_tables(tables, folder)
-    return Opened(config, judge, proposer, seeds, folder)
-
-
-def go_on(config: RunConfig, folder: Path, pool: SharedPool | None = None) -> Opened:
-    """Open a run that has a journal."""
-    proposer = open_configured(config)
-    judge = judge_of(config, tables=kept_tables(folder), pool=pool)
-    # From the journal: the files may have changed since, or lie elsewhere.
-    kept = kept_seeds(folder)
-    seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
-    return Opened(config, judge, proposer, seeds, folder)
-
-
-def search(opened: Opened, *, as_json: bool) -> int:
-    """Search to the end or to a budget; returns the exit code."""
-    config, judge, proposer, folder = opened.config, opened.judge, opened.proposer, opened.folder
-    if config.constants.every:
-        from evolve.proposers.fitting import FittingProposer
-
-        if isinstance(judge, JudgeSet):
-            raise UserError("constants.every: constants are fitted on one table", hint="leave it out with judge.tables")
-
-        proposer = FittingProposer(proposer, judge, config.constants, islands=config.search.islands)
-    _announce(config, judge, folder)
-    controller = Controller(
-        config,
-        judge,
-        proposer,
-        folder,
-        seeds=opened.seeds,
-        on_progress=Display(config.search.wall_s).update,
-    )
-    summary = controller.run()
-    _finish(summary, judge, config, as_json=as_json)
-    unfinished = summary.proposals < summary.wanted
-    if unfinished:
-        say(f"\nstopped after {summary.proposals} of {summary.wanted} proposals by {controller.stopped}")
-        say(f"evosplit run --resume {folder} goes on; a larger budget: --set KEY=VALUE")
-    return EXIT_BUDGET if unfinished else 0
-
-
-def open_configured(config: RunConfig) -> Proposer:
-    """The proposer, opened before a run folder is made for it."""
-    try:
-        return open_proposer(config.proposer)
-    except ValueError as error:
-        raise UserError(f"proposer: {error}") from error
-
-
-def _announce(config: RunConfig, judge: AnyJudge, folder: Path) -> None:
+def _announce(opened: OpenedRun) -> None:
+    config, judge, folder = opened.config, opened.judge, opened.folder
     d = judge.description
     say(f"{folder}: {config.search.proposals} proposals by {config.proposer.kind} on {d['workload']}, {d['setting']}, "
         f"{d['weighting']} ({measured_how(judge)})")  # fmt: skip
@@ -180,33 +114,32 @@ def _announce(config: RunConfig, judge: AnyJudge, folder: Path) -> None:
         say(f"prompts wait in {folder / QUEUE_FOLDER}; evosplit queue list --run {folder}")
 
 
-def _finish(summary: RunSummary, judge: AnyJudge, config: RunConfig, *, as_json: bool) -> None:
-    best = summary.best
-    picture = summary.path / PICTURE
+def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
+    judge, proposer = opened.judge, opened.config.proposer.kind
+    best, picture = summary.best, summary.path / PICTURE
+    tell = result_printer(as_json=as_json)
     if best is not None:
         evaluation = judge.evaluate(best.source)
-        pictures = _draw(judge, evaluation, picture, f"#{best.id} of {summary.run}, {config.proposer.kind} proposer")
-        say(f"\nwinner, picked by the holdout: proposal {best.id}")
-        _show(best, judge, evaluation)
-        _show_leader(summary, judge)
+        pictures = _draw(judge, evaluation, picture, f"#{best.id} of {summary.run}, {proposer} proposer")
+        tell(f"\nwinner, picked by the holdout: proposal {best.id}")
+        _show(best, judge, evaluation, tell)
+        _show_leader(summary, judge, tell)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
-        say(f"\nproposals  {summary.proposals} ({found}), proposer {config.proposer.kind}")
-        say(f"spent      {spent_text(summary.spending)}")
-        say(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
+        tell(f"\nproposals  {summary.proposals} ({found}), proposer {proposer}")
+        tell(f"spent      {spent_text(summary.spending)}")
+        tell(f"winner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
         for path in pictures:
-            say(f"picture    {path}")
-        say(f"report     {_write_report(summary.path)}")
+            tell(f"picture    {path}")
+        tell(f"report     {_write_report(summary.path)}")
         for line in live_lines(judge):
-            say(line)
+            tell(line)
     if as_json:
         emit(summary_json(summary))
 
 
-def say_trust(best: Best) -> None:
+def trust_lines(best: Best) -> list[str]:
     """How far the winner's score carries beyond the shapes of the search."""
-    for line in (gap_line(best.train, best.holdout), lone_line(best.features, best.memorised)):
-        if line:
-            say(line)
+    return [line for line in (gap_line(best.train, best.holdout), overfit_line(best.features, best.overfit)) if line]
 
 
 def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) -> list[Path]:
@@ -223,7 +156,7 @@ def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) ->
 
 
 def _write_report(folder: Path) -> Path:
-    """The run's page, written anew when a run goes on."""
+    """The run's page, rewritten when a run is resumed."""
     from evolve.dashboard.report import report
     from evolve.dashboard.views.reader import RunReader
 
@@ -232,26 +165,24 @@ def _write_report(folder: Path) -> Path:
     return path
 
 
-def _show_leader(summary: RunSummary, judge: AnyJudge) -> None:
-    """Show the program that leads on the training shapes beside the winner, which the holdout picked."""
+def _show_leader(summary: RunSummary, judge: AnyJudge, tell: Callable[[str], None]) -> None:
+    """Show the program that leads on the training shapes, where the holdout picked another one."""
     leader = summary.leader
     if leader is None or summary.best is None or leader.id == summary.best.id:
         return
-    say(f"\nleader on the training shapes, of which the holdout says less good: proposal {leader.id}")
-    _show(leader, judge, judge.evaluate(leader.source))
+    tell(f"\nleader on the training shapes, worse on the holdout: proposal {leader.id}")
+    _show(leader, judge, judge.evaluate(leader.source), tell)
 
 
-def _show(program: Best, judge: AnyJudge, evaluation: Evaluation) -> None:
-    """Scores of the journal, which the second look may have lowered, and what became slower."""
-    for line in score_lines({"train": program.train} | ({"holdout": program.holdout} if program.holdout else {})):
-        say(line)
-    say_trust(program)
-    for line in regression_lines(judge, evaluation):
-        say(line)
+def _show(program: Best, judge: AnyJudge, evaluation: Evaluation, tell: Callable[[str], None]) -> None:
+    """Scores of the journal, which the recheck may have lowered, and the shapes that became slower."""
+    scores = {"train": program.train} | ({"holdout": program.holdout} if program.holdout else {})
+    for line in (*score_lines(scores), *trust_lines(program), *regression_lines(judge, evaluation)):
+        tell(line)
 
 
 def spent_text(spending: Spending) -> str:
-    """What a run cost, in a line."""
+    """Cost of a run, in a line."""
     parts = [f"${spending.cost_usd:.2f}", f"{spending.tokens} tokens", f"{spending.calls} calls"]
     if spending.look_ups:
         parts.append(f"{spending.look_ups:,} look-ups by proposers")
@@ -284,3 +215,62 @@ def summary_json(summary: RunSummary) -> dict[str, object]:
         if leader is None
         else {"id": leader.id, "train": score_json(leader.train), "holdout": score_json(leader.holdout)},
     }
+
+
+def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool) -> int:
+    """Replay a run into a folder of its own; exit code 1 where the two differ."""
+    recorded = find_run(run, runs_dir)
+    with open_journal(recorded, read_only=True) as journal:
+        entries = list(journal.entries())
+        templates, digest = journal.meta("templates"), journal.meta("table_sha256")
+        other_feedback = int(journal.meta("feedback_version") or 1) != VERSION
+    seeds = [e for e in entries if e.kind == "seed"]
+    done = _with_result(entries)
+    config = _replaying(recorded, len(done) - len(seeds), any_prompt=any_prompt or other_feedback)
+    tables = kept_tables(recorded) or [asset(p) for p in config.table_paths()]
+    judge = open_configured_judge(config, tables=tables)
+    if digest and judge.description["table_sha256"] != digest:
+        raise UserError(
+            f"{recorded} was judged on another table than {tables[0]}", hint="restore the table of that run"
+        )
+    folder = new_run_folder(runs_dir, f"replay-{config.name}")
+    keep_tables(tables, folder)
+    if templates:
+        with open_journal(folder, read_only=False) as journal:
+            journal.set_meta("templates", templates)
+    say(f"{folder}: {len(done) - len(seeds)} proposals, answered as in {recorded}")
+    proposer = open_proposer(config.proposer)
+    opened = OpenedRun(config, judge, proposer, [e.source for e in seeds], folder)
+    run_search(opened, on_progress=Display(None).update)
+    left_out = {*(PROMPT_COLUMNS if any_prompt else ()), *(FEEDBACK_COLUMNS if other_feedback else ())}
+    difference = first_difference(recorded, folder, ids=done, without=left_out)
+    if as_json:
+        same = {"recorded": str(recorded), "replay": str(folder), "proposals": len(done) - len(seeds)}
+        emit({**same, "same": not difference, "difference": difference, "not_compared": sorted(left_out)})
+    tell = result_printer(as_json=as_json)
+    compared = "answers and results" if left_out else "prompts, answers and results"
+    if other_feedback:
+        say(
+            "prompts were not compared: that run's feedback names the best launches by another median, as versions "
+            "before this one did (see CHANGELOG.md)"
+        )
+    if difference:
+        tell(f"different: {difference}")
+    else:
+        tell(f"same {compared} of all {len(done)} programs")
+    return EXIT_NEGATIVE if difference else 0
+
+
+def _with_result(entries: list[Entry]) -> list[int]:
+    """Proposals with a result, from the first on: results are committed in order."""
+    done = [e.id for e in entries if e.status is not None]
+    if not any(e.kind == "proposal" and e.status is not Status.PROPOSER_FAILED for e in entries if e.id in done):
+        raise UserError("that run holds no answer to replay")
+    return done
+
+
+def _replaying(recorded: Path, proposals: int, *, any_prompt: bool) -> RunConfig:
+    config = load_config(recorded / CONFIG_FILE, [])
+    replay = ReplayConfig(run=str(recorded.absolute()), prompts="any" if any_prompt else "same")
+    search = config.search.model_copy(update={"proposals": proposals, "wall_s": None})
+    return config.model_copy(update={"proposer": replay, "search": search, "budget": BudgetConfig()})

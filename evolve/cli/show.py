@@ -8,11 +8,12 @@ from pathlib import Path
 
 import typer
 
-from evolve.cli.common import emit, plain, read_program, say, score_json, score_lines
-from evolve.cli.run import PICTURE, say_trust, spent_text, summary_json
+from evolve.cli.common import emit, plain, say, score_json, score_lines
+from evolve.cli.run import PICTURE, spent_text, summary_json, trust_lines
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Entry, open_journal
 from evolve.journal.run_folder import RunSummary, find_run, list_runs, run_folders, summarise
+from evolve.run import read_program
 from evolve.search.controller import read_journal
 
 
@@ -40,12 +41,12 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
 
 def _line(entry: Entry) -> str:
     score = f"{entry.train.score:.4f}" if entry.train else "      "
-    status = entry.status.value if entry.status else "under way"
+    status = entry.status.value if entry.status else "running"
     note = plain(entry.answer.note) if entry.answer else ""
     if entry.spent.look_ups:
         note = f"{note} ({entry.spent.look_ups:,} look-ups)".lstrip()
-    if entry.memorised:
-        note = f"MEMORISED {note}"
+    if entry.overfit:
+        note = f"OVERFIT {note}"
     parent = "" if entry.parent is None else f"from {entry.parent}"
     return f"{entry.id:5d}  {status:15} {score}  {parent:10} {note}"
 
@@ -62,7 +63,7 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
             return 0
         for entry in read_journal(folder):
             typer.echo(_line(entry))
-        _say_outcome(summary)
+        _print_outcome(summary)
         return 0
     with open_journal(folder, read_only=True) as journal:
         entry = journal.entry(proposal)
@@ -79,17 +80,17 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
     return 0
 
 
-def _say_outcome(summary: RunSummary) -> None:
+def _print_outcome(summary: RunSummary) -> None:
     best = summary.best
     if best is None:
         return
-    say()
-    for line in score_lines({"train": best.train} | ({"holdout": best.holdout} if best.holdout else {})):
-        say(line)
-    say_trust(best)
-    say(f"\nwinner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
+    typer.echo()
+    scores = {"train": best.train} | ({"holdout": best.holdout} if best.holdout else {})
+    for line in (*score_lines(scores), *trust_lines(best)):
+        typer.echo(line)
+    typer.echo(f"\nwinner     {best.path} (proposal {best.id}, {best.complexity} syntax nodes)")
     if (summary.path / PICTURE).exists():
-        say(f"picture    {summary.path / PICTURE}")
+        typer.echo(f"picture    {summary.path / PICTURE}")
 
 
 def entry_json(entry: Entry) -> dict[str, object]:

@@ -3,24 +3,158 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from evaluators.latencies.table import read_table
 from evolve.assets import asset
-from evolve.cli.common import emit, read_seeds, require_sandbox, say
+from evolve.cli.common import emit, plain, result_printer, say
 from evolve.cli.options import named
-from evolve.cli.run import REPORT, check_resumable, open_configured
-from evolve.cli.sweep_display import SweepDisplay, short_spending, state_text
+from evolve.cli.run import REPORT
 from evolve.config import load_config
 from evolve.errors import UserError
+from evolve.journal.journal import Spending
 from evolve.journal.run_folder import BEST_FILE, CONFIG_FILE, locked, new_run_folder, write_whole
 from evolve.prompts.templates import load_templates
-from evolve.sweep.conductor import LOG_FILE, Conductor, State
+from evolve.run import check_resumable, open_configured_proposer, read_seeds, require_sandbox
+from evolve.sweep.conductor import LOG_FILE, Conductor, RunState, State
 from evolve.sweep.folder import Sweep, find_sweep, read_sweep
 from evolve.sweep.plan import Member, plan_runs, plan_sweep
 from evolve.sweep.pool import shared_pool
 from evolve.sweep.summary import Spread, SweepSummary, Variant, summarise, summary_json, write_summary
+
+if TYPE_CHECKING:
+    from evaluators.data.evaluation import SplitScore
+
+PLAIN_EVERY_S = 10.0
+COLOURS = {State.RUNNING: "cyan", State.STOPPING: "yellow", State.DONE: "green", State.BUDGET: "yellow",
+           State.INTERRUPTED: "yellow", State.FAILED: "red"}  # fmt: skip
+SHOWN_FIRST = (State.FAILED, State.STOPPING, State.RUNNING, State.INTERRUPTED, State.BUDGET, State.WAITING, State.DONE)
+"""Order of runs on a terminal that is too low for all: active ones first."""
+
+
+class SweepDisplay:
+    """One view of all runs; a context manager, since the table has to be taken down."""
+
+    def __init__(self) -> None:
+        """Look at what stderr is."""
+        console = Console(stderr=True)
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._height = console.height
+        self._last = 0.0
+        self._known: dict[str, State] = {}
+
+    def __enter__(self) -> SweepDisplay:
+        """Begin to show."""
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last table on the screen."""
+        if self._live:
+            self._live.stop()
+
+    def update(self, states: Sequence[RunState]) -> None:
+        """Show where all runs are."""
+        if self._live:
+            # Title, heading, rules and the line of those that are left out.
+            self._live.update(progress_table(states, rows=max(3, self._height - 6)), refresh=True)
+            return
+        for state in states:
+            before = self._known.get(state.member.label, State.WAITING)
+            if state.state is not before and state.state is not State.STOPPING:
+                say(f"{state.member.label}: {state_text(state.state, state.trouble)}{_figures(state)}")
+            self._known[state.member.label] = state.state
+        now = time.monotonic()
+        running = [s for s in states if s.state in (State.RUNNING, State.STOPPING)]
+        if running and now - self._last >= PLAIN_EVERY_S:
+            if self._last:
+                say(f"{headline(states)}: " + "; ".join(f"{s.member.label} {_brief(s)}" for s in running))
+            self._last = now
+
+
+def headline(states: Sequence[RunState]) -> str:
+    """How many runs are in which state."""
+    counts = Counter(s.state for s in states)
+    parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
+    return f"{len(states)} runs: {', '.join(parts)}"
+
+
+def state_text(state: State, trouble: str) -> str:
+    """State of a run, and why it failed."""
+    return plain(f"{state.value}: {trouble}" if trouble else state.value)
+
+
+def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
+    """The table: as many runs as fit, those that matter most first, in the order of the sweep."""
+    chosen = sorted(range(len(states)), key=lambda i: (SHOWN_FIRST.index(states[i].state), i))[:rows]
+    left = len(states) - len(chosen)
+    stopping = any(s.state is State.STOPPING for s in states)
+    table = Table(
+        title=headline(states),
+        title_justify="left",
+        caption=("" if not left else f"and {left} more; ")
+        + ("Ctrl-C again kills them; journals stay whole" if stopping else "Ctrl-C stops all cleanly"),
+        caption_justify="left",
+        box=None,
+    )
+    table.add_column("run", overflow="fold")
+    for name in ("proposals", "best train", "winner train", "holdout", "of oracle", "spent"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("state", overflow="ellipsis", no_wrap=True)
+    for index in sorted(chosen):
+        state = states[index]
+        s = state.standing
+        held = s.winner_holdout
+        table.add_row(
+            state.member.label,
+            f"{s.done}/{state.wanted}",
+            _score(s.train),
+            _score(s.winner_train),
+            _score(held),
+            f"{100 * held.oracle_share:.1f}%" if held else "",
+            short_spending(s.spending),
+            Text(state_text(state.state, state.trouble), style=COLOURS.get(state.state, "dim")),
+        )
+    return table
+
+
+def _score(score: SplitScore | None) -> str:
+    return f"{score.score:.4f}" if score else ""
+
+
+def short_spending(spending: Spending) -> str:
+    """Dollars, GPU seconds or tokens, whichever there are; else the number of answers."""
+    parts = [f"${spending.cost_usd:.2f}"] if spending.cost_usd else []
+    parts += [f"{spending.gpu_s:.0f} s GPU"] if spending.gpu_s else []
+    parts += [f"{spending.tokens:,} tokens"] if spending.tokens and not parts else []
+    return ", ".join(parts) or f"{spending.calls} calls"
+
+
+def _brief(state: RunState) -> str:
+    s = state.standing
+    text = f"{s.done}/{state.wanted}"
+    return text if s.train is None else f"{text} train {s.train.score:.4f}"
+
+
+def _figures(state: RunState) -> str:
+    s = state.standing
+    if s.winner_train is None or state.state is State.RUNNING:
+        return f", {s.done} of {state.wanted} proposals" if s.done else ""
+    held = f", holdout {s.winner_holdout.score:.4f}" if s.winner_holdout else ""
+    return f", {s.done} of {state.wanted} proposals, winner #{s.winner} train {s.winner_train.score:.4f}{held}"
 
 
 def sweep_command(
@@ -40,7 +174,7 @@ def sweep_command(
             raise UserError("--resume takes the sweep's own configurations", hint="leave CONFIG, --seeds, --name out")
         return resume_command(find_sweep(resume, runs_dir), sets, jobs=jobs, as_json=as_json)
     if config is None:
-        raise UserError("which configuration?", hint="evosplit sweep configs/quickstart.yaml --seeds 0..9")
+        raise UserError("missing argument CONFIG", hint="evosplit sweep configs/quickstart.yaml --seeds 0..9")
     members = plan_sweep(config, [*sets, *named(name)], seeds)
     return _begin(members, f"{members[0].config.name}-sweep", jobs=jobs, as_json=as_json)
 
@@ -88,7 +222,7 @@ def _check(members: Sequence[Member]) -> None:
     for member in members:
         config = member.config
         read_seeds(config)
-        open_configured(config)
+        open_configured_proposer(config)
         load_templates(config.prompts)
         if config.judge.measure != "live":
             tables |= set(config.table_paths())
@@ -111,7 +245,7 @@ def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as
         summary = summarise(sweep, conductor.states)
         files = write_summary(summary, code)
         page = _write_report(summary)
-    _tell(summary, [*files, *([page] if page else [])])
+    _tell(summary, [*files, *([page] if page else [])], result_printer(as_json=as_json))
     if code:
         say(f"\nevosplit sweep --resume {sweep.path} goes on with what is unfinished")
     if as_json:
@@ -137,56 +271,56 @@ def _write_report(summary: SweepSummary) -> Path | None:
     return path
 
 
-def _tell(summary: SweepSummary, files: Sequence[Path]) -> None:
-    say()
-    _tell_runs(summary)
+def _tell(summary: SweepSummary, files: Sequence[Path], tell: Callable[[str], None]) -> None:
+    tell("")
+    _tell_runs(summary, tell)
     for variant in summary.variants:
         if variant.runs > 1:
-            _tell_variant(variant)
+            _tell_variant(variant, tell)
     for winner in summary.winners:
         best = winner.path / BEST_FILE
         rivals = sum(r.judged_on == winner.judged_on and r.train is not None for r in summary.runs)
         among = f"among {rivals} runs: {winner.label}" if rivals > 1 else f"in {winner.label}"
-        say(f"\nwinner, picked by the holdout {among}, proposal {winner.winner}")
-        say(f"  {best}")
+        tell(f"\nwinner, picked by the holdout {among}, proposal {winner.winner}")
+        tell(f"  {best}")
         if rivals > 1:
-            say(f"  the best of {rivals} looks better on the holdout than it is; the sealed shapes do not know it:")
-            say(f"  evosplit evaluate {best} --config {winner.path / CONFIG_FILE} --sealed")
-    say()
+            tell(f"  the best of {rivals} looks better on the holdout than it is; the sealed shapes do not know it:")
+            tell(f"  evosplit evaluate {best} --config {winner.path / CONFIG_FILE} --sealed")
+    tell("")
     for path in files:
-        say(f"written    {path}")
+        tell(f"written    {path}")
 
 
-def _tell_variant(variant: Variant) -> None:
-    """Medians and quartiles; what nobody spent is left out."""
+def _tell_variant(variant: Variant, tell: Callable[[str], None]) -> None:
+    """Medians and quartiles; budgets that were not used are left out."""
     f, d = variant.figures, variant.judged_on
     unfinished = f" ({variant.unfinished} unfinished)" if variant.unfinished else ""
-    say(f"\n{variant.variant}, {d.get('workload')}, {d.get('setting')}: {variant.runs} runs{unfinished}, "
+    tell(f"\n{variant.variant}, {d.get('workload')}, {d.get('setting')}: {variant.runs} runs{unfinished}, "
         "median [quartiles] of their winners")  # fmt: skip
     held = f", holdout {_percent(f['holdout_share'])}" if "holdout_share" in f else ""
-    say(f"  share of the oracle  train {_percent(f['train_share'])}{held}")
-    say(f"  regressions          {_number(f['regressions'])}")
+    tell(f"  share of the oracle  train {_percent(f['train_share'])}{held}")
+    tell(f"  regressions          {_number(f['regressions'])}")
     spent = [f"look-ups {_number(f['look_ups'])}"] if f["look_ups"].most else []
     spent += [f"tokens {_number(f['tokens'])}"] if f["tokens"].most else []
     spent += [f"${f['cost_usd'].median:.2f}"] if f["cost_usd"].most else []
     spent += [f"GPU seconds {_number(f['gpu_s'])}"] if f["gpu_s"].most else []
-    say(f"  spent by a run       {', '.join(spent) or 'nothing'}")
+    tell(f"  spent by a run       {', '.join(spent) or 'nothing'}")
 
 
-def _tell_runs(summary: SweepSummary) -> None:
+def _tell_runs(summary: SweepSummary, tell: Callable[[str], None]) -> None:
     width = max(len(r.label) for r in summary.runs)
-    say(f"{'run':{width}}  proposals   train  of oracle  holdout  of oracle  slower  spent, state")
+    tell(f"{'run':{width}}  proposals   train  of oracle  holdout  of oracle  slower  spent, state")
     for r in summary.runs:
         train = f"{r.train.score:7.4f}{100 * r.train.oracle_share:10.1f}%" if r.train else " " * 18
         held = f"{r.holdout.score:9.4f}{100 * r.holdout.oracle_share:10.1f}%" if r.holdout else " " * 20
         slower = sum(s.regressions for s in (r.train, r.holdout) if s) if r.train else ""
         note = "" if r.state is State.DONE else f", {state_text(r.state, r.trouble)}"
         note = ", not begun" if r.state is State.WAITING and not r.proposals else note
-        say(f"{r.label:{width}}  {f'{r.proposals}/{r.wanted}':>9} {train}{held}{slower:>8}  "
+        tell(f"{r.label:{width}}  {f'{r.proposals}/{r.wanted}':>9} {train}{held}{slower:>8}  "
             f"{short_spending(r.spending)}{note}")  # fmt: skip
     for r in summary.runs:
         if r.state is State.FAILED:
-            say(f"{r.label}: everything it said is in {r.path / LOG_FILE}")
+            tell(f"{r.label}: its output is in {r.path / LOG_FILE}")
 
 
 def _percent(s: Spread) -> str:

@@ -1,8 +1,8 @@
 """The process of one run of a sweep: `python -m evolve.cli.sweep_child SWEEP LABEL SOCKET [KEY=VALUE...]`.
 
-SOCKET is where a live judge asks for latencies (`evaluators/measure/pool_server.py`); empty where nothing is measured.
+SOCKET is where a live judge asks for latencies (`evaluators/measure/shared_pool.py`); empty where nothing is measured.
 
-What it says goes to stderr, which the parent keeps in the run's folder; how it went is its exit code, as of
+Its output goes to the parent, which keeps it in the run's folder; how it went is its exit code, as of
 `evosplit run`. It stops as by Ctrl-C when its input ends, so that no run outlives a parent that was killed.
 """
 
@@ -28,8 +28,9 @@ def run_member(path: Path, label: str, socket: str, overrides: list[str]) -> int
         UserError: the sweep has no such run, or the run cannot go on.
         InterruptedRun: stopped; it can be resumed.
     """
-    from evolve.cli.common import SharedPool
-    from evolve.cli.run import begin, go_on, search
+    from evolve.cli.common import say
+    from evolve.cli.run import search
+    from evolve.run import SharedPool, resume_run, start_run
 
     sweep = read_sweep(path)
     member = next((m for m in sweep.members if m.label == label), None)
@@ -38,11 +39,11 @@ def run_member(path: Path, label: str, socket: str, overrides: list[str]) -> int
     folder, config = sweep.folder(member), sweep.config(member, overrides)
     pool = SharedPool(Path(socket), label) if config.judge.measure == "live" else None
     if sweep.started(member):
-        return search(go_on(config, folder, pool), as_json=False)
+        return search(resume_run(config, folder, pool=pool, on_event=say), as_json=False)
     with locked(folder):
         # Without a journal nothing has been judged by it: what a killed process left may be half a copy.
         shutil.rmtree(folder / TABLE_FOLDER, ignore_errors=True)
-        opened = begin(config, folder, pool)
+        opened = start_run(config, folder, pool=pool, on_event=say)
     return search(opened, as_json=False)
 
 

@@ -17,7 +17,7 @@ def view_command(names: list[str], runs_dir: Path, *, host: str, port: int, expo
     """Serve runs until Ctrl-C; all runs, also those to come, where none is named."""
     if not is_loopback(host) and not expose:
         raise UserError(
-            f"{host} can be reached from other machines, and whoever reaches it can read the runs",
+            f"{host} can be reached from other machines, and anyone who reaches it can read the runs",
             hint="leave --host out, or add --expose",
         )
     if not names and not runs_dir.is_dir():

@@ -1,4 +1,4 @@
-"""Where two journals part: for runs that should be the same."""
+"""First difference of two journals, for runs that should be the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a journal says of one proposal, and of all of them together."""
+"""Rows of a journal as records: one proposal, and totals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import asdict, dataclass
 
 from evaluators.data.contract import Decision
-from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.evaluation import OVERFIT, Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.proposal import Response
 
@@ -49,14 +49,14 @@ class Entry:
     gpu_s: float
 
     @property
-    def memorised(self) -> bool:
-        """Whether the second look lowered the scores."""
-        return "memorised" in self.features
+    def overfit(self) -> bool:
+        """Whether the recheck lowered the scores."""
+        return OVERFIT in self.features
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What the search remembers of a proposal once it is committed: its entry without texts and decisions."""
+    """A committed proposal as the search needs it: its entry without texts and decisions."""
 
     id: int
     island: int
@@ -69,7 +69,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What a run has cost so far; failed calls that were billed count as well.
+    """Cost of a run so far; failed calls that were billed count as well.
 
     `gpu_s` are seconds of measuring on a GPU; on recorded tables there are none. `look_ups` are those that
     proposers made; the judge's own come on top.
@@ -109,7 +109,7 @@ def decisions_text(decisions: tuple[Decision, ...]) -> str:
 
 
 def evaluation_of(entry: Entry) -> Evaluation:
-    """What the judge said, as far as it is written down: all but the feedback of single shapes."""
+    """The evaluation as the journal holds it: all but the feedback of single shapes."""
     return Evaluation(
         entry.status or Status.CRASHED,
         entry.message,

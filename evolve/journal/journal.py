@@ -187,7 +187,7 @@ class Journal:
         self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
 
     def spending(self) -> Spending:
-        """What all answers and evaluations cost."""
+        """Cost of all answers and evaluations."""
         row = self._db.execute(
             "SELECT count(*), total(tokens_in), total(tokens_out), total(cost_usd) FROM answers"
         ).fetchone()
@@ -216,7 +216,7 @@ class Journal:
         return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
 
     def commits(self) -> Iterator[Commit]:
-        """What was committed after the seeds, in order; much cheaper than their entries."""
+        """Commits after the seeds, in order; much cheaper than their entries."""
         for row in self._db.execute(COMMIT_QUERY):
             yield commit_of(row)
 

@@ -34,7 +34,7 @@ class Best:
     train: SplitScore
     holdout: SplitScore | None
     features: dict[str, float]
-    memorised: bool
+    overfit: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ def keep_tables(tables: Sequence[Path], folder: Path) -> None:
 
 
 def kept_tables(folder: Path) -> list[Path]:
-    """Where `keep_tables` put them; empty when the folder holds none."""
+    """Folders that `keep_tables` made; empty when the folder holds none."""
     target = folder / TABLE_FOLDER
     several = sorted(p for p in target.glob("[0-9][0-9]") if p.is_dir())
     return several or ([target] if target.is_dir() else [])
@@ -201,7 +201,7 @@ def _best(journal: Journal, index: int, folder: Path) -> Best:
         entry.train,
         entry.holdout,
         entry.features,
-        entry.memorised,
+        entry.overfit,
     )
 
 

@@ -61,7 +61,7 @@ def fill(db: sqlite3.Connection) -> None:
 
 
 def create(path: Path) -> None:
-    """An empty journal. It gets its name when it is whole: a process killed here leaves a draft that nobody opens."""
+    """An empty journal. It gets its name when it is whole: a process killed here leaves an unused draft."""
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
     db = sqlite3.connect(draft)

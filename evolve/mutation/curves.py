@@ -1,68 +1,57 @@
-"""Recorded curves of the training shapes as arrays: what a decision would gain, without asking the judge.
+"""Recorded curves of the training shapes as arrays: the gain of any decision, without running a program.
 
-The feedback of every candidate holds, per training shape, all recorded decisions with their log speed-up.
-Proposers look decisions up here while they choose an edit; the judge alone says what the edit is worth.
+The feedback of every candidate looks decisions up as the judge does. Proposers look here while they choose an edit; the
+judge alone says what the edit is worth.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.data.contract import Decision, Gpu, Mode, Setting, ShapeView, WorkView
+from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Gpu, Mode, Setting, ShapeView, WorkView
 from evaluators.data.evaluation import Feedback, Opportunity
 from evaluators.fa3.dispatch import num_splits_heuristic, stock_blocks_per_split
-from evaluators.fa3.launch import canonical_launch
-from evaluators.latencies.latency import ShapeCells
-from evaluators.latencies.table import Cell
+from evaluators.scoring.score import REGRESSION_PENALTY
 
 Vector = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
-REGRESSION_LOG = -0.0095
-"""Log speed-up below which a shape is taken to be a regression; a little before the judge's 1%."""
-
-REGRESSION_COST = 3e-4
 DENSE_SPLITS = 64
 """Split counts up to which looked-up log speed-ups are kept in an array."""
 
 UNKNOWN_LOG = -0.5
-"""Taken for decisions that no recorded curve brackets, so that edits stay where measurements are."""
+"""Taken for decisions that no recorded ones bracket, and for a regression: so edits stay where measurements are."""
 
 
 class ShapeCurve:
-    """Log speed-ups of one shape by (num_splits, blocks_per_split)."""
+    """Log speed-ups of one shape by (num_splits, blocks_per_split), each launch looked up once."""
 
-    def __init__(self, opportunity: Opportunity, setting: Setting, gpu: Gpu) -> None:
-        """Index the recorded decisions; log speed-ups stand in for latencies."""
-        shape = opportunity.shape
-        cells = [
-            Cell(d, canonical_launch(shape, setting, d, gpu).key, 0.0, (math.exp(-log),))
-            for d, log in opportunity.curve
-        ]
-        self._cells = ShapeCells(shape, cells, setting, gpu)
+    def __init__(self, opportunity: Opportunity, setting: Setting) -> None:
+        """Take the shape's look-up."""
+        self._look_up = opportunity.look_up
         self._static = setting.mode is Mode.STATIC
         self._longest = opportunity.work.get("max_n_blocks", 1)
-        self._uniform = not shape.ragged
-        self._known: dict[tuple[int, int], float] = {}
+        self._uniform = not opportunity.shape.ragged
+        self._known: dict[tuple[int, int], tuple[float, bool]] = {}
 
-    def log_speedup(self, num_splits: int, blocks: int) -> float:
-        """Log speed-up of a decision over the baseline; `UNKNOWN_LOG` where no two recorded ones bracket it."""
+    def gain(self, num_splits: int, blocks: int) -> tuple[float, bool]:
+        """Log speed-up of a decision over the baseline, and whether it is a regression."""
         key = self._key(num_splits, blocks)
         if key not in self._known:
-            found = self._cells.lookup(Decision(key[0], blocks_per_split=key[1])) if key[0] <= 256 else None
-            self._known[key] = UNKNOWN_LOG if found is None else -math.log(found.median_us)
+            found = self._look_up(Decision(key[0], blocks_per_split=key[1])) if key[0] <= MAX_NUM_SPLITS else None
+            self._known[key] = (UNKNOWN_LOG, True) if found is None else (found.log_speedup, found.regression)
         return self._known[key]
 
     def _key(self, num_splits: int, blocks: int) -> tuple[int, int]:
         """A decision that stands for all that launch the same, so that few have to be looked up."""
         if num_splits <= 1 or self._static:
             return max(1, num_splits), 0
-        if num_splits > 256:
+        if num_splits > MAX_NUM_SPLITS:
             return num_splits, 1
         blocks = max(1, min(blocks, self._longest))
         live = -(-self._longest // blocks)
@@ -77,10 +66,9 @@ class CurveTable:
     """What never changes between candidates: curves, weights and fields of the training shapes."""
 
     def __init__(self, rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> None:
-        """Index the recorded decisions of all shapes."""
-        self.key = tuple(id(o.curve) for o in rows)
-        self._kept = [o.curve for o in rows]  # so that no other object gets one of these ids
-        self._curves = [ShapeCurve(o, setting, gpu) for o in rows]
+        """Take the look-ups of all shapes."""
+        self.key = tuple(o.look_up for o in rows)
+        self._curves = [ShapeCurve(o, setting) for o in rows]
         self.num_sms = gpu.num_sms
         self.static = not rows[0].work
         self.weight: Vector = np.array([o.weight for o in rows])
@@ -97,18 +85,21 @@ class CurveTable:
         tiles = "total_mblocks" if self.static else "num_heads_kv"
         self.tiles_each: list[int] = [int(o.view[tiles]) for o in rows]
         width = 1 if self.static else int(self.longest.max()) + 1
-        self._dense: Vector = np.full((len(rows), DENSE_SPLITS + 1, width), np.nan)
+        self._log: Vector = np.full((len(rows), DENSE_SPLITS + 1, width), np.nan)
+        self._lost: Flags = np.zeros(self._log.shape, np.bool_)
         self._rows = np.arange(len(rows))
 
-    def logs(self, splits: Ints, blocks: Ints) -> Vector:
-        """Log speed-up of one decision per shape."""
+    def gains(self, splits: Ints, blocks: Ints) -> tuple[Vector, Flags]:
+        """Log speed-up of one decision per shape, and whether it is a regression."""
         taken = np.zeros_like(splits) if self.static else np.minimum(np.maximum(blocks, 0), self.longest)
-        found: Vector = self._dense[self._rows, np.minimum(np.maximum(splits, 0), DENSE_SPLITS), taken]
-        for i in np.flatnonzero(np.isnan(found) | (splits > DENSE_SPLITS)).tolist():
-            found[i] = self._curves[i].log_speedup(int(splits[i]), int(taken[i]))
+        at = (self._rows, np.minimum(np.maximum(splits, 0), DENSE_SPLITS), taken)
+        log, lost = self._log[at], self._lost[at]
+        for i in np.flatnonzero(np.isnan(log) | (splits > DENSE_SPLITS)).tolist():
+            log[i], lost[i] = self._curves[i].gain(int(splits[i]), int(taken[i]))
             if splits[i] <= DENSE_SPLITS:
-                self._dense[i, splits[i], taken[i]] = found[i]
-        return found
+                here = (i, splits[i], taken[i])
+                self._log[here], self._lost[here] = log[i], lost[i]
+        return log, lost
 
 
 class Curves:
@@ -125,11 +116,10 @@ class Curves:
         self.look_ups = 0
 
     def value(self, num_splits: Ints, blocks: Ints) -> Vector:
-        """Worth of decisions, per shape: weighted log speed-up less what a regression costs."""
+        """Part of each shape in the log of the score: weighted log speed-up less what a regression costs."""
         self.look_ups += len(num_splits)
-        logs = self.table.logs(num_splits, blocks)
-        lost = logs < REGRESSION_LOG
-        worth: Vector = self.table.weight * np.where(lost, 2 * logs, logs) - REGRESSION_COST * lost
+        logs, lost = self.table.gains(num_splits, blocks)
+        worth: Vector = self.table.weight * np.where(lost, 2 * logs, logs) - REGRESSION_PENALTY * lost
         return worth
 
 
@@ -137,8 +127,8 @@ _TABLES: list[CurveTable] = []
 
 
 def _table(rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> CurveTable:
-    """The table of these shapes; a judge hands out the same curve objects for all candidates, so it is made once."""
-    key = tuple(id(o.curve) for o in rows)
+    """The table of these shapes; a judge hands out the same look-ups for all candidates, so it is made once."""
+    key = tuple(o.look_up for o in rows)
     known = next((t for t in _TABLES if t.key == key), None)
     if known is None:
         known = CurveTable(rows, setting, gpu)

@@ -21,7 +21,7 @@ TEXTS_KEPT = 512
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What one proposal came to, and how it differed from its parent."""
+    """Result of one proposal, and how it differed from its parent."""
 
     verdict: str
     edit: str
@@ -34,7 +34,7 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What to know before editing a program, oldest first.
+    """Lessons about a program, oldest first.
 
     Attributes:
         tried: edits of this program that were judged or repeated others, with what came of them.
@@ -96,7 +96,7 @@ class LessonBook:
             self._island[island] = (*self._island.get(island, ()), (parent, index))[-KEPT:]
 
     def keep_only(self, programs: Collection[int]) -> None:
-        """Forget the programs that left the population: nobody will edit them again."""
+        """Forget the programs that left the population: they will not be edited again."""
         for known in (self._tried, self._failed):
             for gone in known.keys() - programs:
                 del known[gone]

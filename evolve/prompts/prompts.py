@@ -18,7 +18,7 @@ FEEDBACK_SHARE = 0.55
 """Of the tokens that system message, parent and answer format leave; lessons get theirs next, inspirations the rest."""
 LESSONS_SHARE = 0.25
 SHOWN_STEPS = (12, 9, 6, 4, 2, 1)
-"""Shapes and regions of each kind spelled out, most first, until they fit."""
+"""Numbers of shapes and regions of each kind that are listed, most first, until they fit."""
 MIN_SOURCE_TOKENS = 150
 """An inspiration cut shorter than this says nothing."""
 

@@ -44,7 +44,7 @@ class Templates:
 
     @classmethod
     def from_json(cls, text: str) -> Templates:
-        """What `to_json` wrote."""
+        """Inverse of `to_json`."""
         return cls(**json.loads(text))
 
 

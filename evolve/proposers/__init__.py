@@ -1,6 +1,7 @@
 """Sources of new programs.
 
-`openai` asks models, `manual` whoever answers files, `offline` edits without a model, `replay` repeats a run's answers.
+`openai` asks models, `manual` people or programs that answer files; `offline` edits without a model, and
+`replay` repeats the answers of a run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a proposer is: asked for one program, it answers as a model would, with text."""
+"""Interface of proposers: asked for one program, they answer with text, as a model would."""
 
 from __future__ import annotations
 

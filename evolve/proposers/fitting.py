@@ -42,9 +42,13 @@ class FittingProposer:
         """See `Proposer.propose`."""
         if (request.index // self._islands) % self._config.every:
             return await self._inner.propose(request)
-        started = time.monotonic()
+        started, stopped = time.monotonic(), threading.Event()
         try:
-            found = await asyncio.to_thread(self._fit, request)
+            found = await asyncio.to_thread(self._fit, request, stopped)
+        except asyncio.CancelledError:
+            # The thread cannot be cancelled, and the end of the run would wait for it.
+            stopped.set()
+            raise
         except Unfit:
             return await self._inner.propose(request)
         said = f"{found.tunables} numbers, {found.evaluations} evaluations"
@@ -60,11 +64,15 @@ class FittingProposer:
             raise type(failure)(str(failure), spent=_added(spent, found)) from failure
         return replace(_added(answer, found), note=f"{answer.note}; constants before: {said}, nothing better")
 
-    def _fit(self, request: Request) -> Fitted:
+    def _fit(self, request: Request, stopped: threading.Event) -> Fitted:
         program = parse_program(request.parent.source)
         with self._fitting:
             return self._fitter.fit(
-                program, evaluations=self._config.evaluations, seed=request.seed, method=self._config.method
+                program,
+                stopped=stopped,
+                evaluations=self._config.evaluations,
+                seed=request.seed,
+                method=self._config.method,
             )
 
     async def aclose(self) -> None:

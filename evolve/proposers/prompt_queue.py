@@ -134,7 +134,7 @@ class PromptQueue:
             if _read(path).get("messages") == list(messages):
                 return
         except NoAnswer:
-            pass  # absent, or damaged from outside: written anew
+            pass  # absent, or damaged from outside: rewritten
         task = {
             "id": name,
             "created_at": _now(),
@@ -149,7 +149,7 @@ class PromptQueue:
         """The answer to a prompt, if there is one.
 
         Raises:
-            NoAnswer: the file holds no text under `answer`; whoever writes it may not be done.
+            NoAnswer: the file holds no text under `answer`; its writer may not be done.
         """
         path = self._answer_path(name)
         if not path.exists():
@@ -207,7 +207,7 @@ class PromptQueue:
         try:
             data = _read(path)
         except NoAnswer as error:
-            raise UserError(str(error), hint="evosplit run --resume writes open prompts anew") from error
+            raise UserError(str(error), hint="evosplit run --resume rewrites open prompts") from error
         meta = data.get("meta")
         state, problem, model = TaskState.OPEN, "", ""
         try:

@@ -1,4 +1,4 @@
-"""Proposer `replay`: the answers of a recorded run, so that the whole search runs again without whoever answered."""
+"""Proposer `replay`: the answers of a recorded run, so that the whole search runs again without the model."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import statistics
@@ -12,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluators.confirm import bsc_paper
-from evaluators.confirm.bsc_paper import METADATA, Gain, Readings
+from evaluators.confirm.bsc_paper import METADATA, Readings
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.gain import Gain
 from evaluators.latencies.store import shape_key
 
 STOCK, PUBLISHED, COMPILED, CHAMPION = "stock", "rule as published", "rule as compiled", "champion"
@@ -120,8 +119,6 @@ def peer_rows(m: Material) -> Iterator[dict[str, object]]:
 
 def to_csv(lines: Sequence[Mapping[str, object]]) -> str:
     """Rows of one table as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    import pandas
+
+    return str(pandas.DataFrame(lines, dtype=object).to_csv(index=False, lineterminator="\n"))

@@ -25,7 +25,7 @@ LAYERS = 80
 PARAMETERS = 70_553_706_496
 """Parameters of Llama-3.1-70B."""
 
-PICTURE = "reproduce-bsc_paper.png"
+PICTURE = "reproduce-bsc.png"
 
 
 def markdown(m: Material) -> str:

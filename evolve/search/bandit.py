@@ -1,4 +1,4 @@
-"""Which of several models is asked next: fixed weights, or a bandit that favours score gained per cost.
+"""Choice of the model that is asked next: fixed weights, or a bandit that favours score gained per cost.
 
 A choice follows from the committed results and the proposal's seed alone, so that a resumed or replayed run
 chooses the same. The weights are those of the configuration times
@@ -24,7 +24,7 @@ PRIOR_CALLS = 4.0
 LEAST_GAIN = 1e-12
 """Faded sums below this are rounding."""
 FADE = 0.98
-"""What a call still counts for after each later one."""
+"""Factor by which the weight of a call falls with each later one."""
 EXPLORE = 0.15
 
 

@@ -43,7 +43,7 @@ class Ticket:
 
 
 class Budget:
-    """What is spent and reserved, and whether the next step still fits. Runs inside one event loop."""
+    """Amounts spent and reserved, and whether the next step still fits. Runs inside one event loop."""
 
     def __init__(self, config: RunConfig, spent: Spending) -> None:
         """Begin where the journal left off."""
@@ -64,14 +64,14 @@ class Budget:
         return replace(answer, cost_usd=price.of(answer.tokens_in, answer.tokens_out))
 
     def call(self, request: Request) -> Spend:
-        """What a call may cost at most: the prompt as estimated, and the longest answer."""
+        """Upper bound of a call: the prompt as estimated, and the longest answer."""
         tokens_in = estimate_tokens(request.system) + estimate_tokens(request.user)
         price = self._prices.get(request.model or self._only_model)
         usd = price.of(tokens_in, self._answer_tokens) if price else 0.0
         return Spend(usd, tokens_in + self._answer_tokens)
 
     def evaluation(self) -> Spend:
-        """What an evaluation may cost: as much as the longest so far."""
+        """Estimate of an evaluation: as much as the longest so far."""
         return Spend(gpu_s=self._longest_gpu_s)
 
     async def reserve(self, cost: Spend) -> Ticket:
@@ -103,7 +103,7 @@ class Budget:
         self._spent += actual
 
     def _over(self, cost: Spend) -> str:
-        """Which limit the step would break; empty when none. Calls take no GPU time, evaluations no tokens."""
+        """The limit that the step would break; empty when none. Calls take no GPU time, evaluations no tokens."""
         total = self._spent + cost
         for ticket in self._tickets:
             total += ticket.reserved

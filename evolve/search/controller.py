@@ -17,7 +17,7 @@ from pathlib import Path
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
-from evaluators.scoring.feedback import render
+from evaluators.scoring.feedback import VERSION, render
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
@@ -90,7 +90,7 @@ class Controller:
         self._choice = open_choice(config.proposer)
         self._origins: dict[int, Origin] = {}
         self.stopped = ""
-        """Which limit ended `run` before all proposals were made, and how far it was reached."""
+        """The limit that ended `run` before all proposals were made, and how far it was reached."""
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:
@@ -138,6 +138,8 @@ class Controller:
         self._journal.set_meta("run", self._run_dir.name)
         self._journal.set_meta("proposer", self._proposer.name)
         self._journal.set_meta("proposals", str(self._search.proposals))
+        if not self._journal.meta("config"):  # a run that goes on keeps the version that it began with
+            self._journal.set_meta("feedback_version", str(VERSION))
         kept = self._journal.meta("templates")
         templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
         self._journal.set_meta("templates", templates.to_json())
@@ -234,7 +236,7 @@ class Controller:
         self._population.add_seed(index, evaluation.source_hash, evaluation)
 
     async def _commit(self, index: int, outcome: ProposalOutcome) -> None:
-        """Settle duplicates, look again at a would-be best, enter the population, write the result."""
+        """Settle duplicates, recheck a would-be best, enter the population, write the result."""
         evaluation, original = outcome.evaluation, self._ledger.original(outcome.evaluation)
         if original is not None:
             evaluation = Evaluation(

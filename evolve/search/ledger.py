@@ -56,7 +56,7 @@ class SearchProgress:
 
 
 class Ledger:
-    """Which programs are known, the leader, counts."""
+    """Known programs, the leader, counts."""
 
     def __init__(self, journal: Journal) -> None:
         """Before the first seed; `journal` holds the results committed so far."""
@@ -74,7 +74,7 @@ class Ledger:
         )
 
     def original(self, evaluation: Evaluation) -> Original | None:
-        """What this repeats, if anything.
+        """The earlier proposal that this one repeats, if any.
 
         The same decisions by a strictly simpler program are not a repetition: ties go to the simpler.
         """

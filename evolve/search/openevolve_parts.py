@@ -1,4 +1,4 @@
-"""OpenEvolve's modules without its package's own imports, which are model clients that nobody here calls.
+"""OpenEvolve's modules without its package's own imports, which are model clients that are not used here.
 
 Importing any module of a package runs the package first, and OpenEvolve's imports the openai client: a second of CPU
 time before every search, new or resumed.

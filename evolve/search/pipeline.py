@@ -38,7 +38,7 @@ class ProposerDown(UserError):
 
 
 class JudgeLike(Protocol):
-    """What the controller needs of a judge."""
+    """Interface of judges, as the controller needs it."""
 
     description: dict[str, str]
 

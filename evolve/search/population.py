@@ -1,7 +1,7 @@
 """The population: OpenEvolve's program database, made deterministic.
 
 The database is a projection of the journal: `rebuild` replays seeds and commits in order and gives the same
-population. Where OpenEvolve draws from the global random state, it is seeded anew from the proposal's
+population. Where OpenEvolve draws from the global random state, it is reseeded from the proposal's
 number first, so that no state has to be saved between two operations.
 """
 
@@ -55,7 +55,7 @@ class OrderedSet(MutableSet[str]):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a proposal starts from: ids of proposals."""
+    """Parent and inspirations of a proposal, by id."""
 
     island: int
     parent: int
@@ -135,7 +135,7 @@ class Population:
         return displaced
 
     def _evict(self, exclude_program_id: str | None = None) -> None:
-        """What OpenEvolve's database removes after an addition, found without sorting all of it every time.
+        """Programs that OpenEvolve's database removes after an addition, found without sorting all of it every time.
 
         The worst programs that own no cell, then the worst owners; never the best, nor the one just added.
         """

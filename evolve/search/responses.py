@@ -7,7 +7,7 @@ from evolve.search.openevolve_parts import part
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
 DIFF_MARKERS = ("<<<<<<< SEARCH", ">>>>>>> REPLACE")
 FENCE = r"(?i:python[0-9.]*|py)[ \t]*"
-"""What models write behind the three backticks; OpenEvolve pastes the language into its pattern."""
+"""Language tag that models write behind the three backticks; OpenEvolve pastes the language into its pattern."""
 
 
 class UnreadableAnswer(Exception):

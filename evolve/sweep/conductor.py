@@ -27,7 +27,7 @@ WORST_FIRST = (EXIT_NEGATIVE, EXIT_MISSING, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_B
 
 
 class State(StrEnum):
-    """What a run of a sweep does."""
+    """State of a run of a sweep."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -203,11 +203,11 @@ def last_error(log: Path) -> str:
     """The line that says why a run failed: its `error:` line, or the last line of a traceback."""
     lines = _tail(log)
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (told or lines or ["it said nothing"])[-1]
+    return (told or lines or ["no output"])[-1]
 
 
 def stopped_by(log: Path) -> str:
-    """Which budget ended a run, from its last words."""
+    """The budget that ended a run, from the end of its output."""
     told = [line for line in _tail(log) if line.startswith(("stopped after", "error: "))]
     return told[-1].removeprefix("error: ") if told else ""
 

@@ -1,4 +1,4 @@
-"""What a sweep consists of: its runs by label, each with a whole configuration of its own."""
+"""Plan of a sweep: its runs by label, each with a whole configuration of its own."""
 
 from __future__ import annotations
 

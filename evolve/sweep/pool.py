@@ -11,7 +11,7 @@ from evolve.errors import UserError
 
 
 def measure_of(configs: Mapping[str, RunConfig]) -> MeasureConfig | None:
-    """What the live runs among these ask for, by their labels; None where nothing is measured.
+    """The measure section that the live runs among these share; None where nothing is measured.
 
     Without a `measure` section it is one GPU of this machine, as for a run alone.
 
@@ -53,8 +53,8 @@ def shared_pool(configs: Mapping[str, RunConfig], tell: Callable[[str], None]) -
         yield ""
         return
     from evaluators.data.contract import LIVE_SETTINGS
-    from evaluators.measure.open import open_pool
-    from evaluators.measure.pool_server import PoolServer
+    from evaluators.measure.pool import open_pool
+    from evaluators.measure.shared_pool import PoolServer
 
     live = {label: c for label, c in configs.items() if c.judge.measure == "live"}
     settings = {label: LIVE_SETTINGS[c.judge.setting] for label, c in live.items()}
@@ -63,5 +63,5 @@ def shared_pool(configs: Mapping[str, RunConfig], tell: Callable[[str], None]) -
         server = PoolServer(pool)
         with contextlib.closing(server):
             for label, config in live.items():
-                server.add_run(label, config.judge.workload, settings[label], Path(config.store_path()))
+                server.add_run(label, settings[label], Path(config.store_path()))
             yield str(server.path)

@@ -1,4 +1,4 @@
-"""Where a run stands, read from its journal while another process writes it."""
+"""State of a run, read from its journal while another process writes it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Follower:
         self._standing = RunStanding()
 
     def look(self) -> RunStanding:
-        """Where the run stands now; as at the last look while the journal cannot be read."""
+        """The state of the run; the last known one while the journal cannot be read."""
         if not (self._folder / FILE_NAME).exists():
             return self._standing
         try:

@@ -1,17 +1,14 @@
-"""What a sweep found, from the journals of its runs: a line per run, medians per variant, the winners."""
+"""Summary of a sweep, from the journals of its runs: a line per run, medians per variant, the winners."""
 
 from __future__ import annotations
 
-import csv
-import io
-import statistics
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from evaluators.data.evaluation import SplitScore
-from evolve.baselines.report import quartiles
 from evolve.errors import UserError
 from evolve.journal.journal import Spending, open_journal
 from evolve.journal.run_folder import BEST_FILE, write_whole
@@ -20,7 +17,9 @@ from evolve.sweep.folder import Sweep
 
 CSV_FILE, JSON_FILE = "summary.csv", "summary.json"
 
-NOT_THE_JUDGES = ("schema_version", "created_at", "run", "proposer", "proposals", "templates", "config")
+NOT_THE_JUDGES = (
+    "schema_version", "created_at", "run", "proposer", "proposals", "templates", "config", "feedback_version",
+)  # fmt: skip
 """Keys of a journal's meta table that say nothing of what was judged on."""
 
 _LOOK_UPS = """SELECT (SELECT count(DISTINCT decisions_hash) FROM results WHERE status = 'ok' AND train IS NOT NULL),
@@ -115,7 +114,7 @@ def summarise(sweep: Sweep, states: Sequence[RunState]) -> SweepSummary:
     variants = []
     for variant, judged_on in _distinct([(r.variant, r.judged_on) for r in scored]):
         mine = [r for r in scored if r.variant == variant and r.judged_on == judged_on]
-        figures = {name: _spread([f[name] for f in map(_figures, mine)]) for name in _figures(mine[0])}
+        figures = _spreads([_figures(r) for r in mine])
         unfinished = sum(r.proposals < r.wanted for r in mine)
         variants.append(Variant(variant, judged_on, len(mine), unfinished, figures))
     winners = []
@@ -174,9 +173,12 @@ def _figures(run: RunLine) -> dict[str, float]:
     }
 
 
-def _spread(values: Sequence[float]) -> Spread:
-    low, _, high = quartiles(values)
-    return Spread(statistics.median(values), low, high, min(values), max(values))
+def _spreads(figures: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Spread of each figure over some runs."""
+    import pandas
+
+    found = pandas.DataFrame(figures).quantile([0.5, 0.25, 0.75, 0, 1])
+    return {str(name): Spread(*column) for name, column in found.items()}
 
 
 def summary_json(summary: SweepSummary, code: int) -> dict[str, Any]:
@@ -226,9 +228,9 @@ COLUMNS = (
 
 def summary_csv(summary: SweepSummary) -> str:
     """One line per run; cells of what a run does not have are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    import pandas
+
+    rows = []
     for r in summary.runs:
         row: dict[str, object] = {
             "label": r.label, "variant": r.variant, "random_seed": r.random_seed, "state": r.state.value,
@@ -240,14 +242,13 @@ def summary_csv(summary: SweepSummary) -> str:
             if score is not None:
                 row |= {f"{name}_score": score.score, f"{name}_share": score.oracle_share,
                         f"{name}_regressions": score.regressions}  # fmt: skip
-        writer.writerow(row)
-    return text.getvalue()
+        rows.append(row)
+    # Objects: a column keeps whole numbers whole where a run has none.
+    return str(pandas.DataFrame(rows, columns=list(COLUMNS), dtype=object).to_csv(index=False, lineterminator="\n"))
 
 
 def write_summary(summary: SweepSummary, code: int) -> list[Path]:
-    """Write both files beside the runs; they are made anew when a sweep goes on, as journals are the truth."""
-    import json
-
+    """Write both files beside the runs; they are rewritten when a sweep goes on, as journals are the truth."""
     files = {CSV_FILE: summary_csv(summary), JSON_FILE: json.dumps(summary_json(summary, code), indent=1) + "\n"}
     for name, text in files.items():
         write_whole(summary.path / name, text)

@@ -7,6 +7,7 @@ answer. `coordinate` needs nothing beyond the base install; `tpe` is Optuna's sa
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,8 +16,9 @@ from evaluators.data.workloads import Split
 from evaluators.judge.fast_score import Fit, Scorer
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import Program
-from evaluators.language.lanes import NotVectorisable
-from evaluators.language.vectorised import Number, Vectoriser
+from evaluators.language.literals import Number
+from evaluators.sandbox.decision_arrays import DecisionArrays
+from evaluators.sandbox.tables import Tables
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.tuning.tunables import Tunable, rewritten, tunables
 
@@ -61,12 +63,20 @@ class ConstantFitter:
     """Fits programs on the training shapes of a judge. Not thread-safe."""
 
     def __init__(self, judge: Judge) -> None:
-        """Turn the judge's questions and answers into arrays."""
-        self._vectoriser = Vectoriser(judge.gpu, judge.questions)
+        """Take the judge's questions and answers."""
+        self._tables = Tables(judge.gpu, judge.questions, judge.limits)
         self._scorer = Scorer(judge)
         self.train_shapes = len(judge.weights[Split.TRAIN])
 
-    def fit(self, program: Program, *, evaluations: int, seed: int, method: Method = "coordinate") -> Fitted:
+    def fit(
+        self,
+        program: Program,
+        *,
+        evaluations: int,
+        seed: int,
+        method: Method = "coordinate",
+        stopped: threading.Event | None = None,
+    ) -> Fitted:
         """Fit a program.
 
         Args:
@@ -74,43 +84,44 @@ class ConstantFitter:
             evaluations: most decision tables to score, the program's own included.
             seed: of everything random.
             method: which search.
+            stopped: ends the fit when it is set.
 
         Raises:
-            Unfit: nothing to move, or the program cannot be vectorised or scored.
+            Unfit: nothing to move, the program has no score, or the fit was stopped.
+            SandboxUnavailable: no process could be started.
             UserError: the method needs the extra `fit`.
         """
         known = tunables(program)
         if not known:
             raise Unfit("the program holds no number that may move")
-        try:
-            compiled = self._vectoriser.compile(program, [t.position for t in known])
-            own = self._fits(compiled.run())
-        except NotVectorisable as error:
-            raise Unfit(f"not vectorisable: {error}") from None
-        if own is None:
-            raise Unfit("the program itself has no score")
-        tables: set[bytes] = set()
-        spent = 1
+        search = search_of(method)
+        with self._tables.open(program, {t.position: (t.low, t.high) for t in known}) as opened:
+            own = self._fits(opened.run([t.value for t in known]))
+            if own is None:
+                raise Unfit("the program itself has no score")
+            tables: set[bytes] = set()
+            spent = 1
 
-        def objective(numbers: Sequence[Number]) -> float:
-            nonlocal spent
-            spent += 1
-            try:
-                decisions = compiled.run(numbers)
-            except NotVectorisable:
-                return 0.0
-            tables.add(decisions.digest())
-            found = self._fits(decisions)
-            return 0.0 if found is None else found.score
+            def objective(numbers: Sequence[Number]) -> float:
+                nonlocal spent
+                if stopped is not None and stopped.is_set():
+                    raise Unfit("stopped")
+                spent += 1
+                decisions = opened.run(numbers)
+                if decisions is None:
+                    return 0.0
+                tables.add(decisions.digest())
+                found = self._fits(decisions)
+                return 0.0 if found is None else found.score
 
-        best, score = search_of(method)(objective, known, own.score, evaluations - 1, random.Random(seed))
+            best, score = search(objective, known, own.score, evaluations - 1, random.Random(seed))
         moved = [(t, n) for t, n in zip(known, best, strict=True) if n != t.value]
         look_ups = spent * self.train_shapes
         source = rewritten(program, moved)
         return Fitted(source, own.score, score, len(known), spent, len(tables), look_ups)
 
-    def _fits(self, decisions: Any) -> Fit | None:
-        found = self._scorer.fits(decisions)
+    def _fits(self, decisions: DecisionArrays | None) -> Fit | None:
+        found = None if decisions is None else self._scorer.fits(decisions)
         return None if found is None else found[Split.TRAIN]
 
 

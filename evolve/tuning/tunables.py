@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluators.language.gate import Program
-from evaluators.language.vectorised import Number, literals
+from evaluators.language.literals import Number, literals, with_numbers
 
 MARK = re.compile(r"#\s*tune\b(?:\s+(?P<low>[0-9.eE+]+)\s*\.\.\s*(?P<high>[0-9.eE+]+))?")
 REACH = 8.0
@@ -29,7 +29,7 @@ class Tunable:
     """One number that may move.
 
     Attributes:
-        position: in `evaluators.language.vectorised.literals` of the program.
+        position: in `evaluators.language.literals.literals` of the program.
         value: what the text says; its type stays.
         low: smallest value, above 0.
         high: largest value.
@@ -103,12 +103,4 @@ def tunables(program: Program) -> list[Tunable]:
 
 def rewritten(program: Program, moved: Sequence[tuple[Tunable, Number]]) -> str:
     """The program's text with other numbers in place; nothing else changes."""
-    known = literals(program.tree)
-    lines = [line.encode() for line in program.source.splitlines(keepends=True)]
-    for tunable, number in sorted(moved, key=lambda m: -m[0].position):
-        node = known[tunable.position]
-        assert node.end_col_offset is not None
-        line = lines[node.lineno - 1]
-        # Columns of the syntax tree count bytes.
-        lines[node.lineno - 1] = line[: node.col_offset] + repr(number).encode() + line[node.end_col_offset :]
-    return b"".join(lines).decode()
+    return with_numbers(program.source, program.tree, {tunable.position: number for tunable, number in moved})

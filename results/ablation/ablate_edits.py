@@ -11,14 +11,13 @@ from the whole search of the same seed with its standard error.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import os
 import statistics
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -43,9 +42,9 @@ def search(without: str, seed: int, proposals: int) -> Search:
     """Run one search in a temporary folder."""
     from evolve.assets import asset
     from evolve.baselines.problem import fast_judge
-    from evolve.cli.common import read_seeds
     from evolve.config import load_config
     from evolve.proposers.offline import OfflineProposer
+    from evolve.run import read_seeds
     from evolve.search.controller import Controller
 
     config = load_config(asset("configs/quickstart.yaml"), [f"search.proposals={proposals}", f"random_seed={seed}"])
@@ -82,11 +81,10 @@ def summary(searches: Sequence[Search]) -> str:
 
 def write(folder: Path, searches: Sequence[Search]) -> None:
     """Write both files."""
-    with (folder / "ablation.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f.name for f in fields(Search)])
-        for row in searches:
-            writer.writerow([f"{v:.4f}" if isinstance(v, float) else v for v in asdict(row).values()])
+    import pandas
+
+    table = pandas.DataFrame(searches)
+    table.to_csv(folder / "ablation.csv", index=False, lineterminator="\n", float_format="%.4f")
     (folder / "summary.md").write_text(summary(searches), encoding="utf-8")
 
 

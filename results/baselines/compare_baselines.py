@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evolve.baselines.problem import Problem
-    from evolve.baselines.report import Run
+    from evolve.baselines.report import MethodRun
     from evolve.baselines.tally import ComparisonBudget
 
 
@@ -39,16 +39,16 @@ def problem_of(config: Path, sets: tuple[str, ...], policy: str | None) -> tuple
 
 def run(
     config: Path, sets: tuple[str, ...], policy: str | None, method: str, seed: int, budget: ComparisonBudget
-) -> Run:
+) -> MethodRun:
     """One run of one method."""
-    from evolve.baselines.report import Run
+    from evolve.baselines.report import MethodRun
     from evolve.baselines.tally import Tally
     from evolve.cli.baselines import METHODS
 
     problem, _ = problem_of(config, sets, policy)
     tally = Tally(problem.judge, budget)
     METHODS[method](problem, tally, seed)
-    return Run(method, seed, tuple(tally.standings), tally.stopped_by)
+    return MethodRun(method, seed, tuple(tally.standings), tally.stopped_by)
 
 
 def main() -> None:
@@ -76,7 +76,7 @@ def main() -> None:
     methods = options.method or list(METHODS)
     problem, policy = problem_of(options.config, tuple(options.set), options.policy)
     facts = facts_of(problem, policy, budget)
-    kept: list[Run] = []
+    kept: list[MethodRun] = []
     if options.keep:
         earlier, known = read_report(options.keep)
         if known != facts:

@@ -25,7 +25,7 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape
 from evaluators.data.workloads import cases_for
 from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.measure import pairing
-from evaluators.measure.bench import READINGS, Bench
+from evaluators.measure.bench import READINGS, GpuBench
 from evaluators.measure.pairing import Block, Verdict
 from evaluators.measure.providers.memory import live_kv_bytes
 from evaluators.measure.timing import BYTES_PER_US, launches_per_replay
@@ -55,7 +55,7 @@ class Drawn:
     calls: tuple[int, int]
 
 
-def draw(bench: Bench, rng: random.Random, *, injected: bool) -> Drawn:
+def draw(bench: GpuBench, rng: random.Random, *, injected: bool) -> Drawn:
     """A random shape of the workload and a random recorded decision on it."""
     limit = MAX_INJECTED_US if injected else MAX_AA_US
     while True:
@@ -69,13 +69,13 @@ def draw(bench: Bench, rng: random.Random, *, injected: bool) -> Drawn:
         return Drawn(case.id, case.shape, decision, (CALLS, CALLS + 1) if injected else (each, each))
 
 
-def run_paired(bench: Bench, pair: Drawn, rng: random.Random) -> dict[str, Any]:
+def run_paired(bench: GpuBench, pair: Drawn, rng: random.Random) -> dict[str, Any]:
     """The bench that is to be proved."""
     spans: list[float] = []
 
     def measure(orders: list[str]) -> list[Block]:
         rows = bench.pairs(pair.shape, pair.decision, pair.decision, orders, calls=pair.calls)
-        blocks = [Block(r["order"], r["readings_us"], r["clocks_mhz"], r["slowed"]) for r in rows]
+        blocks = [Block.from_json(row) for row in rows]
         for block in blocks:
             each = [v for values in block.readings_us for v in values]
             replays = len(each) + 2
@@ -101,7 +101,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> tuple[float, str]:
     return ratio, ("faster" if difference > 0 else "slower") if different else "same"
 
 
-def run_triton(bench: Bench, pair: Drawn, method: str, gpu_ms: float) -> dict[str, Any]:
+def run_triton(bench: GpuBench, pair: Drawn, method: str, gpu_ms: float) -> dict[str, Any]:
     """The same launches through one of Triton's benchmarks, all of A and then all of B, in the same GPU time."""
     import torch
     from triton.testing import do_bench, do_bench_cudagraph
@@ -110,7 +110,7 @@ def run_triton(bench: Bench, pair: Drawn, method: str, gpu_ms: float) -> dict[st
     plan, inputs = timer.fresh_inputs(pair.shape, max(pair.calls))
     budget = gpu_ms / 2
     times: dict[str, list[float]] = {"A": [], "B": []}
-    for letter, calls in zip("AB", pair.calls, strict=True):
+    for arm, calls in zip("AB", pair.calls, strict=True):
         mine = plan.of(calls)
         bound = bench.provider.bind(inputs, pair.decision, bench.gpu)
         bound.run(0)
@@ -126,10 +126,10 @@ def run_triton(bench: Bench, pair: Drawn, method: str, gpu_ms: float) -> dict[st
             once = graph.replay
         if method == "do_bench":
             warm, rep = budget * WARM_SHARE, budget * (1 - WARM_SHARE)
-            times[letter] = do_bench(once, warmup=warm, rep=rep, return_mode="all")
+            times[arm] = do_bench(once, warmup=warm, rep=rep, return_mode="all")
         else:
             # It replays its graph ten times; `rep` is the length of one replay.
-            times[letter] = do_bench_cudagraph(once, rep=budget / 10, return_mode="all")
+            times[arm] = do_bench_cudagraph(once, rep=budget / 10, return_mode="all")
     ratio, called = welch(times["A"], times["B"])
     return {"log_ratio": ratio, "called": called, "gpu_ms": gpu_ms, "blocks": len(times["A"])}
 
@@ -214,7 +214,7 @@ def main() -> int:
         parser.error(f"{folder} holds something already: name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     gc.freeze()  # do_bench_cudagraph collects garbage at every capture
-    bench = Bench(SETTINGS[options.setting], seed=random.randrange(1 << 30))
+    bench = GpuBench(SETTINGS[options.setting], seed=random.randrange(1 << 30))
     rng = random.Random(20)
     started = time.monotonic()
     rows: list[dict[str, Any]] = []

@@ -24,7 +24,7 @@ from evaluators.latencies.table import Cell, Table
 Matrix = NDArray[np.float64]
 
 CAPS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Caps that a program's `schedule` may choose among; ladders were recorded at these and at FA3's own."""
+"""Caps that a program's `schedule` may choose among; recorded were these and FA3's own."""
 
 WORST = 0.3
 """Launches slower than this (log) are counted as that slow: nobody would choose them, and they would rule the fit."""

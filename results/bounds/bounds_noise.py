@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluators.data.gain import is_regression, log_speedups, standard_error
 from evaluators.data.workloads import Split, Weighting, weights
-from evaluators.latencies.oracle import log_speedups, oracle_of, standard_error
+from evaluators.latencies.oracle import oracle_of
 from evaluators.latencies.table import Table
-from evaluators.scoring.score import is_regression
 
 Matrix = NDArray[np.float64]
 Kind = tuple[Split, bool]

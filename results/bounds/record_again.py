@@ -1,7 +1,7 @@
 """Records part of a table a second time, on another day and GPU of the same model: how much of a choice is luck?
 
 Shapes are taken in turn from ragged holdout, ragged training and uniform holdout shapes, in a fixed random order, so
-that a recording that is cut short stays balanced. Sealed test shapes are left alone. All launches of a shape's ladder
+that a recording that is cut short stays balanced. Sealed test shapes are left alone. All recorded launches of a shape
 are measured as the table's were. `results/bounds/bounds.py` compares.
 
     python results/bounds/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl
@@ -22,10 +22,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from evaluators.data.workloads import Case, Split
+from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.latencies.table import Table, read_table
-from evaluators.measure.recorder import Recorder
-from evaluators.measure.shape_timer import WrongOutputError
-from evaluators.measure.slices import header
+from evaluators.measure.bench import GpuBench
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.recorder import ROUNDS, cell_row, header
 
 GROUPS = ((Split.HOLDOUT, True), (Split.TRAIN, True), (Split.HOLDOUT, False))
 """Split and raggedness of the shapes that are taken in turn."""
@@ -79,19 +80,26 @@ def main() -> None:
         parser.error("--table names the table that is recorded again, or --merge the slices to write")
     started = time.monotonic()
     table = read_table(options.table)
-    recorder = Recorder(table.setting, seed=options.seed)
+    bench = GpuBench(table.setting, options.seed)
     cells = shapes = 0
     with options.output.open("x", encoding="utf-8") as out:
-        head = header(str(table.card["workload"]), table.setting, recorder.device, recorder.provider.build())
+        head = header(str(table.card["workload"]), table.setting, bench.device, bench.provider.build())
         out.write(json.dumps(head) + "\n")
         for case in chosen_cases(table, each=options.each):
             if time.monotonic() - started > options.seconds:
                 break
+            actions = recorded_actions(case.shape, table.setting, bench.gpu).values()
             try:
-                rows = recorder.measure(case)
-            except (RuntimeError, WrongOutputError) as error:
+                reply = bench.measure(case.shape, [decision for decision, _ in actions], ROUNDS)
+            except MeasureError as error:
+                if error.kind is MeasureErrorKind.LOST:
+                    raise
                 print(f"{case.id}: lost: {error}", flush=True)
                 continue
+            rows = [
+                cell_row(decision, launch, cell["latencies_us"], cell["error"])
+                for (decision, launch), cell in zip(actions, reply["cells"], strict=True)
+            ]
             out.write(json.dumps({"case": case.id, "cells": rows}, separators=(",", ":")) + "\n")
             out.flush()
             cells, shapes = cells + len(rows), shapes + 1

@@ -18,7 +18,7 @@ from evaluators.data.contract import SETTINGS, Decision, Gpu, Mode, Setting
 from evaluators.data.workloads import Case, cases_for
 from evaluators.fa3.dispatch import ceil_div, resolved_num_splits, stock_blocks_per_split, work_view
 from evaluators.fa3.launch import canonical_launch
-from evaluators.measure.recorder import Recorder
+from evaluators.measure.bench import GpuBench
 
 ROUNDS = 12
 MAX_DIFFERENCE = 0.005
@@ -57,17 +57,17 @@ def main() -> int:
     rows = []
     for name in ("fa3_fwd-metadata-cold", "fa3_fwd-static-cold", "vllm-metadata-cold"):
         setting = SETTINGS[name]
-        recorder = Recorder(setting, seed=5)
+        bench = GpuBench(setting, 5)
         rng = random.Random(name)
         for case in rng.sample(cases_for("llama31-70b", setting), options.shapes):
             found = [
                 p
-                for p in pairs(case, setting, recorder.gpu, rng)
-                if canonical_launch(case.shape, setting, p[1], recorder.gpu)
-                == canonical_launch(case.shape, setting, p[2], recorder.gpu)
+                for p in pairs(case, setting, bench.gpu, rng)
+                if canonical_launch(case.shape, setting, p[1], bench.gpu)
+                == canonical_launch(case.shape, setting, p[2], bench.gpu)
             ]
             decisions = [d for _, a, b in found for d in (a, b)]
-            timed = recorder.shapes.time_decisions(case, decisions, rounds=ROUNDS)
+            timed = bench.shapes.time_decisions(case, decisions, rounds=ROUNDS)
             for k, (label, a, b) in enumerate(found):
                 first, second = timed[2 * k][0], timed[2 * k + 1][0]
                 logs = [math.log(y / x) for x, y in zip(first, second, strict=True)]
@@ -82,7 +82,7 @@ def main() -> int:
                         "standard_error": round(statistics.stdev(logs) / math.sqrt(ROUNDS), 6),
                     }
                 )
-        del recorder
+        del bench
     summary = []
     for label in sorted({str(r["class"]) for r in rows}):
         ratios = [float(r["log_ratio"]) for r in rows if r["class"] == label]

@@ -9,14 +9,28 @@ import math
 
 
 def schedule(shape, gpu):
-    if shape.seqlen_k > 176 and shape.seqlen_k <= 7500 and shape.batch * shape.total_mblocks <= 40:
-        return 32, None, 0
+    if shape.num_heads_kv * shape.num_n_blocks > 19 and shape.num_heads_kv * shape.num_n_blocks <= 170 and shape.batch * shape.num_heads_kv > 200:
+        return 1, None, 0
+    if shape.batch * shape.total_mblocks <= 50 and shape.num_n_blocks > 3 and shape.num_n_blocks <= 42:
+        return min(32, math.ceil(shape.seqlen_k / 22)), None, 0
+    if shape.batch * shape.num_heads_kv <= 40 and shape.seqlen_k * shape.num_n_blocks > 200 and shape.seqlen_k * shape.num_n_blocks <= 3000:
+        return min(32, max(1, 2800 // shape.seqlen_k)), None, 0
     num_splits = split_count(shape, gpu)
     return num_splits, None, 0
 
 
 def split_count(shape, gpu):
     # Enough tiles to almost fill the SMs: do not split.
+    if shape.total_mblocks >= float32(float32(0.8) * gpu.num_sms):
+        size_l2 = 50 * 1024 * 1024
+        # A KV head that outgrows L2 and is read at least twice is split all the same.
+        if (
+            shape.size_one_kv_head > size_l2
+            and shape.num_m_blocks >= gpu.num_sms * 2
+            and not shape.is_causal_or_local
+        ):
+            return min((shape.size_one_kv_head + size_l2 - 1) // size_l2, shape.max_splits)
+        return 1
     # Too few blocks to share out.
     if shape.num_n_blocks <= 4:
         return 1
@@ -58,9 +72,8 @@ def cheapest(work, gpu):
             continue
         tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)
         tiles = tiles * work.num_heads_kv * work.num_m_blocks
-        waves = math.ceil(tiles / gpu.num_sms)
         span = span_of(work, gpu, blocks)
-        cost = 0.016 * work.max_n_blocks * span + 0.00024 * work.min_n_blocks * work.min_n_blocks * waves - 0.00018 * blocks * blocks + 0.26 * waves
+        cost = 0.0084 * span * tiles + 16 * span + 0.0018 * splits * splits + 0.0045 * blocks * work.num_heads_kv + 0.036 * tiles
         if cost < lowest:
             lowest = cost
             chosen = blocks
@@ -72,6 +85,8 @@ def cheapest_2(work, gpu):
     chosen = 1
     for splits in range(1, min(32, work.max_n_blocks) + 1):
         blocks = math.ceil(work.max_n_blocks / splits)
+        if math.ceil(work.max_n_blocks / blocks) < splits:
+            continue
         tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)
         tiles = tiles * work.num_heads_kv * work.num_m_blocks
         waves = math.ceil(tiles / gpu.num_sms)
@@ -90,8 +105,10 @@ def cheapest_3(work, gpu):
         blocks = math.ceil(work.max_n_blocks / splits)
         if math.ceil(work.max_n_blocks / blocks) < splits:
             continue
+        tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)
+        tiles = tiles * work.num_heads_kv * work.num_m_blocks
         span = span_of(work, gpu, blocks)
-        cost = 0.00029 * work.max_n_blocks * splits + 0.16 * work.num_heads_kv * span - 9.8e-06 * work.num_heads_kv * splits * work.total_n_blocks
+        cost = 2e-07 * blocks * work.max_n_blocks * tiles + 1.9e-05 * work.max_n_blocks * tiles + 0.031 * span
         if cost < lowest:
             lowest = cost
             chosen = blocks
@@ -99,13 +116,17 @@ def cheapest_3(work, gpu):
 
 
 def blocks_per_split(work, gpu):
-    if work.batch * work.num_heads_kv > 30 and work.batch * work.num_heads_kv <= 80 and work.batch * work.min_n_blocks > 6 and work.batch * work.min_n_blocks <= 128:
+    if work.batch * work.num_heads_kv > 5 and work.batch * work.num_heads_kv <= 100 and work.num_heads_kv > 1 and work.num_heads_kv <= 2:
         return cheapest_3(work, gpu)
-    if work.batch * work.num_heads_kv > 2 and work.batch * work.num_heads_kv <= 40:
-        return 0
-    if (work.total_n_blocks) // (work.max_n_blocks) > 63 and work.total_n_blocks * work.max_n_blocks <= 1580:
+    if work.max_n_blocks - work.min_n_blocks <= 0 and work.min_n_blocks > 5 and work.min_n_blocks <= 50 and work.batch * work.num_heads_kv > 70 and work.batch * work.num_heads_kv <= 100:
+        return 47
+    if work.max_n_blocks * work.min_n_blocks > 46 and work.total_n_blocks - work.min_n_blocks > 30 and work.total_n_blocks - work.min_n_blocks <= 290 and work.num_heads_kv * work.total_n_blocks > 343 and work.num_heads_kv * work.total_n_blocks <= 465:
+        return 5
+    if work.num_heads_kv * work.max_n_blocks > 16 and work.num_heads_kv * work.max_n_blocks <= 220 and work.min_n_blocks > 11 and work.num_heads_kv * work.total_n_blocks > 415 and work.num_heads_kv * work.total_n_blocks <= 580:
+        return 6
+    if work.num_heads_kv * work.total_n_blocks > 75 and work.num_heads_kv * work.total_n_blocks <= 232 and work.batch * work.max_n_blocks > 15 and work.batch * work.max_n_blocks <= 685:
         return cheapest_2(work, gpu)
-    if work.batch > 4 and work.batch <= 50 and work.min_n_blocks > 3:
+    if work.max_n_blocks - work.min_n_blocks <= 57 and work.batch > 4 and work.batch <= 50 and work.min_n_blocks > 4:
         return cheapest(work, gpu)
     # Blocks per SM with a margin of 10%.
     total_blocks = work.total_n_blocks * work.num_m_blocks

@@ -29,17 +29,15 @@ from evaluators.data.contract import SETTINGS, Decision, Gpu, Setting
 from evaluators.data.workloads import cases_for
 from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.measure import pairing
-from evaluators.measure.executor import Channel, Hello
+from evaluators.measure.executor import Channel, WorkerInfo
 from evaluators.measure.gpu_lock import LOCK_FOLDER
 from evaluators.measure.local import LocalExecutor, visible_gpus
 from evaluators.measure.pairing import Block, Verdict
 from evaluators.measure.pool import Pool
 from evaluators.measure.providers.memory import live_kv_bytes
-from evaluators.measure.recording import record_pooled
-from evaluators.measure.slices import slice_cases
+from evaluators.measure.recorder import record, slice_cases
 from evaluators.measure.timing import BYTES_PER_US
-from evaluators.measure.worker import BENCH
-from evaluators.measure.worker_client import shape_json
+from evaluators.measure.worker_process import BENCH
 
 WORKLOAD = "llama31-70b"
 MAX_PAIR_US = 60.0
@@ -64,7 +62,7 @@ def one_recording(
         timer = threading.Timer(kill_after_s, kill) if kill_after_s else None
         if timer is not None:
             timer.start()
-        left = record_pooled(pool, WORKLOAD, setting, folder, part=part)
+        left = record(pool, WORKLOAD, setting, folder, folder=True, part=part)
         done = time.monotonic()
         if timer is not None:
             timer.cancel()
@@ -87,9 +85,9 @@ def one_recording(
         "twice": len(cells) - len({r["case"] for r in cells}),
         "failed": sum("failed" in r for r in rows),
         "left": left,
-        "lost_workers": sum(s.lost for s in report),
-        "busy_s": {s.uuid: round(s.busy_s, 2) for s in report if s.uuid},
-        "launches_by_gpu": {s.uuid: s.launches for s in report if s.uuid},
+        "lost_workers": sum(w.lost for w in report),
+        "busy_s": {w.uuid: round(w.busy_s, 2) for w in report if w.uuid},
+        "launches_by_gpu": {w.uuid: w.launches for w in report if w.uuid},
         "events": events,
     }
 
@@ -107,9 +105,9 @@ def draw_pairs(setting: Setting, gpu: Gpu, seed: int, count: int) -> list[tuple[
     return drawn
 
 
-def open_channels(executor: LocalExecutor, uuids: Sequence[str], setting: Setting) -> list[tuple[Channel, Hello]]:
+def open_channels(executor: LocalExecutor, uuids: Sequence[str], setting: Setting) -> list[tuple[Channel, WorkerInfo]]:
     """A worker per GPU, opened at once."""
-    found: dict[str, tuple[Channel, Hello]] = {}
+    found: dict[str, tuple[Channel, WorkerInfo]] = {}
 
     def start(uuid: str) -> None:
         channel = executor.start(uuid)
@@ -129,22 +127,19 @@ def together(jobs: Sequence[Callable[[], None]]) -> None:
 
 
 def same_against_same(
-    channel: Channel, hello: Hello, setting: Setting, seed: int, pairs: int, seconds: float
+    channel: Channel, info: WorkerInfo, setting: Setting, seed: int, pairs: int, seconds: float
 ) -> list[dict[str, Any]]:
     """Pairs of a launch against itself on one GPU."""
-    uuid, rows = hello.device.uuid, []
+    uuid, rows = info.device.uuid, []
     until = time.monotonic() + seconds
-    for k, (case, decision) in enumerate(draw_pairs(setting, hello.device.gpu(), seed, pairs)):
+    for k, (case, decision) in enumerate(draw_pairs(setting, info.device.gpu(), seed, pairs)):
         if time.monotonic() > until:
             break
 
         def measure(orders: Sequence[str], case: Any = case, decision: Decision = decision) -> list[Block]:
-            one = asdict(decision)
-            found = channel.ask("pairs", setting, shape=shape_json(case.shape), one=one, other=one, orders=list(orders))
-            return [
-                Block(r["order"], tuple(map(tuple, r["readings_us"])), tuple(r["clocks_mhz"]), r["slowed"])
-                for r in found
-            ]
+            one, shape = decision.as_row(), case.shape.as_json()
+            found = channel.ask("pairs", setting, shape=shape, one=one, other=one, orders=list(orders))
+            return [Block.from_json(row) for row in found]
 
         result = pairing.compare(measure, random.Random(seed * 100_003 + k))
         rows.append(
@@ -160,7 +155,9 @@ def same_against_same(
     return rows
 
 
-def aa(channels: Sequence[tuple[Channel, Hello]], setting: Setting, pairs: int, seconds: float) -> list[dict[str, Any]]:
+def aa(
+    channels: Sequence[tuple[Channel, WorkerInfo]], setting: Setting, pairs: int, seconds: float
+) -> list[dict[str, Any]]:
     """A/A on these GPUs at once."""
     found: list[list[dict[str, Any]]] = [[] for _ in channels]
 

@@ -11,17 +11,15 @@ program and setting, `evosplit evaluate PROGRAM --sealed` reads and logs them.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 CONFIGS = (
     "configs/llama31-70b-metadata.yaml",
@@ -76,11 +74,11 @@ def search(config: str, seed: int, sets: Sequence[str]) -> tuple[Search, list[St
     from evaluators.data.workloads import Split
     from evolve.assets import asset
     from evolve.baselines.problem import fast_judge
-    from evolve.cli.common import read_seeds
     from evolve.config import load_config
     from evolve.journal.run_folder import summarise
     from evolve.proposers import Proposer, open_proposer
     from evolve.proposers.fitting import FittingProposer
+    from evolve.run import read_seeds
     from evolve.search.controller import Controller, read_journal
 
     run = load_config(asset(config), [*sets, f"random_seed={seed}"])
@@ -126,13 +124,12 @@ def search(config: str, seed: int, sets: Sequence[str]) -> tuple[Search, list[St
     return found, standings, best.source
 
 
-def write_csv(path: Path, kind: type[Any], rows: Iterable[Any]) -> None:
+def write_csv(path: Path, rows: Iterable[Search] | Iterable[Standing]) -> None:
     """Write dataclasses, sorted by setting and seed."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f.name for f in fields(kind)])
-        for row in sorted(rows, key=lambda r: (r.setting, r.seed)):
-            writer.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in asdict(row).values()])
+    import pandas
+
+    frame = pandas.DataFrame(rows).sort_values(["setting", "seed"], kind="stable")
+    frame.to_csv(path, index=False, lineterminator="\n", float_format="%.5g")
 
 
 def median_search(found: Sequence[Search]) -> Search:
@@ -202,8 +199,8 @@ def draw(path: Path, standings: Sequence[Standing]) -> None:
 def write(folder: Path, done: Sequence[tuple[Search, list[Standing], str]]) -> None:
     """Everything that is known so far, but for the picture."""
     searches = [d[0] for d in done]
-    write_csv(folder / "searches.csv", Search, searches)
-    write_csv(folder / "standings.csv", Standing, [row for d in done for row in d[1]])
+    write_csv(folder / "searches.csv", searches)
+    write_csv(folder / "standings.csv", [row for d in done for row in d[1]])
     ordered = sorted(searches, key=lambda s: (s.setting, s.seed))
     (folder / "summary.md").write_text(text(ordered), encoding="utf-8")
     for setting in {s.setting for s in searches}:

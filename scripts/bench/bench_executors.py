@@ -1,6 +1,6 @@
 """What the pool costs per launch: many launches through many workers whose kernel takes no time.
 
-Needs no GPU. Every work is leased, sent, answered and settled as on GPUs; with --store the answers are recorded, too.
+Needs no GPU. Every job is queued, sent and answered as on GPUs; with --store the results are recorded, too.
 Wall time is that of this machine's cores, which controller and workers share; CPU time of the controller is what
 limits how many GPUs one controller can feed. The executor `ray` starts a Ray here.
 """
@@ -27,8 +27,8 @@ from typing import Any
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.latencies.store import LatencyStore
-from evaluators.measure.executor import Executor, Work
-from evaluators.measure.live_source import readings_of
+from evaluators.measure.executor import Executor, Job
+from evaluators.measure.live import latencies_of
 from evaluators.measure.local import LocalExecutor
 from evaluators.measure.pool import Pool
 
@@ -59,11 +59,11 @@ class FreeBench:
         }
 
 
-def works(launches: int, per_shape: int) -> Iterator[Work]:
+def jobs(launches: int, per_shape: int) -> Iterator[Job]:
     """Distinct shapes with so many launches each."""
     decisions = tuple(Decision(s, blocks_per_split=1) for s in range(1, per_shape + 1))
     for k in range(launches // per_shape):
-        yield Work(COLD, DecodeShape(1 + k % 64, 1024 + k, 8, 1), decisions, ROUNDS)
+        yield Job(COLD, DecodeShape(1 + k % 64, 1024 + k, 8, 1), decisions, ROUNDS)
 
 
 def controller_cpu_s() -> float:
@@ -79,15 +79,15 @@ def measure(name: str, executor: Executor, workers: int, launches: int, per_shap
         known = LatencyStore(Path(folder) / "latencies.db") if store else None
         benches = {u: known.bench_id(b) for u, b in pool.benches(COLD).items()} if known else {}
         began, cpu, answered = time.monotonic(), controller_cpu_s(), 0
-        with closing(pool.measure("load", works(launches, per_shape))) as batches:
-            for answers in batches:
-                answered += sum(len(a.work.decisions) for a in answers)
+        with closing(pool.measure("load", jobs(launches, per_shape))) as batches:
+            for results in batches:
+                answered += sum(len(r.job.decisions) for r in results)
                 if known is not None:
                     found = []
-                    for a in answers:
-                        assert a.reply is not None
-                        keyed = [(f"l{d.num_splits}", d) for d in a.work.decisions]
-                        found.append((benches[a.uuid], a.work.shape, readings_of(a.reply, keyed)))
+                    for r in results:
+                        assert r.reply is not None
+                        keyed = [(f"l{d.num_splits}", d) for d in r.job.decisions]
+                        found.append((benches[r.uuid], r.job.shape, latencies_of(r.reply, keyed)))
                     known.add_all(found)
         wall_s, cpu_s = time.monotonic() - began, controller_cpu_s() - cpu
         stored = sum(known.count(b) for b in benches.values()) if known else None
@@ -115,7 +115,7 @@ def open_executor(name: str, workers: int) -> Executor:
 
 
 def profiled(executor: Executor, workers: int, launches: int, per_shape: int) -> str:
-    """Where the controller's time goes: the seats' threads and the caller's, profiled together."""
+    """Where the controller's time goes: the workers' threads and the caller's, profiled together."""
     profile = cProfile.Profile()
     threading.setprofile(lambda *_: None)
     profile.enable()

@@ -19,7 +19,7 @@ from evaluators.language.gate import parse_program
 from evaluators.sandbox.sandbox import Limits
 from evolve.baselines.problem import Counted
 from evolve.baselines.random_search import random_program
-from evolve.baselines.report import Run, quartiles, read_report, summarise, write_report
+from evolve.baselines.report import MethodRun, read_report, summarise, write_report
 from evolve.baselines.tally import ComparisonBudget, ComparisonBudgetSpent, Standing, Tally
 from evolve.cli.baselines import METHODS
 from evolve.proposal import Request, Response
@@ -34,7 +34,7 @@ def small() -> Judge:
     """A judge of few shapes."""
     require_sandbox()
     table = TABLES / "llama31-70b" / "fa3_fwd-static-cold"
-    return open_judge(table, weighting=Weighting.CHAT, limits=Limits(), vectorised=True)
+    return open_judge(table, weighting=Weighting.CHAT, limits=Limits())
 
 
 def test_a_tally_counts_and_stops(small: Judge) -> None:
@@ -106,15 +106,15 @@ def standing(evaluations: int, train: float, holdout: float) -> Standing:
 
 def test_the_report_is_medians_and_quartiles(tmp_path: Path) -> None:
     runs = [
-        Run("a", seed, (standing(1, 0.1, 0.1), standing(2, share, share / 2)), "look-ups")
+        MethodRun("a", seed, (standing(1, 0.1, 0.1), standing(2, share, share / 2)), "look-ups")
         for seed, share in enumerate((0.2, 0.4, 0.9))
     ]
-    runs.append(Run("b", 0, (standing(3, 0.5, 0.45),), ""))
+    runs.append(MethodRun("b", 0, (standing(3, 0.5, 0.45),), ""))
     found = write_report(tmp_path, runs, {"setting": "made up"})
     assert [s.method for s in found] == ["b", "a"] == [s.method for s in summarise(runs)]
     second = found[1]
     assert (second.train_share, second.holdout_share, second.seeds) == (0.4, 0.2, 3)
-    assert (second.train_low, second.train_high) == (quartiles([0.2, 0.4, 0.9])[0], quartiles([0.2, 0.4, 0.9])[2])
+    assert (second.train_low, second.train_high) == (pytest.approx(0.3), pytest.approx(0.65))
     rows = list(csv.DictReader((tmp_path / "standings.csv").open(encoding="utf-8")))
     assert len(rows) == 7 and rows[1] | {"method": "a", "seed": "0", "train_share": "0.2"} == rows[1]
     assert (tmp_path / "baselines.png").read_bytes().startswith(b"\x89PNG")
@@ -123,8 +123,8 @@ def test_the_report_is_medians_and_quartiles(tmp_path: Path) -> None:
 
 
 def test_a_report_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    runs = [Run("a", seed, (standing(1, 0.1, 0.1), standing(2, 0.25, 0.125)), "look-ups") for seed in range(3)]
-    runs.append(Run("oracle", 0, (standing(3, 0.5, 0.45),), "its own end"))
+    runs = [MethodRun("a", seed, (standing(1, 0.1, 0.1), standing(2, 0.25, 0.125)), "look-ups") for seed in range(3)]
+    runs.append(MethodRun("oracle", 0, (standing(3, 0.5, 0.45),), "its own end"))
     facts = {"setting": "made up: with a colon", "budget": "9"}
     written = write_report(tmp_path, runs, facts)
     read, known = read_report(tmp_path)

@@ -40,7 +40,7 @@ LONG = "a" * 300
 """Longer than the name of a file may be."""
 
 MISTAKES = [
-    (["run"], 2, "which configuration", "configs/quickstart.yaml"),
+    (["run"], 2, "missing argument CONFIG", "configs/quickstart.yaml"),
     (["run", "nope.yaml"], 2, "nope.yaml does not exist", "configs/"),
     (["run", "configs/nope.yaml"], 2, "configs/nope.yaml does not exist", "quickstart.yaml"),
     (["run", "folder"], 2, "folder cannot be read", ""),
@@ -86,7 +86,7 @@ MISTAKES = [
     (["record", "--executor", "local", "--gpus", "\u00b2"], 2, "--gpus \u00b2", "--gpus 4"),
     (["record", "--minutes", "-1", "--dry-run"], 2, "--minutes", "evosplit record --help"),
     (["confirm", str(STOCK), "--minutes", "-1"], 2, "--minutes", "evosplit confirm --help"),
-    (["record"], 2, "where to?", "-o slice.jsonl"),
+    (["record"], 2, "missing option -o", "-o slice.jsonl"),
     (["record", "-o", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written", "a folder that exists"),
     (["record", "--merge", "nope", "-o", "table"], 2, "nope is not a slice file", ""),
     (["record", "--merge", "short.py", "-o", "table"], 2, "nothing recorded in short.py", ""),
@@ -145,13 +145,13 @@ def test_bad_programs_are_a_negative_verdict(
     (programs / "x.csv").write_text(f"{HEADER}\n1,4096,8,1\n")
     more = ["--shapes", "x.csv"] if verb == "decide" else []
     result = evosplit(verb, name, *more)
-    assert result.code == 1 and said in result.err and result.out == ""
+    assert result.code == 1 and said in result.out and result.err == ""
 
 
 def test_evaluate_prints_scores_and_what_is_left(evosplit: Command) -> None:
     result = evosplit("evaluate", STOCK)
     assert result.code == 0
-    assert "train       1.0000   1.0000x" in result.err and "by region" in result.err
+    assert "train       1.0000   1.0000x" in result.out and "by region" in result.out
 
 
 CSV_MISTAKES = [
@@ -206,7 +206,7 @@ def test_decide_answers_in_input_order(
     if not sandboxed:
         # As on macOS.
         monkeypatch.setattr("evaluators.sandbox.confine.unsupported", lambda: "no seccomp here")
-        monkeypatch.setattr(import_module("evolve.cli.decide"), "self_test", _failed_self_test())
+        monkeypatch.setattr(import_module("evolve.decisions"), "self_test", _failed_self_test())
     (tmp_path / "x.csv").write_bytes(CSV.encode())
     result = evosplit("decide", STOCK, "--shapes", "x.csv", "--json")
     assert result.code == 0, result.err
@@ -233,7 +233,7 @@ def _failed_self_test() -> object:
 def test_without_a_sandbox_nothing_is_judged(
     evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    monkeypatch.setattr(import_module("evolve.cli.common"), "self_test", _failed_self_test())
+    monkeypatch.setattr(import_module("evolve.run"), "self_test", _failed_self_test())
     result = evosplit(*arguments)
     assert result.code == 3
     assert "needs Linux" in result.err and "hint: use a Linux system" in result.err
@@ -322,7 +322,9 @@ def test_two_places_for_runs_are_refused(evosplit: Command, tmp_path: Path, verb
 def test_show_and_diff(finished_run: FinishedRun, evosplit: Command) -> None:
     runs = ["--runs-dir", finished_run.runs_dir]
     shown = evosplit("show", "last", *runs)
-    assert shown.code == 0 and len(shown.out.splitlines()) == 5
+    proposals, outcome = shown.out.split("\n\n", 1)
+    assert shown.code == 0 and shown.err == "" and len(proposals.splitlines()) == 5
+    assert f"winner     {finished_run.folder}/best.py" in outcome
     one = evosplit("show", "last", 1, *runs)
     assert one.code == 0 and "def schedule" in one.out
     prompt = evosplit("show", "last", 1, "--prompt", *runs)
@@ -355,7 +357,7 @@ def test_configs_that_ship_are_valid(evosplit: Command, path: Path) -> None:
 
 def test_record_dry_run_needs_no_gpu(evosplit: Command) -> None:
     result = evosplit("record", "--dry-run", "--part", "1/2")
-    assert result.code == 0 and "1512 shapes" in result.err and "GPU minutes" in result.err
+    assert result.code == 0 and "1512 shapes" in result.out and "GPU minutes" in result.out
 
 
 def judged(folder: Path) -> int:

@@ -25,8 +25,8 @@ from evaluators.confirm.confirm import (
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.data.workloads import Case, Split, Weighting, cases_for
 from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Block, Verdict, comparison_of, interval_of
-from evaluators.measure.worker_client import MeasureError, Trouble
 
 COLD, STATIC = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-static-cold"]
 SETS = ["--set", "judge.weighting=chat"]
@@ -144,7 +144,7 @@ def test_a_wrong_output_is_never_confirmed() -> None:
 
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         if shape == bad:
-            raise MeasureError(Trouble.WRONG, "an output is off by nan")
+            raise MeasureError(MeasureErrorKind.WRONG, "an output is off by nan")
 
     found = confirm_shapes(subjects, opened(fault=fault), random.Random(0))
     (wrong,) = [v for v in found if v.wrong_output]
@@ -198,12 +198,12 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
 
 def test_confirm_against_itself_is_no_improvement(simulated: None, evosplit: Command) -> None:
     result = evosplit("confirm", ROOT / "seeds/always_4.py", "--against", ROOT / "seeds/always_4.py", *SETS, "-o", "o")
-    assert result.code == 1 and "verdict    same" in result.err
+    assert result.code == 1 and "verdict    same" in result.out
 
 
 def test_confirm_with_no_time_leaves_shapes(simulated: None, evosplit: Command) -> None:
     result = evosplit("confirm", ROOT / "seeds/always_4.py", *SETS, "-o", "o", "--minutes", "0")
-    assert result.code == 4 and "shapes when the minutes ended" in result.err
+    assert result.code == 4 and "shapes when the minutes ended" in result.out
 
 
 def test_a_lost_gpu_keeps_the_verdicts_so_far(
@@ -216,7 +216,7 @@ def test_a_lost_gpu_keeps_the_verdicts_so_far(
         nonlocal left
         left -= 1
         if left < 0:
-            raise MeasureError(Trouble.LOST, "the GPU worker ended; what was measured is kept")
+            raise MeasureError(MeasureErrorKind.LOST, "the GPU worker ended; what was measured is kept")
 
     monkeypatch.setattr("evaluators.measure.worker_client.open_worker", lambda: SimulatedWorker(fault=fault))
     result = evosplit("confirm", ROOT / "seeds/always_4.py", *SETS, "-o", "o")

@@ -23,9 +23,9 @@ from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import WORKLOADS
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.language.gate import parse_program
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.providers import ProviderUnavailable
 from evaluators.measure.providers.library import NEEDED, load_operators
-from evaluators.measure.worker_client import MeasureError, Trouble
 from evolve.export.bundle.bundle import DIFF_COLUMNS, _csv, _diff_row
 from evolve.export.targets.targets import target_named
 
@@ -135,7 +135,7 @@ def test_an_unpatched_build_is_found_out(
     worker = Build(unpatched)
     use(monkeypatch, worker)
     result = evosplit("confirm", bundle(PROGRAM, "fa3"), "--provider", "x.so", "-o", "out")
-    assert result.code == 1 and "decides as stock: is the patch built in?" in result.err
+    assert result.code == 1 and "decides as stock: is the patch built in?" in result.out
     assert not worker.requests
 
 
@@ -192,10 +192,10 @@ def test_a_lost_gpu_and_too_little_time(
     folder = bundle(PROGRAM, "fa3")
     use(monkeypatch, Build(patched))
     result = evosplit("confirm", folder, "--provider", "x.so", "-o", "out", "--minutes", "0")
-    assert result.code == 4 and "when the minutes ended" in result.err
+    assert result.code == 4 and "when the minutes ended" in result.out
 
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
-        raise MeasureError(Trouble.LOST, "the GPU worker ended; what was measured is kept")
+        raise MeasureError(MeasureErrorKind.LOST, "the GPU worker ended; what was measured is kept")
 
     use(monkeypatch, Build(patched, fault=fault))
     result = evosplit("confirm", folder, "--provider", "x.so", "-o", "lost")

@@ -22,10 +22,13 @@ from conftest import ROOT, TABLES, Command, FinishedRun, require_sandbox, seed
 from dashboard_runs import HOSTILE, write_judged, write_live, write_run, write_several
 from jsonschema import Draft202012Validator
 
+from evaluators.data.contract import Decision
+from evaluators.data.gain import log_speedups, standard_error
 from evaluators.data.status import Status
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import Judge, open_judge
-from evaluators.latencies.oracle import log_speedups, oracle_of, standard_error
+from evaluators.latencies.oracle import oracle_of
+from evaluators.latencies.table import read_table
 from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
 from evolve.dashboard.bundle import block, pack_candidates
@@ -36,9 +39,9 @@ from evolve.dashboard.views.compare import compare, config_changes
 from evolve.dashboard.views.documents import VIEWS, dashboard_schema
 from evolve.dashboard.views.grid import grid, replay
 from evolve.dashboard.views.lineage import lineage
-from evolve.dashboard.views.measured import Measured
 from evolve.dashboard.views.overview import overview
 from evolve.dashboard.views.reader import RunReader
+from evolve.dashboard.views.recorded_table import RecordedTable
 from evolve.dashboard.views.shapes import recording_of, shapes
 from evolve.dashboard.views.timeline import timeline
 from evolve.errors import UserError
@@ -313,16 +316,30 @@ def test_a_run_on_a_pool_has_shapes_each_as_one_gpu_measured_it(live: RunReader,
     assert alone is not None and pooled is not None and pooled.shape_cases == alone.shape_cases
 
 
-def test_measured_figures_are_the_oracles(judge: Judge) -> None:
-    for case in judge.cases[::40]:
+def test_measured_figures_are_the_oracles_and_the_judges(judge: Judge) -> None:
+    shown = RecordedTable(read_table(TABLES / "llama31-70b" / judge.setting.name), Weighting.SERVING)
+    assert shown.cases == judge.cases
+    for case, document in list(zip(shown.cases, shown.shape_cases(0, ""), strict=True))[::40]:
         cells = judge.source.cells(case)
-        measured, oracle = Measured.of(cells), oracle_of(cells)
-        assert (measured.best, measured.oracle_log_gain) == (oracle.cell, pytest.approx(oracle.log_gain))
+        oracle, columns = oracle_of(cells), document["cells"]
+        assert document["best"] == oracle.cell
+        assert document["oracle_speedup"] == pytest.approx(math.exp(oracle.log_gain), abs=6e-6)
         for i, cell in enumerate(cells):
             logs = log_speedups(cells[0].latencies_us, cell.latencies_us)
-            assert measured.log_speedup[i] == pytest.approx(statistics.median(logs))
-            assert measured.error[i] == pytest.approx(standard_error(logs))
-            assert measured.median_us[i] == pytest.approx(statistics.median(cell.latencies_us), abs=6e-4)
+            assert columns["speedup"][i] == pytest.approx(math.exp(statistics.median(logs)), abs=6e-6)
+            assert columns["error"][i] == pytest.approx(standard_error(logs), abs=6e-7)
+            assert columns["median_us"][i] == pytest.approx(statistics.median(cell.latencies_us), abs=6e-4)
+    # A decision that the table brackets, one that it holds and one that it does not know.
+    for decision in (Decision(1), Decision(9, blocks_per_split=1), Decision(8, sm_margin=100)):
+        row = json.dumps(decision.as_row())[1:-1]
+        picked = shown.picks([row] * shown.judged)
+        for i, case in enumerate(shown.cases):
+            drawn, judged = shown.outcomes[i][picked[i]], judge.outcome(case.id, decision).result
+            if judged is None:
+                assert drawn["speedup"] is None and not drawn["regression"]
+            else:
+                assert drawn["speedup"] == round(judged.speedup, 5)
+                assert (drawn["regression"], drawn["interpolated"]) == (judged.regression, judged.interpolated)
 
 
 def test_config_changes_by_key() -> None:
@@ -471,7 +488,7 @@ def test_report_command(evosplit: Command, small: RunReader, tmp_path: Path) -> 
     again = evosplit("report", small.folder)
     assert again.code == 2 and "--force" in again.err
     assert evosplit("report", small.folder, "--force").code == 0
-    lines = evosplit("report", small.folder, "--timeline", "t.json", "--png", "pictures").err
+    lines = evosplit("report", small.folder, "--timeline", "t.json", "--png", "pictures").out
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"search.png", "lineage.png", "speedup.png"}
     assert "speedup.png" in lines

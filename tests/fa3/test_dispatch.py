@@ -15,26 +15,26 @@ from hypothesis import strategies as st
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.fa3.dispatch import live_splits, num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.fa3.launch import canonical_launch, workspace_bytes
-from evaluators.measure.compiled_decisions import Reading, mirror
+from evaluators.measure.compiled_decisions import CompiledDecision, mirror
 
 FIXTURE = ROOT / "tests" / "fixtures" / "decisions.jsonl.gz"
 METADATA = SETTINGS["fa3_fwd-metadata-cold"]
 
 
 @pytest.fixture(scope="module")
-def readings() -> list[Reading]:
+def readings() -> list[CompiledDecision]:
     with gzip.open(FIXTURE, "rt") as file:
-        return [Reading.from_json(json.loads(line)) for line in file]
+        return [CompiledDecision.from_json(json.loads(line)) for line in file]
 
 
-def test_fixture_holds_all_modes(readings: list[Reading]) -> None:
+def test_fixture_holds_all_modes(readings: list[CompiledDecision]) -> None:
     counts = Counter(r.setting for r in readings)
     assert len(readings) >= 2000
     assert set(counts) == {"fa3_fwd-metadata", "fa3_fwd-static", "fa3_fwd-varlen", "vllm-metadata"}
     assert min(counts.values()) >= 400
 
 
-def test_mirror_agrees_with_every_reading(readings: list[Reading]) -> None:
+def test_mirror_agrees_with_every_reading(readings: list[CompiledDecision]) -> None:
     wrong = [r for r in readings if mirror(r, Gpu()) != r.compiled]
     assert not wrong, wrong[:3]
 

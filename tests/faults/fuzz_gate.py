@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of the gate, the interpreter behind it, and the parser of answers, for a bounded time.
+"""Coverage-guided fuzzing of the gate, what runs and translates programs, and the parser of answers.
 
     pip install -e '.[fuzz]' && python tests/faults/fuzz_gate.py --seconds 30
 
 Starts from the seeds and the hostile programs. Whatever the gate lets through is checked by a second, much simpler
-reading of the syntax tree, and must run in the interpreter without an exception of ours. Ends with exit code 0, or
-with the input that broke something.
+reading of the syntax tree, and must run in the sandbox and be translated to C++, or be refused there, without an
+exception of ours. Ends with exit code 0, or with the input that broke something.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import ast
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -22,10 +23,8 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 if TYPE_CHECKING:
-    from evaluators.data.questions import Question
-
-STEPS = 20_000
-"""Of one program for one shape; FA3's own rule takes about 5,000."""
+    from evaluators.sandbox.native import NativeCompiler
+    from evaluators.sandbox.sandbox import Sandbox
 
 ONE_INPUT_S = 120
 """Wall time after which one input counts as a hang; a busy machine stretches the second that the longest takes."""
@@ -42,8 +41,6 @@ PERMITTED = {
 INSTRUMENTED = (
     "evaluators.language.gate",
     "evaluators.language.checker",
-    "evaluators.language.interpreter",
-    "evaluators.language.machine",
     "evolve.search.responses",
     "openevolve.utils.code_utils",
 )
@@ -66,14 +63,19 @@ class Hole(Exception):
 
 
 @cache
-def question() -> Question:
-    """A ragged batch, so that both entry points have something to do."""
-    from evaluators.data.contract import SETTINGS, DecodeShape
+def runners() -> tuple[Sandbox, NativeCompiler]:
+    """What programs are put to: a ragged batch, so that both entry points have something to do."""
+    from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
     from evaluators.data.questions import Question
     from evaluators.fa3.dispatch import shape_view, work_view
+    from evaluators.sandbox.native import NativeCompiler
+    from evaluators.sandbox.sandbox import Limits, Sandbox
 
     setting, shape = SETTINGS["fa3_fwd-metadata-cold"], DecodeShape(3, 2000, 64, 8, live_seqlens=(1, 700, 2000))
-    return Question(shape_view(shape, setting), 4, work_view(shape, setting, 4))
+    asked = [Question(shape_view(shape, setting), 4, work_view(shape, setting, 4))]
+    # Programs that run long show nothing new, and many short ones fit into the same time.
+    limits = Limits(time_s=0.2, memory_mb=256)
+    return Sandbox(Gpu(), asked, limits), NativeCompiler(Gpu(), asked, limits)
 
 
 def check_program(source: str) -> int:
@@ -82,9 +84,8 @@ def check_program(source: str) -> int:
     Raises:
         Hole: see the class.
     """
-    from evaluators.data.contract import Gpu
     from evaluators.language.gate import ProgramRefused, parse_program
-    from evaluators.language.interpreter import Interpreter
+    from evaluators.sandbox.native import NotNative
 
     try:
         program = parse_program(source)
@@ -107,7 +108,10 @@ def check_program(source: str) -> int:
             raise Hole(f"an import of {node.module!r} came through")  # type: ignore[union-attr]
     if parse_program(ast.unparse(program.tree)).normal_form != program.normal_form:
         raise Hole("the normal form changes with the layout")
-    Interpreter(Gpu(), [question()]).ask(program)
+    sandbox, native = runners()
+    sandbox.ask(program)
+    with suppress(NotNative):
+        native.translate(program, {})
     return 0
 
 
@@ -143,8 +147,6 @@ def main() -> int:
         for name in INSTRUMENTED:
             import_module(name)
     atheris.instrument_func(check_program)
-    # Programs that run long show nothing new, and many short ones fit into the same time.
-    vars(import_module("evaluators.language.machine"))["MAX_STEPS"] = STEPS
 
     def one(data: bytes) -> None:
         text = data[1:].decode("utf-8", "surrogateescape")

@@ -11,14 +11,16 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-WORKER = ROOT / "tests/faults/kill_worker.py"
 SANDBOX = ROOT / "evaluators/sandbox/child.py"
+WORKER = "kill_worker:FormulaBench"
+"""The argument by which a simulated GPU worker's process is known."""
 
 LIVE_MAIN = f"""
-import sys
-from evaluators.measure import worker_client
-worker = [sys.executable, {str(WORKER)!r}, sys.argv.pop(1)]
-worker_client.open_worker = lambda: worker_client.GpuWorker(worker)
+import os, sys
+from evaluators.measure import pool
+from evaluators.measure.local import LocalExecutor
+os.environ["KILL_WORKER_LOG"] = sys.argv.pop(1)
+pool.open_executor = lambda name: LocalExecutor(["GPU-simulated"], bench={WORKER!r})
 from evolve.cli import main
 main()
 """
@@ -78,10 +80,13 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def executes(pid: int, script: Path) -> bool:
-    """Whether a process runs a script. One that was forked a moment ago still looks like its parent."""
+def executes(pid: int, argument: Path | str) -> bool:
+    """Whether a process was started with an argument, such as a script.
+
+    One that was forked a moment ago still looks like its parent.
+    """
     try:
-        return str(script).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return str(argument).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
 

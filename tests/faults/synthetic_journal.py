@@ -18,10 +18,11 @@ from pathlib import Path
 
 from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.gain import log_speedups
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split, Weighting, weights
 from evaluators.judge.judge import SEARCH_SPLITS
-from evaluators.latencies.oracle import log_speedups, oracle_of
+from evaluators.latencies.oracle import oracle_of
 from evaluators.latencies.table import read_table, restrict
 from evolve.assets import asset
 from evolve.config import RunConfig, parse_config

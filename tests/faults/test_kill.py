@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TABLES, Command, require_sandbox, seed
+from conftest import PYTHONPATH, ROOT, TABLES, Command, Result, require_sandbox, seed
 
-from evaluators.data.contract import Decision, DecodeShape
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import open_judge
-from evaluators.measure.worker_client import GpuWorker
+from evaluators.measure.local import LocalExecutor, ProcessChannel
 from evaluators.sandbox import process
 from evaluators.sandbox.process import OUTSIDE_KILLS, Limits, SandboxUnavailable
 from evolve.config import parse_config
@@ -47,41 +47,57 @@ def test_killed_searches_end_like_others(tmp_path: Path) -> None:
 
 
 def test_a_gpu_worker_that_dies_loses_nothing(
-    evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    evosplit: Command, monkeypatch: pytest.MonkeyPatch, simulated: Path
 ) -> None:
+    """Once: another takes its place. Again and again: the search ends, and is resumed when the GPU is well."""
     require_sandbox()
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "faults"))
+    faults = str(ROOT / "tests" / "faults")
+    monkeypatch.syspath_prepend(faults)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((PYTHONPATH, faults)))
     from kill_records import content, launches
 
-    measure = GpuWorker.measure
-    dies_at = 0
-    requests = count(1)
+    replies = ProcessChannel.replies
+    deadly, batches = range(0), count(1)
 
-    def counted(self: GpuWorker, shape: DecodeShape, decisions: Sequence[Decision], *, rounds: int) -> dict[str, Any]:
-        if next(requests) == dies_at:
-            self._process.kill()
-        return measure(self, shape, decisions, rounds=rounds)
+    def dying(self: ProcessChannel, request: dict[str, Any], expected: int) -> Iterator[dict[str, Any]]:
+        if request["op"] == "run" and next(batches) in deadly:
+            self.kill()
+        return replies(self, request, expected)
 
-    command = [sys.executable, str(ROOT / "tests/faults/kill_worker.py")]
-    monkeypatch.setattr(
-        "evaluators.measure.worker_client.open_worker", lambda: GpuWorker([*command, str(tmp_path / f"{dies_at}.log")])
-    )
-    monkeypatch.setattr(GpuWorker, "measure", counted)
+    executor = LocalExecutor(["GPU-simulated"], bench="kill_worker:FormulaBench")
+    monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: executor)
+    monkeypatch.setattr(ProcessChannel, "replies", dying)
+    monkeypatch.setattr("evaluators.measure.pool_worker.RESTART_S", 0.1)
+    closings: list[Callable[[], None]] = []
+    monkeypatch.setattr("atexit.register", closings.append)
     sets = ["judge.workload=bsc-160", "judge.weighting=chat", "search.proposals=4", "search.window=1",
             "search.parallel_evaluations=1"]  # fmt: skip
     options = [x for s in sets for x in ("--set", s)]
-    for runs, dies in (("whole", 0), ("torn", 75)):
-        dies_at, requests = dies, count(1)
-        ran = evosplit("run", "configs/llama31-70b-h100.yaml", *options, "--set", f"runs_dir={tmp_path / runs}")
-        assert ran.code == (3 if dies else 0), ran.err
-        assert ("what was measured is kept" in ran.err) == bool(dies)
-    stored = len(launches(tmp_path / "torn"))
-    assert 0 < stored < len(launches(tmp_path / "whole"))
-    resumed = evosplit("run", "--resume", next((tmp_path / "torn").glob("*/")))
+    config = "configs/llama31-70b-h100.yaml"
+
+    def search(name: str, dies: range, *how: object) -> Result:
+        nonlocal deadly, batches
+        deadly, batches = dies, count(1)
+        log = simulated / f"{name}.log"
+        monkeypatch.setenv("KILL_WORKER_LOG", str(log))
+        ran = evosplit("run", *(how or (config, *options, "--set", f"runs_dir={simulated / name}")))
+        while closings:
+            closings.pop()()
+        measured = log.read_text().splitlines()
+        assert len(measured) == len(set(measured))
+        return ran
+
+    whole = search("whole", range(0))
+    assert whole.code == 0, whole.err
+    once = search("once", range(12, 13))
+    assert once.code == 0 and "restarting" in once.err, once.err
+    assert content(simulated / "once") == content(simulated / "whole")
+    torn = search("torn", range(12, 1000))
+    assert torn.code == 3 and "what was measured is kept" in torn.err, torn.err
+    assert 0 < len(launches(simulated / "torn")) < len(launches(simulated / "whole"))
+    resumed = search("torn", range(0), "--resume", next((simulated / "torn").glob("*/")))
     assert resumed.code == 0, resumed.err
-    assert content(tmp_path / "torn") == content(tmp_path / "whole")
-    measured = (tmp_path / "75.log").read_text().splitlines()
-    assert len(measured) == len(set(measured))
+    assert content(simulated / "torn") == content(simulated / "whole")
 
 
 class KilledSandboxes:
@@ -101,7 +117,7 @@ class KilledSandboxes:
 
 
 def test_sandboxes_killed_anywhere_change_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Four in a row everywhere; then five in a row at each place in turn: seed, first look, second look."""
+    """Four in a row everywhere; then five in a row at each place in turn: seed, evaluation, recheck."""
     require_sandbox()
     judge = open_judge(TABLES / "bsc-160/fa3_fwd-static-cold", weighting=Weighting.CHAT, limits=Limits())
     search = {"proposals": 3, "window": 1, "parallel_evaluations": 1}

@@ -35,10 +35,11 @@ def one_judge() -> Judge:
 @pytest.fixture
 def warm(one_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge that the commands would open, opened once."""
-    from evolve.cli import replay, run
+    import evolve.run
+    from evolve.cli import run
 
-    monkeypatch.setattr(replay, "judge_of", lambda *_, **__: one_judge)
-    monkeypatch.setattr(run, "judge_of", lambda *_, **__: one_judge)
+    monkeypatch.setattr(run, "open_configured_judge", lambda *_, **__: one_judge)
+    monkeypatch.setattr(evolve.run, "open_configured_judge", lambda *_, **__: one_judge)
     monkeypatch.setattr(run, "draw_speedups", lambda *_, **__: None)
 
 
@@ -78,7 +79,7 @@ def test_a_replay_can_be_replayed(evosplit: Command, recorded: Path) -> None:
 def test_a_changed_result_is_found(evosplit: Command, recorded: Path) -> None:
     change(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
     result = evosplit("replay", recorded)
-    assert result.code == 1 and "different: proposal 4, results.message: 'forged' against ''" in result.err
+    assert result.code == 1 and "different: proposal 4, results.message: 'forged' against ''" in result.out
 
 
 @pytest.mark.usefixtures("warm")
@@ -98,7 +99,28 @@ def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command
     )
     assert "--any-prompt" in result.err
     result = evosplit("replay", recorded, "--any-prompt")
-    assert result.code == 0 and "same answers and results of all 5 programs" in result.err
+    assert result.code == 0 and "same answers and results of all 5 programs" in result.out
+    assert evosplit("replay", recorded, "--any-prompt", "--json").json["not_compared"] == ["system", "user"]
+
+
+@pytest.mark.usefixtures("warm")
+def test_runs_with_earlier_feedback_are_compared_without_the_texts_that_quote_it(
+    evosplit: Command, recorded: Path
+) -> None:
+    change(recorded, "UPDATE proposals SET user = 'other words' || user WHERE id = 2")
+    change(recorded, "UPDATE results SET feedback = 'other words' WHERE id = 2")
+    assert evosplit("replay", recorded).code == 1  # written by this version: a difference is one
+    change(recorded, "DELETE FROM meta WHERE key = 'feedback_version'")
+    result = evosplit("replay", recorded, "--json")
+    assert result.code == 0 and result.json["same"] and result.json["not_compared"] == ["feedback", "user"]
+    check("replay", result.json)
+    assert "prompts were not compared" in result.err and "same answers and results of all 5 programs" in result.err
+    change(recorded, "UPDATE proposals SET system = 'other words' WHERE id = 2")
+    assert "proposals.system" in evosplit("replay", recorded).out
+    change(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
+    change(recorded, "UPDATE proposals SET system = (SELECT system FROM proposals WHERE id = 1) WHERE id = 2")
+    result = evosplit("replay", recorded)
+    assert result.code == 1 and "results.message: 'forged'" in result.out
 
 
 @pytest.mark.slow

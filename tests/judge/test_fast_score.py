@@ -8,18 +8,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import ROOT, TABLES, examples
+from conftest import ROOT, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.data.contract import SETTINGS, Decision
 from evaluators.data.status import Status
-from evaluators.data.workloads import Split, Weighting
+from evaluators.data.workloads import Split
 from evaluators.judge.fast_score import FAILED, REGRESSION, Scorer
-from evaluators.judge.judge import Judge, open_judge
-from evaluators.language.gate import parse_program
-from evaluators.language.vectorised import DecisionArrays, Vectoriser
-from evaluators.sandbox.sandbox import Limits
+from evaluators.judge.judge import Judge
+from evaluators.sandbox.decision_arrays import DecisionArrays
 
 FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
 
@@ -36,15 +34,13 @@ def scorers(judges: Mapping[str, Judge]) -> Callable[[str], Scorer]:
 )
 def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers: Callable[[str], Scorer]) -> None:
     judge, scorer = judges[setting], scorers(setting)
-    vectoriser = Vectoriser(judge.gpu, judge.questions)
     scored = 0
     for path in FILES:
         source = path.read_text(encoding="utf-8")
         evaluation = judge.evaluate(source)
-        fits = scorer.fits(vectoriser.ask(parse_program(source)))
         if evaluation.status is not Status.OK:
-            assert fits is None
             continue
+        fits = scorer.fits(DecisionArrays.of(evaluation.decisions))
         scored += 1
         assert fits is not None
         for split, score in ((Split.TRAIN, evaluation.train), (Split.HOLDOUT, evaluation.holdout)):
@@ -95,15 +91,7 @@ def test_blocks_beyond_the_longest_sequence_are_one_launch(judge: Judge) -> None
 
 def test_knows_answers_that_it_has_given(judge: Judge) -> None:
     scorer = Scorer(judge)
-    decisions = Vectoriser(judge.gpu, judge.questions).ask(parse_program(FILES[0].read_text(encoding="utf-8")))
+    decisions = DecisionArrays.of(judge.evaluate(FILES[0].read_text(encoding="utf-8")).decisions)
     first = scorer.fits(decisions)
     asked = scorer.asked
     assert asked == len(judge.cases) and scorer.fits(decisions) == first and scorer.asked == asked
-
-
-def test_a_vectorised_judge_says_the_same(judge: Judge) -> None:
-    table = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
-    fast = open_judge(table, weighting=Weighting.SERVING, limits=Limits(), vectorised=True)
-    failing = "def schedule(shape, gpu):\n    return 1 // (shape.batch - 1), None, 0\n"
-    for source in (failing, *(path.read_text(encoding="utf-8") for path in FILES[-3:])):
-        assert fast.evaluate(source) == judge.evaluate(source)

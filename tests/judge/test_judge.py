@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,20 @@ from conftest import TABLES, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluators.data.contract import SETTINGS, Decision, baseline_decision
+from evaluators.data.contract import SETTINGS, Decision, Mode, baseline_decision
+from evaluators.data.gain import MIN_REGRESSION, log_speedups
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split, Weighting, cases_for, weights
 from evaluators.fa3.launch import canonical_launch
 from evaluators.judge.judge import Judge, open_judge
 from evaluators.latencies.latency import Latency, TableSource, UnrecordedError
-from evaluators.latencies.oracle import log_speedups, oracle_of
+from evaluators.latencies.oracle import oracle_of
 from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.latencies.table import Cell, Table, TableError, read_table, restrict, write_table
 from evaluators.sandbox.sandbox import Limits
 from evaluators.scoring.feedback import render
 from evaluators.scoring.regressions import Cause
-from evaluators.scoring.score import MIN_REGRESSION, shape_result, split_score
+from evaluators.scoring.score import shape_result, split_score
 
 
 @pytest.mark.parametrize("workload", ["llama31-70b", "bsc-160"])
@@ -190,6 +192,36 @@ def test_the_score_is_always_finite_and_positive(judge: Judge, splits: int, bloc
     if result.train:
         assert 0 < result.train.score < 2
         assert dataclasses.asdict(result.train)["shapes"] == 913
+
+
+def test_no_time_is_left_where_the_best_launch_runs(judge: Judge) -> None:
+    result = judge.evaluate(seed("waves_metadata"))
+    at_best = 0
+    for opportunity in result.feedback.opportunities:
+        case = next(c for c in judge.cases if c.id == opportunity.name)
+        cells = judge.source.cells(case)
+        best = cells[oracle_of(cells).cell].launch
+        if judge.outcome(case.id, opportunity.decided).launch == best:
+            at_best += 1
+            assert opportunity.gain == 0.0, f"{case.id} runs the best launch and is told that time is left"
+        assert judge.outcome(case.id, opportunity.best).launch == best
+    assert at_best > 100
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_proposers_look_decisions_up_as_the_judge_does(judges: Mapping[str, Judge], name: str) -> None:
+    judge, rng = judges[name], random.Random(name)
+    found = 0
+    for opportunity in judge.evaluate(seed("always_1")).feedback.opportunities[::9]:
+        for _ in range(20):
+            blocks = rng.choice((0, 1, 2, 5, 9)) if judge.setting.mode is not Mode.STATIC else 0
+            decision = Decision(rng.choice((1, 2, 3, 7, 9, 16, 30, 50)), blocks_per_split=blocks)
+            outcome, looked_up = judge.outcome(opportunity.name, decision), opportunity.look_up(decision)
+            if outcome.status is Status.UNSAFE:
+                continue  # a look-up knows latencies, not the workspace
+            assert looked_up == (outcome.result.gain if outcome.result else None)
+            found += looked_up is not None
+    assert found > 100
 
 
 def test_regressions_say_what_runs_instead(judge: Judge) -> None:

@@ -72,7 +72,7 @@ def test_a_failure_names_its_table(judges: dict[str, Judge]) -> None:
     assert refused.train is None and not refused.decisions
 
 
-def test_the_second_look_asks_no_table_a_first_time(judges: dict[str, Judge], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recheck_asks_no_table_a_first_time(judges: dict[str, Judge], monkeypatch: pytest.MonkeyPatch) -> None:
     both, source = JudgeSet(judges, Objective.WORST), seed("fa3_stock")
     found = both.evaluate(source)
     alone = {name: judge.recheck(source, judge.evaluate(source)) for name, judge in judges.items()}
@@ -110,7 +110,7 @@ def test_evaluate_takes_several_tables(evosplit: Command) -> None:
     data = evosplit("evaluate", program, *tables, "--json").json
     assert data["objective"] == "worst" and len(data["tables"]) == 2
     assert data["train"]["score"] == min(t["train"]["score"] for t in data["tables"])
-    text = evosplit("evaluate", program, *tables, "--objective", "mean").err
+    text = evosplit("evaluate", program, *tables, "--objective", "mean").out
     assert "on bsc-160/fa3_fwd-static-cold" in text and "mean of 2 tables" in text
     check("evaluate", {**data, "setting": "x", "workload": "y"})
     one = evosplit("evaluate", program, "--table", STATIC, "--json").json

@@ -1,4 +1,4 @@
-"""The second look: other process, hash seed and order; neighbours; what is learnt by heart."""
+"""The recheck: other process, hash seed and order; neighbours; what is overfit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evaluators.data.status import Status
 from evaluators.judge.judge import Judge
 from evaluators.judge.recheck import difference
 from evaluators.language.gate import parse_program
-from evaluators.scoring.memorising import Axis, LoneGain, lone_gain, lone_part, neighbours
+from evaluators.scoring.overfit import Axis, OverfitGain, neighbours, overfit_gain, overfit_part
 
 
 def by_heart(judge: Judge, rows: int) -> str:
@@ -46,7 +46,7 @@ def looked_at(judge: Judge, source: str) -> tuple[Evaluation, Evaluation]:
 
 
 @pytest.mark.parametrize("name", ["fa3_stock", "bsc_published", "always_4"])
-def test_rules_pass_the_second_look_unchanged(judge: Judge, name: str) -> None:
+def test_rules_pass_the_recheck_unchanged(judge: Judge, name: str) -> None:
     first, second = looked_at(judge, seed(name))
     assert second.features.pop("lone_share") < 0.01
     assert second == first
@@ -55,7 +55,7 @@ def test_rules_pass_the_second_look_unchanged(judge: Judge, name: str) -> None:
 def test_a_table_learnt_by_heart_is_marked_and_gains_nothing(judge: Judge) -> None:
     first, second = looked_at(judge, by_heart(judge, 60))
     assert first.train and second.train and first.holdout and second.holdout
-    assert second.memorised and second.features["lone_share"] > 0.5
+    assert second.overfit and second.features["lone_share"] > 0.5
     assert first.train.score > 1.005 > second.train.score
     assert second.holdout.score <= first.holdout.score
     assert second.train.geomean_speedup == first.train.geomean_speedup
@@ -109,24 +109,24 @@ def test_neighbours_are_shapes_one_step_aside(shape: DecodeShape, block_n: int) 
 
 
 @given(st.floats(-1, 1), st.lists(st.tuples(st.sampled_from(list(Axis)), st.none() | st.floats(-1, 1)), max_size=6))
-def test_the_lone_part_lies_between_nothing_and_the_gain(gain: float, near: list[tuple[Axis, float | None]]) -> None:
-    lone = lone_part(gain, near)
-    assert 0 <= lone <= max(0.0, gain)
-    assert lone_part(gain, [*near, *((axis, gain) for axis in Axis)]) == pytest.approx(0, abs=1e-12)
+def test_the_overfit_part_lies_between_nothing_and_the_gain(gain: float, near: list[tuple[Axis, float | None]]) -> None:
+    overfit = overfit_part(gain, near)
+    assert 0 <= overfit <= max(0.0, gain)
+    assert overfit_part(gain, [*near, *((axis, gain) for axis in Axis)]) == pytest.approx(0, abs=1e-12)
 
 
 def test_the_worst_axis_counts_and_its_better_neighbour() -> None:
     near = [(Axis.KEY, 0.1), (Axis.KEY, 0.1), (Axis.BATCH, 0.02), (Axis.BATCH, 0.06), (Axis.BLOCK, None)]
-    assert lone_part(0.1, near[:2]) == 0
-    assert lone_part(0.1, near[:4]) == pytest.approx(0.04)
-    assert lone_part(0.1, near) == pytest.approx(0.1)
+    assert overfit_part(0.1, near[:2]) == 0
+    assert overfit_part(0.1, near[:4]) == pytest.approx(0.04)
+    assert overfit_part(0.1, near) == pytest.approx(0.1)
 
 
-def test_small_lone_gains_are_not_marked() -> None:
-    assert not LoneGain(gain=0.0007, lone=0.0007).memorised
-    assert LoneGain(gain=0.03, lone=0.02).memorised
-    assert not LoneGain(gain=0.03, lone=0.003).memorised
-    assert lone_gain({"a": (0.2, 0.1), "b": (-0.5, 0.0)}, {"a": 0.5, "b": 0.5}) == LoneGain(0.1, 0.05)
+def test_small_overfit_gains_are_not_marked() -> None:
+    assert not OverfitGain(gain=0.0007, overfit=0.0007).marked
+    assert OverfitGain(gain=0.03, overfit=0.02).marked
+    assert not OverfitGain(gain=0.03, overfit=0.003).marked
+    assert overfit_gain({"a": (0.2, 0.1), "b": (-0.5, 0.0)}, {"a": 0.5, "b": 0.5}) == OverfitGain(0.1, 0.05)
 
 
 def test_evaluate_shows_share_gap_and_mark(judge: Judge, evosplit: Command, tmp_path: Path) -> None:
@@ -137,6 +137,6 @@ def test_evaluate_shows_share_gap_and_mark(judge: Judge, evosplit: Command, tmp_
     assert math.isclose(
         found["train"]["score"], judge.recheck(program.read_text(), judge.evaluate(program.read_text())).train.score
     )  # type: ignore[union-attr]
-    text = evosplit("evaluate", program).err
-    assert "MEMORISED" in text and "gap train - holdout" in text
+    text = evosplit("evaluate", program).out
+    assert "OVERFIT" in text and "gap train - holdout" in text
     assert parse_program(program.read_text())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import copy
+import math
 import random
+from collections.abc import Container
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +18,10 @@ from hypothesis import strategies as st
 
 from evaluators.language.cpp.infer_statements import Inference
 from evaluators.language.cpp.normalise import Form, NotExpressible, form_of
-from evaluators.language.cpp.overflow import Overflow, Watch
+from evaluators.language.cpp.overflow import Overflow
 from evaluators.language.cpp.types import Kind, Type
 from evaluators.language.gate import parse_program
-from evaluators.language.machine import Machine
+from evaluators.sandbox.child import single_precision
 from evolve.export.targets.inputs import MORE_FIELDS, TILE_FIELDS, input_types
 
 INPUTS = input_types((*TILE_FIELDS, *MORE_FIELDS))
@@ -40,17 +43,54 @@ def drawn(rng: random.Random) -> dict[str, int]:
     return found
 
 
-class Checked(Machine):
+class _Spied(ast.NodeTransformer):
+    """Every expression whose type is known handed to `spy`, with its place in `nodes`."""
+
+    def __init__(self, known: Container[ast.expr]) -> None:
+        self.known, self.nodes = known, list[ast.expr]()
+
+    def visit(self, node: ast.AST) -> Any:
+        if (
+            not isinstance(node, ast.expr)
+            or node not in self.known
+            or isinstance(getattr(node, "ctx", None), ast.Store)
+        ):
+            return self.generic_visit(node)
+        self.nodes.append(node)
+        place = ast.Constant(len(self.nodes) - 1)
+        # A copy, since the types are known by the nodes of the form.
+        inside = self.generic_visit(copy.copy(node))
+        return ast.Call(ast.Name("spy", ast.Load()), [place, inside], [])
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        made = copy.copy(node)
+        for name, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                setattr(made, name, [self.visit(v) if isinstance(v, ast.AST) else v for v in value])
+            elif isinstance(value, ast.AST):
+                setattr(made, name, self.visit(value))
+        return made
+
+
+class Checked:
     """Runs a form and holds every value against its range."""
 
     def __init__(self, of: Form) -> None:
         self.types = Inference(of, INPUTS)
         self.seen = 0
-        super().__init__(Watch.module(of))
+        spied = _Spied(self.types.of)
+        self._nodes = spied.nodes
+        arguments = ast.arguments([], [ast.arg(name) for name in of.views], None, [], [], None, [])
+        entry = ast.FunctionDef(of.entry, arguments, of.body, [], None)
+        constants = [ast.Assign([ast.Name(n, ast.Store())], v) for n, v in of.constants.items()]
+        functions = [spied.visit(f) for f in (*of.helpers.values(), entry)]
+        module = ast.fix_missing_locations(ast.Module([*constants, *functions], []))
+        self._scope: dict[str, Any] = {"spy": self._spy, "math": math, "float32": single_precision, **vars(math)}
+        exec(compile(module, "<form>", "exec"), self._scope)
 
-    def _value(self, node: ast.expr, scope: Any) -> Any:
-        value = super()._value(node, scope)
-        if isinstance(value, int | float) and node in self.types.of:
+    def _spy(self, place: int, value: Any) -> Any:
+        node = self._nodes[place]
+        if isinstance(value, int | float):
             kind = self.types.of[node]
             assert kind.kind is Kind.UNKNOWN or kind.low <= value <= kind.high, (ast.unparse(node), value, kind)
             assert not kind.whole or isinstance(value, int), ast.unparse(node)
@@ -59,8 +99,7 @@ class Checked(Machine):
 
     def run(self, of: Form, values: dict[str, int]) -> None:
         gpu = {n.removeprefix("gpu."): v for n, v in values.items() if n.startswith("gpu.")}
-        self.steps = 0
-        self.call(of.entry, (SimpleNamespace(**values), SimpleNamespace(**gpu)))
+        self._scope[of.entry](SimpleNamespace(**values), SimpleNamespace(**gpu))
 
 
 @settings(max_examples=25, deadline=None)

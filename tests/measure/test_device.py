@@ -1,7 +1,8 @@
-"""What speaks against timing a GPU, by a simulated NVML, and what providers say without one."""
+"""Reasons against timing a GPU, by a simulated NVML, and what providers say without one."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,8 +17,10 @@ from conftest import Command
 
 from evaluators.data.contract import SETTINGS, DecodeShape
 from evaluators.measure.device import ClockLog, measuring_problem
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.executor import Channel
 from evaluators.measure.providers import ProviderUnavailable, open_provider, provider_names
-from evaluators.measure.worker_client import MeasureError, Trouble
+from evaluators.measure.worker_process import BenchServer
 
 
 @dataclass
@@ -56,6 +59,16 @@ class SimulatedNvml(ModuleType):
     def nvmlSystemGetDriverVersion(self) -> str:
         self._answer()
         return "580.65"
+
+    def nvmlDeviceGetCount(self) -> int:
+        self._answer()
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return f"GPU-{index + 1}"
+
+    def nvmlDeviceGetUUID(self, handle: str) -> str:
+        return handle
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
         return uuid
@@ -168,15 +181,35 @@ def test_providers_without_torch_say_what_to_install(monkeypatch: pytest.MonkeyP
         open_provider(name)
 
 
+class ServerChannel(Channel):
+    """The worker's own code in this process, where NVML and torch can be simulated."""
+
+    streams = True
+
+    def __init__(self, uuid: str, *, bench: str) -> None:
+        self._server = BenchServer(bench, uuid=uuid)
+
+    def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+        return self._server.replies(json.loads(json.dumps(request)))
+
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimulatedNvml:
-    """A machine with an H100 that nobody uses, as far as libraries tell; nothing can be launched."""
+    """A machine with an H100 that no one uses, as far as libraries tell; nothing can be launched."""
     nvml = SimulatedNvml()
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setitem(sys.modules, "torch", simulated_torch())
     monkeypatch.setitem(sys.modules, "fa3_fwd._C", ModuleType("fa3_fwd._C"))
     monkeypatch.setattr("evaluators.measure.gpu_lock.LOCK_FOLDER", tmp_path / "evosplit-gpu-locks")
     monkeypatch.setattr("evaluators.measure.gpu_lock._held", {})
+    monkeypatch.setattr("evaluators.measure.local.ProcessChannel", ServerChannel)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return nvml
 
 
@@ -208,15 +241,15 @@ def test_record_leaves_a_gpu_alone_on_which_another_process_measures(
 
 
 def test_a_live_run_leaves_the_same_gpu_alone(holder: subprocess.Popen[str]) -> None:
-    from evaluators.measure.bench import Bench
+    from evaluators.measure.bench import GpuBench
 
     with pytest.raises(MeasureError, match=f"in use .process {holder.pid},") as error:
-        Bench(SETTINGS["fa3_fwd-metadata-cold"], 0)
-    assert error.value.kind is Trouble.UNAVAILABLE
+        GpuBench(SETTINGS["fa3_fwd-metadata-cold"], 0)
+    assert error.value.kind is MeasureErrorKind.UNAVAILABLE
 
 
 def test_record_keeps_others_off_its_gpu(hopper: SimulatedNvml, tmp_path: Path) -> None:
-    from evaluators.measure.claim import claim_gpu
+    from evaluators.measure.gpu_lock import claim_gpu
 
     assert claim_gpu().uuid == "GPU-1" == claim_gpu().uuid
     code = "from evaluators.measure.gpu_lock import hold; hold('GPU-1')"
@@ -227,7 +260,7 @@ def test_record_keeps_others_off_its_gpu(hopper: SimulatedNvml, tmp_path: Path) 
 
 
 def test_a_killed_holder_leaves_the_gpu_free(holder: subprocess.Popen[str]) -> None:
-    from evaluators.measure.claim import claim_gpu
+    from evaluators.measure.gpu_lock import claim_gpu
 
     holder.kill()
     holder.wait()
@@ -267,13 +300,13 @@ def test_record_says_why_a_machine_cannot(
 
 
 def test_a_gpu_that_falls_off_the_bus_is_lost_and_blames_no_launch(hopper: SimulatedNvml) -> None:
-    from evaluators.measure.bench import Bench
+    from evaluators.measure.bench import GpuBench
 
-    bench = Bench(SETTINGS["fa3_fwd-metadata-cold"], 0)
+    bench = GpuBench(SETTINGS["fa3_fwd-metadata-cold"], 0)
     hopper.broken = "GPU is lost"
     with pytest.raises(MeasureError, match=r"does not answer for GPU-1 any more \(GPU is lost\)") as error:
         bench.guarded(DecodeShape(2, 4096, 8, 1), bench._clocks.sample)
-    assert error.value.kind is Trouble.LOST
+    assert error.value.kind is MeasureErrorKind.LOST
 
 
 def test_upstream_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,9 +317,9 @@ def test_upstream_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bench_says_why_it_cannot_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evaluators.measure.bench import Bench
+    from evaluators.measure.bench import GpuBench
 
     monkeypatch.setitem(sys.modules, "torch", simulated_torch(available=False, capability=(9, 0)))
     with pytest.raises(MeasureError) as error:
-        Bench(SETTINGS["fa3_fwd-metadata-cold"], 0)
-    assert error.value.kind is Trouble.UNAVAILABLE and "CUDA" in str(error.value)
+        GpuBench(SETTINGS["fa3_fwd-metadata-cold"], 0)
+    assert error.value.kind is MeasureErrorKind.UNAVAILABLE and "CUDA" in str(error.value)

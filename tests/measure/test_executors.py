@@ -13,11 +13,11 @@ import pytest
 from conftest import ROOT
 from executor_contract import BENCH, COLD, ExecutorContract, measured, shapes
 
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.executor import Executor
-from evaluators.measure.leases import LeaseBook
+from evaluators.measure.job_queue import PoolLimits
 from evaluators.measure.local import LocalExecutor, visible_gpus
 from evaluators.measure.pool import Pool
-from evaluators.measure.worker_client import MeasureError, Trouble
 
 
 class TestLocal(ExecutorContract):
@@ -46,28 +46,28 @@ class TestLocal(ExecutorContract):
     def test_without_a_fit_gpu_there_is_no_pool(self, simulated: Path) -> None:
         with pytest.raises(MeasureError) as error:
             Pool(LocalExecutor(["GPU-broken-1", "GPU-broken-2"], bench=BENCH), [COLD])
-        assert error.value.kind is Trouble.UNAVAILABLE
+        assert error.value.kind is MeasureErrorKind.UNAVAILABLE
         assert "GPU-broken-1" in str(error.value) and "GPU-broken-2" in str(error.value)
 
-    def test_a_gpu_that_kills_every_worker_is_left_out_and_blamed_instead_of_the_work(self, simulated: Path) -> None:
+    def test_a_gpu_that_kills_every_worker_is_left_out_and_blamed_instead_of_the_job(self, simulated: Path) -> None:
         events: list[str] = []
-        works = shapes(300)
+        jobs = shapes(300)
         executor = LocalExecutor(["GPU-a", "GPU-dying"], bench=BENCH)
-        with closing(Pool(executor, [COLD], book=LeaseBook(max_launches=4), on_event=events.append)) as pool:
+        with closing(Pool(executor, [COLD], limits=PoolLimits(max_launches=4), on_event=events.append)) as pool:
             pool.open_client("run")
-            answers = measured(pool, works)
+            answers = measured(pool, jobs)
             # Whether it got all its chances depends on how fast the good one was.
             assert all(d.uuid == "GPU-a" for d in pool.devices) or len(pool.devices) == 2
-        assert len(answers) == 300 and all(a.trouble is None and a.uuid == "GPU-a" for a in answers)
+        assert len(answers) == 300 and all(a.error is None and a.uuid == "GPU-a" for a in answers)
         assert any("GPU-dying" in e for e in events)
 
     def test_when_the_last_worker_is_gone_callers_are_told(self, simulated: Path) -> None:
-        with closing(Pool(LocalExecutor(["GPU-dying"], bench=BENCH), [COLD], book=LeaseBook(max_deaths=99))) as pool:
+        with closing(Pool(LocalExecutor(["GPU-dying"], bench=BENCH), [COLD], limits=PoolLimits(max_deaths=99))) as pool:
             pool.open_client("run")
             answers = measured(pool, shapes(20))
             assert len(answers) == 20
-            assert all(a.trouble is not None and a.trouble.kind is Trouble.LOST for a in answers)
-            assert "GPU-dying" in str(answers[0].trouble)
+            assert all(a.error is not None and a.error.kind is MeasureErrorKind.LOST for a in answers)
+            assert "GPU-dying" in str(answers[0].error)
             with pytest.raises(MeasureError, match="no worker is left"):
                 measured(pool, shapes(1))
 
@@ -89,7 +89,7 @@ class TestLocal(ExecutorContract):
             "from evaluators.measure.local import LocalExecutor\n"
             "pool = Pool(LocalExecutor(['GPU-a'], bench=BENCH), [COLD]); pool.open_client('run')\n"
             "print('ready', flush=True)\n"
-            "measured(pool, [work(batch=19)])\n"
+            "measured(pool, [job(batch=19)])\n"
         )
         controller = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert controller.stdout is not None and controller.stdout.readline() == "ready\n"

@@ -18,14 +18,13 @@ from typing import Any
 
 import pytest
 from conftest import PYTHONPATH, Command
-from executor_contract import BENCH, COLD, ExecutorContract, measured, shapes, work
+from executor_contract import BENCH, COLD, ExecutorContract, job, measured, shapes
 
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.executor import Executor
-from evaluators.measure.leases import LeaseBook
+from evaluators.measure.job_queue import PoolLimits
 from evaluators.measure.pool import Pool
-from evaluators.measure.recording import record_pooled
-from evaluators.measure.slices import Progress, slice_cases
-from evaluators.measure.worker_client import MeasureError, Trouble
+from evaluators.measure.recorder import RecordingProgress, record, slice_cases
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'evosplit[ray]'")
 
@@ -84,13 +83,13 @@ class TestRay(ExecutorContract):
 @needs_ray
 @pytest.mark.slow
 def test_actors_answer_and_are_replaced(simulated: Path) -> None:
-    works = [*shapes(20), work(batch=18), work(batch=13)]
+    jobs = [*shapes(20), job(batch=18), job(batch=13)]
     with closing(Pool(ray_executor(), [COLD])) as pool:
         assert len({d.uuid for d in pool.devices}) == 2
         pool.open_client("run")
-        answers = measured(pool, works)
-    assert Counter(id(a.work) for a in answers) == Counter(map(id, works))
-    assert [a.work for a in answers if a.trouble is not None] == [works[-1]]
+        answers = measured(pool, jobs)
+    assert Counter(id(a.job) for a in answers) == Counter(map(id, jobs))
+    assert [a.job for a in answers if a.error is not None] == [jobs[-1]]
     assert sum(s.lost for s in pool.report()) == 1
 
 
@@ -120,18 +119,20 @@ def test_a_node_lost_amid_a_recording_costs_no_shape_and_doubles_none(
 ) -> None:
     cluster, workers, shared = nodes
     events: list[str] = []
-    book = LeaseBook(lease_s=10.0, max_launches=32)
+    limits = PoolLimits(answer_s=10.0, max_launches=32)
     seen: list[str] = []
 
-    def lose_a_node(progress: Progress) -> None:
+    def lose_a_node(progress: RecordingProgress) -> None:
         seen.append(progress.case_id)
         if len(seen) == 20:
             cluster.remove_node(workers[1], allow_graceful=False)
 
-    with closing(Pool(ray_executor(), [COLD], book=book, start_s=60.0, on_event=events.append)) as pool:
+    with closing(Pool(ray_executor(), [COLD], limits=limits, start_s=60.0, on_event=events.append)) as pool:
         uuids = {d.uuid for d in pool.devices}
         assert len(uuids) == 3
-        left = record_pooled(pool, "llama31-70b", COLD, tmp_path / "slices", part=(0, 10), on_progress=lose_a_node)
+        left = record(
+            pool, "llama31-70b", COLD, tmp_path / "slices", folder=True, part=(0, 10), on_progress=lose_a_node
+        )
     wanted = Counter(c.id for c in slice_cases("llama31-70b", COLD, (0, 10)))
     assert left == 0 and Counter(seen) == wanted
     rows = [json.loads(x) for p in (tmp_path / "slices").glob("*.jsonl") for x in p.read_text().splitlines()]
@@ -139,7 +140,7 @@ def test_a_node_lost_amid_a_recording_costs_no_shape_and_doubles_none(
     assert not [r for r in rows if "failed" in r]
     assert {r["device"]["uuid"] for r in rows if "device" in r} == uuids
     (lost,) = [s for s in pool.report() if s.lost]
-    assert any(e.startswith("lost:") and lost.uuid in e for e in events)
+    assert any(" lost (" in e and lost.uuid in e for e in events)
     assert len((shared / "executions.txt").read_text().splitlines()) >= len(wanted) + 3, "with three self-tests"
 
 
@@ -153,7 +154,7 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(MeasureError, match="RAY_ADDRESS") as error:
         RayExecutor()
-    assert error.value.kind is Trouble.UNAVAILABLE and address in str(error.value)
+    assert error.value.kind is MeasureErrorKind.UNAVAILABLE and address in str(error.value)
 
 
 def test_record_with_ray_but_without_ray_ends_with_3(
@@ -166,12 +167,12 @@ def test_record_with_ray_but_without_ray_ends_with_3(
 
 
 def test_ray_without_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evaluators.measure.open import open_executor
+    from evaluators.measure.pool import open_executor
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MeasureError) as error:
         open_executor("ray")
-    assert error.value.kind is Trouble.UNAVAILABLE and "pip install 'evosplit[ray]'" in str(error.value)
+    assert error.value.kind is MeasureErrorKind.UNAVAILABLE and "pip install 'evosplit[ray]'" in str(error.value)
 
 
 def test_a_remote_traceback_is_told_by_its_ends() -> None:

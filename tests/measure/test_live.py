@@ -7,35 +7,53 @@ import math
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SUPPORT, Command, require_sandbox, seed
-from simulated_gpu import SIMULATED_BUILD, SIMULATED_DEVICE, SimulatedWorker, simulated_latency_us
+from conftest import ROOT, Command, require_sandbox, seed
+from simulated_gpu import (
+    OPENED,
+    SIMULATED_BUILD,
+    SIMULATED_DEVICE,
+    SimulatedExecutor,
+    SimulatedWorker,
+    simulated_latency_us,
+    simulated_source,
+)
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting
 from evaluators.fa3.launch import canonical_launch
-from evaluators.judge.live_judge import open_live_judge
-from evaluators.latencies.store import Bench, LatencyStore, Reading, StoreError, read_bench, shape_key
-from evaluators.measure.live import WorkerSource
-from evaluators.measure.live_source import anchored
-from evaluators.measure.worker_client import GpuWorker, MeasureError, Trouble
+from evaluators.judge.judge import open_live_judge
+from evaluators.latencies.store import BenchKey, LatencyStore, StoredLatency, StoreError, read_bench, shape_key
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.executor import Job, requested_jobs, run_request
+from evaluators.measure.live import anchored
+from evaluators.measure.local import ProcessChannel
+from evaluators.measure.worker_client import GpuWorker
 from evaluators.sandbox.sandbox import Limits
 
 COLD, HOT = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-metadata-hot"]
-BENCH = Bench(SIMULATED_DEVICE, SIMULATED_BUILD, COLD)
+BENCH = BenchKey(SIMULATED_DEVICE, SIMULATED_BUILD, COLD)
 SHAPE = DecodeShape(2, 4096, 8, 1)
 CASE = Case("u-b2-h8x1-k4096", SHAPE, Split.TRAIN)
 
 
-def reading(launch: str, value: float, baseline: float = 10.0) -> Reading:
-    return Reading(launch, Decision(3, None, 0, 1), (value,) * 6, (baseline,) * 6, 0.002, 1980, False)
+def reading(launch: str, value: float, baseline: float = 10.0) -> StoredLatency:
+    return StoredLatency(launch, Decision(3, None, 0, 1), (value,) * 6, (baseline,) * 6, 0.002, 1980, False)
+
+
+@pytest.fixture(autouse=True)
+def close_pools() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().close()
 
 
 @pytest.fixture
@@ -47,7 +65,7 @@ def store(tmp_path: Path) -> Iterator[LatencyStore]:
 
 def judge_with(worker: SimulatedWorker, path: Path, splits: Sequence[Split] = (Split.TRAIN, Split.HOLDOUT)):  # type: ignore[no-untyped-def]
     require_sandbox()
-    source = WorkerSource(worker, path, COLD)
+    source = simulated_source(worker, path, COLD)
     return open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=splits)
 
 
@@ -73,7 +91,7 @@ def test_the_first_reading_counts_and_outlives_the_process(store: LatencyStore) 
         replace(BENCH, method="another method"),
     ],
 )
-def test_benches_are_not_mixed(store: LatencyStore, other: Bench) -> None:
+def test_benches_are_not_mixed(store: LatencyStore, other: BenchKey) -> None:
     store.add(store.bench_id(BENCH), SHAPE, [reading("m32", 9.0)])
     assert store.bench_id(other) != store.bench_id(BENCH)
     assert store.readings(store.bench_id(other), SHAPE) == {}
@@ -122,7 +140,7 @@ def test_damaged_rows_are_reported(store: LatencyStore) -> None:
 def test_two_processes_share_a_store(store: LatencyStore) -> None:
     other = LatencyStore(store.path)
     one, two = SimulatedWorker(seed=1), SimulatedWorker(seed=2)
-    first, second = WorkerSource(one, store, COLD), WorkerSource(two, other, COLD)
+    first, second = simulated_source(one, store, COLD), simulated_source(two, other, COLD)
     first.prepare([(CASE, Decision(4))])
     second.prepare([(CASE, Decision(4))])
     assert len(one.requests) == 1 and two.requests == []
@@ -138,7 +156,7 @@ def test_drift_between_measurements_cancels() -> None:
 
 def test_only_missing_launches_are_measured_and_each_once(store: LatencyStore) -> None:
     worker = SimulatedWorker()
-    source = WorkerSource(worker, store, COLD)
+    source = simulated_source(worker, store, COLD)
     source.prepare([(CASE, Decision(4)), (CASE, Decision(4, blocks_per_split=1)), (CASE, Decision(8))])
     (request,) = worker.requests
     launches = {canonical_launch(SHAPE, COLD, d, source.gpu).key for d in request[1]}
@@ -151,6 +169,23 @@ def test_only_missing_launches_are_measured_and_each_once(store: LatencyStore) -
     # The baseline runs along, so that the new launch has rounds to be paired with.
     assert len(worker.requests) == 2 and len(worker.requests[1][1]) == 2
     assert worker.requests[1][1][0] == worker.requests[0][1][0]
+
+
+def test_on_one_gpu_callers_measure_one_after_the_other(store: LatencyStore) -> None:
+    worker = SimulatedWorker(fault=lambda shape, decisions: time.sleep(0.005))
+    source = simulated_source(worker, store, COLD)
+    shapes = {k: [replace(SHAPE, batch=k, seqlen_k=1024 + 64 * n) for n in range(20)] for k in (2, 3)}
+
+    def measure(batch: int) -> None:
+        source.prepare([(Case(f"b{batch}-{s.seqlen_k}", s, Split.TRAIN), Decision(4)) for s in shapes[batch]])
+
+    threads = [threading.Thread(target=measure, args=(batch,)) for batch in shapes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    order = [shape.batch for shape, _ in worker.requests]
+    assert sorted(order) == [2] * 20 + [3] * 20 and order in (sorted(order), sorted(order, reverse=True))
 
 
 def test_a_judge_scores_from_an_empty_store_and_again_without_a_measurement(tmp_path: Path) -> None:
@@ -169,9 +204,10 @@ def test_a_judge_scores_from_an_empty_store_and_again_without_a_measurement(tmp_
     other = SimulatedWorker(seed=9)
     again = judge_with(other, path).evaluate(seed("always_4"))
     assert other.requests == [] and again.train == four.train and again.speedups == four.speedups
-    # Curves for proposers grow with what is known.
-    sizes = {len(o.curve) for o in four.feedback.opportunities}
-    assert max(sizes) >= 2
+    # Look-ups for proposers know what was measured for this program.
+    for o in four.feedback.opportunities:
+        found = o.look_up(o.decided)
+        assert found is not None and found.speedup == o.speedup
     assert four.feedback.opportunities[0].gain >= 0
 
 
@@ -195,7 +231,7 @@ def test_a_look_up_does_not_measure_and_is_not_held_against_a_later_measurement(
     assert judge.outcome(case.id, decision).status is Status.OK
 
 
-def test_a_second_look_measures_what_neighbours_decide(tmp_path: Path) -> None:
+def test_a_recheck_measures_what_neighbours_decide(tmp_path: Path) -> None:
     worker = SimulatedWorker()
     judge = judge_with(worker, tmp_path / "latencies.db")
     # Decides otherwise one block further: what it decides there is looked up on the shape itself.
@@ -232,11 +268,13 @@ def test_an_evaluation_says_when_the_gpu_measured_for_it(tmp_path: Path) -> None
     looked = judge.recheck(seed("always_4"), judge.evaluate(seed("always_4")))
     assert looked.gpu_s == pytest.approx(sum(m.busy_s for m in looked.measured))
     # A launch that fails kept the GPU busy all the same.
-    bad = judge_with(SimulatedWorker(fault=faulty(Trouble.WRONG, 8)), tmp_path / "other.db").evaluate(seed("always_8"))
+    bad = judge_with(SimulatedWorker(fault=faulty(MeasureErrorKind.WRONG, 8)), tmp_path / "other.db").evaluate(
+        seed("always_8")
+    )
     assert bad.status is Status.WRONG and bad.gpu_s > 0 and bad.measured
 
 
-def faulty(kind: Trouble, splits: int):  # type: ignore[no-untyped-def]
+def faulty(kind: MeasureErrorKind, splits: int):  # type: ignore[no-untyped-def]
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         if any(d.num_splits == splits for d in decisions):
             raise MeasureError(kind, f"simulated {kind}")
@@ -246,9 +284,13 @@ def faulty(kind: Trouble, splits: int):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize(
     ("kind", "status"),
-    [(Trouble.WRONG, Status.WRONG), (Trouble.MEMORY, Status.UNSAFE), (Trouble.REFUSED, Status.UNSAFE)],
+    [
+        (MeasureErrorKind.WRONG, Status.WRONG),
+        (MeasureErrorKind.MEMORY, Status.UNSAFE),
+        (MeasureErrorKind.REFUSED, Status.UNSAFE),
+    ],
 )
-def test_a_bad_launch_costs_its_candidate_alone(tmp_path: Path, kind: Trouble, status: Status) -> None:
+def test_a_bad_launch_costs_its_candidate_alone(tmp_path: Path, kind: MeasureErrorKind, status: Status) -> None:
     worker = SimulatedWorker(fault=faulty(kind, 8))
     judge = judge_with(worker, tmp_path / "latencies.db")
     bad = judge.evaluate(seed("always_8"))
@@ -261,8 +303,8 @@ def test_a_bad_launch_costs_its_candidate_alone(tmp_path: Path, kind: Trouble, s
 
 
 def test_the_guilty_launch_is_found_among_others(store: LatencyStore) -> None:
-    worker = SimulatedWorker(fault=faulty(Trouble.WRONG, 8))
-    source = WorkerSource(worker, store, COLD)
+    worker = SimulatedWorker(fault=faulty(MeasureErrorKind.WRONG, 8))
+    source = simulated_source(worker, store, COLD)
     source.prepare([(CASE, Decision(4)), (CASE, Decision(8)), (CASE, Decision(2))])
     launches = [canonical_launch(SHAPE, COLD, Decision(s), source.gpu).key for s in (2, 4, 8)]
     assert launches[0] in source.known.of(CASE) and launches[1] in source.known.of(CASE)
@@ -276,7 +318,7 @@ def test_a_lost_gpu_ends_the_search_and_keeps_what_was_measured(tmp_path: Path) 
         nonlocal left
         left -= 1
         if left < 0:
-            raise MeasureError(Trouble.LOST, "the GPU stopped answering")
+            raise MeasureError(MeasureErrorKind.LOST, "the GPU stopped answering")
 
     path = tmp_path / "latencies.db"
     with pytest.raises(MeasureError, match="stopped answering"):
@@ -291,74 +333,85 @@ def test_a_lost_gpu_ends_the_search_and_keeps_what_was_measured(tmp_path: Path) 
 
 def test_a_baseline_that_cannot_be_measured_is_named(store: LatencyStore) -> None:
     def fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
-        raise MeasureError(Trouble.MEMORY, "out of memory")
+        raise MeasureError(MeasureErrorKind.MEMORY, "out of memory")
 
-    source = WorkerSource(SimulatedWorker(fault=fault), store, COLD)
+    source = simulated_source(SimulatedWorker(fault=fault), store, COLD)
     with pytest.raises(MeasureError) as error:
         source.prepare([(CASE, Decision())])
     assert "baseline" in str(error.value) and CASE.id in str(error.value)
 
 
+BENCH_NAME = "simulated_gpu:SimulatedBench"
+
+
 @pytest.fixture
-def process() -> Iterator[GpuWorker]:
-    worker = GpuWorker([sys.executable, str(SUPPORT / "simulated_gpu.py")])
+def process(simulated: Path) -> Iterator[GpuWorker]:
+    worker = GpuWorker(ProcessChannel(bench=BENCH_NAME))
     yield worker
     worker.close()
 
 
-def test_the_worker_process_answers_and_survives_trouble(process: GpuWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_process_answers_and_survives_errors(process: GpuWorker) -> None:
     device, build = process.open(COLD, seed=1)
     assert (device, build) == (SIMULATED_DEVICE, SIMULATED_BUILD)
     reply = process.measure(replace(SHAPE, live_seqlens=(5, 4096)), [Decision(1), Decision(4)], rounds=6)
     assert [len(c["latencies_us"]) for c in reply["cells"]] == [6, 6]
     with pytest.raises(MeasureError, match="off") as error:
         process.measure(replace(SHAPE, batch=13), [Decision(1)], rounds=6)
-    assert error.value.kind is Trouble.WRONG
+    assert error.value.kind is MeasureErrorKind.WRONG
     (block,) = process.pairs(SHAPE, Decision(1), Decision(8), ["BAAB"])
     assert block.order == "BAAB" and len(block.arm("A")) == 4 and block.drop_reason == ""
     with pytest.raises(MeasureError, match="exit code 7") as error:
         process.measure(replace(SHAPE, batch=17), [Decision(1)], rounds=6)
-    assert error.value.kind is Trouble.LOST
+    assert error.value.kind is MeasureErrorKind.LOST
     with pytest.raises(MeasureError, match="ended"):
         process.measure(SHAPE, [Decision(1)], rounds=6)
 
 
-def test_a_worker_that_hangs_is_ended_and_named() -> None:
-    worker = GpuWorker([sys.executable, str(SUPPORT / "simulated_gpu.py")], answer_s=3.0)
+def test_a_worker_that_hangs_is_ended_and_named(simulated: Path) -> None:
+    worker = GpuWorker(ProcessChannel(bench=BENCH_NAME), answer_s=3.0)
     worker.open(COLD, seed=1)
     with pytest.raises(MeasureError, match=r"did not answer for 3 s and was ended during measure; .* kept") as error:
         worker.measure(replace(SHAPE, batch=19), [Decision(1)], rounds=6)
     worker.close()
-    assert error.value.kind is Trouble.LOST
+    assert error.value.kind is MeasureErrorKind.LOST
 
 
-def test_a_worker_that_hangs_ends_with_its_controller() -> None:
-    command = [sys.executable, str(SUPPORT / "simulated_gpu.py")]
+def test_a_worker_that_hangs_ends_with_its_controller(simulated: Path) -> None:
+    command = [sys.executable, "-m", "evaluators.measure.worker_process", "--bench", BENCH_NAME]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(json.dumps({"op": "open", "setting": asdict(COLD), "seed": 0}) + "\n")
+    opening = {"op": "open", "settings": [COLD.as_json()], "seed": 0, "self_test": False}
+    process.stdin.write(json.dumps(opening) + "\n")
     process.stdin.flush()
     assert "ok" in json.loads(process.stdout.readline())
-    shape = asdict(replace(SHAPE, batch=19))
-    process.stdin.write(json.dumps({"op": "measure", "shape": shape, "decisions": [{}], "rounds": 6}) + "\n")
+    process.stdin.write(json.dumps(run_request([Job(COLD, replace(SHAPE, batch=19), (Decision(),), 6)])) + "\n")
     process.stdin.close()
     assert process.wait(30) == 0
     process.stdout.close()
 
 
+def test_jobs_arrive_as_they_were_sent() -> None:
+    shapes = [SHAPE, replace(SHAPE, live_seqlens=(5, 4096)), replace(SHAPE, head_dim=64, seqlen_q=2)]
+    decisions = (Decision(), Decision(4, True, 8, 2), Decision(32, False))
+    for setting in (COLD, SETTINGS["vllm-metadata-cold"]):
+        jobs = [Job(setting, shape, decisions, 6) for shape in shapes]
+        assert requested_jobs(json.loads(json.dumps(run_request(jobs)))) == jobs
+
+
 def test_the_real_worker_says_what_is_missing() -> None:
     if find_spec("torch") is not None:
         pytest.skip("torch is here")
-    worker = GpuWorker()
+    worker = GpuWorker(ProcessChannel())
     with pytest.raises(MeasureError) as error:
         worker.open(COLD, seed=0)
     worker.close()
-    assert error.value.kind is Trouble.UNAVAILABLE and "evosplit[gpu]" in str(error.value)
+    assert error.value.kind is MeasureErrorKind.UNAVAILABLE and "evosplit[gpu]" in str(error.value)
 
 
 def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require_sandbox()
-    monkeypatch.setattr("evaluators.measure.worker_client.open_worker", SimulatedWorker)
+    monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: SimulatedExecutor())
     sets = ["--set", "judge.weighting=chat", "--set", "search.proposals=4"]
     ran = evosplit("run", "configs/llama31-70b-h100.yaml", *sets, "--json")
     assert ran.code == 0, ran.err
@@ -378,7 +431,7 @@ def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatc
     scored = evosplit(
         "evaluate", ROOT / "seeds" / "always_4.py", "--config", "configs/llama31-70b-h100.yaml", *sets[:2]
     )
-    assert scored.code == 0 and "none measured" in scored.err
+    assert scored.code == 0 and "none measured" in scored.out
     resumed = evosplit("run", "--resume", "last", "--set", "search.proposals=6")
     assert resumed.code == 0, resumed.err
 

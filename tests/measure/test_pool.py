@@ -14,13 +14,13 @@ from executor_contract import COLD, measured, shapes
 from simulated_gpu import SIMULATED_BUILD, SIMULATED_DEVICE
 
 from evaluators.data.contract import Setting
-from evaluators.measure.executor import Hello, Work, WorkerLost
-from evaluators.measure.leases import LeaseBook
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.executor import Channel, Job, WorkerInfo
+from evaluators.measure.job_queue import PoolLimits
 from evaluators.measure.pool import Pool
-from evaluators.measure.worker_client import MeasureError, Trouble
 
 
-class Unkillable:
+class Unkillable(Channel):
     """A worker beyond a network partition: the kill does not reach it, and its answer comes when `gate` opens."""
 
     streams = True
@@ -29,20 +29,22 @@ class Unkillable:
         self.uuid, self.gate, self.cut = uuid, gate, cut
         self.kills = 0
 
-    def open(self, settings: Sequence[Setting], *, seed: int) -> Hello:
-        return Hello(replace(SIMULATED_DEVICE, uuid=self.uuid), {s.name: SIMULATED_BUILD for s in settings}, "host")
+    def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+        raise NotImplementedError
 
-    def run(self, works: Sequence[Work]) -> Iterator[dict[str, Any]]:
-        for work in works:
+    def open(self, settings: Sequence[Setting], *, seed: int, self_test: bool = True) -> WorkerInfo:
+        return WorkerInfo(
+            replace(SIMULATED_DEVICE, uuid=self.uuid), {s.name: SIMULATED_BUILD for s in settings}, "host"
+        )
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+        for job in jobs:
             if self.gate is not None:
                 self.cut.set()
                 assert self.gate.wait(30)
             assert self.cut.wait(30)
-            cells = [{"latencies_us": [1.0] * 6, "error": 0.0} for _ in work.decisions]
+            cells = [{"latencies_us": [1.0] * 6, "error": 0.0} for _ in job.decisions]
             yield {"ok": {"cells": cells, "sm_clock_mhz": 1, "slowed": False, "total_s": 0.0, "check_s": 0.0}}
-
-    def ask(self, op: str, setting: Setting, **arguments: Any) -> Any:
-        raise WorkerLost("not asked here")
 
     def kill(self) -> None:
         self.kills += 1
@@ -52,7 +54,7 @@ class Unkillable:
 
 
 class Partitioned:
-    """Two GPUs; the first worker on the second is out of reach from its first lease on."""
+    """Two GPUs; the first worker on the second is out of reach from its first batch on."""
 
     name = "partitioned"
 
@@ -60,12 +62,12 @@ class Partitioned:
         self.gate, self.cut = threading.Event(), threading.Event()
         self.started: list[Unkillable] = []
 
-    def seats(self) -> Sequence[str]:
+    def gpus(self) -> Sequence[str]:
         return ["GPU-near", "GPU-far"]
 
-    def start(self, seat: str) -> Unkillable:
-        first = seat == "GPU-far" and all(w.uuid != seat for w in self.started)
-        self.started.append(Unkillable(seat, self.gate if first else None, self.cut))
+    def start(self, gpu: str) -> Unkillable:
+        first = gpu == "GPU-far" and all(w.uuid != gpu for w in self.started)
+        self.started.append(Unkillable(gpu, self.gate if first else None, self.cut))
         return self.started[-1]
 
     def close(self) -> None:
@@ -74,13 +76,13 @@ class Partitioned:
 
 def test_a_late_answer_from_beyond_a_partition_is_thrown_away() -> None:
     executor = Partitioned()
-    book = LeaseBook(lease_s=0.3, lease_s_per_launch=0.0)
-    works = shapes(60)
-    with closing(Pool(executor, [COLD], book=book)) as pool:
+    limits = PoolLimits(answer_s=0.3, answer_s_per_launch=0.0)
+    jobs = shapes(60)
+    with closing(Pool(executor, [COLD], limits=limits)) as pool:
         pool.open_client("run")
-        answers = measured(pool, works)
+        answers = measured(pool, jobs)
         # All is answered although the far worker has said nothing yet; what it held went to the near one.
-        assert Counter(id(a.work) for a in answers) == Counter(map(id, works))
+        assert Counter(id(a.job) for a in answers) == Counter(map(id, jobs))
         assert {a.uuid for a in answers} == {"GPU-near"}
         (far,) = [w for w in executor.started if w.uuid == "GPU-far"]
         assert far.kills >= 1
@@ -106,6 +108,6 @@ def test_closing_twice_and_while_a_client_reads_is_no_trouble() -> None:
     pool.close()
     with pytest.raises(MeasureError, match="the pool is closed"):
         for answers in batches:
-            told = [a.trouble for a in answers if a.trouble is not None]
-            assert all(t.kind is Trouble.LOST and "the pool is closed" in str(t) for t in told)
-    assert pool.open_works("run") == (0, 0)
+            told = [a.error for a in answers if a.error is not None]
+            assert all(t.kind is MeasureErrorKind.LOST and "the pool is closed" in str(t) for t in told)
+    assert pool.open_jobs("run") == (0, 0)

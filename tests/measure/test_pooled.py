@@ -19,19 +19,18 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Setting
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting
 from evaluators.fa3.launch import canonical_launch
-from evaluators.judge.live_judge import open_live_judge
+from evaluators.judge.judge import open_live_judge
 from evaluators.latencies.latency import UnrecordedError
 from evaluators.latencies.store import LatencyStore, shape_key
-from evaluators.measure.leases import LeaseBook
-from evaluators.measure.live_source import ROUNDS
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.job_queue import PoolLimits
+from evaluators.measure.live import ROUNDS, PoolSource
 from evaluators.measure.local import LocalExecutor
 from evaluators.measure.pool import Pool
-from evaluators.measure.pooled import Flights, PooledSource, open_source
-from evaluators.measure.worker_client import MeasureError, Trouble
 from evaluators.sandbox.sandbox import Limits
 
 COLD = SETTINGS["fa3_fwd-metadata-cold"]
-BENCH = "simulated_gpu:SeatBench"
+BENCH = "simulated_gpu:PooledBench"
 
 
 def case(batch: int = 2, seqlen_k: int = 4096) -> Case:
@@ -46,8 +45,8 @@ def split(num_splits: int) -> Decision:
 CASES = [case(seqlen_k=1040 + 64 * k) for k in range(24)]
 
 
-def open_pool(*uuids: str, book: LeaseBook | None = None) -> Pool:
-    return Pool(LocalExecutor(uuids, bench=BENCH), [COLD], book=book)
+def open_pool(*uuids: str, limits: PoolLimits | None = None) -> Pool:
+    return Pool(LocalExecutor(uuids, bench=BENCH), [COLD], limits=limits)
 
 
 @pytest.fixture
@@ -57,8 +56,8 @@ def pool(simulated: Path) -> Iterator[Pool]:
 
 
 @pytest.fixture
-def source(pool: Pool, simulated: Path) -> PooledSource:
-    return open_source(pool, simulated / "latencies.db", COLD, client="run")
+def source(pool: Pool, simulated: Path) -> PoolSource:
+    return PoolSource(pool, simulated / "latencies.db", COLD, client="run")
 
 
 def executed(folder: Path) -> list[str]:
@@ -71,7 +70,7 @@ def rows(folder: Path) -> list[tuple[str, str, str]]:
         return db.execute("SELECT uuid, shape, launch FROM launch JOIN bench ON bench.id = launch.bench").fetchall()
 
 
-def test_every_launch_is_stored_once_beside_its_baseline_on_one_gpu(source: PooledSource, simulated: Path) -> None:
+def test_every_launch_is_stored_once_beside_its_baseline_on_one_gpu(source: PoolSource, simulated: Path) -> None:
     source.prepare([(c, split(4)) for c in CASES] + [(c, split(3)) for c in CASES])
     source.prepare([(c, split(2)) for c in CASES])
     stored = rows(simulated)
@@ -89,7 +88,7 @@ def test_every_launch_is_stored_once_beside_its_baseline_on_one_gpu(source: Pool
     assert len(executed(simulated)) == asked
 
 
-def test_latencies_are_those_of_the_gpu(source: PooledSource) -> None:
+def test_latencies_are_those_of_the_gpu(source: PoolSource) -> None:
     source.prepare([(c, split(4)) for c in CASES])
     for c in CASES:
         _first, baseline = source.baseline(c)
@@ -99,10 +98,7 @@ def test_latencies_are_those_of_the_gpu(source: PooledSource) -> None:
 
 
 def test_two_runs_at_once_measure_a_launch_once(pool: Pool, simulated: Path) -> None:
-    flights = Flights()
-    sources = [
-        open_source(pool, simulated / "latencies.db", COLD, client=f"run {k}", flights=flights) for k in range(3)
-    ]
+    sources = [PoolSource(pool, simulated / "latencies.db", COLD, client=f"run {k}") for k in range(3)]
     threads = [
         threading.Thread(target=s.prepare, args=([(c, split(4)) for c in order],))
         for s, order in zip(sources, (CASES, CASES[::-1], CASES[7:] + CASES[:7]), strict=True)
@@ -120,9 +116,9 @@ def test_two_runs_at_once_measure_a_launch_once(pool: Pool, simulated: Path) -> 
 def test_a_later_session_finds_shapes_where_they_were_measured(simulated: Path) -> None:
     path = simulated / "latencies.db"
     with closing(open_pool("GPU-b")) as pool:
-        open_source(pool, path, COLD, client="run").prepare([(c, split(4)) for c in CASES[:12]])
+        PoolSource(pool, path, COLD, client="run").prepare([(c, split(4)) for c in CASES[:12]])
     with closing(open_pool("GPU-a", "GPU-b")) as pool:
-        source = open_source(pool, path, COLD, client="run")
+        source = PoolSource(pool, path, COLD, client="run")
         source.prepare([(c, split(4)) for c in CASES[:12]])
         assert source.count.measured == 0
         source.prepare([(c, split(3)) for c in CASES])
@@ -133,7 +129,7 @@ def test_a_later_session_finds_shapes_where_they_were_measured(simulated: Path) 
 
 def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(open_pool("GPU-a", "GPU-b")) as pool:
-        source = open_source(pool, simulated / "latencies.db", COLD, client="run")
+        source = PoolSource(pool, simulated / "latencies.db", COLD, client="run")
         source.prepare([(c, split(4)) for c in CASES])
         first = {c.id: source.baseline(c)[1] for c in CASES}
 
@@ -142,7 +138,7 @@ def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path, monkeypatch: 
             return [ours / stock for ours, stock in zip(*rounds, strict=True)]
 
         before = {c.id: ratio(c) for c in CASES}
-        (lost,) = [s for s in pool._seats if s.uuid == "GPU-b"]
+        (lost,) = [s for s in pool._workers if s.uuid == "GPU-b"]
         pool._leave_out(lost, "GPU-b was pulled out")
         measured = len(executed(simulated))
         source.prepare([(c, split(4)) for c in CASES])
@@ -158,16 +154,16 @@ def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path, monkeypatch: 
     assert moved == shapes_b
 
 
-def test_a_deadly_launch_costs_its_candidate_alone(source: PooledSource, pool: Pool) -> None:
+def test_a_deadly_launch_costs_its_candidate_alone(source: PoolSource, pool: Pool) -> None:
     deadly = case(batch=17)
     with pytest.raises(MeasureError, match="baseline") as error:
         source.prepare([(CASES[0], split(4)), (deadly, split(4))])
-    assert error.value.kind is Trouble.DEADLY and deadly.id in str(error.value)
+    assert error.value.kind is MeasureErrorKind.DEADLY and deadly.id in str(error.value)
     source.prepare([(CASES[0], split(4))])
     assert len(pool.devices) == 2
 
 
-def test_the_guilty_launch_is_found_among_others(source: PooledSource) -> None:
+def test_the_guilty_launch_is_found_among_others(source: PoolSource) -> None:
     # On shapes of this batch the simulated GPU refuses num_splits 6.
     c = case(batch=15)
     source.prepare([(c, split(4)), (c, split(6)), (c, split(2))])
@@ -177,7 +173,7 @@ def test_the_guilty_launch_is_found_among_others(source: PooledSource) -> None:
     assert error.value.status is Status.UNSAFE
 
 
-def test_a_judge_on_a_pool_scores_as_one_gpu_does(source: PooledSource) -> None:
+def test_a_judge_on_a_pool_scores_as_one_gpu_does(source: PoolSource) -> None:
     require_sandbox()
     judge = open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=(Split.TRAIN,))
     stock = judge.evaluate(seed("fa3_stock"))
@@ -193,7 +189,7 @@ def test_a_judge_on_a_pool_scores_as_one_gpu_does(source: PooledSource) -> None:
 @pytest.fixture
 def four(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = LocalExecutor([f"GPU-{x}" for x in "abcd"], bench=BENCH)
-    monkeypatch.setattr("evaluators.measure.open.open_executor", lambda name: executor)
+    monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: executor)
 
 
 def test_record_into_a_folder_and_merge(evosplit: Command, four: None, tmp_path: Path) -> None:
@@ -216,6 +212,36 @@ def test_record_into_a_folder_and_merge(evosplit: Command, four: None, tmp_path:
     assert merged.code == 0 and "38 shapes" in merged.err
     other = evosplit(*arguments, "--setting", "fa3_fwd-metadata-hot")
     assert other.code != 0 and "setting" in other.err and "Traceback" not in other.err
+
+
+def test_record_one_gpu_into_a_file(
+    evosplit: Command, simulated: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str | None] = []
+
+    def use(uuid: str) -> None:
+        def opened(name: str | None) -> LocalExecutor:
+            asked.append(name)
+            return LocalExecutor([uuid], bench=BENCH)
+
+        monkeypatch.setattr("evaluators.measure.pool.open_executor", opened)
+
+    arguments = ["record", "--part", "1/400", "-o", tmp_path / "slice.jsonl"]
+    use("GPU-a")
+    first = evosplit(*arguments)
+    assert first.code == 0 and "0 shapes left" in first.err and asked == [None]
+    head, *lines = (tmp_path / "slice.jsonl").read_text().splitlines()
+    assert json.loads(head)["device"]["uuid"] == "GPU-a" and len(lines) == 4
+    # Torn: the shape is recorded again, and nothing else.
+    (tmp_path / "slice.jsonl").write_text("\n".join([head, *lines[:-1], lines[-1][:40]]))
+    again = evosplit(*arguments)
+    assert again.code == 0
+    rows = (tmp_path / "slice.jsonl").read_text().splitlines()
+    assert rows[: len(lines)] == [head, *lines[:-1]] and len(rows) == len(lines) + 2
+    assert json.loads(rows[-1])["case"] == json.loads(lines[-1])["case"]
+    use("GPU-b")
+    other = evosplit(*arguments)
+    assert other.code == 2 and "uuid = 'GPU-a'" in other.err and "choose another file" in other.err
 
 
 @pytest.mark.parametrize(
@@ -243,7 +269,7 @@ def test_run_on_a_pool_and_again_on_fewer_gpus(
         pools.append(Pool(LocalExecutor([f"GPU-{x}" for x in "abcd"], bench=BENCH), settings, gpus=gpus))
         return pools[-1]
 
-    monkeypatch.setattr("evaluators.measure.open.open_pool", opened)
+    monkeypatch.setattr("evaluators.measure.pool.open_pool", opened)
     sets = ["--set", "judge.weighting=chat", "--set", "search.proposals=2"]
     ran = evosplit("run", "configs/llama31-70b-h100.yaml", *sets, "--set", "measure.gpus=3", "--json")
     assert ran.code == 0, ran.err
@@ -270,10 +296,10 @@ def test_configurations_that_cannot_be(evosplit: Command, sets: list[str], says:
     assert result.code == 2 and says in result.err
 
 
-def test_rounds_are_those_of_recorded_tables(source: PooledSource, simulated: Path) -> None:
+def test_rounds_are_those_of_recorded_tables(source: PoolSource, simulated: Path) -> None:
     source.prepare([(CASES[0], split(4))])
     assert all(len(cell.latencies_us) == ROUNDS for cell in source.cells(CASES[0]))
     store = LatencyStore(simulated / "latencies.db")
-    assert store.shapes_known(list(source._benches.values())) == {
-        shape_key(CASES[0].shape): {source._home(CASES[0]): len(source.cells(CASES[0]))}
+    assert store.launches_known(list(source._benches.values()), CASES[0].shape) == {
+        source._bench_of(CASES[0]): len(source.cells(CASES[0]))
     }

@@ -1,4 +1,4 @@
-"""Recording without a GPU: ladders, copies of KV, metadata, slices and their merging."""
+"""Recording without a GPU: recorded decisions, copies of KV, metadata, slices and their merging."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.latencies.table import TableError, merge_slices
 from evaluators.measure.providers.memory import COLD_DISTANCE, live_kv_bytes, plan_copies
 from evaluators.measure.providers.metadata import decode_metadata, rewrite_metadata
-from evaluators.measure.slices import end_torn_line, finished_cases, slice_cases
+from evaluators.measure.recorder import end_torn_line, finished_cases, slice_cases
 from evaluators.measure.timing import MAX_LAUNCHES, launches_per_replay
 
 L2 = 50 << 20
@@ -26,7 +26,7 @@ COLD, HOT, VLLM = (SETTINGS[n] for n in ("fa3_fwd-metadata-cold", "fa3_fwd-metad
 
 
 @pytest.mark.parametrize("name", sorted(SETTINGS))
-def test_ladders_start_with_the_baseline_and_hold_the_documented_splits(name: str) -> None:
+def test_recorded_decisions_start_with_the_baseline_and_hold_the_documented_splits(name: str) -> None:
     setting = SETTINGS[name]
     shape = DecodeShape(2, 3000, 8, 1)
     actions = recorded_actions(shape, setting, Gpu())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,11 @@ from evaluators.data.workloads import Case, cases_for
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.latencies.latency import UnrecordedError
 from evaluators.latencies.store import StoreError
-from evaluators.measure.executor import Hello, Work
-from evaluators.measure.leases import LeaseBook
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.executor import Channel, Job, WorkerInfo
+from evaluators.measure.job_queue import PoolLimits
 from evaluators.measure.pool import Pool
-from evaluators.measure.pool_client import SharedSource
-from evaluators.measure.pool_server import PoolServer
-from evaluators.measure.worker_client import MeasureError, Trouble
+from evaluators.measure.shared_pool import PoolServer, SharedPoolSource
 from evolve.config import load_config
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
@@ -39,33 +41,33 @@ WORK_S = 0.02
 """Seconds of GPU that the simulated worker says each request took."""
 
 
-class Seat:
+class GatedWorker(Channel):
     """A worker inside the test's process; `gate` holds every request back until it is opened."""
 
     streams = True
 
-    def __init__(self, uuid: str, gate: threading.Event, log: list[Work]) -> None:
+    def __init__(self, uuid: str, gate: threading.Event, log: list[Job]) -> None:
         self._device, self._gate, self._log = replace(SIMULATED_DEVICE, uuid=uuid), gate, log
         self._workers: dict[Setting, SimulatedWorker] = {}
 
-    def open(self, settings: Sequence[Setting], *, seed: int) -> Hello:
+    def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+        raise NotImplementedError
+
+    def open(self, settings: Sequence[Setting], *, seed: int, self_test: bool = True) -> WorkerInfo:
         for setting in settings:
             self._workers[setting] = SimulatedWorker(seed=seed)
             self._workers[setting].open(setting, seed=seed)
-        return Hello(self._device, {s.name: SIMULATED_BUILD for s in settings}, "here")
+        return WorkerInfo(self._device, {s.name: SIMULATED_BUILD for s in settings}, "here")
 
-    def run(self, works: Sequence[Work]) -> Iterator[dict[str, Any]]:
-        for work in works:
+    def run(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+        for job in jobs:
             self._gate.wait(60)
-            self._log.append(work)
-            if work.shape.batch == 48 and any(d.num_splits == 7 for d in work.decisions):
-                yield {"error": Trouble.WRONG.value, "message": "an output is off"}
+            self._log.append(job)
+            if job.shape.batch == 48 and any(d.num_splits == 7 for d in job.decisions):
+                yield {"error": MeasureErrorKind.WRONG.value, "message": "an output is off"}
                 continue
-            reply = self._workers[work.setting].measure(work.shape, list(work.decisions), rounds=work.rounds)
+            reply = self._workers[job.setting].measure(job.shape, list(job.decisions), rounds=job.rounds)
             yield {"ok": {**reply, "total_s": WORK_S}}
-
-    def ask(self, op: str, setting: Setting, **arguments: Any) -> Any:
-        raise NotImplementedError
 
     def kill(self) -> None:
         pass
@@ -74,7 +76,7 @@ class Seat:
         pass
 
 
-class Seats:
+class GatedGpus:
     """Follows `evaluators.measure.executor.Executor`."""
 
     name = "simulated"
@@ -83,17 +85,17 @@ class Seats:
         self.gate, self.log, self._gpus = threading.Event(), [], gpus  # type: ignore[var-annotated]
         self.gate.set()
 
-    def seats(self) -> Sequence[str]:
+    def gpus(self) -> Sequence[str]:
         return [f"GPU-simulated-{n}" for n in range(self._gpus)]
 
-    def start(self, seat: str) -> Seat:
-        return Seat(seat, self.gate, self.log)
+    def start(self, gpu: str) -> GatedWorker:
+        return GatedWorker(gpu, self.gate, self.log)
 
     def close(self) -> None:
         pass
 
 
-def launches(log: Sequence[Work]) -> Counter[tuple[object, str]]:
+def launches(log: Sequence[Job]) -> Counter[tuple[object, str]]:
     """How often each launch was measured, the stock decision's apart, which runs along with every other."""
     gpu = SIMULATED_DEVICE.gpu()
     return Counter((w.shape, canonical_launch(w.shape, w.setting, d, gpu).key) for w in log for d in w.decisions[1:])
@@ -102,12 +104,12 @@ def launches(log: Sequence[Work]) -> Counter[tuple[object, str]]:
 class Shared:
     """A pool, its server, and a thread for each run that asks."""
 
-    def __init__(self, seats: Seats, store: Path, runs: Sequence[str]) -> None:
-        self.seats, self.pool = seats, Pool(seats, [COLD], book=LeaseBook(max_launches=8))
+    def __init__(self, gpus: GatedGpus, store: Path, runs: Sequence[str]) -> None:
+        self.gpus, self.pool = gpus, Pool(gpus, [COLD], limits=PoolLimits(max_launches=8))
         self.server = PoolServer(self.pool)
         for run in runs:
-            self.server.add_run(run, WORKLOAD, COLD, store)
-        self.sources = {run: SharedSource(self.server.path, run, COLD) for run in runs}
+            self.server.add_run(run, COLD, store)
+        self.sources = {run: SharedPoolSource(self.server.path, run) for run in runs}
         self.gpu_s: dict[str, float] = {}
         self._threads: list[threading.Thread] = []
 
@@ -129,7 +131,7 @@ class Shared:
             time.sleep(0.01)
 
     def until_asked(self, run: str) -> None:
-        self.until(lambda: sum(self.pool.open_works(run)) > 0)
+        self.until(lambda: sum(self.pool.open_jobs(run)) > 0)
 
     def join(self) -> None:
         for thread in self._threads:
@@ -156,36 +158,36 @@ def cases() -> list[Case]:
 
 
 def test_a_run_with_a_long_queue_does_not_starve_another(tmp_path: Path, cases: list[Case]) -> None:
-    seats = Seats()
-    seats.gate.clear()
+    gpus = GatedGpus()
+    gpus.gate.clear()
     many, few = cases[:100], cases[100:110]
-    with closing(Shared(seats, tmp_path / "store.db", ["big", "small"])) as shared:
+    with closing(Shared(gpus, tmp_path / "store.db", ["big", "small"])) as shared:
         shared.ask("big", many, 5)
         shared.until_asked("big")
         shared.ask("small", few, 5)
         shared.until_asked("small")
-        seats.gate.set()
+        gpus.gate.set()
         shared.join()
     shapes = {c.shape for c in few}
-    mine = [i for i, work in enumerate(seats.log) if work.shape in shapes]
-    assert len(seats.log) == 110 and len(mine) == 10
-    # A lease holds 4 works of 2 launches. The small run has half of what is done until it is served: as much again
-    # goes to the big one, and at most a lease at either end that was under way.
+    mine = [i for i, work in enumerate(gpus.log) if work.shape in shapes]
+    assert len(gpus.log) == 110 and len(mine) == 10
+    # A batch holds 4 jobs of 2 launches. The small run has half of what is done until it is served: as much again
+    # goes to the big one, and at most a batch at either end that was running.
     assert mine[-1] + 1 - len(mine) <= len(mine) + 2 * 4
 
 
 def test_what_two_runs_ask_for_is_measured_once_and_charged_to_the_first(tmp_path: Path, cases: list[Case]) -> None:
-    seats = Seats(gpus=2)
-    seats.gate.clear()
-    with closing(Shared(seats, tmp_path / "store.db", ["first", "second"])) as shared:
+    gpus = GatedGpus(gpus=2)
+    gpus.gate.clear()
+    with closing(Shared(gpus, tmp_path / "store.db", ["first", "second"])) as shared:
         shared.ask("first", cases[:30], 5)
         shared.until_asked("first")
         shared.ask("second", cases[:40], 5)  # ten more, which are its own
         shared.until_asked("second")
-        seats.gate.set()
+        gpus.gate.set()
         shared.join()
         one, two = shared.sources["first"], shared.sources["second"]
-        assert set(launches(seats.log).values()) == {1} and len(launches(seats.log)) == 40
+        assert set(launches(gpus.log).values()) == {1} and len(launches(gpus.log)) == 40
         assert shared.gpu_s["first"] == pytest.approx(30 * WORK_S)
         assert shared.gpu_s["second"] == pytest.approx(10 * WORK_S)
         for case in cases[:30]:
@@ -193,28 +195,28 @@ def test_what_two_runs_ask_for_is_measured_once_and_charged_to_the_first(tmp_pat
         assert one.count.worker_s == pytest.approx(30 * WORK_S) and two.count.measured == 20
         # Asked again, nothing is measured, nor by a later run.
         assert two.prepare([(c, Decision(5, blocks_per_split=1)) for c in cases[:30]]) is None
-    with closing(Shared(Seats(gpus=2), tmp_path / "store.db", ["later"])) as later:
+    with closing(Shared(GatedGpus(gpus=2), tmp_path / "store.db", ["later"])) as later:
         assert later.sources["later"].prepare([(c, Decision(5, blocks_per_split=1)) for c in cases[:40]]) is None
-        assert later.seats.log == [] and later.sources["later"].cells(cases[0]) == one.cells(cases[0])
+        assert later.gpus.log == [] and later.sources["later"].cells(cases[0]) == one.cells(cases[0])
 
 
 def test_a_launch_that_fails_is_the_candidates_and_not_the_runs(tmp_path: Path, cases: list[Case]) -> None:
     case = next(c for c in cases if c.shape.batch == 48)
-    with closing(Shared(Seats(), tmp_path / "store.db", ["run"])) as shared:
+    with closing(Shared(GatedGpus(), tmp_path / "store.db", ["run"])) as shared:
         source = shared.sources["run"]
         source.prepare([(case, Decision(7, blocks_per_split=1)), (case, Decision(5, blocks_per_split=1))])
         assert source.latency(case, Decision(5, blocks_per_split=1)).rounds_us
         with pytest.raises(UnrecordedError) as caught:
             source.latency(case, Decision(7, blocks_per_split=1))
         assert caught.value.status is Status.WRONG
-        tried = len(shared.seats.log)
+        tried = len(shared.gpus.log)
         source.prepare([(case, Decision(7, blocks_per_split=1))])
-        assert len(shared.seats.log) == tried
+        assert len(shared.gpus.log) == tried
 
 
 def test_a_run_outlives_neither_the_pool_nor_the_store(tmp_path: Path, cases: list[Case]) -> None:
     wanted = [(cases[0], Decision(5, blocks_per_split=1))]
-    shared = Shared(Seats(), tmp_path / "store.db", ["run"])
+    shared = Shared(GatedGpus(), tmp_path / "store.db", ["run"])
     source = shared.sources["run"]
     shared.server.source("run")._store.close()
     with pytest.raises((StoreError, MeasureError)):
@@ -223,7 +225,25 @@ def test_a_run_outlives_neither_the_pool_nor_the_store(tmp_path: Path, cases: li
     with pytest.raises(MeasureError, match="is gone; what was measured is kept"):
         source.prepare(wanted)
     with pytest.raises(MeasureError):
-        SharedSource(tmp_path / "nowhere.sock", "run", COLD)
+        SharedPoolSource(tmp_path / "nowhere.sock", "run")
+
+
+def test_strangers_and_runs_that_die_disturb_no_other(tmp_path: Path, cases: list[Case]) -> None:
+    wanted = [(cases[0], Decision(5, blocks_per_split=1))]
+    with closing(Shared(GatedGpus(), tmp_path / "store.db", ["run"])) as shared:
+        path = shared.server.path
+        assert path.stat().st_mode & 0o077 == 0 == path.parent.stat().st_mode & 0o077
+        with pytest.raises(AuthenticationError):
+            Client(str(path), "AF_UNIX", authkey=b"guessed")
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.connect(str(path))
+        key = path.with_name("key").read_bytes()
+        Client(str(path), "AF_UNIX", authkey=key).close()  # before it asks
+        with Client(str(path), "AF_UNIX", authkey=key) as gone:  # before it is answered
+            gone.send(("run", wanted, {cases[0].id: 0}))
+        shared.until(lambda: bool(shared.gpus.log))
+        assert shared.sources["run"].prepare(wanted) is None, "it is stored"
+        assert len(shared.gpus.log) == 1 and shared.sources["run"].cells(cases[0])
 
 
 def test_runs_of_one_sweep_ask_for_one_pool() -> None:
@@ -238,11 +258,11 @@ def test_runs_of_one_sweep_ask_for_one_pool() -> None:
 
 
 @pytest.fixture
-def seats(monkeypatch: pytest.MonkeyPatch) -> Seats:
+def gpus(monkeypatch: pytest.MonkeyPatch) -> GatedGpus:
     """What `evosplit` opens in this process instead of real GPUs; runs are processes that ask over the socket."""
     require_sandbox()
-    found = Seats(gpus=2)
-    monkeypatch.setattr("evaluators.measure.open.open_executor", lambda name: found)
+    found = GatedGpus(gpus=2)
+    monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: found)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     return found
 
@@ -251,13 +271,13 @@ CHAT = ["--set", "judge.weighting=chat", "--set", "seeds=[seeds/fa3_stock.py]", 
 
 
 @pytest.mark.slow
-def test_a_live_sweep_measures_each_launch_once(seats: Seats, evosplit: Command) -> None:
+def test_a_live_sweep_measures_each_launch_once(gpus: GatedGpus, evosplit: Command) -> None:
     sets = [*CHAT, "--set", "search.proposals=3"]
     result = evosplit("sweep", LIVE, "--seeds", "0..1", *sets, "--json")
     assert result.code == 0, result.err
-    assert set(launches(seats.log).values()) == {1}
+    assert set(launches(gpus.log).values()) == {1}
     spent = [run["spent"]["gpu_s"] for run in result.json["runs"]]
-    assert sum(spent) == pytest.approx(len(seats.log) * WORK_S)
+    assert sum(spent) == pytest.approx(len(gpus.log) * WORK_S)
     for run in result.json["runs"]:
         with open_journal(Path(run["path"]), read_only=True) as journal:
             assert journal.meta("measure") == "live" and journal.spending().gpu_s == run["spent"]["gpu_s"]
@@ -267,7 +287,7 @@ def test_a_live_sweep_measures_each_launch_once(seats: Seats, evosplit: Command)
 
 
 @pytest.mark.slow
-def test_gpu_seconds_are_a_budget_of_each_run(seats: Seats, evosplit: Command) -> None:
+def test_gpu_seconds_are_a_budget_of_each_run(gpus: GatedGpus, evosplit: Command) -> None:
     sets = [*CHAT, "--set", "search.proposals=40", "--set", "budget.gpu_s=0.001"]
     result = evosplit("sweep", LIVE, "--seeds", "0..1", *sets, "--json")
     assert result.code == 4, result.err

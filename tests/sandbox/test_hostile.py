@@ -20,7 +20,7 @@ from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.judge.judge import Judge
-from evaluators.judge.recheck import HASH_SEED, Recheck, difference
+from evaluators.judge.recheck import HASH_SEED, ShuffledSandbox, difference
 from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, Sandbox
 
@@ -35,7 +35,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 @dataclass(frozen=True)
 class Attack:
-    """A hostile program with what must become of it; `again` is what a second look must say."""
+    """A hostile program with what must become of it; `again` is what a recheck must say."""
 
     name: str
     source: str
@@ -184,7 +184,7 @@ def outcome(place: Place, judge: Judge) -> Outcome:
     os.environ["EVOSPLIT_TEST_KEY"] = SECRET
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before_children = set(children())
-    sandbox, recheck = Sandbox(Gpu(), questions(), LIMITS), Recheck(Gpu(), questions(), [[]] * 12, LIMITS)
+    sandbox, recheck = Sandbox(Gpu(), questions(), LIMITS), ShuffledSandbox(Gpu(), questions(), [[]] * 12, LIMITS)
     before = judge.evaluate(seed("fa3_stock"))
     answers: dict[str, Answers] = {}
     again: dict[str, str] = {}
@@ -236,7 +236,7 @@ def test_the_sandbox_gives_the_right_status(name: str, outcome: Outcome) -> None
 
 
 @pytest.mark.parametrize("name", [a.name for a in ATTACKS.values() if a.again])
-def test_a_second_look_finds_answers_that_depend_on_more_than_the_shape(name: str, outcome: Outcome) -> None:
+def test_a_recheck_finds_answers_that_depend_on_more_than_the_shape(name: str, outcome: Outcome) -> None:
     assert outcome.again[name] == ATTACKS[name].again
 
 

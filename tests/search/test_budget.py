@@ -177,7 +177,7 @@ def test_the_command_line_tells_what_was_spent_and_how_to_go_on(evosplit: Comman
         result = evosplit("run", "configs/openai.yaml", *arguments)
         assert result.code == 4
         assert "by budget.usd: $" in result.err and "evosplit run --resume" in result.err
-        assert "spent      $0.02, 8200 tokens, 2 calls" in result.err
+        assert "spent      $0.02, 8200 tokens, 2 calls" in result.out
         listed = evosplit("ls", "--json").json["runs"][0]
         assert (listed["calls"], listed["tokens"]) == (2, 8200)
         assert listed["cost_usd"] == pytest.approx(2 * 0.0088)

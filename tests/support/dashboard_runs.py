@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conftest import TABLES
-from simulated_gpu import SimulatedWorker
+from simulated_gpu import SimulatedWorker, simulated_source
 
 from evaluators.data.contract import LIVE_SETTINGS
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Weighting
-from evaluators.judge.judge import Judge, open_judge
+from evaluators.judge.judge import Judge, open_judge, open_live_judge
 from evaluators.judge.judge_set import JudgeSet, Objective, table_labels
-from evaluators.judge.live_judge import open_live_judge
-from evaluators.latencies.store import LatencyStore
-from evaluators.measure.live import WorkerSource
 from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
 from evolve.journal.journal import open_journal
@@ -137,6 +134,6 @@ def write_live(folder: Path, sources: Sequence[str]) -> Path:
         "name": "live", "judge": {"measure": "live", "weighting": "chat", "store": str(store)},
     })  # fmt: skip
     setting = LIVE_SETTINGS[config.judge.setting]
-    source = WorkerSource(SimulatedWorker(), LatencyStore(store), setting)
+    source = simulated_source(SimulatedWorker(), store, setting)
     judge = open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits())
     return write_judged(folder, judge, config, [], sources)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import random
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,14 @@ from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.fa3.dispatch import resolved_num_splits
 from evaluators.fa3.launch import canonical_launch
+from evaluators.latencies.store import LatencyStore
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.executor import Channel, Job, WorkerInfo
 from evaluators.measure.gpu_lock import hold
+from evaluators.measure.live import PoolSource
 from evaluators.measure.pairing import Block
-from evaluators.measure.worker import TEST_SHAPE
-from evaluators.measure.worker_client import MeasureError, Trouble
+from evaluators.measure.pool import Pool
+from evaluators.measure.worker_process import TEST_SHAPE
 
 SIMULATED_DEVICE = DeviceRecord("simulated H100", "GPU-simulated", "0", "0", 132, 50 << 20)
 SIMULATED_BUILD = "simulated provider"
@@ -37,7 +40,7 @@ def simulated_latency_us(shape: DecodeShape, setting: Setting, decision: Decisio
 
 
 class SimulatedWorker:
-    """Follows `evaluators.measure.worker_client.Worker`; `fault` may raise for a shape and decisions."""
+    """Follows `evaluators.measure.worker_client.GpuWorker`; `fault` may raise for a shape and decisions."""
 
     def __init__(
         self,
@@ -69,13 +72,15 @@ class SimulatedWorker:
         return 1 + self.drift / 2 * math.sin(self._now / 60)
 
     def measure(self, shape: DecodeShape, decisions: Sequence[Decision], *, rounds: int) -> dict[str, Any]:
+        started = time.monotonic()
         self.requests.append((shape, list(decisions)))
         self.fault(shape, decisions)
         clocks = [self._clock() for _ in range(rounds)]
         cells = [
             {"latencies_us": [self._reading(shape, d, clock) for clock in clocks], "error": 0.002} for d in decisions
         ]
-        return {"cells": cells, "sm_clock_mhz": 1980, "slowed": False, "total_s": 0.02, "check_s": 0.005}
+        total_s = time.monotonic() - started
+        return {"cells": cells, "sm_clock_mhz": 1980, "slowed": False, "total_s": total_s, "check_s": total_s / 4}
 
     def pairs(self, shape: DecodeShape, one: Decision, other: Decision, orders: Sequence[str]) -> list[Block]:
         self.requests.append((shape, [one, other]))
@@ -109,6 +114,66 @@ class SimulatedWorker:
         self.closed = True
 
 
+class SimulatedChannel(Channel):
+    """A simulated worker inside the test's process."""
+
+    streams = True
+
+    def __init__(self, worker: SimulatedWorker) -> None:
+        self._worker = worker
+
+    def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
+        raise NotImplementedError
+
+    def open(self, settings: Sequence[Setting], *, seed: int, self_test: bool = True) -> WorkerInfo:
+        device, build = self._worker.open(settings[0], seed=seed)
+        return WorkerInfo(device, {s.name: build for s in settings}, "here")
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+        for job in jobs:
+            started = time.monotonic()
+            try:
+                yield {"ok": self._worker.measure(job.shape, job.decisions, rounds=job.rounds)}
+            except MeasureError as error:
+                busy_s = time.monotonic() - started
+                yield {"error": error.kind.value, "message": str(error), "busy_s": busy_s}
+
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class SimulatedExecutor:
+    """One simulated GPU inside the test's process."""
+
+    name = "simulated"
+
+    def __init__(self, worker: SimulatedWorker | None = None) -> None:
+        self._worker = worker or SimulatedWorker()
+
+    def gpus(self) -> Sequence[str]:
+        return [SIMULATED_DEVICE.uuid]
+
+    def start(self, gpu: str) -> SimulatedChannel:
+        return SimulatedChannel(self._worker)
+
+    def close(self) -> None:
+        pass
+
+
+OPENED: list[Pool] = []
+"""Pools of `simulated_source`, for whoever wants to close them."""
+
+
+def simulated_source(worker: SimulatedWorker, store: LatencyStore | Path, setting: Setting) -> PoolSource:
+    """Live latencies of one simulated GPU."""
+    pool = Pool(SimulatedExecutor(worker), [setting])
+    OPENED.append(pool)
+    return PoolSource(pool, store, setting, client="run", one_gpu=True)
+
+
 class SimulatedBench:
     """What a worker process would hold, for tests of the protocol."""
 
@@ -129,7 +194,7 @@ class SimulatedBench:
 def _fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
     """Shapes that stand for troubles, so that tests can send them through the protocol."""
     if shape.batch == 13:
-        raise MeasureError(Trouble.WRONG, "an output is off")
+        raise MeasureError(MeasureErrorKind.WRONG, "an output is off")
     if shape.batch == 17:
         print("simulated crash")
         raise SystemExit(7)
@@ -137,7 +202,7 @@ def _fault(shape: DecodeShape, decisions: Sequence[Decision]) -> None:
         time.sleep(3600)
 
 
-class SeatBench(SimulatedBench):
+class PooledBench(SimulatedBench):
     """A simulated GPU of a pool. Its UUID is what the process sees; faults are coded in the shape and the UUID.
 
     `EVOSPLIT_SIMULATED` names a folder: a file there says that a fault which happens once has happened.
@@ -150,7 +215,7 @@ class SeatBench(SimulatedBench):
         self.uuid = visible if visible.startswith("GPU-") else f"GPU-simulated-{node}{visible}"
         self.folder = Path(os.environ.get("EVOSPLIT_SIMULATED", "."))
         if "broken" in self.uuid:
-            raise MeasureError(Trouble.UNAVAILABLE, f"{self.uuid} is in MIG mode")
+            raise MeasureError(MeasureErrorKind.UNAVAILABLE, f"{self.uuid} is in MIG mode")
         if "crashing" in self.uuid:
             raise SystemExit(9)
         hold(self.uuid)
@@ -177,29 +242,15 @@ class SeatBench(SimulatedBench):
                 "sm_clock_mhz": 1980, "slowed": False, "total_s": 0.0, "check_s": 0.0,
             }  # fmt: skip
         if shape.batch == 13:
-            raise MeasureError(Trouble.WRONG, "an output is off")
+            raise MeasureError(MeasureErrorKind.WRONG, "an output is off")
         if shape.batch == 15 and any(d.num_splits == 6 for d in decisions):
-            raise MeasureError(Trouble.REFUSED, "num_splits 6 is refused")
+            raise MeasureError(MeasureErrorKind.REFUSED, "num_splits 6 is refused")
         if shape.batch == 17 or (shape.batch == 18 and self._once(f"died-{shape.seqlen_k}")):
             os._exit(7)
         if shape.batch == 19 and self._once(f"hung-{shape.seqlen_k}"):
             time.sleep(3600)
         if shape.batch == 21 and self._once(f"lost-{shape.seqlen_k}"):
-            raise MeasureError(Trouble.LOST, "the GPU stopped answering")
+            raise MeasureError(MeasureErrorKind.LOST, "the GPU stopped answering")
         if "dying" in self.uuid and shape != TEST_SHAPE:
             os._exit(8)
         return self._worker.measure(shape, decisions, rounds=rounds)
-
-
-def main() -> None:
-    """A worker process around the simulated bench."""
-    from evaluators.measure.worker_process import lines_of, serve
-
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    print("a library that prints to stdout")
-    serve(lines_of(sys.stdin), replies, SimulatedBench)
-
-
-if __name__ == "__main__":
-    main()

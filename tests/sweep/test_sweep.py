@@ -312,7 +312,7 @@ def test_labels_are_names_of_folders_and_differ(tmp_path: Path) -> None:
 
 
 SWEEP_MISTAKES: list[tuple[Sequence[object], str]] = [
-    (["sweep"], "which configuration"),
+    (["sweep"], "missing argument CONFIG"),
     (["sweep", QUICKSTART], "nothing to sweep over"),
     (["sweep", "nope.yaml", "--seeds", "0..1"], "nope.yaml does not exist"),
     (["sweep", QUICKSTART, "--seeds", "9..0"], "runs backwards"),
@@ -361,7 +361,7 @@ def test_a_key_in_which_the_runs_differ_stays(evosplit: Command, tmp_path: Path)
 def test_the_table_on_a_terminal_shows_first_who_does_something() -> None:
     from rich.console import Console
 
-    from evolve.cli.sweep_display import progress_table
+    from evolve.cli.sweep import progress_table
     from evolve.sweep.conductor import RunState
 
     members = plan_sweep(QUICKSTART, [], "0..9")

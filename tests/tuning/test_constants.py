@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from conftest import ROOT
 
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
-from evaluators.language.vectorised import Number
+from evaluators.language.literals import Number
 from evolve.config import ConstantsConfig, OfflineConfig, RunConfig, SearchConfig
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
@@ -111,13 +112,37 @@ def test_fits_and_counts(judge: Judge) -> None:
     ("source", "reason"),
     [
         ("def schedule(shape, gpu):\n    return 1, None, 0\n", "no number"),
-        ("def schedule(shape, gpu):\n    return 9 // (shape.batch - 1), None, 0\n", "not vectorisable"),
+        ("def schedule(shape, gpu):\n    return 9 // (shape.batch - 1), None, 0\n", "no score"),
         ("def schedule(shape, gpu):\n    return 200, None, 0\n", "no score"),
     ],
 )
 def test_says_why_it_cannot_fit(source: str, reason: str, judge: Judge) -> None:
     with pytest.raises(Unfit, match=reason):
         ConstantFitter(judge).fit(parse_program(source), evaluations=10, seed=0)
+
+
+def test_a_fit_can_be_stopped(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitter, stopped = ConstantFitter(judge), threading.Event()
+    asked: list[object] = []
+
+    def fits(decisions: object) -> None:
+        asked.append(decisions)
+        if len(asked) == 3:
+            stopped.set()
+        return real(decisions)  # type: ignore[no-any-return]
+
+    real = fitter._fits
+    monkeypatch.setattr(fitter, "_fits", fits)
+    with pytest.raises(Unfit, match="stopped"):
+        fitter.fit(parse_program(POLICY), evaluations=1000, seed=3, stopped=stopped)
+    assert len(asked) == 3
+
+
+def test_fits_without_a_compiler_find_the_same(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = parse_program(POLICY)
+    native = ConstantFitter(judge).fit(program, evaluations=12, seed=3)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert ConstantFitter(judge).fit(program, evaluations=12, seed=3) == native
 
 
 def test_without_optuna_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

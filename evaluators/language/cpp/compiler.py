@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from array import array
 from collections.abc import Sequence
@@ -17,7 +18,14 @@ COMPILERS = ("c++", "g++", "clang++")
 CHECKED = ("-std=c++17", "-O1", "-w", "-ffp-contract=off", "-D_GLIBCXX_ASSERTIONS",
            "-fsanitize=undefined,float-cast-overflow", "-fno-sanitize-recover=all")  # fmt: skip
 """The proof stops at the first overflow, division by zero or cast out of range."""
+EXAMPLE = ("-std=gnu++17", "-O0", "-w", "-ffp-contract=off")
 FAST = ("-std=c++17", "-O2", "-ffp-contract=off")
+LIBRARY = ("-std=c++17", "-O2", "-w", "-ffp-contract=off", "-shared", "-fPIC",
+           *(f"-fno-builtin-{name}" for name in ("exp", "exp2", "log", "log2")))  # fmt: skip
+"""For answers equal to CPython's, whose `math` asks the C library at run time."""
+LIMITED = 'ulimit -t "$1"; ulimit -v "$2"; ulimit -f "$3"; shift 3; exec "$@"'
+LIBRARY_LIMITS = (10, 1_000_000, 65_536)
+"""CPU seconds, KiB of memory and file size (in 512-byte blocks) of a compiler that is given a candidate's code."""
 COMPILE_LIMIT_S = 300
 RUN_LIMIT_S = 600
 
@@ -75,32 +83,35 @@ class HostFunction:
     binary: Path
     inputs: int
 
-    def answers(self, rows: Sequence[Sequence[int]]) -> list[int]:
+    def answers(self, rows: Sequence[Sequence[int]], *, limit_s: float = RUN_LIMIT_S) -> list[int]:
         """Its answer for each row.
 
         Raises:
-            Stopped: it did.
+            Stopped: it did, or took too long.
         """
-        found = self._ask([v for row in rows for v in row], [])
+        found = self._ask([v for row in rows for v in row], [], limit_s)
         if len(found) != len(rows):
             raise Stopped(f"the compiled function stopped at input {list(rows[len(found)])}")
         return found
 
     def falls(self, walks: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
         """Where each walk's answer first falls: (seqlen_k, before, after); seqlen_k -1 where it never does."""
-        found = self._ask([v for row in walks for v in row], ["walk"])
+        found = self._ask([v for row in walks for v in row], ["walk"], RUN_LIMIT_S)
         if len(found) != 3 * len(walks):
             raise Stopped(f"the compiled function stopped in walk {list(walks[len(found) // 3])}")
         return [(found[i], found[i + 1], found[i + 2]) for i in range(0, len(found), 3)]
 
-    def _ask(self, numbers: list[int], arguments: list[str]) -> list[int]:
-        done = subprocess.run(
-            [self.binary, *arguments],
-            input=array("q", numbers).tobytes(),
-            capture_output=True,
-            check=False,
-            timeout=RUN_LIMIT_S,
-        )
+    def _ask(self, numbers: list[int], arguments: list[str], limit_s: float) -> list[int]:
+        try:
+            done = subprocess.run(
+                [self.binary, *arguments],
+                input=array("q", numbers).tobytes(),
+                capture_output=True,
+                check=False,
+                timeout=limit_s,
+            )
+        except subprocess.TimeoutExpired:
+            raise Stopped(f"the compiled function took longer than {limit_s:.0f} s") from None
         if done.returncode and done.stderr:
             line = done.stderr.decode(errors="replace").partition("\n")[0]
             raise Stopped(f"the compiled function stopped: {line}")
@@ -141,3 +152,34 @@ def compile_function(compiler: Compiler, text: str, call: str, inputs: int, fold
     if done.returncode:
         raise CompileError(done.stderr.strip()[:4000])
     return HostFunction(binary, inputs)
+
+
+def compile_library(compiler: Compiler, text: str, folder: Path) -> Path:
+    """Compile a translated candidate (`evaluators.language.native`) as a library, within limits.
+
+    Raises:
+        CompileError: with the compiler's message, or where it took too much time or memory.
+    """
+    source, library = folder / "heuristic.cpp", folder / "heuristic.so"
+    source.write_text(text, encoding="utf-8")
+    command = [compiler.path, *LIBRARY, "-o", str(library), str(source)]
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", LIMITED, "sh", *map(str, LIBRARY_LIMITS), *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _, errors = process.communicate(timeout=COMPILE_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        errors = "it took too long"
+    finally:
+        if process.poll() is None:
+            # The compiler's own processes, too.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode:
+        raise CompileError(errors.strip()[:4000] or "the compiler ended without a message")
+    return library

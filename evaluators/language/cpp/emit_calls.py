@@ -1,17 +1,28 @@
-"""Calls of the heuristic language in C++17: builtins, math and the program's own helpers."""
+"""Calls and loops of the heuristic language in C++17: builtins, math, the program's helpers, comprehensions."""
 
 from __future__ import annotations
 
 import ast
 
-from evaluators.language.cpp.cpp_loops import LoopExpressions
-from evaluators.language.cpp.cpp_text import EQUAL, OPERATORS, PLUS, POSTFIX, TIMES, UNARY, Text, called
+from evaluators.language.cpp.emit_expressions import (
+    AND,
+    EQUAL,
+    OPERATORS,
+    PLUS,
+    POSTFIX,
+    RELATION,
+    TIMES,
+    UNARY,
+    Expressions,
+    Text,
+    called,
+)
 from evaluators.language.cpp.infer_expressions import refuse
-from evaluators.language.cpp.types import EXACT_IN_DOUBLE, INT32_MAX, Kind, cpp_type
+from evaluators.language.cpp.types import EXACT_IN_DOUBLE, INT32_MAX, INT64_MAX, Kind, cpp_type
 
 
-class CallExpressions(LoopExpressions):
-    """Expressions with the functions that programs may call."""
+class CallExpressions(Expressions):
+    """Expressions with the functions that programs may call, and lists that are made in one expression."""
 
     def _call(self, node: ast.Call) -> Text:
         name = called(node)
@@ -44,7 +55,14 @@ class CallExpressions(LoopExpressions):
         shared = self._whole_share(node.args[0], up=name == "ceil")
         if shared is not None:
             return shared
-        return Text(f"{kind}(std::{name}({value.text}))", POSTFIX, kind)
+        return self._to_whole(f"std::{name}({value.text})", kind, node)
+
+    def _to_whole(self, text: str, kind: str, node: ast.Call) -> Text:
+        """What is whole, as an integer."""
+        if self._types.checked:
+            found = Text(f"checked__whole({text}{self.flag(node.args[0])})", POSTFIX, "int64_t")
+            return self.cast(found, kind)
+        return Text(f"{kind}({text})", POSTFIX, kind)
 
     def _whole_share(self, node: ast.expr, *, up: bool) -> Text | None:
         """ceil(a / b) and floor(a / b) of integers below 2**53 as C++ writers put them.
@@ -89,6 +107,8 @@ class CallExpressions(LoopExpressions):
 
     def _int(self, node: ast.Call, kind: str) -> Text:
         value = self.write(node.args[0])
+        if not self.type(node.args[0]).whole:
+            return self._to_whole(value.text, kind, node)
         return value if value.kind == kind else Text(f"{kind}({value.text})", POSTFIX, kind)
 
     def _round(self, node: ast.Call, kind: str) -> Text:
@@ -96,9 +116,15 @@ class CallExpressions(LoopExpressions):
         if self.type(node.args[0]).whole:
             return self.cast(value, kind) if value.kind == "bool" else value
         # nearbyint rounds halves to even, as Python does.
-        return Text(f"{kind}(std::nearbyint({value.text}))", POSTFIX, kind)
+        return self._to_whole(f"std::nearbyint({value.text})", kind, node)
 
     def _float32(self, node: ast.Call, kind: str) -> Text:
+        found = self._single_of(node)
+        if self._types.checked and not isinstance(node.args[0], ast.Constant):
+            return Text(f"checked__single({found.text}{self.flag(node.args[0])})", POSTFIX, "float")
+        return found
+
+    def _single_of(self, node: ast.Call) -> Text:
         argument = node.args[0]
         given = self.type(argument)
         if isinstance(argument, ast.Constant) and isinstance(argument.value, float):
@@ -141,6 +167,10 @@ class CallExpressions(LoopExpressions):
         if len(node.args) == 1:
             written = self.write(node.args[0])
             listed, kind = written.text, written.kind.removeprefix("std::vector<").removesuffix(">")
+            if self._types.checked:
+                found = f"*std::{name}_element(items.begin(), items.end())"
+                text = f"[&] {{ auto const& items = {listed}; checked__filled(items); return {kind}({found}); }}()"
+                return Text(text, POSTFIX, kind)
             if not isinstance(node.args[0], ast.Name):
                 found = f"*std::{name}_element(items.begin(), items.end())"
                 return Text(f"[&] {{ auto const items = {listed}; return {found}; }}()", POSTFIX, kind)
@@ -161,7 +191,10 @@ class CallExpressions(LoopExpressions):
 
     def _sum(self, node: ast.Call, kind: str) -> Text:
         listed = self._listed(node.args[0]).text
-        loop = f"for (auto const item : {listed}) {{ total += item; }}"
+        more = "total += item"
+        if self._types.checked and not self.type(node).within(INT64_MAX):
+            more = f"total = checked__plus(total, item{self.flag(node)})"
+        loop = f"for (auto const item : {listed}) {{ {more}; }}"
         return Text(f"[&] {{ {kind} total = 0; {loop} return total; }}()", POSTFIX, kind)
 
     def _sorted(self, node: ast.Call, kind: str) -> Text:
@@ -177,3 +210,44 @@ class CallExpressions(LoopExpressions):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
             raise refuse(node, "range outside a loop", "a loop, or [i for i in range(...)]")
         return self.write(node)
+
+    def loop_head(self, target: ast.expr, iterable: ast.expr) -> str:
+        """`for (...)` of a loop whose names live in it alone."""
+        if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range":
+            assert isinstance(target, ast.Name)
+            kind = cpp_type(self._types.declared(target))
+            name = self._name(target.id)
+            first, last, step = self.range_parts(iterable)
+            moved = f"{name}++" if step == 1 else f"{name}--" if step == -1 else f"{name} += {step}"
+            sign = "<" if step > 0 else ">"
+            if step > 0 and last.text.endswith(" + 1") and last.binds == PLUS:
+                # range(1, n + 1) is written `<= n` in C++.
+                return f"for ({kind} {name} = {first.text}; {name} <= {last.text[:-4]}; {moved})"
+            return f"for ({kind} {name} = {first.text}; {name} {sign} {last.at(RELATION + 1)}; {moved})"
+        items = self.write(iterable)
+        if isinstance(target, ast.Name):
+            self.must_fit(target, self.type(iterable).items[0], cpp_type(self._types.declared(target)))
+        if isinstance(target, ast.Tuple):
+            names = ", ".join(self._name(n.id) for n in target.elts if isinstance(n, ast.Name))
+            return f"for (auto const& [{names}] : {items.text})"
+        assert isinstance(target, ast.Name)
+        return f"for ({cpp_type(self._types.declared(target))} {self._name(target.id)} : {items.text})"
+
+    def range_parts(self, node: ast.Call) -> tuple[Text, Text, int]:
+        """First, last (exclusive) and step of range(...)."""
+        given = [self.write(a) for a in node.args]
+        step = int(self.type(node.args[2]).low) if len(given) == 3 else 1
+        if len(given) == 1:
+            return Text("0", POSTFIX, "int"), given[0], step
+        return given[0], given[1], step
+
+    def _comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Text:
+        kind = self.type(node)
+        item = cpp_type(kind.items[0])
+        text = f"values.push_back({self.as_type(node.elt, item).text});"
+        for generator in reversed(node.generators):
+            tests = [self.condition(t).at(AND + 1) for t in generator.ifs]
+            if tests:
+                text = f"if ({' && '.join(tests)}) {{ {text} }}"
+            text = f"{self.loop_head(generator.target, generator.iter)} {{ {text} }}"
+        return Text(f"[&] {{ {cpp_type(kind)} values; {text} return values; }}()", POSTFIX, cpp_type(kind))

@@ -6,32 +6,90 @@ import ast
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from evaluators.language.cpp.cpp_text import (
-    AND,
-    CHOICE,
-    OPERATORS,
-    OR,
-    PLUS,
-    POSTFIX,
-    RELATION,
-    TIMES,
-    TURNED,
-    UNARY,
-    Text,
-    called,
-)
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
 from evaluators.language.cpp.types import (
+    EXACT_IN_DOUBLE,
     EXACT_IN_FLOAT,
     INT32_MAX,
+    INT64_MAX,
     Kind,
     Type,
     constant,
     cpp_type,
     float_literal,
 )
+
+POSTFIX, UNARY, TIMES, PLUS, RELATION, EQUAL, AND, OR, CHOICE = 16, 15, 13, 12, 10, 9, 5, 4, 3
+
+HELPERS = {
+    "floor_div": """auto const floor_div = [](int64_t a, int64_t b) {
+    return a / b - (a % b != 0 && (a < 0) != (b < 0));
+};""",
+    "floor_mod": """auto const floor_mod = [](int64_t a, int64_t b) {
+    return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
+};""",
+    "float_mod": """auto const float_mod = [](double a, double b) {
+    double const rest = std::fmod(a, b);
+    return rest == 0 ? std::copysign(0.0, b) : (rest < 0) != (b < 0) ? rest + b : rest;
+};""",
+    "float_floor_div": """auto const float_floor_div = [](double a, double b) {
+    double rest = std::fmod(a, b);
+    double quotient = (a - rest) / b;
+    if (rest != 0 && (rest < 0) != (b < 0)) { quotient -= 1; }
+    if (quotient == 0) { return std::copysign(0.0, a / b); }
+    double const whole = std::floor(quotient);
+    return quotient - whole > 0.5 ? whole + 1 : whole;
+};""",
+    "isqrt": """auto const isqrt = [](int64_t n) {
+    int64_t root = int64_t(std::sqrt(double(n)));
+    while (root * root > n) { root--; }
+    while ((root + 1) * (root + 1) <= n) { root++; }
+    return root;
+};""",
+}  # fmt: skip
+"""What C++ lacks of Python's arithmetic, as lambdas; each is emitted only where a program needs it."""
+
+OPERATORS: dict[type[ast.AST], tuple[str, int]] = {
+    ast.Add: ("+", PLUS), ast.Sub: ("-", PLUS), ast.Mult: ("*", TIMES), ast.Div: ("/", TIMES),
+    ast.FloorDiv: ("/", TIMES), ast.Mod: ("%", TIMES), ast.Lt: ("<", RELATION), ast.LtE: ("<=", RELATION),
+    ast.Gt: (">", RELATION), ast.GtE: (">=", RELATION), ast.Eq: ("==", EQUAL), ast.NotEq: ("!=", EQUAL),
+}  # fmt: skip
+
+
+TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE, ast.Eq: ast.Eq, ast.NotEq: ast.NotEq,
+}  # fmt: skip
+"""Comparisons with their sides exchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """An expression as written: its text, how tightly it binds, and its type in C++."""
+
+    text: str
+    binds: int
+    kind: str
+
+    def at(self, level: int) -> str:
+        """The text, in parentheses where it binds less tightly than its place asks for."""
+        return self.text if self.binds >= level else f"({self.text})"
+
+
+def called(node: ast.Call) -> str:
+    """Name of the function that is called."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr
+    assert isinstance(node.func, ast.Name)
+    return node.func.id
+
+
+CHECKED_OPERATORS: dict[type[ast.AST], str] = {
+    ast.Add: "checked__plus", ast.Sub: "checked__minus", ast.Mult: "checked__times",
+}  # fmt: skip
+"""What computes them where the result may pass 64 bits (checks.cpp)."""
 
 
 class Expressions(ABC):
@@ -40,6 +98,7 @@ class Expressions(ABC):
     def __init__(self, types: Inference, fields: Mapping[str, str], names: Callable[[str], str]) -> None:
         """Keep the types, the target's names of the inputs, and how local names are spelled."""
         self._types, self._fields, self._name = types, fields, names
+        self._divisors = frozenset(types.divisors)
         self.needed: set[str] = set()
         self.notes: set[str] = set()
 
@@ -48,7 +107,22 @@ class Expressions(ABC):
         return self._types.of[node]
 
     def write(self, node: ast.expr) -> Text:
-        """An expression."""
+        """An expression, with what must be checked of its value at run time."""
+        found = self._written(node)
+        if not self._types.checked:
+            return found
+        if node in self._types.bounds:
+            name, low, high = _bounds(self.type(node), *self._types.bounds[node])
+            found = Text(f"{name}({found.text}, {low}, {high}{self.flag(node)})", POSTFIX, found.kind)
+        if node in self._divisors:
+            found = Text(f"checked__nonzero({found.text}{self.flag(node)})", POSTFIX, found.kind)
+        return found
+
+    def flag(self, node: ast.expr) -> str:
+        """The last argument of a check of the expression that an example is looked for."""
+        return ", true" if node is self._types.watched else ""
+
+    def _written(self, node: ast.expr) -> Text:
         if isinstance(node, ast.Constant):
             return self._constant(node.value)
         if isinstance(node, ast.Name):
@@ -113,11 +187,20 @@ class Expressions(ABC):
             return Text(f"{wanted}{{{', '.join(self.in_braces(e, item).text for e in node.elts)}}}", POSTFIX, wanted)
         found = self.write(node)
         if found.kind != wanted and wanted.startswith("std::vector<"):
+            self.must_fit(node, self.type(node).items[0], wanted.removeprefix("std::vector<").removesuffix(">"))
             text = f"[&] {{ auto const items = {found.text}; return {wanted}(items.begin(), items.end()); }}()"
             return Text(text, POSTFIX, wanted)
+        if wanted == "double" and found.kind == "int64_t" and self._types.checked:
+            text = f"checked__whole_within({found.text}, -{EXACT_IN_DOUBLE}LL, {EXACT_IN_DOUBLE}LL)"
+            return Text(f"double({text})", POSTFIX, wanted)
         if found.kind == wanted or wanted in ("int64_t", "double") or found.kind in ("bool", "int"):
             return found
         return Text(f"{wanted}({found.text})", POSTFIX, wanted)
+
+    def must_fit(self, node: ast.AST, found: Type, wanted: str) -> None:
+        """Refuse integers that become doubles unseen and may pass 2**53."""
+        if self._types.checked and wanted == "double" and found.whole and not found.within(EXACT_IN_DOUBLE):
+            raise refuse(node, "what may be a float may also be an integer that may pass 2**53", "float(...)")
 
     def in_braces(self, node: ast.expr, wanted: str) -> Text:
         """As `as_type`; braces refuse to turn an int into a double by themselves."""
@@ -149,6 +232,10 @@ class Expressions(ABC):
             return self._repeated(node)
         sign, level = OPERATORS[type(node.op)]
         one, other = self.write(node.left), self.write(node.right)
+        if self._types.checked and left.whole and right.whole and not result.within(INT64_MAX):
+            name = CHECKED_OPERATORS.get(type(node.op))
+            if name is not None:
+                return Text(f"{name}({one.text}, {other.text}{self.flag(node)})", POSTFIX, "int64_t")
         if left.whole and right.whole and not isinstance(node.op, ast.Div):
             return self._whole(node, one, other, sign, level)
         if isinstance(node.op, ast.FloorDiv | ast.Mod):
@@ -162,6 +249,8 @@ class Expressions(ABC):
 
     def _floating(self, node: ast.expr, written: Text) -> Text:
         """A ceiling as the float that it is before it becomes an int, where a float is wanted anyway."""
+        if self._types.checked:
+            return written
         if isinstance(node, ast.Call) and called(node) in ("ceil", "floor") and not self.type(node.args[0]).whole:
             value = self.write(node.args[0])
             return Text(f"std::{called(node)}({value.text})", POSTFIX, value.kind)
@@ -210,7 +299,7 @@ class Expressions(ABC):
         for value in reversed(node.values[:-1]):
             test, own = self.condition(value).at(CHOICE + 1), self.as_type(value, kind).at(CHOICE)
             if kind == "double":
-                own, found = self.cast(self.write(value), kind).at(CHOICE), self.cast(found, kind)
+                own, found = self.in_braces(value, kind).at(CHOICE), self.cast(found, kind)
             yes, no = (own, found.at(CHOICE)) if isinstance(node.op, ast.Or) else (found.at(CHOICE), own)
             found = Text(f"{test} ? {yes} : {no}", CHOICE, kind)
         return found
@@ -250,18 +339,32 @@ class Expressions(ABC):
         if index.low >= 0:
             # Two brackets in a row would begin an attribute.
             inside = f"({place_text.text})" if place_text.text.startswith("[") else place_text.text
-            return Text(f"{written}[{inside}]", POSTFIX, kind)
+            return Text(self._item(written, inside), POSTFIX, kind)
         if index.high < 0:
-            return Text(f"{written}[{written}.size() + {place_text.at(PLUS + 1)}]", POSTFIX, kind)
+            return Text(self._item(written, f"{written}.size() + {place_text.at(PLUS + 1)}"), POSTFIX, kind)
         if place_text.text.startswith("["):
             place_text = Text(f"({place_text.text})", POSTFIX, place_text.kind)
         back = f"{place_text.at(RELATION + 1)} < 0 ? {written}.size() + {place_text.at(PLUS + 1)} : {place_text.text}"
-        return Text(f"{written}[{back}]", POSTFIX, kind)
+        return Text(self._item(written, back), POSTFIX, kind)
+
+    def _item(self, listed: str, index: str) -> str:
+        return f"{listed}.at({index})" if self._types.checked else f"{listed}[{index}]"
 
     @abstractmethod
     def _comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Text:
-        """A list that is made; cpp_loops.py knows the loops."""
+        """A list that is made; `emit_calls` knows the loops."""
 
     @abstractmethod
     def _call(self, node: ast.Call) -> Text:
-        """A call; cpp_calls.py knows the functions."""
+        """A call; `emit_calls` knows the functions."""
+
+
+def _bounds(kind: Type, low: float, high: float) -> tuple[str, str, str]:
+    """Function of a check (checked.cpp), and its bounds in C++."""
+    if kind.whole:
+        ends = ("INT64_MIN" if math.isinf(low) else f"{math.ceil(low)}LL", "INT64_MAX" if math.isinf(high) else
+                f"{math.floor(high)}LL")  # fmt: skip
+        return "checked__whole_within", *ends
+    ends = ("-HUGE_VAL" if math.isinf(low) else repr(float(low)), "HUGE_VAL" if math.isinf(high) else
+            repr(float(high)))  # fmt: skip
+    return "checked__within", *ends

@@ -5,14 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 
-from evaluators.language.cpp.cpp_scopes import names_in, one_by_one, place
-from evaluators.language.cpp.cpp_text import HELPERS, OPERATORS
 from evaluators.language.cpp.emit_calls import CallExpressions
+from evaluators.language.cpp.emit_expressions import HELPERS, OPERATORS
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
-from evaluators.language.cpp.names import changed_lists, stored_names
-from evaluators.language.cpp.normalise import Form
-from evaluators.language.cpp.types import Kind, cpp_type
+from evaluators.language.cpp.normalise import Form, changed_lists, stored_names
+from evaluators.language.cpp.types import INT32_MAX, INT64_MAX, Kind, cpp_type
 
 INDENT = "    "
 LINE_LENGTH = 120
@@ -98,7 +96,7 @@ class Statements:
         if isinstance(node, ast.Return):
             assert node.value is not None
             result = cpp_type(self.types.results[self.function])
-            wanted = result if self.function else "int"
+            wanted = result if self.function or self.types.checked else "int"
             return [f"{pad}return {self.expressions.as_type(node.value, wanted).text};"]
         if isinstance(node, ast.Assign):
             lines = [line for target in node.targets for line in self._assign(target, node.value)]
@@ -162,6 +160,8 @@ class Statements:
         if isinstance(value, ast.Tuple):
             parts = [self.expressions.as_type(v, k).text for v, k in zip(value.elts, kinds, strict=True)]
             return [*lines, f"std::tie({tied}) = std::tuple<{', '.join(kinds)}>({', '.join(parts)});"]
+        for item, wanted in zip(self.types.of[value].items, kinds, strict=True):
+            self.expressions.must_fit(target, item, wanted)
         return [*lines, f"std::tie({tied}) = {self.expressions.write(value).text};"]
 
     def _augmented(self, node: ast.AugAssign) -> str:
@@ -172,9 +172,11 @@ class Statements:
         written = self.expressions.write(joined.left)
         whole = left.whole and right.whole and not isinstance(node.op, ast.Div)
         plain = whole and not (isinstance(node.op, ast.FloorDiv | ast.Mod) and not (left.low >= 0 and right.low > 0))
-        if plain and written.kind != "bool" and (written.kind == "int64_t" or self.types.of[joined].within(2**31 - 1)):
+        fits = self.types.of[joined].within(INT64_MAX if written.kind == "int64_t" else INT32_MAX)
+        if plain and written.kind != "bool" and (fits or (not self.types.checked and written.kind == "int64_t")):
             return f"{written.text} {sign}= {self.expressions.write(node.value).text};"
-        if left.kind is Kind.DOUBLE and isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div):
+        checked = joined in self.types.bounds
+        if left.kind is Kind.DOUBLE and isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.Div) and not checked:
             return f"{written.text} {sign}= {self.expressions.write(node.value).text};"
         return f"{written.text} = {self.expressions.as_type(joined, cpp_type(place)).text};"
 
@@ -214,8 +216,8 @@ class Statements:
         iterable = node.iter
         if _is_range(iterable) and stored_names(node.body) & names_in(iterable):
             raise refuse(node, "a loop that changes the bounds it runs to", "keep the bounds in a name of their own")
-        if not _is_range(iterable) and changed_lists(node.body) & names_in(iterable):
-            raise refuse(node, "a loop over a list that it changes", "a copy of the list")
+        if changed_lists(node.body, grown_only=_is_range(iterable)) & names_in(iterable):
+            raise refuse(node, "a loop over a list that it changes", "a copy of the list, or its length in a name")
         jumps = node.orelse and any(isinstance(n, ast.Break) for s in node.body for n in ast.walk(s))
         head = f"{pad}{self.expressions.loop_head(target, iterable)} {{"
         first = []
@@ -250,3 +252,106 @@ def _wrapped(head: str, test: str, tail: str, pad: str) -> list[str]:
         line += f"{word} "
     lines.append(f"{line.rstrip()}{tail}")
     return ["\n".join(lines)]
+
+
+def place(body: Sequence[ast.stmt], known: set[str], pending: dict[int, list[str]]) -> None:
+    """Decide where names are declared that do not begin with an assignment at the right depth."""
+    uses: dict[str, list[int]] = {}
+    for index, statement in enumerate(body):
+        for name in names_in(statement):
+            uses.setdefault(name, []).append(index)
+    here = set(known)
+    stored = stored_names(body)
+    for name, places in uses.items():
+        if name in here or name not in stored:
+            continue
+        first = body[places[0]]
+        begins = isinstance(first, ast.Assign) and len(first.targets) == 1
+        if begins and name in _begun(first):  # type: ignore[arg-type]
+            here.add(name)
+        elif not isinstance(first, ast.If | ast.For) or any(name in live_in(body[i + 1 :]) for i in places[:-1]):
+            pending.setdefault(id(first), []).append(name)
+            here.add(name)
+    for index, statement in enumerate(body):
+        if isinstance(statement, ast.If):
+            place(statement.body, set(here), pending)
+            place(statement.orelse, set(here), pending)
+        elif isinstance(statement, ast.For):
+            own = names_in(statement.target)
+            after = live_in(body[index + 1 :]) | live_in(statement.orelse) | names_in(statement.iter)
+            outside = {n for n in own if n in here or n in after or n in stored_names(statement.body)}
+            if outside:
+                for name in sorted(outside - here):
+                    pending.setdefault(id(statement), []).append(name)
+                here |= outside
+            carried = {
+                n for n in stored_names(statement.body) - here - own
+                if n in live_in(statement.body) or mentions(statement.orelse, n)
+            }  # fmt: skip
+            if carried:
+                pending.setdefault(id(statement), []).extend(sorted(carried))
+                here |= carried
+            place(statement.body, here | own, pending)
+            place(statement.orelse, set(here), pending)
+
+
+def _begun(node: ast.Assign) -> set[str]:
+    """Names that an assignment can declare."""
+    target = node.targets[0]
+    if isinstance(target, ast.Tuple):
+        return names_in(target) if isinstance(node.value, ast.Tuple) and one_by_one(target, node.value) else set()
+    return {target.id} if isinstance(target, ast.Name) else set()
+
+
+def one_by_one(target: ast.Tuple, value: ast.Tuple) -> bool:
+    """Whether `a, b = x, y` is `a = x` and then `b = y`: no value reads a name that has changed by then."""
+    later = [value.elts[i + 1 :] for i in range(len(value.elts))]
+    return len(target.elts) == len(value.elts) and not any(
+        names_in(name) & names_in(part) for name, parts in zip(target.elts, later, strict=True) for part in parts
+    )
+
+
+def names_in(node: ast.AST) -> set[str]:
+    """Names that a node reads or assigns, those of comprehensions apart."""
+    inner = {
+        n.id for c in ast.walk(node) if isinstance(c, ast.ListComp | ast.GeneratorExp)
+        for g in c.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)
+    }  # fmt: skip
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} - inner
+
+
+def mentions(body: Sequence[ast.stmt], name: str) -> bool:
+    """Whether a block reads or assigns a name."""
+    return any(name in names_in(s) for s in body)
+
+
+def live_in(body: Sequence[ast.stmt]) -> set[str]:
+    """Names that a block may read before it has assigned them, as far as its order tells."""
+    found: set[str] = set()
+    assigned: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Assign):
+            found |= names_in(node.value) - assigned
+            for target in node.targets:
+                if isinstance(target, ast.Subscript):
+                    found |= names_in(target) - assigned
+            assigned |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.If):
+            found |= (names_in(node.test) | live_in(node.body) | live_in(node.orelse)) - assigned
+            assigned |= _sure(node.body) & _sure(node.orelse)
+        elif isinstance(node, ast.For):
+            found |= (names_in(node.iter) | (live_in(node.body) - names_in(node.target))) - assigned
+            found |= live_in(node.orelse) - assigned
+        else:
+            found |= names_in(node) - assigned
+    return found
+
+
+def _sure(body: Sequence[ast.stmt]) -> set[str]:
+    found: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Assign):
+            found |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.If):
+            found |= _sure(node.body) & _sure(node.orelse)
+    return found

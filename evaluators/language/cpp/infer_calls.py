@@ -6,8 +6,7 @@ import ast
 import math
 from collections.abc import Callable
 
-from evaluators.language.cpp.infer_expressions import refuse
-from evaluators.language.cpp.inference_operators import OperatorTypes
+from evaluators.language.cpp.infer_expressions import ExpressionTypes, refuse
 from evaluators.language.cpp.intervals import limited
 from evaluators.language.cpp.normalise import MayBeZero
 from evaluators.language.cpp.types import (
@@ -28,11 +27,14 @@ from evaluators.language.cpp.types import (
 HIGHEST_POWER = {"exp": 709, "exp2": 1023}
 """Whole numbers above which the result is no double."""
 
-
+SMALLEST_DOUBLE = 5e-324
+LARGEST_FLOAT = 3.4028234663852886e38
 MOST_ITEMS = 2**31 - 1
+LARGEST_SQUARE = 2**62
+"""Up to which the C++ of math.isqrt stays within 64 bits."""
 
 
-class CallTypes(OperatorTypes):
+class CallTypes(ExpressionTypes):
     """Types of expressions, with the functions that programs may call."""
 
     def _call(self, node: ast.Call) -> Type:
@@ -70,12 +72,16 @@ class CallTypes(OperatorTypes):
                 raise refuse(node, "math.isqrt of what may be no integer", "int(...)")
             if value.low < 0:
                 self._overflow(node.args[0], "may be negative, and math.isqrt of it fails", low=0)
+            if self.checked and value.high > LARGEST_SQUARE:
+                self._overflow(node.args[0], "", low=0, high=LARGEST_SQUARE)
             return whole(0, value.high if math.isinf(value.high) else math.isqrt(int(value.high)))
         if name == "sqrt" and value.low < 0:
             self._overflow(node.args[0], "may be negative, and math.sqrt of it fails", low=0)
             return Type(Kind.DOUBLE, 0, math.inf)
         if name in ("log", "log2") and value.low <= 0:
-            if not self._recording:
+            if self.checked:
+                self._overflow(node.args[0], "", low=1 if value.whole else SMALLEST_DOUBLE)
+            if self.checked or not self._recording:
                 return ANY_DOUBLE
             message = f"line {node.lineno}: math.{name} of what may be 0 or negative"
             raise MayBeZero(message, hint=f"math.{name}(max(1, ...))")
@@ -110,7 +116,11 @@ class CallTypes(OperatorTypes):
 
     def _float32(self, node: ast.Call, given: list[Type]) -> Type:
         value = self._one(node, given)
-        ends = [b if math.isinf(b) else as_float32(b) for b in (value.low, value.high)]
+        finite = [abs(b) for b in (value.low, value.high) if not math.isinf(b)]
+        if max(finite, default=0) > LARGEST_FLOAT:
+            self._overflow(node.args[0], "may be too large for a single-precision number", low=-LARGEST_FLOAT,
+                           high=LARGEST_FLOAT)  # fmt: skip
+        ends = [b if abs(b) > LARGEST_FLOAT else as_float32(b) for b in (value.low, value.high)]
         return Type(Kind.FLOAT, ends[0], ends[1])
 
     def _int(self, node: ast.Call, given: list[Type]) -> Type:

@@ -13,8 +13,7 @@ from evaluators.language.cpp.flow import Flow, merged, widened
 from evaluators.language.cpp.infer_calls import CallTypes
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.intervals import as_declared
-from evaluators.language.cpp.names import changed_lists, stored_names
-from evaluators.language.cpp.normalise import Form, NotExpressible
+from evaluators.language.cpp.normalise import Form, NotExpressible, changed_lists, stored_names
 from evaluators.language.cpp.types import UNKNOWN, Kind, Type, list_of
 
 ROUNDS_BEFORE_WIDENING = 3
@@ -29,13 +28,26 @@ FOLLOWED_INSIDE = 6
 class Inference(CallTypes):
     """Types of one form."""
 
-    def __init__(self, form: Form, inputs: Mapping[str, Type]) -> None:
+    def __init__(
+        self,
+        form: Form,
+        inputs: Mapping[str, Type],
+        *,
+        checked: bool = False,
+        numbers: Mapping[str, Type] | None = None,
+    ) -> None:
         """Run until the types of names settle.
+
+        Args:
+            form: one entry point.
+            inputs: range of each input.
+            checked: whether C++ will check at run time what the ranges do not rule out.
+            numbers: type of names that stand for numbers given at run time.
 
         Raises:
             NotExpressible: something has no type in C++.
         """
-        super().__init__(form, inputs)
+        super().__init__(form, inputs, checked, numbers or {})
         self._returned: list[Type] = []
         self._loops: list[tuple[list[Flow], list[Flow]]] = []
         self._known: dict[tuple[str, tuple[Type, ...], bool], Type] = {}
@@ -51,7 +63,7 @@ class Inference(CallTypes):
         raise NotExpressible("the types of this program do not settle", hint="use fewer names for several things")
 
     def _pass(self) -> None:
-        self.of, self.places, self.divisors, self._known = {}, {}, [], {}
+        self.of, self.places, self.divisors, self._known, self.bounds = {}, {}, [], {}, {}
         self.results = dict.fromkeys(self.form.helpers, UNKNOWN)
         self.parameters = {name: [UNKNOWN] * len(f.args.args) for name, f in self.form.helpers.items()}
         self.flow = Flow(self.texts)

@@ -77,7 +77,8 @@ def as_declared(found: Type, declared: Type) -> Type:
         if found.kind is declared.kind or declared.kind is Kind.BOOL:
             return found
         inside = (found.low, found.high) if found.whole and not declared.whole else found.integers
-        return Type(declared.kind, found.low, found.high, found.float_exact, integers=inside)
+        maybe_bool = found.kind is Kind.BOOL and declared.kind is Kind.INT
+        return Type(declared.kind, found.low, found.high, found.float_exact, integers=inside, maybe_bool=maybe_bool)
     if found.items and len(found.items) == len(declared.items):
         pairs = zip(found.items, declared.items, strict=True)
         return replace(found, items=tuple(as_declared(a, b) for a, b in pairs))

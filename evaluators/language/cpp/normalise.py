@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator
+import io
+import tokenize
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from evaluators.data.errors import UserError
 from evaluators.language import subset
-from evaluators.language.cpp.comments import attached, comments_of
-from evaluators.language.cpp.names import Rename, loop_counters, stored_names
 from evaluators.language.gate import Program
 from evaluators.language.tables import LoopsOverLists, with_local_tables
 
@@ -107,30 +107,39 @@ def form_of(program: Program, entry: str) -> Form:
     comments = attached(comments_of(program.source), list(functions.values()), list(constants.values()))
     form = Form(entry, views, main.body, functions, constants, comments)
     if entry == "schedule":
-        _separate(form, main, set())
+
+        def num_splits(answer: ast.Tuple) -> ast.expr:
+            for name, part, default in zip(("pack_gqa", "sm_margin"), answer.elts[1:], ("None", "0"), strict=True):
+                if ast.unparse(part) != default:
+                    form.other.add((name, ast.unparse(part)))
+            return answer.elts[0]
+
+        replace_answers(form, main, num_splits, set())
     _inline_tail_calls(form)
-    _prune(form)
+    prune(form)
     return form
 
 
-def _separate(form: Form, function: ast.FunctionDef, seen: set[str]) -> None:
-    """Turn `return n, pack_gqa, sm_margin` into `return n` in a function and those that it returns from."""
+def replace_answers(
+    form: Form, function: ast.FunctionDef, instead: Callable[[ast.Tuple], ast.expr], seen: set[str]
+) -> None:
+    """Put something else for `n, pack_gqa, sm_margin` where a function, or one that it ends with, returns it.
+
+    Raises:
+        NotExpressible: what is returned is not spelled out.
+    """
     seen.add(function.name)
 
     def returned(value: ast.expr | None, line: int) -> ast.expr:
         if isinstance(value, ast.Tuple) and len(value.elts) == 3:
-            for name, part in (("pack_gqa", value.elts[1]), ("sm_margin", value.elts[2])):
-                text = ast.unparse(part)
-                if text != {"pack_gqa": "None", "sm_margin": "0"}[name]:
-                    form.other.add((name, text))
-            return value.elts[0]
+            return instead(value)
         if isinstance(value, ast.IfExp):
             return ast.copy_location(
                 ast.IfExp(value.test, returned(value.body, line), returned(value.orelse, line)), value
             )
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in form.helpers:
             if value.func.id not in seen:
-                _separate(form, form.helpers[value.func.id], seen)
+                replace_answers(form, form.helpers[value.func.id], instead, seen)
             return value
         raise NotExpressible(
             f"line {line}: schedule returns something that is not spelled out",
@@ -206,7 +215,7 @@ def _inline_tail_calls(form: Form) -> None:
         form.body = [ast.fix_missing_locations(s) for s in (*head, *given, *body)]
 
 
-def _prune(form: Form) -> None:
+def prune(form: Form) -> None:
     """Keep only helpers and constants in use, callees before callers."""
     ordered: dict[str, ast.FunctionDef] = {}
 
@@ -253,5 +262,94 @@ def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
                 node.value = copy.deepcopy(call)
     form.body = [ast.fix_missing_locations(s) for s in root.body]
     _inline_tail_calls(form)
-    _prune(form)
+    prune(form)
     return form
+
+
+def comments_of(source: str) -> dict[int, list[str]]:
+    """Comments by line; those behind code by -line."""
+    found: dict[int, list[str]] = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            alone = not token.line[: token.start[1]].strip()
+            text = token.string.lstrip("#").strip()
+            if text and not text.startswith("EVOLVE-BLOCK"):
+                found[token.start[0] if alone else -token.start[0]] = [text]
+    return found
+
+
+def attached(comments: dict[int, list[str]], roots: list[ast.FunctionDef],
+             constants: list[ast.expr]) -> dict[int, list[str]]:  # fmt: skip
+    """Move each comment line to the statement, or the value of a module's constant, below it."""
+    starts = {n.lineno for r in roots for n in ast.walk(r) if isinstance(n, ast.stmt) and n is not r}
+    starts |= {value.lineno for value in constants}
+    heads = {value.lineno: value.lineno for value in constants}
+    for root in roots:
+        for node in ast.walk(root):
+            if isinstance(node, ast.If | ast.For):
+                test = node.test if isinstance(node, ast.If) else node.iter
+                heads.update(dict.fromkeys(range(node.lineno, (test.end_lineno or 0) + 1), node.lineno))
+            elif isinstance(node, ast.stmt) and node is not root:
+                heads.update(dict.fromkeys(range(node.lineno, (node.end_lineno or 0) + 1), node.lineno))
+    found: dict[int, list[str]] = {}
+    for line, texts in sorted(comments.items(), key=lambda item: abs(item[0])):
+        at = heads.get(abs(line))
+        if at is not None and line < 0 and -line in (at,):
+            found.setdefault(-at, []).extend(texts)
+            continue
+        at = at if at is not None else next((s for s in sorted(starts) if s > abs(line)), None)
+        if at is not None:
+            found.setdefault(at, []).extend(texts)
+    return found
+
+
+def stored_names(nodes: Sequence[ast.stmt]) -> set[str]:
+    """Names that statements assign."""
+    return {n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def loop_counters(nodes: Sequence[ast.stmt]) -> set[str]:
+    """Names that are assigned by `for NAME in range(...)` alone, and read inside such loops alone."""
+    loops = [n for s in nodes for n in ast.walk(s) if isinstance(n, ast.For)]
+    inside: dict[str, int] = {}
+    for loop in loops:
+        if isinstance(loop.target, ast.Name) and isinstance(loop.iter, ast.Call) and not loop.orelse:
+            used = [n for s in (loop.target, *loop.body) for n in ast.walk(s) if isinstance(n, ast.Name)]
+            count = sum(n.id == loop.target.id for n in used)
+            inside[loop.target.id] = inside.get(loop.target.id, 0) + count
+    every = [n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name)]
+    stores = stored_names([s for loop in loops for s in loop.body])
+    return {name for name, count in inside.items() if every.count(name) == count and name not in stores}
+
+
+def changed_lists(nodes: Sequence[ast.stmt], *, grown_only: bool = False) -> set[str]:
+    """Names of lists that statements append to, or (unless `grown_only`) change an item of."""
+    found = set()
+    for node in (n for s in nodes for n in ast.walk(s)):
+        appended = node.func if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else None
+        stored = node if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) else None
+        changed = appended or (None if grown_only else stored)
+        if changed is not None and isinstance(changed.value, ast.Name):
+            found.add(changed.value.id)
+    return found - {"math"}
+
+
+class Rename(ast.NodeTransformer):
+    """Other names for local ones."""
+
+    def __init__(self, names: dict[str, str]) -> None:
+        """Old name to new name."""
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        """One name."""
+        node.id = self.names.get(node.id, node.id)
+        return node
+
+
+def always_returns(body: list[ast.stmt]) -> bool:
+    """Whether the end of a block is never reached."""
+    last = body[-1]
+    if isinstance(last, ast.If):
+        return bool(last.orelse) and always_returns(last.body) and always_returns(last.orelse)
+    return isinstance(last, ast.Return)

@@ -9,88 +9,109 @@ from __future__ import annotations
 import ast
 import math
 import random
-from collections.abc import Mapping
-from types import SimpleNamespace
-from typing import Any
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from evaluators.data.errors import UserError
+from evaluators.language.cpp.compiler import (
+    EXAMPLE,
+    HARNESS,
+    CompileError,
+    HostFunction,
+    compile_function,
+    find_compiler,
+)
 from evaluators.language.cpp.normalise import Form, NotExpressible
-from evaluators.language.cpp.types import Kind, Type
-from evaluators.language.machine import Machine, TooMuch
-from evaluators.language.operations import FAILURES
+from evaluators.language.cpp.types import Kind, Type, cpp_type
 
 TRIES = 400
 SEED = 20_260_401
+HALVINGS = 24
+LIMIT_S = 20.0
+"""Wall seconds of one question to the binary."""
+
+EXAMPLE_CALL = """example__(row)"""
+EXAMPLE_TEXT = """#include <exception>
+
+{checks}
+
+static int64_t heuristic__([[maybe_unused]] int64_t const* row__) {{
+{body}
+}}
+
+// What the row's last number asks for: whether the expression leaves its range, and the parts of its value there.
+static int64_t example__(int64_t const* row) {{
+    try {{
+        heuristic__(row);
+    }} catch (checked__Failure const& found) {{
+        if (!found.watched) {{ return 0; }}
+        switch (row[{inputs}]) {{
+            case 0: return found.whole ? 1 : 2;
+            case 1: return int64_t(found.integer >> 62);
+            case 2: return int64_t(found.integer & ((__int128(1) << 62) - 1));
+            default: return int64_t(found.number);
+        }}
+    }} catch (std::exception const&) {{
+    }}
+    return 0;
+}}"""
 
 
-class _Found(Exception):
-    def __init__(self, value: float) -> None:
-        self.value = value
+class _Example:
+    """A form's checked C++, which tells where one expression leaves its range."""
+
+    def __init__(self, form: Form, inputs: Mapping[str, Type], watched: ast.AST, folder: Path) -> None:
+        """Translate and compile.
+
+        Raises:
+            NotExpressible: the form has no C++ even with checks.
+            CompileError: the compiler refuses it.
+            UserError: there is no compiler.
+        """
+        # Later than this module: inference raises what is defined below.
+        from evaluators.language.cpp.infer_statements import Inference
+        from evaluators.language.cpp.translate import body_of
+
+        named = {n.attr for n in form.statements() if isinstance(n, ast.Attribute)}
+        self.read = sorted(n for n in inputs if n.removeprefix("gpu.") in named) or sorted(inputs)[:1]
+        types = Inference(form, inputs, checked=True)
+        types.watched = types.update(watched) if isinstance(watched, ast.AugAssign) else watched
+        names = {name: f"input__{name.removeprefix('gpu.')}" for name in inputs}
+        kinds = {name: cpp_type(inputs[name]) for name in self.read}
+        lines = [f"    {kinds[n]} const {names[n]} = {kinds[n]}(row__[{i}]);" for i, n in enumerate(self.read)]
+        text = EXAMPLE_TEXT.format(
+            checks=HARNESS.with_name("checks.cpp").read_text(encoding="utf-8"),
+            body="\n".join([*lines, body_of(form, types, names).text]),
+            inputs=len(self.read),
+        )
+        self._function: HostFunction = compile_function(
+            find_compiler(), text, EXAMPLE_CALL, len(self.read) + 1, folder, EXAMPLE
+        )
+
+    def first(self, rows: Sequence[Mapping[str, int]]) -> int | None:
+        """Index of the first row on which the expression leaves its range."""
+        found = self._function.answers([[*(r[n] for n in self.read), 0] for r in rows], limit_s=LIMIT_S)
+        return next((i for i, kind in enumerate(found) if kind), None)
+
+    def value(self, row: Mapping[str, int]) -> float:
+        """Its value on such a row."""
+        kind, high, low, number = self._function.answers([[*(row[n] for n in self.read), part] for part in range(4)])
+        return high * 2**62 + low if kind == 1 else number
 
 
-class Watch(Machine):
-    """Runs a form until one expression leaves a range."""
-
-    def __init__(self, form: Form, watched: ast.AST, low: float, high: float) -> None:
-        """Watch an expression, or what `a op= b` results in."""
-        self._watched, self._low, self._high = watched, low, high
-        super().__init__(self.module(form))
-
-    @staticmethod
-    def module(form: Form) -> ast.Module:
-        """A form as a module, made of the same nodes."""
-        views = [ast.arg(name) for name in form.views]
-        arguments = ast.arguments([], views, None, [], [], None, [])
-        entry = ast.FunctionDef(form.entry, arguments, form.body, [], None)
-        constants = [ast.Assign([ast.Name(n, ast.Store())], v) for n, v in form.constants.items()]
-        return ast.Module([ast.parse("import math").body[0], *constants, *form.helpers.values(), entry], [])
-
-    def _value(self, node: ast.expr, scope: Any) -> Any:
-        value = super()._value(node, scope)
-        if node is self._watched:
-            self._weighed(value)
-        return value
-
-    def _statement(self, node: ast.stmt, scope: Any) -> None:
-        super()._statement(node, scope)
-        if node is self._watched:
-            assert isinstance(node, ast.AugAssign)
-            self._weighed(self._value(node.target, scope))
-
-    def _weighed(self, value: Any) -> None:
-        if isinstance(value, int | float) and not self._low <= value <= self._high:
-            raise _Found(value)
-
-
-def witness(form: Form, inputs: Mapping[str, Type], watched: ast.AST, low: float,
-            high: float) -> tuple[dict[str, int], float] | None:  # fmt: skip
-    """Inputs for which an expression leaves low..high, as small as can be made out, and its value there.
+def witness(form: Form, inputs: Mapping[str, Type], watched: ast.AST) -> tuple[dict[str, int], float] | None:
+    """Inputs for which an expression leaves its range, as small as can be made out, and its value there.
 
     Args:
         form: one entry point.
         inputs: ranges of the inputs.
         watched: an expression of the form, or `a op= b`, of whose result is meant.
-        low: least value allowed.
-        high: greatest value allowed.
 
     Returns:
-        None where none of the inputs tried does it.
+        None where none of the inputs tried does it, or where it could not be tried: no compiler, too much time.
     """
-    named = {n.attr for n in form.statements() if isinstance(n, ast.Attribute)}
-    read = sorted(n for n in inputs if n.removeprefix("gpu.") in named) or sorted(inputs)[:1]
-    machine = Watch(form, watched, low, high)
     rng = random.Random(SEED)
-
-    def value_at(values: dict[str, int]) -> float | None:
-        gpu = {n.removeprefix("gpu."): v for n, v in values.items() if n.startswith("gpu.")}
-        given: list[SimpleNamespace] = [SimpleNamespace(**values), SimpleNamespace(**gpu)]
-        machine.steps = 0
-        try:
-            machine.call(form.entry, given)
-        except _Found as found:
-            return found.value
-        except (*FAILURES, TooMuch, MemoryError, RecursionError):
-            return None
-        return None
 
     def drawn(kind: Type) -> int:
         low_end, high_end = int(kind.low), int(kind.high)
@@ -99,23 +120,25 @@ def witness(form: Form, inputs: Mapping[str, Type], watched: ast.AST, low: float
             return high_end if way else low_end
         return min(high_end, max(low_end, int(2 ** rng.uniform(0, max(1, high_end).bit_length()))))
 
-    for number in range(TRIES):
-        ends = {n: int(inputs[n].low if number else inputs[n].high) for n in read}
-        values = ends if number < 2 else {n: drawn(inputs[n]) for n in read}
-        if value_at(values) is not None:
-            return _smallest(values, inputs, value_at)
-    return None
-
-
-def _smallest(values: dict[str, int], inputs: Mapping[str, Type], value_at: Any) -> tuple[dict[str, int], float]:
-    """The example with each input halved towards its least value as long as it stays one."""
-    for name in values:
-        low = int(inputs[name].low)
-        for tried in (low, *(low + (values[name] - low) // 2**k for k in range(24, 0, -1))):
-            if value_at({**values, name: tried}) is not None:
-                values = {**values, name: tried}
-                break
-    return values, value_at(values)
+    with tempfile.TemporaryDirectory(prefix="evosplit-overflow-") as folder:
+        try:
+            example = _Example(form, inputs, watched, Path(folder))
+            ends = [{n: int(inputs[n].high) for n in example.read}, {n: int(inputs[n].low) for n in example.read}]
+            tried = [*ends, *({n: drawn(inputs[n]) for n in example.read} for _ in range(TRIES - 2))]
+            found = example.first(tried)
+            if found is None:
+                return None
+            values = tried[found]
+            for name in values:
+                # Each input halved towards its least value as long as it stays an example.
+                low = int(inputs[name].low)
+                steps = (low, *(low + (values[name] - low) // 2**k for k in range(HALVINGS, 0, -1)))
+                smaller = [{**values, name: value} for value in steps]
+                found = example.first(smaller)
+                values = values if found is None else smaller[found]
+            return values, example.value(values)
+        except (UserError, CompileError):
+            return None
 
 
 class Overflow(NotExpressible):
@@ -135,7 +158,7 @@ class Overflow(NotExpressible):
             parts: types of its operands, by their text.
             hint: what to write instead; by default a bound for the first operand.
         """
-        found = witness(form, inputs, node, low, high)
+        found = witness(form, inputs, node)
         if found is None:
             example = f"none of {TRIES} inputs tried makes it so, and nothing in the program rules it out"
         else:

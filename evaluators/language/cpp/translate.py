@@ -6,12 +6,11 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evaluators.language.cpp.cpp_text import HELPERS
+from evaluators.language.cpp.emit_expressions import HELPERS
 from evaluators.language.cpp.emit_statements import INDENT, LINE_LENGTH, Statements
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
-from evaluators.language.cpp.names import always_returns, stored_names
-from evaluators.language.cpp.normalise import Form, MayBeZero, NotExpressible
+from evaluators.language.cpp.normalise import Form, MayBeZero, NotExpressible, always_returns, stored_names
 from evaluators.language.cpp.types import Kind, Type, cpp_type
 
 
@@ -113,6 +112,11 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
         raise MayBeZero(f"line {where.lineno}: the divisor {text} may be 0", hint=f"max(1, {text})")
     if types.results[""].kind is not Kind.INT:
         raise NotExpressible("what is returned is not always an integer", hint="int(...), math.ceil(...) or //")
+    return body_of(form, types, fields)
+
+
+def body_of(form: Form, types: Inference, fields: Mapping[str, str]) -> CppBody:
+    """As `translate`, of a form whose types are known."""
     writer = _Writer(form, types, fields)
     preamble, statements = writer.body()
     notes = set(writer.expressions.notes)

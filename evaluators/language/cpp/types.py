@@ -47,6 +47,7 @@ class Type:
         exact: every value is also a float's (constants such as 0.5, ceilings of floats).
         items: of TUPLE its parts, of LIST and RANGE the one type of its items.
         integers: range of those of a DOUBLE's values that are ints in Python, as in `0 if few else 1.5`.
+        maybe_bool: some of an INT's values are True or False in Python, as in `paged or 2`.
     """
 
     kind: Kind
@@ -55,6 +56,7 @@ class Type:
     exact: bool = False
     items: tuple[Type, ...] = ()
     integers: tuple[float, float] | None = None
+    maybe_bool: bool = False
 
     @property
     def number(self) -> bool:
@@ -126,9 +128,10 @@ def join(one: Type, other: Type) -> Type | None:
         low, high = min(one.low, other.low), max(one.high, other.high)
         kinds = {one.kind, other.kind}
         if len(kinds) == 1 and Kind.DOUBLE not in kinds:
-            return Type(one.kind, low, high, one.exact and other.exact)
+            exact, maybe_bool = one.exact and other.exact, one.maybe_bool or other.maybe_bool
+            return Type(one.kind, low, high, exact, maybe_bool=maybe_bool)
         if kinds == {Kind.BOOL, Kind.INT}:
-            return whole(low, high)
+            return Type(Kind.INT, low, high, maybe_bool=True)
         if kinds == {Kind.FLOAT, Kind.DOUBLE} and (one.float_exact and other.float_exact):
             return Type(Kind.FLOAT, low, high)
         parts = [(p.low, p.high) if p.whole else p.integers for p in (one, other)]
@@ -150,7 +153,7 @@ def widen(old: Type, new: Type) -> Type:
     if new.number:
         low, high = _open((old.low, old.high), (new.low, new.high))
         inside = new.integers and _open(old.integers or new.integers, new.integers)
-        return Type(new.kind, low, high, new.exact, integers=inside)
+        return Type(new.kind, low, high, new.exact, integers=inside, maybe_bool=new.maybe_bool)
     if len(new.items) == len(old.items):
         return Type(new.kind, items=tuple(widen(a, b) for a, b in zip(old.items, new.items, strict=True)))
     return new

@@ -1,22 +1,22 @@
-"""One table of measured launches, read for display: what each shape offers, what a program's decisions come to."""
+"""One table of measured launches, read for display: the launches of each shape, the outcomes of programs' decisions."""
 
 from __future__ import annotations
 
 import json
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 
 from evaluators.data.contract import Decision
 from evaluators.data.workloads import Case, Weighting, weights
-from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.fa3.launch import spelled_out
 from evaluators.judge.judge import SEARCH_SPLITS
-from evaluators.latencies.latency import TableSource, UnrecordedError
-from evaluators.latencies.oracle import log_speedups, standard_error
-from evaluators.latencies.table import Cell, Table, restrict
-from evaluators.scoring.score import is_regression
+from evaluators.latencies.latency import TableSource
+from evaluators.latencies.oracle import ShapeGains
+from evaluators.latencies.table import Table, restrict
+from evaluators.scoring.outcomes import Outcomes
 from evolve.dashboard.views.documents import Cells, Outcome, ShapeCase
-from evolve.dashboard.views.measured import Measured, mean_live
 
 CARD_FIELDS = ("workload", "setting", "build", "recorded", "rounds", "round_spread_median", "round_spread_p95")
 
@@ -30,7 +30,6 @@ class RecordedTable:
     def __init__(self, table: Table, weighting: Weighting, *, live: bool = False) -> None:
         """Take a table; `live` ones hold what was measured so far, and nothing is read out between two launches."""
         table = restrict(table, SEARCH_SPLITS)
-        self._table, self._source = table, None if live else TableSource(table)
         self._setting, self._gpu = table.setting, table.gpu
         by_split = {s: weights([c for c in table.cases if c.split is s], weighting) for s in SEARCH_SPLITS}
         self._weights = {i: w for found in by_split.values() for i, w in found.items()}
@@ -39,7 +38,9 @@ class RecordedTable:
         """Decisions that a program makes on this table."""
         self._at = [i for i, c in enumerate(judged) if table.cells[c.id]]
         self.cases: tuple[Case, ...] = tuple(judged[i] for i in self._at)
-        self._measured = [Measured.of(table.cells[c.id]) for c in self.cases]
+        source = TableSource(table, interpolate=not live)
+        # No cap on the workspace: what was measured is shown, also where the judge refuses it.
+        self._look_up = Outcomes(self.cases, table.setting, table.gpu, source, cap_bytes=sys.maxsize)
         self._numbers: list[dict[str, int]] = [{} for _ in self.cases]
         self.outcomes: list[list[Outcome]] = [[] for _ in self.cases]
         """By case, every outcome that was asked for; `picks` counts in these."""
@@ -54,20 +55,17 @@ class RecordedTable:
     def oracle_speedup(self) -> dict[str, float]:
         """What the oracle gains on each split, by name."""
         totals: dict[str, float] = {}
-        for case, measured in zip(self.cases, self._measured, strict=True):
-            split = case.split.value
-            totals[split] = totals.get(split, 0.0) + self._weights[case.id] * measured.oracle_log_gain
+        for case in self.cases:
+            split, oracle = case.split.value, self._look_up.known(case.id).oracle
+            totals[split] = totals.get(split, 0.0) + self._weights[case.id] * oracle.log_gain
         return {split: math.exp(total) for split, total in totals.items()}
 
     def shape_cases(self, number: int, prefix: str) -> list[ShapeCase]:
         """Every case with its launches, as table `number`, under names with a prefix."""
-        return [
-            self._shape_case(case, measured, number, prefix)
-            for case, measured in zip(self.cases, self._measured, strict=True)
-        ]
+        return [self._shape_case(case, number, prefix) for case in self.cases]
 
-    def _shape_case(self, case: Case, measured: Measured, number: int, prefix: str) -> ShapeCase:
-        shape = case.shape
+    def _shape_case(self, case: Case, number: int, prefix: str) -> ShapeCase:
+        shape, known = case.shape, self._look_up.known(case.id)
         return ShapeCase(
             id=prefix + case.id,
             table=number,
@@ -80,12 +78,13 @@ class RecordedTable:
             mix=case.id.rsplit("-", 1)[-1] if case.ragged else "",
             live_seqlens=list(shape.live_seqlens),
             weight=round(self._weights[case.id], 8),
-            oracle_speedup=round(math.exp(measured.oracle_log_gain), 5),
-            best=measured.best,
-            cells=self._cells(case, measured, self._table.cells[case.id]),
+            oracle_speedup=round(math.exp(known.oracle.log_gain), 5),
+            best=known.oracle.cell,
+            cells=self._cells(case, known),
         )
 
-    def _cells(self, case: Case, measured: Measured, cells: Sequence[Cell]) -> Cells:
+    def _cells(self, case: Case, known: ShapeGains) -> Cells:
+        cells = known.cells
         # Tables hold decisions spelled out, but for the blocks of those that leave them to FA3.
         spelled = [
             d if (d.num_splits == 1 and not d.blocks_per_split) or (d.num_splits and d.blocks_per_split)
@@ -98,11 +97,11 @@ class RecordedTable:
             pack_gqa=[d.pack_gqa for d in spelled],
             sm_margin=[d.sm_margin for d in spelled],
             live_splits=[mean_live(c.launch) for c in cells],
-            median_us=measured.median_us,
-            low_us=[round(v, 3) for v in measured.low_us],
-            high_us=[round(v, 3) for v in measured.high_us],
-            speedup=measured.speedups(),
-            error=[round(v, 6) for v in measured.error],
+            median_us=[round(statistics.median(c.latencies_us), 3) for c in cells],
+            low_us=[round(min(c.latencies_us), 3) for c in cells],
+            high_us=[round(max(c.latencies_us), 3) for c in cells],
+            speedup=[round(g.speedup, 5) for g in known.gains],
+            error=[round(g.standard_error, 6) for g in known.gains],
         )
 
     def picks(self, rows: Sequence[str]) -> list[int]:
@@ -122,40 +121,31 @@ class RecordedTable:
         return found
 
     def _outcome(self, i: int, decision: Decision) -> Outcome:
-        case, measured = self.cases[i], self._measured[i]
-        spelled = spelled_out(case.shape, self._setting, decision, self._gpu)
-        launch = canonical_launch(case.shape, self._setting, spelled, self._gpu)
-        cells = self._table.cells[case.id]
-        cell = measured.cell_of.get(launch.key)
-        outcome = Outcome(
-            num_splits=spelled.num_splits,
-            blocks_per_split=spelled.blocks_per_split,
-            pack_gqa=spelled.pack_gqa,
-            sm_margin=spelled.sm_margin,
-            live_splits=round(sum(launch.live_splits) / len(launch.live_splits), 3),
-            latency_us=None,
-            speedup=None,
-            error=None,
-            left=None,
-            regression=False,
-            interpolated=False,
-            changed=cell != 0,
+        known = self._look_up.known(self.cases[i].id)
+        found = self._look_up.of(self.cases[i].id, decision)
+        result = found.result
+        best = known.gains[known.oracle.cell].log_speedup
+        return Outcome(
+            num_splits=found.spelled.num_splits,
+            blocks_per_split=found.spelled.blocks_per_split,
+            pack_gqa=found.spelled.pack_gqa,
+            sm_margin=found.spelled.sm_margin,
+            live_splits=round(found.mean_live_splits, 3),
+            latency_us=round(result.latency.median_us, 3) if result else None,
+            speedup=round(result.speedup, 5) if result else None,
+            error=round(result.gain.standard_error, 6) if result else None,
+            left=round(math.exp(max(0.0, best - result.log_speedup)), 5) if result else None,
+            regression=bool(result and result.regression),
+            interpolated=bool(result and result.interpolated),
+            changed=found.launch != known.cells[0].launch,
         )
-        if cell is not None:
-            gain, error = measured.log_speedup[cell], measured.error[cell]
-            outcome["latency_us"] = measured.median_us[cell]
-        else:
-            try:
-                latency = self._source.latency(case, spelled) if self._source else None
-            except UnrecordedError:
-                latency = None
-            if latency is None:
-                return outcome
-            logs = log_speedups(cells[0].latencies_us, latency.rounds_us)
-            gain, error = statistics.median(logs), standard_error(logs)
-            outcome["latency_us"], outcome["interpolated"] = round(latency.median_us, 3), True
-        outcome["speedup"] = round(math.exp(gain), 5)
-        outcome["error"] = round(error, 6)
-        outcome["left"] = round(math.exp(max(0.0, measured.log_speedup[measured.best] - gain)), 5)
-        outcome["regression"] = is_regression(gain, error)
-        return outcome
+
+
+def mean_live(launch: str) -> float:
+    """Mean live splits of a launch from its key, e.g. `m32.p1.g0:3x6,1` (see `evaluators.fa3.launch.Launch.key`)."""
+    total = count = 0
+    for run in launch.rpartition(":")[2].split(","):
+        value, _, times = run.partition("x")
+        n = int(times or 1)
+        total, count = total + int(value) * n, count + n
+    return round(total / count, 3)

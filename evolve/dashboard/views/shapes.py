@@ -11,9 +11,9 @@ from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import Weighting, cases_for
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.latencies.recorded_decisions import SM_MARGINS
-from evaluators.latencies.store import Bench, StoreError, read_bench, shape_key
+from evaluators.latencies.store import BenchKey, StoreError, read_bench, shape_key
 from evaluators.latencies.table import Table, TableError, read_table, table_digest
-from evaluators.measure.live_source import anchored_cells
+from evaluators.measure.live import anchored_cells
 from evolve.assets import asset
 from evolve.dashboard.views.documents import Shapes
 from evolve.dashboard.views.reader import RunReader
@@ -69,7 +69,7 @@ def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, st
     uuid = meta.get("gpu_uuid", "")
     device = DeviceRecord(meta["gpu"], uuid, meta["driver"], "", int(meta["num_sms"]), int(meta["l2_bytes"]))
     setting = LIVE_SETTINGS[config.judge.setting]
-    readings = read_bench(store, Bench(device, meta["build"], setting))
+    readings = read_bench(store, BenchKey(device, meta["build"], setting))
     if not readings:
         return None, f"the run was measured live, and {store} holds none of its launches"
     gpu = replace(device.gpu(), max_sm_margin=max(SM_MARGINS))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 import statistics
@@ -56,11 +54,10 @@ def check_output(folder: Path) -> None:
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
+    import pandas
+
+    frame = pandas.DataFrame(list(rows), columns=list(columns), dtype=object)
+    return str(frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _diff_row(row: Row) -> Sequence[object]:

@@ -14,8 +14,7 @@ from hashlib import sha256
 from evaluators.data import contract
 from evaluators.data.contract import Gpu
 from evaluators.fa3 import dispatch
-from evaluators.language.cpp.names import always_returns
-from evaluators.language.cpp.normalise import NotExpressible, form_of
+from evaluators.language.cpp.normalise import NotExpressible, always_returns, form_of
 from evaluators.language.gate import Program
 from evolve.assets import asset
 from evolve.export.bundle.plan import TABLES, Export, exported, stock_form

@@ -12,8 +12,7 @@ from pathlib import Path
 from evaluators.data.contract import Gpu, Mode, ShapeView
 from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.compiler import FAST, CompileError, Compiler, Stopped
-from evaluators.language.cpp.names import always_returns
-from evaluators.language.cpp.normalise import Form, NotExpressible, form_of, with_stock
+from evaluators.language.cpp.normalise import Form, NotExpressible, always_returns, form_of, with_stock
 from evaluators.language.gate import Program
 from evaluators.latencies.table import Table
 from evolve.assets import asset

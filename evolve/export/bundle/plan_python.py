@@ -11,8 +11,7 @@ from pathlib import Path
 
 from evaluators.data.contract import Gpu, ShapeView
 from evaluators.language.cpp.compiler import Compiler
-from evaluators.language.cpp.names import always_returns
-from evaluators.language.cpp.normalise import Form, NotExpressible, form_of
+from evaluators.language.cpp.normalise import Form, NotExpressible, always_returns, form_of
 from evaluators.language.gate import Program
 from evolve.assets import asset
 from evolve.export.bundle.plan import TABLES, Export, exported, stock_form

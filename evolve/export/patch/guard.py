@@ -12,8 +12,14 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evaluators.language.cpp.names import Rename, always_returns, loop_counters, stored_names
-from evaluators.language.cpp.normalise import STOCK_LINES, Form
+from evaluators.language.cpp.normalise import (
+    STOCK_LINES,
+    Form,
+    Rename,
+    always_returns,
+    loop_counters,
+    stored_names,
+)
 from evolve.export.targets.domain import INPUT, Domain
 
 GUARD_LINE = 3 * STOCK_LINES

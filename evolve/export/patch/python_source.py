@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from evaluators.language.cpp.names import Rename, stored_names
-from evaluators.language.cpp.normalise import Form, NotExpressible
+from evaluators.language.cpp.normalise import Form, NotExpressible, Rename, stored_names
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.export.patch.anchors import AnchorMissing
 

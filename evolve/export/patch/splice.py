@@ -10,8 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 
-from evaluators.language.cpp.names import loop_counters, stored_names
-from evaluators.language.cpp.normalise import Form
+from evaluators.language.cpp.normalise import Form, loop_counters, stored_names
 from evaluators.language.cpp.translate import CppBody
 from evolve.export.patch.anchors import CppFunction
 

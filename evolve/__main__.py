@@ -1,0 +1,6 @@
+"""`python -m evolve`: the command line."""
+
+from evolve.cli import main
+
+if __name__ == "__main__":
+    main()

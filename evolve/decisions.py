@@ -1,0 +1,87 @@
+"""Decisions of a program on shapes, and what FA3 then launches: on any shape, without latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.questions import Answers, Question
+from evaluators.data.status import Status
+from evaluators.fa3.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
+from evaluators.fa3.launch import canonical_launch, workspace_bytes
+from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
+from evolve.errors import EXIT_NEGATIVE, UserError
+
+AT_ONCE = 1000
+"""Shapes that one sandbox process is asked about: its limits are meant for about as many."""
+
+
+class NoDecisions(UserError):
+    """The program was refused or failed; the message begins with its status."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        """Keep the status beside the message."""
+        super().__init__(f"{status.value}: {message}", exit_code=EXIT_NEGATIVE)
+        self.status = status
+
+
+def decide_shapes(source: str, rows: Sequence[tuple[DecodeShape, Setting]]) -> list[dict[str, dict[str, Any]]]:
+    """The decision and the launch of each shape on an H100, in the form of `evosplit decide --json`.
+
+    Args:
+        source: of the program.
+        rows: shapes, each with the setting that it runs in.
+
+    Raises:
+        NoDecisions: the gate refuses the program, or it fails on a shape.
+    """
+    try:
+        program = parse_program(source)
+    except ProgramRefused as refused:
+        raise NoDecisions(refused.status, str(refused)) from refused
+    gpu = Gpu()
+    found = []
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+        answers = _ask(program, part, gpu)
+        if answers.status is not Status.OK:
+            raise NoDecisions(answers.status, answers.message)
+        for (shape, setting), decision in zip(part, answers.decisions, strict=True):
+            found.append(_described(shape, setting, decision, gpu))
+    return found
+
+
+def _ask(program: Program, rows: Sequence[tuple[DecodeShape, Setting]], gpu: Gpu) -> Answers:
+    """Ask in the sandbox; where a process cannot be confined, under limits of time and memory alone."""
+    questions = [
+        Question(
+            view := shape_view(shape, setting),
+            stock := num_splits_heuristic(view, gpu.num_sms),
+            work_view(shape, setting, stock),
+        )
+        for shape, setting in rows
+    ]
+    return Sandbox(gpu, questions, Limits(), confined=self_test().ok).ask(program)
+
+
+def _described(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> dict[str, dict[str, Any]]:
+    """A decision and its launch as JSON."""
+    num_splits = resolved_num_splits(shape, setting, decision, gpu)
+    launch = canonical_launch(shape, setting, decision, gpu)
+    live = launch.live_splits * (shape.batch if setting.mode is Mode.STATIC else 1)
+    return {
+        "shape": {**asdict(shape), "mode": setting.mode.value, "paged": setting.paged},
+        "decision": asdict(decision),
+        "launch": {
+            "num_splits": num_splits,
+            "live_splits": list(live),
+            "pack_gqa": launch.pack_gqa,
+            "sm_margin": launch.sm_margin,
+            "combine_bucket": launch.combine_bucket,
+            "workspace_bytes": workspace_bytes(shape, num_splits),
+            "key": launch.key,
+        },
+    }

@@ -1,0 +1,160 @@
+"""Exports a program: plans it for a target, proves it, and writes the bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evaluators.data.contract import Gpu
+from evaluators.language.cpp.compiler import find_compiler
+from evaluators.language.gate import Program
+from evolve.assets import asset
+from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.export.bundle.bundle import check_output, provenance, write_bundle
+from evolve.export.bundle.drop_in import plan_drop_in
+from evolve.export.bundle.plan import TABLES, Export, plan_header, plan_prepare
+from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
+from evolve.export.bundle.pr_body import commit_message
+from evolve.export.bundle.refusals import refuse
+from evolve.export.distill.distill import Distilled, curve_csv, distil
+from evolve.export.evidence.answers import read
+from evolve.export.evidence.evidence import recorded_tables
+from evolve.export.patch.formatter import formatted
+from evolve.export.patch.tree import Tree, mailbox_patch, open_tree
+from evolve.export.targets.domain import Domain
+from evolve.export.targets.targets import Kind, Target, target_named
+from evolve.journal.run_folder import find_run, summarise
+from evolve.run import log_sealed_read, read_program
+
+PLANNERS = {Kind.HEADER: plan_header, Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
+"""How an export is planned; a module of its own patches nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenBundle:
+    """A bundle that was written.
+
+    Attributes:
+        folder: where it lies.
+        files: names of its files.
+        export: what was planned and proved.
+        provenance: what it was made from, as in its provenance.json.
+    """
+
+    folder: Path
+    files: list[str]
+    export: Export
+    provenance: dict[str, object]
+
+
+def export_program(
+    name: str,
+    text: str,
+    target_name: str,
+    output: Path,
+    *,
+    source: Path | None = None,
+    partial: bool = False,
+    unmeasured: bool = False,
+    everywhere: bool = False,
+    distill: float | None = None,
+    run: dict[str, object] | None = None,
+    runs_dir: Path = Path("runs"),
+    tell: Callable[[str], None] = lambda _: None,
+) -> WrittenBundle:
+    """Prove a program, patch the target and write the bundle; nothing is written when anything fails.
+
+    Args:
+        name: of the program, for the bundle's texts.
+        text: its source.
+        target_name: one of the export targets.
+        output: new or empty folder.
+        source: checkout of the target; None for the target that is a module of its own.
+        partial: leave out what the target cannot express.
+        unmeasured: export to a kernel without recordings.
+        everywhere: also decide calls that nobody measured.
+        distill: export the fewest rules that keep the mean log speed-up within this much.
+        run: where the program came from.
+        runs_dir: where it is logged that the sealed shapes were read.
+        tell: told how far rules get where `distill` is out of reach.
+
+    Raises:
+        UserError: unknown target, wrong arguments, or a checkout that cannot be patched.
+        NotExpressible: the target cannot express the program.
+    """
+    target = target_named(target_name)
+    check_output(output)
+    if (source is None) is (target.kind is not Kind.PYTHON):
+        wanted = f"your checkout of {target.project}" if source is None else "the module stands alone"
+        raise UserError(f"the target {target.name} {'needs' if source is None else 'takes no'} --source", hint=wanted)
+    tree = open_tree(source, target) if source is not None else None
+    run = dict(run or {})
+    parsed = read(text, name)
+    refuse(parsed, name, target, partial=partial, unmeasured=unmeasured)
+    distilled = _distilled(parsed, target, distill, tell) if distill is not None else None
+    if distilled is not None:
+        parsed = read(distilled.source, "the distilled program")
+    domain = Domain(everywhere=everywhere)
+    if tree is None:
+        export, patch = plan_drop_in(name, parsed, target, gpu=Gpu(), domain=domain, partial=partial), b""
+    else:
+        export, patch = _patched(name, parsed, target, tree, domain, partial=partial)
+    export = replace(export, distilled=distilled)
+    if distilled is not None:
+        run["distilled_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    if export.measured:
+        # The bundle states the sealed test shapes too.
+        log_sealed_read(runs_dir, name, text, {"command": "export", "target": target.name})
+    files = write_bundle(export, patch, output, run, original=text)
+    return WrittenBundle(output, files, export, provenance(export, run))
+
+
+def _patched(name: str, program: Program, target: Target, tree: Tree, domain: Domain, *,
+             partial: bool) -> tuple[Export, bytes]:  # fmt: skip
+    compiler = find_compiler()
+    with tempfile.TemporaryDirectory(prefix="evosplit-export-") as made:
+        folder = Path(made)
+        planner = PLANNERS[target.kind]
+        export = planner(name, program, target, tree, compiler, folder, gpu=Gpu(), domain=domain, partial=partial)
+        edits, notes = {}, list(export.change.notes)
+        for file, content in export.change.edits.items():
+            edits[file], note = formatted(tree, file, content)
+            notes.append(note)
+        export = replace(export, change=replace(export.change, edits=edits, notes=tuple(notes)))
+        return export, mailbox_patch(tree, edits, commit_message(export), folder)
+
+
+def _distilled(program: Program, target: Target, eps: float, tell: Callable[[str], None]) -> Distilled:
+    """The distilled program; refuses where EPS is out of reach, and shows how far rules get."""
+    if target.kind not in (Kind.HEADER, Kind.PYTHON):
+        raise UserError(
+            f"--distill makes rules for num_splits over what hopper/ knows of a call; {target.name} decides otherwise",
+            hint="the targets fa3, fa3-vllm and python",
+        )
+    if not 0 <= eps < 1:
+        raise UserError(f"--distill expects a mean log speed-up from 0 to 1, got {eps}", hint="--distill 0.002")
+    found = distil(program, target, recorded_tables(target, asset(TABLES)), Gpu(), eps)
+    if not found.reached:
+        for line in curve_csv(found).splitlines():
+            tell(f"  {line}")
+        last = found.curve[-1]
+        raise UserError(
+            f"{last.rules} rules that make no recorded shape slower keep {last.share:.0%} of the program's mean log "
+            f"speed-up of {found.program_log_gain:.5f}; EPS {eps} asks for {found.program_log_gain - eps:.5f}",
+            hint=f"--distill {found.program_log_gain - last.log_gain + 1e-5:.5f} takes these rules",
+            exit_code=EXIT_NEGATIVE,
+        )
+    return found
+
+
+def read_winner(name: str, runs_dir: Path) -> tuple[str, dict[str, object]]:
+    """Source of a program, of RUN#ID, or of a run's winner, and where it came from."""
+    if not Path(name).suffix and "#" not in name and not Path(name).is_file():
+        summary = summarise(find_run(name, runs_dir))
+        if summary.best is None:
+            raise UserError(f"the run {name} has no winner yet", hint=f"evosplit show {name}")
+        return summary.best.source, {"run": summary.run, "proposal": summary.best.id}
+    return read_program(name, runs_dir), {}

@@ -1,0 +1,337 @@
+"""Opens and runs searches: programs, judges, proposers and run folders that a configuration names.
+
+The command line, sweeps and `import evolve` are thin layers on it. Nothing here prints: progress and events go to
+callbacks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evaluators.data.evaluation import Evaluation
+from evaluators.data.status import Status
+from evaluators.data.workloads import Split
+from evaluators.judge.judge import SEARCH_SPLITS, Judge, open_judge
+from evaluators.judge.judge_set import JudgeSet, table_labels
+from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.sandbox.sandbox import Limits, self_test
+from evolve.assets import asset
+from evolve.config import RunConfig
+from evolve.errors import EXIT_MISSING, UserError
+from evolve.journal.journal import open_journal
+from evolve.journal.run_folder import RunSummary, find_run, keep_tables, kept_seeds, kept_tables, new_run_folder
+from evolve.prompts.templates import load_templates
+from evolve.proposers import Proposer, open_proposer
+from evolve.search.controller import Controller, SearchProgress
+
+if TYPE_CHECKING:
+    from evaluators.measure.live import LiveSource
+
+SEALED_LOG = "sealed-reads.jsonl"
+RESUMABLE = (
+    "search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations",
+    "budget.usd", "budget.tokens", "budget.gpu_s", "measure", "measure.executor", "measure.gpus",
+)  # fmt: skip
+"""Keys that may change when a run is resumed: budgets, parallelism and GPUs, which decide nothing."""
+
+AnyJudge = Judge | JudgeSet
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPool:
+    """Source of latencies for a run of a sweep: the parent's socket, and the run's name there."""
+
+    path: Path
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRun:
+    """A run that can start or be resumed."""
+
+    config: RunConfig
+    judge: AnyJudge
+    proposer: Proposer
+    seeds: list[str]
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """A finished search.
+
+    Attributes:
+        summary: the run, read from its journal.
+        stopped_by: the limit that ended it before all proposals were made; empty when none did.
+    """
+
+    summary: RunSummary
+    stopped_by: str
+
+
+def _ignore(_: object) -> None:
+    """Callback of callers that want none."""
+
+
+def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
+    """Source of a program: a file of the user's, one that ships (seeds/...), or RUN#ID.
+
+    Raises:
+        UserError: no such file, run or proposal, or not text.
+    """
+    run, mark, index = name.rpartition("#")
+    if mark and not Path(name).exists():
+        if not index.isdecimal():
+            raise UserError(f"{name}: expected RUN#ID with a number after #")
+        with open_journal(find_run(run, runs_dir), read_only=True) as journal:
+            entry = journal.entry(int(index))
+        if not entry.source:
+            why = entry.status.value if entry.status else "still running"
+            raise UserError(f"{name} holds no program ({why})", hint=f"evosplit show {run} {index}")
+        return entry.source
+    path = asset(name)
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        hint = "RUN#ID names a program of a run" if path.is_dir() else ""
+        raise UserError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 ({error.reason})") from error
+
+
+def read_seeds(config: RunConfig) -> list[str]:
+    """Sources of the programs that a search starts from.
+
+    Raises:
+        UserError: one is missing, or the gate refuses it.
+    """
+    sources = []
+    for name in config.seeds:
+        sources.append(read_program(name, Path(config.runs_dir)))
+        try:
+            parse_program(sources[-1])
+        except ProgramRefused as refused:
+            raise UserError(f"seed {name}: {refused.refusals[0]}") from refused
+    return sources
+
+
+def require_sandbox() -> None:
+    """Refuse to go on where candidates cannot be confined.
+
+    Raises:
+        UserError: naming what did not hold.
+    """
+    test = self_test()
+    if not test.ok:
+        raise UserError(f"no sandbox here: {'; '.join(test.problems)}", hint=test.hint, exit_code=EXIT_MISSING)
+
+
+def open_configured_judge(
+    config: RunConfig,
+    *,
+    tables: Sequence[Path] | None = None,
+    splits: Sequence[Split] = SEARCH_SPLITS,
+    pool: SharedPool | None = None,
+    on_event: Callable[[str], None] = _ignore,
+) -> AnyJudge:
+    """The judge of a configuration, of one table or of several, or of a live GPU.
+
+    Args:
+        config: the run's configuration.
+        tables: folders of recorded tables; default: those of the configuration.
+        splits: what is scored.
+        pool: where a run of a sweep asks for latencies.
+        on_event: told in a sentence when a GPU is left out or a worker is lost.
+
+    Raises:
+        UserError: there is no sandbox here, or a table is missing.
+        MeasureError: nothing can be measured here.
+        TableError: a table is damaged.
+    """
+    require_sandbox()
+    if pool is not None or config.judge.measure == "live":
+        return _open_live_judge(config, splits, pool, on_event)
+    paths = tables or [asset(p) for p in config.table_paths()]
+    judges = [
+        open_judge(
+            path,
+            weighting=config.judge.weighting,
+            limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+            workspace_cap_mb=config.judge.workspace_cap_mb,
+            splits=splits,
+        )
+        for path in paths
+    ]
+    if len(judges) == 1:
+        return judges[0]
+    return JudgeSet(
+        dict(zip(table_labels([j.description for j in judges]), judges, strict=True)), config.judge.objective
+    )
+
+
+def _open_live_judge(
+    config: RunConfig, splits: Sequence[Split], pool: SharedPool | None, on_event: Callable[[str], None]
+) -> Judge:
+    """A judge that measures; its workers end with this process."""
+    from evaluators.judge.judge import open_live_judge
+
+    return open_live_judge(
+        _live_source(config, pool, on_event),
+        config.judge.workload,
+        weighting=config.judge.weighting,
+        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        workspace_cap_mb=config.judge.workspace_cap_mb,
+        splits=splits,
+    )
+
+
+def _live_source(config: RunConfig, shared: SharedPool | None, on_event: Callable[[str], None]) -> LiveSource:
+    """Source of latencies: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
+    if shared is not None:
+        from evaluators.measure.shared_pool import SharedPoolSource
+
+        return SharedPoolSource(shared.path, shared.run)
+    from evaluators.data.contract import LIVE_SETTINGS
+    from evaluators.measure.live import PoolSource
+    from evaluators.measure.pool import open_pool
+
+    setting, measure = LIVE_SETTINGS[config.judge.setting], config.measure
+    executor, gpus = (measure.executor, measure.gpus) if measure else (None, 1)
+    pool = open_pool(executor, gpus, [setting], on_event=on_event)
+    # atexit waits for workers to let go of their GPUs: the next command may want them.
+    atexit.register(pool.close)
+    return PoolSource(pool, Path(config.store_path()), setting, client=config.name, one_gpu=measure is None)
+
+
+def open_configured_proposer(config: RunConfig) -> Proposer:
+    """The proposer of a configuration.
+
+    Raises:
+        UserError: it cannot run here, e.g. for want of a key.
+    """
+    try:
+        return open_proposer(config.proposer)
+    except ValueError as error:
+        raise UserError(f"proposer: {error}") from error
+
+
+def _with_constant_fitting(config: RunConfig, proposer: Proposer, judge: AnyJudge) -> Proposer:
+    """The proposer, with fitted constants among its proposals where the configuration wants them."""
+    if not config.constants.every:
+        return proposer
+    from evolve.proposers.fitting import FittingProposer
+
+    if isinstance(judge, JudgeSet):
+        raise UserError("constants.every: constants are fitted on one table", hint="leave it out with judge.tables")
+    return FittingProposer(proposer, judge, config.constants, islands=config.search.islands)
+
+
+def evaluate_source(judge: AnyJudge, source: str) -> Evaluation:
+    """Score a program, and recheck it as a search does with a program that would become its best."""
+    found = judge.evaluate(source)
+    return judge.recheck(source, found) if found.status is Status.OK else found
+
+
+def log_sealed_read(runs_dir: Path, program: str, source: str, description: dict[str, str]) -> None:
+    """Log that the sealed shapes were scored: a split read often is no test any more.
+
+    Raises:
+        UserError: the log cannot be written.
+    """
+    row = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "program": program,
+        "sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
+        **description,
+    }
+    path = runs_dir / SEALED_LOG
+    try:
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}), so the sealed shapes stay sealed",
+            hint="--runs-dir FOLDER names another place",
+        ) from error
+
+
+def check_resumable(sets: Sequence[str]) -> None:
+    """Refuse overrides that would turn a resumed run into another one.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for text in sets:
+        if text.partition("=")[0] not in RESUMABLE:
+            raise UserError(f"--set {text}: cannot change within a run", hint=f"these can: {', '.join(RESUMABLE)}")
+
+
+def start_run(
+    config: RunConfig,
+    folder: Path | None = None,
+    *,
+    pool: SharedPool | None = None,
+    on_event: Callable[[str], None] = _ignore,
+) -> OpenedRun:
+    """Open a new run, in a new folder or in an empty one.
+
+    Raises:
+        UserError: a seed, template or table is wrong, the proposer cannot run, or there is no sandbox; no folder is
+            made then.
+    """
+    tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
+    seeds, proposer = read_seeds(config), open_configured_proposer(config)
+    load_templates(config.prompts)  # its errors come before a folder is made
+    judge = open_configured_judge(config, tables=tables, pool=pool, on_event=on_event)
+    proposer = _with_constant_fitting(config, proposer, judge)
+    folder = folder or new_run_folder(Path(config.runs_dir), config.name)
+    if tables:
+        keep_tables(tables, folder)
+    return OpenedRun(config, judge, proposer, seeds, folder)
+
+
+def resume_run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    pool: SharedPool | None = None,
+    on_event: Callable[[str], None] = _ignore,
+) -> OpenedRun:
+    """Open a run that has a journal.
+
+    Raises:
+        UserError: the proposer cannot run, or there is no sandbox.
+    """
+    proposer = open_configured_proposer(config)
+    judge = open_configured_judge(config, tables=kept_tables(folder), pool=pool, on_event=on_event)
+    proposer = _with_constant_fitting(config, proposer, judge)
+    # From the journal: the files may have changed since, or lie elsewhere.
+    kept = kept_seeds(folder)
+    seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
+    return OpenedRun(config, judge, proposer, seeds, folder)
+
+
+def run_search(opened: OpenedRun, *, on_progress: Callable[[SearchProgress], None] = _ignore) -> SearchResult:
+    """Search to the end or to a budget.
+
+    Args:
+        opened: by `start_run` or `resume_run`.
+        on_progress: called after each commit; an exception in it stops the run, which can be resumed.
+
+    Raises:
+        InterruptedRun: Ctrl-C; the journal is whole.
+        UserError: a seed fails, or another process works in the folder.
+    """
+    controller = Controller(
+        opened.config, opened.judge, opened.proposer, opened.folder, seeds=opened.seeds, on_progress=on_progress
+    )
+    summary = controller.run()
+    return SearchResult(summary, controller.stopped if summary.proposals < summary.wanted else "")
