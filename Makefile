@@ -10,6 +10,8 @@ KEY := $(shell cksum pyproject.toml | cut -d' ' -f1)
 RUN_STAMP := $(VENV)/installed-run-$(KEY)
 DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 
+JS := tests/dashboard/js
+
 .PHONY: run test slow browser fuzz format clean
 
 run: $(RUN_STAMP)
@@ -20,6 +22,9 @@ test: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@# Linter and types of the page's JavaScript; without npm, or away from a registry, its tests skip themselves.
+	-@! command -v npm >/dev/null || test $(JS)/node_modules/.package-lock.json -nt $(JS)/package-lock.json || \
+		npm ci --prefix $(JS) --no-audit --no-fund --silent
 	@# One more try: some tests kill or time processes, which a busy machine may upset.
 	@# -rs: what was skipped says what is missing.
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --reruns 1 -rs -m "not gpu and not slow"
@@ -45,9 +50,10 @@ browser: $(DEV_STAMP)
 format: $(DEV_STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	@! test -d $(JS)/node_modules || (cd $(JS) && npx biome check --write ../../../evolve/dashboard/static .)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(JS)/node_modules $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

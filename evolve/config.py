@@ -8,12 +8,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from evaluators.data.contract import LIVE_SETTINGS, SETTINGS
 from evaluators.data.workloads import WORKLOADS, Weighting
 from evaluators.judge.judge_set import Objective
 from evolve.errors import UserError
+from evolve.secrets import as_texts, body_keys, endpoint_url, environment_name, named_values
 
 
 class _Section(BaseModel):
@@ -59,39 +70,73 @@ class OfflineConfig(_Section):
     without: tuple[str, ...] = Field((), description="edit kinds to leave out, or span (for ablations)")
 
 
-class ModelConfig(_Section):
+EnvironmentName = Annotated[str, AfterValidator(environment_name)]
+EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
+Named = Annotated[dict[str, str], BeforeValidator(as_texts), AfterValidator(named_values)]
+
+
+class _RequestKeys(_Section):
+    """How an endpoint is asked."""
+
+    base_url: EndpointUrl = Field(
+        "https://api.openai.com/v1",
+        description="endpoint, up to and with /v1; without user names, passwords or keys, which journals would keep",
+    )
+    api_key_env: EnvironmentName = Field(
+        "OPENAI_API_KEY", description="name of the environment variable that holds the key; empty: no key is sent"
+    )
+    headers: Named = Field(
+        {}, description="further headers; ${NAME} stands for an environment variable, for keys in headers of their own"
+    )
+    query: Named = Field({}, description="query of the URL, e.g. {api-version: 2024-10-21}; ${NAME} as in headers")
+    extra_body: Annotated[dict[str, Any], AfterValidator(body_keys)] = Field(
+        {}, description="further keys of the request, e.g. {top_p: 0.9}; sent as they are"
+    )
+    temperature: float | None = Field(0.7, ge=0, le=2, description="null: the endpoint's own")
+    max_tokens: int = Field(8192, gt=0, description="longest answer, its reasoning included")
+    max_completion_tokens: int | None = Field(None, gt=0, description="the same under its newer name, instead")
+    reasoning_effort: str | None = Field(None, description="e.g. low, medium, high; null: not sent")
+    requests_per_minute: float | None = Field(None, gt=0, description="most calls begun in a minute")
+    seeded: bool = Field(True, description="send the proposal's seed with the request")
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of the longest answer, whichever name the limit has."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class ModelConfig(_RequestKeys):
     """One of several models; what is left out is taken from the proposer's own keys."""
 
     name: str = Field(description="model name as the endpoint knows it")
     weight: float = Field(1.0, gt=0, description="how often it is asked, relative to the others")
-    base_url: str | None = Field(None, description="endpoint, up to and with /v1")
-    api_key_env: str | None = Field(None, description="environment variable that holds the key")
-    temperature: float | None = Field(None, ge=0, le=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unset(cls, data: Any) -> Any:
+        # Configurations of before 0.2 were written with nulls for what was left out.
+        if isinstance(data, dict):
+            return {k: v for k, v in data.items() if v is not None or k not in ("base_url", "api_key_env")}
+        return data
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Keys that were given: a null that was written down is not one that was left out."""
+        whole: dict[str, Any] = handler(self)
+        return {key: value for key, value in whole.items() if key in self.model_fields_set}
 
 
-class OpenAIConfig(_Section):
+class OpenAIConfig(_RequestKeys):
     """Proposer that asks an OpenAI-compatible endpoint."""
 
     kind: Literal["openai"] = "openai"
-    base_url: str = Field(
-        "https://api.openai.com/v1",
-        pattern=r"^https?://[^/@?\s]+(/[^?\s]*)?$",
-        description="endpoint, up to and with /v1; without user names, passwords or keys, which journals would keep",
-    )
     model: str | None = Field(None, description="model name as the endpoint knows it")
     models: tuple[ModelConfig, ...] = Field((), description="several models, instead of `model`")
     bandit: bool = Field(True, description="shift weight to the models that improve the score most per cost")
-    api_key_env: str = Field(
-        "OPENAI_API_KEY",
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="name of the environment variable that holds the key",
-    )
-    temperature: float = Field(0.7, ge=0, le=2)
-    max_tokens: int = Field(8192, gt=0, description="longest answer")
-    timeout_s: float = Field(120.0, gt=0, description="per request")
+    timeout_s: float = Field(120.0, gt=0, description="per request; reasoning models may need 600")
     retries: int = Field(4, ge=0, description="further tries after 429, 5xx, timeouts and broken answers")
     backoff_s: float = Field(1.0, gt=0, description="first wait; doubled each time")
-    seeded: bool = Field(True, description="send the proposal's seed with the request")
+    correct: bool = Field(True, description="ask once more, with the reason, where an answer cannot be read")
 
     @model_validator(mode="after")
     def _one_or_several(self) -> Self:
@@ -104,9 +149,9 @@ class OpenAIConfig(_Section):
 
     def all_models(self) -> tuple[ModelConfig, ...]:
         """Every model with all its keys filled in."""
-        own = {"base_url": self.base_url, "api_key_env": self.api_key_env, "temperature": self.temperature}
+        own = {key: getattr(self, key) for key in _RequestKeys.model_fields}
         named = self.models or (ModelConfig(name=str(self.model)),)
-        return tuple(ModelConfig(**{**own, **m.model_dump(exclude_none=True)}) for m in named)
+        return tuple(ModelConfig(**{**own, **{key: getattr(m, key) for key in m.model_fields_set}}) for m in named)
 
 
 class ManualConfig(_Section):
@@ -252,14 +297,10 @@ def _explain(error: ValidationError) -> tuple[str, str]:
         return f"{where}.kind: unknown {first['ctx']['tag']!r}", _nearest(str(first["ctx"]["tag"]), KINDS, "kinds")
     if first["type"] == "union_tag_not_found":
         return f"{where}.kind: missing", f"one of: {', '.join(KINDS)}"
-    if path[-1:] in (("base_url",), ("api_key_env",)):
-        # Somebody may have put a key there.
-        return (
-            f"{where}: invalid format",
-            "keys come from the environment alone: evosplit config schema",
-        )
     if first["type"] == "value_error":
         return f"{where}: {first['ctx']['error']}", "evosplit config schema describes every key"
+    if path[:1] == ("proposer",) and not isinstance(first["input"], bool | int | float | None):
+        return f"{where}: {first['msg']}", "evosplit config schema describes every key"  # it may be a key
     return f"{where}: {first['msg']}, got {first['input']!r}", "evosplit config schema describes every key"
 
 
@@ -273,17 +314,18 @@ def _override(data: dict[str, Any], text: str) -> None:
     if not found or not key:
         raise UserError(f"--set {text}: expected KEY=VALUE", hint="for example --set search.proposals=50")
     *parents, last = key.split(".")
+    shown = key if parents[:1] == ["proposer"] else text  # a key may be in the wrong place
     section = data
     for parent in parents:
         if section.get(parent) is None:
             section[parent] = {}
         section = section[parent]
         if not isinstance(section, dict):
-            raise UserError(f"--set {text}: {parent} is not a section")
+            raise UserError(f"--set {shown}: {parent} is not a section")
     try:
         section[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: not a YAML value ({_why(error)})", hint="quote it") from error
+        raise UserError(f"--set {shown}: not a YAML value ({_why(error)})", hint="quote it") from error
 
 
 def _why(error: Exception) -> str:

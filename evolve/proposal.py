@@ -1,9 +1,11 @@
-"""A request for one program, and the response to it."""
+"""A request for one program, the response to it, and the calls of an endpoint that the answer took."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from evaluators.data.evaluation import Evaluation
 
@@ -27,6 +29,70 @@ class Response:
     cost_usd: float = 0.0
     elapsed_s: float = 0.0
     look_ups: int = 0
+
+
+CUT_OFF = "cut off at max_tokens"
+"""Note of an answer that ended at the limit of its length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What came of one call to an endpoint.
+
+    Attributes:
+        model: name of the model.
+        text: its answer; empty where there was none.
+        note: what is to be known of the answer, e.g. `CUT_OFF`.
+        error: why there is no text.
+        tokens_in: tokens of the prompt, by the endpoint's count or an estimate.
+        tokens_out: tokens of the answer, likewise.
+        cost_usd: US dollars, where the endpoint names them.
+        answered: whether the endpoint answered this call for good: with text, or by refusing it.
+    """
+
+    model: str
+    text: str = ""
+    note: str = ""
+    error: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float | None = None
+    answered: bool = True
+
+
+class Calls(Protocol):
+    """Account of the calls of one request; at most one is under way."""
+
+    async def begin(self, model: str, *, tokens_in: int, tokens_out: int) -> str:
+        """Reserve a call that may take so many tokens; returns its idempotency key.
+
+        Raises:
+            Exception: no further call may be made; it ends the request.
+        """
+        ...
+
+    def end(self, call: Call) -> None:
+        """Store what came of the call, before anybody reads it."""
+        ...
+
+
+class UncountedCalls:
+    """No account: for requests outside a run."""
+
+    async def begin(self, model: str, *, tokens_in: int, tokens_out: int) -> str:
+        """See `Calls.begin`."""
+        return uuid.uuid4().hex
+
+    def end(self, call: Call) -> None:
+        """See `Calls.end`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """An answer that could not be read, and why: for the one further try that a request has."""
+
+    text: str
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +119,8 @@ class Request:
         seed: seed of everything random in the answer.
         run_dir: folder of the run, for proposers that leave files there.
         model: which of several models is asked; empty where there is no choice.
+        correction: what was wrong with the answer before, where this is another try.
+        calls: where the calls of an endpoint are accounted for.
     """
 
     index: int
@@ -65,3 +133,5 @@ class Request:
     seed: int
     run_dir: Path = Path()
     model: str = ""
+    correction: Correction | None = None
+    calls: Calls = field(default_factory=UncountedCalls, compare=False)

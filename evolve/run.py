@@ -98,7 +98,7 @@ def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
         return entry.source
     path = asset(name)
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # files from Windows begin with a byte-order mark
     except OSError as error:
         hint = "RUN#ID names a program of a run" if path.is_dir() else ""
         raise UserError(f"{path} cannot be read: {error.strerror}", hint=hint) from error

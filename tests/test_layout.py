@@ -48,9 +48,9 @@ ORDER = (
         "data", "fa3", "language", "sandbox", "latencies", "measure", "scoring", "judge", "confirm", "openevolve_entry",
     )),
     *(f"evolve.{name}" for name in (
-        "errors", "assets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers", "search",
-        "run", "decisions", "reports", "baselines", "sweep", "export.targets", "export.evidence", "export.patch",
-        "export.proof", "export.distill", "export.bundle", "dashboard", "api", "cli",
+        "errors", "assets", "secrets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",
+        "search", "run", "decisions", "reports", "baselines", "sweep", "export.targets", "export.evidence",
+        "export.patch", "export.proof", "export.distill", "export.bundle", "dashboard", "api", "cli",
     )),
 )  # fmt: skip
 """Folders and lone modules; each imports only what stands before it."""

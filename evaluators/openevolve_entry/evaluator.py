@@ -47,7 +47,7 @@ def evaluate(program_path: str) -> Any:
     """Score a program file; every feature dimension is always there, also after a failure."""
     from openevolve.evaluation_result import EvaluationResult
 
-    result = _judge().evaluate(Path(program_path).read_text(encoding="utf-8"))
+    result = _judge().evaluate(Path(program_path).read_text(encoding="utf-8-sig"))
     features = result.features or {"complexity": 0.0, "mean_splits": 0.0, "share_changed": 0.0}
     metrics = {"combined_score": result.train.score if result.train else 0.0, **features}
     if result.status is not Status.OK:

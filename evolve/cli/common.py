@@ -47,11 +47,6 @@ def result_printer(*, as_json: bool) -> Callable[[str], None]:
     return say if as_json else typer.echo
 
 
-def plain(text: str) -> str:
-    """Text of a model or a candidate with control characters escaped: they could drive the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
-
-
 def measured_how(judge: AnyJudge) -> str:
     """Origin of a judge's latencies, for the line that says what was judged."""
     d = judge.description

@@ -39,10 +39,11 @@ from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
 from evolve.assets import asset
-from evolve.cli.common import compact_json, emit, plain, say
+from evolve.cli.common import compact_json, emit, say
 from evolve.cli.evaluate import DEFAULT_CONFIG
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
+from evolve.reports.plain_text import plain
 from evolve.run import log_sealed_read, read_program, require_sandbox
 
 SHOWN = 12

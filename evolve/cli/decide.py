@@ -11,9 +11,10 @@ from pathlib import Path
 import typer
 
 from evaluators.data.contract import SETTINGS, Cache, DecodeShape, Mode, Setting
-from evolve.cli.common import emit, plain, result_printer
+from evolve.cli.common import emit, result_printer
 from evolve.decisions import NoDecisions, decide_shapes
 from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.reports.plain_text import plain
 from evolve.run import read_program
 
 REQUIRED = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv")

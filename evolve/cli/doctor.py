@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from pathlib import Path
 
 import typer
 
@@ -14,7 +15,10 @@ from evaluators.sandbox.sandbox import self_test
 from evolve import __version__
 from evolve.assets import asset
 from evolve.cli.common import emit
+from evolve.config import load_config
 from evolve.errors import EXIT_MISSING, UserError
+from evolve.proposers.endpoint_check import EndpointReport, endpoint_reports
+from evolve.reports.plain_text import plain
 
 
 def _tables() -> list[str]:
@@ -53,8 +57,16 @@ def _gpu() -> str:
         return str(error).splitlines()[0]
 
 
-def doctor_command(*, as_json: bool) -> int:
-    """Report; exit code 3 where searches cannot run."""
+def say_reports(reports: list[EndpointReport]) -> bool:
+    """Print what came of asking models; whether all of them can be used."""
+    for report in reports:
+        typer.echo(f"endpoint   {plain(report.line())}")
+    return not any(report.reason for report in reports)
+
+
+def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
+    """Report; exit code 3 where searches cannot run, or a model of the configuration `endpoint` cannot be asked."""
+    reports = endpoint_reports(load_config(asset(str(endpoint)), [])) if endpoint else []
     test = self_test()
     providers = {name: _provider(name) for name in provider_names()}
     gpu = _gpu()
@@ -66,6 +78,10 @@ def doctor_command(*, as_json: bool) -> int:
         "gpu": {"ok": not gpu, "reason": gpu},
         "providers": {name: {"ok": not why, "reason": why} for name, why in providers.items()},
         "tables": _tables(),
+        "endpoints": [
+            {"model": r.model, "base_url": r.base_url, "ok": not r.reason, "reason": r.reason, "changes": r.changes}
+            for r in reports
+        ],
     }
     if as_json:
         emit(report)
@@ -76,4 +92,5 @@ def doctor_command(*, as_json: bool) -> int:
         for name, why in {"live GPU": gpu, **providers}.items():
             typer.echo(f"{name:10} {'ok' if not why else 'no: ' + why}")
         typer.echo(f"tables     {', '.join(_tables()) or 'none'}")
-    return 0 if test.ok else EXIT_MISSING
+        say_reports(reports)
+    return 0 if test.ok and not any(r.reason for r in reports) else EXIT_MISSING

@@ -19,7 +19,6 @@ from evolve.cli.common import (
     live_lines,
     measured_how,
     overfit_line,
-    plain,
     regression_lines,
     say,
     score_json,
@@ -27,6 +26,7 @@ from evolve.cli.common import (
 )
 from evolve.config import load_config
 from evolve.errors import EXIT_NEGATIVE
+from evolve.reports.plain_text import plain
 from evolve.run import log_sealed_read, open_configured_judge, read_program
 
 DEFAULT_CONFIG = "configs/quickstart.yaml"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import typer
 
-from evolve.cli.common import emit, plain, say
+from evolve.cli.common import emit, say
 from evolve.export.bundle.export import export_program, read_winner
 from evolve.export.bundle.pr_body import outside_told
+from evolve.reports.plain_text import plain
 
 
 def export_command(program: str, target_name: str, source: Path | None, output: Path, runs_dir: Path, *, partial: bool,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import typer
 
-from evolve.cli.common import emit, plain, say
+from evolve.cli.common import emit, say
 from evolve.errors import UserError
 from evolve.journal.run_folder import find_run
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, PromptQueue, Reply, Task, TaskState, task_id
+from evolve.reports.plain_text import plain
 
 
 def _queue(run: str, runs_dir: Path) -> PromptQueue:
@@ -78,7 +79,7 @@ def answer_command(name: str, file: Path, run: str, runs_dir: Path, *, reply: Re
 
 def _answer_text(file: Path) -> str:
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}", hint="- reads standard input") from error
     except UnicodeDecodeError as error:

@@ -17,7 +17,9 @@ from evolve.dashboard.views.lineage import lineage
 from evolve.dashboard.views.overview import overview
 from evolve.dashboard.views.reader import RunReader, winner_of
 from evolve.dashboard.views.recording import Recording
+from evolve.dashboard.views.runs import runs
 from evolve.dashboard.views.shapes import recording_of, shapes
+from evolve.dashboard.views.story import story
 from evolve.errors import UserError
 from evolve.journal.run_folder import find_run, run_labels
 
@@ -30,23 +32,23 @@ def report_command(
     runs_dir: Path,
     *,
     view: str | None,
-    png: Path | None,
+    pictures: Path | None,
     timeline: Path | None,
     force: bool,
 ) -> int:
     """Write what was asked for; the page where nothing else was."""
     if view is not None:
-        if output or png or timeline:
-            raise UserError("--json prints, and writes no file", hint="leave -o, --png and --timeline out")
+        if output or pictures or timeline:
+            raise UserError("--json prints, and writes no file", hint="leave -o, --pictures and --timeline out")
         emit(dict(document(view, names, runs_dir)))
         return 0
     folders = [find_run(_run_of(name), runs_dir) for name in names]
     readers = [RunReader(folder, label) for folder, label in zip(folders, run_labels(folders), strict=True)]
     if timeline is not None:
         _write_timeline(readers, timeline, force=force)
-    if png is not None:
-        _write_pictures(readers, png, force=force)
-    if output is not None or (png is None and timeline is None):
+    if pictures is not None:
+        _write_pictures(readers, pictures, force=force)
+    if output is not None or (pictures is None and timeline is None):
         _write(output or DEFAULT, report(readers), force=force)
     return 0
 
@@ -65,6 +67,9 @@ def document(view: str, names: list[str], runs_dir: Path) -> Document:
     """
     if view not in VIEWS:
         raise UserError(f"no view {view!r}", hint=f"one of {', '.join(VIEWS)}")
+    if view == "runs":
+        folders = [find_run(_run_of(name), runs_dir) for name in names]
+        return runs([RunReader(folder, label) for folder, label in zip(folders, run_labels(folders), strict=True)])
     wanted = 2 if view == "compare" else 1
     if len(names) != wanted:
         raise UserError(f"--json {view} takes {wanted} RUN{'s' if wanted > 1 else ''}, got {len(names)}")
@@ -76,6 +81,8 @@ def document(view: str, names: list[str], runs_dir: Path) -> Document:
     match view:
         case "overview":
             return overview(reader, recording)
+        case "story":
+            return story(reader)
         case "lineage":
             return lineage(reader, replay(reader))
         case "candidate":
@@ -120,14 +127,15 @@ def _write_timeline(readers: list[RunReader], path: Path, *, force: bool) -> Non
 
 def _write_pictures(readers: list[RunReader], folder: Path, *, force: bool) -> None:
     from evolve.dashboard.views.pictures import draw_pictures
+    from evolve.reports.figures import FORMATS
 
     if len(readers) != 1:
-        raise UserError(f"--png takes one RUN, got {len(readers)}")
+        raise UserError(f"--pictures takes one RUN, got {len(readers)}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be made: {error.strerror}") from error
-    known = sorted(p.name for p in folder.glob("*.png"))
+    known = sorted(p.name for p in folder.iterdir() if p.suffix[1:] in FORMATS)
     if known and not force:
         raise UserError(f"{folder} holds {', '.join(known)}", hint="--force writes over them")
     for path in draw_pictures(readers[0], recording_of(readers[0])[0], folder):

@@ -21,11 +21,12 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.latencies.store import shape_key
 from evaluators.sandbox.sandbox import Limits
-from evolve.cli.common import compact_json, plain, say
+from evolve.cli.common import compact_json, say
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
 from evolve.reports.bsc_picture import draw_reproduction
 from evolve.reports.bsc_report import PICTURE, markdown
+from evolve.reports.plain_text import plain
 from evolve.run import read_program, require_sandbox
 
 PAPERS = ("bsc",)

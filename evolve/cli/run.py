@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,12 +23,13 @@ from evolve.cli.common import (
     score_lines,
 )
 from evolve.config import BudgetConfig, ReplayConfig, RunConfig, load_config
-from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
+from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.journal.diff import first_difference
 from evolve.journal.journal import Entry, Spending, open_journal
 from evolve.journal.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
 from evolve.proposers import open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
+from evolve.reports.run_display import RunDisplay
 from evolve.reports.speedups import draw_speedups
 from evolve.run import (
     AnyJudge,
@@ -41,43 +40,12 @@ from evolve.run import (
     run_search,
     start_run,
 )
-from evolve.search.ledger import SearchProgress
 
 PICTURE = "speedup.png"
 REPORT = "report.html"
-PLAIN_EVERY_S = 5.0
 PROMPT_COLUMNS = ("system", "user")
 FEEDBACK_COLUMNS = ("user", "feedback")
 """What holds the text of the feedback: prompts do, beside the results."""
-
-
-class Display:
-    """Progress on stderr: one line that rewrites itself on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, wall_s: float | None) -> None:
-        """Look at what stderr is; `wall_s` bounds the time left."""
-        self._wall_s = wall_s
-        self._terminal = sys.stderr.isatty()
-        self._last = 0.0
-
-    def update(self, p: SearchProgress) -> None:
-        """Show a commit."""
-        now = time.monotonic()
-        last = p.done == p.total
-        if not last and now - self._last < (0.1 if self._terminal else PLAIN_EVERY_S):
-            return
-        self._last = now
-        left = p.seconds_left if self._wall_s is None else min(p.seconds_left, max(0.0, self._wall_s - p.seconds))
-        text = (
-            f"{p.done}/{p.total}  best #{p.best_id} score {p.best.score:.4f}, {100 * p.best.oracle_share:.1f}% of "
-            f"oracle on train  failed {p.failures}, repeated {p.duplicates}  {p.seconds:.0f} s, "
-            f"{left:.0f} s left"
-        )
-        if self._terminal:
-            sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if last else ""))
-            sys.stderr.flush()
-        else:
-            say(text)
 
 
 def run_command(config_path: Path | None, sets: list[str], resume: str | None, runs_dir: Path, *, as_json: bool) -> int:
@@ -96,13 +64,27 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
 def search(opened: OpenedRun, *, as_json: bool) -> int:
     """Search to the end or to a budget, with progress and a report; returns the exit code."""
     _announce(opened)
-    found = run_search(opened, on_progress=Display(opened.config.search.wall_s).update)
+    limits = opened.config.search
+    with RunDisplay(opened.folder, wanted=limits.proposals, wall_s=limits.wall_s) as display:
+        found = run_search(opened, on_progress=display.update)
+    say("scoring the winner shape by shape, drawing it and writing the report ...")
     summary = found.summary
     _finish(summary, opened, as_json=as_json)
     if found.stopped_by:
         say(f"\nstopped after {summary.proposals} of {summary.wanted} proposals by {found.stopped_by}")
         say(f"evosplit run --resume {opened.folder} goes on; a larger budget: --set KEY=VALUE")
-    return EXIT_BUDGET if found.stopped_by else 0
+        return EXIT_BUDGET
+    return _exit_of(summary)
+
+
+def _exit_of(summary: RunSummary) -> int:
+    """Exit code of a finished search: one in which no proposal came to a program has found nothing."""
+    failed = summary.statuses.get(Status.PROPOSER_FAILED, 0)
+    empty = failed + sum(summary.statuses.get(s, 0) for s in (Status.NO_ANSWER, Status.FROZEN_CODE))
+    if not summary.proposals or empty < summary.proposals:
+        return 0
+    say(f"\nnone of {summary.proposals} proposals came to a program: evosplit show {summary.path} says why")
+    return EXIT_MISSING if failed == summary.proposals else EXIT_NEGATIVE
 
 
 def _announce(opened: OpenedRun) -> None:
@@ -241,7 +223,8 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     say(f"{folder}: {len(done) - len(seeds)} proposals, answered as in {recorded}")
     proposer = open_proposer(config.proposer)
     opened = OpenedRun(config, judge, proposer, [e.source for e in seeds], folder)
-    run_search(opened, on_progress=Display(None).update)
+    with RunDisplay(folder, wanted=config.search.proposals, wall_s=None) as display:
+        run_search(opened, on_progress=display.update)
     left_out = {*(PROMPT_COLUMNS if any_prompt else ()), *(FEEDBACK_COLUMNS if other_feedback else ())}
     difference = first_difference(recorded, folder, ids=done, without=left_out)
     if as_json:

@@ -8,47 +8,31 @@ from pathlib import Path
 
 import typer
 
-from evolve.cli.common import emit, plain, say, score_json, score_lines
-from evolve.cli.run import PICTURE, spent_text, summary_json, trust_lines
+from evolve.cli.common import emit, say, score_json, score_lines
+from evolve.cli.run import PICTURE, summary_json, trust_lines
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Entry, open_journal
 from evolve.journal.run_folder import RunSummary, find_run, list_runs, run_folders, summarise
+from evolve.reports.plain_text import plain
+from evolve.reports.run_tables import diff_text, proposals_table, runs_table, stdout_console
 from evolve.run import read_program
 from evolve.search.controller import read_journal
 
 
 def ls_command(runs_dir: Path, *, as_json: bool) -> int:
-    """One line per run."""
+    """A table of runs, the latest first."""
     runs = list_runs(runs_dir)
     if as_json:
         emit({"runs": [summary_json(r) for r in runs]})
         return 0
-    for r in runs:
-        best = "no score yet"
-        if r.best:
-            held = f", holdout {r.best.holdout.score:.4f}" if r.best.holdout else ""
-            best = f"best #{r.best.id} train {r.best.train.score:.4f}{held}"
-        typer.echo(
-            f"{r.path.relative_to(runs_dir)}  {r.proposals}/{r.wanted} proposals  {best}  {spent_text(r.spending)}"
-        )
+    if runs:
+        stdout_console().print(runs_table(runs, runs_dir))
     unread = sorted({p.name for p in run_folders(runs_dir)} - {r.path.name for r in runs})
     if unread:
         say(f"cannot be read: {', '.join(unread)}; evosplit show RUN says why")
     elif not runs:
         say(f"no runs in {runs_dir}; evosplit run configs/quickstart.yaml starts one")
     return 0
-
-
-def _line(entry: Entry) -> str:
-    score = f"{entry.train.score:.4f}" if entry.train else "      "
-    status = entry.status.value if entry.status else "running"
-    note = plain(entry.answer.note) if entry.answer else ""
-    if entry.spent.look_ups:
-        note = f"{note} ({entry.spent.look_ups:,} look-ups)".lstrip()
-    if entry.overfit:
-        note = f"OVERFIT {note}"
-    parent = "" if entry.parent is None else f"from {entry.parent}"
-    return f"{entry.id:5d}  {status:15} {score}  {parent:10} {note}"
 
 
 def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool, as_json: bool) -> int:
@@ -61,8 +45,8 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
         if as_json:
             emit(summary_json(summary))
             return 0
-        for entry in read_journal(folder):
-            typer.echo(_line(entry))
+        console = stdout_console()
+        console.print(proposals_table(read_journal(folder), console.width))
         _print_outcome(summary)
         return 0
     with open_journal(folder, read_only=True) as journal:
@@ -73,10 +57,12 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
         answer = entry.answer.text if entry.answer else entry.error
         typer.echo(plain(f"--- system\n{entry.system}\n--- user\n{entry.user}\n--- answer\n{answer}"))
     else:
-        typer.echo(_line(entry))
-        for text in (entry.message, entry.source, entry.feedback):
+        console = stdout_console()
+        console.print(proposals_table([entry], console.width))
+        for name, text in (("message", entry.message), ("program", entry.source), ("feedback", entry.feedback)):
             if text:
-                typer.echo(f"\n{plain(text.rstrip())}")
+                console.print(f"\n{name}", style="bold")
+                typer.echo(plain(text.rstrip()))
     return 0
 
 
@@ -105,6 +91,6 @@ def diff_command(one: str, other: str, runs_dir: Path) -> int:
     """Unified diff of two sources."""
     a, b = read_program(one, runs_dir), read_program(other, runs_dir)
     lines = list(difflib.unified_diff(a.splitlines(), b.splitlines(), one, other, lineterm=""))
-    for line in lines:
-        typer.echo(plain(line))
+    if lines:
+        stdout_console().print(diff_text(lines), soft_wrap=True)
     return EXIT_NEGATIVE if lines else 0

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from evaluators.latencies.table import read_table
 from evolve.assets import asset
-from evolve.cli.common import emit, plain, result_printer, say
+from evolve.cli.common import emit, result_printer, say
 from evolve.cli.options import named
 from evolve.cli.run import REPORT
 from evolve.config import load_config
@@ -25,6 +25,7 @@ from evolve.errors import UserError
 from evolve.journal.journal import Spending
 from evolve.journal.run_folder import BEST_FILE, CONFIG_FILE, locked, new_run_folder, write_whole
 from evolve.prompts.templates import load_templates
+from evolve.reports.plain_text import plain
 from evolve.run import check_resumable, open_configured_proposer, read_seeds, require_sandbox
 from evolve.sweep.conductor import LOG_FILE, Conductor, RunState, State
 from evolve.sweep.folder import Sweep, find_sweep, read_sweep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,9 @@ def run(
     json: Json = False,
 ) -> None:
     """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
+    if sys.stderr.isatty():
+        # At once: what follows takes seconds on a cold machine.
+        typer.echo("opening proposer, tables and sandbox ...", err=True)
     from evolve.cli.run import run_command
     from evolve.sweep.folder import is_sweep
 
@@ -287,11 +291,13 @@ def report(
         typer.Option(
             "--json",
             metavar="VIEW",
-            help="Print one view's data: overview, lineage, candidate, shapes, "
-            "grid (RUN or RUN#ID), or compare (two of them).",
+            help="Print one view's data: overview, story, lineage, candidate, shapes, "
+            "grid (RUN or RUN#ID), compare (two of them), or runs (any number).",
         ),
     ] = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Folder for static pictures.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--pictures", help="Folder for figures, each as PNG, SVG and PDF.")
+    ] = None,
     timeline: Annotated[Path | None, typer.Option("--timeline", help="Chrome trace, for Perfetto.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
     runs_dir: RunsDir = Path("runs"),
@@ -299,7 +305,9 @@ def report(
     """Write runs as one page that opens from disk; or their data, pictures, timeline."""
     from evolve.cli.report import report_command
 
-    raise typer.Exit(report_command(runs, output, runs_dir, view=view, png=png, timeline=timeline, force=force))
+    raise typer.Exit(
+        report_command(runs, output, runs_dir, view=view, pictures=pictures, timeline=timeline, force=force)
+    )
 
 
 def export(
@@ -344,11 +352,16 @@ def export(
     )
 
 
-def doctor(json: Json = False) -> None:
+def doctor(
+    endpoint: Annotated[
+        Path | None, typer.Option("--endpoint", metavar="CONFIG", help="Also ask each model of this file once.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Say what works here, and why the rest does not."""
     from evolve.cli.doctor import doctor_command
 
-    raise typer.Exit(doctor_command(as_json=json))
+    raise typer.Exit(doctor_command(endpoint, as_json=json))
 
 
 config_app = typer.Typer(help="Show, describe and check configurations.", no_args_is_help=True, rich_markup_mode=None)
@@ -379,21 +392,30 @@ def config_schema() -> None:
 
 
 @config_app.command("validate")
-def config_validate(path: ConfigFile = Path("configs/quickstart.yaml"), sets: Sets = None) -> None:
+def config_validate(
+    path: ConfigFile = Path("configs/quickstart.yaml"),
+    sets: Sets = None,
+    endpoint: Annotated[bool, typer.Option("--endpoint", help="Also ask each model of the proposer once.")] = False,
+) -> None:
     """Check a configuration, and that its seeds and its table can be read."""
     from evaluators.latencies.table import read_table
     from evolve.assets import asset
+    from evolve.cli.doctor import say_reports
     from evolve.config import load_config
+    from evolve.errors import EXIT_MISSING
+    from evolve.proposers.endpoint_check import endpoint_reports
     from evolve.run import read_seeds
 
     config = load_config(asset(str(path)), sets or [])
     seeds = read_seeds(config)
     if config.judge.measure == "live":
-        typer.echo(f"{path}: ok, seeds {len(seeds)}, measured live")
-        return
-    tables = [read_table(asset(p)) for p in config.table_paths()]
-    shapes = sum(len(table.cases) for table in tables)
-    typer.echo(f"{path}: ok, seeds {len(seeds)}, recorded shapes {shapes}")
+        measured = "measured live"
+    else:
+        tables = [read_table(asset(p)) for p in config.table_paths()]
+        measured = f"recorded shapes {sum(len(table.cases) for table in tables)}"
+    typer.echo(f"{path}: ok, seeds {len(seeds)}, {measured}")
+    if endpoint and not say_reports(endpoint_reports(config)):
+        raise typer.Exit(EXIT_MISSING)
 
 
 @queue_app.command("list")

@@ -33,6 +33,5 @@ def view_command(names: list[str], runs_dir: Path, *, host: str, port: int, expo
     except KeyboardInterrupt:
         pass
     finally:
-        server.open = False
         server.server_close()
     return 0

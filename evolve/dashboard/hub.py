@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from evolve.dashboard.views.candidate import candidate
-from evolve.dashboard.views.documents import Document
+from evolve.dashboard.views.documents import Document, RunLine, Runs
 from evolve.dashboard.views.grid import GridReplay, grid, replay
 from evolve.dashboard.views.lineage import lineage
 from evolve.dashboard.views.overview import overview
 from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.recording import Recording
+from evolve.dashboard.views.runs import run_line
 from evolve.dashboard.views.shapes import recording_of, shapes
+from evolve.dashboard.views.story import story
 from evolve.dashboard.views.timeline import timeline
 from evolve.errors import UserError
 from evolve.journal.run_folder import run_folders, run_labels
@@ -26,19 +28,6 @@ LOOK_EVERY_S = 0.4
 
 READ_EVERY_S = 5.0
 """How often the launches of a live run are read again while it goes on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What changed since a reader's last event.
-
-    Attributes:
-        id: every proposal below it is settled and known to the reader; where to resume.
-        data: the nodes from `since` on, and what they changed beside themselves.
-    """
-
-    id: int
-    data: dict[str, Any]
 
 
 class FollowedRun:
@@ -51,33 +40,35 @@ class FollowedRun:
             UserError: no journal that can be read.
         """
         self.reader = RunReader(folder, name)
-        self.revision = 1
+        self._changes = 1
+        self._made_at = time.time_ns()
         self._guard = threading.RLock()
         self._looked_at = time.monotonic()
         self._replay: GridReplay | None = None
         self._recording: tuple[Recording | None, str] | None = None
         self._read_at = (0, 0.0)
+        self._line: tuple[str, RunLine] | None = None
 
-    def look(self) -> int:
-        """Look at the journal again when due; returns the revision, which grows with every change."""
+    def look(self) -> str:
+        """Look at the journal again when due; returns the revision, another one after every change."""
         with self._guard:
             if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
                 if self.reader.refresh():
-                    self.revision += 1
+                    self._changes += 1
                 self._looked_at = time.monotonic()
-            return self.revision
+            return f"{self._made_at}.{self._changes}"
 
     def _table(self) -> tuple[Recording | None, str]:
         # A run writes its weighting after its folder; without it there is nothing to read yet. Live runs measure on.
         lacking = self._recording is None or (self._recording[0] is None and self.reader.running)
         grown = (
             self.reader.meta.get("measure") == "live"
-            and self._read_at[0] != self.revision
+            and self._read_at[0] != self._changes
             and time.monotonic() - self._read_at[1] >= READ_EVERY_S
         )
         if self._recording is None or lacking or grown:
             self._recording = recording_of(self.reader)
-            self._read_at = (self.revision, time.monotonic())
+            self._read_at = (self._changes, time.monotonic())
         return self._recording
 
     def _replayed(self) -> GridReplay | None:
@@ -103,30 +94,50 @@ class FollowedRun:
                     return lineage(self.reader, self._replayed())
                 case "grid":
                     return grid(self.reader, self._replayed())
+                case "story":
+                    return story(self.reader)
                 case "shapes":
                     return shapes(self.reader, recording, missing)
                 case "timeline.json":
                     return timeline(self.reader)
             raise KeyError(view)
 
-    def change(self, since: int | None) -> Change:
-        """All that changed for a reader who knows every proposal below `since`; None stands for now."""
+    def line(self) -> RunLine:
+        """The run in short, worked out once per change."""
         with self._guard:
-            settled = self.reader.settled
-            start = settled if since is None else max(0, min(since, settled))
+            revision = self.look()
+            if self._line is None or self._line[0] != revision:
+                self._line = (revision, run_line(self.reader))
+            return self._line[1]
+
+    def search(self, text: str) -> list[int]:
+        """Proposals whose program, answer or message holds a text."""
+        return self.reader.search(text)
+
+    def changes(self, since: int, revision: str) -> dict[str, Any] | None:
+        """All that changed for a reader who knows every proposal below `since` as settled; None where nothing did.
+
+        Args:
+            since: proposals that the reader knows as settled; more than there are settled is read as all of them.
+            revision: the one that the reader was told last, or anything else.
+        """
+        with self._guard:
+            now = self.look()
+            if now == revision:
+                return None
+            start = max(0, min(since, self.reader.settled))
             whole = lineage(self.reader, self._replayed())
-            return Change(
-                settled,
-                {
-                    "since": start,
-                    "nodes": whole["nodes"][start:],
-                    "overview": overview(self.reader, self._table()[0]),
-                    "winner": whole["winner"],
-                    "leader": whole["leader"],
-                    "path": whole["path"],
-                    "migrations": whole["migrations"],
-                },
-            )
+            return {
+                "revision": now,
+                "settled": self.reader.settled,
+                "since": start,
+                "nodes": whole["nodes"][start:],
+                "overview": overview(self.reader, self._table()[0]),
+                "winner": whole["winner"],
+                "leader": whole["leader"],
+                "path": whole["path"],
+                "migrations": whole["migrations"],
+            }
 
 
 class Hub:
@@ -141,13 +152,15 @@ class Hub:
         self._runs_dir = runs_dir
         self._runs: dict[str, FollowedRun] = {}
         self._guard = threading.Lock()
+        self._listed_at = -LOOK_EVERY_S
         for folder, name in zip(folders, run_labels(folders), strict=True):
             self._runs[name] = FollowedRun(folder, name)
 
     def names(self) -> list[str]:
         """Names of the runs, the latest first."""
         with self._guard:
-            if self._runs_dir is not None:
+            if self._runs_dir is not None and time.monotonic() - self._listed_at >= LOOK_EVERY_S:
+                self._listed_at = time.monotonic()
                 for folder in run_folders(self._runs_dir):
                     name = folder.relative_to(self._runs_dir).as_posix()
                     if name not in self._runs:
@@ -156,6 +169,14 @@ class Hub:
                         except UserError:
                             continue  # being made just now, or damaged: the others are shown all the same
             return sorted(self._runs, key=lambda n: (-self._runs[n].reader.created_at, n))
+
+    def lines(self) -> Runs:
+        """The document of all runs."""
+        found = []
+        for name in self.names():
+            with suppress(UserError, OSError):  # removed just now
+                found.append(self._runs[name].line())
+        return Runs(view="runs", runs=found)
 
     def warm(self) -> None:
         """Work out in the background what the first look at the latest run needs."""

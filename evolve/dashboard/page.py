@@ -12,6 +12,9 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 
+VENDORED = {"uplot.js": "uPlot"}
+"""Scripts of others, as they were published, and the name that each defines; static/VENDORED.md says whose."""
+
 MODULES = (
     "dom.js",
     "state.js",
@@ -19,13 +22,20 @@ MODULES = (
     "source.js",
     "highlight.js",
     "diff.js",
+    "diff_listing.js",
     "scales.js",
-    "chart.js",
+    "analysis.js",
+    "pins.js",
+    "uplot.js",
+    "plot.js",
     "curve.js",
+    "lineage_layout.js",
     "lineage_canvas.js",
+    "view_runs.js",
     "view_candidate.js",
     "view_overview.js",
     "view_lineage.js",
+    "view_table.js",
     "view_shapes.js",
     "view_grid.js",
     "view_compare.js",
@@ -46,6 +56,8 @@ def static(name: str) -> str:
 def _scoped(name: str) -> str:
     """A module as a function that imports from `modules` and leaves its exports there."""
     source = static(name)
+    if name in VENDORED:
+        return f'await (async () => {{\n{source}\nmodules["{name}"] = {{ {VENDORED[name]} }};\n}})();\n'
     exports = ", ".join(match[1] for match in _EXPORT.finditer(source))
     body = _EXPORT.sub("", _IMPORT.sub(r'const \1 = modules["\2"];\n', source))
     return f'await (async () => {{\n{body}\nmodules["{name}"] = {{ {exports} }};\n}})();\n'
@@ -56,6 +68,11 @@ def script() -> str:
     return "\nconst modules = {};\n" + "\n".join(map(_scoped, MODULES))
 
 
+def style() -> str:
+    """All style sheets as one."""
+    return static("uplot.css") + "\n" + static("style.css")
+
+
 def _digest(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
@@ -64,7 +81,7 @@ def policy(*, live: bool) -> str:
     """The content-security policy: our own script and style by their hashes, and no request but to our server."""
     connect = "'self'" if live else "'none'"
     return (
-        f"default-src 'none'; script-src {_digest(script())}; style-src {_digest(static('style.css'))}; "
+        f"default-src 'none'; script-src {_digest(script())}; style-src {_digest(style())}; "
         f"connect-src {connect}; img-src data:; base-uri 'none'; form-action 'none'; "
         "require-trusted-types-for 'script'; trusted-types 'none'"
     )
@@ -81,7 +98,7 @@ def page(blocks: Mapping[str, str], *, live: bool) -> str:
     holes = {
         "policy": policy(live=live),
         "mode": "live" if live else "report",
-        "style": static("style.css"),
+        "style": style(),
         "blocks": data,
         "script": script(),
     }

@@ -12,7 +12,9 @@ from evolve.dashboard.views.grid import grid, replay
 from evolve.dashboard.views.lineage import lineage
 from evolve.dashboard.views.overview import overview
 from evolve.dashboard.views.reader import RunReader
+from evolve.dashboard.views.runs import runs as runs_document
 from evolve.dashboard.views.shapes import recording_of, shapes
+from evolve.dashboard.views.story import story
 
 
 def report(readers: Sequence[RunReader]) -> str:
@@ -28,8 +30,10 @@ def report(readers: Sequence[RunReader]) -> str:
                 "overview": overview(reader, recording),
                 "lineage": lineage(reader, known),
                 "grid": grid(reader, known),
+                "story": story(reader),
             }
         )
         blocks[f"data-shapes-{number}"] = block(shapes(reader, recording, missing))
         blocks[f"data-candidates-{number}"] = block(pack_candidates(candidates(reader, recording), recording))
-    return page({"data-index": block({"version": __version__, "runs": runs}), **blocks}, live=False)
+    index = {"version": __version__, "runs": runs, "lines": runs_document(readers)}
+    return page({"data-index": block(index), **blocks}, live=False)

@@ -1,4 +1,4 @@
-"""The live server: the page, its documents and its events, on loopback.
+"""The live server: the page, its documents and what changed, on loopback.
 
 What it refuses: any method but GET and HEAD, a Host header that is not its own (a name that some site points here), an
 Origin or a Sec-Fetch-Site of another site. It serves no files: runs are looked up by name, never by path.
@@ -6,22 +6,26 @@ Origin or a Sec-Fetch-Site of another site. It serves no files: runs are looked 
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import json
 import socket
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from evolve import __version__
-from evolve.dashboard.events import last_event, stream
 from evolve.dashboard.hub import FollowedRun, Hub
 from evolve.dashboard.page import page, policy
 from evolve.errors import UserError
 
-MOST_STREAMS = 64
-"""Readers at once; each holds a thread."""
+COMPRESS_FROM = 1400
+"""Bytes of an answer that are worth compressing: more than a packet."""
+
+MOST_SEARCHED = 200
+"""Characters of a text that is looked for."""
 
 
 class DashboardServer(ThreadingHTTPServer):
@@ -39,7 +43,6 @@ class DashboardServer(ThreadingHTTPServer):
         self.hub = hub
         self.page = page({}, live=True).encode()
         self.policy = policy(live=True) + "; frame-ancestors 'none'"
-        self.streams = 0
         self.open = True
         if ":" in host:
             self.address_family = socket.AF_INET6
@@ -84,7 +87,7 @@ class DashboardServer(ThreadingHTTPServer):
         """A browser that went away is no news."""
 
     def shutdown(self) -> None:
-        """Stop, and let the streams end."""
+        """Stop, also for those whose connection is still open."""
         self.open = False
         super().shutdown()
 
@@ -117,24 +120,39 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        """The page, a document or events."""
+        """The page, a document, or what changed since a reader's last look."""
+        if not self._app.open:
+            self.close_connection = True
+            return
         if self._refused():
             return
-        path = urlsplit(self.path).path
+        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         if path == "/":
             self._send(HTTPStatus.OK, "text/html; charset=utf-8", self._app.page)
             return
         parts = [unquote(p) for p in path.removeprefix("/").split("/")]
-        if parts == ["api", "runs"]:
-            self._send_json({"version": __version__, "runs": self._app.hub.names()})
+        hub = self._app.hub
+        if parts == ["api", "index"]:
+            self._send_json({"version": __version__, "runs": hub.names()})
             return
-        run = self._app.hub.run(parts[2]) if parts[:2] == ["api", "run"] and len(parts) >= 4 else None
+        if parts == ["api", "runs"]:
+            self._send_json(hub.lines())
+            return
+        run = hub.run(parts[2]) if parts[:2] == ["api", "run"] and len(parts) >= 4 else None
         if run is None:
             self._say(HTTPStatus.NOT_FOUND, "no such page or run")
-        elif parts[3:] == ["events"]:
-            self._stream(run)
-        else:
-            self._document(run, parts[3:])
+            return
+        try:
+            if parts[3:] == ["changes"]:
+                known = query.get("since", [""])[0]
+                found = run.changes(_number(known) or 0, query.get("revision", [""])[0])
+                self._send_json({"now": time.time(), "runs": hub.names(), "change": found})
+            elif parts[3:] == ["search"]:
+                self._send_json({"ids": run.search(query.get("text", [""])[0][:MOST_SEARCHED])})
+            else:
+                self._document(run, parts[3:])
+        except (UserError, OSError) as error:
+            self._say(HTTPStatus.NOT_FOUND, str(error))
 
     def _refused(self) -> bool:
         host = self.headers.get("Host", "")
@@ -155,36 +173,13 @@ class Handler(BaseHTTPRequestHandler):
         return urlsplit(self.path).path == "/" and self.headers.get("Sec-Fetch-Mode") == "navigate"
 
     def _document(self, run: FollowedRun, rest: list[str]) -> None:
-        index = None
-        if len(rest) == 2 and rest[0] == "candidate" and rest[1].isascii() and rest[1].isdigit() and len(rest[1]) < 10:
-            index = int(rest[1])
-        elif len(rest) != 1:
-            self._say(HTTPStatus.NOT_FOUND, "no such view")
-            return
+        index = _number(rest[1]) if len(rest) == 2 and rest[0] == "candidate" else None
         try:
+            if len(rest) != 1 and index is None:
+                raise KeyError(rest)
             self._send_json(run.document(rest[0], index))
         except KeyError:
             self._say(HTTPStatus.NOT_FOUND, "no such view")
-        except UserError as error:
-            self._say(HTTPStatus.NOT_FOUND, str(error))
-
-    def _stream(self, run: FollowedRun) -> None:
-        if self._app.streams >= MOST_STREAMS:
-            self._say(HTTPStatus.SERVICE_UNAVAILABLE, "too many readers")
-            return
-        self._app.streams += 1
-        try:
-            self._head(HTTPStatus.OK, "text/event-stream; charset=utf-8", None)
-            if self.command == "GET":
-                since = last_event(self.headers.get("Last-Event-ID"))
-                for part in stream(run, since, go_on=lambda: self._app.open):
-                    self.wfile.write(part)
-                    self.wfile.flush()
-        except (OSError, UserError):
-            pass  # the browser went away, or the run's folder did: it connects again and is told then
-        finally:
-            self._app.streams -= 1
-            self.close_connection = True
 
     def _send_json(self, data: object) -> None:
         self._send(HTTPStatus.OK, "application/json", json.dumps(data).encode())
@@ -193,17 +188,15 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, "text/plain; charset=utf-8", (text + "\n").encode())
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
-        self._head(status, kind, len(body))
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _head(self, status: HTTPStatus, kind: str, length: int | None) -> None:
+        packed = len(body) >= COMPRESS_FROM and "gzip" in self.headers.get("Accept-Encoding", "")
+        if packed:
+            body = gzip.compress(body, compresslevel=4, mtime=0)
         self.send_response(status)
         self.send_header("Content-Type", kind)
-        if length is None:
-            self.send_header("Connection", "close")
-        else:
-            self.send_header("Content-Length", str(length))
+        self.send_header("Content-Length", str(len(body)))
+        if packed:
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Vary", "Accept-Encoding")
         self.send_header("Content-Security-Policy", self._app.policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("X-Frame-Options", "DENY")
@@ -212,3 +205,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _number(text: str) -> int | None:
+    """The number of a proposal in an address; None where it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None

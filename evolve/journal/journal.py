@@ -1,8 +1,9 @@
 """The journal: one SQLite file per run that holds every proposal, also the failed ones.
 
 Tables: `meta` (run-wide values), `proposals` (what was asked), `answers` (what the proposer said, stored
-before it is used), `results` (what the judge said, committed in index order), `spans` (what took how long, for the
-timeline; absent in journals of before it was kept).
+before it is used), `results` (what the judge said, committed in index order), `calls` (every call to an endpoint, begun
+and ended) and `spans` (what took how long, for the timeline). The last two are absent in journals of before they were
+kept.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from evolve.journal.entry import (
     storable,
 )
 from evolve.journal.schema import (
+    CALLS,
     CLOCK_COLUMNS,
     DEFAULTS,
     FILE_NAME,
@@ -41,7 +43,7 @@ from evolve.journal.schema import (
     fill,
     upgrade,
 )
-from evolve.proposal import Response
+from evolve.proposal import Call, Response
 
 __all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "Spending", "open_journal", "storable"]
 
@@ -72,6 +74,7 @@ class Journal:
                 fill(self._db)
             if not read_only:
                 self._db.execute(SPANS)
+                self._db.execute(CALLS)
                 for index in INDEXES:
                     self._db.execute(index)
             version = int(self.meta("schema_version"))
@@ -104,6 +107,16 @@ class Journal:
                 exit_code=EXIT_MISSING,
             ) from error
 
+    @contextmanager
+    def _durably(self) -> Iterator[None]:
+        """One transaction that is on the disk when it ends: what was paid for outlives a power cut."""
+        self._db.execute("PRAGMA synchronous=FULL")
+        try:
+            with self._writing():
+                yield
+        finally:
+            self._db.execute("PRAGMA synchronous=NORMAL")
+
     def close(self) -> None:
         """Close the file. A writer leaves it without a write-ahead log, so that it can be copied and read anywhere."""
         if not self._read_only:
@@ -133,8 +146,52 @@ class Journal:
         With an error, `answer` holds what the failed tries cost, and no text.
         """
         said = answer or Response("", "")
-        with self._writing():
+        paid = said.tokens_in or said.tokens_out or said.cost_usd
+        with self._durably() if paid else self._writing():
             self._insert("answers", {"id": index, "error": error, **asdict(said)})
+
+    def call_begun(self, index: int, step: int, model: str, key: str) -> int:
+        """Write that a call is about to be made; returns its number.
+
+        A call without an end was cut off: whether its endpoint answered and billed it can be told there, by its
+        idempotency key.
+        """
+        with self._durably():
+            row = self._db.execute(
+                "INSERT INTO calls (id, step, model, key, begun_at) VALUES (?, ?, ?, ?, ?)",
+                (index, step, model, key, time.time()),
+            )
+        return int(row.lastrowid or 0)
+
+    def call_ended(self, number: int, call: Call) -> None:
+        """Write what came of a call, before anything is done with it."""
+        row = {**asdict(call), "number": number, "ended_at": time.time()}
+        values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
+        with self._durably():
+            self._db.execute(
+                "UPDATE calls SET ended_at = :ended_at, answered = :answered, text = :text, note = :note, "
+                "error = :error, tokens_in = :tokens_in, tokens_out = :tokens_out, cost_usd = :cost_usd "
+                "WHERE number = :number",
+                values,
+            )
+
+    def calls(self, index: int) -> list[tuple[int, Call]]:
+        """The calls of a proposal that ended, in order: what each was for (`step`), and what came of it."""
+        if not self._has_calls:
+            return []
+        columns = "step, model, text, note, error, tokens_in, tokens_out, cost_usd, answered"
+        rows = self.select(
+            f"SELECT {columns} FROM calls WHERE id = ? AND ended_at IS NOT NULL ORDER BY number", (index,)
+        )
+        made = []
+        for step, model, text, note, error, tokens_in, tokens_out, cost_usd, answered in map(tuple, rows):
+            call = Call(model, text, note, error, tokens_in, tokens_out, cost_usd, bool(answered))
+            made.append((int(step), call))
+        return made
+
+    @property
+    def _has_calls(self) -> bool:
+        return bool(self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'calls'").fetchone()[0])
 
     def result(
         self,
@@ -187,10 +244,13 @@ class Journal:
         self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
 
     def spending(self) -> Spending:
-        """Cost of all answers and evaluations."""
-        row = self._db.execute(
-            "SELECT count(*), total(tokens_in), total(tokens_out), total(cost_usd) FROM answers"
-        ).fetchone()
+        """What all answers and evaluations cost, and calls that came to no answer yet."""
+        sums = "count(*), total(tokens_in), total(tokens_out), total(cost_usd)"
+        row = list(self._db.execute(f"SELECT {sums} FROM answers").fetchone())
+        if self._has_calls:
+            others = "FROM calls WHERE ended_at IS NOT NULL AND id NOT IN (SELECT id FROM answers)"
+            found = self._db.execute(f"SELECT {sums} {others}").fetchone()
+            row = [mine + theirs for mine, theirs in zip(row, found, strict=True)]
         gpu_s, look_ups = 0.0, 0
         if self._version >= 2:
             gpu_s = float(self._db.execute("SELECT total(gpu_s) FROM results").fetchone()[0])

@@ -19,6 +19,8 @@ from evolve.journal.entry import score_of
 from evolve.journal.journal import FILE_NAME, Journal, Spending, open_journal
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
+INTERRUPTED = "interrupted"
+"""What a journal's `ended` says after Ctrl-C; else `finished`, the limit or error that ended the run, or empty."""
 SWEEP_FILE = "sweep.json"
 """In a folder that holds several runs (evolve/sweep/)."""
 
@@ -42,7 +44,8 @@ class RunSummary:
     """A run in short, from its journal alone.
 
     `best` is the winner, which the holdout picked; `leader` is ahead on the training shapes alone. Where the
-    two are far apart, the search has learnt the training shapes by heart.
+    two are far apart, the search has learnt the training shapes by heart. `state` is that of `run_state`; `created_at`
+    is in seconds since the epoch, 0 where the journal does not say.
     """
 
     run: str
@@ -53,6 +56,8 @@ class RunSummary:
     best: Best | None
     leader: Best | None
     spending: Spending
+    state: str
+    created_at: float
 
 
 def new_run_folder(runs_dir: Path, name: str) -> Path:
@@ -229,6 +234,37 @@ def pick_leader(journal: Journal, folder: Path) -> Best | None:
     return _first(journal, folder, by_holdout=False)
 
 
+def is_running(folder: Path) -> bool:
+    """Whether another process holds a run's lock."""
+    try:
+        with (folder / LOCK_FILE).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def run_state(folder: Path, *, finished: bool, ended: str | None) -> str:
+    """What a run is doing, or how it ended.
+
+    Args:
+        folder: the run's.
+        finished: whether all proposals were made.
+        ended: what its journal says under that key; None for journals that do not know the key.
+
+    Returns:
+        `running`, `finished`, `interrupted` (Ctrl-C), `stopped` (a limit or an error), or `broken off`: its process
+        ended without a word.
+    """
+    if is_running(folder):
+        return "running"
+    if finished:
+        return "finished"
+    return {None: "stopped", "": "broken off", INTERRUPTED: "interrupted"}.get(ended, "stopped")
+
+
 def summarise(folder: Path) -> RunSummary:
     """Read a run's summary.
 
@@ -241,15 +277,19 @@ def summarise(folder: Path) -> RunSummary:
             "GROUP BY r.status ORDER BY min(r.id)"
         )
         statuses = {Status(status).value: count for status, count in counted}
+        meta = {row["key"]: row["value"] for row in journal.select("SELECT key, value FROM meta")}
+        done, wanted = sum(statuses.values()), int(meta.get("proposals") or 0)
         return RunSummary(
             run=folder.name,
             path=folder,
-            proposals=sum(statuses.values()),
-            wanted=int(journal.meta("proposals") or 0),
+            proposals=done,
+            wanted=wanted,
             statuses=statuses,
             best=pick_best(journal, folder),
             leader=pick_leader(journal, folder),
             spending=journal.spending(),
+            state=run_state(folder, finished=done >= wanted, ended=meta.get("ended")),
+            created_at=float(meta.get("created_at") or 0.0),
         )
 
 

@@ -39,12 +39,19 @@ DEFAULTS = ", '' AS asked_model, 0 AS gpu_s, 0 AS look_ups"
 SPANS = """CREATE TABLE IF NOT EXISTS spans (
     id INTEGER NOT NULL, lane TEXT NOT NULL, name TEXT NOT NULL, started_at REAL NOT NULL, seconds REAL NOT NULL)"""
 
+CALLS = """CREATE TABLE IF NOT EXISTS calls (
+    number INTEGER PRIMARY KEY, id INTEGER NOT NULL, step INTEGER NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL,
+    begun_at REAL NOT NULL, ended_at REAL, answered INTEGER NOT NULL DEFAULT 0, text TEXT NOT NULL DEFAULT '',
+    note TEXT NOT NULL DEFAULT '', error TEXT NOT NULL DEFAULT '', tokens_in INTEGER NOT NULL DEFAULT 0,
+    tokens_out INTEGER NOT NULL DEFAULT 0, cost_usd REAL)"""
+
 INDEXES = (
+    "CREATE INDEX IF NOT EXISTS by_proposal ON calls (id)",
     "CREATE INDEX IF NOT EXISTS by_source ON results (source_hash)",
     "CREATE INDEX IF NOT EXISTS by_syntax ON results (normal_form)",
     "CREATE INDEX IF NOT EXISTS by_decisions ON results (decisions_hash)",
 )
-"""For looking up whether a program is known; made when a journal is opened for writing."""
+"""For looking up whether a program is known, and calls; made when a journal is opened for writing."""
 
 CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at", "gpu_s"}
 """Readings of a clock: columns that differ between two equal runs."""

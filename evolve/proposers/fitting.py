@@ -13,8 +13,8 @@ from dataclasses import replace
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
 from evolve.config import ConstantsConfig
-from evolve.proposal import Request, Response
-from evolve.proposers.base import Proposer, ProposerError
+from evolve.proposal import Calls, Request, Response
+from evolve.proposers.base import Prepares, Proposer, ProposerError
 from evolve.tuning.constants import ConstantFitter, Fitted, Unfit
 
 MODEL = "constants"
@@ -40,7 +40,7 @@ class FittingProposer:
 
     async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`."""
-        if (request.index // self._islands) % self._config.every:
+        if request.correction or (request.index // self._islands) % self._config.every:
             return await self._inner.propose(request)
         started, stopped = time.monotonic(), threading.Event()
         try:
@@ -74,6 +74,10 @@ class FittingProposer:
                 seed=request.seed,
                 method=self._config.method,
             )
+
+    async def prepare(self, kept: str, calls: Calls) -> str:
+        """See `Prepares.prepare`."""
+        return await self._inner.prepare(kept, calls) if isinstance(self._inner, Prepares) else ""
 
     async def aclose(self) -> None:
         """Release what the wrapped proposer holds."""

@@ -3,47 +3,74 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import json
 import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn
 
-from evolve.config import ModelConfig, OpenAIConfig
-from evolve.errors import EXIT_MISSING, UserError
-from evolve.proposal import Request, Response
-from evolve.proposers.base import EndpointError, ProposerError
+from evolve.config import OpenAIConfig
+from evolve.errors import EXIT_BUDGET, EXIT_MISSING
+from evolve.prompts.tokens import estimate_tokens
+from evolve.proposal import CUT_OFF, Call, Calls, Request, Response
+from evolve.proposers.base import EndpointError, EndpointStopped, ProposerError, RequestRefused
+from evolve.proposers.completion import Completion, NoCompletion, error_text, read_completion
+from evolve.proposers.endpoint import BodyTooLarge, Endpoint, Reply, Unreachable
+from evolve.proposers.refusals import Verdict, Wire, adapted, asked_wait_s, verdict
 
 MESSAGE_CHARS = 500
-KEY_CHARS = 8
-"""Shorter keys are placeholders that local servers ask for, such as `x`: no secrets, and parts of words."""
+MAX_ADAPTATIONS = 8
+"""Parameters that one request may lose before it is given up."""
+
+COST_HEADER = "x-litellm-response-cost"
+MODERATED = ("content_filter", "safety", "refusal", "prohibited_content", "recitation")
+"""Finish reasons of answers that somebody withheld."""
+
+CORRECTION = """That answer cannot be used: $problem.
+Answer again, in the form that was asked for and nothing else."""
+
+
+class _Busy(Exception):
+    """Another try may succeed; `wait_s` is how long the endpoint asked to wait, 0 where it did not."""
+
+    def __init__(self, message: str, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """A conversation to be continued."""
+
+    system: str
+    messages: list[dict[str, str]]
+    seed: int
+
+    @property
+    def tokens(self) -> int:
+        return estimate_tokens(self.system) + sum(estimate_tokens(m["content"]) for m in self.messages)
 
 
 @dataclass(slots=True)
-class Model:
-    """One model and how to ask it; `options` change when the endpoint refuses one."""
+class _Tries:
+    """What the tries of one request have used."""
 
-    config: ModelConfig
-    key: str
-    client: Any
-    options: dict[str, Any]
-
-
-@dataclass(slots=True)
-class Tries:
-    """What the tries of one proposal have used, by the endpoint's own count."""
-
+    calls: Calls
     tokens_in: int = 0
     tokens_out: int = 0
+    cost_usd: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
-    def add(self, usage: Any) -> None:
-        """Count a response, also one that holds no text: it is billed."""
-        self.tokens_in += int(getattr(usage, "prompt_tokens", None) or 0)
-        self.tokens_out += int(getattr(usage, "completion_tokens", None) or 0)
+    def end(self, call: Call) -> None:
+        """Count a call, also one that brought no text: it is billed."""
+        self.calls.end(call)
+        self.tokens_in += call.tokens_in
+        self.tokens_out += call.tokens_out
+        self.cost_usd += call.cost_usd or 0.0
 
     def answer(self, text: str, model: str, note: str = "") -> Response:
         """An answer that carries the use of all tries."""
-        return Response(text, model, note, self.tokens_in, self.tokens_out, elapsed_s=time.monotonic() - self.started)
+        elapsed_s = time.monotonic() - self.started
+        return Response(text, model, note, self.tokens_in, self.tokens_out, self.cost_usd, elapsed_s)
 
 
 class OpenAIProposer:
@@ -55,127 +82,230 @@ class OpenAIProposer:
         """Open the clients.
 
         Raises:
-            UserError: an environment variable for a key is not set.
+            UserError: an environment variable for a key is not set or malformed, or one for proxies is wrong.
         """
         self._config = config
-        self._models = {m.name: self._open(m) for m in config.all_models()}
+        self._endpoints = {m.name: Endpoint(m, config.timeout_s) for m in config.all_models()}
 
-    def _open(self, model: ModelConfig) -> Model:
-        import openai
+    async def prepare(self, kept: str, calls: Calls) -> str:
+        """Request each model once what it takes, unless an earlier start of the run did; see `Prepares.prepare`."""
+        known: dict[str, Any] = json.loads(kept) if kept else {}
+        for endpoint in self._endpoints.values():
+            found = known.get(endpoint.name, {})
+            if found.get("configured") == _described(endpoint, endpoint.configured):
+                endpoint.wire = Wire(**found["wire"])
+                continue
+            await self.check(endpoint.name, calls)
+        return json.dumps(
+            {
+                e.name: {"configured": _described(e, e.configured), "wire": asdict(e.wire)}
+                for e in self._endpoints.values()
+            }
+        )
 
-        self._openai = openai
-        variable = str(model.api_key_env)
-        key = os.environ.get(variable)
-        if not key:
-            raise UserError(
-                f"the environment variable {variable} is not set",
-                hint=f"export {variable}=... (any text for servers that ask for no key)",
-                exit_code=EXIT_MISSING,
-            )
-        client = openai.AsyncOpenAI(api_key=key, base_url=model.base_url, timeout=self._config.timeout_s, max_retries=0)
-        options = {"temperature": model.temperature, "max_tokens": self._config.max_tokens}
-        return Model(model, key, client, options)
+    async def check(self, name: str, calls: Calls) -> list[str]:
+        """Make one short call to a model, and adapt to what it refuses.
+
+        Returns:
+            What requests to it do without, for people.
+
+        Raises:
+            EndpointStopped: it refuses, or cannot be reached.
+        """
+        endpoint = self._endpoints[name]
+        conversation = _Conversation(
+            "You are asked whether you are there.", [{"role": "user", "content": "Answer: yes"}], 0
+        )
+        try:
+            await self._answered(endpoint, conversation, _Tries(calls), any_answer=True)
+        except RequestRefused as error:
+            _stop(endpoint, str(error), "see docs/proposers.md for this kind of endpoint", EXIT_MISSING)
+        except EndpointError as error:
+            _stop(endpoint, str(error), "see whether it is up, and proposer.base_url", EXIT_BUDGET)
+        return endpoint.configured.differences(endpoint.wire)
 
     async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`.
 
         Raises:
             EndpointError: no readable answer after all tries.
-            ProposerError: this request is refused for good; another may not be.
-            UserError: the key or the model is refused, as every further request would be.
+            RequestRefused: this request is refused for good.
+            EndpointStopped: the key, the model or the account is refused, as in every further request.
         """
-        model = self._models[request.model] if request.model else next(iter(self._models.values()))
-        tries, problem, attempt = Tries(), "", 0
-        while attempt <= self._config.retries:
+        endpoint = self._endpoints[request.model] if request.model else next(iter(self._endpoints.values()))
+        messages = [{"role": "user", "content": request.user}]
+        if request.correction:
+            told = CORRECTION.replace("$problem", request.correction.problem)
+            messages.append({"role": "assistant", "content": request.correction.text})
+            messages.append({"role": "user", "content": told})
+        tries = _Tries(request.calls)
+        text, note = await self._answered(endpoint, _Conversation(request.system, messages, request.seed), tries)
+        return tries.answer(text, endpoint.name, note)
+
+    async def _answered(
+        self, endpoint: Endpoint, conversation: _Conversation, tries: _Tries, *, any_answer: bool = False
+    ) -> tuple[str, str]:
+        """Text and note of the answer after as many tries as it takes; `any_answer` may lack text."""
+        problem = ""
+        for attempt in range(self._config.retries + 1):
             try:
-                # The client's own timeout starts anew with each byte; a slow stream needs one over all.
-                response = await asyncio.wait_for(self._request(request, model), self._config.timeout_s)
-                tries.add(getattr(response, "usage", None))
-                return self._answer(response, model, tries)
-            except (
-                self._openai.AuthenticationError,
-                self._openai.PermissionDeniedError,
-                self._openai.NotFoundError,
-            ) as error:
-                raise UserError(
-                    f"{model.config.base_url} refuses model {model.config.name!r}: {_describe(error, model)}",
-                    hint=f"check {model.config.api_key_env}, proposer.base_url and proposer.model",
-                    exit_code=EXIT_MISSING,
-                ) from None
-            except self._openai.BadRequestError as error:
-                if self._adapt(model, error.param):
-                    continue
-                raise ProposerError(_describe(error, model), spent=tries.answer("", model.config.name)) from None
-            except (
-                self._openai.RateLimitError,
-                self._openai.APIConnectionError,
-                self._openai.InternalServerError,
-                self._openai.APIResponseValidationError,
-                TimeoutError,
-                ValueError,
-                LookupError,
-                AttributeError,
-                TypeError,
-            ) as error:
-                problem = _describe(error, model)
-                if attempt < self._config.retries:
-                    await asyncio.sleep(self._wait(attempt, error))
-            except self._openai.OpenAIError as error:
-                raise ProposerError(_describe(error, model), spent=tries.answer("", model.config.name)) from None
-            attempt += 1
+                return await self._adapting(endpoint, conversation, tries, any_answer=any_answer)
+            except _Busy as busy:
+                problem = str(busy)
+                growing = self._config.backoff_s * 2**attempt
+                if busy.wait_s:
+                    # Other requests to this model would be refused likewise.
+                    endpoint.hold(max(growing, min(busy.wait_s, self._config.timeout_s)))
+                elif attempt < self._config.retries:
+                    await asyncio.sleep(growing)
+            except ProposerError as error:
+                error.spent = tries.answer("", endpoint.name)
+                raise
         raise EndpointError(
             f"gave up after {self._config.retries + 1} tries; the last: {problem}",
-            spent=tries.answer("", model.config.name),
+            spent=tries.answer("", endpoint.name),
         )
 
-    async def _request(self, request: Request, model: Model) -> Any:
-        extra = {"seed": request.seed % 2**31} if self._config.seeded else {}
-        return await model.client.chat.completions.create(
-            model=model.config.name,
-            messages=[{"role": "system", "content": request.system}, {"role": "user", "content": request.user}],
-            **model.options,
-            **extra,
-        )
+    async def _adapting(
+        self, endpoint: Endpoint, conversation: _Conversation, tries: _Tries, *, any_answer: bool
+    ) -> tuple[str, str]:
+        """One try, made again without each parameter that the endpoint refuses."""
+        text = ""
+        for _ in range(MAX_ADAPTATIONS + 1):
+            wire = endpoint.wire
+            reply = await self._call(endpoint, conversation, wire, tries)
+            if reply.status == 200:
+                return self._read(endpoint, conversation, wire, reply, tries, any_answer=any_answer)
+            text = error_text(reply.body)
+            shown = endpoint.mask(f"HTTP {reply.status}: {text}")[:MESSAGE_CHARS]
+            if reply.status in (400, 422):
+                # Another request may have learnt it while this one was under way.
+                found = adapted(wire, text, conversation.tokens)
+                answered = endpoint.wire != wire or found is not None
+                tries.end(Call(endpoint.name, error=shown))
+                if answered:
+                    endpoint.wire = found if found is not None and endpoint.wire == wire else endpoint.wire
+                    continue
+            else:
+                tries.end(Call(endpoint.name, error=shown, answered=False))
+            _raise(endpoint, reply.status, shown, text, reply.headers)
+        raise RequestRefused(f"refused whatever was left out: {endpoint.mask(text)[:MESSAGE_CHARS]}")
 
-    def _adapt(self, model: Model, parameter: str | None) -> bool:
-        """Whether the request can do without what the endpoint refuses: reasoning models take other options."""
-        if parameter == "max_tokens" and "max_tokens" in model.options:
-            model.options["max_completion_tokens"] = model.options.pop("max_tokens")
-            return True
-        return parameter == "temperature" and model.options.pop("temperature", None) is not None
-
-    def _wait(self, attempt: int, error: Exception) -> float:
-        """Seconds before the next try: doubled each time, or what a busy endpoint asks for, up to a timeout."""
-        growing = float(self._config.backoff_s * 2**attempt)
-        if not isinstance(error, self._openai.RateLimitError):
-            return growing
+    async def _call(self, endpoint: Endpoint, conversation: _Conversation, wire: Wire, tries: _Tries) -> Reply:
+        await endpoint.turn()
+        tokens = conversation.tokens
+        key = await tries.calls.begin(endpoint.name, tokens_in=tokens, tokens_out=wire.limit)
         try:
-            asked = float(error.response.headers.get("retry-after", ""))
-        except ValueError:
-            return growing
-        return max(growing, min(asked, self._config.timeout_s))
+            return await endpoint.post(
+                conversation.system,
+                conversation.messages,
+                wire,
+                seed=conversation.seed,
+                prompt_tokens=tokens,
+                idempotency_key=key,
+            )
+        except Unreachable as error:
+            message = str(error)[:MESSAGE_CHARS]
+            tries.end(Call(endpoint.name, error=message, answered=False))
+            raise _Busy(message) from None
+        except BodyTooLarge as error:
+            # Nobody knows what it cost: as much as a call can.
+            tries.end(Call(endpoint.name, error=str(error), tokens_in=tokens, tokens_out=wire.limit))
+            raise RequestRefused(str(error)) from None
 
-    def _answer(self, response: Any, model: Model, tries: Tries) -> Response:
-        """Read a response; anything but a non-empty text is an error worth another try."""
-        choice = response.choices[0]
-        text = choice.message.content
-        if not isinstance(text, str) or not text.strip():
-            raise ValueError("the endpoint answered with no text")
-        text = _without_key(text, model)
-        cut = getattr(choice, "finish_reason", None) == "length"
-        return tries.answer(text, model.config.name, "cut off at max_tokens" if cut else "")
+    def _read(
+        self,
+        endpoint: Endpoint,
+        conversation: _Conversation,
+        wire: Wire,
+        reply: Reply,
+        tries: _Tries,
+        *,
+        any_answer: bool,
+    ) -> tuple[str, str]:
+        """Text and note of a response, which is stored whatever it holds."""
+        try:
+            found = read_completion(reply.body, cost_header=reply.headers.get(COST_HEADER, ""))
+        except NoCompletion as error:
+            said = endpoint.mask(str(error))[:MESSAGE_CHARS]
+            tries.end(Call(endpoint.name, error=said, answered=False))
+            if error.code:
+                _raise(endpoint, error.code, said, said, reply.headers)
+            raise _Busy(said) from None
+        text, problem = endpoint.mask(found.text), ""
+        if not text and not any_answer:
+            problem = endpoint.mask(_why_no_text(found, wire))[:MESSAGE_CHARS]
+        call = _counted(found, conversation.tokens, wire, endpoint.name, text=text, problem=problem)
+        tries.end(call)
+        if not problem:
+            return text, call.note
+        if found.finish == "length" or found.refusal or found.finish in MODERATED:
+            raise RequestRefused(problem)
+        raise _Busy(problem)
 
     async def aclose(self) -> None:
         """Close the clients' connections."""
-        for model in self._models.values():
-            await model.client.close()
+        for endpoint in self._endpoints.values():
+            await endpoint.aclose()
 
 
-def _describe(error: Exception, model: Model) -> str:
-    """What went wrong, without the key, which some endpoints repeat."""
-    return _without_key(f"{type(error).__name__}: {error}", model)[:MESSAGE_CHARS]
+def _described(endpoint: Endpoint, wire: Wire) -> dict[str, Any]:
+    return {"base_url": endpoint.config.base_url, **asdict(wire)}
 
 
-def _without_key(text: str, model: Model) -> str:
-    """Text without the key, should the endpoint have repeated it."""
-    return text.replace(model.key, "***") if len(model.key) >= KEY_CHARS else text
+def _counted(found: Completion, prompt_tokens: int, wire: Wire, model: str, *, text: str, problem: str) -> Call:
+    """A response as a call: with counts that can be true, or estimates of ours in their place."""
+    notes = [CUT_OFF] if found.finish == "length" and text else []
+    if found.doubt:
+        notes.append(f"not believed: {found.doubt}")
+    tokens_in, tokens_out = found.tokens_in, found.tokens_out
+    if tokens_in is None or (tokens_out is None and text):
+        notes.append("tokens estimated")
+    if tokens_in is None:
+        tokens_in = prompt_tokens
+    if tokens_out is None:
+        tokens_out = estimate_tokens(text) if found.finish != "length" else wire.limit
+    return Call(model, text, "; ".join(notes), problem, tokens_in, tokens_out, found.cost_usd)
+
+
+def _why_no_text(found: Completion, wire: Wire) -> str:
+    if found.finish == "length":
+        return (
+            f"the answer ended at {wire.limit_name} = {wire.limit} before any text, in the model's reasoning: raise "
+            "proposer.max_tokens, or lower proposer.reasoning_effort"
+        )
+    if found.refusal:
+        return f"the model refused: {found.refusal}"
+    if found.finish in MODERATED:
+        return f"the answer was withheld (finish_reason {found.finish})"
+    return f"the endpoint answered with no text (finish_reason {found.finish or 'not given'})"
+
+
+def _raise(endpoint: Endpoint, status: int, shown: str, text: str, headers: dict[str, str]) -> NoReturn:
+    """Tell what a failed response means.
+
+    Raises:
+        EndpointStopped: every further request would fail.
+        RequestRefused: this one would.
+        _Busy: another try may succeed.
+    """
+    found = verdict(status, text)
+    if found is Verdict.STOP:
+        money = status == 402 or status == 429 or "credit" in text.lower()
+        hint = "see the account's balance" if money else (
+            f"check {endpoint.config.api_key_env or 'the headers'}, proposer.base_url and proposer.model"
+        )  # fmt: skip
+        _stop(endpoint, shown, hint, EXIT_BUDGET if money else EXIT_MISSING)
+    if found is Verdict.REFUSED:
+        raise RequestRefused(shown)
+    raise _Busy(shown, asked_wait_s(headers, text))
+
+
+def _stop(endpoint: Endpoint, why: str, hint: str, exit_code: int) -> NoReturn:
+    raise EndpointStopped(
+        f"{endpoint.config.base_url} refuses model {endpoint.name!r}: {why}"
+        if exit_code == EXIT_MISSING
+        else f"{endpoint.config.base_url} does not answer for model {endpoint.name!r}: {why}",
+        hint=hint,
+        exit_code=exit_code,
+    )

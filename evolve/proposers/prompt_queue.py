@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.errors import UserError
+from evolve.proposers.completion import token_count
 
 QUEUE_FOLDER = "manual_tasks_queue"
 """Within a run folder; OpenEvolve's name, so that programs that answer its queue find this one."""
@@ -95,17 +96,19 @@ def _write(path: Path, data: dict[str, Any], *, replace: bool) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise NoAnswer(f"{path.name} cannot be read ({error})") from error
     if not isinstance(data, dict):
         raise NoAnswer(f"{path.name}: expected a JSON object, got {type(data).__name__}")
     return data
 
 
-def _count(usage: object, key: str) -> int:
+def _count(usage: object, key: str) -> tuple[int, str]:
+    """A count of tokens, and what was given instead of one that can be true."""
     value = usage.get(key) if isinstance(usage, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+    count = token_count(value)
+    return count or 0, "" if value is None or count is not None else f"{key} {str(value)[:40]}"
 
 
 def _text(data: dict[str, Any], key: str) -> str:
@@ -121,6 +124,8 @@ class PromptQueue:
         self.folder = folder
 
     def _task_path(self, name: str) -> Path:
+        if name != Path(name).name or name.startswith("."):
+            raise UserError(f"{name!r} is no prompt's name", hint="evosplit queue list shows them")
         return self.folder / f"{name}{TASK_SUFFIX}"
 
     def _answer_path(self, name: str) -> Path:
@@ -158,9 +163,14 @@ class PromptQueue:
         answer = data.get("answer")
         if not isinstance(answer, str):
             raise NoAnswer(f"{path.name}: expected a text under `answer`, got {type(answer).__name__}")
+        if data.get("id", name) != name:
+            raise NoAnswer(f"{path.name}: its `id` is {str(data['id'])[:40]!r}: the answer to another prompt")
         usage = data.get("usage")
-        tokens = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-        return Reply(answer, _text(data, "model"), _text(data, "note"), *tokens)
+        tokens_in, doubt_in = _count(usage, "prompt_tokens")
+        tokens_out, doubt_out = _count(usage, "completion_tokens")
+        doubts = ", ".join(filter(None, (doubt_in, doubt_out)))
+        note = "; ".join(filter(None, (_text(data, "note"), doubts and f"not believed: {doubts}")))
+        return Reply(answer, _text(data, "model"), note, tokens_in, tokens_out)
 
     def answer(self, name: str, reply: Reply) -> Path:
         """Answer a prompt; returns the file.
@@ -214,6 +224,7 @@ class PromptQueue:
             reply = self.reply(name)
             if reply is not None:
                 state, model = TaskState.ANSWERED, reply.model
+                problem = reply.note if "not believed" in reply.note else ""
         except NoAnswer as error:
             state, problem = TaskState.UNREADABLE, str(error)
         return Task(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from evolve.config import OpenAIConfig, RunConfig
 from evolve.journal.journal import Spending
 from evolve.prompts.tokens import estimate_tokens
-from evolve.proposal import Request, Response
+from evolve.proposal import Call, Request, Response
 
 
 class BudgetSpent(Exception):
@@ -48,9 +48,10 @@ class Budget:
     def __init__(self, config: RunConfig, spent: Spending) -> None:
         """Begin where the journal left off."""
         self._limits, self._prices = config.budget, config.budget.prices
-        self._answer_tokens, self._only_model = 0, ""
+        self._answer_tokens, self._only_model = {"": 0}, ""
         if isinstance(config.proposer, OpenAIConfig):
-            self._answer_tokens, self._only_model = config.proposer.max_tokens, config.proposer.model or ""
+            self._only_model = config.proposer.model or ""
+            self._answer_tokens |= {m.name: m.answer_tokens for m in config.proposer.all_models()}
         self._spent = Spend(spent.cost_usd, spent.tokens, spent.gpu_s)
         self._tickets: list[Ticket] = []
         self._longest_gpu_s = 0.0
@@ -63,12 +64,24 @@ class Budget:
             return answer
         return replace(answer, cost_usd=price.of(answer.tokens_in, answer.tokens_out))
 
+    def call_priced(self, call: Call) -> Call:
+        """A call with its price: the endpoint's own, or that of the configuration's table."""
+        price = self._prices.get(call.model)
+        if price is None or call.cost_usd is not None:
+            return call
+        return replace(call, cost_usd=price.of(call.tokens_in, call.tokens_out))
+
     def call(self, request: Request) -> Spend:
         """Upper bound of a call: the prompt as estimated, and the longest answer."""
         tokens_in = estimate_tokens(request.system) + estimate_tokens(request.user)
-        price = self._prices.get(request.model or self._only_model)
-        usd = price.of(tokens_in, self._answer_tokens) if price else 0.0
-        return Spend(usd, tokens_in + self._answer_tokens)
+        model = request.model or self._only_model
+        return self.most(model, tokens_in, self._answer_tokens.get(model, 0))
+
+    def most(self, model: str, tokens_in: int, tokens_out: int) -> Spend:
+        """What a call of so many tokens may cost at most."""
+        price = self._prices.get(model)
+        usd = price.of(tokens_in, tokens_out) if price else 0.0
+        return Spend(usd, tokens_in + tokens_out)
 
     def evaluation(self) -> Spend:
         """Estimate of an evaluation: as much as the longest so far."""

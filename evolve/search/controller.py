@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -18,15 +19,24 @@ from pathlib import Path
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.scoring.feedback import VERSION, render
-from evolve.config import OpenAIConfig, RunConfig
+from evolve.config import OpenAIConfig, ReplayConfig, RunConfig
 from evolve.errors import InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
 from evolve.journal.journal import Entry, Journal, open_journal
-from evolve.journal.run_folder import BEST_FILE, CONFIG_FILE, RunSummary, locked, pick_best, summarise, write_whole
+from evolve.journal.run_folder import (
+    BEST_FILE,
+    CONFIG_FILE,
+    INTERRUPTED,
+    RunSummary,
+    locked,
+    pick_best,
+    summarise,
+    write_whole,
+)
 from evolve.prompts.lessons import LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
-from evolve.proposers.base import Proposer
+from evolve.proposers.base import EndpointStopped, Proposer
 from evolve.search.bandit import open_choice
 from evolve.search.budget import Budget, BudgetSpent, Spend
 from evolve.search.ledger import Ledger, SearchProgress
@@ -57,6 +67,10 @@ def return_free_memory() -> None:
     trim = _malloc_trim()
     if trim is not None:
         trim(0)
+
+
+REFUSING_RULES, RESTORING_RULES = "1", "2"
+"""Answers that change frozen text are refused (runs begun before version 0.2), or the text is put back."""
 
 
 class Controller:
@@ -110,14 +124,19 @@ class Controller:
         with open_journal(self._run_dir, read_only=False) as journal:
             self._journal = journal
             prompts = self._write_meta()
+            self._journal.set_meta("ended", "")
             try:
                 asyncio.run(self._main(prompts))
             except BaseException as error:
                 with suppress(UserError, sqlite3.Error):  # what ended the run says more
+                    self._journal.set_meta("ended", _ended_by(error))
                     self._write_best()
                 if isinstance(error, KeyboardInterrupt):
                     raise InterruptedRun(f"stopped; go on with: evosplit run --resume {self._run_dir}") from None
+                if isinstance(error, EndpointStopped):
+                    error.hint = f"{error.hint}; then: evosplit run --resume {self._run_dir}"
                 raise
+            self._journal.set_meta("ended", self.stopped or "finished")
             self._write_best()
 
     def _write_best(self) -> None:
@@ -144,7 +163,26 @@ class Controller:
         templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
         self._journal.set_meta("templates", templates.to_json())
         self._journal.set_meta("config", self._config.dump_yaml())
+        if not self._journal.meta("prices"):
+            prices = {model: price.model_dump() for model, price in self._config.budget.prices.items()}
+            self._journal.set_meta("prices", json.dumps(prices))
+        self._journal.set_meta("answer_rules", self._answer_rules())
         return Prompts(templates, self._judge.description)
+
+    def _answer_rules(self) -> str:
+        """By which rules answers are read: those of the run's beginning, also when it is replayed."""
+        if isinstance(self._config.proposer, ReplayConfig):
+            with open_journal(Path(self._config.proposer.run), read_only=True) as recorded:
+                return recorded.meta("answer_rules") or REFUSING_RULES
+        began_before = self._journal.spending().calls > 0 and not self._journal.meta("answer_rules")
+        return REFUSING_RULES if began_before else self._journal.meta("answer_rules") or RESTORING_RULES
+
+    async def _prepare(self) -> None:
+        """Let the proposer find out how its endpoints want to be asked, where anything is left to ask."""
+        (answered,) = self._journal.select("SELECT count(*) AS count FROM answers")
+        if answered["count"] < self._search.proposals:
+            found = await self._pipeline.prepare(self._journal.meta("endpoints"))
+            self._journal.set_meta("endpoints", found)
 
     async def _main(self, prompts: Prompts) -> None:
         self._started = time.monotonic()
@@ -153,7 +191,14 @@ class Controller:
         self._lessons = LessonBook(partial(lesson_of, journal))
         budget = Budget(self._config, journal.spending())
         self._pipeline = Pipeline(
-            self._judge, self._proposer, journal, self._ledger, search=self._search, budget=budget
+            self._judge,
+            self._proposer,
+            journal,
+            self._ledger,
+            search=self._search,
+            budget=budget,
+            correct=isinstance(self._config.proposer, OpenAIConfig) and self._config.proposer.correct,
+            restore=journal.meta("answer_rules") == RESTORING_RULES,
         )
         self._request_builder = RequestBuilder(
             self._config.random_seed,
@@ -167,6 +212,7 @@ class Controller:
         )
         tasks: dict[int, asyncio.Task[ProposalOutcome]] = {}
         try:
+            await self._prepare()
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, journal.find(index))
             known, commits = journal.committed(), journal.commits()
@@ -291,6 +337,11 @@ class Controller:
         seconds = time.monotonic() - self._started
         done = index + 1 - len(self._seeds)
         self._on_progress(self._ledger.progress(done, self._search.proposals, seconds))
+
+
+def _ended_by(error: BaseException) -> str:
+    """How a run that an error ended is said to have ended."""
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"[:300]
 
 
 def read_journal(folder: Path) -> list[Entry]:

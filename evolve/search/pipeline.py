@@ -19,9 +19,10 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evolve.config import SearchConfig
 from evolve.errors import EXIT_BUDGET, UserError
 from evolve.journal.journal import Journal, storable
-from evolve.proposal import ProgramRecord, Request, Response
-from evolve.proposers.base import EndpointError, Proposer, ProposerError
+from evolve.proposal import CUT_OFF, Correction, ProgramRecord, Request, Response
+from evolve.proposers.base import EndpointError, Prepares, Proposer, ProposerError, RequestRefused
 from evolve.search.budget import Budget, BudgetSpent, Spend, spend_of
+from evolve.search.calls import CORRECTING, FIRST, PREPARING, CallLog
 from evolve.search.ledger import Ledger
 from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
@@ -90,10 +91,23 @@ class Pipeline:
         *,
         search: SearchConfig,
         budget: Budget,
+        correct: bool = False,
+        restore: bool = True,
     ) -> None:
-        """Open the judge's threads."""
+        """Open the judge's threads.
+
+        Args:
+            judge: judges programs.
+            proposer: makes them.
+            journal: of the run.
+            ledger: of the run.
+            search: how much at once.
+            budget: of the run.
+            correct: whether an answer that cannot be read is asked for once more.
+            restore: whether frozen text that an answer changed is put back, see `program_from`.
+        """
         self._judge, self._proposer, self._journal, self._ledger = judge, proposer, journal, ledger
-        self._budget = budget
+        self._budget, self._correct, self._restore = budget, correct, restore
         self._proposing = asyncio.Semaphore(search.parallel_proposals)
         self._pool = ThreadPoolExecutor(search.parallel_evaluations, thread_name_prefix="judge")
         self._programs: OrderedDict[int, ProgramRecord] = OrderedDict()
@@ -187,14 +201,70 @@ class Pipeline:
             self.note_measured(request.index, evaluation.measured)
         return ProposalOutcome(source, evaluation, time.monotonic() - started, spend_of(stored.response))
 
+    async def prepare(self, kept: str) -> str:
+        """Let the proposer get ready; returns what to keep with the run. See `Prepares`."""
+        if not isinstance(self._proposer, Prepares):
+            return ""
+        log = CallLog(self._journal, self._budget, PREPARING)
+        try:
+            return await self._proposer.prepare(kept, log)
+        finally:
+            log.settle(Spend())
+
     async def _ask(self, request: Request) -> CallResult:
-        """Ask the proposer, and journal its response before it is used."""
+        """Ask the proposer, once more where its answer cannot be read, and journal the response before it is used."""
         ticket = await self._budget.reserve(self._budget.call(request))
         if not self._asking:
             self._budget.settle(ticket, Spend())
             raise BudgetSpent("the run is ending")
-        result = CallResult(Response("", ""), "")
+        log = CallLog(self._journal, self._budget, request.index, ticket)
         asked_at = time.time()
+        try:
+            result = await self._call(replace(request, calls=log), log, FIRST)
+            problem = self._correctable(result, request)
+            if problem:
+                result = await self._corrected(request, log, result, problem)
+            total = log.total(result.response)
+            self._journal.answer(request.index, total, result.error)
+            self._journal.span(request.index, "proposer", "failed" if result.error else total.note, asked_at)
+            if not log.used:
+                log.settle(spend_of(total))
+        finally:
+            log.settle(Spend())
+        return CallResult(total, result.error)
+
+    def _correctable(self, result: CallResult, request: Request) -> str:
+        """Why an answer deserves another try; empty where it does not."""
+        if result.error or not self._correct or CUT_OFF in result.response.note:
+            return ""
+        try:
+            self._program(result.response, request.parent.source)
+        except (UnreadableAnswer, FrozenCodeChanged) as error:
+            return str(error)
+        return ""
+
+    async def _corrected(self, request: Request, log: CallLog, first: CallResult, problem: str) -> CallResult:
+        """The result of the one further try, or the first where that brings none."""
+        log.step = CORRECTING
+        again = replace(request, correction=Correction(first.response.text, problem), calls=log)
+        try:
+            second = await self._call(again, log, CORRECTING)
+        except BudgetSpent:
+            if not self._asking:
+                raise
+            return first  # it is paid for; the next proposal stops the run
+        if second.error:
+            return first
+        note = "; ".join(filter(None, (second.response.note, f"second try, after: {problem}")))
+        return CallResult(replace(second.response, note=storable(note)), "")
+
+    async def _call(self, request: Request, log: CallLog, step: int) -> CallResult:
+        """Ask the proposer, unless an interrupted run was answered already."""
+        known = log.recalled(step)
+        if known is not None:
+            return CallResult(Response(known.text, known.model, known.note), "")
+        if not self._asking:
+            raise BudgetSpent("the run is ending")
         call = asyncio.ensure_future(self._proposer.propose(request))
         try:
             await asyncio.wait([call])
@@ -202,17 +272,10 @@ class Pipeline:
             if not call.done():
                 call.cancel()
                 await asyncio.gather(call, return_exceptions=True)
-                self._budget.settle(ticket, Spend())
                 raise
-            # The response came while the run was stopping: it is stored below, and the next await ends this task.
+            # The response came while the run was stopping: it is stored, and the next await ends this task.
             asyncio.current_task().cancel()  # type: ignore[union-attr]
-        try:
-            result = self._result_of(call, request)
-            self._journal.answer(request.index, result.response, result.error)
-            self._journal.span(request.index, "proposer", "failed" if result.error else result.response.note, asked_at)
-        finally:
-            self._budget.settle(ticket, spend_of(result.response))
-        return result
+        return self._result_of(call, request)
 
     def _result_of(self, call: asyncio.Future[Response], request: Request) -> CallResult:
         """The response with its price; after a failure, what was spent and the error."""
@@ -222,8 +285,8 @@ class Pipeline:
         except ProposerError as failure:
             spent = self._budget.priced(_storable(failure.spent or Response("", "")))
             result = CallResult(spent, storable(str(failure)) or "the proposer gave up without a reason")
-            self._count(isinstance(failure, EndpointError), result.error, request)
-        except UserError:
+            self._count(isinstance(failure, EndpointError | RequestRefused), result.error, request)
+        except (UserError, BudgetSpent):
             raise
         except Exception as failure:  # a fault in a proposer costs its proposal, not the run
             result = CallResult(Response("", ""), storable(f"unexpected {type(failure).__name__}: {failure}"))
@@ -240,11 +303,14 @@ class Pipeline:
                 exit_code=EXIT_BUDGET,
             )
 
+    def _program(self, response: Response, parent: str) -> str:
+        return program_from(response.text, parent, cut_off=CUT_OFF in response.note, restore=self._restore)
+
     async def _judged(self, response: Response, parent: str) -> tuple[str, Evaluation]:
         try:
-            source = program_from(response.text, parent)
+            source = self._program(response, parent)
         except UnreadableAnswer as error:
-            return "", Evaluation(Status.NO_ANSWER, str(error))
+            return "", Evaluation(Status.NO_ANSWER, _with_cause(str(error), response))
         except FrozenCodeChanged as error:
             return "", Evaluation(Status.FROZEN_CODE, str(error))
         digest = hashlib.sha256(source.encode()).hexdigest()
@@ -256,6 +322,13 @@ class Pipeline:
             # Settled at commit, where the original is looked up; here it only saves a sandbox.
             return source, Evaluation(Status.DUPLICATE, "", digest, program.normal_form)
         return source, await self.evaluate(source)
+
+
+def _with_cause(problem: str, response: Response) -> str:
+    """Why there is no program, with what the endpoint said of the answer."""
+    if CUT_OFF not in response.note:
+        return problem
+    return f"the answer was cut off at max_tokens, after {response.tokens_out} tokens: {problem}"
 
 
 def _storable(response: Response) -> Response:

@@ -1,13 +1,34 @@
-"""From a proposer's text to a program: SEARCH/REPLACE blocks or one fenced program."""
+"""From a proposer's text to a program: edits of the parent, or a whole program in whatever wrapping it came."""
 
 from __future__ import annotations
 
-from evolve.search.openevolve_parts import part
+import re
+from collections.abc import Sequence
+
+from evolve.search.answer_text import (
+    Block,
+    Edit,
+    MalformedEdit,
+    fenced_blocks,
+    has_edits,
+    search_replace_edits,
+    unfenced_code,
+    unified_edits,
+    visible_text,
+)
+from evolve.search.edits import EditRefused, apply_edits
 
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
-DIFF_MARKERS = ("<<<<<<< SEARCH", ">>>>>>> REPLACE")
-FENCE = r"(?i:python[0-9.]*|py)[ \t]*"
-"""Language tag that models write behind the three backticks; OpenEvolve pastes the language into its pattern."""
+ENTRY = re.compile(r"^[ \t]*def schedule\(", re.MULTILINE)
+"""What every program defines."""
+
+MAX_ANSWER_CHARS = 2**20
+"""Longest answer that is looked into."""
+
+ONLY_THE_BLOCK = (
+    "only the code between # EVOLVE-BLOCK-START and # EVOLVE-BLOCK-END may change; keep both markers and everything "
+    "outside them as they are"
+)
 
 
 class UnreadableAnswer(Exception):
@@ -15,46 +36,153 @@ class UnreadableAnswer(Exception):
 
 
 class FrozenCodeChanged(Exception):
-    """Code outside the EVOLVE-BLOCK markers was changed."""
+    """Nothing but code outside the EVOLVE-BLOCK markers was changed."""
 
 
-def program_from(text: str, parent: str) -> str:
+def program_from(text: str, parent: str, *, cut_off: bool = False, restore: bool = True) -> str:
     """The proposed program.
+
+    Reasoning is left out. Edits (SEARCH/REPLACE blocks, or a unified diff) are applied to the parent; otherwise the
+    block with the markers is taken, or the longest that is a whole program. Text outside the markers stays as it was.
 
     Args:
         text: the answer.
-        parent: source that SEARCH blocks refer to; without EVOLVE-BLOCK markers, all of it may change.
+        parent: source that edits refer to; without EVOLVE-BLOCK markers, all of it may change.
+        cut_off: the answer ended at the limit of its length; what has no end is refused then.
+        restore: put changed frozen text back; otherwise such an answer is refused, as it was before version 0.2.
 
     Raises:
-        UnreadableAnswer: no program, or a SEARCH block that the parent does not hold.
-        FrozenCodeChanged: code outside the markers differs from the parent's.
+        UnreadableAnswer: no program, or edits that fit nowhere or in several places.
+        FrozenCodeChanged: code outside the markers was all that changed, or differs and `restore` is off.
     """
-    code = part("utils.code_utils")
-    text, parent = (t.replace("\r\n", "\n") for t in (text, parent))
-    if any(marker in text for marker in DIFF_MARKERS):
+    if len(text) > MAX_ANSWER_CHARS:
+        raise UnreadableAnswer(f"the answer is longer than {MAX_ANSWER_CHARS} characters")
+    said, parent = visible_text(text), parent.removeprefix("\ufeff").replace("\r\n", "\n")
+    if text.strip() and not said.strip():
+        raise UnreadableAnswer("the text ends inside the model's reasoning: there is no answer behind it")
+    refusal: Exception | None = None
+    if has_edits(said):
         try:
-            blocks = code.extract_diffs(text)
-        except ValueError as error:
-            raise UnreadableAnswer(f"the SEARCH/REPLACE blocks are malformed: {error}") from error
-        if not blocks or not all(search.strip() for search, _ in blocks):
-            raise UnreadableAnswer("a SEARCH/REPLACE block is incomplete, or its SEARCH part is empty")
-        source, applied = code.apply_diff_blocks(parent, blocks)
-        if applied < len(blocks):
-            raise UnreadableAnswer(
-                f"{len(blocks) - applied} of {len(blocks)} SEARCH blocks do not occur in the parent: copy the lines "
-                "exactly, with their indentation"
-            )
+            return _tidy(_edited(parent, said))
+        except (UnreadableAnswer, FrozenCodeChanged) as error:
+            refusal = error  # unless a whole program stands beside the edits
+    block = _whole_program(said, parent)
+    if block is None:
+        edits = unified_edits(said) if refusal is None else []
+        if edits:
+            return _tidy(_applied(parent, edits))
+        raise refusal or UnreadableAnswer("neither SEARCH/REPLACE blocks nor a fenced python program was found")
+    if cut_off and not block.closed:
+        raise UnreadableAnswer("the program has no end")
+    return _tidy(_within(parent, block.text, restore=restore))
+
+
+def _tidy(source: str) -> str:
+    return source.strip("\n").rstrip() + "\n"
+
+
+def _edited(parent: str, text: str) -> str:
+    try:
+        edits = search_replace_edits(text)
+    except MalformedEdit as error:
+        raise UnreadableAnswer(f"the SEARCH/REPLACE blocks are malformed: {error}") from error
+    return _applied(parent, edits)
+
+
+def _applied(parent: str, edits: Sequence[Edit]) -> str:
+    """The parent with edits between its markers."""
+    head, body, tail = _split(parent)
+    try:
+        changed = apply_edits(body, edits)
+    except EditRefused as error:
+        if _fits(head + tail, edits) or _fits(parent.split("\n"), edits):
+            raise FrozenCodeChanged(ONLY_THE_BLOCK) from error
+        raise UnreadableAnswer(str(error)) from error
+    return "\n".join([*head, *changed, *tail])
+
+
+def _fits(lines: list[str], edits: Sequence[Edit]) -> bool:
+    try:
+        apply_edits(lines, edits)
+    except EditRefused:
+        return False
+    return True
+
+
+def _split(source: str) -> tuple[list[str], list[str], list[str]]:
+    """Lines up to the first marker with it, lines between the markers, lines from the last marker on."""
+    lines = source.split("\n")
+    starts = [i for i, line in enumerate(lines) if MARKERS[0] in line]
+    ends = [i for i, line in enumerate(lines) if MARKERS[1] in line]
+    if not starts or not ends or ends[-1] < starts[0]:
+        return [], lines, []
+    return lines[: starts[0] + 1], lines[starts[0] + 1 : ends[-1]], lines[ends[-1] :]
+
+
+def _whole_program(text: str, parent: str) -> Block | None:
+    """The block that is the new program: of those with both markers the last, otherwise the longest."""
+    programs = [block for block in fenced_blocks(text) if ENTRY.search(block.text)]
+    if not programs and ENTRY.search(text):
+        programs = [Block("", unfenced_code(text), closed=False)]
+    # A quotation of the old program is no answer where there is another.
+    others = [block for block in programs if _tidy(block.text) != _tidy(parent)] or programs
+    marked = [block for block in others if all(marker in block.text for marker in MARKERS)]
+    if marked:
+        return marked[-1]
+    return max(others, key=lambda block: len(block.text), default=None)
+
+
+def _within(parent: str, program: str, *, restore: bool) -> str:
+    """A whole program with the parent's text outside the markers."""
+    if MARKERS[0] not in parent or frozen_part(program) == frozen_part(parent):
+        return program
+    if not restore:
+        raise FrozenCodeChanged(ONLY_THE_BLOCK)
+    head, body, tail = _split(parent)
+    changed = _body_of(program, head, tail)
+    if _text(changed) == _text(body):
+        raise FrozenCodeChanged(ONLY_THE_BLOCK)
+    return "\n".join([*head, *changed, *tail])
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(line.rstrip() for line in lines).strip("\n")
+
+
+def _body_of(program: str, head: list[str], tail: list[str]) -> list[str]:
+    """The lines of a program that belong between the markers, whichever markers it kept."""
+    lines = program.strip("\n").split("\n")
+    starts = [i for i, line in enumerate(lines) if MARKERS[0] in line]
+    ends = [i for i, line in enumerate(lines) if MARKERS[1] in line]
+    if starts:
+        lines = lines[starts[0] + 1 : ends[-1] if ends and ends[-1] > starts[0] else None]
     else:
-        source = code.parse_full_rewrite(text, FENCE) or ""
-        if "def " not in source:
-            raise UnreadableAnswer("neither SEARCH/REPLACE blocks nor a fenced python program was found")
-    source = str(source).strip("\n").rstrip() + "\n"
-    if MARKERS[0] in parent and frozen_part(source) != frozen_part(parent):
-        raise FrozenCodeChanged(
-            "only the code between # EVOLVE-BLOCK-START and # EVOLVE-BLOCK-END may change; keep both markers and "
-            "everything outside them as they are"
-        )
-    return source
+        lines = lines[: ends[-1]] if ends else lines
+        lines = _without_first(lines, [line for line in head if MARKERS[0] not in line])
+        lines = "\n".join(_without_docstring(lines)).lstrip("\n").split("\n")
+    if not ends:
+        lines = _without_first(lines[::-1], [line for line in tail if MARKERS[1] not in line][::-1])[::-1]
+    return [line for line in lines if not any(marker in line for marker in MARKERS)]
+
+
+def _without_first(lines: list[str], frozen: list[str]) -> list[str]:
+    """Lines without those at their beginning that are the frozen ones, blank lines aside."""
+    wanted = [line.rstrip() for line in frozen if line.strip()]
+    for i, line in enumerate(lines):
+        if not wanted:
+            return lines[i:]
+        if line.strip() and line.rstrip() != wanted.pop(0):
+            return lines
+    return lines if wanted else []
+
+
+def _without_docstring(lines: list[str]) -> list[str]:
+    """Lines without a docstring of the module, which is part of the frozen text."""
+    text = "\n".join(lines).lstrip("\n")
+    for quotes in ('"""', "'''"):
+        if text.startswith(quotes) and quotes in text[3:]:
+            return text[3:].split(quotes, 1)[1].split("\n")
+    return lines
 
 
 def frozen_part(source: str) -> tuple[str, ...]:

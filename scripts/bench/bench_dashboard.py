@@ -31,14 +31,14 @@ from evolve.dashboard.server import DashboardServer
 from evolve.dashboard.views.reader import RunReader
 
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
-VIEWS = ("overview", "lineage", "candidate", "shapes", "grid", "compare")
+VIEWS = ("overview", "lineage", "table", "candidate", "shapes", "grid", "compare", "runs")
 FRAMES = 90
 
 MOVES = {
     "zoom": (
         "lineage",
-        """(i) => canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: i % 60 < 30 ? -40 : 40, clientX: 500,
-            clientY: 300, bubbles: true, cancelable: true }))""",
+        """(i) => canvas.dispatchEvent(new WheelEvent("wheel", { ctrlKey: true, deltaY: i % 60 < 30 ? -40 : 40,
+            clientX: 500, clientY: 300, bubbles: true, cancelable: true }))""",
     ),
     "pan": (
         "lineage",

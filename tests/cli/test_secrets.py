@@ -111,12 +111,29 @@ def test_no_command_shows_the_key(verb: tuple[str, ...], evosplit: Command, monk
         f"proposer.base_url=https://example.org/v1?api_key={KEY}",
         f"proposer.api_key_env={KEY}",
         f"proposer.api_key={KEY}",
+        "proposer.api_key_env=gsk_0123456789abcdefghijklmnop",
+        "proposer.api_key_env=AKIA0123456789ABCDEF",
+        f"proposer.api_key_env=[{KEY}",
+        f"proposer.base_url={KEY}",
+        f"proposer.base_url=https://example.org/v1#{KEY}",
+        f"proposer.base_url=https://example.org:{KEY}/v1",
+        f"proposer.models=[{{name: a, base_url: 'https://user:{KEY}@example.org/v1'}}]",
+        f"proposer.models=[{{name: a, base_url: 'https://example.org/v1?key={KEY}'}}]",
+        f"proposer.models=[{{name: a, api_key_env: {KEY}}}]",
+        f"proposer.models={KEY}",
+        f"proposer.headers={{x-api-key: {KEY}}}",
+        f"proposer.headers={{Authorization: Bearer {KEY}}}",
+        f"proposer.headers={KEY}",
+        f"proposer.query={{key: {KEY}}}",
+        f"proposer.extra_body={{api_key: {KEY}}}",
+        f"proposer.headers={{x-trace: '${{{KEY}}}'}}",
     ],
 )
 def test_a_key_in_the_configuration_is_refused_and_not_repeated(text: str, evosplit: Command) -> None:
     result = evosplit("config", "show", ROOT / "configs/openai.yaml", "--set", text)
-    assert result.code == 2 and result.err.startswith("error: proposer.")
-    assert KEY not in result.out + result.err
+    assert result.code == 2 and result.err.startswith(("error: proposer.", "error: --set proposer."))
+    for secret in (KEY, "gsk_0123456789abcdefghijklmnop", "AKIA0123456789ABCDEF"):
+        assert secret not in result.out + result.err
 
 
 def test_the_sandbox_gets_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:

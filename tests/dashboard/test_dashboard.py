@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -32,21 +33,24 @@ from evaluators.latencies.table import read_table
 from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
 from evolve.dashboard.bundle import block, pack_candidates
-from evolve.dashboard.page import MODULES, page, policy, script, static
+from evolve.dashboard.page import MODULES, VENDORED, page, policy, script, static, style
 from evolve.dashboard.report import report
 from evolve.dashboard.views.candidate import candidate, candidates, constants_moved
 from evolve.dashboard.views.compare import compare, config_changes
 from evolve.dashboard.views.documents import VIEWS, dashboard_schema
 from evolve.dashboard.views.grid import grid, replay
 from evolve.dashboard.views.lineage import lineage
-from evolve.dashboard.views.overview import overview
+from evolve.dashboard.views.overview import overview, settings_of
 from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.recorded_table import RecordedTable
+from evolve.dashboard.views.runs import runs
 from evolve.dashboard.views.shapes import recording_of, shapes
+from evolve.dashboard.views.story import story
 from evolve.dashboard.views.timeline import timeline
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, open_journal
 from evolve.journal.run_folder import summarise
+from evolve.reports.plain_text import rationale_of
 
 TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 
@@ -153,6 +157,22 @@ def test_outcomes_add_up_to_the_score(finished: RunReader, small: RunReader) -> 
                 assert sum(o["regression"] for _, o in mine) == score["regressions"]
                 assert sum(o["interpolated"] for _, o in mine) == score["interpolated"]
                 assert min(o["speedup"] or 9 for _, o in mine) == pytest.approx(score["worst_speedup"], abs=1e-5)
+
+
+def test_grids_are_those_that_explain_regressions(several: RunReader) -> None:
+    recording, _ = recording_of(several)
+    assert recording is not None
+    by_id = {k["id"]: k for k in shapes(several, recording, "")["cases"]}
+    found = candidate(several, 2, recording)
+    outcomes = dict(zip(by_id, found["outcomes"], strict=True))
+    judge = open_judge(TABLES / "bsc-160" / "fa3_fwd-static-cold", weighting=Weighting.SERVING, limits=Limits())
+    regressions = judge.regressions(judge.evaluate(found["source"]))
+    assert regressions
+    for r in regressions:
+        name = f"bsc-160/fa3_fwd-static-cold/{r.case.id}"
+        for ours, theirs in ((outcomes[name]["grid"], r.candidate), (by_id[name]["stock_grid"], r.baseline)):
+            assert (ours["ctas"], ours["longest_blocks"]) == (theirs.ctas, theirs.longest_blocks)
+            assert ours["waves"] == round(theirs.ctas / r.num_sms, 2)
 
 
 def test_oracle_is_the_judges(small: RunReader, judge: Judge) -> None:
@@ -344,11 +364,12 @@ def test_measured_figures_are_the_oracles_and_the_judges(judge: Judge) -> None:
 
 def test_config_changes_by_key() -> None:
     a, b = "seeds: [x, y]\nsearch: {window: 2, wall_s: null}\n", "seeds: [x]\nsearch: {window: 3, wall_s: null}\n"
-    assert config_changes(a, b) == [
+    assert config_changes(settings_of(a), settings_of(b)) == [
         {"key": "search.window", "a": "2", "b": "3"},
         {"key": "seeds", "a": "x, y", "b": "x"},
     ]
-    assert config_changes(RunConfig().dump_yaml(), RunConfig().dump_yaml()) == []
+    assert settings_of(RunConfig().dump_yaml())["search.proposals"].isdigit()
+    assert settings_of("[1, 2]") == settings_of("{") == {}
 
 
 def test_timeline_lanes_do_not_overlap(finished: RunReader) -> None:
@@ -361,6 +382,38 @@ def test_timeline_lanes_do_not_overlap(finished: RunReader) -> None:
         assert event["ts"] >= until.get(thread, 0.0) - 2
         assert event["dur"] > 0
         until[thread] = event["ts"] + event["dur"]
+
+
+def test_how_a_run_ended(judge: Judge, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "half", judge, TABLE, seed("fa3_stock"), finished=False)
+    for ended, state in (("", "broken off"), ("interrupted", "interrupted"), ("budget.usd: spent", "stopped")):
+        with open_journal(folder, read_only=False) as journal:
+            journal.set_meta("ended", ended)
+        found = overview(RunReader(folder), None)
+        assert (found["state"], found["ended"]) == (state, ended)
+        assert runs([RunReader(folder)])["runs"][0]["state"] == state
+
+
+def test_the_winners_story(small: RunReader) -> None:
+    winner = lineage(small, None)["winner"]
+    steps = story(small)["steps"]
+    assert [s["id"] for s in steps] == lineage(small, None)["path"] and steps[-1]["id"] == winner
+    assert (steps[0]["added"], steps[0]["removed"], steps[1]["added"], steps[1]["removed"]) == (0, 0, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("Two fixes for\nshort rows. A second one.\n\n<<<<<<< SEARCH\n", "Two fixes for short rows."),
+        ("One sentence without an end\n```python\ndef f(): ...", "One sentence without an end"),
+        ("```python\nx = 1\n```\nSo it is.", ""),
+        ("<<<<<<< SEARCH\nA b\n", ""),
+        ("def schedule(shape, gpu):\n    return 1", ""),
+        ("", ""),
+    ],
+)
+def test_the_first_sentence_of_an_answer(answer: str, sentence: str) -> None:
+    assert rationale_of(answer) == sentence
 
 
 def test_unfinished_runs_are_read_as_they_stand(judge: Judge, tmp_path: Path) -> None:
@@ -433,6 +486,9 @@ def test_a_folder_that_cannot_be_written(small: RunReader, killed: bool, monkeyp
 def test_modules_import_what_is_there_and_in_order() -> None:
     exported: dict[str, set[str]] = {}
     for name in MODULES:
+        if name in VENDORED:
+            exported[name] = {VENDORED[name]}
+            continue
         source = static(name)
         for names, module in re.findall(r'import \{([^}]*)\} from "\./([\w.]+)";', source):
             assert module in exported, f"{name} imports {module}, which comes later or not at all"
@@ -448,11 +504,18 @@ def test_modules_import_what_is_there_and_in_order() -> None:
     ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "http://", "https://"],
 )
 def test_the_front_end_parses_no_markup_and_asks_nobody(word: str) -> None:
-    allowed = {"http://www.w3.org/2000/svg"} if word == "http://" else set()
+    allowed = {"http://www.w3.org/2000/svg", "https://github.com/leeoniya/uPlot"}
     text = script()
     for phrase in allowed:
         text = text.replace(phrase, "")
     assert word not in text
+
+
+def test_vendored_files_are_those_that_were_published() -> None:
+    rows = re.findall(r"^\| (\S+) +\| `.*\| ([0-9a-f]{64}) \|$", static("VENDORED.md"), re.MULTILINE)
+    assert {name for name, _ in rows} == {*VENDORED, "uplot.css"}
+    for name, digest in rows:
+        assert hashlib.sha256(static(name).encode()).hexdigest() == digest, name
 
 
 def test_the_page_knows_every_status() -> None:
@@ -472,9 +535,8 @@ def test_hostile_text_never_reaches_the_page_as_markup(small: RunReader) -> None
 
 
 def test_policy_names_what_is_in_the_page() -> None:
-    import hashlib
-
     text = page({}, live=False)
+    assert static("uplot.css") in style()
     for tag in ("style", 'script type="module"'):
         body = text.split(f"<{tag}>", 1)[1].split(f"</{tag.split()[0]}>", 1)[0]
         assert base64.b64encode(hashlib.sha256(body.encode()).digest()).decode() in policy(live=False)
@@ -488,9 +550,15 @@ def test_report_command(evosplit: Command, small: RunReader, tmp_path: Path) -> 
     again = evosplit("report", small.folder)
     assert again.code == 2 and "--force" in again.err
     assert evosplit("report", small.folder, "--force").code == 0
-    lines = evosplit("report", small.folder, "--timeline", "t.json", "--png", "pictures").out
+    lines = evosplit("report", small.folder, "--timeline", "t.json", "--pictures", "pictures").out
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
-    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {"search.png", "lineage.png", "speedup.png"}
+    assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
+        f"{name}.{suffix}" for name in ("search", "lineage", "speedup") for suffix in ("png", "svg", "pdf")
+    }
+    assert b"/FontFile2" in (tmp_path / "pictures" / "search.pdf").read_bytes()  # fonts come with it
+    assert "<text" not in (tmp_path / "pictures" / "search.svg").read_text()  # text as outlines
+    again = evosplit("report", small.folder, "--pictures", "pictures")
+    assert again.code == 2 and "--force" in again.err
     assert "speedup.png" in lines
 
 

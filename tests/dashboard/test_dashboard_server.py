@@ -1,10 +1,10 @@
-"""The live server: what it serves, what it refuses, and events that resume."""
+"""The live server: what it serves, what it refuses, and what it tells of changes."""
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +17,7 @@ from dashboard_runs import write_run
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.judge.judge import Judge
-from evolve.dashboard.events import frame, last_event, stream
-from evolve.dashboard.hub import Change, FollowedRun, Hub
+from evolve.dashboard.hub import FollowedRun, Hub
 from evolve.dashboard.server import DashboardServer, is_loopback
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
@@ -65,8 +64,9 @@ def test_serves_the_page_and_its_documents(server: DashboardServer) -> None:
     policy = headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy and "unsafe" not in policy
     assert headers["X-Content-Type-Options"] == "nosniff"
-    assert document(server, "/api/runs")["runs"] == ["small"]
-    for view in ("overview", "lineage", "shapes", "grid", "candidate/2"):
+    assert document(server, "/api/index")["runs"] == ["small"]
+    assert [line["run"] for line in document(server, "/api/runs")["runs"]] == ["small"]
+    for view in ("overview", "story", "lineage", "shapes", "grid", "candidate/2"):
         assert document(server, f"/api/run/small/{view}")["view"] == view.split("/")[0]
     assert document(server, "/api/run/small/timeline.json")["traceEvents"]
 
@@ -134,59 +134,54 @@ def test_nothing_can_be_changed(server: DashboardServer, method: str) -> None:
     assert get(server, "/", method=method)[0] == 501
 
 
-def parts(raw: bytes) -> tuple[int, Any]:
-    fields = dict(line.split(": ", 1) for line in raw.decode().strip().split("\n"))
-    assert fields["event"] == "change"
-    return int(fields["id"]), json.loads(fields["data"])
+def test_documents_travel_compressed_where_that_is_understood(server: DashboardServer) -> None:
+    plain = get(server, "/api/run/small/shapes")[2]
+    status, headers, packed = get(server, "/api/run/small/shapes", Accept_Encoding="gzip")
+    assert status == 200 and headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed) == plain and len(packed) < len(plain) / 2
+    assert "Content-Encoding" not in get(server, "/api/index", Accept_Encoding="gzip")[1]
 
 
-def test_events_resume_where_they_broke_off(judge: Judge, tmp_path: Path) -> None:
+def test_changes_are_what_a_reader_does_not_know(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evolve.dashboard.hub.LOOK_EVERY_S", 0.0)
     folder = write_run(tmp_path / "live", judge, TABLE, seed("fa3_stock"), finished=False)
     run = FollowedRun(folder)
-    going = True
-    events = stream(run, None, go_on=lambda: going, pause_s=0.01)
-    assert next(events).startswith(b"retry: ")
-    at, change = parts(next(events))
-    assert at == 7 and [n["id"] for n in change["nodes"]] == [7]
+    change = run.changes(999, "")
+    assert change is not None and change["since"] == change["settled"] == 7
+    assert [n["id"] for n in change["nodes"]] == [7]
+    assert run.changes(999, change["revision"]) is None
     with open_journal(folder, read_only=False) as journal:
         journal.answer(7, Response("late", "model"))
-    at, change = parts(next(events))
-    assert at == 7 and change["nodes"][0]["status"] == "answered"
+    change = run.changes(7, change["revision"])
+    assert change is not None and change["nodes"][0]["status"] == "answered"
     with open_journal(folder, read_only=False) as journal:
         journal.result(7, "x", Evaluation(Status.TIMEOUT, "2 s"))
-    at, change = parts(next(events))
-    assert at == 8 and change["nodes"][0]["status"] == "timeout"
-    going = False
-    # A reader who went away after the third proposal gets all that it missed, and nothing before.
-    resumed = stream(run, 3, go_on=lambda: False)
-    next(resumed)
-    at, change = parts(next(resumed))
-    assert at == 8 and change["since"] == 3 and [n["id"] for n in change["nodes"]] == [3, 4, 5, 6, 7]
-    assert not list(resumed)
+    last = run.changes(7, change["revision"])
+    assert last is not None and last["settled"] == 8 and last["nodes"][0]["status"] == "timeout"
+    assert last["overview"]["proposals"] == 7
+    # Who went away after the third proposal, or knew another server, gets all that it missed and nothing before.
+    for revision in (change["revision"], FollowedRun(folder).look()):
+        change = run.changes(3, revision)
+        assert change is not None and [n["id"] for n in change["nodes"]] == [3, 4, 5, 6, 7]
 
 
-def test_the_stream_takes_the_browsers_last_event_id(server: DashboardServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
-        head = f"GET /api/run/small/events HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nLast-Event-ID: 5\r\n\r\n"
-        client.sendall(head.encode())
-        raw = b""
-        while b"\n\nid: " not in raw or not raw.endswith(b"\n\n"):
-            raw += client.recv(65536)
-    assert b"text/event-stream" in raw
-    _, change = parts(raw[raw.index(b"id: ") :])
-    assert change["since"] == 5
+def test_changes_over_http(server: DashboardServer) -> None:
+    first = document(server, "/api/run/small/changes?since=5&revision=")
+    assert first["change"]["since"] == 5 and first["runs"] == ["small"] and first["now"] > 1e9
+    known = first["change"]["revision"]
+    assert document(server, f"/api/run/small/changes?since=7&revision={known}")["change"] is None
+    assert document(server, "/api/run/small/changes?since=nonsense&revision=%00")["change"]["since"] == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "wanted"), [("7", 7), (None, None), ("", None), ("-1", None), ("x", None), ("9" * 30, None)]
-)
-def test_last_event(text: str | None, wanted: int | None) -> None:
-    assert last_event(text) == wanted
+def test_search_looks_into_programs_answers_and_messages(server: DashboardServer) -> None:
+    def found(text: str) -> list[int]:
+        ids: list[int] = document(server, f"/api/run/small/search?text={text}")["ids"]
+        return ids
 
-
-def test_frames_hold_no_line_breaks_of_their_own() -> None:
-    raw = frame(Change(3, {"text": "a\nb\r\nevent: other\n\nid: 9"}))
-    assert raw.count(b"\n") == 4 and raw.endswith(b"\n\n")
+    assert found("BATCH%20%3C%3D%204") == [2, 3]
+    assert found("gave%20up") == [5]
+    assert found("again") == [3]
+    assert found("nowhere%20at%20all") == found("a%25a") == found("%27%20or%201%3D1") == []  # neither pattern nor SQL
 
 
 def test_runs_that_start_later_appear(judge: Judge, tmp_path: Path) -> None:

@@ -27,13 +27,14 @@ def serve(port: int, log: str) -> None:
             rng = random.Random(request["seed"])
             prompt = request["messages"][-1]["content"]
             program = re.search(r"```python\n(.*?)```", prompt, re.DOTALL)
-            assert program
+            asked = program is not None  # otherwise the proposer finds out what the endpoint takes
+            text = program.group(1) if program else ""
             rule = (
                 f"    if shape.batch > {rng.randint(1, 8)} and shape.num_n_blocks <= {rng.randint(1, 40)}:\n"
                 f"        return {rng.randint(1, 32)}, None, 0\n"
             )
             head = "def schedule(shape, gpu):\n"
-            source = program.group(1).replace(head, head + rule) if rng.random() < 0.9 else "no idea"
+            source = text.replace(head, head + rule) if rng.random() < 0.9 else "no idea"
             time.sleep(rng.random() * 0.05)
             message = {"role": "assistant", "content": f"```python\n{source}```"}
             body = json.dumps(
@@ -48,6 +49,8 @@ def serve(port: int, log: str) -> None:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+            if not asked:
+                return
             with Path(log).open("a") as file:
                 file.write(f"{request['seed']}\n")
 

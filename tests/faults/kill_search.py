@@ -129,7 +129,7 @@ class Killer:
         if kind == "openai":
             url = f"http://127.0.0.1:{self.endpoint.port}/v1"
             proposer = {"kind": kind, "base_url": url, "model": "test", "api_key_env": KEY, "retries": 30}
-            proposer["backoff_s"] = 0.05
+            proposer |= {"backoff_s": 0.05, "correct": False}
         if kind == "live":
             judge |= {"measure": "live", "weighting": "chat", "setting": "fa3_fwd-metadata-cold"}
             # One after the other: what is known of a launch is what the programs before it had measured.

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,8 @@ def test_answers_that_are_none_are_reported(queue: PromptQueue, content: str, me
 def test_a_strange_usage_counts_nothing(queue: PromptQueue, usage: object) -> None:
     queue.put("a", MESSAGES, model="m", meta={})
     (queue.folder / "a.answer.json").write_text(json.dumps({"answer": "x", "usage": usage, "model": 3}))
-    assert queue.reply("a") == Reply("x")
+    reply = queue.reply("a")
+    assert reply is not None and replace(reply, note="") == Reply("x")
 
 
 def test_one_of_many_answers_wins_and_stays(queue: PromptQueue) -> None:
@@ -266,3 +268,36 @@ def test_answers_come_from_standard_input_too(
     assert again.code == 2
     unknown = evosplit("queue", "show", 5)
     assert unknown.code == 2 and "no prompt 00005" in unknown.err
+
+
+@pytest.mark.parametrize("count", [10**30, -5, 1.5, "many", True])
+def test_counts_that_cannot_be_are_told_and_not_counted(tmp_path: Path, count: object) -> None:
+    queue = PromptQueue(tmp_path)
+    queue.put("00001", MESSAGES, model="m", meta={})
+    usage = {"prompt_tokens": 7, "completion_tokens": count}
+    (tmp_path / "00001.answer.json").write_text(json.dumps({"answer": "hello", "usage": usage}))
+    reply = queue.reply("00001")
+    assert reply is not None and (reply.text, reply.tokens_in, reply.tokens_out) == ("hello", 7, 0)
+    assert reply.note.startswith("not believed: completion_tokens ")
+    assert "not believed" in queue.task("00001").problem
+
+
+def test_files_from_windows_are_read(tmp_path: Path) -> None:
+    queue = PromptQueue(tmp_path)
+    queue.put("00001", MESSAGES, model="m", meta={})
+    (tmp_path / "00001.answer.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"answer": "hello"}).encode())
+    assert queue.reply("00001") == Reply("hello")
+
+
+def test_the_answer_to_another_prompt_is_not_taken(tmp_path: Path) -> None:
+    queue = PromptQueue(tmp_path)
+    queue.put("00001", MESSAGES, model="m", meta={})
+    (tmp_path / "00001.answer.json").write_text(json.dumps({"id": "00002", "answer": "hello"}))
+    with pytest.raises(NoAnswer, match="answer to another prompt"):
+        queue.reply("00001")
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", ".hidden", ".."])
+def test_names_stay_in_the_queue(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="no prompt's name"):
+        PromptQueue(tmp_path / "q").answer(name, Reply("hello"))

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +38,7 @@ def missing(what: str) -> NoReturn:
 
 
 SCREENSHOTS = ROOT / "build" / "screenshots"
-VIEWS = ("overview", "lineage", "candidate", "shapes", "grid", "compare")
+VIEWS = ("overview", "lineage", "table", "candidate", "shapes", "grid", "compare", "runs")
 TABS = ("source", "diff", "shapes", "prompt", "answer", "feedback")
 # Chromium refuses its own sandbox to root; the rest keeps it from calling home.
 ARGUMENTS = ["--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
@@ -101,6 +102,18 @@ class Watched:
         return self.page.locator(selector).first.inner_text()
 
 
+@contextmanager
+def serving(hub: Hub, port: int = 0) -> Iterator[DashboardServer]:
+    """A live server for as long as it is needed."""
+    server = DashboardServer(hub, "127.0.0.1", port)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def watch(browser: Browser, *, scheme: str = "light", width: int = 1440, height: int = 900) -> Watched:
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     watched = Watched(context.new_page())
@@ -126,11 +139,8 @@ def report_url(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def live_url(folders: list[Path]) -> Iterator[str]:
-    server = DashboardServer(Hub(folders, None), "127.0.0.1", 0)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield server.url
-    server.shutdown()
-    server.server_close()
+    with serving(Hub(folders, None)) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from small_search import SEED, SmallJudge, SmallProposer, config
 
 import evolve.cli.run
 from evolve.cli import main
-from evolve.search.controller import Controller, Progress
+from evolve.search.controller import Controller, SearchProgress
 
 CALLS = {"pwrite64": 18, "fsync": 74, "fdatasync": 75, "ftruncate": 77, "openat": 257}
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -40,7 +40,7 @@ def fail(number: int, calls: list[str]) -> None:
 
 
 def run(folder: str, number: str, *calls: str) -> int:
-    def watch(progress: Progress) -> None:
+    def watch(progress: SearchProgress) -> None:
         if progress.done == 10:
             fail(int(number), list(calls))
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+PREPARING = "Answer: yes"
+"""What `OpenAIProposer.check` asks."""
+
 
 @dataclass
 class Script:
@@ -18,6 +21,13 @@ class Script:
 
     answers: list[Callable[[BaseHTTPRequestHandler], None]]
     requests: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    preparing: list[dict[str, Any]] = field(default_factory=list)
+    """Requests by which a proposer found out what the endpoint takes; `prepared` answers them."""
+    prepared: Callable[[BaseHTTPRequestHandler], None] | None = field(
+        default_factory=lambda: reply("yes", tokens=(10, 1))
+    )
 
 
 def reply(
@@ -86,16 +96,36 @@ def hang(seconds: float) -> Callable[[BaseHTTPRequestHandler], None]:
     return wait
 
 
+def depending(
+    answer: Callable[[dict[str, Any]], Callable[[BaseHTTPRequestHandler], None]],
+) -> Callable[[BaseHTTPRequestHandler], None]:
+    """What to send as the request has it."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        answer(handler.request_json)(handler)  # type: ignore[attr-defined]
+
+    return send
+
+
 @contextmanager
 def serving(script: Script) -> Iterator[str]:
     """Base URL of a running server."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        request_json: dict[str, Any]
 
         def do_POST(self) -> None:
             size = int(self.headers.get("Content-Length", 0))
-            script.requests.append(json.loads(self.rfile.read(size)))
+            request = json.loads(self.rfile.read(size))
+            script.headers.append({name.lower(): value for name, value in self.headers.items()})
+            script.paths.append(self.path)
+            self.request_json = request
+            if script.prepared and request["messages"][-1]["content"] == PREPARING:
+                script.preparing.append(request)
+                script.prepared(self)
+                return
+            script.requests.append(request)
             index = min(len(script.requests), len(script.answers)) - 1
             script.answers[index](self)
 

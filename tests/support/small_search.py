@@ -84,7 +84,7 @@ class SmallProposer:
         value = rng.randint(1, 400)
         source = re.sub(r"x = \d+", f"x = {value}", request.parent.source)
         if kind < 0.3:
-            source = "y = 1\n" + source
+            source = "y = 1\n" + request.parent.source
         return Response(f"```python\n{source}```", "small", f"to {value}", 5, 6, 0.01)
 
     async def aclose(self) -> None:

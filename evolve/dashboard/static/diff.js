@@ -1,8 +1,5 @@
 // Line differences by Myers' greedy algorithm (An O(ND) difference algorithm, 1986).
 
-import { h } from "./dom.js";
-import { coloured, tokens } from "./highlight.js";
-
 const MOST = 4000;
 
 /** [["=", i, j], ["-", i, null], ["+", null, j], ...]: lines of a and b by number from 0. */
@@ -11,7 +8,10 @@ export function lineDiff(a, b) {
   while (start < a.length && start < b.length && a[start] === b[start]) start++;
   let endA = a.length;
   let endB = b.length;
-  while (endA > start && endB > start && a[endA - 1] === b[endB - 1]) { endA--; endB--; }
+  while (endA > start && endB > start && a[endA - 1] === b[endB - 1]) {
+    endA--;
+    endB--;
+  }
   const head = Array.from({ length: start }, (_, i) => ["=", i, i]);
   const tail = Array.from({ length: a.length - endA }, (_, i) => ["=", endA + i, endB + i]);
   return [...head, ...middle(a, b, start, endA, endB), ...tail];
@@ -21,19 +21,23 @@ function middle(a, b, start, endA, endB) {
   const n = endA - start;
   const m = endB - start;
   const trace = [];
-  let front = new Map([[1, 0]]);
+  const front = new Map([[1, 0]]);
   for (let d = 0; d <= Math.min(n + m, MOST); d++) {
     trace.push(new Map(front));
     for (let k = -d; k <= d; k += 2) {
-      let x = k === -d || (k !== d && (front.get(k - 1) ?? -1) < (front.get(k + 1) ?? -1))
-        ? front.get(k + 1) ?? 0 : (front.get(k - 1) ?? 0) + 1;
+      let x =
+        k === -d || (k !== d && (front.get(k - 1) ?? -1) < (front.get(k + 1) ?? -1))
+          ? (front.get(k + 1) ?? 0)
+          : (front.get(k - 1) ?? 0) + 1;
       while (x < n && x - k < m && a[start + x] === b[start + x - k]) x++;
       front.set(k, x);
       if (x >= n && x - k >= m) return walk(trace, start, n, m);
     }
   }
-  return [...Array.from({ length: n }, (_, i) => ["-", start + i, null]),
-    ...Array.from({ length: m }, (_, j) => ["+", null, start + j])];
+  return [
+    ...Array.from({ length: n }, (_, i) => ["-", start + i, null]),
+    ...Array.from({ length: m }, (_, j) => ["+", null, start + j]),
+  ];
 }
 
 function walk(trace, start, n, m) {
@@ -44,7 +48,7 @@ function walk(trace, start, n, m) {
     const k = x - y;
     const down = k === -d || (k !== d && (front.get(k - 1) ?? -1) < (front.get(k + 1) ?? -1));
     const before = down ? k + 1 : k - 1;
-    const x0 = d === 0 ? 0 : front.get(before) ?? 0;
+    const x0 = d === 0 ? 0 : (front.get(before) ?? 0);
     const y0 = d === 0 ? 0 : x0 - before;
     while (x > x0 && y > y0 && x > 0 && y > 0) steps.push(["=", start + --x, start + --y]);
     if (d === 0) break;
@@ -52,38 +56,4 @@ function walk(trace, start, n, m) {
     else steps.push(["-", start + --x, null]);
   }
   return steps.reverse();
-}
-
-const CONTEXT = 3;
-
-/** A diff with `CONTEXT` lines around changes. */
-export function diffListing(before, after, label) {
-  const texts = [before, after].map((t) => t.replace(/\n$/, ""));
-  const [a, b] = texts.map((t) => t.split("\n"));
-  const [ta, tb] = texts.map(tokens);
-  const steps = lineDiff(a, b);
-  const near = new Array(steps.length).fill(false);
-  steps.forEach(([op], i) => {
-    if (op !== "=") for (let j = Math.max(0, i - CONTEXT); j <= Math.min(steps.length - 1, i + CONTEXT); j++) near[j] = true;
-  });
-  const rows = [];
-  let hidden = 0;
-  const gap = () => {
-    if (hidden) rows.push(h("tr", { class: "gap" }, h("td", { colspan: "4" }, `${hidden} equal lines`)));
-    hidden = 0;
-  };
-  steps.forEach(([op, i, j], at) => {
-    if (!near[at]) { hidden++; return; }
-    gap();
-    rows.push(h("tr", { class: { "=": "", "-": "gone", "+": "come" }[op] },
-      h("td", { class: "ln" }, i === null ? "" : String(i + 1)), h("td", { class: "ln" }, j === null ? "" : String(j + 1)),
-      h("td", { class: "op" }, op === "=" ? " " : op), h("td", null, h("code", null, coloured(op === "+" ? tb[j] : ta[i])))));
-  });
-  gap();
-  const come = steps.filter(([op]) => op === "+").length;
-  const gone = steps.filter(([op]) => op === "-").length;
-  return h("div", null,
-    h("p", { class: "quiet" }, come + gone ? `${come} lines added, ${gone} removed` : "no difference"),
-    come + gone ? h("div", { class: "code", tabindex: "0", role: "region", "aria-label": label },
-      h("table", { class: "diff" }, h("caption", { class: "sr" }, label), h("tbody", null, rows))) : null);
 }

@@ -1,42 +1,8 @@
 // The lineage's picture: a lane per island, proposals from left to right, scores upwards, failures in a strip below.
 
 import { clamp } from "./dom.js";
-import { GROUPS, cssColour, dark, groupOf, ticks } from "./scales.js";
-
-const STRIP = 26;
-const LEFT = 54;
-const RIGHT = 12;
-const TOP = 14;
-const GAP = 18;
-const BOTTOM = 22;
-
-/** Where everything lies; `zoom` is {x0, x1, y0, y1} in proposals and scores. */
-export function layout(lineage, zoom, width, height) {
-  const lane = (height - TOP - BOTTOM - GAP * (lineage.islands - 1)) / lineage.islands;
-  const x = (id) => LEFT + ((id - zoom.x0) / (zoom.x1 - zoom.x0)) * (width - LEFT - RIGHT);
-  const top = (island) => TOP + island * (lane + GAP);
-  const place = (n) => {
-    const y0 = top(n.island);
-    if (!n.train) return [x(n.id), y0 + lane - STRIP / 2];
-    const share = (n.train.score - zoom.y0) / (zoom.y1 - zoom.y0);
-    return [x(n.id), y0 + (lane - STRIP - 4) * (1 - clamp(share, 0, 1))];
-  };
-  const back = (px) => zoom.x0 + ((px - LEFT) / (width - LEFT - RIGHT)) * (zoom.x1 - zoom.x0);
-  const score = (py) => {
-    const island = clamp(Math.floor((py - TOP) / (lane + GAP)), 0, lineage.islands - 1);
-    return zoom.y1 - ((py - top(island)) / (lane - STRIP - 4)) * (zoom.y1 - zoom.y0);
-  };
-  return { x, top, lane, place, back, score, width, height };
-}
-
-/** The whole of a run: all proposals, and scores from a little below stock (or the weakest) to the best. */
-export function wholeOf(lineage) {
-  const scores = lineage.nodes.filter((n) => n.train).map((n) => n.train.score).sort((a, b) => a - b);
-  const best = scores.at(-1) ?? 1;
-  const low = Math.max(scores[0] ?? 0.9, Math.min(1, best) - Math.max(0.004, 0.35 * (best - 1)));
-  const room = Math.max(1e-4, 0.05 * (best - low));
-  return { x0: -1, x1: Math.max(10, lineage.nodes.length), y0: low - room, y1: best + room };
-}
+import { LEFT, RIGHT, STRIP } from "./lineage_layout.js";
+import { cssColour, dark, decimals, GROUPS, groupOf, ticks } from "./scales.js";
 
 /** What follows from the data alone, and is not worked out again for each frame. */
 export function known(lineage) {
@@ -55,8 +21,8 @@ export function known(lineage) {
 
 /** Colours of the theme in force; looking one up makes the browser settle all styles, so that it is done once. */
 export function palette() {
-  const names = ["ink", "quiet", "line", "sans", "panel", "good", ...GROUPS.map((g) => "g-" + g.key)];
-  return Object.fromEntries(names.map((name) => [name, cssColour("--" + name)]));
+  const names = ["ink", "quiet", "line", "sans", "panel", "good", "its", ...GROUPS.map((g) => `g-${g.key}`)];
+  return Object.fromEntries(names.map((name) => [name, cssColour(`--${name}`)]));
 }
 
 function penOf(canvas, where) {
@@ -82,7 +48,7 @@ function clipped(pen, where, drawing) {
 /** Everything but the selection. While the reader moves, many parents' lines would not keep up, and are left out. */
 export function draw(canvas, lineage, where, { shown, facts, colours, moving }) {
   const pen = penOf(canvas, where);
-  pen.font = "11px " + colours.sans;
+  pen.font = `11px ${colours.sans}`;
   clipped(pen, where, () => {
     if (!moving || lineage.nodes.length <= MANY) family(pen, lineage.nodes, where, shown);
   });
@@ -92,7 +58,7 @@ export function draw(canvas, lineage, where, { shown, facts, colours, moving }) 
     way(pen, lineage, where, colours);
     if (moving && lineage.nodes.length > MANY) dots(pen, facts.groups, where, shown, colours, lineage.nodes.length);
     else marks(pen, facts.marks, where, shown, colours, lineage.nodes.length);
-    if (lineage.winner !== null) star(pen, ...where.place(lineage.nodes[lineage.winner]), colours.good, colours.panel);
+    stars(pen, lineage, where, colours);
   });
 }
 
@@ -121,9 +87,11 @@ function lanes(pen, lineage, where, { quiet, line, panel }) {
     pen.fillStyle = quiet;
     pen.textAlign = "right";
     const [a, b] = [where.score(foot - STRIP - 4), where.score(top)];
-    for (const t of ticks(a, b, Math.max(2, where.lane / 46))) {
+    const found = ticks(a, b, Math.max(2, where.lane / 46));
+    const digits = decimals(found);
+    for (const t of found) {
       const y = top + (where.lane - STRIP - 4) * (1 - (t - a) / (b - a));
-      pen.fillText(t.toFixed(b - a < 0.01 ? 4 : 3), LEFT - 10, y + 4);
+      pen.fillText(t.toFixed(digits), LEFT - 10, y + 4);
       pen.fillStyle = line;
       pen.fillRect(LEFT - 6, Math.round(y), where.width - LEFT - RIGHT + 12, 1);
       pen.fillStyle = quiet;
@@ -155,12 +123,16 @@ function family(pen, nodes, where, shown) {
   pen.beginPath();
   let open = 0;
   for (const n of nodes) {
-    if (n.parent === null || !shown.has(n.id)) continue;
+    // Failures hang on their parents only where they are selected: their lines would hide those of programs.
+    if (n.parent === null || !n.train || !shown.has(n.id)) continue;
     const [a, b] = [where.place(origin(nodes[n.parent], n)), where.place(n)];
-    if (b[0] < LEFT - 8 || a[0] > where.width) continue;
+    if (b[0] < LEFT - 8 || a[0] > where.width || outside(a, b)) continue;
     join(pen, a, b);
     // Short paths: the cost of a stroke grows faster than its length.
-    if (++open % 100 === 0) { pen.stroke(); pen.beginPath(); }
+    if (++open % 100 === 0) {
+      pen.stroke();
+      pen.beginPath();
+    }
   }
   pen.stroke();
 }
@@ -168,9 +140,12 @@ function family(pen, nodes, where, shown) {
 /** Proposals above which parents are joined by straight lines, which cost less, and by none while the view moves. */
 const MANY = 600;
 
-function straight(pen, a, b) {
-  pen.moveTo(...a);
-  pen.lineTo(...b);
+/** Whether both ends lie beyond the same edge: a line between them would run along it as if it were a score. */
+const outside = (a, b) => a[2] !== 0 && a[2] === b[2];
+
+function straight(pen, [x0, y0], [x1, y1]) {
+  pen.moveTo(x0, y0);
+  pen.lineTo(x1, y1);
 }
 
 function curve(pen, [x0, y0], [x1, y1]) {
@@ -182,13 +157,14 @@ function curve(pen, [x0, y0], [x1, y1]) {
 function migrations(pen, lineage, where, colours, moving) {
   pen.strokeStyle = colours["g-launch"];
   pen.lineWidth = 1;
+  const inSight = lineage.migrations.filter((m) => where.x(m.at) >= LEFT - 8 && where.x(m.at) <= where.width);
+  // Many of them would be a wall.
+  pen.globalAlpha = clamp(60 / inSight.length, 0.12, 1);
   // Hundreds of dashed lines are thousands of short ones, too many for every frame.
-  if (moving) pen.globalAlpha = 0.4;
-  else pen.setLineDash([3, 3]);
+  if (!moving) pen.setLineDash([3, 3]);
   pen.beginPath();
-  for (const m of lineage.migrations) {
+  for (const m of inSight) {
     const x = where.x(m.at);
-    if (x < LEFT - 8 || x > where.width) continue;
     const n = lineage.nodes[m.id];
     const [, y0] = where.place({ ...n, island: m.source });
     const [, y1] = where.place({ ...n, island: m.target });
@@ -206,7 +182,8 @@ function way(pen, lineage, where, colours) {
   pen.beginPath();
   for (let i = 1; i < lineage.path.length; i++) {
     const n = lineage.nodes[lineage.path[i]];
-    curve(pen, where.place(origin(lineage.nodes[lineage.path[i - 1]], n)), where.place(n));
+    const [a, b] = [where.place(origin(lineage.nodes[lineage.path[i - 1]], n)), where.place(n)];
+    if (!outside(a, b)) curve(pen, a, b);
   }
   pen.stroke();
 }
@@ -229,11 +206,12 @@ function relatives(pen, nodes, where, n, ink) {
 function dots(pen, groups, where, shown, colours, count) {
   const side = Math.round(2 * clamp((where.width - LEFT) / count, 2, 4)) - 1;
   for (const [key, found] of groups) {
-    pen.fillStyle = colours["g-" + key];
+    pen.fillStyle = colours[`g-${key}`];
     for (const mark of found) {
       if (!shown.has(mark.id)) continue;
-      const [x, y] = where.place(mark.at);
-      if (x >= LEFT - 8 && x <= where.width) pen.fillRect(Math.round(x - side / 2), Math.round(y - side / 2), side, side);
+      const [x, y, beyond] = where.place(mark.at);
+      if (!beyond && x >= LEFT - 8 && x <= where.width)
+        pen.fillRect(Math.round(x - side / 2), Math.round(y - side / 2), side, side);
     }
   }
 }
@@ -243,31 +221,38 @@ function marks(pen, found, where, shown, colours, count) {
   const stamps = new Map();
   const ratio = window.devicePixelRatio || 1;
   for (const mark of found) {
-    const [x, y] = where.place(mark.at);
+    const [x, y, beyond] = where.place(mark.at);
     if (x < LEFT - 8 || x > where.width) continue;
     const dim = !shown.has(mark.id);
-    const key = mark.group + mark.hollow + dim + mark.seed;
-    if (!stamps.has(key)) stamps.set(key, stamp(mark, dim, size, ratio, colours));
+    const key = `${mark.group} ${mark.hollow} ${dim} ${mark.seed} ${beyond}`;
+    if (!stamps.has(key)) stamps.set(key, stamp(mark, { dim, beyond }, size, ratio, colours));
     const { picture, half } = stamps.get(key);
     // On whole pixels of the screen: between them a stamp would be blurred.
-    pen.drawImage(picture, Math.round((x - half) * ratio) / ratio, Math.round((y - half) * ratio) / ratio, 2 * half, 2 * half);
+    pen.drawImage(
+      picture,
+      Math.round((x - half) * ratio) / ratio,
+      Math.round((y - half) * ratio) / ratio,
+      2 * half,
+      2 * half,
+    );
   }
 }
 
 /** A mark drawn once and stamped many times, which is far cheaper than thousands of paths. */
-function stamp(mark, dim, size, ratio, colours) {
+function stamp(mark, { dim, beyond }, size, ratio, colours) {
   const half = Math.ceil(size) + 4;
   const picture = document.createElement("canvas");
   picture.width = picture.height = Math.ceil(2 * half * ratio);
   const pen = picture.getContext("2d");
   pen.scale(ratio, ratio);
   const path = new Path2D();
-  shape(path, mark.group, half, half, size);
-  if (mark.seed) path.rect(half - size - 2, half - size - 2, 2 * size + 4, 2 * size + 4);
+  if (beyond) arrow(path, half, half, size, beyond);
+  else shape(path, mark.group, half, half, size);
+  if (mark.seed && !beyond) path.rect(half - size - 2, half - size - 2, 2 * size + 4, 2 * size + 4);
   pen.globalAlpha = dim ? 0.08 : 0.9;
-  pen.fillStyle = pen.strokeStyle = colours["g-" + mark.group];
+  pen.fillStyle = pen.strokeStyle = colours[`g-${mark.group}`];
   pen.lineWidth = 1.3;
-  if (mark.hollow) pen.stroke(path);
+  if (mark.hollow || beyond) pen.stroke(path);
   else pen.fill(path);
   return { picture, half };
 }
@@ -279,14 +264,50 @@ function displaced(nodes) {
   return found;
 }
 
+/** Points out of the picture, where the score lies that cannot be drawn. */
+function arrow(path, x, y, r, beyond) {
+  path.moveTo(x - r, y + 0.4 * beyond * r);
+  path.lineTo(x, y - beyond * r);
+  path.lineTo(x + r, y + 0.4 * beyond * r);
+}
+
 const HOLLOW = new Set(["duplicate", "open", "none"]);
 
 function shape(path, key, x, y, r) {
-  if (key === "ok" || key === "duplicate" || key === "open") { path.moveTo(x + r, y); path.arc(x, y, r, 0, 7); }
-  else if (key === "refused") { path.moveTo(x, y - r); path.lineTo(x + r, y + r); path.lineTo(x - r, y + r); path.closePath(); }
-  else if (key === "broke") path.rect(x - r, y - r, 2 * r, 2 * r);
-  else if (key === "launch") { path.moveTo(x, y - r * 1.3); path.lineTo(x + r * 1.3, y); path.lineTo(x, y + r * 1.3); path.lineTo(x - r * 1.3, y); path.closePath(); }
-  else { path.moveTo(x - r, y - r); path.lineTo(x + r, y + r); path.moveTo(x + r, y - r); path.lineTo(x - r, y + r); }
+  if (key === "ok" || key === "duplicate" || key === "open") {
+    path.moveTo(x + r, y);
+    path.arc(x, y, r, 0, 7);
+  } else if (key === "refused") {
+    path.moveTo(x, y - r);
+    path.lineTo(x + r, y + r);
+    path.lineTo(x - r, y + r);
+    path.closePath();
+  } else if (key === "broke") path.rect(x - r, y - r, 2 * r, 2 * r);
+  else if (key === "launch") {
+    path.moveTo(x, y - r * 1.3);
+    path.lineTo(x + r * 1.3, y);
+    path.lineTo(x, y + r * 1.3);
+    path.lineTo(x - r * 1.3, y);
+    path.closePath();
+  } else {
+    path.moveTo(x - r, y - r);
+    path.lineTo(x + r, y + r);
+    path.moveTo(x + r, y - r);
+    path.lineTo(x - r, y + r);
+  }
+}
+
+/** The winner's star and a square around the leader, where they are in sight. */
+function stars(pen, lineage, where, colours) {
+  const at = (id) => (id === null ? [0, 0, 1] : where.place(lineage.nodes[id]));
+  const [x, y, beyond] = at(lineage.leader);
+  if (!beyond && lineage.leader !== lineage.winner) {
+    pen.strokeStyle = colours.its;
+    pen.lineWidth = 2;
+    pen.strokeRect(x - 7, y - 7, 14, 14);
+  }
+  const [wx, wy, out] = at(lineage.winner);
+  if (!out) star(pen, wx, wy, colours.good, colours.panel);
 }
 
 function star(pen, x, y, colour, edge) {

@@ -26,11 +26,51 @@ export function inkOn(c) {
 const paint = (c) => ({ "background-color": css(c), color: inkOn(c) });
 
 // Purple to orange (ColorBrewer's PuOr), which colour-blind readers tell apart; the middle is the page's own ground.
-const LOSS = { light: [[236, 238, 240], [178, 171, 210], [94, 60, 153]], dark: [[44, 48, 53], [98, 82, 150], [163, 141, 224]] };
-const GAIN = { light: [[236, 238, 240], [253, 184, 99], [205, 92, 2]], dark: [[44, 48, 53], [152, 90, 24], [250, 158, 60]] };
+const LOSS = {
+  light: [
+    [236, 238, 240],
+    [178, 171, 210],
+    [94, 60, 153],
+  ],
+  dark: [
+    [44, 48, 53],
+    [98, 82, 150],
+    [163, 141, 224],
+  ],
+};
+const GAIN = {
+  light: [
+    [236, 238, 240],
+    [253, 184, 99],
+    [205, 92, 2],
+  ],
+  dark: [
+    [44, 48, 53],
+    [152, 90, 24],
+    [250, 158, 60],
+  ],
+};
 // Cividis, thinned out.
-const CIVIDIS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [148, 142, 119], [200, 184, 102], [254, 232, 56]];
-const BLUES = { light: [[236, 238, 240], [146, 197, 222], [5, 90, 150]], dark: [[44, 48, 53], [30, 92, 140], [112, 190, 240]] };
+const CIVIDIS = [
+  [0, 34, 78],
+  [53, 69, 108],
+  [102, 105, 112],
+  [148, 142, 119],
+  [200, 184, 102],
+  [254, 232, 56],
+];
+const BLUES = {
+  light: [
+    [236, 238, 240],
+    [146, 197, 222],
+    [5, 90, 150],
+  ],
+  dark: [
+    [44, 48, 53],
+    [30, 92, 140],
+    [112, 190, 240],
+  ],
+};
 
 const LOG_SPAN = Math.log(1.25);
 
@@ -58,8 +98,18 @@ export function ticks(low, high, count = 5) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 2.5, 5, 10].map((m) => m * power).find((m) => m >= raw);
   const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++) found.push(Number((k * step).toPrecision(12)));
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + step * 1e-9; k++)
+    found.push(Number((k * step).toPrecision(12)));
   return found;
+}
+
+/** Decimals that tell ticks apart. */
+export function decimals(values) {
+  const step = values.length > 1 ? Math.min(...values.slice(1).map((v, i) => v - values[i])) : Math.abs(values[0] ?? 1);
+  for (let digits = 0; digits < 8; digits++) {
+    if (Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) < 1e-6) return digits;
+  }
+  return 8;
 }
 
 /** Powers of two between two ends. */
@@ -74,7 +124,12 @@ export const GROUPS = [
   { key: "ok", name: "scored", mark: "\u25cf", statuses: ["ok"] },
   { key: "duplicate", name: "repeats", mark: "\u25cb", statuses: ["duplicate"] },
   { key: "refused", name: "refused", mark: "\u25b2", statuses: ["no_answer", "frozen_code", "syntax", "language"] },
-  { key: "broke", name: "broke", mark: "\u25a0", statuses: ["raised", "bad_answer", "timeout", "memory", "forbidden", "crashed"] },
+  {
+    key: "broke",
+    name: "broke",
+    mark: "\u25a0",
+    statuses: ["raised", "bad_answer", "timeout", "memory", "forbidden", "crashed"],
+  },
   { key: "launch", name: "bad launch", mark: "\u25c6", statuses: ["unrecorded", "unsafe", "wrong", "unstable"] },
   { key: "none", name: "no proposal", mark: "\u2715", statuses: ["proposer_failed"] },
   { key: "open", name: "under way", mark: "\u25cc", statuses: ["asked", "answered"] },

@@ -20,7 +20,10 @@ function write(target) {
 
 function settle() {
   clearTimeout(timer);
-  if (due === null || due === location.hash) { due = null; return; }
+  if (due === null || due === location.hash) {
+    due = null;
+    return;
+  }
   const target = due;
   due = null;
   written = Date.now();
@@ -42,7 +45,7 @@ export function link(view, values) {
     if (value !== null && value !== undefined && value !== "") found.set(key, String(value));
   }
   const text = found.toString();
-  return "#" + view + (text ? "?" + text : "");
+  return `#${view}${text ? `?${text}` : ""}`;
 }
 
 /** Go to another place; the browser's back button returns. */
@@ -65,5 +68,8 @@ export function set(changes, { quiet = false } = {}) {
 
 export function onChange(listener) {
   listeners.push(listener);
-  window.addEventListener("hashchange", () => { due = null; listener(); });
+  window.addEventListener("hashchange", () => {
+    due = null;
+    listener();
+  });
 }

@@ -17,7 +17,10 @@ export function unpackCandidates(run, packed, nodes) {
   /** Numbers of outcomes by shape: those of the proposal that it starts from, with what differs. */
   const picksOf = (id) => {
     const way = [];
-    while (id !== null && !picked.has(id)) { way.push(rows.get(id)); id = way.at(-1)[2]; }
+    while (id !== null && !picked.has(id)) {
+      way.push(rows.get(id));
+      id = way.at(-1)[2];
+    }
     let picks = id === null ? [] : picked.get(id);
     for (const [own, , base, changes] of way.reverse()) {
       picks = base === null ? changes : picks.slice();
@@ -32,7 +35,24 @@ export function unpackCandidates(run, packed, nodes) {
     if (!row) return null;
     const [, texts, , , constants] = row;
     const found = { view: "candidate", run, node: nodes.get(id) };
-    packed.texts.forEach((name, i) => { found[name] = packed.documents[texts[i]].map((k) => packed.lines[k]).join("\n"); });
+    packed.texts.forEach((name, i) => {
+      found[name] = packed.documents[texts[i]].map((k) => packed.lines[k]).join("\n");
+    });
     return { ...found, constants, outcomes: picksOf(id).map((k, i) => outcome(packed.outcomes[i][k])) };
   };
+}
+
+/** Ids of the candidates whose program, answer, message or error holds a text, whatever its case. */
+export function searchCandidates(packed, text) {
+  const wanted = text.toLowerCase();
+  const holds = new Map();
+  const documentHolds = (number) => {
+    if (!holds.has(number)) {
+      const found = packed.documents[number].map((k) => packed.lines[k]).join("\n");
+      holds.set(number, found.toLowerCase().includes(wanted));
+    }
+    return holds.get(number);
+  };
+  const columns = ["source", "answer", "message", "error"].map((name) => packed.texts.indexOf(name));
+  return packed.candidates.filter(([, texts]) => columns.some((c) => documentHolds(texts[c]))).map(([id]) => id);
 }

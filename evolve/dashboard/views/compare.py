@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import yaml
+from collections.abc import Mapping
 
 from evolve.dashboard.views.candidate import candidate
 from evolve.dashboard.views.documents import Candidate, Compare, ConfigChange, DecisionChange, Side
-from evolve.dashboard.views.overview import curve
+from evolve.dashboard.views.overview import curve, settings_of
 from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.recording import Recording
 
@@ -31,7 +29,7 @@ def compare(a: Chosen, b: Chosen) -> Compare:
         view="compare",
         a=_side(reader_a, one),
         b=_side(reader_b, other),
-        config=config_changes(reader_a.meta.get("config", ""), reader_b.meta.get("config", "")),
+        config=config_changes(*(settings_of(r.meta.get("config", "")) for r in (reader_a, reader_b))),
         shapes_compared=compared,
         decisions=decisions,
     )
@@ -64,26 +62,10 @@ def _decisions(
     return compared, changes
 
 
-def config_changes(a: str, b: str) -> list[ConfigChange]:
-    """Keys whose values differ between two configurations, given as YAML."""
-    one, other = _flat(yaml.safe_load(a)), _flat(yaml.safe_load(b))
+def config_changes(a: Mapping[str, str], b: Mapping[str, str]) -> list[ConfigChange]:
+    """Keys whose values differ between two configurations, as `settings_of` flattens them."""
     return [
-        ConfigChange(key=key, a=one.get(key, ""), b=other.get(key, ""))
-        for key in sorted(one.keys() | other.keys())
-        if one.get(key) != other.get(key)
+        ConfigChange(key=key, a=a.get(key, ""), b=b.get(key, ""))
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
     ]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Leaves of nested mappings by dotted key, as `yaml.safe_dump` would write them; lists joined by commas."""
-    if isinstance(value, dict):
-        return {
-            k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}" if prefix else key).items()
-        }
-    if isinstance(value, list):
-        return {prefix: ", ".join(map(_text, value))} if value else {prefix: "[]"}
-    return {} if value is None and not prefix else {prefix: _text(value)}
-
-
-def _text(value: Any) -> str:
-    return yaml.safe_dump(value, width=1_000_000).removesuffix("\n").removesuffix("\n...")

@@ -28,7 +28,8 @@ class Node(TypedDict):
     """One proposal in a line: what the lineage draws.
 
     `status` is `asked` or `answered` while the proposal is under way. Seconds count from the start of the run;
-    None where the stage is not reached. `displaced` are the proposals whose grid cell this one took.
+    None where the stage is not reached. `displaced` are the proposals whose grid cell this one took. `note` is the
+    proposer's own word for the edit, `rationale` the first sentence of an answer that begins with prose.
     """
 
     id: int
@@ -39,6 +40,7 @@ class Node(TypedDict):
     status: str
     message: str
     note: str
+    rationale: str
     model: str
     train: Score | None
     holdout: Score | None
@@ -57,8 +59,9 @@ class Node(TypedDict):
 class CurvePoint(TypedDict):
     """The state of the search after one commit that changed it. Shares are of the oracle's log gain, 1 is all of it.
 
-    `train_*` is the best on the training shapes so far and `its_holdout_share` what the same program gets on the
-    holdout; `holdout_*` is the best on the holdout so far, which is the winner.
+    `train_*` is the program of the best score on the training shapes so far and `its_holdout_*` what it gets on the
+    holdout; `holdout_*` is the one of the best score on the holdout so far, which is the winner. Best scores never
+    fall; the share of the program that has the best score may, since a score is the speed-up less penalties.
     """
 
     id: int
@@ -67,6 +70,7 @@ class CurvePoint(TypedDict):
     cost_usd: float
     train_score: float
     train_share: float
+    its_holdout_score: float | None
     its_holdout_share: float | None
     holdout_score: float | None
     holdout_share: float | None
@@ -81,14 +85,22 @@ class Limits(TypedDict):
 
 
 class Overview(TypedDict):
-    """A run at a glance. `state`: running (another process holds its lock), finished, or stopped."""
+    """A run at a glance.
+
+    `state`: running (another process holds its lock), finished, interrupted (Ctrl-C), stopped (by a limit or an error,
+    which `ended` names), or broken off (its process ended without a word). `last_event_s` is when anything last
+    happened, in seconds from the start. `settings` is the configuration by dotted key.
+    """
 
     view: Literal["overview"]
     run: str
     state: str
+    ended: str
     created_at: float
+    last_event_s: float
     meta: dict[str, str]
     config: str
+    settings: dict[str, str]
     proposals: int
     under_way: int
     wanted: int
@@ -105,6 +117,59 @@ class Overview(TypedDict):
     winner: int | None
     leader: int | None
     curve: list[CurvePoint]
+
+
+class RunLine(TypedDict):
+    """One run among others; `train` and `holdout` are its winner's."""
+
+    run: str
+    state: str
+    ended: str
+    created_at: float
+    seconds: float
+    proposer: str
+    workload: str
+    setting: str
+    proposals: int
+    wanted: int
+    winner: int | None
+    train: Score | None
+    holdout: Score | None
+    cost_usd: float
+    tokens: int
+    curve: list[CurvePoint]
+
+
+class Runs(TypedDict):
+    """Several runs, the latest first."""
+
+    view: Literal["runs"]
+    runs: list[RunLine]
+
+
+class Constant(TypedDict):
+    """A number that differs from the parent in a program that is otherwise the same."""
+
+    line: int
+    before: str
+    after: str
+
+
+class Step(TypedDict):
+    """One program on the way from a seed to the winner; lines and constants differ from the step before."""
+
+    id: int
+    added: int
+    removed: int
+    constants: list[Constant]
+
+
+class Story(TypedDict):
+    """How the winner came about: its ancestors, the seed first."""
+
+    view: Literal["story"]
+    run: str
+    steps: list[Step]
 
 
 class Migration(TypedDict):
@@ -129,6 +194,14 @@ class Lineage(TypedDict):
     nodes: list[Node]
 
 
+class LaunchGrid(TypedDict):
+    """What a launch runs: CTAs with work, how often they fill the GPU's SMs, KV blocks of the longest one."""
+
+    ctas: int
+    waves: float
+    longest_blocks: int
+
+
 class Outcome(TypedDict):
     """What a program's decision comes to on one recorded shape.
 
@@ -143,6 +216,7 @@ class Outcome(TypedDict):
     pack_gqa: bool | None
     sm_margin: int
     live_splits: float
+    grid: LaunchGrid
     latency_us: float | None
     speedup: float | None
     error: float | None
@@ -150,14 +224,6 @@ class Outcome(TypedDict):
     regression: bool
     interpolated: bool
     changed: bool
-
-
-class Constant(TypedDict):
-    """A number that differs from the parent in a program that is otherwise the same."""
-
-    line: int
-    before: str
-    after: str
 
 
 class Candidate(TypedDict):
@@ -216,6 +282,7 @@ class ShapeCase(TypedDict):
     weight: float
     oracle_speedup: float
     best: int
+    stock_grid: LaunchGrid
     cells: Cells
 
 
@@ -293,8 +360,8 @@ class Compare(TypedDict):
     decisions: list[DecisionChange]
 
 
-Document = Overview | Lineage | Candidate | Shapes | Grid | Compare
-VIEWS = ("overview", "lineage", "candidate", "shapes", "grid", "compare")
+Document = Runs | Overview | Story | Lineage | Candidate | Shapes | Grid | Compare
+VIEWS = ("runs", "overview", "story", "lineage", "candidate", "shapes", "grid", "compare")
 
 
 def dashboard_schema() -> dict[str, object]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
 
 from evolve.dashboard.views.documents import CurvePoint, Limits, Node, Overview
 from evolve.dashboard.views.reader import RunReader, leader_of, scored, winner_of
@@ -23,14 +27,16 @@ def overview(reader: RunReader, recording: Recording | None) -> Overview:
     config = reader.config
     budget = config.budget if config else None
     winner, leader = winner_of(nodes), leader_of(nodes)
-    state = "running" if reader.running else "finished" if len(done) >= wanted else "stopped"
     return Overview(
         view="overview",
         run=reader.name,
-        state=state,
+        state=reader.state,
+        ended=reader.meta.get("ended", ""),
         created_at=reader.created_at,
+        last_event_s=reader.last_event_s,
         meta={key: reader.meta[key] for key in SHOWN_META if key in reader.meta},
         config=reader.meta.get("config", ""),
+        settings=settings_of(reader.meta.get("config", "")),
         proposals=len(done),
         under_way=len(proposals) - len(done),
         wanted=wanted,
@@ -87,7 +93,31 @@ def _point(node: Node, best: Node, held: Node | None, evaluations: int, cost: fl
         cost_usd=cost,
         train_score=train["score"],
         train_share=train["oracle_share"],
+        its_holdout_score=its["score"] if its else None,
         its_holdout_share=its["oracle_share"] if its else None,
         holdout_score=holdout["score"] if holdout else None,
         holdout_share=holdout["oracle_share"] if holdout else None,
     )
+
+
+def settings_of(config: str) -> dict[str, str]:
+    """Leaves of a configuration given as YAML, by dotted key; lists joined by commas. Empty where it is no mapping."""
+    try:
+        value = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    return dict(_leaves(value, "")) if isinstance(value, dict) else {}
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _leaves(part, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        yield key, ", ".join(map(_text, value)) or "[]"
+    else:
+        yield key, _text(value)
+
+
+def _text(value: Any) -> str:
+    return yaml.safe_dump(value, width=1_000_000).removesuffix("\n").removesuffix("\n...")

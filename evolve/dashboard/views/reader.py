@@ -5,7 +5,6 @@ Only columns that the views need are read, and only rows that may have changed s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -22,14 +21,17 @@ from evolve.config import RunConfig, parse_config
 from evolve.dashboard.views.documents import Node, Score
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, Journal, open_journal
-from evolve.journal.run_folder import LOCK_FILE
+from evolve.journal.run_folder import is_running, run_state
+from evolve.reports.plain_text import rationale_of
 
 MESSAGE_CHARS = 300
+RATIONALE_CHARS = 240
 ASKED, ANSWERED = "asked", "answered"
 """Status of a proposal that the judge has not settled."""
 
 _NODES = f"""SELECT p.id, p.kind, p.island, p.parent, p.inspirations, p.asked_at,
-    a.model, a.note, a.error, a.tokens_in, a.tokens_out, a.cost_usd, a.elapsed_s AS answer_s,
+    a.model, a.note, a.error, substr(a.text, 1, {RATIONALE_CHARS}) AS begins,
+    a.tokens_in, a.tokens_out, a.cost_usd, a.elapsed_s AS answer_s,
     r.status, substr(r.message, 1, {MESSAGE_CHARS}) AS message, r.source_hash, r.train, r.holdout, r.features,
     r.duplicate_of, r.displaced, r.elapsed_s, r.committed_at
     FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id
@@ -108,6 +110,20 @@ class RunReader:
         return float(self.meta.get("created_at") or 0.0)
 
     @property
+    def last_event_s(self) -> float:
+        """When the journal last heard of anything, in seconds since the start."""
+        return max(
+            (max(n["committed_at_s"] or 0.0, n["asked_at_s"] + (n["answer_s"] or 0.0)) for n in self.nodes), default=0.0
+        )
+
+    @property
+    def state(self) -> str:
+        """What the run is doing, or how it ended; see `Overview`."""
+        done = sum(n["kind"] != "seed" and n["committed_at_s"] is not None for n in self.nodes)
+        finished = done >= int(self.meta.get("proposals") or 0)
+        return run_state(self.folder, finished=finished, ended=self.meta.get("ended"))
+
+    @property
     def config(self) -> RunConfig | None:
         """The run's configuration; None where this version cannot read it."""
         import yaml
@@ -120,14 +136,7 @@ class RunReader:
     @property
     def running(self) -> bool:
         """Whether another process holds the run's lock."""
-        try:
-            with (self.folder / LOCK_FILE).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_running(self.folder)
 
     def full(self, index: int) -> dict[str, str]:
         """The large columns of one proposal, by name.
@@ -146,6 +155,14 @@ class RunReader:
         with any_journal(self.folder) as journal:
             rows = journal.select(f"{_FULL} ORDER BY p.id")
         return [{name: value or "" for name, value in dict(row).items()} for row in rows]
+
+    def search(self, text: str) -> list[int]:
+        """Proposals whose program, answer or message holds a text, whatever its case."""
+        where = " OR ".join(f"instr(lower({column}), ?)" for column in ("r.source", "a.text", "r.message", "a.error"))
+        query = f"""SELECT p.id FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id
+            WHERE {where} ORDER BY p.id"""
+        with any_journal(self.folder) as journal:
+            return [row["id"] for row in journal.select(query, (text.lower(),) * 4)]
 
     def spans(self) -> list[tuple[int, str, str, float, float]]:
         """(proposal, lane, name, start, seconds) of what was timed; empty for journals that hold none."""
@@ -177,6 +194,7 @@ def _node(row: sqlite3.Row, started: float) -> Node:
         status=row["status"] if done else ANSWERED if said else ASKED,
         message=(row["message"] if done else row["error"]) or "",
         note=row["note"] or "",
+        rationale="" if row["note"] else rationale_of(row["begins"] or ""),
         model=row["model"] or ("seed" if seed else ""),
         train=_score(row["train"]),
         holdout=_score(row["holdout"]),

@@ -16,7 +16,8 @@ from evaluators.latencies.latency import TableSource
 from evaluators.latencies.oracle import ShapeGains
 from evaluators.latencies.table import Table, restrict
 from evaluators.scoring.outcomes import Outcomes
-from evolve.dashboard.views.documents import Cells, Outcome, ShapeCase
+from evaluators.scoring.regressions import grid_of
+from evolve.dashboard.views.documents import Cells, LaunchGrid, Outcome, ShapeCase
 
 CARD_FIELDS = ("workload", "setting", "build", "recorded", "rounds", "round_spread_median", "round_spread_p95")
 
@@ -41,6 +42,7 @@ class RecordedTable:
         source = TableSource(table, interpolate=not live)
         # No cap on the workspace: what was measured is shown, also where the judge refuses it.
         self._look_up = Outcomes(self.cases, table.setting, table.gpu, source, cap_bytes=sys.maxsize)
+        self._grids: dict[tuple[str, str], LaunchGrid] = {}
         self._numbers: list[dict[str, int]] = [{} for _ in self.cases]
         self.outcomes: list[list[Outcome]] = [[] for _ in self.cases]
         """By case, every outcome that was asked for; `picks` counts in these."""
@@ -80,6 +82,7 @@ class RecordedTable:
             weight=round(self._weights[case.id], 8),
             oracle_speedup=round(math.exp(known.oracle.log_gain), 5),
             best=known.oracle.cell,
+            stock_grid=self._grid(case, known.cells[0].decision),
             cells=self._cells(case, known),
         )
 
@@ -120,6 +123,16 @@ class RecordedTable:
             found.append(number)
         return found
 
+    def _grid(self, case: Case, decision: Decision) -> LaunchGrid:
+        launch = self._look_up.launch(case, self._look_up.spelled(case, decision))
+        known = self._grids.get((case.id, launch.key))
+        if known is None:
+            grid = grid_of(case, self._setting, launch)
+            waves = round(grid.ctas / self._gpu.num_sms, 2)
+            known = LaunchGrid(ctas=grid.ctas, waves=waves, longest_blocks=grid.longest_blocks)
+            self._grids[case.id, launch.key] = known
+        return known
+
     def _outcome(self, i: int, decision: Decision) -> Outcome:
         known = self._look_up.known(self.cases[i].id)
         found = self._look_up.of(self.cases[i].id, decision)
@@ -131,6 +144,7 @@ class RecordedTable:
             pack_gqa=found.spelled.pack_gqa,
             sm_margin=found.spelled.sm_margin,
             live_splits=round(found.mean_live_splits, 3),
+            grid=self._grid(self.cases[i], found.spelled),
             latency_us=round(result.latency.median_us, 3) if result else None,
             speedup=round(result.speedup, 5) if result else None,
             error=round(result.gain.standard_error, 6) if result else None,

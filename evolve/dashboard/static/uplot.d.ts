@@ -1,0 +1,2 @@
+/** uplot.js, as it was published, defines this name. */
+export const uPlot: any;

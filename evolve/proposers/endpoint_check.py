@@ -1,0 +1,82 @@
+"""One short call to each model of a configuration: for `doctor --endpoint` and `config validate --endpoint`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from evolve.config import OpenAIConfig, RunConfig
+from evolve.errors import UserError
+from evolve.proposal import Call, UncountedCalls
+
+
+@dataclass(slots=True)
+class _Counted(UncountedCalls):
+    """Calls and what they took."""
+
+    made: list[Call] = field(default_factory=list)
+
+    def end(self, call: Call) -> None:
+        """Remember it."""
+        self.made.append(call)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointReport:
+    """What came of asking a model.
+
+    Attributes:
+        changes: what requests to it do without, because it refuses it.
+        reason: why it cannot be used; empty where it can.
+        hint: what to do about that.
+    """
+
+    model: str
+    base_url: str
+    changes: tuple[str, ...]
+    reason: str
+    hint: str
+    tokens: int
+    elapsed_s: float
+
+    def line(self) -> str:
+        """The report for people."""
+        if self.reason:
+            return f"{self.model}: no: {self.reason}" + (f" ({self.hint})" if self.hint else "")
+        changes = f"; sent differently: {', '.join(self.changes)}" if self.changes else ""
+        return f"{self.model}: ok, {self.tokens} tokens, {self.elapsed_s:.1f} s{changes}"
+
+
+def endpoint_reports(config: RunConfig) -> list[EndpointReport]:
+    """Ask each model of a configuration once.
+
+    Raises:
+        UserError: its proposer has no endpoint, or a key is missing.
+    """
+    proposer = config.proposer
+    if not isinstance(proposer, OpenAIConfig):
+        raise UserError(
+            f"proposer.kind is {proposer.kind}: only `openai` has an endpoint", hint="--set proposer.kind=openai"
+        )
+    return asyncio.run(_reports(proposer))
+
+
+async def _reports(config: OpenAIConfig) -> list[EndpointReport]:
+    from evolve.proposers.openai import OpenAIProposer
+
+    asked = OpenAIProposer(config)
+    reports = []
+    try:
+        for model in config.all_models():
+            calls, started, reason, hint, changes = _Counted(), time.monotonic(), "", "", []
+            try:
+                changes = await asked.check(model.name, calls)
+            except UserError as error:
+                reason, hint = str(error), error.hint
+            tokens = sum(call.tokens_in + call.tokens_out for call in calls.made)
+            elapsed_s = time.monotonic() - started
+            reports.append(EndpointReport(model.name, model.base_url, tuple(changes), reason, hint, tokens, elapsed_s))
+    finally:
+        await asked.aclose()
+    return reports

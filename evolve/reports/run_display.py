@@ -1,0 +1,158 @@
+"""The progress of one run on stderr: a live panel on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from evolve.errors import UserError
+from evolve.reports.plain_text import plain
+from evolve.reports.run_watch import BestSoFar, RunWatch, sparkline
+from evolve.search.ledger import SearchProgress
+
+PLAIN_EVERY_S = 5.0
+REFRESHES_PER_S = 3
+MOST_CAUSES = 3
+CURVE_CHARS = 24
+NAME_CHARS = len("best on holdout")
+
+
+class RunDisplay:
+    """A context manager around a search. Everything shown is read from the run's journal.
+
+    Example:
+        >>> with RunDisplay(Path("runs/mine"), wanted=300, wall_s=None) as display:  # doctest: +SKIP
+        ...     run_search(opened, on_progress=display.update)
+    """
+
+    def __init__(self, folder: Path, *, wanted: int, wall_s: float | None, console: Console | None = None) -> None:
+        """Look at what stderr is.
+
+        Args:
+            folder: the run's; its journal may not be there yet.
+            wanted: proposals that the run will make.
+            wall_s: time after which it ends all the same.
+            console: where to show it; stderr without one.
+        """
+        self._console = console or Console(stderr=True)
+        self._watch = RunWatch(folder)
+        self._wanted, self._wall_s = wanted, wall_s
+        self._began = time.monotonic()
+        self._last = self._began
+        self._live = (
+            Live(get_renderable=self._panel, console=self._console, refresh_per_second=REFRESHES_PER_S)
+            if self._console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> RunDisplay:
+        """Begin to show."""
+        if self._live:
+            self._live.start(refresh=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last state on the screen."""
+        if self._live:
+            self._live.stop()
+
+    def update(self, progress: SearchProgress) -> None:
+        """Take note of a commit: off a terminal, a line every few seconds and at the end."""
+        now = time.monotonic()
+        if self._live or (now - self._last < PLAIN_EVERY_S and progress.done < progress.total):
+            return
+        self._last = now
+        self._look()
+        self._console.print(self._line(), soft_wrap=True, markup=False, highlight=False)
+
+    def _look(self) -> None:
+        # Being made just now, or moved away: the search itself says what is wrong.
+        with suppress(UserError, sqlite3.Error, OSError):
+            self._watch.look()
+
+    def _left(self) -> float | None:
+        left = self._watch.seconds_left(self._wanted)
+        if left is None or self._wall_s is None:
+            return left
+        return min(left, max(0.0, self._wall_s - (time.monotonic() - self._began)))
+
+    def _line(self) -> str:
+        """One line that says it all."""
+        w = self._watch
+        failed = sum(w.causes.values())
+        parts = [f"{w.done}/{self._wanted}"]
+        if w.train:
+            parts.append(f"best #{w.train.id} train {w.train.score:.4f} ({100 * w.train.oracle_share:.1f}% of oracle)")
+        if w.holdout:
+            parts.append(f"holdout #{w.holdout.id} {w.holdout.score:.4f}")
+        parts.append(f"failed {failed}, repeated {w.statuses['duplicate']}")
+        if w.tokens or w.cost_usd:
+            parts.append(f"{w.tokens:,} tokens, ${w.cost_usd:.2f}")
+        left = self._left()
+        parts.append(f"{clock(time.monotonic() - self._began)}" + (f", {clock(left)} left" if left is not None else ""))
+        return "  ".join(parts)
+
+    def _panel(self) -> RenderableType:
+        """The live view: rows of a name and what is to be said of it, none wider than the terminal."""
+        self._look()
+        w, rows = self._watch, Table.grid(padding=(0, 2))
+        rows.add_column(style="dim", no_wrap=True, min_width=NAME_CHARS)
+        rows.add_column(no_wrap=True, overflow="ellipsis", max_width=max(20, self._console.width - NAME_CHARS - 2))
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            f"{w.done} of {self._wanted}",
+            ProgressBar(total=max(1, self._wanted), completed=w.done, width=max(10, min(40, self._console.width - 54))),
+            self._time_text(),
+        )
+        rows.add_row("proposals", bar)
+        rows.add_row("best on train", self._best_text(w.train, sparkline(w.curve, CURVE_CHARS)))
+        rows.add_row("best on holdout", self._best_text(w.holdout, ""))
+        rows.add_row("outcomes", _outcomes_text(w))
+        for (status, cause), count in w.causes.most_common(MOST_CAUSES):
+            rows.add_row("", Text(plain(f"{count} x {status}: {cause}"), style="yellow"))
+        rows.add_row("spent", f"{w.tokens:,} tokens, ${w.cost_usd:.2f}")
+        rows.add_row("now", self._now_text())
+        return Group(rows)
+
+    def _time_text(self) -> str:
+        left = self._left()
+        return f"{clock(time.monotonic() - self._began)}" + (f", {clock(left)} left" if left is not None else "")
+
+    def _best_text(self, best: BestSoFar | None, curve: str) -> Text:
+        if best is None:
+            return Text("nothing scored yet", style="dim")
+        text = Text(f"#{best.id}  {best.score:.4f}  {100 * best.oracle_share:.1f}% of the oracle")
+        return text.append(f"  {curve}", style="cyan") if curve else text
+
+    def _now_text(self) -> str:
+        w = self._watch
+        if w.last_at is None:
+            return "scoring the seeds" if w.under_way else "starting"
+        silent = time.time() - w.last_at
+        ago = f"last result {clock(silent)} ago"
+        return f"{w.under_way} under way, {ago}" if w.under_way else ago
+
+
+def _outcomes_text(watch: RunWatch) -> str:
+    return ", ".join(f"{count} {status}" for status, count in watch.statuses.most_common()) or "none yet"
+
+
+def clock(seconds: float) -> str:
+    """A stretch of time as people read it: 42 s, 3 min 05 s, 2 h 10 min."""
+    whole = int(seconds)
+    if whole < 90:
+        return f"{whole} s"
+    if whole < 5400:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

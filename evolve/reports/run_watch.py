@@ -1,0 +1,124 @@
+"""What a run that goes on has come to, read from its journal bit by bit."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluators.data.status import Status
+from evolve.journal.journal import FILE_NAME, open_journal
+
+PACE_OVER = 20
+"""Commits whose pace says how long the rest will take."""
+
+MESSAGE_CHARS = 200
+
+_COMMITS = f"""SELECT r.id, p.kind, r.status, r.train, r.holdout, substr(r.message, 1, {MESSAGE_CHARS}) AS message,
+    r.committed_at FROM results r JOIN proposals p ON p.id = r.id WHERE r.id > ? ORDER BY r.id"""
+
+
+@dataclass(frozen=True, slots=True)
+class BestSoFar:
+    """A program that is ahead on some shapes."""
+
+    id: int
+    score: float
+    oracle_share: float
+
+
+@dataclass(slots=True)
+class RunWatch:
+    """A run as of the last look. Results are committed in order, so that each look reads only what is new.
+
+    Attributes:
+        train: the leader, best on the training shapes.
+        holdout: the winner, best on the holdout.
+        curve: the best training score after each commit.
+        statuses: how proposals ended, by status.
+        causes: failures by status and first line of the message, numbers masked.
+        under_way: proposals that were asked for and are not committed.
+        last_at: when the last commit was, in seconds since the epoch; None before the first.
+    """
+
+    folder: Path
+    done: int = 0
+    under_way: int = 0
+    train: BestSoFar | None = None
+    holdout: BestSoFar | None = None
+    curve: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+    causes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    tokens: int = 0
+    cost_usd: float = 0.0
+    last_at: float | None = None
+    _seen: int = -1
+    _times: list[float] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Read what was committed since the last look; nothing where there is no journal yet."""
+        if not (self.folder / FILE_NAME).exists():
+            return
+        with open_journal(self.folder, read_only=True) as journal:
+            for row in journal.select(_COMMITS, (self._seen,)):
+                self._take(dict(row))
+            asked = journal.select("SELECT count(*) FROM proposals")[0][0]
+            committed = journal.select("SELECT count(*) FROM results")[0][0]
+            spending = journal.spending()
+        self.under_way = asked - committed
+        self.tokens, self.cost_usd = spending.tokens, spending.cost_usd
+
+    def _take(self, row: dict[str, object]) -> None:
+        self._seen = int(str(row["id"]))
+        self.last_at = float(str(row["committed_at"]))
+        if row["kind"] != "seed":
+            self.done += 1
+            self.statuses[str(row["status"])] += 1
+            self._times = [*self._times[-PACE_OVER:], self.last_at]
+        if row["status"] == Status.OK.value:
+            self.train = self._better(self.train, row["train"])
+            self.holdout = self._better(self.holdout, row["holdout"])
+        elif row["status"] != Status.DUPLICATE.value:
+            self.causes[str(row["status"]), masked(str(row["message"]))] += 1
+        if self.train is not None:
+            self.curve.append(self.train.score)
+
+    def _better(self, best: BestSoFar | None, text: object) -> BestSoFar | None:
+        if not text:
+            return best
+        score = json.loads(str(text))
+        if best is not None and score["score"] <= best.score:
+            return best
+        return BestSoFar(self._seen, score["score"], score["oracle_share"])
+
+    def seconds_left(self, wanted: int) -> float | None:
+        """Time for the rest at the pace of the last commits; None before there is one."""
+        if len(self._times) < 3 or self.done >= wanted:
+            return None
+        pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+        return max(0.0, pace * (wanted - self.done) - (time.time() - self._times[-1]))
+
+
+def masked(message: str) -> str:
+    """The first line of a message without its numbers and shapes, which would tell every two failures apart."""
+    line = message.strip().split("\n")[0]
+    line = re.sub(r"\b[ur]-b\d+-h\d+x\d+-\w+", "a shape", line)
+    return re.sub(r"(?<![A-Za-z_])\d[\d.,]*", "#", line)
+
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """The course of some values in a line of at most `width` characters, from the least to the greatest."""
+    if not values or width < 1:
+        return ""
+    count = min(width, len(values))
+    picked = [values[max(0, (k + 1) * len(values) // count - 1)] for k in range(count)]
+    low, high = min(picked), max(picked)
+    if high <= low:
+        return BARS[0] * count
+    return "".join(BARS[round((v - low) / (high - low) * (len(BARS) - 1))] for v in picked)

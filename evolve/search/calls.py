@@ -1,0 +1,91 @@
+"""Accounts of calls to endpoints: each is reserved before it is made, and stored durably before it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evolve.journal.journal import Journal
+from evolve.proposal import Call, Response
+from evolve.search.budget import Budget, Spend, Ticket
+
+PREPARING = -1
+"""Stands for a proposal's number in calls that prepare a run."""
+
+FIRST, CORRECTING = 0, 1
+"""What a call is for: the answer, or the one further try after an answer that could not be read."""
+
+
+class CallLog:
+    """The calls of one proposal, also those of before an interruption. See `evolve.proposal.Calls`."""
+
+    def __init__(self, journal: Journal, budget: Budget, index: int, ticket: Ticket | None = None) -> None:
+        """Read what an interrupted run left.
+
+        Args:
+            journal: of the run.
+            budget: of the run.
+            index: number of the proposal, or `PREPARING`.
+            ticket: what the first call is reserved with already.
+        """
+        self._journal, self._budget, self._index, self._ticket = journal, budget, index, ticket
+        self._row = 0
+        self._model = ""
+        self.step = FIRST
+        self._known = journal.calls(index)
+
+    @property
+    def used(self) -> bool:
+        """Whether there was any call."""
+        return bool(self._known)
+
+    def recalled(self, step: int) -> Call | None:
+        """The text that a step came to before an interruption, which is not asked for again."""
+        return next((call for at, call in self._known if at == step and call.text), None)
+
+    async def begin(self, model: str, *, tokens_in: int, tokens_out: int) -> str:
+        """See `Calls.begin`.
+
+        Raises:
+            BudgetSpent: the call might overrun a budget.
+        """
+        if self._ticket is None:
+            self._ticket = await self._budget.reserve(self._budget.most(model, tokens_in, tokens_out))
+        # The same for a call that nobody answered, so that an endpoint that knows such keys does not bill it again.
+        answered = sum(call.answered for at, call in self._known if at == self.step)
+        text = f"{self._journal.meta('created_at')}:{self._index}:{self.step}:{answered}"
+        key = f"evosplit-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        self._model = model
+        self._row = self._journal.call_begun(self._index, self.step, model, key)
+        return key
+
+    def end(self, call: Call) -> None:
+        """See `Calls.end`."""
+        call = self._budget.call_priced(call)
+        try:
+            self._journal.call_ended(self._row, call)
+        finally:
+            self.settle(Spend(call.cost_usd or 0.0, call.tokens_in + call.tokens_out))
+            self._row = 0
+        self._known.append((self.step, call))
+
+    def settle(self, spend: Spend) -> None:
+        """Give the place back that the call under way holds, if any."""
+        if self._ticket is not None:
+            self._budget.settle(self._ticket, spend)
+            self._ticket = None
+
+    def total(self, response: Response) -> Response:
+        """A response with what all calls cost, those of before an interruption included."""
+        return with_spend_of([call for _, call in self._known], response) if self._known else response
+
+
+def with_spend_of(calls: Sequence[Call], response: Response) -> Response:
+    """A response that carries what its calls cost."""
+    return replace(
+        response,
+        tokens_in=sum(call.tokens_in for call in calls),
+        tokens_out=sum(call.tokens_out for call in calls),
+        cost_usd=sum(call.cost_usd or 0.0 for call in calls),
+    )
