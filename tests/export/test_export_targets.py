@@ -821,7 +821,13 @@ def test_a_quarter_of_slower_launches_is_too_many(slower: int, refused: bool) ->
     )
     (changed, *_) = [r for r in gathered if r.changed and r.result and not r.case.ragged]
     logs = [-0.02] * slower + [0.7] * (20 - slower)
-    rows = [dataclasses.replace(changed, result=dataclasses.replace(changed.result, log_speedup=x)) for x in logs]  # type: ignore[type-var]
+    rows = [
+        dataclasses.replace(
+            changed,
+            result=dataclasses.replace(changed.result, gain=dataclasses.replace(changed.result.gain, log_speedup=x)),
+        )
+        for x in logs
+    ]  # type: ignore[type-var]
     found = evolve.export.evidence.harm.harms(rows)
     assert bool(found) is refused and (not refused or "5 of the 20 shapes" in next(iter(found.values()))[0])
 
