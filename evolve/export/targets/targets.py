@@ -52,6 +52,15 @@ class Target:
     refused: dict[str, str]
 
     @property
+    def file(self) -> str:
+        """The file that holds the decision; empty where nothing is patched."""
+        return {
+            Kind.HEADER: "hopper/heuristics.h", Kind.PREPARE: "hopper/flash_prepare_scheduler.cu",
+            Kind.FA4: "flash_attn/cute/interface.py", Kind.VLLM: "vllm/v1/attention/backends/flash_attn.py",
+            Kind.PYTHON: "",
+        }[self.kind]  # fmt: skip
+
+    @property
     def fork(self) -> str:
         """The kernel's repository in a word."""
         return {"Dao-AILab/flash-attention": "FA3"}.get(self.project, self.project.partition("/")[0])
@@ -78,7 +87,8 @@ _IN_VLLM = {
 _IN_FA4 = {
     "pack_gqa": "_get_fwd_config takes pack_gqa as given",
     "sm_margin": "FA4 has no sm_margin",
-    "blocks_per_split": "FA4's forward pass has no such formula in interface.py",
+    "blocks_per_split": "FA4's formula for it is a kernel of flash_attn/cute/prepare_scheduler.py (since August 2026), "
+    "which no target patches yet",
 }
 _UPSTREAM, _VLLM_FORK, _SGL_FORK = (
     "Dao-AILab/flash-attention",
