@@ -83,7 +83,7 @@ export interface Overview {
   curve: CurvePoint[];
 }
 
-export interface RunLine {
+export interface ListedRun {
   run: string;
   state: string;
   ended: string;
@@ -104,7 +104,7 @@ export interface RunLine {
 
 export interface Runs {
   view: "runs";
-  runs: RunLine[];
+  runs: ListedRun[];
 }
 
 export interface Constant {
@@ -113,7 +113,7 @@ export interface Constant {
   after: string;
 }
 
-export interface Step {
+export interface StoryStep {
   id: number;
   added: number;
   removed: number;
@@ -123,7 +123,7 @@ export interface Step {
 export interface Story {
   view: "story";
   run: string;
-  steps: Step[];
+  steps: StoryStep[];
 }
 
 export interface Migration {

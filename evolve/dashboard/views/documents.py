@@ -119,7 +119,7 @@ class Overview(TypedDict):
     curve: list[CurvePoint]
 
 
-class RunLine(TypedDict):
+class ListedRun(TypedDict):
     """One run among others; `train` and `holdout` are its winner's."""
 
     run: str
@@ -144,7 +144,7 @@ class Runs(TypedDict):
     """Several runs, the latest first."""
 
     view: Literal["runs"]
-    runs: list[RunLine]
+    runs: list[ListedRun]
 
 
 class Constant(TypedDict):
@@ -155,7 +155,7 @@ class Constant(TypedDict):
     after: str
 
 
-class Step(TypedDict):
+class StoryStep(TypedDict):
     """One program on the way from a seed to the winner; lines and constants differ from the step before."""
 
     id: int
@@ -169,7 +169,7 @@ class Story(TypedDict):
 
     view: Literal["story"]
     run: str
-    steps: list[Step]
+    steps: list[StoryStep]
 
 
 class Migration(TypedDict):
