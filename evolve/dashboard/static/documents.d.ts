@@ -49,7 +49,7 @@ export interface CurvePoint {
   holdout_share: number | null;
 }
 
-export interface Limits {
+export interface SearchLimits {
   usd: number | null;
   tokens: number | null;
   gpu_s: number | null;
@@ -74,7 +74,7 @@ export interface Overview {
   tokens_in: number;
   tokens_out: number;
   gpu_s: number;
-  limits: Limits;
+  limits: SearchLimits;
   models: Record<string, number>;
   statuses: Record<string, number>;
   oracle_speedup: Record<string, number>;
@@ -126,7 +126,7 @@ export interface Story {
   steps: StoryStep[];
 }
 
-export interface Migration {
+export interface MigrationMark {
   at: number;
   id: number;
   source: number;
@@ -140,7 +140,7 @@ export interface Lineage {
   winner: number | null;
   leader: number | null;
   path: number[];
-  migrations: Migration[];
+  migrations: MigrationMark[];
   nodes: Node[];
 }
 
@@ -228,7 +228,7 @@ export interface GridEvent {
   replaced: number | null;
 }
 
-export interface Grid {
+export interface GridView {
   view: "grid";
   run: string;
   islands: number;

@@ -76,7 +76,7 @@ class CurvePoint(TypedDict):
     holdout_share: float | None
 
 
-class Limits(TypedDict):
+class SearchLimits(TypedDict):
     """What the run may spend, beside proposals and time; None where there is no limit."""
 
     usd: float | None
@@ -110,7 +110,7 @@ class Overview(TypedDict):
     tokens_in: int
     tokens_out: int
     gpu_s: float
-    limits: Limits
+    limits: SearchLimits
     models: dict[str, int]
     statuses: dict[str, int]
     oracle_speedup: dict[str, float]
@@ -172,7 +172,7 @@ class Story(TypedDict):
     steps: list[StoryStep]
 
 
-class Migration(TypedDict):
+class MigrationMark(TypedDict):
     """A program copied to the next island after commit `at`."""
 
     at: int
@@ -190,7 +190,7 @@ class Lineage(TypedDict):
     winner: int | None
     leader: int | None
     path: list[int]
-    migrations: list[Migration]
+    migrations: list[MigrationMark]
     nodes: list[Node]
 
 
@@ -310,7 +310,7 @@ class GridEvent(TypedDict):
     replaced: int | None
 
 
-class Grid(TypedDict):
+class GridView(TypedDict):
     """The MAP-Elites grid over time. Ranges are of the values seen so far; bins were set when a program entered."""
 
     view: Literal["grid"]
@@ -360,7 +360,7 @@ class Compare(TypedDict):
     decisions: list[DecisionChange]
 
 
-Document = Runs | Overview | Story | Lineage | Candidate | Shapes | Grid | Compare
+Document = Runs | Overview | Story | Lineage | Candidate | Shapes | GridView | Compare
 VIEWS = ("runs", "overview", "story", "lineage", "candidate", "shapes", "grid", "compare")
 
 

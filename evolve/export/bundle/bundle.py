@@ -20,7 +20,7 @@ from evolve.export.bundle.pr_body import apply_text, module_text, pr_body
 from evolve.export.distill.distill import curve_csv
 from evolve.export.evidence.evidence import Row
 from evolve.export.proof.outside import Outside
-from evolve.export.targets.targets import Kind
+from evolve.export.targets.targets import TargetKind
 
 PATCH_NAME = "0001-num-splits.patch"
 REPRO = "kernels/bench_repro.py"
@@ -153,7 +153,7 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
     else:
         contents = {n: text.decode() for n, text in export.change.edits.items()}
         contents["APPLY.md"] = module_text(export)
-    if patch and export.target.kind is Kind.HEADER:
+    if patch and export.target.kind is TargetKind.HEADER:
         contents[UNIT_TEST] = unit_test(export, Gpu().num_sms)
     if export.outside is not None and export.outside.callers:
         contents[OUTSIDE] = _csv(OUTSIDE_COLUMNS, _outside_rows(export.outside))

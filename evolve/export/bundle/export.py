@@ -25,11 +25,16 @@ from evolve.export.evidence.evidence import recorded_tables
 from evolve.export.patch.formatter import formatted
 from evolve.export.patch.tree import Tree, mailbox_patch, open_tree
 from evolve.export.targets.domain import Domain
-from evolve.export.targets.targets import Kind, Target, target_named
+from evolve.export.targets.targets import Target, TargetKind, target_named
 from evolve.journal.run_folder import find_run, summarise
 from evolve.run import log_sealed_read, read_program
 
-PLANNERS = {Kind.HEADER: plan_header, Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
+PLANNERS = {
+    TargetKind.HEADER: plan_header,
+    TargetKind.PREPARE: plan_prepare,
+    TargetKind.VLLM: plan_vllm,
+    TargetKind.FA4: plan_fa4,
+}
 """How an export is planned; a module of its own patches nothing."""
 
 
@@ -87,7 +92,7 @@ def export_program(
     """
     target = target_named(target_name)
     check_output(output)
-    if (source is None) is (target.kind is not Kind.PYTHON):
+    if (source is None) is (target.kind is not TargetKind.PYTHON):
         wanted = f"your checkout of {target.project}" if source is None else "the module stands alone"
         raise UserError(f"the target {target.name} {'needs' if source is None else 'takes no'} --source", hint=wanted)
     tree = open_tree(source, target) if source is not None else None
@@ -129,7 +134,7 @@ def _patched(name: str, program: Program, target: Target, tree: Tree, domain: Do
 
 def _distilled(program: Program, target: Target, eps: float, tell: Callable[[str], None]) -> Distilled:
     """The distilled program; refuses where EPS is out of reach, and shows how far rules get."""
-    if target.kind not in (Kind.HEADER, Kind.PYTHON):
+    if target.kind not in (TargetKind.HEADER, TargetKind.PYTHON):
         raise UserError(
             f"--distill makes rules for num_splits over what hopper/ knows of a call; {target.name} decides otherwise",
             hint="the targets fa3, fa3-vllm and python",

@@ -20,8 +20,8 @@ from evolve.errors import UserError
 from evolve.export.distill.distill import Distilled
 from evolve.export.distill.rules import Rule, rules_of
 from evolve.export.evidence.answers import read
-from evolve.export.evidence.evidence import Row, Summary, confined, gather, recorded_tables, summaries
-from evolve.export.evidence.harm import NothingToPatch, Verdict, judged
+from evolve.export.evidence.evidence import EvidenceSummary, Row, confined, gather, recorded_tables, summaries
+from evolve.export.evidence.harm import HarmVerdict, NothingToPatch, judged
 from evolve.export.patch.guard import guarded_forms
 from evolve.export.patch.header import HEADER, SourceChange, change_header
 from evolve.export.patch.prepare import change_prepare
@@ -71,7 +71,7 @@ class Export:
     proof: Proof
     monotone: Monotone | None
     rows: tuple[Row, ...]
-    summaries: tuple[Summary, ...]
+    summaries: tuple[EvidenceSummary, ...]
     rules: dict[str, tuple[Rule, ...]]
     left_out: dict[str, str]
     tables: dict[str, str]
@@ -140,7 +140,7 @@ def _with_stock_choice(form: Form) -> Form:
 
 
 def modes_of(target: Target, program: Program, rows: Sequence[Row], gpu: Gpu, domain: Domain, *,
-             partial: bool) -> Verdict:  # fmt: skip
+             partial: bool) -> HarmVerdict:  # fmt: skip
     """Where a patch may decide; a kernel without recordings is judged by those of the kernel that it was forked from.
 
     Raises:
@@ -260,7 +260,7 @@ def by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def exported(name: str, program: Program, target: Target, tree: Tree | None, form: Form, change: SourceChange,
-             proof: Proof, verdict: Verdict, *, stock: Form, rows: Sequence[Row],
+             proof: Proof, verdict: HarmVerdict, *, stock: Form, rows: Sequence[Row],
              tables: Mapping[tuple[str, str], Table], gpu: Gpu, monotone: Monotone | None = None,
              followed: Followed | None = None, outside: Outside | None = None) -> Export:  # fmt: skip
     """An export with what follows from its rows: summaries, which rules fire, and the tables that they come from."""

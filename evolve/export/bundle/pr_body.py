@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from evolve.export.bundle.plan import Export
-from evolve.export.evidence.evidence import Row, Summary
+from evolve.export.evidence.evidence import EvidenceSummary, Row
 from evolve.export.proof.outside import Outside, gib
-from evolve.export.targets.targets import Kind, Target
+from evolve.export.targets.targets import Target, TargetKind
 
 PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for
   num_n_blocks == 4, distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous
@@ -18,11 +18,11 @@ PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona 
 def subject(export: Export) -> str:
     """First line of the commit message."""
     what = {
-        Kind.HEADER: "Choose num_splits for decode by measured rules",
-        Kind.PREPARE: "Choose KV blocks per split by a measured rule",
-        Kind.VLLM: "Choose num_splits by captured batch size for full CUDA graphs",
-        Kind.FA4: "Choose num_splits by measured rules",
-        Kind.PYTHON: "",
+        TargetKind.HEADER: "Choose num_splits for decode by measured rules",
+        TargetKind.PREPARE: "Choose KV blocks per split by a measured rule",
+        TargetKind.VLLM: "Choose num_splits by captured batch size for full CUDA graphs",
+        TargetKind.FA4: "Choose num_splits by measured rules",
+        TargetKind.PYTHON: "",
     }[export.target.kind]
     return f"{export.target.subject} {what}"
 
@@ -74,7 +74,7 @@ def _warning(export: Export) -> list[str]:
     return [f"**This patch also decides calls that nobody measured** (`--everywhere`): {told}.", ""]
 
 
-def _table(summaries: tuple[Summary, ...]) -> list[str]:
+def _table(summaries: tuple[EvidenceSummary, ...]) -> list[str]:
     lines = [
         "| recorded on | shapes | launch changes | geomean, all | geomean, changed | median, changed | max | worst "
         "| regressions | not recorded |",
@@ -154,7 +154,7 @@ def _rows_limits(export: Export) -> list[str]:
 
 
 def _needs(export: Export) -> str:
-    if export.target.kind is Kind.FA4:
+    if export.target.kind is TargetKind.FA4:
         return "torch and FA4, a Blackwell GPU"
     if export.target.mirror == "vllm":
         return "torch and vLLM, a Hopper GPU"
@@ -173,7 +173,7 @@ def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
 
 
 def _in_python(target: Target) -> bool:
-    return target.kind in (Kind.FA4, Kind.VLLM)
+    return target.kind in (TargetKind.FA4, TargetKind.VLLM)
 
 
 def pr_body(export: Export) -> str:
@@ -219,7 +219,7 @@ def pr_body(export: Export) -> str:
     if export.proof.outside:
         lines.append(f"- Where a call is not a measured one, it decides as before on {export.proof.outside:,} inputs.")
     if export.proof.empty:
-        answer = "answers 1 to 256" if export.target.kind is Kind.HEADER else "does not stop"
+        answer = "answers 1 to 256" if export.target.kind is TargetKind.HEADER else "does not stop"
         lines.append(f"- On {export.proof.empty:,} empty inputs (no batch, queries or keys) it {answer}.")
     if export.followed and export.followed.callers:
         lines.append(
@@ -285,7 +285,7 @@ def apply_text(export: Export, patch_name: str) -> str:
     """APPLY.md."""
     tree = export.tree
     assert tree is not None
-    test = "" if export.target.kind is not Kind.HEADER else (
+    test = "" if export.target.kind is not TargetKind.HEADER else (
         ",\n`test_num_splits.py` (run it with pytest in the root of the repository; it needs a C++ compiler and no GPU)"
     )  # fmt: skip
     return f"""# How to apply

@@ -9,12 +9,12 @@ from evaluators.language.gate import Program
 from evolve.export.bundle.plan import decisions_left_out
 from evolve.export.bundle.plan_python import FA4_NAMES, VLLM_NAMES
 from evolve.export.patch.prepare import ABSENT
-from evolve.export.targets.targets import Kind, Target
+from evolve.export.targets.targets import Target, TargetKind
 
 
 def _lacking(program: Program, target: Target) -> tuple[list[str], str]:
     """Inputs of the rule that the target does not know where it decides, with what to write instead."""
-    if target.kind is Kind.PREPARE:
+    if target.kind is TargetKind.PREPARE:
         if not program.uses_blocks_per_split:
             return ["it defines no blocks_per_split"], "a rule for num_splits goes to the target fa3 and its twins"
         form = form_of(program, "blocks_per_split")
@@ -22,8 +22,8 @@ def _lacking(program: Program, target: Target) -> tuple[list[str], str]:
         return [f"the rule reads {n}: {ABSENT[n]}" for n in sorted(read) if not _is_sum(form.source(), n)], (
             "a rule over the batch's sums and maxima"
         )
-    if target.kind in (Kind.VLLM, Kind.FA4):
-        names = VLLM_NAMES if target.kind is Kind.VLLM else FA4_NAMES
+    if target.kind in (TargetKind.VLLM, TargetKind.FA4):
+        names = VLLM_NAMES if target.kind is TargetKind.VLLM else FA4_NAMES
         unknown = sorted(form_of(program, "schedule").fields() - names.keys())
         known = ", ".join(sorted(n.removeprefix("gpu.") for n in names))
         listed = ", ".join(n if n.startswith("gpu.") else f"shape.{n}" for n in unknown)

@@ -18,7 +18,7 @@ from evaluators.latencies.table import Table, read_table
 from evaluators.scoring.score import ShapeResult, shape_result
 from evolve.export.evidence.answers import ask
 from evolve.export.targets.domain import Domain
-from evolve.export.targets.targets import Kind, Target
+from evolve.export.targets.targets import Target, TargetKind
 
 SGLANG_PAGE_SIZE = 1
 """SGLang's page table has one key per entry."""
@@ -66,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class EvidenceSummary:
     """Speed-ups over stock on one workload under one setting.
 
     Attributes:
@@ -108,11 +108,11 @@ def seen_shape(target: Target, shape: DecodeShape) -> DecodeShape:
 
 def kept(target: Target, decision: Decision) -> Decision:
     """The part of a decision that the target expresses."""
-    if target.kind is Kind.PREPARE:
+    if target.kind is TargetKind.PREPARE:
         return replace(target.baseline, blocks_per_split=decision.blocks_per_split)
-    if target.kind is Kind.PYTHON:
+    if target.kind is TargetKind.PYTHON:
         return replace(decision, blocks_per_split=0)
-    if target.kind is Kind.VLLM:
+    if target.kind is TargetKind.VLLM:
         # vLLM's setting stays the upper bound; unless configured otherwise it is what everybody gets today.
         return Decision(num_splits=min(decision.num_splits, target.baseline.num_splits))
     return Decision(num_splits=decision.num_splits)
@@ -195,7 +195,7 @@ def _as_stock(row: Row) -> Row:
     return replace(row, chosen=row.stock, launch=row.stock_launch, rounds_us=rounds, result=result)
 
 
-def summarise(name: str, rows: Sequence[Row]) -> Summary:
+def summarise(name: str, rows: Sequence[Row]) -> EvidenceSummary:
     """Figures over the recorded rows."""
     measured = [r for r in rows if r.result is not None]
     logs = [r.result.log_speedup if r.changed else 0.0 for r in measured if r.result is not None]
@@ -205,7 +205,7 @@ def summarise(name: str, rows: Sequence[Row]) -> Summary:
         listed = list(values)
         return math.exp(statistics.fmean(listed)) if listed else 1.0
 
-    return Summary(
+    return EvidenceSummary(
         name=name,
         shapes=len(rows),
         changed=sum(r.changed for r in rows),
@@ -219,7 +219,7 @@ def summarise(name: str, rows: Sequence[Row]) -> Summary:
     )
 
 
-def summaries(rows: Sequence[Row]) -> list[Summary]:
+def summaries(rows: Sequence[Row]) -> list[EvidenceSummary]:
     """One per workload and setting that has recorded rows, ragged batches apart."""
     found = []
     for key in dict.fromkeys((r.workload, r.setting.name) for r in rows if r.result is not None):

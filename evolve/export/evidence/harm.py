@@ -16,7 +16,7 @@ from evaluators.data.contract import Mode
 from evaluators.language.cpp.normalise import NotExpressible
 from evolve.export.evidence.evidence import Row, summarise
 from evolve.export.targets.domain import Domain, mode_name
-from evolve.export.targets.targets import Kind, Target
+from evolve.export.targets.targets import Target, TargetKind
 
 RAGGED_GROUP_LOSS = 0.01
 """Ragged batches may not become slower by more than this (geometric mean over those whose launch changes) ..."""
@@ -44,7 +44,7 @@ class NothingToPatch(HarmfulRule):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HarmVerdict:
     """Where a patch may decide, and why not elsewhere.
 
     Attributes:
@@ -107,7 +107,9 @@ def _what_changed(row: Row) -> str:
     return f"num_splits {row.stock.num_splits} -> {row.chosen.num_splits}"
 
 
-def judged(rows: Sequence[Row], target: Target, domain: Domain, *, partial: bool, veto: Sequence[Row] = ()) -> Verdict:
+def judged(
+    rows: Sequence[Row], target: Target, domain: Domain, *, partial: bool, veto: Sequence[Row] = ()
+) -> HarmVerdict:
     """Find the modes that a patch may decide in.
 
     Args:
@@ -120,7 +122,7 @@ def judged(rows: Sequence[Row], target: Target, domain: Domain, *, partial: bool
     Raises:
         HarmfulRule: no mode is left, or one would have to be left out and `partial` is not given.
     """
-    two_modes = target.kind in (Kind.HEADER, Kind.PYTHON)
+    two_modes = target.kind in (TargetKind.HEADER, TargetKind.PYTHON)
     forbidden = harms([*rows, *veto])
     modes = {_varlen(r) for r in rows}
     evidence = [r for r in rows if r.result] or list(rows)
@@ -150,8 +152,8 @@ def judged(rows: Sequence[Row], target: Target, domain: Domain, *, partial: bool
             why = "nothing was recorded there" if varlen not in recorded & modes else "no recorded launch changes there"
             notes.append(f"{mode_name(varlen=varlen)} is left as it is: {why}")
     if not two_modes or left == {True, False}:
-        return Verdict(domain, left_out, tuple(notes))
-    return Verdict(replace(domain, varlen=left == {True}), left_out, tuple(notes))
+        return HarmVerdict(domain, left_out, tuple(notes))
+    return HarmVerdict(replace(domain, varlen=left == {True}), left_out, tuple(notes))
 
 
 def _other_target(target: Target, forbidden: dict[bool, list[str]]) -> str:

@@ -88,7 +88,7 @@ def helper_functions(form: Form, names: Mapping[str, str], parameters: Sequence[
         inner = [n for call in calls(function.body) for n in needs[call.func.id]]  # type: ignore[attr-defined]
         needs[name] = [p for p in parameters if p in inner or re.search(rf"\b{p}\b", texts)]
 
-    class Calls(ast.NodeTransformer):
+    class CallRewriter(ast.NodeTransformer):
         def visit_Call(self, node: ast.Call) -> ast.expr:
             self.generic_visit(node)
             if isinstance(node.func, ast.Name) and node.func.id in form.helpers:
@@ -102,13 +102,13 @@ def helper_functions(form: Form, names: Mapping[str, str], parameters: Sequence[
     for name, function in form.helpers.items():
         given = [a.arg for i, a in enumerate(function.args.args) if i not in views[name]]
         clash = {n: f"{n}_2" for n in {*given, *stored_names(function.body)} & set(needs[name])}
-        body = [Rename(clash).visit(Calls().visit(copy.deepcopy(s))) for s in function.body]
+        body = [Rename(clash).visit(CallRewriter().visit(copy.deepcopy(s))) for s in function.body]
         moved = [_Fields(names).visit(s) for s in body]
         arguments = ", ".join([*(clash.get(n, n) for n in given), *needs[name]])
         comments = {line: list(texts) for line, texts in form.comments.items()}
         lines += [f"def {name}({arguments}):", *(INDENT + x for x in _written(moved, comments)), "", ""]
     constants = {} if form.helpers else form.constants
-    return replace(form, body=[Calls().visit(copy.deepcopy(s)) for s in form.body], constants=constants), lines
+    return replace(form, body=[CallRewriter().visit(copy.deepcopy(s)) for s in form.body], constants=constants), lines
 
 
 def _field(attribute: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -29,7 +30,7 @@ KIND, ARCH = ("bf16", "fp16", "fp8"), (90, 80)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ForeignCall:
     """One call that reaches get_num_splits; a window of -1 is none."""
 
     what: str
@@ -64,34 +65,31 @@ class Call:
 MODES = (("static", False, 0), ("varlen", True, 0), ("varlen, paged 16", True, 16), ("varlen, paged 1", True, 1))
 
 
-def outside_calls(domain: Domain) -> Iterator[Call]:
+def outside_calls(domain: Domain) -> Iterator[ForeignCall]:
     """The grid; with a mode that the patch leaves to stock, decode calls in that mode too."""
     for (mode, varlen, page), (hq, hkv) in product(MODES, HEADS):
-
-        def call(what: str, batch: int, seqlen_q: int, seqlen_k: int, **more: object) -> Call:
-            return Call(f"{what}, {mode}", batch, seqlen_q, seqlen_k, hq, hkv, varlen=varlen, page_size=page, **more)  # type: ignore[arg-type]  # noqa: B023
-
+        call = partial(ForeignCall, num_heads_q=hq, num_heads_kv=hkv, varlen=varlen, page_size=page)
         for seqlen_q, batch, extra, causal in product((128, 2048, 8192), (1, 4, 8), (0, 8192), (False, True)):
-            yield call("prefill", batch, seqlen_q, seqlen_q + extra, causal=causal)
+            yield call(f"prefill, {mode}", batch, seqlen_q, seqlen_q + extra, causal=causal)
         for seqlen_q, batch, seqlen_k in product((2, 4, 8, 16), (1, 4, 32), (384, 2048, 32768)):
-            yield call("short query", batch, seqlen_q, seqlen_k, causal=True)
+            yield call(f"short query, {mode}", batch, seqlen_q, seqlen_k, causal=True)
         for window, dim, batch, seqlen_k in product((127, 1023, 4095), (64, 128, 256), (1, 4, 32), (2048, 32768)):
-            yield call("window", batch, 1, seqlen_k, head_dim=dim, window=window)
+            yield call(f"window, {mode}", batch, 1, seqlen_k, head_dim=dim, window=window)
         for dim, batch, seqlen_k in product((64, 96, 192, 256), (1, 4, 32), (384, 640, 2048, 8192, 131072)):
-            yield call(f"head_dim {dim}", batch, 1, seqlen_k, head_dim=dim)
+            yield call(f"head_dim {dim}, {mode}", batch, 1, seqlen_k, head_dim=dim)
         for dtype, batch, seqlen_k in product(("fp16", "fp8"), (1, 4, 32), (384, 640, 2048, 8192, 131072)):
-            yield call(dtype, batch, 1, seqlen_k, dtype=dtype)
+            yield call(f"{dtype}, {mode}", batch, 1, seqlen_k, dtype=dtype)
         for batch, seqlen_k in product((1, 4, 32), (384, 640, 2048, 8192)):
-            yield call("sm80", batch, 1, seqlen_k, arch=80)
+            yield call(f"sm80, {mode}", batch, 1, seqlen_k, arch=80)
             if not domain.in_mode(varlen):
-                yield call("decode", batch, 1, seqlen_k)
+                yield call(f"decode, {mode}", batch, 1, seqlen_k)
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
     """A call with what the target decided before and decides after."""
 
-    call: Call
+    call: ForeignCall
     stock: int
     new: int
 
