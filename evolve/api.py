@@ -226,6 +226,7 @@ def export_bundle(
     source: str | Path | None = None,
     partial: bool = False,
     unmeasured: bool = False,
+    everywhere: bool = False,
     distill: float | None = None,
 ) -> WrittenBundle:
     """Write a bundle for a target: patch or module, proof and evidence; as `evosplit export`.
@@ -237,6 +238,7 @@ def export_bundle(
         source: checkout of the target; every target but `python` needs one.
         partial: leave out what the target cannot express.
         unmeasured: export to a kernel without recordings.
+        everywhere: also decide calls that nobody measured.
         distill: export the fewest rules that keep the mean log speed-up within this much.
 
     Returns:
@@ -267,6 +269,7 @@ def export_bundle(
         source=None if source is None else Path(source),
         partial=partial,
         unmeasured=unmeasured,
+        everywhere=everywhere,
         distill=distill,
         run=origin,
     )

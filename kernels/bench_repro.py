@@ -1,14 +1,21 @@
 """Times stock and proposed decisions in pairs, on the shapes of decision_diff.csv whose launch changes.
 
-Needs torch, FlashAttention-3 (flash_attn_interface or fa3_fwd_interface) and a Hopper GPU; nothing else:
+Needs torch, a GPU, and the kernel that the rows are of; nothing else:
 
     python bench_repro.py [--shapes 20] [--rounds 6]
+
+| rows | kernel | GPU |
+|---|---|---|
+| fa3_fwd, contiguous KV | flash_attn_interface or fa3_fwd_interface | Hopper |
+| fa3_fwd, paged KV (SGLang: one key per page) | flash_attn_interface, built from the target's own hopper/ | Hopper |
+| vllm, paged KV | vllm.vllm_flash_attn | Hopper |
+| fa4 | flash_attn.cute | Blackwell |
 
 Each launch is a CUDA graph of several calls. Between replays L2 is evicted by writing 200 MB. Rounds alternate the
 order of the two, and the ratio of each round is one sample; what is printed is the median ratio.
 
-Live splits that another formula on the device would choose are written into the scheduler metadata: its first `batch`
-entries hold them in the order of its third block (hopper/flash_api.cpp, get_scheduler_metadata).
+Live splits that another formula on the device would choose are written into the scheduler metadata. Upstream's holds
+them first, in the order of its third block; vLLM's in its second block (hopper/flash_api.cpp, get_scheduler_metadata).
 """
 
 from __future__ import annotations
@@ -17,17 +24,27 @@ import argparse
 import csv
 import random
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def interface() -> Any:
-    """FA3's Python interface, whichever build is installed."""
+def kernel_of(row: dict[str, str]) -> str:
+    """Which kernel a row is of."""
+    provider, page = row["setting"].partition("-")[0], int(row["page_size"])
+    # SGLang's fork with vLLM's tiles is called as FA3, with one key per page.
+    return "fa3 paged" if page == 1 or (provider == "fa3_fwd" and page) else provider
+
+
+def interface(paged: bool) -> Any:
+    """FA3's Python interface, whichever build is installed; fa3_fwd has no paged KV."""
     try:
         import flash_attn_interface
 
         return flash_attn_interface
     except ImportError:
+        if paged:
+            raise
         import fa3_fwd_interface
 
         return fa3_fwd_interface
@@ -42,30 +59,92 @@ def live_splits(launch: str) -> list[int]:
     return found
 
 
-def graph(torch: Any, fa3: Any, row: dict[str, str], which: str, calls: int) -> Any:
-    """A CUDA graph of decode calls with the decision `stock` or `new`."""
-    num_splits = int(row[f"num_splits_{which}"])
-    batch, keys, dim = int(row["batch"]), int(row["seqlen_k"]), int(row["head_dim"])
-    heads_q, heads_kv, seqlen_q = int(row["num_heads_q"]), int(row["num_heads_kv"]), int(row["seqlen_q"])
-    make = {"dtype": torch.bfloat16, "device": "cuda"}
-    q = torch.randn(batch, seqlen_q, heads_q, dim, **make)
-    k, v = (torch.randn(batch, keys, heads_kv, dim, **make) for _ in range(2))
-    live = [int(x) for x in row["live_seqlens"].split()] or [keys] * batch
+def fa3_call(torch: Any, row: dict[str, str], which: str, inputs: dict[str, Any]) -> Callable[[], Any]:
+    """FA3, upstream's or SGLang's."""
+    page = int(row["page_size"])
+    fa3 = interface(page > 0)
+    num_splits, batch, keys = int(row[f"num_splits_{which}"]), int(row["batch"]), int(row["seqlen_k"])
+    heads_q, heads_kv, dim, seqlen_q = (int(row[n]) for n in ("num_heads_q", "num_heads_kv", "head_dim", "seqlen_q"))
     given: dict[str, Any] = {"num_splits": num_splits}
+    paging: dict[str, Any] = {"page_size": page, "causal": True} if page else {}
+    if page:
+        given |= {"page_table": inputs["pages"], "causal": True}
     if not row["setting"].partition("-")[2].startswith("static"):
-        seqlens = torch.tensor(live, dtype=torch.int32, device="cuda")
-        given["cache_seqlens"] = seqlens
+        given["cache_seqlens"] = inputs["live"]
         metadata = given["scheduler_metadata"] = fa3.get_scheduler_metadata(
-            batch, seqlen_q, keys, heads_q, heads_kv, dim, seqlens, torch.bfloat16, num_splits=num_splits
+            batch,
+            seqlen_q,
+            keys,
+            heads_q,
+            heads_kv,
+            dim,
+            inputs["live"],
+            torch.bfloat16,
+            num_splits=num_splits,
+            **paging,
         )
         if row[f"blocks_per_split_{which}"] and num_splits > 1:
             wanted, block = live_splits(row[f"launch_{which}"]), -(-batch // 4) * 4
             order = metadata[2 * block : 2 * block + batch].tolist()
             metadata[:batch] = torch.tensor([wanted[i] for i in order], dtype=metadata.dtype, device="cuda")
+    return lambda: fa3.flash_attn_with_kvcache(inputs["q"], inputs["k"], inputs["v"], **given)
 
-    def call() -> None:
-        fa3.flash_attn_with_kvcache(q, k, v, **given)
 
+def vllm_call(torch: Any, row: dict[str, str], which: str, inputs: dict[str, Any]) -> Callable[[], Any]:
+    """VLLM's fork, as its attention backend calls it."""
+    from vllm.vllm_flash_attn import flash_attn_varlen_func, get_scheduler_metadata
+
+    num_splits, batch, keys = int(row[f"num_splits_{which}"]), int(row["batch"]), int(row["seqlen_k"])
+    heads_q, heads_kv, dim, seqlen_q = (int(row[n]) for n in ("num_heads_q", "num_heads_kv", "head_dim", "seqlen_q"))
+    starts = torch.arange(batch + 1, dtype=torch.int32, device="cuda") * seqlen_q
+    metadata = get_scheduler_metadata(
+        batch_size=batch, max_seqlen_q=seqlen_q, max_seqlen_k=keys, num_heads_q=heads_q, num_heads_kv=heads_kv,
+        headdim=dim, cache_seqlens=inputs["live"], qkv_dtype=torch.bfloat16, cu_seqlens_q=starts,
+        page_size=int(row["page_size"]), causal=True, num_splits=num_splits,
+    )  # fmt: skip
+    if row[f"blocks_per_split_{which}"] and num_splits > 1:
+        block = -(-batch // 4) * 4
+        wanted = torch.tensor(live_splits(row[f"launch_{which}"]), dtype=metadata.dtype, device="cuda")
+        metadata[block : block + batch] = wanted
+    q = inputs["q"].view(batch * seqlen_q, heads_q, dim)
+    return lambda: flash_attn_varlen_func(
+        q=q, k=inputs["k"], v=inputs["v"], max_seqlen_q=seqlen_q, cu_seqlens_q=starts, max_seqlen_k=keys,
+        seqused_k=inputs["live"], block_table=inputs["pages"], causal=True, scheduler_metadata=metadata,
+        num_splits=num_splits, fa_version=3,
+    )  # fmt: skip
+
+
+def fa4_call(torch: Any, row: dict[str, str], which: str, inputs: dict[str, Any]) -> Callable[[], Any]:
+    """FA4; it compiles at the first call."""
+    from flash_attn.cute.interface import flash_attn_func
+
+    num_splits = int(row[f"num_splits_{which}"])
+    return lambda: flash_attn_func(inputs["q"], inputs["k"], inputs["v"], num_splits=num_splits)
+
+
+CALLS = {"fa3_fwd": fa3_call, "fa3 paged": fa3_call, "vllm": vllm_call, "fa4": fa4_call}
+
+
+def inputs_of(torch: Any, row: dict[str, str]) -> dict[str, Any]:
+    """Queries, KV cache (in pages where the row is paged), live lengths and the table of pages, scattered."""
+    batch, keys, dim, page = (int(row[n]) for n in ("batch", "seqlen_k", "head_dim", "page_size"))
+    heads_q, heads_kv, seqlen_q = (int(row[n]) for n in ("num_heads_q", "num_heads_kv", "seqlen_q"))
+    make = {"dtype": torch.bfloat16, "device": "cuda"}
+    live = [int(x) for x in row["live_seqlens"].split()] or [keys] * batch
+    held = {
+        "q": torch.randn(batch, seqlen_q, heads_q, dim, **make),
+        "live": torch.tensor(live, dtype=torch.int32, device="cuda"),
+    }
+    each = -(-keys // page) if page else 0
+    shape = (batch * each, page, heads_kv, dim) if page else (batch, keys, heads_kv, dim)
+    held |= {name: torch.randn(*shape, **make) for name in ("k", "v")}
+    if page:
+        held["pages"] = torch.randperm(batch * each, device="cuda").to(torch.int32).view(batch, each)
+    return held
+
+
+def graph(torch: Any, call: Callable[[], Any], calls: int) -> Any:
+    """A CUDA graph of decode calls."""
     for _ in range(3):
         call()
     torch.cuda.synchronize()
@@ -85,18 +164,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--calls", type=int, default=10, help="calls in one graph")
     options = parser.parse_args()
-    fa3 = interface()
     with (Path(__file__).parent / "decision_diff.csv").open(newline="") as file:
-        changed = [r for r in csv.DictReader(file) if r["changes"] == "1"]
-    # Contiguous KV in upstream's interface alone; paged rows need vLLM's.
-    rows = [r for r in changed if not r["setting"].startswith("vllm")]
-    if len(rows) < len(changed):
-        print(f"left out: {len(changed) - len(rows)} rows of vLLM's paged kernel")
+        rows = [r for r in csv.DictReader(file) if r["changes"] == "1"]
     random.Random(0).shuffle(rows)
     scratch = torch.empty(200 * 2**20, dtype=torch.uint8, device="cuda")
     print(torch.cuda.get_device_name(), "torch", torch.__version__)
     for row in rows[: options.shapes]:
-        graphs = [graph(torch, fa3, row, which, options.calls) for which in ("stock", "new")]
+        inputs = inputs_of(torch, row)
+        calls = [CALLS[kernel_of(row)](torch, row, which, inputs) for which in ("stock", "new")]
+        graphs = [graph(torch, call, options.calls) for call in calls]
         times: list[list[float]] = [[], []]
         for turn in range(options.rounds + 1):
             for which in (0, 1) if turn % 2 else (1, 0):

@@ -1,5 +1,5 @@
 // Stands in for FA3's flash.h where evosplit export compiles a target's own get_num_splits on the host.
-// Holds the fields that the decision reads, under their names there; one decode call on sm90 in bf16.
+// Holds the fields that the decision reads, under their names there.
 
 struct Flash_fwd_params {
     using index_t = int64_t;
@@ -20,8 +20,9 @@ struct Flash_fwd_params {
 // Sizes of head_dim that FA3 compiles kernels for (hopper/flash_api.cpp, round_up_headdim).
 inline int round_up_head_dim(int d) { return d <= 64 ? 64 : d <= 96 ? 96 : d <= 128 ? 128 : d <= 192 ? 192 : 256; }
 
-// Inputs in a row: batch, seqlen_q, seqlen_k, num_heads_q, num_heads_kv, head_dim, varlen, page_size, num_sm, causal.
-inline Flash_fwd_params decode_call(int64_t const* row) {
+// Inputs in a row: batch, seqlen_q, seqlen_k, num_heads_q, num_heads_kv, head_dim, varlen, page_size, num_sm, causal,
+// window (keys to the left, -1 for none), dtype (0 bf16, 1 fp16, 2 e4m3), arch.
+inline Flash_fwd_params attention_call(int64_t const* row) {
     static int there = 0;
     Flash_fwd_params params{};
     params.b = int(row[0]);
@@ -35,6 +36,12 @@ inline Flash_fwd_params decode_call(int64_t const* row) {
     params.page_size = row[7] ? int(row[7]) : 1;
     params.page_table = row[7] ? &there : nullptr;
     params.num_sm = int(row[8]);
-    params.is_causal = row[9] != 0;
+    params.is_causal = row[9] != 0 && row[10] < 0;
+    params.window_size_left = int(row[10]);
+    params.is_local = row[10] >= 0;
+    params.window_size_right = params.is_local || params.is_causal ? 0 : -1;
+    params.is_bf16 = row[11] == 0;
+    params.is_e4m3 = row[11] == 2;
+    params.arch = int(row[12]);
     return params;
 }

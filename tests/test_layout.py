@@ -88,20 +88,13 @@ def test_folders_hold_at_most_twenty_modules(folder: Path) -> None:
     assert len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) <= 20
 
 
-RENAMED_ELSEWHERE = {
-    "Answer", "Bench", "Box", "Compiler", "Entry", "Expressions", "Grid", "Kind", "Known", "Limits", "Machine",
-    "Measured", "Migration", "Outcome", "Reading", "Statements", "Summary", "Term", "Work",
-}  # fmt: skip
-"""Class names that are still used twice; each change that renames one takes it out."""
-
-
 def test_every_class_name_is_used_once() -> None:
     homes: dict[str, list[str]] = {}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
-    twice = {name: paths for name, paths in homes.items() if len(paths) > 1 and name not in RENAMED_ELSEWHERE}
+    twice = {name: paths for name, paths in homes.items() if len(paths) > 1}
     assert not twice
 
 

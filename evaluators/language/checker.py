@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from evaluators.language import subset
+from evaluators.language.tables import is_number, is_table
 
 MAX_REFUSALS = 8
 """Refusals reported at once; more help nobody."""
@@ -116,9 +117,13 @@ class _Checker:
             self.refuse(node, "assignment", "module level holds constants only", "NAME = 1.5")
             return
         self.name(target, target.id)
-        value = node.value.operand if isinstance(node.value, ast.UnaryOp) else node.value
-        if not isinstance(value, ast.Constant) or type(value.value) not in (int, float, bool):
-            self.refuse(node, target.id, "module constants are numbers", f"{target.id} = 1.5")
+        if isinstance(node.value, ast.List) and all(is_number(n) for n in node.value.elts):
+            listed = ", ".join(ast.unparse(n) for n in node.value.elts[:4])
+            more = ", ..." if len(node.value.elts) > 4 else ""
+            self.refuse(node, target.id, "a table at module level is a tuple", f"{target.id} = ({listed}{more})")
+            return
+        if not is_number(node.value) and not is_table(node.value):
+            self.refuse(node, target.id, "module constants are numbers, or tuples of them", f"{target.id} = (4, 8, 16)")
             return
         self.expression(node.value)
         self.constants.add(target.id)

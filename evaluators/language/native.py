@@ -22,6 +22,7 @@ from evaluators.language.cpp.translate import body_of
 from evaluators.language.cpp.types import Kind, Type, cpp_type, list_of, whole
 from evaluators.language.gate import parse_tree
 from evaluators.language.literals import literals
+from evaluators.language.tables import LoopsOverLists, with_local_tables
 
 FOLDER = Path(__file__).with_name("cpp")
 SHAPE_FIELDS = tuple(f.name for f in fields(ShapeView))
@@ -109,6 +110,8 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges) -
     """
     tree = parse_tree(source)
     known = literals(tree)
+    top = list(tree.body)
+    tree = LoopsOverLists().visit(with_local_tables(tree))
     positions = sorted(bounds)
     names = {id(known[position]): f"number__{slot}" for slot, position in enumerate(positions)}
     numbers: dict[str, Type] = {}
@@ -119,10 +122,10 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges) -
         numbers[f"number__{slot}"] = kind
         declared[f"number__{slot}"] = f"{cpp_type(kind)} const number__{slot} = {cpp_type(kind)}(numbers[{slot}]);"
     tree = ast.fix_missing_locations(_OpenNumbers(names).visit(tree))
-    imported = frozenset(a.name for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names)
+    imported = frozenset(a.name for n in top if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names)
     # A name that is a constant and a function, or twice a constant, is whatever came last.
-    defined = [n.name for n in tree.body if isinstance(n, ast.FunctionDef)]
-    defined += [n.targets[0].id for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
+    defined = [n.name for n in top if isinstance(n, ast.FunctionDef)]
+    defined += [n.targets[0].id for n in top if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
     if len(set(defined)) < len(defined) or set(defined) & imported:
         raise NotExpressible("a name with two meanings at module level")
     has_blocks = "blocks_per_split" in defined

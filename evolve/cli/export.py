@@ -8,16 +8,17 @@ import typer
 
 from evolve.cli.common import emit, say
 from evolve.export.bundle.export import export_program, read_winner
+from evolve.export.bundle.pr_body import outside_told
 from evolve.reports.plain_text import plain
 
 
 def export_command(program: str, target_name: str, source: Path | None, output: Path, runs_dir: Path, *, partial: bool,
-                   unmeasured: bool, distill: float | None, as_json: bool) -> int:  # fmt: skip
+                   unmeasured: bool, everywhere: bool, distill: float | None, as_json: bool) -> int:  # fmt: skip
     """Prove, patch and write the bundle; nothing is written when anything fails."""
     text, run = read_winner(program, runs_dir)
     bundle = export_program(
-        program, text, target_name, output, source=source, partial=partial, unmeasured=unmeasured, distill=distill,
-        run=run, tell=say,
+        program, text, target_name, output, source=source, partial=partial, unmeasured=unmeasured,
+        everywhere=everywhere, distill=distill, run=run, tell=say,
     )  # fmt: skip
     export, distilled = bundle.export, bundle.export.distilled
     if as_json:
@@ -26,6 +27,8 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     if export.followed and export.followed.callers:
         callers = " and ".join(export.followed.callers)
         typer.echo(f"{callers}: get_num_splits decides the same on {export.followed.calls:,} calls")
+    if export.outside is not None:
+        typer.echo(outside_told(export.outside))
     changed = sum(r.changed for r in export.rows)
     typer.echo(f"{output}: {', '.join(bundle.files)}")
     typer.echo(f"proved on {export.proof.compared:,} inputs ({export.proof.compiler})")
@@ -40,7 +43,8 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     for workload, rules in export.rules.items():
         for rule in rules:
             if rule.reason:
-                typer.echo(f"dead on {workload}: line {rule.line}, {plain(rule.condition)}: {plain(rule.reason)}")
+                where = f"line {rule.line}, {plain(rule.condition)}"
+                typer.echo(f"no launch changes on {workload} by {where}: {plain(rule.reason)}")
     if distilled is not None:
         typer.echo(
             f"distilled: {distilled.curve[-1].rules} rules keep {distilled.curve[-1].share:.0%} of the program's gain"

@@ -14,7 +14,7 @@ from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Entry, open_journal
 from evolve.journal.run_folder import RunSummary, find_run, list_runs, run_folders, summarise
 from evolve.reports.plain_text import plain
-from evolve.reports.run_tables import diff_text, proposals_table, runs_table, stdout_console
+from evolve.reports.run_tables import diff_text, print_table, proposals_table, runs_table, stdout_console
 from evolve.run import read_program
 from evolve.search.controller import read_journal
 
@@ -26,7 +26,7 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
         emit({"runs": [summary_json(r) for r in runs]})
         return 0
     if runs:
-        stdout_console().print(runs_table(runs, runs_dir))
+        print_table(runs_table(runs, runs_dir), stdout_console())
     unread = sorted({p.name for p in run_folders(runs_dir)} - {r.path.name for r in runs})
     if unread:
         say(f"cannot be read: {', '.join(unread)}; evosplit show RUN says why")
@@ -46,7 +46,7 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
             emit(summary_json(summary))
             return 0
         console = stdout_console()
-        console.print(proposals_table(read_journal(folder), console.width))
+        print_table(proposals_table(read_journal(folder), console.width), console)
         _print_outcome(summary)
         return 0
     with open_journal(folder, read_only=True) as journal:
@@ -58,7 +58,7 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
         typer.echo(plain(f"--- system\n{entry.system}\n--- user\n{entry.user}\n--- answer\n{answer}"))
     else:
         console = stdout_console()
-        console.print(proposals_table([entry], console.width))
+        print_table(proposals_table([entry], console.width), console)
         for name, text in (("message", entry.message), ("program", entry.source), ("feedback", entry.feedback)):
             if text:
                 console.print(f"\n{name}", style="bold")

@@ -319,6 +319,9 @@ def export(
     source: Annotated[Path | None, typer.Option("--source", help="Your checkout of the target.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what the target cannot express.")] = False,
     unmeasured: Annotated[bool, typer.Option("--unmeasured", help="Export to a kernel without recordings.")] = False,
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="Also decide calls that nobody measured: prefill, windows, ...")
+    ] = False,
     distill: Annotated[
         float | None,
         typer.Option(
@@ -342,6 +345,7 @@ def export(
             runs_dir,
             partial=partial,
             unmeasured=unmeasured,
+            everywhere=everywhere,
             distill=distill,
             as_json=json,
         )

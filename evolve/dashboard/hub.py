@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evolve.dashboard.views.candidate import candidate
-from evolve.dashboard.views.documents import Document, RunLine, Runs
+from evolve.dashboard.views.documents import Document, ListedRun, Runs
 from evolve.dashboard.views.grid import GridReplay, grid, replay
 from evolve.dashboard.views.lineage import lineage
 from evolve.dashboard.views.overview import overview
@@ -47,7 +47,7 @@ class FollowedRun:
         self._replay: GridReplay | None = None
         self._recording: tuple[Recording | None, str] | None = None
         self._read_at = (0, 0.0)
-        self._line: tuple[str, RunLine] | None = None
+        self._line: tuple[str, ListedRun] | None = None
 
     def look(self) -> str:
         """Look at the journal again when due; returns the revision, another one after every change."""
@@ -102,7 +102,7 @@ class FollowedRun:
                     return timeline(self.reader)
             raise KeyError(view)
 
-    def line(self) -> RunLine:
+    def line(self) -> ListedRun:
         """The run in short, worked out once per change."""
         with self._guard:
             revision = self.look()

@@ -36,6 +36,16 @@ def stdout_console() -> Console:
     return console
 
 
+def print_table(table: Table, console: Console) -> None:
+    """Print a table; in a pipe without the blanks that fill its last column."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
 def _table(**options: bool) -> Table:
     return Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", **options)  # type: ignore[arg-type]
 
@@ -82,7 +92,7 @@ def proposals_table(entries: Iterable[Entry], width: int) -> Table:
     room = max(20, width - sum(chars + 1 for _, chars in fixed))
     table.add_column("edit or message", no_wrap=True, overflow="ellipsis", max_width=room)
     for entry in entries:
-        status = entry.status.value if entry.status else "under way"
+        status = entry.status.value if entry.status else "running"
         style = (
             "green" if entry.status is Status.OK else "dim" if entry.status in (None, Status.DUPLICATE) else "yellow"
         )

@@ -323,7 +323,7 @@ def test_show_and_diff(finished_run: FinishedRun, evosplit: Command) -> None:
     runs = ["--runs-dir", finished_run.runs_dir]
     shown = evosplit("show", "last", *runs)
     proposals, outcome = shown.out.split("\n\n", 1)
-    assert shown.code == 0 and shown.err == "" and len(proposals.splitlines()) == 5
+    assert shown.code == 0 and shown.err == "" and len(proposals.splitlines()) == 6  # with a heading
     assert f"winner     {finished_run.folder}/best.py" in outcome
     one = evosplit("show", "last", 1, *runs)
     assert one.code == 0 and "def schedule" in one.out

@@ -44,6 +44,7 @@ def test_every_open_view_follows_a_real_run(browser: Browser, tmp_path: Path) ->
         complaints: list[str] = []
         for place in places:
             page = context.new_page()
+            page.on("response", lambda r: complaints.append(f"{r.status} {r.url}") if r.status >= 400 else None)
             page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
             page.on("pageerror", lambda e: complaints.append(str(e)))
             page.goto(f"{server.url}#{place}")
@@ -51,7 +52,10 @@ def test_every_open_view_follows_a_real_run(browser: Browser, tmp_path: Path) ->
             pages.append(page)
         code = "from evolve.cli import main; main()"
         run = subprocess.Popen(
-            [sys.executable, "-c", code, "run", "configs/quickstart.yaml", *sets], cwd=ROOT, stderr=subprocess.DEVNULL
+            [sys.executable, "-c", code, "run", "configs/quickstart.yaml", *sets],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             shows(pages[0], "running, ", 1000 * PATIENCE_S)

@@ -105,6 +105,38 @@ def test_reads_as_a_person_would_write_it(python: str, cpp: str) -> None:
     assert body_of(rule(python)).statements == (f"    {cpp}",)
 
 
+TABLE = """\
+LIMITS = (4, 8, 16)  # blocks
+SPLITS = (2, 3, 5, 8)
+
+
+def row_of(blocks):
+    row = 0
+    for i in range(len(LIMITS)):
+        if blocks > LIMITS[i]:
+            row = i + 1
+    return row
+
+
+def schedule(shape, gpu):
+    for s in (1, 2, 3):
+        if s * shape.total_mblocks > gpu.num_sms:
+            return s, None, 0
+    return min(SPLITS[row_of(shape.num_n_blocks)], shape.num_n_blocks), None, 0
+"""
+
+
+def test_tables_and_loops_over_tuples_answer_as_their_cpp(tmp_path: Path) -> None:
+    program = parse_program(TABLE)
+    text = body_of(TABLE).text
+    assert "LIMITS" in text and "// blocks" in text
+    call = f"heuristic({', '.join(f'int(row[{i}])' for i in range(len(INPUTS)))})"
+    compiled = compile_function(find_compiler(), function("heuristic", text), call, len(INPUTS), tmp_path)
+    views = [(v, s) for v, s in (*edge_views(), *random_views(2000, 3)) if s == 132]
+    decided = ask(program, [(v, NO_WORK, s) for v, s in views], "inputs")
+    assert compiled.answers([row_of(v, s, INPUTS) for v, s in views]) == [d.num_splits for d in decided]
+
+
 def test_a_product_that_may_pass_32_bits_is_widened() -> None:
     text = body_of(rule("return 2 if shape.seqlen_k * shape.num_heads_kv > 9 else 1, None, 0")).text
     assert "int64_t(seqlen_k) * num_heads_kv > 9" in text

@@ -53,6 +53,34 @@ def sandbox() -> Sandbox:
     return Sandbox(GPU, FEW, Limits())
 
 
+TABLE = """\
+LIMITS = (4, 8, 16)
+SPLITS = (2, -3, 5, 8)
+
+
+def row_of(blocks):
+    row = 0
+    for limit in LIMITS:
+        if blocks > limit:
+            row += 1
+    return row
+
+
+def schedule(shape, gpu):
+    for s in (1, 2, 3):
+        if s * shape.total_mblocks > gpu.num_sms:
+            return s, None, 0
+    return min(abs(SPLITS[row_of(shape.num_n_blocks)]), len(SPLITS) + 2), None, 0
+"""
+
+
+def test_tables_are_read_as_the_sandbox_reads_them(compiler: NativeCompiler, sandbox: Sandbox) -> None:
+    for source in (TABLE, TABLE.replace("(4, 8, 16)", "(4, 1, 16)")):
+        found = decided(compiler, parse_program(source))
+        assert found is not None and found == sandbox.ask(parse_program(source)).decisions
+        assert len({d.num_splits for d in found}) > 1
+
+
 def decided(compiler: NativeCompiler, program: Program) -> tuple[Decision, ...] | None:
     """The native answer; None where it is left to the sandbox."""
     try:

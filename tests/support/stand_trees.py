@@ -61,15 +61,21 @@ inline bool get_pagedkv_tma(Flash_fwd_params const& params) {
     return params.page_table && params.page_size % 128 == 0 && params.seqlen_q * (params.h / params.h_k) > 128;
 }
 
+inline bool half_precision(Flash_fwd_params const& params) {
+    return params.arch >= 80 && !params.is_e4m3 && (params.is_bf16 || params.d > 0);
+}
+
 inline int get_num_splits(Flash_fwd_params const& params) {
-    auto tile = tile_size_fwd_sm90(params.is_causal || (params.page_table && !params.pagedkv_tma), ONE_ROW);
+    bool const narrow = params.is_causal || params.is_local || (params.page_table && !params.pagedkv_tma);
+    auto tile = tile_size_fwd_sm90(narrow, ONE_ROW);
     int const kBlockM = std::get<0>(tile);
     int const kBlockN = std::get<1>(tile);
-    int const num_n_blocks = (params.seqlen_k + kBlockN - 1) / kBlockN;
+    int const loaded = params.is_local ? std::min(params.seqlen_k, params.window_size_left + 1 + kBlockM) : params.seqlen_k;
+    int const num_n_blocks = (loaded + kBlockN - 1) / kBlockN;
     int const num_m_blocks = (params.seqlen_q * (params.h / params.h_k) + kBlockM - 1) / kBlockM;
     int const bytes = params.seqlen_k * (params.d + params.dv) * 2;
     int const total_mblocks = (params.num_splits_dynamic_ptr ? 1 : params.b) * params.h_k * num_m_blocks;
-    return num_splits_heuristic(total_mblocks, params.num_sm, num_n_blocks, num_m_blocks, bytes, params.is_causal, 128);
+    return num_splits_heuristic(total_mblocks, params.num_sm, num_n_blocks, num_m_blocks, bytes, params.is_causal || params.is_local, 128);
 }
 """
 
@@ -94,6 +100,14 @@ __global__ void prepare_varlen_num_blocks_kernel(int num_batch, int num_head, in
     }
     splits[lane] = num_splits_dynamic;
 }
+
+void prepare_varlen_num_blocks(Flash_fwd_params &params, cudaStream_t stream, int warps, int block_m, int block_n) {
+    WARPS(warps, NumWarps, [&] {
+        prepare_varlen_num_blocks_kernel<NumWarps, false><<<1, 32 * NumWarps, 0, stream>>>(
+            params.b, params.h_k, params.h / params.h_k, params.num_sm,
+            params.num_splits, FastDivmod(block_m), FastDivmod(block_n), params.splits);
+    });
+}
 """
 
 FA4 = """\
@@ -117,8 +131,8 @@ class FwdConfig:
     num_splits: int = 1
 
 
-def _get_fwd_config(*, arch, max_seqlen_q, max_seqlen_k, num_head_kv, qhead_per_kvhead, pack_gqa, batch_size,
-                    num_splits, device, **rest):
+def _get_fwd_config(*, arch, head_dim, max_seqlen_q, max_seqlen_k, num_head_kv, qhead_per_kvhead, pack_gqa,
+                    batch_size, local, num_splits, device, **rest):
     tile = FwdConfig(128, 128)
     rows = max_seqlen_q * (qhead_per_kvhead if pack_gqa else 1)
     stage = tile.rows * (2 if rows > tile.rows else 1)
@@ -129,11 +143,23 @@ def _get_fwd_config(*, arch, max_seqlen_q, max_seqlen_k, num_head_kv, qhead_per_
     return FwdConfig(tile.rows, tile.keys, num_splits)
 """
 
+FA4_PREPARE = """\
+class Prepare:
+    def blocks(self, total_blocks, num_sm):
+        sm_margin = max(Float32(num_sm) / 128 + 0.001, 1.1)
+        blocks_per_sm = cutlass.max(
+            Int32(Float32(total_blocks) * sm_margin * Float32(self.nheads_computed) / Float32(num_sm)), Int32(1)
+        )
+        return blocks_per_sm
+"""
+
 VLLM = '''\
 """Stand-in for the attention backend."""
 
 import copy
 from dataclasses import dataclass
+
+import torch
 
 
 def _get_sliding_window_configs(config):
@@ -143,8 +169,14 @@ def _get_sliding_window_configs(config):
 @dataclass
 class FlashAttentionMetadataBuilder:
     max_num_splits: int = 0
+    aot_schedule: bool = True
+    headdim: int = 128
+    kv_cache_dtype: object = None
+    aot_sliding_window: tuple = (-1, -1)
 
-    def build(self, num_actual_tokens):
+    def build(self, common_attn_metadata):
+        num_reqs = common_attn_metadata.num_reqs
+        num_actual_tokens = common_attn_metadata.num_actual_tokens
         max_num_splits = 0
         if self.use_full_cuda_graph and num_actual_tokens <= self.max_cudagraph_size:
             max_num_splits = self.max_num_splits
@@ -152,11 +184,17 @@ class FlashAttentionMetadataBuilder:
             max_num_splits = 1
 
         def schedule(batch_size):
+            if not self.aot_schedule:
+                return None
             return get_scheduler_metadata(
-                batch_size=batch_size, num_splits=max_num_splits
+                batch_size=batch_size,
+                headdim=self.headdim,
+                qkv_dtype=self.kv_cache_dtype,
+                window_size=self.aot_sliding_window,
+                num_splits=max_num_splits,
             )
 
-        return schedule(num_actual_tokens), max_num_splits
+        return schedule(num_reqs), max_num_splits
 '''
 
 HOPPER = {
@@ -180,7 +218,7 @@ FILES = {
     "vllm": {"vllm/v1/attention/backends/flash_attn.py": VLLM, "pyproject.toml": "[tool.ruff]\nline-length = 88\n"},
 }
 FILES |= {f"{name}-prepare": FILES[name] for name in ("fa3", "fa3-vllm", "fa3-sgl")}
-FILES["fa4"] = HOPPER
+FILES["fa4"] = {**HOPPER, "flash_attn/cute/prepare_scheduler.py": FA4_PREPARE}
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -198,7 +236,10 @@ def make_tree(folder: Path, target: str, *, stand_in: bool = False) -> Path:
     real = os.environ.get(f"EVOSPLIT_TREE_{target.upper().replace('-', '_')}")
     if real and not stand_in:
         # A clone: some tests commit to their tree.
-        git(folder.parent, "clone", "-q", "--shared", real, str(folder))
+        git(folder.parent, "clone", "-q", "--shared", "--no-checkout", real, str(folder))
+        # A partial clone lacks objects of other folders.
+        git(folder, "sparse-checkout", "set", "--no-cone", "/hopper/", "/flash_attn/cute/", "/vllm/", "/pyproject.toml")
+        git(folder, "checkout", "-q")
         return folder
     folder.mkdir(parents=True)
     git(folder, "init", "-q", "-b", "main")

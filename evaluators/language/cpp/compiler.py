@@ -34,6 +34,10 @@ class CompileError(Exception):
     """The compiler refused the text; the message is its own."""
 
 
+class Stopped(UserError):
+    """The compiled function ended before it had answered, as the sanitizers make it do at undefined behaviour."""
+
+
 @dataclass(frozen=True, slots=True)
 class Compiler:
     """The system's C++ compiler.
@@ -83,18 +87,18 @@ class HostFunction:
         """Its answer for each row.
 
         Raises:
-            UserError: it stopped, which the sanitizers make it do at undefined behaviour, or took too long.
+            Stopped: it did, or took too long.
         """
         found = self._ask([v for row in rows for v in row], [], limit_s)
         if len(found) != len(rows):
-            raise UserError(f"the compiled function stopped at input {list(rows[len(found)])}")
+            raise Stopped(f"the compiled function stopped at input {list(rows[len(found)])}")
         return found
 
     def falls(self, walks: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
         """Where each walk's answer first falls: (seqlen_k, before, after); seqlen_k -1 where it never does."""
         found = self._ask([v for row in walks for v in row], ["walk"], RUN_LIMIT_S)
         if len(found) != 3 * len(walks):
-            raise UserError(f"the compiled function stopped in walk {list(walks[len(found) // 3])}")
+            raise Stopped(f"the compiled function stopped in walk {list(walks[len(found) // 3])}")
         return [(found[i], found[i + 1], found[i + 2]) for i in range(0, len(found), 3)]
 
     def _ask(self, numbers: list[int], arguments: list[str], limit_s: float) -> list[int]:
@@ -107,10 +111,10 @@ class HostFunction:
                 timeout=limit_s,
             )
         except subprocess.TimeoutExpired:
-            raise UserError(f"the compiled function took longer than {limit_s:.0f} s") from None
+            raise Stopped(f"the compiled function took longer than {limit_s:.0f} s") from None
         if done.returncode and done.stderr:
             line = done.stderr.decode(errors="replace").partition("\n")[0]
-            raise UserError(f"the compiled function stopped: {line}")
+            raise Stopped(f"the compiled function stopped: {line}")
         found = array("q")
         found.frombytes(done.stdout[: len(done.stdout) // 8 * 8])
         return found.tolist()

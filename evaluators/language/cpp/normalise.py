@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from evaluators.data.errors import UserError
 from evaluators.language import subset
 from evaluators.language.gate import Program
+from evaluators.language.tables import LoopsOverLists, with_local_tables
 
 ENTRY_VIEWS = {"schedule": "shape", "blocks_per_split": "work"}
 STOCK_LINES = 1_000_000
@@ -92,7 +93,7 @@ def form_of(program: Program, entry: str) -> Form:
     Raises:
         NotExpressible: what it returns cannot be told apart.
     """
-    tree = copy.deepcopy(program.tree)
+    tree = LoopsOverLists().visit(with_local_tables(copy.deepcopy(program.tree)))
     functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
     for function in functions.values():
         first = function.body[0]

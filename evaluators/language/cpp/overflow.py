@@ -73,7 +73,8 @@ class _Example:
         from evaluators.language.cpp.infer_statements import Inference
         from evaluators.language.cpp.translate import body_of
 
-        self.read = sorted(form.fields() & inputs.keys()) or sorted(inputs)[:1]
+        named = {n.attr for n in form.statements() if isinstance(n, ast.Attribute)}
+        self.read = sorted(n for n in inputs if n.removeprefix("gpu.") in named) or sorted(inputs)[:1]
         types = Inference(form, inputs, checked=True)
         types.watched = types.update(watched) if isinstance(watched, ast.AugAssign) else watched
         names = {name: f"input__{name.removeprefix('gpu.')}" for name in inputs}

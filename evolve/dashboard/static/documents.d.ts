@@ -49,7 +49,7 @@ export interface CurvePoint {
   holdout_share: number | null;
 }
 
-export interface Limits {
+export interface SearchLimits {
   usd: number | null;
   tokens: number | null;
   gpu_s: number | null;
@@ -74,7 +74,7 @@ export interface Overview {
   tokens_in: number;
   tokens_out: number;
   gpu_s: number;
-  limits: Limits;
+  limits: SearchLimits;
   models: Record<string, number>;
   statuses: Record<string, number>;
   oracle_speedup: Record<string, number>;
@@ -83,7 +83,7 @@ export interface Overview {
   curve: CurvePoint[];
 }
 
-export interface RunLine {
+export interface ListedRun {
   run: string;
   state: string;
   ended: string;
@@ -104,7 +104,7 @@ export interface RunLine {
 
 export interface Runs {
   view: "runs";
-  runs: RunLine[];
+  runs: ListedRun[];
 }
 
 export interface Constant {
@@ -113,7 +113,7 @@ export interface Constant {
   after: string;
 }
 
-export interface Step {
+export interface StoryStep {
   id: number;
   added: number;
   removed: number;
@@ -123,10 +123,10 @@ export interface Step {
 export interface Story {
   view: "story";
   run: string;
-  steps: Step[];
+  steps: StoryStep[];
 }
 
-export interface Migration {
+export interface MigrationMark {
   at: number;
   id: number;
   source: number;
@@ -140,7 +140,7 @@ export interface Lineage {
   winner: number | null;
   leader: number | null;
   path: number[];
-  migrations: Migration[];
+  migrations: MigrationMark[];
   nodes: Node[];
 }
 
@@ -228,7 +228,7 @@ export interface GridEvent {
   replaced: number | null;
 }
 
-export interface Grid {
+export interface GridView {
   view: "grid";
   run: string;
   islands: number;

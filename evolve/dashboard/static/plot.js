@@ -161,8 +161,11 @@ function drawLevels(u, levels, { quiet, font }) {
     pen.moveTo(bbox.left, y);
     pen.lineTo(bbox.left + bbox.width, y);
     pen.stroke();
-    // Side by side, since levels may lie close to each other.
-    pen.fillText(level.text, bbox.left + (4 + 110 * i) * ratio, y - 4 * ratio);
+    // Side by side, since levels may lie close to each other; where there is no room, below the line.
+    const x = bbox.left + (4 + 110 * i) * ratio;
+    const fits = x + pen.measureText(level.text).width <= bbox.left + bbox.width;
+    if (fits) pen.fillText(level.text, x, y - 4 * ratio);
+    else pen.fillText(level.text, bbox.left + (4 + 55 * i) * ratio, y + 12 * ratio);
   }
   pen.restore();
 }

@@ -1,6 +1,6 @@
 // What views are given and what they give.
 
-import type { Candidate, Grid, Lineage, Overview, Runs, Shapes, Story } from "./documents.js";
+import type { Candidate, GridView, Lineage, Overview, Runs, Shapes, Story } from "./documents.js";
 
 /** Where documents come from: this file, or a server. */
 export interface Source {
@@ -11,7 +11,7 @@ export interface Source {
   allRuns(): Promise<Runs>;
   overview(run: string): Promise<Overview>;
   lineage(run: string): Promise<Lineage>;
-  grid(run: string): Promise<Grid>;
+  grid(run: string): Promise<GridView>;
   story(run: string): Promise<Story>;
   shapes(run: string): Promise<Shapes>;
   candidate(run: string, id: number): Promise<Candidate | null>;

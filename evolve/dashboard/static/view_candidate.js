@@ -34,7 +34,8 @@ export function statusChip(status) {
 export async function candidateView({ source, run, values }) {
   const lineage = await source.lineage(run);
   const id = Number(values.id ?? lineage.winner ?? lineage.nodes.at(-1)?.id ?? 0);
-  const c = Number.isInteger(id) ? await source.candidate(run, id).catch(() => null) : null;
+  // Only what is known to exist is asked for.
+  const c = lineage.nodes[id] ? await source.candidate(run, id) : null;
   if (!c) {
     const text =
       values.id === undefined ? "Nothing has been asked yet." : `This run holds no proposal ${visible(values.id)}.`;
@@ -275,7 +276,7 @@ async function diff(c, lineage, { source, run, values }) {
   );
   if (other === null || !Number.isInteger(other))
     return h("div", null, controls, h("p", { class: "quiet" }, "A seed has no parent."));
-  const found = await source.candidate(run, other).catch(() => null);
+  const found = lineage.nodes[other] ? await source.candidate(run, other) : null;
   if (!found?.source || !c.source)
     return h("div", null, controls, h("p", { class: "quiet" }, "One of the two has no program."));
   return h(

@@ -49,7 +49,7 @@ export async function shapesView({ source, run, values }) {
   if (!shapes.cases.length)
     return { root: h("p", { class: "notice", role: "alert" }, `No latencies to show: ${visible(shapes.missing)}`) };
   const id = Number(values.id ?? lineage.winner ?? 0);
-  const c = await source.candidate(run, id).catch(() => null);
+  const c = lineage.nodes[id] ? await source.candidate(run, id) : null;
   const key = METRICS[values.metric] ? values.metric : "speedup";
   const root = h("div", { class: "stack" });
   if (!c?.outcomes.length) {

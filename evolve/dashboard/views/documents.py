@@ -77,7 +77,7 @@ class CurvePoint(TypedDict):
     holdout_share: float | None
 
 
-class Limits(TypedDict):
+class SearchLimits(TypedDict):
     """What the run may spend, beside proposals and time; None where there is no limit."""
 
     usd: float | None
@@ -111,7 +111,7 @@ class Overview(TypedDict):
     tokens_in: int
     tokens_out: int
     gpu_s: float
-    limits: Limits
+    limits: SearchLimits
     models: dict[str, int]
     statuses: dict[str, int]
     oracle_speedup: dict[str, float]
@@ -120,7 +120,7 @@ class Overview(TypedDict):
     curve: list[CurvePoint]
 
 
-class RunLine(TypedDict):
+class ListedRun(TypedDict):
     """One run among others; `train` and `holdout` are its winner's."""
 
     run: str
@@ -145,7 +145,7 @@ class Runs(TypedDict):
     """Several runs, the latest first."""
 
     view: Literal["runs"]
-    runs: list[RunLine]
+    runs: list[ListedRun]
 
 
 class Constant(TypedDict):
@@ -156,7 +156,7 @@ class Constant(TypedDict):
     after: str
 
 
-class Step(TypedDict):
+class StoryStep(TypedDict):
     """One program on the way from a seed to the winner; lines and constants differ from the step before."""
 
     id: int
@@ -170,10 +170,10 @@ class Story(TypedDict):
 
     view: Literal["story"]
     run: str
-    steps: list[Step]
+    steps: list[StoryStep]
 
 
-class Migration(TypedDict):
+class MigrationMark(TypedDict):
     """A program copied to the next island after commit `at`."""
 
     at: int
@@ -191,7 +191,7 @@ class Lineage(TypedDict):
     winner: int | None
     leader: int | None
     path: list[int]
-    migrations: list[Migration]
+    migrations: list[MigrationMark]
     nodes: list[Node]
 
 
@@ -311,7 +311,7 @@ class GridEvent(TypedDict):
     replaced: int | None
 
 
-class Grid(TypedDict):
+class GridView(TypedDict):
     """The MAP-Elites grid over time. Ranges are of the values seen so far; bins were set when a program entered."""
 
     view: Literal["grid"]
@@ -361,7 +361,7 @@ class Compare(TypedDict):
     decisions: list[DecisionChange]
 
 
-Document = Runs | Overview | Story | Lineage | Candidate | Shapes | Grid | Compare
+Document = Runs | Overview | Story | Lineage | Candidate | Shapes | GridView | Compare
 VIEWS = ("runs", "overview", "story", "lineage", "candidate", "shapes", "grid", "compare")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
 from evolve.config import RunConfig
-from evolve.dashboard.views.documents import Grid, GridEvent, Migration, Node
+from evolve.dashboard.views.documents import GridEvent, GridView, MigrationMark, Node
 from evolve.dashboard.views.reader import RunReader
 
 
@@ -48,10 +48,10 @@ class GridReplay:
             before[cell] = now[cell]
 
     @property
-    def migrations(self) -> list[Migration]:
+    def migrations(self) -> list[MigrationMark]:
         """Programs copied between islands."""
         moves = self._population.migrations
-        return [Migration(at=m.at, id=m.program, source=m.source, target=m.target) for m in moves]
+        return [MigrationMark(at=m.at, id=m.program, source=m.source, target=m.target) for m in moves]
 
     @property
     def ranges(self) -> dict[str, list[float]]:
@@ -76,10 +76,10 @@ def replay(reader: RunReader, known: GridReplay | None = None) -> GridReplay | N
     return known
 
 
-def grid(reader: RunReader, known: GridReplay | None) -> Grid:
+def grid(reader: RunReader, known: GridReplay | None) -> GridView:
     """The grid's document; without events where there is no replay."""
     config = reader.config
-    return Grid(
+    return GridView(
         view="grid",
         run=reader.name,
         islands=config.search.islands if config else 1,

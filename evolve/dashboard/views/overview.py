@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from evolve.dashboard.views.documents import CurvePoint, Limits, Node, Overview
+from evolve.dashboard.views.documents import CurvePoint, Node, Overview, SearchLimits
 from evolve.dashboard.views.reader import RunReader, leader_of, scored, winner_of
 from evolve.dashboard.views.recording import Recording
 
@@ -46,9 +46,9 @@ def overview(reader: RunReader, recording: Recording | None) -> Overview:
         tokens_in=sum(n["tokens_in"] for n in proposals),
         tokens_out=sum(n["tokens_out"] for n in proposals),
         gpu_s=reader.gpu_s,
-        limits=Limits(usd=budget.usd, tokens=budget.tokens, gpu_s=budget.gpu_s)
+        limits=SearchLimits(usd=budget.usd, tokens=budget.tokens, gpu_s=budget.gpu_s)
         if budget
-        else Limits(usd=None, tokens=None, gpu_s=None),
+        else SearchLimits(usd=None, tokens=None, gpu_s=None),
         models=dict(Counter(n["model"] for n in proposals if n["model"])),
         statuses=dict(Counter(n["status"] for n in done)),
         oracle_speedup=recording.oracle_speedup if recording else {},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evolve.dashboard.views.documents import RunLine, Runs
+from evolve.dashboard.views.documents import ListedRun, Runs
 from evolve.dashboard.views.overview import curve
 from evolve.dashboard.views.reader import RunReader, winner_of
 
@@ -15,11 +15,11 @@ def runs(readers: Sequence[RunReader]) -> Runs:
     return Runs(view="runs", runs=[run_line(reader) for reader in latest_first])
 
 
-def run_line(reader: RunReader) -> RunLine:
+def run_line(reader: RunReader) -> ListedRun:
     """One run in short."""
     winner = winner_of(reader.nodes)
     proposals = [n for n in reader.nodes if n["kind"] != "seed"]
-    return RunLine(
+    return ListedRun(
         run=reader.name,
         state=reader.state,
         ended=reader.meta.get("ended", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from evolve.dashboard.views.candidate import constants_moved
-from evolve.dashboard.views.documents import Step, Story
+from evolve.dashboard.views.documents import Story, StoryStep
 from evolve.dashboard.views.lineage import ancestry
 from evolve.dashboard.views.reader import RunReader, winner_of
 
@@ -18,7 +18,7 @@ def story(reader: RunReader) -> Story:
     for index in ancestry(reader.nodes, winner["id"] if winner else None):
         source = reader.full(index)["source"]
         added, removed = _lines_changed(before, source) if before else (0, 0)
-        steps.append(Step(id=index, added=added, removed=removed, constants=constants_moved(before, source)))
+        steps.append(StoryStep(id=index, added=added, removed=removed, constants=constants_moved(before, source)))
         before = source
     return Story(view="story", run=reader.name, steps=steps)
 

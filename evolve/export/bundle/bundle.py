@@ -19,19 +19,27 @@ from evolve.export.bundle.plan import Export
 from evolve.export.bundle.pr_body import apply_text, module_text, pr_body
 from evolve.export.distill.distill import curve_csv
 from evolve.export.evidence.evidence import Row
-from evolve.export.targets.targets import Kind
+from evolve.export.proof.outside import Outside
+from evolve.export.targets.targets import TargetKind
 
 PATCH_NAME = "0001-num-splits.patch"
 REPRO = "kernels/bench_repro.py"
 DIFF_COLUMNS = (
     "workload", "setting", "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q",
-    "live_seqlens", "block_m", "block_n", "num_n_blocks", "total_mblocks", "num_splits_stock", "num_splits_new",
-    "blocks_per_split_stock", "blocks_per_split_new", "launch_stock", "launch_new", "changes", "workspace_bytes_stock",
-    "workspace_bytes_new",
+    "page_size", "live_seqlens", "block_m", "block_n", "num_n_blocks", "total_mblocks", "num_splits_stock",
+    "num_splits_new", "blocks_per_split_stock", "blocks_per_split_new", "launch_stock", "launch_new", "changes",
+    "workspace_bytes_stock", "workspace_bytes_new",
 )  # fmt: skip
 RESULT_COLUMNS = (
     "workload", "setting", "case", "split", "launch_stock", "launch_new", "latency_us_stock", "latency_us_new",
     "speedup", "regression", "interpolated", "rounds_us_stock", "rounds_us_new",
+)  # fmt: skip
+
+
+OUTSIDE = "outside_domain.csv"
+OUTSIDE_COLUMNS = (
+    "call", "batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "varlen", "page_size", "causal",
+    "window", "dtype", "arch", "num_splits_stock", "num_splits_new", "workspace_bytes_stock", "workspace_bytes_new",
 )  # fmt: skip
 
 
@@ -56,7 +64,8 @@ def _diff_row(row: Row) -> Sequence[object]:
     shape, view = row.case.shape, row.view
     return (
         row.workload, row.setting.name, row.case.id, row.case.split.value, shape.batch, shape.seqlen_k,
-        shape.num_heads_q, shape.num_heads_kv, shape.head_dim, shape.seqlen_q, " ".join(map(str, shape.live_seqlens)),
+        shape.num_heads_q, shape.num_heads_kv, shape.head_dim, shape.seqlen_q, row.setting.page_size,
+        " ".join(map(str, shape.live_seqlens)),
         view.block_m, view.block_n, view.num_n_blocks, view.total_mblocks, row.stock.num_splits, row.chosen.num_splits,
         row.stock.blocks_per_split or "", row.chosen.blocks_per_split or "", row.stock_launch.key, row.launch.key,
         int(row.changed), *row.workspace_bytes,
@@ -89,6 +98,12 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "keeps_stock_lines": export.change.keeps_stock,
         "proof": asdict(export.proof),
         "monotone": asdict(export.monotone) if export.monotone else None,
+        "domain": {
+            "everywhere": export.domain.everywhere,
+            "varlen": export.domain.varlen,
+            "words": export.domain.words,
+        },
+        "outside": _outside(export.outside),
         "followed": asdict(export.followed) if export.followed else None,
         "measured_on_target": export.measured,
         "tables": export.tables,
@@ -98,6 +113,24 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "notes": list(export.change.notes),
         "distilled": asdict(export.distilled) if export.distilled else None,
     }
+
+
+def _outside(outside: Outside | None) -> dict[str, object] | None:
+    if outside is None:
+        return None
+    grown = outside.worst.grown if outside.worst else 0
+    return {"calls": outside.calls, "callers": list(outside.callers), "changed": len(outside.changed),
+            "largest_growth_bytes": grown}  # fmt: skip
+
+
+def _outside_rows(outside: Outside) -> Iterable[Sequence[object]]:
+    for d in outside.decided:
+        call = d.call
+        yield (
+            call.what, call.batch, call.seqlen_q, call.seqlen_k, call.num_heads_q, call.num_heads_kv, call.head_dim,
+            int(call.varlen), call.page_size, int(call.causal), call.window, call.dtype, call.arch, d.stock, d.new,
+            call.workspace(d.stock), call.workspace(d.new),
+        )  # fmt: skip
 
 
 def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object], *, original: str) -> list[str]:
@@ -120,8 +153,10 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
     else:
         contents = {n: text.decode() for n, text in export.change.edits.items()}
         contents["APPLY.md"] = module_text(export)
-    if patch and export.target.kind is Kind.HEADER:
+    if patch and export.target.kind is TargetKind.HEADER:
         contents[UNIT_TEST] = unit_test(export, Gpu().num_sms)
+    if export.outside is not None and export.outside.callers:
+        contents[OUTSIDE] = _csv(OUTSIDE_COLUMNS, _outside_rows(export.outside))
     if export.distilled is not None:
         contents |= {"distillation.csv": curve_csv(export.distilled), "original.py": original}
     contents |= {

@@ -19,10 +19,11 @@ from evaluators.language.gate import Program
 from evolve.assets import asset
 from evolve.export.bundle.plan import TABLES, Export, exported, stock_form
 from evolve.export.evidence.answers import NO_WORK, ask, read
-from evolve.export.evidence.evidence import gather, recorded_tables
-from evolve.export.evidence.harm import refuse_harmful_caps
+from evolve.export.evidence.evidence import confined, gather, recorded_tables
+from evolve.export.evidence.harm import judged
 from evolve.export.patch.header import SourceChange
 from evolve.export.proof.equivalence import RANDOM_INPUTS, SEED, Mismatch, Proof
+from evolve.export.targets.domain import HEAD_DIM, Domain
 from evolve.export.targets.inputs import edge_views, random_views
 from evolve.export.targets.targets import Target
 
@@ -35,7 +36,8 @@ HEAD = '''"""FlashAttention-3 launch arguments for decode calls, by a heuristic 
 
     num_splits, pack_gqa, sm_margin = launch_arguments(batch=8, seqlen_k=4096, num_heads_q=8, num_heads_kv=1)
 
-0 for num_splits and None for pack_gqa leave the choice to FA3. Pass the same num_splits and pack_gqa to
+0 for num_splits and None for pack_gqa leave the choice to FA3. Latencies were recorded in bf16 without sliding windows:
+ask it for such calls alone. Pass the same num_splits and pack_gqa to
 get_scheduler_metadata and to the forward call: with different values the kernel reads and writes out of bounds.
 Needs Python 3.11 and nothing else. Made by evosplit from a program with sha256 {sha256}.
 """
@@ -80,7 +82,7 @@ def launch_arguments(
         provider: "fa3_fwd" for upstream's kernel, "vllm" for vLLM's fork, whose tiles differ.
         num_sms: SMs of the GPU.
     """
-    mode = Mode.METADATA if has_cache_seqlens else Mode.STATIC
+@GUARD@    mode = Mode.METADATA if has_cache_seqlens else Mode.STATIC
     shape = DecodeShape(batch, seqlen_k, num_heads_q, num_heads_kv, head_dim, seqlen_q)
     view = shape_view(shape, Setting(provider, mode, Cache.COLD, page_size))
     return schedule(view, Gpu(num_sms=num_sms, max_sm_margin=num_sms - 1))
@@ -94,7 +96,19 @@ FUNCTIONS = (
 )  # fmt: skip
 
 
-def module_source(program: Program, digest: str) -> str:
+def _guard(domain: Domain) -> str:
+    tests = [] if domain.everywhere else [f"head_dim != {HEAD_DIM}", "seqlen_q != 1"]
+    if domain.varlen is not None:
+        tests.append("not has_cache_seqlens" if domain.varlen else "has_cache_seqlens")
+    if not tests:
+        return ""
+    return (
+        f"    # Measured: {domain.words}. FA3 decides every other call.\n"
+        f"    if {' or '.join(tests)}:\n        return 0, None, 0\n"
+    )
+
+
+def module_source(program: Program, digest: str, domain: Domain) -> str:
     """The module's text."""
     mirror = [inspect.getsource(part).strip() for part in CLASSES]
     # Without decorators: what the judge remembers, a server need not.
@@ -118,10 +132,12 @@ def module_source(program: Program, digest: str) -> str:
             own.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
     head = HEAD.format(sha256=digest, max_splits=contract.MAX_SPLITS)
     parts = "\n\n\n".join(mirror)
-    return f"{head}\n\n{parts}\n\n\n{MARK}" + "\n\n\n".join(own) + "\n" + TAIL
+    tail = TAIL.replace("@GUARD@", _guard(domain))
+    return f"{head}\n\n{parts}\n\n\n{MARK}" + "\n\n\n".join(own) + "\n" + tail
 
 
-def plan_drop_in(name: str, program: Program, target: Target, *, gpu: Gpu) -> Export:
+def plan_drop_in(name: str, program: Program, target: Target, *, gpu: Gpu, domain: Domain,
+                 partial: bool = False) -> Export:  # fmt: skip
     """The module, with its program asked again as it stands there.
 
     Raises:
@@ -130,12 +146,13 @@ def plan_drop_in(name: str, program: Program, target: Target, *, gpu: Gpu) -> Ex
     form = form_of(program, "schedule")
     if not always_returns(form.body):
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
-    text = module_source(program, sha256(program.source.encode()).hexdigest())
-    inside = text.partition(MARK)[2].partition("\n\ndef launch_arguments")[0]
-    held = read("import math\n" + inside, MODULE)
     tables = recorded_tables(target, asset(TABLES))
     rows = gather(target, program, tables, gpu)
-    refuse_harmful_caps(rows)
+    verdict = judged(rows, target, domain, partial=partial)
+    rows = confined(rows, verdict.domain)
+    text = module_source(program, sha256(program.source.encode()).hexdigest(), verdict.domain)
+    inside = text.partition(MARK)[2].partition("\n\ndef launch_arguments")[0]
+    held = read("import math\n" + inside, MODULE)
     lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in rows))
     inputs = [(v, NO_WORK, s) for v, s in (*lattice, *edge_views(), *random_views(RANDOM_INPUTS, SEED))]
     for (view, _, num_sms), one, other in zip(inputs, ask(_bare(program), inputs, "inputs of the proof"),
@@ -148,7 +165,7 @@ def plan_drop_in(name: str, program: Program, target: Target, *, gpu: Gpu) -> Ex
         "where FA3 is asked for metadata and for the forward pass, both need the same num_splits and pack_gqa",
     ))  # fmt: skip
     return exported(
-        name, program, target, None, form, change, proof,
+        name, program, target, None, form, change, proof, verdict,
         stock=stock_form("schedule"), rows=rows, tables=tables, gpu=gpu,
     )  # fmt: skip
 

@@ -10,26 +10,32 @@ from pathlib import Path
 
 from evaluators.data.contract import Gpu
 from evaluators.language.cpp.compiler import find_compiler
-from evaluators.language.cpp.normalise import NotExpressible
 from evaluators.language.gate import Program
 from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.export.bundle.bundle import check_output, provenance, write_bundle
 from evolve.export.bundle.drop_in import plan_drop_in
-from evolve.export.bundle.plan import TABLES, Export, decisions_left_out, plan_header, plan_prepare
+from evolve.export.bundle.plan import TABLES, Export, plan_header, plan_prepare
 from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
 from evolve.export.bundle.pr_body import commit_message
+from evolve.export.bundle.refusals import refuse
 from evolve.export.distill.distill import Distilled, curve_csv, distil
 from evolve.export.evidence.answers import read
 from evolve.export.evidence.evidence import recorded_tables
 from evolve.export.patch.formatter import formatted
-from evolve.export.patch.tree import mailbox_patch, open_tree
-from evolve.export.targets.targets import Kind, Target, target_named
+from evolve.export.patch.tree import Tree, mailbox_patch, open_tree
+from evolve.export.targets.domain import Domain
+from evolve.export.targets.targets import Target, TargetKind, target_named
 from evolve.journal.run_folder import find_run, summarise
 from evolve.run import log_sealed_read, read_program
 
-PLANNERS = {Kind.PREPARE: plan_prepare, Kind.VLLM: plan_vllm, Kind.FA4: plan_fa4}
-"""How an export is planned; heuristics.h decides for several modes, and a module of its own patches nothing."""
+PLANNERS = {
+    TargetKind.HEADER: plan_header,
+    TargetKind.PREPARE: plan_prepare,
+    TargetKind.VLLM: plan_vllm,
+    TargetKind.FA4: plan_fa4,
+}
+"""How an export is planned; a module of its own patches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ def export_program(
     source: Path | None = None,
     partial: bool = False,
     unmeasured: bool = False,
+    everywhere: bool = False,
     distill: float | None = None,
     run: dict[str, object] | None = None,
     tell: Callable[[str], None] = lambda _: None,
@@ -72,6 +79,7 @@ def export_program(
         source: checkout of the target; None for the target that is a module of its own.
         partial: leave out what the target cannot express.
         unmeasured: export to a kernel without recordings.
+        everywhere: also decide calls that nobody measured.
         distill: export the fewest rules that keep the mean log speed-up within this much.
         run: where the program came from.
         tell: told how far rules get where `distill` is out of reach.
@@ -82,31 +90,21 @@ def export_program(
     """
     target = target_named(target_name)
     check_output(output)
-    run = dict(run or {})
-    parsed = read(text, name)
-    left_out = decisions_left_out(parsed, target)
-    if left_out and not partial:
-        part, why = next(iter(left_out.items()))
-        raise NotExpressible(
-            f"{target.name} cannot express the program's {part}: {why}",
-            hint="--partial leaves it out, and the bundle says so",
-        )
-    if not target.provider and not unmeasured:
-        raise UserError(
-            f"no latencies of {target.project}'s own kernel were recorded, so the bundle would hold none",
-            hint="--unmeasured exports all the same, and the bundle says `not measured on this target`",
-        )
-    if (source is None) is (target.kind is not Kind.PYTHON):
+    if (source is None) is (target.kind is not TargetKind.PYTHON):
         wanted = f"your checkout of {target.project}" if source is None else "the module stands alone"
         raise UserError(f"the target {target.name} {'needs' if source is None else 'takes no'} --source", hint=wanted)
+    tree = open_tree(source, target) if source is not None else None
+    run = dict(run or {})
+    parsed = read(text, name)
+    refuse(parsed, name, target, partial=partial, unmeasured=unmeasured)
     distilled = _distilled(parsed, target, distill, tell) if distill is not None else None
     if distilled is not None:
-        parsed, left_out = read(distilled.source, "the distilled program"), {}
-    if target.kind is Kind.PYTHON:
-        export, patch = plan_drop_in(name, parsed, target, gpu=Gpu()), b""
+        parsed = read(distilled.source, "the distilled program")
+    domain = Domain(everywhere=everywhere)
+    if tree is None:
+        export, patch = plan_drop_in(name, parsed, target, gpu=Gpu(), domain=domain, partial=partial), b""
     else:
-        assert source is not None
-        export, patch = _patched(name, parsed, target, source, partial=partial)
+        export, patch = _patched(name, parsed, target, tree, domain, partial=partial)
     export = replace(export, distilled=distilled)
     if distilled is not None:
         run["distilled_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
@@ -117,15 +115,13 @@ def export_program(
     return WrittenBundle(output, files, export, provenance(export, run))
 
 
-def _patched(name: str, program: Program, target: Target, source: Path, *, partial: bool) -> tuple[Export, bytes]:
-    tree = open_tree(source, target.name)
+def _patched(name: str, program: Program, target: Target, tree: Tree, domain: Domain, *,
+             partial: bool) -> tuple[Export, bytes]:  # fmt: skip
     compiler = find_compiler()
     with tempfile.TemporaryDirectory(prefix="evosplit-export-") as made:
         folder = Path(made)
-        if target.kind is Kind.HEADER:
-            export = plan_header(name, program, target, tree, compiler, folder, gpu=Gpu(), partial=partial)
-        else:
-            export = PLANNERS[target.kind](name, program, target, tree, compiler, folder, gpu=Gpu())
+        planner = PLANNERS[target.kind]
+        export = planner(name, program, target, tree, compiler, folder, gpu=Gpu(), domain=domain, partial=partial)
         edits, notes = {}, list(export.change.notes)
         for file, content in export.change.edits.items():
             edits[file], note = formatted(tree, file, content)
@@ -136,7 +132,7 @@ def _patched(name: str, program: Program, target: Target, source: Path, *, parti
 
 def _distilled(program: Program, target: Target, eps: float, tell: Callable[[str], None]) -> Distilled:
     """The distilled program; refuses where EPS is out of reach, and shows how far rules get."""
-    if target.kind not in (Kind.HEADER, Kind.PYTHON):
+    if target.kind not in (TargetKind.HEADER, TargetKind.PYTHON):
         raise UserError(
             f"--distill makes rules for num_splits over what hopper/ knows of a call; {target.name} decides otherwise",
             hint="the targets fa3, fa3-vllm and python",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluators.data.contract import Gpu, Mode, ShapeView
 from evaluators.fa3.dispatch import work_view
-from evaluators.language.cpp.compiler import FAST, CompileError, Compiler
+from evaluators.language.cpp.compiler import FAST, CompileError, Compiler, Stopped
 from evaluators.language.cpp.normalise import Form, NotExpressible, always_returns, form_of, with_stock
 from evaluators.language.gate import Program
 from evaluators.latencies.table import Table
@@ -19,15 +20,18 @@ from evolve.errors import UserError
 from evolve.export.distill.distill import Distilled
 from evolve.export.distill.rules import Rule, rules_of
 from evolve.export.evidence.answers import read
-from evolve.export.evidence.evidence import Row, Summary, gather, recorded_tables, summaries
-from evolve.export.evidence.harm import HarmfulRule, confined, mode_name, refuse_harmed_modes, refuse_harmful_caps
-from evolve.export.patch.header import SourceChange, change_header
+from evolve.export.evidence.evidence import EvidenceSummary, Row, confined, gather, recorded_tables, summaries
+from evolve.export.evidence.harm import HarmVerdict, NothingToPatch, judged
+from evolve.export.patch.guard import guarded_forms
+from evolve.export.patch.header import HEADER, SourceChange, change_header
 from evolve.export.patch.prepare import change_prepare
 from evolve.export.patch.tree import Tree
 from evolve.export.proof.call_chain import Followed, follow
 from evolve.export.proof.equivalence import EmptyInput, Proof, compile_change, prove_blocks, prove_schedule
 from evolve.export.proof.monotone import Monotone, prove_monotone
-from evolve.export.targets.targets import Target
+from evolve.export.proof.outside import Outside, prove_condition, prove_outside
+from evolve.export.targets.domain import Domain
+from evolve.export.targets.targets import TARGETS, Target
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
@@ -51,7 +55,10 @@ class Export:
         rules: per workload, which rules fire.
         left_out: decisions of the program that the patch does not hold, with the reason.
         tables: digest of each recorded table in use, by workload and setting.
+        recorded_on: GPU, driver, build and date of those tables, each once.
+        domain: where the patch decides.
         followed: on how many calls the target's own caller decides the same; None where there is none in C++.
+        outside: what it does to calls that nobody measured; None where the target decides in Python.
         distilled: how the program was made from a longer one; None where it was exported as it is.
     """
 
@@ -64,10 +71,13 @@ class Export:
     proof: Proof
     monotone: Monotone | None
     rows: tuple[Row, ...]
-    summaries: tuple[Summary, ...]
+    summaries: tuple[EvidenceSummary, ...]
     rules: dict[str, tuple[Rule, ...]]
     left_out: dict[str, str]
     tables: dict[str, str]
+    recorded_on: tuple[str, ...]
+    domain: Domain
+    outside: Outside | None = None
     distilled: Distilled | None = None
     followed: Followed | None = None
 
@@ -129,8 +139,45 @@ def _with_stock_choice(form: Form) -> Form:
     return with_stock(form, stock_form(form.entry), zero)
 
 
+def modes_of(target: Target, program: Program, rows: Sequence[Row], gpu: Gpu, domain: Domain, *,
+             partial: bool) -> HarmVerdict:  # fmt: skip
+    """Where a patch may decide; a kernel without recordings is judged by those of the kernel that it was forked from.
+
+    Raises:
+        HarmfulRule: nowhere.
+    """
+    veto: list[Row] = []
+    if not target.provider and target.mirror:
+        twin = next(t for t in TARGETS.values() if t.kind is target.kind and t.provider == target.mirror)
+        modes = {r.setting.mode for r in rows}
+        found = gather(twin, program, recorded_tables(twin, asset(TABLES)), gpu)
+        veto = [r for r in found if r.setting.mode in modes]
+    return judged(rows, target, domain, partial=partial, veto=veto)
+
+
+def as_built(target: Target, tree: Tree) -> Target:
+    """The target with its tree's tiles: SGLang's branch sgl-kernel takes vLLM's 64-row tile since February 2026."""
+    source = tree.read(HEADER) or b""
+    return replace(target, mirror="vllm") if not target.provider and b"use_one_mma_wg" in source else target
+
+
+@contextmanager
+def dead_rules_told(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> Iterator[None]:
+    """Add to the refusal of a rule that changes nothing why each of its conditions does not."""
+    try:
+        yield
+    except NothingToPatch as nothing:
+        told = [
+            f"on {workload} line {rule.line}, {rule.condition}: {rule.reason}"
+            for workload, group in by_workload(rows).items()
+            for rule in rules_of(form, stock, group, gpu)
+            if rule.reason
+        ]
+        raise NothingToPatch("; ".join([str(nothing), *told]), hint=nothing.hint) from nothing
+
+
 def plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
-                gpu: Gpu, partial: bool = False) -> Export:  # fmt: skip
+                gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/heuristics.h, proved.
 
     Args:
@@ -141,23 +188,13 @@ def plan_header(name: str, program: Program, target: Target, tree: Tree, compile
         compiler: of the proof.
         folder: for what is compiled.
         gpu: of the recorded tables.
+        domain: where the patch is to decide.
         partial: whether to leave a mode that the rule makes slower to stock, instead of refusing the rule.
 
     Raises:
         UserError: the target cannot express the program, the tree is another, or a proof fails.
     """
-    try:
-        return _plan_header(name, program, target, tree, compiler, folder / "whole", gpu=gpu)
-    except HarmfulRule as harm:
-        if not partial:
-            raise
-        rest = read(confined(program, varlen=not harm.varlen), name)
-        export = _plan_header(name, rest, target, tree, compiler, folder / "confined", gpu=gpu)
-        return replace(export, left_out={**export.left_out, mode_name(varlen=harm.varlen): str(harm)})
-
-
-def _plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
-                 gpu: Gpu) -> Export:  # fmt: skip
+    target = as_built(target, tree)
     form = _with_stock_choice(form_of(program, "schedule"))
     stock = stock_form("schedule")
     if _same(form, stock):
@@ -165,37 +202,40 @@ def _plan_header(name: str, program: Program, target: Target, tree: Tree, compil
     schedule = read(form.source(), name)
     tables = recorded_tables(target, asset(TABLES))
     rows = gather(target, schedule, tables, gpu)
-    refuse_harmful_caps(rows)
-    lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in rows))
-    change, proof = _proved(form, stock, schedule, tree, lattice, compiler, folder)
+    with dead_rules_told(form, stock, rows, gpu):
+        verdict = modes_of(target, schedule, rows, gpu, domain, partial=partial)
+    domain, rows = verdict.domain, confined(rows, verdict.domain)
+    inside = [r for r in rows if domain.in_mode(r.view.varlen)]
+    lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in inside))
+    forms = guarded_forms(form_of(program, "schedule"), form, stock, domain)
+    change, proof = _proved(forms, stock, schedule, tree, lattice, compiler, folder, domain)
     followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")
+    outside = prove_outside(tree, change, gpu.num_sms, compiler, folder / "outside", domain=domain)
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)
-    monotone = prove_monotone(function, change.inputs, form.fields() if not change.keeps_stock else _own(form, stock))
-    refuse_harmed_modes(rows)
+    fields = form.fields() if not change.keeps_stock else _own(form, stock)
+    monotone = prove_monotone(function, change.inputs, fields, domain)
     return exported(
-        name, program, target, tree, form, change, proof,
-        stock=stock, rows=rows, tables=tables, gpu=gpu, monotone=monotone, followed=followed,
+        name, program, target, tree, form, change, proof, verdict,
+        stock=stock, rows=rows, tables=tables, gpu=gpu, monotone=monotone, followed=followed, outside=outside,
     )  # fmt: skip
 
 
-def _proved(form: Form, stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
-            compiler: Compiler, folder: Path) -> tuple[SourceChange, Proof]:  # fmt: skip
+def _proved(forms: Sequence[Form], stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
+            compiler: Compiler, folder: Path, domain: Domain) -> tuple[SourceChange, Proof]:  # fmt: skip
     """The smallest change that holds: with the target's lines and without a guard, then with less and with one."""
     failed: UserError | CompileError | None = None
-    for keep_stock in (True, False):
-        for guard in (False, True):
-            change = change_header(tree, form, stock, keep_stock=keep_stock, guard=guard)
-            if keep_stock and not change.keeps_stock:
-                continue
-            try:
-                proof = prove_schedule(program, change, lattice, compiler, folder / f"proof{keep_stock}{guard}")
-                return change, proof
-            except EmptyInput as error:
-                failed = error
-            except CompileError as error:
-                failed = error
-                break
+    own = read(stock.source(), STOCK_SEED)
+    tries = [(form, keep, guard) for form in forms for keep in (True, False) for guard in (False, True)]
+    for number, (form, keep_stock, guard) in enumerate(tries):
+        change = change_header(tree, form, stock, keep_stock=keep_stock, guard=guard, domain=domain)
+        if keep_stock and not change.keeps_stock:
+            continue
+        try:
+            return change, prove_schedule(program, own, change, lattice, compiler, folder / f"proof{number}")
+        except (EmptyInput, Stopped, CompileError) as error:
+            # Lines of the target that are kept may compute what FA3's first guard had kept away from them.
+            failed = error
     if isinstance(failed, CompileError):
         raise UserError(f"the C++ does not compile: {failed}", hint="report this as a bug of evosplit") from failed
     assert failed is not None
@@ -220,29 +260,40 @@ def by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def exported(name: str, program: Program, target: Target, tree: Tree | None, form: Form, change: SourceChange,
-             proof: Proof, *, stock: Form, rows: Sequence[Row], tables: Mapping[tuple[str, str], Table], gpu: Gpu,
-             monotone: Monotone | None = None, followed: Followed | None = None) -> Export:  # fmt: skip
+             proof: Proof, verdict: HarmVerdict, *, stock: Form, rows: Sequence[Row],
+             tables: Mapping[tuple[str, str], Table], gpu: Gpu, monotone: Monotone | None = None,
+             followed: Followed | None = None, outside: Outside | None = None) -> Export:  # fmt: skip
     """An export with what follows from its rows: summaries, which rules fire, and the tables that they come from."""
+    inside = [r for r in rows if verdict.domain.in_mode(r.view.varlen)]
     return Export(
         name=name,
         program=program,
         target=target,
         tree=tree,
         form=form,
-        change=change,
+        change=replace(change, notes=(*change.notes, *verdict.notes)),
         proof=proof,
         monotone=monotone,
         followed=followed,
+        domain=verdict.domain,
+        outside=outside,
         rows=tuple(rows),
         summaries=tuple(summaries(rows)),
-        rules={w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(rows).items()},
-        left_out=decisions_left_out(program, target),
+        rules={w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(inside).items()},
+        left_out={**decisions_left_out(program, target), **verdict.left_out},
         tables={", ".join(key): table.digest for key, table in tables.items()},
+        recorded_on=tuple(dict.fromkeys(_recorded_on(table.card) for table in tables.values())),
     )
 
 
+def _recorded_on(card: Mapping[str, object]) -> str:
+    device = card["device"]
+    assert isinstance(device, Mapping)
+    return f"{device['name']} ({device['num_sms']} SMs), driver {device['driver']}, {card['build']}, {card['date']}"
+
+
 def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
-                 gpu: Gpu) -> Export:  # fmt: skip
+                 gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/flash_prepare_scheduler.cu, its formula proved as host C++.
 
     Raises:
@@ -250,21 +301,26 @@ def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compil
     """
     if not program.uses_blocks_per_split:
         raise NotExpressible(f"{name} defines no blocks_per_split", hint="a rule for num_splits goes to the target fa3")
+    target = as_built(target, tree)
     form = _with_stock_choice(form_of(program, "blocks_per_split"))
     stock = stock_form("blocks_per_split")
     if _same(form, stock):
         raise NotExpressible(f"{name} decides what {target.name} decides already: there is nothing to patch")
-    change = change_prepare(tree, form, stock)
     own = read(form.source(), name)
     tables = recorded_tables(target, asset(TABLES))
     rows = [r for r in gather(target, own, tables, gpu) if r.setting.mode is not Mode.STATIC]
+    with dead_rules_told(form, stock, rows, gpu):
+        verdict = modes_of(target, own, rows, gpu, domain, partial=partial)
+    change = change_prepare(tree, form, stock, domain)
     lattice = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits), gpu.num_sms) for r in rows]
     try:
-        proof = prove_blocks(own, change, lattice, compiler, folder)
+        proof = prove_blocks(own, read(stock.source(), STOCK_SEED), change, lattice, compiler, folder)
+        if domain.limited:
+            prove_condition(domain, gpu.num_sms, compiler, folder / "condition")
     except CompileError as error:
         raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
     dynamic = {key: table for key, table in tables.items() if table.setting.mode is not Mode.STATIC}
     return exported(
-        name, program, target, tree, form, change, proof,
+        name, program, target, tree, form, change, proof, verdict,
         stock=stock, rows=rows, tables=dynamic, gpu=gpu,
     )  # fmt: skip

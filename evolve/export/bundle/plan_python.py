@@ -17,29 +17,61 @@ from evolve.assets import asset
 from evolve.export.bundle.plan import TABLES, Export, exported, stock_form
 from evolve.export.evidence.answers import NO_WORK, ask, read
 from evolve.export.evidence.evidence import Row, gather, recorded_tables
-from evolve.export.evidence.harm import refuse_harmful_caps
+from evolve.export.evidence.harm import judged
 from evolve.export.patch.anchors import AnchorMissing
+from evolve.export.patch.guard import fall_through, is_zero, leaves_some
 from evolve.export.patch.header import SourceChange
-from evolve.export.patch.python_source import find_assignment, find_python_function, python_statements
+from evolve.export.patch.python_source import (
+    find_assignment,
+    find_python_function,
+    helper_functions,
+    python_statements,
+)
 from evolve.export.patch.tree import Tree
 from evolve.export.proof.equivalence import RANDOM_INPUTS, SEED, Mismatch, Proof
-from evolve.export.proof.fa4_chain import FA4_GPU, fa4_rows, follow_fa4
+from evolve.export.proof.fa4_chain import FA4_GPU, PREPARE, fa4_rows, follow_fa4, follow_prepare
+from evolve.export.targets.domain import Domain
 from evolve.export.targets.inputs import edge_views, random_views
-from evolve.export.targets.targets import Target
+from evolve.export.targets.targets import TARGETS, Target
 
-VLLM_FILE = "vllm/v1/attention/backends/flash_attn.py"
+VLLM_FILE = TARGETS["vllm"].file
 VLLM_FUNCTION = "_num_splits_for_cuda_graph"
 VLLM_NAMES = {
     "batch": "batch_size", "num_heads_q": "num_heads_q", "num_heads_kv": "num_heads_kv", "head_dim": "head_dim",
     "qheads_per_kvhead": "num_heads_q // num_heads_kv",
 }  # fmt: skip
 """What vLLM knows when it captures a graph; the lengths are those of later steps."""
-VLLM_PARAMETERS = ("batch_size", "num_heads_q", "num_heads_kv", "head_dim")
+VLLM_PARAMETERS = ("batch_size", "num_heads_q", "num_heads_kv", "head_dim", "max_num_splits")
+VLLM_RECORDED = (
+    "self.aot_schedule", "self.headdim == 128", "self.kv_cache_dtype == torch.bfloat16",
+    "self.aot_sliding_window == (-1, -1)",
+)  # fmt: skip
+"""The recorded calls, as far as they are the same at capture and replay; the live query length is not."""
+VLLM_COMMENT = (
+    "# Measured: FA3, head_dim 128, bf16, no sliding window. num_reqs is", "# padded as the graph is, so that capture "
+    "and replay agree.",
+)  # fmt: skip
+VLLM_READS = (
+    "num_reqs = common_attn_metadata.num_reqs", "self.aot_schedule", "self.headdim", "self.kv_cache_dtype",
+    "self.aot_sliding_window",
+)  # fmt: skip
+VLLM_NOTES = (
+    "flash_attn_max_num_splits_for_cuda_graph stays the upper bound, and a rule cannot ask for more than it; "
+    "batch-invariant mode forces 1",
+    "the rule is asked with num_reqs, the number of sequences, which vLLM pads to the captured size before it builds "
+    "the metadata: capture and replay agree. It never sees a live length",
+    "full graphs of mixed batches (cudagraph_mode FULL) ask it too; only decode batches were recorded. A cap below "
+    "the constant is what they get at most",
+    "vllm/v1/attention/backends/mla/flashattn_mla.py holds the same constant for MLA; nothing was recorded there, and "
+    "it is not touched",
+)
 
-FA4_FILE = "flash_attn/cute/interface.py"
+FA4_FILE = TARGETS["fa4"].file
 FA4_FUNCTION = "num_splits_heuristic"
 FA4_PARAMETERS = ("total_mblocks", "num_SMs", "num_n_blocks", "max_splits")
 FA4_CONFIG = "_get_fwd_config"
+FA4_DECODE = "max_seqlen_q == 1 and head_dim == 128 and not local"
+FA4_DECODE_WORDS = "one query token per sequence, head_dim 128, no sliding window"
 FA4_NOTES = (
     f"FA4 asks this function where a caller passes num_splits = 0; the default is 1. Launches are those of a B200 "
     f"({FA4_GPU.num_sms} SMs, tiles of 128 x 128): FA4's kernels for Hopper refuse split KV",
@@ -48,22 +80,23 @@ FA4_NOTES = (
 FA4_NAMES = dict(zip(("total_mblocks", "gpu.num_sms", "num_n_blocks", "max_splits"), FA4_PARAMETERS, strict=True))
 
 
-def _before_stock(form: Form) -> list[ast.stmt] | None:
-    """Statements in front of FA3's own rule or a last `return 0`; None where the program ends otherwise."""
+def _falls_through(form: Form) -> tuple[list[ast.stmt], bool]:
+    """Statements of the program that reach their end where it leaves the decision to the target, and whether any do.
+
+    Raises:
+        NotExpressible: a loop leaves it to the target, or nothing else does anything.
+    """
     stock = [ast.dump(s) for s in stock_form("schedule").body]
-    own = [ast.dump(s) for s in form.body]
-    if own[-len(stock) :] == stock:
-        return form.body[: -len(stock)]
-    last = form.body[-1]
-    if isinstance(last, ast.Return) and isinstance(last.value, ast.Constant) and last.value.value == 0:
-        return form.body[:-1]
-    return None
-
-
-def _no_zero(body: Sequence[ast.stmt], why: str) -> None:
-    for node in (n for s in body for n in ast.walk(s)):
-        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value == 0:
-            raise NotExpressible(f"line {node.lineno}: returns 0: {why}", hint="a number of splits of its own")
+    if [ast.dump(s) for s in form.body][-len(stock) :] == stock:
+        rules, leaves = form.body[: -len(stock)], True
+    else:
+        found, leaves = fall_through(form.body), leaves_some(form.body)
+        if found is None:
+            raise NotExpressible("a loop of schedule answers 0", hint="answer 0 behind the loop, or before it")
+        rules = found
+    if not rules:
+        raise NotExpressible("it leaves every decision to the target: there is nothing to patch")
+    return rules, leaves
 
 
 def _inputs(rows: Sequence[Row], gpu: Gpu) -> tuple[list[tuple[ShapeView, int]], int]:
@@ -88,7 +121,7 @@ def _compare(program: Program, patched: Program, own: Program | None, inputs: Se
 
 
 def plan_vllm(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler | None, folder: Path, *,
-              gpu: Gpu) -> Export:  # fmt: skip
+              gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to vLLM: num_splits per captured batch size instead of one constant.
 
     Raises:
@@ -97,36 +130,29 @@ def plan_vllm(name: str, program: Program, target: Target, tree: Tree, compiler:
     form = form_of(program, "schedule")
     if not always_returns(form.body):
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
-    _no_zero(form.body, "a captured graph needs a number, FA3's own choice is made from lengths")
-    lines = python_statements(form, form.body, VLLM_NAMES, "vLLM")
     text = _vllm_source(tree)
     line = find_assignment(text, "build", "max_num_splits", "self.max_num_splits", VLLM_FILE)
-    if "num_splits=max_num_splits" not in text:
+    missing = [w for w in ("num_splits=max_num_splits", *VLLM_READS) if w not in text]
+    if missing:
         raise AnchorMissing(
-            f"{VLLM_FILE}: the scheduler metadata is not built with num_splits=max_num_splits, so metadata and forward "
-            "pass would disagree",
-            hint="a newer revision of vLLM; nothing was changed",
+            f"{VLLM_FILE}: looked for `{missing[0]}`, without which metadata and forward pass could disagree",
+            hint="another revision of vLLM; nothing was changed",
         )
+    rules, leaves = _falls_through(form)
+    form_calls, helpers = helper_functions(replace(form, body=rules), VLLM_NAMES, VLLM_PARAMETERS)
+    lines = python_statements(form_calls, form_calls.body, VLLM_NAMES, "vLLM")
+    if leaves:
+        lines.append("return max_num_splits")
     parts = text.splitlines(keepends=True)
     pad = parts[line - 1][: len(parts[line - 1]) - len(parts[line - 1].lstrip())]
-    parts[line - 1] = "".join(f"{pad}{row}\n" for row in (
-        "# The size of the graph that this batch is padded to: the capture and",
-        "# every replay must agree on the number of splits.",
-        "captured = min(",
-        "    (",
-        "        size",
-        "        for size in self.compilation_config.cudagraph_capture_sizes or []",
-        "        if size >= num_actual_tokens",
-        "    ),",
-        "    default=num_actual_tokens,",
-        ")",
-        "max_num_splits = min(",
-        "    self.max_num_splits,",
-        f"    {VLLM_FUNCTION}(",
-        "        captured, self.num_heads_q, self.num_heads_kv, self.headdim",
-        "    ),",
-        ")",
-    ))  # fmt: skip
+    asked = [
+        "max_num_splits = min(", "    max_num_splits,", f"    {VLLM_FUNCTION}(",
+        "        num_reqs, self.num_heads_q, self.num_heads_kv, self.headdim, max_num_splits", "    ),", ")",
+    ]  # fmt: skip
+    tests = [f"    {'and ' if i else ''}{c}" for i, c in enumerate(VLLM_RECORDED)]
+    guard = [*VLLM_COMMENT, "if (", *tests, "):"]
+    written = [*guard, *(f"    {row}" for row in asked)] if domain.limited else asked
+    parts[line - 1] += "".join(f"{pad}{row}\n" for row in written)
     start = next(
         (n.lineno for n in ast.parse(text).body if isinstance(n, ast.FunctionDef | ast.ClassDef)
          and n.name in ("_get_sliding_window_configs", "FlashAttentionMetadataBuilder")), None,
@@ -134,25 +160,22 @@ def plan_vllm(name: str, program: Program, target: Target, tree: Tree, compiler:
     if start is None:
         raise AnchorMissing(f"{VLLM_FILE}: looked for FlashAttentionMetadataBuilder", hint="nothing was changed")
     body = "".join(f"    {row}\n" for row in lines)
+    above = "".join(f"{row}\n" for row in helpers)
     signature = "".join(f"    {p}: int,\n" for p in VLLM_PARAMETERS)
-    function = f"def {VLLM_FUNCTION}(\n{signature}) -> int:\n{body}"
+    function = f"{above}def {VLLM_FUNCTION}(\n{signature}) -> int:\n{body}"
     parts.insert(start - 1, f"{function}\n\n")
     changed = "".join(parts)
-    if "math." in body and not re.search(r"^import math$", text, re.MULTILINE):
+    if "math." in function and not re.search(r"^import math$", text, re.MULTILINE):
         changed = _with_math(changed)
     # The language knows no names that begin with an underscore.
     plain = VLLM_FUNCTION.lstrip("_")
-    own = f"import math\n\n\ndef {plain}({', '.join(VLLM_PARAMETERS)}):\n{body}\n\n" + (
-        "def schedule(shape, gpu):\n    return "
-        f"{plain}(shape.batch, shape.num_heads_q, shape.num_heads_kv, shape.head_dim), None, 0\n"
+    own = f"import math\n\n\n{above}def {plain}({', '.join(VLLM_PARAMETERS)}):\n{body}\n\n" + (
+        f"def schedule(shape, gpu):\n    return {plain}(shape.batch, shape.num_heads_q, shape.num_heads_kv, "
+        f"shape.head_dim, {target.baseline.num_splits}), None, 0\n"
     )
-    change = SourceChange(
-        {VLLM_FILE: changed.encode()}, function, "", tuple(VLLM_NAMES), False,
-        ("a configured flash_attn_max_num_splits_for_cuda_graph stays the upper bound; batch-invariant mode forces 1",
-         "the rule is asked about the size of the captured graph, so padding does not change it between capture and "
-         "replay",),
-    )  # fmt: skip
-    return _planned(name, program, form, target, tree, change, read(own, name), None, gpu)
+    change = SourceChange({VLLM_FILE: changed.encode()}, function, "", tuple(VLLM_NAMES), leaves, VLLM_NOTES)
+    stock = read(f"def schedule(shape, gpu):\n    return {target.baseline.num_splits}, None, 0\n", "vLLM's constant")
+    return _planned(name, program, form, target, tree, change, read(own, name), stock, gpu, domain)
 
 
 def _with_math(text: str) -> str:
@@ -172,7 +195,7 @@ def _vllm_source(tree: Tree) -> str:
 
 
 def plan_fa4(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler | None, folder: Path, *,
-             gpu: Gpu) -> Export:  # fmt: skip
+             gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to FA4's num_splits_heuristic; where the program leaves it to FA3, FA4's own lines stay.
 
     Raises:
@@ -181,46 +204,127 @@ def plan_fa4(name: str, program: Program, target: Target, tree: Tree, compiler: 
     form = form_of(program, "schedule")
     if not always_returns(form.body):
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
-    rules = _before_stock(form)
-    body = form.body if rules is None else rules
-    if not body:
-        raise NotExpressible(f"{name} leaves every decision to the target: there is nothing to patch")
-    _no_zero(body, "FA4's own choice can only come last")
-    lines = python_statements(form, body, FA4_NAMES, "FA4")
+    rules, leaves = _falls_through(form)
     source = tree.read(FA4_FILE)
-    if source is None:
-        raise AnchorMissing(
-            f"{tree.path} holds no {FA4_FILE}", hint="is TREE the right repository? nothing was changed"
-        )
+    assert source is not None
     text = source.decode()
-    start, first, end = find_python_function(text, FA4_FUNCTION, FA4_PARAMETERS, FA4_FILE)
-    parts = text.splitlines(keepends=True)
-    before = "".join(parts[start - 1 : end])
-    kept = parts[first - 1 : end] if rules is not None else []
-    if "math." in "".join(lines) and not any(p.strip() == "import math" for p in parts):
-        raise AnchorMissing(f"{FA4_FILE} does not import math, which the rule needs", hint="// instead of math.ceil")
-    parts[first - 1 : end] = [*(f"    {line}\n" for line in lines), *kept]
-    changed = "".join(parts)
-    new = find_python_function(changed, FA4_FUNCTION, FA4_PARAMETERS, FA4_FILE)
-    function = "".join(changed.splitlines(keepends=True)[new[0] - 1 : new[2]])
+    form_calls, helpers = helper_functions(replace(form, body=rules), FA4_NAMES, FA4_PARAMETERS)
+    lines = python_statements(form_calls, form_calls.body, FA4_NAMES, "FA4")
+    # FA4 turns empty inputs away behind num_n_blocks alone; a rule must not meet them.
+    tests = ["decode"] if domain.limited else []
+    tests += ["total_mblocks > 0", "num_n_blocks > 0"]
+    lines = [f"if {' and '.join(tests)}:", *(f"    {row}" for row in lines)]
+    if domain.limited:
+        lines.insert(0, f"# decode: {FA4_DECODE_WORDS}. Other calls are decided as before.")
+    changed = fa4_source(text, lines, helpers, decode=domain.limited)
+    new = find_python_function(changed, FA4_FUNCTION, None, FA4_FILE)
+    parts = changed.splitlines(keepends=True)
+    above = "".join(f"{row}\n" for row in helpers)
+    function = above + "".join(parts[new[0] - 1 : new[2]])
+    old = find_python_function(text, FA4_FUNCTION, FA4_PARAMETERS, FA4_FILE)
+    before = "".join(text.splitlines(keepends=True)[old[0] - 1 : old[2]])
     call = "\n\ndef schedule(shape, gpu):\n    return " + (
-        f"{FA4_FUNCTION}(shape.total_mblocks, gpu.num_sms, shape.num_n_blocks, shape.max_splits), None, 0\n"
+        f"{FA4_FUNCTION}(shape.total_mblocks, gpu.num_sms, shape.num_n_blocks, shape.max_splits"
     )
-    patched, own = (read(f"import math\n\n\n{f}{call}", f"{FA4_FILE}: {FA4_FUNCTION}") for f in (function, before))
-    rows = fa4_rows(lambda views: _fa4_answers(patched, own, views))
+
+    def program_of(source: str, last: str) -> Program:
+        text = source.replace(", decode=False):", ", decode):")
+        return read(f"import math\n\n\n{text}{call}{last}), None, 0\n", f"{FA4_FILE}: {FA4_FUNCTION}")
+
+    own = program_of(before, "")
+    patched, elsewhere = (program_of(function, f", {v}" if domain.limited else "") for v in (True, False))
+    newer = tree.read(PREPARE)
+    rows = fa4_rows(lambda views: _fa4_answers(patched, own, views), per_sequence=newer is not None)
+    verdict = judged(rows, target, domain, partial=partial)
     followed = follow_fa4(changed, rows)
     chain = (
         followed.reason or f"the tree's own {FA4_CONFIG} decides as decision_diff.csv says on {followed.calls:,} calls"
     )
+    empty = _empty_inputs(patched, own)
     change = SourceChange(
-        {FA4_FILE: changed.encode()}, function, "", tuple(FA4_NAMES), rules is not None,
-        (chain, *FA4_NOTES),
+        {FA4_FILE: changed.encode()}, function, "", tuple(FA4_NAMES), leaves,
+        (chain, *FA4_NOTES, *(_per_sequence(newer.decode(), rows) if newer is not None else ())),
     )  # fmt: skip
-    ended = form
-    if rules is not None:
-        zero = ast.copy_location(ast.Return(ast.copy_location(ast.Constant(0), body[-1])), body[-1])
-        ended = replace(form, body=[*rules, zero], helpers={})
-    return _planned(name, program, ended, target, tree, change, patched, own, FA4_GPU, rows)
+    ended = replace(form, body=[*rules, _zero(rules[-1])]) if leaves else form
+    schedule = read(ended.source(), name)
+    inputs, lattice = _inputs(rows, FA4_GPU)
+    proof = _compare(schedule, patched, own, inputs, lattice, f"Python {platform.python_version()}")
+    if domain.limited:
+        proof = replace(proof, outside=_unchanged(elsewhere, own, inputs))
+    return exported(
+        name, program, target, tree, ended, change, replace(proof, empty=empty), verdict,
+        stock=stock_form("schedule"), rows=rows, tables={}, gpu=FA4_GPU,
+    )  # fmt: skip
+
+
+def _zero(above: ast.stmt) -> ast.Return:
+    return ast.copy_location(ast.Return(ast.copy_location(ast.Constant(0), above)), above)
+
+
+def _per_sequence(text: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What a newer chain does behind this function, compared with the mirror."""
+    followed = follow_prepare(text, rows)
+    return (
+        followed.reason
+        or f"this revision splits each sequence on the device by its own length ({PREPARE}) where "
+        "cu_seqlens_q or seqused_q is given, and num_splits is then a cap; decision_diff.csv gives ragged batches so, "
+        f"by the tree's own formula on {followed.calls:,} batches",
+        "seqlen_k_per_split overrides that formula from Python; this patch does not set it",
+    )
+
+
+def fa4_source(text: str, lines: Sequence[str], helpers: Sequence[str], *, decode: bool) -> str:
+    """The file with rules in front of its own lines, and calls that say whether they are a measured kind."""
+    parts = text.splitlines(keepends=True)
+    start, first, _ = find_python_function(text, FA4_FUNCTION, FA4_PARAMETERS, FA4_FILE)
+    if "math." in "".join((*lines, *helpers)) and not any(p.strip() == "import math" for p in parts):
+        raise AnchorMissing(f"{FA4_FILE} does not import math, which the rule needs", hint="// instead of math.ceil")
+    if decode:
+        calls = [
+            n for n in ast.walk(ast.parse(text))
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == FA4_FUNCTION
+        ]  # fmt: skip
+        for call in calls:
+            last = call.args[-1]
+            assert last.end_lineno is not None and last.end_col_offset is not None
+            row = parts[last.end_lineno - 1]
+            parts[last.end_lineno - 1] = f"{row[: last.end_col_offset]}, decode{row[last.end_col_offset :]}"
+        config = find_python_function(text, FA4_CONFIG, None, FA4_FILE)
+        known = "".join(parts[config[0] - 1 : config[2]])
+        missing = [w for w in ("max_seqlen_q", "head_dim", "local") if not re.search(rf"\b{w}\b", known)]
+        if missing or not calls:
+            wanted = (missing or [f"a call of {FA4_FUNCTION}"])[0]
+            raise AnchorMissing(
+                f"{FA4_FILE}: looked for {wanted} in {FA4_CONFIG}", hint="another revision; nothing was changed"
+            )
+        parts[config[1] - 1] = f"    decode = {FA4_DECODE}\n{parts[config[1] - 1]}"
+        head = "".join(parts[start - 1 : first - 1])
+        parts[start - 1 : first - 1] = [
+            head.replace("max_splits)", "max_splits, decode=False)"),
+            *[""] * (first - start - 1),
+        ]
+    parts[first - 1] = "".join(f"    {row}\n" for row in lines) + parts[first - 1]
+    parts[start - 1] = "".join(f"{row}\n" for row in helpers) + parts[start - 1]
+    return "".join(parts)
+
+
+def _empty_inputs(patched: Program, own: Program) -> int:
+    """Empty inputs, on which the patched function must decide as before; how many.
+
+    Raises:
+        UserError: it does not, or stops.
+    """
+    (view, _), *_ = edge_views()
+    views = [
+        replace(view, total_mblocks=t, num_n_blocks=n, max_splits=m) for t in (0, 1, 10, 200) for n in (0, 1, 5, 100)
+        for m in (1, 128) if not t * n
+    ]  # fmt: skip
+    asked = [(v, NO_WORK, s) for v in views for s in (132, FA4_GPU.num_sms)]
+    before, after = (ask(p, asked, "empty inputs") for p in (own, patched))
+    for (given, _, _), old, new in zip(asked, before, after, strict=True):
+        if old.num_splits != new.num_splits:
+            raise Mismatch(f"an empty input is decided otherwise: {given}: {old.num_splits} -> {new.num_splits}")
+    return len(asked)
 
 
 def _fa4_answers(patched: Program, own: Program, views: list[ShapeView]) -> tuple[list[int], list[int]]:
@@ -229,15 +333,32 @@ def _fa4_answers(patched: Program, own: Program, views: list[ShapeView]) -> tupl
     return before, after
 
 
+def _unchanged(patched: Program, own: Program, inputs: Sequence[tuple[ShapeView, int]]) -> int:
+    """On how many inputs the target decides as before where nothing was measured.
+
+    Raises:
+        Mismatch: on one it does not.
+    """
+    asked = [(v, NO_WORK, s) for v, s in inputs]
+    before, after = (ask(p, asked, "inputs of the proof") for p in (own, patched))
+    for (view, num_sms), old, new in zip(inputs, before, after, strict=True):
+        if old.num_splits != new.num_splits:
+            raise Mismatch(f"an unmeasured call is decided otherwise: {view}, num_sms {num_sms}")
+    return len(inputs)
+
+
 def _planned(name: str, program: Program, form: Form, target: Target, tree: Tree, change: SourceChange,
-             patched: Program, own: Program | None, gpu: Gpu, rows: Sequence[Row] = ()) -> Export:  # fmt: skip
-    schedule = read(form.source(), name)
+             patched: Program, own: Program, gpu: Gpu, domain: Domain) -> Export:  # fmt: skip
     tables = recorded_tables(target, asset(TABLES))
-    rows = rows or gather(target, schedule, tables, gpu)
-    refuse_harmful_caps(rows)
+    spelled = [n for s in form.body for n in ast.walk(s) if isinstance(n, ast.stmt) and is_zero(n)]
+    for node in spelled:
+        node.value = ast.copy_location(ast.Constant(target.baseline.num_splits), node)  # type: ignore[attr-defined]
+    schedule = read(form.source(), name)
+    rows = gather(target, schedule, tables, gpu)
+    verdict = judged(rows, target, domain, partial=False)
     inputs, lattice = _inputs(rows, gpu)
     proof = _compare(schedule, patched, own, inputs, lattice, f"Python {platform.python_version()}")
     return exported(
-        name, program, target, tree, form, change, proof,
+        name, program, target, tree, form, change, proof, verdict,
         stock=stock_form("schedule"), rows=rows, tables=tables, gpu=gpu,
     )  # fmt: skip

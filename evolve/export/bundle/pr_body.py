@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from evolve.export.bundle.plan import Export
-from evolve.export.evidence.evidence import Row, Summary
-from evolve.export.targets.targets import Kind, Target
+from evolve.export.evidence.evidence import EvidenceSummary, Row
+from evolve.export.proof.outside import Outside, gib
+from evolve.export.targets.targets import Target, TargetKind
 
 PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for
   num_n_blocks == 4, distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous
@@ -17,11 +18,11 @@ PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona 
 def subject(export: Export) -> str:
     """First line of the commit message."""
     what = {
-        Kind.HEADER: "Choose num_splits for decode by measured rules",
-        Kind.PREPARE: "Choose KV blocks per split by a measured rule",
-        Kind.VLLM: "Choose num_splits by captured batch size for full CUDA graphs",
-        Kind.FA4: "Choose num_splits by measured rules",
-        Kind.PYTHON: "",
+        TargetKind.HEADER: "Choose num_splits for decode by measured rules",
+        TargetKind.PREPARE: "Choose KV blocks per split by a measured rule",
+        TargetKind.VLLM: "Choose num_splits by captured batch size for full CUDA graphs",
+        TargetKind.FA4: "Choose num_splits by measured rules",
+        TargetKind.PYTHON: "",
     }[export.target.kind]
     return f"{export.target.subject} {what}"
 
@@ -35,7 +36,8 @@ def commit_message(export: Export) -> str:
         high = max((s.best for s in recorded), default=1.0)
         lines.append(
             f"On {sum(s.shapes for s in export.summaries):,} recorded shapes and settings the launch changes on\n"
-            f"{sum(s.changed for s in export.summaries):,}; speed-ups there range from {low:.2f}x to {high:.2f}x."
+            f"{sum(s.changed for s in export.summaries):,}; the slowest runs {low:.3f}x as fast as before, the fastest "
+            f"{high:.2f}x."
         )
     else:
         lines.append("Latencies were not measured on this kernel.")
@@ -45,7 +47,34 @@ def commit_message(export: Export) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(summaries: tuple[Summary, ...]) -> list[str]:
+def outside_told(outside: Outside) -> str:
+    """What the patch does to calls that nobody measured, in a sentence."""
+    grid = (
+        f"{outside.calls:,} calls that nobody measured (prefill, short queries, windows, other head sizes, types, GPUs)"
+    )
+    if not outside.callers:
+        return f"not tried: {grid}"
+    if not outside.changed:
+        return f"of {grid} {', '.join(outside.callers)} decides none otherwise"
+    told = f"of {grid} {len(outside.changed):,} are decided otherwise"
+    worst = outside.worst
+    if worst is None:
+        return told
+    return (
+        f"{told}; the workspace grows most for {worst.call.what}, batch {worst.call.batch}, {worst.call.seqlen_q} "
+        f"query tokens, {worst.call.num_heads_q} heads: num_splits {worst.stock} -> {worst.new}, "
+        f"{gib(worst.call.workspace(worst.stock))} -> {gib(worst.call.workspace(worst.new))}"
+    )
+
+
+def _warning(export: Export) -> list[str]:
+    if not export.domain.everywhere:
+        return []
+    told = outside_told(export.outside) if export.outside else "what it does to other calls was not tried"
+    return [f"**This patch also decides calls that nobody measured** (`--everywhere`): {told}.", ""]
+
+
+def _table(summaries: tuple[EvidenceSummary, ...]) -> list[str]:
     lines = [
         "| recorded on | shapes | launch changes | geomean, all | geomean, changed | median, changed | max | worst "
         "| regressions | not recorded |",
@@ -67,7 +96,7 @@ def _activation(export: Export) -> list[str]:
         for rule in rules:
             told = f"decides {rule.fires} shapes, changes the launch on {rule.changes}"
             if rule.reason:
-                told = f"**dead**: {rule.reason}"
+                told = f"changes no launch: {rule.reason}"
             lines.append(f"- line {rule.line}, `{rule.condition}`: {told}.")
         lines.append("")
     return lines
@@ -106,12 +135,32 @@ def _batch_invariance(export: Export) -> str:
 
 def _environment(export: Export) -> list[str]:
     tree = export.tree
-    lines = [f"- patch made against {tree.revision[:12]} ({tree.origin or 'no remote'})"] if tree else []
+    lines = [f"- patch made against {tree.revision[:12]} ({tree.origin or export.target.project})"] if tree else []
     lines += [f"- proof: {export.proof.compiler}"]
     if export.tables:
         listed = "; ".join(f"{name} (sha256 {digest[:16]})" for name, digest in export.tables.items())
-        lines.append(f"- latencies: recorded tables {listed}; their cards name GPU, driver and build")
+        lines += [f"- latencies: {told}" for told in export.recorded_on]
+        lines.append(f"- recorded tables: {listed}")
     return lines
+
+
+def _rows_limits(export: Export) -> list[str]:
+    """What the recorded rows are, which is the first thing to know of them."""
+    what = "one GPU model, bf16, head_dim 128, one query token per sequence, no sliding window"
+    if not export.measured:
+        return ["- Nothing was recorded on this kernel; the shapes of the tables are decode calls of head_dim 128."]
+    inside = "the patch decides no other calls" if not export.domain.everywhere else "the patch also decides others"
+    return [f"- Every recorded row is of {what}; {inside}."]
+
+
+def _needs(export: Export) -> str:
+    if export.target.kind is TargetKind.FA4:
+        return "torch and FA4, a Blackwell GPU"
+    if export.target.mirror == "vllm":
+        return "torch and vLLM, a Hopper GPU"
+    if export.target.name.startswith("fa3-sgl"):
+        return "torch and a build of the target's hopper/, a Hopper GPU; one key per page, as SGLang calls it"
+    return "torch and FA3, a Hopper GPU"
 
 
 def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
@@ -124,7 +173,7 @@ def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
 
 
 def _in_python(target: Target) -> bool:
-    return target.kind in (Kind.FA4, Kind.VLLM)
+    return target.kind in (TargetKind.FA4, TargetKind.VLLM)
 
 
 def pr_body(export: Export) -> str:
@@ -135,6 +184,7 @@ def pr_body(export: Export) -> str:
     lines = [
         f"## {subject(export)}",
         "",
+        *_warning(export),
         "### What it does",
         "",
         f"Changes {files}. The rule was measured as a Python function on recorded latencies, and "
@@ -164,8 +214,13 @@ def pr_body(export: Export) -> str:
         f"{export.proof.lattice:,} inputs from the workloads, {export.proof.edges:,} edges and {export.proof.random:,} "
         f"random inputs ({export.proof.compiler}).",
     ]
+    if export.outside and export.outside.callers and not export.domain.everywhere:
+        lines.append(f"- Calls outside the measured ones: {outside_told(export.outside)} (`outside_domain.csv`).")
+    if export.proof.outside:
+        lines.append(f"- Where a call is not a measured one, it decides as before on {export.proof.outside:,} inputs.")
     if export.proof.empty:
-        lines.append(f"- On {export.proof.empty:,} empty inputs (no batch, queries or keys) it answers 1 to 256.")
+        answer = "answers 1 to 256" if export.target.kind is TargetKind.HEADER else "does not stop"
+        lines.append(f"- On {export.proof.empty:,} empty inputs (no batch, queries or keys) it {answer}.")
     if export.followed and export.followed.callers:
         lines.append(
             f"- get_num_splits of {', '.join(export.followed.callers)}, compiled on the host from the patched tree "
@@ -176,7 +231,8 @@ def pr_body(export: Export) -> str:
             f"- num_splits never decreases with the length ({export.monotone.domain}; {export.monotone.walks:,} "
             "walks): metadata built for a shorter length than the forward pass's never asks for more splits."
         )
-    lines += ["- `git apply --check` and `git am` in a clean clone of the tree.", "", "### Limits", ""]
+    lines += ["- `git apply --check` and `git am` on clean copies of the files at that commit.", "", "### Limits", ""]
+    lines += [*_rows_limits(export)]
     lines += [f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()]
     reasons = export.followed.reasons if export.followed else ()
     lines += [f"- {note}" for note in (*_together(export.change.notes, list(export.change.edits)), *reasons)]
@@ -194,8 +250,8 @@ def pr_body(export: Export) -> str:
         "",
         "### How to reproduce",
         "",
-        "`python bench_repro.py` (torch and FA3 only, a Hopper GPU) times stock and proposed decisions in pairs on "
-        "the shapes of `decision_diff.csv` whose launch changes.",
+        f"`python bench_repro.py` ({_needs(export)}) times stock and proposed decisions in pairs on the shapes of "
+        "`decision_diff.csv` whose launch changes.",
         "",
         "### Prior art",
         "",
@@ -215,7 +271,9 @@ def _reading(export: Export) -> str:
         "Speed-ups are median ratios of paired rounds, stock / change, of this kernel alone; a launch that does not "
         "change counts as 1. A regression is slower by more than 1% and more than three standard errors."
     )
-    if worst is not None and worst.result is not None:
+    if worst is not None and worst.result is not None and worst.result.log_speedup >= 0:
+        text += " No launch that changes was slower."
+    elif worst is not None and worst.result is not None:
         text += (
             f" Worst: `{worst.case.id}` under {worst.setting.name}, {worst.result.speedup:.3f}x (num_splits "
             f"{worst.stock.num_splits} -> {worst.chosen.num_splits})."
@@ -227,7 +285,7 @@ def apply_text(export: Export, patch_name: str) -> str:
     """APPLY.md."""
     tree = export.tree
     assert tree is not None
-    test = "" if export.target.kind is not Kind.HEADER else (
+    test = "" if export.target.kind is not TargetKind.HEADER else (
         ",\n`test_num_splits.py` (run it with pytest in the root of the repository; it needs a C++ compiler and no GPU)"
     )  # fmt: skip
     return f"""# How to apply
@@ -241,8 +299,9 @@ def apply_text(export: Export, patch_name: str) -> str:
 tried here. `bench_repro.py` compares stock and proposed num_splits on your GPU before you build anything.
 
 Files: `{patch_name}` (the change), `PR_BODY.md` (text of the pull request), `decision_diff.csv` (what the target
-launches for every shape of the workloads, before and after), `results.csv` (recorded latencies), `provenance.json`
-(hashes, versions, what was proved), `program.py` (the heuristic as it was exported), `bench_repro.py`{test}.
+launches for every shape of the workloads, before and after), `outside_domain.csv` (for `heuristics.h`: what it decides
+for calls that nobody measured), `results.csv` (recorded latencies), `provenance.json` (hashes, versions, what was
+proved), `program.py` (the heuristic as it was exported), `bench_repro.py`{test}.
 """
 
 
@@ -265,6 +324,7 @@ def module_text(export: Export) -> str:
         *_activation(export),
         "## Limits",
         "",
+        *_rows_limits(export),
         *(f"- {name} of the program is left out: {why}" for name, why in export.left_out.items()),
         f"- Workspace: {_workspace(export.rows)}",
         f"- Batch invariance: {_batch_invariance(export)}",

@@ -12,7 +12,7 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu, Setti
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.launch import spelled_out
 from evolve.errors import UserError
-from evolve.export.targets.targets import TARGETS, Kind, Target
+from evolve.export.targets.targets import TARGETS, Target, TargetKind
 
 TABLE, PROVENANCE = "decision_diff.csv", "provenance.json"
 
@@ -51,7 +51,7 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
         target, sha256 = TARGETS[told["target"]["name"]], str(told["program"]["sha256"])
         with (folder / TABLE).open(encoding="utf-8", newline="") as file:
             listed = list(csv.DictReader(file))
-        if target.kind not in (Kind.HEADER, Kind.PREPARE) or not target.provider:
+        if target.kind not in (TargetKind.HEADER, TargetKind.PREPARE) or not target.provider:
             raise UserError(
                 f"{folder} is for the target {target.name}, whose decision no library compiled from "
                 "hopper/ holds that can be asked here",

@@ -18,7 +18,7 @@ from evaluators.fa3.launch import canonical_launch
 from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import Table
 from evaluators.scoring.score import shape_result
-from evolve.export.distill.terms import OPEN, TERMS, Answer, Box, Found, answers
+from evolve.export.distill.terms import OPEN, TERMS, Answer, Found, RuleBox, answers
 from evolve.export.evidence.evidence import Row, spelled
 from evolve.export.proof.monotone import BATCHES, SM_COUNTS
 
@@ -45,7 +45,7 @@ GRID_HEADS = (1, 2, 3, 4, 6, 8, 16, 32)
 class _Candidate:
     worth: float
     gain: float
-    box: Box
+    box: RuleBox
     inside: Any
 
 
@@ -91,7 +91,7 @@ class RuleSearch:
             free &= ~best.inside
         return found
 
-    def _best(self, boxes: list[Box], free: Any, tile_level: bool, seed: int) -> _Candidate | None:
+    def _best(self, boxes: list[RuleBox], free: Any, tile_level: bool, seed: int) -> _Candidate | None:
         rng = self.np.random.default_rng(seed)
         candidates: list[_Candidate] = []
         for answer, gains in zip(self.answers, self.gains, strict=True):
@@ -141,12 +141,12 @@ class RuleSearch:
                     continue
                 low, high = int(blocks[stretch[0]]), int(blocks[stretch[1]])
                 ranges = [self._open(0, low, high), self._open(1, int(tiles[first]), int(tiles[last]))]
-                box = Box(tuple(r for r in ranges if r[1:] != (0, OPEN)), answer)
+                box = RuleBox(tuple(r for r in ranges if r[1:] != (0, OPEN)), answer)
                 mean = total / len(gain)
                 found.append(_Candidate(mean - EFFORT * (box.bounds + answer.effort), mean, box, free & self._in(box)))
         return found
 
-    def _in(self, box: Box) -> Any:
+    def _in(self, box: RuleBox) -> Any:
         return box.inside(self.columns)
 
     def _climb(self, start: int, answer: Answer, gain: Any, bad: Any, free: Any, terms: list[int],
@@ -184,7 +184,7 @@ class RuleSearch:
         inside = np.logical_and.reduce([free, *held.values()])
         if bad[inside].any():
             return None
-        box = Box(tuple(self._open(i, *ranges[i]) for i in terms if not held[i].all()), answer)
+        box = RuleBox(tuple(self._open(i, *ranges[i]) for i in terms if not held[i].all()), answer)
         mean = float(gain[inside].sum()) / len(gain)
         return _Candidate(mean - EFFORT * (box.bounds + answer.effort), mean, box, inside)
 
@@ -241,7 +241,7 @@ class _Grid:
         known = {t: _stock(t, num_sms) for t in {min(int(t), num_sms) for t in tiles[:, 0]}}
         self.stock = np.array([known[min(int(t), num_sms)] for t in tiles[:, 0]])
 
-    def rises(self, boxes: Sequence[Box]) -> bool:
+    def rises(self, boxes: Sequence[RuleBox]) -> bool:
         """Whether num_splits never decreases with the blocks."""
         splits = self.stock.copy()
         for box in reversed(boxes):

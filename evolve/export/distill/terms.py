@@ -29,7 +29,7 @@ WAVES = (1, 2, 3)
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class RuleTerm:
     """A number that a rule may bound.
 
     Attributes:
@@ -53,14 +53,14 @@ TILES = "shape.batch * shape.num_heads_kv"
 """Tiles of a decode call in every mode; total_mblocks leaves the batch out in varlen and metadata mode."""
 
 TERMS = (
-    Term("shape.num_n_blocks", lambda c: c["num_n_blocks"], True),
-    Term("shape.total_mblocks", lambda c: c["total_mblocks"], True),
-    Term("shape.total_mblocks * shape.num_n_blocks", lambda c: c["total_mblocks"] * c["num_n_blocks"], True),
-    Term("shape.varlen", lambda c: c["varlen"], False, flag=True),
-    Term("shape.batch", lambda c: c["batch"], False),
-    Term("shape.num_heads_kv", lambda c: c["num_heads_kv"], False),
-    Term(TILES, _tiles, False),
-    Term(f"{TILES} * shape.num_n_blocks", lambda c: _tiles(c) * c["num_n_blocks"], False),
+    RuleTerm("shape.num_n_blocks", lambda c: c["num_n_blocks"], True),
+    RuleTerm("shape.total_mblocks", lambda c: c["total_mblocks"], True),
+    RuleTerm("shape.total_mblocks * shape.num_n_blocks", lambda c: c["total_mblocks"] * c["num_n_blocks"], True),
+    RuleTerm("shape.varlen", lambda c: c["varlen"], False, flag=True),
+    RuleTerm("shape.batch", lambda c: c["batch"], False),
+    RuleTerm("shape.num_heads_kv", lambda c: c["num_heads_kv"], False),
+    RuleTerm(TILES, _tiles, False),
+    RuleTerm(f"{TILES} * shape.num_n_blocks", lambda c: _tiles(c) * c["num_n_blocks"], False),
 )
 """Of the seven tile-level inputs, size_one_kv_head would tell lengths within one block apart, which the kernel hardly
 does; num_m_blocks, is_causal_or_local and max_splits are the same for all recorded shapes of a target. Rules hold for
@@ -74,7 +74,7 @@ class Answer:
     Attributes:
         text: in the heuristic language.
         values: the same over arrays.
-        tile_level: as for `Term`.
+        tile_level: as for `RuleTerm`.
         effort: of reading it: 0 for a constant.
         at_most_blocks: constant that num_n_blocks caps; 0 for other forms.
     """
@@ -118,7 +118,7 @@ def answers() -> tuple[Answer, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Box:
+class RuleBox:
     """One rule: closed ranges of terms, by index into `TERMS`, and an answer."""
 
     ranges: tuple[tuple[int, int, int], ...]
@@ -174,7 +174,7 @@ class Found:
         speedup: geometric mean over those.
     """
 
-    box: Box
+    box: RuleBox
     gain: float
     changed: int
     speedup: float

@@ -13,11 +13,12 @@ from evaluators.data.workloads import WORKLOADS, Case, cases_for
 from evaluators.fa3.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
 from evaluators.fa3.launch import Launch, canonical_launch, workspace_bytes
 from evaluators.language.gate import Program
-from evaluators.latencies.latency import TableSource, UnrecordedError
+from evaluators.latencies.latency import Latency, TableSource, UnrecordedError
 from evaluators.latencies.table import Table, read_table
 from evaluators.scoring.score import ShapeResult, shape_result
 from evolve.export.evidence.answers import ask
-from evolve.export.targets.targets import Kind, Target
+from evolve.export.targets.domain import Domain
+from evolve.export.targets.targets import Target, TargetKind
 
 SGLANG_PAGE_SIZE = 1
 """SGLang's page table has one key per entry."""
@@ -65,7 +66,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class EvidenceSummary:
     """Speed-ups over stock on one workload under one setting.
 
     Attributes:
@@ -96,7 +97,7 @@ class Summary:
 def settings_of(target: Target) -> tuple[Setting, ...]:
     """How calls reach the target's kernel, by its own users."""
     if target.name.startswith("fa3-sgl"):
-        return (Setting("fa3_fwd", Mode.METADATA, Cache.COLD, page_size=SGLANG_PAGE_SIZE),)
+        return (Setting(target.mirror, Mode.METADATA, Cache.COLD, page_size=SGLANG_PAGE_SIZE),)
     return tuple(s for s in SETTINGS.values() if s.provider == target.mirror)
 
 
@@ -107,10 +108,13 @@ def seen_shape(target: Target, shape: DecodeShape) -> DecodeShape:
 
 def kept(target: Target, decision: Decision) -> Decision:
     """The part of a decision that the target expresses."""
-    if target.kind is Kind.PREPARE:
+    if target.kind is TargetKind.PREPARE:
         return replace(target.baseline, blocks_per_split=decision.blocks_per_split)
-    if target.kind is Kind.PYTHON:
+    if target.kind is TargetKind.PYTHON:
         return replace(decision, blocks_per_split=0)
+    if target.kind is TargetKind.VLLM:
+        # vLLM's setting stays the upper bound; unless configured otherwise it is what everybody gets today.
+        return Decision(num_splits=min(decision.num_splits, target.baseline.num_splits))
     return Decision(num_splits=decision.num_splits)
 
 
@@ -177,7 +181,21 @@ def gather(target: Target, program: Program, tables: dict[tuple[str, str], Table
     return rows
 
 
-def summarise(name: str, rows: Sequence[Row]) -> Summary:
+def confined(rows: Sequence[Row], domain: Domain) -> list[Row]:
+    """The rows with stock's decision in modes that the patch leaves alone."""
+    return [r if domain.in_mode(r.setting.mode is not Mode.STATIC) else _as_stock(r) for r in rows]
+
+
+def _as_stock(row: Row) -> Row:
+    rounds = result = None
+    if row.rounds_us is not None:
+        rounds = (row.rounds_us[0], row.rounds_us[0])
+        before = Latency(row.rounds_us[0])
+        result = shape_result(before, before, workspace_bytes=row.workspace_bytes[0])
+    return replace(row, chosen=row.stock, launch=row.stock_launch, rounds_us=rounds, result=result)
+
+
+def summarise(name: str, rows: Sequence[Row]) -> EvidenceSummary:
     """Figures over the recorded rows."""
     measured = [r for r in rows if r.result is not None]
     logs = [r.result.log_speedup if r.changed else 0.0 for r in measured if r.result is not None]
@@ -187,7 +205,7 @@ def summarise(name: str, rows: Sequence[Row]) -> Summary:
         listed = list(values)
         return math.exp(statistics.fmean(listed)) if listed else 1.0
 
-    return Summary(
+    return EvidenceSummary(
         name=name,
         shapes=len(rows),
         changed=sum(r.changed for r in rows),
@@ -201,7 +219,7 @@ def summarise(name: str, rows: Sequence[Row]) -> Summary:
     )
 
 
-def summaries(rows: Sequence[Row]) -> list[Summary]:
+def summaries(rows: Sequence[Row]) -> list[EvidenceSummary]:
     """One per workload and setting that has recorded rows, ragged batches apart."""
     found = []
     for key in dict.fromkeys((r.workload, r.setting.name) for r in rows if r.result is not None):

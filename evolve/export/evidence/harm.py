@@ -1,113 +1,165 @@
-"""Rules that recorded latencies forbid: caps that harm ragged batches, and rules for one mode that slow another down.
+"""Rules that recorded latencies forbid, and modes in which nothing speaks for a rule.
 
 One function of hopper/heuristics.h decides for static mode and, as a cap, for varlen and metadata mode. A program that
-was searched in one of them may lose in the other. Such a rule is refused, or confined to the mode that it serves.
+was searched in one of them may lose in the other, or may never have been measured there. A patch decides in the modes
+where recorded launches change and none of the bounds below is broken; a rule that leaves no such mode is refused.
 """
 
 from __future__ import annotations
 
-import ast
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from evaluators.data.contract import Mode
 from evaluators.language.cpp.normalise import NotExpressible
-from evaluators.language.gate import Program
 from evolve.export.evidence.evidence import Row, summarise
+from evolve.export.targets.domain import Domain, mode_name
+from evolve.export.targets.targets import Target, TargetKind
 
 RAGGED_GROUP_LOSS = 0.01
-"""A cap is refused that makes ragged batches slower by more than this (geometric mean over those it changes) ..."""
+"""Ragged batches may not become slower by more than this (geometric mean over those whose launch changes) ..."""
 
 RAGGED_SHAPE_LOSS = 0.10
-"""... or a single ragged batch by more than this."""
+"""... nor a single ragged batch by more than this."""
 
 MODE_LOSS = 0.001
-"""A rule is refused that makes a recorded workload slower in one mode by more than this, as a geometric mean over all
-its shapes: less is within what two recordings of the same launches differ by (results/README.md)."""
+"""A recorded workload may not become slower in one mode by more than this, as a geometric mean over all its shapes:
+less is within what two recordings of the same launches differ by (results/README.md)."""
+
+SLOWER_SHARE = 0.25
+"""Of the changed launches of one mode, a smaller share than this may be slower, whatever the mean says ..."""
+
+SLOWER = 0.01
+"""... by more than this, which is the floor of what counts as a regression (evaluators/scoring/score.py)."""
 
 
 class HarmfulRule(NotExpressible):
-    """A rule that loses in one mode; `varlen` says in which."""
-
-    def __init__(self, message: str, *, varlen: bool, hint: str = "") -> None:
-        """Keep the mode."""
-        super().__init__(message, hint=hint)
-        self.varlen = varlen
+    """A rule that loses, or that nothing speaks for, in every mode that it could be left in."""
 
 
-def mode_name(*, varlen: bool) -> str:
-    """As a bundle says it."""
-    return "varlen and metadata mode" if varlen else "static mode"
+class NothingToPatch(HarmfulRule):
+    """A rule that changes no launch."""
 
 
-def _confining(*, varlen: bool) -> str:
-    return f"--partial leaves {mode_name(varlen=varlen)} to stock, and the bundle says so"
+@dataclass(frozen=True, slots=True)
+class HarmVerdict:
+    """Where a patch may decide, and why not elsewhere.
 
-
-def refuse_harmful_caps(rows: Sequence[Row]) -> None:
-    """Refuse a cap that makes ragged batches slower: tuned on uniform batches alone, it ships a regression.
-
-    Raises:
-        HarmfulRule: with the batch that loses most.
+    Attributes:
+        domain: where it may.
+        left_out: reasons by mode for what recorded latencies forbid; they need --partial.
+        notes: modes that are left out because nothing was recorded, or nothing changes, there.
     """
-    for name in dict.fromkeys((r.workload, r.setting.name) for r in rows):
-        ragged = [r for r in rows if (r.workload, r.setting.name) == name and r.case.ragged and r.changed and r.result]
-        if not ragged:
-            continue
-        group = summarise("", ragged)
-        worst = min(ragged, key=lambda r: r.result.log_speedup if r.result else 0.0)
-        if group.geomean < 1 - RAGGED_GROUP_LOSS or group.worst < 1 / (1 + RAGGED_SHAPE_LOSS):
-            raise HarmfulRule(
-                f"as a cap on num_splits this rule harms ragged batches: {', '.join(name)}, {len(ragged)} batches with "
-                f"another launch, geomean {group.geomean:.3f}x, worst {group.worst:.3f}x ({worst.case.id}: num_splits "
-                f"{worst.stock.num_splits} -> {worst.chosen.num_splits})",
-                hint="a cap cannot tell a ragged batch from a uniform one, a rule for the target fa3-prepare can; for "
-                f"fa3 and its forks {_confining(varlen=True)}",
-                varlen=True,
-            )
+
+    domain: Domain
+    left_out: dict[str, str]
+    notes: tuple[str, ...]
 
 
-def refuse_harmed_modes(rows: Sequence[Row]) -> None:
-    """Refuse a rule that makes a whole mode slower.
+def _varlen(row: Row) -> bool:
+    return row.setting.mode is not Mode.STATIC
 
-    Raises:
-        HarmfulRule: with its figures.
-    """
+
+def harms(rows: Sequence[Row]) -> dict[bool, list[str]]:
+    """Why recorded latencies forbid a rule, by mode: True for varlen and metadata mode."""
+    found: dict[bool, list[str]] = {}
     for name in dict.fromkeys((r.workload, r.setting.name) for r in rows):
         group = [r for r in rows if (r.workload, r.setting.name) == name and r.result]
-        logs = [r.result.log_speedup if r.changed and r.result else 0.0 for r in group]
-        if not group or statistics.fmean(logs) >= math.log1p(-MODE_LOSS):
-            continue
+        if group:
+            found.setdefault(_varlen(group[0]), []).extend(_of_table(", ".join(name), group))
+    for varlen in found:
+        changed = [r for r in rows if _varlen(r) is varlen and r.changed and r.result]
+        slower = [r for r in changed if r.result and r.result.log_speedup < -math.log1p(SLOWER)]
+        if changed and len(slower) >= SLOWER_SHARE * len(changed):
+            found[varlen].append(
+                f"{len(slower)} of the {len(changed)} shapes whose launch changes in {mode_name(varlen=varlen)} run "
+                f"slower by more than {SLOWER:.0%}; a quarter is too many, whatever the mean says"
+            )
+    return {varlen: reasons for varlen, reasons in found.items() if reasons}
+
+
+def _of_table(name: str, group: Sequence[Row]) -> list[str]:
+    reasons = []
+    ragged = [r for r in group if r.case.ragged and r.changed]
+    if ragged:
+        figures = summarise("", ragged)
+        worst = min(ragged, key=lambda r: r.result.log_speedup if r.result else 0.0)
+        if figures.geomean < 1 - RAGGED_GROUP_LOSS or figures.worst < 1 / (1 + RAGGED_SHAPE_LOSS):
+            reasons.append(
+                f"it harms ragged batches: {name}, {len(ragged)} batches with another launch, geomean "
+                f"{figures.geomean:.3f}x, worst {figures.worst:.3f}x ({worst.case.id}: {_what_changed(worst)})"
+            )
+    logs = [r.result.log_speedup if r.changed and r.result else 0.0 for r in group]
+    if statistics.fmean(logs) < math.log1p(-MODE_LOSS):
         figures = summarise("", group)
-        varlen = group[0].setting.mode is not Mode.STATIC
-        raise HarmfulRule(
-            f"this rule makes {mode_name(varlen=varlen)} slower, for which the same function decides: "
-            f"{', '.join(name)}, {figures.changed} of {len(group)} shapes with another launch, geomean over all "
-            f"{figures.geomean:.4f}x, worst {figures.worst:.3f}x, {figures.regressions} regressions",
-            hint=_confining(varlen=varlen),
-            varlen=varlen,
+        reasons.append(
+            f"it makes {name} slower: {figures.changed} of {len(group)} shapes with another launch, geomean over all "
+            f"{figures.geomean:.4f}x, worst {figures.worst:.3f}x, {figures.regressions} regressions"
         )
+    return reasons
 
 
-def confined(program: Program, *, varlen: bool) -> str:
-    """Source of a program that decides in one mode and leaves the other to stock."""
-    schedule = next(n for n in program.tree.body if isinstance(n, ast.FunctionDef) and n.name == "schedule")
-    docstring = isinstance(schedule.body[0], ast.Expr) and isinstance(schedule.body[0].value, ast.Constant)
-    first = schedule.body[1 if docstring else 0]
-    if first.lineno == schedule.lineno:
-        raise NotExpressible("schedule is written in one line", hint="put its body on lines of its own")
-    shape = schedule.args.args[0].arg
-    pad = " " * first.col_offset
-    lines = program.source.split("\n")
-    start, end = first.lineno - 1, schedule.end_lineno
-    while lines[start - 1].lstrip().startswith("#"):
-        start -= 1
-    return "\n".join([
-        *lines[:start],
-        f"{pad}if {shape}.varlen:" if varlen else f"{pad}if not {shape}.varlen:",
-        *(f"    {line}" if line.strip() else line for line in lines[start:end]),
-        f"{pad}# {mode_name(varlen=not varlen).capitalize()}: as before.",
-        f"{pad}return 0, None, 0",
-        *lines[end:],
-    ])  # fmt: skip
+def _what_changed(row: Row) -> str:
+    if row.chosen.blocks_per_split != row.stock.blocks_per_split:
+        return f"blocks per split {row.stock.blocks_per_split or 'stock'} -> {row.chosen.blocks_per_split or 'stock'}"
+    return f"num_splits {row.stock.num_splits} -> {row.chosen.num_splits}"
+
+
+def judged(
+    rows: Sequence[Row], target: Target, domain: Domain, *, partial: bool, veto: Sequence[Row] = ()
+) -> HarmVerdict:
+    """Find the modes that a patch may decide in.
+
+    Args:
+        rows: every shape of the workloads under every setting of the target.
+        target: where the patch goes.
+        domain: as asked for; `everywhere` keeps modes that nothing was recorded in.
+        partial: whether a mode that the rule harms may be left to stock.
+        veto: rows of another build of the same kernel, where the target's own was not recorded.
+
+    Raises:
+        HarmfulRule: no mode is left, or one would have to be left out and `partial` is not given.
+    """
+    two_modes = target.kind in (TargetKind.HEADER, TargetKind.PYTHON)
+    forbidden = harms([*rows, *veto])
+    modes = {_varlen(r) for r in rows}
+    evidence = [r for r in rows if r.result] or list(rows)
+    useful = {_varlen(r) for r in evidence if r.changed}
+    recorded = {_varlen(r) for r in evidence}
+    if not useful:
+        where = "recorded shape" if evidence[0].result else "shape of the workloads"
+        raise NothingToPatch(
+            f"on no {where} does this rule change what {target.name} launches: there is nothing to patch"
+        )
+    left = useful - forbidden.keys()
+    told = "; ".join(reason for reasons in forbidden.values() for reason in reasons)
+    if not left:
+        raise HarmfulRule(f"this rule must not be exported: {told}", hint=_other_target(target, forbidden))
+    if forbidden.keys() and not partial:
+        harmed = " and ".join(mode_name(varlen=v) for v in forbidden)
+        raise HarmfulRule(
+            f"this rule must not be exported as it is: {told}",
+            hint=f"--partial leaves {harmed} to stock, and the bundle says so",
+        )
+    left_out = {mode_name(varlen=v): "; ".join(reasons) for v, reasons in forbidden.items()}
+    notes = []
+    if domain.everywhere:
+        left = {True, False} - forbidden.keys()
+    else:
+        for varlen in {True, False} - left - forbidden.keys() if two_modes else ():
+            why = "nothing was recorded there" if varlen not in recorded & modes else "no recorded launch changes there"
+            notes.append(f"{mode_name(varlen=varlen)} is left as it is: {why}")
+    if not two_modes or left == {True, False}:
+        return HarmVerdict(domain, left_out, tuple(notes))
+    return HarmVerdict(replace(domain, varlen=left == {True}), left_out, tuple(notes))
+
+
+def _other_target(target: Target, forbidden: dict[bool, list[str]]) -> str:
+    twin = {"fa3": "fa3-prepare", "fa3-vllm": "fa3-vllm-prepare", "fa3-sgl": "fa3-sgl-prepare",
+            "vllm": "fa3-vllm-prepare"}.get(target.name)  # fmt: skip
+    ragged = any("ragged" in reason for reasons in forbidden.values() for reason in reasons)
+    if twin and ragged:
+        return f"a cap cannot tell a ragged batch from a uniform one; a blocks_per_split for the target {twin} can"
+    return "search again with all of these tables in the objective"

@@ -40,7 +40,7 @@ class CppFunction:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallSite:
     """A call in a source: its arguments as written, and the byte of the closing parenthesis."""
 
     arguments: tuple[str, ...]
@@ -150,7 +150,7 @@ def check_signature(function: CppFunction, expected: Sequence[tuple[str, str]], 
         )
 
 
-def find_calls(source: bytes, name: str) -> tuple[Call, ...]:
+def find_calls(source: bytes, name: str) -> tuple[CallSite, ...]:
     """Calls of a function, in order."""
     found = []
     for node in _walk(_root(source)):
@@ -158,7 +158,7 @@ def find_calls(source: bytes, name: str) -> tuple[Call, ...]:
             listed = node.child_by_field_name("arguments")
             assert listed is not None
             arguments = tuple(_text(c) for c in listed.named_children if c.type != "comment")
-            found.append(Call(arguments, listed.end_byte - 1))
+            found.append(CallSite(arguments, listed.end_byte - 1))
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from evaluators.language.cpp.normalise import Form, NotExpressible
 from evaluators.language.cpp.translate import CppBody, translate
 from evaluators.language.cpp.types import BOOL
 from evolve.export.patch.anchors import AnchorMissing, check_signature, find_calls, find_function
+from evolve.export.patch.guard import with_nonzero
 from evolve.export.patch.splice import kept_statements, spliced
 from evolve.export.patch.tree import Tree
+from evolve.export.targets.domain import INPUT, Domain
 from evolve.export.targets.inputs import MAY_BE_ZERO, MORE_FIELDS, TILE_FIELDS, TILE_NAMES, input_types
 
 HEADER = "hopper/heuristics.h"
@@ -77,7 +80,30 @@ def _with_zeros(form: Form, fields: dict[str, str], names: Sequence[str], kept: 
     return None if body.may_divide_by_zero - kept.keys() else body
 
 
-def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guard: bool = False) -> SourceChange:
+def _behind_guard(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int], *,
+                  guard: bool) -> CppBody:  # fmt: skip
+    """The translation of a form that decides behind a condition; empty inputs that it cannot take fail the condition.
+
+    Python never sees an empty batch; the kernel's caller may.
+    """
+    held = [n for n in names if n in MAY_BE_ZERO and n in form.fields() and n != "size_one_kv_head"]
+    zeros = [n for n in names if n in MAY_BE_ZERO]
+    if not guard:
+        body = _with_zeros(form, fields, names, kept, zeros)
+        if body is not None:
+            return body
+        # The fewest conditions that make it sound.
+        alone = [n for n in held if _with_zeros(form, fields, names, kept, (n,)) is None]
+        body = _with_zeros(with_nonzero(form, alone), fields, names, kept, zeros) if alone else None
+        if body is not None:
+            return body
+    body = _with_zeros(with_nonzero(form, held), fields, names, kept, zeros) if held else None
+    # With every input at least 1 a division by 0 is the program's own mistake, and refused.
+    return body or translate(form, input_types(names), fields)
+
+
+def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guard: bool = False,
+                  domain: Domain) -> SourceChange:  # fmt: skip
     """Put a program's `schedule` into the target's files.
 
     Args:
@@ -86,6 +112,7 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
         stock: FA3's own rule in the same form.
         keep_stock: whether to keep the target's own lines where both agree.
         guard: whether to turn inputs of 0 away first; where the program divides by them it is done in any case.
+        domain: where the program decides; its form reads whether a call is measured unless that is everywhere.
 
     Raises:
         UserError: an anchor is missing, or the target lacks an input.
@@ -102,18 +129,25 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
         names.append("gpu.l2_bytes")
         fields["gpu.l2_bytes"] = "(50 * 1024 * 1024)"
     kept = kept_statements(function, form, stock) if keep_stock else {}
-    body, first = translated(form, fields, names, kept, guard=guard)
+    if domain.limited:
+        names.append(INPUT)
+        fields[INPUT] = INPUT
+        body, first = _behind_guard(form, fields, names, kept, guard=guard), ""
+    else:
+        body, first = translated(form, fields, names, kept, guard=guard)
     inner = spliced(source, function, kept, body) if kept else f"\n{body.text}\n".encode()
     new_body = b"\n" + first.encode() + inner.removeprefix(b"\n")
     types = input_types(names)
-    extra = "".join(f", {'bool' if types[n] is BOOL else 'int'} {n}" for n in more).encode()
+    passed = {n: CALLER_HAS[n] for n in more} | ({INPUT: domain.condition} if domain.limited else {})
+    extra = "".join(f", {'bool' if types[n] is BOOL else 'int'} {n}" for n in passed).encode()
     changed = (
         source[: function.parameters_end] + extra + source[function.parameters_end : function.body_start] + new_body
         + source[function.body_end :]
     )  # fmt: skip
+    changed = with_includes(changed, source)
     edits = {HEADER: changed} if changed != source else {}
-    if more:
-        edits |= change_callers(tree, [CALLER_HAS[n] for n in more])
+    if passed:
+        edits |= change_callers(tree, list(passed.values()))
     found = find_function(changed, FUNCTION, HEADER)
     row = [n for n in names if n != "gpu.l2_bytes"]
     parts = [f"row[{i}] != 0" if types[n] is BOOL else f"int(row[{i}])" for i, n in enumerate(row)]
@@ -125,6 +159,26 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
         keeps_stock=bool(kept),
         notes=body.notes,
     )
+
+
+INCLUDES = {
+    "cmath": rb"std::(?:sqrt|ceil|floor|nearbyint|fabs|trunc|fmod|exp|log\w*|pow)\b", "cstdint": rb"\bint64_t\b",
+    "vector": rb"std::vector\b",
+}  # fmt: skip
+"""Headers that a translation may need; vLLM's fork no longer gets the first two through PyTorch's."""
+
+
+def with_includes(changed: bytes, source: bytes) -> bytes:
+    """The changed file with what it now needs included, behind the last `#include <...>`."""
+    needed = [
+        name for name, use in INCLUDES.items()
+        if len(re.findall(use, changed)) > len(re.findall(use, source)) and f"<{name}>".encode() not in source
+    ]  # fmt: skip
+    places = [m.end() for m in re.finditer(rb"^#include <[^>]*>$", changed, re.MULTILINE)]
+    if not needed or not places:
+        return changed
+    lines = "".join(f"\n#include <{name}>" for name in needed).encode()
+    return changed[: places[-1]] + lines + changed[places[-1] :]
 
 
 def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
@@ -152,7 +206,8 @@ def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
                     f"{len(call.arguments)}",
                     hint="nothing was changed",
                 )
-            missing = [a for a in arguments if a.split()[0].encode() not in source]
+            wanted = sorted({w for a in arguments for w in re.findall(r"\b(?:params\.\w+|k[A-Z]\w+)", a)})
+            missing = [w for w in wanted if not re.search(rb"\b%s\b" % re.escape(w).encode(), source)]
             if missing:
                 raise AnchorMissing(
                     f"{name}: looked for {missing[0]} to pass on, not found", hint="nothing was changed"

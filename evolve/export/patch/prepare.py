@@ -5,17 +5,18 @@ from __future__ import annotations
 import ast
 import copy
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from evaluators.data.contract import ShapeView, WorkView
-from evaluators.language.cpp.infer_statements import Inference
 from evaluators.language.cpp.normalise import Form, NotExpressible
 from evaluators.language.cpp.translate import translate
 from evaluators.language.cpp.types import Type, whole
 from evolve.export.patch.anchors import AnchorMissing, find_declaration, find_function
 from evolve.export.patch.header import SourceChange
 from evolve.export.patch.tree import Tree
+from evolve.export.targets.domain import INPUT, Domain
 
 FILE = "hopper/flash_prepare_scheduler.cu"
 KERNEL = "prepare_varlen_num_blocks_kernel"
@@ -99,7 +100,7 @@ def _rows_of(form: Form) -> set[str]:
     return {n.attr for n in form.statements() if isinstance(n, ast.Attribute)} - {"num_sms"}
 
 
-def change_prepare(tree: Tree, form: Form, stock: Form) -> SourceChange:
+def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> SourceChange:
     """Put a program's `blocks_per_split` into the prepare kernel.
 
     Raises:
@@ -119,14 +120,16 @@ def change_prepare(tree: Tree, form: Form, stock: Form) -> SourceChange:
         raise NotExpressible(f"the rule reads {name}: {ABSENT[name]}", hint="a rule over the batch's sums and maxima")
     fields = {**KERNEL_HAS, **{n: n for n in REDUCED}}
     pad = source[source.rindex(b"\n", 0, start) + 1 : start].decode()
-    text, notes = _text(sums, stock_sums, fields, pad, source[start:end].decode())
+    more = [n for n in REDUCED if n in reads]
+    text, notes = _text(sums, stock_sums, fields, pad, source[start:end].decode(), domain)
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
-    more = [n for n in REDUCED if n in reads]
     above = _above_comments(source, start)
     changed = (
         source[:above] + _reductions(more, pad).encode() + source[above:start] + text.lstrip().encode() + source[end:]
     )
+    if domain.limited:
+        changed = _with_argument(changed, kernel.parameters_end, domain)
     if more:
         absent = (
             f"the kernel does not reduce {', '.join(more)} today: the patch adds one shared-memory reduction each and "
@@ -140,18 +143,40 @@ def change_prepare(tree: Tree, form: Form, stock: Form) -> SourceChange:
         "are not touched by it",
         "num_head is the number of KV heads with pack_gqa, and of query heads without, as in the present formula",
     )
-    parameters = ", ".join(f"int {p}" for p in PARAMETERS)
+    parameters = ", ".join([*(f"int {p}" for p in PARAMETERS), f"bool {INPUT}"])
     function = (
         "struct Divmod { int divisor; };\n"
         f"[[maybe_unused]] static int blocks_per_split({parameters}) {{\n"
         "    [[maybe_unused]] Divmod const blockm_divmod{block_m}, blockn_divmod{block_n};\n"
         f"{text}\n    return {VARIABLE};\n}}"
     )
-    call = ", ".join(f"int(row[{i}])" for i in range(len(INPUTS)))
+    call = ", ".join([*(f"int(row[{i}])" for i in range(len(INPUTS))), f"row[{len(INPUTS)}] != 0"])
     edits = {FILE: changed} if changed != source else {}
-    return SourceChange(
-        edits, function, f"blocks_per_split({call})", INPUTS, VARIABLE in text and "ceilf" in text, notes
-    )
+    return SourceChange(edits, function, f"blocks_per_split({call})", (*INPUTS, INPUT), "ceilf" in text, notes)
+
+
+def _with_argument(source: bytes, parameters_end: int, domain: Domain) -> bytes:
+    """The kernel with one more parameter, and its launch with what the host knows of the call.
+
+    Raises:
+        AnchorMissing: no launch, or several.
+    """
+    launches = [m.end() for m in re.finditer(rb"\b%s\s*<[^;]*?<<<[^;]*?>>>\s*\(" % KERNEL.encode(), source)]
+    if len(launches) != 1:
+        raise AnchorMissing(
+            f"{FILE}: looked for one launch of {KERNEL}, found {len(launches)}", hint="nothing was changed"
+        )
+    at, depth = launches[0], 1
+    while depth:
+        depth += {b"(": 1, b")": -1}.get(source[at : at + 1], 0)
+        at += 1
+    before = source[launches[0] : at - 1].rstrip()
+    last = before.rpartition(b"\n")[2]
+    pad = b"\n" + last[: len(last) - len(last.lstrip())] if b"\n" in before else b" "
+    source = source[: launches[0] + len(before)] + b"," + pad + domain.condition.encode() + source[at - 1 :]
+    line = source[:parameters_end].rpartition(b"\n")[2]
+    pad = b"\n" + line[: len(line) - len(line.lstrip())]
+    return source[:parameters_end] + b"," + pad + f"bool {INPUT}".encode() + source[parameters_end:]
 
 
 def _above_comments(source: bytes, start: int) -> int:
@@ -179,18 +204,28 @@ def _reductions(names: Sequence[str], pad: str) -> str:
     return "".join(f"{pad}{line}\n" for line in lines)
 
 
-def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str) -> tuple[str, tuple[str, ...]]:
-    """Lines that end with a value in blocks_per_sm, and notes."""
+def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str,
+          domain: Domain) -> tuple[str, tuple[str, ...]]:  # fmt: skip
+    """The kernel's own line, then the program's value for the same variable behind a condition, and notes."""
+    rules, notes = _rules(form, stock, fields, pad + "    ")
+    tests = [INPUT] if domain.limited else []
+    # Sequences may be empty; Python never sees a batch of such.
+    tests += ["total_blocks > 0", *(["min_n_blocks > 0"] if "min_n_blocks" in _rows_of(form) else [])]
+    comment = [f"{pad}// Measured: {domain.words}."] if domain.limited else []
+    return "\n".join([f"{pad}{line}", *comment, f"{pad}if ({' && '.join(tests)}) {{", *rules, f"{pad}}}"]), notes
+
+
+def _rules(form: Form, stock: Form, fields: dict[str, str], pad: str) -> tuple[list[str], tuple[str, ...]]:
+    """Lines that give blocks_per_sm another value, and notes."""
     own = [ast.dump(s) for s in form.body]
     tail = [ast.dump(s) for s in stock.body]
     rules = form.body[: -len(tail)] if own[-len(tail) :] == tail else []
     if rules and all(_is_rule(s) for s in rules):
-        # The target's own line stays, and the rules overrule it.
         ended = replace(form, body=[*rules, ast.parse("def f():\n return 1").body[0].body[0]])  # type: ignore[attr-defined]
         body = translate(ended, input_types(), fields)
         written: list[str] = []
         for index, text in enumerate(body.statements[: len(rules)]):
-            lines = [part.removeprefix("    ") for part in "\n".join(text.split("\n")).split("\n")]
+            lines = [part.removeprefix("    ") for part in text.split("\n")]
             comments = [part for part in lines if part.lstrip().startswith("//")]
             code = "\n".join(part for part in lines if part not in comments)
             code = code.replace("return ", f"{VARIABLE} = ")
@@ -200,22 +235,15 @@ def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str) 
             elif index:
                 code = f"else {code}"
             written += [*(f"{pad}{c}" for c in comments), *(f"{pad}{part}" for part in code.split("\n"))]
-        empty = {n: whole(0 if n in ("total_blocks", *REDUCED) else 1, high) for n, high in HIGHEST.items()}
-        if Inference(ended, empty).results[""].low < 1:
-            written.append(f"{pad}{VARIABLE} = std::max(1, {VARIABLE});  // sequences may be empty")
-        preamble = [f"{pad}{p.removeprefix('    ')}" for p in body.preamble]
-        return "\n".join([f"{pad}{line}", *preamble, *written]), body.notes
+        return [*(f"{pad}{p.removeprefix('    ')}" for p in body.preamble), *written], body.notes
     single = _one_expression(form)
     body = translate(single or form, input_types(), fields)
     if single is not None and not body.preamble:
         value = body.statements[0].strip().split("\n")
-        comments = [f"{pad}{c.strip()}\n" for c in value[:-1]]
-        return "".join(comments) + f"{pad}int {VARIABLE} = {value[-1].strip().removeprefix('return ')}", body.notes
-    inner = "\n".join(pad + part for part in body.text.split("\n"))
-    return (
-        f"{pad}auto const blocks_per_split_rule = [&]() -> int {{\n{inner}\n{pad}}};\n"
-        f"{pad}int {VARIABLE} = blocks_per_split_rule();"
-    ), body.notes
+        return [*(f"{pad}{c.strip()}" for c in value[:-1]),
+                f"{pad}{VARIABLE} = {value[-1].strip().removeprefix('return ')}"], body.notes  # fmt: skip
+    inner = [pad + part for part in body.text.split("\n")]
+    return [f"{pad}auto const rule = [&]() -> int {{", *inner, f"{pad}}};", f"{pad}{VARIABLE} = rule();"], body.notes
 
 
 def _is_rule(node: ast.stmt) -> bool:
@@ -241,10 +269,10 @@ def _one_expression(form: Form) -> Form | None:
     return form
 
 
-def work_row(work: WorkView, num_sms: int) -> list[int]:
+def work_row(work: WorkView, num_sms: int, *, measured: bool = True) -> list[int]:
     """A row for the compiled formula."""
     values = {"total_blocks": work.total_n_blocks * work.num_m_blocks, "gpu.num_sms": num_sms}
-    return [values[n] if n in values else int(getattr(work, n)) for n in INPUTS]
+    return [*(values[n] if n in values else int(getattr(work, n)) for n in INPUTS), int(measured)]
 
 
 def random_works(count: int, seed: int, shape: ShapeView) -> list[tuple[ShapeView, WorkView, int]]:

@@ -1,4 +1,4 @@
-"""Makes the mailbox patch in a clone of the user's tree, and shows that it applies; the tree itself is only read."""
+"""Makes the mailbox patch from the user's tree, and shows that it applies; the tree itself is only read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evolve.errors import EXIT_MISSING, UserError
+from evolve.export.targets.targets import Target
 
 AUTHOR = {"user.name": "evosplit", "user.email": "evosplit@localhost"}
 """Who commits where the user's git knows no name."""
@@ -22,7 +23,7 @@ class Tree:
     Attributes:
         path: its top folder.
         revision: commit that is checked out.
-        origin: URL it was cloned from, or an empty text.
+        origin: URL it was cloned from; empty where that is a path on this machine, or not known.
     """
 
     path: Path
@@ -49,13 +50,13 @@ def _git(folder: Path, *arguments: str, check: bool = True, stdin: bytes = b"") 
     return done
 
 
-def open_tree(path: Path, target: str) -> Tree:
+def open_tree(path: Path, target: Target) -> Tree:
     """The user's checkout.
 
     Raises:
-        UserError: no git work tree, or one with changes that are not committed.
+        UserError: no git work tree, one with changes that are not committed, or one of another project.
     """
-    hint = f"--source names your own checkout of the target {target}, cloned with git"
+    hint = f"--source names your own checkout of {target.project}, cloned with git"
     if not path.is_dir():
         raise UserError(f"{path} is not a folder", hint=hint)
     done = _git(path, "rev-parse", "--show-toplevel", check=False)
@@ -72,17 +73,31 @@ def open_tree(path: Path, target: str) -> Tree:
             hint="commit or stash them: the patch is made from what is committed",
         )
     origin = _git(top, "config", "--get", "remote.origin.url", check=False).stdout.decode(errors="replace").strip()
-    # A URL may carry a token before the @.
-    origin = re.sub(r"(?<=://)[^/@]*@", "", origin)
-    return Tree(top, found.stdout.decode().strip(), origin)
+    # A URL may carry a token before the @; a path on this machine is nobody's business.
+    origin = re.sub(r"(?<=://)[^/@]*@", "", origin) if re.match(r"https?://|ssh://|git@", origin) else ""
+    tree = Tree(top, found.stdout.decode().strip(), origin)
+    if tree.read(target.file) is None:
+        raise UserError(f"{top} holds no {target.file}", hint=f"{hint}; nothing was changed")
+    return tree
 
 
-def _clone(tree: Tree, folder: Path, names: Sequence[str]) -> None:
-    """A second work tree of the same commit that holds only the folders of some files."""
-    _git(folder.parent, "clone", "-q", "--shared", "--no-checkout", str(tree.path), str(folder))
-    top = sorted({f"/{Path(n).parent.as_posix()}/" if "/" in n else f"/{n}" for n in names})
-    _git(folder, "sparse-checkout", "set", "--no-cone", *top)
-    _git(folder, "checkout", "-q", "--detach", tree.revision)
+def _beginning(tree: Tree, folder: Path, names: Sequence[str], identity: Sequence[str]) -> None:
+    """A work tree of its own that holds some files of the tree's commit and nothing else.
+
+    Clones of the tree would need all of its objects, which a shallow, sparse or blobless checkout lacks.
+    """
+    folder.mkdir()
+    _git(folder, "init", "-q", "-b", "main")
+    for name in names:
+        listed = _git(tree.path, "ls-tree", tree.revision, "--", name).stdout
+        content = tree.read(name)
+        assert content is not None
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o755 if listed.startswith(b"100755") else 0o644)
+    _git(folder, "-c", "core.autocrlf=false", "add", "-A", "-f")
+    _git(folder, *identity, "commit", "-q", "--no-verify", "--no-gpg-sign", "-m", f"The files at {tree.revision}")
 
 
 def mailbox_patch(tree: Tree, edits: Mapping[str, bytes], message: str, folder: Path) -> bytes:
@@ -95,25 +110,22 @@ def mailbox_patch(tree: Tree, edits: Mapping[str, bytes], message: str, folder: 
         folder: an empty folder to work in.
 
     Raises:
-        UserError: git refused, or the patch does not apply to a clean clone.
+        UserError: git refused, or the patch does not apply to clean files of the tree.
     """
-    work = folder / "work"
-    _clone(tree, work, list(edits))
+    evosplit = [part for key, value in AUTHOR.items() for part in ("-c", f"{key}={value}")]
+    known = {key: _git(tree.path, "config", "--get", key, check=False).stdout.decode().strip() for key in AUTHOR}
+    identity = [part for key, value in known.items() for part in ("-c", f"{key}={value}")]
+    identity = identity if all(known.values()) else evosplit
+    work, check = folder / "work", folder / "check"
+    _beginning(tree, work, list(edits), evosplit)
     for name, content in edits.items():
         (work / name).write_bytes(content)
-    identity: list[str] = []
-    for key, value in AUTHOR.items():
-        if _git(tree.path, "config", "--get", key, check=False).returncode:
-            identity += ["-c", f"{key}={value}"]
-    if identity and len(identity) < 2 * len(AUTHOR):
-        identity = [part for key, value in AUTHOR.items() for part in ("-c", f"{key}={value}")]
-    _git(work, *identity, "commit", "-q", "--no-verify", "--no-gpg-sign", "-a", "-F", "-", stdin=message.encode())
+    quiet = ("-q", "--no-verify", "--no-gpg-sign")
+    _git(work, "-c", "core.autocrlf=false", *identity, "commit", *quiet, "-a", "-F", "-", stdin=message.encode())
     patch = _git(work, "format-patch", "-1", "--stdout", "--no-signature").stdout
-    check = folder / "check"
-    _clone(tree, check, list(edits))
+    _beginning(tree, check, list(edits), evosplit)
     _git(check, "apply", "--check", "-", stdin=patch)
-    committer = [part for key, value in AUTHOR.items() for part in ("-c", f"{key}={value}")]
-    _git(check, *committer, "am", "-q", "--keep-non-patch", "--no-gpg-sign", stdin=patch)
+    _git(check, *evosplit, "am", "-q", "--keep-non-patch", "--no-gpg-sign", stdin=patch)
     for name, content in edits.items():
         if (check / name).read_bytes() != content:
             raise UserError(f"after git am {name} is not what was proved", hint="report this as a bug of evosplit")

@@ -23,7 +23,9 @@ from evolve.export.proof.equivalence import Mismatch
 SHIM = "kernels/call_chain_shim.h"
 TILES = "hopper/tile_size.h"
 CALLERS = ("hopper/flash_api.cpp", "hopper/flash_api_stable.cpp")
-INPUTS = 10
+INPUTS = 13
+PLAIN = (-1, 0, 90)
+"""No window, bf16, sm90."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,24 @@ def _row(row: Row, num_sms: int) -> tuple[int, ...]:
     shape, setting = row.case.shape, row.setting
     return (
         shape.batch, shape.seqlen_q, capacity(shape, setting), shape.num_heads_q, shape.num_heads_kv, shape.head_dim,
-        int(row.view.varlen), setting.page_size, num_sms, int(is_causal(shape, setting)),
+        int(row.view.varlen), setting.page_size, num_sms, int(is_causal(shape, setting)), *PLAIN,
     )  # fmt: skip
 
 
-def _source(files: Mapping[str, bytes], caller: str) -> str:
+def files_of(tree: Tree, edits: Mapping[str, bytes], caller: str) -> dict[str, bytes]:
+    """The sources that decide in a caller; those that the tree does not hold are left out."""
+    found = {n: edits.get(n) or tree.read(n) for n in (TILES, HEADER, caller)}
+    return {n: text for n, text in found.items() if text is not None}
+
+
+def chain_source(files: Mapping[str, bytes], caller: str) -> str:
+    """A caller's get_num_splits and what it stands on, as one C++ text.
+
+    Raises:
+        AnchorMissing: a file or a function is not there.
+    """
+    if len(files) < 3:
+        raise AnchorMissing(f"the tree holds no {TILES}")
     parts = []
     for name in (TILES, HEADER):
         text = files[name].decode(errors="replace")
@@ -53,7 +68,7 @@ def _source(files: Mapping[str, bytes], caller: str) -> str:
         found = find_function(source, name, caller)
         parts.append(source[found.start : found.end].decode(errors="replace"))
     parts.append(
-        "static int64_t decided(int64_t const* row) {\n    Flash_fwd_params params = decode_call(row);\n"
+        "static int64_t decided(int64_t const* row) {\n    Flash_fwd_params params = attention_call(row);\n"
         "    params.pagedkv_tma = get_pagedkv_tma(params);\n    return get_num_splits(params);\n}"
     )
     return "\n\n".join([asset(SHIM).read_text(encoding="utf-8"), *parts])
@@ -69,15 +84,12 @@ def follow(tree: Tree, change: SourceChange, rows: Sequence[Row], num_sms: int, 
     calls = {_row(r, num_sms): r for r in rows}
     done, reasons = [], []
     for caller in CALLERS:
-        files = {n: change.edits.get(n) or tree.read(n) for n in (TILES, HEADER, caller)}
-        held = {n: text for n, text in files.items() if text is not None}
+        held = files_of(tree, change.edits, caller)
         if caller not in held or f"{FUNCTION}(".encode() not in held[caller]:
             continue
         try:
-            if len(held) < len(files):
-                raise AnchorMissing(f"the tree holds no {TILES}")
             compiled = compile_function(
-                compiler, _source(held, caller), "decided(row)", INPUTS, folder / Path(caller).stem
+                compiler, chain_source(held, caller), "decided(row)", INPUTS, folder / Path(caller).stem
             )
         except (AnchorMissing, CompileError) as error:
             lines = [x for x in str(error).splitlines() if "error" in x] or [str(error)]

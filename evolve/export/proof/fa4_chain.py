@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting, ShapeView
 from evaluators.data.workloads import WORKLOADS, cases_for
-from evaluators.fa3.dispatch import ceil_div
+from evaluators.fa3.dispatch import ceil_div, float32
 from evaluators.fa3.launch import Launch, combine_bucket
 from evolve.export.evidence.evidence import Row
 from evolve.export.proof.equivalence import Mismatch
@@ -33,8 +33,8 @@ TILE = 128
 MAX_SPLITS = 128
 FA4_SETTING = Setting("fa4", Mode.STATIC, Cache.COLD)
 CASES = Setting("fa3_fwd", Mode.METADATA, Cache.COLD)
-"""Whose shapes are followed: uniform and ragged. FA4 decides by the capacity for both, and every sequence gets as many
-splits, as in FA3's static mode."""
+"""Whose shapes are followed: uniform and ragged. FA4 decides by the capacity for both. Until August 2026 every sequence
+got as many splits; since then (upstream #2559) those of a batch whose lengths are on the device get their own."""
 
 FUNCTION = "_get_fwd_config"
 TIMEOUT_S = 60
@@ -81,29 +81,96 @@ def fa4_view(shape: DecodeShape) -> ShapeView:
     )  # fmt: skip
 
 
-def fa4_launch(shape: DecodeShape, num_splits: int) -> Launch:
-    """What FA4 runs: num_splits for every sequence, packed query heads."""
+def fa4_live_splits(shape: DecodeShape, num_splits: int, num_sms: int = FA4_GPU.num_sms) -> tuple[int, ...]:
+    """Splits of each sequence where lengths are on the device (flash_attn/cute/prepare_scheduler.py, since 2026-08).
+
+    FA3's formula, rounded down instead of up, with a margin that grows with the number of SMs.
+    """
+    view = fa4_view(shape)
+    blocks = [ceil_div(n, TILE) for n in shape.seqlens]
+    margin = max(float32(float32(num_sms / 128) + float32(0.001)), 1.1)
+    work = float32(float32(sum(blocks) * view.num_m_blocks * float32(margin)) * shape.num_heads_kv)
+    blocks_per_split = max(1, int(float32(work / num_sms)))
+    return tuple(max(1, min(ceil_div(n, blocks_per_split), num_splits)) for n in blocks)
+
+
+def fa4_launch(shape: DecodeShape, num_splits: int, *, per_sequence: bool) -> Launch:
+    """What FA4 runs, with packed query heads: num_splits for every sequence, or as many as its own length is worth."""
     packed = shape.qheads_per_kvhead > 1
     bucket = combine_bucket(num_splits, shape.head_dim)
+    if per_sequence and num_splits > 1:
+        return Launch(Mode.METADATA, num_splits, packed, 0, fa4_live_splits(shape, num_splits), bucket)
     return Launch(Mode.STATIC, num_splits, packed, 0, (num_splits,), bucket)
 
 
-def fa4_rows(ask: Callable[[list[ShapeView]], tuple[list[int], list[int]]]) -> list[Row]:
+def fa4_rows(ask: Callable[[list[ShapeView]], tuple[list[int], list[int]]], *, per_sequence: bool) -> list[Row]:
     """Every shape of every workload with what FA4 launches today and with the change.
 
     Args:
         ask: num_splits of the target's own function, and of the patched one, for inputs.
+        per_sequence: whether the tree splits per sequence where lengths are given, as those of ragged batches are.
     """
     cells = [(w, case, fa4_view(case.shape)) for w in sorted(WORKLOADS) for case in cases_for(w, CASES)]
     rows = []
     for (workload, case, view), own, new in zip(cells, *ask([v for _, _, v in cells]), strict=True):
         # FA4's rule says 0 where tiles outnumber the SMs, and then does not split.
         before, after = max(1, own), max(1, new)
+        own_lengths = per_sequence and case.ragged
         rows.append(Row(
-            workload, FA4_SETTING, case, view, Decision(before), Decision(after), fa4_launch(case.shape, before),
-            fa4_launch(case.shape, after), None, None, Decision(new),
+            workload, FA4_SETTING, case, view, Decision(before), Decision(after),
+            fa4_launch(case.shape, before, per_sequence=own_lengths),
+            fa4_launch(case.shape, after, per_sequence=own_lengths), None, None, Decision(new),
         ))  # fmt: skip
     return rows
+
+
+PREPARE = "flash_attn/cute/prepare_scheduler.py"
+FORMULA = """
+import json, sys, types
+import numpy
+Float32, Int32 = numpy.float32, int
+cutlass = types.SimpleNamespace(max=max, min=min)
+for line in sys.stdin:
+    total_blocks, nheads_computed, num_sm = json.loads(line)
+    self = types.SimpleNamespace(nheads_computed=nheads_computed)
+    {source}
+    print(blocks_per_sm)
+"""
+
+
+def follow_prepare(text: str, rows: Sequence[Row]) -> FollowedFa4:
+    """Ask the tree's own formula for blocks per split about every ragged batch, and compare live splits.
+
+    Raises:
+        Mismatch: it says something else than the mirror.
+    """
+    wanted = {"sm_margin": "", "blocks_per_sm": ""}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in wanted:
+            wanted[node.targets[0].id] = ast.unparse(node)
+    if not all(wanted.values()):
+        return FollowedFa4(0, f"{PREPARE}: no known formula for blocks_per_sm, the mirror alone says what runs")
+    ragged = [r for r in rows if r.case.ragged]
+    asked = []
+    for row in ragged:
+        blocks = [ceil_div(n, TILE) for n in row.case.shape.seqlens]
+        asked.append((sum(blocks) * row.view.num_m_blocks, row.case.shape.num_heads_kv, FA4_GPU.num_sms))
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", FORMULA.format(source="\n    ".join(wanted.values()))],
+        input="".join(json.dumps(a) + "\n" for a in asked), capture_output=True, text=True, check=False,
+        timeout=TIMEOUT_S,
+    )  # fmt: skip
+    if done.returncode:
+        return FollowedFa4(0, f"{PREPARE}'s formula could not be run by itself")
+    for row, line in zip(ragged, done.stdout.split(), strict=True):
+        shape = row.case.shape
+        own = tuple(max(1, min(ceil_div(ceil_div(n, TILE), int(line)), 128)) for n in shape.seqlens)
+        if own != fa4_live_splits(shape, 128):
+            raise Mismatch(
+                f"{PREPARE} takes {line} blocks per split for {row.case.id}, the mirror another number",
+                hint="the formula is not the one that evosplit mirrors; nothing was written",
+            )
+    return FollowedFa4(len(ragged), "")
 
 
 def follow_fa4(text: str, rows: Sequence[Row]) -> FollowedFa4:

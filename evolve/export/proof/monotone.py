@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from evaluators.data.contract import MAX_SPLITS
 from evaluators.language.cpp.compiler import HostFunction
 from evaluators.language.cpp.normalise import NotExpressible
+from evolve.export.targets.domain import INPUT, Domain
 
 SM_COUNTS = (132, 114, 78)
 """H100 SXM, H100 PCIe, H20."""
@@ -41,13 +42,15 @@ class Monotone:
     domain: str
 
 
-def prove_monotone(function: HostFunction, inputs: Sequence[str], fields: frozenset[str]) -> Monotone:
+def prove_monotone(function: HostFunction, inputs: Sequence[str], fields: frozenset[str],
+                   domain: Domain) -> Monotone:  # fmt: skip
     """Walk the compiled function upwards in seqlen_k.
 
     Args:
         function: the changed function.
         inputs: what the numbers of its rows are.
         fields: inputs that the program itself reads.
+        domain: where it decides; static mode knows no metadata, so that a rule for it alone is free to fall.
 
     Raises:
         NotExpressible: num_splits falls somewhere; the message says where.
@@ -57,18 +60,18 @@ def prove_monotone(function: HostFunction, inputs: Sequence[str], fields: frozen
     heads = HEADS_KV if len(batches) == 1 else HEADS_KV_BY_BATCH
     keys = MAX_KEYS_BY_BATCH if len(batches) > 1 else MAX_KEYS
     causal = (0, 1) if fields & {"is_causal_or_local", "paged"} else (0,)
-    walks = list(_walks(inputs, batches, heads, causal, keys if by_key else 0))
+    walks = list(_walks(inputs, batches, heads, causal, keys if by_key else 0, measured=domain.in_mode(True)))
     for start in range(0, len(walks), AT_ONCE):
         part = walks[start : start + AT_ONCE]
         for walk, (at, before, after) in zip(part, function.falls([w for w, _ in part]), strict=True):
             if at >= 0:
                 _fell(walk[1], walk[0][len(inputs) + 3], at, before, after)
-    domain = (
+    walked = (
         f"every seqlen_k up to {keys:,}" if by_key else f"every num_n_blocks up to {MAX_BLOCKS:,}"
     ) + f", {len(heads)} counts of KV heads up to {max(heads)}, {len(TILES)} tiles, SM counts {_listed(SM_COUNTS)}" + (
         f", {len(batches)} batches up to {max(batches)}" if len(batches) > 1 else ""
     ) + ", decode and prefill (num_m_blocks 1 and 2 * num_SMs)"  # fmt: skip
-    return Monotone(len(walks), domain)
+    return Monotone(len(walks), walked)
 
 
 def _listed(values: Sequence[int]) -> str:
@@ -85,7 +88,7 @@ def _fell(values: dict[str, int], block_n: int, at: int, before: int, after: int
 
 
 def _walks(inputs: Sequence[str], batches: Sequence[int], heads: Sequence[int], flags: Sequence[int],
-           keys: int) -> Iterator[tuple[list[int], dict[str, int]]]:  # fmt: skip
+           keys: int, *, measured: bool) -> Iterator[tuple[list[int], dict[str, int]]]:  # fmt: skip
     places = [inputs.index(n) if n in inputs else -1 for n in ("num_n_blocks", "seqlen_k", "size_one_kv_head")]
     for num_sms in SM_COUNTS:
         for block_m, block_n, head_dim in TILES:
@@ -100,6 +103,7 @@ def _walks(inputs: Sequence[str], batches: Sequence[int], heads: Sequence[int], 
                     "max_splits": MAX_SPLITS, "batch": batch, "seqlen_q": 1 if num_m_blocks == 1 else 4096,
                     "seqlen_k": 1, "num_heads_q": num_heads_kv * 8, "num_heads_kv": num_heads_kv, "head_dim": head_dim,
                     "qheads_per_kvhead": 8, "block_m": block_m, "block_n": block_n, "varlen": 1, "paged": causal,
+                    INPUT: int(measured and num_m_blocks == 1),
                 }  # fmt: skip
                 step = 1 if keys else block_n
                 row = [values[n] for n in inputs]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from evaluators.data.contract import MAX_SPLITS, ShapeView
 from evaluators.language.cpp.types import BOOL, Type, whole
+from evolve.export.targets.domain import INPUT
 
 MAX_SEQLEN_K = 2**24
 MAX_BYTES = 2_000_000_000
@@ -50,7 +51,7 @@ def input_types(fields: Iterable[str], *, low: int = 1) -> dict[str, Type]:
     """Ranges of inputs; `low` is the least value of those that may be 0."""
     types = {}
     for name in fields:
-        if name in ("is_causal_or_local", "varlen", "paged"):
+        if name in ("is_causal_or_local", "varlen", "paged", INPUT):
             types[name] = BOOL
         elif name == "gpu.l2_bytes":
             types[name] = whole(L2_BYTES, L2_BYTES)

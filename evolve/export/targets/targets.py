@@ -10,7 +10,7 @@ from evaluators.data.contract import Decision
 from evolve.errors import UserError
 
 
-class Kind(StrEnum):
+class TargetKind(StrEnum):
     """What of the target is changed."""
 
     HEADER = "header"
@@ -42,7 +42,7 @@ class Target:
     """
 
     name: str
-    kind: Kind
+    kind: TargetKind
     project: str
     entry: str
     provider: str
@@ -50,6 +50,15 @@ class Target:
     baseline: Decision
     subject: str
     refused: dict[str, str]
+
+    @property
+    def file(self) -> str:
+        """The file that holds the decision; empty where nothing is patched."""
+        return {
+            TargetKind.HEADER: "hopper/heuristics.h", TargetKind.PREPARE: "hopper/flash_prepare_scheduler.cu",
+            TargetKind.FA4: "flash_attn/cute/interface.py", TargetKind.VLLM: "vllm/v1/attention/backends/flash_attn.py",
+            TargetKind.PYTHON: "",
+        }[self.kind]  # fmt: skip
 
     @property
     def fork(self) -> str:
@@ -78,7 +87,8 @@ _IN_VLLM = {
 _IN_FA4 = {
     "pack_gqa": "_get_fwd_config takes pack_gqa as given",
     "sm_margin": "FA4 has no sm_margin",
-    "blocks_per_split": "FA4's forward pass has no such formula in interface.py",
+    "blocks_per_split": "FA4's formula for it is a kernel of flash_attn/cute/prepare_scheduler.py (since August 2026), "
+    "which no target patches yet",
 }
 _UPSTREAM, _VLLM_FORK, _SGL_FORK = (
     "Dao-AILab/flash-attention",
@@ -89,19 +99,19 @@ _UPSTREAM, _VLLM_FORK, _SGL_FORK = (
 TARGETS: dict[str, Target] = {
     t.name: t
     for t in (
-        Target("fa3", Kind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-vllm", Kind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-sgl", Kind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-prepare", Kind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
+        Target("fa3", TargetKind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
+        Target("fa3-vllm", TargetKind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]", _IN_HEADER),
+        Target("fa3-sgl", TargetKind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
+        Target("fa3-prepare", TargetKind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
                "[FA3]", _IN_PREPARE),
-        Target("fa3-vllm-prepare", Kind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
+        Target("fa3-vllm-prepare", TargetKind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
                Decision(num_splits=32), "[FA3]", _IN_PREPARE),
-        Target("fa3-sgl-prepare", Kind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(), "[FA3]",
+        Target("fa3-sgl-prepare", TargetKind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(), "[FA3]",
                _IN_PREPARE),
-        Target("vllm", Kind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
+        Target("vllm", TargetKind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
                "[Attention]", _IN_VLLM),
-        Target("fa4", Kind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
-        Target("python", Kind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
+        Target("fa4", TargetKind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
+        Target("python", TargetKind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
             "blocks_per_split": "no argument of FA3's Python interface takes it",
         }),
     )
