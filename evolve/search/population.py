@@ -254,7 +254,7 @@ class Population:
         if roll < self._search.exploration_ratio:
             return random.choice(ranked)
         if roll < self._search.exploration_ratio + self._search.exploitation_ratio:
-            ranked = ranked[: self._search.archive_size]
+            return random.choice(ranked[: self._search.archive_size])
         return random.choices(ranked, weights=range(len(ranked), 0, -1))[0]
 
     @staticmethod
