@@ -1,18 +1,24 @@
-"""FA3's own decision, in the heuristic language.
+# EVOLVE-BLOCK-START
+"""A decision that begins as FA3's own, in the heuristic language.
 
-`schedule` is num_splits_heuristic of hopper/heuristics.h, `blocks_per_split` the formula of
+FA3's own `schedule` is num_splits_heuristic of hopper/heuristics.h, its `blocks_per_split` the formula of
 hopper/flash_prepare_scheduler.cu. float32 marks what C++ computes in single precision.
 """
 
-# EVOLVE-BLOCK-START
 import math
 
 
 def schedule(shape, gpu):
-    if shape.num_heads_kv * shape.num_n_blocks > 19 and shape.num_heads_kv * shape.num_n_blocks <= 170 and shape.batch * shape.num_heads_kv > 200:
-        return 1, None, 0
+    if shape.batch <= 8 and shape.num_n_blocks * shape.total_mblocks > 92 and shape.num_n_blocks * shape.total_mblocks <= 115 and shape.seqlen_k > 8000:
+        return 32, None, 0
+    if shape.batch * shape.total_mblocks > 15 and shape.batch * shape.total_mblocks <= 300 and shape.seqlen_k * shape.total_mblocks > 11800 and shape.seqlen_k * shape.total_mblocks <= 17000:
+        return 32, None, 0
+    if shape.batch * shape.total_mblocks > 200:
+        return min(32, math.ceil(shape.num_n_blocks / 21)), None, 0
+    if shape.seqlen_k > 7500 and shape.batch * shape.num_heads_kv > 50 and shape.batch * shape.num_heads_kv <= 150:
+        return 16, None, 0
     if shape.batch * shape.total_mblocks <= 50 and shape.num_n_blocks > 3 and shape.num_n_blocks <= 42:
-        return min(32, math.ceil(shape.seqlen_k / 22)), None, 0
+        return min(35, math.ceil(shape.seqlen_k / 22)), None, 0
     if shape.batch * shape.num_heads_kv <= 40 and shape.seqlen_k * shape.num_n_blocks > 200 and shape.seqlen_k * shape.num_n_blocks <= 3000:
         return min(32, max(1, 2800 // shape.seqlen_k)), None, 0
     num_splits = split_count(shape, gpu)
@@ -21,16 +27,6 @@ def schedule(shape, gpu):
 
 def split_count(shape, gpu):
     # Enough tiles to almost fill the SMs: do not split.
-    if shape.total_mblocks >= float32(float32(0.8) * gpu.num_sms):
-        size_l2 = 50 * 1024 * 1024
-        # A KV head that outgrows L2 and is read at least twice is split all the same.
-        if (
-            shape.size_one_kv_head > size_l2
-            and shape.num_m_blocks >= gpu.num_sms * 2
-            and not shape.is_causal_or_local
-        ):
-            return min((shape.size_one_kv_head + size_l2 - 1) // size_l2, shape.max_splits)
-        return 1
     # Too few blocks to share out.
     if shape.num_n_blocks <= 4:
         return 1
@@ -68,12 +64,11 @@ def cheapest(work, gpu):
     chosen = 1
     for splits in range(1, min(32, work.max_n_blocks) + 1):
         blocks = math.ceil(work.max_n_blocks / splits)
-        if math.ceil(work.max_n_blocks / blocks) < splits:
-            continue
         tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)
         tiles = tiles * work.num_heads_kv * work.num_m_blocks
+        waves = math.ceil(tiles / gpu.num_sms)
         span = span_of(work, gpu, blocks)
-        cost = 0.0084 * span * tiles + 16 * span + 0.0018 * splits * splits + 0.0045 * blocks * work.num_heads_kv + 0.036 * tiles
+        cost = 0.0035 * span * tiles + 7.6 * span - 0.0019 * splits * splits + 2.7 * waves - 0.67 * blocks
         if cost < lowest:
             lowest = cost
             chosen = blocks
@@ -89,9 +84,8 @@ def cheapest_2(work, gpu):
             continue
         tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)
         tiles = tiles * work.num_heads_kv * work.num_m_blocks
-        waves = math.ceil(tiles / gpu.num_sms)
         span = span_of(work, gpu, blocks)
-        cost = -9.7e-06 * work.batch * blocks * tiles + 0.0086 * span * span + 0.0025 * span * splits * waves - 4.7e-05 * blocks * tiles
+        cost = 5.1e-05 * work.max_n_blocks * tiles + 0.093 * span + 0.00017 * tiles
         if cost < lowest:
             lowest = cost
             chosen = blocks
@@ -107,8 +101,9 @@ def cheapest_3(work, gpu):
             continue
         tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)
         tiles = tiles * work.num_heads_kv * work.num_m_blocks
+        waves = math.ceil(tiles / gpu.num_sms)
         span = span_of(work, gpu, blocks)
-        cost = 2e-07 * blocks * work.max_n_blocks * tiles + 1.9e-05 * work.max_n_blocks * tiles + 0.031 * span
+        cost = 0.0041 * blocks - 5.4e-06 * blocks * blocks * waves + 0.0027 * span * waves + 0.0052 * span
         if cost < lowest:
             lowest = cost
             chosen = blocks
@@ -116,16 +111,14 @@ def cheapest_3(work, gpu):
 
 
 def blocks_per_split(work, gpu):
-    if work.batch * work.num_heads_kv > 5 and work.batch * work.num_heads_kv <= 100 and work.num_heads_kv > 1 and work.num_heads_kv <= 2:
+    if work.total_n_blocks - work.min_n_blocks > 352 and work.total_n_blocks - work.min_n_blocks <= 2500 and work.batch * work.num_heads_kv > 50 and work.batch * work.num_heads_kv <= 150:
         return cheapest_3(work, gpu)
-    if work.max_n_blocks - work.min_n_blocks <= 0 and work.min_n_blocks > 5 and work.min_n_blocks <= 50 and work.batch * work.num_heads_kv > 70 and work.batch * work.num_heads_kv <= 100:
-        return 47
-    if work.max_n_blocks * work.min_n_blocks > 46 and work.total_n_blocks - work.min_n_blocks > 30 and work.total_n_blocks - work.min_n_blocks <= 290 and work.num_heads_kv * work.total_n_blocks > 343 and work.num_heads_kv * work.total_n_blocks <= 465:
-        return 5
-    if work.num_heads_kv * work.max_n_blocks > 16 and work.num_heads_kv * work.max_n_blocks <= 220 and work.min_n_blocks > 11 and work.num_heads_kv * work.total_n_blocks > 415 and work.num_heads_kv * work.total_n_blocks <= 580:
-        return 6
-    if work.num_heads_kv * work.total_n_blocks > 75 and work.num_heads_kv * work.total_n_blocks <= 232 and work.batch * work.max_n_blocks > 15 and work.batch * work.max_n_blocks <= 685:
+    if work.total_n_blocks - work.max_n_blocks > 11 and work.total_n_blocks - work.max_n_blocks <= 124 and work.batch * work.num_heads_kv > 15 and work.batch * work.num_heads_kv <= 150:
         return cheapest_2(work, gpu)
+    if work.num_heads_kv * work.total_n_blocks > 355 and work.num_heads_kv * work.total_n_blocks <= 480 and work.min_n_blocks > 11 and work.batch * work.max_n_blocks > 60 and work.batch * work.max_n_blocks <= 470:
+        return 5
+    if work.batch * work.num_heads_kv > 70 and work.batch * work.num_heads_kv <= 80 and work.batch * work.min_n_blocks > 80 and work.batch * work.min_n_blocks <= 950:
+        return math.ceil(work.num_heads_kv * work.min_n_blocks / 2)
     if work.max_n_blocks - work.min_n_blocks <= 57 and work.batch > 4 and work.batch <= 50 and work.min_n_blocks > 4:
         return cheapest(work, gpu)
     # Blocks per SM with a margin of 10%.
