@@ -68,7 +68,17 @@ def has_hopper() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 
 
-LONG_FIRST = ("wheel", "dashboard_use", "dashboard_browser", "cli", "export_targets", "sweep", "dashboard", "baselines")
+LONG_FIRST = (
+    "wheel",
+    "native",
+    "dashboard_use",
+    "dashboard_browser",
+    "cli",
+    "export_targets",
+    "sweep",
+    "dashboard",
+    "baselines",
+)
 """Files that take longest, so that no worker is left alone with one of them at the end."""
 
 
