@@ -69,16 +69,8 @@ def has_hopper() -> bool:
 
 
 LONG_FIRST = (
-    "wheel",
-    "native",
-    "dashboard_use",
-    "dashboard_browser",
-    "cli",
-    "export_targets",
-    "sweep",
-    "dashboard",
-    "baselines",
-)
+    "wheel", "native", "dashboard_use", "dashboard_browser", "cli", "export_targets", "sweep", "dashboard", "baselines",
+)  # fmt: skip
 """Files that take longest, so that no worker is left alone with one of them at the end."""
 
 

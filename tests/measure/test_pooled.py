@@ -209,7 +209,7 @@ def test_record_into_a_folder_and_merge(evosplit: Command, four: None, tmp_path:
     assert again.code == 0
     merges = [a for p in sorted((tmp_path / "slices").glob("*.jsonl")) for a in ("--merge", p)]
     merged = evosplit("record", *merges, "-o", tmp_path / "table")
-    assert merged.code == 0 and "38 shapes" in merged.err
+    assert merged.code == 0 and "38 shapes" in merged.out
     other = evosplit(*arguments, "--setting", "fa3_fwd-metadata-hot")
     assert other.code != 0 and "setting" in other.err and "Traceback" not in other.err
 
