@@ -29,7 +29,7 @@ def examples(number: int) -> int:
     return number * settings().max_examples // 100
 
 
-pytest_plugins = ["browser_page"]
+pytest_plugins = ["browser_page", "export_cases"]
 
 ROOT = Path(__file__).parent.parent
 SUPPORT = ROOT / "tests" / "support"
@@ -68,7 +68,10 @@ def has_hopper() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 
 
-LONG_FIRST = ("wheel", "dashboard_use", "dashboard_browser", "cli", "export_targets", "sweep", "dashboard", "baselines")
+LONG_FIRST = (
+    "wheel", "native", "dashboard_use", "dashboard_browser", "cli", "export_header", "export_refusals", "export_python",
+    "sweep", "dashboard", "baselines",
+)  # fmt: skip
 """Files that take longest, so that no worker is left alone with one of them at the end."""
 
 

@@ -33,7 +33,7 @@ def sweep_of(words: list[str]) -> tuple[str, str, list[str]]:
 
 def test_the_configuration_is_valid(evosplit: Command) -> None:
     done = evosplit("config", "validate", CONFIG)
-    assert done.code == 0 and "measured live" in done.err, done.err
+    assert done.code == 0 and "measured live" in done.out, done.err
     config = load_config(ROOT / CONFIG, [])
     assert config.measure is not None and config.measure.executor == "ray" and config.measure.gpus == "all"
     assert Path(config.store_path()).is_absolute()

@@ -195,9 +195,9 @@ def four(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_record_into_a_folder_and_merge(evosplit: Command, four: None, tmp_path: Path) -> None:
     arguments = ["record", "--executor", "local", "--part", "1/40", "-o", tmp_path / "slices"]
     first = evosplit(*arguments, "--gpus", "3", "--minutes", "0")
-    assert first.code == 1 and "38 shapes left" in first.err
+    assert first.code == 1 and "38 shapes left" in first.out
     done = evosplit(*arguments, "--gpus", "3")
-    assert done.code == 0 and "0 shapes left" in done.err and "GPU-c" in done.err
+    assert done.code == 0 and "0 shapes left" in done.out and "GPU-c" in done.err
     slices = sorted((tmp_path / "slices").glob("*.jsonl"))
     assert slices and {json.loads(p.read_text().splitlines()[0])["device"]["uuid"] for p in slices} <= {
         f"GPU-{x}" for x in "abc"
@@ -209,7 +209,7 @@ def test_record_into_a_folder_and_merge(evosplit: Command, four: None, tmp_path:
     assert again.code == 0
     merges = [a for p in sorted((tmp_path / "slices").glob("*.jsonl")) for a in ("--merge", p)]
     merged = evosplit("record", *merges, "-o", tmp_path / "table")
-    assert merged.code == 0 and "38 shapes" in merged.err
+    assert merged.code == 0 and "38 shapes" in merged.out
     other = evosplit(*arguments, "--setting", "fa3_fwd-metadata-hot")
     assert other.code != 0 and "setting" in other.err and "Traceback" not in other.err
 
@@ -229,7 +229,7 @@ def test_record_one_gpu_into_a_file(
     arguments = ["record", "--part", "1/400", "-o", tmp_path / "slice.jsonl"]
     use("GPU-a")
     first = evosplit(*arguments)
-    assert first.code == 0 and "0 shapes left" in first.err and asked == [None]
+    assert first.code == 0 and "0 shapes left" in first.out and asked == [None]
     head, *lines = (tmp_path / "slice.jsonl").read_text().splitlines()
     assert json.loads(head)["device"]["uuid"] == "GPU-a" and len(lines) == 4
     # Torn: the shape is recorded again, and nothing else.
@@ -250,7 +250,7 @@ def test_record_one_gpu_into_a_file(
         (["--gpus", "2"], "--executor local"),
         (["--executor", "locl"], "known: local, ray"),
         (["--executor", "local", "--gpus", "0"], "expected a number from 1"),
-        (["--executor", "local"], "where to?"),
+        (["--executor", "local"], "missing option -o"),
     ],
 )
 def test_recordings_that_cannot_be(evosplit: Command, arguments: list[str], says: str) -> None:

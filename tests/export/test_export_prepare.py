@@ -1,0 +1,116 @@
+"""Exports to the prepare kernel and to vLLM, end to end on stand-in trees."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Command
+from export_cases import (
+    BY_BATCH,
+    BY_LENGTH,
+    LONGEST,
+    MEASURED,
+    ONE_WAVE,
+    SEEDS,
+    changed_lines,
+)
+from stand_trees import git
+
+import evolve.export.bundle.drop_in
+import evolve.export.bundle.plan
+import evolve.export.bundle.plan_python
+import evolve.export.distill.search
+import evolve.export.evidence.evidence
+import evolve.export.evidence.harm
+import evolve.export.proof.call_chain
+import evolve.export.proof.equivalence
+import evolve.export.proof.fa4_chain
+import evolve.export.proof.monotone
+import evolve.export.targets.targets
+from evaluators.data.workloads import WORKLOADS
+
+
+@pytest.mark.usefixtures("unjudged")
+@pytest.mark.parametrize("target", ["fa3-prepare", pytest.param("fa3-vllm-prepare", marks=pytest.mark.slow)])
+def test_a_rule_over_the_kernels_sum_is_one_line(export: Command, tmp_path: Path, target: str) -> None:
+    result = export(ONE_WAVE, target)
+    assert result.code == 0, result.err
+    lines = [x.strip("+ ") for x in changed_lines(tmp_path / "out") if x.startswith("+")]
+    assert "bool measured) {" in "".join(lines[:2]) and lines[-1].endswith(f"{MEASURED});")
+    start = next(i for i, x in enumerate(lines) if x.startswith("// Measured"))
+    assert lines[start : start + 5] == [
+        "// Measured: one bf16 query token per sequence, head_dim 128, no sliding window, sm90.",
+        "if (measured && total_blocks > 0) {",
+        "// One wave.",
+        "blocks_per_sm = int(std::max<int64_t>(1, (int64_t(total_blocks) * num_head + num_sm - 1) / num_sm));",
+        "}",
+    ]
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())["proof"]
+    assert told["outside"] == told["lattice"] + told["edges"] + told["random"]
+    assert "device build was not compiled" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_a_rule_over_the_longest_sequence_adds_a_reduction_and_says_so(export: Command, tmp_path: Path) -> None:
+    result = export(LONGEST, "fa3-prepare")
+    assert result.code == 0, result.err
+    assert any("atomicMax(&max_n_blocks, num_n_blocks);" in x for x in changed_lines(tmp_path / "out"))
+    assert not any("1.1f" in x for x in changed_lines(tmp_path / "out"))
+    assert any("if (measured && total_blocks > 0) {" in x for x in changed_lines(tmp_path / "out"))
+    assert "adds one shared-memory reduction" in (tmp_path / "out" / "PR_BODY.md").read_text()
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -> None:
+    result = export(BY_BATCH, "vllm")
+    assert result.code == 0, result.err
+    work = tmp_path / "work"
+    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
+    git(work, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    text = (work / "vllm/v1/attention/backends/flash_attn.py").read_text()
+    scope: dict[str, object] = {}
+    # Without the rest of the file, which imports vLLM where the tree is a real one.
+    (function,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_num_splits_for_cuda_graph"]
+    exec(ast.unparse(function), scope)
+    rule = scope["_num_splits_for_cuda_graph"]
+    assert [rule(b, 8, 1, 128, 32) for b in (1, 7, 8)] == [32, 32, 2]  # type: ignore[operator]
+    # The number of sequences, padded as the graph is; what was not measured keeps the constant.
+    wanted = ("num_reqs", "self.num_heads_q", "self.aot_sliding_window == (-1, -1)", "self.headdim == 128")
+    assert not [part for part in wanted if part not in "".join(changed_lines(tmp_path / "out"))]
+    assert not re.search("num_actual_tokens|capture_sizes", "".join(changed_lines(tmp_path / "out")))
+    assert "passes the target's ruff format" in (tmp_path / "out" / "PR_BODY.md").read_text()
+    ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "88", "--check", "-q", "-"]
+    assert subprocess.run(ruff, input=text.encode(), check=False).returncode == 0
+
+
+def test_vllm_does_not_know_lengths_when_it_captures(export: Command) -> None:
+    result = export(BY_LENGTH.replace("return 0", "return 32"), "vllm")
+    assert result.code == 2
+    assert "it does not know shape.num_n_blocks, shape.seqlen_k, shape.total_mblocks where it decides" in result.err
+    assert "--" not in result.err.partition("hint")[2]
+
+
+@pytest.mark.slow
+def test_harm_is_looked_at_for_the_prepare_kernel(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.evidence.evidence, "WORKLOADS", WORKLOADS)
+    wide = ONE_WAVE.replace("/ gpu.num_sms))", "/ gpu.num_sms) * 2)")
+    result = export(wide, "fa3-prepare", "--partial")
+    assert result.code == 2 and "it harms ragged batches" in result.err and "blocks per split" in result.err
+    assert "--" not in result.err.partition("hint")[2] and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_fork_without_recordings_is_judged_by_its_origin(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.evidence.evidence, "WORKLOADS", WORKLOADS)
+    result = export(str(SEEDS / "always_2.py"), "fa3-sgl", "--unmeasured", "--partial")
+    assert result.code == 2 and "fa3_fwd-metadata" in result.err and not (tmp_path / "out").exists()
