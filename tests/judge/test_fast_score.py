@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from evaluators.data.contract import SETTINGS, Decision
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
-from evaluators.judge.fast_score import FAILED, REGRESSION, Scorer
+from evaluators.judge.fast_score import FAILED, MISSING, OK, REGRESSION, Scorer
 from evaluators.judge.judge import Judge
 from evaluators.sandbox.decision_arrays import DecisionArrays
+from evaluators.scoring.score import MISSING_LOG_SPEEDUP
 
 FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
 
@@ -75,10 +76,14 @@ def test_looks_up_what_the_judge_says(
     log, state = scorers(setting).look_up(DecisionArrays(*columns))
     decision = Decision(num_splits, (None, False, True)[pack_gqa + 1], sm_margin, blocks)
     for lane in range(0, lanes, 97):
-        result = judge.outcome(judge.cases[lane].id, decision).result
-        assert (state[lane] == FAILED) == (result is None)
-        if result is not None:
-            assert log[lane] == result.log_speedup and (state[lane] == REGRESSION) == result.regression
+        outcome = judge.outcome(judge.cases[lane].id, decision)
+        if outcome.result is None:
+            missing = outcome.status is Status.UNRECORDED
+            assert state[lane] == (MISSING if missing else FAILED)
+            assert not missing or log[lane] == MISSING_LOG_SPEEDUP
+        else:
+            assert log[lane] == outcome.result.log_speedup
+            assert state[lane] == (REGRESSION if outcome.result.regression else OK)
 
 
 def test_blocks_beyond_the_longest_sequence_are_one_launch(judge: Judge) -> None:

@@ -160,8 +160,8 @@ def test_evaluations_are_repeatable(judge: Judge) -> None:
     second = judge.evaluate(seed("bsc_published"))
     assert first == second and first.status is Status.OK
     assert len(first.feedback.opportunities) == first.train.shapes  # type: ignore[union-attr]
-    assert "Where time is left" in render(first.feedback)
-    assert "Regressions" in render(first.feedback)
+    assert "Most left to gain" in render(first.feedback)
+    assert "Slower than the baseline by more than 1%" in render(first.feedback)
 
 
 def test_bad_candidates_end_in_a_status(judge: Judge) -> None:
