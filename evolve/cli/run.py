@@ -185,6 +185,7 @@ def summary_json(summary: RunSummary) -> dict[str, object]:
         "tokens": summary.spending.tokens,
         "calls": summary.spending.calls,
         "gpu_s": summary.spending.gpu_s,
+        "checked": summary.checked,
         "best": None
         if best is None
         else {

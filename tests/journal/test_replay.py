@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import SMALL_TABLE, Command, FinishedRun, require_sandbox
+from journal_edits import rewrite
 from json_schemas import check
 
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import Judge, open_judge
 from evaluators.sandbox.sandbox import Limits
 from evolve.journal.diff import first_difference
-from evolve.journal.journal import FILE_NAME
 
 
 @pytest.fixture
@@ -43,12 +42,6 @@ def warm(one_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "draw_speedups", lambda *_, **__: None)
 
 
-def change(folder: Path, statement: str) -> None:
-    with sqlite3.connect(folder / FILE_NAME) as database:
-        database.execute(statement)
-    database.close()
-
-
 def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path, tmp_path: Path) -> None:
     shutil.rmtree(recorded / "table")  # a recording that ships without its table finds the one that ships
     result = evosplit("replay", recorded, "--json")
@@ -63,8 +56,8 @@ def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path, tmp_path: P
 
 @pytest.mark.usefixtures("warm")
 def test_an_unfinished_run_is_replayed_as_far_as_it_got(evosplit: Command, recorded: Path) -> None:
-    change(recorded, "DELETE FROM results WHERE id > 2")
-    change(recorded, "DELETE FROM answers WHERE id > 3")
+    rewrite(recorded, "DELETE FROM results WHERE id > 2")
+    rewrite(recorded, "DELETE FROM answers WHERE id > 3")
     result = evosplit("replay", recorded, "--json")
     assert result.code == 0 and result.json["proposals"] == 2
 
@@ -77,21 +70,21 @@ def test_a_replay_can_be_replayed(evosplit: Command, recorded: Path) -> None:
 
 @pytest.mark.usefixtures("warm")
 def test_a_changed_result_is_found(evosplit: Command, recorded: Path) -> None:
-    change(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
+    rewrite(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
     result = evosplit("replay", recorded)
     assert result.code == 1 and "different: proposal 4, results.message: 'forged' against ''" in result.out
 
 
 @pytest.mark.usefixtures("warm")
 def test_a_changed_answer_is_found_where_it_first_tells(evosplit: Command, recorded: Path) -> None:
-    change(recorded, "UPDATE answers SET text = 'nothing' WHERE id = 1")
+    rewrite(recorded, "UPDATE answers SET text = 'nothing' WHERE id = 1")
     result = evosplit("replay", recorded)
     assert result.code == 1 and "proposal" in result.err and "Traceback" not in result.err
 
 
 @pytest.mark.usefixtures("warm")
 def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command, recorded: Path) -> None:
-    change(recorded, "UPDATE proposals SET user = 'Dear model,' || char(10) || user WHERE id = 2")
+    rewrite(recorded, "UPDATE proposals SET user = 'Dear model,' || char(10) || user WHERE id = 2")
     result = evosplit("replay", recorded)
     assert result.code == 1
     assert (
@@ -107,18 +100,18 @@ def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command
 def test_runs_with_earlier_feedback_are_compared_without_the_texts_that_quote_it(
     evosplit: Command, recorded: Path
 ) -> None:
-    change(recorded, "UPDATE proposals SET user = 'other words' || user WHERE id = 2")
-    change(recorded, "UPDATE results SET feedback = 'other words' WHERE id = 2")
+    rewrite(recorded, "UPDATE proposals SET user = 'other words' || user WHERE id = 2")
+    rewrite(recorded, "UPDATE results SET feedback = 'other words' WHERE id = 2")
     assert evosplit("replay", recorded).code == 1  # written by this version: a difference is one
-    change(recorded, "DELETE FROM meta WHERE key = 'feedback_version'")
+    rewrite(recorded, "DELETE FROM meta WHERE key = 'feedback_version'")
     result = evosplit("replay", recorded, "--json")
     assert result.code == 0 and result.json["same"] and result.json["not_compared"] == ["feedback", "user"]
     check("replay", result.json)
     assert "prompts were not compared" in result.err and "same answers and results of all 5 programs" in result.err
-    change(recorded, "UPDATE proposals SET system = 'other words' WHERE id = 2")
+    rewrite(recorded, "UPDATE proposals SET system = 'other words' WHERE id = 2")
     assert "proposals.system" in evosplit("replay", recorded).out
-    change(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
-    change(recorded, "UPDATE proposals SET system = (SELECT system FROM proposals WHERE id = 1) WHERE id = 2")
+    rewrite(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
+    rewrite(recorded, "UPDATE proposals SET system = (SELECT system FROM proposals WHERE id = 1) WHERE id = 2")
     result = evosplit("replay", recorded)
     assert result.code == 1 and "results.message: 'forged'" in result.out
 
@@ -138,8 +131,8 @@ def test_templates_of_the_recorded_run_are_used(evosplit: Command, tmp_path: Pat
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: change(run, "UPDATE meta SET value = '0' WHERE key = 'table_sha256'"), "judged on another table"),
-        (lambda run: change(run, "DELETE FROM results WHERE id > 0"), "holds no answer to replay"),
+        (lambda run: rewrite(run, "UPDATE meta SET value = '0' WHERE key = 'table_sha256'"), "judged on another table"),
+        (lambda run: rewrite(run, "DELETE FROM results WHERE id > 0"), "holds no answer to replay"),
     ],
     ids=["table", "empty"],
 )
@@ -155,10 +148,10 @@ def test_differences_name_proposal_table_and_column(recorded: Path, tmp_path: Pa
     other = tmp_path / "other"
     shutil.copytree(recorded, other)
     assert first_difference(recorded, other, ids=range(5)) == ""
-    change(other, "UPDATE answers SET note = 'x' WHERE id = 3")
+    rewrite(other, "UPDATE answers SET note = 'x' WHERE id = 3")
     assert first_difference(recorded, other, ids=range(5)).startswith("proposal 3, answers.note: ")
     assert first_difference(recorded, other, ids=range(3)) == ""
     assert first_difference(recorded, other, ids=range(5), without=("note",)) == ""
-    change(other, "DELETE FROM results WHERE id = 2")
+    rewrite(other, "DELETE FROM results WHERE id = 2")
     assert first_difference(recorded, other, ids=range(5)).startswith("proposal 2, results.")
     assert first_difference(other, recorded, ids=range(5)) != ""

@@ -353,7 +353,7 @@ def test_runs_are_found_and_never_overwritten(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / FILE_NAME).write_text("no database " * 100)
-    assert [r.run for r in list_runs(tmp_path)] == [first.name]
+    assert [r.run for r in list_runs(tmp_path)[0]] == [first.name]
     with pytest.raises(UserError, match="no run"):
         find_run("nothing", tmp_path)
 
