@@ -234,6 +234,12 @@ class SearchConfig(_Section):
     inspirations: int = Field(2, ge=0)
     diff_share: float = Field(0.5, ge=0, le=1, description="share of prompts that ask for a diff, not a rewrite")
 
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.exploration_ratio + self.exploitation_ratio > 1 + 1e-9:
+            raise ValueError("exploration_ratio and exploitation_ratio add up to more than 1")
+        return self
+
 
 class RunConfig(_Section):
     """A run."""
@@ -309,6 +315,20 @@ def _nearest(name: str, known: Sequence[str], what: str) -> str:
     return f"did you mean {near[0]}?" if near else f"known {what}: {', '.join(known)}"
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key stands once: the last of two would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As PyYAML's, but for keys that occur twice."""
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            name, line = key.value, key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and name != "<<" and lines.setdefault(name, line) != line:
+                raise yaml.MarkedYAMLError(problem=f"{name} stands twice, first in line {lines[name]}",
+                                           problem_mark=key.start_mark)  # fmt: skip
+        return super().construct_mapping(node, deep)
+
+
 def _override(data: dict[str, Any], text: str) -> None:
     key, found, value = text.partition("=")
     if not found or not key:
@@ -323,7 +343,7 @@ def _override(data: dict[str, Any], text: str) -> None:
         if not isinstance(section, dict):
             raise UserError(f"--set {shown}: {parent} is not a section")
     try:
-        section[last] = yaml.safe_load(value)
+        section[last] = yaml.load(value, _UniqueKeys)
     except yaml.YAMLError as error:
         raise UserError(f"--set {shown}: not a YAML value ({_why(error)})", hint="quote it") from error
 
@@ -378,6 +398,25 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
     return config
 
 
+def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A configuration's text with `--set` overrides.
+
+    Raises:
+        UserError: broken YAML, a key twice, an unknown key or a bad value.
+    """
+    try:
+        data = yaml.load(text, _UniqueKeys)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{where} is not YAML: {_why(error)}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected a mapping of keys, got {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    return parse_config(data)
+
+
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
     """Read a YAML file and apply `--set` overrides.
 
@@ -385,18 +424,25 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         UserError: unreadable file, broken YAML, unknown key or bad value.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", hint="configs/ holds examples") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not YAML: {_why(error)}") from error
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
-    for text in overrides:
-        _override(data, text)
-    return parse_config(data)
+    return parse_yaml(text, str(path), overrides)
+
+
+def changed_keys(one: RunConfig, other: RunConfig) -> dict[str, tuple[object, object]]:
+    """Keys in which two configurations differ, in their order, with both values."""
+
+    def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in data.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return found
+
+    a, b = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)}
 
 
 def with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:

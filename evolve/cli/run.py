@@ -35,6 +35,7 @@ from evolve.run import (
     AnyJudge,
     OpenedRun,
     check_resumable,
+    held_config,
     open_configured_judge,
     resume_run,
     run_search,
@@ -55,7 +56,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
             raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
         check_resumable(sets)
         folder = find_run(resume, runs_dir)
-        return search(resume_run(load_config(folder / CONFIG_FILE, sets), folder, on_event=say), as_json=as_json)
+        return search(resume_run(held_config(folder, sets), folder, on_event=say), as_json=as_json)
     if config_path is None:
         raise UserError("missing argument CONFIG", hint="evosplit run configs/quickstart.yaml")
     return search(start_run(load_config(asset(str(config_path)), sets), on_event=say), as_json=as_json)

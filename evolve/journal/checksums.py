@@ -25,7 +25,7 @@ DIGEST_CHARS = 32
 
 _Known = tuple[tuple[object, ...], int, int]
 _seen: dict[Path, _Known] = {}
-"""Journals found whole: state of the files, last committed result, last span. A view looks often at a growing journal."""
+"""Journals found whole: state of the files, last committed result, last span; a view often looks at a growing one."""
 
 
 class JournalDamaged(Exception):
@@ -100,9 +100,8 @@ def verify(db: sqlite3.Connection, path: Path) -> None:
         sealed = int(db.execute("SELECT count(*) FROM checksums").fetchone()[0])
         promised = db.execute("SELECT value FROM meta WHERE key = ?", (COUNT,)).fetchone()
         if promised is None or not rows - 1 == sealed == int(promised[0]):
-            raise JournalDamaged(
-                f"it holds {rows - 1} rows and {sealed} checksums, {promised[0] if promised else 'no number'} were written"
-            )
+            wanted = promised[0] if promised else "no number"
+            raise JournalDamaged(f"it holds {rows - 1} rows and {sealed} checksums, {wanted} were written")
     except ValueError as error:
         raise JournalDamaged(str(error)) from error
     finally:

@@ -33,6 +33,7 @@ from evolve.journal.run_folder import (
     summarise,
     write_whole,
 )
+from evolve.journal.versions import versions_text
 from evolve.prompts.lessons import LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
@@ -159,6 +160,7 @@ class Controller:
         self._journal.set_meta("proposals", str(self._search.proposals))
         if not self._journal.meta("config"):  # a run that goes on keeps the version that it began with
             self._journal.set_meta("feedback_version", str(VERSION))
+            self._journal.set_meta("versions", versions_text())
         kept = self._journal.meta("templates")
         templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
         self._journal.set_meta("templates", templates.to_json())

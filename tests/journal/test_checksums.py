@@ -18,6 +18,13 @@ from evolve.journal.journal import FILE_NAME, Journal, open_journal
 from evolve.proposal import Response
 
 
+def proposal(index: int) -> dict[str, object]:
+    return {
+        "id": index, "kind": "proposal", "island": 0, "parent": 0, "inspirations": (), "diff": False, "seed": 1,
+        "system": "s", "user": "u" * 500, "asked_model": "m",
+    }  # fmt: skip
+
+
 def written(folder: Path, count: int = 40) -> Path:
     """A journal of some pages."""
     folder.mkdir(exist_ok=True)
@@ -75,7 +82,7 @@ def test_a_changed_lost_or_foreign_row_is_told(tmp_path: Path, statement: str, m
 def test_rows_that_are_lost_together_with_their_checksums_are_told(tmp_path: Path) -> None:
     folder = written(tmp_path / "run")
     edit(folder, "DELETE FROM results WHERE id > 37", "DELETE FROM checksums WHERE part = 'results' AND key > 37")
-    with pytest.raises(UserError, match="rows and .* checksums"):
+    with pytest.raises(UserError, match=r"rows and .* checksums"):
         opens(folder)
 
 
@@ -105,8 +112,7 @@ def test_a_growing_journal_is_compared_from_where_it_was_seen_whole(tmp_path: Pa
     journal = Journal(folder / FILE_NAME)
     for index in range(3, 6):
         opens(folder)
-        journal.ask({"id": index, "kind": "proposal", "island": 0, "parent": 0, "inspirations": (), "diff": False,
-                     "seed": 1, "system": "s", "user": "u", "asked_model": "m"})  # fmt: skip
+        journal.ask(proposal(index))
         journal.answer(index, None, "no answer")
         opens(folder)
         journal.result(index, "", Evaluation(Status.PROPOSER_FAILED))
