@@ -18,6 +18,7 @@ from evaluators.data.contract import Decision, Gpu, Setting
 from evaluators.data.evaluation import Evaluation, Feedback, Measuring, Opportunity
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
+from evaluators.data.sums import total
 from evaluators.data.workloads import Case, Split, Weighting, cases_for, weights
 from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
@@ -123,7 +124,7 @@ class Judge:
 
     def _oracle_now(self) -> dict[Split, float]:
         return {
-            s: sum(share * self._outcomes.known(i).oracle.log_gain for i, share in w.items())
+            s: total(share * self._outcomes.known(i).oracle.log_gain for i, share in w.items())
             for s, w in self.weights.items()
         }
 
@@ -237,7 +238,7 @@ class Judge:
         """MAP-Elites dimensions over the training shapes."""
         shares = self.weights[Split.TRAIN]
         # At least 1 on every shape; shares add up to 1 but for rounding.
-        splits = max(1.0, sum(w * outcomes[i].mean_live_splits for i, w in shares.items()))
+        splits = max(1.0, total(w * outcomes[i].mean_live_splits for i, w in shares.items()))
         changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
         return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
 
@@ -269,7 +270,7 @@ class Judge:
 def _paid(evaluation: Evaluation, measured: Sequence[Measuring], *, first: Evaluation | None = None) -> Evaluation:
     """The evaluation with what was measured for it, after what the first look had measured."""
     before, spent = (first.measured, first.gpu_s) if first else ((), 0.0)
-    return replace(evaluation, gpu_s=spent + sum(m.busy_s for m in measured), measured=(*before, *measured))
+    return replace(evaluation, gpu_s=spent + total(m.busy_s for m in measured), measured=(*before, *measured))
 
 
 def _hash(source: str) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from evaluators.data.contract import DecodeShape
 from evaluators.data.evaluation import Feedback, Opportunity
+from evaluators.data.sums import total
 
 VERSION = 2
 """Of the text. Version 1, in journals that do not say: the best launch by the upper of the two middle rounds, not the
@@ -38,9 +39,9 @@ def by_region(opportunities: Iterable[Opportunity]) -> list[tuple[str, float, in
     rows = [
         (
             name,
-            sum(o.weight * o.gain for o in group),
+            total(o.weight * o.gain for o in group),
             len(group),
-            math.exp(sum(math.log(o.speedup) for o in group) / len(group)),
+            math.exp(total(math.log(o.speedup) for o in group) / len(group)),
         )
         for name, group in groups.items()
     ]

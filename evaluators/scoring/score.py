@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from evaluators.data.evaluation import SplitScore
 from evaluators.data.gain import Gain, gain_of
+from evaluators.data.sums import total
 from evaluators.latencies.latency import Latency
 
 REGRESSION_PENALTY = 2e-4
@@ -63,9 +64,9 @@ def split_score(results: Mapping[str, ShapeResult], weights: Mapping[str, float]
         oracle_log_gain: weighted mean log speed-up of the oracle on the same cases.
     """
     counted: Sequence[tuple[float, ShapeResult]] = [(w, results[i]) for i, w in weights.items()]
-    log_gain = sum(w * r.log_speedup for w, r in counted)
+    log_gain = total(w * r.log_speedup for w, r in counted)
     regressions = [(w, r) for w, r in counted if r.regression]
-    penalty = sum(REGRESSION_PENALTY - w * r.log_speedup for w, r in regressions)
+    penalty = total(REGRESSION_PENALTY - w * r.log_speedup for w, r in regressions)
     return SplitScore(
         score=math.exp(log_gain - penalty),
         geomean_speedup=math.exp(log_gain),
