@@ -11,6 +11,7 @@ from evaluators.data.status import Status
 from evaluators.data.workloads import Split
 from evaluators.judge.judge import SEARCH_SPLITS
 from evaluators.judge.judge_set import JudgeSet
+from evaluators.latencies.table import doubts, read_table, restrict
 from evaluators.scoring.feedback import by_region
 from evolve.assets import asset
 from evolve.cli.common import (
@@ -41,6 +42,10 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     judge = open_configured_judge(config, splits=splits, on_event=say)
     if sealed:
         log_sealed_read(Path(config.runs_dir), program, source, judge.description)
+    if config.judge.measure == "recorded":
+        for path in config.table_paths():
+            for line in doubts(restrict(read_table(asset(path)), splits).cells):
+                say(line)
     each = judge.evaluate_each(source) if isinstance(judge, JudgeSet) else {}
     result = judge.combine(each) if isinstance(judge, JudgeSet) else judge.evaluate(source)
     if result.status is Status.OK:
