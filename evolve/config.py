@@ -215,6 +215,14 @@ class ConstantsConfig(_Section):
     )
 
 
+class StopConfig(_Section):
+    """Ends of a search before all its proposals are made; none by default. The first that is reached counts."""
+
+    score: float | None = Field(None, gt=0, description="training score of the leader")
+    oracle_share: float | None = Field(None, gt=0, description="its share of the oracle's gain, 1 for all of it")
+    stall: int | None = Field(None, ge=1, description="proposals in a row that did not improve the training score")
+
+
 class SearchConfig(_Section):
     """The population and the loop."""
 
@@ -233,6 +241,7 @@ class SearchConfig(_Section):
     exploitation_ratio: float = Field(0.7, ge=0, le=1)
     inspirations: int = Field(2, ge=0)
     diff_share: float = Field(0.5, ge=0, le=1, description="share of prompts that ask for a diff, not a rewrite")
+    stop: StopConfig = StopConfig()
 
     @model_validator(mode="after")
     def _shares(self) -> Self:
@@ -287,6 +296,8 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
         "constants": [ConstantsConfig],
     }
     models = sections.get(str(path[0]), [model]) if len(path) > 1 else [model]
+    if path[:2] == ("search", "stop") and len(path) > 2:
+        models = [StopConfig]
     return [key for m in models for key in m.model_fields]
 
 

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
 
 SEALED_LOG = "sealed-reads.jsonl"
 RESUMABLE = (
-    "search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations",
+    "search.proposals", "search.wall_s", "search.stop.score", "search.stop.oracle_share", "search.stop.stall",
+    "search.parallel_proposals", "search.parallel_evaluations",
     "budget.usd", "budget.tokens", "budget.gpu_s", "measure", "measure.executor", "measure.gpus",
 )  # fmt: skip
 """Keys that may change when a run is resumed: budgets, parallelism and GPUs, which decide nothing."""
@@ -80,10 +81,12 @@ class SearchResult:
     Attributes:
         summary: the run, read from its journal.
         stopped_by: the limit that ended it before all proposals were made; empty when none did.
+        reached: the key of `search.stop` that ended it, and how; empty when none did.
     """
 
     summary: RunSummary
     stopped_by: str
+    reached: str = ""
 
 
 def _ignore(_: object) -> None:
@@ -384,4 +387,5 @@ def run_search(opened: OpenedRun, *, on_progress: Callable[[SearchProgress], Non
         opened.config, opened.judge, opened.proposer, opened.folder, seeds=opened.seeds, on_progress=on_progress
     )
     summary = controller.run()
-    return SearchResult(summary, controller.stopped if summary.proposals < summary.wanted else "")
+    left = summary.proposals < summary.wanted
+    return SearchResult(summary, controller.stopped if left else "", controller.reached if left else "")

@@ -71,6 +71,8 @@ def search(opened: OpenedRun, *, as_json: bool) -> int:
     say("scoring the winner shape by shape, drawing it and writing the report ...")
     summary = found.summary
     _finish(summary, opened, as_json=as_json)
+    if found.reached:
+        say(f"\nended after {summary.proposals} of {summary.wanted} proposals by {found.reached}")
     if found.stopped_by:
         say(f"\nstopped after {summary.proposals} of {summary.wanted} proposals by {found.stopped_by}")
         say(f"evosplit run --resume {opened.folder} goes on; a larger budget: --set KEY=VALUE")

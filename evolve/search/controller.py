@@ -18,9 +18,10 @@ from pathlib import Path
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
+from evaluators.sandbox.process import SandboxUnavailable
 from evaluators.scoring.feedback import VERSION, render
 from evolve.config import OpenAIConfig, ReplayConfig, RunConfig
-from evolve.errors import InterruptedRun, UserError
+from evolve.errors import EXIT_MISSING, InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
 from evolve.journal.journal import Entry, Journal, open_journal
 from evolve.journal.run_folder import (
@@ -106,6 +107,8 @@ class Controller:
         self._origins: dict[int, Origin] = {}
         self.stopped = ""
         """The limit that ended `run` before all proposals were made, and how far it was reached."""
+        self.reached = ""
+        """The key of `search.stop` that ended it, and how."""
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:
@@ -137,7 +140,7 @@ class Controller:
                 if isinstance(error, EndpointStopped):
                     error.hint = f"{error.hint}; then: evosplit run --resume {self._run_dir}"
                 raise
-            self._journal.set_meta("ended", self.stopped or "finished")
+            self._journal.set_meta("ended", self.stopped or self.reached or "finished")
             self._write_best()
 
     def _write_best(self) -> None:
@@ -235,6 +238,14 @@ class Controller:
                         return
                     await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
+                # Also of an interrupted run's commits: a search that has reached its end stays there.
+                self.reached = self._ledger.reached(self._search.stop, committed - 1)
+                if self.reached:
+                    await self._pipeline.finish_calls(tasks.values(), within_s=self._longest_call_s())
+                    return
+        except SandboxUnavailable as error:
+            hint = f"once it is mended: evosplit run --resume {self._run_dir}"
+            raise UserError(str(error), hint=hint, exit_code=EXIT_MISSING) from error
         except BudgetSpent as spent:
             self.stopped = str(spent)
             await self._pipeline.finish_calls(tasks.values(), within_s=self._longest_call_s())
