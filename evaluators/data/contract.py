@@ -71,9 +71,7 @@ class DecodeShape:
         if self.head_dim > 256:
             raise ValueError(f"head_dim must be at most 256 (FA3's largest tile), got {self.head_dim}")
         if self.head_dim % 8:
-            raise ValueError(
-                f"head_dim must be a multiple of 8 (flash_api.cpp), got {self.head_dim}"
-            )
+            raise ValueError(f"head_dim must be a multiple of 8 (flash_api.cpp), got {self.head_dim}")
         if self.live_seqlens:
             if len(self.live_seqlens) != self.batch:
                 raise ValueError(f"live_seqlens has {len(self.live_seqlens)} lengths for a batch of {self.batch}")
