@@ -44,6 +44,9 @@ class JudgeConfig(_Section):
     tables: tuple[str, ...] = Field((), description="several tables, instead of one: all of them are judged")
     objective: Objective = Field(Objective.WORST, description="score over several tables: worst or (geometric) mean")
     weighting: Weighting = Field(Weighting.SERVING, description="serving (all shapes) or chat (short, small)")
+    batch_invariant: bool = Field(
+        False, description="refuse programs that cut a sequence into splits by what shares its batch"
+    )
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
 
 

@@ -178,6 +178,7 @@ def open_configured_judge(
             weighting=config.judge.weighting,
             limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
             workspace_cap_mb=config.judge.workspace_cap_mb,
+            batch_invariant=config.judge.batch_invariant,
             splits=splits,
         )
         for path in paths
@@ -201,6 +202,7 @@ def _open_live_judge(
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
         workspace_cap_mb=config.judge.workspace_cap_mb,
+        batch_invariant=config.judge.batch_invariant,
         splits=splits,
     )
 

@@ -25,6 +25,7 @@ from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
 from evaluators.latencies.table import read_table, restrict
 from evaluators.sandbox.sandbox import Limits, Sandbox
+from evaluators.scoring.invariance import batch_variance
 from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.regressions import Regression, regression_of
 from evaluators.scoring.score import ShapeResult, split_score
@@ -53,6 +54,7 @@ class Judge:
         weighting: Weighting,
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
+        batch_invariant: bool = False,
     ) -> None:
         """Prepare questions and weights.
 
@@ -65,6 +67,7 @@ class Judge:
             weighting: how much each case counts.
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
+            batch_invariant: so are programs that cut a sequence by what shares its batch, on the training shapes.
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
@@ -83,8 +86,10 @@ class Judge:
             "setting": self.setting.name,
             "weighting": weighting.value,
             "workspace_cap_mb": str(workspace_cap_mb),
+            **({"batch_invariant": "true"} if batch_invariant else {}),
             **description,
         }
+        self._batch_invariant = batch_invariant
 
     @property
     def grows(self) -> bool:
@@ -184,6 +189,18 @@ class Judge:
             )
         return tuple(sorted(found, key=lambda r: r.speedup))
 
+    def batch_variance(self, decisions: Sequence[Decision], splits: Sequence[Split] = tuple(Split)) -> str:
+        """How decisions on all cases depend on what shares a batch, on shapes of these splits; empty if not at all.
+
+        See `evaluators.scoring.invariance`.
+        """
+        launches = {
+            i: self._outcomes.launch(f.case, self._outcomes.spelled(f.case, decision))
+            for (i, f), decision in zip(self._facts.items(), decisions, strict=True)
+            if f.case.split in splits
+        }
+        return batch_variance([self._facts[i].case for i in launches], launches)
+
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Recheck a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
 
@@ -216,6 +233,11 @@ class Judge:
             if outcome.result is None:
                 return Evaluation(outcome.status, outcome.message, source_hash, program.normal_form)
             results[case_id] = outcome.result
+        if self._batch_invariant:
+            # By the training shapes alone: a verdict that hung on the holdout would tell of it.
+            varies = self.batch_variance(decisions, (Split.TRAIN,))
+            if varies:
+                return Evaluation(Status.UNSAFE, f"not batch-invariant: {varies}", source_hash, program.normal_form)
         oracle = self.oracle_log_gain
         scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
         keys = "\n".join(f"{i} {outcome.launch}" for i, outcome in outcomes.items())
@@ -283,6 +305,7 @@ def open_judge(
     weighting: Weighting = Weighting.SERVING,
     limits: Limits = DEFAULT_LIMITS,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
+    batch_invariant: bool = False,
     splits: Sequence[Split] = SEARCH_SPLITS,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
@@ -306,6 +329,7 @@ def open_judge(
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
+        batch_invariant=batch_invariant,
     )
 
 
@@ -316,6 +340,7 @@ def open_live_judge(
     weighting: Weighting,
     limits: Limits,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
+    batch_invariant: bool = False,
     splits: Sequence[Split] = SEARCH_SPLITS,
 ) -> Judge:
     """A judge of measurements; the test split stays sealed unless `splits` names it.
@@ -346,4 +371,5 @@ def open_live_judge(
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
+        batch_invariant=batch_invariant,
     )
