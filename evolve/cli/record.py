@@ -126,11 +126,7 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     for path in slices:
         if not path.is_file():
             raise UserError(f"{path} is not a slice file")
-    try:
-        card, cases, cells, gpu_of = merge_slices(slices)
-    except (KeyError, TypeError, UnicodeDecodeError) as error:
-        hint = "slices are what evosplit record writes"
-        raise UserError(f"{', '.join(map(str, slices))}: not all are slices ({error!r})", hint=hint) from error
+    card, cases, cells, gpu_of = merge_slices(slices)
     write_table(output, card, cases, cells, gpu_of)
     typer.echo(f"{output}: {len(cases)} shapes, {card['cells']} launches")
     for text in doubts(cells):

@@ -93,7 +93,12 @@ MISTAKES = [
     (["record", "-o", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written", "a folder that exists"),
     (["record", "--merge", "nope", "-o", "table"], 2, "nope is not a slice file", ""),
     (["record", "--merge", "short.py", "-o", "table"], 2, "nothing recorded in short.py", ""),
-    (["record", "--merge", "other.jsonl", "-o", "table"], 2, "not all are slices", "evosplit record"),
+    (
+        ["record", "--merge", "other.jsonl", "-o", "table"],
+        2,
+        "is no slice that evosplit record wrote",
+        "evosplit record",
+    ),
     (["show", "nope"], 2, "no run 'nope'", "evosplit run"),
     (["show", str(ROOT / "results/runs/languag-model")], 2, "no run", "results/runs/language-model"),
     (["show", "last", "--prompt"], 2, "--prompt needs", "--prompt"),
