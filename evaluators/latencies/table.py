@@ -13,6 +13,7 @@ import io
 import json
 import math
 import statistics
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,7 +200,7 @@ def _rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise TableError(f"{path} cannot be read ({error}); restore it from the repository") from error
     if not rows or tuple(rows[0]) != tuple(columns):
         raise TableError(f"{path}: expected the columns {', '.join(columns)}, got {rows[0] if rows else 'nothing'}")

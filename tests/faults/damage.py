@@ -155,11 +155,11 @@ def attack(whole: Path, subject: Subject, dice: random.Random, work: Path) -> Co
                 EXPECTED[key] = outputs[0]
         if len(outputs) < 2:
             continue
-        (_, right, _), (code, out, err) = outputs
+        (right_code, right, _), (code, out, err) = outputs
         outcome = (
             "traceback" if code == -1 or "Traceback" in err
             else "message" if told(code, out, err)
-            else "as from the whole file" if code == 0 and out == right
+            else "as from the whole file" if code == right_code and out == right
             else "its own text" if code == 0 and command[0] == "config"  # it shows what the file says
             else "other exit code" if code
             else "other output"
