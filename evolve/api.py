@@ -32,6 +32,7 @@ from evolve.run import (
     OpenedRun,
     check_resumable,
     evaluate_source,
+    held_config,
     open_configured_judge,
     read_program,
     resume_run,
@@ -156,7 +157,7 @@ def resume_search(
     folder = run.folder if isinstance(run, Run) else find_run(str(run), Path(runs_dir))
     sets = _sets(overrides)
     check_resumable(sets)
-    _run(resume_run(load_config(folder / CONFIG_FILE, sets), folder), on_progress)
+    _run(resume_run(held_config(folder, sets), folder), on_progress)
     return Run(folder)
 
 

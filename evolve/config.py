@@ -44,6 +44,9 @@ class JudgeConfig(_Section):
     tables: tuple[str, ...] = Field((), description="several tables, instead of one: all of them are judged")
     objective: Objective = Field(Objective.WORST, description="score over several tables: worst or (geometric) mean")
     weighting: Weighting = Field(Weighting.SERVING, description="serving (all shapes) or chat (short, small)")
+    batch_invariant: bool = Field(
+        False, description="refuse programs that cut a sequence into splits by what shares its batch"
+    )
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
 
 
@@ -218,6 +221,14 @@ class ConstantsConfig(_Section):
     )
 
 
+class StopConfig(_Section):
+    """Ends of a search before all its proposals are made; none by default. The first that is reached counts."""
+
+    score: float | None = Field(None, gt=0, description="training score of the leader")
+    oracle_share: float | None = Field(None, gt=0, description="its share of the oracle's gain, 1 for all of it")
+    stall: int | None = Field(None, ge=1, description="proposals in a row that did not improve the training score")
+
+
 class SearchConfig(_Section):
     """The population and the loop."""
 
@@ -238,6 +249,13 @@ class SearchConfig(_Section):
     )
     inspirations: int = Field(2, ge=0)
     diff_share: float = Field(0.5, ge=0, le=1, description="share of prompts that ask for a diff, not a rewrite")
+    stop: StopConfig = StopConfig()
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.exploration_ratio + self.exploitation_ratio > 1 + 1e-9:
+            raise ValueError("exploration_ratio and exploitation_ratio add up to more than 1")
+        return self
 
 
 class RunConfig(_Section):
@@ -286,6 +304,8 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
         "constants": [ConstantsConfig],
     }
     models = sections.get(str(path[0]), [model]) if len(path) > 1 else [model]
+    if path[:2] == ("search", "stop") and len(path) > 2:
+        models = [StopConfig]
     return [key for m in models for key in m.model_fields]
 
 
@@ -314,6 +334,20 @@ def _nearest(name: str, known: Sequence[str], what: str) -> str:
     return f"did you mean {near[0]}?" if near else f"known {what}: {', '.join(known)}"
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key stands once: the last of two would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As PyYAML's, but for keys that occur twice."""
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            name, line = key.value, key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and name != "<<" and lines.setdefault(name, line) != line:
+                raise yaml.MarkedYAMLError(problem=f"{name} stands twice, first in line {lines[name]}",
+                                           problem_mark=key.start_mark)  # fmt: skip
+        return super().construct_mapping(node, deep)
+
+
 def _override(data: dict[str, Any], text: str) -> None:
     key, found, value = text.partition("=")
     if not found or not key:
@@ -328,7 +362,7 @@ def _override(data: dict[str, Any], text: str) -> None:
         if not isinstance(section, dict):
             raise UserError(f"--set {shown}: {parent} is not a section")
     try:
-        section[last] = yaml.safe_load(value)
+        section[last] = yaml.load(value, _UniqueKeys)
     except yaml.YAMLError as error:
         raise UserError(f"--set {shown}: not a YAML value ({_why(error)})", hint="quote it") from error
 
@@ -383,6 +417,25 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
     return config
 
 
+def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """A configuration's text with `--set` overrides.
+
+    Raises:
+        UserError: broken YAML, a key twice, an unknown key or a bad value.
+    """
+    try:
+        data = yaml.load(text, _UniqueKeys)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{where} is not YAML: {_why(error)}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected a mapping of keys, got {type(data).__name__}")
+    for override in overrides:
+        _override(data, override)
+    return parse_config(data)
+
+
 def load_config(path: Path, overrides: list[str]) -> RunConfig:
     """Read a YAML file and apply `--set` overrides.
 
@@ -390,18 +443,25 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
         UserError: unreadable file, broken YAML, unknown key or bad value.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", hint="configs/ holds examples") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not YAML: {_why(error)}") from error
-    if data is None:
-        data = {}
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
-    for text in overrides:
-        _override(data, text)
-    return parse_config(data)
+    return parse_yaml(text, str(path), overrides)
+
+
+def changed_keys(one: RunConfig, other: RunConfig) -> dict[str, tuple[object, object]]:
+    """Keys in which two configurations differ, in their order, with both values."""
+
+    def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in data.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return found
+
+    a, b = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
+    return {key: (a.get(key), b.get(key)) for key in {**a, **b} if a.get(key) != b.get(key)}
 
 
 def with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:

@@ -7,6 +7,7 @@ callbacks.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -24,10 +25,19 @@ from evaluators.judge.judge_set import JudgeSet, table_labels
 from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, self_test
 from evolve.assets import asset
-from evolve.config import RunConfig
+from evolve.config import RunConfig, changed_keys, load_config, parse_yaml, with_overrides
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.journal.journal import open_journal
-from evolve.journal.run_folder import RunSummary, find_run, keep_tables, kept_seeds, kept_tables, new_run_folder
+from evolve.journal.journal import FILE_NAME, open_journal
+from evolve.journal.run_folder import (
+    CONFIG_FILE,
+    RunSummary,
+    find_run,
+    keep_tables,
+    kept_seeds,
+    kept_tables,
+    new_run_folder,
+)
+from evolve.journal.versions import other_versions
 from evolve.prompts.templates import load_templates
 from evolve.proposers import Proposer, open_proposer
 from evolve.search.controller import Controller, SearchProgress
@@ -37,7 +47,8 @@ if TYPE_CHECKING:
 
 SEALED_LOG = "sealed-reads.jsonl"
 RESUMABLE = (
-    "search.proposals", "search.wall_s", "search.parallel_proposals", "search.parallel_evaluations",
+    "search.proposals", "search.wall_s", "search.stop.score", "search.stop.oracle_share", "search.stop.stall",
+    "search.parallel_proposals", "search.parallel_evaluations",
     "budget.usd", "budget.tokens", "budget.gpu_s", "measure", "measure.executor", "measure.gpus",
 )  # fmt: skip
 """Keys that may change when a run is resumed: budgets, parallelism and GPUs, which decide nothing."""
@@ -71,10 +82,12 @@ class SearchResult:
     Attributes:
         summary: the run, read from its journal.
         stopped_by: the limit that ended it before all proposals were made; empty when none did.
+        reached: the key of `search.stop` that ended it, and how; empty when none did.
     """
 
     summary: RunSummary
     stopped_by: str
+    reached: str = ""
 
 
 def _ignore(_: object) -> None:
@@ -166,6 +179,7 @@ def open_configured_judge(
             weighting=config.judge.weighting,
             limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
             workspace_cap_mb=config.judge.workspace_cap_mb,
+            batch_invariant=config.judge.batch_invariant,
             splits=splits,
         )
         for path in paths
@@ -189,6 +203,7 @@ def _open_live_judge(
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
         workspace_cap_mb=config.judge.workspace_cap_mb,
+        batch_invariant=config.judge.batch_invariant,
         splits=splits,
     )
 
@@ -281,6 +296,39 @@ def check_resumable(sets: Sequence[str]) -> None:
             raise UserError(f"--set {text}: cannot change within a run", hint=f"these can: {', '.join(RESUMABLE)}")
 
 
+def held_config(folder: Path, sets: Sequence[str] = ()) -> RunConfig:
+    """Configuration that a run goes on with: what its journal says it began with, and overrides.
+
+    A `config.yaml` that is missing, empty or no YAML any more is written anew when the run goes on.
+
+    Raises:
+        UserError: `config.yaml` was edited where it would make another run of it, or an override is wrong.
+    """
+    path = folder / CONFIG_FILE
+    with open_journal(folder, read_only=True) as journal:
+        kept = journal.meta("config")
+    if not kept:  # it died before it wrote that down
+        return load_config(path, list(sets))
+    held = parse_yaml(kept, str(folder / FILE_NAME))
+    text = ""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = path.read_text(encoding="utf-8-sig")
+    now = held
+    if text.strip():
+        try:
+            now = parse_yaml(text, str(path))
+        except UserError as error:
+            hint = f"remove it: the run goes on with what {FILE_NAME} holds"
+            raise UserError(str(error), hint=hint) from error
+    for key, (was, wanted) in changed_keys(held, now).items():
+        if not key.startswith(RESUMABLE):
+            raise UserError(
+                f"{path}: {key} is {wanted!r} now, the run began with {was!r}",
+                hint="put it back, or remove the file: the journal holds what the run began with",
+            )
+    return with_overrides(now, list(sets))
+
+
 def start_run(
     config: RunConfig,
     folder: Path | None = None,
@@ -314,9 +362,16 @@ def resume_run(
 ) -> OpenedRun:
     """Open a run that has a journal.
 
+    `on_event` is told, too, when the run began on other versions: it goes on, but may differ from one that never
+    stopped.
+
     Raises:
         UserError: the proposer cannot run, or there is no sandbox.
     """
+    with open_journal(folder, read_only=True) as journal, journal.reading():
+        others = other_versions(journal.meta("versions"))
+    if others:
+        on_event(f"{folder} began with {'; '.join(others)}: what follows may differ from a run that never stopped")
     proposer = open_configured_proposer(config)
     judge = open_configured_judge(config, tables=kept_tables(folder), pool=pool, on_event=on_event)
     proposer = _with_constant_fitting(config, proposer, judge)
@@ -341,4 +396,5 @@ def run_search(opened: OpenedRun, *, on_progress: Callable[[SearchProgress], Non
         opened.config, opened.judge, opened.proposer, opened.folder, seeds=opened.seeds, on_progress=on_progress
     )
     summary = controller.run()
-    return SearchResult(summary, controller.stopped if summary.proposals < summary.wanted else "")
+    left = summary.proposals < summary.wanted
+    return SearchResult(summary, controller.stopped if left else "", controller.reached if left else "")

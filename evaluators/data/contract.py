@@ -48,7 +48,8 @@ class DecodeShape:
         num_heads_kv: KV heads on this GPU.
         head_dim: size of one head, the same for K and V.
         seqlen_q: query tokens per sequence.
-        live_seqlens: live keys per sequence; empty means that every sequence fills the capacity.
+        live_seqlens: live keys per sequence, 0 for one that pads a CUDA graph; empty means that every sequence fills
+            the capacity.
     """
 
     batch: int
@@ -69,12 +70,14 @@ class DecodeShape:
             )
         if self.head_dim > 256:
             raise ValueError(f"head_dim must be at most 256 (FA3's largest tile), got {self.head_dim}")
+        if self.head_dim % 8:
+            raise ValueError(f"head_dim must be a multiple of 8 (flash_api.cpp), got {self.head_dim}")
         if self.live_seqlens:
             if len(self.live_seqlens) != self.batch:
                 raise ValueError(f"live_seqlens has {len(self.live_seqlens)} lengths for a batch of {self.batch}")
-            if min(self.live_seqlens) < 1 or max(self.live_seqlens) > self.seqlen_k:
+            if min(self.live_seqlens) < 0 or max(self.live_seqlens) > self.seqlen_k:
                 raise ValueError(
-                    f"live_seqlens must lie in 1..seqlen_k ({self.seqlen_k}), "
+                    f"live_seqlens must lie in 0..seqlen_k ({self.seqlen_k}), "
                     f"got {min(self.live_seqlens)}..{max(self.live_seqlens)}"
                 )
 

@@ -10,6 +10,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evaluators.data.sums import total
+
 MIN_REGRESSION = 0.01
 """A shape is a regression when slower than the baseline by more than this ..."""
 
@@ -25,8 +27,8 @@ def log_speedups(baseline_us: Sequence[float], candidate_us: Sequence[float]) ->
 def standard_error(values: Sequence[float]) -> float:
     """Standard error of the mean of paired rounds, of which there must be two at least."""
     count = len(values)
-    mean = sum(values) / count
-    return math.sqrt(sum([(v - mean) ** 2 for v in values]) / ((count - 1) * count))
+    mean = total(values) / count
+    return math.sqrt(total([(v - mean) ** 2 for v in values]) / ((count - 1) * count))
 
 
 def is_regression(log_speedup: float, error: float) -> bool:

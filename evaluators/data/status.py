@@ -36,7 +36,7 @@ class Status(StrEnum):
     UNRECORDED = "unrecorded"
     """A decision whose launch the recorded table neither holds nor brackets."""
     UNSAFE = "unsafe"
-    """A launch above the workspace cap or outside what the kernel accepts."""
+    """A launch above the workspace cap, outside what the kernel accepts, or refused by `judge.batch_invariant`."""
     WRONG = "wrong"
     """The kernel's output disagreed with the reference (live measurements)."""
     PROPOSER_FAILED = "proposer_failed"

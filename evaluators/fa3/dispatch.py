@@ -207,7 +207,13 @@ def live_splits(n_blocks: tuple[int, ...], blocks_per_split: int, num_splits: in
 
 
 def resolved_num_splits(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> int:
-    """num_splits with FA3's own choice filled in where the decision says 0."""
+    """num_splits with FA3's own choice filled in where the decision says 0.
+
+    vLLM's fork runs large varlen batches unsplit, whatever it is asked for: no split kernel, no combine, no workspace
+    (flash_api.cpp, since January 2026). Upstream keeps num_splits, and its prepare kernel splits nothing.
+    """
+    if setting.provider == "vllm" and setting.mode is not Mode.STATIC and shape.batch > PREPARE_MAX_BATCH:
+        return 1
     if decision.num_splits:
         return decision.num_splits
     return num_splits_heuristic(shape_view(shape, setting), gpu.num_sms - decision.sm_margin)

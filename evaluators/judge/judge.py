@@ -18,12 +18,14 @@ from evaluators.data.contract import Decision, Gpu, Setting
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT, Evaluation, Feedback, Measuring, Opportunity
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
+from evaluators.data.sums import total
 from evaluators.data.workloads import Case, Split, Weighting, cases_for, weights
 from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
 from evaluators.latencies.table import read_table, restrict
 from evaluators.sandbox.sandbox import HIDDEN, Limits, Sandbox
+from evaluators.scoring.invariance import batch_variance
 from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.overfit import constant_bits, is_table, overfit_gain, penalised
 from evaluators.scoring.regressions import Regression, regression_of
@@ -60,6 +62,7 @@ class Judge:
         weighting: Weighting,
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
+        batch_invariant: bool = False,
     ) -> None:
         """Prepare questions and weights.
 
@@ -72,6 +75,7 @@ class Judge:
             weighting: how much each case counts.
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
+            batch_invariant: so are programs that cut a sequence by what shares its batch, on the training shapes.
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
@@ -93,8 +97,10 @@ class Judge:
             "weighting": weighting.value,
             "workspace_cap_mb": str(workspace_cap_mb),
             "judge_version": str(JUDGE_VERSION),
+            **({"batch_invariant": "true"} if batch_invariant else {}),
             **description,
         }
+        self._batch_invariant = batch_invariant
 
     @property
     def grows(self) -> bool:
@@ -134,7 +140,7 @@ class Judge:
 
     def _oracle_now(self) -> dict[Split, float]:
         return {
-            s: sum(share * self._outcomes.known(i).oracle.log_gain for i, share in w.items())
+            s: total(share * self._outcomes.known(i).oracle.log_gain for i, share in w.items())
             for s, w in self.weights.items()
         }
 
@@ -194,6 +200,18 @@ class Judge:
             )
         return tuple(sorted(found, key=lambda r: r.speedup))
 
+    def batch_variance(self, decisions: Sequence[Decision], splits: Sequence[Split] = tuple(Split)) -> str:
+        """How decisions on all cases depend on what shares a batch, on shapes of these splits; empty if not at all.
+
+        See `evaluators.scoring.invariance`.
+        """
+        launches = {
+            i: self._outcomes.launch(f.case, self._outcomes.spelled(f.case, decision))
+            for (i, f), decision in zip(self._facts.items(), decisions, strict=True)
+            if f.case.split in splits
+        }
+        return batch_variance([self._facts[i].case for i in launches], launches)
+
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Recheck a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
 
@@ -224,6 +242,11 @@ class Judge:
         if refused is not None:
             return Evaluation(refused[0], refused[1], source_hash, program.normal_form)
         results = {i: outcome.result for i, outcome in outcomes.items()}
+        if self._batch_invariant:
+            # By the training shapes alone: a verdict that hung on the holdout would tell of it.
+            varies = self.batch_variance(decisions, (Split.TRAIN,))
+            if varies:
+                return Evaluation(Status.UNSAFE, f"not batch-invariant: {varies}", source_hash, program.normal_form)
         oracle = self.oracle_log_gain
         scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
         features, message = self._features(program, outcomes), ""
@@ -275,7 +298,7 @@ class Judge:
         """MAP-Elites dimensions over the training shapes."""
         shares = self.weights[Split.TRAIN]
         # At least 1 on every shape; shares add up to 1 but for rounding.
-        splits = max(1.0, sum(w * outcomes[i].mean_live_splits for i, w in shares.items()))
+        splits = max(1.0, total(w * outcomes[i].mean_live_splits for i, w in shares.items()))
         changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
         return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
 
@@ -309,7 +332,7 @@ class Judge:
 def _paid(evaluation: Evaluation, measured: Sequence[Measuring], *, first: Evaluation | None = None) -> Evaluation:
     """The evaluation with what was measured for it, after what the first look had measured."""
     before, spent = (first.measured, first.gpu_s) if first else ((), 0.0)
-    return replace(evaluation, gpu_s=spent + sum(m.busy_s for m in measured), measured=(*before, *measured))
+    return replace(evaluation, gpu_s=spent + total(m.busy_s for m in measured), measured=(*before, *measured))
 
 
 def _hash(source: str) -> str:
@@ -322,6 +345,7 @@ def open_judge(
     weighting: Weighting = Weighting.SERVING,
     limits: Limits = DEFAULT_LIMITS,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
+    batch_invariant: bool = False,
     splits: Sequence[Split] = SEARCH_SPLITS,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
@@ -345,6 +369,7 @@ def open_judge(
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
+        batch_invariant=batch_invariant,
     )
 
 
@@ -355,6 +380,7 @@ def open_live_judge(
     weighting: Weighting,
     limits: Limits,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
+    batch_invariant: bool = False,
     splits: Sequence[Split] = SEARCH_SPLITS,
 ) -> Judge:
     """A judge of measurements; the test split stays sealed unless `splits` names it.
@@ -385,4 +411,5 @@ def open_live_judge(
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
+        batch_invariant=batch_invariant,
     )

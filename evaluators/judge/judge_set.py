@@ -13,6 +13,7 @@ from itertools import islice
 from evaluators.data.contract import Decision
 from evaluators.data.evaluation import OVERFIT, Evaluation, SplitScore
 from evaluators.data.status import Status
+from evaluators.data.sums import total
 from evaluators.data.workloads import Case
 from evaluators.judge.judge import Judge
 from evaluators.scoring.regressions import Regression
@@ -168,7 +169,7 @@ class JudgeSet:
 
     def combine(self, found: Mapping[str, Evaluation]) -> Evaluation:
         """One evaluation out of those by table. Its feedback is that of the table with the lowest training score."""
-        gpu_s = sum(e.gpu_s for e in found.values())
+        gpu_s = total(e.gpu_s for e in found.values())
         measured = tuple(m for e in found.values() for m in e.measured)
         for name, e in found.items():
             if e.status is not Status.OK:

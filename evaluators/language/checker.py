@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,12 @@ MAX_NAME = 64
 
 MAX_QUOTED = 120
 """Characters of a candidate's text, or of the parser's complaint about it, that a refusal repeats."""
+
+INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Characters that Python calls printable and nobody sees: Unicode's Default_Ignorable_Code_Point (variation selectors,
+fillers, the grapheme joiner), and the empty Braille pattern."""
 
 FRAMING = {"```": "three backticks", "<<<<<<<": "a diff marker", ">>>>>>>": "a diff marker"}
 """What frames programs in prompts and answers; inside a program it would end them early."""
@@ -323,7 +330,7 @@ class _Checker:
 def framing(source: str) -> Iterator[Refusal]:
     """Text, mostly in comments, that would break out of where programs are shown."""
     for number, line in enumerate(source.split("\n"), start=1):
-        odd = next((c for c in line if not c.isprintable() and c != "\t"), "")
+        odd = next((c for c in line if c != "\t" and (not c.isprintable() or INVISIBLE.match(c))), "")
         if odd:
             yield Refusal(number, f"character U+{ord(odd):04X}", "does not show in print", "printable text")
         for mark, name in FRAMING.items():

@@ -74,6 +74,22 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
+def syntax_text(node: object) -> str:
+    """A syntax tree as text, the same under every Python: journals hold hashes of it.
+
+    It is what `ast.dump` of Python 3.11 wrote. Later ones leave out empty lists, and know type parameters, which the
+    language has not.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(map(syntax_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = [(name, getattr(node, name, None)) for name in node._fields if name != "type_params"]
+    # What may be missing has None as its default; only a constant's own value says so.
+    shown = [(n, v) for n, v in fields if v is not None or (isinstance(node, ast.Constant) and n == "value")]
+    return f"{type(node).__name__}({', '.join(f'{name}={syntax_text(value)}' for name, value in shown)})"
+
+
 def _depths(tree: ast.AST) -> Iterator[int]:
     todo: list[tuple[ast.AST, int]] = [(tree, 0)]
     while todo:
@@ -128,5 +144,5 @@ def parse_program(source: str) -> Program:
         source=source,
         uses_blocks_per_split=any(isinstance(n, ast.FunctionDef) and n.name == "blocks_per_split" for n in tree.body),
         complexity=sum(1 for n in ast.walk(bare) if not isinstance(n, ast.expr_context | ast.Load | ast.Module)),
-        normal_form=hashlib.sha256(ast.dump(bare).encode()).hexdigest(),
+        normal_form=hashlib.sha256(syntax_text(bare).encode()).hexdigest(),
     )

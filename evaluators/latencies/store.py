@@ -19,6 +19,7 @@ from pathlib import Path
 
 from evaluators.data.contract import Decision, DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
+from evaluators.latencies.table import Cell, TableError, check_cell
 
 STORE_FORMAT = 1
 METHOD = "graph-6"
@@ -109,6 +110,10 @@ def _reading(
 ) -> StoredLatency:  # fmt: skip
     decision = Decision.from_row((splits, pack, margin, blocks))
     rounds, paired = tuple(json.loads(latencies)), tuple(json.loads(baseline))
+    if len(rounds) != len(paired) or len(rounds) < 2:
+        raise ValueError(f"launch {launch}: {len(rounds)} latencies beside {len(paired)} of the baseline")
+    check_cell("readings", Cell(decision, launch, error, rounds), len(rounds))
+    check_cell("the baseline's readings", Cell(decision, launch, error, paired), len(rounds))
     return StoredLatency(launch, decision, rounds, paired, error, clock, bool(slowed))
 
 
@@ -135,7 +140,7 @@ def read_bench(path: Path, bench: BenchKey) -> dict[str, dict[str, StoredLatency
             )
             for shape, number, *row in rows:
                 by_gpu.setdefault(shape, {}).setdefault(number, {})[row[0]] = _reading(*row)
-    except (sqlite3.Error, ValueError, TypeError) as error:
+    except (sqlite3.Error, ValueError, TypeError, TableError) as error:
         raise StoreError(f"{path} cannot be read as a latency store ({error})") from error
     return {shape: max(gpus.values(), key=len) for shape, gpus in by_gpu.items()}
 
@@ -241,7 +246,7 @@ class LatencyStore:
                     f"SELECT {READING_COLUMNS} FROM launch WHERE bench = ? AND shape = ?", (bench, shape_key(shape))
                 ).fetchall()
             found = {row[0]: _reading(*row) for row in rows}
-        except (sqlite3.Error, ValueError, TypeError) as error:
+        except (sqlite3.Error, ValueError, TypeError, TableError) as error:
             raise StoreError(f"{self.path} is damaged ({error}); move it away to start a new one") from error
         return found
 

@@ -11,13 +11,15 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import statistics
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import MAX_NUM_SPLITS, Decision, DecodeShape, Gpu, Setting
 from evaluators.data.workloads import Case, Split, cases_for
 
 TABLE_FORMAT = 1
@@ -80,6 +82,82 @@ def _pack_value(text: str) -> bool | None:
     return None if text == "" else text == "1"
 
 
+def check_cell(where: str, cell: Cell, rounds: int) -> None:
+    """Refuse a launch whose numbers no measurement gives.
+
+    Args:
+        where: file and shape, for the message.
+        cell: the launch.
+        rounds: how many latencies each launch of the recording has.
+
+    Raises:
+        TableError: a latency or the error is not a number, not positive or not finite, or rounds are missing.
+    """
+    where = f"{where}, launch {cell.launch}"
+    if len(cell.latencies_us) != rounds:
+        raise TableError(f"{where}: {len(cell.latencies_us)} latencies, expected one for each of {rounds} rounds")
+    for value in cell.latencies_us:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise TableError(f"{where}: a latency of {value!r} us, expected a positive, finite number")
+    if isinstance(cell.error, bool) or not isinstance(cell.error, int | float) or not 0 <= cell.error < math.inf:
+        raise TableError(f"{where}: an error of {cell.error!r}, expected a finite number from 0 on")
+    d = cell.decision
+    whole = (d.num_splits, d.sm_margin, d.blocks_per_split)
+    if any(type(v) is not int or not 0 <= v < 2**31 for v in whole) or d.num_splits > MAX_NUM_SPLITS:
+        raise TableError(f"{where}: not a decision that the kernel takes: {d.as_row()}")
+
+
+FAR = 2.0
+"""A split launch this many times faster than every other one of its shape, or slower than both beside it, is doubtful;
+the tables that ship come to 1.3."""
+
+FAR_UNSPLIT = 10.0
+"""The same for an unsplit launch, which spares short sequences the combine kernel: up to 6 times in those tables."""
+
+
+def off_the_curve(cells: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """Launches whose latency does not fit the others of their shape, in words: one broken reading decides scores.
+
+    Doubtful is a launch far faster than the next fastest of its shape, and a split one far slower than both that run
+    one split more and one less.
+    """
+    found = []
+    for case, rows in cells.items():
+        by_speed = sorted((statistics.median(c.latencies_us), c.launch, c.decision.num_splits) for c in rows)
+        if len(by_speed) > 1:
+            (median, launch, splits), (beside, *_) = by_speed[:2]
+        if len(by_speed) > 1 and median * (FAR if splits > 1 else FAR_UNSPLIT) < beside:
+            found.append(f"{case}, launch {launch}: {median:.3f} us, the next fastest takes {beside:.3f} us")
+        lines: dict[tuple[object, ...], list[Cell]] = {}
+        for cell in rows:
+            d = cell.decision
+            if d.num_splits > 1:
+                lines.setdefault((d.pack_gqa, d.sm_margin, d.blocks_per_split), []).append(cell)
+        for line in lines.values():
+            line.sort(key=lambda c: c.decision.num_splits)
+            medians = [statistics.median(c.latencies_us) for c in line]
+            for index in range(1, len(line) - 1):
+                beside = max(medians[index - 1], medians[index + 1])
+                if medians[index] > FAR * beside:
+                    found.append(
+                        f"{case}, launch {line[index].launch}: {medians[index]:.3f} us, {beside:.3f} us beside it"
+                    )
+    return found
+
+
+DOUBTS_SHOWN = 5
+
+
+def doubts(cells: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """Lines that warn of launches off the curve, the first few by name."""
+    found = off_the_curve(cells)
+    if not found:
+        return []
+    more = [f"and {len(found) - DOUBTS_SHOWN} more"] if len(found) > DOUBTS_SHOWN else []
+    head = f"doubtful readings, which scores rest on: {len(found)} launches do not fit the others of their shape"
+    return [head, *(f"  {text}" for text in (*found[:DOUBTS_SHOWN], *more))]
+
+
 def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], cells: Mapping[str, Sequence[Cell]],
                 gpu_of: Mapping[str, str]) -> None:  # fmt: skip
     """Write a table to a new or empty folder.
@@ -122,7 +200,7 @@ def _rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise TableError(f"{path} cannot be read ({error}); restore it from the repository") from error
     if not rows or tuple(rows[0]) != tuple(columns):
         raise TableError(f"{path}: expected the columns {', '.join(columns)}, got {rows[0] if rows else 'nothing'}")
@@ -156,10 +234,12 @@ def _parsed(folder: Path, digest: str) -> Table:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TableError(f"{folder} holds no readable {CARD} ({error}); expected a recorded table") from error
+    if not isinstance(card, dict):
+        raise TableError(f"{folder / CARD}: expected an object, got {type(card).__name__}")
     if card.get("format") != TABLE_FORMAT:
         raise TableError(f"{folder}: table format {card.get('format')!r}, this version reads {TABLE_FORMAT}")
-    setting = Setting.from_json(card)
     try:
+        setting = Setting.from_json(card)
         cases = []
         for case, split, batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, _, live in _rows(
             folder / SHAPES, SHAPE_COLUMNS
@@ -173,9 +253,23 @@ def _parsed(folder: Path, digest: str) -> Table:
         for case, num_splits, blocks, pack, free, launch, off, latencies in _rows(folder / CELLS, CELL_COLUMNS):
             decision = Decision(int(num_splits), _pack_value(pack), int(free), int(blocks))
             cells[case].append(Cell(decision, launch, float(off), tuple(map(float, latencies.split()))))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise TableError(f"{folder}: a damaged line ({error!r}); restore the table from the repository") from error
-    device = card["device"]
+    try:
+        device, rounds = card["device"], int(card["rounds"])
+        whole = [int(device[name]) for name in ("num_sms", "l2_bytes")]
+        texts = [str(card["workload"]), str(card["build"]), str(device["name"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TableError(f"{folder / CARD}: a field is missing or damaged ({error!r})") from error
+    if rounds < 2 or min(whole) < 1 or not all(texts):
+        raise TableError(f"{folder / CARD}: rounds {rounds}, {whole[0]} SMs, {whole[1]} bytes of L2 make no sense")
+    for case, rows in cells.items():
+        if not rows:
+            raise TableError(f"{folder / CELLS}: no launch of {case}, which {SHAPES} names")
+        if len({x.launch for x in rows}) < len(rows):
+            raise TableError(f"{folder / CELLS}: {case} holds a launch twice")
+        for x in rows:
+            check_cell(f"{folder / CELLS}: {case}", x, rounds)
     margin = max((x.decision.sm_margin for rows in cells.values() for x in rows), default=0)
     return Table(
         card=card,
@@ -194,12 +288,23 @@ def restrict(table: Table, splits: Sequence[Split]) -> Table:
 
 
 def slice_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a slice, the header first; torn ones are left out."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """Lines of a slice, the header first; torn ones are left out.
+
+    Raises:
+        TableError: it cannot be read, or a line is no object.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{path} cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
             continue
+        if not isinstance(row, dict):
+            raise TableError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+        yield row
 
 
 def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dict[str, list[Cell]], dict[str, str]]:
@@ -219,28 +324,31 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
     for path in paths:
         ours: dict[str, Any] | None = None
         for row in slice_rows(path):
-            if ours is None:
-                ours = row
-                head = head or row
-                _check_same(head, row, path)
-                continue
-            if "cells" not in row:
-                failed[row["case"]] = row.get("failed", "")
-                continue
-            if row["case"] in cells:
-                continue
-            cells[row["case"]] = [
-                Cell(
-                    Decision(x["num_splits"], x["pack_gqa"], x["sm_margin"], x["blocks_per_split"]),
-                    x["launch"],
-                    x["error"],
-                    tuple(x["latencies_us"]),
-                )
-                for x in row["cells"]
-            ]
-            gpu_of[row["case"]] = ours["device"]["uuid"]
-            clocks.append(row["sm_clock_mhz"])
-            slowed += row["slowed"]
+            try:
+                if ours is None:
+                    ours = row
+                    head = head or row
+                    _check_same(head, row, path)
+                    continue
+                case = str(row["case"])
+                if "cells" not in row:
+                    failed[case] = row.get("failed", "")
+                    continue
+                if case in cells:
+                    continue
+                found = [_slice_cell(x) for x in row["cells"]]
+                gpu_of[case] = ours["device"]["uuid"]
+                clocks.append(int(row["sm_clock_mhz"]))
+                slowed += bool(row["slowed"])
+                rounds = int(ours["rounds"])
+            except (KeyError, TypeError, ValueError) as error:
+                what = f"{path}: {row['case']}" if "case" in row else f"{path} is no slice that evosplit record wrote"
+                raise TableError(f"{what}: a field is missing or damaged ({error!r})") from error
+            if not found:
+                raise TableError(f"{path}: {case}: no launches")
+            for cell in found:
+                check_cell(f"{path}: {case}", cell, rounds)
+            cells[case] = found
     if head is None or not cells:
         raise TableError(f"nothing recorded in {', '.join(map(str, paths))}")
     setting = Setting.from_json(head)
@@ -258,6 +366,11 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
         **round_agreement(x.latencies_us for v in cells.values() for x in v),
     }
     return card, cases, cells, gpu_of
+
+
+def _slice_cell(row: Mapping[str, Any]) -> Cell:
+    decision = Decision(row["num_splits"], row["pack_gqa"], row["sm_margin"], row["blocks_per_split"])
+    return Cell(decision, str(row["launch"]), row["error"], tuple(row["latencies_us"]))
 
 
 def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> None:

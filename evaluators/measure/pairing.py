@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from evaluators.data.sums import total
+
 LOOKS = (6, 12, 24)
 """Blocks after which the data are looked at; nowhere in between."""
 
@@ -241,16 +243,16 @@ def suite_interval(parts: Sequence[Part], alpha: float = SUITE_ALPHA) -> Interva
     """
     import numpy as np
 
-    total = sum(p.weight for p in parts)
-    if not total:
+    whole = total(p.weight for p in parts)
+    if not whole:
         return Interval(0.0, 0.0, 0.0, 0.0, 0.0)
-    measured = [(p.weight / total, p.log_ratios) for p in parts if len(p.log_ratios) > 1]
-    mean = sum(w * statistics.fmean(logs) for w, logs in measured)
+    measured = [(p.weight / whole, p.log_ratios) for p in parts if len(p.log_ratios) > 1]
+    mean = total(w * statistics.fmean(logs) for w, logs in measured)
     variances = [w * w * statistics.variance(logs) / len(logs) for w, logs in measured]
-    variance = sum(variances)
+    variance = total(variances)
     if not variance:
         return Interval(mean, mean, mean, mean, mean)
-    degrees = variance**2 / sum(v * v / (len(logs) - 1) for v, (_, logs) in zip(variances, measured, strict=True))
+    degrees = variance**2 / total(v * v / (len(logs) - 1) for v, (_, logs) in zip(variances, measured, strict=True))
     half = t_quantile(1 - alpha / 2, max(1.0, degrees)) * math.sqrt(variance)
     rng = np.random.default_rng(0)
     means = np.zeros(RESAMPLES)

@@ -20,11 +20,17 @@ from importlib.machinery import SourceFileLoader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import CodeType
     from typing import Any
 
-FILE_NAME = "<heuristic>"
+FILE_NAME = "<heuristic>\ud800"
+"""No file has this name: CPython would open the file for the text of a syntax error, which the sandbox kills for."""
+
 MAX_MESSAGE = 400
+BEGUN = b"begun\n"
+"""Written once the process is confined, before the candidate's code is looked at."""
+
 CONSTANTS = {None: "null", True: "true", False: "false"}
 
 
@@ -60,15 +66,24 @@ def single_precision(value: float) -> float:
     return float(SINGLE.unpack(SINGLE.pack(value))[0])
 
 
+def sum_in_order(values: Iterable[Any], start: Any = 0) -> Any:
+    """The sum as C++ and Python before 3.12 have it: from left to right, rounded at each step."""
+    for value in values:
+        start = start + value
+    return start
+
+
 def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -> list[list[Any]]:
     """Ask the candidate about every shape.
 
     Raises:
         BadAnswer: with the shape's index as second argument; other exceptions are the candidate's own.
     """
+    # From 3.12 on the interpreter's own sum rounds otherwise: scores must not depend on its version.
+    plain_sum = sum if sys.version_info < (3, 12) else sum_in_order
     builtins = {
         "abs": abs, "bool": bool, "float": float, "float32": single_precision, "int": int, "len": len, "max": max,
-        "min": min, "range": range, "round": round, "sorted": sorted, "sum": sum,
+        "min": min, "range": range, "round": round, "sorted": sorted, "sum": plain_sum,
         "__import__": lambda name, *_: math if name == "math" else None,
     }  # fmt: skip
     if request["open_builtins"]:
@@ -128,11 +143,12 @@ def encoded(reply: dict[str, Any]) -> bytes:
 
 def main() -> None:
     """Read, confine, run, answer."""
+    # By path: -P keeps this folder off sys.path.
+    confine = SourceFileLoader("confine", os.path.join(os.path.dirname(__file__), "confine.py")).load_module()
+    confine.end_with_the_parent()
     head_bytes = int(sys.stdin.buffer.readline())
     request = marshal.loads(sys.stdin.buffer.read(head_bytes))
     nonce = request.pop("nonce")
-    # By path: -P keeps this folder off sys.path.
-    confine = SourceFileLoader("confine", os.path.join(os.path.dirname(__file__), "confine.py")).load_module()
     request["at"] = -1
     questions = marshal.loads(sys.stdin.buffer.read())
     if request["open_builtins"]:
@@ -143,7 +159,10 @@ def main() -> None:
     # The parser warns of odd code, and what prints warnings opens files.
     _warnings.filters.insert(0, ("ignore", None, Warning, None, 0))
     confined = (confine.confine if request["confined"] else confine.limit)(**request["limits"])
+    # From here on what happens is the candidate's doing.
+    os.write(1, BEGUN)
     reply: dict[str, Any]
+    code: CodeType | None = None
     try:
         code = compile(request["source"], FILE_NAME, "exec", dont_inherit=True)
         reply = {"status": "ok", "rows": decide(request, questions, code)}
@@ -157,6 +176,8 @@ def main() -> None:
             "message": f"{type(error).__name__}: {str(error)[:MAX_MESSAGE]}",
             "line": candidate_line(error),
         }
+        if code is None and isinstance(error, SyntaxError):
+            reply |= {"status": "syntax", "message": error.msg[:MAX_MESSAGE], "line": error.lineno or 0}
     reply |= {"nonce": nonce, "at": request["at"], "confined": confined}
     sys.stdout.buffer.write(encoded(reply))
     sys.stdout.buffer.flush()

@@ -204,6 +204,15 @@ def set_timers(libc: ctypes.CDLL, *, cpu_s: float, wall_s: float) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
+def end_with_the_parent() -> None:
+    """Have the kernel kill this process when its parent ends: also one that was stopped, or that reads no end of file.
+
+    Called first of all; the confinement checks that the parent had not ended before.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+
+
 def limit(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict[str, bool]:
     """Limit this process without confining it, where the system has no seccomp; for programs that the gate has passed.
 
@@ -236,7 +245,7 @@ def confine(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict
     libc = ctypes.CDLL(None, use_errno=True)
     # A failed allocation would otherwise look for another arena by counting CPUs, which seccomp kills.
     libc.mallopt(M_ARENA_MAX, 1)
-    libc.prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
+    end_with_the_parent()
     if os.getppid() != parent:
         raise OSError("the parent process has ended")
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -17,11 +17,12 @@ from importlib.machinery import SourceFileLoader
 
 def main() -> None:
     """Load, confine, answer until stdin ends."""
+    # By path: -P keeps this folder off sys.path.
+    confine = SourceFileLoader("confine", os.path.join(os.path.dirname(__file__), "confine.py")).load_module()
+    confine.end_with_the_parent()
     stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
     request = marshal.loads(stdin.read(int(stdin.readline())))
     library = ctypes.CDLL(request["library"])
-    # By path: -P keeps this folder off sys.path.
-    confine = SourceFileLoader("confine", os.path.join(os.path.dirname(__file__), "confine.py")).load_module()
     count = request["count"]
     columns = [
         (ctypes.c_int64 * (len(request[name]) // 8)).from_buffer_copy(request[name])

@@ -27,8 +27,14 @@ REPLY_BYTES = 16_384
 REPLY_BYTES_PER_ROW = 64
 """Longest reply that is read; a row of four numbers takes at most 27 bytes, a message 5,000."""
 
+BEGUN = b"begun\n"
+"""What `child.py` writes when it is confined, before the candidate's code is looked at."""
+
 OUTSIDE_KILLS = 5
-"""Tries for a candidate whose process was ended from outside."""
+"""Tries for a candidate whose process was ended from outside, or never came to look at it."""
+
+PAUSE_S = 0.5
+"""Wait before another try where the process could not begin: a file may be missing for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class End(Enum):
     OUTSIDE = auto()
     """By a SIGKILL that was not ours, or at the wall limit with CPU time left. No candidate can cause either by itself:
     it may neither send signals nor wait. One that fills the machine's memory is killed like that, too."""
+    UNBEGUN = auto()
+    """Before it was confined and looked at the candidate: the machine's fault, never the candidate's."""
     OTHER = auto()
     """In another way, or without a whole reply."""
 
@@ -78,7 +86,7 @@ class Ended:
 
 
 def run_confined(head: dict[str, Any], body: bytes, limits: Limits, *, rows: int, hash_seed: int) -> Ended:
-    """Run one candidate in a fresh process; again where that process was ended from outside, a few times.
+    """Run one candidate in a fresh process; again where the machine ended that process, a few times.
 
     Args:
         head: source and how to run it, for `sandbox_child`.
@@ -92,7 +100,9 @@ def run_confined(head: dict[str, Any], body: bytes, limits: Limits, *, rows: int
     """
     ended = _run_once(head, body, limits, rows, hash_seed)
     for _ in range(OUTSIDE_KILLS - 1):
-        if ended.end is not End.OUTSIDE:
+        if ended.end is End.UNBEGUN:
+            time.sleep(PAUSE_S)
+        elif ended.end is not End.OUTSIDE:
             break
         ended = _run_once(head, body, limits, rows, hash_seed)
     return ended
@@ -125,7 +135,7 @@ def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash
 
     timer = threading.Timer(wall_s, stop)
     timer.start()
-    longest = REPLY_BYTES + REPLY_BYTES_PER_ROW * rows
+    longest = len(BEGUN) + REPLY_BYTES + REPLY_BYTES_PER_ROW * rows
     try:
         # The child reads all of it before the candidate runs, or has died.
         for send in (
@@ -145,10 +155,13 @@ def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash
         process.stdout.close()
     elapsed_s = time.monotonic() - started
     # A program that catches its own end may have replied before; only a proper end counts.
-    reply = _checked(raw, nonce) if code == 0 and len(raw) <= longest else None
+    begun = raw.startswith(BEGUN)
+    reply = _checked(raw[len(BEGUN) :], nonce) if begun and code == 0 and len(raw) <= longest else None
     cpu_s = usage.ru_utime + usage.ru_stime
     if reply is not None:
         end = End.REPLIED
+    elif not begun and code != -signal.SIGKILL and not late.is_set():
+        end = End.UNBEGUN
     elif code in (-signal.SIGPROF, -signal.SIGXCPU):
         end = End.TIME
     elif code == -signal.SIGSYS:

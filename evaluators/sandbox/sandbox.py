@@ -11,6 +11,7 @@ from functools import cache
 from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Gpu, ShapeView, WorkView
 from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
+from evaluators.language.checker import quoted
 from evaluators.language.gate import Program
 from evaluators.sandbox import confine
 from evaluators.sandbox.process import OUTSIDE_KILLS, End, Ended, Limits, SandboxUnavailable, run_confined
@@ -126,6 +127,11 @@ class Sandbox:
             if ended.peak_mb < LARGE * self._limits.memory_mb:
                 raise SandboxUnavailable(f"the sandbox process of one program was {ways}: is this machine overloaded?")
             return failed(Status.MEMORY, f"{ways}, with much memory in use: this machine may have too little for it")
+        if ended.end is End.UNBEGUN:
+            raise SandboxUnavailable(
+                f"the sandbox process ended {OUTSIDE_KILLS} times in a row before it ran a program (exit code "
+                f"{ended.code}): are Python's files all there?"
+            )
         if reply is None:
             if ended.end is End.TIME:
                 return failed(Status.TIMEOUT, f"no answer to all shapes within {self._limits.time_s} s of CPU time")
@@ -136,6 +142,8 @@ class Sandbox:
         message, line = reply.get("message"), reply.get("line")
         if status == "memory":
             return failed(Status.MEMORY, f"more than {self._limits.memory_mb} MiB at {where}")
+        if status == "syntax" and type(message) is str and type(line) is int:
+            return failed(Status.SYNTAX, f"line {line}: syntax: {quoted(message)}")
         if status == "raised" and type(message) is str and type(line) is int:
             what = message.partition(":")[0] if where == HIDDEN else message  # `KeyError: 4096` would name the shape
             return failed(Status.RAISED, f"line {line}: {what} at {where}")

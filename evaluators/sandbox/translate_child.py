@@ -22,6 +22,7 @@ LONGEST = 1_000_000
 
 def main() -> None:
     """Read, confine, translate, answer."""
+    confine.end_with_the_parent()
     request = json.load(sys.stdin)
     confine.confine(**request["limits"])
     bounds = {int(position): tuple(ends) for position, ends in request["bounds"].items()}

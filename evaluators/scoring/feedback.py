@@ -11,6 +11,7 @@ from functools import lru_cache
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.data.evaluation import Feedback, Opportunity
 from evaluators.data.gain import Gain
+from evaluators.data.sums import total
 from evaluators.fa3.launch import canonical_launch
 from evaluators.scoring.regressions import grid_of
 from evaluators.scoring.score import CHARGE
@@ -80,10 +81,10 @@ def by_region(opportunities: Iterable[Opportunity]) -> list[RegionSummary]:
         rows.append(
             RegionSummary(
                 name,
-                left=sum(o.weight * o.gain for o in group),
-                gained=sum(o.weight * log for o, log in zip(group, logs, strict=True)),
+                left=total(o.weight * o.gain for o in group),
+                gained=total(o.weight * log for o, log in zip(group, logs, strict=True)),
                 shapes=len(group),
-                speedup=math.exp(sum(logs) / len(group)),
+                speedup=math.exp(total(logs) / len(group)),
             )
         )
     return sorted(rows, key=lambda row: (-row.left, row.name))
@@ -116,8 +117,8 @@ class ShapeWriter:
         if not shape.ragged:
             return f"{text}, {view['num_n_blocks']} blocks a row"
         rows = sorted(-(-n // int(view["block_n"])) for n in shape.live_seqlens)
-        total = opportunity.work.get("total_n_blocks", sum(rows))
-        return f"{text} at most, rows {rows[0]}..{rows[len(rows) // 2]}..{rows[-1]} blocks, {total} in all"
+        blocks = opportunity.work.get("total_n_blocks", sum(rows))
+        return f"{text} at most, rows {rows[0]}..{rows[len(rows) // 2]}..{rows[-1]} blocks, {blocks} in all"
 
     def line(self, opportunity: Opportunity) -> str:
         """Shape, decision and baseline, each with what it runs and takes."""

@@ -23,6 +23,7 @@ from enum import StrEnum
 
 from evaluators.data.contract import DecodeShape
 from evaluators.data.evaluation import SplitScore
+from evaluators.data.sums import total
 
 OVERFIT_LIMIT = 0.25
 """Share of overfit gain above which a program is marked.
@@ -148,8 +149,8 @@ def overfit_part(gain: float, near: Sequence[tuple[Axis, float | None]]) -> floa
 def overfit_gain(parts: Mapping[str, tuple[float, float]], weights: Mapping[str, float]) -> OverfitGain:
     """Add up shapes, given (gain, overfit part) and weight by case id."""
     return OverfitGain(
-        gain=sum(share * max(0.0, parts[i][0]) for i, share in weights.items()),
-        overfit=sum(share * parts[i][1] for i, share in weights.items()),
+        gain=total(share * max(0.0, parts[i][0]) for i, share in weights.items()),
+        overfit=total(share * parts[i][1] for i, share in weights.items()),
     )
 
 

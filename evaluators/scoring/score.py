@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from evaluators.data.evaluation import SplitScore
 from evaluators.data.gain import Gain, gain_of
+from evaluators.data.sums import total
 from evaluators.latencies.latency import Latency
 
 REGRESSION_PENALTY = 2e-4
@@ -77,10 +78,10 @@ def split_score(
     """
     counted: Sequence[tuple[float, ShapeResult]] = [(w, r) for i, w in weights.items() if (r := results[i])]
     missing = [w for i, w in weights.items() if results[i] is None]
-    log_gain = sum(w * r.log_speedup for w, r in counted) + MISSING_LOG_SPEEDUP * sum(missing)
+    log_gain = total(w * r.log_speedup for w, r in counted) + MISSING_LOG_SPEEDUP * total(missing)
     regressions = [(w, r) for w, r in counted if r.regression]
-    penalty = sum(REGRESSION_PENALTY - w * r.log_speedup for w, r in regressions)
-    penalty += sum(REGRESSION_PENALTY - w * MISSING_LOG_SPEEDUP for w in missing)
+    penalty = total(REGRESSION_PENALTY - w * r.log_speedup for w, r in regressions)
+    penalty += total(REGRESSION_PENALTY - w * MISSING_LOG_SPEEDUP for w in missing)
     return SplitScore(
         score=math.exp(log_gain - penalty),
         geomean_speedup=math.exp(log_gain),

@@ -99,7 +99,7 @@ def _row(row: Mapping[str, str | None], where: str, default: Setting) -> tuple[D
             continue
         values[name] = _whole(text, f"{where}, column {name}", LARGEST.get(name, INT_MAX))
     lengths = (row.get("live_seqlens") or "").split()
-    live = tuple(_whole(text, f"{where}, column live_seqlens", INT_MAX) for text in lengths)
+    live = tuple(_whole(text, f"{where}, column live_seqlens", INT_MAX, least=0) for text in lengths)
     setting = default
     mode = (row.get("mode") or "").strip()
     if mode:
@@ -121,9 +121,9 @@ def _row(row: Mapping[str, str | None], where: str, default: Setting) -> tuple[D
         raise UserError(f"{where}: {error}") from error
 
 
-def _whole(text: str, where: str, largest: int) -> int:
+def _whole(text: str, where: str, largest: int, least: int = 1) -> int:
     # Ten digits hold INT_MAX; int() itself would also take 1_000 and the digits of other scripts.
-    value = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
-    if not 1 <= value <= largest:
-        raise UserError(f"{where}: expected a whole number from 1 to {largest}, got {text[:40]!r}")
+    value = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else -1
+    if not least <= value <= largest:
+        raise UserError(f"{where}: expected a whole number from {least} to {largest}, got {text[:40]!r}")
     return value

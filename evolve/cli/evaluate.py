@@ -9,8 +9,9 @@ import typer
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
-from evaluators.judge.judge import SEARCH_SPLITS
+from evaluators.judge.judge import SEARCH_SPLITS, Judge
 from evaluators.judge.judge_set import JudgeSet
+from evaluators.latencies.table import doubts, read_table, restrict
 from evaluators.scoring.feedback import by_region
 from evolve.assets import asset
 from evolve.cli.common import (
@@ -41,6 +42,10 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     judge = open_configured_judge(config, splits=splits, on_event=say)
     if sealed:
         log_sealed_read(program, source, judge.description)
+    if config.judge.measure == "recorded":
+        for path in config.table_paths():
+            for line in doubts(restrict(read_table(asset(path)), splits).cells):
+                say(line)
     each = judge.evaluate_each(source) if isinstance(judge, JudgeSet) else {}
     result = judge.combine(each) if isinstance(judge, JudgeSet) else judge.evaluate(source)
     if result.status is Status.OK:
@@ -72,6 +77,9 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     if result.train is not None:
         typer.echo(gap_line(result.train, result.holdout))
     typer.echo(overfit_line(result.features, result.overfit))
+    if isinstance(judge, Judge):
+        varies = judge.batch_variance(result.decisions)
+        typer.echo(f"batch-invariant: {'no: ' + varies if varies else 'yes, on these shapes'}")
     for line in regression_lines(judge, result):
         typer.echo(line)
     where = " of the table with the lowest score" if each else ""

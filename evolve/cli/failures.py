@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import typer
@@ -12,10 +15,32 @@ import typer
 from evolve.errors import EXIT_INTERRUPTED, EXIT_MISSING, EXIT_USAGE, InterruptedRun, UserError
 
 
+@contextlib.contextmanager
+def stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM (schedulers) and SIGHUP (closed terminals) stop a command as Ctrl-C does; `nohup` stays in force."""
+
+    def stop(*_: object) -> None:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    taken = [n for n in numbers if signal.getsignal(n) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def guarded(command: Callable[[], Any]) -> NoReturn:
     """Exit with a command's code; turns users' mistakes into `error:` and `hint:` lines."""
     try:
-        sys.exit(command())
+        with stopped_as_by_ctrl_c():
+            code = command()
+        sys.exit(code)
     except UserError as error:
         _complain(str(error), error.hint)
         sys.exit(error.exit_code)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evaluators.data.contract import SETTINGS, Gpu
 from evaluators.data.workloads import WORKLOADS
-from evaluators.latencies.table import merge_slices, write_table
+from evaluators.latencies.table import doubts, merge_slices, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import MS_PER_CELL, RecordingProgress, count_cells, record
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -126,11 +126,9 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     for path in slices:
         if not path.is_file():
             raise UserError(f"{path} is not a slice file")
-    try:
-        card, cases, cells, gpu_of = merge_slices(slices)
-    except (KeyError, TypeError, UnicodeDecodeError) as error:
-        hint = "slices are what evosplit record writes"
-        raise UserError(f"{', '.join(map(str, slices))}: not all are slices ({error!r})", hint=hint) from error
+    card, cases, cells, gpu_of = merge_slices(slices)
     write_table(output, card, cases, cells, gpu_of)
     typer.echo(f"{output}: {len(cases)} shapes, {card['cells']} launches")
+    for text in doubts(cells):
+        typer.echo(text, err=True)
     return 0

@@ -10,9 +10,9 @@ import typer
 
 from evolve.cli.common import emit, say, score_json, score_lines
 from evolve.cli.run import PICTURE, summary_json, trust_lines
-from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.errors import EXIT_NEGATIVE, EXIT_USAGE, UserError
 from evolve.journal.journal import Entry, open_journal
-from evolve.journal.run_folder import RunSummary, find_run, list_runs, run_folders, summarise
+from evolve.journal.run_folder import RunSummary, find_run, list_runs, summarise
 from evolve.reports.plain_text import plain
 from evolve.reports.run_tables import diff_text, print_table, proposals_table, runs_table, stdout_console
 from evolve.run import read_program
@@ -21,18 +21,18 @@ from evolve.search.controller import read_journal
 
 def ls_command(runs_dir: Path, *, as_json: bool) -> int:
     """A table of runs, the latest first."""
-    runs = list_runs(runs_dir)
+    runs, unreadable = list_runs(runs_dir)
     if as_json:
-        emit({"runs": [summary_json(r) for r in runs]})
-        return 0
+        problems = [{"path": str(path), "problem": str(error)} for path, error in unreadable.items()]
+        emit({"runs": [summary_json(r) for r in runs], "unreadable": problems})
+        return EXIT_USAGE if unreadable else 0
     if runs:
         print_table(runs_table(runs, runs_dir), stdout_console())
-    unread = sorted({p.name for p in run_folders(runs_dir)} - {r.path.name for r in runs})
-    if unread:
-        say(f"cannot be read: {', '.join(unread)}; evosplit show RUN says why")
-    elif not runs:
+    for path, error in unreadable.items():
+        say(f"{path.relative_to(runs_dir)}  cannot be read: {plain(str(error))}")
+    if not runs and not unreadable:
         say(f"no runs in {runs_dir}; evosplit run configs/quickstart.yaml starts one")
-    return 0
+    return EXIT_USAGE if unreadable else 0
 
 
 def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool, as_json: bool) -> int:
@@ -48,6 +48,8 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
         console = stdout_console()
         print_table(proposals_table(read_journal(folder), console.width), console)
         _print_outcome(summary)
+        if not summary.checked:
+            say("an earlier version wrote rows of this journal without checksums: damage to them may go unnoticed")
         return 0
     with open_journal(folder, read_only=True) as journal:
         entry = journal.entry(proposal)

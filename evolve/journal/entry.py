@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -113,8 +114,19 @@ def storable(text: str) -> str:
 
 
 def score_of(text: str | None) -> SplitScore | None:
-    """Inverse of `score_text`."""
-    return SplitScore(**json.loads(text)) if text else None
+    """Inverse of `score_text`.
+
+    Raises:
+        ValueError: not a score.
+        TypeError: a field too many or too few.
+    """
+    if not text:
+        return None
+    score = SplitScore(**json.loads(text))
+    for name, value in asdict(score).items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"a score's {name} is {value!r}")
+    return score
 
 
 def score_text(score: SplitScore | None) -> str | None:

@@ -2,8 +2,8 @@
 
 Tables: `meta` (run-wide values), `proposals` (what was asked), `answers` (what the proposer said, stored
 before it is used), `results` (what the judge said, committed in index order), `calls` (every call to an endpoint, begun
-and ended) and `spans` (what took how long, for the timeline). The last two are absent in journals of before they were
-kept.
+and ended), `spans` (what took how long, for the timeline) and `checksums` (of every row). The last three are absent in
+journals of before they were kept.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evolve.errors import EXIT_MISSING, UserError
+from evolve.journal.checksums import COUNT, JournalDamaged, seal, verify
 from evolve.journal.entry import (
     COMMIT_QUERY,
     Commit,
@@ -32,13 +33,12 @@ from evolve.journal.entry import (
     storable,
 )
 from evolve.journal.schema import (
-    CALLS,
+    CHECKED_SINCE,
     CLOCK_COLUMNS,
     DEFAULTS,
     FILE_NAME,
     INDEXES,
     SCHEMA_VERSION,
-    SPANS,
     create,
     fill,
     upgrade,
@@ -72,11 +72,6 @@ class Journal:
             found = self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]
             if not found and not read_only:
                 fill(self._db)
-            if not read_only:
-                self._db.execute(SPANS)
-                self._db.execute(CALLS)
-                for index in INDEXES:
-                    self._db.execute(index)
             version = int(self.meta("schema_version"))
         except (sqlite3.Error, OSError, ValueError) as error:
             raise UserError(f"{path} is not a journal that can be opened ({error})") from error
@@ -86,9 +81,51 @@ class Journal:
                 hint="upgrade evosplit",
             )
         self._version = version
-        if version < SCHEMA_VERSION and not read_only:
-            upgrade(self._db)
+        if read_only:
+            return
+        if version < SCHEMA_VERSION:
+            with self._writing():
+                upgrade(self._db, version)
             self._version = SCHEMA_VERSION
+        with self._writing():
+            for index in INDEXES:
+                self._db.execute(index)
+
+    @property
+    def checked(self) -> bool:
+        """Whether rows carry checksums; those that an earlier version wrote do not, until its run is resumed."""
+        return self._version >= CHECKED_SINCE and not self.meta("sealed_later")
+
+    def verify(self) -> None:
+        """Compare every row with its checksum, or read it where it has none.
+
+        Raises:
+            UserError: the file is damaged; the message names the row.
+        """
+        try:
+            with self.reading():
+                if self._version >= CHECKED_SINCE:
+                    verify(self._db, self.path)
+                else:
+                    for _ in self.entries():
+                        pass
+        except JournalDamaged as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> UserError:
+        return UserError(f"{self.path} is damaged: {error}", hint="restore the file from a copy")
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what a damaged file does to its readers into a message.
+
+        Raises:
+            UserError: the file cannot be read, or a row holds what no version of this program wrote.
+        """
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError, KeyError, OverflowError) as error:
+            raise self._damaged(error) from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -100,7 +137,12 @@ class Journal:
         try:
             with self._db:
                 yield
-        except sqlite3.OperationalError as error:
+        except sqlite3.IntegrityError as error:
+            raise UserError(
+                f"{self.path} holds that row already ({error}): another process works in this folder",
+                hint="end one of the two",
+            ) from error
+        except sqlite3.Error as error:
             raise UserError(
                 f"{self.path} cannot be written: {error}",
                 hint=f"see to the disk, or to who holds the file; then: evosplit run --resume {self.path.parent}",
@@ -126,13 +168,15 @@ class Journal:
 
     def meta(self, key: str) -> str:
         """A run-wide value; empty when absent."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        with self.reading():
+            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return "" if row is None else str(row[0])
 
     def set_meta(self, key: str, value: str) -> None:
         """Write a run-wide value."""
         with self._writing():
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+            seal(self._db, "meta", key)
 
     def ask(self, entry: dict[str, Any]) -> None:
         """Write what is asked: keys are the columns of `proposals` but `asked_at`."""
@@ -161,6 +205,7 @@ class Journal:
                 "INSERT INTO calls (id, step, model, key, begun_at) VALUES (?, ?, ?, ?, ?)",
                 (index, step, model, key, time.time()),
             )
+            seal(self._db, "calls", row.lastrowid)
         return int(row.lastrowid or 0)
 
     def call_ended(self, number: int, call: EndpointCall) -> None:
@@ -174,6 +219,7 @@ class Journal:
                 "WHERE number = :number",
                 values,
             )
+            seal(self._db, "calls", number)
 
     def calls(self, index: int) -> list[tuple[int, EndpointCall]]:
         """The calls of a proposal that ended, in order: what each was for (`step`), and what came of it."""
@@ -241,21 +287,23 @@ class Journal:
         names = ", ".join(row)
         marks = ", ".join(f":{name}" for name in row)
         values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
-        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
+        made = self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", values)
+        seal(self._db, table, made.lastrowid)
 
     def spending(self) -> Spending:
         """What all answers and evaluations cost, and calls that came to no answer yet."""
         sums = "count(*), total(tokens_in), total(tokens_out), total(cost_usd)"
-        row = list(self._db.execute(f"SELECT {sums} FROM answers").fetchone())
-        if self._has_calls:
-            others = "FROM calls WHERE ended_at IS NOT NULL AND id NOT IN (SELECT id FROM answers)"
-            found = self._db.execute(f"SELECT {sums} {others}").fetchone()
-            row = [mine + theirs for mine, theirs in zip(row, found, strict=True)]
-        gpu_s, look_ups = 0.0, 0
-        if self._version >= 2:
-            gpu_s = float(self._db.execute("SELECT total(gpu_s) FROM results").fetchone()[0])
-            look_ups = int(self._db.execute("SELECT total(look_ups) FROM answers").fetchone()[0])
-        return Spending(int(row[0]), int(row[1]), int(row[2]), float(row[3]), gpu_s, look_ups)
+        with self.reading():
+            row = list(self._db.execute(f"SELECT {sums} FROM answers").fetchone())
+            if self._has_calls:
+                others = "FROM calls WHERE ended_at IS NOT NULL AND id NOT IN (SELECT id FROM answers)"
+                found = self._db.execute(f"SELECT {sums} {others}").fetchone()
+                row = [mine + theirs for mine, theirs in zip(row, found, strict=True)]
+            gpu_s, look_ups = 0.0, 0
+            if self._version >= 2:
+                gpu_s = float(self._db.execute("SELECT total(gpu_s) FROM results").fetchone()[0])
+                look_ups = int(self._db.execute("SELECT total(look_ups) FROM answers").fetchone()[0])
+            return Spending(int(row[0]), int(row[1]), int(row[2]), float(row[3]), gpu_s, look_ups)
 
     _QUERY = """SELECT p.*, a.text, a.model, a.note, a.error, a.tokens_in, a.tokens_out, a.cost_usd,
             a.elapsed_s AS answer_s, r.status, r.message, r.source, r.source_hash, r.normal_form, r.decisions_hash,
@@ -268,8 +316,14 @@ class Journal:
 
     def entries(self) -> Iterator[Entry]:
         """All proposals in order."""
-        for row in self._db.execute(f"{self._query} ORDER BY p.id"):
-            yield entry_of(row)
+        rows = iter(self._db.execute(f"{self._query} ORDER BY p.id"))
+        while True:
+            with self.reading():  # not around the yield: what readers do with an entry is their own affair
+                row = next(rows, None)
+                if row is None:
+                    return
+                entry = entry_of(row)
+            yield entry
 
     def committed(self) -> int:
         """Number of results; they are those of the first proposals."""
@@ -278,14 +332,17 @@ class Journal:
     def commits(self) -> Iterator[Commit]:
         """Commits after the seeds, in order; much cheaper than their entries."""
         for row in self._db.execute(COMMIT_QUERY):
-            yield commit_of(row)
+            with self.reading():
+                commit = commit_of(row)
+            yield commit
 
     def find(self, index: int) -> Entry | None:
         """One proposal; None where there is none."""
         if abs(index) >= 2**63:  # more than SQLite's integers hold
             return None
-        row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
-        return None if row is None else entry_of(row)
+        with self.reading():
+            row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
+            return None if row is None else entry_of(row)
 
     def entry(self, index: int) -> Entry:
         """One proposal.
@@ -304,7 +361,8 @@ class Journal:
 
     def train(self, index: int) -> SplitScore | None:
         """Training score of a proposal that has a result; cheaper than its entry."""
-        return score_of(self._db.execute("SELECT train FROM results WHERE id = ?", (index,)).fetchone()[0])
+        with self.reading():
+            return score_of(self._db.execute("SELECT train FROM results WHERE id = ?", (index,)).fetchone()[0])
 
     def select(self, query: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         """Rows of a query, for readers that need few columns of many proposals.
@@ -325,23 +383,24 @@ class Journal:
             tables[table] = [
                 {k: v for k, v in row.items() if k not in CLOCK_COLUMNS}
                 for row in rows
-                if row.get("key") not in (*CLOCK_COLUMNS, "run")
+                if row.get("key") not in (*CLOCK_COLUMNS, "run", COUNT)
             ]
         return tables
 
 
 @contextmanager
 def open_journal(folder: Path, *, read_only: bool) -> Iterator[Journal]:
-    """The journal of a run folder.
+    """The journal of a run folder, compared with its checksums.
 
     Raises:
-        UserError: the folder holds none (when reading), or it cannot be opened.
+        UserError: the folder holds none (when reading), it cannot be opened, or it is damaged.
     """
     path = folder / FILE_NAME
     if read_only and not path.exists():
         raise UserError(f"{folder} holds no {FILE_NAME}", hint="evosplit ls lists runs")
     journal = Journal(path, read_only=read_only)
     try:
+        journal.verify()
         yield journal
     finally:
         journal.close()

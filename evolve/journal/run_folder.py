@@ -17,6 +17,7 @@ from evaluators.data.status import Status
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.entry import WinnerOrder, score_of, winner_order
 from evolve.journal.journal import FILE_NAME, Journal, Spending, open_journal
+from evolve.journal.schema import settle
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
 INTERRUPTED = "interrupted"
@@ -45,7 +46,8 @@ class RunSummary:
 
     `best` is the winner, which the holdout picked; `leader` is ahead on the training shapes alone. Where the
     two are far apart, the search has learnt the training shapes by heart. `state` is that of `run_state`; `created_at`
-    is in seconds since the epoch, 0 where the journal does not say.
+    is in seconds since the epoch, 0 where the journal does not say. `checked` says whether the journal's rows were
+    compared with checksums.
     """
 
     run: str
@@ -58,6 +60,7 @@ class RunSummary:
     spending: Spending
     state: str
     created_at: float
+    checked: bool
 
 
 def new_run_folder(runs_dir: Path, name: str) -> Path:
@@ -157,6 +160,7 @@ def write_whole(path: Path, text: str) -> None:
     draft = path.with_name(f".{path.name}.new")
     try:
         draft.write_text(text, encoding="utf-8")
+        settle(draft)
         draft.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -271,7 +275,7 @@ def summarise(folder: Path) -> RunSummary:
     Raises:
         UserError: no journal that can be read.
     """
-    with open_journal(folder, read_only=True) as journal:
+    with open_journal(folder, read_only=True) as journal, journal.reading():
         counted = journal.select(
             "SELECT r.status, count(*) FROM results r JOIN proposals p ON p.id = r.id WHERE p.kind = 'proposal' "
             "GROUP BY r.status ORDER BY min(r.id)"
@@ -290,14 +294,16 @@ def summarise(folder: Path) -> RunSummary:
             spending=journal.spending(),
             state=run_state(folder, finished=done >= wanted, ended=meta.get("ended")),
             created_at=float(meta.get("created_at") or 0.0),
+            checked=journal.checked,
         )
 
 
-def list_runs(runs_dir: Path) -> list[RunSummary]:
-    """Summaries of all runs below a folder whose journal can be read, by name."""
-    found = []
+def list_runs(runs_dir: Path) -> tuple[list[RunSummary], dict[Path, UserError]]:
+    """Summaries of all runs below a folder, by name, and why the others cannot be read."""
+    found, unreadable = [], {}
     for folder in sorted(run_folders(runs_dir)):
-        # One journal that cannot be read must not hide the others; `show` says what is wrong with it.
-        with contextlib.suppress(UserError):
+        try:
             found.append(summarise(folder))
-    return found
+        except UserError as error:  # one damaged journal must not hide the others
+            unreadable[folder] = error
+    return found, unreadable

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
 
-SCHEMA_VERSION = 2
+from evolve.journal.checksums import seal_all
+
+SCHEMA_VERSION = 3
+CHECKED_SINCE = 3
+"""Journals of earlier versions have no checksums."""
+
 FILE_NAME = "journal.sqlite"
 
 _SCHEMA = """
@@ -61,10 +67,11 @@ def fill(db: sqlite3.Connection) -> None:
     """Tables and version in one transaction."""
     with db:
         db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.split(";"):
+        for statement in (*_SCHEMA.split(";"), SPANS, CALLS):
             db.execute(statement)
         for key, value in (("schema_version", str(SCHEMA_VERSION)), ("created_at", str(time.time()))):
             db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+        seal_all(db)
 
 
 def create(path: Path) -> None:
@@ -72,15 +79,28 @@ def create(path: Path) -> None:
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
     db = sqlite3.connect(draft)
+    db.row_factory = sqlite3.Row
     fill(db)
     db.close()
+    settle(draft)
     draft.replace(path)
 
 
-def upgrade(db: sqlite3.Connection) -> None:
-    """Bring a journal of an older version to this one, in one transaction."""
-    with db:
-        db.execute("BEGIN IMMEDIATE")
+def settle(path: Path) -> None:
+    """Have the disk hold a file's content, so that after a power cut a rename never leads to an empty file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def upgrade(db: sqlite3.Connection, version: int) -> None:
+    """Bring a journal of an older version to this one, within the caller's transaction."""
+    db.execute("BEGIN IMMEDIATE")
+    if version < 2:
         for table, column, kind in _SINCE_2:
             db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-        db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),))
+    db.execute(SPANS)
+    db.execute(CALLS)
+    db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),))
+    # What was written so far could have been damaged before.
+    db.execute("INSERT OR REPLACE INTO meta SELECT 'sealed_later', count(*) FROM proposals")
+    seal_all(db)

@@ -68,6 +68,17 @@ def task_id(index: int) -> str:
     return f"{index:05d}"
 
 
+def _named(name: str) -> str:
+    """A prompt's name as a user gave it.
+
+    Raises:
+        UserError: it would lead out of the queue.
+    """
+    if not name or name.startswith(".") or Path(name).name != name:
+        raise UserError(f"{name!r} is no prompt's name", hint="evosplit queue list shows them")
+    return name
+
+
 def display_prompt(messages: Sequence[dict[str, str]]) -> str:
     """Messages as one text, laid out as OpenEvolve shows them."""
     return "\n".join(f"### {m['role'].upper()}\n{m['content']}\n" for m in messages).rstrip() + "\n"
@@ -178,7 +189,7 @@ class PromptQueue:
         Raises:
             UserError: no such prompt, or it has an answer.
         """
-        if not self._task_path(name).exists():
+        if not self._task_path(_named(name)).exists():
             waiting = ", ".join(t.id for t in self.tasks() if t.state is TaskState.OPEN)
             raise UserError(f"no prompt {name} in {self.folder}", hint=f"open: {waiting or 'none'}")
         data: dict[str, Any] = {"id": name, "answer": reply.text, "created_at": _now()}
@@ -211,7 +222,7 @@ class PromptQueue:
         Raises:
             UserError: there is none of this name, or it cannot be read.
         """
-        path = self._task_path(name)
+        path = self._task_path(_named(name))
         if not path.exists():
             raise UserError(f"no prompt {name} in {self.folder}", hint="evosplit queue list shows them")
         try:

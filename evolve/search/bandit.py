@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from evaluators.data.sums import total
 from evolve.config import OpenAIConfig, ProposerConfig, ReplayConfig
 
 PRIOR_CALLS = 4.0
@@ -61,29 +62,29 @@ class Bandit:
     def __init__(self, weights: Sequence[tuple[str, float]], *, shifting: bool) -> None:
         """Start from the configured weights; without `shifting` they stay."""
         self._names = [name for name, _ in weights]
-        total = sum(weight for _, weight in weights)
-        self._prior = [weight / total for _, weight in weights]
+        whole = total(weight for _, weight in weights)
+        self._prior = [weight / whole for _, weight in weights]
         self._shifting = shifting
         self._records = {name: Record() for name in self._names}
 
     def shares(self) -> list[float]:
         """Probability of each model, in the configuration's order."""
         records = list(self._records.values())
-        gain, calls = sum(r.gain for r in records), sum(r.calls for r in records)
+        gain, calls = total(r.gain for r in records), total(r.calls for r in records)
         if not self._shifting or gain < LEAST_GAIN:
             return self._prior
         # Dollars where every model that was asked has a price, else tokens, else calls: never one against the other.
         asked = [r for r in records if r.calls > 0]
         unit = "usd" if all(r.usd > 0 for r in asked) else "tokens" if all(r.tokens > 0 for r in asked) else "calls"
-        usual = sum(getattr(r, unit) for r in asked) / calls
+        usual = total(getattr(r, unit) for r in asked) / calls
         values = []
         for prior, record in zip(self._prior, records, strict=True):
             spent = getattr(record, unit)
             per_call = spent / record.calls if record.calls > 0 else usual
             value = (record.gain + PRIOR_CALLS * gain / calls) / (spent + PRIOR_CALLS * per_call)
             values.append(prior * value)
-        total = sum(values)
-        return [EXPLORE * p + (1 - EXPLORE) * v / total for p, v in zip(self._prior, values, strict=True)]
+        whole = total(values)
+        return [EXPLORE * p + (1 - EXPLORE) * v / whole for p, v in zip(self._prior, values, strict=True)]
 
     def choose(self, index: int, seed: int) -> str:
         """See `ModelChoice.choose`."""

@@ -18,9 +18,10 @@ from pathlib import Path
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
+from evaluators.sandbox.process import SandboxUnavailable
 from evaluators.scoring.feedback import VERSION, render
 from evolve.config import OpenAIConfig, ReplayConfig, RunConfig
-from evolve.errors import InterruptedRun, UserError
+from evolve.errors import EXIT_MISSING, InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
 from evolve.journal.journal import Entry, Journal, open_journal
 from evolve.journal.run_folder import (
@@ -33,6 +34,7 @@ from evolve.journal.run_folder import (
     summarise,
     write_whole,
 )
+from evolve.journal.versions import versions_text
 from evolve.prompts.lessons import LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
@@ -108,6 +110,8 @@ class Controller:
         self._origins: dict[int, Origin] = {}
         self.stopped = ""
         """The limit that ended `run` before all proposals were made, and how far it was reached."""
+        self.reached = ""
+        """The key of `search.stop` that ended it, and how."""
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:
@@ -139,7 +143,7 @@ class Controller:
                 if isinstance(error, EndpointStopped):
                     error.hint = f"{error.hint}; then: evosplit run --resume {self._run_dir}"
                 raise
-            self._journal.set_meta("ended", self.stopped or "finished")
+            self._journal.set_meta("ended", self.stopped or self.reached or "finished")
             self._write_best()
 
     def _write_best(self) -> None:
@@ -163,6 +167,7 @@ class Controller:
         self._journal.set_meta("proposals", str(self._search.proposals))
         if not begun:  # a run that goes on keeps the version that it began with
             self._journal.set_meta("feedback_version", str(VERSION))
+            self._journal.set_meta("versions", versions_text())
         kept = self._journal.meta("templates")
         templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
         self._journal.set_meta("templates", templates.to_json())
@@ -250,6 +255,14 @@ class Controller:
                         return
                     await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
+                # Also of an interrupted run's commits: a search that has reached its end stays there.
+                self.reached = self._ledger.reached(self._search.stop, committed - 1)
+                if self.reached:
+                    await self._pipeline.finish_calls(tasks.values(), within_s=self._longest_call_s())
+                    return
+        except SandboxUnavailable as error:
+            hint = f"once it is mended: evosplit run --resume {self._run_dir}"
+            raise UserError(str(error), hint=hint, exit_code=EXIT_MISSING) from error
         except BudgetSpent as spent:
             self.stopped = str(spent)
             await self._pipeline.finish_calls(tasks.values(), within_s=self._longest_call_s())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
+from evolve.config import StopConfig
 from evolve.journal.journal import Journal
 
 RECHECKED = 2
@@ -126,6 +127,20 @@ class Ledger:
             self._best_of[island] = sorted([*self._best_of.get(island, []), train.score])[-RECHECKED:]
             if self.leader is None or train.score > self.leader.train.score:
                 self.leader = Leader(index, train)
+
+    def reached(self, stop: StopConfig, index: int) -> str:
+        """The end of the search that the leader has reached by commit `index`, and how; empty while there is none."""
+        leader = self.leader
+        if leader is None:
+            return ""
+        train = leader.train
+        if stop.score is not None and train.score >= stop.score:
+            return f"search.stop.score: proposal {leader.id} scores {train.score:.4f}"
+        if stop.oracle_share is not None and train.oracle_share >= stop.oracle_share:
+            return f"search.stop.oracle_share: proposal {leader.id} has {100 * train.oracle_share:.1f}%"
+        if stop.stall is not None and index - leader.id >= stop.stall:
+            return f"search.stop.stall: {index - leader.id} proposals without gain over proposal {leader.id}"
+        return ""
 
     def progress(self, done: int, total: int, seconds: float) -> SearchProgress:
         """The state after `done` of `total` proposals, at least one, in `seconds`."""

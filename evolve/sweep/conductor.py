@@ -214,12 +214,13 @@ def stopped_by(log: Path) -> str:
 
 @contextlib.contextmanager
 def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM call `stop`, instead of ending this process."""
+    """Ctrl-C, SIGTERM and SIGHUP call `stop`, instead of ending this process; `nohup` stays in force."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    hung_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, *hung_up)}
     try:
         yield
     finally:

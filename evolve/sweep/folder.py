@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evolve.config import RunConfig, load_config, parse_config, with_overrides
+from evolve.config import RunConfig, parse_config, with_overrides
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME
-from evolve.journal.run_folder import CONFIG_FILE, SWEEP_FILE, write_whole
+from evolve.journal.run_folder import SWEEP_FILE, write_whole
+from evolve.run import held_config
 from evolve.sweep.plan import Member
 from evolve.sweep.standing import Follower
 
@@ -42,9 +43,8 @@ class Sweep:
         Raises:
             UserError: the run's own configuration cannot be read, or an override is wrong.
         """
-        own = self.folder(member) / CONFIG_FILE
-        if self.started(member) and own.exists():
-            return load_config(own, overrides)
+        if self.started(member):
+            return held_config(self.folder(member), overrides)
         return with_overrides(member.config, overrides)
 
     def unfinished(self, overrides: list[str]) -> dict[str, RunConfig]:

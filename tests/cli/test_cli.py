@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -17,6 +19,7 @@ from conftest import ON_SMALL, PATIENCE_S, ROOT, SMALL_TABLE, Command, FinishedR
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.fa3.launch import canonical_launch
+from evolve.journal.journal import open_journal
 
 STOCK = ROOT / "seeds" / "fa3_stock.py"
 QUICKSTART = "configs/quickstart.yaml"
@@ -90,7 +93,12 @@ MISTAKES = [
     (["record", "-o", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written", "a folder that exists"),
     (["record", "--merge", "nope", "-o", "table"], 2, "nope is not a slice file", ""),
     (["record", "--merge", "short.py", "-o", "table"], 2, "nothing recorded in short.py", ""),
-    (["record", "--merge", "other.jsonl", "-o", "table"], 2, "not all are slices", "evosplit record"),
+    (
+        ["record", "--merge", "other.jsonl", "-o", "table"],
+        2,
+        "is no slice that evosplit record wrote",
+        "evosplit record",
+    ),
     (["show", "nope"], 2, "no run 'nope'", "evosplit run"),
     (["show", str(ROOT / "results/runs/languag-model")], 2, "no run", "results/runs/language-model"),
     (["show", "last", "--prompt"], 2, "--prompt needs", "--prompt"),
@@ -370,7 +378,8 @@ def judged(folder: Path) -> int:
         return 0
 
 
-def test_interrupt_and_resume(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt_and_resume(tmp_path: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-c", "from evolve.cli import main; main()", "run"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     sets = [*ON_SMALL, "--set", "search.proposals=12", "--set", "search.parallel_proposals=1"]
@@ -380,11 +389,12 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and judged(tmp_path) < 2:
         time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, said = running.communicate(timeout=PATIENCE_S)
     assert running.returncode == 130, said
     assert "evosplit run --resume" in said and "Traceback" not in said
     assert 2 <= judged(tmp_path) < 13
+    assert list(tmp_path.glob("runs/*/best.py"))
     done = subprocess.run(
         [*command, "--resume", "last", "--json"],
         cwd=tmp_path,
@@ -395,6 +405,48 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert '"proposals": 12' in done.stdout
+
+
+@pytest.mark.parametrize("text", ["", "search: {proposals: 4}\n", None])
+def test_a_lost_configuration_is_the_journals(
+    finished_run: FinishedRun, evosplit: Command, tmp_path: Path, text: str | None
+) -> None:
+    folder = tmp_path / "runs" / "copy"
+    shutil.copytree(finished_run.folder, folder)
+    kept = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").unlink()
+    if text is not None:
+        (folder / "config.yaml").write_text(text)
+    result = evosplit("run", "--resume", "copy", "--set", "search.proposals=5")
+    if text:  # cut, but still YAML
+        assert result.code == 2 and "config.yaml" in result.err and "the run began with" in result.err
+        return
+    assert result.code == 0, result.err
+    assert (folder / "config.yaml").read_text() == kept.replace("proposals: 4", "proposals: 5")
+
+
+def test_an_edited_configuration_is_refused(finished_run: FinishedRun, evosplit: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "copy"
+    shutil.copytree(finished_run.folder, folder)
+    config = folder / "config.yaml"
+    before = config.read_text()
+    config.write_text(before.replace("islands: 2", "islands: 3"))
+    result = evosplit("run", "--resume", "copy", "--set", "search.proposals=5")
+    assert result.code == 2 and "search.islands is 3 now, the run began with 2" in result.err
+    config.write_text(before.replace("proposals: 4", "proposals: 5"))
+    assert evosplit("run", "--resume", "copy").code == 0
+
+
+def test_a_run_of_another_interpreter_goes_on_with_a_warning(
+    finished_run: FinishedRun, evosplit: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs" / "copy"
+    shutil.copytree(finished_run.folder, folder)
+    with open_journal(folder, read_only=False) as journal:
+        assert json.loads(journal.meta("versions"))["numpy"]
+        journal.set_meta("versions", '{"CPython": "3.9.1", "numpy": "0.1"}')
+    result = evosplit("run", "--resume", "copy", "--set", "search.proposals=5")
+    assert result.code == 0 and "began with CPython 3.9.1, not 3." in result.err and "numpy 0.1, not" in result.err
 
 
 def test_time_budget_ends_with_code_4(evosplit: Command) -> None:

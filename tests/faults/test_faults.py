@@ -228,3 +228,17 @@ def test_faults_without_a_journal_are_no_tracebacks(evosplit: Command, monkeypat
     monkeypatch.setattr(evolve.cli.show, "ls_command", broken)
     result = evosplit("ls")
     assert result.code == EXIT_MISSING and "Input/output error" in result.err and "Traceback" not in result.err
+
+
+def test_damaged_files_are_told_or_do_no_harm(finished_run: FinishedRun, tmp_path: Path) -> None:
+    """A few of what tests/faults/damage.py does; results/damage holds a long campaign."""
+    script = ROOT / "tests" / "faults" / "damage.py"
+    done = subprocess.run(
+        [sys.executable, script, "--cases", "10", "--seed", "7", "--run", finished_run.folder],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

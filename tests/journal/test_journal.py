@@ -65,7 +65,7 @@ def test_failures_and_duplicates_keep_status_message_and_pointer(journal: Journa
 def test_the_verdict_on_one_proposal_is_written_once(journal: Journal) -> None:
     journal.ask(asked(1))
     journal.result(1, "", Evaluation(Status.TIMEOUT))
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(UserError, match="another process"):
         journal.result(1, "", Evaluation(Status.OK))
     assert journal.entry(1).status is Status.TIMEOUT
 
@@ -182,6 +182,8 @@ def of_version_1(path: Path) -> None:
     journal._db.execute("ALTER TABLE proposals DROP COLUMN asked_model")
     journal._db.execute("ALTER TABLE answers DROP COLUMN look_ups")
     journal._db.execute("ALTER TABLE results DROP COLUMN gpu_s")
+    journal._db.execute("DROP TABLE checksums")
+    journal._db.execute("DELETE FROM meta WHERE key = 'checksums'")
     journal._db.commit()
     journal.close()
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import SMALL_TABLE, Command, FinishedRun, require_sandbox
+from journal_edits import rewrite
 from json_schemas import check
 
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import Judge, open_judge
 from evaluators.sandbox.sandbox import Limits
 from evolve.journal.diff import first_difference
-from evolve.journal.journal import FILE_NAME
 
 
 @pytest.fixture
@@ -43,12 +42,6 @@ def warm(one_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "draw_speedups", lambda *_, **__: None)
 
 
-def change(folder: Path, statement: str) -> None:
-    with sqlite3.connect(folder / FILE_NAME) as database:
-        database.execute(statement)
-    database.close()
-
-
 def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path, tmp_path: Path) -> None:
     shutil.rmtree(recorded / "table")  # a recording that ships without its table finds the one that ships
     result = evosplit("replay", recorded, "--json")
@@ -63,8 +56,8 @@ def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path, tmp_path: P
 
 @pytest.mark.usefixtures("warm")
 def test_an_unfinished_run_is_replayed_as_far_as_it_got(evosplit: Command, recorded: Path) -> None:
-    change(recorded, "DELETE FROM results WHERE id > 2")
-    change(recorded, "DELETE FROM answers WHERE id > 3")
+    rewrite(recorded, "DELETE FROM results WHERE id > 2")
+    rewrite(recorded, "DELETE FROM answers WHERE id > 3")
     result = evosplit("replay", recorded, "--json")
     assert result.code == 0 and result.json["proposals"] == 2
 
@@ -77,21 +70,21 @@ def test_a_replay_can_be_replayed(evosplit: Command, recorded: Path) -> None:
 
 @pytest.mark.usefixtures("warm")
 def test_a_changed_result_is_found(evosplit: Command, recorded: Path) -> None:
-    change(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
+    rewrite(recorded, "UPDATE results SET message = 'forged' WHERE id = 4")
     result = evosplit("replay", recorded)
     assert result.code == 1 and "different: proposal 4, results.message: 'forged' against ''" in result.out
 
 
 @pytest.mark.usefixtures("warm")
 def test_a_changed_answer_is_found_where_it_first_tells(evosplit: Command, recorded: Path) -> None:
-    change(recorded, "UPDATE answers SET text = 'nothing' WHERE id = 1")
+    rewrite(recorded, "UPDATE answers SET text = 'nothing' WHERE id = 1")
     result = evosplit("replay", recorded)
     assert result.code == 1 and "proposal" in result.err and "Traceback" not in result.err
 
 
 @pytest.mark.usefixtures("warm")
 def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command, recorded: Path) -> None:
-    change(recorded, "UPDATE proposals SET user = 'Dear model,' || char(10) || user WHERE id = 2")
+    rewrite(recorded, "UPDATE proposals SET user = 'Dear model,' || char(10) || user WHERE id = 2")
     result = evosplit("replay", recorded)
     assert result.code == 1
     assert (
@@ -106,16 +99,16 @@ def test_changed_prompts_are_told_apart_unless_they_may_differ(evosplit: Command
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("version", ["judge_version", "feedback_version"])
 def test_programs_of_a_run_with_other_rules_are_judged_again(evosplit: Command, recorded: Path, version: str) -> None:
-    change(recorded, f"DELETE FROM meta WHERE key = '{version}'")
-    change(recorded, "UPDATE results SET status = 'unrecorded', train = NULL, message = 'old rule' WHERE id = 2")
-    change(recorded, "UPDATE proposals SET user = 'other words' WHERE id = 2")
+    rewrite(recorded, f"DELETE FROM meta WHERE key = '{version}'")
+    rewrite(recorded, "UPDATE results SET status = 'unrecorded', train = NULL, message = 'old rule' WHERE id = 2")
+    rewrite(recorded, "UPDATE proposals SET user = 'other words' WHERE id = 2")
     result = evosplit("replay", recorded, "--json")
     assert result.code == 0 and result.json["same"] and result.json["replay"] is None
     assert result.json["now_scored"] == [2] and not Path("runs").exists()
     check("replay", result.json)
     assert "it is not run again, its programs are judged again" in result.err
     assert evosplit("run", "--resume", recorded).code == 2 or version == "feedback_version"
-    change(recorded, "UPDATE results SET decisions = '[]' WHERE id = 0")
+    rewrite(recorded, "UPDATE results SET decisions = '[]' WHERE id = 0")
     result = evosplit("replay", recorded)
     assert result.code == 1 and "different: proposal 0, decisions" in result.out
 
@@ -135,8 +128,8 @@ def test_templates_of_the_recorded_run_are_used(evosplit: Command, tmp_path: Pat
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda run: change(run, "UPDATE meta SET value = '0' WHERE key = 'table_sha256'"), "judged on another table"),
-        (lambda run: change(run, "DELETE FROM results WHERE id > 0"), "holds no answer to replay"),
+        (lambda run: rewrite(run, "UPDATE meta SET value = '0' WHERE key = 'table_sha256'"), "judged on another table"),
+        (lambda run: rewrite(run, "DELETE FROM results WHERE id > 0"), "holds no answer to replay"),
     ],
     ids=["table", "empty"],
 )
@@ -152,10 +145,10 @@ def test_differences_name_proposal_table_and_column(recorded: Path, tmp_path: Pa
     other = tmp_path / "other"
     shutil.copytree(recorded, other)
     assert first_difference(recorded, other, ids=range(5)) == ""
-    change(other, "UPDATE answers SET note = 'x' WHERE id = 3")
+    rewrite(other, "UPDATE answers SET note = 'x' WHERE id = 3")
     assert first_difference(recorded, other, ids=range(5)).startswith("proposal 3, answers.note: ")
     assert first_difference(recorded, other, ids=range(3)) == ""
     assert first_difference(recorded, other, ids=range(5), without=("note",)) == ""
-    change(other, "DELETE FROM results WHERE id = 2")
+    rewrite(other, "DELETE FROM results WHERE id = 2")
     assert first_difference(recorded, other, ids=range(5)).startswith("proposal 2, results.")
     assert first_difference(other, recorded, ids=range(5)) != ""

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import ast
+import sys
+
 import pytest
-from conftest import examples
+from conftest import ROOT, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.data.status import Status
-from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.language.gate import Program, ProgramRefused, parse_program, syntax_text
 from evaluators.language.subset import describe
 
 GOOD = "def schedule(shape, gpu):\n    return 1, None, 0\n"
@@ -106,3 +109,22 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         assert isinstance(parse_program(text), Program)
     except ProgramRefused as refused:
         assert refused.refusals
+
+
+@pytest.mark.parametrize("character", ["\ufe00", "\U000e0101", "\u3164", "\u115f", "\u2800", "\u034f"])
+def test_characters_that_nobody_sees_are_refused(character: str) -> None:
+    source = f"def schedule(shape, gpu):\n    x = 1  # a{character}\n    return x, None, 0\n"
+    with pytest.raises(ProgramRefused, match=f"U\\+{ord(character):04X}"):
+        parse_program(source)
+
+
+def test_syntax_trees_are_hashed_as_every_journal_has_them() -> None:
+    source = (ROOT / "seeds" / "waves_metadata.py").read_text(encoding="utf-8")
+    assert syntax_text(ast.parse("def f(a):\n    return a[0:], -1.5, None\n")) == (
+        "Module(body=[FunctionDef(name='f', args=arguments(posonlyargs=[], args=[arg(arg='a')], kwonlyargs=[], "
+        "kw_defaults=[], defaults=[]), body=[Return(value=Tuple(elts=[Subscript(value=Name(id='a', ctx=Load()), "
+        "slice=Slice(lower=Constant(value=0)), ctx=Load()), UnaryOp(op=USub(), operand=Constant(value=1.5)), "
+        "Constant(value=None)], ctx=Load()))], decorator_list=[])], type_ignores=[])"
+    )
+    if sys.version_info[:2] == (3, 11):
+        assert syntax_text(ast.parse(source)) == ast.dump(ast.parse(source))

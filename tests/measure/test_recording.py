@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import SMALL_TABLE, Command
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +19,7 @@ from evaluators.data.workloads import cases_for
 from evaluators.fa3.dispatch import live_splits, work_view
 from evaluators.fa3.launch import canonical_launch
 from evaluators.latencies.recorded_decisions import recorded_actions
-from evaluators.latencies.table import TableError, merge_slices
+from evaluators.latencies.table import Cell, TableError, merge_slices, off_the_curve, read_table
 from evaluators.measure.providers.memory import COLD_DISTANCE, live_kv_bytes, plan_copies
 from evaluators.measure.providers.metadata import decode_metadata, rewrite_metadata
 from evaluators.measure.recorder import end_torn_line, finished_cases, slice_cases
@@ -148,3 +152,68 @@ def test_parts_cover_all_cases_once() -> None:
 
 def test_an_explicit_count_is_needed_to_launch() -> None:
     assert canonical_launch(DecodeShape(1, 512, 8, 1), COLD, Decision(), Gpu()).num_splits == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("latencies_us", [1.0, float("nan"), 1.0, 1.0], "a latency of nan us"),
+        ("latencies_us", [1.0, float("inf"), 1.0, 1.0], "a latency of inf us"),
+        ("latencies_us", [1.0, 0.0, 1.0, 1.0], "a latency of 0.0 us"),
+        ("latencies_us", [1.0, -1.0, 1.0, 1.0], "a latency of -1.0 us"),
+        ("latencies_us", [1.0, "2", 1.0, 1.0], "a latency of '2' us"),
+        ("latencies_us", [1.0] * 3, "3 latencies, expected one for each of 4 rounds"),
+        ("latencies_us", [], "0 latencies"),
+        ("latencies_us", None, "damaged"),
+        ("error", float("nan"), "an error of nan"),
+        ("num_splits", 10**30, "not a decision"),
+        ("num_splits", 1.5, "not a decision"),
+    ],
+)
+def test_numbers_that_no_measurement_gives_are_refused(
+    tmp_path: Path, evosplit: Command, field: str, value: object, message: str
+) -> None:
+    name = next(iter(slice_cases("bsc-160", COLD, (0, 1)))).id
+    line = row(name, 1.0)
+    line["cells"][0][field] = value  # type: ignore[index]
+    path = write(tmp_path / "1.jsonl", HEAD, line)
+    result = evosplit("record", "--merge", path, "-o", tmp_path / "table")
+    assert result.code == 2 and message in result.err and name in result.err and "1.jsonl" in result.err
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_line_that_is_no_object_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="line 2: expected an object, got list"):
+        merge_slices([write(tmp_path / "1", HEAD, [1])])
+
+
+def test_a_launch_off_its_shapes_curve_is_reported() -> None:
+    def cell(splits: int, latency: float) -> Cell:
+        return Cell(Decision(splits), f"s{splits}", 0.0, (latency,) * 4)
+
+    curve = [cell(n, 40 / n + n) for n in range(1, 9)]
+    assert off_the_curve({"a": curve}) == []
+    (fast,) = off_the_curve({"a": [*curve[:4], cell(5, 0.001), *curve[5:]]})
+    assert "launch s5: 0.001 us" in fast
+    (slow,) = off_the_curve({"a": [*curve[:4], cell(5, 90.0), *curve[5:]]})
+    assert "launch s5: 90.000 us" in slow
+    assert len(off_the_curve({"a": [cell(1, 0.001), *curve[1:]]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card.pop("device"), "device"),
+        (lambda card: card.update(device={"name": "x", "num_sms": 0, "l2_bytes": 1}), "0 SMs"),
+        (lambda card: card.update(rounds=5), "expected one for each of 5 rounds"),
+        (lambda card: card.update(rounds="many"), "many"),
+        (lambda card: card.update(mode="x"), "'x' is not a valid Mode"),
+    ],
+)
+def test_a_damaged_card_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    shutil.copytree(SMALL_TABLE, tmp_path / "table")
+    card = json.loads((tmp_path / "table" / "card.json").read_text())
+    change(card)
+    (tmp_path / "table" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(TableError, match=message):
+        read_table(tmp_path / "table")

@@ -17,9 +17,11 @@ from conftest import ROOT, require_sandbox, seed
 from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
+from evaluators.data.sums import total
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.language.gate import parse_program
 from evaluators.sandbox import process
+from evaluators.sandbox.child import sum_in_order
 from evaluators.sandbox.process import OUTSIDE_KILLS
 from evaluators.sandbox.sandbox import PROBES, Limits, Sandbox, SandboxUnavailable, _ask_once, _probe, self_test
 
@@ -233,3 +235,70 @@ def test_hash_seeds_are_what_is_asked_for() -> None:
     source = program("return hash('x') % 257, None, 0")
     first, same, other = (sandbox.ask_ungated(source, hash_seed=seed).decisions for seed in (0, 0, 1))
     assert first == same != other
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def schedule(shape, shape):\n    return 0, None, 0\n",
+        "def schedule(shape, gpu):\n    break\n    return 0, None, 0\n",
+        "def schedule(shape, gpu):\n"
+        + "".join(f"{' ' * (4 + depth)}for i in range(2):\n" for depth in range(25))
+        + f"{' ' * 30}x = 1\n    return 0, None, 0\n",
+    ],
+)
+def test_what_only_the_compiler_finds_is_a_syntax_error(source: str) -> None:
+    answers = Sandbox(Gpu(), questions(DecodeShape(2, 3000, 64, 8)), LIMITS).ask_ungated(source)
+    assert answers.status is Status.SYNTAX and answers.message.startswith("line "), answers
+
+
+def test_sums_are_those_of_every_python() -> None:
+    source = "def schedule(shape, gpu):\n    return int(sum([0.1] * 10) == 1.0), None, 0\n"
+    answers = Sandbox(Gpu(), questions(DecodeShape(2, 3000, 64, 8)), LIMITS).ask(parse_program(source))
+    assert answers.decisions[0].num_splits == 0
+    assert sum_in_order([0.1] * 10) == total([0.1] * 10) != 1.0
+
+
+def test_a_machine_that_cannot_start_the_process_is_not_the_programs_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = parse_program("def schedule(shape, gpu):\n    return 1, None, 0\n")
+    sandbox = Sandbox(Gpu(), questions(DecodeShape(2, 3000, 64, 8)), LIMITS)
+    monkeypatch.setattr("evaluators.sandbox.process.CHILD", tmp_path / "gone.py")
+    monkeypatch.setattr("evaluators.sandbox.process.PAUSE_S", 0.01)
+    with pytest.raises(SandboxUnavailable, match="before it ran a program"):
+        sandbox.ask(program)
+    # Back after a moment: nothing was lost.
+    own = Path(process.__file__).with_name("child.py")
+    tries = iter([tmp_path / "gone.py", own])
+    monkeypatch.setattr("evaluators.sandbox.process.time.sleep", lambda _: None)
+    monkeypatch.setattr(
+        "evaluators.sandbox.process.CHILD", type("Once", (), {"__str__": lambda _: str(next(tries, own))})()
+    )
+    assert sandbox.ask(program).status is Status.OK
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_a_stopped_sandbox_dies_with_its_controller() -> None:
+    code = (
+        "import os, signal, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-s', '-S', '-P', '-B', {str(process.CHILD)!r}], "
+        "stdin=subprocess.PIPE, start_new_session=True)\n"
+        "time.sleep(1)\n"  # it waits for its request
+        "os.kill(child.pid, signal.SIGSTOP)\n"
+        "print(child.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    pid = int(said.stdout)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":  # dead; whoever adopted it has not looked yet
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    raise AssertionError("a stopped sandbox outlived its controller")

@@ -356,7 +356,7 @@ def test_runs_are_found_and_never_overwritten(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / FILE_NAME).write_text("no database " * 100)
-    assert [r.run for r in list_runs(tmp_path)] == [first.name]
+    assert [r.run for r in list_runs(tmp_path)[0]] == [first.name]
     with pytest.raises(UserError, match="no run"):
         find_run("nothing", tmp_path)
 
@@ -377,3 +377,22 @@ def test_the_population_does_not_depend_on_the_global_random_state() -> None:
         return seen, population.fingerprint()
 
     assert grow(1) == grow(2)
+
+
+@pytest.mark.parametrize(
+    ("stop", "key"), [({"score": 1.3}, "score"), ({"oracle_share": 0.5}, "oracle_share"), ({"stall": 7}, "stall")]
+)
+def test_a_search_ends_where_it_was_told_to_and_stays_there(tmp_path: Path, stop: dict[str, object], key: str) -> None:
+    def search(folder: Path) -> tuple[Controller, int]:
+        controller = Controller(config(stop=stop), SmallJudge(), SmallProposer(), folder, seeds=[SEED])
+        return controller, controller.run().proposals
+
+    (first, done), (_, again) = search(tmp_path), search(tmp_path)
+    assert 0 < done < 60 and done == again
+    assert first.reached.startswith(f"search.stop.{key}: ") and not first.stopped
+    leader = summarise(tmp_path).leader
+    assert leader is not None
+    if key == "score":
+        assert leader.train.score >= 1.3
+    if key == "stall":
+        assert done - leader.id == 7

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluators.data.contract import Gpu
+from evaluators.data.sums import total
 from evaluators.data.workloads import Split
 from evaluators.language.gate import Program
 from evaluators.latencies.table import Table
@@ -76,7 +77,7 @@ def distil(program: Program, target: Target, tables: dict[tuple[str, str], Table
     if not tables:
         raise UserError(f"nothing was recorded on {target.name}'s kernel, so there is nothing to distil against")
     rows = [r for r in gather(target, program, tables, gpu) if r.rounds_us and r.case.split is not Split.TEST]
-    wanted = sum(r.result.log_speedup for r in rows if r.result and r.changed) / len(rows)
+    wanted = total(r.result.log_speedup for r in rows if r.result and r.changed) / len(rows)
     if wanted <= eps:
         raise UserError(
             f"the program gains {wanted:.5f}, no more than EPS: stock itself is the distilled form",
@@ -101,7 +102,7 @@ def distil(program: Program, target: Target, tables: dict[tuple[str, str], Table
 
 
 def _curve(inputs: str, gains: Sequence[float], wanted: float) -> list[Step]:
-    totals = [sum(gains[:n]) for n in range(len(gains) + 1)]
+    totals = [total(gains[:n]) for n in range(len(gains) + 1)]
     return [Step(inputs, n, total, total / wanted) for n, total in enumerate(totals)]
 
 

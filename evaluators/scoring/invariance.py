@@ -1,0 +1,41 @@
+"""Batch invariance: whether a sequence is attended to in the same order of additions, whatever shares its batch.
+
+A sequence's keys are cut into splits whose results a combine kernel adds up. What must not depend on the batch is
+therefore the number of splits that run, and the combine kernel where there are several (its number of slots orders its
+reduction). Servers ask for that so that an answer does not change with the load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from evaluators.data.workloads import Case
+from evaluators.fa3.launch import Launch
+
+
+def batch_variance(cases: Sequence[Case], launches: Mapping[str, Launch]) -> str:
+    """The first sequence that is cut differently in two batches, in words; empty where there is none.
+
+    Args:
+        cases: shapes, of one setting.
+        launches: launch of each case, by id.
+    """
+    seen: dict[tuple[int, ...], tuple[tuple[int, int], str]] = {}
+    for case in cases:
+        shape, launch = case.shape, launches[case.id]
+        live = launch.live_splits if len(launch.live_splits) == shape.batch else launch.live_splits * shape.batch
+        for keys, splits in set(zip(shape.seqlens, live, strict=True)):
+            sequence = (shape.num_heads_q, shape.num_heads_kv, shape.head_dim, shape.seqlen_q, keys)
+            cut = (splits, launch.combine_bucket if splits > 1 else 0)
+            known, where = seen.setdefault(sequence, (cut, case.id))
+            if known != cut:
+                return (
+                    f"a sequence of {keys} keys runs {_words(known)} in {where} and {_words(cut)} in {case.id}: "
+                    "splits may depend on the sequence's own length alone"
+                )
+    return ""
+
+
+def _words(cut: tuple[int, int]) -> str:
+    splits, bucket = cut
+    return "unsplit" if splits == 1 else f"{splits} splits (combine kernel for {bucket})"
