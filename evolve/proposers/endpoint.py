@@ -1,4 +1,8 @@
-"""One model of one endpoint: its client, secrets and pace, and a request whose body is bounded while it is read."""
+"""One model of one endpoint: its client, secrets and pace, and a request whose body is bounded while it is read.
+
+The `openai` client makes the requests. What it stands on, httpx or httpx2, depends on its version, so neither is
+imported here: requests and responses come from the client.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,24 @@ import os
 import time
 import zlib
 from dataclasses import dataclass
-
-import httpx2
+from typing import TYPE_CHECKING, Any
 
 from evolve.config import ModelConfig
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.proposers.refusals import Wire
 from evolve.secrets import filled_in, masked, read_key
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
 MAX_BODY_BYTES = 16 * 2**20
 """Longest body that is read, compressed or not; a whole program has 64 KiB at most."""
 
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+CLIENT_HEADERS = {"host", "connection", "content-type", "content-length", "cookie", "idempotency-key"}
+"""Headers that are left to the client; all others are ours or the configuration's."""
 
 
 class BodyTooLarge(Exception):
@@ -46,18 +55,18 @@ class Endpoint:
         """Open the client.
 
         Raises:
-            UserError: a key is missing or malformed, or a variable for proxies or certificates is wrong.
+            UserError: a key is missing or malformed, the base URL or a variable for proxies or certificates is wrong.
         """
         self.config, self._timeout_s = config, timeout_s
         key = [read_key(config.api_key_env)] if config.api_key_env else []
         headers, in_headers = filled_in(config.headers)
-        self._query, in_query = filled_in(config.query)
+        query, in_query = filled_in(config.query)
         self._secrets = [*key, *in_headers, *in_query]
         # Compressed bodies would have to be bounded twice; answers are small.
-        self._headers = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "evosplit"}
-        self._headers |= {"Authorization": f"Bearer {key[0]}"} if key else {}
-        self._headers |= headers
-        self._client = _client(timeout_s)
+        own = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "evosplit"}
+        own |= {"authorization": f"Bearer {key[0]}"} if key else {}
+        own |= {name.lower(): value for name, value in headers.items()}
+        self._client = _client(config.base_url, own, query, timeout_s)
         limit_name = "max_completion_tokens" if config.max_completion_tokens else "max_tokens"
         self.configured = Wire(config.temperature, limit_name, config.answer_tokens, config.seeded)
         self.wire = self.configured
@@ -102,6 +111,8 @@ class Endpoint:
             BodyTooLarge: the body was not read to its end.
             Unreachable: no connection, no whole response, or none in time.
         """
+        from openai import APIConnectionError, APIStatusError, APITimeoutError, HttpxBinaryResponseContent
+
         if wire.merged:
             first, *rest = messages
             sent = [{**first, "content": f"{system}\n\n{first['content']}"}, *rest]
@@ -111,35 +122,48 @@ class Endpoint:
         effort = {"reasoning_effort": config.reasoning_effort} if config.reasoning_effort else {}
         options = wire.options(seed, prompt_tokens)
         body = {"model": config.name, "messages": sent, **options, **effort, **config.extra_body}
-        request = self._client.build_request(
-            "POST",
-            f"{config.base_url}/chat/completions",
-            params=self._query or None,
-            headers={**self._headers, "Idempotency-Key": idempotency_key},
-            json=body,
+        request = self._client.post(
+            "/chat/completions",
+            cast_to=HttpxBinaryResponseContent,
+            body=body,
+            options={"headers": {"Idempotency-Key": idempotency_key}},
         )
         try:
             # The client's own timeout starts anew with each byte; a slow stream needs one over all.
-            return await asyncio.wait_for(self._read(request), self._timeout_s)
-        except (TimeoutError, httpx2.TimeoutException):
+            response = (await asyncio.wait_for(request, self._timeout_s)).response
+        except APIStatusError as error:
+            response = error.response
+        except (TimeoutError, APITimeoutError):
             raise Unreachable(f"no answer within proposer.timeout_s = {self._timeout_s:g} seconds") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, zlib.error) as error:
-            raise Unreachable(self.mask(f"{type(error).__name__}: {error}".rstrip(": "))) from None
-
-    async def _read(self, request: httpx2.Request) -> HttpReply:
-        response = await self._client.send(request, stream=True)
-        try:
-            body = await _bounded_body(response)
-        finally:
-            await response.aclose()
-        return HttpReply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, body)
+        except (APIConnectionError, OSError, zlib.error) as error:
+            # Some versions of the client wrap whatever goes wrong, others the errors of httpx alone.
+            cause = error.__cause__ if isinstance(error, APIConnectionError) and error.__cause__ else error
+            if isinstance(cause, BodyTooLarge):
+                raise cause from None
+            raise Unreachable(self.mask(f"{type(cause).__name__}: {cause}".rstrip(": "))) from None
+        return HttpReply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
 
     async def aclose(self) -> None:
         """Close its connections."""
-        await self._client.aclose()
+        await self._client.close()
 
 
-async def _bounded_body(response: httpx2.Response) -> bytes:
+async def _read_bounded(response: Any) -> None:
+    """Read a response's body, decompressed and bounded, and leave it there to be read by the client.
+
+    Raises:
+        BodyTooLarge: the body is longer than is read.
+        zlib.error: it is in a coding that nobody asked for, or damaged.
+    """
+    body = await _bounded_body(response)
+    response.stream = type(response)(response.status_code, content=body).stream
+    response.is_closed = response.is_stream_consumed = False
+    response.headers.pop("content-encoding", None)
+    # The client decodes the body of an error by the charset that the endpoint names, and `zlib` and `hex` are some.
+    response.encoding = "utf-8"
+
+
+async def _bounded_body(response: Any) -> bytes:
     """A body, decompressed where an endpoint compresses it though asked not to."""
     coding = response.headers.get("content-encoding", "identity").lower()
     if coding not in ("identity", "", "gzip", "x-gzip", "deflate"):
@@ -153,26 +177,51 @@ async def _bounded_body(response: httpx2.Response) -> bytes:
     return bytes(body)
 
 
-def _client(timeout_s: float) -> httpx2.AsyncClient:
-    """A client with the proxies and certificates of the environment.
+def _client(base_url: str, headers: dict[str, str], query: dict[str, str], timeout_s: float) -> AsyncOpenAI:
+    """A client that sends these headers and no others, with the proxies and certificates of the environment.
 
     Raises:
-        UserError: one of the variables is wrong; the message names it.
+        UserError: the base URL or one of the variables is wrong; the message names it.
     """
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+    async def send_ours_alone(request: Any) -> None:
+        # The client adds what it runs on, and from the environment an organisation, a project and headers of any name.
+        for name in set(request.headers) - CLIENT_HEADERS:
+            del request.headers[name]
+        request.headers.update(headers | {"idempotency-key": request.headers["idempotency-key"]})
+
+    hooks: dict[str, list[Any]] = {"request": [send_ours_alone], "response": [_read_bounded]}
     try:
-        return httpx2.AsyncClient(timeout=timeout_s, follow_redirects=False)
-    except (ImportError, ValueError, OSError, httpx2.InvalidURL) as error:
-        wanted: tuple[str, ...] = PROXY_VARIABLES
-        if isinstance(error, OSError):
-            wanted = tuple(n for n in CERTIFICATE_VARIABLES if n in os.environ and not os.path.exists(os.environ[n]))
-            wanted = wanted or CERTIFICATE_VARIABLES
-        named = [name for name in wanted if os.environ.get(name)]
-        why = "names a file or folder that cannot be read" if isinstance(error, OSError) else "cannot be used"
-        hint = "set or unset it: the connections to endpoints heed it"
-        if isinstance(error, ImportError):
-            why, hint = "names a SOCKS proxy, which needs a further package", "pip install socksio, or unset it"
-        raise UserError(
-            f"the environment variable {' or '.join(named) or 'of a proxy or certificate'} {why}",
-            hint=hint,
-            exit_code=EXIT_MISSING,
-        ) from None
+        http_client = DefaultAsyncHttpxClient(timeout=timeout_s, follow_redirects=False, event_hooks=hooks)
+    except Exception as error:  # httpx's InvalidURL is of no other class; the environment alone can be wrong
+        raise _wrong_variable(error) from None
+    try:
+        return AsyncOpenAI(
+            api_key="in the headers",  # where there is one; the client would look for another
+            base_url=base_url,
+            default_query=query,
+            timeout=timeout_s,
+            max_retries=0,
+            http_client=http_client,
+        )
+    except Exception as error:
+        raise UserError(f"proposer.base_url cannot be used: {error}", hint="expected https://HOST/PATH") from None
+
+
+def _wrong_variable(error: Exception) -> UserError:
+    """The error that names the variable for proxies or certificates which `error` comes from."""
+    wanted: tuple[str, ...] = PROXY_VARIABLES
+    if isinstance(error, OSError):
+        wanted = tuple(n for n in CERTIFICATE_VARIABLES if n in os.environ and not os.path.exists(os.environ[n]))
+        wanted = wanted or CERTIFICATE_VARIABLES
+    named = [name for name in wanted if os.environ.get(name)]
+    why = "names a file or folder that cannot be read" if isinstance(error, OSError) else "cannot be used"
+    hint = "set or unset it: the connections to endpoints heed it"
+    if isinstance(error, ImportError):
+        why, hint = "names a SOCKS proxy, which needs a further package", "pip install socksio, or unset it"
+    return UserError(
+        f"the environment variable {' or '.join(named) or 'of a proxy or certificate'} {why}",
+        hint=hint,
+        exit_code=EXIT_MISSING,
+    )

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
+import re
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from llm_server import Script, broken, drip, hang, raw, reply, serving
@@ -208,3 +213,58 @@ def test_every_key_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTHER_KEY", raising=False)
     with pytest.raises(UserError, match="OTHER_KEY is not set"):
         propose(Script([]), monkeypatch, models=[{"name": "a"}, {"name": "b", "api_key_env": "OTHER_KEY"}])
+
+
+def test_nothing_goes_out_but_what_was_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The client takes these from the environment for every endpoint, OpenAI's or not.
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-this-one")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "project-1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Mine: 1\nAuthorization: Bearer mine")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    plain = {"host", "connection", "content-type", "content-length"}
+    plain |= {"accept", "accept-encoding", "user-agent", "idempotency-key"}
+    cases: list[tuple[dict[str, Any], dict[str, str]]] = [
+        ({}, {"authorization": f"Bearer {KEY}"}),
+        ({"api_key_env": ""}, {}),
+        (
+            {"api_key_env": "", "headers": {"OpenAI-Project": "p", "X-Title": "t"}},
+            {"openai-project": "p", "x-title": "t"},
+        ),
+        ({"headers": {"authorization": "Basic ${TEST_KEY}", "user-agent": "me"}}, {"authorization": f"Basic {KEY}"}),
+    ]
+    for settings, further in cases:
+        script = Script([reply("hello")])
+        propose(script, monkeypatch, query={"version": "a b&c=d"}, **settings)
+        (sent,) = script.headers
+        assert sent.keys() == plain | further.keys() and further.items() <= sent.items()
+        assert sent["user-agent"] == ("me" if "user-agent" in str(settings) else "evosplit")
+        assert parse_qs(urlsplit(script.paths[0]).query) == {"version": ["a b&c=d"]}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "words"),
+    [
+        ({"Content-Encoding": "gzip"}, gzip.compress(b'{"error": {"message": "too long"}}'), "HTTP 400: too long"),
+        ({"Content-Encoding": "gzip"}, gzip.compress(b"x" * 64 * 2**20, 1), "longer than 16 MiB"),
+        ({"Content-Encoding": "deflate"}, zlib.compress(b"x" * 64 * 2**20, 1), "longer than 16 MiB"),
+        ({"Content-Encoding": "br"}, b"x", "a body in the coding 'br', which was not asked for"),
+        ({"Content-Encoding": "gzip"}, b"x" * 99, "incorrect header check"),
+        ({"Content-Type": "text/html; charset=zlib"}, zlib.compress(b"too long"), "HTTP 400: the body"),
+        ({"Content-Type": "text/html; charset=hex"}, b"too long", "'too long'"),
+        ({"Location": "http://[", "Content-Encoding": "gzip"}, gzip.compress(b"too long"), "'too long'"),
+    ],
+)
+def test_the_body_of_an_error_is_read_with_the_same_care(
+    headers: dict[str, str], body: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Script([raw(400, body, headers=headers)])
+    with pytest.raises(ProposerError, match=re.escape(words)):
+        propose(script, monkeypatch, retries=0)
+    assert len(script.requests) == 1
+
+
+@pytest.mark.parametrize("host", ["1.2.3.999", "\u2603\u200d.org"])
+def test_a_host_that_cannot_be_is_an_error_of_the_user(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="base_url"):
+        propose(Script([]), monkeypatch, base_url=f"http://{host}/v1")
