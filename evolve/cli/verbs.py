@@ -330,6 +330,21 @@ def export(
             help="Export the fewest rules over the target's inputs that keep the mean log speed-up within EPS.",
         ),
     ] = None,
+    certify: Annotated[
+        float | None,
+        typer.Option(
+            "--certify",
+            metavar="P",
+            help="Leave classes of calls to stock until the share of shapes slower by more than 1% is below P with 95% "
+            "confidence, counted on shapes that took no part in the choice.",
+        ),
+    ] = None,
+    certify_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--certify-from", metavar="FILE", help="Count on the unseen shapes of a confirm.json; may be repeated."
+        ),
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
@@ -347,6 +362,8 @@ def export(
             unmeasured=unmeasured,
             everywhere=everywhere,
             distill=distill,
+            certify=certify,
+            certify_from=certify_from or (),
             as_json=json,
         )
     )

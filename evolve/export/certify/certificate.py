@@ -90,8 +90,8 @@ class Certificate:
         """What the fresh shapes say of the chosen rule, in a sentence."""
         count, step = self.step.slower["fresh"], self.step
         return (
-            f"{count.slower} of {count.shapes} fresh shapes ({self.fresh}) are slower by more than {SLOWER:.0%}: at most "
-            f"{count.bound:.2%} of such shapes at {self.confidence:.0%} confidence; {step.kept['fresh']:.0%} of the "
+            f"{count.slower} of {count.shapes} fresh shapes ({self.fresh}) are slower by more than {SLOWER:.0%}: "
+            f"at most {count.bound:.2%} of such shapes at {self.confidence:.0%} confidence; {step.kept['fresh']:.0%} of the "
             "program's gain is kept there"
         )
 
@@ -128,8 +128,8 @@ def certify(program: Program, target: Target, tables: dict[tuple[str, str], Tabl
         raise UserError(
             f"{fresh} fresh shapes cannot certify a share below {share:.2%}: with none of them slower the bound is "
             f"{SlowerCount(0, fresh).bound:.2%}",
-            hint=f"{shapes_needed(share)} shapes, none of them slower, would: evosplit confirm them on a Hopper GPU and "
-            "give --certify-from CONFIRM.JSON",
+            hint=f"{shapes_needed(share)} shapes, none of them slower, would: evosplit confirm them on a Hopper GPU, "
+            "then --certify-from CONFIRM.JSON",
             exit_code=EXIT_NEGATIVE,
         )
     gains = predicted_gains([r for r in rows if r.case.split is Split.TRAIN])
@@ -160,7 +160,9 @@ def _choice(curve: Sequence[MarginStep], share: float) -> int | None:
     return max(good, key=lambda i: (round(curve[i].kept["holdout"], 3), i), default=None)
 
 
-def _rows(program: Program, target: Target, tables: dict[tuple[str, str], Table], gpu: Gpu, domain: Domain) -> list[Row]:
+def _rows(
+    program: Program, target: Target, tables: dict[tuple[str, str], Table], gpu: Gpu, domain: Domain
+) -> list[Row]:
     """Rows of recorded workloads and settings in which the patch decides; changed launches also where not recorded."""
     return [
         r for r in gather(target, program, tables, gpu)

@@ -162,9 +162,7 @@ def guarded_source(program: Program, kept: Collection[CallClass], comment: str) 
     above = schedule.body[0].lineno - 1
     while above > schedule.lineno and lines[above - 1].lstrip().startswith("#"):
         above -= 1
-    call = (
-        f"{pad}if not {name}({view}.num_n_blocks, {view}.batch * {view}.num_heads_kv):\n{pad}    return 0, None, 0\n"
-    )
+    call = f"{pad}if not {name}({view}.num_n_blocks, {view}.batch * {view}.num_heads_kv):\n{pad}    return 0, None, 0\n"
     lines.insert(above, call)
     lines.insert(schedule.lineno - 1, f"def {name}(num_n_blocks, tiles):\n    # {comment}\n{_rules(kept)}\n\n")
     return "".join(lines)

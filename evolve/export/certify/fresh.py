@@ -55,7 +55,9 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: Target, do
         setting, against = SETTINGS[report["setting"]], report["against"]
         if against != "the stock decision":
             raise UserError(f"{file} compares with {against}", hint="a certificate is over stock: leave --against out")
-        alike = {(s.provider, s.mode, s.page_size) for s in settings_of(target) if domain.in_mode(s.mode is not Mode.STATIC)}
+        alike = {
+            (s.provider, s.mode, s.page_size) for s in settings_of(target) if domain.in_mode(s.mode is not Mode.STATIC)
+        }
         if (setting.provider, setting.mode, setting.page_size) not in alike:
             raise UserError(
                 f"{file} was measured under {setting.name}, where a patch of {target.name} does not decide",
