@@ -91,8 +91,8 @@ class Certificate:
         count, step = self.step.slower["fresh"], self.step
         return (
             f"{count.slower} of {count.shapes} fresh shapes ({self.fresh}) are slower by more than {SLOWER:.0%}: "
-            f"at most {count.bound:.2%} of such shapes at {self.confidence:.0%} confidence; {step.kept['fresh']:.0%} of the "
-            "program's gain is kept there"
+            f"at most {count.bound:.2%} of such shapes at {self.confidence:.0%} confidence; {step.kept['fresh']:.0%} "
+            "of the program's gain is kept there"
         )
 
 
@@ -155,9 +155,12 @@ def certify(program: Program, target: Target, tables: dict[tuple[str, str], Tabl
 
 
 def _choice(curve: Sequence[MarginStep], share: float) -> int | None:
-    """The margin that keeps most gain on holdout shapes with few enough of them slower; of equal ones the largest."""
+    """The margin that keeps most gain on holdout shapes with few enough of them slower.
+
+    Of margins that keep the same percent the largest is taken.
+    """
     good = [i for i, s in enumerate(curve) if s.classes and s.slower["holdout"].share <= share]
-    return max(good, key=lambda i: (round(curve[i].kept["holdout"], 3), i), default=None)
+    return max(good, key=lambda i: (round(curve[i].kept["holdout"], 2), i), default=None)
 
 
 def _rows(
@@ -185,7 +188,7 @@ def _step(margin: float | None, kept: Collection[CallClass] | None, parts: dict[
     shares, slower = {}, {}
     for name, shapes in parts.items():
         mine = [s for s in shapes if kept is None or s.of in kept]
-        shares[name] = sum(s.log_gain or 0.0 for s in mine) / full[name] if full[name] > 0 else math.nan
+        shares[name] = sum(s.log_gain or 0.0 for s in mine) / full[name] if full[name] > 0 else 0.0
         # What was not measured may be slower.
         bad = {s.key for s in mine if s.log_gain is None or s.log_gain < -math.log1p(SLOWER)}
         slower[name] = SlowerCount(len(bad), len({s.key for s in shapes}))

@@ -17,9 +17,10 @@ def curve_lines(certificate: Certificate) -> list[str]:
     """The curve for a terminal of 80 columns."""
     shapes = {name: count.shapes for name, count in certificate.step.slower.items()}
     lines = [
-        "gain kept and shapes slower by more than 1%, by margin (* chosen)",
-        f"{'margin':>9} {'classes':>7}  {'kept, of which slower:':<24}",
-        f"{'':>9} {'':>7}  " + "  ".join(f"{f'{name} ({shapes[name]})':>15}" for name in shapes) + "   bound",
+        "gain kept, and number of shapes slower by more than 1%, by margin (* chosen)",
+        f"{'margin':>9} {'classes':>7}  "
+        + "  ".join(f"{f'{name} ({shapes[name]})':>15}" for name in shapes)
+        + "   bound",
     ]
     for index, step in enumerate(certificate.curve):
         margin = "no guard" if step.margin is None else f"{step.margin:.2%}"

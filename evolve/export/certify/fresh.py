@@ -63,7 +63,12 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: Target, do
                 f"{file} was measured under {setting.name}, where a patch of {target.name} does not decide",
                 hint=f"evosplit confirm under one of {', '.join(s.name for s in settings_of(target))}",
             )
-        found += _of_report(file, report, setting, program, target)
+        try:
+            found += _of_report(file, report, setting, program, target)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{file} cannot be read as a report of evosplit confirm ({error!r})", hint="give its confirm.json"
+            ) from error
     return found
 
 
@@ -83,7 +88,7 @@ def _of_report(file: Path, report: dict[str, Any], setting: Setting, program: Pr
                target: Target) -> list[FreshShape]:  # fmt: skip
     gpu = Gpu(num_sms=int(report["device"]["num_sms"]))
     told = [s for s in report["shapes"] if s["group"] in UNSEEN]
-    shapes = [seen_shape(target, _shape(s["shape"])) for s in told]
+    shapes = [seen_shape(target, DecodeShape.from_json(s["shape"])) for s in told]
     views: list[ShapeView] = [shape_view(s, setting) for s in shapes]
     today = [target.baseline.num_splits or num_splits_heuristic(v, gpu.num_sms) for v in views]
     questions = [
@@ -110,7 +115,3 @@ def _of_report(file: Path, report: dict[str, Any], setting: Setting, program: Pr
             hint="confirm the program as the target runs it: program.py of a bundle",
         )
     return found
-
-
-def _shape(told: dict[str, Any]) -> DecodeShape:
-    return DecodeShape(**{**told, "live_seqlens": tuple(told["live_seqlens"])})
