@@ -2,7 +2,7 @@
 
     python results/certificates/certify_champions.py
 
-No GPU: recorded tables and results/confirm. Writes a CSV and a picture per champion and confirmed.csv, beside this file.
+No GPU: recorded tables and results/confirm. Writes a CSV and a picture per champion, and confirmed.csv, beside it.
 """
 
 from __future__ import annotations
