@@ -128,7 +128,7 @@ def certify(program: Program, target: Target, tables: dict[tuple[str, str], Tabl
         raise UserError(
             f"{fresh} fresh shapes cannot certify a share below {share:.2%}: with none of them slower the bound is "
             f"{SlowerCount(0, fresh).bound:.2%}",
-            hint=f"{shapes_needed(share)} shapes, none of them slower, would: evosplit confirm them on a Hopper GPU, "
+            hint=f"{shapes_needed(share)} shapes, none of them slower, would: evosplit confirm --fresh N on a Hopper GPU, "
             "then --certify-from CONFIRM.JSON",
             exit_code=EXIT_NEGATIVE,
         )
