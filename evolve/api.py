@@ -229,6 +229,8 @@ def export_bundle(
     unmeasured: bool = False,
     everywhere: bool = False,
     distill: float | None = None,
+    certify_share: float | None = None,
+    certify_from: Sequence[str | Path] = (),
 ) -> WrittenBundle:
     """Write a bundle for a target: patch or module, proof and evidence; as `evosplit export`.
 
@@ -241,6 +243,8 @@ def export_bundle(
         unmeasured: export to a kernel without recordings.
         everywhere: also decide calls that nobody measured.
         distill: export the fewest rules that keep the mean log speed-up within this much.
+        certify_share: leave classes of calls to stock until the share of slower shapes is certified below this.
+        certify_from: `confirm.json` files whose unseen shapes certify it, instead of the recorded sealed ones.
 
     Returns:
         What was written. The bundle states the sealed test shapes, and that is logged in `runs/`.
@@ -272,6 +276,8 @@ def export_bundle(
         unmeasured=unmeasured,
         everywhere=everywhere,
         distill=distill,
+        certify_share=certify_share,
+        certify_from=[Path(f) for f in certify_from],
         run=origin,
     )
 

@@ -15,6 +15,7 @@ from evaluators.data.workloads import (
     CAPACITY_FACTORS,
     MAX_RAGGED_CAPACITY,
     MIXES,
+    SEQLENS,
     Case,
     Split,
     Weighting,
@@ -51,7 +52,7 @@ class Group(StrEnum):
     SEALED = "sealed"
     """The test split, which no search and no choice of a winner has seen."""
     FRESH = "fresh"
-    """Ragged batches drawn for this confirmation; never recorded."""
+    """Drawn for this confirmation, ragged unless more were asked for; never recorded."""
     CHANGED = "changed"
     """A training or holdout shape whose launch changed."""
 
@@ -156,6 +157,26 @@ def fresh_cases(
     return found
 
 
+def fresh_uniform_cases(known: Sequence[Case], weighting: Weighting, rng: random.Random, *, count: int) -> list[Case]:
+    """Uniform batches over the head counts of `known`, none of them twice or among `known`.
+
+    Any batch up to `MAX_FRESH_BATCH`; capacities are drawn evenly on a logarithmic scale.
+    """
+    heads = sorted({(c.shape.num_heads_q, c.shape.num_heads_kv) for c in known})
+    shortest, longest = min(SEQLENS), max(SEQLENS)
+    seen = {c.shape for c in known}
+    found: list[Case] = []
+    while len(found) < count:
+        heads_q, heads_kv = rng.choice(heads)
+        seqlen_k = round(shortest * (longest / shortest) ** rng.random())
+        shape = DecodeShape(rng.randint(1, MAX_FRESH_BATCH), seqlen_k, heads_q, heads_kv)
+        case = Case(f"f{len(found)}-u-b{shape.batch}-h{heads_q}x{heads_kv}-k{seqlen_k}", shape, Split.TEST)
+        if shape not in seen and weights([case], weighting):
+            seen.add(shape)
+            found.append(case)
+    return found
+
+
 def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits) -> list[Decision]:
     """A program's decisions on any cases, asked in the sandbox, spelled out.
 
@@ -180,6 +201,8 @@ def build_suite(
     gpu: Gpu,
     decide: Callable[[Sequence[Case]], tuple[Sequence[Decision], Sequence[Decision]]],
     rng: random.Random,
+    *,
+    fresh: int | None = None,
 ) -> list[Subject]:
     """The default suite: sealed test shapes, fresh ragged batches, and every other shape whose launch changed.
 
@@ -190,13 +213,20 @@ def build_suite(
         gpu: what heuristics may know of it.
         decide: (baseline's, candidate's) decisions on cases, spelled out.
         rng: draws the fresh batches and the order of the suite.
+        fresh: shapes drawn anew, half of them uniform, all of them in static mode; `FRESH_BATCHES` ragged ones if None.
     """
     known = cases_for(workload, setting)
     counted = weights(known, weighting)
     cases = [c for c in known if c.id in counted]
     grouped = [(c, Group.SEALED if c.split is Split.TEST else Group.CHANGED) for c in cases]
-    if setting.mode is not Mode.STATIC:
-        grouped += [(c, Group.FRESH) for c in fresh_cases(known, weighting, rng)]
+    ragged = setting.mode is not Mode.STATIC
+    if fresh is not None:
+        uniform = fresh // 2 if ragged else fresh
+        grouped += [(c, Group.FRESH) for c in fresh_uniform_cases(known, weighting, rng, count=uniform)]
+        fresh -= uniform
+    if ragged:
+        drawn = fresh_cases(known, weighting, rng, count=FRESH_BATCHES if fresh is None else fresh)
+        grouped += [(c, Group.FRESH) for c in drawn]
     baseline, candidate = decide([c for c, _ in grouped])
     subjects = []
     for (case, group), a, b in zip(grouped, baseline, candidate, strict=True):

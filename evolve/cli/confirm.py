@@ -59,6 +59,7 @@ def confirm_command(
     against: str | None,
     output: Path | None,
     minutes: float | None,
+    fresh: int | None,
     as_json: bool,
 ) -> int:
     """Compare; exit code 0 when confirmed on the unseen shapes, 1 when not, 4 when the budget ended first."""
@@ -91,7 +92,7 @@ def confirm_command(
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
     log_sealed_read(program, source, description)
     rng = Random(seed)
-    suite = build_suite(config.judge.workload, setting, config.judge.weighting, gpu, decide, rng)
+    suite = build_suite(config.judge.workload, setting, config.judge.weighting, gpu, decide, rng, fresh=fresh)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

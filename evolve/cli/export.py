@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -9,16 +10,19 @@ import typer
 from evolve.cli.common import emit, say
 from evolve.export.bundle.export import export_program, read_winner
 from evolve.export.bundle.pr_body import outside_told
+from evolve.export.certify.curve import curve_lines
 from evolve.reports.plain_text import plain
 
 
 def export_command(program: str, target_name: str, source: Path | None, output: Path, runs_dir: Path, *, partial: bool,
-                   unmeasured: bool, everywhere: bool, distill: float | None, as_json: bool) -> int:  # fmt: skip
+                   unmeasured: bool, everywhere: bool, distill: float | None, certify: float | None,
+                   certify_from: Sequence[Path], as_json: bool) -> int:  # fmt: skip
     """Prove, patch and write the bundle; nothing is written when anything fails."""
     text, run = read_winner(program, runs_dir)
     bundle = export_program(
         program, text, target_name, output, source=source, partial=partial, unmeasured=unmeasured,
-        everywhere=everywhere, distill=distill, run=run, tell=say,
+        everywhere=everywhere, distill=distill, certify_share=certify, certify_from=certify_from, run=run,
+        tell=say,
     )  # fmt: skip
     export, distilled = bundle.export, bundle.export.distilled
     if as_json:
@@ -49,6 +53,9 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
         typer.echo(
             f"distilled: {distilled.curve[-1].rules} rules keep {distilled.curve[-1].share:.0%} of the program's gain"
         )
+    if export.certificate is not None:
+        typer.echo("\n".join(curve_lines(export.certificate)))
+        typer.echo(f"certified below {export.certificate.share:.2%}: {export.certificate.words}")
     for left, why in export.left_out.items():
         typer.echo(f"left out: {left}: {why}")
     return 0

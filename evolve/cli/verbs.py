@@ -161,6 +161,16 @@ def confirm(
     against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for report and picture.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
+    fresh: Annotated[
+        int | None,
+        typer.Option(
+            "--fresh",
+            min=1,
+            max=5000,
+            metavar="N",
+            help="Draw N shapes anew: half uniform, half ragged; static mode has no ragged.",
+        ),
+    ] = None,
     provider: Annotated[
         str | None, typer.Option("--provider", help="PROGRAM is a bundle; its patched build: a library or a package.")
     ] = None,
@@ -171,12 +181,19 @@ def confirm(
     if provider is not None:
         from evolve.cli.confirm_build import confirm_build_command
 
-        other = {"--config": config, "--set": sets, "--against": against, "--runs-dir": runs_dir}
+        other = {"--config": config, "--set": sets, "--against": against, "--runs-dir": runs_dir, "--fresh": fresh}
         raise typer.Exit(confirm_build_command(program, provider, other, output=output, minutes=minutes, as_json=json))
     from evolve.cli.confirm import confirm_command
 
     code = confirm_command(
-        program, config, overrides(runs_dir, sets), against=against, output=output, minutes=minutes, as_json=json
+        program,
+        config,
+        overrides(runs_dir, sets),
+        against=against,
+        output=output,
+        minutes=minutes,
+        fresh=fresh,
+        as_json=json,
     )
     raise typer.Exit(code)
 
@@ -330,6 +347,21 @@ def export(
             help="Export the fewest rules over the target's inputs that keep the mean log speed-up within EPS.",
         ),
     ] = None,
+    certify: Annotated[
+        float | None,
+        typer.Option(
+            "--certify",
+            metavar="P",
+            help="Leave classes of calls to stock until the share of shapes slower by more than 1% is below P with 95% "
+            "confidence, counted on shapes that took no part in the choice.",
+        ),
+    ] = None,
+    certify_from: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--certify-from", metavar="FILE", help="Count on the unseen shapes of a confirm.json; may be repeated."
+        ),
+    ] = None,
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
@@ -347,6 +379,8 @@ def export(
             unmeasured=unmeasured,
             everywhere=everywhere,
             distill=distill,
+            certify=certify,
+            certify_from=certify_from or (),
             as_json=json,
         )
     )

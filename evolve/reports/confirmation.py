@@ -19,7 +19,7 @@ COLOURS = {
 
 TITLES = {
     Group.SEALED: "sealed test shapes",
-    Group.FRESH: "fresh ragged batches",
+    Group.FRESH: "shapes drawn anew",
     Group.CHANGED: "training and holdout shapes with another launch",
 }
 

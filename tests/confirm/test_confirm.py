@@ -22,7 +22,7 @@ from evaluators.confirm.confirm import (
     fresh_cases,
     judge_suite,
 )
-from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu, Setting
 from evaluators.data.workloads import Case, Split, Weighting, cases_for
 from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
@@ -157,6 +157,18 @@ def test_a_deadline_leaves_a_sample_on_a_simulated_clock() -> None:
     now = iter(range(10_000))
     found = confirm_shapes(subjects, opened(), random.Random(0), deadline=19.5, clock=lambda: float(next(now)))
     assert [v.subject for v in found] == subjects[:20]
+
+
+@pytest.mark.parametrize(("setting", "ragged"), [(COLD, 50), (STATIC, 0)])
+def test_more_fresh_shapes_are_drawn_where_asked_for(setting: Setting, ragged: int) -> None:
+    found = build_suite(
+        "llama31-70b", setting, Weighting.SERVING, Gpu(), decide(lambda _: Decision()), random.Random(0),
+        fresh=100,
+    )  # fmt: skip
+    fresh = [s.case for s in found if s.group is Group.FRESH]
+    assert len(fresh) == len({c.shape for c in fresh}) == 100 and sum(c.ragged for c in fresh) == ragged
+    assert not {c.shape for c in fresh} & {c.shape for c in cases_for("llama31-70b", setting)}
+    assert len({c.shape.seqlen_k for c in fresh if not c.ragged}) > 40
 
 
 def test_the_suite_is_reproducible_from_its_seed() -> None:

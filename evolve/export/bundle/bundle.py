@@ -17,6 +17,8 @@ from evolve.errors import UserError
 from evolve.export.bundle.header_check import UNIT_TEST, unit_test
 from evolve.export.bundle.plan import Export
 from evolve.export.bundle.pr_body import apply_text, module_text, pr_body
+from evolve.export.certify.certificate import Certificate
+from evolve.export.certify.curve import certificate_csv, certificate_png
 from evolve.export.distill.distill import curve_csv
 from evolve.export.evidence.evidence import Row
 from evolve.export.proof.outside import Outside
@@ -112,7 +114,16 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "left_out": export.left_out,
         "notes": list(export.change.notes),
         "distilled": asdict(export.distilled) if export.distilled else None,
+        "certificate": _certificate(export.certificate),
     }
+
+
+def _certificate(certificate: Certificate | None) -> dict[str, object] | None:
+    if certificate is None:
+        return None
+    told = asdict(certificate)
+    del told["source"]
+    return {**told, "bound": certificate.step.slower["fresh"].bound, "words": certificate.words}
 
 
 def _outside(outside: Outside | None) -> dict[str, object] | None:
@@ -144,6 +155,7 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
         original: source of the program as given.
     """
     check_output(folder)
+    contents: dict[str, str | bytes]
     if patch:
         contents = {
             PATCH_NAME: patch.decode(errors="surrogateescape"),
@@ -159,6 +171,12 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
         contents[OUTSIDE] = _csv(OUTSIDE_COLUMNS, _outside_rows(export.outside))
     if export.distilled is not None:
         contents |= {"distillation.csv": curve_csv(export.distilled), "original.py": original}
+    if export.certificate is not None:
+        contents |= {
+            "certificate.csv": certificate_csv(export.certificate),
+            "certificate.png": certificate_png(export.certificate),
+            "original.py": original,
+        }
     contents |= {
         "decision_diff.csv": _csv(DIFF_COLUMNS, map(_diff_row, export.rows)),
         "results.csv": _csv(RESULT_COLUMNS, _result_rows(export.rows)),
@@ -170,8 +188,9 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
         made = Path(name) / "bundle"
         made.mkdir()
-        for file, text in contents.items():
-            (made / file).write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+        for file, content in contents.items():
+            data = content if isinstance(content, bytes) else content.encode(errors="surrogateescape")
+            (made / file).write_bytes(data)
         if folder.exists():
             folder.rmdir()
         shutil.move(made, folder)

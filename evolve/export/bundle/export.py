@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,13 +15,16 @@ from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.export.bundle.bundle import check_output, provenance, write_bundle
 from evolve.export.bundle.drop_in import plan_drop_in
-from evolve.export.bundle.plan import TABLES, Export, plan_header, plan_prepare
+from evolve.export.bundle.plan import TABLES, Export, modes_of, plan_header, plan_prepare
 from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
 from evolve.export.bundle.pr_body import commit_message
 from evolve.export.bundle.refusals import refuse
+from evolve.export.certify.certificate import Certificate, certify
+from evolve.export.certify.curve import curve_lines
 from evolve.export.distill.distill import Distilled, curve_csv, distil
 from evolve.export.evidence.answers import read
-from evolve.export.evidence.evidence import recorded_tables
+from evolve.export.evidence.evidence import gather, recorded_tables
+from evolve.export.evidence.harm import HarmVerdict
 from evolve.export.patch.formatter import formatted
 from evolve.export.patch.tree import Tree, mailbox_patch, open_tree
 from evolve.export.targets.domain import Domain
@@ -66,6 +69,8 @@ def export_program(
     unmeasured: bool = False,
     everywhere: bool = False,
     distill: float | None = None,
+    certify_share: float | None = None,
+    certify_from: Sequence[Path] = (),
     run: dict[str, object] | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> WrittenBundle:
@@ -81,11 +86,14 @@ def export_program(
         unmeasured: export to a kernel without recordings.
         everywhere: also decide calls that nobody measured.
         distill: export the fewest rules that keep the mean log speed-up within this much.
+        certify_share: put a guard in front of the program, so that the share of shapes slower by more than 1% is below
+            this with 95% confidence on shapes that took no part in the choice.
+        certify_from: reports of `evosplit confirm` whose unseen shapes are those; else the recorded sealed ones.
         run: where the program came from.
-        tell: told how far rules get where `distill` is out of reach.
+        tell: told how far rules get where `distill` or the certificate is out of reach.
 
     Raises:
-        UserError: unknown target, wrong arguments, or a checkout that cannot be patched.
+        UserError: unknown target, wrong arguments, a checkout that cannot be patched, or a certificate that fails.
         NotExpressible: the target cannot express the program.
     """
     target = target_named(target_name)
@@ -100,15 +108,31 @@ def export_program(
     distilled = _distilled(parsed, target, distill, tell) if distill is not None else None
     if distilled is not None:
         parsed = read(distilled.source, "the distilled program")
-    domain = Domain(everywhere=everywhere)
+    domain, verdict, certificate = Domain(everywhere=everywhere), None, None
+    if certify_share is not None:
+        _check_certify(target, certify_share)
+        log_sealed_read(name, text, {"command": "export --certify", "target": target.name})
+        verdict, certificate = _certified(
+            parsed, target, domain, certify_share, certify_from, partial=partial, tell=tell
+        )  # fmt: skip
+        parsed, domain = read(certificate.source, "the guarded program"), verdict.domain
+    elif certify_from:
+        raise UserError("--certify-from says what --certify is counted on", hint="add --certify P")
     if tree is None:
         export, patch = plan_drop_in(name, parsed, target, gpu=Gpu(), domain=domain, partial=partial), b""
     else:
         export, patch = _patched(name, parsed, target, tree, domain, partial=partial)
-    export = replace(export, distilled=distilled)
+    export = replace(export, distilled=distilled, certificate=certificate)
+    if verdict is not None:
+        # Modes that were left out before the guard was chosen.
+        notes = (*export.change.notes, *verdict.notes)
+        export = replace(export, left_out={**verdict.left_out, **export.left_out},
+                         change=replace(export.change, notes=notes))  # fmt: skip
     if distilled is not None:
         run["distilled_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    if export.measured:
+    if certificate is not None:
+        run["guarded_from_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    if export.measured and certificate is None:
         # The bundle states the sealed test shapes too.
         log_sealed_read(name, text, {"command": "export", "target": target.name})
     files = write_bundle(export, patch, output, run, original=text)
@@ -151,6 +175,35 @@ def _distilled(program: Program, target: Target, eps: float, tell: Callable[[str
             exit_code=EXIT_NEGATIVE,
         )
     return found
+
+
+def _check_certify(target: Target, share: float) -> None:
+    if target.kind not in (TargetKind.HEADER, TargetKind.PYTHON):
+        raise UserError(
+            f"--certify guards num_splits by what hopper/ knows of a call; {target.name} decides otherwise",
+            hint="the targets fa3, fa3-vllm and python",
+        )
+    if not 0 < share < 1:
+        raise UserError(f"--certify expects a share between 0 and 1, got {share}", hint="--certify 0.02")
+
+
+def _certified(program: Program, target: Target, domain: Domain, share: float, reports: Sequence[Path], *,
+               partial: bool, tell: Callable[[str], None]) -> tuple[HarmVerdict, Certificate]:  # fmt: skip
+    """The modes that the program may decide in, and its guard; refuses where the bound is not below the share."""
+    tables, gpu = recorded_tables(target, asset(TABLES)), Gpu()
+    if not tables:
+        raise UserError(f"nothing was recorded on {target.name}'s kernel, so there is nothing to certify by")
+    verdict = modes_of(target, program, gather(target, program, tables, gpu), gpu, domain, partial=partial)
+    found = certify(program, target, tables, gpu, verdict.domain, share, reports=reports)
+    if not found.holds:
+        for line in curve_lines(found):
+            tell(line)
+        raise UserError(
+            f"not certified below {share:.2%}: {found.words}",
+            hint="a larger share, or more fresh shapes by --certify-from: choosing by these voids the bound",
+            exit_code=EXIT_NEGATIVE,
+        )
+    return verdict, found
 
 
 def read_winner(name: str, runs_dir: Path) -> tuple[str, dict[str, object]]:

@@ -17,6 +17,7 @@ from evaluators.language.gate import Program
 from evaluators.latencies.table import Table
 from evolve.assets import asset
 from evolve.errors import UserError
+from evolve.export.certify.certificate import Certificate
 from evolve.export.distill.distill import Distilled
 from evolve.export.distill.rules import Rule, rules_of
 from evolve.export.evidence.answers import read
@@ -60,6 +61,7 @@ class Export:
         followed: on how many calls the target's own caller decides the same; None where there is none in C++.
         outside: what it does to calls that nobody measured; None where the target decides in Python.
         distilled: how the program was made from a longer one; None where it was exported as it is.
+        certificate: how a guard was put in front of it and what its fresh shapes say; None where none was asked for.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Export:
     domain: Domain
     outside: Outside | None = None
     distilled: Distilled | None = None
+    certificate: Certificate | None = None
     followed: Followed | None = None
 
     @property

@@ -208,6 +208,7 @@ def pr_body(export: Export) -> str:
     lines += [
         "",
         *_distillation(export),
+        *_certificate(export),
         "### What was proved",
         "",
         f"- The changed function{compiled}, answers as the program on "
@@ -263,6 +264,22 @@ def pr_body(export: Export) -> str:
         "person submits it and answers for it.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _certificate(export: Export) -> list[str]:
+    found = export.certificate
+    if found is None:
+        return []
+    return [
+        "### Certificate",
+        "",
+        f"The rule decides in {found.step.classes} classes of calls (KV blocks by batch * num_heads_kv) whose recorded "
+        f"training shapes gain more than {found.step.margin:.2%} on average; all others are left to the present code. "
+        f"The margin was chosen on other shapes. In {found.modes}, {found.words} (Clopper-Pearson, one-sided; it holds "
+        "for calls like those shapes, on this GPU model). `certificate.csv` and `certificate.png` hold gain against "
+        "margin.",
+        "",
+    ]
 
 
 def _reading(export: Export) -> str:

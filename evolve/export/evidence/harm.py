@@ -115,7 +115,8 @@ def judged(
     Args:
         rows: every shape of the workloads under every setting of the target.
         target: where the patch goes.
-        domain: as asked for; `everywhere` keeps modes that nothing was recorded in.
+        domain: as asked for; `everywhere` keeps modes that nothing was recorded in, a mode of its own leaves the other
+            out.
         partial: whether a mode that the rule harms may be left to stock.
         veto: rows of another build of the same kernel, where the target's own was not recorded.
 
@@ -123,10 +124,11 @@ def judged(
         HarmfulRule: no mode is left, or one would have to be left out and `partial` is not given.
     """
     two_modes = target.kind in (TargetKind.HEADER, TargetKind.PYTHON)
-    forbidden = harms([*rows, *veto])
+    asked = {v for v in (True, False) if domain.in_mode(v)}
+    forbidden = {v: reasons for v, reasons in harms([*rows, *veto]).items() if v in asked}
     modes = {_varlen(r) for r in rows}
     evidence = [r for r in rows if r.result] or list(rows)
-    useful = {_varlen(r) for r in evidence if r.changed}
+    useful = {_varlen(r) for r in evidence if r.changed} & asked
     recorded = {_varlen(r) for r in evidence}
     if not useful:
         where = "recorded shape" if evidence[0].result else "shape of the workloads"
@@ -146,9 +148,9 @@ def judged(
     left_out = {mode_name(varlen=v): "; ".join(reasons) for v, reasons in forbidden.items()}
     notes = []
     if domain.everywhere:
-        left = {True, False} - forbidden.keys()
+        left = asked - forbidden.keys()
     else:
-        for varlen in {True, False} - left - forbidden.keys() if two_modes else ():
+        for varlen in asked - left - forbidden.keys() if two_modes else ():
             why = "nothing was recorded there" if varlen not in recorded & modes else "no recorded launch changes there"
             notes.append(f"{mode_name(varlen=varlen)} is left as it is: {why}")
     if not two_modes or left == {True, False}:

@@ -1,0 +1,1 @@
+"""Certificate that few shapes become slower: abstaining rules, fresh shapes, a bound."""

@@ -1,0 +1,65 @@
+"""Upper bound of a share that was counted on a sample (Clopper and Pearson, Biometrika 26, 1934)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from evolve.errors import EXIT_MISSING, UserError
+
+CONFIDENCE = 0.95
+"""One-sided: of certificates given so, at most one in twenty is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowerCount:
+    """Shapes that became slower by more than 1%, out of those looked at."""
+
+    slower: int
+    shapes: int
+
+    @property
+    def share(self) -> float:
+        """Of the shapes looked at."""
+        return self.slower / self.shapes if self.shapes else 0.0
+
+    @property
+    def bound(self) -> float:
+        """Largest share that the count leaves possible at `CONFIDENCE`."""
+        return upper_bound(self.slower, self.shapes)
+
+
+def upper_bound(slower: int, shapes: int, confidence: float = CONFIDENCE) -> float:
+    """One-sided Clopper-Pearson bound: a larger share would have shown more than `slower` with this confidence.
+
+    Args:
+        slower: shapes counted.
+        shapes: looked at, drawn independently of the rule; none leaves every share possible.
+        confidence: above 0 and below 1.
+
+    Example:
+        >>> round(upper_bound(0, 598), 4)
+        0.005
+    """
+    if not 0 <= slower <= shapes:
+        raise ValueError(f"expected 0 to {shapes} slower shapes, got {slower}")
+    if slower == shapes:
+        return 1.0
+    try:
+        from scipy.stats import beta
+    except ImportError as error:
+        raise UserError("scipy is missing", hint="pip install 'evosplit[export]'", exit_code=EXIT_MISSING) from error
+    return float(beta.ppf(confidence, slower + 1, shapes - slower))
+
+
+def shapes_needed(share: float, confidence: float = CONFIDENCE) -> int:
+    """Fewest shapes, none of them slower, that certify a share below `share`."""
+    return math.floor(math.log1p(-confidence) / math.log1p(-share)) + 1
+
+
+def most_slower(share: float, shapes: int, confidence: float = CONFIDENCE) -> int:
+    """Most slower shapes out of `shapes` that still certify a share below `share`; -1 where none would be too many."""
+    found = -1
+    while found + 1 < shapes and upper_bound(found + 1, shapes, confidence) < share:
+        found += 1
+    return found
