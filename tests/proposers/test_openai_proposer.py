@@ -252,7 +252,7 @@ def test_nothing_goes_out_but_what_was_configured(monkeypatch: pytest.MonkeyPatc
         ({"Content-Encoding": "gzip"}, b"x" * 99, "incorrect header check"),
         ({"Content-Type": "text/html; charset=zlib"}, zlib.compress(b"too long"), "HTTP 400: the body"),
         ({"Content-Type": "text/html; charset=hex"}, b"too long", "'too long'"),
-        ({"Location": "http://[", "Content-Encoding": "gzip"}, gzip.compress(b"too long"), "'too long'"),
+        ({"Location": "http://[", "Content-Encoding": "gzip"}, gzip.compress(b"too long", mtime=0), "'too long'"),
     ],
 )
 def test_the_body_of_an_error_is_read_with_the_same_care(
