@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, Command
 from hypothesis import given
 from hypothesis import strategies as st
+from json_schemas import check
 
+import evolve.export.bundle.drop_in
 import evolve.export.certify.classes
 from evaluators.data.contract import Gpu
 from evaluators.language.gate import parse_program
@@ -186,3 +188,31 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
         broken.write_text(text)
         with pytest.raises(UserError, match="cannot be read as a report"):
             confirmed_shapes([broken], champion, target, static)
+
+
+@pytest.mark.slow
+def test_the_bundle_holds_the_guarded_program_and_the_curve(
+    evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.bundle.drop_in, "RANDOM_INPUTS", 1500)
+    out = tmp_path / "out"
+    call = ("export", STATIC, "--target", "python", "--partial", "--json", "-o", out, "--certify")
+    refused = evosplit(*call, "0.02")
+    assert refused.code == 1 and not out.exists() and "not certified below 2.00%: 3 of 260 fresh shapes" in refused.err
+    assert refused.err.count("%    ") > 9
+    result = evosplit(*call, "0.03")
+    assert result.code == 0, result.err
+    check("export", result.json)
+    told = result.json["certificate"]
+    assert (
+        told["bound"] < 0.03
+        and told["modes"] == "static mode"
+        and "varlen and metadata mode" in result.json["left_out"]
+    )
+    assert (
+        "clears_margin" in (out / "launch_arguments.py").read_text()
+        and "clears_margin" in (out / "program.py").read_text()
+    )
+    assert (out / "original.py").read_text() == STATIC.read_text()
+    assert (out / "certificate.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "certificate.csv").read_text().splitlines()[-1].startswith("0.08,16,")
