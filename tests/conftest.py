@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ def examples(number: int) -> int:
     """How many examples a test asks for that would do with `number` in `make test`; more under the profile `many`."""
     return number * settings().max_examples // 100
 
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would the processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["browser_page", "export_cases"]
 

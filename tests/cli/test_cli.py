@@ -97,7 +97,7 @@ MISTAKES = [
         ["record", "--merge", "other.jsonl", "-o", "table"],
         2,
         "is no slice that evosplit record wrote",
-        "evosplit record",
+        "",
     ),
     (["show", "nope"], 2, "no run 'nope'", "evosplit run"),
     (["show", str(ROOT / "results/runs/languag-model")], 2, "no run", "results/runs/language-model"),

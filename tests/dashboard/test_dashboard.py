@@ -468,7 +468,10 @@ def test_a_folder_that_cannot_be_written(small: RunReader, killed: bool, monkeyp
             code = (
                 "import os, sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\ndb.execute('PRAGMA journal_mode=WAL')\n"
                 "db.execute('DELETE FROM results WHERE id = 7')\ndb.execute('DELETE FROM answers WHERE id = 7')\n"
-                "db.execute('DELETE FROM proposals WHERE id = 7')\ndb.commit()\nos._exit(9)"
+                "db.execute('DELETE FROM proposals WHERE id = 7')\n"
+                "gone = db.execute('DELETE FROM checksums WHERE key = 7').rowcount\n"
+                "db.execute('UPDATE meta SET value = value - ? WHERE key = ?', (gone, 'checksums'))\n"
+                "db.commit()\nos._exit(9)"
             )
             subprocess.run([sys.executable, "-c", code, str(folder / FILE_NAME)], check=False)
             (folder / f"{FILE_NAME}-shm").unlink()

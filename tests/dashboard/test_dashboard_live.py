@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +11,11 @@ import pytest
 from browser_page import VIEWS, WAIT_MS, serving, watch
 from conftest import ON_SMALL, PATIENCE_S, ROOT, TABLES, seed
 from dashboard_runs import write_run
+from journal_edits import rewrite
 
 from evaluators.judge.judge import Judge
 from evolve.dashboard.hub import Hub
-from evolve.journal.journal import FILE_NAME, open_journal
+from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import locked
 
 if TYPE_CHECKING:
@@ -82,10 +82,12 @@ def test_every_open_view_follows_a_real_run(browser: Browser, tmp_path: Path) ->
 
 def test_the_state_of_a_run_is_told(browser: Browser, judge: Judge, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "half", judge, TABLE, seed("fa3_stock"), finished=False)
-    with sqlite3.connect(folder / FILE_NAME) as journal_file:  # as if it had begun one and a half hours ago
-        journal_file.execute("UPDATE proposals SET asked_at = asked_at - 5400")
-        journal_file.execute("UPDATE results SET committed_at = committed_at - 5400")
-        journal_file.execute("UPDATE meta SET value = value - 5400 WHERE key = 'created_at'")
+    rewrite(  # as if it had begun one and a half hours ago
+        folder,
+        "UPDATE proposals SET asked_at = asked_at - 5400",
+        "UPDATE results SET committed_at = committed_at - 5400",
+        "UPDATE meta SET value = value - 5400 WHERE key = 'created_at'",
+    )
     with serving(Hub([folder], None)) as server:
         watched = watch(browser)
         watched.open(server.url)

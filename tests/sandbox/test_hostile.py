@@ -184,7 +184,10 @@ def outcome(place: Place, judge: Judge) -> Outcome:
     os.environ["EVOSPLIT_TEST_KEY"] = SECRET
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     before_children = set(children())
-    sandbox, recheck = Sandbox(Gpu(), questions(), LIMITS), ShuffledSandbox(Gpu(), questions(), [[]] * 12, LIMITS)
+    sandbox, recheck = (
+        Sandbox(Gpu(), questions(), LIMITS),
+        ShuffledSandbox(Gpu(), questions(), [[]] * 12, LIMITS, hidden=()),
+    )
     before = judge.evaluate(seed("fa3_stock"))
     answers: dict[str, Answers] = {}
     again: dict[str, str] = {}

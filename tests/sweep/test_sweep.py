@@ -143,9 +143,8 @@ def test_the_page_and_the_lists_know_all_runs(swept: FinishedRun, evosplit: Comm
     index = json.loads(gzip.decompress(base64.b64decode(packed.group(1))))
     assert [run["name"] for run in index["runs"]] == ["seed-0", "seed-1"]
     listed = evosplit("ls", "--runs-dir", swept.runs_dir)
-    assert [line.split()[0] for line in listed.out.splitlines()[1:]] == [
-        f"{swept.folder.name}/seed-{n}" for n in (0, 1)
-    ]
+    names = sorted(line.split()[0] for line in listed.out.splitlines()[1:])
+    assert names == [f"{swept.folder.name}/seed-{n}" for n in (0, 1)]
     assert evosplit("show", f"{swept.folder.name}/seed-1", 1, "--runs-dir", swept.runs_dir).code == 0
     refused = evosplit("show", swept.folder.name, "--runs-dir", swept.runs_dir)
     assert refused.code == 2 and "is a sweep" in refused.err and "seed-0" in refused.err

@@ -9,6 +9,7 @@ export interface Score {
   shapes: number;
   workspace_bytes: number;
   interpolated: number;
+  missing: number;
 }
 
 export interface Node {

@@ -75,8 +75,8 @@ function scores(o, nodes) {
     h(
       "p",
       { class: "quiet" },
-      "The winner is best on the holdout, which the search never sees, of the programs that were among the best two of ",
-      "their island on the training shapes; the leader is best on the training shapes.",
+      "The winner is best on the holdout, which the search never sees, of the programs that were among the best two ",
+      "of their island on the training shapes; the leader is best on the training shapes.",
     ),
   );
 }
