@@ -18,8 +18,9 @@ from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import open_judge
 from evaluators.measure.local import LocalExecutor, ProcessChannel
 from evaluators.sandbox import process
-from evaluators.sandbox.process import OUTSIDE_KILLS, Limits, SandboxUnavailable
+from evaluators.sandbox.process import OUTSIDE_KILLS, Limits
 from evolve.config import parse_config
+from evolve.errors import UserError
 from evolve.journal.journal import open_journal
 from evolve.proposers import open_proposer
 from evolve.search.controller import Controller
@@ -139,7 +140,7 @@ def test_sandboxes_killed_anywhere_change_nothing(monkeypatch: pytest.MonkeyPatc
     sandboxes.patient = False
     for place in range(places):
         sandboxes.killed = range(place, place + OUTSIDE_KILLS)
-        with pytest.raises(SandboxUnavailable, match="from outside"):
+        with pytest.raises(UserError, match="from outside"):
             run(tmp_path / str(place))
         sandboxes.killed = range(0)
         assert run(tmp_path / str(place)) == whole
