@@ -47,7 +47,7 @@ ABLATION = (384, 13.58, 11.19)
 """Keys, stock, and the rule without its guard, one KV head."""
 
 FORCED_SPLITS = 3
-"""What the rule sets where it fires."""
+"""num_splits that the rule sets where it applies."""
 
 WITHOUT_METADATA = {1: 1.05, 2: 1.07}
 """KV heads: published speed-up at 512 keys when the metadata is computed within the call."""
@@ -92,7 +92,7 @@ def policy_shapes() -> list[DecodeShape]:
 
 
 Policies = Mapping[str, Mapping[DecodeShape, Decision]]
-"""By policy: its decision on each shape, spelled out."""
+"""By policy: its decision on each shape, resolved."""
 
 
 @dataclass(frozen=True, slots=True)

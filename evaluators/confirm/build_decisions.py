@@ -1,4 +1,4 @@
-"""What a kernel build decides by itself, against what a table says that it will.
+"""Decisions of a kernel build, compared with those that a bundle's table predicts.
 
 A patched build is asked as its users ask it, with num_splits = 0 (or the constant that they pass). What it really does
 is read back: num_splits from the partial outputs that a forward call allocates, live splits from the scheduler
@@ -26,8 +26,8 @@ class Expected:
         setting: how the call reaches the kernel.
         case: the shape.
         asked: num_splits that users pass; 0 leaves it to the library.
-        stock: decision without the patch, spelled out.
-        chosen: decision with the patch, spelled out.
+        stock: decision without the patch, resolved.
+        chosen: decision with the patch, resolved.
     """
 
     workload: str

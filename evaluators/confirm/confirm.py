@@ -72,7 +72,7 @@ class ProgramFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A shape of the suite with both programs' decisions, spelled out.
+    """A shape of the suite with both programs' decisions, resolved.
 
     Attributes:
         case: the shape.
@@ -178,7 +178,7 @@ def fresh_uniform_cases(known: Sequence[Case], weighting: Weighting, rng: random
 
 
 def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits) -> list[Decision]:
-    """A program's decisions on any cases, asked in the sandbox, spelled out.
+    """A program's decisions on any cases, asked in the sandbox, resolved.
 
     Raises:
         ProgramFailed: it raised, timed out or answered out of range.
@@ -211,7 +211,7 @@ def build_suite(
         setting: how decode calls reach the kernel; static mode has no ragged batches.
         weighting: leaves out shapes that do not count.
         gpu: what heuristics may know of it.
-        decide: (baseline's, candidate's) decisions on cases, spelled out.
+        decide: (baseline's, candidate's) decisions on cases, resolved.
         rng: draws the fresh batches and the order of the suite.
         fresh: shapes drawn anew, half of them uniform, all of them in static mode; `FRESH_BATCHES` ragged ones if None.
     """

@@ -1,1 +1,1 @@
-"""What is judged: shapes, settings, decisions, workloads, evaluations and their statuses."""
+"""Data of the judge: shapes, settings, decisions, workloads, evaluations and their statuses."""

@@ -76,7 +76,7 @@ class Opportunity:
         gain: log of the speed-up still to be had.
         weight: share of the shape in the score.
         look_up: gain over the baseline of any decision on the shape, as the judge would find it; None where it is
-            neither recorded nor between two recorded ones. `num_splits` must be spelled out.
+            neither recorded nor between two recorded ones. `num_splits` must be resolved.
         known: all launches whose latency is known, the baseline's first.
     """
 

@@ -1,4 +1,4 @@
-"""What the heuristic language permits: rules on syntax trees, and on the text around them."""
+"""Rules of the heuristic language: rules on syntax trees, and on the text around them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INVISIBLE = re.compile(
 fillers, the grapheme joiner), and the empty Braille pattern."""
 
 FRAMING = {"```": "three backticks", "<<<<<<<": "a diff marker", ">>>>>>>": "a diff marker"}
-"""What frames programs in prompts and answers; inside a program it would end them early."""
+"""Text that frames programs in prompts and answers; inside a program it would end them early."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ INSTEAD: dict[str, str] = {
     "Import": "import math",
     "ImportFrom": "from math import ceil",
 }
-"""What to write instead of a construct outside the language, by syntax node name."""
+"""Text to write instead of a construct outside the language, by syntax node name."""
 
 BUILTIN_MATH = {name: getattr(math, name) for name in MATH_NAMES}
 

@@ -88,7 +88,7 @@ class LatencySource(Protocol):
         ...
 
     def latency(self, case: Case, decision: Decision) -> Latency:
-        """Latency of a decision whose num_splits is spelled out.
+        """Latency of a decision whose num_splits is resolved.
 
         Raises:
             UnrecordedError: not known and not to be had.
@@ -178,7 +178,7 @@ class ShapeCells:
         return None
 
     def lookup(self, decision: Decision) -> Latency | None:
-        """Measured or interpolated latency of a decision that is spelled out, or None."""
+        """Measured or interpolated latency of a decision that is resolved, or None."""
         launch = canonical_launch(self.shape, self._setting, decision, self._gpu)
         found = self.by_launch.get(launch.key)
         if found is not None:

@@ -85,6 +85,6 @@ class ShapeGains:
         return ShapeCells(shape, self.cells, setting, gpu)
 
     def gain(self, decision: Decision) -> Gain | None:
-        """Gain of a decision whose num_splits is spelled out: measured, interpolated, or None where it is unknown."""
+        """Gain of a decision whose num_splits is resolved: measured, interpolated, or None where it is unknown."""
         found = self._index.lookup(decision)
         return None if found is None else gain_of(self.cells[0].latencies_us, found.rounds_us)

@@ -96,7 +96,7 @@ def _ragged_decisions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> list[De
 def recorded_actions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> dict[str, tuple[Decision, Launch]]:
     """Decisions to measure for a shape, one per canonical launch, by launch key; the baseline comes first.
 
-    num_splits is always spelled out; blocks_per_split is 0 in static mode and where FA3's formula rules.
+    num_splits is always resolved; blocks_per_split is 0 in static mode and where FA3's formula rules.
     """
     auto = Decision()
     decisions = [baseline_decision(setting), auto]

@@ -68,7 +68,7 @@ class StoredLatency:
 
     Attributes:
         launch: key of its canonical launch.
-        decision: one decision that makes it, spelled out.
+        decision: one decision that makes it, resolved.
         latencies_us: microseconds by round.
         baseline_us: the baseline's readings in the same rounds.
         error: worst relative error against the fp32 reference.

@@ -41,7 +41,7 @@ class Cell:
     """One measured launch of one shape.
 
     Attributes:
-        decision: the decision that was launched, spelled out.
+        decision: the decision that was launched, resolved.
         launch: key of its canonical launch.
         error: worst relative error against the fp32 reference.
         latencies_us: one per round; rounds are paired across the cells of a shape.

@@ -1,4 +1,4 @@
-"""What the GPU worker does: latencies of decisions, paired blocks, and readings of the compiled kernel."""
+"""Measurements of a GPU worker: latencies of decisions, paired blocks, and readings of the compiled kernel."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Job:
     Attributes:
         setting: how the calls reach the kernel.
         shape: the decode call.
-        decisions: one per canonical launch, spelled out; the stock decision comes first.
+        decisions: one per canonical launch, resolved; the stock decision comes first.
         rounds: readings of each launch.
     """
 

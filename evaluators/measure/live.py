@@ -40,7 +40,7 @@ STATUS_OF = {
     MeasureErrorKind.REFUSED: Status.UNSAFE,
     MeasureErrorKind.DEADLY: Status.UNSAFE,
 }
-"""What a launch's trouble makes of the candidate; other trouble ends the search, resumably."""
+"""Status of a candidate whose launch failed, by kind of failure; other failures end the search, resumably."""
 
 
 @dataclass(slots=True)
@@ -155,7 +155,7 @@ class LiveSource(ABC):
         return list(found.values())
 
     def baseline(self, case: Case) -> tuple[str, Decision]:
-        """The stock decision's launch on a case, and that decision spelled out."""
+        """The stock decision's launch on a case, and that decision resolved."""
         return self._launch(case, baseline_decision(self.setting))
 
     def _launch(self, case: Case, decision: Decision) -> tuple[str, Decision]:

@@ -76,7 +76,7 @@ PEERS: dict[str, Callable[[CallInputs], Call]] = {
     "FlashInfer": _flashinfer,
     "FA4": _fa4,
 }
-"""What is tried, by name; each may be missing or refuse a shape."""
+"""Peers that are tried, by name; each may be missing or refuse a shape."""
 
 
 def _relative_error(out: torch.Tensor, expected: torch.Tensor) -> float:

@@ -29,7 +29,7 @@ from evaluators.measure.executor import Job, WorkerInfo, requested_jobs
 from evaluators.measure.gpu_lock import GpuLockedError, hold
 
 BENCH = "evaluators.measure.bench:open_bench"
-"""What measures on a real GPU, as module:function; tests and load measurements name a simulated one."""
+"""Bench of a real GPU, as module:function; tests and load measurements name a simulated one."""
 
 MAX_BENCHES = 2
 """Settings that stay open at once: each takes up to 24 GiB for KV copies (`shape_timer.POOL_BYTES`)."""

@@ -79,7 +79,7 @@ No call that waits (futex, nanosleep, poll), that handles signals, or that opens
 """
 
 MADVICE = {"MADV_DONTNEED": 4, "MADV_FREE": 8, "MADV_HUGEPAGE": 14, "MADV_NOHUGEPAGE": 15}
-"""What allocators say of their memory (include/uapi/asm-generic/mman-common.h)."""
+"""Names that allocators give their memory (include/uapi/asm-generic/mman-common.h)."""
 
 SYS_LANDLOCK_CREATE_RULESET = 444
 SYS_LANDLOCK_RESTRICT_SELF = 446

@@ -28,7 +28,7 @@ REPLY_BYTES_PER_ROW = 64
 """Longest reply that is read; a row of four numbers takes at most 27 bytes, a message 5,000."""
 
 BEGUN = b"begun\n"
-"""What `child.py` writes when it is confined, before the candidate's code is looked at."""
+"""Message of `child.py` once it is confined, before the candidate's code is looked at."""
 
 OUTSIDE_KILLS = 5
 """Tries for a candidate whose process was ended from outside, or never came to look at it."""

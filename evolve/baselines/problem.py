@@ -1,4 +1,4 @@
-"""What all baselines are given, and the proposer that counts."""
+"""Problem that all baselines are given, and the proposer that counts."""
 
 from __future__ import annotations
 

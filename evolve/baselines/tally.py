@@ -1,4 +1,4 @@
-"""What a method has spent, where it stood after each evaluation, and when it must stop."""
+"""Spending of a method, its score after each evaluation, and when it must stop."""
 
 from __future__ import annotations
 

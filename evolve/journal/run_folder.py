@@ -21,7 +21,7 @@ from evolve.journal.schema import settle
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
 INTERRUPTED = "interrupted"
-"""What a journal's `ended` says after Ctrl-C; else `finished`, the limit or error that ended the run, or empty."""
+"""Value of a journal's `ended` after Ctrl-C; else `finished`, the limit or error that ended the run, or empty."""
 SWEEP_FILE = "sweep.json"
 """In a folder that holds several runs (evolve/sweep/)."""
 

@@ -1,4 +1,4 @@
-"""What an endpoint's body says: a completion, or why there is none. Nothing here fails, whatever the body holds."""
+"""Content of an endpoint's body: a completion, or why there is none. Nothing here fails, whatever the body holds."""
 
 from __future__ import annotations
 

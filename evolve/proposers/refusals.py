@@ -1,4 +1,4 @@
-"""What a failed response means: try again, change the request, give this one up, or stop the run."""
+"""Meaning of a failed response: try again, change the request, give this one up, or stop the run."""
 
 from __future__ import annotations
 

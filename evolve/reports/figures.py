@@ -1,4 +1,4 @@
-"""What all figures share: how they are made without a display, and files that a paper can use."""
+"""Common parts of figures: how they are made without a display, and files that a paper can use."""
 
 from __future__ import annotations
 

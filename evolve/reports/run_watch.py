@@ -1,4 +1,4 @@
-"""What a run that goes on has come to, read from its journal bit by bit."""
+"""State of a running search, read from its journal bit by bit."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ SLOWER = 0.99
 """A speed-up below which a shape is outlined: its colour, near the middle of the scale, would not be seen in print."""
 
 LEAST, MOST = (0.8, 0.97), (1.05, 2.0)
-"""Where the ends of the colour scale may lie: the extremes of the data, within these."""
+"""Bounds of the ends of the colour scale: the extremes of the data, within these."""
 
 
 def draw_speedups(path: Path, cases: Sequence[Case], speedups: Mapping[str, float], *, title: str = "") -> None:

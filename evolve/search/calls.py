@@ -14,7 +14,7 @@ PREPARING = -1
 """Stands for a proposal's number in calls that prepare a run."""
 
 FIRST, CORRECTING = 0, 1
-"""What a call is for: the answer, or the one further try after an answer that could not be read."""
+"""Purpose of a call: the answer, or the one further try after an answer that could not be read."""
 
 
 class CallLog:

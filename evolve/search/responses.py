@@ -20,7 +20,7 @@ from evolve.search.edits import EditRefused, apply_edits
 
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
 ENTRY = re.compile(r"^[ \t]*def schedule\(", re.MULTILINE)
-"""What every program defines."""
+"""Name that every program defines."""
 
 MAX_ANSWER_CHARS = 2**20
 """Longest answer that is looked into."""

@@ -50,7 +50,7 @@ HELPERS = {
     return root;
 };""",
 }  # fmt: skip
-"""What C++ lacks of Python's arithmetic, as lambdas; each is emitted only where a program needs it."""
+"""Python's arithmetic that C++ lacks, as lambdas; each is emitted only where a program needs it."""
 
 OPERATORS: dict[type[ast.AST], tuple[str, int]] = {
     ast.Add: ("+", PLUS), ast.Sub: ("-", PLUS), ast.Mult: ("*", TIMES), ast.Div: ("/", TIMES),
@@ -89,7 +89,7 @@ def called(node: ast.Call) -> str:
 CHECKED_OPERATORS: dict[type[ast.AST], str] = {
     ast.Add: "checked__plus", ast.Sub: "checked__minus", ast.Mult: "checked__times",
 }  # fmt: skip
-"""What computes them where the result may pass 64 bits (checks.cpp)."""
+"""Functions that compute them where the result may pass 64 bits (checks.cpp)."""
 
 
 class Expressions(ABC):

@@ -1,4 +1,4 @@
-"""What is known at one place of a program: ranges of its names, and what guards and definitions say of expressions.
+"""Facts at one place of a program: ranges of its names, and what guards and definitions say of expressions.
 
 Expressions are told apart by their text; whatever speaks of a name is forgotten when the name is assigned.
 """

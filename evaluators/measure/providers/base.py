@@ -1,4 +1,4 @@
-"""What every kernel provider offers: inputs for a shape, launches bound to a decision, compiled readings."""
+"""Interface of kernel providers: inputs for a shape, launches bound to a decision, compiled readings."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class Fa3Fwd:
         )
 
     def bind(self, inputs: CallInputs, decision: Decision, gpu: Gpu) -> BoundLaunch:
-        """See `Provider.bind`. `decision.num_splits` must be spelled out."""
+        """See `Provider.bind`. `decision.num_splits` must be resolved."""
         import torch
 
         shape, setting = inputs.shape, inputs.setting

@@ -8,7 +8,7 @@ NEEDS = "FA3 needs an H100 or H200"
 
 
 def hopper_problem() -> str:
-    """Why FA3 cannot run on the GPU that torch uses now; empty where nothing speaks against it.
+    """Why FA3 cannot run on the GPU that torch uses now; empty where it can.
 
     Raises:
         ImportError: torch is missing.

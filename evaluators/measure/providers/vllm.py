@@ -214,7 +214,7 @@ class Vllm:
         )
 
     def bind(self, inputs: CallInputs, decision: Decision, gpu: Gpu) -> BoundLaunch:
-        """See `Provider.bind`. `decision.num_splits` must be spelled out."""
+        """See `Provider.bind`. `decision.num_splits` must be resolved."""
         import torch
 
         if decision.num_splits < 1:

@@ -1,4 +1,4 @@
-"""What an export is made of: program, target, change, proofs and evidence, gathered before anything is written."""
+"""Parts of an export: program, target, change, proofs and evidence, gathered before anything is written."""
 
 from __future__ import annotations
 

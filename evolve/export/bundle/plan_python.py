@@ -40,7 +40,7 @@ VLLM_NAMES = {
     "batch": "batch_size", "num_heads_q": "num_heads_q", "num_heads_kv": "num_heads_kv", "head_dim": "head_dim",
     "qheads_per_kvhead": "num_heads_q // num_heads_kv",
 }  # fmt: skip
-"""What vLLM knows when it captures a graph; the lengths are those of later steps."""
+"""Inputs that vLLM knows when it captures a graph; the lengths are those of later steps."""
 VLLM_PARAMETERS = ("batch_size", "num_heads_q", "num_heads_kv", "head_dim", "max_num_splits")
 VLLM_RECORDED = (
     "self.aot_schedule", "self.headdim == 128", "self.kv_cache_dtype == torch.bfloat16",

@@ -1,4 +1,4 @@
-"""What a target has no place for: said before any work, all of it at once, what no option cures first."""
+"""Refusals of what a target has no place for: before any work, all at once, first those that no option helps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rules of a program ever decide something on a target, and why the others do not."""
+"""Rules of a program that ever decide something on a target, and why the others do not."""
 
 from __future__ import annotations
 

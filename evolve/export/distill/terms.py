@@ -1,4 +1,4 @@
-"""What distilled rules are made of: inputs that they bound, and answers that they give.
+"""Terms of distilled rules: inputs that they bound, and answers that they give.
 
 Every term exists twice, as text in the heuristic language and as arithmetic over numpy arrays, so that thousands of
 rules can be tried at once.

@@ -1,4 +1,4 @@
-"""What a change does to every shape of the workloads: decision, launch and, where it was recorded, latency."""
+"""Effect of a change on every shape of the workloads: decision, launch and, where it was recorded, latency."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Row:
         setting: how the call reaches the kernel.
         case: the shape and its split.
         view: what the heuristic sees of it.
-        stock: the target's decision today, spelled out.
-        chosen: the decision with the change, spelled out.
+        stock: the target's decision today, resolved.
+        chosen: the decision with the change, resolved.
         stock_launch: what the kernel runs today.
         launch: what it runs with the change.
         rounds_us: recorded latencies of stock and change, paired by round; None where not recorded.

@@ -27,7 +27,7 @@ CALLER_HAS = {
     "block_m": "kBlockM", "block_n": "kBlockN", "varlen": "params.num_splits_dynamic_ptr != nullptr",
     "paged": "params.page_table != nullptr",
 }  # fmt: skip
-"""What get_num_splits (hopper/flash_api.cpp) calls the inputs that it does not pass."""
+"""Names in get_num_splits (hopper/flash_api.cpp) of the inputs that it does not pass."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ KERNEL_HAS = {
     "num_splits": "num_splits_static", "qheads_per_kvhead": "qhead_per_khead", "block_m": "blockm_divmod.divisor",
     "block_n": "blockn_divmod.divisor",
 }  # fmt: skip
-"""What the kernel calls the inputs it holds; total_blocks is the sum over the batch that it reduces already."""
+"""Names in the kernel of the inputs that it holds; total_blocks is the sum over the batch that it reduces already."""
 
 REDUCED = {
     "total_n_blocks": ("0", "atomicAdd(&total_n_blocks, num_n_blocks);"),

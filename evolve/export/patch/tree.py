@@ -13,7 +13,7 @@ from evolve.errors import EXIT_MISSING, UserError
 from evolve.export.targets.targets import Target
 
 AUTHOR = {"user.name": "evosplit", "user.email": "evosplit@localhost"}
-"""Who commits where the user's git knows no name."""
+"""Committer where the user's git knows no name."""
 
 
 @dataclass(frozen=True, slots=True)
