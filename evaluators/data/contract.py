@@ -88,7 +88,7 @@ class DecodeShape:
 
     @property
     def seqlens(self) -> tuple[int, ...]:
-        """Live keys per sequence, resolved."""
+        """Live keys of every sequence."""
         return self.live_seqlens or (self.seqlen_k,) * self.batch
 
     @property
