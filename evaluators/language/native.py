@@ -16,7 +16,7 @@ from pathlib import Path
 from evaluators.data.contract import MAX_NUM_SPLITS, Gpu, ShapeView, WorkView
 from evaluators.data.questions import Question
 from evaluators.language.cpp.infer_statements import Inference
-from evaluators.language.cpp.normalise import ENTRY_VIEWS, Form, NotExpressible, prune, replace_answers
+from evaluators.language.cpp.normalise import Form, NotExpressible, prune, replace_answers, undecided_form
 from evaluators.language.cpp.python_only import refuse_what_only_python_does
 from evaluators.language.cpp.translate import body_of
 from evaluators.language.cpp.types import Kind, Type, cpp_type, list_of, whole
@@ -133,9 +133,7 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges) -
     if has_blocks:
         functions.append(_function(tree, "blocks_per_split", numbers, declared, ranges, imported))
     else:
-        functions.append(
-            "template <class T> int64_t blocks__(int64_t const*, int64_t, T const&, double const*) { return 0; }"
-        )
+        functions.append(NO_BLOCKS)
     return "\n\n".join(functions)
 
 
@@ -158,17 +156,8 @@ def library_source(functions: str, ranges: Ranges) -> str:
 def _form(tree: ast.Module, entry: str) -> tuple[Form, list[ast.expr]]:
     """One entry point with pack_gqa as a number (-1 for None), and what else must be a bool there."""
     tree = copy.deepcopy(tree)
-    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
-    for function in functions.values():
-        first = function.body[0]
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(function.body) > 1:
-            del function.body[0]
-    constants = {
-        n.targets[0].id: n.value for n in tree.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
-    }
-    main = functions[entry]
-    views = {main.args.args[0].arg: ENTRY_VIEWS[entry], main.args.args[1].arg: "gpu"}
-    form = Form(entry, views, main.body, functions, constants, {})
+    form = undecided_form(tree, entry)
+    functions = form.helpers
     flags: list[ast.expr] = []
     if entry == "schedule":
         changed: set[str] = set()
@@ -177,7 +166,7 @@ def _form(tree: ast.Module, entry: str) -> tuple[Form, list[ast.expr]]:
             answer.elts[1] = _pack_gqa(answer.elts[1], flags)
             return answer
 
-        replace_answers(form, main, numbered, changed)
+        replace_answers(form, functions[entry], numbered, changed)
         calls = [n for f in functions.values() for n in ast.walk(f) if isinstance(n, ast.Call)]
         returned = {id(n.value) for f in functions.values() for n in ast.walk(f) if isinstance(n, ast.Return)}
         for call in calls:

@@ -7,7 +7,6 @@ plain numbers can say: arithmetic, comparisons, local names, helper functions, l
 from __future__ import annotations
 
 import ast
-import math
 from dataclasses import fields
 
 from evaluators.data.contract import Gpu, ShapeView, WorkView
@@ -86,8 +85,6 @@ INSTEAD: dict[str, str] = {
     "ImportFrom": "from math import ceil",
 }
 """Text to write instead of a construct outside the language, by syntax node name."""
-
-BUILTIN_MATH = {name: getattr(math, name) for name in MATH_NAMES}
 
 
 def describe() -> str:

@@ -87,13 +87,8 @@ class Form:
         return "\n\n".join(["import math", *constants, *helpers, entry]) + "\n"
 
 
-def form_of(program: Program, entry: str) -> Form:
-    """One entry point of a program as one function.
-
-    Raises:
-        NotExpressible: what it returns cannot be told apart.
-    """
-    tree = LoopsOverLists().visit(with_local_tables(copy.deepcopy(program.tree)))
+def undecided_form(tree: ast.Module, entry: str) -> Form:
+    """One entry point of a program with its helpers, without their docstrings; returns are as they stand."""
     functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
     for function in functions.values():
         first = function.body[0]
@@ -104,8 +99,19 @@ def form_of(program: Program, entry: str) -> Form:
     }
     main = functions[entry]
     views = {main.args.args[0].arg: ENTRY_VIEWS[entry], main.args.args[1].arg: "gpu"}
-    comments = attached(comments_of(program.source), list(functions.values()), list(constants.values()))
-    form = Form(entry, views, main.body, functions, constants, comments)
+    return Form(entry, views, main.body, functions, constants, {})
+
+
+def form_of(program: Program, entry: str) -> Form:
+    """One entry point of a program as one function.
+
+    Raises:
+        NotExpressible: what it returns cannot be told apart.
+    """
+    tree = LoopsOverLists().visit(with_local_tables(copy.deepcopy(program.tree)))
+    form = undecided_form(tree, entry)
+    helpers = form.helpers
+    form.comments.update(attached(comments_of(program.source), list(helpers.values()), list(form.constants.values())))
     if entry == "schedule":
 
         def num_splits(answer: ast.Tuple) -> ast.expr:
@@ -114,7 +120,7 @@ def form_of(program: Program, entry: str) -> Form:
                     form.other.add((name, ast.unparse(part)))
             return answer.elts[0]
 
-        replace_answers(form, main, num_splits, set())
+        replace_answers(form, helpers[entry], num_splits, set())
     _inline_tail_calls(form)
     prune(form)
     return form
