@@ -42,7 +42,7 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: Target, do
     """The unseen shapes of reports, with what the program's launch on the target gained there.
 
     Args:
-        files: `confirm.json` of several runs, gzipped or not; a shape that two of them hold counts with the worse of both.
+        files: `confirm.json` of several runs, gzipped or not; a shape that two hold counts with the worse of both.
         program: whose launches count; the reports may be of another one that launches the same.
         target: what is left of a decision on it.
         domain: modes in which it decides.
