@@ -11,8 +11,8 @@ from evaluators.triton_decode.decision import (
     FA3_STOCK,
     MAX_BLOCKS_PER_SPLIT,
     MAX_NUM_SPLITS,
-    TritonDecision,
     KernelVariant,
+    TritonDecision,
     variants,
 )
 from evaluators.triton_decode.launch import TritonLaunch, canonical_launch

@@ -10,8 +10,8 @@ from evaluators.triton_decode.decision import (
     FA3_STOCK,
     MAX_BLOCKS_PER_SPLIT,
     MAX_NUM_SPLITS,
-    TritonDecision,
     KernelVariant,
+    TritonDecision,
     variants,
 )
 from evaluators.triton_decode.views import capacity, n_blocks_of
