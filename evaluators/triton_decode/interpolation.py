@@ -16,7 +16,7 @@ from evaluators.data.launches import Cell, Latency
 from evaluators.triton_decode.actions import main_variants
 from evaluators.triton_decode.decision import MAX_BLOCKS_PER_SPLIT, MAX_NUM_SPLITS, KernelVariant, TritonDecision
 from evaluators.triton_decode.launch import canonical_launch, spelled_out
-from evaluators.triton_decode.views import capacity
+from evaluators.triton_decode.views import capacity, n_blocks_of
 
 Rounds = tuple[float, ...]
 Curve = Callable[[int], Rounds | None]
@@ -58,6 +58,10 @@ def along(
             ratio = _ratio(first, base_low) ** (1 - share) * _ratio(last, base_high) ** share
             return tuple([us * ratio for us in base_at])
     return tuple([a + (b - a) * share for a, b in zip(first, last, strict=True)])
+
+
+TIE = 1e-3
+"""Tells launches apart whose longest programs are equal."""
 
 
 def _inverse(splits: int) -> float:
@@ -144,7 +148,7 @@ class ScheduleLatencies:
         return along(
             sorted(self._caps.get(variant, ())),
             cap,
-            _inverse,
+            lambda c: self._longest(variant.block_n, c, decision.blocks_per_split) - TIE * c,
             lambda c: self._of_cap(variant, c, decision.blocks_per_split),
             None if like_base is None else lambda c: self._of_ragged(like_base, c),
         )
@@ -158,10 +162,15 @@ class ScheduleLatencies:
         return along(
             self._blocks_of(variant, cap),
             blocks,
-            float,
+            lambda b: self._longest(variant.block_n, cap, b) + TIE * b,
             lambda b: self._measured(self._knobs(variant, cap, b)),
             None if base is None else lambda b: self._known_under(base, cap, b),
         )
+
+    def _longest(self, block_n: int, cap: int, blocks: int) -> float:
+        """Blocks of the program that has most of them."""
+        counts = n_blocks_of(self._shape, block_n)
+        return max(n / min(cap, -(-n // blocks)) for n in counts)
 
     def _known_under(self, variant: KernelVariant, cap: int, blocks: int) -> Rounds | None:
         return self._of_cap(variant, cap, blocks) if cap in self._caps.get(variant, ()) else None
