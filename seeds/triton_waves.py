@@ -92,8 +92,13 @@ def blocks_per_split(work, gpu):
         kind = 1
     best = 1
     best_time = 1e30
-    for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64):
+    for blocks in range(1, 65):
         splits = min(work.num_splits, -(-work.max_n_blocks // blocks))
+        if work.min_n_blocks == work.max_n_blocks:
+            if splits < work.max_n_blocks and splits not in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48):
+                continue
+        elif blocks not in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64):
+            continue
         parts = 0
         longest = 1
         for n in work.n_blocks:
