@@ -149,12 +149,12 @@ def test_the_curves_agree_with_the_judge(judge: Judge, stock: ProgramRecord) -> 
 
 
 def test_a_box_says_which_shapes_it_holds(stock: ProgramRecord) -> None:
-    table = Curves(stock.evaluation.feedback).table
+    curves = Curves(stock.evaluation.feedback)
     rng = random.Random(3)
-    gains = np.array([rng.gauss(0, 1) for _ in table.weight])
-    work = SimpleNamespace(**table.work_columns)
+    gains = np.array([rng.gauss(0, 1) for _ in curves.table.weight])
+    work = SimpleNamespace(**curves.work_columns)
     for start in np.flatnonzero(gains > 0.5).tolist()[:40]:
-        box = grow_box(gains, rng.sample(terms_for(table, "blocks_per_split"), 3), start)
+        box = grow_box(gains, rng.sample(terms_for(curves, "blocks_per_split"), 3), start)
         inside = [eval(condition, {"work": work}) for condition in box.text.split(" and ")]
         assert (np.logical_and.reduce(inside) == box.mask).all() and box.mask[start]
         assert box.gain == pytest.approx(gains[box.mask].sum())
@@ -207,7 +207,7 @@ def test_a_cost_decides_as_the_curves_said(judge: Judge, stock: ProgramRecord, c
     statement = costs_of(parent.source)["cheapest"]
     assert read_cost(statement) == cost
     chosen = tabulated.cheapest(cost.weights, [tabulated.term(t) for t in cost.terms])
-    ruled = [i for i, n in enumerate(curves.table.n_blocks) if len(n) <= 8 and (min(n) < max(n)) is ragged]
+    ruled = [i for i, n in enumerate(curves.sequences) if len(n) <= 8 and (min(n) < max(n)) is ragged]
     assert len(ruled) > 50
     assert [int(tabulated.values[i, chosen[i]]) for i in ruled] == [curves.blocks[i] for i in ruled]
 
