@@ -179,6 +179,15 @@ def insert_function(source: str, before: str, new: list[str]) -> str | None:
     return "\n".join([*lines[:at], *new, "", "", *lines[at:]]) + "\n"
 
 
+def with_math(source: str) -> str:
+    """Source that imports what edits write, before its first function."""
+    if "math." not in source or "import math" in source:
+        return source
+    lines = source.splitlines()
+    first = next((i for i, line in enumerate(lines, start=1) if line.startswith("def ")), 1)
+    return "\n".join([*lines[: first - 1], "import math", "", "", *lines[first - 1 :]]) + "\n"
+
+
 def drop_unused(source: str) -> str:
     """Source without the helpers that neither decision reaches."""
     while True:

@@ -15,7 +15,7 @@ from evaluators.targets.target import AnyTarget
 from evolve.mutation.costs import add_cost, refit_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import FINE, Guard, apply_guard, find_guard, support_for
-from evolve.mutation.syntax import SYNTAX_EDITS, TARGET_EDITS, functions, insert_at_top, take_function
+from evolve.mutation.syntax import SYNTAX_EDITS, TARGET_EDITS, functions, insert_at_top, take_function, with_math
 from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError
 
@@ -94,6 +94,7 @@ class OfflineProposer:
             kind = rng.choices(list(weights), weights=list(weights.values()))[0]
             source, note, looked_up = self._edit(kind, request, rng)
             look_ups += looked_up
+            source = source and with_math(source)
             if source is not None and source != request.parent.source:
                 text = f"```python\n{source.rstrip()}\n```"
                 return Response(text, "offline", note, elapsed_s=time.monotonic() - started, look_ups=look_ups)
