@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from evolve.journal.entry import (
     score_text,
     storable,
 )
+from evolve.journal.packed import PACKED_NAME, has_journal, is_packed, unpacked
 from evolve.journal.schema import (
     CHECKED_SINCE,
     CLOCK_COLUMNS,
@@ -393,14 +394,17 @@ def open_journal(folder: Path, *, read_only: bool) -> Iterator[Journal]:
     """The journal of a run folder, compared with its checksums.
 
     Raises:
-        UserError: the folder holds none (when reading), it cannot be opened, or it is damaged.
+        UserError: the folder holds none (when reading), it cannot be opened, it is damaged, or packed (when writing).
     """
-    path = folder / FILE_NAME
-    if read_only and not path.exists():
+    if read_only and not has_journal(folder):
         raise UserError(f"{folder} holds no {FILE_NAME}", hint="evosplit ls lists runs")
-    journal = Journal(path, read_only=read_only)
-    try:
-        journal.verify()
-        yield journal
-    finally:
-        journal.close()
+    packed = is_packed(folder)
+    if packed and not read_only:
+        raise UserError(f"{folder / PACKED_NAME} is packed", hint=f"unpack it first: xz -d {folder / PACKED_NAME}")
+    with unpacked(folder) if packed else nullcontext(folder / FILE_NAME) as path:
+        journal = Journal(path, read_only=read_only)
+        try:
+            journal.verify()
+            yield journal
+        finally:
+            journal.close()
