@@ -32,7 +32,7 @@ from evolve.journal.entry import (
     score_text,
     storable,
 )
-from evolve.journal.packed import PACKED_NAME, has_journal, is_packed, unpacked
+from evolve.journal.packed import has_journal, is_packed, refuse_packed, unpacked
 from evolve.journal.schema import (
     CHECKED_SINCE,
     CLOCK_COLUMNS,
@@ -398,10 +398,9 @@ def open_journal(folder: Path, *, read_only: bool) -> Iterator[Journal]:
     """
     if read_only and not has_journal(folder):
         raise UserError(f"{folder} holds no {FILE_NAME}", hint="evosplit ls lists runs")
-    packed = is_packed(folder)
-    if packed and not read_only:
-        raise UserError(f"{folder / PACKED_NAME} is packed", hint=f"unpack it first: xz -d {folder / PACKED_NAME}")
-    with unpacked(folder) if packed else nullcontext(folder / FILE_NAME) as path:
+    if not read_only:
+        refuse_packed(folder)
+    with unpacked(folder) if is_packed(folder) else nullcontext(folder / FILE_NAME) as path:
         journal = Journal(path, read_only=read_only)
         try:
             journal.verify()

@@ -28,6 +28,17 @@ def is_packed(folder: Path) -> bool:
     return (folder / PACKED_NAME).exists() and not (folder / FILE_NAME).exists()
 
 
+def refuse_packed(folder: Path) -> None:
+    """Keep writers off a packed journal.
+
+    Raises:
+        UserError: the folder's journal is packed.
+    """
+    if is_packed(folder):
+        packed = folder / PACKED_NAME
+        raise UserError(f"{packed} is packed and only read", hint=f"unpack it first: xz -d {packed}")
+
+
 @contextmanager
 def unpacked(folder: Path) -> Iterator[Path]:
     """A copy of a packed journal, for as long as it is read.
