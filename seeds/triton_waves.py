@@ -19,7 +19,7 @@ NARROW_BESIDE = 1.854  # tune 0.01..6; what company costs, and for each block
 NARROW_BESIDE_BLOCK = 0.271  # tune 0.01..4
 NARROW_READ = 0.758  # tune 0.1..4; a block of an SM when all of them read
 NARROW_WHOLE = 0.036  # tune 0.001..1; how much of a last wave that is not full counts
-NARROW_LATE = 6.846  # tune 0.01..2; how long the longest program outlasts the others
+NARROW_LATE = 6.846  # tune 0.01..10; how long the longest program outlasts the others
 
 # block_n 128, one program on an SM
 WIDE = 1.274  # tune 0.1..6
