@@ -1,0 +1,99 @@
+"""Writes a program of the Triton decode kernel for servers: one file, or a package that vLLM finds by itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from pathlib import Path
+
+from evolve import __version__
+from evolve.assets import asset
+from evolve.export.bundle.bundle import check_output
+from evolve.export.engine.single_file import single_file
+from evolve.export.evidence.answers import read
+
+SINGLE_FILE = "triton_decode_evolved.py"
+PLUGIN = "kernels/vllm_plugin"
+PACKAGE = "evosplit_vllm"
+PACKAGE_FILES = ("__init__.py", "backend.py", "domain.py")
+
+
+class EngineTarget(StrEnum):
+    """What a program is written for."""
+
+    TRITON_PYTHON = "triton-python"
+    """One importable file with kernel and schedule."""
+    VLLM_PLUGIN = "vllm-plugin"
+    """An installable package that serves vLLM's decode steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineExport:
+    """What was written.
+
+    Attributes:
+        folder: where it lies.
+        files: names within, sorted.
+        provenance: what it was made from, as in its provenance.json.
+    """
+
+    folder: Path
+    files: list[str]
+    provenance: dict[str, object]
+
+
+def export_engine(
+    name: str, text: str, target: EngineTarget, output: Path, *, run: dict[str, object] | None = None
+) -> EngineExport:
+    """Write the export, all of it or nothing.
+
+    Args:
+        name: of the program, for messages.
+        text: its source.
+        target: what for.
+        output: new or empty folder.
+        run: where the program came from.
+
+    Raises:
+        UserError: the program is refused, or the folder holds something.
+    """
+    check_output(output)
+    program = read(text, name)
+    digest = sha256(text.encode()).hexdigest()
+    measured = "Of this program nothing was measured."
+    module = single_file(program, sha256=digest, version=__version__, measured=measured)
+    provenance: dict[str, object] = {
+        "evosplit": __version__,
+        "program": {"name": name, "sha256": digest, "normal_form": program.normal_form, **(run or {})},
+        "target": target.value,
+    }
+    contents = {"program.py": text, "provenance.json": json.dumps(provenance, indent=1) + "\n"}
+    if target is EngineTarget.TRITON_PYTHON:
+        contents[SINGLE_FILE] = module
+    else:
+        source = asset(PLUGIN)
+        contents["pyproject.toml"] = (source / "pyproject.toml").read_text(encoding="utf-8")
+        readme = (source / "README.md").read_text(encoding="utf-8")
+        contents["README.md"] = readme.replace("@MEASURED@", measured).replace("@SHA256@", digest)
+        for file in PACKAGE_FILES:
+            contents[f"{PACKAGE}/{file}"] = (source / file).read_text(encoding="utf-8")
+        contents[f"{PACKAGE}/decode.py"] = module
+    _write(output, contents)
+    return EngineExport(output, sorted(contents), provenance)
+
+
+def _write(folder: Path, contents: dict[str, str]) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
+        whole = Path(made) / "export"
+        for file, text in contents.items():
+            path = whole / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()
+        shutil.move(whole, folder)
