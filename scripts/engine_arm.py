@@ -86,9 +86,7 @@ class EngineArm:
             for output in self.engine.step():
                 if output.finished:
                     tokens, logs = output.outputs[0].token_ids, output.outputs[0].logprobs
-                    found[output.request_id] = [
-                        [t, logs[i][t].logprob] for i, t in enumerate(tokens)
-                    ]
+                    found[output.request_id] = [[t, logs[i][t].logprob] for i, t in enumerate(tokens)]
         return {"probe": found}
 
     def facts(self) -> dict[str, Any]:

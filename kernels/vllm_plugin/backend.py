@@ -230,7 +230,9 @@ class DecodeImpl(FlashAttentionImpl):
         layout = (query.stride(), output.stride(), pages.stride(), owner)
         bound = self._bound.get(id(plan.schedule))
         if bound is None or bound[0] != layout or self._cache is not kv_cache:
-            self._cache = kv_cache
+            if self._cache is not kv_cache:
+                self._cache = kv_cache
+                self._bound.clear()
             launch = prepare(
                 query[:batch].unsqueeze(1), kv_cache[:, 0], kv_cache[:, 1], schedule=plan.schedule,
                 seqlens=lengths[:batch], page_table=pages[:batch], out=output[:batch].unsqueeze(1),

@@ -21,7 +21,8 @@ from triton_decode import reference
 from triton_programs import BY_LENGTH
 from vllm_engine import H100, Step, vllm_config
 
-from evolve.export.engine.export import EngineTarget, export_engine
+from evolve.export.engine.export import export_engine
+from evolve.export.targets.targets import EngineTarget
 
 VERSION = "0.25.1"
 try:

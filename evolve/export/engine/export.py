@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 from dataclasses import dataclass
-from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,20 +14,12 @@ from evolve.assets import asset
 from evolve.export.bundle.bundle import check_output
 from evolve.export.engine.single_file import single_file
 from evolve.export.evidence.answers import read
+from evolve.export.targets.targets import EngineTarget
 
 SINGLE_FILE = "triton_decode_evolved.py"
 PLUGIN = "kernels/vllm_plugin"
 PACKAGE = "evosplit_vllm"
 PACKAGE_FILES = ("__init__.py", "backend.py", "domain.py")
-
-
-class EngineTarget(StrEnum):
-    """What a program is written for."""
-
-    TRITON_PYTHON = "triton-python"
-    """One importable file with kernel and schedule."""
-    VLLM_PLUGIN = "vllm-plugin"
-    """An installable package that serves vLLM's decode steps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,24 +48,32 @@ schedule_for = RULE.schedule_for
 '''
 
 
-def _imports_and_rest(text: str) -> tuple[set[str], str]:
-    """Imports of a module but for those of its siblings, and what follows them, without its docstring."""
-    tree = ast.parse(text)
-    imports, rest, lines = set(), [], text.splitlines()
+def _imports_and_rest(text: str) -> tuple[dict[str, set[str]], str]:
+    """Imports of a module but for those of its siblings, and what follows them, without its docstring.
+
+    Imports are names by module; an empty name stands for the module itself, as it is written.
+    """
+    tree, imports = ast.parse(text), dict[str, set[str]]()
+    first = 0
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and (node.level or node.module == "__future__"):
-            continue
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            imports |= {ast.unparse(ast.ImportFrom(node.module, [a], 0)) for a in node.names} if isinstance(
-                node, ast.ImportFrom
-            ) else {ast.unparse(node)}
-            continue
-        if node is tree.body[0] and isinstance(node, ast.Expr):
-            continue
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
-        rest.append((first, node.end_lineno or first))
-    start = rest[0][0] - 1
-    return imports, "\n".join(lines[start:]).strip("\n")
+        if isinstance(node, ast.Import):
+            imports.setdefault(ast.unparse(node), set())
+        elif isinstance(node, ast.ImportFrom):
+            if not node.level and node.module and node.module != "__future__":
+                imports.setdefault(node.module, set()).update(alias.name for alias in node.names)
+        elif not (isinstance(node, ast.Expr) and node is tree.body[0]):
+            first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+            break
+    return imports, "\n".join(text.splitlines()[first - 1 :]).strip("\n")
+
+
+def _import_lines(imports: dict[str, set[str]]) -> str:
+    """Import statements, those of libraries behind those of Python itself."""
+    lines = [f"from {m} import {', '.join(sorted(names))}" if names else m for m, names in imports.items()]
+    groups: dict[bool, list[str]] = {False: [], True: []}
+    for line in lines:
+        groups[line.split()[1].split(".")[0] in ("torch", "triton")].append(line)
+    return "\n\n".join("\n".join(sorted(g, key=lambda line: (line.startswith("from"), line))) for g in groups.values())
 
 
 def program_source(program: Program) -> str:
@@ -87,15 +95,16 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str) -
         version: of evosplit.
         measured: what was measured of it, in lines that fit the docstring.
     """
-    imports: set[str] = set()
+    imports: dict[str, set[str]] = {}
     parts = []
     for name in PARTS:
         found, rest = _imports_and_rest((asset(KERNEL) / name).read_text(encoding="utf-8"))
-        imports |= found
+        for module, names in found.items():
+            imports.setdefault(module, set()).update(names)
         parts.append(f"# {'-' * 20} {name.removesuffix('.py')}\n\n{rest}")
     blocks = ", blocks_per_split" if program.uses_blocks_per_split else ""
     own = textwrap.indent(program_source(program), "    ")
     tail = TAIL.replace("@BLOCKS@", blocks).replace("@PROGRAM@", own)
     head = HEAD.format(version=version, sha256=sha256, measured=measured)
     body = "\n\n\n".join(parts)
-    return f"{head}\nfrom __future__ import annotations\n\n" + "\n".join(sorted(imports)) + f"\n\n{body}\n{tail}"
+    return f"{head}\nfrom __future__ import annotations\n\n" + _import_lines(imports) + f"\n\n{body}\n{tail}"

@@ -10,6 +10,15 @@ from evaluators.data.contract import Decision
 from evolve.errors import UserError
 
 
+class EngineTarget(StrEnum):
+    """What a program of the Triton decode kernel is written for."""
+
+    TRITON_PYTHON = "triton-python"
+    """One importable file with kernel and schedule."""
+    VLLM_PLUGIN = "vllm-plugin"
+    """An installable package that serves vLLM's decode steps."""
+
+
 class TargetKind(StrEnum):
     """What of the target is changed."""
 
@@ -125,7 +134,8 @@ def target_named(name: str) -> Target:
         UserError: naming those that exist.
     """
     if name not in TARGETS:
-        near = difflib.get_close_matches(name, TARGETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TARGETS)}"
+        known = [*TARGETS, *EngineTarget]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
         raise UserError(f"unknown target {name!r}", hint=hint)
     return TARGETS[name]
