@@ -95,7 +95,6 @@ def shapes_of(model: Model, batches: Sequence[int], keys: Sequence[int], seed: i
     return found
 
 
-
 class ArmError(RuntimeError):
     """An engine answered with an error, or not at all."""
 
@@ -300,8 +299,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
                     if any(a.process.poll() is not None for a in arms):
                         break
                     continue
-                steps.write(json.dumps({"shape": shape, "lengths": lengths, "rounds": [
-                    {arm: [round(1e6 * s, 1) for s in times] for arm, times in r.items()} for r in rounds]}) + "\n")
+                steps_us = [{a: [round(1e6 * s, 1) for s in times] for a, times in r.items()} for r in rounds]
+                steps.write(json.dumps({"shape": shape, "lengths": lengths, "steps_us": steps_us}) + "\n")
                 steps.flush()
                 results += result_rows(shape, lengths, rounds, options.arms)
     finally:

@@ -3,8 +3,8 @@
     PYTHONPATH=.:tests/support python scripts/bench/bench_plugin.py PACKAGE
 
 PACKAGE is the folder that `evosplit export PROGRAM --target vllm-plugin -o PACKAGE` wrote. Needs vLLM, no GPU: FA3's
-scheduler and the kernels' launches are left out on both sides, so that the times are Python's alone. Engines that replay
-a full CUDA graph build metadata once per step and run no forward.
+scheduler and the kernels' launches are left out on both sides, so that the times are Python's alone. Engines that
+replay a full CUDA graph build metadata once per step and run no forward.
 """
 
 from __future__ import annotations

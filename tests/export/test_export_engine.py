@@ -49,8 +49,9 @@ def program(tmp_path: Path) -> Path:
 
 
 def test_the_file_works_without_evosplit(evosplit: Command, program: Path, tmp_path: Path) -> None:
-    from decode_calls import DEVICE
+    from decode_calls import DEVICE  # first: skips where torch or Triton is missing
 
+    # isort: split
     import torch
     from triton_decode import reference
 
@@ -76,8 +77,8 @@ def test_the_file_is_a_module_of_plain_python(evosplit: Command, program: Path, 
     assert evosplit("export", program, "--target", "triton-python", "-o", out).code == 0
     text = (out / SINGLE_FILE).read_text()
     assert "from ." not in text and "evaluators" not in text
-    ruff = subprocess.run([sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9,I", str(out / SINGLE_FILE)],
-                          capture_output=True, text=True)  # fmt: skip
+    check = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9,I", str(out / SINGLE_FILE)]
+    ruff = subprocess.run(check, capture_output=True, text=True)
     assert ruff.returncode == 0, ruff.stdout
     provenance = json.loads((out / "provenance.json").read_text())
     assert provenance["target"] == "triton-python"
