@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
@@ -69,7 +69,7 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
 
 
 def _for_an_engine(program: str, text: str, target: EngineTarget, output: Path, run: dict[str, object],
-                   flags: dict[str, object], *, as_json: bool) -> int:  # fmt: skip
+                   flags: Mapping[str, object], *, as_json: bool) -> int:  # fmt: skip
     """Write a program of the Triton decode kernel for a server."""
     given = [name for name, value in flags.items() if value not in (None, False, [])]
     if given:
