@@ -28,7 +28,7 @@ class EngineArm:
             dtype="bfloat16", enable_prefix_caching=True, disable_cascade_attn=True, disable_log_stats=True,
             max_model_len=options["max_keys"] + options["reserve"], max_num_seqs=options["max_batch"],
             gpu_memory_utilization=0.1, kv_cache_memory_bytes=options["kv_bytes"],
-            attention_config={"backend": "FLASH_ATTN"}, **options["engine"],
+            attention_config={"backend": "FLASH_ATTN", **options["attention"]}, **options["engine"],
         )  # fmt: skip
         self.engine = LLMEngine.from_engine_args(arguments)
         self.vocabulary = options["vocabulary"]

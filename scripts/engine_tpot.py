@@ -7,9 +7,10 @@ CUDA graphs that it captured. For each shape every engine gets the same prompts;
 decode steps, forwards and backwards (A B C, C B A), and only one of them works at any time. `stock` and `stock-again`
 are the same engine twice: what they differ by is the resolution of the method (A/A), captures and placement included.
 
-Arms: `stock...` has EVOSPLIT_PLUGIN=0, `plugin` has 1, `plugin@2048` decides schedules for 2,048 keys. The first is
-the baseline. Writes steps.jsonl as it goes (every step's time), result.csv, card.json and a log per arm.
-Needs a GPU and vLLM; docs/tpot-vllm.md says how to do the same with `vllm bench`.
+Arms: `stock...` has EVOSPLIT_PLUGIN=0, `plugin` has 1, `plugin@2048` decides schedules for 2,048 keys, `fa3@8` is
+stock with 8 for vLLM's constant of 32 splits. The first is the baseline. Writes steps.jsonl as it goes (every step's
+time), result.csv, card.json and a log per arm. Needs a GPU and vLLM; docs/tpot-vllm.md says how to do the same with
+`vllm bench`.
 """
 
 from __future__ import annotations
@@ -134,15 +135,16 @@ class Arm:
         return found
 
 
-def environment_of(name: str) -> dict[str, str]:
-    """Environment of an arm by its name."""
-    kind, _, keys = name.partition("@")
-    if not (kind.startswith("stock") or kind == "plugin"):
-        raise SystemExit(f"an arm is stock, stock-..., plugin or plugin@KEYS, not {name}")
-    changes = {"EVOSPLIT_PLUGIN": "0" if kind.startswith("stock") else "1"}
-    if keys:
-        changes["EVOSPLIT_PLUGIN_SEQLEN"] = keys
-    return changes
+def meaning_of(name: str) -> tuple[dict[str, str], dict[str, int]]:
+    """Environment of an arm and its options of vLLM's attention, by its name."""
+    kind, _, number = name.partition("@")
+    known = kind.startswith("stock") if not number else kind in ("plugin", "fa3") and number.isdecimal()
+    if not known and name != "plugin":
+        raise SystemExit(f"an arm is stock, stock-..., plugin, plugin@KEYS or fa3@SPLITS, not {name}")
+    changes = {"EVOSPLIT_PLUGIN": "1" if kind == "plugin" else "0"}
+    if number and kind == "plugin":
+        changes["EVOSPLIT_PLUGIN_SEQLEN"] = number
+    return changes, {"flash_attn_max_num_splits_for_cuda_graph": int(number)} if kind == "fa3" else {}
 
 
 def start(name: str, folder: Path, options: dict[str, Any], domain: str, command: Sequence[str]) -> Arm:
@@ -152,16 +154,17 @@ def start(name: str, folder: Path, options: dict[str, Any], domain: str, command
         ArmError: it did not get ready.
     """
     log = folder / f"{name.replace('@', '-')}.log"
+    changes, attention = meaning_of(name)
     environment = {
         **os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
-        "EVOSPLIT_PLUGIN_DOMAIN": domain, **environment_of(name),
+        "EVOSPLIT_PLUGIN_DOMAIN": domain, **changes,
     }  # fmt: skip
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True, env=environment
     )
     arm = Arm(name, process, log)
     assert process.stdin is not None
-    process.stdin.write(json.dumps(options) + "\n")
+    process.stdin.write(json.dumps({**options, "attention": attention}) + "\n")
     process.stdin.flush()
     arm.facts = arm.answer()
     return arm
@@ -250,7 +253,7 @@ def main() -> None:
     if (options.output / "steps.jsonl").exists():
         parser.error(f"{options.output} holds results already")
     for name in options.arms:
-        environment_of(name)
+        meaning_of(name)
     run(options, [sys.executable, str(Path(__file__).with_name("engine_arm.py"))])
 
 

@@ -82,3 +82,15 @@ def test_shapes_fit_the_room(script: ModuleType) -> None:
     assert all(sum(lengths) + 512 * len(lengths) <= model.kv_tokens for _, lengths in shapes)
     assert {"u-b1-k8192", "u-b32-k256"} <= {name for name, _ in shapes}
     assert any(name.startswith("r-") for name, _ in shapes)
+
+
+@pytest.mark.parametrize("name", ["fa3", "fa3@x", "stock@4", "plugins", "other"])
+def test_refuses_arms_that_mean_nothing(script: ModuleType, name: str) -> None:
+    with pytest.raises(SystemExit, match="an arm is"):
+        script.meaning_of(name)
+
+
+def test_arms_mean_what_they_say(script: ModuleType) -> None:
+    assert script.meaning_of("stock-again") == ({"EVOSPLIT_PLUGIN": "0"}, {})
+    assert script.meaning_of("plugin@2048") == ({"EVOSPLIT_PLUGIN": "1", "EVOSPLIT_PLUGIN_SEQLEN": "2048"}, {})
+    assert script.meaning_of("fa3@8")[1] == {"flash_attn_max_num_splits_for_cuda_graph": 8}
