@@ -56,10 +56,10 @@ def ranges_of(gpu: Gpu, questions: Sequence[Question]) -> Ranges:
     def ends(values: Sequence[int]) -> Range:
         return int(min(values)), int(max(values))
 
-    blocks = [n for q in questions for n in q.work.n_blocks]
+    blocks = [n for q in questions for n in q.works[0].n_blocks]
     return Ranges(
         {f: ends([getattr(q.shape, f) for q in questions]) for f in SHAPE_FIELDS},
-        {**{f: ends([getattr(q.work, f) for q in questions]) for f in WORK_FIELDS}, "n_blocks": ends(blocks)},
+        {**{f: ends([getattr(q.works[0], f) for q in questions]) for f in WORK_FIELDS}, "n_blocks": ends(blocks)},
         ends([q.stock_num_splits for q in questions]),
         {f.name: ends([getattr(gpu, f.name)]) for f in fields(Gpu)},
     )

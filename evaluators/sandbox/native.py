@@ -35,6 +35,8 @@ from evaluators.language.native import SHAPE_FIELDS, WORK_FIELDS, Range, library
 from evaluators.sandbox import confine
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.sandbox.process import START_UP_S, Limits
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.target import AnyTarget
 
 TRANSLATE = Path(__file__).with_name("translate_child.py")
 CHILD = Path(__file__).with_name("native_child.py")
@@ -55,15 +57,16 @@ class NotNative(Exception):
 class NativeCompiler:
     """Compiles programs for one table of questions. Thread-safe."""
 
-    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits) -> None:
+    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, target: AnyTarget = FA3) -> None:
         """Serialise the questions once.
 
         Args:
             gpu: what programs may know of it.
             questions: at least one.
             limits: of one table: CPU seconds, and MiB of the process.
+            target: whose schedule programs decide.
         """
-        self.limits, self.count = limits, len(questions)
+        self.limits, self.count, self.target = limits, len(questions), target
         self._ranges = ranges_of(gpu, questions)
 
         def column(rows: Sequence[Sequence[int]]) -> bytes:
@@ -72,9 +75,9 @@ class NativeCompiler:
         self.columns = {
             "shape": column([[getattr(q.shape, f) for f in SHAPE_FIELDS] for q in questions]),
             "stock": column([[q.stock_num_splits] for q in questions]),
-            "work": column([[getattr(q.work, f) for f in WORK_FIELDS] for q in questions]),
-            "lengths": column([[len(q.work.n_blocks)] for q in questions]),
-            "blocks": column([q.work.n_blocks for q in questions]),
+            "work": column([[getattr(q.works[0], f) for f in WORK_FIELDS] for q in questions]),
+            "lengths": column([[len(q.works[0].n_blocks)] for q in questions]),
+            "blocks": column([q.works[0].n_blocks for q in questions]),
         }
 
     def compile(self, program: Program, bounds: Mapping[int, Range] | None = None) -> NativeProgram:
@@ -201,7 +204,7 @@ class NativeProgram:
         if int.from_bytes(raw[:8], "little") != count:
             return None
         rows = np.frombuffer(raw, np.int32, 4 * count, 8).reshape(count, 4).astype(np.int64)
-        return DecisionArrays(*(np.ascontiguousarray(column) for column in rows.T))
+        return DecisionArrays(self._table.target, rows)
 
     def _start(self) -> None:
         limits = {

@@ -24,8 +24,8 @@ SIDE_SPLITS = (1, 2, 4, 8, 16, 48)
 USEFUL_WAVES = 4
 """Programs per multiprocessor beyond which more splits of a uniform batch are not measured, but for the most of all."""
 
-MAIN_RAGGED = ((8, (1, 4, 16)), (16, (1, 2, 4, 8, 16)), (48, (1, 2, 3, 4, 6, 8, 12, 16)))
-SIDE_RAGGED = ((16, (1, 4, 16)), (48, (1, 2, 4, 8, 16)))
+MAIN_RAGGED = ((8, (1, 8, 64)), (16, (1, 2, 4, 8, 16, 64)), (48, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)))
+SIDE_RAGGED = ((16, (1, 8, 64)), (48, (1, 3, 8, 16, 64)))
 """Caps on the splits of ragged batches, each with the blocks per split that are measured under it."""
 
 

@@ -9,8 +9,8 @@ from typing import Any
 MAX_NUM_SPLITS = 48
 """Largest num_splits that a heuristic may decide; the kernel takes more, no recorded shape gains from it."""
 
-MAX_BLOCKS_PER_SPLIT = 16
-"""Largest blocks_per_split that a heuristic may decide; with num_splits 1 nothing is split at all."""
+MAX_BLOCKS_PER_SPLIT = 64
+"""Largest blocks_per_split that a heuristic may decide: 8,192 keys of the largest block_n to a program."""
 
 ROW = ("num_splits", "blocks_per_split", "block_n", "num_warps", "num_stages")
 

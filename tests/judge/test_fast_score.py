@@ -19,6 +19,7 @@ from evaluators.judge.fast_score import FAILED, MISSING, OK, REGRESSION, Scorer
 from evaluators.judge.judge import Judge
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.score import MISSING_LOG_SPEEDUP
+from evaluators.targets.fa3 import FA3
 
 FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
 
@@ -41,7 +42,7 @@ def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers:
         evaluation = judge.evaluate(source)
         if evaluation.status is not Status.OK:
             continue
-        fits = scorer.fits(DecisionArrays.of(evaluation.decisions))
+        fits = scorer.fits(DecisionArrays.of(FA3, evaluation.decisions))
         scored += 1
         assert fits is not None
         for split, score in ((Split.TRAIN, evaluation.train), (Split.HOLDOUT, evaluation.holdout)):
@@ -72,8 +73,8 @@ def test_looks_up_what_the_judge_says(
 ) -> None:
     judge = judges[setting]
     lanes = len(judge.cases)
-    columns = [np.full(lanes, v, np.int64) for v in (num_splits, pack_gqa, sm_margin, blocks)]
-    log, state = scorers(setting).look_up(DecisionArrays(*columns))
+    rows = np.tile(np.array([num_splits, pack_gqa, sm_margin, blocks], np.int64), (lanes, 1))
+    log, state = scorers(setting).look_up(DecisionArrays(FA3, rows))
     decision = Decision(num_splits, (None, False, True)[pack_gqa + 1], sm_margin, blocks)
     for lane in range(0, lanes, 97):
         outcome = judge.outcome(judge.cases[lane].id, decision)
@@ -96,7 +97,7 @@ def test_blocks_beyond_the_longest_sequence_are_one_launch(judge: Judge) -> None
 
 def test_knows_answers_that_it_has_given(judge: Judge) -> None:
     scorer = Scorer(judge)
-    decisions = DecisionArrays.of(judge.evaluate(FILES[0].read_text(encoding="utf-8")).decisions)
+    decisions = DecisionArrays.of(FA3, judge.evaluate(FILES[0].read_text(encoding="utf-8")).decisions)
     first = scorer.fits(decisions)
     asked = scorer.asked
     assert asked == len(judge.cases) and scorer.fits(decisions) == first and scorer.asked == asked

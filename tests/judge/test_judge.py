@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from evaluators.data.contract import SETTINGS, Decision, Mode, baseline_decision
 from evaluators.data.gain import MIN_REGRESSION, log_speedups
+from evaluators.data.launches import Cell, Latency
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split, Weighting, cases_for, weights
+from evaluators.fa3.actions import recorded_actions
 from evaluators.fa3.launch import canonical_launch
 from evaluators.judge.judge import Judge, open_judge
-from evaluators.latencies.latency import Latency, TableSource, UnrecordedError
+from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.oracle import oracle_of
-from evaluators.latencies.recorded_decisions import recorded_actions
-from evaluators.latencies.table import Cell, Table, TableError, read_table, restrict, write_table
+from evaluators.latencies.table import Table, TableError, read_table, restrict, write_table
 from evaluators.sandbox.sandbox import Limits
 from evaluators.scoring.feedback import render
 from evaluators.scoring.regressions import Cause

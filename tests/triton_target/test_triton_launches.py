@@ -26,7 +26,7 @@ GPU = Gpu()
 
 decisions = st.builds(
     lambda splits, blocks, v: TritonDecision(splits, blocks, v.block_n, v.num_warps, v.num_stages),
-    st.integers(0, 48), st.integers(1, 16), st.sampled_from(variants(0)),
+    st.integers(0, 48), st.integers(1, 64), st.sampled_from(variants(0)),
 )  # fmt: skip
 shapes = st.builds(
     lambda lengths, room, kv: DecodeShape(len(lengths), max(1, max(lengths) + room), 8 * kv, kv, live_seqlens=lengths),
@@ -92,7 +92,7 @@ def test_keys_name_the_launch() -> None:
         (TritonDecision(49), "num_splits must be 0"),
         (TritonDecision(-1), "num_splits must be 0"),
         (TritonDecision(2, 0), "blocks_per_split"),
-        (TritonDecision(2, 17), "blocks_per_split"),
+        (TritonDecision(2, 65), "blocks_per_split"),
         (TritonDecision(2, 1, 64, 4, 5), r"compiled variants .*got \(64, 4, 5\)"),
         (TritonDecision(2, 1, 48, 4, 3), "compiled variants"),
     ],
@@ -123,7 +123,7 @@ def test_workspace_is_what_the_kernel_asks_for() -> None:
 def test_the_kernel_takes_every_variant_within_the_bounds() -> None:
     kernel = kernel_schedule()
     for v in {*variants(0), *variants(16)}:
-        kernel.Schedule(48, 16, v.block_n, v.num_warps, v.num_stages)
+        kernel.Schedule(48, 64, v.block_n, v.num_warps, v.num_stages)
 
 
 @pytest.mark.parametrize("setting", [CONTIGUOUS, PAGED], ids=["contiguous", "paged"])
