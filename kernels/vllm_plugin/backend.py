@@ -9,6 +9,7 @@ attention, and the other layers read what it found.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ from vllm.v1.attention.backends.flash_attn import (
 
 from . import SWITCH, switched_on
 from .decode import RULE, Call, Schedule, Workspace, WorkspaceSize, look_up, prepare, table_of, workspace_size
-from .domain import MAX_WORKSPACE_BYTES, Layers, chosen_domain, decided_seqlen, is_decode_step, why_not
+from .domain import MAX_WORKSPACE_BYTES, Layers, chosen_domain, decided_seqlen, is_decode_step, table_batch, why_not
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -61,6 +62,7 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
         self.first_layer: DecodeImpl | None = None
         self._plans: dict[int, Plan | None] = {}
         self._schedules: dict[Schedule, Schedule] = {}
+        self._tables: dict[tuple[int, Schedule], torch.Tensor | None] = {}
         self._refusal: str | None = None if switched_on() else f"{SWITCH} is 0"
         self.capacity = self.model_config.max_model_len
         self._seqlen = decided_seqlen(self.capacity)
@@ -108,17 +110,19 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
             logger.info("evosplit: vLLM's FlashAttention keeps all steps: %s", reason)
             return reason
         self._num_sms = layers.num_sms
-        size, served = WorkspaceSize(), 0
+        begun, size, served = time.monotonic(), WorkspaceSize(), 0
         most = min(self.domain.max_batch, self.vllm_config.scheduler_config.max_num_seqs)
         for batch in range(1, most + 1):
             schedule = self._schedule(batch)
             if schedule is not None:
                 served += 1
                 size = size.union(self._size(schedule, batch))
+                self._table(batch, schedule)
         self.workspace = Workspace(size, self.device)
         self.blocks = torch.ones(1, dtype=torch.int32, device=self.device)
         logger.info("evosplit: decode steps of %d of %d batch sizes are served; schedules are decided for %d keys; "
-                    "%.1f MB of workspace", served, most, self._seqlen, size.num_bytes / 1e6)  # fmt: skip
+                    "%.1f MB of workspace; %d tables of blocks per split; %.1f s", served, most, self._seqlen,
+                    size.num_bytes / 1e6, len(self._tables), time.monotonic() - begun)  # fmt: skip
         return ""
 
     def _unlike_layers(self) -> str:
@@ -136,9 +140,16 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
         if schedule is None:
             return None
         schedule = self._schedules.setdefault(schedule, schedule)
-        rule = RULE.blocks_by_length(self._call(batch), schedule)
-        table = None if rule is None else table_of(rule, -(-self.capacity // schedule.block_n) + 1, self.device)
-        return Plan(self, schedule, table)
+        return Plan(self, schedule, self._table(batch, schedule))
+
+    def _table(self, batch: int, schedule: Schedule) -> torch.Tensor | None:
+        """Blocks per split by lengths; equal schedules of neighbouring batch sizes share one."""
+        key = (table_batch(batch), schedule)
+        if key not in self._tables:
+            rule = RULE.blocks_by_length(self._call(key[0]), schedule)
+            blocks = -(-self.capacity // schedule.block_n) + 1
+            self._tables[key] = None if rule is None else table_of(rule, blocks, self.device)
+        return self._tables[key]
 
     def _call(self, batch: int) -> Call:
         return Call(

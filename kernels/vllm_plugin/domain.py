@@ -21,6 +21,15 @@ MAX_WORKSPACE_BYTES = 512 * 1024 * 1024
 """Batches that need more memory between their programs are left to FA3."""
 
 
+TABLE_BATCHES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
+"""Batch sizes that the rule's blocks per split are tabulated for, those that were measured; others take the next."""
+
+
+def table_batch(batch: int) -> int:
+    """The batch size whose table a step uses."""
+    return next((b for b in TABLE_BATCHES if b >= batch), TABLE_BATCHES[-1])
+
+
 @dataclass(frozen=True, slots=True)
 class Domain:
     """Calls that are served.
