@@ -61,6 +61,14 @@ def modelled_time(kind, programs, longest, mean, total, splits, idle, num_sms):
     return time + IDLE * idle / num_sms
 
 
+def measured(step):
+    # Numbers of splits, and of blocks per split, at which recordings hold launches.
+    for known in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]:
+        if step == known:
+            return True
+    return False
+
+
 def schedule(shape, gpu):
     tiles = shape.batch * shape.num_heads_kv
     best_kind = 0
@@ -92,8 +100,12 @@ def blocks_per_split(work, gpu):
         kind = 1
     best = 1
     best_time = 1e30
-    for blocks in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64):
+    even = work.min_n_blocks == work.max_n_blocks
+    for blocks in range(1, 65):
         splits = min(work.num_splits, -(-work.max_n_blocks // blocks))
+        step = splits if even else blocks
+        if not (even and splits == work.max_n_blocks or measured(step)):
+            continue
         parts = 0
         longest = 1
         for n in work.n_blocks:

@@ -10,6 +10,7 @@ import ast
 from dataclasses import fields
 
 from evaluators.data.contract import Gpu, ShapeView, WorkView
+from evaluators.triton_decode.views import TritonShapeView, TritonWorkView
 
 ENTRY_POINTS = {"schedule": 2, "blocks_per_split": 2}
 """Functions that the judge calls, with their number of parameters."""
@@ -23,7 +24,7 @@ MATH_NAMES = ("ceil", "exp", "exp2", "floor", "inf", "isqrt", "log", "log2", "pi
 LIST_METHODS = ("append",)
 """Methods that may be called, on local lists."""
 
-FIELDS = frozenset(f.name for view in (ShapeView, WorkView, Gpu) for f in fields(view))
+FIELDS = frozenset(f.name for view in (ShapeView, WorkView, TritonShapeView, TritonWorkView, Gpu) for f in fields(view))
 """Attributes that may be read: the fields of shape, work and gpu."""
 
 MAX_SOURCE_BYTES = 65_536

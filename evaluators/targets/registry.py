@@ -6,8 +6,9 @@ from evaluators.data.contract import Setting
 from evaluators.data.launches import AnyDecision
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.target import AnyTarget
+from evaluators.targets.triton_decode import TRITON_DECODE
 
-TARGETS: dict[str, AnyTarget] = {FA3.name: FA3}
+TARGETS: dict[str, AnyTarget] = {FA3.name: FA3, TRITON_DECODE.name: TRITON_DECODE}
 
 
 def target_of(setting: Setting) -> AnyTarget:

@@ -43,8 +43,11 @@ PAGED_VARIANTS = (
 """The same with two stages more, since a page is looked up in a stage of its own, and one of those without."""
 
 
+VARIANTS = tuple(sorted({*CONTIGUOUS_VARIANTS, *PAGED_VARIANTS}))
+
+
 def variants(page_size: int) -> tuple[KernelVariant, ...]:
-    """Compiled variants for KV in pages of `page_size` keys, 0 for contiguous KV."""
+    """Variants that are compiled and recorded for KV in pages of `page_size` keys, 0 for contiguous KV."""
     return PAGED_VARIANTS if page_size else CONTIGUOUS_VARIANTS
 
 

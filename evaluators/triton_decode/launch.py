@@ -10,9 +10,9 @@ from evaluators.triton_decode.decision import (
     FA3_STOCK,
     MAX_BLOCKS_PER_SPLIT,
     MAX_NUM_SPLITS,
+    VARIANTS,
     KernelVariant,
     TritonDecision,
-    variants,
 )
 from evaluators.triton_decode.views import capacity, n_blocks_of
 
@@ -29,12 +29,25 @@ class TritonLaunch:
     Attributes:
         variant: what is compiled; None where FA3 runs.
         num_splits: programs per KV head of a sequence in the grid; 0 where FA3 runs.
-        live_splits: programs that have keys to read, per sequence in batch order; the others end at once.
+        live_splits: programs that have keys to read, per sequence in batch order; the others end at once. Empty where
+            FA3 runs, whose own chain tells.
     """
 
     variant: KernelVariant | None
     num_splits: int
     live_splits: tuple[int, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is split."""
+        return self.num_splits == 1 or (self.variant is None and max(self.live_splits, default=1) == 1)
+
+    def order(self, splits: int) -> str:
+        """In which order a sequence that so many programs share is added up, in words."""
+        if self.variant is None:
+            return "unsplit by FA3" if splits == 1 else f"{splits} splits of FA3"
+        v = self.variant
+        return f"{splits} parts in blocks of {v.block_n} ({v.num_warps} warps, {v.num_stages} stages)"
 
     @property
     def key(self) -> str:
@@ -49,7 +62,7 @@ class TritonLaunch:
         return f"b{v.block_n}.w{v.num_warps}.s{v.num_stages}.n{self.num_splits}:{runs}"
 
 
-def refusal(setting: Setting, decision: TritonDecision) -> str:
+def refusal(decision: TritonDecision) -> str:
     """Why a decision cannot be launched, empty where it can: a knob out of bounds, or a variant nobody compiles."""
     if decision.num_splits == 0:
         return ""
@@ -57,10 +70,9 @@ def refusal(setting: Setting, decision: TritonDecision) -> str:
         return f"num_splits must be 0 (FA3) to {MAX_NUM_SPLITS}, got {decision.num_splits}"
     if not 1 <= decision.blocks_per_split <= MAX_BLOCKS_PER_SPLIT:
         return f"blocks_per_split must be 1 to {MAX_BLOCKS_PER_SPLIT}, got {decision.blocks_per_split}"
-    known = variants(setting.page_size)
-    if decision.variant not in known:
+    if decision.variant not in VARIANTS:
         v = decision.variant
-        listed = ", ".join(f"({k.block_n}, {k.num_warps}, {k.num_stages})" for k in known)
+        listed = ", ".join(f"({k.block_n}, {k.num_warps}, {k.num_stages})" for k in VARIANTS)
         return (
             f"(block_n, num_warps, num_stages) must be one of the compiled variants {listed}, "
             f"got ({v.block_n}, {v.num_warps}, {v.num_stages})"
@@ -91,7 +103,7 @@ def canonical_launch(shape: DecodeShape, setting: Setting, decision: TritonDecis
     Raises:
         ValueError: a decision that is refused, see `refusal`.
     """
-    problem = refusal(setting, decision)
+    problem = refusal(decision)
     if problem:
         raise ValueError(problem)
     if decision.num_splits == 0:

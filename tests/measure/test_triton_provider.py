@@ -136,7 +136,7 @@ def test_schedules_of_one_shape_share_a_workspace_and_a_larger_shape_gets_anothe
     assert error_of(small, first) < MAX_RELATIVE_ERROR and error_of(large, second) < MAX_RELATIVE_ERROR
 
 
-@pytest.mark.parametrize("decision", [TritonDecision(2, 1, 64, 4, 5), TritonDecision(200), TritonDecision(2, 99)])
+@pytest.mark.parametrize("decision", [TritonDecision(2, 1, 64, 8, 3), TritonDecision(200), TritonDecision(2, 99)])
 def test_what_is_not_in_the_target_is_not_launched(decision: TritonDecision) -> None:
     provider, _ = opened(CONTIGUOUS)
     inputs = inputs_of(provider, DecodeShape(1, 64, 8, 1), CONTIGUOUS)

@@ -9,7 +9,7 @@ from conftest import seed
 
 from evaluators.data.contract import Cache, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.workloads import llama31_70b
-from evaluators.triton_decode.decision import TritonDecision
+from evaluators.triton_decode.decision import TritonDecision, variants
 from evaluators.triton_decode.launch import canonical_launch, refusal
 from evaluators.triton_decode.views import shape_view, work_view
 
@@ -41,7 +41,8 @@ def decide(name: str, shape: DecodeShape, setting: Setting) -> TritonDecision:
 )
 def test_seeds_decide_only_what_is_compiled(name: str, setting: Setting) -> None:
     for case in llama31_70b()[::11]:
-        assert refusal(setting, decide(name, case.shape, setting)) == ""
+        decision = decide(name, case.shape, setting)
+        assert refusal(decision) == "" and decision.variant in variants(setting.page_size)
 
 
 def test_the_rule_fills_the_gpu_once() -> None:
