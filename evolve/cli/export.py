@@ -79,4 +79,5 @@ def _for_an_engine(program: str, text: str, target: EngineTarget, output: Path, 
         emit({"bundle": str(output), "bundle_files": export.files, **export.provenance})
     else:
         typer.echo(f"{output}: {', '.join(export.files)}")
+        typer.echo("\n".join(export.measured.lines()))
     return 0

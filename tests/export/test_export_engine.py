@@ -15,7 +15,7 @@ from conftest import ROOT, Command
 from triton_programs import BY_LENGTH
 
 from evaluators.triton_decode.views import TritonShapeView, TritonWorkView
-from evolve.errors import EXIT_USAGE
+from evolve.errors import EXIT_NEGATIVE, EXIT_USAGE
 
 SINGLE_FILE = "triton_decode_evolved.py"
 
@@ -77,12 +77,20 @@ def test_the_file_is_a_module_of_plain_python(evosplit: Command, program: Path, 
     assert evosplit("export", program, "--target", "triton-python", "-o", out).code == 0
     text = (out / SINGLE_FILE).read_text()
     assert "from ." not in text and "evaluators" not in text
+    pytest.importorskip("ruff")
     check = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F,E9,I", str(out / SINGLE_FILE)]
     ruff = subprocess.run(check, capture_output=True, text=True)
     assert ruff.returncode == 0, ruff.stdout
     provenance = json.loads((out / "provenance.json").read_text())
     assert provenance["target"] == "triton-python"
     assert provenance["program"]["sha256"] in text
+    effects = {(e["setting"], e["split"]): e for e in provenance["measured"]["effects"]}
+    assert set(effects) == {
+        (f"triton_decode-{mode}-cold", split) for mode in ("metadata", "paged") for split in ("train", "holdout")
+    }
+    held = effects["triton_decode-paged-cold", "holdout"]
+    assert held["shapes"] > 100 and held["missing"] == 0
+    assert f"{held['speedup']:.3f}x as fast as FA3 by itself, {held['worst']:.2f}x at worst" in text
 
 
 def test_the_package_is_whole(evosplit: Command, program: Path, tmp_path: Path) -> None:
@@ -97,6 +105,9 @@ def test_the_package_is_whole(evosplit: Command, program: Path, tmp_path: Path) 
         "domain.py",
     }
     assert "@" not in (out / "README.md").read_text().replace("@MEASURED@", "@")
+    effects = json.loads((out / "provenance.json").read_text())["measured"]["effects"]
+    assert {e["setting"] for e in effects} == {"triton_decode-paged-cold"}, "vLLM keeps KV in pages"
+    assert f"{effects[0]['speedup']:.3f}x" in (out / "README.md").read_text()
     for path in (out / "evosplit_vllm").iterdir():
         compile(path.read_text(), path.name, "exec")
 
@@ -136,6 +147,20 @@ def test_says_what_is_wrong(evosplit: Command, program: Path, tmp_path: Path, ar
     assert result.code == EXIT_USAGE
     assert said in result.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_program_of_fa3_is_refused(evosplit: Command, tmp_path: Path) -> None:
+    result = evosplit("export", ROOT / "seeds" / "fa3_stock.py", "--target", "vllm-plugin", "-o", tmp_path / "out")
+    assert result.code == EXIT_NEGATIVE
+    assert "decides for no setting of the Triton decode kernel" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_setting_that_a_program_knows_nothing_of_is_named(evosplit: Command, tmp_path: Path) -> None:
+    seed = ROOT / "seeds" / "triton_waves_paged.py"
+    result = evosplit("export", seed, "--target", "triton-python", "-o", tmp_path / "out")
+    assert result.code == 0
+    assert "not for triton_decode-metadata-cold: it decides for launches that nobody measured" in result.out
 
 
 def test_writes_over_nothing(evosplit: Command, program: Path, tmp_path: Path) -> None:
