@@ -173,3 +173,15 @@ def test_writes_over_nothing(evosplit: Command, program: Path, tmp_path: Path) -
 def test_kernels_travel_with_the_wheel() -> None:
     packaged = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert "kernels" in packaged["force-include"]
+
+
+def test_functions_write_what_the_command_does(program: Path, tmp_path: Path) -> None:
+    import evolve
+
+    with pytest.raises(evolve.UserError, match="written by another function"):
+        evolve.export_bundle(program, "vllm-plugin", tmp_path / "out")
+    with pytest.raises(evolve.UserError, match="written by another function"):
+        evolve.export_engine(program, "python", tmp_path / "out")
+    export = evolve.export_engine(program, "triton-python", tmp_path / "out")
+    assert export.files == ["program.py", "provenance.json", SINGLE_FILE]
+    assert export.measured.effects[0].speedup > 0.5

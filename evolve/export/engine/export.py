@@ -12,7 +12,7 @@ from pathlib import Path
 from evolve import __version__
 from evolve.assets import asset
 from evolve.export.bundle.bundle import check_output
-from evolve.export.engine.measured import Measured, measured_effects
+from evolve.export.engine.measured import MeasuredEffects, measured_effects
 from evolve.export.engine.single_file import single_file
 from evolve.export.evidence.answers import read
 from evolve.export.targets.targets import EngineTarget
@@ -36,7 +36,7 @@ class EngineExport:
 
     folder: Path
     files: list[str]
-    measured: Measured
+    measured: MeasuredEffects
     provenance: dict[str, object]
 
 
@@ -83,7 +83,7 @@ def export_engine(
     return EngineExport(output, sorted(contents), measured, provenance)
 
 
-def told(measured: Measured) -> str:
+def told(measured: MeasuredEffects) -> str:
     """What was measured, in lines for a docstring or a README."""
     first = measured.effects[0]
     lines = [

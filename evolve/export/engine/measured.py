@@ -46,7 +46,7 @@ class Effect:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredEffects:
     """Effects, and why settings have none.
 
     Attributes:
@@ -75,7 +75,7 @@ class Measured:
         return told
 
 
-def measured_effects(text: str, *, paged_only: bool) -> Measured:
+def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
     """Judge a program on the recorded tables of its kernel; sealed test shapes are not looked at.
 
     Args:
@@ -106,7 +106,7 @@ def measured_effects(text: str, *, paged_only: bool) -> Measured:
             hint="its schedule answers (num_splits, block_n, num_warps, num_stages); see seeds/triton_*.py",
             exit_code=EXIT_NEGATIVE,
         )
-    return Measured(tuple(effects), refused)
+    return MeasuredEffects(tuple(effects), refused)
 
 
 def _tables() -> Sequence[Path]:

@@ -134,8 +134,26 @@ def target_named(name: str) -> ExportTarget:
         UserError: naming those that exist.
     """
     if name not in TARGETS:
-        known = [*TARGETS, *EngineTarget]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-        raise UserError(f"unknown target {name!r}", hint=hint)
+        raise _unknown(name)
     return TARGETS[name]
+
+
+def engine_target(name: str) -> EngineTarget:
+    """A target for servers by its name.
+
+    Raises:
+        UserError: naming the targets that exist.
+    """
+    if name not in list(EngineTarget):
+        raise _unknown(name)
+    return EngineTarget(name)
+
+
+def _unknown(name: str) -> UserError:
+    known = [*TARGETS, *EngineTarget]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near == [name]:
+        return UserError(f"the target {name} is written by another function", hint="export_bundle or export_engine")
+    return UserError(
+        f"unknown target {name!r}", hint=f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    )
