@@ -31,14 +31,13 @@ def blocks_at(entry: int) -> int:
     return entry if entry < _EXACT else (8 + entry % 8) << (entry // 8 - 1)
 
 
-def table_of(rule: Callable[[int, int], int], max_blocks: int, device: torch.device | str = "cuda") -> torch.Tensor:
-    """Answers of a rule, int32 (COLUMNS * COLUMNS,).
+def answers_of(rule: Callable[[int, int], int], max_blocks: int) -> list[int]:
+    """Answers of a rule by entry of the mean, then of the greatest number of blocks: COLUMNS * COLUMNS of them.
 
     Args:
         rule: blocks per split by the mean and the greatest number of blocks of a batch; both at least 1, the mean not
             above the greatest.
         max_blocks: of a sequence.
-        device: of the table.
 
     Raises:
         ValueError: sequences are too long for a table.
@@ -50,6 +49,26 @@ def table_of(rule: Callable[[int, int], int], max_blocks: int, device: torch.dev
     for row in range(1, last + 1):
         for column in range(row, last + 1):
             answers[row * COLUMNS + column] = max(1, rule(blocks_at(row), blocks_at(column)))
+    return answers
+
+
+def most_splits(answers: list[int], max_blocks: int) -> int:
+    """Programs that the longest sequence of any batch has work for; a grid needs no more.
+
+    Args:
+        answers: see `answers_of`.
+        max_blocks: of a sequence.
+    """
+    last = entry_of(max_blocks)
+    return max(
+        -(-min(max_blocks, blocks_at(column + 1) - 1) // answers[row * COLUMNS + column])
+        for row in range(1, last + 1)
+        for column in range(row, last + 1)
+    )
+
+
+def table_of(answers: list[int], device: torch.device | str = "cuda") -> torch.Tensor:
+    """The answers where `look_up` finds them, int32 (COLUMNS * COLUMNS,)."""
     return torch.tensor(answers, dtype=torch.int32, device=device)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,8 +26,20 @@ from vllm.v1.attention.backends.flash_attn import (
     get_flash_attn_version,
 )
 
-from . import SWITCH, switched_on
-from .decode import RULE, Call, Schedule, Workspace, WorkspaceSize, look_up, prepare, table_of, workspace_size
+from . import switched_on
+from .decode import (
+    RULE,
+    Call,
+    Schedule,
+    Workspace,
+    WorkspaceSize,
+    answers_of,
+    look_up,
+    most_splits,
+    prepare,
+    table_of,
+    workspace_size,
+)
 from .domain import MAX_WORKSPACE_BYTES, Layers, chosen_domain, decided_seqlen, is_decode_step, table_batch, why_not
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -60,13 +72,9 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.domain = chosen_domain()
         self.first_layer: DecodeImpl | None = None
-        self._plans: dict[int, Plan | None] = {}
-        self._schedules: dict[Schedule, Schedule] = {}
-        self._tables: dict[tuple[int, Schedule], torch.Tensor | None] = {}
-        self._refusal: str | None = None if switched_on() else f"{SWITCH} is 0"
+        self._plans: dict[int, Plan] | None = None if switched_on() else {}
         self.capacity = self.model_config.max_model_len
         self._seqlen = decided_seqlen(self.capacity)
-        self._num_sms = 0
         self.workspace: Workspace | None = None
         self.blocks: torch.Tensor | None = None
 
@@ -80,50 +88,55 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
         """Metadata of a step; without FA3's own schedule where the step is served."""
         common = common_attn_metadata
         plan = None
-        if not self._refusal and is_decode_step(
+        if self._plans != {} and is_decode_step(
             num_reqs=common.num_reqs, num_tokens=common.num_actual_tokens, max_query_len=common.max_query_len,
             common_prefix_len=common_prefix_len, causal=common.causal,
-            bidirectional_ranges=common.mm_req_doc_ranges, drafting=fast_build, max_batch=self.domain.max_batch,
+            bidirectional_ranges=common.mm_req_doc_ranges, drafting=fast_build,
         ):  # fmt: skip
-            plan = self._plan(common.num_reqs)
+            if self._plans is None:
+                self._plans = self._begin()
+            plan = self._plans.get(common.num_reqs)
         # Before its first full build vLLM does not know the windows of the layers.
         lean = fast_build or (plan is not None and self.aot_sliding_window is not None)
         metadata = super().build(common_prefix_len, common, fast_build=lean, **others)
         metadata.evosplit = plan
         return metadata
 
-    def _plan(self, batch: int) -> Plan | None:
-        try:
-            return self._plans[batch]
-        except KeyError:
-            pass
-        if self._refusal is None:
-            self._refusal = self._begin()
-        plan = self._plans[batch] = None if self._refusal else self._new_plan(batch)
-        return plan
-
-    def _begin(self) -> str:
-        """Allocate for all steps to come, unless there is a reason to leave them to FA3."""
+    def _begin(self) -> dict[int, Plan]:
+        """Plans by batch size, and the memory for all of them; none where there is a reason to leave all to FA3."""
         layers = self._layers()
         reason = why_not(layers, self.domain) or self._unlike_layers()
         if reason:
             logger.info("evosplit: vLLM's FlashAttention keeps all steps: %s", reason)
-            return reason
-        self._num_sms = layers.num_sms
-        begun, size, served = time.monotonic(), WorkspaceSize(), 0
+            return {}
+        begun, size, plans = time.monotonic(), WorkspaceSize(), dict[int, Plan]()
         most = min(self.domain.max_batch, self.vllm_config.scheduler_config.max_num_seqs)
+        schedules: dict[Schedule, Schedule] = {}
+        tables: dict[tuple[int, Schedule], tuple[torch.Tensor, int]] = {}
         for batch in range(1, most + 1):
-            schedule = self._schedule(batch)
-            if schedule is not None:
-                served += 1
-                size = size.union(self._size(schedule, batch))
-                self._table(batch, schedule)
+            schedule, table = RULE.schedule_for(self._call(batch, layers)), None
+            if schedule is None:
+                continue
+            key = (table_batch(batch), schedule)
+            rule = RULE.blocks_by_length(self._call(key[0], layers), schedule)
+            if rule is not None:
+                if key not in tables:
+                    max_blocks = -(-self.capacity // schedule.block_n) + 1
+                    answers = answers_of(rule, max_blocks)
+                    tables[key] = (table_of(answers, self.device), most_splits(answers, max_blocks))
+                table, live = tables[key]
+                schedule = replace(schedule, num_splits=min(schedule.num_splits, live))
+            needed = workspace_size(schedule, batch=batch, seqlen_q=1, heads_q=self.num_heads_q,
+                                    heads_kv=self.num_heads_kv, head_dim=self.headdim)  # fmt: skip
+            if needed.num_bytes <= MAX_WORKSPACE_BYTES:
+                size = size.union(needed)
+                plans[batch] = Plan(self, schedules.setdefault(schedule, schedule), table)
         self.workspace = Workspace(size, self.device)
         self.blocks = torch.ones(1, dtype=torch.int32, device=self.device)
         logger.info("evosplit: decode steps of %d of %d batch sizes are served; schedules are decided for %d keys; "
-                    "%.1f MB of workspace; %d tables of blocks per split; %.1f s", served, most, self._seqlen,
-                    size.num_bytes / 1e6, len(self._tables), time.monotonic() - begun)  # fmt: skip
-        return ""
+                    "%.1f MB of workspace; %d tables of blocks per split; %.1f s", len(plans), most, self._seqlen,
+                    size.num_bytes / 1e6, len(tables), time.monotonic() - begun)  # fmt: skip
+        return plans
 
     def _unlike_layers(self) -> str:
         """Why layers of this group cannot be served, empty where all can."""
@@ -135,39 +148,9 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
                 return f"{name} has other heads than the model"
         return ""
 
-    def _new_plan(self, batch: int) -> Plan | None:
-        schedule = self._schedule(batch)
-        if schedule is None:
-            return None
-        schedule = self._schedules.setdefault(schedule, schedule)
-        return Plan(self, schedule, self._table(batch, schedule))
-
-    def _table(self, batch: int, schedule: Schedule) -> torch.Tensor | None:
-        """Blocks per split by lengths; equal schedules of neighbouring batch sizes share one."""
-        key = (table_batch(batch), schedule)
-        if key not in self._tables:
-            rule = RULE.blocks_by_length(self._call(key[0]), schedule)
-            blocks = -(-self.capacity // schedule.block_n) + 1
-            self._tables[key] = None if rule is None else table_of(rule, blocks, self.device)
-        return self._tables[key]
-
-    def _call(self, batch: int) -> Call:
-        return Call(
-            batch, self._seqlen, self.num_heads_q, self.num_heads_kv, self.headdim, page_size=self.block_size,
-            num_sms=self._num_sms,
-        )  # fmt: skip
-
-    def _schedule(self, batch: int) -> Schedule | None:
-        schedule = RULE.schedule_for(self._call(batch))
-        if schedule is None or self._size(schedule, batch).num_bytes > MAX_WORKSPACE_BYTES:
-            return None
-        return schedule
-
-    def _size(self, schedule: Schedule, batch: int) -> WorkspaceSize:
-        return workspace_size(
-            schedule, batch=batch, seqlen_q=1, heads_q=self.num_heads_q, heads_kv=self.num_heads_kv,
-            head_dim=self.headdim,
-        )  # fmt: skip
+    def _call(self, batch: int, layers: Layers) -> Call:
+        return Call(batch, self._seqlen, layers.num_heads_q, layers.num_heads_kv, layers.head_dim,
+                    page_size=layers.page_size, num_sms=layers.num_sms)  # fmt: skip
 
     def _layers(self) -> Layers:
         properties = torch.cuda.get_device_properties(self.device)

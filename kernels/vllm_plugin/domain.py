@@ -155,7 +155,6 @@ def is_decode_step(
     causal: object,
     bidirectional_ranges: object,
     drafting: bool,
-    max_batch: int,
 ) -> bool:
     """Whether every sequence of a step has one new token, and nothing special is asked.
 
@@ -164,7 +163,6 @@ def is_decode_step(
     return (
         max_query_len == 1
         and num_tokens == num_reqs
-        and num_reqs <= max_batch
         and common_prefix_len == 0
         and causal is True
         and bidirectional_ranges is None

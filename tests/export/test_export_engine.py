@@ -23,7 +23,7 @@ ELSEWHERE = """
 import sys
 assert not [m for m in sys.modules if m.split(".")[0] in ("evolve", "evaluators", "triton_decode")]
 import torch
-from triton_decode_evolved import RULE, Call, UnsupportedCallError, Workspace, look_up, prepare, schedule_for, table_of
+from triton_decode_evolved import RULE, Call, answers_of, look_up, prepare, schedule_for, table_of
 
 q, k, v = torch.load("call.pt")
 seqlens = torch.tensor([300, 17, 0], dtype=torch.int32)
@@ -35,7 +35,8 @@ long = Call(batch=2, seqlen_k=65536, num_heads_q=8, num_heads_kv=1)
 assert schedule_for(long, [65536, 300]).blocks_per_split == 16
 assert schedule_for(Call(batch=64, seqlen_k=320, num_heads_q=64, num_heads_kv=8)) is None
 blocks = torch.zeros(1, dtype=torch.int32)
-look_up(seqlens, table_of(RULE.blocks_by_length(call, schedule), 5, "cpu"), blocks, block_n=64, capacity=320)
+table = table_of(answers_of(RULE.blocks_by_length(call, schedule), 5), "cpu")
+look_up(seqlens, table, blocks, block_n=64, capacity=320)
 out = prepare(q, k, v, seqlens=seqlens, schedule=schedule, blocks_per_split=blocks).run()
 torch.save(out, "out.pt")
 """

@@ -144,6 +144,7 @@ def test_leaves_vllm_alone_when_switched_off_or_strange(
 def test_serves_decode_steps_without_asking_fa3(engine: Engine) -> None:
     first, second = (engine.builder.build(0, Step((100, 17, 0)).common()) for _ in range(2))
     assert first.evosplit is second.evosplit is not None
+    assert 1 < first.evosplit.schedule.num_splits < 48, "the rule's 48 are more than any lengths have work for"
     # The first build is whole, since vLLM finds out about windows in it.
     assert len(engine.schedules_of_fa3) == 1
     assert second.scheduler_metadata is None
@@ -242,7 +243,7 @@ def test_outputs_and_lengths_that_change(engine: Engine, monkeypatch: pytest.Mon
         schedule = metadata.evosplit.schedule
         n_blocks = [max(1, -(-n // schedule.block_n)) for n in seqlens]
         decode = sys.modules["evosplit_vllm.decode"]
-        call = engine.builder._call(batch)
+        call = decode.Call(batch, 4096, 8, 1, page_size=16)
         if seqlens == (700, 700, 700):
             assert looked_up[-1] == decode.RULE.blocks_of(call, schedule, n_blocks)
     assert len(set(looked_up)) > 1, "the rule decides by the lengths"

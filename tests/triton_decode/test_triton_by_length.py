@@ -11,7 +11,7 @@ from decode_calls import DEVICE, DecodeCall  # skips where torch or Triton is mi
 
 import torch
 from triton_decode import Schedule, UnsupportedCallError, decode, prepare, reference
-from triton_decode.by_length import COLUMNS, blocks_at, entry_of, look_up, table_of
+from triton_decode.by_length import COLUMNS, answers_of, blocks_at, entry_of, look_up, most_splits, table_of
 
 
 def test_entries_hold_every_number_of_blocks() -> None:
@@ -22,14 +22,22 @@ def test_entries_hold_every_number_of_blocks() -> None:
 
 def test_a_table_refuses_sequences_that_are_too_long() -> None:
     with pytest.raises(ValueError, match="262143 blocks"):
-        table_of(lambda *_: 1, blocks_at(COLUMNS), DEVICE)
+        answers_of(lambda *_: 1, blocks_at(COLUMNS))
+
+
+def test_a_grid_has_no_more_programs_than_the_longest_sequence_has_work_for() -> None:
+    answers = answers_of(lambda mean, _: 2 * mean, 300)
+    # One long sequence among many short ones: mean 1, two blocks to a program.
+    assert most_splits(answers, 300) == 150
+    assert most_splits(answers_of(lambda _, greatest: -(-greatest // 5), 300), 300) <= 6
+    assert most_splits(answers_of(lambda *_: 64, 300), 300) == 5
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_device_finds_what_the_rule_said(seed: int) -> None:
     rng = random.Random(seed)
     capacity = 96_000
-    table = table_of(lambda mean, greatest: 10_000 * mean + greatest, capacity // 32, DEVICE)
+    table = table_of(answers_of(lambda mean, greatest: 10_000 * mean + greatest, capacity // 32), DEVICE)
     found = torch.zeros(1, dtype=torch.int32, device=DEVICE)
     seqlens = [rng.choice([0, 1, 500, 30_000, capacity + 999, rng.randint(0, capacity)]) for _ in range(seed + 1)]
     look_up(torch.tensor(seqlens, dtype=torch.int32, device=DEVICE), table, found, block_n=32, capacity=capacity)
