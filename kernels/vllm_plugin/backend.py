@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -118,14 +119,15 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
             if schedule is None:
                 continue
             key = (table_batch(batch), schedule)
-            rule = RULE.blocks_by_length(self._call(key[0], layers), schedule)
-            if rule is not None:
-                if key not in tables:
-                    max_blocks = -(-self.capacity // schedule.block_n) + 1
-                    answers = answers_of(rule, max_blocks)
+            if key not in tables:
+                max_blocks = -(-self.capacity // schedule.block_n) + 1
+                answers = _answers(self._call(key[0], layers), schedule, max_blocks)
+                if answers:
                     tables[key] = (table_of(answers, self.device), most_splits(answers, max_blocks))
+            if key in tables:
                 table, live = tables[key]
                 schedule = replace(schedule, num_splits=min(schedule.num_splits, live))
+                table = table if schedule.num_splits > 1 else None
             needed = workspace_size(schedule, batch=batch, seqlen_q=1, heads_q=self.num_heads_q,
                                     heads_kv=self.num_heads_kv, head_dim=self.headdim)  # fmt: skip
             if needed.num_bytes <= MAX_WORKSPACE_BYTES:
@@ -163,6 +165,13 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
             mixed_full_graphs=self.compilation_config.cudagraph_mode.mixed_mode().name == "FULL",
             capability=(properties.major, properties.minor), num_sms=properties.multi_processor_count,
         )  # fmt: skip
+
+
+@cache
+def _answers(call: Call, schedule: Schedule, max_blocks: int) -> list[int]:
+    """Blocks per split by lengths; empty where 1 always does. An engine may start several builders after each other."""
+    rule = RULE.blocks_by_length(call, schedule)
+    return [] if rule is None else answers_of(rule, max_blocks)
 
 
 def _name(dtype: torch.dtype) -> str:
