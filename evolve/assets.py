@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 from evolve.errors import EXIT_MISSING, UserError
@@ -29,3 +30,17 @@ def asset(name: str) -> Path:
             names = sorted(p.name for p in folder.iterdir() if not p.name.startswith((".", "_")))
             raise UserError(f"{name} does not exist", hint=f"{parent} holds {', '.join(names)}")
     raise UserError(f"{name} does not exist", hint="what ships lies in configs/, seeds/ and results/")
+
+
+def read_text(path: Path) -> str:
+    """Text of a file, gzipped or not: reports of thousands of rows ship gzipped.
+
+    Raises:
+        OSError: it cannot be read, or its gzip is damaged.
+        ValueError: not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    except EOFError as error:
+        raise OSError(f"{path} is cut off") from error

@@ -6,11 +6,14 @@ Origin or a Sec-Fetch-Site of another site. It serves no files: runs are looked 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import ipaddress
 import json
 import socket
+import threading
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
@@ -27,12 +30,22 @@ COMPRESS_FROM = 1400
 MOST_SEARCHED = 200
 """Characters of a text that is looked for."""
 
+MOST_CONNECTIONS = 200
+"""Connections served at a time, each by a thread; a browser opens six."""
+
+WITHOUT_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+PAUSE_S = 0.1
+"""How long accepting rests without file descriptors or memory: the connection that waits would be tried without end."""
+
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
 
 class DashboardServer(ThreadingHTTPServer):
     """Serves a hub."""
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128
 
     def __init__(self, hub: Hub, host: str, port: int) -> None:
         """Bind; port 0 takes a free one.
@@ -44,6 +57,7 @@ class DashboardServer(ThreadingHTTPServer):
         self.page = page({}, live=True).encode()
         self.policy = policy(live=True) + "; frame-ancestors 'none'"
         self.open = True
+        self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
         if ":" in host:
             self.address_family = socket.AF_INET6
         try:
@@ -82,6 +96,37 @@ class DashboardServer(ThreadingHTTPServer):
         except ValueError:
             return False
         return address.is_loopback or not self._loopback
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """The next connection."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in WITHOUT_RESOURCES:
+                time.sleep(PAUSE_S)
+            raise
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        """Serve a connection in a thread of its own, or say that all are taken."""
+        if not self._free.acquire(blocking=False):
+            with suppress(OSError):
+                cast(socket.socket, request).sendall(BUSY)
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._free.release()
+            raise
+
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        """Serve it."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A browser that went away is no news."""

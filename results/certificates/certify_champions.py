@@ -12,6 +12,7 @@ from pathlib import Path
 
 from evaluators.data.contract import Gpu
 from evaluators.language.gate import parse_program
+from evolve.assets import read_text
 from evolve.export.certify.bound import SlowerCount
 from evolve.export.certify.certificate import certify
 from evolve.export.certify.curve import certificate_csv, certificate_png
@@ -42,7 +43,7 @@ def main() -> None:
         print(f"{name}: {'' if found.holds else 'not '}certified below {share:.2%}: {found.words}")
     lines = ["champion,unseen_shapes,slower,unreliable,bound,bound_unreliable_as_slower"]
     for champion in ("fa3-static", "fa3-metadata", "vllm-metadata"):
-        report = json.loads((RESULTS / "confirm" / champion / "confirm.json").read_text(encoding="utf-8"))
+        report = json.loads(read_text(RESULTS / "confirm" / champion / "confirm.json.gz"))
         unseen = [s for s in report["shapes"] if s["group"] in ("sealed", "fresh")]
         unreliable = sum(s["verdict"] == "unreliable" for s in unseen)
         slower = sum(

@@ -184,7 +184,8 @@ def test_search_looks_into_programs_answers_and_messages(server: DashboardServer
     assert found("nowhere%20at%20all") == found("a%25a") == found("%27%20or%201%3D1") == []  # neither pattern nor SQL
 
 
-def test_runs_that_start_later_appear(judge: Judge, tmp_path: Path) -> None:
+def test_runs_that_start_later_appear(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evolve.dashboard.hub.LOOK_EVERY_S", 0.0)
     hub = Hub([], tmp_path)
     assert hub.names() == []
     write_run(tmp_path / "later", judge, TABLE, seed("fa3_stock"))

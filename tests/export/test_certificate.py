@@ -17,6 +17,7 @@ import evolve.export.bundle.drop_in
 import evolve.export.certify.classes
 from evaluators.data.contract import Gpu
 from evaluators.language.gate import parse_program
+from evolve.assets import read_text
 from evolve.errors import UserError
 from evolve.export.certify.bound import CONFIDENCE, SlowerCount, most_slower, shapes_needed, upper_bound
 from evolve.export.certify.certificate import certify
@@ -29,7 +30,7 @@ from evolve.export.targets.domain import Domain
 from evolve.export.targets.targets import TARGETS
 
 STATIC = ROOT / "results" / "champions" / "fa3-static.py"
-REPORT = ROOT / "results" / "confirm" / "fa3-static" / "confirm.json"
+REPORT = ROOT / "results" / "confirm" / "fa3-static" / "confirm.json.gz"
 COUNTS = st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
@@ -172,7 +173,7 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
     target, static = TARGETS["fa3"], Domain(varlen=False)
     champion = parse_program(STATIC.read_text())
     found = confirmed_shapes([REPORT, REPORT], champion, target, static)
-    told = [s for s in json.loads(REPORT.read_text())["shapes"] if s["group"] in ("sealed", "fresh")]
+    told = [s for s in json.loads(read_text(REPORT))["shapes"] if s["group"] in ("sealed", "fresh")]
     assert len(found) == 2 * len(told) and len({s.key for s in found}) == len(told)
     assert sum(s.log_gain == 0 for s in found[: len(told)]) == sum(s["same_launch"] for s in told)
     stock = parse_program("def schedule(shape, gpu):\n    return 0, None, 0\n")
@@ -188,6 +189,10 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
         broken.write_text(text)
         with pytest.raises(UserError, match="cannot be read as a report"):
             confirmed_shapes([broken], champion, target, static)
+    cut = tmp_path / "confirm.json.gz"
+    cut.write_bytes(REPORT.read_bytes()[:1000])
+    with pytest.raises(UserError, match="is cut off"):
+        confirmed_shapes([cut], champion, target, static)
 
 
 @pytest.mark.slow

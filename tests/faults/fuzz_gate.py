@@ -1,18 +1,24 @@
 """Coverage-guided fuzzing of the gate, what runs and translates programs, and the parser of answers.
 
-    pip install -e '.[fuzz]' && python tests/faults/fuzz_gate.py --seconds 30
+    pip install -e '.[fuzz]' && python tests/faults/fuzz_gate.py --seconds 30 [--corpus FOLDER]
 
-Starts from the seeds and the hostile programs. Whatever the gate lets through is checked by a second, much simpler
-reading of the syntax tree, and must run in the sandbox and be translated to C++, or be refused there, without an
-exception of ours. Ends with exit code 0, or with the input that broke something.
+Starts from the seeds, the hostile programs and the inputs that earlier hours found worth keeping (`KEPT`). Whatever the
+gate lets through is checked by a second, much simpler reading of the syntax tree, and must run in the sandbox and be
+translated to C++, or be refused there, without an exception of ours. One program of `COMPILED_OF` is compiled and
+loaded, too, and must answer as the sandbox does. Ends with exit code 0, or with the input that broke something.
+
+`--corpus` is a folder of inputs to start from and to add new ones to; `tests/faults/test_fuzz_corpus.py` puts the kept
+ones through the same checks without atheris.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import sys
 import tempfile
+import zipfile
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -28,6 +34,12 @@ if TYPE_CHECKING:
 
 ONE_INPUT_S = 120
 """Wall time after which one input counts as a hang; a busy machine stretches the second that the longest takes."""
+
+COMPILED_OF = 16
+"""Compiling takes a second, translating a millisecond."""
+
+KEPT = ROOT / "tests/fixtures/fuzz-corpus.zip"
+"""Inputs of earlier hours, as few as reach every place that any of them reached."""
 
 PERMITTED = {
     "Module", "Import", "ImportFrom", "alias", "FunctionDef", "arguments", "arg", "Return", "Assign", "AugAssign", "If",
@@ -109,9 +121,14 @@ def check_program(source: str) -> int:
     if parse_program(ast.unparse(program.tree)).normal_form != program.normal_form:
         raise Hole("the normal form changes with the layout")
     sandbox, native = runners()
-    sandbox.ask(program)
+    answers = sandbox.ask(program)
     with suppress(NotNative):
         native.translate(program, {})
+        if int(hashlib.sha256(program.normal_form.encode()).hexdigest(), 16) % COMPILED_OF == 0:
+            with native.compile(program) as compiled:
+                (found,) = compiled.run([()])
+            if found is not None and found.decisions() != answers.decisions:
+                raise Hole(f"native code answers {found.decisions()}, the sandbox {answers}")
     return 0
 
 
@@ -127,6 +144,18 @@ def check_answer(text: str) -> None:
             raise Hole("an answer was refused without a reason") from None
 
 
+def check_input(data: bytes) -> None:
+    """Put one input of the fuzzer to its check: answers begin with A, programs with anything else."""
+    text = data[1:].decode("utf-8", "surrogateescape")
+    check_answer(text) if data[:1] == b"A" else check_program(text)
+
+
+def kept_inputs() -> list[bytes]:
+    """Inputs of `KEPT`."""
+    with zipfile.ZipFile(KEPT) as kept:
+        return [kept.read(name) for name in kept.namelist()]
+
+
 def starting_points() -> list[str]:
     """Seeds and hostile programs."""
     paths = [*sorted((ROOT / "seeds").glob("*.py")), *sorted((ROOT / "tests/hostile").glob("*.py"))]
@@ -137,6 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seconds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--corpus", type=Path, help="folder of inputs to start from and to add to")
     options = parser.parse_args()
     try:
         import atheris
@@ -148,13 +178,11 @@ def main() -> int:
             import_module(name)
     atheris.instrument_func(check_program)
 
-    def one(data: bytes) -> None:
-        text = data[1:].decode("utf-8", "surrogateescape")
-        check_answer(text) if data[:1] == b"A" else check_program(text)
-
     with tempfile.TemporaryDirectory(prefix="fuzz-gate-") as folder:
-        corpus = Path(folder) / "corpus"
-        corpus.mkdir()
+        corpus = options.corpus or Path(folder) / "corpus"
+        corpus.mkdir(parents=True, exist_ok=True)
+        for index, data in enumerate(kept_inputs()):
+            (corpus / f"{index}.kept").write_bytes(data)
         for index, source in enumerate(starting_points()):
             (corpus / f"{index}.p").write_bytes(b"P" + source.encode())
             if index % 8 == 0:
@@ -167,7 +195,8 @@ def main() -> int:
             "-max_len=8000",
             f"-timeout={ONE_INPUT_S}",
         ]
-        atheris.Setup([sys.argv[0], str(corpus), f"-dict={folder}/tokens", f"-artifact_prefix={folder}/", *limits], one)
+        atheris.Setup([sys.argv[0], str(corpus), f"-dict={folder}/tokens", f"-artifact_prefix={folder}/", *limits],
+                      check_input)  # fmt: skip
         atheris.Fuzz()
     return 0
 

@@ -14,6 +14,7 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu, Mode,
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
 from evaluators.fa3.launch import canonical_launch
 from evaluators.language.gate import Program
+from evolve.assets import read_text
 from evolve.errors import UserError
 from evolve.export.certify.classes import CallClass, class_of_view
 from evolve.export.evidence.answers import ask
@@ -41,7 +42,7 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
     """The unseen shapes of reports, with what the program's launch on the target gained there.
 
     Args:
-        files: `confirm.json` of several runs; a shape that two of them hold counts with the worse of both.
+        files: `confirm.json` of several runs, gzipped or not; a shape that two hold counts with the worse of both.
         program: whose launches count; the reports may be of another one that launches the same.
         target: what is left of a decision on it.
         domain: modes in which it decides.
@@ -74,7 +75,7 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        report: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        report: dict[str, Any] = json.loads(read_text(file))
         if report["setting"] in SETTINGS and isinstance(report["shapes"], list) and report["against"]:
             return report
         raise ValueError(f"setting {report['setting']!r}")
