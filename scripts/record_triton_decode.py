@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
-from evaluators.data.contract import Cache, Mode, Setting
+from evaluators.data.contract import SETTINGS
 from evaluators.data.workloads import Case, Split, llama31_70b
 from evaluators.latencies.table import slice_rows
 from evaluators.measure.device import ClockLog, current_device
@@ -39,7 +39,6 @@ WORKLOAD = "llama31-70b"
 ROUNDS = 4
 """Even, so that the oracle is chosen on one half of the rounds and scored on the other."""
 
-PAGE_SIZE = 16
 GROUP, HEAD_DIM = 8, 128
 """Query heads per KV head and head_dim of every shape of the workload: what else is compiled in."""
 
@@ -171,14 +170,13 @@ def main() -> None:
     """Compile, then measure until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=560, help="from start to end, compilation included")
-    parser.add_argument("--paged", action="store_true", help=f"KV in pages of {PAGE_SIZE} keys, scattered")
+    parser.add_argument("--paged", action="store_true", help="KV in pages, scattered")
     parser.add_argument("-o", type=Path, required=True, help="folder of slice.jsonl and log.json; continued")
     options = parser.parse_args()
     started = time.monotonic()
-    page_size = PAGE_SIZE if options.paged else 0
-    setting = Setting("triton_decode", Mode.METADATA, Cache.COLD, page_size=page_size)
+    setting = SETTINGS["triton_decode-paged-cold" if options.paged else "triton_decode-metadata-cold"]
     options.o.mkdir(parents=True, exist_ok=True)
-    compiled = compile_all(page_size)
+    compiled = compile_all(setting.page_size)
     ready = time.monotonic()
     for c in compiled:
         if c.refused:
@@ -195,7 +193,7 @@ def main() -> None:
     }  # fmt: skip
     path = options.o / "slice.jsonl"
     done = begun(path, head)
-    timer = ShapeTimer(setting, provider, device.gpu())  # type: ignore[arg-type]
+    timer = ShapeTimer(setting, provider, device.gpu())
     clocks = ClockLog(device.uuid)
     cells = shapes = 0
     first = time.monotonic()

@@ -63,10 +63,7 @@ def modelled_time(kind, programs, longest, mean, total, splits, idle, num_sms):
 
 def measured(step):
     # Numbers of splits, and of blocks per split, at which recordings hold launches.
-    for known in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]:
-        if step == known:
-            return True
-    return False
+    return sum(step == known for known in [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]) > 0
 
 
 def schedule(shape, gpu):
@@ -104,7 +101,7 @@ def blocks_per_split(work, gpu):
     for blocks in range(1, 65):
         splits = min(work.num_splits, -(-work.max_n_blocks // blocks))
         step = splits if even else blocks
-        if not (even and splits == work.max_n_blocks or measured(step)):
+        if not measured(step) and not (even and splits == work.max_n_blocks):
             continue
         parts = 0
         longest = 1

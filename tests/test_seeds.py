@@ -7,7 +7,7 @@ import struct
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, examples, seed
+from conftest import FA3_SETTINGS, ROOT, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,7 +43,7 @@ def test_seeds_pass_the_gate(name: str) -> None:
 
 @settings(max_examples=examples(100))
 @given(
-    st.sampled_from(sorted(SETTINGS)),
+    st.sampled_from(sorted(FA3_SETTINGS)),
     st.integers(1, 64),
     st.integers(1, 40_000),
     st.sampled_from([(64, 8), (32, 4), (16, 2), (8, 1), (64, 1), (32, 32)]),

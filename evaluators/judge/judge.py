@@ -317,7 +317,7 @@ class Judge:
                 name=case_id,
                 shape=facts.case.shape,
                 view=facts.view,
-                work=facts.work,
+                work=facts.works[self.target.work_at(outcome.shown)],
                 decided=outcome.shown,
                 best=known.best,
                 speedup=math.exp(log_speedup),

@@ -43,7 +43,7 @@ class GpuBench:
         """
         self.setting, self._seed = setting, seed
         try:
-            self.provider = open_provider(setting.provider, library)
+            self.provider = open_provider(setting.provider, library, paged=setting.paged)
         except ProviderUnavailable as error:
             raise MeasureError(MeasureErrorKind.UNAVAILABLE, str(error)) from error
         self.device = claim_gpu()

@@ -89,6 +89,9 @@ def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -
     if request["open_builtins"]:
         # Tests of the confinement itself run code that the gate would refuse.
         builtins = vars(sys.modules["builtins"])
+    knobs, variants, work_at = questions["knobs"], questions["variants"], questions["work_at"]
+    names, width = [name for name, *_ in knobs], len(knobs)
+    fewest, most = questions["blocks"]
     scope: dict[str, Any] = {"__builtins__": builtins, "__name__": "heuristic"}
     exec(code, scope)
     schedule = scope["schedule"]
@@ -96,14 +99,11 @@ def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -
     shape_class = view_class("Shape", questions["shape_fields"])
     work_class = view_class("Work", questions["work_fields"])
     gpu = view_class("Gpu", list(questions["gpu"]))(*questions["gpu"].values())
-    knobs, variants, work_at = questions["knobs"], questions["variants"], questions["work_at"]
-    names = [name for name, *_ in knobs]
-    fewest, most = questions["blocks"]
     rows = []
     for index, (shape, stock, works) in enumerate(questions["rows"]):
         request["at"] = index
         answer = schedule(shape_class(*shape), gpu)
-        if type(answer) is not tuple or len(answer) != len(knobs):
+        if type(answer) is not tuple or len(answer) != width:
             raise BadAnswer(f"schedule must return ({', '.join(names)})")
         for value, (name, low, high, values, flag) in zip(answer, knobs, strict=True):
             if not flag:

@@ -31,7 +31,7 @@ from evaluators.data.questions import Question
 from evaluators.language.cpp.compiler import CompileError, compile_library, find_compiler
 from evaluators.language.gate import Program
 from evaluators.language.literals import Number
-from evaluators.language.native import SHAPE_FIELDS, WORK_FIELDS, Range, library_source, ranges_of
+from evaluators.language.native import Range, library_source, ranges_of
 from evaluators.sandbox import confine
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.sandbox.process import START_UP_S, Limits
@@ -67,17 +67,18 @@ class NativeCompiler:
             target: whose schedule programs decide.
         """
         self.limits, self.count, self.target = limits, len(questions), target
-        self._ranges = ranges_of(gpu, questions)
+        self._gpu, self._ranges = gpu, ranges_of(gpu, questions, target)
+        works = [work for q in questions for work in q.works]
 
         def column(rows: Sequence[Sequence[int]]) -> bytes:
             return array("q", [int(value) for row in rows for value in row]).tobytes()
 
         self.columns = {
-            "shape": column([[getattr(q.shape, f) for f in SHAPE_FIELDS] for q in questions]),
+            "shape": column([[getattr(q.shape, f) for f in target.shape_fields] for q in questions]),
             "stock": column([[q.stock_num_splits] for q in questions]),
-            "work": column([[getattr(q.works[0], f) for f in WORK_FIELDS] for q in questions]),
-            "lengths": column([[len(q.works[0].n_blocks)] for q in questions]),
-            "blocks": column([q.works[0].n_blocks for q in questions]),
+            "work": column([[getattr(work, f) for f in target.work_fields] for work in works]),
+            "lengths": column([[len(work.n_blocks)] for work in works]),
+            "blocks": column([work.n_blocks for work in works]),
         }
 
     def compile(self, program: Program, bounds: Mapping[int, Range] | None = None) -> NativeProgram:
@@ -112,7 +113,10 @@ class NativeCompiler:
         """The C++ of a program; arguments and errors as of `compile`."""
         wall_s = TRANSLATE_S + START_UP_S
         limits = {"memory_mb": TRANSLATE_MB, "cpu_s": TRANSLATE_S, "wall_s": wall_s, "parent": os.getpid()}
-        request = {"source": program.source, "bounds": dict(bounds), "ranges": asdict(self._ranges), "limits": limits}
+        request = {
+            "source": program.source, "bounds": dict(bounds), "ranges": asdict(self._ranges), "limits": limits,
+            "target": self.target.name,
+        }  # fmt: skip
         try:
             done = subprocess.run(
                 [sys.executable, "-s", "-S", "-P", "-B", str(TRANSLATE)],
@@ -131,7 +135,7 @@ class NativeCompiler:
         if "text" not in reply:
             reply.setdefault("refused", "the translator did not end within its limits of time and memory")
             raise NotNative(str(reply["refused"]))
-        return library_source(str(reply["text"]), self._ranges)
+        return library_source(str(reply["text"]), self._gpu, self._ranges, self.target)
 
 
 class NativeProgram:
@@ -196,14 +200,14 @@ class NativeProgram:
 
     def _answer(self) -> DecisionArrays | None:
         """One table; a process that ends instead leaves that vector without an answer."""
-        count = self._table.count
-        raw = self._read(8 + 16 * count, self._table.limits.time_s)
+        count, width = self._table.count, len(self._table.target.answer_names)
+        raw = self._read(8 + 4 * width * count, self._table.limits.time_s)
         if raw is None:
             self._stop()
             return None
         if int.from_bytes(raw[:8], "little") != count:
             return None
-        rows = np.frombuffer(raw, np.int32, 4 * count, 8).reshape(count, 4).astype(np.int64)
+        rows = np.frombuffer(raw, np.int32, width * count, 8).reshape(count, width).astype(np.int64)
         return DecisionArrays(self._table.target, rows)
 
     def _start(self) -> None:
@@ -215,7 +219,7 @@ class NativeProgram:
         }
         head = {
             **self._table.columns, "library": str(self._library), "count": self._table.count,
-            "numbers": self._numbers, "limits": limits,
+            "width": len(self._table.target.answer_names), "numbers": self._numbers, "limits": limits,
         }  # fmt: skip
         request = marshal.dumps(head)
         try:

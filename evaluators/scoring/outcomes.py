@@ -47,7 +47,7 @@ class CaseFacts:
     case: Case
     question: Question
     view: dict[str, int | bool]
-    work: dict[str, int]
+    works: tuple[dict[str, int], ...]
     baseline: AnyDecision
     baseline_launch: str
 
@@ -94,10 +94,11 @@ class Outcomes:
         baseline = self.spelled(case, target.baseline(self.setting))
         question = self.question(case.shape)
         asks_work = target.asks_work(self.setting)
-        work = {n: getattr(question.works[0], n) for n in target.work_fields} if asks_work else {}
+        works = question.works if asks_work else ()
+        fields = tuple({n: getattr(work, n) for n in target.work_fields} for work in works) or ({},)
         launch = self.launch(case, baseline)
         view = {n: getattr(question.shape, n) for n in target.shape_fields}
-        return CaseFacts(case, question, view, work, baseline, launch.key)
+        return CaseFacts(case, question, view, fields, baseline, launch.key)
 
     def known(self, case_id: str) -> ShapeGains:
         """Gains of all known launches of one case; the same object until the source knows more."""

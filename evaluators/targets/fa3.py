@@ -17,14 +17,15 @@ from evaluators.data.contract import (
     WorkView,
     baseline_decision,
 )
+from evaluators.data.evaluation import Opportunity
 from evaluators.data.launches import Cell, Grid
 from evaluators.data.questions import Question
 from evaluators.fa3 import words
 from evaluators.fa3.actions import SM_MARGINS, recorded_actions
 from evaluators.fa3.dispatch import ceil_div, num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.fa3.interpolation import ShapeCells
-from evaluators.fa3.launch import Launch, canonical_launch, spelled_out, workspace_bytes
-from evaluators.targets.target import Knob, Target
+from evaluators.fa3.launch import COMBINE_BUCKETS, Launch, canonical_launch, spelled_out, workspace_bytes
+from evaluators.targets.target import EditRules, Knob, Target
 
 MAX_BLOCKS_PER_SPLIT = 2**31 - 1
 
@@ -41,6 +42,7 @@ class Fa3(Target[Decision, Launch]):
     answer_names = ("num_splits", "pack_gqa", "sm_margin", "blocks_per_split")
     flags = frozenset({"pack_gqa"})
     cell_columns = ("num_splits", "blocks_per_split", "pack_gqa", "sm_margin")
+    edits = EditRules(top_splits=32, most_blocks=0, tile_factors=("num_heads_kv", "num_m_blocks"))
     how_to_read = words.HOW_TO_READ
     workspace_rule = "num_splits * batch * num_heads_q * (head_dim + 1) * 4 bytes"
     recordable = words.RECORDABLE
@@ -155,6 +157,35 @@ class Fa3(Target[Decision, Launch]):
     def block_n(self, shape: DecodeShape, setting: Setting) -> int:
         """See `Target.block_n`."""
         return shape_view(shape, setting).block_n
+
+    def own(self, opportunity: Opportunity, gpu: Gpu) -> tuple[int, int]:
+        """See `Target.own`: FA3's own choices; no blocks in static mode."""
+        view = ShapeView(**opportunity.view)  # type: ignore[arg-type]
+        blocks = 0
+        if opportunity.work:
+            work = WorkView(**opportunity.work, num_splits=0, n_blocks=())
+            blocks = stock_blocks_per_split(work, gpu.num_sms)
+        return num_splits_heuristic(view, gpu.num_sms), blocks
+
+    def stand_in(
+        self, opportunity: Opportunity, setting: Setting, num_splits: int, blocks: int, variant: tuple[int, ...]
+    ) -> Decision | None:
+        """See `Target.stand_in`."""
+        if num_splits <= 1 or setting.mode is Mode.STATIC:
+            return Decision(max(1, num_splits)) if num_splits <= MAX_NUM_SPLITS else None
+        if num_splits > MAX_NUM_SPLITS:
+            return None
+        longest = opportunity.work["max_n_blocks"]
+        blocks = max(1, min(blocks, longest))
+        bucket = next(b for b in COMBINE_BUCKETS if num_splits <= b)
+        if -(-longest // blocks) <= num_splits:
+            # Any cap of the same combine kernel will do, as long as as many splits run.
+            return Decision(bucket, blocks_per_split=blocks)
+        return Decision(num_splits, blocks_per_split=blocks if opportunity.shape.ragged else 1)
+
+    def returned(self, num_splits: str, variant: tuple[int, ...]) -> str:
+        """See `Target.returned`."""
+        return f"{num_splits}, None, 0"
 
     def dense(self, rows: Any) -> tuple[Any, int]:
         """See `Target.dense`; recorded tables hold few launches with a margin."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Generic, Protocol, TypeVar
 
 from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.evaluation import Opportunity
 from evaluators.data.launches import AnyDecision, AnyLaunch, Cell, Grid, Latency
 from evaluators.data.questions import Question
 
@@ -43,6 +44,21 @@ class Knob:
         return value in self.values if self.values else self.low <= value <= self.high
 
 
+@dataclass(frozen=True, slots=True)
+class EditRules:
+    """What edits of programs must know of a target's answers.
+
+    Attributes:
+        top_splits: largest num_splits that an edit writes.
+        most_blocks: largest blocks_per_split that it writes; 0 for no bound.
+        tile_factors: fields of `work` whose product with the splits of all sequences is the number of programs.
+    """
+
+    top_splits: int
+    most_blocks: int
+    tile_factors: tuple[str, ...]
+
+
 class ShapeLatencies(Protocol[Asked]):
     """Recorded launches of one shape, and what lies between them."""
 
@@ -74,6 +90,7 @@ class Target(ABC, Generic[D, L]):
         answer_names: fields of decisions in the order of answers: those of `schedule`, then of `blocks_per_split`.
         flags: knobs that are flags.
         cell_columns: fields of decisions, in the order in which recordings hold them.
+        edits: what edits of programs must know.
         how_to_read: notation of feedback, in words.
         workspace_rule: bytes of workspace of a decision, in words.
         recordable: which launches recordings know of, in words.
@@ -91,6 +108,7 @@ class Target(ABC, Generic[D, L]):
     answer_names: tuple[str, ...]
     flags: frozenset[str] = frozenset()
     cell_columns: tuple[str, ...]
+    edits: EditRules
     how_to_read: str
     workspace_rule: str
     recordable: str
@@ -155,6 +173,45 @@ class Target(ABC, Generic[D, L]):
     @abstractmethod
     def block_n(self, shape: DecodeShape, setting: Setting) -> int:
         """Keys by which a neighbouring shape is longer or shorter by a block."""
+
+    @abstractmethod
+    def own(self, opportunity: Opportunity, gpu: Gpu) -> tuple[int, int]:
+        """num_splits and blocks per split that an answer of 0, or of the least there is, comes to on a shape."""
+
+    @abstractmethod
+    def stand_in(
+        self, opportunity: Opportunity, setting: Setting, num_splits: int, blocks: int, variant: tuple[int, ...]
+    ) -> D | None:
+        """A decision that stands for all that launch the same, so that few have to be looked up; None for none.
+
+        Args:
+            opportunity: the shape.
+            setting: how decode calls reach the kernel.
+            num_splits: as decided.
+            blocks: per split.
+            variant: one of `variants`; empty where there are none.
+        """
+
+    def variant_of(self, decision: D) -> tuple[int, ...]:
+        """Which of the variants a decision takes; empty where there are none."""
+        return () if self.variants is None else self.answer(decision)[1:-1]
+
+    @abstractmethod
+    def returned(self, num_splits: str, variant: tuple[int, ...]) -> str:
+        """What a program's `schedule` returns for an expression of num_splits."""
+
+    def keys_per_block(self, opportunity: Opportunity, variant: tuple[int, ...]) -> int:
+        """Keys of a block of `blocks_per_split`."""
+        if not self.work_knob:
+            return int(opportunity.view["block_n"])
+        return variant[self.answer_names.index(self.work_knob) - 1]
+
+    def work_at(self, decision: D) -> int:
+        """Which of a question's `works` belongs to a decision."""
+        if not self.work_knob:
+            return 0
+        knob = next(k for k in self.knobs(Gpu()) if k.name == self.work_knob)
+        return knob.values.index(getattr(decision, self.work_knob))
 
     @abstractmethod
     def dense(self, rows: Any) -> tuple[Any, int]:

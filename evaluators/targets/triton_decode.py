@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from evaluators.data.contract import DecodeShape, Gpu, Setting, baseline_decision
+from evaluators.data.evaluation import Opportunity
 from evaluators.data.launches import Cell, Grid
 from evaluators.data.questions import Question
 from evaluators.fa3.dispatch import ceil_div
@@ -14,7 +15,7 @@ from evaluators.fa3.dispatch import shape_view as fa3_shape_view
 from evaluators.fa3.dispatch import work_view as fa3_work_view
 from evaluators.fa3.launch import canonical_launch as fa3_launch
 from evaluators.fa3.launch import spelled_out as fa3_spelled_out
-from evaluators.targets.target import Knob, Target
+from evaluators.targets.target import EditRules, Knob, Target
 from evaluators.triton_decode import words
 from evaluators.triton_decode.actions import recorded_actions
 from evaluators.triton_decode.decision import (
@@ -55,6 +56,7 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
     work_knob = "block_n"
     answer_names = ("num_splits", "block_n", "num_warps", "num_stages", "blocks_per_split")
     cell_columns = ROW
+    edits = EditRules(top_splits=MAX_NUM_SPLITS, most_blocks=MAX_BLOCKS_PER_SPLIT, tile_factors=("num_heads_kv",))
     how_to_read = words.HOW_TO_READ
     workspace_rule = "num_splits * batch * num_heads_kv * max(16, qheads_per_kvhead) * (head_dim + 2) * 4 bytes"
     recordable = words.RECORDABLE
@@ -89,7 +91,7 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
         self, decision: TritonDecision, spelled: TritonDecision, question: Question, setting: Setting, gpu: Gpu
     ) -> TritonDecision:
         """See `Target.shown`."""
-        return spelled
+        return replace(spelled, blocks_per_split=decision.blocks_per_split) if spelled.num_splits else spelled
 
     def launch(self, shape: DecodeShape, setting: Setting, decision: TritonDecision, gpu: Gpu) -> TritonLaunch:
         """See `Target.launch`; with the splits that FA3 runs where the call is left to it."""
@@ -135,6 +137,28 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
     def block_n(self, shape: DecodeShape, setting: Setting) -> int:
         """See `Target.block_n`; blocks of all variants end where those of the widest do."""
         return BLOCK_NS[-1]
+
+    def own(self, opportunity: Opportunity, gpu: Gpu) -> tuple[int, int]:
+        """See `Target.own`: 0 splits leave the call to FA3."""
+        return 0, self.blocks.low
+
+    def stand_in(
+        self, opportunity: Opportunity, setting: Setting, num_splits: int, blocks: int, variant: tuple[int, ...]
+    ) -> TritonDecision | None:
+        """See `Target.stand_in`."""
+        if num_splits <= 0:
+            return FA3_STOCK
+        blocks = max(1, blocks)
+        if num_splits > MAX_NUM_SPLITS or blocks > MAX_BLOCKS_PER_SPLIT:
+            return None
+        if not opportunity.shape.ragged:
+            longest = ceil_div(opportunity.shape.seqlen_k, variant[0])
+            num_splits, blocks = min(num_splits, ceil_div(longest, blocks)), 1
+        return self.decided((num_splits, *variant, blocks))
+
+    def returned(self, num_splits: str, variant: tuple[int, ...]) -> str:
+        """See `Target.returned`."""
+        return f"{num_splits}, {', '.join(map(str, variant))}"
 
     def dense(self, rows: Any) -> tuple[Any, int]:
         """See `Target.dense`."""

@@ -90,7 +90,8 @@ class Prompts:
         cap_mb = description.get("workspace_cap_mb", UNKNOWN)
         values = {
             "measured": measured,
-            "language": describe(),
+            "variants": ", ".join(map(str, target.variants or ())),
+            "language": describe(target),
             "limits": textwrap.fill(limits_text(target, sandbox.time_s, sandbox.memory_mb, cap_mb), WIDTH),
             "recordable": textwrap.fill(recordable_text(target, live="measure" in description), WIDTH),
         }

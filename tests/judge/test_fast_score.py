@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import ROOT, examples
+from conftest import FA3_SETTINGS, ROOT, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +42,7 @@ def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers:
         evaluation = judge.evaluate(source)
         if evaluation.status is not Status.OK:
             continue
-        fits = scorer.fits(DecisionArrays.of(FA3, evaluation.decisions))
+        fits = scorer.fits(DecisionArrays.of(judge.target, evaluation.decisions))
         scored += 1
         assert fits is not None
         for split, score in ((Split.TRAIN, evaluation.train), (Split.HOLDOUT, evaluation.holdout)):
@@ -51,7 +51,7 @@ def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers:
             assert fit.score == pytest.approx(score.score, rel=1e-12)
             assert np.exp(fit.log_gain) == pytest.approx(score.geomean_speedup, rel=1e-12)
             assert fit.regressions == score.regressions
-    assert scored >= 5
+    assert scored >= 4
 
 
 @settings(max_examples=examples(15), deadline=None)
@@ -60,7 +60,7 @@ def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers:
     pack_gqa=st.sampled_from([-1, 0, 1]),
     sm_margin=st.sampled_from([0, 0, 0, 2]),
     blocks=st.integers(0, 400),
-    setting=st.sampled_from(list(SETTINGS)),
+    setting=st.sampled_from(FA3_SETTINGS),
 )
 def test_looks_up_what_the_judge_says(
     num_splits: int,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import TABLES, examples, seed
+from conftest import FA3_SETTINGS, TABLES, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +31,7 @@ from evaluators.scoring.score import shape_result, split_score
 
 
 @pytest.mark.parametrize("workload", ["llama31-70b", "bsc-160"])
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", sorted(FA3_SETTINGS))
 def test_shipped_tables_are_whole(workload: str, name: str) -> None:
     table = read_table(TABLES / workload / name)
     setting = SETTINGS[name]
@@ -209,7 +209,7 @@ def test_no_time_is_left_where_the_best_launch_runs(judge: Judge) -> None:
     assert at_best > 100
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", sorted(FA3_SETTINGS))
 def test_proposers_look_decisions_up_as_the_judge_does(judges: Mapping[str, Judge], name: str) -> None:
     judge, rng = judges[name], random.Random(name)
     found = 0

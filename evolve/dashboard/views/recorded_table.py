@@ -7,15 +7,15 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
-from typing import cast
 
-from evaluators.data.launches import AnyDecision
+from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Weighting, weights
 from evaluators.judge.judge import SEARCH_SPLITS
 from evaluators.latencies.latency import TableSource
 from evaluators.latencies.oracle import ShapeGains
 from evaluators.latencies.table import Table, restrict
 from evaluators.scoring.outcomes import Outcomes
+from evaluators.targets.target import AnyTarget
 from evolve.dashboard.views.documents import Cells, LaunchGrid, Outcome, ShapeCase
 
 CARD_FIELDS = ("workload", "setting", "build", "recorded", "rounds", "round_spread_median", "round_spread_p95")
@@ -93,16 +93,27 @@ class RecordedTable:
             else self._look_up.spelled(case, d)
             for d in (c.decision for c in cells)
         ]  # fmt: skip
-        columns = {
-            **{name: [getattr(d, name) for d in spelled] for name in self._look_up.target.cell_columns},
-            "live_splits": [mean_live(c.launch) for c in cells],
-            "median_us": [round(statistics.median(c.latencies_us), 3) for c in cells],
-            "low_us": [round(min(c.latencies_us), 3) for c in cells],
-            "high_us": [round(max(c.latencies_us), 3) for c in cells],
-            "speedup": [round(g.speedup, 5) for g in known.gains],
-            "error": [round(g.standard_error, 6) for g in known.gains],
-        }
-        return cast("Cells", columns)
+        target = self._look_up.target
+        return Cells(
+            num_splits=[d.num_splits for d in spelled],
+            blocks_per_split=[d.blocks_per_split for d in spelled],
+            pack_gqa=[getattr(d, "pack_gqa", None) for d in spelled],
+            sm_margin=[target.sm_margin(d) for d in spelled],
+            variant=[] if target.variants is None else [variant_text(target, d) for d in spelled],
+            live_splits=[self._mean_live(case, c) for c in cells],
+            median_us=[round(statistics.median(c.latencies_us), 3) for c in cells],
+            low_us=[round(min(c.latencies_us), 3) for c in cells],
+            high_us=[round(max(c.latencies_us), 3) for c in cells],
+            speedup=[round(g.speedup, 5) for g in known.gains],
+            error=[round(g.standard_error, 6) for g in known.gains],
+        )
+
+    def _mean_live(self, case: Case, cell: Cell) -> float:
+        """Mean live splits of a recorded launch, from its key where that names them: there are many."""
+        if ":" in cell.launch:
+            return mean_live(cell.launch)
+        live = self._look_up.launch(case, cell.decision).live_splits
+        return round(sum(live) / len(live), 3)
 
     def picks(self, rows: Sequence[str]) -> list[int]:
         """Which outcome each of a program's decisions comes to, by case.
@@ -135,19 +146,30 @@ class RecordedTable:
         found = self._look_up.of(self.cases[i].id, decision)
         result = found.result
         best = known.gains[known.oracle.cell].log_speedup
-        values = {
-            **self._look_up.target.cell_values(found.spelled),
-            "live_splits": round(found.mean_live_splits, 3),
-            "grid": self._grid(self.cases[i], found.spelled),
-            "latency_us": round(result.latency.median_us, 3) if result else None,
-            "speedup": round(result.speedup, 5) if result else None,
-            "error": round(result.gain.standard_error, 6) if result else None,
-            "left": round(math.exp(max(0.0, best - result.log_speedup)), 5) if result else None,
-            "regression": bool(result and result.regression),
-            "interpolated": bool(result and result.interpolated),
-            "changed": found.launch != known.cells[0].launch,
-        }
-        return cast("Outcome", values)
+        target = self._look_up.target
+        return Outcome(
+            num_splits=found.spelled.num_splits,
+            blocks_per_split=found.spelled.blocks_per_split,
+            pack_gqa=getattr(found.spelled, "pack_gqa", None),
+            sm_margin=target.sm_margin(found.spelled),
+            variant=variant_text(target, found.spelled),
+            live_splits=round(found.mean_live_splits, 3),
+            grid=self._grid(self.cases[i], found.spelled),
+            latency_us=round(result.latency.median_us, 3) if result else None,
+            speedup=round(result.speedup, 5) if result else None,
+            error=round(result.gain.standard_error, 6) if result else None,
+            left=round(math.exp(max(0.0, best - result.log_speedup)), 5) if result else None,
+            regression=bool(result and result.regression),
+            interpolated=bool(result and result.interpolated),
+            changed=found.launch != known.cells[0].launch,
+        )
+
+
+def variant_text(target: AnyTarget, decision: AnyDecision) -> str:
+    """What a decision is beside its splits, e.g. `64/4/3`; the baseline's kernel where that runs."""
+    if target.variants is None:
+        return ""
+    return "/".join(map(str, target.variant_of(decision))) if decision.num_splits else "FA3"
 
 
 def mean_live(launch: str) -> float:

@@ -108,17 +108,20 @@ _UPSTREAM, _VLLM_FORK, _SGL_FORK = (
 TARGETS: dict[str, ExportTarget] = {
     t.name: t
     for t in (
-        ExportTarget("fa3", TargetKind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
-        ExportTarget("fa3-vllm", TargetKind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]", _IN_HEADER),
-        ExportTarget("fa3-sgl", TargetKind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
+        ExportTarget("fa3", TargetKind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]",
+                     _IN_HEADER),
+        ExportTarget("fa3-vllm", TargetKind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]",
+                     _IN_HEADER),
+        ExportTarget("fa3-sgl", TargetKind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]",
+                     _IN_HEADER),
         ExportTarget("fa3-prepare", TargetKind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
-               "[FA3]", _IN_PREPARE),
+                     "[FA3]", _IN_PREPARE),
         ExportTarget("fa3-vllm-prepare", TargetKind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
-               Decision(num_splits=32), "[FA3]", _IN_PREPARE),
-        ExportTarget("fa3-sgl-prepare", TargetKind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(), "[FA3]",
-               _IN_PREPARE),
+                     Decision(num_splits=32), "[FA3]", _IN_PREPARE),
+        ExportTarget("fa3-sgl-prepare", TargetKind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(),
+                     "[FA3]", _IN_PREPARE),
         ExportTarget("vllm", TargetKind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
-               "[Attention]", _IN_VLLM),
+                     "[Attention]", _IN_VLLM),
         ExportTarget("fa4", TargetKind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
         ExportTarget("python", TargetKind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
             "blocks_per_split": "no argument of FA3's Python interface takes it",
