@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Command
+from json_schemas import check
 from triton_programs import BY_LENGTH
 
 from evaluators.triton_decode.views import TritonShapeView, TritonWorkView
@@ -159,9 +160,13 @@ def test_a_program_of_fa3_is_refused(evosplit: Command, tmp_path: Path) -> None:
 
 def test_a_setting_that_a_program_knows_nothing_of_is_named(evosplit: Command, tmp_path: Path) -> None:
     seed = ROOT / "seeds" / "triton_waves_paged.py"
-    result = evosplit("export", seed, "--target", "triton-python", "-o", tmp_path / "out")
+    result = evosplit("export", seed, "--target", "triton-python", "-o", tmp_path / "out", "--json")
     assert result.code == 0
-    assert "not for triton_decode-metadata-cold: it decides for launches that nobody measured" in result.out
+    check("export-engine", result.json)
+    assert result.json["measured"]["refused"] == {
+        "triton_decode-metadata-cold": "it decides for launches that nobody measured"
+    }
+    check("export-engine", json.loads((tmp_path / "out" / "provenance.json").read_text()))
 
 
 def test_writes_over_nothing(evosplit: Command, program: Path, tmp_path: Path) -> None:
