@@ -157,6 +157,7 @@ def start(name: str, folder: Path, options: dict[str, Any], domain: str, command
     changes, attention = meaning_of(name)
     environment = {
         **os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "EVOSPLIT_PLUGIN_DOMAIN": domain, **changes,
     }  # fmt: skip
     process = subprocess.Popen(
@@ -217,7 +218,7 @@ def probe_differences(arms: Sequence[Arm]) -> dict[str, Any]:
     """How far answers to the probe are from the baseline's, while tokens still agree."""
     answers = {arm.name: arm.ask("probe")["probe"] for arm in arms}
     base = answers[arms[0].name]
-    told = {}
+    told: dict[str, Any] = {"logprobs": sorted(round(log, 3) for rows in base.values() for _, log in rows)}
     for arm in arms[1:]:
         agreeing, differences = 0, [0.0]
         for name, rows in base.items():
@@ -227,7 +228,9 @@ def probe_differences(arms: Sequence[Arm]) -> dict[str, Any]:
                 agreeing += 1
                 differences.append(abs(log - other_log))
         total = sum(len(rows) for rows in base.values())
-        told[arm.name] = {"tokens_equal": agreeing, "of": total, "largest_logprob_difference": max(differences)}
+        # NaN is larger than all.
+        largest = math.nan if any(map(math.isnan, differences)) else max(differences)
+        told[arm.name] = {"tokens_equal": agreeing, "of": total, "largest_logprob_difference": largest}
     return told
 
 
@@ -280,8 +283,9 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
                   "kv_bytes": model.kv_bytes, "vocabulary": model.config["vocab_size"], "engine": engine}  # fmt: skip
     rng = random.Random(options.seed)
     arms: list[Arm] = []
-    card: dict[str, Any] = {"options": {k: str(v) for k, v in vars(options).items()}, "domain": domain,
-                            "model": model.config, "kv_tokens": model.kv_tokens, "skipped": {}}  # fmt: skip
+    card: dict[str, Any] = {"baseline": options.arms[0], "options": {k: str(v) for k, v in vars(options).items()},
+                            "domain": domain, "model": model.config, "kv_tokens": model.kv_tokens,
+                            "skipped": {}}  # fmt: skip
     results: list[dict[str, Any]] = []
     try:
         for name in options.arms:

@@ -92,8 +92,8 @@ class Rule:
     def blocks_by_length(self, call: Call, schedule: Schedule) -> Callable[[int, int], int] | None:
         """The rule by mean and greatest number of blocks, for `by_length.answers_of`; None where 1 always does.
 
-        It is asked about one sequence of the greatest length among others that are even. Of uniform batches, and of
-        rules that read the total and the greatest alone, nothing is lost by that.
+        It is asked about one sequence of the greatest length among others that are even. Of even batches, and of rules
+        that read the total and the greatest alone, nothing is lost by that.
         """
         if self.blocks_per_split is None or schedule.num_splits == 1:
             return None

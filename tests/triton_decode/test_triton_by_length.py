@@ -42,8 +42,20 @@ def test_the_device_finds_what_the_rule_said(seed: int) -> None:
     seqlens = [rng.choice([0, 1, 500, 30_000, capacity + 999, rng.randint(0, capacity)]) for _ in range(seed + 1)]
     look_up(torch.tensor(seqlens, dtype=torch.int32, device=DEVICE), table, found, block_n=32, capacity=capacity)
     blocks = [max(1, -(-min(capacity, n) // 32)) for n in seqlens]
-    mean, greatest = (blocks_at(entry_of(b)) for b in (-(-sum(blocks) // len(blocks)), max(blocks)))
+    mean, greatest = -(-sum(blocks) // len(blocks)), max(blocks)
+    if mean != greatest:
+        mean, greatest = (min(capacity // 32, blocks_at(entry_of(b) + 1) - 1) for b in (mean, greatest))
     assert found.item() == 10_000 * mean + greatest
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 33, 65, 1000])
+def test_even_batches_are_asked_about_exactly(n: int) -> None:
+    table = table_of(answers_of(lambda mean, greatest: 10_000 * mean + greatest, 1000), DEVICE)
+    found = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+    # The last of them holds one key of its last block: the mean is rounded up.
+    seqlens = torch.tensor([32 * n, 32 * n, 32 * n - 31], dtype=torch.int32, device=DEVICE)
+    look_up(seqlens, table, found, block_n=32, capacity=32_000)
+    assert found.item() == 10_000 * n + n
 
 
 @pytest.mark.parametrize("blocks", [-3, 0, 1, 2, 5, 100])
