@@ -36,8 +36,8 @@ def blocks_at(entry: int) -> int:
 def answers_of(rule: Callable[[int, int], int], max_blocks: int) -> list[int]:
     """Answers of a rule.
 
-    The first COLUMNS * COLUMNS are for uneven batches, by entry of the mean, then of the greatest number of blocks. Those
-    for even batches follow, by the number of blocks from 0 to `max_blocks`.
+    The first COLUMNS * COLUMNS are for uneven batches, by entry of the mean, then of the greatest number of blocks.
+    Those for even batches follow, by the number of blocks from 0 to `max_blocks`.
 
     Args:
         rule: blocks per split by the mean and the greatest number of blocks of a batch; both at least 1, the mean not
