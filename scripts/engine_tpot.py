@@ -178,8 +178,12 @@ def turns(arms: Sequence[Arm], rng: random.Random) -> Iterator[Arm]:
     yield from (*order, *reversed(order))
 
 
-def measure(arms: Sequence[Arm], lengths: list[int], rng: random.Random, until: float) -> list[dict[str, list[float]]]:
+def measure(
+    arms: Sequence[Arm], lengths: list[int], rng: random.Random, seconds: float, deadline: float
+) -> list[dict[str, list[float]]]:
     """Rounds of a shape: per arm its steps in seconds, two turns each; the arms end with no requests.
+
+    `seconds` are those of the steps, without prefill.
 
     Raises:
         ArmError: an engine failed.
@@ -188,6 +192,7 @@ def measure(arms: Sequence[Arm], lengths: list[int], rng: random.Random, until: 
     try:
         for arm in arms:
             arm.ask("begin", lengths=lengths)
+        until = min(time.monotonic() + seconds, deadline)
         while len(rounds) < MAX_ROUNDS and time.monotonic() < until:
             found: dict[str, list[float]] = {arm.name: [] for arm in arms}
             for arm in turns(arms, rng):
@@ -283,7 +288,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
                   "kv_bytes": model.kv_bytes, "vocabulary": model.config["vocab_size"], "engine": engine}  # fmt: skip
     rng = random.Random(options.seed)
     arms: list[Arm] = []
-    card: dict[str, Any] = {"baseline": options.arms[0], "options": {k: str(v) for k, v in vars(options).items()},
+    given = {name: str(value) for name, value in vars(options).items() if name != "output"}
+    card: dict[str, Any] = {"baseline": options.arms[0], "options": given,
                             "domain": domain, "model": model.config, "kv_tokens": model.kv_tokens,
                             "skipped": {}}  # fmt: skip
     results: list[dict[str, Any]] = []
@@ -299,7 +305,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
                     card["skipped"][shape] = "no time left"
                     continue
                 try:
-                    rounds = measure(arms, lengths, rng, time.monotonic() + options.shape_seconds)
+                    rounds = measure(arms, lengths, rng, options.shape_seconds, deadline)
                 except ArmError as error:
                     card["skipped"][shape] = str(error)
                     print(f"{shape}: {error}", file=sys.stderr, flush=True)
@@ -313,8 +319,9 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     finally:
         for arm in arms:
             arm.process.kill()
-        card["plugin_log"] = {a.name: [line.strip() for line in a.log.read_text(errors="replace").splitlines()
-                                       if "evosplit:" in line][:8] for a in arms}  # fmt: skip
+        card["plugin_log"] = {a.name: [line[line.index("evosplit:"):].strip() for line in
+                                       a.log.read_text(errors="replace").splitlines() if "evosplit:" in line][:8]
+                              for a in arms}  # fmt: skip
         (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
         write_results(folder / "result.csv", results)
     print_results(results)
