@@ -18,6 +18,9 @@ import triton.language as tl
 COLUMNS = 128
 """Entries per row of the table of uneven batches: enough for 262,143 blocks."""
 
+UNEVEN = 4
+"""A batch is planned for a longest sequence of up to so many times the mean; programs without keys cost time, too."""
+
 _EXACT = 16
 
 
@@ -63,19 +66,22 @@ def _most_blocks_at(entry: int, max_blocks: int) -> int:
 
 
 def most_splits(answers: list[int], max_blocks: int) -> int:
-    """Programs that the longest sequence of any batch has work for; a grid needs no more.
+    """Programs that a grid needs per tile: as many as the longest sequence of any batch has work for.
+
+    A sequence that is longer than UNEVEN times the mean does with so many, too.
 
     Args:
         answers: see `answers_of`.
         max_blocks: of a sequence.
     """
+    most = max(-(-n // answers[COLUMNS * COLUMNS + n]) for n in range(1, max_blocks + 1))
     last = entry_of(max_blocks)
-    uneven = max(
-        -(-_most_blocks_at(column, max_blocks) // answers[row * COLUMNS + column])
-        for row in range(1, last + 1)
-        for column in range(row, last + 1)
-    )
-    return max(uneven, *(-(-n // answers[COLUMNS * COLUMNS + n]) for n in range(1, max_blocks + 1)))
+    for row in range(1, last + 1):
+        for column in range(row, last + 1):
+            greatest = _most_blocks_at(column, max_blocks)
+            if greatest <= UNEVEN * _most_blocks_at(row, max_blocks):
+                most = max(most, -(-greatest // answers[row * COLUMNS + column]))
+    return most
 
 
 def table_of(answers: list[int], device: torch.device | str = "cuda") -> torch.Tensor:

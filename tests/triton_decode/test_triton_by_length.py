@@ -26,11 +26,11 @@ def test_a_table_refuses_sequences_that_are_too_long() -> None:
 
 
 def test_a_grid_has_no_more_programs_than_the_longest_sequence_has_work_for() -> None:
-    answers = answers_of(lambda mean, _: 2 * mean, 300)
-    # One long sequence among many short ones: mean 1, two blocks to a program.
-    assert most_splits(answers, 300) == 150
-    assert most_splits(answers_of(lambda _, greatest: -(-greatest // 5), 300), 300) <= 6
     assert most_splits(answers_of(lambda *_: 64, 300), 300) == 5
+    assert most_splits(answers_of(lambda _, greatest: -(-greatest // 5), 300), 300) <= 6
+    # Fewer blocks to a program where few sequences are long: counted up to four times the mean.
+    assert most_splits(answers_of(lambda mean, _: mean, 300), 300) == 4
+    assert most_splits(answers_of(lambda mean, greatest: 1 if greatest > 4 * mean else 100, 300), 300) == 3
 
 
 @pytest.mark.parametrize("seed", range(8))
