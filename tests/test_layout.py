@@ -51,7 +51,8 @@ ORDER = (
     *(f"evolve.{name}" for name in (
         "errors", "assets", "secrets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",
         "search", "run", "decisions", "reports", "baselines", "sweep", "export.targets", "export.evidence",
-        "export.patch", "export.proof", "export.distill", "export.certify", "export.bundle", "dashboard", "api", "cli",
+        "export.patch", "export.proof", "export.distill", "export.certify", "export.bundle", "export.engine",
+        "dashboard", "api", "cli",
     )),
 )  # fmt: skip
 """Folders and lone modules; each imports only what stands before it."""
