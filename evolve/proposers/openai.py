@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
-from evolve.config import OpenAIConfig
+from evolve.config import EndpointConfig
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import CUT_OFF, Calls, EndpointCall, Request, Response
@@ -78,7 +78,7 @@ class OpenAIProposer:
 
     name = "openai"
 
-    def __init__(self, config: OpenAIConfig) -> None:
+    def __init__(self, config: EndpointConfig) -> None:
         """Open the clients.
 
         Raises:

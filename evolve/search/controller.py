@@ -20,7 +20,7 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.sandbox.process import SandboxUnavailable
 from evaluators.scoring.feedback import VERSION, render
-from evolve.config import OpenAIConfig, ReplayConfig, RunConfig
+from evolve.config import EndpointConfig, OpenAIConfig, ReplayConfig, RunConfig
 from evolve.errors import EXIT_MISSING, InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
 from evolve.journal.journal import Entry, Journal, open_journal
@@ -38,7 +38,7 @@ from evolve.journal.versions import versions_text
 from evolve.prompts.lessons import LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
-from evolve.proposers.base import EndpointStopped, Proposer
+from evolve.proposers.base import Attached, EndpointStopped, Proposer
 from evolve.search.bandit import open_choice
 from evolve.search.budget import Budget, BudgetSpent, Spend
 from evolve.search.ledger import Ledger, SearchProgress
@@ -234,6 +234,8 @@ class Controller:
         )
         tasks: dict[int, asyncio.Task[ProposalOutcome]] = {}
         try:
+            if isinstance(self._proposer, Attached):
+                self._proposer.attach(journal)
             await self._prepare()
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, journal.find(index))
@@ -243,7 +245,7 @@ class Controller:
                 # The order of the first run, also when it is replayed: k is sampled right after k - window.
                 while asked < min(self._total, committed + self._search.window):
                     if asked >= known:
-                        await self._begin(asked, journal.find(asked), tasks)
+                        await self._begin(asked, journal.find(asked), tasks, settled=committed)
                     asked += 1
                 if committed < known:
                     self._recommit(next(commits))
@@ -279,16 +281,18 @@ class Controller:
 
     def _longest_call_s(self) -> float:
         """How long a call that costs money may take; 0 where none does."""
-        return self._config.proposer.timeout_s if isinstance(self._config.proposer, OpenAIConfig) else 0.0
+        return self._config.proposer.timeout_s if isinstance(self._config.proposer, EndpointConfig) else 0.0
 
-    async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[ProposalOutcome]]) -> None:
+    async def _begin(
+        self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[ProposalOutcome]], *, settled: int
+    ) -> None:
         """Start a proposal, from the point that an interrupted run reached."""
         if entry is None:
             stored = None
-            request, self._origins[index] = await self._request_builder.new(index)
+            request, self._origins[index] = await self._request_builder.new(index, settled=settled)
         else:
             stored = CallResult(entry.spent, entry.error) if entry.answer or entry.error else None
-            request, self._origins[index] = await self._request_builder.again(entry)
+            request, self._origins[index] = await self._request_builder.again(entry, settled=settled)
         tasks[index] = asyncio.create_task(self._pipeline.work(request, stored))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:
