@@ -17,7 +17,15 @@ TABLE = """CREATE TABLE IF NOT EXISTS checksums (
 COUNT = "checksums"
 """Key of `meta` that says how many rows have a checksum; it has none itself."""
 
-KEYS = {"meta": "key", "proposals": "id", "answers": "id", "results": "id", "calls": "number", "spans": "rowid", "turns": "number"}
+KEYS = {
+    "meta": "key",
+    "proposals": "id",
+    "answers": "id",
+    "results": "id",
+    "calls": "number",
+    "spans": "rowid",
+    "turns": "number",
+}
 """Tables whose rows are checked, each with the column that names a row."""
 
 DIGEST_CHARS = 32

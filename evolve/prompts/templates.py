@@ -69,14 +69,16 @@ def _read(name: str, path: Path) -> str:
     return text
 
 
-def load_templates(config: PromptsConfig) -> Templates:
-    """Read the templates.
+def load_templates(config: PromptsConfig, *, agent: bool = False) -> Templates:
+    """Read the templates; those of an agent say how it works with tools instead of what form an answer has.
 
     Raises:
         UserError: a file cannot be read, holds an unknown mark or lacks a needed one.
     """
     named = {name: getattr(config, name) for name in MARKS}
-    return Templates(**{name: _read(name, Path(path or FOLDER / f"{name}.md")) for name, path in named.items()})
+    own = {"diff": "agent", "rewrite": "agent"} if agent else {}
+    files = {name: Path(path or FOLDER / f"{own.get(name, name)}.md") for name, path in named.items()}
+    return Templates(**{name: _read(name, path) for name, path in files.items()})
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

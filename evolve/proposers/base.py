@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from evolve.errors import UserError
-from evolve.journal.journal import Journal
 from evolve.proposal import Calls, Request, Response
 
 
@@ -68,13 +67,4 @@ class Prepares(Protocol):
         Raises:
             EndpointStopped: no request would succeed.
         """
-        ...
-
-
-@runtime_checkable
-class Attached(Protocol):
-    """A proposer that reads and writes the journal of its run."""
-
-    def attach(self, journal: Journal) -> None:
-        """Take the journal, before the first request; it is used in the thread of the event loop alone."""
         ...

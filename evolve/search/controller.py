@@ -20,7 +20,7 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.sandbox.process import SandboxUnavailable
 from evaluators.scoring.feedback import VERSION, render
-from evolve.config import EndpointConfig, OpenAIConfig, ReplayConfig, RunConfig
+from evolve.config import AgentConfig, EndpointConfig, OpenAIConfig, ReplayConfig, RunConfig
 from evolve.errors import EXIT_MISSING, InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
 from evolve.journal.journal import Entry, Journal, open_journal
@@ -48,6 +48,9 @@ from evolve.search.requests import Origin, RequestBuilder
 
 UNREAD_TOKENS = 6000
 """Longest prompt of a proposer that reads feedback as data: journals of long searches stay small."""
+
+AGENT_TOKENS = 9000
+"""Longest brief of an agent: it is sent again with every turn, and tools tell the rest."""
 
 FORGET_EVERY = 256
 """Commits after which lessons of displaced programs and free memory are given up."""
@@ -169,7 +172,11 @@ class Controller:
             self._journal.set_meta("feedback_version", str(VERSION))
             self._journal.set_meta("versions", versions_text())
         kept = self._journal.meta("templates")
-        templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
+        templates = (
+            Templates.from_json(kept)
+            if kept
+            else load_templates(self._config.prompts, agent=isinstance(self._config.proposer, AgentConfig))
+        )
         self._journal.set_meta("templates", templates.to_json())
         self._journal.set_meta("config", self._config.dump_yaml())
         if not self._journal.meta("prices"):
@@ -189,6 +196,8 @@ class Controller:
         if known:
             return int(known)
         most = config.prompts.max_tokens
+        if isinstance(config.proposer, AgentConfig):
+            return min(most, AGENT_TOKENS)
         return min(most, UNREAD_TOKENS) if config.proposer.kind == "offline" else most
 
     def _answer_rules(self) -> str:
