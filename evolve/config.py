@@ -454,7 +454,7 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
             if model.name not in config.budget.prices:
                 hint = "budget.prices names US dollars per million tokens, e.g. {MODEL: {input: 2.0, output: 8.0}}"
                 raise UserError(
-                    f"{'budget.usd' if config.budget.usd is not None else 'proposer.usd'}: no price for {model.name!r}",
+                    f"{'proposer' if config.budget.usd is None else 'budget'}.usd: no price for {model.name!r}",
                     hint=hint,
                 )
     return config

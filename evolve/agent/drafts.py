@@ -94,9 +94,7 @@ def gate(
         return [f"it fails: {rechecked.status.value}: {rechecked.message}"]
     reasons, score = [], rechecked.train.score
     if rechecked.overfit:
-        reasons.append(
-            "it has learnt shapes by heart: neighbouring shapes do not share its decisions, or it is a table"
-        )
+        reasons.append("it has learnt shapes by heart: their neighbours are decided otherwise, or it is a table")
     simpler = draft.features.get("complexity", 0.0) < parent.features.get("complexity", 0.0)
     if draft.decisions == parent.decisions and not simpler:
         reasons.append("it decides as its parent and is not simpler")

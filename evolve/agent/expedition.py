@@ -250,21 +250,11 @@ class Expedition:
             turn = self._known.popleft()
             assert turn.kind is kind, f"step {turn.step} is {turn.kind}, not {kind}"
         else:
-            started = time.monotonic()
+            started, index = time.monotonic(), self._request.index
             content, name, facts = await work()
             elapsed_s, asked = time.monotonic() - started, storable(asked)
             number = self.turn + (kind is (TurnKind.TOOL if self._speaker is None else TurnKind.MODEL))
-            turn = Turn(
-                self._request.index,
-                self._step,
-                number,
-                kind,
-                storable(name),
-                asked,
-                storable(content),
-                facts,
-                elapsed_s,
-            )
+            turn = Turn(index, self._step, number, kind, storable(name), asked, storable(content), facts, elapsed_s)
             self._journal.turn(turn)
         self._apply(turn)
         return turn

@@ -27,25 +27,26 @@ class AgentProposer:
 
     name = "agent"
 
-    def __init__(self, config: RunConfig, judge: JudgeLike) -> None:
+    def __init__(self, config: RunConfig) -> None:
         """Open the endpoints.
 
         Raises:
             UserError: a key is missing, as for the proposer `openai`.
         """
         assert isinstance(config.proposer, AgentConfig)
-        self._config, self._judge = config, judge
+        self._config = config
         external = config.proposer.operator == "external"
         self._endpoints = None if external else OpenAIProposer(config.proposer)
         self._journal: Journal | None = None
+        self._judge: JudgeLike | None = None
         self.speaker: Speaker | None = None
         self._judging = asyncio.Semaphore(config.search.parallel_evaluations)
         self.awaited: Request | None = None
         """What an external operator is to make."""
 
-    def attach(self, journal: Journal) -> None:
+    def attach(self, journal: Journal, judge: JudgeLike) -> None:
         """See `Attached.attach`."""
-        self._journal = journal
+        self._journal, self._judge = journal, judge
         if self._endpoints is not None:
             self.speaker = EndpointSpeaker(self._endpoints, journal)
 
@@ -72,7 +73,7 @@ class AgentProposer:
 
     def expedition(self, request: Request, journal: Journal) -> Expedition:
         """The expedition that makes a proposal."""
-        assert isinstance(self._config.proposer, AgentConfig)
+        assert isinstance(self._config.proposer, AgentConfig) and self._judge is not None
         lineage = Lineage(journal, request.settled, request.parent.id)
         bench = Workbench(request, self._config.proposer, self._judge, lineage, self._judging)
         return Expedition(request, self._config, journal, bench, lineage, self.speaker)

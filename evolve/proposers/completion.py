@@ -99,7 +99,7 @@ def read_completion(body: bytes, *, cost_header: str = "") -> Completion:
 
 def _tool_calls(given: object) -> tuple[ToolCall, ...]:
     """Tools that are called; what is no call is left out. Some servers give arguments as an object, not as text."""
-    found = []
+    found: list[ToolCall] = []
     for call in given if isinstance(given, list) else []:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):

@@ -263,8 +263,8 @@ class OpenAIProposer:
             raise _Busy(said) from None
         text, problem = endpoint.mask(found.text), ""
         if conversation.tools and (text or found.tool_calls):
-            said = {"content": text, "tool_calls": [asdict(call) for call in found.tool_calls]}
-            text = endpoint.mask(json.dumps(said, ensure_ascii=False))
+            answer = {"content": text, "tool_calls": [asdict(call) for call in found.tool_calls]}
+            text = endpoint.mask(json.dumps(answer, ensure_ascii=False))
         if not text and not any_answer:
             problem = endpoint.mask(_why_no_text(found, wire))[:MESSAGE_CHARS]
         call = _counted(found, conversation.tokens, wire, endpoint.name, text=text, problem=problem)

@@ -38,11 +38,11 @@ from evolve.journal.versions import versions_text
 from evolve.prompts.lessons import LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
-from evolve.proposers.base import Attached, EndpointStopped, Proposer
+from evolve.proposers.base import EndpointStopped, Proposer
 from evolve.search.bandit import open_choice
 from evolve.search.budget import Budget, BudgetSpent, Spend
 from evolve.search.ledger import Ledger, SearchProgress
-from evolve.search.pipeline import CallResult, JudgeLike, Pipeline, ProposalOutcome
+from evolve.search.pipeline import Attached, CallResult, JudgeLike, Pipeline, ProposalOutcome
 from evolve.search.population import Population
 from evolve.search.requests import Origin, RequestBuilder
 
@@ -172,11 +172,8 @@ class Controller:
             self._journal.set_meta("feedback_version", str(VERSION))
             self._journal.set_meta("versions", versions_text())
         kept = self._journal.meta("templates")
-        templates = (
-            Templates.from_json(kept)
-            if kept
-            else load_templates(self._config.prompts, agent=isinstance(self._config.proposer, AgentConfig))
-        )
+        agent = isinstance(self._config.proposer, AgentConfig)
+        templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts, agent=agent)
         self._journal.set_meta("templates", templates.to_json())
         self._journal.set_meta("config", self._config.dump_yaml())
         if not self._journal.meta("prices"):
@@ -244,7 +241,7 @@ class Controller:
         tasks: dict[int, asyncio.Task[ProposalOutcome]] = {}
         try:
             if isinstance(self._proposer, Attached):
-                self._proposer.attach(journal)
+                self._proposer.attach(journal, self._judge)
             await self._prepare()
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, journal.find(index))
