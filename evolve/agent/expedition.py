@@ -6,7 +6,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,15 @@ def prompt(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Reported:
+    """What an external operator says of itself and of what it used; nobody can check it."""
+
+    model: str = ""
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """How an expedition ended; `draft` is the child, None where there is none."""
 
@@ -91,6 +100,10 @@ class Expedition:
         self._step = self.turn = self._supervised = self._supervisions = 0
         self.tokens, self.usd = 0, 0.0
         self.end: End | None = None
+        self.reported = Reported()
+        self.system = request.system
+        self.said: list[str] = []
+        """What an external operator was told beside the brief."""
         self._messages: list[dict[str, Any]] = []
 
     # What a model does
@@ -154,14 +167,16 @@ class Expedition:
 
     # What an external operator does
 
-    async def call(self, name: str, arguments: str) -> str:
+    async def call(self, name: str, arguments: str, reported: Reported | None = None) -> str:
         """Call one tool; returns what it says, with what is left.
 
         Args:
             name: of the tool.
             arguments: as JSON.
+            reported: what the operator says of itself, with a call that ends the expedition.
         """
         await self.take_up()
+        self.reported = reported or self.reported
         if self.end is not None:
             return f"the expedition has ended: {self.end.reason}"
         ending = name in ("submit", "give_up", "note")
@@ -266,10 +281,13 @@ class Expedition:
         self.usd += facts.get("usd", 0.0) if turn.kind is not TurnKind.END else 0.0
         if turn.kind is TurnKind.TOOL:
             self.bench.apply(facts)
+            self.said.append(turn.content)
         elif turn.kind is TurnKind.SUPERVISOR:
+            self.said.append(_stalled_text(turn))
             self._supervised, self._supervisions = len(self.bench.drafts), self._supervisions + 1
         elif turn.kind is TurnKind.END:
             draft = self.bench.draft(facts["child"]) if facts["child"] else None
+            self.reported = Reported(**facts.get("reported", {}))
             self.end = End(Outcome(facts["outcome"]), facts["reason"], draft, facts["hypothesis"])
 
     def _spent(self) -> str:
@@ -316,6 +334,7 @@ class Expedition:
             "drafts": len(self.bench.drafts),
             "fit_tables": self.bench.fit_tables,
             "usd": self.usd,
+            **({"reported": asdict(self.reported)} if self.reported != Reported() else {}),
         }
 
         async def told() -> tuple[str, str, dict[str, Any]]:
@@ -330,13 +349,16 @@ class Expedition:
             ProposerError: without a child.
         """
         assert self.end is not None
+        own = self.reported
+        model = own.model or next((t.name for t in self._rows(TurnKind.MODEL)), "external")
         if self.end.draft is None:
-            raise ProposerError(f"{self.end.outcome.value} expedition: {self.end.reason}")
+            spent = Response("", model, "", own.tokens_in, own.tokens_out)
+            raise ProposerError(f"{self.end.outcome.value} expedition: {self.end.reason}", spent=spent)
         source = self.end.draft.source
         fence = "`" * (4 if "```" in source else 3)
         said = self.end.hypothesis.replace("<<<", "").replace("```", "").replace("def schedule", "schedule")
-        model = next((t.name for t in self._rows(TurnKind.MODEL)), "external")
-        return Response(f"{said}\n\n{fence}python\n{source}{fence}", model)
+        text = f"{said}\n\n{fence}python\n{source}{fence}"
+        return Response(text, model, "", own.tokens_in, own.tokens_out)
 
     def _rows(self, kind: TurnKind) -> list[Turn]:
         return self._journal.turns("id = ? AND kind = ?", (self._request.index, kind.value))
@@ -355,8 +377,7 @@ class Expedition:
         if not why or self._supervisions >= MOST_SUPERVISIONS:
             return ""
         turn = await self._row(TurnKind.SUPERVISOR, self._supervision(why).digest, lambda: self._diagnose(why))
-        told = fill(prompt("stalled"), {"why": why, "diagnosis": _diagnosis(turn.content)})
-        told = f"{told}\n{self.left()}"
+        told = f"{_stalled_text(turn)}\n{self.left()}"
         if self._speaker is not None:
             if self._messages[-1]["role"] == "user":  # some endpoints refuse two of them in a row
                 self._messages[-1]["content"] += f"\n\n{told}"
@@ -386,6 +407,12 @@ class Expedition:
         except (BudgetSpent, EndpointError, RequestRefused) as error:
             return "", "detector", {"why": why, "error": storable(str(error))}
         return spoken.text, spoken.model, {**spoken.facts, "why": why}
+
+
+def _stalled_text(turn: Turn) -> str:
+    """What an agent is told on stagnation."""
+    text = fill(prompt("stalled"), {"why": turn.facts["why"], "diagnosis": _diagnosis(turn.content)})
+    return "\n".join(line for line in text.splitlines() if line)
 
 
 def _readable(spoken: Spoken) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from evolve import __version__
-from evolve.cli import verbs
+from evolve.cli import agent_verbs, verbs
 from evolve.cli.failures import guarded
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ for verb in (
     app.command()(verb)
 app.add_typer(verbs.config_app, name="config")
 app.add_typer(verbs.queue_app, name="queue")
+app.add_typer(agent_verbs.agent_app, name="agent")
 
 
 def _version(value: bool) -> None:
