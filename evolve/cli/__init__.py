@@ -32,6 +32,7 @@ for verb in (
     verbs.record,
     verbs.reproduce,
     verbs.baselines,
+    agent_verbs.compare,
     verbs.ls,
     verbs.show,
     verbs.diff,

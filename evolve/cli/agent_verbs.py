@@ -95,3 +95,42 @@ def agent_skill() -> None:
     from evolve.cli.agent import skill_command
 
     raise typer.Exit(skill_command())
+
+
+def compare(
+    config: Annotated[Path, typer.Argument(help="YAML file of an agent that asks a model.")] = Path(
+        "configs/agent.yaml"
+    ),
+    sets: Sets = None,
+    operators: Annotated[
+        str, typer.Option("--operators", help="Arms: oneshot, agent, session, parametrised; empty: only --add.")
+    ] = "oneshot,agent,session",
+    equal: Annotated[str, typer.Option("--equal", help="What is equal: evaluations or dollars.")] = "evaluations",
+    amount: Annotated[float, typer.Option("--amount", help="How much of it each run has.")] = 24,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Paired seeds, from 0 on.")] = 5,
+    add: Annotated[
+        list[str] | None, typer.Option("--add", help="ARM=RUN: a run made elsewhere, paired by its random_seed.")
+    ] = None,
+    label: Annotated[str, typer.Option("--label", help="Who answered, for the report.")] = "",
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for runs and report.")] = Path("operators"),
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Compare variation operators at equal budget, on paired seeds and the holdout. Called again, it goes on."""
+    from evolve.cli.compare import compare_command
+
+    raise typer.Exit(
+        compare_command(
+            config,
+            sets or [],
+            output,
+            operators=operators,
+            equal=equal,
+            amount=amount,
+            seeds=range(seeds),
+            added=add or [],
+            label=label,
+            runs_dir=runs_dir,
+            as_json=json,
+        )
+    )
