@@ -14,12 +14,12 @@ from pydantic import BaseModel, ValidationError
 
 from evolve.agent import shapes, tools
 from evolve.agent.drafts import Draft, stagnation
-from evolve.agent.lineage import Lineage
+from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import Conversation, Speaker, Spoken
 from evolve.agent.workbench import ToolResult, Workbench
 from evolve.config import AgentConfig, RunConfig
 from evolve.journal.journal import Journal, storable
-from evolve.journal.turns import Outcome, Turn, TurnKind
+from evolve.journal.turns import ExpeditionOutcome, Turn, TurnKind
 from evolve.prompts.lessons import describe_edit
 from evolve.prompts.templates import fill
 from evolve.prompts.tokens import estimate_tokens
@@ -62,10 +62,10 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True)
-class End:
+class ExpeditionEnd:
     """How an expedition ended; `draft` is the child, None where there is none."""
 
-    outcome: Outcome
+    outcome: ExpeditionOutcome
     reason: str
     draft: Draft | None
     hypothesis: str
@@ -80,7 +80,7 @@ class Expedition:
         config: RunConfig,
         journal: Journal,
         bench: Workbench,
-        lineage: Lineage,
+        lineage: EarlierPrograms,
         speaker: Speaker | None,
     ) -> None:
         """Take up an expedition where its journal left it.
@@ -99,7 +99,7 @@ class Expedition:
         self._known = deque(journal.turns("id = ?", (request.index,)))
         self._step = self.turn = self._supervised = self._supervisions = 0
         self.tokens, self.usd = 0, 0.0
-        self.end: End | None = None
+        self.end: ExpeditionEnd | None = None
         self.reported = Reported()
         self.system = request.system
         self.said: list[str] = []
@@ -239,9 +239,11 @@ class Expedition:
             return
         if "accepted" in turn.facts:
             draft = self.bench.draft(turn.facts["accepted"])
-            await self._ends(End(Outcome.SUBMITTED, "submitted", draft, turn.facts["hypothesis"]), by="agent")
+            await self._ends(
+                ExpeditionEnd(ExpeditionOutcome.SUBMITTED, "submitted", draft, turn.facts["hypothesis"]), by="agent"
+            )
         elif "gave_up" in turn.facts:
-            await self._ends(End(self._without_child(), turn.facts["gave_up"], None, ""), by="agent")
+            await self._ends(ExpeditionEnd(self._without_child(), turn.facts["gave_up"], None, ""), by="agent")
 
     def _left_after(self, result: ToolResult) -> str:
         """`left` as it is once a result is taken note of."""
@@ -288,7 +290,7 @@ class Expedition:
         elif turn.kind is TurnKind.END:
             draft = self.bench.draft(facts["child"]) if facts["child"] else None
             self.reported = Reported(**facts.get("reported", {}))
-            self.end = End(Outcome(facts["outcome"]), facts["reason"], draft, facts["hypothesis"])
+            self.end = ExpeditionEnd(ExpeditionOutcome(facts["outcome"]), facts["reason"], draft, facts["hypothesis"])
 
     def _spent(self) -> str:
         """The expedition's budget that is used up, or would be by the next answer; empty where none is."""
@@ -315,15 +317,15 @@ class Expedition:
 
     async def _harness_ends(self, why: str, child: Draft | None) -> None:
         if child is None:
-            await self._ends(End(self._without_child(), why, None, ""), by="harness")
+            await self._ends(ExpeditionEnd(self._without_child(), why, None, ""), by="harness")
             return
         hypothesis = f"None was stated: the best draft, submitted by the harness since {why}"
-        await self._ends(End(Outcome.SUBMITTED, why, child, hypothesis), by="harness")
+        await self._ends(ExpeditionEnd(ExpeditionOutcome.SUBMITTED, why, child, hypothesis), by="harness")
 
-    def _without_child(self) -> Outcome:
-        return Outcome.DEAD if self.bench.drafts else Outcome.BLIND
+    def _without_child(self) -> ExpeditionOutcome:
+        return ExpeditionOutcome.DEAD if self.bench.drafts else ExpeditionOutcome.BLIND
 
-    async def _ends(self, end: End, *, by: str) -> None:
+    async def _ends(self, end: ExpeditionEnd, *, by: str) -> None:
         facts = {
             "outcome": end.outcome.value,
             "reason": storable(end.reason),

@@ -18,7 +18,7 @@ NOTES_TOLD = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Lineage:
+class EarlierPrograms:
     """Results of all proposals below `settled`: what was known when the expedition began, whatever came since.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from evolve.agent.expedition import Expedition
-from evolve.agent.lineage import Lineage
+from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import EndpointSpeaker, Speaker
 from evolve.agent.workbench import Workbench
 from evolve.config import AgentConfig, RunConfig
@@ -74,7 +74,7 @@ class AgentProposer:
     def expedition(self, request: Request, journal: Journal) -> Expedition:
         """The expedition that makes a proposal."""
         assert isinstance(self._config.proposer, AgentConfig) and self._judge is not None
-        lineage = Lineage(journal, request.settled, request.parent.id)
+        lineage = EarlierPrograms(journal, request.settled, request.parent.id)
         bench = Workbench(request, self._config.proposer, self._judge, lineage, self._judging)
         return Expedition(request, self._config, journal, bench, lineage, self.speaker)
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from evolve.agent.expedition import Expedition, Reported
-from evolve.agent.lineage import Lineage
+from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import RecordedSpeaker
 from evolve.agent.workbench import Workbench
 from evolve.config import AgentConfig, ReplayConfig, RunConfig
@@ -78,7 +78,7 @@ class ReplayedAgent:
         """Text of the answer that the expedition comes to, or of its error."""
         assert self._journal is not None and self._judge is not None
         assert isinstance(self._config.proposer, AgentConfig)
-        lineage = Lineage(self._journal, request.settled, request.parent.id)
+        lineage = EarlierPrograms(self._journal, request.settled, request.parent.id)
         bench = Workbench(request, self._config.proposer, self._judge, lineage, self._judging)
         expedition = Expedition(request, self._config, self._journal, bench, lineage, self._speaker)
         try:

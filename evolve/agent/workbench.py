@@ -14,7 +14,7 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evolve.agent import shapes, tools
 from evolve.agent.drafts import Draft, draft_of, gate
 from evolve.agent.knowledge import read_topic
-from evolve.agent.lineage import Lineage
+from evolve.agent.lineage import EarlierPrograms
 from evolve.config import AgentConfig
 from evolve.journal.journal import storable
 from evolve.proposal import Request
@@ -40,7 +40,12 @@ class Workbench:
     """
 
     def __init__(
-        self, request: Request, config: AgentConfig, judge: JudgeLike, lineage: Lineage, judging: asyncio.Semaphore
+        self,
+        request: Request,
+        config: AgentConfig,
+        judge: JudgeLike,
+        lineage: EarlierPrograms,
+        judging: asyncio.Semaphore,
     ) -> None:
         """An expedition that did nothing yet.
 

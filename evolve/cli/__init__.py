@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from evolve import __version__
-from evolve.cli import agent_verbs, verbs
+from evolve.cli import verbs
+from evolve.cli.agents import verbs as agent_verbs
 from evolve.cli.failures import guarded
 
 app = typer.Typer(

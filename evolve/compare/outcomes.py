@@ -13,7 +13,7 @@ from evolve.compare.arms import PLENTY, Operator
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import summarise
-from evolve.journal.turns import Outcome
+from evolve.journal.turns import ExpeditionOutcome
 from evolve.run import held_config
 
 UNJUDGED = (Status.NO_ANSWER, Status.FROZEN_CODE, Status.PROPOSER_FAILED, Status.LANGUAGE, Status.DUPLICATE)
@@ -81,7 +81,7 @@ def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
     judged = sum(count for status, count in statuses.items() if status not in UNJUDGED)
     if ends or drafts:
         judged = sum(bool(draft["charged"]) for draft in drafts) + tables
-    outcomes = [Outcome(end["outcome"]) for end in ends]
+    outcomes = [ExpeditionOutcome(end["outcome"]) for end in ends]
     spent = summary.spending
     run = ArmRun(
         arm=arm,
@@ -95,9 +95,9 @@ def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
         calls=answers,
         tokens=spent.tokens,
         usd=spent.cost_usd,
-        submitted=outcomes.count(Outcome.SUBMITTED),
-        dead=outcomes.count(Outcome.DEAD),
-        blind=outcomes.count(Outcome.BLIND),
+        submitted=outcomes.count(ExpeditionOutcome.SUBMITTED),
+        dead=outcomes.count(ExpeditionOutcome.DEAD),
+        blind=outcomes.count(ExpeditionOutcome.BLIND),
     )
     return run, about
 

@@ -30,7 +30,7 @@ class TurnKind(StrEnum):
     """How the expedition ended."""
 
 
-class Outcome(StrEnum):
+class ExpeditionOutcome(StrEnum):
     """How an expedition ended."""
 
     SUBMITTED = "submitted"

@@ -1,4 +1,4 @@
-"""Verbs of agents and what they take, as `verbs.py` has the others."""
+"""Verbs of agents and what they take, as `evolve.cli.verbs` has the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def agent_open(
     json: Json = False,
 ) -> None:
     """Begin a run whose expeditions you make, and print the first brief."""
-    from evolve.cli.agent import open_command
+    from evolve.cli.agents.agent import open_command
 
     raise typer.Exit(open_command(config, [*overrides(runs_dir, sets), *named(name)], as_json=json))
 
@@ -35,7 +35,7 @@ def agent_open(
 @agent_app.command("brief")
 def agent_brief(run_name: OperatorRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
     """Print the task of the expedition that waits, and what was said in it so far."""
-    from evolve.cli.agent import brief_command
+    from evolve.cli.agents.agent import brief_command
 
     raise typer.Exit(brief_command(run_name, runs_dir, as_json=json))
 
@@ -43,7 +43,7 @@ def agent_brief(run_name: OperatorRun = "last", runs_dir: RunsDir = Path("runs")
 @agent_app.command("tools")
 def agent_tools(run_name: OperatorRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
     """List the tools and their arguments."""
-    from evolve.cli.agent import tools_command
+    from evolve.cli.agents.agent import tools_command
 
     raise typer.Exit(tools_command(run_name, runs_dir, as_json=json))
 
@@ -64,7 +64,7 @@ def agent_call(
 ) -> None:
     """Call a tool. Its answer ends with what is left; submit and give_up end the expedition."""
     from evolve.agent.expedition import Reported
-    from evolve.cli.agent import call_command
+    from evolve.cli.agents.agent import call_command
 
     reported = Reported(model, tokens_in, tokens_out)
     raise typer.Exit(call_command(run_name, tool, runs_dir, args=args, draft=draft, reported=reported, as_json=json))
@@ -73,7 +73,7 @@ def agent_call(
 @agent_app.command("status")
 def agent_status(run_name: OperatorRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
     """Show where the run stands, by training scores alone."""
-    from evolve.cli.agent import status_command
+    from evolve.cli.agents.agent import status_command
 
     raise typer.Exit(status_command(run_name, runs_dir, as_json=json))
 
@@ -84,7 +84,7 @@ def agent_serve(
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
     """Serve the same tools over MCP on standard input and output (extra mcp)."""
-    from evolve.cli.agent import serve_command
+    from evolve.cli.agents.agent import serve_command
 
     raise typer.Exit(serve_command(run_name, runs_dir))
 
@@ -92,7 +92,7 @@ def agent_serve(
 @agent_app.command("skill")
 def agent_skill() -> None:
     """Print the Agent Skill (SKILL.md) that tells an agent how to be the operator."""
-    from evolve.cli.agent import skill_command
+    from evolve.cli.agents.agent import skill_command
 
     raise typer.Exit(skill_command())
 
@@ -117,7 +117,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare variation operators at equal budget, on paired seeds and the holdout. Called again, it goes on."""
-    from evolve.cli.compare import compare_command
+    from evolve.cli.agents.compare import compare_command
 
     raise typer.Exit(
         compare_command(

@@ -18,7 +18,7 @@ from evolve.operator.session import OperatorSession, Told, arguments_of
 from evolve.reports.plain_text import plain
 from evolve.run import held_config
 
-SKILL = Path(__file__).parent.parent / "operator" / "skill" / "SKILL.md"
+SKILL = Path(__file__).parent.parent.parent / "operator" / "skill" / "SKILL.md"
 
 
 def open_command(config: Path, sets: list[str], *, as_json: bool) -> int:
