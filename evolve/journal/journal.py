@@ -248,6 +248,11 @@ class Journal:
         with self._durably():
             self._insert("turns", {**turn_row(turn), "asked_at": time.time() - turn.elapsed_s})
 
+    @property
+    def turn_count(self) -> int:
+        """Turns of all expeditions so far."""
+        return int(self._db.execute("SELECT count(*) FROM turns").fetchone()[0]) if self._has("turns") else 0
+
     def turns(self, where: str = "1", parameters: tuple[object, ...] = ()) -> list[Turn]:
         """Turns of expeditions by proposal and step; none in journals of before they were kept.
 
