@@ -176,7 +176,10 @@ class RunReader:
         with any_journal(self.folder) as journal:
             if not journal.select("SELECT 1 FROM sqlite_master WHERE name = 'spans'"):
                 return []
-            return [tuple(row) for row in journal.select("SELECT id, lane, name, started_at, seconds FROM spans")]
+            rows = journal.select("SELECT id, lane, name, started_at, seconds FROM spans")
+            if journal.turn_count:
+                rows += journal.select("SELECT id, 'turns', kind || ' ' || name, asked_at, elapsed_s FROM turns")
+            return [tuple(row) for row in rows]
 
 
 _LOOK = """SELECT (SELECT count(*) FROM proposals), (SELECT count(*) FROM answers), (SELECT count(*) FROM results),
