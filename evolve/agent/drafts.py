@@ -81,6 +81,8 @@ def gate(
     draft: Draft,
     rechecked: Evaluation,
     opens_cell: Callable[[Mapping[str, float]], bool],
+    *,
+    more_regressions: int = 0,
 ) -> list[str]:
     """Why a draft may not become a child; empty where it may.
 
@@ -89,6 +91,7 @@ def gate(
         draft: as it was judged.
         rechecked: its evaluation after the recheck, which lowers the score of what was learnt by heart.
         opens_cell: whether features open a cell of the island's grid.
+        more_regressions: how many it may have beyond its parent's.
     """
     if rechecked.status is not Status.OK or rechecked.train is None:
         return [f"it fails: {rechecked.status.value}: {rechecked.message}"]
@@ -100,7 +103,7 @@ def gate(
         reasons.append("it decides as its parent and is not simpler")
     if score < parent.score and not opens_cell(draft.features):
         reasons.append(f"it scores {score:.4f}, its parent {parent.score:.4f}, and it opens no cell of the grid")
-    if rechecked.train.regressions + rechecked.train.missing > parent.regressions + parent.missing:
+    if rechecked.train.regressions + rechecked.train.missing > parent.regressions + parent.missing + more_regressions:
         reasons.append(
             f"{rechecked.train.regressions} regressions and {rechecked.train.missing} shapes not recorded, its parent "
             f"{parent.regressions} and {parent.missing}"

@@ -212,7 +212,8 @@ class Workbench:
                 async with self._judging:
                     seen = await asyncio.to_thread(self._judge.recheck, draft.source, seen)
             self._rechecked[draft.number] = seen
-        return gate(self.parent, draft, self._rechecked[draft.number], self._request.opens_cell)
+        rechecked, more = self._rechecked[draft.number], self._config.more_regressions
+        return gate(self.parent, draft, rechecked, self._request.opens_cell, more_regressions=more)
 
     async def best_passing(self) -> Draft | None:
         """The best draft over its parent's score that passes the gate, or none."""

@@ -97,4 +97,15 @@ _ARMS: Mapping[Operator, Callable[[dict[str, Any], AgentConfig, Equal, float], N
     Operator.SESSION: _session,
 }
 
-_AGENTS_OWN = {"kind", "operator", "evaluations", "fit_tables", "turns", "tokens", "usd", "stall", "supervisor"}
+_AGENTS_OWN = {
+    "kind",
+    "operator",
+    "evaluations",
+    "fit_tables",
+    "turns",
+    "tokens",
+    "usd",
+    "stall",
+    "supervisor",
+    "more_regressions",
+}

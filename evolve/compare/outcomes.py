@@ -74,8 +74,10 @@ def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
         ends = [turn.facts for turn in journal.turns("kind = 'end'")]
         drafts = [t.facts["draft"] for t in journal.turns("kind = 'tool'") if isinstance(t.facts.get("draft"), dict)]
         tables = sum(int(t.facts.get("fit_tables", 0)) for t in journal.turns("kind = 'tool'"))
-        (models,) = journal.select("SELECT group_concat(DISTINCT model) AS names FROM answers WHERE model <> ''")
-        answers = len(journal.turns("kind = 'model'")) or summary.spending.calls
+        (models,) = journal.select(
+            "SELECT group_concat(DISTINCT model) AS names, count(*) AS answers FROM answers WHERE model <> ''"
+        )
+        answers = len(journal.turns("kind = 'model'")) or models["answers"]
         about = {key: journal.meta(key) for key in ("workload", "setting", "weighting", "table_sha256")}
     statuses = {Status(name): count for name, count in summary.statuses.items()}
     judged = sum(count for status, count in statuses.items() if status not in UNJUDGED)
