@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 from evaluators.data.evaluation import Feedback, Opportunity
 from evaluators.data.sums import total
@@ -12,6 +14,8 @@ from evaluators.scoring.feedback import ShapeWriter, by_region
 
 REGIONS_TOLD, GROUPS_TOLD, NAMES_TOLD, SLOWER_TOLD = 6, 12, 3, 4
 WAVE_EDGES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+BLOCK_N = 128
+"""Keys of a block where the kernel's own is a choice of the program."""
 BLOCK_EDGES = (2, 4, 8, 16, 32, 64, 128)
 
 
@@ -43,9 +47,14 @@ def decided(names: Sequence[str], draft: Feedback, parent: Feedback) -> str:
         gain = f" ({best.speedup:.3f}x)" if best else ""
         lines.append(f"{name}: {writer.line(o)}")
         if name in theirs and theirs[name].decided != o.decided:
-            lines.append(f"  parent: {theirs[name].decided.as_row()}, {theirs[name].speedup:.3f}x")
-        lines.append(f"  best recorded: {o.best.as_row()}{gain}; rows are [num_splits, pack_gqa, sm_margin, blocks]")
+            lines.append(f"  parent: {_spelled(theirs[name].decided)}: {theirs[name].speedup:.3f}x")
+        lines.append(f"  best recorded: {_spelled(o.best)}{gain}")
     return "\n".join(lines)
+
+
+def _spelled(decision: Any) -> str:
+    """A decision by the names of its numbers."""
+    return ", ".join(f"{field.name} {getattr(decision, field.name)}" for field in fields(decision))
 
 
 def curve(name: str, feedback: Feedback) -> str:
@@ -62,11 +71,12 @@ def regions_left(feedback: Feedback) -> str:
         return "no training shapes"
     groups: dict[tuple[float, int, bool], list[Opportunity]] = defaultdict(list)
     for o in feedback.opportunities:
-        waves = o.shape.batch * o.shape.num_heads_kv * int(o.view["num_m_blocks"]) / feedback.gpu.num_sms
-        blocks = max(-(-n // int(o.view["block_n"])) for n in o.shape.seqlens)
+        waves = o.shape.batch * o.shape.num_heads_kv * int(o.view.get("num_m_blocks", 1)) / feedback.gpu.num_sms
+        blocks = max(-(-n // int(o.view.get("block_n", BLOCK_N))) for n in o.shape.seqlens)
         groups[_edge(waves, WAVE_EDGES), int(_edge(blocks, BLOCK_EDGES)), o.shape.ragged].append(o)
     rows = sorted(groups.items(), key=lambda item: -total(o.weight * o.gain for o in item[1]))
-    lines = ["left and gained in % of the score; waves: tiles without splits / SMs; blocks: of the longest row"]
+    keys = "" if "block_n" in feedback.opportunities[0].view else f", of {BLOCK_N} keys"
+    lines = [f"left and gained in % of the score; waves: tiles without splits / SMs; blocks: of the longest row{keys}"]
     for (waves, blocks, ragged), group in rows[:GROUPS_TOLD]:
         left, gained = (
             100 * total(o.weight * value for o, value in zip(group, values, strict=True))
