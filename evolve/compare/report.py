@@ -135,7 +135,7 @@ def write_comparison(folder: Path, runs: Sequence[ArmRun], facts: Mapping[str, s
             folder / name, index=False, lineterminator="\n", float_format="%.6g"
         )
     (folder / TEXT).write_text(report_text(runs, pairs, facts), encoding="utf-8")
-    draw_arms(folder / PICTURE, runs, title="\n".join(facts.values()))
+    draw_arms(folder / PICTURE, runs, title="\n".join(f"{name}: {value}" for name, value in facts.items()))
 
 
 def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[str, str]) -> str:
