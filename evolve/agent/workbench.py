@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.sandbox.process import SandboxUnavailable
 from evolve.agent import shapes, tools
 from evolve.agent.drafts import Draft, draft_of, gate
 from evolve.agent.knowledge import read_topic
 from evolve.agent.lineage import EarlierPrograms
 from evolve.config import AgentConfig
+from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.journal import storable
 from evolve.proposal import Request
 from evolve.search.pipeline import JudgeLike
@@ -23,6 +26,8 @@ from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program
 from evolve.tuning.constants import ConstantFitter, Unfit
 
 MESSAGE_CHARS = 600
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +104,19 @@ class Workbench:
         return self._evaluations[number]
 
     async def _judged(self, source: str) -> Evaluation:
+        return await self._in_thread(partial(self._judge.evaluate, source))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        """What the judge or a fit comes to, beside at most so many others.
+
+        Raises:
+            UserError: this system cannot confine a draft: a fault of no proposal.
+        """
         async with self._judging:
-            return await asyncio.to_thread(self._judge.evaluate, source)
+            try:
+                return await asyncio.to_thread(work)
+            except SandboxUnavailable as error:
+                raise UserError(str(error), hint="evosplit doctor says more", exit_code=EXIT_MISSING) from error
 
     async def _evaluate(self, asked: tools.EvaluateArguments) -> ToolResult:
         try:
@@ -169,10 +185,8 @@ class Workbench:
         draft, seed = self.draft(asked.draft), self._request.seed + len(self.drafts)
         fitter = ConstantFitter(self._judge)
         try:
-            async with self._judging:
-                found = await asyncio.to_thread(
-                    fitter.fit, parse_program(draft.source), evaluations=min(asked.tables, left), seed=seed
-                )
+            program = parse_program(draft.source)
+            found = await self._in_thread(partial(fitter.fit, program, evaluations=min(asked.tables, left), seed=seed))
         except (Unfit, ProgramRefused) as error:
             return ToolResult(f"cannot be fitted: {error}", {"refused": True})
         facts = {"fit_tables": found.evaluations, "look_ups": found.look_ups}
@@ -209,8 +223,7 @@ class Workbench:
         if draft.number not in self._rechecked:
             seen = await self._seen(draft.number)
             if seen.status is Status.OK:
-                async with self._judging:
-                    seen = await asyncio.to_thread(self._judge.recheck, draft.source, seen)
+                seen = await self._in_thread(partial(self._judge.recheck, draft.source, seen))
             self._rechecked[draft.number] = seen
         rechecked, more = self._rechecked[draft.number], self._config.more_regressions
         return gate(self.parent, draft, rechecked, self._request.opens_cell, more_regressions=more)

@@ -209,3 +209,27 @@ def test_no_tool_reaches_the_holdout(tmp_path: Path, small: Judge) -> None:
         assert "holdout" not in turn.content and "root:" not in turn.content
     whole = json.dumps([t.facts for t in said])
     assert not any(name in whole for name in held)
+
+
+def test_constants_are_fitted_within_their_own_budget(tmp_path: Path, small: Judge) -> None:
+    tuned = (
+        "    few = shape.batch * shape.num_heads_kv <= 2  # tune 1..32\n"
+        "    return shape.num_n_blocks if few and shape.num_n_blocks >= 2 else 0, None, 0"
+    )
+
+    def fitting(request: dict[str, Any]) -> Answer:
+        turns = sum(m["role"] == "assistant" for m in request["messages"])
+        if turns == 0:
+            return calls(("evaluate", {"draft": program(tuned)}))
+        return calls(("fit", {"draft": turns, "tables": 20})) if turns < 4 else calls(("give_up", {"reason": "seen"}))
+
+    with modelled(fitting) as (url, _):
+        run(agent_config(url, proposals=1, fit_tables=30, stall=9), small, tmp_path)
+    first, second, third = (t for t in tools(tmp_path) if t.name == "fit")
+    made = first.facts["draft"]
+    assert made["number"] == 2 and not made["charged"] and made["score"] > 1.02 and first.facts["fit_tables"] == 20
+    assert "fit tables 10 of 30" in first.content and "# tune 1..32" in first.content
+    assert second.facts["fit_tables"] <= 10
+    if first.facts["fit_tables"] + second.facts["fit_tables"] > 28:
+        assert "no table is left for fitting" in third.content
+    assert ends(tmp_path)[0]["fit_tables"] <= 30 and ends(tmp_path)[0]["evaluations"] == 1
