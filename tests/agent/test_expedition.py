@@ -221,7 +221,11 @@ def test_constants_are_fitted_within_their_own_budget(tmp_path: Path, small: Jud
         turns = sum(m["role"] == "assistant" for m in request["messages"])
         if turns == 0:
             return calls(("evaluate", {"draft": program(tuned)}))
-        return calls(("fit", {"draft": turns, "tables": 20})) if turns < 4 else calls(("give_up", {"reason": "seen"}))
+        return (
+            calls(("fit", {"draft": min(turns, 2), "tables": 20}))
+            if turns < 4
+            else calls(("give_up", {"reason": "seen"}))
+        )
 
     with modelled(fitting) as (url, _):
         run(agent_config(url, proposals=1, fit_tables=30, stall=9), small, tmp_path)
@@ -229,7 +233,5 @@ def test_constants_are_fitted_within_their_own_budget(tmp_path: Path, small: Jud
     made = first.facts["draft"]
     assert made["number"] == 2 and not made["charged"] and made["score"] > 1.02 and first.facts["fit_tables"] == 20
     assert "fit tables 10 of 30" in first.content and "# tune 1..32" in first.content
-    assert second.facts["fit_tables"] <= 10
-    if first.facts["fit_tables"] + second.facts["fit_tables"] > 28:
-        assert "no table is left for fitting" in third.content
-    assert ends(tmp_path)[0]["fit_tables"] <= 30 and ends(tmp_path)[0]["evaluations"] == 1
+    assert second.facts["fit_tables"] == 10 and "no table is left for fitting" in third.content
+    assert ends(tmp_path)[0]["fit_tables"] == 30 and ends(tmp_path)[0]["evaluations"] == 1
