@@ -100,6 +100,7 @@ class Expedition:
         self._step = self.turn = self._supervised = self._supervisions = 0
         self.tokens, self.usd = 0, 0.0
         self.end: ExpeditionEnd | None = None
+        self._endpoint_failed = False
         self.reported = Reported()
         self.system = request.system
         self.said: list[str] = []
@@ -119,17 +120,25 @@ class Expedition:
         self._messages = [{"role": "user", "content": self.brief()}]
         await self._supervise(self._without_gain())
         while self.end is None:
+            if self._known and self._known[0].kind is TurnKind.END:
+                self._apply(self._known.popleft())
+                break
             spent = self._spent()
             if spent:
                 await self._rescue(spent)
                 break
             try:
                 turn = await self._row(TurnKind.MODEL, self._conversation.digest, self._speak)
-            except (BudgetSpent, EndpointError, RequestRefused) as error:
+            except BudgetSpent as error:
                 child = await self.bench.best_passing()
                 if child is None:
                     raise
                 await self._harness_ends(str(error), child)
+                break
+            except (EndpointError, RequestRefused) as error:
+                await self._harness_ends(str(error), await self.bench.best_passing(), endpoint_failed=True)
+                if self._childless():
+                    raise type(error)(self._without_text(), spent=error.spent) from error
                 break
             await self._act(json.loads(turn.content))
         return self.response()
@@ -315,7 +324,8 @@ class Expedition:
         """End an expedition whose budget is used up: with its best draft, where that passes the gate."""
         await self._harness_ends(why, await self.bench.best_passing())
 
-    async def _harness_ends(self, why: str, child: Draft | None) -> None:
+    async def _harness_ends(self, why: str, child: Draft | None, *, endpoint_failed: bool = False) -> None:
+        self._endpoint_failed = endpoint_failed
         if child is None:
             await self._ends(ExpeditionEnd(self._without_child(), why, None, ""), by="harness")
             return
@@ -336,6 +346,7 @@ class Expedition:
             "drafts": len(self.bench.drafts),
             "fit_tables": self.bench.fit_tables,
             "usd": self.usd,
+            **({"endpoint_failed": True} if self._endpoint_failed else {}),
             **({"reported": asdict(self.reported)} if self.reported != Reported() else {}),
         }
 
@@ -355,12 +366,19 @@ class Expedition:
         model = own.model or next((t.name for t in self._rows(TurnKind.MODEL)), "external")
         if self.end.draft is None:
             spent = Response("", model, "", own.tokens_in, own.tokens_out)
-            raise ProposerError(f"{self.end.outcome.value} expedition: {self.end.reason}", spent=spent)
+            raise ProposerError(self._without_text(), spent=spent)
         source = self.end.draft.source
         fence = "`" * (4 if "```" in source else 3)
         said = self.end.hypothesis.replace("<<<", "").replace("```", "").replace("def schedule", "schedule")
         text = f"{said}\n\n{fence}python\n{source}{fence}"
         return Response(text, model, "", own.tokens_in, own.tokens_out)
+
+    def _childless(self) -> bool:
+        return self.end is not None and self.end.draft is None
+
+    def _without_text(self) -> str:
+        assert self.end is not None
+        return f"{self.end.outcome.value} expedition: {self.end.reason}"
 
     def _rows(self, kind: TurnKind) -> list[Turn]:
         return self._journal.turns("id = ? AND kind = ?", (self._request.index, kind.value))

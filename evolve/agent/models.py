@@ -12,7 +12,7 @@ from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Journal
 from evolve.journal.turns import Turn, TurnKind
 from evolve.proposal import CUT_OFF, Request
-from evolve.proposers.base import ProposerError
+from evolve.proposers.base import EndpointError, ProposerError
 from evolve.proposers.openai import OpenAIProposer
 from evolve.search.budget import BudgetSpent
 
@@ -113,6 +113,8 @@ class RecordedSpeaker:
         turn = next((t for t in turns if t.step == step), None)
         if turn is None:
             raise ProposerError(self._errors.get(request.index, "") or "the recorded expedition was broken off here")
+        if turn.kind is TurnKind.END and turn.facts.get("endpoint_failed"):
+            raise EndpointError(str(turn.facts["reason"]))
         if turn.kind is TurnKind.END:
             raise BudgetSpent(str(turn.facts["reason"]))
         spoken = turn.kind in (TurnKind.MODEL, TurnKind.SUPERVISOR)

@@ -9,7 +9,7 @@ import pytest
 from agent_runs import Answer, agent_config, calls, climbing, journal, modelled, program, run
 from conftest import SMALL_TABLE, Command, require_sandbox
 from journal_edits import rewrite
-from llm_server import reply
+from llm_server import raw, reply
 
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import Judge, open_judge
@@ -26,20 +26,23 @@ def mixed(request: dict[str, Any]) -> Answer:
     """Submits, goes round in circles, or says nothing, as the seed has it."""
     if "tools" not in request:
         return reply('{"diagnosis": "d", "dead_ends": [], "directions": ["a", "b", "c"]}')
-    kind = request["seed"] % 3
+    kind = request["seed"] % 4
+    if kind == 3 and request["messages"][-1]["role"] == "tool":
+        return raw(400, b'{"error": {"message": "too long for us"}}')
     if kind == 0:
         return reply("Let me think.")
     turns = sum(m["role"] == "assistant" for m in request["messages"])
     same = program(f"    x = {turns}\n    return 1 if x < 0 else 0, None, 0")
-    return climbing(request) if kind == 1 else calls(("evaluate", {"draft": same}))
+    return climbing(request) if kind in (1, 3) else calls(("evaluate", {"draft": same}))
 
 
 def test_a_replay_makes_every_turn_again(tmp_path: Path, small: Judge, evosplit: Command) -> None:
     with modelled(mixed) as (url, _):
-        run(agent_config(url, proposals=6, turns=5, stall=2), small, tmp_path / "recorded")
+        run(agent_config(url, proposals=9, turns=5, stall=2), small, tmp_path / "recorded")
     recorded = journal(tmp_path / "recorded").content()
     outcomes = {t["name"] for t in recorded["turns"] if t["kind"] == "end"}
     assert outcomes == {"submitted", "dead", "blind"}
+    assert any("endpoint_failed" in t["facts"] for t in recorded["turns"])
     assert any(t["kind"] == "supervisor" for t in recorded["turns"])
     again = evosplit("replay", tmp_path / "recorded", "--json")  # the server is gone
     assert again.code == 0, again.err
