@@ -7,49 +7,25 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from evolve.agent import shapes, tools
+from evolve.agent import tools
 from evolve.agent.drafts import Draft, stagnation
 from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import Conversation, Speaker, Spoken
+from evolve.agent.supervision import prompt, stalled_text, supervision
 from evolve.agent.workbench import ToolResult, Workbench
 from evolve.config import AgentConfig, RunConfig
 from evolve.journal.journal import Journal, storable
 from evolve.journal.turns import ExpeditionOutcome, Turn, TurnKind
-from evolve.prompts.lessons import describe_edit
-from evolve.prompts.templates import fill
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import Request, Response
 from evolve.proposers.base import EndpointError, ProposerError, RequestRefused
 from evolve.search.budget import BudgetSpent
 
-PROMPTS = Path(__file__).with_name("prompts")
 MOST_CALLS = 8
 """Tools that one answer of a model may call."""
 MOST_SUPERVISIONS = 2
-
-
-class Diagnosis(BaseModel):
-    """What a supervisor answers."""
-
-    diagnosis: str
-    dead_ends: list[str] = []
-    directions: list[str]
-
-    def text(self) -> str:
-        """For the agent."""
-        dead = [f"Dead end: {text}" for text in self.dead_ends[:5]]
-        ways = [f"Direction {n}: {text}" for n, text in enumerate(self.directions[:3], start=1)]
-        return "\n".join([self.diagnosis, *dead, *ways])
-
-
-def prompt(name: str) -> str:
-    """A text of evolve/agent/prompts/."""
-    return (PROMPTS / f"{name}.md").read_text(encoding="utf-8").rstrip("\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +270,7 @@ class Expedition:
             self.bench.apply(facts)
             self.said.append(turn.content)
         elif turn.kind is TurnKind.SUPERVISOR:
-            self.said.append(_stalled_text(turn))
+            self.said.append(stalled_text(turn))
             self._supervised, self._supervisions = len(self.bench.drafts), self._supervisions + 1
         elif turn.kind is TurnKind.END:
             draft = self.bench.draft(facts["child"]) if facts["child"] else None
@@ -396,8 +372,12 @@ class Expedition:
         """Ask for a diagnosis where there is a reason; returns what the agent is told."""
         if not why or self._supervisions >= MOST_SUPERVISIONS:
             return ""
-        turn = await self._row(TurnKind.SUPERVISOR, self._supervision(why).digest, lambda: self._diagnose(why))
-        told = f"{_stalled_text(turn)}\n{self.left()}"
+        turn = await self._row(
+            TurnKind.SUPERVISOR,
+            supervision(why, self._request, self.bench, self._lineage).digest,
+            lambda: self._diagnose(why),
+        )
+        told = f"{stalled_text(turn)}\n{self.left()}"
         if self._speaker is not None:
             if self._messages[-1]["role"] == "user":  # some endpoints refuse two of them in a row
                 self._messages[-1]["content"] += f"\n\n{told}"
@@ -405,34 +385,16 @@ class Expedition:
                 self._messages.append({"role": "user", "content": told})
         return told
 
-    def _supervision(self, why: str) -> Conversation:
-        bench = self.bench
-        task = f"{shapes.regions_left(self._request.parent.evaluation.feedback)}\n```python\n{bench.parent.source}```"
-        done = [
-            f"- draft {d.number}: {d.status.value}, score {d.score:.4f} (parent {bench.parent.score:.4f}), "
-            f"{d.regressions} regressions: {describe_edit(bench.parent.source, d.source)}"
-            for d in bench.drafts
-        ]
-        earlier = self._lineage.listed(relatives=True)
-        text = "\n".join([*done, "Earlier programs:", earlier])
-        values = {"why": why, "task": task, "done": text}
-        ask = {"role": "user", "content": "Give your diagnosis as JSON."}
-        return Conversation(fill(prompt("supervisor"), values), [ask])
-
     async def _diagnose(self, why: str) -> tuple[str, str, dict[str, Any]]:
         if self._speaker is None or not self._agent.supervisor:
             return "", "detector", {"why": why}
         try:
-            spoken = await self._speaker.answer(self._request, self._step, self._supervision(why))
+            spoken = await self._speaker.answer(
+                self._request, self._step, supervision(why, self._request, self.bench, self._lineage)
+            )
         except (BudgetSpent, EndpointError, RequestRefused) as error:
             return "", "detector", {"why": why, "error": storable(str(error))}
         return spoken.text, spoken.model, {**spoken.facts, "why": why}
-
-
-def _stalled_text(turn: Turn) -> str:
-    """What an agent is told on stagnation."""
-    text = fill(prompt("stalled"), {"why": turn.facts["why"], "diagnosis": _diagnosis(turn.content)})
-    return "\n".join(line for line in text.splitlines() if line)
 
 
 def _readable(spoken: Spoken) -> str:
@@ -443,11 +405,3 @@ def _readable(spoken: Spoken) -> str:
         return json.dumps({"content": str(found["content"]), "tool_calls": calls}, ensure_ascii=False)
     except (ValueError, KeyError, TypeError):
         return json.dumps({"content": spoken.text, "tool_calls": []}, ensure_ascii=False)
-
-
-def _diagnosis(text: str) -> str:
-    """A supervisor's answer in words; as it came where it is no JSON of the form."""
-    try:
-        return Diagnosis.model_validate_json(text[text.index("{") : text.rindex("}") + 1]).text()
-    except (ValidationError, ValueError):
-        return text.strip()[:2000]
