@@ -182,7 +182,7 @@ def decide(
     shapes: Iterable[DecodeShape] | Iterable[Mapping[str, Any]] | DataFrame,
     setting: str = "fa3_fwd-metadata-cold",
 ) -> DataFrame:
-    """Decisions of a program on any shapes, and what FA3 then launches on an H100.
+    """Decisions of a program on any shapes, and what the kernel then launches on an H100.
 
     Args:
         program: path, RUN#ID, source text, or a function.
@@ -190,8 +190,8 @@ def decide(
         setting: provider, mode and cache, one of `evaluators.SETTINGS`.
 
     Returns:
-        One row per shape: its fields, `num_splits` as decided (0 is FA3's own choice), `pack_gqa`, `sm_margin`,
-        `blocks_per_split`, `launched_num_splits`, `live_splits` (per sequence) and `workspace_bytes`.
+        One row per shape: its fields, the decision by name (of FA3 `num_splits`, 0 for its own choice, `pack_gqa`,
+        `sm_margin`, `blocks_per_split`), `launched_num_splits`, `live_splits` (per sequence) and `workspace_bytes`.
 
     Raises:
         UserError: unknown setting, a wrong shape, or a program that fails.

@@ -186,6 +186,9 @@ def open_configured_judge(
     ]
     if len(judges) == 1:
         return judges[0]
+    if len({j.target.name for j in judges}) > 1:
+        named = ", ".join(sorted({j.target.title for j in judges}))
+        raise UserError(f"one program cannot decide for {named} at once", hint="name tables of one kernel")
     return JudgeSet(
         dict(zip(table_labels([j.description for j in judges]), judges, strict=True)), config.judge.objective
     )
@@ -348,9 +351,8 @@ def start_run(
     """
     tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
     seeds, proposer = read_seeds(config), open_configured_proposer(config)
-    load_templates(
-        config.prompts, agent=isinstance(config.proposer, AgentConfig)
-    )  # its errors come before a folder is made
+    # Its errors come before a folder is made.
+    load_templates(config.prompts, config.judge.setting, agent=isinstance(config.proposer, AgentConfig))
     judge = open_configured_judge(config, tables=tables, pool=pool, on_event=on_event)
     proposer = _with_constant_fitting(config, proposer, judge)
     folder = folder or new_run_folder(Path(config.runs_dir), config.name)

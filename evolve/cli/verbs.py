@@ -205,7 +205,7 @@ def decide(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Show what a heuristic decides and what FA3 then launches, for any shape."""
+    """Show what a heuristic decides and what the kernel then launches, for any shape."""
     from evolve.cli.decide import decide_command
 
     raise typer.Exit(decide_command(program, shapes, setting, runs_dir, as_json=json))
