@@ -52,7 +52,7 @@ ORDER = (
         "errors", "assets", "secrets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",
         "search", "agent", "run", "operator", "decisions", "reports", "baselines", "compare", "sweep",
         "export.targets", "export.evidence", "export.patch", "export.proof", "export.distill", "export.certify",
-        "export.bundle", "dashboard", "api", "cli",
+        "export.bundle", "export.engine", "dashboard", "api", "cli",
     )),
 )  # fmt: skip
 """Folders and lone modules; each imports only what stands before it."""

@@ -27,6 +27,7 @@ from evolve.config import AgentConfig, BudgetConfig, ReplayConfig, RunConfig, lo
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.journal.diff import first_difference
 from evolve.journal.journal import Entry, Spending, open_journal
+from evolve.journal.packed import refuse_packed
 from evolve.journal.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
 from evolve.proposers import Proposer, open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
@@ -58,6 +59,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
             raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
         check_resumable(sets)
         folder = find_run(resume, runs_dir)
+        refuse_packed(folder)
         return search(resume_run(held_config(folder, sets), folder, on_event=say), as_json=as_json)
     if config_path is None:
         raise UserError("missing argument CONFIG", hint="evosplit run configs/quickstart.yaml")

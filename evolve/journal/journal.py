@@ -12,7 +12,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +35,7 @@ from evolve.journal.entry import (
     score_text,
     storable,
 )
+from evolve.journal.packed import has_journal, is_packed, refuse_packed, unpacked
 from evolve.journal.schema import (
     CHECKED_SINCE,
     CLOCK_COLUMNS,
@@ -430,14 +431,16 @@ def open_journal(folder: Path, *, read_only: bool) -> Iterator[Journal]:
     """The journal of a run folder, compared with its checksums.
 
     Raises:
-        UserError: the folder holds none (when reading), it cannot be opened, or it is damaged.
+        UserError: the folder holds none (when reading), it cannot be opened, it is damaged, or packed (when writing).
     """
-    path = folder / FILE_NAME
-    if read_only and not path.exists():
+    if read_only and not has_journal(folder):
         raise UserError(f"{folder} holds no {FILE_NAME}", hint="evosplit ls lists runs")
-    journal = Journal(path, read_only=read_only)
-    try:
-        journal.verify()
-        yield journal
-    finally:
-        journal.close()
+    if not read_only:
+        refuse_packed(folder)
+    with unpacked(folder) if is_packed(folder) else nullcontext(folder / FILE_NAME) as path:
+        journal = Journal(path, read_only=read_only)
+        try:
+            journal.verify()
+            yield journal
+        finally:
+            journal.close()
