@@ -33,4 +33,4 @@ def open_proposer(config: ProposerConfig) -> Proposer:
         return ReplayProposer(config)
     from evolve.proposers.offline import OfflineProposer
 
-    return OfflineProposer(without=frozenset(config.without))
+    return OfflineProposer(without=frozenset(config.without), weights=config.weights)
