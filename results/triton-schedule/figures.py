@@ -26,9 +26,10 @@ PROGRAMS = (
     ("seeds/triton_naive.py", CONTIGUOUS),
     ("seeds/triton_rule.py", CONTIGUOUS),
     ("seeds/triton_waves.py", CONTIGUOUS),
-    ("results/triton-schedule/searched.py", CONTIGUOUS),
+    ("results/triton-schedule/searched-contiguous.py", CONTIGUOUS),
     ("seeds/triton_rule.py", PAGED),
     ("seeds/triton_waves_paged.py", PAGED),
+    ("results/triton-schedule/searched-paged.py", PAGED),
 )
 CHAT_BATCH, CHAT_KEYS = 4, 1024
 SLOWER = 0.98
