@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from evaluators.data.contract import LIVE_SETTINGS, SETTINGS
-from evaluators.data.workloads import WORKLOADS, Weighting
+from evaluators.data.workloads import WORKLOADS, Weighting, is_workload
 from evaluators.judge.judge_set import Objective
 from evolve.errors import UserError
 from evolve.secrets import as_texts, body_keys, endpoint_url, environment_name, named_values
@@ -34,7 +34,7 @@ class _Section(BaseModel):
 class JudgeConfig(_Section):
     """Judge of candidates: table or GPU, weighting, caps."""
 
-    workload: str = Field("llama31-70b", description=f"workload: {', '.join(WORKLOADS)}")
+    workload: str = Field("llama31-70b", description=f"workload: {', '.join(WORKLOADS)}, or heads such as h32x4-d64")
     setting: str = Field("fa3_fwd-metadata-cold", description=f"provider, mode, cache: {', '.join(LIVE_SETTINGS)}")
     table: str | None = Field(None, description="folder of the recorded table; default: the one that ships")
     measure: Literal["recorded", "live"] = Field(
@@ -395,7 +395,7 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
         if judge.setting not in LIVE_SETTINGS:
             hint = _nearest(judge.setting, list(LIVE_SETTINGS), "settings")
             raise UserError(f"judge.setting: cannot measure {judge.setting!r}", hint=hint)
-        if judge.workload not in WORKLOADS:
+        if not is_workload(judge.workload):
             raise UserError(
                 f"judge.workload: unknown {judge.workload!r}",
                 hint=_nearest(judge.workload, list(WORKLOADS), "workloads"),

@@ -229,8 +229,8 @@ class ShapeCells:
     def _along_caps(self, decision: Decision, *, any_kernel: bool = False) -> Latency | None:
         """Between two recorded caps with the same combine kernel."""
         known = self._same_splits if any_kernel else self.exact
-        bucket = combine_bucket(decision.num_splits, self.shape.head_dim)
-        caps = [c for c in self.caps if combine_bucket(c, self.shape.head_dim) == bucket]
+        bucket = combine_bucket(decision.num_splits, self.shape.v_head_dim)
+        caps = [c for c in self.caps if combine_bucket(c, self.shape.v_head_dim) == bucket]
         low, high = _neighbours(caps, decision.num_splits)
         if low is None or high is None or low == high:
             return None

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evaluators.data.contract import SETTINGS, Gpu
-from evaluators.data.workloads import WORKLOADS
+from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu
+from evaluators.data.workloads import WORKLOADS, cases_for, is_workload
 from evaluators.latencies.table import doubts, merge_slices, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import MS_PER_CELL, RecordingProgress, count_cells, record
@@ -53,11 +53,19 @@ def record_command(
     gpus: str | None = None,
 ) -> int:
     """Measure; exit code 1 when shapes are left."""
-    if workload not in WORKLOADS:
-        raise UserError(f"unknown workload {workload!r}", hint=f"known: {', '.join(WORKLOADS)}")
-    if setting_name not in SETTINGS:
-        raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(SETTINGS)}")
-    setting, pieces, wanted = SETTINGS[setting_name], _part(part), _gpus(executor, gpus)
+    if not is_workload(workload):
+        raise UserError(
+            f"unknown workload {workload!r}", hint=f"known: {', '.join(WORKLOADS)}, and heads such as h32x4"
+        )
+    if setting_name not in LIVE_SETTINGS:
+        raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
+    setting, pieces, wanted = LIVE_SETTINGS[setting_name], _part(part), _gpus(executor, gpus)
+    if not cases_for(workload, setting):
+        lacks = ", ".join(LACKS.get(setting.provider, ())) or "such calls"
+        raise UserError(
+            f"no call of {workload} runs on {setting_name}: {setting.provider} has no {lacks}",
+            hint="--setting vllm-metadata-cold has all of them",
+        )
     console = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -13,13 +13,17 @@ from evolve.cli.options import (
     ConfigFile,
     Jobs,
     Json,
+    Model,
     OwnRunsDir,
     PromptId,
     QueueRun,
     RunsDir,
+    SeqlenQ,
     Sets,
+    Tp,
     named,
     overrides,
+    workload_of,
 )
 from evolve.errors import UserError
 
@@ -33,6 +37,9 @@ def run(
     resume: Annotated[str | None, typer.Option("--resume", help="Run to go on with: folder, name or last.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="First part of the new run's name.")] = None,
     jobs: Jobs = None,
+    model: Model = None,
+    tp: Tp = None,
+    seqlen_q: SeqlenQ = None,
     runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
@@ -44,6 +51,10 @@ def run(
     from evolve.sweep.folder import is_sweep
 
     found, where = configs or [], runs_dir or Path("runs")
+    workload = workload_of(model, tp, seqlen_q)
+    if workload is not None and resume is not None:
+        raise UserError("--resume takes the run's own workload", hint="leave --model out")
+    sets = [*(sets or []), *([f"judge.workload={workload}"] if workload else [])]
     if len(found) > 1 and resume is None:
         from evolve.cli.sweep import runs_command
 
@@ -202,17 +213,27 @@ def decide(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
     setting: Annotated[str, typer.Option("--setting", help="Where a row names no mode.")] = "fa3_fwd-metadata-cold",
+    model: Model = None,
+    tp: Tp = None,
+    seqlen_q: SeqlenQ = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="h100, h100-pcie, h200, h800, h20, gh200, or SMs.")] = "h100",
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
     """Show what a heuristic decides and what FA3 then launches, for any shape."""
     from evolve.cli.decide import decide_command
 
-    raise typer.Exit(decide_command(program, shapes, setting, runs_dir, as_json=json))
+    kinds = workload_of(model, tp, seqlen_q)
+    raise typer.Exit(decide_command(program, shapes, setting, runs_dir, kinds=kinds, gpu=gpu, as_json=json))
 
 
 def record(
-    workload: Annotated[str, typer.Option("--workload", help="llama31-70b or bsc-160.")] = "llama31-70b",
+    workload: Annotated[
+        str | None, typer.Option("--workload", help="llama31-70b, bsc-160, or heads. [default: llama31-70b]")
+    ] = None,
+    model: Model = None,
+    tp: Tp = None,
+    seqlen_q: SeqlenQ = None,
     setting: Annotated[str, typer.Option("--setting", help="Provider, mode, cache.")] = "fa3_fwd-metadata-cold",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Slice file, or folder with --merge.")] = None,
     part: Annotated[str, typer.Option("--part", help="i/n: the i-th of n parts, from 1.")] = "1/1",
@@ -227,11 +248,14 @@ def record(
     """Measure a workload on this machine's GPU, or on several, or merge slices into a table."""
     from evolve.cli.record import merge_command, record_command
 
+    of_model = workload_of(model, tp, seqlen_q)
+    if of_model is not None and workload is not None:
+        raise UserError("--model beside --workload", hint="leave one of them out")
     if merge:
         raise typer.Exit(merge_command(merge, output))
     raise typer.Exit(
         record_command(
-            workload,
+            of_model or workload or "llama31-70b",
             setting,
             output,
             part=part,
