@@ -149,7 +149,7 @@ def _windows(config: Mapping[str, Any], layers: int) -> tuple[int, ...]:
             raise UserError("layer_types names sliding_attention, but there is no sliding_window")
         return tuple(window if kind == "sliding_attention" else 0 for kind in kept)
     if interval := config.get("full_attention_interval"):
-        return (0,) * (layers // interval)
+        return tuple(0 for _ in range(layers // int(interval)))
     if not window or config.get("use_sliding_window") is False:
         return (0,) * layers
     if config.get("use_sliding_window") and "max_window_layers" in config:

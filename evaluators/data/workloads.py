@@ -216,12 +216,12 @@ def heads_workload(name: str) -> tuple[Case, ...] | None:
     return tuple(
         c
         for c in cases
-        if kv_elements(c.shape) <= MAX_KV_ELEMENTS
+        if cache_elements(c.shape) <= MAX_KV_ELEMENTS
         and not (c.shape.window >= c.shape.seqlen_k and heads_text(c.shape) in twice)
     )
 
 
-def kv_elements(shape: DecodeShape) -> int:
+def cache_elements(shape: DecodeShape) -> int:
     """Elements of K and V over the whole capacity."""
     return shape.batch * shape.seqlen_k * shape.num_heads_kv * (shape.head_dim + shape.v_head_dim)
 
