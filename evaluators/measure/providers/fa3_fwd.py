@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from evaluators.data.contract import LACKS, Decision, DecodeShape, Gpu, Mode, Setting, runs_on
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.fa3.launch import canonical_launch, effective_pack_gqa
 from evaluators.measure.providers.base import SOFTCAP, BoundLaunch, CallInputs, ProviderUnavailable
 from evaluators.measure.providers.hopper import hopper_problem
@@ -84,8 +84,8 @@ class Fa3Fwd:
 
         if setting.paged:
             raise ProviderUnavailable(f"the provider {self.name} serves contiguous KV only; use the provider vllm")
-        if not runs_on(shape, setting):
-            raise ProviderUnavailable(f"the provider {self.name} has no {', '.join(LACKS[self.name])}: use vllm")
+        if shape.sinks:
+            raise ProviderUnavailable(f"the provider {self.name} has no sinks; use the provider vllm")
         pieces = pool.take(2 * copies, kv_elements(shape, setting))
         rows, tokens = (shape.batch, shape.seqlen_k, shape.num_heads_kv), (shape.batch, shape.seqlen_q)
         q = random_queries((*tokens, shape.num_heads_q, shape.head_dim), setting, pool)
