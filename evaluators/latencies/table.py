@@ -34,6 +34,10 @@ CELL_COLUMNS = (
 )  # fmt: skip
 
 
+SIMULATED = "simulated"
+"""First word of GPU and build in the card of a table that was not measured: every output that names them says it."""
+
+
 class TableError(Exception):
     """A table or slice cannot be read or written; the message says which file and why."""
 

@@ -30,6 +30,7 @@ for verb in (
     verbs.confirm,
     verbs.decide,
     verbs.record,
+    verbs.simulate,
     verbs.reproduce,
     verbs.baselines,
     verbs.ls,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT_SHARE, Evaluation, SplitScore
+from evaluators.latencies.table import SIMULATED
 from evaluators.scoring.regressions import Grid, Regression
 from evaluators.scoring.score import CHARGE
 
@@ -51,7 +52,8 @@ def result_printer(*, as_json: bool) -> Callable[[str], None]:
 def measured_how(judge: AnyJudge) -> str:
     """Origin of a judge's latencies, for the line that says what was judged."""
     d = judge.description
-    return f"{'live' if 'measure' in d else 'recorded'}: {d['build']}, {d['gpu']}"
+    how = "" if d["build"].startswith(SIMULATED) else "live: " if "measure" in d else "recorded: "
+    return f"{how}{d['build']}, {d['gpu']}"
 
 
 def live_lines(judge: AnyJudge) -> list[str]:

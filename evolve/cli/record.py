@@ -1,4 +1,4 @@
-"""`evosplit record`: measure a workload on this machine's GPU, or merge slices into a table.
+"""`evosplit record`: measure a workload on this machine's GPU, or merge slices into a table; `evosplit simulate`.
 
 Imports neither pydantic nor openevolve, so that a bare GPU machine can record.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich.console import Console
@@ -16,10 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu
 from evaluators.data.workloads import WORKLOADS, cases_for, is_workload
-from evaluators.latencies.table import doubts, merge_slices, write_table
+from evaluators.latencies.table import SIMULATED, doubts, merge_slices, read_table, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import MS_PER_CELL, RecordingProgress, count_cells, record
+from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
+
+if TYPE_CHECKING:
+    from evaluators.latencies.simulate import SimulationQuality
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -140,3 +144,36 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     for text in doubts(cells):
         typer.echo(text, err=True)
     return 0
+
+
+def simulate_command(table_path: Path, output: Path, workload: str | None, *, launches: int, seed: int) -> int:
+    """Fit a latency model, write what it predicts, and say how far it is from shapes that it did not see."""
+    from evaluators.latencies.simulate import fit_table, simulated_card, simulated_cells
+
+    table = read_table(asset(str(table_path)))
+    name = workload or str(table.card["workload"])
+    if not is_workload(name):
+        raise UserError(f"unknown workload {name!r}", hint=f"known: {', '.join(WORKLOADS)}, and heads such as h32x4")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists", hint="-o names a new folder")
+    model, quality, used = fit_table(table, launches, seed)
+    cases = cases_for(name, table.setting)
+    cells = {c.id: simulated_cells(model, c, table.setting, table.gpu) for c in cases}
+    card = simulated_card(table, name, model, quality, used)
+    count = sum(map(len, cells.values()))
+    card |= {"shapes": len(cases), "cells": count}
+    write_table(output, card, cases, cells, dict.fromkeys(cells, SIMULATED))
+    typer.echo(f"{output}: {len(cases)} shapes, {count} launches, {SIMULATED} from {used} measured launches")
+    typer.echo(quality_line(quality))
+    return 0
+
+
+def quality_line(quality: SimulationQuality | None) -> str:
+    """How good a simulation is where it was not fitted."""
+    if quality is None:
+        return "how far that is from the truth is not known: the table has no holdout shapes"
+    return (
+        f"on {quality.shapes} measured holdout shapes: its choices take {quality.oracle_loss:.1%} longer than the best "
+        f"measured launches and keep {quality.gain_kept:.0%} of their gain; rank correlation "
+        f"{quality.rank_correlation:.4f}, {quality.log_error:.1%} off"
+    )

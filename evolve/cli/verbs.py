@@ -267,6 +267,27 @@ def record(
     )
 
 
+def simulate(
+    table: Annotated[Path, typer.Argument(help="Folder of a measured table; a few shapes are enough.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the simulated table.")],
+    launches: Annotated[int, typer.Option("--launches", min=0, help="Fit on so many, drawn at random; 0: on all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    workload: Annotated[
+        str | None, typer.Option("--workload", help="Shapes to simulate. [default: the table's]")
+    ] = None,
+    model: Model = None,
+    tp: Tp = None,
+    seqlen_q: SeqlenQ = None,
+) -> None:
+    """Fit a latency model on a measured table, and write a table of simulated latencies, named so."""
+    from evolve.cli.record import simulate_command
+
+    of_model = workload_of(model, tp, seqlen_q)
+    if of_model is not None and workload is not None:
+        raise UserError("--model beside --workload", hint="leave one of them out")
+    raise typer.Exit(simulate_command(table, output, of_model or workload, launches=launches, seed=seed))
+
+
 def reproduce(
     paper: Annotated[str, typer.Argument(help="bsc: arXiv 2604.00028.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the report.")] = None,
