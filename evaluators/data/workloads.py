@@ -176,14 +176,17 @@ def _ragged_cases(kinds: Sequence[DecodeShape]) -> list[Case]:
             if batch == 1:
                 continue
             for m, mix in enumerate(MIXES):
-                name = f"r-b{batch}-{heads_text(heads)}-{mix.name}"
-                rng = random.Random(name)
-                live = sample_live_seqlens(mix, batch, rng)
-                wide = max(live) * rng.choice(CAPACITY_FACTORS)
-                seqlen_k = max(max(live), min(MAX_RAGGED_CAPACITY, -(-int(wide) // 256) * 256))
-                shape = replace(heads, batch=batch, seqlen_k=seqlen_k, live_seqlens=live)
-                cases.append(Case(id=name, shape=shape, split=neighbourhood_split(b // 2, m, h)))
+                cases.append(_ragged_case(heads, batch, mix, neighbourhood_split(b // 2, m, h)))
     return cases
+
+
+def _ragged_case(heads: DecodeShape, batch: int, mix: Mix, split: Split) -> Case:
+    name = f"r-b{batch}-{heads_text(heads)}-{mix.name}"
+    rng = random.Random(name)
+    live = sample_live_seqlens(mix, batch, rng)
+    wide = max(live) * rng.choice(CAPACITY_FACTORS)
+    seqlen_k = max(max(live), min(MAX_RAGGED_CAPACITY, -(-int(wide) // 256) * 256))
+    return Case(name, replace(heads, batch=batch, seqlen_k=seqlen_k, live_seqlens=live), split)
 
 
 def llama31_70b() -> tuple[Case, ...]:
@@ -216,8 +219,7 @@ def heads_workload(name: str) -> tuple[Case, ...] | None:
     return tuple(
         c
         for c in cases
-        if cache_elements(c.shape) <= MAX_KV_ELEMENTS
-        and not (c.shape.window >= c.shape.seqlen_k and heads_text(c.shape) in twice)
+        if cache_elements(c.shape) <= MAX_KV_ELEMENTS and (_is_own(c.shape) or heads_text(c.shape) not in twice)
     )
 
 
@@ -230,7 +232,64 @@ MAX_KV_ELEMENTS = 64 * 16384 * 8 * 256
 """Of the largest call of Llama-3.1-70B: 4 GiB in bf16."""
 
 
-WORKLOADS = {"llama31-70b": llama31_70b, "bsc-160": bsc_160}
+MIXED_MODELS: tuple[tuple[str, Split | None], ...] = (
+    ("h8x8", None),  # llama-2-7b, tp 4
+    ("h32x8", None),  # llama-3.1-8b, qwen3-8b
+    ("h4x1", None),  # the same, tp 8
+    ("h20x4", Split.HOLDOUT),  # qwen3-14b, tp 2
+    ("h28x4", None),  # qwen2.5-7b
+    ("h32x4", None),  # llama-3.1-70b, qwen3-32b, tp 2
+    ("h24x2", Split.TEST),  # glm-4.5-air, tp 4
+    ("h16x1", None),  # qwen3-235b-a22b, tp 4
+    ("h32x8-d64", None),  # llama-3.2-1b
+    ("h16x2-d64", Split.HOLDOUT),  # gpt-oss, tp 4, full layers
+    ("h16x2-d64-w128", Split.HOLDOUT),  # its sliding layers
+    ("h71x1-d64", None),  # falcon-7b
+    ("h16x8-d256", None),  # gemma-3-12b, full layers
+    ("h16x8-d256-w1024", None),  # its sliding layers
+    ("h4x2-d256", Split.TEST),  # the same, tp 4
+)
+"""Heads of `models-mixed`, and the split of models that are held out whole; sinks and softcaps decide nothing."""
+
+MIXED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+MIXED_SEQLENS = (256, 640, 1024, 2048, 4096, 8192, 16384)
+MIXED_TOKENS = (2, 4, 8)
+
+
+def models_mixed() -> tuple[Case, ...]:
+    """Decode calls of many models.
+
+    Of the grid of batches and lengths every second one, of these every third again with several query tokens, and
+    ragged batches of every mix.
+    """
+    cases: list[Case] = []
+    for h, (name, whole) in enumerate(MIXED_MODELS):
+        heads = parse_heads(name)
+        assert heads is not None
+        for b, batch in enumerate(MIXED_BATCHES):
+            for k, seqlen_k in enumerate(MIXED_SEQLENS):
+                if (b + k + h) % 2:
+                    continue
+                split = whole or neighbourhood_split(b // 2, k // 2, h)
+                tokens = [1] + ([MIXED_TOKENS[(b + k) // 2 % 3]] if (b + 2 * k) % 3 == h % 3 else [])
+                for seqlen_q in tokens:
+                    kind = replace(heads, seqlen_q=seqlen_q)
+                    shape = replace(kind, batch=batch, seqlen_k=seqlen_k)
+                    cases.append(Case(f"u-b{batch}-{heads_text(kind)}-k{seqlen_k}", shape, split))
+        for m, mix in enumerate(MIXES):
+            for b, batch in enumerate((4, 12, 40)):
+                kind = replace(heads, seqlen_q=4 if (m + b + h) % 4 == 0 else 1)
+                split = whole or neighbourhood_split(b, m, h)
+                cases.append(_ragged_case(kind, batch, mix, split))
+    return tuple(c for c in cases if cache_elements(c.shape) <= MAX_KV_ELEMENTS and _is_own(c.shape))
+
+
+def _is_own(shape: DecodeShape) -> bool:
+    """Whether a window is one: over the whole capacity it makes no other call."""
+    return not shape.window or shape.window < shape.seqlen_k
+
+
+WORKLOADS = {"llama31-70b": llama31_70b, "bsc-160": bsc_160, "models-mixed": models_mixed}
 """Functions that make the cases of a workload, by name; `heads_workload` knows further names."""
 
 

@@ -229,7 +229,8 @@ def decide(
 
 def record(
     workload: Annotated[
-        str | None, typer.Option("--workload", help="llama31-70b, bsc-160, or heads. [default: llama31-70b]")
+        str | None,
+        typer.Option("--workload", help="llama31-70b, bsc-160, models-mixed, or heads. [default: llama31-70b]"),
     ] = None,
     model: Model = None,
     tp: Tp = None,
