@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from evaluators.data.contract import LIVE_SETTINGS, SETTINGS
-from evaluators.data.workloads import WORKLOADS, Weighting, is_workload
+from evaluators.data.workloads import ALL_WORKLOADS, Weighting, is_workload
 from evaluators.judge.judge_set import Objective
 from evolve.errors import UserError
 from evolve.secrets import as_texts, body_keys, endpoint_url, environment_name, named_values
@@ -34,7 +34,9 @@ class _Section(BaseModel):
 class JudgeConfig(_Section):
     """Judge of candidates: table or GPU, weighting, caps."""
 
-    workload: str = Field("llama31-70b", description=f"workload: {', '.join(WORKLOADS)}, or heads such as h32x4-d64")
+    workload: str = Field(
+        "llama31-70b", description=f"workload: {', '.join(ALL_WORKLOADS)}, or heads such as h32x4-d64"
+    )
     setting: str = Field("fa3_fwd-metadata-cold", description=f"provider, mode, cache: {', '.join(LIVE_SETTINGS)}")
     table: str | None = Field(None, description="folder of the recorded table; default: the one that ships")
     measure: Literal["recorded", "live"] = Field(
@@ -398,7 +400,7 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
         if not is_workload(judge.workload):
             raise UserError(
                 f"judge.workload: unknown {judge.workload!r}",
-                hint=_nearest(judge.workload, list(WORKLOADS), "workloads"),
+                hint=_nearest(judge.workload, list(ALL_WORKLOADS), "workloads"),
             )
         if judge.table is not None or judge.tables:
             raise UserError("judge.table: a live judge reads no table", hint="leave it out, or set measure: recorded")

@@ -29,8 +29,8 @@ GPUS: dict[str, Gpu] = {
 }
 """GPUs of compute capability 9.0, which FA3's kernels need."""
 
-SM_COUNTS = (78, 114, 132, 148)
-"""SM counts that exported rules are checked for: H20, H100 PCIe, H100 SXM, and B200, which FA4's rules run on."""
+SM_COUNTS = (132, 114, 78, 148)
+"""SM counts that exported rules are checked for: H100 SXM, H100 PCIe, H20, and B200, which FA4's rules run on."""
 
 
 def named_gpu(text: str) -> Gpu:

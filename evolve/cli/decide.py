@@ -15,9 +15,10 @@ from evaluators.data.contract import ELEMENT_BYTES, LIVE_SETTINGS, Cache, Decode
 from evaluators.data.gpus import named_gpu
 from evaluators.data.workloads import heads_text, parse_heads
 from evaluators.fa3.dispatch import check_call
-from evolve.cli.common import emit, result_printer
+from evolve.cli.common import emit, result_printer, say
 from evolve.decisions import NoDecisions, decide_shapes
 from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.export.proof.gpus import lines_with_one_gpus_sms
 from evolve.reports.plain_text import plain
 from evolve.run import read_program
 
@@ -71,6 +72,9 @@ def decide_command(
     except NoDecisions as none:
         result_printer(as_json=as_json)(f"{program}: {plain(str(none))}")
         return EXIT_NEGATIVE
+    held = lines_with_one_gpus_sms(source)
+    if held:
+        say(f"{program} holds the number of SMs of an H100 ({', '.join(held)}); gpu.num_sms is {device.num_sms} here")
     if as_json:
         emit({"num_sms": device.num_sms, "decisions": found})
         return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 from evaluators.data.contract import SETTINGS
-from evaluators.data.workloads import WORKLOADS
+from evaluators.data.workloads import ALL_WORKLOADS
 from evaluators.measure.providers import ProviderUnavailable, open_provider, provider_names
 from evaluators.sandbox.sandbox import self_test
 from evolve import __version__
@@ -23,7 +23,7 @@ from evolve.reports.plain_text import plain
 
 def _tables() -> list[str]:
     found = []
-    for workload in WORKLOADS:
+    for workload in ALL_WORKLOADS:
         for setting in SETTINGS:
             try:
                 asset(f"results/tables/{workload}/{setting}")

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu
-from evaluators.data.workloads import WORKLOADS, cases_for, is_workload
+from evaluators.data.workloads import ALL_WORKLOADS, cases_for, is_workload
 from evaluators.latencies.table import SIMULATED, doubts, merge_slices, read_table, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import MS_PER_CELL, RecordingProgress, count_cells, record
@@ -59,7 +59,7 @@ def record_command(
     """Measure; exit code 1 when shapes are left."""
     if not is_workload(workload):
         raise UserError(
-            f"unknown workload {workload!r}", hint=f"known: {', '.join(WORKLOADS)}, and heads such as h32x4"
+            f"unknown workload {workload!r}", hint=f"known: {', '.join(ALL_WORKLOADS)}, and heads such as h32x4"
         )
     if setting_name not in LIVE_SETTINGS:
         raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
@@ -153,7 +153,9 @@ def simulate_command(table_path: Path, output: Path, workload: str | None, *, la
     table = read_table(asset(str(table_path)))
     name = workload or str(table.card["workload"])
     if not is_workload(name):
-        raise UserError(f"unknown workload {name!r}", hint=f"known: {', '.join(WORKLOADS)}, and heads such as h32x4")
+        raise UserError(
+            f"unknown workload {name!r}", hint=f"known: {', '.join(ALL_WORKLOADS)}, and heads such as h32x4"
+        )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists", hint="-o names a new folder")
     model, quality, used = fit_table(table, launches, seed)

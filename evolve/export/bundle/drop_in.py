@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from evaluators.data import contract
 from evaluators.data.contract import Gpu
+from evaluators.data.gpus import SM_COUNTS
 from evaluators.fa3 import dispatch
 from evaluators.language.cpp.normalise import NotExpressible, always_returns, form_of
 from evaluators.language.gate import Program
@@ -153,7 +154,7 @@ def plan_drop_in(name: str, program: Program, target: Target, *, gpu: Gpu, domai
     text = module_source(program, sha256(program.source.encode()).hexdigest(), verdict.domain)
     inside = text.partition(MARK)[2].partition("\n\ndef launch_arguments")[0]
     held = read("import math\n" + inside, MODULE)
-    lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in rows))
+    lattice = list(dict.fromkeys((r.view, n) for n in (gpu.num_sms, *SM_COUNTS) for r in rows))
     inputs = [(v, NO_WORK, s) for v, s in (*lattice, *edge_views(), *random_views(RANDOM_INPUTS, SEED))]
     for (view, _, num_sms), one, other in zip(inputs, ask(_bare(program), inputs, "inputs of the proof"),
                                                ask(held, inputs, "inputs of the proof"), strict=True):  # fmt: skip
