@@ -5,6 +5,7 @@ Imports neither pydantic nor openevolve, so that a bare GPU machine can record.
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -14,11 +15,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu
+from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu, Setting
 from evaluators.data.workloads import ALL_WORKLOADS, cases_for, is_workload
 from evaluators.latencies.table import SIMULATED, doubts, merge_slices, read_table, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
-from evaluators.measure.recorder import MS_PER_CELL, RecordingProgress, count_cells, record
+from evaluators.measure.recorder import RecordingCost, RecordingProgress, record, recorded_so_far, recording_cost
 from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
 
@@ -55,8 +56,9 @@ def record_command(
     dry_run: bool,
     executor: str | None = None,
     gpus: str | None = None,
+    table: Path | None = None,
 ) -> int:
-    """Measure; exit code 1 when shapes are left."""
+    """Measure, and with `table` merge when nothing is left; exit code 1 when shapes are left."""
     if not is_workload(workload):
         raise UserError(
             f"unknown workload {workload!r}", hint=f"known: {', '.join(ALL_WORKLOADS)}, and heads such as h32x4"
@@ -79,12 +81,7 @@ def record_command(
         console=Console(stderr=True, soft_wrap=True),
     )
     if dry_run:
-        shapes, cells = count_cells(workload, setting, Gpu())
-        seconds = cells / pieces[1] * MS_PER_CELL / 1e3
-        typer.echo(
-            f"{workload} {setting.name}: {shapes} shapes, {cells} cells, about {seconds / 60:.1f} GPU minutes for "
-            f"part {part}"
-        )
+        typer.echo(_cost_line(workload, setting, recording_cost(workload, setting, Gpu(), pieces), part))
         return 0
     if output is None:
         hint = "-o slice.jsonl, or a folder with --executor; an existing slice of the same recording is continued"
@@ -93,6 +90,8 @@ def record_command(
         raise UserError(f"{output} cannot be a folder of slices", hint="-o names a folder, or one to make")
     if executor is None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UserError(f"{output} cannot be written", hint="-o names a file in a folder that exists")
+    if table is not None and table.exists() and (not table.is_dir() or any(table.iterdir())):
+        raise UserError(f"{table} exists", hint="--table names a new folder")
     failed: list[str] = []
     slowed: list[str] = []
     with ExitStack() as stack:
@@ -111,6 +110,12 @@ def record_command(
                 failed.append(p.case_id)
                 console.console.print(f"{p.case_id}: lost: {p.failed}")
 
+        done = recorded_so_far(output, folder=executor is not None)
+        cost = recording_cost(workload, setting, pool.devices[0].gpu(), pieces, done)
+        say(_cost_line(workload, setting, cost, part, done=len(done)))
+        free = shutil.disk_usage(output.absolute().parent).free
+        if free < cost.slice_bytes + cost.table_bytes:
+            raise UserError(f"{free / 1e6:.0f} MB are free beside {output}", hint="-o on a larger disk")
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         left = record(
             pool,
@@ -123,12 +128,22 @@ def record_command(
             on_progress=show,
         )
     typer.echo(f"{output}: {left} shapes left, {len(failed)} lost; the same command goes on")
+    if table is not None and not left:
+        merge_command(sorted(output.glob("*.jsonl")) if executor is not None else [output], table)
     if slowed:
         console.console.print(
             f"{len(slowed)} shapes were measured while heat or power slowed the GPU down ({slowed[0]}, ...; marked "
             "in the slice): nvidia-smi -q -d PERFORMANCE says why"
         )
     return EXIT_NEGATIVE if left or failed else 0
+
+
+def _cost_line(workload: str, setting: Setting, cost: RecordingCost, part: str, done: int = 0) -> str:
+    there = f", {done} there already" if done else ""
+    return (
+        f"{workload} {setting.name}: {cost.shapes} shapes, {cost.cells} cells{there}, about {cost.seconds / 60:.1f} "
+        f"GPU minutes and {cost.slice_bytes / 1e6:.1f} MB for part {part}; a table of {cost.table_bytes / 1e6:.1f} MB"
+    )
 
 
 def merge_command(slices: list[Path], output: Path | None) -> int:

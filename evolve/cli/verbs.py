@@ -240,7 +240,10 @@ def record(
     part: Annotated[str, typer.Option("--part", help="i/n: the i-th of n parts, from 1.")] = "1/1",
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
     merge: Annotated[list[Path] | None, typer.Option("--merge", help="Slice to merge into a table.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and GPU minutes only.")] = False,
+    table: Annotated[
+        Path | None, typer.Option("--table", help="New folder: merge into a table when nothing is left.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, GPU minutes and megabytes only.")] = False,
     executor: Annotated[
         str | None, typer.Option("--executor", help="local or ray: several GPUs, into a folder.")
     ] = None,
@@ -264,6 +267,7 @@ def record(
             dry_run=dry_run,
             executor=executor,
             gpus=gpus,
+            table=table,
         )
     )
 
