@@ -86,7 +86,7 @@ def is_causal(shape: DecodeShape, setting: Setting) -> bool:
     return setting.paged and 64 < shape.head_dim <= 128
 
 
-def _tile_16_bit(
+def tile_16_bit(
     head_dim: int, v_head_dim: int, *, causal: bool, local: bool, non_tma: bool, vllm: bool, one_mma_wg: bool
 ) -> tuple[int, int]:
     """(block_m, block_n) for 16-bit elements."""
@@ -112,7 +112,7 @@ def _tile_16_bit(
     return 128, 64 if local else 80
 
 
-def _tile_fp8(head_dim: int, *, local: bool, non_tma: bool, softcap: bool, one_mma_wg: bool) -> tuple[int, int]:
+def tile_fp8(head_dim: int, *, local: bool, non_tma: bool, softcap: bool, one_mma_wg: bool) -> tuple[int, int]:
     """(block_m, block_n) for fp8 elements with V in rows."""
     if head_dim <= 64:
         return 64 if one_mma_wg else 192, 160
@@ -139,8 +139,8 @@ def tile_size(shape: DecodeShape, setting: Setting) -> tuple[int, int]:
 
     def tile(non_tma: bool) -> tuple[int, int]:
         if setting.dtype == "fp8":
-            return _tile_fp8(shape.head_dim, local=local, non_tma=non_tma, softcap=shape.softcap, one_mma_wg=one_mma_wg)
-        return _tile_16_bit(
+            return tile_fp8(shape.head_dim, local=local, non_tma=non_tma, softcap=shape.softcap, one_mma_wg=one_mma_wg)
+        return tile_16_bit(
             shape.head_dim, shape.v_head_dim, causal=causal, local=local, non_tma=non_tma, vllm=vllm,
             one_mma_wg=one_mma_wg,
         )  # fmt: skip

@@ -51,6 +51,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MAX_SPLITS = {max_splits}
+ELEMENT_BYTES = {element_bytes}
 _F32 = struct.Struct("<f")
 '''
 
@@ -93,7 +94,8 @@ CLASSES = (
     contract.Mode, contract.Cache, contract.DecodeShape, contract.Setting, contract.Gpu, contract.ShapeView,
 )  # fmt: skip
 FUNCTIONS = (
-    dispatch.float32, dispatch.ceil_div, dispatch.capacity, dispatch.is_causal, dispatch.tile_size, dispatch.shape_view,
+    dispatch.float32, dispatch.ceil_div, dispatch.capacity, dispatch.is_local, dispatch.is_causal, dispatch.tile_16_bit,
+    dispatch.tile_fp8, dispatch.tile_size, dispatch.seqlen_k_loaded, dispatch.shape_view,
 )  # fmt: skip
 
 
@@ -131,7 +133,7 @@ def module_source(program: Program, digest: str, domain: Domain) -> str:
         )
         if keep:
             own.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
-    head = HEAD.format(sha256=digest, max_splits=contract.MAX_SPLITS)
+    head = HEAD.format(sha256=digest, max_splits=contract.MAX_SPLITS, element_bytes=contract.ELEMENT_BYTES)
     parts = "\n\n\n".join(mirror)
     tail = TAIL.replace("@GUARD@", _guard(domain))
     return f"{head}\n\n{parts}\n\n\n{MARK}" + "\n\n\n".join(own) + "\n" + tail
