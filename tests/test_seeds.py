@@ -34,7 +34,9 @@ STOCK = load("fa3_stock")
 @pytest.mark.parametrize("name", NAMES)
 def test_seeds_pass_the_gate(name: str) -> None:
     program = parse_program(seed(name))
-    assert program.uses_blocks_per_split == (name in ("fa3_stock", "waves_metadata", "waves_vllm", "whole_wave_splits"))
+    assert program.uses_blocks_per_split == (
+        name in ("fa3_stock", "waves_metadata", "waves_models", "waves_vllm", "whole_wave_splits")
+    )
 
 
 @settings(max_examples=examples(100))

@@ -19,13 +19,18 @@ from evaluators.fa3.dispatch import stock_blocks_per_split, work_view
 from evaluators.fa3.launch import Launch, canonical_launch, combine_bucket
 from evaluators.latencies.table import Cell, Table
 
-COMBINE_COST_US = {32: 0.0, 64: 0.0, 128: 0.05}
+COMBINE_COST_US = {16: 0.0, 32: 0.0, 64: 0.0, 128: 0.05}
 """Microseconds that the same live splits take longer under the combine kernel for up to so many splits.
 
 Medians over pairs of recorded launches of llama31-70b that differ in nothing else: 64 against 32 takes -0.02 us
 (fa3_fwd) and +0.03 us (vllm), 128 against 64 takes +0.04 to +0.05 us, 0.3% at most; nine of ten pairs lie within 1.6%,
-which is noise of the rounds for the most part. See results/combine-kernels.
+which is noise of the rounds for the most part. See results/combine-kernels. That of 16, which heads of V up to 64 have,
+is taken as that of 32: it was not compared.
 """
+
+SMALL_HEAD = 64
+"""Largest head of V whose small counts of splits are recorded under a combine kernel of their own, for up to 16:
+between the counts that the other kernels were recorded with there are wide gaps."""
 
 ANSWERS_KEPT = 20
 """Look-ups remembered per case, on average; a search of any length must not fill the memory."""
@@ -188,6 +193,8 @@ class ShapeCells:
         if self._setting.mode is Mode.STATIC:
             return self._along_caps(decision)
         if not self.shape.ragged:
+            if self.shape.v_head_dim <= SMALL_HEAD:
+                return self._same_splits(decision) or self._along_all_live(launch)
             found = self._along_live(launch) or self._same_splits(decision)
             if found is None:
                 others = ((self._along_live(other), cost_us) for other, cost_us in self._other_kernels(launch))
@@ -210,6 +217,21 @@ class ShapeCells:
             return None
         ends = [replace(launch, live_splits=(s,) * self.shape.batch).key for s in (low, high)]
         return _between(self.by_launch[ends[0]], self.by_launch[ends[1]], (live - low) / max(1, high - low))
+
+    def _along_all_live(self, launch: Launch) -> Latency | None:
+        """Uniform batches: between two counts of live splits, each under whichever combine kernel it was recorded."""
+        live = launch.live_splits[0]
+        known = {s: bucket for bucket in COMBINE_COST_US for s in self._uniform_live.get(bucket, [])}
+        low, high = _neighbours(list(known), live)
+        if low is None or high is None:
+            return None
+        ends = []
+        for splits in (low, high):
+            bucket = known[splits]
+            there = replace(launch, num_splits=bucket, combine_bucket=bucket, live_splits=(splits,) * self.shape.batch)
+            cost_us = COMBINE_COST_US.get(launch.combine_bucket, 0.0) - COMBINE_COST_US[bucket]
+            ends.append(_later(self.by_launch[there.key], cost_us))
+        return _between(ends[0], ends[1], (live - low) / max(1, high - low))
 
     def _along_blocks(self, decision: Decision, *, any_kernel: bool = False) -> Latency | None:
         """Ragged batches: between two known blocks per split under the same cap."""

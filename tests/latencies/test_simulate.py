@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.data.errors import UserError
+from evaluators.data.workloads import Case, Split
 from evaluators.judge.judge import open_judge
+from evaluators.latencies.latency import ShapeCells
 from evaluators.latencies.simulate import (
     LatencyModel,
     busy_phases,
@@ -104,3 +106,16 @@ def test_the_verb_writes_a_table_of_another_model(tmp_path: Path, evosplit: Comm
     assert again.code == 2 and "exists" in again.err
     few = evosplit("simulate", str(BSC / METADATA.name), "--launches", "9", "-o", str(tmp_path / "few"))
     assert few.code == 2 and "needs 64" in few.err
+
+
+def test_small_heads_are_interpolated_across_combine_kernels() -> None:
+    """The kernel for 32 splits was recorded with 1 and 20 of them alone; 11 must not lie on a line between those."""
+    shape, gpu = DecodeShape(1, 16384, 32, 8, 64), Gpu()
+    model = LatencyModel()
+    case = Case("small", shape, Split.TRAIN)
+    known = ShapeCells(shape, simulated_cells(model, case, METADATA, gpu), METADATA, gpu)
+    for blocks, splits in ((8, 11), (6, 15), (5, 18)):
+        decision = Decision(64, blocks_per_split=blocks)
+        truth = float(model.predict([work_of(shape, METADATA, decision, gpu)])[0])
+        found = known.lookup(decision)
+        assert found is not None and found.median_us == pytest.approx(truth, rel=0.1), splits
