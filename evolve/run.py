@@ -344,7 +344,7 @@ def start_run(
     """
     tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
     seeds, proposer = read_seeds(config), open_configured_proposer(config)
-    load_templates(config.prompts)  # its errors come before a folder is made
+    load_templates(config.prompts, config.judge.setting)  # its errors come before a folder is made
     judge = open_configured_judge(config, tables=tables, pool=pool, on_event=on_event)
     proposer = _with_constant_fitting(config, proposer, judge)
     folder = folder or new_run_folder(Path(config.runs_dir), config.name)

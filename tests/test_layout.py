@@ -45,7 +45,8 @@ def test_imports_nothing_heavy_at_the_top(path: Path) -> None:
 
 ORDER = (
     *(f"evaluators.{name}" for name in (
-        "data", "fa3", "language", "sandbox", "latencies", "measure", "scoring", "judge", "confirm", "openevolve_entry",
+        "data", "fa3", "triton_decode", "targets", "language", "sandbox", "latencies", "measure", "scoring", "judge",
+        "confirm", "openevolve_entry",
     )),
     *(f"evolve.{name}" for name in (
         "errors", "assets", "secrets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",

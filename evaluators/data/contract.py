@@ -184,8 +184,12 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`; fp8 is named last."""
-        return f"{self.provider}-{self.mode.value}-{self.cache.value}" + ("-fp8" if self.dtype == "fp8" else "")
+        """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`; fp8 is named last.
+
+        A provider of paged and of contiguous KV names the paged ones so: `triton_decode-paged-cold`.
+        """
+        kind = "paged" if self.paged and self.provider == "triton_decode" else self.mode.value
+        return f"{self.provider}-{kind}-{self.cache.value}" + ("-fp8" if self.dtype == "fp8" else "")
 
     @property
     def element_bytes(self) -> int:
@@ -310,6 +314,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("fa3_fwd", Mode.METADATA, Cache.HOT),
         Setting("fa3_fwd", Mode.STATIC, Cache.COLD),
         Setting("vllm", Mode.METADATA, Cache.COLD, page_size=16),
+        Setting("triton_decode", Mode.METADATA, Cache.COLD),
+        Setting("triton_decode", Mode.METADATA, Cache.COLD, page_size=16),
     )
 }
 """The settings that ship as recorded tables, by name."""

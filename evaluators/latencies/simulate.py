@@ -20,11 +20,12 @@ import numpy as np
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.errors import UserError
+from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Split
+from evaluators.fa3.actions import recorded_actions
 from evaluators.fa3.dispatch import blocks_of_sequences, ceil_div, is_local, shape_view
 from evaluators.fa3.launch import canonical_launch
-from evaluators.latencies.recorded_decisions import recorded_actions
-from evaluators.latencies.table import SIMULATED, Cell, Table
+from evaluators.latencies.table import SIMULATED, Table
 
 MIN_LAUNCHES = 64
 """Measured launches below which nothing is simulated."""
@@ -118,8 +119,14 @@ def busy_phases(tiles: Sequence[tuple[int, int]], num_sms: int) -> tuple[tuple[f
     return tuple(phases), loads[0][1]
 
 
-def work_of(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> LaunchWork:
-    """What a decision's launch gives the GPU to do."""
+def work_of(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> LaunchWork:
+    """What a decision's launch gives the GPU to do.
+
+    Raises:
+        UserError: a decision of another kernel than FA3's.
+    """
+    if not isinstance(decision, Decision):
+        raise UserError(f"launches of {setting.provider} cannot be simulated", hint="a table of FA3's")
     launch = canonical_launch(shape, setting, decision, gpu)
     live = launch.live_splits * (shape.batch if setting.mode is Mode.STATIC else 1)
     tiles, empty = tiles_in_order(shape, setting, live, packed=launch.pack_gqa)

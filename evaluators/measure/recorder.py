@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from evaluators.data.contract import Decision, Gpu, Setting
+from evaluators.data.contract import Gpu, Setting
 from evaluators.data.device import DeviceRecord
+from evaluators.data.launches import AnyDecision, AnyLaunch
 from evaluators.data.workloads import Case, cases_for
-from evaluators.fa3.launch import Launch
-from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.latencies.table import slice_rows
 from evaluators.measure.errors import MeasureErrorKind, RecordingError
 from evaluators.measure.executor import Job, JobResult
 from evaluators.measure.pool import Pool
+from evaluators.targets.registry import target_of
+from evaluators.targets.target import AnyTarget
 
 SLICE_FORMAT = 1
 ROUNDS = 6
@@ -39,7 +40,7 @@ SAME = ("format", "workload", "setting", "build", "rounds")
 SAME_DEVICE = ("name", "num_sms", "driver")
 """Keys of the header that slices of one folder must share; the rest tells one GPU from another."""
 
-Actions = dict[str, tuple[Decision, Launch]]
+Actions = dict[str, tuple[AnyDecision, AnyLaunch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +97,15 @@ def recording_cost(
 ) -> RecordingCost:
     """Cost of a part of a recording without the shapes that are done; lines are written with made-up latencies."""
     shapes = cells = size = 0
+    target = target_of(setting)
     for case in slice_cases(workload, setting, part):
         if case.id in done:
             continue
-        actions = recorded_actions(case.shape, setting, gpu)
-        rows = [cell_row(decision, launch, [12.345] * ROUNDS, 0.002123) for decision, launch in actions.values()]
+        actions = target.recorded_actions(case.shape, setting, gpu)
+        rows = [
+            cell_row(target.cell_values(decision), launch, [12.345] * ROUNDS, 0.002123)
+            for decision, launch in actions.values()
+        ]
         line = {"case": case.id, "sm_clock_mhz": 1980, "slowed": False, "cells": rows}
         shapes, cells, size = shapes + 1, cells + len(rows), size + len(json.dumps(line, separators=(",", ":"))) + 1
     return RecordingCost(shapes, cells, cells * MS_PER_CELL / 1e3, size, round(size * TABLE_SHARE))
@@ -133,13 +138,12 @@ def end_torn_line(path: Path) -> None:
             out.write(b"\n")
 
 
-def cell_row(decision: Decision, launch: Launch, latencies_us: Sequence[float], error: float) -> dict[str, Any]:
-    """One recorded launch as JSON."""
+def cell_row(
+    decision: dict[str, Any], launch: AnyLaunch, latencies_us: Sequence[float], error: float
+) -> dict[str, Any]:
+    """One recorded launch as JSON; the decision as of `Target.cell_values`."""
     return {
-        "num_splits": decision.num_splits,
-        "blocks_per_split": decision.blocks_per_split,
-        "pack_gqa": decision.pack_gqa,
-        "sm_margin": decision.sm_margin,
+        **decision,
         "launch": launch.key,
         "error": round(error, 6),
         "latencies_us": [round(v, 3) for v in latencies_us],
@@ -214,12 +218,12 @@ class SliceWriter:
         self._open.close()
 
 
-def _row(case: Case, actions: Actions, result: JobResult) -> dict[str, Any]:
+def _row(case: Case, actions: Actions, result: JobResult, target: AnyTarget) -> dict[str, Any]:
     """One slice line: the cells, or why this shape failed (it then costs this shape alone)."""
     if result.reply is None:
         return {"case": case.id, "failed": str(result.error).splitlines()[0]}
     cells = [
-        cell_row(decision, launch, cell["latencies_us"], cell["error"])
+        cell_row(target.cell_values(decision), launch, cell["latencies_us"], cell["error"])
         for (decision, launch), cell in zip(actions.values(), result.reply["cells"], strict=True)
     ]
     reply = result.reply
@@ -256,13 +260,13 @@ def record(
     asked: dict[int, tuple[Case, Actions, Job]] = {}
     with closing(SliceWriter(output, pool, workload, setting, folder=folder)) as slices:
         todo = [c for c in slice_cases(workload, setting, part) if c.id not in slices.done]
-        gpu = pool.devices[0].gpu()
+        gpu, target = pool.devices[0].gpu(), target_of(setting)
 
         def jobs() -> Iterator[Job]:
             for case in todo:
                 if deadline is not None and time.monotonic() > deadline:
                     return
-                actions = recorded_actions(case.shape, setting, gpu)
+                actions = target.recorded_actions(case.shape, setting, gpu)
                 job = Job(setting, case.shape, tuple(d for d, _ in actions.values()), ROUNDS)
                 asked[id(job)] = case, actions, job
                 yield job
@@ -276,7 +280,7 @@ def record(
                         case, actions, _ = asked.pop(id(result.job))
                         if result.error is not None and result.error.kind is MeasureErrorKind.LOST:
                             raise result.error
-                        row = _row(case, actions, result)
+                        row = _row(case, actions, result, target)
                         # A launch that no GPU survived is written down where the slices begin.
                         slices.add(result.uuid or next(iter(pool.benches(setting))), row)
                         count += 1

@@ -31,7 +31,8 @@ def _fit(problem: Problem, tally: Tally, seed: int, method: Method) -> None:
     known = tunables(program)
     if not known:
         raise UserError("the policy holds no number that may move", hint="mark lines with # tune LOW..HIGH")
-    tables = Tables(problem.judge.gpu, problem.judge.questions, problem.judge.limits)
+    judge = problem.judge
+    tables = Tables(judge.gpu, judge.questions, judge.limits, target=judge.target)
     scorer = Scorer(problem.judge)
     whole = problem.judge.oracle_log_gain
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT_SHARE, Evaluation, SplitScore
+from evaluators.data.launches import Grid
 from evaluators.latencies.table import SIMULATED
-from evaluators.scoring.regressions import Grid, Regression
+from evaluators.scoring.regressions import Regression
 from evaluators.scoring.score import CHARGE
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def result_printer(*, as_json: bool) -> Callable[[str], None]:
 def measured_how(judge: AnyJudge) -> str:
     """Origin of a judge's latencies, for the line that says what was judged."""
     d = judge.description
-    how = "" if d["build"].startswith(SIMULATED) else "live: " if "measure" in d else "recorded: "
+    how = "live: " if "measure" in d else "" if d["build"].startswith(SIMULATED) else "recorded: "
     return f"{how}{d['build']}, {d['gpu']}"
 
 

@@ -14,10 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.targets.registry import target_of_name
+from evaluators.targets.target import AnyTarget
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.checksums import COUNT, JournalDamaged, seal, verify
 from evolve.journal.entry import (
@@ -310,6 +313,11 @@ class Journal:
             r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced, r.elapsed_s{extra}
             FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id"""
 
+    @cached_property
+    def _target(self) -> AnyTarget:
+        """The target that the run is about."""
+        return target_of_name(self.meta("setting"))
+
     @property
     def _query(self) -> str:
         return self._QUERY.format(extra=", r.gpu_s, a.look_ups" if self._version >= 2 else DEFAULTS)
@@ -322,7 +330,7 @@ class Journal:
                 row = next(rows, None)
                 if row is None:
                     return
-                entry = entry_of(row)
+                entry = entry_of(row, self._target)
             yield entry
 
     def committed(self) -> int:
@@ -342,7 +350,7 @@ class Journal:
             return None
         with self.reading():
             row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
-            return None if row is None else entry_of(row)
+            return None if row is None else entry_of(row, self._target)
 
     def entry(self, index: int) -> Entry:
         """One proposal.

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 
+from evaluators.targets.registry import target_of_name
 from evolve.config import PromptsConfig
 from evolve.errors import UserError
 
 FOLDER = Path(__file__).with_name("default")
 
 MARKS: dict[str, tuple[str, ...]] = {
-    "system": ("measured", "limits", "recordable", "language"),
+    "system": ("measured", "limits", "recordable", "variants", "language"),
     "user": ("scores", "parent", "feedback", "lessons", "inspirations", "how"),
     "diff": (),
     "rewrite": (),
@@ -69,14 +70,20 @@ def _read(name: str, path: Path) -> str:
     return text
 
 
-def load_templates(config: PromptsConfig) -> Templates:
+def load_templates(config: PromptsConfig, setting: str = "") -> Templates:
     """Read the templates.
+
+    Args:
+        config: names those that are not the ones that ship.
+        setting: name of the judge's setting, whose target has a system message of its own.
 
     Raises:
         UserError: a file cannot be read, holds an unknown mark or lacks a needed one.
     """
     named = {name: getattr(config, name) for name in MARKS}
-    return Templates(**{name: _read(name, Path(path or FOLDER / f"{name}.md")) for name, path in named.items()})
+    own = f"system_{target_of_name(setting).name}.md"
+    shipped = {name: f"{name}.md" for name in MARKS} | ({"system": own} if (FOLDER / own).exists() else {})
+    return Templates(**{name: _read(name, Path(path or FOLDER / shipped[name])) for name, path in named.items()})
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

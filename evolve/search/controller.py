@@ -169,7 +169,11 @@ class Controller:
             self._journal.set_meta("feedback_version", str(VERSION))
             self._journal.set_meta("versions", versions_text())
         kept = self._journal.meta("templates")
-        templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
+        templates = (
+            Templates.from_json(kept)
+            if kept
+            else load_templates(self._config.prompts, self._judge.description["setting"])
+        )
         self._journal.set_meta("templates", templates.to_json())
         self._journal.set_meta("config", self._config.dump_yaml())
         if not self._journal.meta("prices"):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
-from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation, Measuring, SplitScore
+from evaluators.data.launches import AnyDecision
 from evaluators.data.status import Status
 from evaluators.language.gate import ProgramRefused, parse_program
 from evolve.config import SearchConfig
@@ -52,7 +52,7 @@ class JudgeLike(Protocol):
         """Judge a program; blocking, thread-safe, never raises for a candidate's fault."""
         ...
 
-    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+    def score(self, source: str, decisions: Sequence[AnyDecision]) -> Evaluation:
         """The evaluation of a program whose decisions are known; as `evaluate`."""
         ...
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.data.errors import UserError
 from evaluators.data.workloads import Case, Split
+from evaluators.fa3.interpolation import ShapeCells
 from evaluators.judge.judge import open_judge
-from evaluators.latencies.latency import ShapeCells
 from evaluators.latencies.simulate import (
     LatencyModel,
     busy_phases,

@@ -156,6 +156,7 @@ export interface Outcome {
   blocks_per_split: number;
   pack_gqa: boolean | null;
   sm_margin: number;
+  variant: string;
   live_splits: number;
   grid: LaunchGrid;
   latency_us: number | null;
@@ -187,6 +188,7 @@ export interface Cells {
   blocks_per_split: number[];
   pack_gqa: boolean | null[];
   sm_margin: number[];
+  variant: string[];
   live_splits: number[];
   median_us: number[];
   low_us: number[];

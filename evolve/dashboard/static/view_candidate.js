@@ -382,8 +382,11 @@ async function shapeTable(c, { source, run, values }) {
             name: "splits",
             number: true,
             value: (r) => String(r.o.num_splits),
-            title: "num_splits decided, with FA3's own choice filled in",
+            title: "num_splits decided, with the kernel's own choice filled in",
           },
+          ...(rows.some((r) => r.o.variant)
+            ? [{ name: "variant", value: (r) => r.o.variant, title: "block_n/num_warps/num_stages" }]
+            : []),
           {
             name: "blocks",
             number: true,

@@ -206,7 +206,8 @@ class LaunchGrid(TypedDict):
 class Outcome(TypedDict):
     """What a program's decision comes to on one recorded shape.
 
-    `num_splits` and `blocks_per_split` have FA3's own choices filled in; `live_splits` is the mean over the sequences.
+    `num_splits` and `blocks_per_split` have the kernel's own choices filled in; `variant` names what else was decided,
+    and is empty where the target has no variants; `live_splits` is the mean over the sequences.
     `speedup` is stock latency / latency, `error` the standard error of its logarithm, `left` the speed-up that the best
     recorded launch would add. Latencies in microseconds; None, with `interpolated` False, where the table neither holds
     nor brackets the launch.
@@ -216,6 +217,7 @@ class Outcome(TypedDict):
     blocks_per_split: int
     pack_gqa: bool | None
     sm_margin: int
+    variant: str
     live_splits: float
     grid: LaunchGrid
     latency_us: float | None
@@ -248,13 +250,14 @@ class Cells(TypedDict):
     """Recorded launches of one shape as columns; the first is the baseline's.
 
     `median_us`, `low_us` and `high_us` are over the rounds; `speedup` is the median over paired rounds of baseline /
-    launch and `error` the standard error of its logarithm.
+    launch and `error` the standard error of its logarithm. `variant` is empty where the target has no variants.
     """
 
     num_splits: list[int]
     blocks_per_split: list[int]
     pack_gqa: list[bool | None]
     sm_margin: list[int]
+    variant: list[str]
     live_splits: list[float]
     median_us: list[float]
     low_us: list[float]

@@ -34,7 +34,7 @@ from evolve.export.proof.gpus import GpuEffect, gpu_effects, lines_with_one_gpus
 from evolve.export.proof.monotone import Monotone, prove_monotone
 from evolve.export.proof.outside import Outside, prove_condition, prove_outside
 from evolve.export.targets.domain import Domain
-from evolve.export.targets.targets import TARGETS, Target, TargetKind
+from evolve.export.targets.targets import TARGETS, ExportTarget, TargetKind
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
@@ -70,7 +70,7 @@ class Export:
 
     name: str
     program: Program
-    target: Target
+    target: ExportTarget
     tree: Tree | None
     form: Form
     change: SourceChange
@@ -111,7 +111,7 @@ def _same(form: Form, other: Form) -> bool:
     return dumps[0] == dumps[1]
 
 
-def decisions_left_out(program: Program, target: Target) -> dict[str, str]:
+def decisions_left_out(program: Program, target: ExportTarget) -> dict[str, str]:
     """Decisions of a program that the target has no place for, with the reason."""
     schedule = form_of(program, "schedule")
     found: dict[str, str] = {}
@@ -148,7 +148,7 @@ def _with_stock_choice(form: Form) -> Form:
     return with_stock(form, stock_form(form.entry), zero)
 
 
-def modes_of(target: Target, program: Program, rows: Sequence[Row], gpu: Gpu, domain: Domain, *,
+def modes_of(target: ExportTarget, program: Program, rows: Sequence[Row], gpu: Gpu, domain: Domain, *,
              partial: bool) -> HarmVerdict:  # fmt: skip
     """Where a patch may decide; a kernel without recordings is judged by those of the kernel that it was forked from.
 
@@ -164,7 +164,7 @@ def modes_of(target: Target, program: Program, rows: Sequence[Row], gpu: Gpu, do
     return judged(rows, target, domain, partial=partial, veto=veto)
 
 
-def as_built(target: Target, tree: Tree) -> Target:
+def as_built(target: ExportTarget, tree: Tree) -> ExportTarget:
     """The target with its tree's tiles: SGLang's branch sgl-kernel takes vLLM's 64-row tile since February 2026."""
     source = tree.read(HEADER) or b""
     return replace(target, mirror="vllm") if not target.provider and b"use_one_mma_wg" in source else target
@@ -185,7 +185,7 @@ def dead_rules_told(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> I
         raise NothingToPatch("; ".join([str(nothing), *told]), hint=nothing.hint) from nothing
 
 
-def plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                 gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/heuristics.h, proved.
 
@@ -268,7 +268,7 @@ def by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {workload: list(group.values()) for workload, group in found.items()}
 
 
-def exported(name: str, program: Program, target: Target, tree: Tree | None, form: Form, change: SourceChange,
+def exported(name: str, program: Program, target: ExportTarget, tree: Tree | None, form: Form, change: SourceChange,
              proof: Proof, verdict: HarmVerdict, *, stock: Form, rows: Sequence[Row],
              tables: Mapping[tuple[str, str], Table], gpu: Gpu, monotone: Monotone | None = None,
              followed: Followed | None = None, outside: Outside | None = None) -> Export:  # fmt: skip
@@ -303,7 +303,7 @@ def _recorded_on(card: Mapping[str, object]) -> str:
     return f"{device['name']} ({device['num_sms']} SMs), driver {device['driver']}, {card['build']}, {card['date']}"
 
 
-def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                  gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/flash_prepare_scheduler.cu, its formula proved as host C++.
 

@@ -8,7 +8,7 @@ from evolve.export.bundle.plan import Export
 from evolve.export.evidence.evidence import EvidenceSummary, Row
 from evolve.export.proof.gpus import effect_lines
 from evolve.export.proof.outside import Outside, gib
-from evolve.export.targets.targets import Target, TargetKind
+from evolve.export.targets.targets import ExportTarget, TargetKind
 
 PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for
   num_n_blocks == 4, distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous
@@ -173,7 +173,7 @@ def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
     return [f"{', '.join(named)}: {text}" if named else text for text, named in found.items()]
 
 
-def _in_python(target: Target) -> bool:
+def _in_python(target: ExportTarget) -> bool:
     return target.kind in (TargetKind.FA4, TargetKind.VLLM)
 
 

@@ -12,7 +12,7 @@ from evaluators.fa3.dispatch import num_splits_heuristic, stock_blocks_per_split
 from evaluators.language.gate import Program
 from evolve.export.evidence.answers import ask
 from evolve.export.evidence.evidence import Row
-from evolve.export.targets.targets import Target, TargetKind
+from evolve.export.targets.targets import ExportTarget, TargetKind
 
 _Call = tuple[ShapeView, WorkView]
 
@@ -50,7 +50,7 @@ def lines_with_one_gpus_sms(source: str) -> tuple[str, ...]:
     return tuple(f"line {line}: {value}" for line, value in sorted(found))
 
 
-def gpu_effects(program: Program, rows: Sequence[Row], target: Target) -> tuple[GpuEffect, ...]:
+def gpu_effects(program: Program, rows: Sequence[Row], target: ExportTarget) -> tuple[GpuEffect, ...]:
     """What a rule decides on GPUs of the sizes in `SM_COUNTS`.
 
     Args:

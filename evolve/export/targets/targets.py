@@ -26,7 +26,7 @@ class TargetKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ExportTarget:
     """A place where a decision is made upstream.
 
     Attributes:
@@ -96,29 +96,32 @@ _UPSTREAM, _VLLM_FORK, _SGL_FORK = (
     "sgl-project/sgl-flash-attn",
 )
 
-TARGETS: dict[str, Target] = {
+TARGETS: dict[str, ExportTarget] = {
     t.name: t
     for t in (
-        Target("fa3", TargetKind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-vllm", TargetKind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-sgl", TargetKind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-prepare", TargetKind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
-               "[FA3]", _IN_PREPARE),
-        Target("fa3-vllm-prepare", TargetKind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
-               Decision(num_splits=32), "[FA3]", _IN_PREPARE),
-        Target("fa3-sgl-prepare", TargetKind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(), "[FA3]",
-               _IN_PREPARE),
-        Target("vllm", TargetKind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
-               "[Attention]", _IN_VLLM),
-        Target("fa4", TargetKind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
-        Target("python", TargetKind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
+        ExportTarget("fa3", TargetKind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]",
+                     _IN_HEADER),
+        ExportTarget("fa3-vllm", TargetKind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]",
+                     _IN_HEADER),
+        ExportTarget("fa3-sgl", TargetKind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]",
+                     _IN_HEADER),
+        ExportTarget("fa3-prepare", TargetKind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
+                     "[FA3]", _IN_PREPARE),
+        ExportTarget("fa3-vllm-prepare", TargetKind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
+                     Decision(num_splits=32), "[FA3]", _IN_PREPARE),
+        ExportTarget("fa3-sgl-prepare", TargetKind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(),
+                     "[FA3]", _IN_PREPARE),
+        ExportTarget("vllm", TargetKind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
+                     "[Attention]", _IN_VLLM),
+        ExportTarget("fa4", TargetKind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
+        ExportTarget("python", TargetKind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
             "blocks_per_split": "no argument of FA3's Python interface takes it",
         }),
     )
 }  # fmt: skip
 
 
-def target_named(name: str) -> Target:
+def target_named(name: str) -> ExportTarget:
     """A target by its name.
 
     Raises:
