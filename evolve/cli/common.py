@@ -52,7 +52,7 @@ def result_printer(*, as_json: bool) -> Callable[[str], None]:
 def measured_how(judge: AnyJudge) -> str:
     """Origin of a judge's latencies, for the line that says what was judged."""
     d = judge.description
-    how = "" if d["build"].startswith(SIMULATED) else "live: " if "measure" in d else "recorded: "
+    how = "live: " if "measure" in d else "" if d["build"].startswith(SIMULATED) else "recorded: "
     return f"{how}{d['build']}, {d['gpu']}"
 
 
