@@ -28,6 +28,7 @@ for verb in (
     verbs.sweep,
     verbs.evaluate,
     verbs.confirm,
+    verbs.tpot,
     verbs.decide,
     verbs.record,
     verbs.simulate,

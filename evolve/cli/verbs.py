@@ -209,6 +209,32 @@ def confirm(
     raise typer.Exit(code)
 
 
+def tpot(
+    program: Annotated[str, typer.Argument(help=PROGRAM)],
+    model: Annotated[str, typer.Option("--model", help="Well-known name, or a Hugging Face config.json.")],
+    tp: Annotated[int, typer.Option("--tp", min=1, help="Tensor parallel degree: one GPU's part is measured.")] = 1,
+    shapes: Annotated[
+        Path | None, typer.Option("--shapes", help="CSV as decide takes it. [default: 1 to 32 x 256 to 8,192, ragged]")
+    ] = None,
+    setting: Annotated[str, typer.Option("--setting", help="Provider, mode, cache.")] = "fa3_fwd-metadata-cold",
+    against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the report.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print shapes and memory, measure nothing.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Measure time per output token: whole decode steps of a model's shard, stock against a program."""
+    from evolve.cli.tokens.tpot import tpot_command
+
+    raise typer.Exit(
+        tpot_command(
+            program, model, tp, setting_name=setting, shapes_path=shapes, against=against, output=output,
+            minutes=minutes, runs_dir=runs_dir, dry_run=dry_run, as_json=json,
+        )
+    )  # fmt: skip
+
+
 def decide(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
