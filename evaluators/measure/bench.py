@@ -63,6 +63,13 @@ class GpuBench:
             self._opened = ShapeTimer(self.setting, self.provider, self.gpu, seed=self._seed)
         return self._opened
 
+    def close_shapes(self) -> None:
+        """Give back the memory for KV copies; the next measurement takes it anew."""
+        import torch
+
+        self._opened = None
+        torch.cuda.empty_cache()
+
     def guarded(self, shape: DecodeShape, work: Callable[[], T]) -> T:
         """Run a measurement; what goes wrong becomes a `MeasureError` that says whether to go on."""
         import torch

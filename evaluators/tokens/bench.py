@@ -6,6 +6,7 @@ import gc
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from evaluators.data.contract import Decision, DecodeShape
@@ -114,7 +115,7 @@ class TokenBench:
             return self.bench.provider.bind(inputs, decisions[arm], self.bench.gpu) if arm in decisions else None
 
         for arm in decisions:  # once outside a graph: compiles kernels, opens cuBLAS
-            errors.append(self._checked(inputs, lambda arm=arm: self._enqueue(step, bound(arm), 0)))
+            errors.append(self._checked(inputs, partial(self._enqueue, step, bound(arm), 0)))
 
         def measure(look: int, count: int) -> list[Capture]:
             nonlocal slowed

@@ -1,0 +1,121 @@
+"""Predicted time per output token: kernel latencies put into a step whose rest was measured, or bounded by bandwidth.
+
+step = rest + layers x kernel latency. The rest (everything but attention) depends on the batch alone; it comes from
+steps that were measured without attention, or from the bytes of the shard's weights at a bandwidth, which is a lower
+bound of the rest and so an upper bound of what a faster kernel is worth. Nothing here is a measurement of a program.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from evaluators.data.errors import UserError
+from evaluators.tokens.shard import Shard
+
+H100_BYTES_PER_US = 3.35e6
+"""Peak bandwidth of an H100 SXM (data sheet: 3.35 TB/s); no kernel reaches it."""
+
+
+class RestOrigin(StrEnum):
+    """Where the time of everything but attention comes from."""
+
+    MEASURED = "measured"
+    ROOFLINE = "roofline"
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """A shard's step without its attention.
+
+    Attributes:
+        shard: the model's part.
+        origin: whether the rest was measured.
+        rest: (batch, microseconds) of everything but attention, by batch.
+    """
+
+    shard: Shard
+    origin: RestOrigin
+    rest: tuple[tuple[int, float], ...]
+
+    def rest_us(self, batch: int) -> float:
+        """Time of everything but attention: linear between measured batches, beyond them that of the nearest."""
+        batches = [b for b, _ in self.rest]
+        at = bisect_left(batches, batch)
+        if at < len(batches) and batches[at] == batch:
+            return self.rest[at][1]
+        if at in (0, len(batches)):
+            return self.rest[min(at, len(batches) - 1)][1]
+        (b0, t0), (b1, t1) = self.rest[at - 1 : at + 1]
+        return t0 + (t1 - t0) * (batch - b0) / (b1 - b0)
+
+    def step_us(self, batch: int, kernel_us: float) -> float:
+        """Predicted step with attention calls of this latency."""
+        return self.rest_us(batch) + self.shard.layers * kernel_us
+
+    def attention_share(self, batch: int, kernel_us: float) -> float:
+        """Predicted share of attention in a step."""
+        return self.shard.layers * kernel_us / self.step_us(batch, kernel_us)
+
+    def token_speedup(self, batch: int, baseline_us: float, program_us: float) -> float:
+        """Predicted step with the baseline's calls over that with the program's."""
+        return self.step_us(batch, baseline_us) / self.step_us(batch, program_us)
+
+    def as_json(self) -> dict[str, Any]:
+        """As files of steps hold it."""
+        rest = [{"batch": b, "rest_us": round(t, 2)} for b, t in self.rest]
+        return {"shard": asdict(self.shard), "origin": self.origin.value, "rest": rest}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> StepModel:
+        """Inverse of `as_json`.
+
+        Raises:
+            ValueError: a field is missing, nothing was measured, or a time is no positive number.
+        """
+        try:
+            rest = tuple(sorted((int(r["batch"]), float(r["rest_us"])) for r in data["rest"]))
+            model = StepModel(Shard(**data["shard"]), RestOrigin(data["origin"]), rest)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"expected shard, origin and rest of a step ({error!r})") from error
+        if not rest or any(b < 1 or not 0 < t < math.inf for b, t in rest):
+            raise ValueError("expected one batch at least, each with a time above 0")
+        return model
+
+
+def roofline_model(shard: Shard, *, bytes_per_us: float = H100_BYTES_PER_US) -> StepModel:
+    """The shortest conceivable rest: every weight read once at peak bandwidth."""
+    return StepModel(shard, RestOrigin.ROOFLINE, ((1, shard.weight_bytes / bytes_per_us),))
+
+
+def mean_token_speedup(model: StepModel, rows: Sequence[tuple[float, int, float, float]]) -> float:
+    """Predicted ratio of mean steps over a traffic.
+
+    Args:
+        model: the step.
+        rows: (weight, batch, baseline's kernel latency, program's) of each shape; microseconds.
+    """
+    before = sum(w * model.step_us(batch, a) for w, batch, a, _ in rows)
+    after = sum(w * model.step_us(batch, b) for w, batch, _, b in rows)
+    return before / after
+
+
+def read_steps(path: Path) -> tuple[StepModel, ...]:
+    """Measured steps of a file, as `evosplit tpot` and results/tpot write them.
+
+    Raises:
+        UserError: it cannot be read, or holds no steps.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(StepModel.from_json(row) for row in data["steps"])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no measured steps ({error})") from error

@@ -1,0 +1,91 @@
+"""What the study of tokens makes of measurements: rows are made up, with steps that follow the model or do not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from evaluators.tokens.shard import Shard
+
+sys.path.append(str(ROOT / "results" / "tpot"))
+import measure
+import summarise
+
+SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
+REST_US = {1: 5000.0, 8: 5200.0, 32: 5600.0}
+
+
+def write(folder: Path, *, off: float = 0.0) -> None:
+    """A study whose steps are rest + 40 kernels; every third one is off by a share."""
+    rows, proof = (measure.Rows(folder / n, c) for n, c in (
+        ("steps.csv", measure.STEP_COLUMNS), ("proof.csv", measure.PROOF_COLUMNS)))  # fmt: skip
+    for i, batch in enumerate(list(REST_US) * 4):
+        a, b = 12.0 + i, 11.0 + i
+        before, after = (REST_US[batch] + 40 * us for us in (a, b))
+        ratio = math.log(before / after) + (off if i % 3 == 0 else 0.0)
+        rows.add({
+            "shard": SHARD.name, "case": f"c{i}", "batch": batch, "seqlen_k": 512, "kernel_baseline_us": a,
+            "kernel_program_us": b, "log_ratio": ratio, "low": ratio - 1e-3, "high": ratio + 1e-3, "verdict": "faster",
+            "captures": 4, "capture_sd": 1e-3, "baseline_us": before, "program_us": after, "rest_us": REST_US[batch],
+            "slowed": 0,
+        })  # fmt: skip
+    rows.add({"shard": SHARD.name, "case": "broken", "batch": 1, "seqlen_k": 512, "trouble": "out of memory"})
+    for test, verdict, ratio in (("A/A", "same", 0.0), ("+0.5%", "slower", -0.005), ("+0.5%", "unreliable", -0.001)):
+        proof.add({
+            "shard": SHARD.name, "test": test, "batch": 8, "log_ratio": ratio, "low": ratio, "high": ratio,
+            "verdict": verdict, "captures": 4, "capture_sd": 1e-3, "baseline_us": 1.0, "rest_us": REST_US[8],
+            "slowed": 0,
+        })  # fmt: skip
+    card = {"device": {"name": "made-up"}, "torch": "0", "setting": "fa3_fwd-metadata-cold",
+            "shards": [{**asdict(SHARD), "distinct_layers": 40, "largest_bytes": 1}]}  # fmt: skip
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+def test_steps_that_follow_the_model_are_predicted(tmp_path: Path) -> None:
+    write(tmp_path)
+    found: dict[str, Any] = summarise.summary(tmp_path)["shards"][SHARD.name]
+    assert found["shapes"] == 12 and found["faster"] == 12
+    assert found["predicted_within_0.3_points"] == 1.0
+    # The rest is that of another batch, so that predictions are close and not exact.
+    assert 0 < found["predicted_worst_error"] < 1e-3
+    assert found["predicted"] == pytest.approx(found["token_speedup"], abs=1e-3)
+
+
+def test_steps_that_do_not_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, off=0.01)
+    found = summarise.summary(tmp_path)["shards"][SHARD.name]
+    assert found["predicted_within_0.3_points"] == pytest.approx(8 / 12)
+    assert found["predicted_worst_error"] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_proof_counts_verdicts(tmp_path: Path) -> None:
+    write(tmp_path)
+    proof = summarise.summary(tmp_path)["proof"][SHARD.name]
+    assert proof["A/A"]["same"] == 1 and proof["A/A"]["faster"] == 0
+    assert proof["+0.5%"]["slower"] == proof["+0.5%"]["unreliable"] == 1
+
+
+def test_files_beside_the_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["summarise.py", str(tmp_path)])
+    summarise.main()
+    assert {"summary.json", "steps.json", "tokens.png"} <= {p.name for p in tmp_path.iterdir()}
+    (step,) = summarise.steps_json(tmp_path)["steps"]
+    assert [tuple(r.values()) for r in step["rest"]] == list(REST_US.items())
+
+
+def test_rows_are_on_disk_as_they_come(tmp_path: Path) -> None:
+    rows = measure.Rows(tmp_path / "a.csv", ("x", "y"))
+    rows.add({"x": 1})
+    with (tmp_path / "a.csv").open() as file:
+        assert list(csv.DictReader(file)) == [{"x": "1", "y": ""}]
+    with pytest.raises(FileExistsError):
+        measure.Rows(tmp_path / "a.csv", ("x",))
