@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.models import DecoderModel, ModelRefused
+from evaluators.data.workloads import heads_text
 from evaluators.measure.providers.memory import kv_elements, live_kv_bytes
 
 ELEMENT_BYTES = 2
@@ -70,16 +71,17 @@ class Shard:
         """Weights that one decode step reads."""
         return self.layers * self.layer_bytes + self.head_bytes
 
+    @property
+    def heads(self) -> DecodeShape:
+        """Heads of its decode calls, as a call of one sequence and one key."""
+        return DecodeShape(1, 1, self.num_heads_q, self.num_heads_kv, self.head_dim)
+
     def fits(self, shape: DecodeShape) -> str:
         """Why a shape is no decode step of this shard; empty where it is one."""
-        ours = (self.num_heads_q, self.num_heads_kv, self.head_dim)
-        theirs = (shape.num_heads_q, shape.num_heads_kv, shape.head_dim)
-        if ours != theirs:
-            return (
-                f"{self.name} has {ours[0]} query heads and {ours[1]} KV heads of {ours[2]}, "
-                f"the shape has {theirs[0]}, {theirs[1]} and {theirs[2]}"
-            )
-        return "" if shape.seqlen_q == 1 else f"one decode step has one query token, the shape has {shape.seqlen_q}"
+        theirs = replace(shape, batch=1, seqlen_k=1, live_seqlens=())
+        if theirs == self.heads:
+            return ""
+        return f"{self.name} has the heads {heads_text(self.heads)}, the shape has {heads_text(theirs)}"
 
     def kv_bytes(self, shape: DecodeShape, setting: Setting) -> int:
         """KV cache of all layers over the whole capacity."""

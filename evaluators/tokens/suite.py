@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.data.sums import total
@@ -54,9 +54,8 @@ class StepVerdict:
 
 def default_cases(shard: Shard) -> list[Case]:
     """Uniform batches of 1 to 32 at 256 to 8,192 keys, and ragged ones, with the heads of a shard."""
-    heads = (shard.num_heads_q, shard.num_heads_kv, shard.head_dim)
     cases = [
-        Case(f"u-b{batch}-k{seqlen}", DecodeShape(batch, seqlen, *heads), Split.TEST)
+        Case(f"u-b{batch}-k{seqlen}", replace(shard.heads, batch=batch, seqlen_k=seqlen), Split.TEST)
         for seqlen in SEQLENS
         for batch in BATCHES
     ]
@@ -65,7 +64,8 @@ def default_cases(shard: Shard) -> list[Case]:
             name = f"r-b{batch}-{mix.name}"
             live = sample_live_seqlens(mix, batch, random.Random(name))
             capacity = -(-max(live) // 256) * 256
-            cases.append(Case(name, DecodeShape(batch, capacity, *heads, live_seqlens=live), Split.TEST))
+            shape = replace(shard.heads, batch=batch, seqlen_k=capacity, live_seqlens=live)
+            cases.append(Case(name, shape, Split.TEST))
     return cases
 
 

@@ -19,12 +19,12 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from evaluators.confirm.confirm import decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, Decision, DecodeShape, Gpu, Setting, baseline_decision
+from evaluators.data.contract import LIVE_SETTINGS, Decision, Gpu, Setting, baseline_decision
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.launch import spelled_out
@@ -76,9 +76,8 @@ class Rows:
 
 def cases_of(shard: Shard) -> list[Case]:
     """The verb's own shapes, and more uniform ones."""
-    heads = (shard.num_heads_q, shard.num_heads_kv, shard.head_dim)
     more = [
-        Case(f"u-b{batch}-k{seqlen}", DecodeShape(batch, seqlen, *heads), Split.TEST)
+        Case(f"u-b{batch}-k{seqlen}", replace(shard.heads, batch=batch, seqlen_k=seqlen), Split.TEST)
         for batch in MORE_BATCHES
         for seqlen in MORE_SEQLENS
     ]
@@ -178,8 +177,7 @@ def cycles_per_us() -> float:
 def proof_case(shard: Shard, rng: random.Random) -> Case:
     """A random uniform shape."""
     batch, seqlen = rng.choice(PROOF_BATCHES), rng.choice(PROOF_SEQLENS)
-    shape = DecodeShape(batch, seqlen, shard.num_heads_q, shard.num_heads_kv, shard.head_dim)
-    return Case(f"u-b{batch}-k{seqlen}", shape, Split.TEST)
+    return Case(f"u-b{batch}-k{seqlen}", replace(shard.heads, batch=batch, seqlen_k=seqlen), Split.TEST)
 
 
 def prove(steps: TokenBench, setting: Setting, gpu: Gpu, rows: Rows, deadline: float, rng: random.Random) -> int:
@@ -231,9 +229,8 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
         subjects = changed_subjects(shard, setting, gpu)
         kernels = kernel_latencies(bench, subjects)
         say(f"{shard.name}: {len(kernels)} kernels timed, {time.monotonic() - started:.0f} s")
-        shapes = [s.case.shape for s in subjects] + [
-            DecodeShape(max(PROOF_BATCHES), max(PROOF_SEQLENS), shard.num_heads_q, shard.num_heads_kv, shard.head_dim)
-        ]
+        largest_proof = replace(shard.heads, batch=max(PROOF_BATCHES), seqlen_k=max(PROOF_SEQLENS))
+        shapes = [*(s.case.shape for s in subjects), largest_proof]
         steps = TokenBench(bench, shard, shapes, seed=options.seed)
         half = time.monotonic() + (ours - time.monotonic()) * options.table_share
         done = measure_changed(steps, subjects, kernels, rows, half)

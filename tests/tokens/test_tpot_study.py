@@ -6,13 +6,20 @@ import csv
 import json
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import ROOT
 
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.pairing import Verdict
+from evaluators.tokens.bench import StepResult
+from evaluators.tokens.captures import StepComparison, StepInterval
 from evaluators.tokens.shard import Shard
 
 sys.path.append(str(ROOT / "results" / "tpot"))
@@ -47,6 +54,64 @@ def write(folder: Path, *, off: float = 0.0) -> None:
     card = {"device": {"name": "made-up"}, "torch": "0", "setting": "fa3_fwd-metadata-cold",
             "shards": [{**asdict(SHARD), "distinct_layers": 40, "largest_bytes": 1}]}  # fmt: skip
     (folder / "card.json").write_text(json.dumps(card))
+
+
+class MadeUpBench:
+    """Kernels of 12 us in any setting; the GPU is lost after some of them."""
+
+    gpu, device, provider = Gpu(), SimpleNamespace(as_dict=lambda: {"name": "made-up"}), SimpleNamespace(build=str)
+
+    def __init__(self, setting: Setting, seed: int) -> None:
+        pass
+
+    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+        if shape.batch == 20:
+            raise MeasureError(MeasureErrorKind.MEMORY, "too large")
+        return {"cells": [{"latencies_us": (12.0 + i,) * rounds} for i in range(len(decisions))]}
+
+    def close_shapes(self) -> None:
+        pass
+
+
+class MadeUpSteps:
+    """Steps that follow the model; some shapes do not fit."""
+
+    distinct_layers = 40
+
+    def __init__(self, bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int) -> None:
+        self.shard = shard
+
+    def compare(self, shape: DecodeShape, a: Decision, b: Decision, *, extra_cycles: int = 0) -> StepResult:
+        if shape.batch == 24:
+            raise MeasureError(MeasureErrorKind.MEMORY, "does not fit")
+        before = 5000.0 + self.shard.layers * 12.0
+        after = before + self.shard.layers * (a != b) + extra_cycles / 1000
+        ratio = math.log(before / after)
+        interval = StepInterval(ratio, ratio - 1e-3, ratio + 1e-3)
+        verdict = Verdict.SLOWER if interval.excludes_zero else Verdict.SAME
+        return StepResult(StepComparison(verdict, interval, 1e-3, 4, before, after, 5000.0), False, 0.0)
+
+
+def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(
+        __version__="0", cuda=SimpleNamespace(empty_cache=lambda: None)))  # fmt: skip
+    monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
+    monkeypatch.setattr(measure, "TokenBench", MadeUpSteps)
+    monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "4"])
+    measure.main()
+    with (tmp_path / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 60 and {r["shard"] for r in rows} == {"llama-3.1-70b-tp8", "llama-3.1-8b-tp1"}
+    assert all(bool(r["trouble"]) == (r["batch"] == "24") for r in rows)
+    assert all(bool(r["kernel_baseline_us"]) == (r["batch"] != "20") for r in rows)
+    found = summarise.summary(tmp_path)
+    for name in found["shards"]:
+        assert found["shards"][name]["predicted_within_0.3_points"] == 1.0
+        aa, slower = found["proof"][name]["A/A"], found["proof"][name]["+0.5%"]
+        assert aa["same"] == aa["pairs"] > 0 and slower["slower"] == slower["pairs"] > 0
+        assert slower["mean_log_ratio"] == pytest.approx(-0.005, abs=1e-4)
 
 
 def test_steps_that_follow_the_model_are_predicted(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def tpot_command(
     if setting_name not in LIVE_SETTINGS:
         raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
     setting = LIVE_SETTINGS[setting_name]
+    if setting.dtype != "bf16":
+        raise UserError(f"setting {setting.name}: whole steps are measured in bf16 alone")
     shard = shard_of(read_model(model), tp)
     cases = default_cases(shard) if shapes_path is None else cases_of(shapes_path, setting, shard)
     if setting.mode is Mode.STATIC:
@@ -137,18 +139,15 @@ def tpot_command(
 
 
 def cases_of(path: Path, setting: Setting, shard: Shard) -> list[Case]:
-    """Shapes of a CSV file as `decide` takes them, all of them steps of this shard under one setting.
+    """Shapes of a CSV file as `decide --model` takes them: the model gives the heads, `--setting` the mode.
 
     Raises:
-        UserError: naming the row that is not.
+        UserError: naming the shape that changes the setting.
     """
     cases = []
-    for number, (shape, own) in enumerate(read_shapes(path, setting), start=1):
-        problem = shard.fits(shape)
+    for number, (shape, own) in enumerate(read_shapes(path, setting, [shard.heads]), start=1):
         if own != setting:
-            problem = f"mode and paged come from --setting, which is {setting.name}"
-        if problem:
-            raise UserError(f"{path}, shape {number}: {problem}")
+            raise UserError(f"{path}, shape {number}: mode, dtype and pages are those of --setting {setting.name}")
         cases.append(Case(f"s{number}-b{shape.batch}-k{shape.seqlen_k}", shape, Split.TEST))
     return cases
 
