@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.errors import UserError
+from evaluators.data.sums import total
 from evaluators.tokens.shard import Shard
 
 H100_BYTES_PER_US = 3.35e6
@@ -94,16 +95,59 @@ def roofline_model(shard: Shard, *, bytes_per_us: float = H100_BYTES_PER_US) -> 
     return StepModel(shard, RestOrigin.ROOFLINE, ((1, shard.weight_bytes / bytes_per_us),))
 
 
-def mean_token_speedup(model: StepModel, rows: Sequence[tuple[float, int, float, float]]) -> float:
-    """Predicted ratio of mean steps over a traffic.
+@dataclass(frozen=True, slots=True)
+class KernelPair:
+    """Kernel latencies of one shape, in microseconds, and how many output tokens it stands for, relative to others."""
 
-    Args:
-        model: the step.
-        rows: (weight, batch, baseline's kernel latency, program's) of each shape; microseconds.
+    weight: float
+    batch: int
+    baseline_us: float
+    program_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrediction:
+    """What faster kernels make of a shard's tokens: predicted, not measured.
+
+    Attributes:
+        shard: its name.
+        origin: whether the rest of the step was measured, or is its lower bound.
+        kernel_speedup: weighted geometric mean over the shapes, kernels alone.
+        token_speedup: mean step before over mean step after.
+        worst: of the shapes, in tokens.
+        best: of the shapes, in tokens.
+        attention_share: of the mean step before.
+        shapes: that were recorded with the shard's heads.
     """
-    before = sum(w * model.step_us(batch, a) for w, batch, a, _ in rows)
-    after = sum(w * model.step_us(batch, b) for w, batch, _, b in rows)
-    return before / after
+
+    shard: str
+    origin: RestOrigin
+    kernel_speedup: float
+    token_speedup: float
+    worst: float
+    best: float
+    attention_share: float
+    shapes: int
+
+
+def predict_tokens(model: StepModel, pairs: Sequence[KernelPair]) -> TokenPrediction:
+    """Time per output token over shapes.
+
+    Raises:
+        ValueError: no pair, or none that weighs anything.
+    """
+    whole = total(p.weight for p in pairs)
+    if not whole:
+        raise ValueError("no shape weighs anything")
+    each = [model.token_speedup(p.batch, p.baseline_us, p.program_us) for p in pairs]
+    before = total(p.weight * model.step_us(p.batch, p.baseline_us) for p in pairs)
+    after = total(p.weight * model.step_us(p.batch, p.program_us) for p in pairs)
+    attention = total(p.weight * model.shard.layers * p.baseline_us for p in pairs)
+    logs = total(p.weight * math.log(p.baseline_us / p.program_us) for p in pairs)
+    return TokenPrediction(
+        model.shard.name, model.origin, math.exp(logs / whole), before / after, min(each), max(each),
+        attention / before, len(pairs),
+    )  # fmt: skip
 
 
 def read_steps(path: Path) -> tuple[StepModel, ...]:
