@@ -49,7 +49,7 @@ ORDER = (
         "confirm", "openevolve_entry",
     )),
     *(f"evolve.{name}" for name in (
-        "errors", "assets", "secrets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",
+        "errors", "assets", "secrets", "config", "traffic", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",
         "search", "run", "decisions", "reports", "baselines", "sweep", "export.targets", "export.evidence",
         "export.patch", "export.proof", "export.distill", "export.certify", "export.bundle", "dashboard", "api", "cli",
     )),

@@ -18,7 +18,7 @@ BLOCKS = 20
 are almost the same."""
 
 CAPACITY_STEP = 256
-NEAREST = 3
+NEAREST = 8
 """Recorded shapes that share the weight of a batch, in proportion to 1 / (`SOFTENING` + distance)."""
 
 SOFTENING = 0.1

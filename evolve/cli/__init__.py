@@ -26,6 +26,7 @@ app = typer.Typer(
 for verb in (
     verbs.run,
     verbs.sweep,
+    verbs.tune,
     verbs.evaluate,
     verbs.confirm,
     verbs.tpot,

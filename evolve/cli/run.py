@@ -23,6 +23,7 @@ from evolve.cli.common import (
     score_json,
     score_lines,
 )
+from evolve.cli.tokens.predicted import predictions, token_lines
 from evolve.config import BudgetConfig, ReplayConfig, RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.journal.diff import first_difference
@@ -108,6 +109,8 @@ def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
         pictures = _draw(judge, evaluation, picture, f"#{best.id} of {summary.run}, {proposer} proposer")
         tell(f"\nwinner, picked by the holdout: proposal {best.id}")
         _show(best, judge, evaluation, tell)
+        for line in token_lines(predictions(opened.config, judge, evaluation)):
+            tell(line)
         if best.holdout is not None:
             tell(optimism_line(best.holdout))
         _show_leader(summary, judge, tell)

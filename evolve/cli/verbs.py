@@ -235,6 +235,35 @@ def tpot(
     )  # fmt: skip
 
 
+def tune(
+    trace: Annotated[Path, typer.Option("--trace", help="Requests: JSONL, or a public serving trace.")],
+    model: Annotated[str, typer.Option("--model", help="Well-known name, or a Hugging Face config.json.")],
+    tp: Annotated[int, typer.Option("--tp", min=1, help="GPUs that share the model.")] = 1,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Search and server's limits. [default: configs/tokens-chat.yaml]")
+    ] = None,
+    sets: Sets = None,
+    proposals: Annotated[int | None, typer.Option("--proposals", min=0, help="Of the search.")] = None,
+    target: Annotated[str, typer.Option("--target", help="Of the export, as export takes it.")] = "python",
+    source: Annotated[Path | None, typer.Option("--source", help="Your checkout of the target.")] = None,
+    certify: Annotated[
+        float, typer.Option("--certify", metavar="P", help="Largest share of shapes that may become slower by 1%.")
+    ] = 0.02,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="New folder of the bundle. [default: in the run's folder]")
+    ] = None,
+    runs_dir: OwnRunsDir = None,
+    json: Json = False,
+) -> None:
+    """Tune for a serving trace: weigh recorded shapes by it, search, certify, export, predict tokens."""
+    from evolve.cli.tokens.tune import TuneOptions, tune_command
+
+    options = TuneOptions(
+        trace, model, tp, config, overrides(runs_dir, sets), proposals, target, source, certify, output
+    )  # fmt: skip
+    raise typer.Exit(tune_command(options, as_json=json))
+
+
 def decide(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
