@@ -121,7 +121,7 @@ def test_evaluate_takes_several_tables(evosplit: Command) -> None:
     ("arguments", "message"),
     [
         (["--table", "none"], "none does not exist"),
-        (["--table", STATIC, "--objective", "best"], "judge.objective: Input should be 'worst' or 'mean'"),
+        (["--table", STATIC, "--objective", "best"], "judge.objective: Input should be 'worst', 'mean' or 'tokens'"),
         (["--set", f"judge.table={STATIC}", "--set", f"judge.tables=[{METADATA}]"], "only one of them"),
     ],
 )

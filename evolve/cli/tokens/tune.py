@@ -21,7 +21,7 @@ from evolve.cli.tokens.predicted import predictions, token_lines, tokens_json
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
 from evolve.export.bundle.bundle import check_output
-from evolve.export.bundle.export import WrittenBundle, export_program, read_winner
+from evolve.export.bundle.export import WrittenBundle, check_certify, export_program, read_winner
 from evolve.export.certify.curve import curve_lines
 from evolve.export.targets.targets import TargetKind, target_named
 from evolve.run import run_search, start_run
@@ -63,6 +63,7 @@ def tune_command(options: TuneOptions, *, as_json: bool) -> int:
     """Search, certify, export; exit code 1 where nothing certified came of it, that of the search where it stopped."""
     config = tuned_config(options)
     target = target_named(options.target)
+    check_certify(target, options.certify)
     if (options.source is None) is (target.kind is not TargetKind.PYTHON):
         wanted = "--source names your checkout of it" if options.source is None else "the module stands alone"
         raise UserError(f"the target {target.name} {'needs' if options.source is None else 'takes no'} --source",
