@@ -193,3 +193,12 @@ def test_shipped_traces_are_what_the_script_writes(monkeypatch: pytest.MonkeyPat
     for name in make_traces.KINDS:
         shipped = (ROOT / "configs" / "traces" / f"{name}.jsonl").read_text(encoding="utf-8")
         assert make_traces.trace(name) == shipped
+
+
+def test_reports_tell_traffic_and_predicted_tokens(evosplit: Command, tmp_path: Path) -> None:
+    sets = ("--set", f"judge.table={SMALL_TABLE}", "--set", "traffic.tp=1", "--set", "search.proposals=0")
+    ran = evosplit("run", TOKENS, *sets, "--runs-dir", tmp_path)
+    assert ran.code == 0 and "predicted time per output token" in ran.out
+    meta = evosplit("report", "last", "--runs-dir", tmp_path, "--json", "overview").json["meta"]
+    assert meta["traffic"].startswith("llama-3.1-70b-tp1, chat.jsonl") and meta["objective"] == "tokens"
+    assert meta["predicted_tokens"].startswith("at most 1.") and "not measured" in meta["predicted_tokens"]

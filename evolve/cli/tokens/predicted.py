@@ -41,6 +41,15 @@ def token_lines(found: Mapping[str, TokenPrediction]) -> list[str]:
     return lines
 
 
+def tokens_text(found: Mapping[str, TokenPrediction]) -> str:
+    """The last split in a line, for reports; empty where nothing was predicted."""
+    if not found:
+        return ""
+    split, p = list(found.items())[-1]
+    bound = "" if p.origin is RestOrigin.MEASURED else "at most "
+    return f"{bound}{p.token_speedup:.4f}x on {split}, {p.shard} (kernels {p.kernel_speedup:.4f}x there; not measured)"
+
+
 def tokens_json(found: Mapping[str, TokenPrediction]) -> dict[str, dict[str, Any]]:
     """By split, rounded."""
     return {
