@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluators.data.contract import LIVE_SETTINGS, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Mode, Setting
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, cases_for
@@ -228,8 +228,15 @@ def _about(config: RunConfig, traffic: OpenedTraffic | None) -> dict[str, str]:
 
 
 def configured_cases(config: RunConfig, setting: Setting, traffic: OpenedTraffic | None) -> tuple[Case, ...]:
-    """Cases that a live judge measures."""
+    """Cases that a live judge measures.
+
+    Raises:
+        UserError: batches of a trace in static mode, which has no ragged ones.
+    """
     if traffic is not None and config.judge.workload == TRACE:
+        if setting.mode is Mode.STATIC:
+            raise UserError(f"judge.workload: trace has ragged batches, {setting.name} has none",
+                            hint="judge.setting with metadata, or measure: recorded")  # fmt: skip
         return traffic.live_cases(setting)
     return cases_for(config.judge.workload, setting)
 

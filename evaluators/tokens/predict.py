@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -88,6 +89,15 @@ class StepModel:
         if not rest or any(b < 1 or not 0 < t < math.inf for b, t in rest):
             raise ValueError("expected one batch at least, each with a time above 0")
         return model
+
+
+def measured_model(shard: Shard, measured: Iterable[tuple[int, float]]) -> StepModel:
+    """A step model from (batch, microseconds of a step without attention); medians by batch."""
+    by_batch: dict[int, list[float]] = {}
+    for batch, rest_us in measured:
+        by_batch.setdefault(batch, []).append(rest_us)
+    rest = tuple((batch, statistics.median(by_batch[batch])) for batch in sorted(by_batch))
+    return StepModel(shard, RestOrigin.MEASURED, rest)
 
 
 def roofline_model(shard: Shard, *, bytes_per_us: float = H100_BYTES_PER_US) -> StepModel:

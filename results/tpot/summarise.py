@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evaluators.tokens.predict import RestOrigin, StepModel, roofline_model
+from evaluators.tokens.predict import StepModel, measured_model, roofline_model
 from evaluators.tokens.shard import Shard
 
 ONE_BATCH = 8
@@ -41,12 +41,7 @@ def shards_of(folder: Path) -> dict[str, Shard]:
 
 def measured_rest(shard: Shard, rows: Sequence[dict[str, str]]) -> StepModel:
     """Median time without attention, by batch."""
-    by_batch: dict[int, list[float]] = {}
-    for row in rows:
-        if row["shard"] == shard.name:
-            by_batch.setdefault(int(row["batch"]), []).append(float(row["rest_us"]))
-    rest = sorted((b, statistics.median(v)) for b, v in by_batch.items())
-    return StepModel(shard, RestOrigin.MEASURED, tuple(rest))
+    return measured_model(shard, ((int(r["batch"]), float(r["rest_us"])) for r in rows if r["shard"] == shard.name))
 
 
 def one_step(model: StepModel, away_from: int) -> StepModel:

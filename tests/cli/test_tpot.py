@@ -21,6 +21,7 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.tokens.bench import StepResult
 from evaluators.tokens.captures import StepComparison, StepInterval
+from evaluators.tokens.predict import read_steps
 from evaluators.tokens.shard import Shard
 from evolve.cli.tokens.tpot import tpot_command
 from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
@@ -95,6 +96,8 @@ def test_verdict_report_and_rows(
     assert json.loads(head)["shard"]["num_heads_kv"] == 8
     assert sorted(rows) == sorted(json.dumps(s) for s in report["shapes"])
     assert json.loads((tmp_path / "out" / "tpot.json").read_text()) == report
+    (model,) = read_steps(tmp_path / "out" / "steps.json")  # for predictions: traffic.steps
+    assert model.shard.name == "llama-3.1-8b-tp1" and {t for _, t in model.rest} == {800.0}
 
 
 def test_text(gpu: Callable[[Steps], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,6 +156,12 @@ def test_a_live_judge_measures_the_batches_themselves(tmp_path: Path) -> None:
     assert weights[most] >= weights[least]
 
 
+def test_static_mode_has_no_ragged_batches() -> None:
+    live = config("judge.measure=live", "judge.setting=fa3_fwd-static-cold")
+    with pytest.raises(UserError, match="fa3_fwd-static-cold has none"):
+        configured_cases(live, LIVE_SETTINGS[live.judge.setting], open_traffic(live))
+
+
 def test_tune_from_trace_to_certificate(evosplit: Command, tmp_path: Path) -> None:
     trace = tmp_path / "mine.jsonl"
     shutil.copy(ROOT / "configs" / "traces" / "documents.jsonl", trace)

@@ -27,6 +27,7 @@ from evaluators.measure.pairing import Verdict
 from evaluators.sandbox.sandbox import Limits
 from evaluators.tokens import captures
 from evaluators.tokens.captures import StepInterval
+from evaluators.tokens.predict import measured_model
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
 from evaluators.tokens.suite import (
     StepSuite,
@@ -43,7 +44,7 @@ from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.reports.plain_text import plain
 from evolve.run import read_program, require_sandbox
 
-SHAPES_FILE, REPORT_FILE = "steps.jsonl", "tpot.json"
+SHAPES_FILE, REPORT_FILE, STEPS_FILE = "steps.jsonl", "tpot.json", "steps.json"
 
 
 def tpot_command(
@@ -129,6 +130,10 @@ def tpot_command(
     suite = judge_steps(found)
     report = {**head, **report_of(found, suite, left=len(subjects) - len(found))}
     (folder / REPORT_FILE).write_text(compact_json(report), encoding="utf-8")
+    rests = [(v.subject.case.shape.batch, v.result.comparison.rest_us) for v in found if v.result is not None]
+    if rests:
+        steps_file = {**{k: head[k] for k in ("device", "setting")}, "steps": [measured_model(shard, rests).as_json()]}
+        (folder / STEPS_FILE).write_text(json.dumps(steps_file, indent=1) + "\n", encoding="utf-8")
     if as_json:
         emit(report)
     else:
