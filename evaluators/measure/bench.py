@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -68,6 +69,7 @@ class GpuBench:
         import torch
 
         self._opened = None
+        gc.collect()
         torch.cuda.empty_cache()
 
     def guarded(self, shape: DecodeShape, work: Callable[[], T]) -> T:

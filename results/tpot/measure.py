@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gc
 import json
 import random
 import statistics
@@ -242,6 +243,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
         card["seconds"] = round(time.monotonic() - started)
         (options.o / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
         del steps
+        gc.collect()
         torch.cuda.empty_cache()
 
 
