@@ -18,9 +18,11 @@ from evaluators.judge.judge import Judge, Weigh
 from evaluators.judge.judge_set import Objective
 from evaluators.latencies.table import Table
 from evaluators.tokens.predict import (
+    KernelCall,
     KernelPair,
     StepModel,
     TokenPrediction,
+    partial_rows,
     predict_tokens,
     read_steps,
     roofline_model,
@@ -175,12 +177,20 @@ def predicted(opened: OpenedTraffic, judge: Judge, evaluation: Evaluation, split
     if not cases:
         return None
     shares = opened.shares(cases)
+    decided = dict(zip((c.id for c in judge.cases), evaluation.decisions, strict=True))
     pairs = []
     for case in cases:
-        before = statistics.median(judge.source.cells(case)[0].latencies_us)
         share = shares.get(case.id, 0.0)
         if share:
-            pairs.append(KernelPair(share, case.shape.batch, before, before / evaluation.speedups[case.id]))
+            stock = judge.source.cells(case)[0]
+            before = statistics.median(stock.latencies_us)
+            after = before / evaluation.speedups[case.id]
+            spelled = judge.outcome(case.id, decided[case.id]).spelled
+            calls = (
+                KernelCall(us, partial_rows(case.shape, judge.setting, decision, judge.gpu))
+                for us, decision in ((before, stock.decision), (after, spelled))
+            )
+            pairs.append(KernelPair(share, case.shape.batch, *calls))
     return predict_tokens(opened.model, pairs)
 
 

@@ -1,8 +1,10 @@
 """Predicted time per output token: kernel latencies put into a step whose rest was measured, or bounded by bandwidth.
 
-step = rest + layers x kernel latency. The rest (everything but attention) depends on the batch alone; it comes from
-steps that were measured without attention, or from the bytes of the shard's weights at a bandwidth, which is a lower
-bound of the rest and so an upper bound of what a faster kernel is worth. Nothing here is a measurement of a program.
+step = rest + layers x (kernel latency + what a call costs within a step beyond it). The rest (everything but
+attention) depends on the batch alone; it comes from steps that were measured without attention, or from the bytes of
+the shard's weights at a bandwidth, which is a lower bound of the rest and so an upper bound of what a faster kernel
+is worth. Kernel latencies are those of calls that follow each other, as recordings have them. Nothing here is a
+measurement of a program.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.data.errors import UserError
 from evaluators.data.sums import total
+from evaluators.fa3.launch import canonical_launch
 from evaluators.tokens.shard import Shard
 
 H100_BYTES_PER_US = 3.35e6
@@ -33,18 +37,60 @@ class RestOrigin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class InStepCost:
+    """What an attention call costs within a step beyond its latency among its like.
+
+    Attributes:
+        launch_us: of every call.
+        partials_us: of a call with ever more partial outputs: between two layers the weights go through L2, and what
+            splits leave for the combine kernel is written anew.
+        half_rows: rows of partial outputs (live splits of sequences that are split, times query heads) at which half
+            of that is reached.
+    """
+
+    launch_us: float
+    partials_us: float
+    half_rows: float
+
+    def of(self, partial_rows: int) -> float:
+        """Microseconds of a call with so many rows of partial outputs."""
+        return self.launch_us + self.partials_us * partial_rows / (partial_rows + self.half_rows)
+
+
+IN_STEP_FA3 = InStepCost(1.65, 0.99, 411.0)
+"""Of FA3 on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """An attention call: its latency among its like in microseconds, and its rows of partial outputs."""
+
+    latency_us: float
+    partial_rows: int = 0
+
+
+def partial_rows(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> int:
+    """Rows of partial outputs that FA3 leaves for its combine kernel under a decision that is spelled out."""
+    live = canonical_launch(shape, setting, decision, gpu).live_splits
+    each = live * (shape.batch if len(live) < shape.batch else 1)
+    return shape.num_heads_q * sum(n for n in each if n > 1)
+
+
+@dataclass(frozen=True, slots=True)
 class StepModel:
-    """A shard's step without its attention.
+    """A shard's step, but for the latencies of its attention calls.
 
     Attributes:
         shard: the model's part.
         origin: whether the rest was measured.
         rest: (batch, microseconds) of everything but attention, by batch.
+        cost: of attention calls beyond their latency.
     """
 
     shard: Shard
     origin: RestOrigin
     rest: tuple[tuple[int, float], ...]
+    cost: InStepCost = IN_STEP_FA3
 
     def rest_us(self, batch: int) -> float:
         """Time of everything but attention: linear between measured batches, beyond them that of the nearest."""
@@ -57,17 +103,21 @@ class StepModel:
         (b0, t0), (b1, t1) = self.rest[at - 1 : at + 1]
         return t0 + (t1 - t0) * (batch - b0) / (b1 - b0)
 
-    def step_us(self, batch: int, kernel_us: float) -> float:
-        """Predicted step with attention calls of this latency."""
-        return self.rest_us(batch) + self.shard.layers * kernel_us
+    def attention_us(self, call: KernelCall) -> float:
+        """Predicted attention of all layers."""
+        return self.shard.layers * (call.latency_us + self.cost.of(call.partial_rows))
 
-    def attention_share(self, batch: int, kernel_us: float) -> float:
+    def step_us(self, batch: int, call: KernelCall) -> float:
+        """Predicted step with such attention calls."""
+        return self.rest_us(batch) + self.attention_us(call)
+
+    def attention_share(self, batch: int, call: KernelCall) -> float:
         """Predicted share of attention in a step."""
-        return self.shard.layers * kernel_us / self.step_us(batch, kernel_us)
+        return self.attention_us(call) / self.step_us(batch, call)
 
-    def token_speedup(self, batch: int, baseline_us: float, program_us: float) -> float:
+    def token_speedup(self, batch: int, baseline: KernelCall, program: KernelCall) -> float:
         """Predicted step with the baseline's calls over that with the program's."""
-        return self.step_us(batch, baseline_us) / self.step_us(batch, program_us)
+        return self.step_us(batch, baseline) / self.step_us(batch, program)
 
     def as_json(self) -> dict[str, Any]:
         """As files of steps hold it."""
@@ -107,12 +157,12 @@ def roofline_model(shard: Shard, *, bytes_per_us: float = H100_BYTES_PER_US) -> 
 
 @dataclass(frozen=True, slots=True)
 class KernelPair:
-    """Kernel latencies of one shape, in microseconds, and how many output tokens it stands for, relative to others."""
+    """The calls of one shape, and how many output tokens it stands for, relative to others."""
 
     weight: float
     batch: int
-    baseline_us: float
-    program_us: float
+    baseline: KernelCall
+    program: KernelCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +199,11 @@ def predict_tokens(model: StepModel, pairs: Sequence[KernelPair]) -> TokenPredic
     whole = total(p.weight for p in pairs)
     if not whole:
         raise ValueError("no shape weighs anything")
-    each = [model.token_speedup(p.batch, p.baseline_us, p.program_us) for p in pairs]
-    before = total(p.weight * model.step_us(p.batch, p.baseline_us) for p in pairs)
-    after = total(p.weight * model.step_us(p.batch, p.program_us) for p in pairs)
-    attention = total(p.weight * model.shard.layers * p.baseline_us for p in pairs)
-    logs = total(p.weight * math.log(p.baseline_us / p.program_us) for p in pairs)
+    each = [model.token_speedup(p.batch, p.baseline, p.program) for p in pairs]
+    before = total(p.weight * model.step_us(p.batch, p.baseline) for p in pairs)
+    after = total(p.weight * model.step_us(p.batch, p.program) for p in pairs)
+    attention = total(p.weight * model.attention_us(p.baseline) for p in pairs)
+    logs = total(p.weight * math.log(p.baseline.latency_us / p.program.latency_us) for p in pairs)
     return TokenPrediction(
         model.shard.name, model.origin, math.exp(logs / whole), before / after, min(each), max(each),
         attention / before, len(pairs),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from evaluators.data.contract import DecodeShape
 from evaluators.measure.timing import BYTES_PER_US, LAUNCH_FLOOR_US
-from evaluators.tokens.predict import StepModel
+from evaluators.tokens.predict import KernelCall, StepModel
 from evaluators.traffic.traces import ServedRequest, Trace
 
 MAX_STEPS = 20_000_000
@@ -85,7 +85,7 @@ def estimated_kernel_us(heads: DecodeShape, keys: int) -> float:
 def step_time(model: StepModel) -> Callable[[int, int], float]:
     """Microseconds of a step by (batch, keys of all sequences), its attention by `estimated_kernel_us`."""
     heads = model.shard.heads
-    return lambda batch, keys: model.step_us(batch, estimated_kernel_us(heads, keys))
+    return lambda batch, keys: model.step_us(batch, KernelCall(estimated_kernel_us(heads, keys)))
 
 
 class _Sample:

@@ -1,7 +1,8 @@
 """Tables, predictions and the picture of what `measure.py` left in a folder; needs no GPU.
 
 A prediction sees kernel latencies of both launches, as recorded tables hold them, and one step that was measured on
-another shape (batch 8, or the nearest): its time without attention is the rest of every shape's step.
+another shape (batch 8, or the nearest): its time without attention is the rest of every shape's step. What a call costs
+within a step beyond its latency is fitted on the shapes of the first shard, less the one that is predicted.
 """
 
 from __future__ import annotations
@@ -12,14 +13,28 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluators.tokens.predict import StepModel, measured_model, roofline_model
+from evaluators.data.contract import LIVE_SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.latencies.latency import TableSource, UnrecordedError
+from evaluators.latencies.table import read_table
+from evaluators.tokens.predict import (
+    IN_STEP_FA3,
+    InStepCost,
+    KernelCall,
+    StepModel,
+    measured_model,
+    partial_rows,
+    roofline_model,
+)
 from evaluators.tokens.shard import Shard
 
 ONE_BATCH = 8
 """Batch of the one step that predictions are made from, where it was measured."""
+
+TABLE = Path(__file__).parents[1] / "tables" / "llama31-70b" / "fa3_fwd-metadata-cold"
 
 BOUND = 0.003
 """Predictions are wanted within this of the measured change."""
@@ -44,31 +59,107 @@ def measured_rest(shard: Shard, rows: Sequence[dict[str, str]]) -> StepModel:
     return measured_model(shard, ((int(r["batch"]), float(r["rest_us"])) for r in rows if r["shard"] == shard.name))
 
 
-def one_step(model: StepModel, away_from: int) -> StepModel:
+def one_step(model: StepModel, away_from: int, cost: InStepCost) -> StepModel:
     """The same from a single batch, the nearest to `ONE_BATCH` that is not the given one."""
     others = [r for r in model.rest if r[0] != away_from] or list(model.rest)
-    return StepModel(model.shard, model.origin, (min(others, key=lambda r: abs(math.log(r[0] / ONE_BATCH))),))
+    nearest = min(others, key=lambda r: abs(math.log(r[0] / ONE_BATCH)))
+    return StepModel(model.shard, model.origin, (nearest,), cost)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of steps.csv: the calls of both arms, and what they cost within the step."""
+
+    row: dict[str, str]
+    shard: Shard
+    shape: DecodeShape
+    decisions: tuple[Decision, Decision]
+    calls: tuple[KernelCall, KernelCall]
+
+    @property
+    def extra_us(self) -> tuple[float, float]:
+        """Attention of each arm's step, per layer, beyond the latency of its call."""
+        rest = float(self.row["rest_us"])
+        spent = (float(self.row[c]) - rest for c in ("baseline_us", "program_us"))
+        one, other = (us / self.shard.layers - c.latency_us for us, c in zip(spent, self.calls, strict=True))
+        return one, other
+
+
+def measured_rows(folder: Path) -> list[Measured]:
+    """Rows whose kernels and steps were both measured."""
+    setting = LIVE_SETTINGS[json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]]
+    shards, found = shards_of(folder), []
+    for row in read_rows(folder / "steps.csv"):
+        if not row["kernel_baseline_us"]:
+            continue
+        shard = shards[row["shard"]]
+        live = tuple(map(int, row["live_seqlens"].split()))
+        shape = replace(shard.heads, batch=int(row["batch"]), seqlen_k=int(row["seqlen_k"]), live_seqlens=live)
+        one, other = (Decision.from_row(json.loads(row[arm])) for arm in ("baseline", "program"))
+        calls = (
+            KernelCall(float(row[f"kernel_{arm}_us"]), partial_rows(shape, setting, decision, Gpu()))
+            for arm, decision in (("baseline", one), ("program", other))
+        )
+        found.append(Measured(row, shard, shape, (one, other), tuple(calls)))  # type: ignore[arg-type]
+    return found
+
+
+def fitted_cost(rows: Sequence[Measured]) -> InStepCost:
+    """What calls cost within steps, by rows of partial outputs; far-off rows count little."""
+    from scipy.optimize import least_squares
+
+    points = [(c.partial_rows, us) for m in rows for c, us in zip(m.calls, m.extra_us, strict=True)]
+
+    def residuals(numbers: Sequence[float]) -> list[float]:
+        cost = InStepCost(*numbers)
+        return [cost.of(partial) - us for partial, us in points]
+
+    found = least_squares(residuals, (1.6, 0.6, 150.0), loss="soft_l1", f_scale=0.3, bounds=([0, 0, 1], [4, 4, 5000]))
+    return InStepCost(*map(float, found.x))
 
 
 def predictions(folder: Path) -> Iterator[dict[str, Any]]:
     """Measured and predicted token speed-ups of each row of steps.csv."""
-    rows, proof = read_rows(folder / "steps.csv"), read_rows(folder / "proof.csv")
-    for name, shard in shards_of(folder).items():
-        model = measured_rest(shard, [*rows, *proof])
-        for row in rows:
-            if row["shard"] != name or not row["kernel_baseline_us"]:
-                continue
-            batch = int(row["batch"])
-            a, b = float(row["kernel_baseline_us"]), float(row["kernel_program_us"])
-            yield {
-                "shard": name, "case": row["case"], "batch": batch, "kernel": a / b,
-                "measured": math.exp(float(row["log_ratio"])), "verdict": row["verdict"],
-                "half_width": (float(row["high"]) - float(row["low"])) / 2,
-                "share": 1 - float(row["rest_us"]) / float(row["baseline_us"]),
-                "predicted": one_step(model, batch).token_speedup(batch, a, b),
-                "predicted_share": one_step(model, batch).attention_share(batch, a),
-                "roofline": roofline_model(shard).token_speedup(batch, a, b),
-            }  # fmt: skip
+    rows, every = measured_rows(folder), read_rows(folder / "steps.csv") + read_rows(folder / "proof.csv")
+    first = rows[0].shard
+    whole = fitted_cost([m for m in rows if m.shard == first])
+    models = {m.shard: measured_rest(m.shard, every) for m in rows}
+    for m in rows:
+        own = m.shard == first
+        cost = fitted_cost([o for o in rows if o.shard == first and o is not m]) if own else whole
+        model, batch = one_step(models[m.shard], m.shape.batch, cost), m.shape.batch
+        bare = replace(model, cost=InStepCost(0.0, 0.0, 1.0))
+        yield {
+            "shard": m.shard.name, "case": m.row["case"], "batch": batch,
+            "kernel": m.calls[0].latency_us / m.calls[1].latency_us,
+            "measured": math.exp(float(m.row["log_ratio"])), "verdict": m.row["verdict"],
+            "half_width": (float(m.row["high"]) - float(m.row["low"])) / 2,
+            "share": 1 - float(m.row["rest_us"]) / float(m.row["baseline_us"]),
+            "predicted": model.token_speedup(batch, *m.calls),
+            "predicted_share": model.attention_share(batch, m.calls[0]),
+            "without_cost": bare.token_speedup(batch, *m.calls),
+            "roofline": roofline_model(m.shard).token_speedup(batch, *m.calls),
+        }  # fmt: skip
+
+
+def from_table(folder: Path, table: Path) -> tuple[int, float, float]:
+    """Shapes predicted from a recorded table, the share of them within `BOUND`, and the largest error."""
+    recorded = read_table(table)
+    source = TableSource(recorded)
+    cases = {c.shape: c for c in recorded.cases}
+    every, errors = read_rows(folder / "steps.csv") + read_rows(folder / "proof.csv"), []
+    for m in measured_rows(folder):
+        case = cases.get(m.shape)
+        if case is None:
+            continue
+        try:
+            known = [source.latency(case, decision).median_us for decision in m.decisions]
+        except UnrecordedError:
+            continue
+        calls = [KernelCall(us, c.partial_rows) for us, c in zip(known, m.calls, strict=True)]
+        model = one_step(measured_rest(m.shard, every), m.shape.batch, IN_STEP_FA3)
+        errors.append(abs(model.token_speedup(m.shape.batch, calls[0], calls[1]) - math.exp(float(m.row["log_ratio"]))))
+    return len(errors), sum(e <= BOUND for e in errors) / len(errors) if errors else 0.0, max(errors, default=0.0)
 
 
 def accuracy(rows: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
@@ -118,9 +209,16 @@ def summary(folder: Path) -> dict[str, Any]:
                 "attention_share": [min(r["share"] for r in own), max(r["share"] for r in own)],
                 "predicted": geomean([r["predicted"] for r in own]),
                 "predicted_within_0.3_points": within, "predicted_worst_error": worst,
+                "without_cost_within_0.3_points": accuracy(own, "without_cost")[0],
                 "roofline_within_0.3_points": accuracy(own, "roofline")[0],
                 "share_error": statistics.median(r["predicted_share"] - r["share"] for r in own),
             }  # fmt: skip
+    measured = measured_rows(folder)
+    if measured:
+        found["in_step_cost"] = asdict(fitted_cost([m for m in measured if m.shard == measured[0].shard]))
+    if TABLE.is_dir():
+        shapes, within, worst = from_table(folder, TABLE)
+        found["from_table"] = {"shapes": shapes, "within_0.3_points": within, "worst_error": worst}
     return found
 
 
@@ -142,8 +240,15 @@ def summary_lines(folder: Path) -> list[str]:
             f"({s['worst']:.4f} to {s['best']:.4f}), predicted {s['predicted']:.4f}x; {s['faster']} faster, "
             f"{s['slower']} slower, {s['same']} same, {s['unreliable']} unreliable; attention {100 * low:.1f} to "
             f"{100 * high:.1f}%; within 0.3 points {100 * s['predicted_within_0.3_points']:.0f}% (worst "
-            f"{100 * s['predicted_worst_error']:.2f}; roofline {100 * s['roofline_within_0.3_points']:.0f}%)"
+            f"{100 * s['predicted_worst_error']:.2f}; without what calls cost in a step "
+            f"{100 * s['without_cost_within_0.3_points']:.0f}%, roofline {100 * s['roofline_within_0.3_points']:.0f}%)"
         )
+    if "from_table" in found:
+        t = found["from_table"]
+        lines.append(f"from the recorded table: {t['shapes']} shapes, within 0.3 points "
+                     f"{100 * t['within_0.3_points']:.0f}% (worst {100 * t['worst_error']:.2f})")  # fmt: skip
+    if "in_step_cost" in found:
+        lines.append(f"a call costs within a step, beyond its latency: {found['in_step_cost']}")
     return lines
 
 

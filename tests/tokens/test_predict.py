@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
+from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.data.errors import UserError
 from evaluators.data.models import read_model
+from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.tokens.predict import (
     H100_BYTES_PER_US,
+    IN_STEP_FA3,
+    InStepCost,
+    KernelCall,
     KernelPair,
     RestOrigin,
     StepModel,
+    measured_model,
+    partial_rows,
     predict_tokens,
     read_steps,
     roofline_model,
@@ -24,14 +31,30 @@ from evaluators.tokens.predict import (
 from evaluators.tokens.shard import SPARE_BYTES, Shard, memory_needed, roofline, shard_of
 
 SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
-MODEL = StepModel(SHARD, RestOrigin.MEASURED, ((1, 5000.0), (8, 5400.0), (32, 6000.0)))
+COST = InStepCost(2.0, 1.0, 100.0)
+MODEL = StepModel(SHARD, RestOrigin.MEASURED, ((1, 5000.0), (8, 5400.0), (32, 6000.0)), COST)
 
 
 def test_step_is_rest_and_layers_of_attention() -> None:
-    assert MODEL.step_us(8, 12.5) == 5400 + 40 * 12.5
-    assert MODEL.attention_share(8, 15.0) == pytest.approx(600 / 6000)
-    # A kernel that is 4% faster where attention is a tenth of the step makes tokens 0.39% faster.
-    assert MODEL.token_speedup(8, 15.0, 15.0 / 1.04) == pytest.approx(6000 / (5400 + 600 / 1.04))
+    assert MODEL.step_us(8, KernelCall(12.5)) == 5400 + 40 * 14.5
+    assert MODEL.attention_share(8, KernelCall(13.0)) == pytest.approx(600 / 6000)
+    # A kernel that is 4% faster where attention is a tenth of the step makes tokens 0.33% faster.
+    assert MODEL.token_speedup(8, KernelCall(13.0), KernelCall(12.5)) == pytest.approx(6000 / 5980)
+    assert MODEL.step_us(8, KernelCall(12.5, 100)) == 5400 + 40 * 15.0  # half of what partial outputs cost
+    assert MODEL.attention_us(KernelCall(12.5, 10**9)) == pytest.approx(40 * 15.5)
+
+
+def test_partial_rows_are_those_of_sequences_that_are_split() -> None:
+    setting, gpu = SETTINGS["fa3_fwd-metadata-cold"], Gpu()
+    ragged = DecodeShape(3, 4096, 8, 1, live_seqlens=(4096, 100, 704))
+    spelled = spelled_out(ragged, setting, Decision(4, None, 0, 6), gpu)
+    # Blocks of 176 keys: 24, 1 and 4 of them; six to a split.
+    assert canonical_launch(ragged, setting, spelled, gpu).live_splits == (4, 1, 1)
+    assert partial_rows(ragged, setting, spelled, gpu) == 4 * 8
+    static = SETTINGS["fa3_fwd-static-cold"]
+    uniform = DecodeShape(5, 4096, 8, 1)
+    for splits, rows in ((1, 0), (3, 5 * 3 * 8)):
+        assert partial_rows(uniform, static, spelled_out(uniform, static, Decision(splits), gpu), gpu) == rows
 
 
 def test_rest_between_and_beyond_measured_batches() -> None:
@@ -39,17 +62,21 @@ def test_rest_between_and_beyond_measured_batches() -> None:
         [5000, 5000 + 400 / 7, 5400, 5700, 6000, 6000]
     )
     assert StepModel(SHARD, RestOrigin.MEASURED, ((8, 7.0),)).rest_us(1) == 7.0
+    assert measured_model(SHARD, [(8, 3.0), (1, 1.0), (8, 5.0)]).rest == ((1, 1.0), (8, 4.0))
 
 
 def test_prediction_over_shapes() -> None:
-    pairs = [KernelPair(3.0, 8, 15.0, 12.0), KernelPair(1.0, 1, 10.0, 11.0)]
+    pairs = [
+        KernelPair(3.0, 8, KernelCall(13.0), KernelCall(10.4)),
+        KernelPair(1.0, 1, KernelCall(8.0), KernelCall(8.8)),
+    ]
     found = predict_tokens(MODEL, pairs)
-    before, after = 3 * 6000 + 5400, 3 * (5400 + 480) + 5440
+    before, after = 3 * 6000 + 5400, 3 * (6000 - 104) + 5432
     assert found.token_speedup == pytest.approx(before / after)
     assert found.kernel_speedup == pytest.approx(math.exp(0.75 * math.log(1.25) + 0.25 * math.log(10 / 11)))
     assert found.attention_share == pytest.approx((3 * 600 + 400) / before)
     assert (found.worst, found.best, found.shapes) == (
-        pytest.approx(5400 / 5440), pytest.approx(6000 / 5880), 2
+        pytest.approx(5400 / 5432), pytest.approx(6000 / 5896), 2
     )  # fmt: skip
     with pytest.raises(ValueError, match="no shape weighs anything"):
         predict_tokens(MODEL, [])
@@ -58,7 +85,8 @@ def test_prediction_over_shapes() -> None:
 def test_roofline_is_a_lower_bound_of_the_rest() -> None:
     model = roofline_model(SHARD)
     assert model.rest_us(1) == model.rest_us(64) == pytest.approx(SHARD.weight_bytes / H100_BYTES_PER_US)
-    assert model.token_speedup(8, 15.0, 12.0) > MODEL.token_speedup(8, 15.0, 12.0)
+    calls = KernelCall(15.0), KernelCall(12.0)
+    assert model.token_speedup(8, *calls) > MODEL.token_speedup(8, *calls)
     bound = roofline(SHARD, DecodeShape(4, 1000, 8, 1), bytes_per_us=1e6)
     assert bound.kv_us == pytest.approx(40 * 4 * 1000 * 128 * 2 * 2 / 1e6)
     assert bound.share == pytest.approx(bound.kv_us / (bound.kv_us + SHARD.weight_bytes / 1e6))
@@ -91,7 +119,7 @@ def test_fewer_distinct_layers_where_memory_is_short_but_never_within_l2() -> No
 def test_files_of_steps(tmp_path: Path) -> None:
     path = tmp_path / "steps.json"
     path.write_text(json.dumps({"steps": [MODEL.as_json()]}))
-    assert read_steps(path) == (MODEL,)
+    assert read_steps(path) == (replace(MODEL, cost=IN_STEP_FA3),)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.tokens.bench import StepResult
 from evaluators.tokens.captures import StepComparison, StepInterval
+from evaluators.tokens.predict import IN_STEP_FA3
 from evaluators.tokens.shard import Shard
 
 sys.path.append(str(ROOT / "results" / "tpot"))
@@ -27,19 +28,28 @@ import measure
 import summarise
 
 SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
+
+
+@pytest.fixture(autouse=True)
+def no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is made up is not compared with what was recorded."""
+    monkeypatch.setattr(summarise, "TABLE", tmp_path / "none")
+
+
 REST_US = {1: 5000.0, 8: 5200.0, 32: 5600.0}
 
 
 def write(folder: Path, *, off: float = 0.0) -> None:
-    """A study whose steps are rest + 40 kernels; every third one is off by a share."""
+    """A study whose steps are rest + 40 kernels, each 1.5 us dearer within; every third step is off by a share."""
     rows, proof = (measure.Rows(folder / n, c) for n, c in (
         ("steps.csv", measure.STEP_COLUMNS), ("proof.csv", measure.PROOF_COLUMNS)))  # fmt: skip
     for i, batch in enumerate(list(REST_US) * 4):
         a, b = 12.0 + i, 11.0 + i
-        before, after = (REST_US[batch] + 40 * us for us in (a, b))
+        before, after = (REST_US[batch] + 40 * (us + 1.5) for us in (a, b))
         ratio = math.log(before / after) + (off if i % 3 == 0 else 0.0)
         rows.add({
             "shard": SHARD.name, "case": f"c{i}", "batch": batch, "seqlen_k": 512, "kernel_baseline_us": a,
+            "baseline": "[1, true, 0, 0]", "program": "[2, true, 0, 2]",
             "kernel_program_us": b, "log_ratio": ratio, "low": ratio - 1e-3, "high": ratio + 1e-3, "verdict": "faster",
             "captures": 4, "capture_sd": 1e-3, "baseline_us": before, "program_us": after, "rest_us": REST_US[batch],
             "slowed": 0,
@@ -129,6 +139,28 @@ def test_steps_that_do_not_are_counted(tmp_path: Path) -> None:
     found = summarise.summary(tmp_path)["shards"][SHARD.name]
     assert found["predicted_within_0.3_points"] == pytest.approx(8 / 12)
     assert found["predicted_worst_error"] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_what_calls_cost_within_steps_is_fitted(tmp_path: Path) -> None:
+    write(tmp_path)
+    cost = summarise.fitted_cost(summarise.measured_rows(tmp_path))
+    assert cost.of(0) == pytest.approx(1.5, abs=0.02) and cost.of(1000) == pytest.approx(1.5, abs=0.05)
+
+
+def test_the_shipped_study_is_what_its_readme_says() -> None:
+    found = json.loads((ROOT / "results" / "tpot" / "summary.json").read_text())
+    again = summarise.summary(ROOT / "results" / "tpot")
+    for name, shard in found["shards"].items():
+        assert again["shards"][name]["token_speedup"] == pytest.approx(shard["token_speedup"])
+    cost = found["in_step_cost"]
+    assert (IN_STEP_FA3.launch_us, IN_STEP_FA3.partials_us, IN_STEP_FA3.half_rows) == (
+        pytest.approx(cost["launch_us"], abs=0.01), pytest.approx(cost["partials_us"], abs=0.01),
+        pytest.approx(cost["half_rows"], abs=1),
+    )  # fmt: skip
+    for tests in found["proof"].values():
+        aa, injected = tests["A/A"], tests["+0.5%"]
+        assert aa["faster"] + aa["slower"] <= 0.05 * aa["pairs"]
+        assert injected["slower"] >= 0.9 * injected["pairs"] and injected["faster"] == 0
 
 
 def test_proof_counts_verdicts(tmp_path: Path) -> None:
