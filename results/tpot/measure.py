@@ -85,10 +85,10 @@ def cases_of(shard: Shard) -> list[Case]:
     return [*default_cases(shard), *more]
 
 
-def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu) -> list[StepSubject]:
+def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: str) -> list[StepSubject]:
     """Shapes on which the champion launches something else, in random order."""
     cases = cases_of(shard)
-    program = parse_program(Path(CHAMPIONS[setting.provider]).read_text(encoding="utf-8"))
+    program = parse_program(Path(champion_path).read_text(encoding="utf-8"))
     champion = decisions_of(program, cases, setting, gpu, Limits())
     stock = [spelled_out(c.shape, setting, baseline_decision(setting), gpu) for c in cases]
     changed = [s for s in step_subjects(cases, stock, champion, setting, gpu) if not s.same_launch]
@@ -214,6 +214,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
 
     started = time.monotonic()
     setting = LIVE_SETTINGS[options.setting]
+    champion = options.program or CHAMPIONS[setting.provider]
     bench = GpuBench(setting, options.seed)
     gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, max(SM_MARGINS))
     options.o.mkdir(parents=True, exist_ok=True)
@@ -221,13 +222,13 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     rng = random.Random(options.seed)
     card: dict[str, Any] = {
         "device": bench.device.as_dict(), "build": bench.provider.build(), "setting": setting.name,
-        "torch": torch.__version__, "champion": CHAMPIONS[setting.provider], "seed": options.seed, "shards": [],
+        "torch": torch.__version__, "champion": champion, "seed": options.seed, "shards": [],
     }  # fmt: skip
     for index, (model, tp) in enumerate(SHARDS):
         left = options.seconds - (time.monotonic() - started)
         ours = time.monotonic() + left / (len(SHARDS) - index)
         shard = shard_of(read_model(model), tp)
-        subjects = changed_subjects(shard, setting, gpu)
+        subjects = changed_subjects(shard, setting, gpu, champion)
         kernels = kernel_latencies(bench, subjects)
         say(f"{shard.name}: {len(kernels)} kernels timed, {time.monotonic() - started:.0f} s")
         largest_proof = replace(shard.heads, batch=max(PROOF_BATCHES), seqlen_k=max(PROOF_SEQLENS))
@@ -254,6 +255,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480, help="of everything but loading")
     parser.add_argument("--table-share", type=float, default=0.45, help="share of a shard's time for changed shapes")
     parser.add_argument("--setting", default="fa3_fwd-metadata-cold", help="fa3_fwd-metadata-cold, vllm-metadata-cold")
+    parser.add_argument("--program", help="instead of the setting's champion")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     measure(options, lambda text: print(text, flush=True))
