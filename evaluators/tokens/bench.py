@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from evaluators.data.contract import Decision, DecodeShape
+from evaluators.data.contract import DecodeShape
+from evaluators.data.launches import AnyDecision
 from evaluators.measure.bench import GpuBench
 from evaluators.measure.device import ClockLog
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
@@ -77,7 +78,7 @@ class TokenBench:
         self._pool = KvPool(self._pool_elements, seed=seed)
 
     def compare(
-        self, shape: DecodeShape, baseline: Decision, program: Decision, *, extra_cycles: int = 0
+        self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, *, extra_cycles: int = 0
     ) -> StepResult:
         """Compare two decisions on whole steps of one shape.
 
@@ -102,7 +103,9 @@ class TokenBench:
             )
         return self.bench.guarded(shape, lambda: self._compare(shape, baseline, program, extra_cycles))
 
-    def _compare(self, shape: DecodeShape, baseline: Decision, program: Decision, extra_cycles: int) -> StepResult:
+    def _compare(
+        self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, extra_cycles: int
+    ) -> StepResult:
         import torch
 
         inputs = self.bench.provider.make_inputs(shape, self.bench.setting, copies=self.shard.layers, pool=self._pool)

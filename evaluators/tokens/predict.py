@@ -14,15 +14,17 @@ import math
 import statistics
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.errors import UserError
+from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
-from evaluators.fa3.launch import canonical_launch
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.registry import target_of
 from evaluators.tokens.shard import Shard
 
 H100_BYTES_PER_US = 3.35e6
@@ -69,9 +71,17 @@ class KernelCall:
     partial_rows: int = 0
 
 
-def partial_rows(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> int:
-    """Rows of partial outputs that FA3 leaves for its combine kernel under a decision that is spelled out."""
-    live = canonical_launch(shape, setting, decision, gpu).live_splits
+def partial_rows(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> int:
+    """Rows of partial outputs that FA3 leaves for its combine kernel under a decision that is spelled out.
+
+    Kernels that combine by themselves leave none; where they leave a call to FA3, it is FA3's own choice.
+    """
+    if target_of(setting) is not FA3:
+        if decision.num_splits:
+            return 0
+        setting = replace(setting, provider="vllm" if setting.paged else "fa3_fwd")
+        decision = FA3.spelled_out(shape, setting, FA3.baseline(setting), gpu)
+    live = FA3.launch(shape, setting, decision, gpu).live_splits  # type: ignore[arg-type]
     each = live * (shape.batch if len(live) < shape.batch else 1)
     return shape.num_heads_q * sum(n for n in each if n > 1)
 

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
 from evaluators.data.workloads import MIXES, Case, Split, sample_live_seqlens
-from evaluators.fa3.launch import canonical_launch
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import SUITE_ALPHA, Verdict, t_quantile
+from evaluators.targets.registry import target_of
 from evaluators.tokens.bench import StepResult
 from evaluators.tokens.captures import StepInterval
 from evaluators.tokens.shard import Shard
@@ -28,8 +29,8 @@ class StepSubject:
     """A shape with both programs' decisions, resolved; `same_launch` leaves nothing to measure."""
 
     case: Case
-    baseline: Decision
-    program: Decision
+    baseline: AnyDecision
+    program: AnyDecision
     same_launch: bool
 
 
@@ -70,19 +71,19 @@ def default_cases(shard: Shard) -> list[Case]:
 
 
 def step_subjects(
-    cases: Sequence[Case], baseline: Sequence[Decision], program: Sequence[Decision], setting: Setting, gpu: Gpu
+    cases: Sequence[Case], baseline: Sequence[AnyDecision], program: Sequence[AnyDecision], setting: Setting, gpu: Gpu
 ) -> list[StepSubject]:
     """Shapes with their decisions, and whether both are one launch."""
-    found = []
+    found, target = [], target_of(setting)
     for case, a, b in zip(cases, baseline, program, strict=True):
-        one, other = (canonical_launch(case.shape, setting, d, gpu) for d in (a, b))
+        one, other = (target.launch(case.shape, setting, d, gpu) for d in (a, b))
         found.append(StepSubject(case, a, b, one == other))
     return found
 
 
 def measure_steps(
     subjects: Sequence[StepSubject],
-    compare: Callable[[DecodeShape, Decision, Decision], StepResult],
+    compare: Callable[[DecodeShape, AnyDecision, AnyDecision], StepResult],
     *,
     deadline: float | None = None,
     on_verdict: Callable[[StepVerdict], None] = lambda _: None,

@@ -25,21 +25,24 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.confirm.confirm import decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, Decision, Gpu, Setting, baseline_decision
+from evaluators.data.contract import LIVE_SETTINGS, Gpu, Setting
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
-from evaluators.fa3.launch import spelled_out
 from evaluators.language.gate import parse_program
-from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.measure.bench import GpuBench
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.sandbox.sandbox import Limits
+from evaluators.targets.registry import target_of
 from evaluators.tokens.bench import StepResult, TokenBench
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
 from evaluators.tokens.suite import StepSubject, default_cases, step_subjects
 
 SHARDS = (("llama-3.1-70b", 8), ("llama-3.1-8b", 1))
-CHAMPIONS = {"fa3_fwd": "results/champions/fa3-metadata.py", "vllm": "results/champions/vllm-metadata.py"}
+CHAMPIONS = {
+    "fa3_fwd": "results/champions/fa3-metadata.py",
+    "vllm": "results/champions/vllm-metadata.py",
+    "triton_decode": "seeds/triton_rule.py",
+}
 MORE_BATCHES = (2, 3, 6, 12, 20, 24)
 MORE_SEQLENS = (384, 512, 640, 768, 1536, 2048, 3000, 6000)
 PROOF_BATCHES = (1, 2, 4, 8, 16, 32)
@@ -90,7 +93,8 @@ def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: st
     cases = cases_of(shard)
     program = parse_program(Path(champion_path).read_text(encoding="utf-8"))
     champion = decisions_of(program, cases, setting, gpu, Limits())
-    stock = [spelled_out(c.shape, setting, baseline_decision(setting), gpu) for c in cases]
+    target = target_of(setting)
+    stock = [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
     changed = [s for s in step_subjects(cases, stock, champion, setting, gpu) if not s.same_launch]
     random.Random(shard.name).shuffle(changed)
     return changed
@@ -186,7 +190,8 @@ def prove(steps: TokenBench, setting: Setting, gpu: Gpu, rows: Rows, deadline: f
     done = 0
     while time.monotonic() < deadline:
         case = proof_case(steps.shard, rng)
-        decision = spelled_out(case.shape, setting, Decision(rng.choice((0, 1, 2, 4, 8, 16))), gpu)
+        actions = target_of(setting).recorded_actions(case.shape, setting, gpu)
+        decision, _ = rng.choice(list(actions.values()))
         step_us = 0.0
         for test in ("A/A", "+0.5%"):
             rate = cycles_per_us()
@@ -216,7 +221,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     setting = LIVE_SETTINGS[options.setting]
     champion = options.program or CHAMPIONS[setting.provider]
     bench = GpuBench(setting, options.seed)
-    gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, max(SM_MARGINS))
+    gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, target_of(setting).live_sm_margin)
     options.o.mkdir(parents=True, exist_ok=True)
     rows, proof = Rows(options.o / "steps.csv", STEP_COLUMNS), Rows(options.o / "proof.csv", PROOF_COLUMNS)
     rng = random.Random(options.seed)

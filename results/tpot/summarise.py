@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import LIVE_SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu
+from evaluators.data.launches import AnyDecision
 from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import read_table
+from evaluators.targets.registry import target_of
 from evaluators.tokens.predict import (
     IN_STEP_FA3,
     InStepCost,
@@ -73,7 +75,7 @@ class Measured:
     row: dict[str, str]
     shard: Shard
     shape: DecodeShape
-    decisions: tuple[Decision, Decision]
+    decisions: tuple[AnyDecision, AnyDecision]
     calls: tuple[KernelCall, KernelCall]
 
     @property
@@ -95,7 +97,7 @@ def measured_rows(folder: Path) -> list[Measured]:
         shard = shards[row["shard"]]
         live = tuple(map(int, row["live_seqlens"].split()))
         shape = replace(shard.heads, batch=int(row["batch"]), seqlen_k=int(row["seqlen_k"]), live_seqlens=live)
-        one, other = (Decision.from_row(json.loads(row[arm])) for arm in ("baseline", "program"))
+        one, other = (target_of(setting).from_row(json.loads(row[arm])) for arm in ("baseline", "program"))
         calls = (
             KernelCall(float(row[f"kernel_{arm}_us"]), partial_rows(shape, setting, decision, Gpu()))
             for arm, decision in (("baseline", one), ("program", other))

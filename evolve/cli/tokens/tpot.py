@@ -17,14 +17,14 @@ from typing import Any
 import typer
 
 from evaluators.confirm.confirm import ProgramFailed, decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.launches import AnyDecision
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
-from evaluators.fa3.launch import spelled_out
 from evaluators.language.gate import Program, ProgramRefused, parse_program
-from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.measure.pairing import Verdict
 from evaluators.sandbox.sandbox import Limits
+from evaluators.targets.registry import target_of, target_of_decision
 from evaluators.tokens import captures
 from evaluators.tokens.captures import StepInterval
 from evaluators.tokens.predict import measured_model
@@ -38,7 +38,7 @@ from evaluators.tokens.suite import (
     step_subjects,
 )
 from evolve.cli.common import compact_json, emit, say
-from evolve.cli.confirm import STOCK, decision_json, report_folder
+from evolve.cli.confirm import STOCK, report_folder
 from evolve.cli.decide import read_shapes
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.reports.plain_text import plain
@@ -86,10 +86,11 @@ def tpot_command(
     for package in ("scipy", "triton"):
         if find_spec(package) is None:
             raise UserError(f"{package} is missing", hint="pip install 'evosplit[gpu,triton]'", exit_code=EXIT_MISSING)
-    gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, max(SM_MARGINS))
+    target = target_of(setting)
+    gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, target.live_sm_margin)
     mine = _decisions(program, candidate, cases, setting, gpu)
     theirs = (
-        [spelled_out(c.shape, setting, baseline_decision(setting), gpu) for c in cases]
+        [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
         if baseline is None
         else _decisions(str(against), baseline, cases, setting, gpu)
     )
@@ -122,7 +123,7 @@ def tpot_command(
             if not found.subject.same_launch:
                 say(_line(found))
 
-        def compare(shape: DecodeShape, a: Decision, b: Decision) -> Any:
+        def compare(shape: DecodeShape, a: AnyDecision, b: AnyDecision) -> Any:
             assert steps is not None
             return steps.compare(shape, a, b)
 
@@ -180,7 +181,7 @@ def _parse(name: str, source: str) -> Program:
         raise UserError(f"{name}: {refused.refusals[0]}") from refused
 
 
-def _decisions(name: str, program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu) -> list[Decision]:
+def _decisions(name: str, program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu) -> list[AnyDecision]:
     try:
         return decisions_of(program, cases, setting, gpu, Limits())
     except ProgramFailed as failed:
@@ -196,13 +197,14 @@ def interval_json(interval: StepInterval) -> dict[str, float]:
 def step_json(found: StepVerdict) -> dict[str, Any]:
     """One shape's verdict as JSON."""
     subject, result = found.subject, found.result
+    target = target_of_decision(subject.program)
     row: dict[str, Any] = {
         "case": subject.case.id,
         "verdict": found.verdict.value,
         "same_launch": subject.same_launch,
         "shape": subject.case.shape.as_json(),
-        "baseline": decision_json(subject.baseline),
-        "candidate": decision_json(subject.program),
+        "baseline": target.cell_values(subject.baseline),
+        "candidate": target.cell_values(subject.program),
         "trouble": found.trouble,
     }
     if result is not None:
