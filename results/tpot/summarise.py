@@ -36,7 +36,7 @@ from evaluators.tokens.shard import Shard
 ONE_BATCH = 8
 """Batch of the one step that predictions are made from, where it was measured."""
 
-TABLE = Path(__file__).parents[1] / "tables" / "llama31-70b" / "fa3_fwd-metadata-cold"
+TABLES = Path(__file__).parents[1] / "tables" / "llama31-70b"
 
 BOUND = 0.003
 """Predictions are wanted within this of the measured change."""
@@ -218,8 +218,9 @@ def summary(folder: Path) -> dict[str, Any]:
     measured = measured_rows(folder)
     if measured:
         found["in_step_cost"] = asdict(fitted_cost([m for m in measured if m.shard == measured[0].shard]))
-    if TABLE.is_dir():
-        shapes, within, worst = from_table(folder, TABLE)
+    table = TABLES / json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]
+    if table.is_dir():
+        shapes, within, worst = from_table(folder, table)
         found["from_table"] = {"shapes": shapes, "within_0.3_points": within, "worst_error": worst}
     return found
 

@@ -33,7 +33,7 @@ SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
 @pytest.fixture(autouse=True)
 def no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is made up is not compared with what was recorded."""
-    monkeypatch.setattr(summarise, "TABLE", tmp_path / "none")
+    monkeypatch.setattr(summarise, "TABLES", tmp_path / "none")
 
 
 REST_US = {1: 5000.0, 8: 5200.0, 32: 5600.0}
