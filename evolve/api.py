@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluators.data.contract import SETTINGS, DecodeShape
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape
 from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.gpus import named_gpu
 from evolve import run as runs
 from evolve.assets import asset
 from evolve.config import RunConfig, load_config
@@ -184,13 +185,15 @@ def decide(
     program: ProgramLike,
     shapes: Iterable[DecodeShape] | Iterable[Mapping[str, Any]] | DataFrame,
     setting: str = "fa3_fwd-metadata-cold",
+    gpu: str = "h100",
 ) -> DataFrame:
-    """Decisions of a program on any shapes, and what the kernel then launches on an H100.
+    """Decisions of a program on any shapes, and what the kernel then launches.
 
     Args:
         program: path, RUN#ID, source text, or a function.
         shapes: `evaluators.DecodeShape`s, mappings of their fields, or a DataFrame with such columns.
-        setting: provider, mode and cache, one of `evaluators.SETTINGS`.
+        setting: provider, mode and cache, one of `evaluators.SETTINGS` or another that can be measured.
+        gpu: name of a Hopper GPU, or its number of SMs.
 
     Returns:
         One row per shape: its fields, the decision by name (of FA3 `num_splits`, 0 for its own choice, `pack_gqa`,
@@ -205,11 +208,11 @@ def decide(
     """
     import pandas as pd
 
-    if setting not in SETTINGS:
-        raise UserError(f"unknown setting {setting!r}", hint=f"known: {', '.join(SETTINGS)}")
-    where = SETTINGS[setting]
+    if setting not in LIVE_SETTINGS:
+        raise UserError(f"unknown setting {setting!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
+    where = LIVE_SETTINGS[setting]
     records: list[Any] = shapes.to_dict("records") if isinstance(shapes, pd.DataFrame) else list(shapes)
-    found = decide_shapes(_source(program), [(_shape(record), where) for record in records])
+    found = decide_shapes(_source(program), [(_shape(record), where) for record in records], named_gpu(gpu))
     return pd.DataFrame(
         {
             **{k: v for k, v in row["shape"].items() if k != "live_seqlens"},

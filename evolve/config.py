@@ -21,10 +21,16 @@ from pydantic import (
 )
 
 from evaluators.data.contract import LIVE_SETTINGS, SETTINGS
-from evaluators.data.workloads import WORKLOADS, Weighting
+from evaluators.data.workloads import ALL_WORKLOADS, Weighting, is_workload
 from evaluators.judge.judge_set import Objective
 from evolve.errors import UserError
 from evolve.secrets import as_texts, body_keys, endpoint_url, environment_name, named_values
+
+TRACE = "trace"
+"""Workload whose shapes, or their weights, come from `traffic.trace`."""
+
+RECORDED_FOR_TRACES = "llama31-70b"
+"""Workload whose recorded shapes a trace's batches are mapped to."""
 
 
 class _Section(BaseModel):
@@ -34,7 +40,9 @@ class _Section(BaseModel):
 class JudgeConfig(_Section):
     """Judge of candidates: table or GPU, weighting, caps."""
 
-    workload: str = Field("llama31-70b", description=f"workload: {', '.join(WORKLOADS)}")
+    workload: str = Field(
+        "llama31-70b", description=f"workload: {', '.join(ALL_WORKLOADS)}, heads such as h32x4-d64, or {TRACE}"
+    )
     setting: str = Field("fa3_fwd-metadata-cold", description=f"provider, mode, cache: {', '.join(LIVE_SETTINGS)}")
     table: str | None = Field(None, description="folder of the recorded table; default: the one that ships")
     measure: Literal["recorded", "live"] = Field(
@@ -42,7 +50,11 @@ class JudgeConfig(_Section):
     )
     store: str | None = Field(None, description="live: SQLite file of latencies; default: latencies.db in runs_dir")
     tables: tuple[str, ...] = Field((), description="several tables, instead of one: all of them are judged")
-    objective: Objective = Field(Objective.WORST, description="score over several tables: worst or (geometric) mean")
+    objective: Objective = Field(
+        Objective.WORST,
+        description="score over several tables: worst or (geometric) mean; or tokens: over one, shapes weigh by the "
+        "time that attention takes in the decode steps of `traffic.model`",
+    )
     weighting: Weighting = Field(Weighting.SERVING, description="serving (all shapes) or chat (short, small)")
     batch_invariant: bool = Field(
         False, description="refuse programs that cut a sequence into splits by what shares its batch"
@@ -57,6 +69,26 @@ class MeasureConfig(_Section):
         "local", description="local: one process per GPU of this machine; ray: a Ray cluster (RAY_ADDRESS)"
     )
     gpus: Literal["all"] | Annotated[int, Field(ge=1)] = Field("all", description="how many GPUs, or all")
+
+
+class TrafficConfig(_Section):
+    """A model on a server, and its requests; for `judge.workload: trace`, `judge.objective: tokens` and predictions."""
+
+    model: str = Field(description="well-known model, or its config.json")
+    tp: int = Field(1, ge=1, description="GPUs that share the model")
+    trace: str | None = Field(
+        None,
+        description="requests: JSONL of arrival_s, prompt_tokens, output_tokens, or a public trace (docs/tokens.md)",
+    )
+    requests: int | None = Field(None, ge=1, description="the trace's first so many requests alone")
+    steps: str | None = Field(
+        None, description="file of measured steps (results/tpot); default: the one that ships, else the roofline"
+    )
+    max_batch: int = Field(64, ge=1, le=4096, description="most requests that decode together")
+    kv_tokens: int = Field(400_000, ge=1, description="keys that the server's KV cache holds")
+    max_model_len: int = Field(16_384, ge=2, description="longest request, prompt and answer")
+    prefill_tokens_per_s: float = Field(20_000.0, gt=0, description="rate at which prompts are computed")
+    batches: int = Field(300, ge=20, le=5000, description="decode steps that are drawn from the simulation")
 
 
 class SandboxConfig(_Section):
@@ -307,6 +339,7 @@ class RunConfig(_Section):
     random_seed: int = Field(0, ge=0)
     judge: JudgeConfig = JudgeConfig()
     measure: MeasureConfig | None = Field(None, description="several GPUs, or a cluster, for a live judge")
+    traffic: TrafficConfig | None = Field(None, description="a model on a server, and its requests")
     sandbox: SandboxConfig = SandboxConfig()
     proposer: ProposerConfig = Field(OfflineConfig(), discriminator="kind")
     prompts: PromptsConfig = PromptsConfig()
@@ -317,7 +350,8 @@ class RunConfig(_Section):
 
     def table_path(self) -> str:
         """Folder of the recorded table, as the config names it or as it ships."""
-        return self.judge.table or f"results/tables/{self.judge.workload}/{self.judge.setting}"
+        workload = RECORDED_FOR_TRACES if self.judge.workload == TRACE else self.judge.workload
+        return self.judge.table or f"results/tables/{workload}/{self.judge.setting}"
 
     def store_path(self) -> str:
         """File of live latencies, shared by the runs of a folder."""
@@ -337,6 +371,7 @@ def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str
     sections: dict[str, list[type[BaseModel]]] = {
         "judge": [JudgeConfig],
         "measure": [MeasureConfig],
+        "traffic": [TrafficConfig],
         "sandbox": [SandboxConfig],
         "proposer": list(get_args(ProposerConfig)),
         "prompts": [PromptsConfig],
@@ -436,10 +471,10 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
         if judge.setting not in LIVE_SETTINGS:
             hint = _nearest(judge.setting, list(LIVE_SETTINGS), "settings")
             raise UserError(f"judge.setting: cannot measure {judge.setting!r}", hint=hint)
-        if judge.workload not in WORKLOADS:
+        if judge.workload != TRACE and not is_workload(judge.workload):
             raise UserError(
                 f"judge.workload: unknown {judge.workload!r}",
-                hint=_nearest(judge.workload, list(WORKLOADS), "workloads"),
+                hint=_nearest(judge.workload, list(ALL_WORKLOADS), "workloads"),
             )
         if judge.table is not None or judge.tables:
             raise UserError("judge.table: a live judge reads no table", hint="leave it out, or set measure: recorded")
@@ -448,6 +483,7 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
     elif judge.table is None and not judge.tables and judge.setting not in SETTINGS:
         hint = _nearest(judge.setting, list(SETTINGS), "settings")
         raise UserError(f"judge.setting: no recorded table for {judge.setting!r}", hint=hint)
+    _check_traffic(config)
     if judge.table is not None and judge.tables:
         raise UserError("judge.table and judge.tables: only one of them", hint="judge.tables may name one table, too")
     if isinstance(config.proposer, AgentConfig):
@@ -462,6 +498,20 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
                     hint=hint,
                 )
     return config
+
+
+def _check_traffic(config: RunConfig) -> None:
+    """Refuse a workload or an objective without the model and the requests that it needs."""
+    judge, traffic = config.judge, config.traffic
+    example = "traffic: {model: llama-3.1-70b, tp: 8, trace: configs/traces/chat.jsonl}"
+    if judge.workload == TRACE and (traffic is None or traffic.trace is None):
+        raise UserError("judge.workload: trace needs traffic.model and traffic.trace", hint=example)
+    if judge.objective is Objective.TOKENS and traffic is None:
+        raise UserError("judge.objective: tokens needs traffic.model", hint=example)
+    if judge.objective is Objective.TOKENS and judge.tables:
+        raise UserError("judge.objective: tokens weighs the shapes of one table", hint="judge.table names it")
+    if judge.workload == TRACE and judge.tables:
+        raise UserError("judge.workload: trace weighs the shapes of one table", hint="judge.table names it")
 
 
 def _check_agent(config: RunConfig, agent: AgentConfig) -> None:

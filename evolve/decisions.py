@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from evaluators.data.contract import DecodeShape, Gpu, Setting
@@ -28,12 +27,15 @@ class NoDecisions(UserError):
         self.status = status
 
 
-def decide_shapes(source: str, rows: Sequence[tuple[DecodeShape, Setting]]) -> list[dict[str, dict[str, Any]]]:
-    """The decision and the launch of each shape on an H100, in the form of `evosplit decide --json`.
+def decide_shapes(
+    source: str, rows: Sequence[tuple[DecodeShape, Setting]], gpu: Gpu | None = None
+) -> list[dict[str, dict[str, Any]]]:
+    """The decision and the launch of each shape, in the form of `evosplit decide --json`.
 
     Args:
         source: of the program.
         rows: shapes, each with the setting that it runs in; all of one target.
+        gpu: where they run; None for an H100 SXM.
 
     Raises:
         NoDecisions: the gate refuses the program, or it fails on a shape.
@@ -42,7 +44,7 @@ def decide_shapes(source: str, rows: Sequence[tuple[DecodeShape, Setting]]) -> l
         program = parse_program(source)
     except ProgramRefused as refused:
         raise NoDecisions(refused.status, str(refused)) from refused
-    gpu = Gpu()
+    gpu = gpu or Gpu()
     found = []
     for start in range(0, len(rows), AT_ONCE):
         part = rows[start : start + AT_ONCE]
@@ -68,7 +70,7 @@ def _described(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu:
     launch = target.launch(shape, setting, decision, gpu)
     live = launch.live_splits * (shape.batch // len(launch.live_splits))
     return {
-        "shape": {**asdict(shape), "mode": setting.mode.value, "paged": setting.paged},
+        "shape": {**shape.as_json(), "mode": setting.mode.value, "paged": setting.paged, "dtype": setting.dtype},
         "decision": dict(zip(target.names, decision.as_row(), strict=True)),
         "launch": {
             "num_splits": spelled.num_splits,

@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evaluators.data.contract import LIVE_SETTINGS, Mode, Setting
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
-from evaluators.data.workloads import Split
+from evaluators.data.workloads import Case, Split, cases_for
 from evaluators.judge.judge import SEARCH_SPLITS, Judge, open_judge
-from evaluators.judge.judge_set import JudgeSet, table_labels
+from evaluators.judge.judge_set import JudgeSet, Objective, table_labels
 from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, self_test
 from evolve.assets import asset
-from evolve.config import AgentConfig, RunConfig, changed_keys, load_config, parse_yaml, with_overrides
+from evolve.config import TRACE, AgentConfig, RunConfig, changed_keys, load_config, parse_yaml, with_overrides
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.journal import FILE_NAME, open_journal
 from evolve.journal.run_folder import (
@@ -41,6 +42,7 @@ from evolve.journal.versions import other_versions
 from evolve.prompts.templates import load_templates
 from evolve.proposers import Proposer, open_proposer
 from evolve.search.controller import Controller, SearchProgress
+from evolve.traffic import OpenedTraffic, open_traffic, weigh_live, weigh_table
 
 if TYPE_CHECKING:
     from evaluators.measure.live import LiveSource
@@ -173,6 +175,9 @@ def open_configured_judge(
     if pool is not None or config.judge.measure == "live":
         return _open_live_judge(config, splits, pool, on_event)
     paths = tables or [asset(p) for p in config.table_paths()]
+    traffic = open_traffic(config)
+    weigh = weigh_table(config, traffic)
+    about = _about(config, traffic) if weigh else {}
     judges = [
         open_judge(
             path,
@@ -181,6 +186,8 @@ def open_configured_judge(
             workspace_cap_mb=config.judge.workspace_cap_mb,
             batch_invariant=config.judge.batch_invariant,
             splits=splits,
+            weigh=weigh,
+            about=about,
         )
         for path in paths
     ]
@@ -200,6 +207,9 @@ def _open_live_judge(
     """A judge that measures; its workers end with this process."""
     from evaluators.judge.judge import open_live_judge
 
+    traffic, setting = open_traffic(config), LIVE_SETTINGS[config.judge.setting]
+    by_trace = traffic is not None and config.judge.workload == TRACE
+    cases = configured_cases(config, setting, traffic)
     return open_live_judge(
         _live_source(config, pool, on_event),
         config.judge.workload,
@@ -208,7 +218,30 @@ def _open_live_judge(
         workspace_cap_mb=config.judge.workspace_cap_mb,
         batch_invariant=config.judge.batch_invariant,
         splits=splits,
+        cases=cases,
+        weigh=weigh_live(config, traffic, cases),
+        about=_about(config, traffic) if by_trace or config.judge.objective is Objective.TOKENS else {},
     )
+
+
+def _about(config: RunConfig, traffic: OpenedTraffic | None) -> dict[str, str]:
+    """What a judge's description says of the traffic that its weights come from."""
+    tokens = {"objective": Objective.TOKENS.value} if config.judge.objective is Objective.TOKENS else {}
+    return {"workload": config.judge.workload, **(traffic.about if traffic else {}), **tokens}
+
+
+def configured_cases(config: RunConfig, setting: Setting, traffic: OpenedTraffic | None) -> tuple[Case, ...]:
+    """Cases that a live judge measures.
+
+    Raises:
+        UserError: batches of a trace in static mode, which has no ragged ones.
+    """
+    if traffic is not None and config.judge.workload == TRACE:
+        if setting.mode is Mode.STATIC:
+            raise UserError(f"judge.workload: trace has ragged batches, {setting.name} has none",
+                            hint="judge.setting with metadata, or measure: recorded")  # fmt: skip
+        return traffic.live_cases(setting)
+    return cases_for(config.judge.workload, setting)
 
 
 def _live_source(config: RunConfig, shared: SharedPool | None, on_event: Callable[[str], None]) -> LiveSource:
@@ -217,7 +250,6 @@ def _live_source(config: RunConfig, shared: SharedPool | None, on_event: Callabl
         from evaluators.measure.shared_pool import SharedPoolSource
 
         return SharedPoolSource(shared.path, shared.run)
-    from evaluators.data.contract import LIVE_SETTINGS
     from evaluators.measure.live import PoolSource
     from evaluators.measure.pool import open_pool
 

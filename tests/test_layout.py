@@ -45,12 +45,12 @@ def test_imports_nothing_heavy_at_the_top(path: Path) -> None:
 
 ORDER = (
     *(f"evaluators.{name}" for name in (
-        "data", "fa3", "triton_decode", "targets", "language", "sandbox", "latencies", "measure", "scoring", "judge",
-        "confirm", "openevolve_entry",
+        "data", "fa3", "triton_decode", "targets", "language", "sandbox", "latencies", "measure", "tokens", "traffic",
+        "scoring", "judge", "confirm", "openevolve_entry",
     )),
     *(f"evolve.{name}" for name in (
-        "errors", "assets", "secrets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",
-        "search", "agent", "run", "operator", "decisions", "reports", "baselines", "compare", "sweep",
+        "errors", "assets", "secrets", "config", "traffic", "proposal", "journal", "prompts", "mutation", "tuning",
+        "proposers", "search", "agent", "run", "operator", "decisions", "reports", "baselines", "compare", "sweep",
         "export.targets", "export.evidence", "export.patch", "export.proof", "export.distill", "export.certify",
         "export.bundle", "export.engine", "dashboard", "api", "cli",
     )),

@@ -18,7 +18,7 @@ from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
 
 WITH_BLOCKS = {
-    "fa3_stock", "triton_rule", "triton_waves", "triton_waves_paged", "waves_metadata", "waves_vllm",
+    "fa3_stock", "triton_rule", "triton_waves", "triton_waves_paged", "waves_metadata", "waves_models", "waves_vllm",
     "whole_wave_splits",
 }  # fmt: skip
 NAMES = sorted(p.stem for p in (ROOT / "seeds").glob("*.py"))

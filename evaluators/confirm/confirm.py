@@ -200,6 +200,7 @@ def build_suite(
     rng: random.Random,
     *,
     fresh: int | None = None,
+    cases: Sequence[Case] | None = None,
 ) -> list[Subject]:
     """The default suite: sealed test shapes, fresh ragged batches, and every other shape whose launch changed.
 
@@ -211,8 +212,9 @@ def build_suite(
         decide: (baseline's, candidate's) decisions on cases, resolved.
         rng: draws the fresh batches and the order of the suite.
         fresh: shapes drawn anew, half of them uniform, all of them in static mode; `FRESH_BATCHES` ragged ones if None.
+        cases: instead of the workload's.
     """
-    known = cases_for(workload, setting)
+    known = cases_for(workload, setting) if cases is None else cases
     counted = weights(known, weighting)
     cases = [c for c in known if c.id in counted]
     grouped = [(c, Group.SEALED if c.split is Split.TEST else Group.CHANGED) for c in cases]

@@ -19,6 +19,10 @@ MAX_NUM_SPLITS = 256
 """Largest num_splits that the kernel accepts (hopper/flash_api.cpp, mha_fwd: "num_splits > 256")."""
 
 
+ELEMENT_BYTES = {"bf16": 2, "fp8": 1}
+"""Bytes of one element of Q, K and V, by the `dtype` of a setting; fp8 is e4m3."""
+
+
 class Mode(StrEnum):
     """How a decode call is made; decides the batch that the stock heuristic sees and who picks live splits."""
 
@@ -46,10 +50,14 @@ class DecodeShape:
         seqlen_k: KV capacity in keys, the size of the cache that the call is given (not the live length).
         num_heads_q: query heads on this GPU.
         num_heads_kv: KV heads on this GPU.
-        head_dim: size of one head, the same for K and V.
+        head_dim: size of one head of Q and K.
         seqlen_q: query tokens per sequence.
         live_seqlens: live keys per sequence, 0 for one that pads a CUDA graph; empty means that every sequence fills
             the capacity.
+        head_dim_v: size of one head of V where it differs from `head_dim`, else 0.
+        window: keys that a query token sees, itself included; 0 without a sliding window.
+        softcap: whether scores are capped.
+        sinks: whether each head has a learned sink.
     """
 
     batch: int
@@ -59,6 +67,10 @@ class DecodeShape:
     head_dim: int = 128
     seqlen_q: int = 1
     live_seqlens: tuple[int, ...] = ()
+    head_dim_v: int = 0
+    window: int = 0
+    softcap: bool = False
+    sinks: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q"):
@@ -68,10 +80,10 @@ class DecodeShape:
             raise ValueError(
                 f"num_heads_q ({self.num_heads_q}) must be a multiple of num_heads_kv ({self.num_heads_kv})"
             )
-        if self.head_dim > 256:
-            raise ValueError(f"head_dim must be at most 256 (FA3's largest tile), got {self.head_dim}")
-        if self.head_dim % 8:
-            raise ValueError(f"head_dim must be a multiple of 8 (flash_api.cpp), got {self.head_dim}")
+        for name in ("head_dim_v", "window"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        self._check_heads()
         if self.live_seqlens:
             if len(self.live_seqlens) != self.batch:
                 raise ValueError(f"live_seqlens has {len(self.live_seqlens)} lengths for a batch of {self.batch}")
@@ -80,6 +92,30 @@ class DecodeShape:
                     f"live_seqlens must lie in 0..seqlen_k ({self.seqlen_k}), "
                     f"got {min(self.live_seqlens)}..{max(self.live_seqlens)}"
                 )
+
+    def _check_heads(self) -> None:
+        """Refuse head sizes that FA3 has no kernel for (mha_fwd in flash_api.cpp)."""
+        size, size_v = self.head_dim, self.v_head_dim
+        if size > 512 and size_v == 512:
+            raise ValueError(
+                f"head_dim {size} with head_dim_v 512 is MLA: FA3 decodes it as head_dim {size - 512} and head_dim_v "
+                "512 with a third operand (q_v), which is not mirrored"
+            )
+        if size > 256:
+            raise ValueError(f"head_dim must be at most 256 (FA3's largest tile), got {size}")
+        for name, value in (("head_dim", size), ("head_dim_v", size_v)):
+            if value % 8:
+                raise ValueError(f"{name} must be a multiple of 8 (flash_api.cpp), got {value}")
+        if size_v != size and not (size <= 64 and size_v <= 512) and not (128 < size <= 192 and 96 < size_v <= 128):
+            raise ValueError(
+                f"head_dim {size} with head_dim_v {size_v}: FA3 takes unequal heads with head_dim 136..192 and "
+                "head_dim_v 104..128, or head_dim at most 64 and head_dim_v at most 512"
+            )
+
+    @property
+    def v_head_dim(self) -> int:
+        """Size of one head of V."""
+        return self.head_dim_v or self.head_dim
 
     @property
     def ragged(self) -> bool:
@@ -97,8 +133,8 @@ class DecodeShape:
         return self.num_heads_q // self.num_heads_kv
 
     def as_json(self) -> dict[str, Any]:
-        """Fields by name."""
-        return asdict(self)
+        """Fields by name; those that most models lack (see `RARE_FIELDS`) only where they are set."""
+        return {name: value for name, value in asdict(self).items() if value or name not in RARE_FIELDS}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> DecodeShape:
@@ -113,6 +149,16 @@ class DecodeShape:
             raise ValueError(f"expected the fields of a decode call, got {', '.join(data)} ({error})") from error
 
 
+RARE_FIELDS = ("head_dim_v", "window", "softcap", "sinks")
+"""Fields of a shape that JSON and tables hold only where they are set, so that older ones stay what they are."""
+
+
+def rare_text(shape: DecodeShape, before: str) -> str:
+    """The rare fields that are set, each led by `before`, e.g. `-v128-w1024-softcap-sinks`; empty where none is."""
+    values = (("v", shape.head_dim_v), ("w", shape.window), ("softcap", shape.softcap), ("sinks", shape.sinks))
+    return "".join(f"{before}{name}{'' if value is True else value}" for name, value in values if value)
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """How decode calls reach the kernel while they are measured.
@@ -122,7 +168,7 @@ class Setting:
         mode: static, varlen or metadata.
         cache: L2 state at launch.
         page_size: keys per page of a paged KV cache; 0 for contiguous KV.
-        dtype: element type of Q, K and V.
+        dtype: element type of Q, K and V, one of `ELEMENT_BYTES`.
     """
 
     provider: str
@@ -138,12 +184,17 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`.
+        """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`; fp8 is named last.
 
         A provider of paged and of contiguous KV names the paged ones so: `triton_decode-paged-cold`.
         """
         kind = "paged" if self.paged and self.provider == "triton_decode" else self.mode.value
-        return f"{self.provider}-{kind}-{self.cache.value}"
+        return f"{self.provider}-{kind}-{self.cache.value}" + ("-fp8" if self.dtype == "fp8" else "")
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element of K or V."""
+        return ELEMENT_BYTES[self.dtype]
 
     def as_json(self) -> dict[str, Any]:
         """Fields by name, as cards of tables and headers of recordings hold them."""
@@ -275,6 +326,7 @@ LIVE_SETTINGS: dict[str, Setting] = {
     **{
         s.name: s
         for s in (
+            Setting("fa3_fwd", Mode.METADATA, Cache.COLD, dtype="fp8"),
             Setting("upstream", Mode.METADATA, Cache.COLD),
             Setting("upstream", Mode.METADATA, Cache.HOT),
             Setting("upstream", Mode.STATIC, Cache.COLD),
@@ -282,6 +334,18 @@ LIVE_SETTINGS: dict[str, Setting] = {
     },
 }
 """The settings that can be measured on a live GPU, by name."""
+
+
+LACKS: dict[str, tuple[str, ...]] = {"fa3_fwd": ("window", "sinks"), "upstream": ("sinks",)}
+"""Rare fields of shapes that a provider's kernels cannot run: PyPI's fa3-fwd is built without sliding windows, and only
+vLLM's fork has sinks."""
+
+
+def runs_on(shape: DecodeShape, setting: Setting) -> bool:
+    """Whether the setting's provider has a kernel for the call; ragged batches need varlen or metadata mode."""
+    if shape.ragged and setting.mode is Mode.STATIC:
+        return False
+    return not any(getattr(shape, name) for name in LACKS.get(setting.provider, ()))
 
 
 def baseline_decision(setting: Setting) -> Decision:

@@ -2,8 +2,8 @@
 
 Mirrors Dao-AILab/flash-attention `hopper/` (and vllm-project/flash-attention where it differs):
 `tile_size.h`, `heuristics.h`, `flash_api.cpp` (get_num_splits, get_pack_gqa, get_pagedkv_tma) and
-`flash_prepare_scheduler.cu`. Only what one decode call on sm90 in bf16 needs is mirrored: no sliding
-window, no softcap, no appended KV, equal K and V head sizes.
+`flash_prepare_scheduler.cu`. What one decode call on sm90 needs is mirrored, in bf16 and fp8, with a sliding
+window, unequal K and V heads or a softcap; not appended KV, MLA's third operand or attention chunks.
 """
 
 from __future__ import annotations
@@ -46,6 +46,21 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def check_call(shape: DecodeShape, setting: Setting) -> None:
+    """Refuse a call that FA3 refuses by its element type; shapes refuse the rest themselves.
+
+    Raises:
+        ValueError: naming what FA3 does not take.
+    """
+    if setting.dtype != "fp8":
+        return
+    for name, value in (("head_dim", shape.head_dim), ("head_dim_v", shape.v_head_dim)):
+        if value % 16:
+            raise ValueError(f"{name} must be a multiple of 16 in fp8 (flash_api.cpp), got {value}")
+    if shape.v_head_dim > 256:
+        raise ValueError(f"head_dim_v above 256 needs 16-bit elements (flash_api.cpp), got {shape.v_head_dim} in fp8")
+
+
 def capacity(shape: DecodeShape, setting: Setting) -> int:
     """KV capacity in keys that the kernel sees: page-table width times page size when paged."""
     if setting.paged:
@@ -53,52 +68,97 @@ def capacity(shape: DecodeShape, setting: Setting) -> int:
     return shape.seqlen_k
 
 
+def is_local(shape: DecodeShape, setting: Setting) -> bool:
+    """Whether the kernel masks a sliding window: one that reaches over the whole capacity is dropped."""
+    return 0 < shape.window < capacity(shape, setting)
+
+
 def is_causal(shape: DecodeShape, setting: Setting) -> bool:
-    """Whether the kernel keeps the causal flag of a causal decode call.
+    """Whether the kernel keeps the causal flag of a causal decode call without a sliding window.
 
     mha_fwd drops it for one query token, except for paged KV with head_dim 65..128 (flash_api.cpp,
     "Special case of hdim 128"). Decode calls here are causal when seqlen_q > 1.
     """
+    if is_local(shape, setting):
+        return False
     if shape.seqlen_q > 1:
         return True
     return setting.paged and 64 < shape.head_dim <= 128
 
 
+def tile_16_bit(
+    head_dim: int, v_head_dim: int, *, causal: bool, local: bool, non_tma: bool, vllm: bool, one_mma_wg: bool
+) -> tuple[int, int]:
+    """(block_m, block_n) for 16-bit elements."""
+    narrow = causal or local or non_tma
+    if head_dim <= 64:
+        if v_head_dim > 256:
+            return 64, 64
+        if v_head_dim > 192:
+            return 128, 96
+        if one_mma_wg:
+            return 64, 192
+        if vllm:
+            return 192, 128 if causal or local else 160 if non_tma else 192
+        return 192, 128 if narrow else 192
+    if head_dim <= 96:
+        return 192, 128 if local or non_tma else 144
+    if head_dim <= 128:
+        if one_mma_wg:
+            return 64, 128 if narrow else 176
+        return 128, 128 if narrow else (160 if vllm else 176)
+    if head_dim <= 192:
+        return 128, 96 if local or non_tma else 128 if v_head_dim <= 128 else (96 if vllm else 112)
+    return 128, 64 if local else 80
+
+
+def tile_fp8(head_dim: int, *, local: bool, non_tma: bool, softcap: bool, one_mma_wg: bool) -> tuple[int, int]:
+    """(block_m, block_n) for fp8 elements with V in rows."""
+    if head_dim <= 64:
+        return 64 if one_mma_wg else 192, 160
+    if head_dim <= 96:
+        return 192, 128
+    if head_dim <= 128:
+        return 64 if one_mma_wg else 128, 160 if non_tma else 192 if softcap and local else 224
+    if head_dim <= 192:
+        return 128, 128 if (non_tma or softcap) and local else 160
+    return 128, 64 if local else 128
+
+
 def tile_size(shape: DecodeShape, setting: Setting) -> tuple[int, int]:
-    """(block_m, block_n) of the sm90 kernel in bf16, from tile_size_fwd_sm90 (hopper/tile_size.h).
+    """(block_m, block_n) of the sm90 kernel, from tile_size_fwd_sm90 (hopper/tile_size.h).
 
     vLLM's fork takes a 64-row tile when all query rows of a KV head fit in it (use_one_mma_wg in its
     heuristics.h). Pages smaller than block_n, and few query rows, rule out TMA loads, which makes
     paged KV take the narrower tile (get_pagedkv_tma).
     """
-    causal = is_causal(shape, setting)
     vllm = setting.provider == "vllm"
     rows = shape.seqlen_q * shape.qheads_per_kvhead
     one_mma_wg = vllm and shape.head_dim in (64, 128) and rows <= 64
+    local, causal = is_local(shape, setting), is_causal(shape, setting)
 
     def tile(non_tma: bool) -> tuple[int, int]:
-        if shape.head_dim <= 64:
-            if one_mma_wg:
-                return 64, 192
-            if vllm:
-                return 192, 128 if causal else 160 if non_tma else 192
-            return 192, 128 if causal or non_tma else 192
-        if shape.head_dim <= 96:
-            return 192, 128 if non_tma else 144
-        if shape.head_dim <= 128:
-            narrow = causal or non_tma
-            if one_mma_wg:
-                return 64, 128 if narrow else 176
-            return 128, 128 if narrow else (160 if vllm else 176)
-        if shape.head_dim <= 192:
-            return 128, 96 if non_tma else 128 if shape.head_dim <= 128 else (96 if vllm else 112)
-        return 128, 80
+        if setting.dtype == "fp8":
+            return tile_fp8(shape.head_dim, local=local, non_tma=non_tma, softcap=shape.softcap, one_mma_wg=one_mma_wg)
+        return tile_16_bit(
+            shape.head_dim, shape.v_head_dim, causal=causal, local=local, non_tma=non_tma, vllm=vllm,
+            one_mma_wg=one_mma_wg,
+        )  # fmt: skip
 
     if not setting.paged:
         return tile(non_tma=False)
     block_m, block_n = tile(non_tma=False)
     uses_tma = setting.page_size % block_n == 0 and rows > block_m
     return tile(non_tma=not uses_tma)
+
+
+def seqlen_k_loaded(shape: DecodeShape, setting: Setting, block_m: int) -> int:
+    """Keys that the stock heuristic counts: of a sliding window no more than one tile of queries can see.
+
+    get_num_splits adds the keys to the left of the window, those to its right (none), the key itself and block_m.
+    """
+    seqlen_k = capacity(shape, setting)
+    return min(seqlen_k, shape.window + block_m) if is_local(shape, setting) else seqlen_k
 
 
 @lru_cache(maxsize=SHAPES_KEPT)
@@ -119,10 +179,10 @@ def shape_view(shape: DecodeShape, setting: Setting) -> ShapeView:
         block_m=block_m,
         block_n=block_n,
         num_m_blocks=num_m_blocks,
-        num_n_blocks=ceil_div(seqlen_k, block_n),
+        num_n_blocks=ceil_div(seqlen_k_loaded(shape, setting, block_m), block_n),
         total_mblocks=batch * shape.num_heads_kv * num_m_blocks,
-        size_one_kv_head=seqlen_k * 2 * shape.head_dim * 2,
-        is_causal_or_local=is_causal(shape, setting),
+        size_one_kv_head=seqlen_k * (shape.head_dim + shape.v_head_dim) * setting.element_bytes,
+        is_causal_or_local=is_causal(shape, setting) or is_local(shape, setting),
         varlen=setting.mode is not Mode.STATIC,
         paged=setting.paged,
         max_splits=MAX_SPLITS,

@@ -14,13 +14,18 @@ from evaluators.data.launches import Cell, Latency
 from evaluators.fa3.dispatch import stock_blocks_per_split, work_view
 from evaluators.fa3.launch import Launch, canonical_launch, combine_bucket
 
-COMBINE_COST_US = {32: 0.0, 64: 0.0, 128: 0.05}
+COMBINE_COST_US = {16: 0.0, 32: 0.0, 64: 0.0, 128: 0.05}
 """Microseconds that the same live splits take longer under the combine kernel for up to so many splits.
 
 Medians over pairs of recorded launches of llama31-70b that differ in nothing else: 64 against 32 takes -0.02 us
 (fa3_fwd) and +0.03 us (vllm), 128 against 64 takes +0.04 to +0.05 us, 0.3% at most; nine of ten pairs lie within 1.6%,
-which is noise of the rounds for the most part. See results/combine-kernels.
+which is noise of the rounds for the most part. See results/combine-kernels. That of 16, which heads of V up to 64 have,
+is taken as that of 32: it was not compared.
 """
+
+SMALL_HEAD = 64
+"""Largest head of V whose small counts of splits are recorded under a combine kernel of their own, for up to 16:
+between the counts that the other kernels were recorded with there are wide gaps."""
 
 
 def _between(low: Latency, high: Latency, share: float) -> Latency:
@@ -116,6 +121,8 @@ class ShapeCells:
         if self._setting.mode is Mode.STATIC:
             return self._along_caps(decision)
         if not self.shape.ragged:
+            if self.shape.v_head_dim <= SMALL_HEAD:
+                return self._same_splits(decision) or self._along_all_live(launch)
             found = self._along_live(launch) or self._same_splits(decision)
             if found is None:
                 others = ((self._along_live(other), cost_us) for other, cost_us in self._other_kernels(launch))
@@ -139,6 +146,21 @@ class ShapeCells:
         ends = [replace(launch, live_splits=(s,) * self.shape.batch).key for s in (low, high)]
         return _between(self.by_launch[ends[0]], self.by_launch[ends[1]], (live - low) / max(1, high - low))
 
+    def _along_all_live(self, launch: Launch) -> Latency | None:
+        """Uniform batches: between two counts of live splits, each under whichever combine kernel it was recorded."""
+        live = launch.live_splits[0]
+        known = {s: bucket for bucket in COMBINE_COST_US for s in self._uniform_live.get(bucket, [])}
+        low, high = _neighbours(list(known), live)
+        if low is None or high is None:
+            return None
+        ends = []
+        for splits in (low, high):
+            bucket = known[splits]
+            there = replace(launch, num_splits=bucket, combine_bucket=bucket, live_splits=(splits,) * self.shape.batch)
+            cost_us = COMBINE_COST_US.get(launch.combine_bucket, 0.0) - COMBINE_COST_US[bucket]
+            ends.append(_later(self.by_launch[there.key], cost_us))
+        return _between(ends[0], ends[1], (live - low) / max(1, high - low))
+
     def _along_blocks(self, decision: Decision, *, any_kernel: bool = False) -> Latency | None:
         """Ragged batches: between two known blocks per split under the same cap."""
         known = self._same_splits if any_kernel else self.exact
@@ -157,8 +179,8 @@ class ShapeCells:
     def _along_caps(self, decision: Decision, *, any_kernel: bool = False) -> Latency | None:
         """Between two recorded caps with the same combine kernel."""
         known = self._same_splits if any_kernel else self.exact
-        bucket = combine_bucket(decision.num_splits, self.shape.head_dim)
-        caps = [c for c in self.caps if combine_bucket(c, self.shape.head_dim) == bucket]
+        bucket = combine_bucket(decision.num_splits, self.shape.v_head_dim)
+        caps = [c for c in self.caps if combine_bucket(c, self.shape.v_head_dim) == bucket]
         low, high = _neighbours(caps, decision.num_splits)
         if low is None or high is None or low == high:
             return None

@@ -28,10 +28,10 @@ from evaluators.fa3.dispatch import (
 )
 
 COMBINE_BUCKETS = (32, 64, 128, 256)
-"""num_splits up to which one combine kernel serves, for head_dim > 64 (flash_fwd_combine_launch_template.h)."""
+"""num_splits up to which one combine kernel serves, for heads of V > 64 (flash_fwd_combine_launch_template.h)."""
 
 COMBINE_BUCKETS_SMALL_HEAD = (16, *COMBINE_BUCKETS)
-"""The same for head_dim <= 64, where rows of 16 allow a bucket of 16."""
+"""The same for heads of V <= 64, where rows of 16 allow a bucket of 16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Launch:
         return f"{self.mode.value[0]}{self.num_splits}.p{int(self.pack_gqa)}.g{self.sm_margin}:{runs}"
 
 
-def combine_bucket(num_splits: int, head_dim: int) -> int:
+def combine_bucket(num_splits: int, v_head_dim: int) -> int:
     """Largest num_splits served by the combine kernel that `num_splits` launches; 0 when unsplit.
 
     Raises:
@@ -81,7 +81,7 @@ def combine_bucket(num_splits: int, head_dim: int) -> int:
     """
     if num_splits == 1:
         return 0
-    for bucket in COMBINE_BUCKETS_SMALL_HEAD if head_dim <= 64 else COMBINE_BUCKETS:
+    for bucket in COMBINE_BUCKETS_SMALL_HEAD if v_head_dim <= 64 else COMBINE_BUCKETS:
         if num_splits <= bucket:
             return bucket
     raise ValueError(f"num_splits must be at most {MAX_NUM_SPLITS}, got {num_splits}")
@@ -119,7 +119,7 @@ def canonical_launch(shape: DecodeShape, setting: Setting, decision: Decision, g
         ValueError: a decision outside what the kernel accepts.
     """
     num_splits = resolved_num_splits(shape, setting, decision, gpu)
-    bucket = combine_bucket(num_splits, shape.head_dim)
+    bucket = combine_bucket(num_splits, shape.v_head_dim)
     pack_gqa = effective_pack_gqa(shape, setting, num_splits, decision.pack_gqa)
     if setting.mode is Mode.STATIC:
         # A split static launch has one CTA per (tile, split); only the unsplit grid is persistent.
@@ -139,4 +139,4 @@ def workspace_bytes(shape: DecodeShape, num_splits: int) -> int:
     """fp32 partial outputs and log-sum-exps that a split call allocates (flash_api.cpp, out_accum)."""
     if num_splits <= 1:
         return 0
-    return num_splits * shape.batch * shape.num_heads_q * shape.seqlen_q * (shape.head_dim + 1) * 4
+    return num_splits * shape.batch * shape.num_heads_q * shape.seqlen_q * (shape.v_head_dim + 1) * 4

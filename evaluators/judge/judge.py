@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from evaluators.data.workloads import Case, Split, Weighting, cases_for, weights
 from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
-from evaluators.latencies.table import read_table, restrict
+from evaluators.latencies.table import Table, read_table, restrict
 from evaluators.sandbox.sandbox import HIDDEN, Limits, Sandbox
 from evaluators.scoring.invariance import batch_variance
 from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
@@ -45,6 +45,9 @@ Version 1, in journals that do not say: one shape whose launch has no recorded l
 combine kernels were not looked up, tables of constants were not marked, and the holdout decided what is rechecked.
 """
 
+Weigh = Callable[[Sequence[Case]], Mapping[str, float]]
+"""Weights by case id, adding up to 1, of the cases of one split that count: those of 0 can still regress."""
+
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
 DEFAULT_LIMITS = Limits()
 
@@ -64,6 +67,7 @@ class Judge:
         limits: Limits,
         workspace_cap_mb: int = WORKSPACE_CAP_MB,
         batch_invariant: bool = False,
+        weigh: Weigh | None = None,
     ) -> None:
         """Prepare questions and weights.
 
@@ -77,12 +81,13 @@ class Judge:
             limits: of the sandbox, for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
             batch_invariant: so are programs that cut a sequence by what shares its batch, on the training shapes.
+            weigh: weights of its own, instead of those of the weighting, for the cases that the weighting counts.
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
         by_split = {s: [c for c in cases if c.split is s] for s in Split}
         self.weights: dict[Split, dict[str, float]] = {
-            s: weights(found, weighting) for s, found in by_split.items() if found
+            s: _weights(found, weighting, weigh) for s, found in by_split.items() if found
         }
         counted = {i for w in self.weights.values() for i in w}
         self._outcomes = Outcomes(
@@ -333,6 +338,14 @@ class Judge:
         return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)
 
 
+def _weights(cases: Sequence[Case], weighting: Weighting, weigh: Weigh | None) -> dict[str, float]:
+    counted = weights(cases, weighting)
+    if weigh is None:
+        return counted
+    given = weigh([c for c in cases if c.id in counted])
+    return {case_id: given.get(case_id, 0.0) for case_id in counted}
+
+
 def _paid(evaluation: Evaluation, measured: Sequence[Measuring], *, first: Evaluation | None = None) -> Evaluation:
     """The evaluation with what was measured for it, after what the first look had measured."""
     before, spent = (first.measured, first.gpu_s) if first else ((), 0.0)
@@ -351,8 +364,12 @@ def open_judge(
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     batch_invariant: bool = False,
     splits: Sequence[Split] = SEARCH_SPLITS,
+    weigh: Callable[[Table], Weigh] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
+
+    `weigh` makes weights from the table's latencies, and `about` describes them.
 
     Raises:
         TableError: the table cannot be read.
@@ -369,11 +386,13 @@ def open_judge(
             "table_sha256": table.digest,
             "gpu": str(table.card["device"]["name"]),
             "build": str(table.card["build"]),
+            **(about or {}),
         },
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
         batch_invariant=batch_invariant,
+        weigh=weigh(table) if weigh else None,
     )
 
 
@@ -386,8 +405,13 @@ def open_live_judge(
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     batch_invariant: bool = False,
     splits: Sequence[Split] = SEARCH_SPLITS,
+    cases: Sequence[Case] | None = None,
+    weigh: Weigh | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> Judge:
     """A judge of measurements; the test split stays sealed unless `splits` names it.
+
+    `cases` are those of the workload, unless they are given; `weigh` gives weights of its own, `about` describes them.
 
     Its description names the GPU by UUID only where one GPU measures all: on a pool a run may go on with others of the
     same kind, since every speed-up is a ratio on one GPU.
@@ -406,14 +430,16 @@ def open_live_judge(
     }
     if source.one_gpu:
         description["gpu_uuid"] = source.device.uuid
+    known = cases_for(workload, source.setting) if cases is None else cases
     return Judge(
-        [c for c in cases_for(workload, source.setting) if c.split in splits],
+        [c for c in known if c.split in splits],
         source.setting,
         source.gpu,
         source,
-        description=description,
+        description={**description, **(about or {})},
         weighting=weighting,
         limits=limits,
         workspace_cap_mb=workspace_cap_mb,
         batch_invariant=batch_invariant,
+        weigh=weigh,
     )

@@ -20,14 +20,16 @@ from evaluators.scoring.regressions import Regression
 
 
 class Objective(StrEnum):
-    """What the score over several tables is.
+    """What the score is; over several tables, how theirs are put together.
 
     `WORST`: the lowest of the scores, so that no table pays for another.
     `MEAN`: their geometric mean.
+    `TOKENS`: on one table, shapes weigh by the time that attention takes in a model's decode steps.
     """
 
     WORST = "worst"
     MEAN = "mean"
+    TOKENS = "tokens"
 
 
 def combined_score(scores: Sequence[SplitScore], objective: Objective) -> SplitScore:
@@ -85,8 +87,10 @@ class JudgeSet:
         """Take judges by the names under which their shapes are told apart.
 
         Raises:
-            ValueError: fewer than two judges.
+            ValueError: fewer than two judges, or an objective for one table.
         """
+        if objective is Objective.TOKENS:
+            raise ValueError("the objective tokens weighs the shapes of one table")
         if len(judges) < 2:
             raise ValueError(f"a set needs at least two judges, got {len(judges)}")
         self.judges, self.objective = dict(judges), objective

@@ -18,7 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import Decision, DecodeShape, Setting
+from evaluators.data.contract import Decision, DecodeShape, Setting, rare_text
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision, Cell
 from evaluators.latencies.table import TableError, check_cell
@@ -92,11 +92,11 @@ class StoredLatency:
 
 
 def shape_key(shape: DecodeShape) -> str:
-    """Stable text of a decode call, free of case names, e.g. `b2.k4096.h64x8.d128.q1:100,4000`."""
+    """Stable text of a decode call, free of case names, e.g. `b2.k4096.h64x8.d128.q1:100,4000`; see `rare_text`."""
     live = ",".join(f"{v}x{n}" if n > 1 else str(v) for v, n in ((v, len(list(g))) for v, g in groupby(shape.seqlens)))
     return (
         f"b{shape.batch}.k{shape.seqlen_k}.h{shape.num_heads_q}x{shape.num_heads_kv}.d{shape.head_dim}"
-        f".q{shape.seqlen_q}:{live}"
+        f".q{shape.seqlen_q}{rare_text(shape, '.')}:{live}"
     )
 
 

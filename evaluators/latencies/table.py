@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import MAX_NUM_SPLITS, DecodeShape, Gpu, Setting
+from evaluators.data.contract import MAX_NUM_SPLITS, RARE_FIELDS, DecodeShape, Gpu, Setting
 from evaluators.data.launches import Cell
 from evaluators.data.workloads import Case, Split, cases_for
 from evaluators.targets.registry import target_of
@@ -31,6 +31,11 @@ CARD, SHAPES, CELLS = "card.json", "shapes.csv.gz", "cells.csv.gz"
 SHAPE_COLUMNS = (
     "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q", "gpu", "live_seqlens",
 )  # fmt: skip
+"""Columns of a table's shapes; `RARE_FIELDS` follow where a shape has one of them."""
+
+
+SIMULATED = "simulated"
+"""First word of GPU and build in the card of a table that was not measured: every output that names them says it."""
 
 
 class TableError(Exception):
@@ -160,11 +165,13 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
     if folder.exists() and any(folder.iterdir()):
         raise TableError(f"{folder} is not empty: choose another folder, or remove it first")
     folder.mkdir(parents=True, exist_ok=True)
+    rare = RARE_FIELDS if any(getattr(c.shape, name) for c in cases for name in RARE_FIELDS) else ()
     target = target_of(Setting.from_json(card))
     shapes = (
         (
             c.id, c.split.value, c.shape.batch, c.shape.seqlen_k, c.shape.num_heads_q, c.shape.num_heads_kv,
             c.shape.head_dim, c.shape.seqlen_q, gpu_of[c.id], " ".join(map(str, c.shape.live_seqlens)),
+            *(int(getattr(c.shape, name)) for name in rare),
         )
         for c in cases
     )  # fmt: skip
@@ -176,7 +183,7 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
         for case in cases
         for x in cells[case.id]
     )  # fmt: skip
-    (folder / SHAPES).write_bytes(_csv_bytes(SHAPE_COLUMNS, shapes))
+    (folder / SHAPES).write_bytes(_csv_bytes((*SHAPE_COLUMNS, *rare), shapes))
     (folder / CELLS).write_bytes(_csv_bytes(cell_columns(target), rows))
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
@@ -189,13 +196,14 @@ def table_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _rows(path: Path, columns: Sequence[str]) -> list[list[str]]:
+def _rows(path: Path, columns: Sequence[str], further: Sequence[str] = ()) -> list[list[str]]:
+    """Lines below the header, which names the columns, and may name the further ones."""
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise TableError(f"{path} cannot be read ({error}); restore it from the repository") from error
-    if not rows or tuple(rows[0]) != tuple(columns):
+    if not rows or tuple(rows[0]) not in (tuple(columns), (*columns, *further)):
         raise TableError(f"{path}: expected the columns {', '.join(columns)}, got {rows[0] if rows else 'nothing'}")
     return rows[1:]
 
@@ -234,12 +242,12 @@ def _parsed(folder: Path, digest: str) -> Table:
     try:
         setting = Setting.from_json(card)
         cases = []
-        for case, split, batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, _, live in _rows(
-            folder / SHAPES, SHAPE_COLUMNS
-        ):
+        for row in _rows(folder / SHAPES, SHAPE_COLUMNS, RARE_FIELDS):
+            case, split, batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, _, live, *rare = row
+            head_dim_v, window, softcap, sinks = map(int, rare or "0000")
             shape = DecodeShape(
                 int(batch), int(seqlen_k), int(heads_q), int(heads_kv), int(head_dim), int(seqlen_q),
-                tuple(map(int, live.split())),
+                tuple(map(int, live.split())), head_dim_v, window, bool(softcap), bool(sinks),
             )  # fmt: skip
             cases.append(Case(case, shape, Split(split)))
         cells: dict[str, list[Cell]] = {c.id: [] for c in cases}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
@@ -60,9 +60,14 @@ class CompiledDecision:
 
 
 def reading_setting(name: str) -> Setting:
-    """Setting of a reading; the cache state plays no part in decisions."""
-    provider, mode = name.rsplit("-", 1)
-    return Setting(provider, Mode(mode), Cache.COLD, page_size=16 if provider == "vllm" else 0)
+    """Setting of a reading, e.g. `fa3_fwd-metadata` or `fa3_fwd-metadata-fp8`; the cache state plays no part."""
+    provider, mode, *dtype = name.split("-")
+    return Setting(provider, Mode(mode), Cache.COLD, 16 if provider == "vllm" else 0, dtype[0] if dtype else "bf16")
+
+
+def reading_name(setting: Setting) -> str:
+    """Inverse of `reading_setting`."""
+    return f"{setting.provider}-{setting.mode.value}" + (f"-{setting.dtype}" if setting.dtype != "bf16" else "")
 
 
 def random_shape(rng: random.Random, *, ragged: bool) -> DecodeShape:
@@ -76,6 +81,32 @@ def random_shape(rng: random.Random, *, ragged: bool) -> DecodeShape:
         live = tuple(max(1, min(capacity, int(capacity * rng.random() ** 1.5))) for _ in range(batch))
     return DecodeShape(
         batch, capacity, heads_q, heads_kv, rng.choice(HEAD_DIMS), rng.choice((1, 1, 1, 1, 2, 4, 8)), live
+    )
+
+
+RATIOS = (1, 2, 3, 4, 5, 6, 7, 8, 8, 12, 16, 24, 32, 64, 71)
+HEADS_KV = (1, 1, 2, 3, 4, 5, 8, 10, 16, 32)
+WIDE_HEAD_DIMS = (64, 64, 80, 96, 112, 128, 128, 160, 192, 256)
+UNEQUAL_HEAD_DIMS = ((192, 128), (160, 112), (64, 128), (64, 256), (64, 512))
+WINDOWS = (1, 128, 512, 1024, 4096, 100_000)
+
+
+def wide_shape(rng: random.Random, *, dtype: str) -> DecodeShape:
+    """A decode call of any model: head ratios to 71, V of another size, windows, softcaps, 1 to 16 query tokens."""
+    base = random_shape(rng, ragged=rng.random() < 0.6)
+    heads_kv = rng.choice(HEADS_KV)
+    head_dim, head_dim_v = rng.choice(WIDE_HEAD_DIMS), 0
+    if rng.random() < 0.2:
+        head_dim, head_dim_v = rng.choice(UNEQUAL_HEAD_DIMS[: 4 if dtype == "fp8" else None])
+    return replace(
+        base,
+        num_heads_q=heads_kv * rng.choice(RATIOS),
+        num_heads_kv=heads_kv,
+        head_dim=head_dim,
+        head_dim_v=head_dim_v,
+        seqlen_q=rng.choice((1, 1, 1, 2, 3, 4, 5, 8, 16)),
+        window=rng.choice(WINDOWS) if rng.random() < 0.35 else 0,
+        softcap=rng.random() < 0.15,
     )
 
 
@@ -107,22 +138,34 @@ def mirror(reading: CompiledDecision, gpu: Gpu) -> tuple[int, ...]:
 
 def read_metadata(provider: Provider, setting: Setting, *, count: int, seed: int) -> Iterator[CompiledDecision]:
     """Live splits of `count` random batches and of the tie batches."""
-    import torch
-
     rng = random.Random(seed)
     shapes = [random_shape(rng, ragged=rng.random() < 0.6) for _ in range(count)]
     cases = [(s, rng.choice(CAPS), rng.choice(MARGINS)) for s in shapes]
     cases += [(s, 32, 0) for s in tie_shapes(rng)]
-    gpu = Gpu(num_sms=torch.cuda.get_device_properties(0).multi_processor_count)
     for shape, num_splits, margin in cases:
-        decision = Decision(num_splits, sm_margin=margin)
-        cap = resolved_num_splits(shape, setting, decision, gpu)
-        seqlens = torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda")
-        raw = provider.compiled_metadata(shape, setting, decision, seqlens)
-        if not effective_pack_gqa(shape, setting, cap, None):
-            continue
-        live = decode_metadata(raw, shape, setting, split=cap > 1).live_splits
-        yield CompiledDecision(f"{setting.provider}-{setting.mode.value}", shape, num_splits, margin, live)
+        reading = read_live_splits(provider, setting, shape, Decision(num_splits, sm_margin=margin))
+        if reading is not None:
+            yield reading
+
+
+def read_live_splits(
+    provider: Provider, setting: Setting, shape: DecodeShape, decision: Decision
+) -> CompiledDecision | None:
+    """Live splits of one batch in metadata mode; None where query heads are not packed, which the layout needs.
+
+    Raises:
+        RuntimeError: the library refuses the call.
+    """
+    import torch
+
+    gpu = Gpu(num_sms=torch.cuda.get_device_properties(0).multi_processor_count)
+    cap = resolved_num_splits(shape, setting, decision, gpu)
+    seqlens = torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda")
+    raw = provider.compiled_metadata(shape, setting, decision, seqlens)
+    if not effective_pack_gqa(shape, setting, cap, None):
+        return None
+    live = decode_metadata(raw, shape, setting, split=cap > 1).live_splits
+    return CompiledDecision(reading_name(setting), shape, decision.num_splits, decision.sm_margin, live)
 
 
 def read_num_splits(
@@ -140,4 +183,4 @@ def read_num_splits(
         margin = rng.choice(MARGINS)
         inputs = provider.make_inputs(shape, setting, copies=1, pool=pool)
         compiled = provider.compiled_num_splits(inputs, Decision(0, sm_margin=margin))
-        yield CompiledDecision(f"{setting.provider}-{setting.mode.value}", shape, 0, margin, (compiled,))
+        yield CompiledDecision(reading_name(setting), shape, 0, margin, (compiled,))

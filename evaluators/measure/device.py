@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from evaluators.data.device import DeviceRecord
@@ -96,6 +97,81 @@ def measuring_problem(uuid: str) -> str:
     return f"{uuid} is used by {named}: timings would be wrong; end it, or choose another GPU (CUDA_VISIBLE_DEVICES)"
 
 
+@dataclass(frozen=True, slots=True)
+class TimingFitness:
+    """What of a GPU's state moves latencies.
+
+    Attributes:
+        facts: power cap, clocks, temperature and driver, in words.
+        doubts: what makes its latencies unlike those of the same model elsewhere; none where it is fit to be timed.
+    """
+
+    facts: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+
+HOT_C = 80
+"""Temperature in degrees from which a GPU is about to slow down."""
+
+LEAST_DRIVER = 580
+"""First driver of CUDA 13, for which fa3-fwd is built."""
+
+
+def timing_fitness(uuid: str) -> TimingFitness:
+    """Power cap, clocks, temperature and driver of a GPU, and which of them are unusual.
+
+    Raises:
+        ImportError: nvidia-ml-py is missing.
+        RuntimeError: NVML does not answer.
+    """
+    nvml = _nvml()
+    with _answering(nvml):
+        handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        driver = str(nvml.nvmlSystemGetDriverVersion())
+
+    def asked(name: str, *arguments: Any) -> int | None:
+        try:
+            return int(getattr(nvml, name)(handle, *arguments))
+        except (nvml.NVMLError, AttributeError):
+            return None  # not every driver and virtual machine tells everything
+
+    cap, usual = asked("nvmlDeviceGetPowerManagementLimit"), asked("nvmlDeviceGetPowerManagementDefaultLimit")
+    clock, most = (
+        asked("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+        asked("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM),
+    )
+    held = asked("nvmlDeviceGetApplicationsClock", nvml.NVML_CLOCK_SM)
+    heat = asked("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
+    reasons = asked("nvmlDeviceGetCurrentClocksThrottleReasons")
+    facts = [f"driver {driver}"]
+    facts += [f"power cap {cap / 1000:.0f} W"] if cap else []
+    facts += [f"SM clock {clock} of {most} MHz"] if clock and most else []
+    facts += [f"{heat} degrees"] if heat is not None else []
+    doubts = []
+    if driver.partition(".")[0].isdigit() and int(driver.partition(".")[0]) < LEAST_DRIVER:
+        doubts.append(f"driver {driver} is older than {LEAST_DRIVER}, which fa3-fwd's CUDA 13 needs")
+    if cap and usual and cap < usual:
+        doubts.append(f"the power cap is {cap / 1000:.0f} W, this model's is {usual / 1000:.0f} W (nvidia-smi -pl)")
+    if held and most and held < most:
+        doubts.append(f"application clocks hold the SMs at {held} of {most} MHz (nvidia-smi -rac)")
+    if reasons is not None and reasons & _slowdowns(nvml):
+        doubts.append("heat or power slows it down now (nvidia-smi -q -d PERFORMANCE)")
+    if heat is not None and heat >= HOT_C:
+        doubts.append(f"it is at {heat} degrees: wait until it is below {HOT_C}")
+    return TimingFitness(tuple(facts), tuple(doubts))
+
+
+def _slowdowns(nvml: Any) -> int:
+    """Reasons for lower clocks that spoil latencies."""
+    return int(
+        nvml.nvmlClocksThrottleReasonHwSlowdown
+        | nvml.nvmlClocksThrottleReasonHwThermalSlowdown
+        | nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
+        | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
+        | nvml.nvmlClocksThrottleReasonSwPowerCap
+    )
+
+
 class ClockLog:
     """Samples SM clock and throttle reasons of the current GPU through NVML."""
 
@@ -109,14 +185,7 @@ class ClockLog:
         self._nvml, self._uuid = _nvml(), uuid
         with _answering(self._nvml):
             self._handle = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
-        nvml = self._nvml
-        self._bad = (
-            nvml.nvmlClocksThrottleReasonHwSlowdown
-            | nvml.nvmlClocksThrottleReasonHwThermalSlowdown
-            | nvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown
-            | nvml.nvmlClocksThrottleReasonSwThermalSlowdown
-            | nvml.nvmlClocksThrottleReasonSwPowerCap
-        )
+        self._bad = _slowdowns(self._nvml)
 
     def sample(self) -> tuple[int, bool]:
         """(SM clock in MHz, whether the GPU is slowed down by heat or power).

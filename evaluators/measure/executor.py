@@ -12,7 +12,7 @@ import contextlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from evaluators.data.contract import DecodeShape, Setting
@@ -89,12 +89,16 @@ class WorkerInfo:
         return WorkerInfo(DeviceRecord(**data["device"]), data["builds"], data["host"])
 
 
+SHAPE_FIELDS = tuple(f.name for f in fields(DecodeShape))
+"""Of a shape in a request, in this order."""
+
+
 def run_request(jobs: Sequence[Job]) -> dict[str, Any]:
     """The request `run`; all jobs have the first one's setting. Rows instead of mappings: there are many of them."""
     rows = []
     for job in jobs:
         s = job.shape
-        shape = [s.batch, s.seqlen_k, s.num_heads_q, s.num_heads_kv, s.head_dim, s.seqlen_q, s.live_seqlens]
+        shape = [getattr(s, name) for name in SHAPE_FIELDS]
         rows.append([shape, [d.as_row() for d in job.decisions], job.rounds])
     return {"op": "run", "setting": jobs[0].setting.as_json(), "jobs": rows}
 
@@ -103,8 +107,8 @@ def requested_jobs(request: dict[str, Any]) -> list[Job]:
     """Inverse of `run_request`."""
     setting = Setting.from_json(request["setting"])
     jobs, target = [], target_of(setting)
-    for (batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, live), decisions, rounds in request["jobs"]:
-        shape = DecodeShape(batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, tuple(live))
+    for shape_fields, decisions, rounds in request["jobs"]:
+        shape = DecodeShape.from_json(dict(zip(SHAPE_FIELDS, shape_fields, strict=True)))
         jobs.append(Job(setting, shape, tuple(map(target.from_row, decisions)), rounds))
     return jobs
 

@@ -69,11 +69,52 @@ def header(workload: str, setting: Setting, device: DeviceRecord, build: str) ->
     }
 
 
-def count_cells(workload: str, setting: Setting, gpu: Gpu) -> tuple[int, int]:
-    """(shapes, cells) that a recording would measure."""
-    cases = cases_for(workload, setting)
+@dataclass(frozen=True, slots=True)
+class RecordingCost:
+    """What a recording will take: an estimate.
+
+    Attributes:
+        shapes: to measure.
+        cells: their launches.
+        seconds: of one GPU.
+        slice_bytes: of the slice.
+        table_bytes: of the merged table.
+    """
+
+    shapes: int
+    cells: int
+    seconds: float
+    slice_bytes: int
+    table_bytes: int
+
+
+TABLE_SHARE = 0.15
+"""Size of a table as a share of its slices; the tables that ship come to 0.13 to 0.14."""
+
+
+def recording_cost(
+    workload: str, setting: Setting, gpu: Gpu, part: tuple[int, int] = (0, 1), done: frozenset[str] = frozenset()
+) -> RecordingCost:
+    """Cost of a part of a recording without the shapes that are done; lines are written with made-up latencies."""
+    shapes = cells = size = 0
     target = target_of(setting)
-    return len(cases), sum(len(target.recorded_actions(c.shape, setting, gpu)) for c in cases)
+    for case in slice_cases(workload, setting, part):
+        if case.id in done:
+            continue
+        actions = target.recorded_actions(case.shape, setting, gpu)
+        rows = [
+            cell_row(target.cell_values(decision), launch, [12.345] * ROUNDS, 0.002123)
+            for decision, launch in actions.values()
+        ]
+        line = {"case": case.id, "sm_clock_mhz": 1980, "slowed": False, "cells": rows}
+        shapes, cells, size = shapes + 1, cells + len(rows), size + len(json.dumps(line, separators=(",", ":"))) + 1
+    return RecordingCost(shapes, cells, cells * MS_PER_CELL / 1e3, size, round(size * TABLE_SHARE))
+
+
+def recorded_so_far(output: Path, *, folder: bool) -> frozenset[str]:
+    """Ids of the shapes that a slice, or the slices of a folder, hold already."""
+    paths = sorted(output.glob("*.jsonl")) if folder else [output]
+    return frozenset(case for path in paths for case in finished_cases(path)[1])
 
 
 def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:

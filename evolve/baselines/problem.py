@@ -11,6 +11,7 @@ from evolve.baselines.tally import ComparisonBudgetSpent, Tally
 from evolve.config import RunConfig
 from evolve.proposal import Request, Response
 from evolve.proposers.base import Proposer, ProposerError
+from evolve.traffic import open_traffic, weigh_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ def fast_judge(config: RunConfig) -> Judge:
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
         workspace_cap_mb=config.judge.workspace_cap_mb,
+        weigh=weigh_table(config, open_traffic(config)),
     )
 
 

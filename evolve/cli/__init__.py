@@ -27,10 +27,13 @@ app = typer.Typer(
 for verb in (
     verbs.run,
     verbs.sweep,
+    verbs.tune,
     verbs.evaluate,
     verbs.confirm,
+    verbs.tpot,
     verbs.decide,
     verbs.record,
+    verbs.simulate,
     verbs.reproduce,
     verbs.baselines,
     agent_verbs.compare,

@@ -21,7 +21,7 @@ from evolve.baselines.report import MethodRun, write_report
 from evolve.baselines.search import evosplit_fitted, evosplit_search
 from evolve.baselines.table_oracle import table_oracle
 from evolve.baselines.tally import ComparisonBudget, Tally
-from evolve.cli.common import emit, result_printer, say
+from evolve.cli.common import emit, measured_how, result_printer, say
 from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
 from evolve.run import read_program, read_seeds, require_sandbox
@@ -104,7 +104,7 @@ def facts_of(problem: Problem, policy: str, budget: ComparisonBudget) -> dict[st
     """Facts of a report that hold for all of its methods."""
     d = problem.judge.description
     return {
-        "setting": f"{d['workload']}, {d['setting']}, {d['weighting']} (recorded: {d['build']}, {d['gpu']})",
+        "setting": f"{d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(problem.judge)})",
         "proposer": problem.config.proposer.kind,
         "policy": policy,
         "budget": f"{budget.model_calls} model calls, {budget.decision_tables} distinct decision tables, "

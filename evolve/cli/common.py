@@ -11,6 +11,7 @@ import typer
 
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT_SHARE, Evaluation, SplitScore
 from evaluators.data.launches import Grid
+from evaluators.latencies.table import SIMULATED
 from evaluators.scoring.regressions import Regression
 from evaluators.scoring.score import CHARGE
 
@@ -52,7 +53,8 @@ def result_printer(*, as_json: bool) -> Callable[[str], None]:
 def measured_how(judge: AnyJudge) -> str:
     """Origin of a judge's latencies, for the line that says what was judged."""
     d = judge.description
-    return f"{'live' if 'measure' in d else 'recorded'}: {d['build']}, {d['gpu']}"
+    how = "live: " if "measure" in d else "" if d["build"].startswith(SIMULATED) else "recorded: "
+    return f"{how}{d['build']}, {d['gpu']}"
 
 
 def live_lines(judge: AnyJudge) -> list[str]:

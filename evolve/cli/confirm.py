@@ -44,7 +44,8 @@ from evolve.cli.evaluate import DEFAULT_CONFIG
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.reports.plain_text import plain
-from evolve.run import log_sealed_read, read_program, require_sandbox
+from evolve.run import configured_cases, log_sealed_read, read_program, require_sandbox
+from evolve.traffic import open_traffic
 
 SHOWN = 12
 SHAPES_FILE, REPORT_FILE, PICTURE_FILE = "shapes.jsonl", "confirm.json", "confirm.png"
@@ -93,7 +94,10 @@ def confirm_command(
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
     log_sealed_read(program, source, description)
     rng = Random(seed)
-    suite = build_suite(config.judge.workload, setting, config.judge.weighting, gpu, decide, rng, fresh=fresh)
+    suite = build_suite(
+        config.judge.workload, setting, config.judge.weighting, gpu, decide, rng, fresh=fresh,
+        cases=configured_cases(config, setting, open_traffic(config)),
+    )  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from evaluators.data.contract import SETTINGS
-from evaluators.data.workloads import WORKLOADS
+from evaluators.data.workloads import ALL_WORKLOADS
 from evaluators.measure.providers import ProviderUnavailable, open_provider, provider_names
 from evaluators.sandbox.sandbox import self_test
 from evolve import __version__
@@ -20,10 +21,13 @@ from evolve.errors import EXIT_MISSING, UserError
 from evolve.proposers.endpoint_check import EndpointReport, endpoint_reports
 from evolve.reports.plain_text import plain
 
+if TYPE_CHECKING:
+    from evaluators.measure.device import TimingFitness
+
 
 def _tables() -> list[str]:
     found = []
-    for workload in WORKLOADS:
+    for workload in ALL_WORKLOADS:
         for setting in SETTINGS:
             try:
                 asset(f"results/tables/{workload}/{setting}")
@@ -57,6 +61,18 @@ def _gpu() -> str:
         return str(error).splitlines()[0]
 
 
+def _fitness() -> TimingFitness | None:
+    """State of this machine's GPU; None where there is none or nothing tells."""
+    try:
+        import torch
+
+        from evaluators.measure.device import current_device, timing_fitness
+
+        return timing_fitness(current_device().uuid) if torch.cuda.is_available() else None
+    except (ImportError, RuntimeError):
+        return None
+
+
 def say_reports(reports: list[EndpointReport]) -> bool:
     """Print what came of asking models; whether all of them can be used."""
     for report in reports:
@@ -69,13 +85,18 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
     reports = endpoint_reports(load_config(asset(str(endpoint)), [])) if endpoint else []
     test = self_test()
     providers = {name: _provider(name) for name in provider_names()}
-    gpu = _gpu()
+    gpu, state = _gpu(), _fitness()
     report = {
         "evosplit": __version__,
         "python": platform.python_version(),
         "system": f"{sys.platform} {platform.machine()}",
         "sandbox": {"ok": test.ok, **test.mechanisms, "problems": list(test.problems)},
-        "gpu": {"ok": not gpu, "reason": gpu},
+        "gpu": {
+            "ok": not gpu,
+            "reason": gpu,
+            "facts": list(state.facts) if state else [],
+            "doubts": list(state.doubts) if state else [],
+        },
         "providers": {name: {"ok": not why, "reason": why} for name, why in providers.items()},
         "tables": _tables(),
         "endpoints": [
@@ -91,6 +112,10 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
         typer.echo(f"sandbox    {'ok: ' + holds if test.ok else 'no: ' + '; '.join(test.problems)}")
         for name, why in {"live GPU": gpu, **providers}.items():
             typer.echo(f"{name:10} {'ok' if not why else 'no: ' + why}")
+            if name == "live GPU" and state is not None:
+                typer.echo(f"           {', '.join(state.facts)}")
+                for doubt in state.doubts:
+                    typer.echo(f"           latencies would be unlike those of others: {doubt}")
         typer.echo(f"tables     {', '.join(_tables()) or 'none'}")
         say_reports(reports)
     return 0 if test.ok and not any(r.reason for r in reports) else EXIT_MISSING

@@ -25,6 +25,7 @@ from evolve.cli.common import (
     score_json,
     score_lines,
 )
+from evolve.cli.tokens.predicted import predictions, token_lines, tokens_json
 from evolve.config import load_config
 from evolve.errors import EXIT_NEGATIVE
 from evolve.reports.plain_text import plain
@@ -51,12 +52,15 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     if result.status is Status.OK:
         # As a search does with a program that would become its best.
         result = judge.recheck(source, result)
+    tokens = predictions(config, judge, result) if result.status is Status.OK else {}
     if as_json:
         data: dict[str, object] = {"status": result.status.value, "message": result.message}
         data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}
         if sealed:
             data["test"] = score_json(result.test)
         data["memorised"] = result.overfit
+        if tokens:
+            data["predicted_tokens"] = tokens_json(tokens)
         if isinstance(judge, JudgeSet):
             data["tables"] = [_table_json(judge, name, e, sealed=sealed) for name, e in each.items()]
         emit({**data, "features": result.features, "decisions_hash": result.decisions_hash, **judge.description})
@@ -73,6 +77,8 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     if each:
         typer.echo(f"\n{d['objective']} of {len(each)} tables")
     for line in score_lines(result.scores):
+        typer.echo(line)
+    for line in token_lines(tokens):
         typer.echo(line)
     if result.train is not None:
         typer.echo(gap_line(result.train, result.holdout))

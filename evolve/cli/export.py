@@ -49,6 +49,9 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
     for s in export.summaries:
         typer.echo(f"  {s.name}: {s.changed}/{s.shapes} change, geomean {s.geomean:.4f}x, worst {s.worst:.3f}x, "
             f"{s.regressions} regressions")  # fmt: skip
+    if export.one_gpus_sms:
+        held = ", ".join(export.one_gpus_sms)
+        say(f"warning: it holds the number of SMs of an H100 ({held}), gpu.num_sms is that of the GPU it runs on")
     if not export.measured:
         typer.echo("not measured on this target")
     for workload, rules in export.rules.items():

@@ -1,25 +1,30 @@
-"""`evosplit record`: measure a workload on this machine's GPU, or merge slices into a table.
+"""`evosplit record`: measure a workload on this machine's GPU, or merge slices into a table; `evosplit simulate`.
 
 Imports neither pydantic nor openevolve, so that a bare GPU machine can record.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evaluators.data.contract import SETTINGS, Gpu
-from evaluators.data.workloads import WORKLOADS
-from evaluators.latencies.table import doubts, merge_slices, write_table
+from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu, Setting
+from evaluators.data.workloads import ALL_WORKLOADS, cases_for, is_workload
+from evaluators.latencies.table import SIMULATED, doubts, merge_slices, read_table, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
-from evaluators.measure.recorder import MS_PER_CELL, RecordingProgress, count_cells, record
+from evaluators.measure.recorder import RecordingCost, RecordingProgress, record, recorded_so_far, recording_cost
+from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
+
+if TYPE_CHECKING:
+    from evaluators.latencies.simulate import SimulationQuality
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -51,13 +56,22 @@ def record_command(
     dry_run: bool,
     executor: str | None = None,
     gpus: str | None = None,
+    table: Path | None = None,
 ) -> int:
-    """Measure; exit code 1 when shapes are left."""
-    if workload not in WORKLOADS:
-        raise UserError(f"unknown workload {workload!r}", hint=f"known: {', '.join(WORKLOADS)}")
-    if setting_name not in SETTINGS:
-        raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(SETTINGS)}")
-    setting, pieces, wanted = SETTINGS[setting_name], _part(part), _gpus(executor, gpus)
+    """Measure, and with `table` merge when nothing is left; exit code 1 when shapes are left."""
+    if not is_workload(workload):
+        raise UserError(
+            f"unknown workload {workload!r}", hint=f"known: {', '.join(ALL_WORKLOADS)}, and heads such as h32x4"
+        )
+    if setting_name not in LIVE_SETTINGS:
+        raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
+    setting, pieces, wanted = LIVE_SETTINGS[setting_name], _part(part), _gpus(executor, gpus)
+    if not cases_for(workload, setting):
+        lacks = ", ".join(LACKS.get(setting.provider, ())) or "such calls"
+        raise UserError(
+            f"no call of {workload} runs on {setting_name}: {setting.provider} has no {lacks}",
+            hint="--setting vllm-metadata-cold has all of them",
+        )
     console = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -67,12 +81,7 @@ def record_command(
         console=Console(stderr=True, soft_wrap=True),
     )
     if dry_run:
-        shapes, cells = count_cells(workload, setting, Gpu())
-        seconds = cells / pieces[1] * MS_PER_CELL / 1e3
-        typer.echo(
-            f"{workload} {setting.name}: {shapes} shapes, {cells} cells, about {seconds / 60:.1f} GPU minutes for "
-            f"part {part}"
-        )
+        typer.echo(_cost_line(workload, setting, recording_cost(workload, setting, Gpu(), pieces), part))
         return 0
     if output is None:
         hint = "-o slice.jsonl, or a folder with --executor; an existing slice of the same recording is continued"
@@ -81,6 +90,8 @@ def record_command(
         raise UserError(f"{output} cannot be a folder of slices", hint="-o names a folder, or one to make")
     if executor is None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UserError(f"{output} cannot be written", hint="-o names a file in a folder that exists")
+    if table is not None and table.exists() and (not table.is_dir() or any(table.iterdir())):
+        raise UserError(f"{table} exists", hint="--table names a new folder")
     failed: list[str] = []
     slowed: list[str] = []
     with ExitStack() as stack:
@@ -99,6 +110,12 @@ def record_command(
                 failed.append(p.case_id)
                 console.console.print(f"{p.case_id}: lost: {p.failed}")
 
+        done = recorded_so_far(output, folder=executor is not None)
+        cost = recording_cost(workload, setting, pool.devices[0].gpu(), pieces, done)
+        say(_cost_line(workload, setting, cost, part, done=len(done)))
+        free = shutil.disk_usage(output.absolute().parent).free
+        if free < cost.slice_bytes + cost.table_bytes:
+            raise UserError(f"{free / 1e6:.0f} MB are free beside {output}", hint="-o on a larger disk")
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         left = record(
             pool,
@@ -111,12 +128,22 @@ def record_command(
             on_progress=show,
         )
     typer.echo(f"{output}: {left} shapes left, {len(failed)} lost; the same command goes on")
+    if table is not None and not left:
+        merge_command(sorted(output.glob("*.jsonl")) if executor is not None else [output], table)
     if slowed:
         console.console.print(
             f"{len(slowed)} shapes were measured while heat or power slowed the GPU down ({slowed[0]}, ...; marked "
             "in the slice): nvidia-smi -q -d PERFORMANCE says why"
         )
     return EXIT_NEGATIVE if left or failed else 0
+
+
+def _cost_line(workload: str, setting: Setting, cost: RecordingCost, part: str, done: int = 0) -> str:
+    there = f", {done} there already" if done else ""
+    return (
+        f"{workload} {setting.name}: {cost.shapes} shapes, {cost.cells} cells{there}, about {cost.seconds / 60:.1f} "
+        f"GPU minutes and {cost.slice_bytes / 1e6:.1f} MB for part {part}; a table of {cost.table_bytes / 1e6:.1f} MB"
+    )
 
 
 def merge_command(slices: list[Path], output: Path | None) -> int:
@@ -132,3 +159,38 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     for text in doubts(cells):
         typer.echo(text, err=True)
     return 0
+
+
+def simulate_command(table_path: Path, output: Path, workload: str | None, *, launches: int, seed: int) -> int:
+    """Fit a latency model, write what it predicts, and say how far it is from shapes that it did not see."""
+    from evaluators.latencies.simulate import fit_table, simulated_card, simulated_cells
+
+    table = read_table(asset(str(table_path)))
+    name = workload or str(table.card["workload"])
+    if not is_workload(name):
+        raise UserError(
+            f"unknown workload {name!r}", hint=f"known: {', '.join(ALL_WORKLOADS)}, and heads such as h32x4"
+        )
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists", hint="-o names a new folder")
+    model, quality, used = fit_table(table, launches, seed)
+    cases = cases_for(name, table.setting)
+    cells = {c.id: simulated_cells(model, c, table.setting, table.gpu) for c in cases}
+    card = simulated_card(table, name, model, quality, used)
+    count = sum(map(len, cells.values()))
+    card |= {"shapes": len(cases), "cells": count}
+    write_table(output, card, cases, cells, dict.fromkeys(cells, SIMULATED))
+    typer.echo(f"{output}: {len(cases)} shapes, {count} launches, {SIMULATED} from {used} measured launches")
+    typer.echo(quality_line(quality))
+    return 0
+
+
+def quality_line(quality: SimulationQuality | None) -> str:
+    """How good a simulation is where it was not fitted."""
+    if quality is None:
+        return "how far that is from the truth is not known: the table has no holdout shapes"
+    return (
+        f"on {quality.shapes} measured holdout shapes: its choices take {quality.oracle_loss:.1%} longer than the best "
+        f"measured launches and keep {quality.gain_kept:.0%} of their gain; rank correlation "
+        f"{quality.rank_correlation:.4f}, {quality.log_error:.1%} off"
+    )

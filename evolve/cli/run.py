@@ -23,6 +23,7 @@ from evolve.cli.common import (
     score_json,
     score_lines,
 )
+from evolve.cli.tokens.predicted import predictions, token_lines, tokens_text
 from evolve.config import AgentConfig, BudgetConfig, ReplayConfig, RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.journal.diff import first_difference
@@ -112,6 +113,11 @@ def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
         pictures = _draw(judge, evaluation, picture, f"#{best.id} of {summary.run}, {proposer} proposer")
         tell(f"\nwinner, picked by the holdout: proposal {best.id}")
         _show(best, judge, evaluation, tell)
+        tokens = predictions(opened.config, judge, evaluation)
+        for line in token_lines(tokens):
+            tell(line)
+        with open_journal(summary.path, read_only=False) as journal:  # for the report
+            journal.set_meta("predicted_tokens", tokens_text(tokens))
         if best.holdout is not None:
             tell(optimism_line(best.holdout))
         _show_leader(summary, judge, tell)

@@ -13,13 +13,17 @@ from evolve.cli.options import (
     ConfigFile,
     Jobs,
     Json,
+    Model,
     OwnRunsDir,
     PromptId,
     QueueRun,
     RunsDir,
+    SeqlenQ,
     Sets,
+    Tp,
     named,
     overrides,
+    workload_of,
 )
 from evolve.errors import UserError
 
@@ -33,6 +37,9 @@ def run(
     resume: Annotated[str | None, typer.Option("--resume", help="Run to go on with: folder, name or last.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="First part of the new run's name.")] = None,
     jobs: Jobs = None,
+    model: Model = None,
+    tp: Tp = None,
+    seqlen_q: SeqlenQ = None,
     runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
@@ -44,6 +51,10 @@ def run(
     from evolve.sweep.folder import is_sweep
 
     found, where = configs or [], runs_dir or Path("runs")
+    workload = workload_of(model, tp, seqlen_q)
+    if workload is not None and resume is not None:
+        raise UserError("--resume takes the run's own workload", hint="leave --model out")
+    sets = [*(sets or []), *([f"judge.workload={workload}"] if workload else [])]
     if len(found) > 1 and resume is None:
         from evolve.cli.sweep import runs_command
 
@@ -198,27 +209,96 @@ def confirm(
     raise typer.Exit(code)
 
 
+def tpot(
+    program: Annotated[str, typer.Argument(help=PROGRAM)],
+    model: Annotated[str, typer.Option("--model", help="Well-known name, or a Hugging Face config.json.")],
+    tp: Annotated[int, typer.Option("--tp", min=1, help="Tensor parallel degree: one GPU's part is measured.")] = 1,
+    shapes: Annotated[
+        Path | None, typer.Option("--shapes", help="CSV as decide takes it. [default: 1 to 32 x 256 to 8,192, ragged]")
+    ] = None,
+    setting: Annotated[str, typer.Option("--setting", help="Provider, mode, cache.")] = "fa3_fwd-metadata-cold",
+    against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the report.")] = None,
+    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print shapes and memory, measure nothing.")] = False,
+    runs_dir: RunsDir = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Measure time per output token: whole decode steps of a model's shard, stock against a program."""
+    from evolve.cli.tokens.tpot import tpot_command
+
+    raise typer.Exit(
+        tpot_command(
+            program, model, tp, setting_name=setting, shapes_path=shapes, against=against, output=output,
+            minutes=minutes, runs_dir=runs_dir, dry_run=dry_run, as_json=json,
+        )
+    )  # fmt: skip
+
+
+def tune(
+    trace: Annotated[Path, typer.Option("--trace", help="Requests: JSONL, or a public serving trace.")],
+    model: Annotated[str, typer.Option("--model", help="Well-known name, or a Hugging Face config.json.")],
+    tp: Annotated[int, typer.Option("--tp", min=1, help="GPUs that share the model.")] = 1,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Search and server's limits. [default: configs/tokens-chat.yaml]")
+    ] = None,
+    sets: Sets = None,
+    proposals: Annotated[int | None, typer.Option("--proposals", min=0, help="Of the search.")] = None,
+    target: Annotated[str, typer.Option("--target", help="Of the export, as export takes it.")] = "python",
+    source: Annotated[Path | None, typer.Option("--source", help="Your checkout of the target.")] = None,
+    certify: Annotated[
+        float, typer.Option("--certify", metavar="P", help="Largest share of shapes that may become slower by 1%.")
+    ] = 0.02,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="New folder of the bundle. [default: in the run's folder]")
+    ] = None,
+    runs_dir: OwnRunsDir = None,
+    json: Json = False,
+) -> None:
+    """Tune for a serving trace: weigh recorded shapes by it, search, certify, export, predict tokens."""
+    from evolve.cli.tokens.tune import TuneOptions, tune_command
+
+    options = TuneOptions(
+        trace, model, tp, config, overrides(runs_dir, sets), proposals, target, source, certify, output
+    )  # fmt: skip
+    raise typer.Exit(tune_command(options, as_json=json))
+
+
 def decide(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
     setting: Annotated[str, typer.Option("--setting", help="Where a row names no mode.")] = "fa3_fwd-metadata-cold",
+    model: Model = None,
+    tp: Tp = None,
+    seqlen_q: SeqlenQ = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="h100, h100-pcie, h200, h800, h20, gh200, or SMs.")] = "h100",
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
     """Show what a heuristic decides and what the kernel then launches, for any shape."""
     from evolve.cli.decide import decide_command
 
-    raise typer.Exit(decide_command(program, shapes, setting, runs_dir, as_json=json))
+    kinds = workload_of(model, tp, seqlen_q)
+    raise typer.Exit(decide_command(program, shapes, setting, runs_dir, kinds=kinds, gpu=gpu, as_json=json))
 
 
 def record(
-    workload: Annotated[str, typer.Option("--workload", help="llama31-70b or bsc-160.")] = "llama31-70b",
+    workload: Annotated[
+        str | None,
+        typer.Option("--workload", help="llama31-70b, bsc-160, models-mixed, or heads. [default: llama31-70b]"),
+    ] = None,
+    model: Model = None,
+    tp: Tp = None,
+    seqlen_q: SeqlenQ = None,
     setting: Annotated[str, typer.Option("--setting", help="Provider, mode, cache.")] = "fa3_fwd-metadata-cold",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Slice file, or folder with --merge.")] = None,
     part: Annotated[str, typer.Option("--part", help="i/n: the i-th of n parts, from 1.")] = "1/1",
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
     merge: Annotated[list[Path] | None, typer.Option("--merge", help="Slice to merge into a table.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells and GPU minutes only.")] = False,
+    table: Annotated[
+        Path | None, typer.Option("--table", help="New folder: merge into a table when nothing is left.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print cells, GPU minutes and megabytes only.")] = False,
     executor: Annotated[
         str | None, typer.Option("--executor", help="local or ray: several GPUs, into a folder.")
     ] = None,
@@ -227,11 +307,14 @@ def record(
     """Measure a workload on this machine's GPU, or on several, or merge slices into a table."""
     from evolve.cli.record import merge_command, record_command
 
+    of_model = workload_of(model, tp, seqlen_q)
+    if of_model is not None and workload is not None:
+        raise UserError("--model beside --workload", hint="leave one of them out")
     if merge:
         raise typer.Exit(merge_command(merge, output))
     raise typer.Exit(
         record_command(
-            workload,
+            of_model or workload or "llama31-70b",
             setting,
             output,
             part=part,
@@ -239,8 +322,30 @@ def record(
             dry_run=dry_run,
             executor=executor,
             gpus=gpus,
+            table=table,
         )
     )
+
+
+def simulate(
+    table: Annotated[Path, typer.Argument(help="Folder of a measured table; a few shapes are enough.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the simulated table.")],
+    launches: Annotated[int, typer.Option("--launches", min=0, help="Fit on so many, drawn at random; 0: on all.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
+    workload: Annotated[
+        str | None, typer.Option("--workload", help="Shapes to simulate. [default: the table's]")
+    ] = None,
+    model: Model = None,
+    tp: Tp = None,
+    seqlen_q: SeqlenQ = None,
+) -> None:
+    """Fit a latency model on a measured table, and write a table of simulated latencies, named so."""
+    from evolve.cli.record import simulate_command
+
+    of_model = workload_of(model, tp, seqlen_q)
+    if of_model is not None and workload is not None:
+        raise UserError("--model beside --workload", hint="leave one of them out")
+    raise typer.Exit(simulate_command(table, output, of_model or workload, launches=launches, seed=seed))
 
 
 def reproduce(

@@ -84,7 +84,7 @@ class Prompts:
             sandbox: limits of a program.
         """
         self._templates, self._max_tokens = templates, max_tokens
-        keys = ("workload", "setting", "weighting", "gpu", "build")
+        keys = ("workload", "traffic", "setting", "weighting", "gpu", "build")
         measured = ", ".join(description[key] for key in keys if key in description) or UNKNOWN
         target = target_of_name(description.get("setting", ""))
         cap_mb = description.get("workspace_cap_mb", UNKNOWN)

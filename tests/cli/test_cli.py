@@ -365,7 +365,7 @@ def test_configs_that_ship_are_valid(evosplit: Command, path: Path) -> None:
 
 def test_record_dry_run_needs_no_gpu(evosplit: Command) -> None:
     result = evosplit("record", "--dry-run", "--part", "1/2")
-    assert result.code == 0 and "1512 shapes" in result.out and "GPU minutes" in result.out
+    assert result.code == 0 and "756 shapes" in result.out and "GPU minutes and 2." in result.out and "MB" in result.out
 
 
 def judged(folder: Path) -> int:

@@ -16,7 +16,7 @@ import pytest
 from conftest import Command
 
 from evaluators.data.contract import SETTINGS, DecodeShape
-from evaluators.measure.device import ClockLog, measuring_problem
+from evaluators.measure.device import ClockLog, TimingFitness, measuring_problem, timing_fitness
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.executor import Channel
 from evaluators.measure.providers import ProviderUnavailable, open_provider, provider_names
@@ -33,6 +33,7 @@ class SimulatedNvml(ModuleType):
     """The part of pynvml that is used."""
 
     NVML_CLOCK_SM = 1
+    NVML_TEMPERATURE_GPU = 0
     nvmlClocksThrottleReasonHwSlowdown = 1
     nvmlClocksThrottleReasonHwThermalSlowdown = 2
     nvmlClocksThrottleReasonHwPowerBrakeSlowdown = 4
@@ -48,6 +49,17 @@ class SimulatedNvml(ModuleType):
         super().__init__("pynvml")
         self.broken = broken
         self._mig, self._processes, self._reasons = mig, processes, reasons
+
+    def told(self, name: str, value: int | None) -> SimulatedNvml:
+        """Have a function of one handle answer; None refuses."""
+
+        def answer(handle: str, *arguments: int) -> int:
+            if value is None:
+                raise self.NVMLError("not supported")
+            return value
+
+        setattr(self, name, answer)
+        return self
 
     def nvmlInit(self) -> None:
         pass
@@ -323,3 +335,49 @@ def test_a_bench_says_why_it_cannot_open(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(MeasureError) as error:
         GpuBench(SETTINGS["fa3_fwd-metadata-cold"], 0)
     assert error.value.kind is MeasureErrorKind.UNAVAILABLE and "CUDA" in str(error.value)
+
+
+FIT = {
+    "nvmlDeviceGetPowerManagementLimit": 700_000, "nvmlDeviceGetPowerManagementDefaultLimit": 700_000,
+    "nvmlDeviceGetMaxClockInfo": 1980, "nvmlDeviceGetApplicationsClock": 1980, "nvmlDeviceGetTemperature": 41,
+}  # fmt: skip
+
+
+def fitness(monkeypatch: pytest.MonkeyPatch, *, reasons: int = 0, **changes: int | None) -> TimingFitness:
+    nvml = SimulatedNvml(reasons=reasons)
+    for name, value in {**FIT, **changes}.items():
+        nvml.told(name, value)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    return timing_fitness("GPU-1")
+
+
+def test_a_gpu_that_is_fit_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fitness(monkeypatch)
+    assert found.facts == ("driver 580.65", "power cap 700 W", "SM clock 1980 of 1980 MHz", "41 degrees")
+    assert found.doubts == ()
+
+
+@pytest.mark.parametrize(
+    ("reasons", "changes", "doubt"),
+    [
+        (0, {"nvmlDeviceGetPowerManagementLimit": 400_000}, "power cap is 400 W, this model's is 700 W"),
+        (0, {"nvmlDeviceGetApplicationsClock": 1200}, "hold the SMs at 1200 of 1980 MHz"),
+        (0, {"nvmlDeviceGetTemperature": 85}, "at 85 degrees"),
+        (8, {}, "heat or power slows it down"),
+    ],
+)
+def test_what_makes_a_gpu_unfit_is_named(
+    monkeypatch: pytest.MonkeyPatch, reasons: int, changes: dict[str, int], doubt: str
+) -> None:
+    (told,) = fitness(monkeypatch, reasons=reasons, **changes).doubts
+    assert doubt in told
+
+
+def test_what_nvml_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = fitness(monkeypatch, **dict.fromkeys(FIT))
+    assert found.facts == ("driver 580.65",) and found.doubts == ()
+
+
+def test_an_old_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimulatedNvml, "nvmlSystemGetDriverVersion", lambda self: "550.90.07")
+    assert "older than 580" in fitness(monkeypatch).doubts[0]

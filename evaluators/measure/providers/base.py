@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from evaluators.measure.providers.memory import KvPool
 
 
+SOFTCAP = 50.0
+"""Cap of the scores of calls that have one; its size changes nothing in schedule or time."""
+
+
 class ProviderUnavailable(Exception):
     """The provider cannot run here; the message says why and what to do."""
 
@@ -27,11 +31,12 @@ class CallInputs:
         q: queries, (batch, seqlen_q, heads_q, head_dim), or (batch * seqlen_q, heads_q, head_dim) when paged.
         keys: one K cache per copy: (batch, capacity, heads_kv, head_dim), or (pages, page_size, heads_kv,
             head_dim) when paged.
-        values: the same for V.
+        values: the same for V, with its head size.
         seqlens: live keys per sequence, int32 on the device; None in static mode.
         page_table: (batch, pages per sequence) int32 when paged, else None; one table serves all copies.
         cu_seqlens_q: (batch + 1) int32 when paged, else None.
-        out: output buffer of q's shape.
+        out: output buffer in bf16, of q's shape but for the head size, which is V's.
+        sinks: (heads_q) in bf16 where the shape has sinks, else None.
     """
 
     shape: DecodeShape
@@ -43,6 +48,7 @@ class CallInputs:
     page_table: torch.Tensor | None
     cu_seqlens_q: torch.Tensor | None
     out: torch.Tensor
+    sinks: torch.Tensor | None = None
 
     @property
     def copies(self) -> int:

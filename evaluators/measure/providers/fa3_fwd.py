@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.fa3.launch import canonical_launch, effective_pack_gqa
-from evaluators.measure.providers.base import BoundLaunch, CallInputs, ProviderUnavailable
+from evaluators.measure.providers.base import SOFTCAP, BoundLaunch, CallInputs, ProviderUnavailable
 from evaluators.measure.providers.hopper import hopper_problem
 from evaluators.measure.providers.library import load_operators
-from evaluators.measure.providers.memory import kv_elements
+from evaluators.measure.providers.memory import cut, kv_elements, random_queries, torch_dtype
 from evaluators.measure.providers.metadata import rewrite_metadata
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ INSTALL_HINT = (
     "install the extra: pip install 'evosplit[gpu]' (fa3-fwd needs torch >= 2.10 built for CUDA 13). "
     "PyPI's flash-attn 2.x is FlashAttention-2 and has no FA3 kernel."
 )
+
+
+def _window(shape: DecodeShape) -> dict[str, int]:
+    """Arguments of a sliding window, which counts the query's own key."""
+    return {"window_size_left": shape.window - 1, "window_size_right": 0} if shape.window else {}
 
 
 class Fa3Fwd:
@@ -79,12 +84,11 @@ class Fa3Fwd:
 
         if setting.paged:
             raise ProviderUnavailable(f"the provider {self.name} serves contiguous KV only; use the provider vllm")
-        size = kv_elements(shape, setting)
-        pieces = pool.take(2 * copies, size)
-        kv_shape = (shape.batch, shape.seqlen_k, shape.num_heads_kv, shape.head_dim)
-        q = torch.empty(
-            (shape.batch, shape.seqlen_q, shape.num_heads_q, shape.head_dim), dtype=torch.bfloat16, device="cuda"
-        ).normal_(generator=pool.generator)
+        if shape.sinks:
+            raise ProviderUnavailable(f"the provider {self.name} has no sinks; use the provider vllm")
+        pieces = pool.take(2 * copies, kv_elements(shape, setting))
+        rows, tokens = (shape.batch, shape.seqlen_k, shape.num_heads_kv), (shape.batch, shape.seqlen_q)
+        q = random_queries((*tokens, shape.num_heads_q, shape.head_dim), setting, pool)
         seqlens = None
         if setting.mode is not Mode.STATIC:
             seqlens = torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda")
@@ -92,16 +96,16 @@ class Fa3Fwd:
             shape=shape,
             setting=setting,
             q=q,
-            keys=tuple(p.view(kv_shape) for p in pieces[:copies]),
-            values=tuple(p.view(kv_shape) for p in pieces[copies:]),
+            keys=cut(pieces[:copies], (*rows, shape.head_dim)),
+            values=cut(pieces[copies:], (*rows, shape.v_head_dim)),
             seqlens=seqlens,
             page_table=None,
             cu_seqlens_q=None,
-            out=torch.empty_like(q),
+            out=torch.empty((*tokens, shape.num_heads_q, shape.v_head_dim), dtype=torch.bfloat16, device="cuda"),
         )
 
     def _metadata(
-        self, shape: DecodeShape, decision: Decision, pack_gqa: bool | None, seqlens: torch.Tensor
+        self, shape: DecodeShape, setting: Setting, decision: Decision, pack_gqa: bool | None, seqlens: torch.Tensor
     ) -> torch.Tensor:
         metadata: torch.Tensor = self._ops.get_scheduler_metadata(
             shape.batch,
@@ -110,27 +114,23 @@ class Fa3Fwd:
             shape.num_heads_q,
             shape.num_heads_kv,
             shape.head_dim,
-            shape.head_dim,
-            self._bf16,
+            shape.v_head_dim,
+            torch_dtype(setting.dtype),
             seqlens,
             is_causal=shape.seqlen_q > 1,
+            **_window(shape),
+            **({"has_softcap": True} if shape.softcap else {}),
             num_splits=decision.num_splits,
             pack_gqa=pack_gqa,
             sm_margin=decision.sm_margin,
         )
         return metadata
 
-    @property
-    def _bf16(self) -> torch.dtype:
-        import torch
-
-        return torch.bfloat16
-
     def compiled_metadata(
         self, shape: DecodeShape, setting: Setting, decision: Decision, seqlens: torch.Tensor
     ) -> list[int]:
         """See `Provider.compiled_metadata`."""
-        values: list[int] = self._metadata(shape, decision, decision.pack_gqa, seqlens).tolist()
+        values: list[int] = self._metadata(shape, setting, decision, decision.pack_gqa, seqlens).tolist()
         return values
 
     def compiled_num_splits(self, inputs: CallInputs, decision: Decision) -> int:
@@ -154,6 +154,8 @@ class Fa3Fwd:
             out=inputs.out,
             seqused_k=inputs.seqlens,
             is_causal=inputs.shape.seqlen_q > 1,
+            **_window(inputs.shape),
+            **({"softcap": SOFTCAP} if inputs.shape.softcap else {}),
             scheduler_metadata=metadata,
             num_splits=num_splits,
             pack_gqa=pack_gqa,
@@ -172,7 +174,7 @@ class Fa3Fwd:
         metadata = None
         if setting.mode is Mode.METADATA:
             assert inputs.seqlens is not None
-            metadata = self._metadata(shape, decision, pack, inputs.seqlens)
+            metadata = self._metadata(shape, setting, decision, pack, inputs.seqlens)
             if decision.blocks_per_split and decision.num_splits > 1:
                 raw = rewrite_metadata(metadata.tolist(), shape, setting, launch.live_splits)
                 metadata = torch.tensor(raw, dtype=torch.int32, device="cuda")
@@ -189,7 +191,7 @@ class Fa3Fwd:
         metadata = None
         if inputs.setting.mode is Mode.METADATA:
             assert inputs.seqlens is not None
-            metadata = self._metadata(inputs.shape, Decision(num_splits), None, inputs.seqlens)
+            metadata = self._metadata(inputs.shape, inputs.setting, Decision(num_splits), None, inputs.seqlens)
 
         def run(copy: int) -> None:
             self._forward(inputs, copy, num_splits, None, 0, metadata)

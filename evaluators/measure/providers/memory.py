@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from evaluators.data.contract import Cache, DecodeShape, Setting
+from evaluators.data.contract import ELEMENT_BYTES, Cache, DecodeShape, Setting
 from evaluators.fa3.dispatch import capacity
 
 if TYPE_CHECKING:
     import torch
+
+
+def torch_dtype(dtype: str) -> torch.dtype:
+    """Torch's name of a setting's `dtype`."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}[dtype]
+
 
 COLD_DISTANCE = 3
 """KV bytes touched between two uses of one copy, in multiples of L2, where copies repeat within a replay."""
 
 
 def kv_elements(shape: DecodeShape, setting: Setting) -> int:
-    """Elements of K (or V) over the whole capacity."""
-    return shape.batch * capacity(shape, setting) * shape.num_heads_kv * shape.head_dim
+    """Elements of K or V, whichever is larger, over the whole capacity."""
+    return shape.batch * capacity(shape, setting) * shape.num_heads_kv * max(shape.head_dim, shape.v_head_dim)
 
 
-def live_kv_bytes(shape: DecodeShape) -> int:
-    """Bytes of K and V that one call reads, in 16-bit elements."""
-    return sum(shape.seqlens) * shape.num_heads_kv * shape.head_dim * 2 * 2
+def live_kv_bytes(shape: DecodeShape, element_bytes: int = 2) -> int:
+    """Bytes of K and V that one call reads; of a sequence longer than the window what its query tokens see."""
+    reach = shape.window + shape.seqlen_q - 1 if shape.window else shape.seqlen_k
+    keys = sum(min(length, reach) for length in shape.seqlens)
+    return keys * shape.num_heads_kv * (shape.head_dim + shape.v_head_dim) * element_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +78,11 @@ def plan_copies(shape: DecodeShape, setting: Setting, *, launches: int, l2_bytes
     fit = pool_elements // (2 * kv_elements(shape, setting))
     if fit >= launches:
         return CopyPlan(launches, launches, evict=True)
-    needed = 1 + -(-COLD_DISTANCE * l2_bytes // live_kv_bytes(shape))
+    needed = 1 + -(-COLD_DISTANCE * l2_bytes // live_kv_bytes(shape, setting.element_bytes))
     if fit < needed:
+        each = 2 * setting.element_bytes * kv_elements(shape, setting)
         raise MemoryError(
-            f"a cold replay of {shape} needs {needed} KV copies of {4 * kv_elements(shape, setting):,} bytes; "
+            f"a cold replay of {shape} needs {needed} KV copies of {each:,} bytes; "
             f"the pool holds {fit}: give it more memory"
         )
     return CopyPlan(launches, min(fit, launches), evict=True)
@@ -82,16 +95,26 @@ class KvPool:
     each shape starts at a fresh random offset, so that no two shapes see the same data.
     """
 
-    def __init__(self, elements: int, *, seed: int) -> None:
-        """Allocate and fill `elements` bf16 numbers on the current device."""
+    def __init__(self, elements: int, *, seed: int, dtype: str = "bf16") -> None:
+        """Allocate and fill `elements` numbers of a setting's `dtype` on the current device."""
         import torch
 
-        self.elements = elements
+        self.elements, self.dtype = elements, dtype
         self._generator = torch.Generator(device="cuda").manual_seed(seed)
-        self._buffer = torch.empty(elements, dtype=torch.bfloat16, device="cuda")
+        self._buffer = torch.empty(elements, dtype=torch_dtype(dtype), device="cuda")
         step = 1 << 28
+        if dtype == "bf16":
+            for start in range(0, elements, step):
+                self._buffer[start : start + step].normal_(generator=self._generator)
+            return
         for start in range(0, elements, step):
-            self._buffer[start : start + step].normal_(generator=self._generator)
+            part = self._buffer[start : start + step]
+            part.copy_(torch.empty(len(part), dtype=torch.bfloat16, device="cuda").normal_(generator=self._generator))
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the pool holds."""
+        return self.elements * ELEMENT_BYTES[self.dtype]
 
     @property
     def generator(self) -> torch.Generator:
@@ -110,3 +133,16 @@ class KvPool:
         first = int(torch.randint(0, slots, (1,)).item())
         starts = [shift + ((first + i) % slots) * elements for i in range(pieces)]
         return [self._buffer[s : s + elements] for s in starts]
+
+
+def random_queries(shape: tuple[int, ...], setting: Setting, pool: KvPool) -> torch.Tensor:
+    """Normal numbers of the setting's element type, from the pool's stream."""
+    import torch
+
+    drawn = torch.empty(shape, dtype=torch.bfloat16, device="cuda").normal_(generator=pool.generator)
+    return drawn.to(torch_dtype(setting.dtype))
+
+
+def cut(pieces: Sequence[torch.Tensor], shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    """The beginning of each flat piece in the given shape."""
+    return tuple(p[: math.prod(shape)].view(shape) for p in pieces)

@@ -2,7 +2,8 @@
 
 Upstream (Dao-AILab/flash-attention hopper/flash_api.cpp, mha_fwd_get_scheduler_metadata): blocks of
 round_up(batch, 4) int32: live splits, m blocks, batch index (both in the order sorted by blocks per split,
-longest first), and with a causal kernel the heads that fit L2; then the tile counter.
+longest first; with a sliding window nothing is sorted, and there is no index), and with a causal kernel or a window
+the heads that fit L2; then the tile counter.
 vLLM's fork: rows of the query tile, live splits (absent when unsplit), heads in L2 when causal; then the
 tile counter; not sorted.
 """
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluators.data.contract import DecodeShape, Setting
-from evaluators.fa3.dispatch import ceil_div, is_causal, shape_view
+from evaluators.fa3.dispatch import ceil_div, is_causal, is_local, shape_view
 
 UPSTREAM_L2_BYTES = 8 * 1024 * 1024
 """size_l2 of prepare_varlen_num_blocks (flash_prepare_scheduler.cu)."""
@@ -46,7 +47,7 @@ def heads_in_l2(shape: DecodeShape, setting: Setting, blocks: int) -> int:
     if setting.provider == "vllm":
         divisor = next((d for d in (1, 2, 4, 8) if view.qheads_per_kvhead <= d), 16)
         size_l2 = VLLM_L2_BYTES // divisor
-    fit = size_l2 // (view.block_n * 2 * shape.head_dim * 2)
+    fit = size_l2 // (view.block_n * (shape.head_dim + shape.v_head_dim) * setting.element_bytes)
     return min(next((n for n in (16, 8, 4, 2) if blocks * n <= fit), 1), shape.num_heads_kv)
 
 
@@ -58,6 +59,8 @@ def decode_metadata(raw: Sequence[int], shape: DecodeShape, setting: Setting, *,
         if not split:
             return Metadata((1,) * batch, identity)
         return Metadata(tuple(raw[rounded : rounded + batch]), identity)
+    if is_local(shape, setting):
+        return Metadata(tuple(raw[:batch]), identity)
     order = tuple(raw[2 * rounded : 2 * rounded + batch])
     live = [0] * batch
     for position, index in enumerate(order):
@@ -75,17 +78,20 @@ def rewrite_metadata(raw: Sequence[int], shape: DecodeShape, setting: Setting, l
     n_blocks = [ceil_div(s, view.block_n) for s in shape.seqlens]
     per_split = [ceil_div(n, s) for n, s in zip(n_blocks, live, strict=True)]
     out = list(raw)
-    causal = is_causal(shape, setting)
+    local = is_local(shape, setting)
+    swizzled = local or is_causal(shape, setting)
     if setting.provider == "vllm":
         out[rounded : rounded + batch] = live
-        if causal:
+        if swizzled:
             heads = [heads_in_l2(shape, setting, max(n, 1)) for n in per_split]
             out[2 * rounded : 2 * rounded + batch] = heads
         return out
-    order = sorted(range(batch), key=lambda i: -per_split[i])
+    order = list(range(batch)) if local else sorted(range(batch), key=lambda i: -per_split[i])
     out[:batch] = [live[i] for i in order]
-    out[2 * rounded : 2 * rounded + batch] = order
-    if causal:
+    if not local:
+        out[2 * rounded : 2 * rounded + batch] = order
+    if swizzled:
         heads = [heads_in_l2(shape, setting, max(per_split[i], 1)) for i in order]
-        out[3 * rounded : 3 * rounded + batch] = heads
+        first = (2 if local else 3) * rounded
+        out[first : first + batch] = heads
     return out

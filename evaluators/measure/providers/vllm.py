@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.fa3.dispatch import capacity, ceil_div
 from evaluators.fa3.launch import canonical_launch
-from evaluators.measure.providers.base import BoundLaunch, CallInputs, ProviderUnavailable
+from evaluators.measure.providers.base import SOFTCAP, BoundLaunch, CallInputs, ProviderUnavailable
 from evaluators.measure.providers.hopper import hopper_problem
 from evaluators.measure.providers.library import load_operators
-from evaluators.measure.providers.memory import kv_elements
+from evaluators.measure.providers.memory import cut, kv_elements, random_queries, torch_dtype
 from evaluators.measure.providers.metadata import rewrite_metadata
 
 if TYPE_CHECKING:
@@ -51,6 +51,16 @@ def find_library() -> Path:
     raise ProviderUnavailable(
         f"vLLM's FA3 library was not found: install vllm, or set {LIBRARY_VARIABLE} to the path of {LIBRARY_NAME}"
     )
+
+
+def _window_left(shape: DecodeShape) -> int:
+    """Keys before the query's own that it sees; -1 for all."""
+    return shape.window - 1 if shape.window else -1
+
+
+def _window_right(shape: DecodeShape) -> int:
+    """Keys behind the query's own: none with a window; -1 leaves it to the causal mask."""
+    return 0 if shape.window else -1
 
 
 class Vllm:
@@ -111,21 +121,21 @@ class Vllm:
         pages_each = ceil_div(capacity(shape, setting), setting.page_size)
         pages = shape.batch * pages_each
         pieces = pool.take(2 * copies, kv_elements(shape, setting))
-        kv_shape = (pages, setting.page_size, shape.num_heads_kv, shape.head_dim)
-        q = torch.empty(
-            (shape.batch * shape.seqlen_q, shape.num_heads_q, shape.head_dim), dtype=torch.bfloat16, device="cuda"
-        ).normal_(generator=pool.generator)
+        rows, tokens = (pages, setting.page_size, shape.num_heads_kv), shape.batch * shape.seqlen_q
+        q = random_queries((tokens, shape.num_heads_q, shape.head_dim), setting, pool)
+        sinks = torch.empty(shape.num_heads_q, dtype=torch.bfloat16, device="cuda").normal_(generator=pool.generator)
         table = torch.randperm(pages, device="cuda", generator=pool.generator).to(torch.int32)
         return CallInputs(
             shape=shape,
             setting=setting,
             q=q,
-            keys=tuple(p.view(kv_shape) for p in pieces[:copies]),
-            values=tuple(p.view(kv_shape) for p in pieces[copies:]),
+            keys=cut(pieces[:copies], (*rows, shape.head_dim)),
+            values=cut(pieces[copies:], (*rows, shape.v_head_dim)),
             seqlens=torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda"),
             page_table=table.view(shape.batch, pages_each),
             cu_seqlens_q=torch.arange(0, shape.batch + 1, dtype=torch.int32, device="cuda") * shape.seqlen_q,
-            out=torch.empty_like(q),
+            out=torch.empty((tokens, shape.num_heads_q, shape.v_head_dim), dtype=torch.bfloat16, device="cuda"),
+            sinks=sinks if shape.sinks else None,
         )
 
     def _metadata(
@@ -141,8 +151,8 @@ class Vllm:
             shape.num_heads_q,
             shape.num_heads_kv,
             shape.head_dim,
-            shape.head_dim,
-            torch.bfloat16,
+            shape.v_head_dim,
+            torch_dtype(setting.dtype),
             seqlens,
             cu_seqlens_q,
             None,
@@ -152,9 +162,9 @@ class Vllm:
             setting.page_size,
             0,
             True,
-            -1,
-            -1,
-            False,
+            _window_left(shape),
+            _window_right(shape),
+            shape.softcap,
             decision.num_splits,
             None,
             decision.sm_margin,
@@ -199,15 +209,15 @@ class Vllm:
             *nothing,  # q_descale, k_descale, v_descale
             shape.head_dim**-0.5,
             True,  # causal
-            -1,
-            -1,
-            0.0,  # softcap
+            _window_left(shape),
+            _window_right(shape),
+            SOFTCAP if shape.softcap else 0.0,
             True,  # rotary interleaved
             metadata,
             num_splits,
             None,  # pack_gqa: vLLM's wrapper leaves it to the kernel
             sm_margin,
-            None,  # s_aux
+            inputs.sinks,
             1,  # cp_world_size
             0,  # cp_rank
             None,  # cp_tot_seqused_k

@@ -14,8 +14,8 @@ from evolve.dashboard.views.reader import RunReader, leader_of, scored, winner_o
 from evolve.dashboard.views.recording import Recording
 
 SHOWN_META = (
-    "workload", "setting", "weighting", "objective", "measure", "gpu", "build", "table_sha256", "workspace_cap_mb",
-    "proposer",
+    "workload", "traffic", "setting", "weighting", "objective", "predicted_tokens", "measure", "gpu", "build",
+    "table_sha256", "workspace_cap_mb", "proposer",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def overview(reader: RunReader, recording: Recording | None) -> Overview:
         ended=reader.meta.get("ended", ""),
         created_at=reader.created_at,
         last_event_s=reader.last_event_s,
-        meta={key: reader.meta[key] for key in SHOWN_META if key in reader.meta},
+        meta={key: reader.meta[key] for key in SHOWN_META if reader.meta.get(key)},
         config=reader.meta.get("config", ""),
         settings=settings_of(reader.meta.get("config", "")),
         proposals=len(done),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluators.data.contract import LIVE_SETTINGS
 from evaluators.data.device import DeviceRecord
-from evaluators.data.workloads import Weighting, cases_for
+from evaluators.data.workloads import Weighting
 from evaluators.latencies.store import BenchKey, StoreError, read_bench, shape_key
 from evaluators.latencies.table import Table, TableError, read_table, table_digest
 from evaluators.measure.live import anchored_cells
@@ -20,6 +20,8 @@ from evolve.dashboard.views.recorded_table import RecordedTable
 from evolve.dashboard.views.recording import Recording
 from evolve.errors import UserError
 from evolve.journal.run_folder import kept_tables
+from evolve.run import configured_cases
+from evolve.traffic import open_traffic
 
 LIVE_META = ("gpu", "driver", "build", "setting", "workload", "num_sms", "l2_bytes")
 
@@ -37,7 +39,7 @@ def recording_of(reader: RunReader) -> tuple[Recording | None, str]:
         if not tables:
             return None, "the run keeps no recorded table, and the one that it was judged on does not lie where it did"
         return Recording([RecordedTable(read_table(path), weighting) for path in tables]), ""
-    except (TableError, StoreError, ValueError) as error:
+    except (TableError, StoreError, ValueError, UserError) as error:
         return None, str(error)
 
 
@@ -73,7 +75,7 @@ def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, st
         return None, f"the run was measured live, and {store} holds none of its launches"
     target = target_of(setting)
     gpu = replace(device.gpu(), max_sm_margin=target.live_sm_margin)
-    cases = cases_for(meta["workload"], setting)
+    cases = configured_cases(config, setting, open_traffic(config))
     stock = target.baseline(setting)
     cells = {}
     for case in cases:

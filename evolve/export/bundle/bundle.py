@@ -115,6 +115,8 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "notes": list(export.change.notes),
         "distilled": asdict(export.distilled) if export.distilled else None,
         "certificate": _certificate(export.certificate),
+        "gpus": [asdict(e) for e in export.gpus],
+        "holds_one_gpus_sms": list(export.one_gpus_sms),
     }
 
 

@@ -13,6 +13,7 @@ from hashlib import sha256
 
 from evaluators.data import contract
 from evaluators.data.contract import Gpu
+from evaluators.data.gpus import SM_COUNTS
 from evaluators.fa3 import dispatch
 from evaluators.language.cpp.normalise import NotExpressible, always_returns, form_of
 from evaluators.language.gate import Program
@@ -50,6 +51,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 MAX_SPLITS = {max_splits}
+ELEMENT_BYTES = {element_bytes}
 _F32 = struct.Struct("<f")
 '''
 
@@ -92,7 +94,8 @@ CLASSES = (
     contract.Mode, contract.Cache, contract.DecodeShape, contract.Setting, contract.Gpu, contract.ShapeView,
 )  # fmt: skip
 FUNCTIONS = (
-    dispatch.float32, dispatch.ceil_div, dispatch.capacity, dispatch.is_causal, dispatch.tile_size, dispatch.shape_view,
+    dispatch.float32, dispatch.ceil_div, dispatch.capacity, dispatch.is_local, dispatch.is_causal, dispatch.tile_16_bit,
+    dispatch.tile_fp8, dispatch.tile_size, dispatch.seqlen_k_loaded, dispatch.shape_view,
 )  # fmt: skip
 
 
@@ -130,7 +133,7 @@ def module_source(program: Program, digest: str, domain: Domain) -> str:
         )
         if keep:
             own.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
-    head = HEAD.format(sha256=digest, max_splits=contract.MAX_SPLITS)
+    head = HEAD.format(sha256=digest, max_splits=contract.MAX_SPLITS, element_bytes=contract.ELEMENT_BYTES)
     parts = "\n\n\n".join(mirror)
     tail = TAIL.replace("@GUARD@", _guard(domain))
     return f"{head}\n\n{parts}\n\n\n{MARK}" + "\n\n\n".join(own) + "\n" + tail
@@ -153,7 +156,7 @@ def plan_drop_in(name: str, program: Program, target: ExportTarget, *, gpu: Gpu,
     text = module_source(program, sha256(program.source.encode()).hexdigest(), verdict.domain)
     inside = text.partition(MARK)[2].partition("\n\ndef launch_arguments")[0]
     held = read("import math\n" + inside, MODULE)
-    lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in rows))
+    lattice = list(dict.fromkeys((r.view, n) for n in (gpu.num_sms, *SM_COUNTS) for r in rows))
     inputs = [(v, NO_WORK, s) for v, s in (*lattice, *edge_views(), *random_views(RANDOM_INPUTS, SEED))]
     for (view, _, num_sms), one, other in zip(inputs, ask(_bare(program), inputs, "inputs of the proof"),
                                                ask(held, inputs, "inputs of the proof"), strict=True):  # fmt: skip

@@ -110,7 +110,7 @@ def export_program(
         parsed = read(distilled.source, "the distilled program")
     domain, verdict, certificate = Domain(everywhere=everywhere), None, None
     if certify_share is not None:
-        _check_certify(target, certify_share)
+        check_certify(target, certify_share)
         log_sealed_read(name, text, {"command": "export --certify", "target": target.name})
         verdict, certificate = _certified(
             parsed, target, domain, certify_share, certify_from, partial=partial, tell=tell
@@ -177,7 +177,12 @@ def _distilled(program: Program, target: ExportTarget, eps: float, tell: Callabl
     return found
 
 
-def _check_certify(target: ExportTarget, share: float) -> None:
+def check_certify(target: ExportTarget, share: float) -> None:
+    """Refuse a target that no guard can be written for, and what is no share.
+
+    Raises:
+        UserError: naming what it is.
+    """
     if target.kind not in (TargetKind.HEADER, TargetKind.PYTHON):
         raise UserError(
             f"--certify guards num_splits by what hopper/ knows of a call; {target.name} decides otherwise",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluators.data.contract import Gpu, Mode, ShapeView
+from evaluators.data.gpus import SM_COUNTS
 from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.compiler import FAST, CompileError, Compiler, Stopped
 from evaluators.language.cpp.normalise import Form, NotExpressible, always_returns, form_of, with_stock
@@ -29,10 +30,11 @@ from evolve.export.patch.prepare import change_prepare
 from evolve.export.patch.tree import Tree
 from evolve.export.proof.call_chain import Followed, follow
 from evolve.export.proof.equivalence import EmptyInput, Proof, compile_change, prove_blocks, prove_schedule
+from evolve.export.proof.gpus import GpuEffect, gpu_effects, lines_with_one_gpus_sms
 from evolve.export.proof.monotone import Monotone, prove_monotone
 from evolve.export.proof.outside import Outside, prove_condition, prove_outside
 from evolve.export.targets.domain import Domain
-from evolve.export.targets.targets import TARGETS, ExportTarget
+from evolve.export.targets.targets import TARGETS, ExportTarget, TargetKind
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
@@ -61,6 +63,8 @@ class Export:
         followed: on how many calls the target's own caller decides the same; None where there is none in C++.
         outside: what it does to calls that nobody measured; None where the target decides in Python.
         distilled: how the program was made from a longer one; None where it was exported as it is.
+        gpus: what it decides on GPUs of other sizes; empty for targets of another architecture.
+        one_gpus_sms: lines of the program that hold the number of SMs of an H100.
         certificate: how a guard was put in front of it and what its fresh shapes say; None where none was asked for.
     """
 
@@ -83,6 +87,8 @@ class Export:
     distilled: Distilled | None = None
     certificate: Certificate | None = None
     followed: Followed | None = None
+    gpus: tuple[GpuEffect, ...] = ()
+    one_gpus_sms: tuple[str, ...] = ()
 
     @property
     def measured(self) -> bool:
@@ -209,7 +215,7 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
         verdict = modes_of(target, schedule, rows, gpu, domain, partial=partial)
     domain, rows = verdict.domain, confined(rows, verdict.domain)
     inside = [r for r in rows if domain.in_mode(r.view.varlen)]
-    lattice = list(dict.fromkeys((r.view, gpu.num_sms) for r in inside))
+    lattice = list(dict.fromkeys((r.view, n) for n in (gpu.num_sms, *SM_COUNTS) for r in inside))
     forms = guarded_forms(form_of(program, "schedule"), form, stock, domain)
     change, proof = _proved(forms, stock, schedule, tree, lattice, compiler, folder, domain)
     followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")
@@ -286,6 +292,8 @@ def exported(name: str, program: Program, target: ExportTarget, tree: Tree | Non
         left_out={**decisions_left_out(program, target), **verdict.left_out},
         tables={", ".join(key): table.digest for key, table in tables.items()},
         recorded_on=tuple(dict.fromkeys(_recorded_on(table.card) for table in tables.values())),
+        gpus=gpu_effects(program, inside, target) if target.kind is not TargetKind.FA4 else (),
+        one_gpus_sms=lines_with_one_gpus_sms(program.source),
     )
 
 
@@ -315,7 +323,8 @@ def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, 
     with dead_rules_told(form, stock, rows, gpu):
         verdict = modes_of(target, own, rows, gpu, domain, partial=partial)
     change = change_prepare(tree, form, stock, domain)
-    lattice = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits), gpu.num_sms) for r in rows]
+    works = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
+    lattice = [(view, work, n) for n in dict.fromkeys((gpu.num_sms, *SM_COUNTS)) for view, work in works]
     try:
         proof = prove_blocks(own, read(stock.source(), STOCK_SEED), change, lattice, compiler, folder)
         if domain.limited:

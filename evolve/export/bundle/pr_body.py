@@ -6,6 +6,7 @@ import math
 
 from evolve.export.bundle.plan import Export
 from evolve.export.evidence.evidence import EvidenceSummary, Row
+from evolve.export.proof.gpus import effect_lines
 from evolve.export.proof.outside import Outside, gib
 from evolve.export.targets.targets import ExportTarget, TargetKind
 
@@ -209,11 +210,12 @@ def pr_body(export: Export) -> str:
         "",
         *_distillation(export),
         *_certificate(export),
+        *effect_lines(export.gpus, export.one_gpus_sms),
         "### What was proved",
         "",
         f"- The changed function{compiled}, answers as the program on "
-        f"{export.proof.lattice:,} inputs from the workloads, {export.proof.edges:,} edges and {export.proof.random:,} "
-        f"random inputs ({export.proof.compiler}).",
+        f"{export.proof.lattice:,} inputs from the workloads{_sizes(export)}, {export.proof.edges:,} edges and "
+        f"{export.proof.random:,} random inputs ({export.proof.compiler}).",
     ]
     if export.outside and export.outside.callers and not export.domain.everywhere:
         lines.append(f"- Calls outside the measured ones: {outside_told(export.outside)} (`outside_domain.csv`).")
@@ -264,6 +266,10 @@ def pr_body(export: Export) -> str:
         "person submits it and answers for it.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _sizes(export: Export) -> str:
+    return f" (for {', '.join(str(e.num_sms) for e in export.gpus)} SMs)" if export.gpus else ""
 
 
 def _certificate(export: Export) -> list[str]:
@@ -339,6 +345,7 @@ def module_text(export: Export) -> str:
         "## When it activates",
         "",
         *_activation(export),
+        *(line.replace("### ", "## ") for line in effect_lines(export.gpus, export.one_gpus_sms)),
         "## Limits",
         "",
         *_rows_limits(export),

@@ -13,12 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluators.data.contract import MAX_SPLITS, ShapeView
+from evaluators.data.gpus import SM_COUNTS
 from evaluators.fa3.dispatch import num_splits_heuristic
 from evaluators.language.cpp.normalise import NotExpressible
 from evaluators.language.gate import Program
 from evolve.export.evidence.answers import NO_WORK, ask
 from evolve.export.evidence.evidence import Row
-from evolve.export.proof.monotone import BATCHES, HEADS_KV_BY_BATCH, SM_COUNTS
+from evolve.export.proof.monotone import BATCHES, HEADS_KV_BY_BATCH
 
 EXACT_BLOCKS = 8
 """Up to here each number of KV blocks is a class of its own, beyond it each doubling: the waves change little there."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evaluators.data.contract import Decision, Gpu, ShapeView
+from evaluators.data.gpus import SM_COUNTS
 from evaluators.fa3.dispatch import num_splits_heuristic
 from evaluators.fa3.launch import canonical_launch
 from evaluators.latencies.latency import TableSource, UnrecordedError
@@ -20,7 +21,7 @@ from evaluators.latencies.table import Table
 from evaluators.scoring.score import shape_result
 from evolve.export.distill.terms import OPEN, TERMS, Answer, Found, RuleBox, answers
 from evolve.export.evidence.evidence import Row, spelled
-from evolve.export.proof.monotone import BATCHES, SM_COUNTS
+from evolve.export.proof.monotone import BATCHES
 
 MIN_GAIN = 2e-4
 """A rule must add this much to the mean log speed-up to be worth a reader's time."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from evaluators.data.contract import ShapeView, WorkView
+from evaluators.data.gpus import SM_COUNTS
 from evaluators.language.cpp.normalise import Form, NotExpressible
 from evaluators.language.cpp.translate import translate
 from evaluators.language.cpp.types import Type, whole
@@ -278,7 +279,7 @@ def work_row(work: WorkView, num_sms: int, *, measured: bool = True) -> list[int
 def random_works(count: int, seed: int, shape: ShapeView) -> list[tuple[ShapeView, WorkView, int]]:
     """Batches of all sizes; sums and extremes are drawn on their own, since no rule here reads the list."""
     rng = random.Random(seed)
-    counts = (132, 132, 132, 114, 78, *(rng.randint(1, 160) for _ in range(3)))
+    counts = (132, 132, *SM_COUNTS, *(rng.randint(1, 160) for _ in range(3)))
     found = []
     for _ in range(count):
         batch = min(992, int(2 ** rng.uniform(0, 10)))

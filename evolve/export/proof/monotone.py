@@ -10,12 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evaluators.data.contract import MAX_SPLITS
+from evaluators.data.gpus import SM_COUNTS
 from evaluators.language.cpp.compiler import HostFunction
 from evaluators.language.cpp.normalise import NotExpressible
 from evolve.export.targets.domain import INPUT, Domain
-
-SM_COUNTS = (132, 114, 78)
-"""H100 SXM, H100 PCIe, H20."""
 
 TILES = ((128, 176, 128), (128, 128, 128), (64, 128, 128), (192, 192, 64), (192, 128, 64), (128, 80, 256))
 """(block_m, block_n, head_dim) of decode calls in bf16 (hopper/tile_size.h)."""

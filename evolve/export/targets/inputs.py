@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Iterator
 
 from evaluators.data.contract import MAX_SPLITS, ShapeView
+from evaluators.data.gpus import SM_COUNTS
 from evaluators.language.cpp.types import BOOL, Type, whole
 from evolve.export.targets.domain import INPUT
 
@@ -92,7 +93,7 @@ def random_views(count: int, seed: int) -> Iterator[tuple[ShapeView, int]]:
         return min(high, max(1, int(2 ** rng.uniform(0, high.bit_length()))))
 
     # Few SM counts: each is asked about in a process of its own.
-    sm_counts = (132, 132, 132, 114, 78, *(rng.randint(1, 160) for _ in range(4)))
+    sm_counts = (132, 132, *SM_COUNTS, *(rng.randint(1, 160) for _ in range(4)))
     for index in range(count):
         num_sms = rng.choice(sm_counts)
         if index % 3 == 0:

@@ -1,0 +1,380 @@
+"""Simulated latencies: a model of what a launch takes, fitted on few measured ones. Nothing here measures anything.
+
+The work of a launch is cut into tiles as the kernel cuts it, and handed to SMs in the kernel's order. Then time runs
+through the phases in which fewer and fewer SMs are busy: with k of them a block of keys takes as long as one SM needs
+for it alone, or as long as memory needs for k, whichever is longer (rounded at the corner). Splits add a combine
+kernel. Ten numbers are fitted, on the logarithms of latencies.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
+
+import numpy as np
+
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.errors import UserError
+from evaluators.data.launches import AnyDecision, Cell
+from evaluators.data.workloads import Case, Split
+from evaluators.fa3.actions import recorded_actions
+from evaluators.fa3.dispatch import blocks_of_sequences, ceil_div, is_local, shape_view
+from evaluators.fa3.launch import canonical_launch
+from evaluators.latencies.table import SIMULATED, Table
+
+MIN_LAUNCHES = 64
+"""Measured launches below which nothing is simulated."""
+
+ROUNDS = 2
+"""Equal rounds of a simulated launch: tables need two."""
+
+PRIOR_WEIGHT = 0.01
+"""How strongly numbers that the launches say nothing about are held at where the fit begins."""
+
+OUTLIER = 0.05
+"""Log error from which a launch counts less and less."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchWork:
+    """What a launch gives the GPU to do.
+
+    Attributes:
+        phases: blocks that the busiest SMs do while exactly k SMs are busy, at index k; index 0 is unused.
+        tiles: tiles of the SM that is busy longest.
+        empty_tiles: splits without keys, per SM.
+        block_bytes: bytes of K and V of one block.
+        readers: tiles that read the same block at about the same time, so that memory is asked for it once: the query
+            heads of a KV head where they are not packed.
+        most_splits: most splits of a sequence; 1 when nothing is split.
+        partial_bytes: fp32 partial outputs that the combine kernel reads.
+        combine: whether a combine kernel is launched.
+    """
+
+    phases: tuple[float, ...]
+    tiles: int
+    empty_tiles: float
+    block_bytes: int
+    readers: int
+    most_splits: int
+    partial_bytes: int
+    combine: bool
+
+
+def tiles_in_order(
+    shape: DecodeShape, setting: Setting, live: Sequence[int], *, packed: bool
+) -> tuple[list[tuple[int, int]], int]:
+    """(KV blocks of a tile, number of such tiles) in the order in which SMs take them, and the tiles without keys.
+
+    FA3 sorts sequences by the blocks of a split, longest first; vLLM's fork, and calls with a window, keep the batch's
+    order. With a sliding window a tile begins where its first query's window does.
+    """
+    view = shape_view(shape, setting)
+    blocks = blocks_of_sequences(shape, setting)
+    local = is_local(shape, setting)
+    if local:
+        most = ceil_div(shape.window + shape.seqlen_q - 1, view.block_n) + 1
+        blocks = tuple([min(n, most) for n in blocks])
+    if packed:
+        each = shape.num_heads_kv * view.num_m_blocks
+    else:
+        each = shape.num_heads_q * ceil_div(shape.seqlen_q, view.block_m)
+    sequences: list[list[tuple[int, int]]] = []
+    empty = 0
+    for n, splits in zip(blocks, live, strict=True):
+        per_split = max(1, ceil_div(n, splits))
+        full, rest = divmod(n, per_split)
+        sequences.append([(size, count * each) for size, count in ((per_split, full), (rest, bool(rest))) if count])
+        empty += (splits - full - bool(rest)) * each
+    if not local and setting.provider != "vllm":
+        sequences.sort(key=lambda tiles: -tiles[0][0] if tiles else 0)
+    runs = groupby((tile for tiles in sequences for tile in tiles), key=lambda tile: tile[0])
+    return [(size, sum(count for _, count in run)) for size, run in runs], empty
+
+
+def busy_phases(tiles: Sequence[tuple[int, int]], num_sms: int) -> tuple[tuple[float, ...], int]:
+    """Blocks done by the busiest SMs while k SMs are busy (k from 0 to num_sms), and the tiles of the busiest one.
+
+    Each tile goes to the SM that has done least when it is taken.
+    """
+    loads = [(0, 0)] * num_sms
+    if len(tiles) == 1:
+        blocks, count = tiles[0]
+        waves, more = divmod(count, num_sms)
+        loads = [((waves + 1) * blocks, waves + 1)] * more + [(waves * blocks, waves)] * (num_sms - more)
+    else:
+        for blocks, count in tiles:
+            for _ in range(count):
+                done, taken = loads[0]
+                heapq.heapreplace(loads, (done + blocks, taken + 1))
+        loads.sort(reverse=True)
+    phases = [0.0] * (num_sms + 1)
+    for k, (blocks, _) in enumerate(loads, start=1):
+        phases[k] = float(blocks - (loads[k][0] if k < num_sms else 0))
+    return tuple(phases), loads[0][1]
+
+
+def work_of(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> LaunchWork:
+    """What a decision's launch gives the GPU to do.
+
+    Raises:
+        UserError: a decision of another kernel than FA3's.
+    """
+    if not isinstance(decision, Decision):
+        raise UserError(f"launches of {setting.provider} cannot be simulated", hint="a table of FA3's")
+    launch = canonical_launch(shape, setting, decision, gpu)
+    live = launch.live_splits * (shape.batch if setting.mode is Mode.STATIC else 1)
+    tiles, empty = tiles_in_order(shape, setting, live, packed=launch.pack_gqa)
+    num_sms = gpu.num_sms - launch.sm_margin
+    phases, most_tiles = busy_phases(tiles, num_sms)
+    phases += (0.0,) * (gpu.num_sms + 1 - len(phases))
+    block_n = shape_view(shape, setting).block_n
+    rows = shape.num_heads_q * shape.seqlen_q
+    return LaunchWork(
+        phases=phases,
+        tiles=most_tiles,
+        empty_tiles=empty / num_sms,
+        block_bytes=block_n * (shape.head_dim + shape.v_head_dim) * setting.element_bytes,
+        readers=1 if launch.pack_gqa else shape.qheads_per_kvhead,
+        most_splits=max(live),
+        partial_bytes=sum(s for s in live if s > 1) * rows * shape.v_head_dim * 4,
+        combine=launch.combine_bucket > 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyModel:
+    """A fitted model; all numbers positive.
+
+    Attributes:
+        fixed_us: any launch.
+        tile_us: beginning and ending a tile.
+        empty_us: a tile without keys.
+        block_us_per_mb: one SM alone with a megabyte of K and V.
+        bandwidth_mb_per_us: of memory.
+        corner: how sharply the two limits meet; large is sharp.
+        combine_us: a combine kernel with something to combine.
+        combine_split_us: each split of the sequence with most.
+        combine_mb_per_us: partial outputs written and read.
+        launch_us: a combine kernel that finds nothing split.
+    """
+
+    fixed_us: float = 7.0
+    tile_us: float = 0.3
+    empty_us: float = 0.5
+    block_us_per_mb: float = 20.0
+    bandwidth_mb_per_us: float = 3.0
+    corner: float = 3.0
+    combine_us: float = 0.5
+    combine_split_us: float = 0.05
+    combine_mb_per_us: float = 3.0
+    launch_us: float = 0.2
+
+    def predict(self, works: Sequence[LaunchWork]) -> np.ndarray:
+        """Microseconds of each launch."""
+        return _predict(np.log(np.array([getattr(self, f.name) for f in fields(self)])), _columns(works))
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Work of many launches as arrays."""
+
+    phases: np.ndarray
+    tiles: np.ndarray
+    empty: np.ndarray
+    block_mb: np.ndarray
+    readers: np.ndarray
+    splits: np.ndarray
+    partial_mb: np.ndarray
+    combine: np.ndarray
+
+
+def _columns(works: Sequence[LaunchWork]) -> _Columns:
+    return _Columns(
+        phases=np.array([w.phases for w in works]),
+        tiles=np.array([w.tiles for w in works], dtype=float),
+        empty=np.array([w.empty_tiles for w in works]),
+        block_mb=np.array([w.block_bytes for w in works]) / 1e6,
+        readers=np.array([w.readers for w in works], dtype=float),
+        splits=np.array([w.most_splits if w.most_splits > 1 else 0 for w in works], dtype=float),
+        partial_mb=np.array([w.partial_bytes for w in works]) / 1e6,
+        combine=np.array([w.combine for w in works], dtype=float),
+    )
+
+
+def _predict(log_numbers: np.ndarray, c: _Columns) -> np.ndarray:
+    fixed, tile, empty, block, bandwidth, corner, combine, per_split, combine_bandwidth, launch = np.exp(log_numbers)
+    busy = np.arange(c.phases.shape[1])
+    sharp = 1 + corner
+    core = tile * c.tiles + empty * c.empty
+    for readers in np.unique(c.readers):
+        us_per_mb = (block**sharp + (busy / (readers * bandwidth)) ** sharp) ** (1 / sharp)
+        core = core + (c.readers == readers) * c.block_mb * (c.phases @ us_per_mb)
+    split = (c.splits > 0) * (combine + per_split * c.splits + 2 * c.partial_mb / combine_bandwidth)
+    found: np.ndarray = fixed + core + split + c.combine * launch
+    return found
+
+
+def fit_model(works: Sequence[LaunchWork], latencies_us: Sequence[float]) -> LatencyModel:
+    """Fit the model; launches far off count less.
+
+    Raises:
+        UserError: fewer than `MIN_LAUNCHES`, or no scipy.
+    """
+    if len(works) < MIN_LAUNCHES:
+        raise UserError(f"{len(works)} measured launches: simulating needs {MIN_LAUNCHES}", hint="record more shapes")
+    try:
+        from scipy.optimize import least_squares
+    except ImportError as error:
+        raise UserError("simulating needs scipy", hint="pip install 'evosplit[simulate]'") from error
+    columns, logs = _columns(works), np.log(np.array(latencies_us))
+    start = np.log(np.array([getattr(LatencyModel(), f.name) for f in fields(LatencyModel)]))
+    # least_squares weighs all residuals by one loss: the prior's are small, where that is their square.
+    weight = PRIOR_WEIGHT * math.sqrt(len(works) / MIN_LAUNCHES)
+
+    def residuals(numbers: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.log(_predict(numbers, columns)) - logs, weight * (numbers - start)])
+
+    fitted = least_squares(residuals, start, loss="soft_l1", f_scale=OUTLIER)
+    return LatencyModel(*(float(v) for v in np.exp(fitted.x)))
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationQuality:
+    """How far simulated latencies are from measured ones.
+
+    Attributes:
+        shapes: shapes with at least two launches.
+        launches: their launches.
+        log_error: standard deviation of the logarithm of simulated over measured latency.
+        rank_correlation: Spearman's, over all launches.
+        oracle_loss: how much longer the launches that the simulation would choose take than the best measured ones,
+            mean over shapes, as a share.
+        gain_kept: log speed-up over the baseline of the chosen launches, as a share of the best ones'.
+    """
+
+    shapes: int
+    launches: int
+    log_error: float
+    rank_correlation: float
+    oracle_loss: float
+    gain_kept: float
+
+
+def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Ranks from 0, ties in between."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts + 1) / 2)[inverse]
+
+
+def compare(measured: Mapping[str, Sequence[float]], simulated: Mapping[str, Sequence[float]]) -> SimulationQuality:
+    """Compare latencies of the same launches by shape, the baseline's first.
+
+    Raises:
+        ValueError: no shape with two launches.
+    """
+    shapes = [name for name, values in measured.items() if len(values) > 1]
+    if not shapes:
+        raise ValueError("no shape with two measured launches")
+    ours = np.concatenate([np.array(simulated[s]) for s in shapes])
+    theirs = np.concatenate([np.array(measured[s]) for s in shapes])
+    losses, gained, best = [], 0.0, 0.0
+    for name in shapes:
+        values = np.array(measured[name])
+        chosen = values[int(np.argmin(simulated[name]))]
+        losses.append(float(chosen / values.min() - 1))
+        gained += math.log(values[0] / chosen)
+        best += math.log(values[0] / values.min())
+    return SimulationQuality(
+        shapes=len(shapes),
+        launches=len(ours),
+        log_error=float(np.std(np.log(ours / theirs))),
+        rank_correlation=float(np.corrcoef(ranks(ours), ranks(theirs))[0, 1]),
+        oracle_loss=statistics.fmean(losses),
+        gain_kept=gained / best if best else 1.0,
+    )
+
+
+def fit_table(table: Table, launches: int = 0, seed: int = 0) -> tuple[LatencyModel, SimulationQuality | None, int]:
+    """Fit on launches of a table's training shapes, and compare on its holdout shapes; sealed ones are not looked at.
+
+    Args:
+        table: measured.
+        launches: how many are used, drawn at random; 0 for all.
+        seed: of the draw.
+
+    Returns:
+        The model, its quality on the holdout where there is one, and the launches that it was fitted on.
+
+    Raises:
+        UserError: too few launches, or the table is itself simulated.
+    """
+    if str(table.card["build"]).startswith(SIMULATED):
+        raise UserError("the table is simulated itself", hint="fit on a measured one")
+    rows = [(c, cell) for c in table.cases if c.split is Split.TRAIN for cell in table.cells[c.id]]
+    if launches > len(rows):
+        raise UserError(f"--launches {launches}: the training shapes have {len(rows)}")
+    drawn = random.Random(seed).sample(rows, launches) if launches else rows
+    works = [work_of(c.shape, table.setting, cell.decision, table.gpu) for c, cell in drawn]
+    model = fit_model(works, [statistics.median(cell.latencies_us) for _, cell in drawn])
+    others = [c for c in table.cases if c.split is Split.HOLDOUT and len(table.cells[c.id]) > 1]
+    return model, compare_cases(table, model, others) if others else None, len(drawn)
+
+
+def compare_cases(table: Table, model: LatencyModel, cases: Sequence[Case]) -> SimulationQuality:
+    """Error of a model on some shapes of a measured table."""
+    measured = {c.id: [statistics.median(x.latencies_us) for x in table.cells[c.id]] for c in cases}
+    simulated = {
+        c.id: model.predict(
+            [work_of(c.shape, table.setting, x.decision, table.gpu) for x in table.cells[c.id]]
+        ).tolist()
+        for c in cases
+    }
+    return compare(measured, simulated)
+
+
+def simulated_cells(model: LatencyModel, case: Case, setting: Setting, gpu: Gpu) -> tuple[Cell, ...]:
+    """Every launch that a recording would measure for a shape, with its simulated latency; the baseline's first."""
+    actions = recorded_actions(case.shape, setting, gpu)
+    found = model.predict([work_of(case.shape, setting, decision, gpu) for decision, _ in actions.values()])
+    return tuple(
+        Cell(decision, key, 0.0, (round(float(us), 3),) * ROUNDS)
+        for (key, (decision, _)), us in zip(actions.items(), found, strict=True)
+    )
+
+
+def simulated_card(
+    table: Table, workload: str, model: LatencyModel, error: SimulationQuality | None, launches: int
+) -> dict[str, object]:
+    """Card of a simulated table: GPU and build begin with `SIMULATED`, and what it rests on is said.
+
+    Args:
+        table: the measured one.
+        workload: of the simulated shapes.
+        model: what was fitted.
+        error: on measured shapes that the fit did not see, where there are any.
+        launches: that the model was fitted on.
+    """
+    device = dict(table.card["device"])
+    device["name"] = f"{SIMULATED} {device['name']}"
+    return {
+        "format": table.card["format"],
+        "setting": table.setting.name,
+        **table.setting.as_json(),
+        "workload": workload,
+        "build": f"{SIMULATED} from {launches} launches of {table.card['build']}",
+        "device": device,
+        "rounds": ROUNDS,
+        "simulated": {
+            "fitted_on": launches,
+            "measured_table": table.digest,
+            "model": asdict(model),
+            "error_on_other_shapes": asdict(error) if error else None,
+        },
+    }  # fmt: skip

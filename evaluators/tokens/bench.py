@@ -1,0 +1,204 @@
+"""Measures decode steps on the current GPU: arms captured anew several times, interleaved, outputs checked."""
+
+from __future__ import annotations
+
+import gc
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from evaluators.data.contract import DecodeShape
+from evaluators.data.launches import AnyDecision
+from evaluators.measure.bench import GpuBench
+from evaluators.measure.device import ClockLog
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.providers.memory import KvPool, kv_elements
+from evaluators.measure.shape_timer import MAX_RELATIVE_ERROR, WrongOutputError, reference, relative_error
+from evaluators.tokens.captures import Capture, StepComparison, compare_steps
+from evaluators.tokens.shard import SPARE_BYTES, Shard, memory_needed
+from evaluators.tokens.step import DecodeStep, random_weights
+
+if TYPE_CHECKING:
+    from evaluators.measure.providers import BoundLaunch, CallInputs
+
+ROUNDS = 6
+"""Timed replays of each capture, after one that is thrown away."""
+
+BARE_CAPTURES = 2
+"""Captures without attention; they say how large its share is and take part in no verdict."""
+
+HEAD_START_CYCLES = 2_000_000
+"""The GPU waits this long (1 ms) before a round, so that the host has enqueued the first replays by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A comparison of steps, and whether the GPU was slowed down by heat or power meanwhile."""
+
+    comparison: StepComparison
+    slowed: bool
+    worst_error: float
+
+
+class TokenBench:
+    """Decode steps of one shard under one setting on the current GPU."""
+
+    def __init__(self, bench: GpuBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int) -> None:
+        """Take memory for weights, and for the KV cache of the largest of these shapes that fits beside them.
+
+        Args:
+            bench: has claimed the GPU and loaded the provider.
+            shard: the model's part on this GPU.
+            shapes: that will be measured.
+            seed: of weights, caches and orders.
+
+        Raises:
+            MeasureError: of kind memory: the weights do not fit, or none of the shapes beside them.
+        """
+        import torch
+
+        self.bench, self.shard = bench, shard
+        self._rng, self._seed = random.Random(seed), seed
+        self._clocks = ClockLog(bench.device.uuid)
+        self._stream = torch.cuda.Stream()
+        free, _ = torch.cuda.mem_get_info()
+        needed = [memory_needed(shard, s, bench.setting, bench.gpu) for s in shapes]
+        fitting = [s for s, n in zip(shapes, needed, strict=True) if n <= free]
+        if not fitting:
+            raise MeasureError(
+                MeasureErrorKind.MEMORY,
+                f"one step of {shard.name} needs {min(needed) / 2**30:.1f} GiB for the smallest shape, "
+                f"{free / 2**30:.1f} GiB are free: a larger --tp has smaller shards",
+            )
+        self._pool_elements = max(2 * shard.layers * kv_elements(s, bench.setting) for s in fitting)
+        self.distinct_layers = shard.distinct_layers(free - SPARE_BYTES - 2 * self._pool_elements, bench.gpu.l2_bytes)
+        self._weights = random_weights(shard, self.distinct_layers, seed=seed)
+        self._pool = KvPool(self._pool_elements, seed=seed)
+
+    def compare(
+        self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, *, extra_cycles: int = 0
+    ) -> StepResult:
+        """Compare two decisions on whole steps of one shape.
+
+        Args:
+            shape: the decode call of every layer.
+            baseline: of arm A, resolved.
+            program: of arm B, resolved.
+            extra_cycles: that arm B idles at the end of its step; how the proof makes it slower by a known share.
+
+        Raises:
+            MeasureError: it does not fit, an output is wrong, the library refuses it, or the GPU is lost.
+        """
+        problem = self.shard.fits(shape)
+        if problem:
+            raise MeasureError(MeasureErrorKind.REFUSED, problem)
+        wanted = 2 * self.shard.layers * kv_elements(shape, self.bench.setting)
+        if wanted > self._pool_elements:
+            raise MeasureError(
+                MeasureErrorKind.MEMORY,
+                f"the KV cache of {self.shard.layers} layers takes {2 * wanted / 2**30:.1f} GiB, "
+                f"{2 * self._pool_elements / 2**30:.1f} GiB are left beside the weights of {self.shard.name}",
+            )
+        return self.bench.guarded(shape, lambda: self._compare(shape, baseline, program, extra_cycles))
+
+    def _compare(
+        self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, extra_cycles: int
+    ) -> StepResult:
+        import torch
+
+        inputs = self.bench.provider.make_inputs(shape, self.bench.setting, copies=self.shard.layers, pool=self._pool)
+        torch.cuda.synchronize()
+        step = DecodeStep(self.shard, self._weights, inputs, seed=self._seed)
+        decisions = {"A": baseline, "B": program}
+        errors, slowed = [], False
+
+        def bound(arm: str) -> BoundLaunch | None:
+            return self.bench.provider.bind(inputs, decisions[arm], self.bench.gpu) if arm in decisions else None
+
+        for arm in decisions:  # once outside a graph: compiles kernels, opens cuBLAS
+            errors.append(self._checked(inputs, partial(self._enqueue, step, bound(arm), 0)))
+
+        def measure(look: int, count: int) -> list[Capture]:
+            nonlocal slowed
+            arms = ["A", "B"] * count + ["N"] * (BARE_CAPTURES if look == 0 else 0)
+            self._rng.shuffle(arms)
+            graphs = []
+            for arm in arms:
+                launch = bound(arm)
+                torch.cuda.synchronize()  # the metadata was made on another stream
+                graphs.append(self._captured(step, launch, extra_cycles if arm == "B" else 0))
+            for arm, (graph, _) in zip(arms, graphs, strict=True):
+                if arm in decisions:
+                    errors.append(self._checked(inputs, graph.replay))
+            times = self._timed([graph for graph, _ in graphs])
+            slowed |= self._clocks.sample()[1]
+            graphs.clear()
+            gc.collect()
+            torch.cuda.empty_cache()  # a graph's memory is given back by this alone
+            return [Capture(arm, look, t) for arm, t in zip(arms, times, strict=True)]
+
+        comparison = compare_steps(measure)
+        return StepResult(comparison, slowed, max(errors))
+
+    def _enqueue(self, step: DecodeStep, launch: BoundLaunch | None, extra_cycles: int) -> None:
+        import torch
+
+        step.run(None if launch is None else launch.run)
+        if extra_cycles:
+            torch.cuda._sleep(extra_cycles)
+
+    def _captured(self, step: DecodeStep, launch: BoundLaunch | None, extra_cycles: int) -> tuple[Any, Any]:
+        """A graph with memory of its own, and the launch whose tensors it reads."""
+        import torch
+
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self._enqueue(step, launch, extra_cycles)
+            finally:
+                graph.capture_end()
+        return graph, launch
+
+    def _checked(self, inputs: CallInputs, run: Callable[[], None]) -> float:
+        """Relative error of the last layer's attention after one step, its output poisoned before.
+
+        Raises:
+            WrongOutputError: above `MAX_RELATIVE_ERROR`.
+        """
+        import torch
+
+        torch.cuda.synchronize()
+        inputs.out.fill_(float("nan"))
+        torch.cuda.synchronize()
+        with torch.cuda.stream(self._stream):
+            run()
+        torch.cuda.synchronize()
+        error = float(relative_error(inputs.out, reference(inputs, inputs.copies - 1)))
+        if not error <= MAX_RELATIVE_ERROR:
+            raise WrongOutputError(f"attention's output in a step is off by {error:.3g} (bound {MAX_RELATIVE_ERROR})")
+        return error
+
+    def _timed(self, graphs: Sequence[Any]) -> list[tuple[float, ...]]:
+        """Microseconds of each graph in each round, in a new random order each round."""
+        import torch
+
+        events = [[self._pair() for _ in graphs] for _ in range(ROUNDS + 1)]
+        with torch.cuda.stream(self._stream):
+            for row in events:
+                torch.cuda._sleep(HEAD_START_CYCLES)
+                for i in self._rng.sample(range(len(graphs)), len(graphs)):
+                    start, end = row[i]
+                    start.record()
+                    graphs[i].replay()
+                    end.record()
+        self._stream.synchronize()
+        return [tuple(row[i][0].elapsed_time(row[i][1]) * 1e3 for row in events[1:]) for i in range(len(graphs))]
+
+    @staticmethod
+    def _pair() -> tuple[Any, Any]:
+        import torch
+
+        return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

@@ -1,0 +1,152 @@
+"""Verdicts about a decode step, from CUDA graphs that were captured anew several times for each arm.
+
+Where tensors land when a graph is captured moves a whole step by up to 0.9%, and every replay of that graph alike. So
+replays say nothing about whether two arms differ; captures do. The unit of analysis is one capture: its time over the
+geometric mean of all captures of the same round, as the median over rounds. Arm A is the baseline, arm B the program;
+a positive log ratio means that B is faster.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from evaluators.measure.pairing import LOOK_ALPHA, Verdict, t_quantile
+
+LOOKS = (4, 8, 16)
+"""Captures of each arm after which the data are looked at; nowhere in between."""
+
+TOKEN_MARGIN = 0.005
+"""Two steps are the same when the interval lies within this of no difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """Replays of one captured step.
+
+    Attributes:
+        arm: `A` (baseline), `B` (program) or `N` (no attention).
+        look: captures are timed together with those of the same look.
+        step_us: one per round; rounds are shared by all captures of a look.
+    """
+
+    arm: str
+    look: int
+    step_us: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepInterval:
+    """Difference of two arms as a mean log ratio with a confidence interval; positive: the program is faster."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of no difference."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def within_margin(self) -> bool:
+        """Whether the interval rules out a difference of `TOKEN_MARGIN`."""
+        return -math.log1p(TOKEN_MARGIN) <= self.low and self.high <= math.log1p(TOKEN_MARGIN)
+
+
+@dataclass(frozen=True, slots=True)
+class StepComparison:
+    """One shape, measured as whole decode steps.
+
+    Attributes:
+        verdict: of the program against the baseline.
+        interval: of their log ratio, from captures.
+        capture_sd: standard deviation between captures of one arm, of the logarithm.
+        captures: of each of the two arms.
+        baseline_us: median step of the baseline.
+        program_us: the same of the program.
+        rest_us: the same without attention.
+    """
+
+    verdict: Verdict
+    interval: StepInterval
+    capture_sd: float
+    captures: int
+    baseline_us: float
+    program_us: float
+    rest_us: float
+
+    @property
+    def token_speedup(self) -> float:
+        """Baseline's step over the program's."""
+        return math.exp(self.interval.mean)
+
+    @property
+    def attention_share(self) -> float:
+        """Share of the baseline's step that goes away with its attention."""
+        return 1 - self.rest_us / self.baseline_us
+
+
+def capture_values(captures: Sequence[Capture]) -> dict[str, list[float]]:
+    """Log time of each capture of arms A and B relative to its rounds, by arm.
+
+    Raises:
+        ValueError: a look without both arms, or captures of one look with different numbers of rounds.
+    """
+    values: dict[str, list[float]] = {"A": [], "B": []}
+    for look in sorted({c.look for c in captures}):
+        paired = [c for c in captures if c.look == look and c.arm in values]
+        if {c.arm for c in paired} != set(values):
+            raise ValueError(f"look {look} lacks an arm")
+        logs = [[math.log(t) for t in c.step_us] for c in paired]
+        means = [statistics.fmean(each) for each in zip(*logs, strict=True)]
+        for capture, own in zip(paired, logs, strict=True):
+            values[capture.arm].append(statistics.median(x - m for x, m in zip(own, means, strict=True)))
+    return values
+
+
+def interval_between(values: Mapping[str, Sequence[float]], alpha: float = LOOK_ALPHA) -> tuple[StepInterval, float]:
+    """Interval of mean(A) - mean(B) by Student's t with one variance for both arms, and that standard deviation.
+
+    Args:
+        values: as `capture_values` gives them, at least two of each arm.
+        alpha: two-sided level.
+    """
+    a, b = values["A"], values["B"]
+    degrees = len(a) + len(b) - 2
+    variance = (statistics.variance(a) * (len(a) - 1) + statistics.variance(b) * (len(b) - 1)) / degrees
+    half = t_quantile(1 - alpha / 2, degrees) * math.sqrt(variance * (1 / len(a) + 1 / len(b)))
+    mean = statistics.fmean(a) - statistics.fmean(b)
+    return StepInterval(mean, mean - half, mean + half), math.sqrt(variance)
+
+
+def verdict_of(interval: StepInterval, *, last: bool) -> Verdict | None:
+    """Verdict of one look, or None where more captures are needed."""
+    if interval.excludes_zero:
+        return Verdict.FASTER if interval.mean > 0 else Verdict.SLOWER
+    if interval.within_margin:
+        return Verdict.SAME
+    return Verdict.UNRELIABLE if last else None
+
+
+def compare_steps(measure: Callable[[int, int], Sequence[Capture]]) -> StepComparison:
+    """Capture and time look by look until that says something.
+
+    Args:
+        measure: takes (look, captures of each arm) and returns fresh captures of A, B and, in look 0 at least, N.
+    """
+    captures: list[Capture] = []
+    for look, wanted in enumerate(LOOKS):
+        captures += measure(look, wanted - sum(c.arm == "A" for c in captures))
+        interval, deviation = interval_between(capture_values(captures))
+        verdict = verdict_of(interval, last=wanted == LOOKS[-1])
+        if verdict is not None:
+            return StepComparison(verdict, interval, deviation, wanted, *(median_us(captures, a) for a in "ABN"))
+    raise AssertionError("the last look always has a verdict")
+
+
+def median_us(captures: Sequence[Capture], arm: str) -> float:
+    """Median step of an arm over its captures and rounds."""
+    return statistics.median(t for c in captures if c.arm == arm for t in c.step_us)

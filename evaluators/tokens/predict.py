@@ -1,0 +1,235 @@
+"""Predicted time per output token: kernel latencies put into a step whose rest was measured, or bounded by bandwidth.
+
+step = rest + layers x (kernel latency + what a call costs within a step beyond it). The rest (everything but
+attention) depends on the batch alone; it comes from steps that were measured without attention, or from the bytes of
+the shard's weights at a bandwidth, which is a lower bound of the rest and so an upper bound of what a faster kernel
+is worth. Kernel latencies are those of calls that follow each other, as recordings have them. Nothing here is a
+measurement of a program.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.errors import UserError
+from evaluators.data.launches import AnyDecision
+from evaluators.data.sums import total
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.registry import target_of
+from evaluators.tokens.shard import Shard
+
+H100_BYTES_PER_US = 3.35e6
+"""Peak bandwidth of an H100 SXM (data sheet: 3.35 TB/s); no kernel reaches it."""
+
+
+class RestOrigin(StrEnum):
+    """Where the time of everything but attention comes from."""
+
+    MEASURED = "measured"
+    ROOFLINE = "roofline"
+
+
+@dataclass(frozen=True, slots=True)
+class InStepCost:
+    """What an attention call costs within a step beyond its latency among its like.
+
+    Attributes:
+        launch_us: of every call.
+        partials_us: of a call with ever more partial outputs: between two layers the weights go through L2, and what
+            splits leave for the combine kernel is written anew.
+        half_rows: rows of partial outputs (live splits of sequences that are split, times query heads) at which half
+            of that is reached.
+    """
+
+    launch_us: float
+    partials_us: float
+    half_rows: float
+
+    def of(self, partial_rows: int) -> float:
+        """Microseconds of a call with so many rows of partial outputs."""
+        return self.launch_us + self.partials_us * partial_rows / (partial_rows + self.half_rows)
+
+
+IN_STEP_FA3 = InStepCost(1.65, 0.99, 411.0)
+"""Of FA3 on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """An attention call: its latency among its like in microseconds, and its rows of partial outputs."""
+
+    latency_us: float
+    partial_rows: int = 0
+
+
+def partial_rows(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> int:
+    """Rows of partial outputs that FA3 leaves for its combine kernel under a decision that is spelled out.
+
+    Kernels that combine by themselves leave none; where they leave a call to FA3, it is FA3's own choice.
+    """
+    if target_of(setting) is not FA3:
+        if decision.num_splits:
+            return 0
+        setting = replace(setting, provider="vllm" if setting.paged else "fa3_fwd")
+        decision = FA3.spelled_out(shape, setting, FA3.baseline(setting), gpu)
+    live = FA3.launch(shape, setting, decision, gpu).live_splits  # type: ignore[arg-type]
+    each = live * (shape.batch if len(live) < shape.batch else 1)
+    return shape.num_heads_q * sum(n for n in each if n > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class StepModel:
+    """A shard's step, but for the latencies of its attention calls.
+
+    Attributes:
+        shard: the model's part.
+        origin: whether the rest was measured.
+        rest: (batch, microseconds) of everything but attention, by batch.
+        cost: of attention calls beyond their latency.
+    """
+
+    shard: Shard
+    origin: RestOrigin
+    rest: tuple[tuple[int, float], ...]
+    cost: InStepCost = IN_STEP_FA3
+
+    def rest_us(self, batch: int) -> float:
+        """Time of everything but attention: linear between measured batches, beyond them that of the nearest."""
+        batches = [b for b, _ in self.rest]
+        at = bisect_left(batches, batch)
+        if at < len(batches) and batches[at] == batch:
+            return self.rest[at][1]
+        if at in (0, len(batches)):
+            return self.rest[min(at, len(batches) - 1)][1]
+        (b0, t0), (b1, t1) = self.rest[at - 1 : at + 1]
+        return t0 + (t1 - t0) * (batch - b0) / (b1 - b0)
+
+    def attention_us(self, call: KernelCall) -> float:
+        """Predicted attention of all layers."""
+        return self.shard.layers * (call.latency_us + self.cost.of(call.partial_rows))
+
+    def step_us(self, batch: int, call: KernelCall) -> float:
+        """Predicted step with such attention calls."""
+        return self.rest_us(batch) + self.attention_us(call)
+
+    def attention_share(self, batch: int, call: KernelCall) -> float:
+        """Predicted share of attention in a step."""
+        return self.attention_us(call) / self.step_us(batch, call)
+
+    def token_speedup(self, batch: int, baseline: KernelCall, program: KernelCall) -> float:
+        """Predicted step with the baseline's calls over that with the program's."""
+        return self.step_us(batch, baseline) / self.step_us(batch, program)
+
+    def as_json(self) -> dict[str, Any]:
+        """As files of steps hold it."""
+        rest = [{"batch": b, "rest_us": round(t, 2)} for b, t in self.rest]
+        return {"shard": asdict(self.shard), "origin": self.origin.value, "rest": rest}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> StepModel:
+        """Inverse of `as_json`.
+
+        Raises:
+            ValueError: a field is missing, nothing was measured, or a time is no positive number.
+        """
+        try:
+            rest = tuple(sorted((int(r["batch"]), float(r["rest_us"])) for r in data["rest"]))
+            model = StepModel(Shard(**data["shard"]), RestOrigin(data["origin"]), rest)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"expected shard, origin and rest of a step ({error!r})") from error
+        if not rest or any(b < 1 or not 0 < t < math.inf for b, t in rest):
+            raise ValueError("expected one batch at least, each with a time above 0")
+        return model
+
+
+def measured_model(shard: Shard, measured: Iterable[tuple[int, float]]) -> StepModel:
+    """A step model from (batch, microseconds of a step without attention); medians by batch."""
+    by_batch: dict[int, list[float]] = {}
+    for batch, rest_us in measured:
+        by_batch.setdefault(batch, []).append(rest_us)
+    rest = tuple((batch, statistics.median(by_batch[batch])) for batch in sorted(by_batch))
+    return StepModel(shard, RestOrigin.MEASURED, rest)
+
+
+def roofline_model(shard: Shard, *, bytes_per_us: float = H100_BYTES_PER_US) -> StepModel:
+    """The shortest conceivable rest: every weight read once at peak bandwidth."""
+    return StepModel(shard, RestOrigin.ROOFLINE, ((1, shard.weight_bytes / bytes_per_us),))
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPair:
+    """The calls of one shape, and how many output tokens it stands for, relative to others."""
+
+    weight: float
+    batch: int
+    baseline: KernelCall
+    program: KernelCall
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrediction:
+    """What faster kernels make of a shard's tokens: predicted, not measured.
+
+    Attributes:
+        shard: its name.
+        origin: whether the rest of the step was measured, or is its lower bound.
+        kernel_speedup: weighted geometric mean over the shapes, kernels alone.
+        token_speedup: mean step before over mean step after.
+        worst: of the shapes, in tokens.
+        best: of the shapes, in tokens.
+        attention_share: of the mean step before.
+        shapes: that were recorded with the shard's heads.
+    """
+
+    shard: str
+    origin: RestOrigin
+    kernel_speedup: float
+    token_speedup: float
+    worst: float
+    best: float
+    attention_share: float
+    shapes: int
+
+
+def predict_tokens(model: StepModel, pairs: Sequence[KernelPair]) -> TokenPrediction:
+    """Time per output token over shapes.
+
+    Raises:
+        ValueError: no pair, or none that weighs anything.
+    """
+    whole = total(p.weight for p in pairs)
+    if not whole:
+        raise ValueError("no shape weighs anything")
+    each = [model.token_speedup(p.batch, p.baseline, p.program) for p in pairs]
+    before = total(p.weight * model.step_us(p.batch, p.baseline) for p in pairs)
+    after = total(p.weight * model.step_us(p.batch, p.program) for p in pairs)
+    attention = total(p.weight * model.attention_us(p.baseline) for p in pairs)
+    logs = total(p.weight * math.log(p.baseline.latency_us / p.program.latency_us) for p in pairs)
+    return TokenPrediction(
+        model.shard.name, model.origin, math.exp(logs / whole), before / after, min(each), max(each),
+        attention / before, len(pairs),
+    )  # fmt: skip
+
+
+def read_steps(path: Path) -> tuple[StepModel, ...]:
+    """Measured steps of a file, as `evosplit tpot` and results/tpot write them.
+
+    Raises:
+        UserError: it cannot be read, or holds no steps.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(StepModel.from_json(row) for row in data["steps"])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no measured steps ({error})") from error

@@ -1,0 +1,1 @@
+"""Verbs about time per output token."""

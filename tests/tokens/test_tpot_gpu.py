@@ -1,0 +1,40 @@
+"""Decode steps on a real GPU: a large difference is found, no difference is not, and memory is checked before."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
+from evaluators.fa3.launch import spelled_out
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.pairing import Verdict
+from evaluators.tokens.shard import Shard
+
+pytestmark = pytest.mark.gpu
+
+SETTING = SETTINGS["fa3_fwd-metadata-cold"]
+SHARD = Shard("small", 1, 4096, 16, 8, 1, 128, 8192, 32000)
+LONG = DecodeShape(2, 16384, 8, 1)
+RAGGED = DecodeShape(5, 4096, 8, 1, live_seqlens=(4000, 17, 1, 900, 2500))
+
+
+def test_steps() -> None:
+    from evaluators.data.contract import Decision
+    from evaluators.measure.bench import GpuBench
+    from evaluators.tokens.bench import TokenBench
+
+    bench = GpuBench(SETTING, seed=1)
+    gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes)
+    steps = TokenBench(bench, SHARD, [LONG, RAGGED], seed=1)
+    assert steps.distinct_layers == 16
+    one, many = (spelled_out(LONG, SETTING, Decision(n), gpu) for n in (1, 32))
+    found = steps.compare(LONG, one, many)
+    assert found.comparison.verdict is Verdict.FASTER and found.comparison.token_speedup > 1.05
+    assert 0.05 < found.comparison.attention_share < 0.95 and found.worst_error < 5e-3
+    same = spelled_out(RAGGED, SETTING, Decision(), gpu)
+    again = steps.compare(RAGGED, same, same)
+    assert again.comparison.verdict in (Verdict.SAME, Verdict.UNRELIABLE)
+    assert abs(again.comparison.interval.mean) < 0.01
+    with pytest.raises(MeasureError) as caught:
+        steps.compare(DecodeShape(64, 131072, 8, 1), one, one)
+    assert caught.value.kind is MeasureErrorKind.MEMORY

@@ -1,0 +1,188 @@
+"""What the study of tokens makes of measurements: rows are made up, with steps that follow the model or do not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.pairing import Verdict
+from evaluators.tokens.bench import StepResult
+from evaluators.tokens.captures import StepComparison, StepInterval
+from evaluators.tokens.predict import IN_STEP_FA3
+from evaluators.tokens.shard import Shard
+
+sys.path.append(str(ROOT / "results" / "tpot"))
+import measure
+import summarise
+
+SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
+
+
+@pytest.fixture(autouse=True)
+def no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is made up is not compared with what was recorded."""
+    monkeypatch.setattr(summarise, "TABLES", tmp_path / "none")
+
+
+REST_US = {1: 5000.0, 8: 5200.0, 32: 5600.0}
+
+
+def write(folder: Path, *, off: float = 0.0) -> None:
+    """A study whose steps are rest + 40 kernels, each 1.5 us dearer within; every third step is off by a share."""
+    rows, proof = (measure.Rows(folder / n, c) for n, c in (
+        ("steps.csv", measure.STEP_COLUMNS), ("proof.csv", measure.PROOF_COLUMNS)))  # fmt: skip
+    for i, batch in enumerate(list(REST_US) * 4):
+        a, b = 12.0 + i, 11.0 + i
+        before, after = (REST_US[batch] + 40 * (us + 1.5) for us in (a, b))
+        ratio = math.log(before / after) + (off if i % 3 == 0 else 0.0)
+        rows.add({
+            "shard": SHARD.name, "case": f"c{i}", "batch": batch, "seqlen_k": 512, "kernel_baseline_us": a,
+            "baseline": "[1, true, 0, 0]", "program": "[2, true, 0, 2]",
+            "kernel_program_us": b, "log_ratio": ratio, "low": ratio - 1e-3, "high": ratio + 1e-3, "verdict": "faster",
+            "captures": 4, "capture_sd": 1e-3, "baseline_us": before, "program_us": after, "rest_us": REST_US[batch],
+            "slowed": 0,
+        })  # fmt: skip
+    rows.add({"shard": SHARD.name, "case": "broken", "batch": 1, "seqlen_k": 512, "trouble": "out of memory"})
+    for test, verdict, ratio in (("A/A", "same", 0.0), ("+0.5%", "slower", -0.005), ("+0.5%", "unreliable", -0.001)):
+        proof.add({
+            "shard": SHARD.name, "test": test, "batch": 8, "log_ratio": ratio, "low": ratio, "high": ratio,
+            "verdict": verdict, "captures": 4, "capture_sd": 1e-3, "baseline_us": 1.0, "rest_us": REST_US[8],
+            "slowed": 0,
+        })  # fmt: skip
+    card = {"device": {"name": "made-up"}, "torch": "0", "setting": "fa3_fwd-metadata-cold",
+            "shards": [{**asdict(SHARD), "distinct_layers": 40, "largest_bytes": 1}]}  # fmt: skip
+    (folder / "card.json").write_text(json.dumps(card))
+
+
+class MadeUpBench:
+    """Kernels of 12 us in any setting; the GPU is lost after some of them."""
+
+    gpu, device, provider = Gpu(), SimpleNamespace(as_dict=lambda: {"name": "made-up"}), SimpleNamespace(build=str)
+
+    def __init__(self, setting: Setting, seed: int) -> None:
+        pass
+
+    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+        if shape.batch == 20:
+            raise MeasureError(MeasureErrorKind.MEMORY, "too large")
+        return {"cells": [{"latencies_us": (12.0 + i,) * rounds} for i in range(len(decisions))]}
+
+    def close_shapes(self) -> None:
+        pass
+
+
+class MadeUpSteps:
+    """Steps that follow the model; some shapes do not fit."""
+
+    distinct_layers = 40
+
+    def __init__(self, bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int) -> None:
+        self.shard = shard
+
+    def compare(self, shape: DecodeShape, a: Decision, b: Decision, *, extra_cycles: int = 0) -> StepResult:
+        if shape.batch == 24:
+            raise MeasureError(MeasureErrorKind.MEMORY, "does not fit")
+        before = 5000.0 + self.shard.layers * 12.0
+        after = before + self.shard.layers * (a != b) + extra_cycles / 1000
+        ratio = math.log(before / after)
+        interval = StepInterval(ratio, ratio - 1e-3, ratio + 1e-3)
+        verdict = Verdict.SLOWER if interval.excludes_zero else Verdict.SAME
+        return StepResult(StepComparison(verdict, interval, 1e-3, 4, before, after, 5000.0), False, 0.0)
+
+
+def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(
+        __version__="0", cuda=SimpleNamespace(empty_cache=lambda: None)))  # fmt: skip
+    monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
+    monkeypatch.setattr(measure, "TokenBench", MadeUpSteps)
+    monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "4"])
+    measure.main()
+    with (tmp_path / "steps.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) > 60 and {r["shard"] for r in rows} == {"llama-3.1-70b-tp8", "llama-3.1-8b-tp1"}
+    assert all(bool(r["trouble"]) == (r["batch"] == "24") for r in rows)
+    assert all(bool(r["kernel_baseline_us"]) == (r["batch"] != "20") for r in rows)
+    found = summarise.summary(tmp_path)
+    for name in found["shards"]:
+        assert found["shards"][name]["predicted_within_0.3_points"] == 1.0
+        aa, slower = found["proof"][name]["A/A"], found["proof"][name]["+0.5%"]
+        assert aa["same"] == aa["pairs"] > 0 and slower["slower"] == slower["pairs"] > 0
+        assert slower["mean_log_ratio"] == pytest.approx(-0.005, abs=1e-4)
+
+
+def test_steps_that_follow_the_model_are_predicted(tmp_path: Path) -> None:
+    write(tmp_path)
+    found: dict[str, Any] = summarise.summary(tmp_path)["shards"][SHARD.name]
+    assert found["shapes"] == 12 and found["faster"] == 12
+    assert found["predicted_within_0.3_points"] == 1.0
+    # The rest is that of another batch, so that predictions are close and not exact.
+    assert 0 < found["predicted_worst_error"] < 1e-3
+    assert found["predicted"] == pytest.approx(found["token_speedup"], abs=1e-3)
+
+
+def test_steps_that_do_not_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, off=0.01)
+    found = summarise.summary(tmp_path)["shards"][SHARD.name]
+    assert found["predicted_within_0.3_points"] == pytest.approx(8 / 12)
+    assert found["predicted_worst_error"] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_what_calls_cost_within_steps_is_fitted(tmp_path: Path) -> None:
+    write(tmp_path)
+    cost = summarise.fitted_cost(summarise.measured_rows(tmp_path))
+    assert cost.of(0) == pytest.approx(1.5, abs=0.02) and cost.of(1000) == pytest.approx(1.5, abs=0.05)
+
+
+def test_the_shipped_study_is_what_its_readme_says() -> None:
+    found = json.loads((ROOT / "results" / "tpot" / "summary.json").read_text())
+    again = summarise.summary(ROOT / "results" / "tpot")
+    for name, shard in found["shards"].items():
+        assert again["shards"][name]["token_speedup"] == pytest.approx(shard["token_speedup"])
+    cost = found["in_step_cost"]
+    assert (IN_STEP_FA3.launch_us, IN_STEP_FA3.partials_us, IN_STEP_FA3.half_rows) == (
+        pytest.approx(cost["launch_us"], abs=0.01), pytest.approx(cost["partials_us"], abs=0.01),
+        pytest.approx(cost["half_rows"], abs=1),
+    )  # fmt: skip
+    for tests in found["proof"].values():
+        aa, injected = tests["A/A"], tests["+0.5%"]
+        assert aa["faster"] + aa["slower"] <= 0.05 * aa["pairs"]
+        assert injected["slower"] >= 0.9 * injected["pairs"] and injected["faster"] == 0
+
+
+def test_proof_counts_verdicts(tmp_path: Path) -> None:
+    write(tmp_path)
+    proof = summarise.summary(tmp_path)["proof"][SHARD.name]
+    assert proof["A/A"]["same"] == 1 and proof["A/A"]["faster"] == 0
+    assert proof["+0.5%"]["slower"] == proof["+0.5%"]["unreliable"] == 1
+
+
+def test_files_beside_the_measurements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["summarise.py", str(tmp_path)])
+    summarise.main()
+    assert {"summary.json", "steps.json", "tokens.png"} <= {p.name for p in tmp_path.iterdir()}
+    (step,) = summarise.steps_json(tmp_path)["steps"]
+    assert [tuple(r.values()) for r in step["rest"]] == list(REST_US.items())
+
+
+def test_rows_are_on_disk_as_they_come(tmp_path: Path) -> None:
+    rows = measure.Rows(tmp_path / "a.csv", ("x", "y"))
+    rows.add({"x": 1})
+    with (tmp_path / "a.csv").open() as file:
+        assert list(csv.DictReader(file)) == [{"x": "1", "y": ""}]
+    with pytest.raises(FileExistsError):
+        measure.Rows(tmp_path / "a.csv", ("x",))
