@@ -1,0 +1,94 @@
+"""Programs for the Triton decode kernel on the recorded tables, by kind of batch: geometric means against FA3.
+
+    python results/triton-schedule/figures.py > results/triton-schedule/figures.csv
+    python results/triton-schedule/figures.py --sealed PROGRAM SETTING     # the sealed test shapes, once for a champion
+
+`chat` is the part of the uniform shapes with a batch of at most 4 and at most 1,024 keys. The oracle is picked on one
+half of the rounds and read on the other. No GPU takes part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import statistics
+import sys
+from pathlib import Path
+
+from evaluators.data.workloads import Case, Split
+from evaluators.judge.judge import Judge, open_judge
+from evaluators.latencies.oracle import oracle_of
+
+ROOT = Path(__file__).parents[2]
+CONTIGUOUS, PAGED = "triton_decode-metadata-cold", "triton_decode-paged-cold"
+PROGRAMS = (
+    ("seeds/triton_naive.py", CONTIGUOUS),
+    ("seeds/triton_rule.py", CONTIGUOUS),
+    ("seeds/triton_waves.py", CONTIGUOUS),
+    ("results/triton-schedule/searched-contiguous.py", CONTIGUOUS),
+    ("seeds/triton_rule.py", PAGED),
+    ("seeds/triton_waves_paged.py", PAGED),
+    ("results/triton-schedule/searched-paged.py", PAGED),
+)
+CHAT_BATCH, CHAT_KEYS = 4, 1024
+SLOWER = 0.98
+HEAD = ("setting", "program", "split", "kind", "shapes", "speedup", "oracle", "share", "slower_than_2pct", "worst")
+
+
+def kinds(case: Case) -> list[str]:
+    """Groups that a shape counts in."""
+    if case.ragged:
+        return ["ragged"]
+    chat = case.shape.batch <= CHAT_BATCH and case.shape.seqlen_k <= CHAT_KEYS
+    return ["uniform", "chat"] if chat else ["uniform"]
+
+
+def rows(judge: Judge, program: str, setting: str, split: Split) -> list[tuple[object, ...]]:
+    """One row for each kind of batch.
+
+    Raises:
+        SystemExit: the program has no score.
+    """
+    evaluation = judge.evaluate((ROOT / program).read_text(encoding="utf-8"))
+    if not evaluation.decisions:
+        sys.exit(f"{program}: {evaluation.status}: {evaluation.message}")
+    found: dict[str, list[tuple[float, float]]] = {"uniform": [], "chat": [], "ragged": []}
+    for case, decision in zip(judge.cases, evaluation.decisions, strict=True):
+        if case.split is not split:
+            continue
+        result = judge.outcome(case.id, decision).result
+        if result is None:
+            sys.exit(f"{program}: {case.id} has no latency")
+        best = oracle_of(judge.source.cells(case)).log_gain
+        for kind in kinds(case):
+            found[kind].append((result.log_speedup, best))
+    made: list[tuple[object, ...]] = []
+    for kind, pairs in found.items():
+        if pairs:
+            own, best = (statistics.fmean(x) for x in zip(*pairs, strict=True))
+            slower = sum(math.exp(g) < SLOWER for g, _ in pairs)
+            worst = math.exp(min(g for g, _ in pairs))
+            numbers = (f"{math.exp(own):.4f}", f"{math.exp(best):.4f}", f"{own / best:.3f}", slower, f"{worst:.3f}")
+            made.append((setting, Path(program).name, split.value, kind, len(pairs), *numbers))
+    return made
+
+
+def main() -> None:
+    """Print rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sealed", nargs=2, metavar=("PROGRAM", "SETTING"))
+    options = parser.parse_args()
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(HEAD)
+    splits = (Split.TEST,) if options.sealed else (Split.TRAIN, Split.HOLDOUT)
+    for program, setting in [tuple(options.sealed)] if options.sealed else PROGRAMS:
+        judge = open_judge(
+            ROOT / "results" / "tables" / "llama31-70b" / setting, splits=tuple(Split) if options.sealed else splits
+        )
+        for split in splits:
+            writer.writerows(rows(judge, program, setting, split))
+
+
+if __name__ == "__main__":
+    main()
