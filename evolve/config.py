@@ -103,6 +103,9 @@ class OfflineConfig(_Section):
 
     kind: Literal["offline"] = "offline"
     without: tuple[str, ...] = Field((), description="edit kinds to leave out, or span (for ablations)")
+    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="how often kinds of edits are tried, where docs/offline-edits.md says otherwise: {cost: 5}"
+    )
 
 
 EnvironmentName = Annotated[str, AfterValidator(environment_name)]

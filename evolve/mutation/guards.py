@@ -144,7 +144,7 @@ def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str
             continue
         target = min(targets[i], top) if top else targets[i]
         if schedule and rng.random() < 0.3:
-            target = rng.choice(CAPS)
+            target = rng.choice(CAPS if top <= CAPS[-1] else (*CAPS, top))
         if target < 1:
             keep(str(least), own, i)
             continue

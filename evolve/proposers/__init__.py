@@ -34,4 +34,4 @@ def open_proposer(config: ProposerConfig) -> Proposer:
     from evolve.proposers.offline import OfflineProposer
 
     assert isinstance(config, OfflineConfig)  # an agent works with the judge, see evolve.agent
-    return OfflineProposer(without=frozenset(config.without))
+    return OfflineProposer(without=frozenset(config.without), weights=config.weights)

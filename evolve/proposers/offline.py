@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import target_of
@@ -62,18 +63,23 @@ class OfflineProposer:
 
     name = "offline"
 
-    def __init__(self, *, without: frozenset[str] = frozenset()) -> None:
-        """Leave out some kinds of edits, or `span`, for ablations.
+    def __init__(self, *, without: frozenset[str] = frozenset(), weights: Mapping[str, float] | None = None) -> None:
+        """Choose among kinds of edits.
+
+        Args:
+            without: kinds to leave out, or `span`, for ablations.
+            weights: how often kinds are tried, in place of `EDIT_WEIGHTS`.
 
         Raises:
             ValueError: a name that is none of these.
         """
-        unknown = without - EDIT_WEIGHTS.keys() - {SPAN}
+        weights = weights or {}
+        unknown = (without - {SPAN} | weights.keys()) - EDIT_WEIGHTS.keys()
         if unknown:
             known = ", ".join((*EDIT_WEIGHTS, SPAN))
             raise ValueError(f"no such edits: {', '.join(sorted(unknown))}; known: {known}")
         self._span = SPAN not in without
-        self._weights = {k: w for k, w in EDIT_WEIGHTS.items() if k not in without}
+        self._weights = {k: weights.get(k, w) for k, w in EDIT_WEIGHTS.items() if k not in without}
 
     async def propose(self, request: Request) -> Response:
         """See `Proposer.propose`; the work is done in a thread."""

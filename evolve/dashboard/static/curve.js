@@ -5,7 +5,7 @@ import { powers, ticks } from "./scales.js";
 
 const bucketOf = (n) => (n <= 1 ? 0 : [32, 64, 128, 256].find((b) => n <= b));
 
-/** What belongs together on one line: launches of the same variant or combine kernel, or the same cap on a ragged batch. */
+/** What belongs on one line: launches of the same variant or combine kernel, or the same cap on a ragged batch. */
 function seriesOf(shape) {
   const c = shape.cells;
   const groups = new Map();

@@ -225,7 +225,8 @@ function decisions(d) {
   const rows = d.decisions.toSorted((p, q) => Math.abs(Math.log(ratio(q))) - Math.abs(Math.log(ratio(p))));
   const faster = rows.filter((r) => ratio(r) > 1.01).length;
   const slower = rows.filter((r) => ratio(r) < 0.99).length;
-  const says = (o) => `${o.num_splits}${o.blocks_per_split ? `/${o.blocks_per_split}` : ""}` + (o.variant ? ` @${o.variant}` : "");
+  const says = (o) =>
+    `${o.num_splits}${o.blocks_per_split ? `/${o.blocks_per_split}` : ""}` + (o.variant ? ` @${o.variant}` : "");
   return panel(
     "Decisions",
     null,
