@@ -184,7 +184,7 @@ def decide(
     setting: str = "fa3_fwd-metadata-cold",
     gpu: str = "h100",
 ) -> DataFrame:
-    """Decisions of a program on any shapes, and what FA3 then launches.
+    """Decisions of a program on any shapes, and what the kernel then launches.
 
     Args:
         program: path, RUN#ID, source text, or a function.
@@ -193,8 +193,8 @@ def decide(
         gpu: name of a Hopper GPU, or its number of SMs.
 
     Returns:
-        One row per shape: its fields, `num_splits` as decided (0 is FA3's own choice), `pack_gqa`, `sm_margin`,
-        `blocks_per_split`, `launched_num_splits`, `live_splits` (per sequence) and `workspace_bytes`.
+        One row per shape: its fields, the decision by name (of FA3 `num_splits`, 0 for its own choice, `pack_gqa`,
+        `sm_margin`, `blocks_per_split`), `launched_num_splits`, `live_splits` (per sequence) and `workspace_bytes`.
 
     Raises:
         UserError: unknown setting, a wrong shape, or a program that fails.

@@ -186,6 +186,9 @@ def open_configured_judge(
     ]
     if len(judges) == 1:
         return judges[0]
+    if len({j.target.name for j in judges}) > 1:
+        named = ", ".join(sorted({j.target.title for j in judges}))
+        raise UserError(f"one program cannot decide for {named} at once", hint="name tables of one kernel")
     return JudgeSet(
         dict(zip(table_labels([j.description for j in judges]), judges, strict=True)), config.judge.objective
     )

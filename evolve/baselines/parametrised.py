@@ -28,7 +28,7 @@ def _fit(problem: Problem, tally: Tally, seed: int, method: Method) -> None:
     import random
 
     program = parse_program(problem.policy)
-    known = tunables(program)
+    known = tunables(program, problem.judge.target)
     if not known:
         raise UserError("the policy holds no number that may move", hint="mark lines with # tune LOW..HIGH")
     judge = problem.judge

@@ -1,4 +1,4 @@
-"""`evosplit decide`: what a heuristic decides and what FA3 then launches, for any shape."""
+"""`evosplit decide`: what a heuristic decides and what the kernel then launches, for any shape."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from evaluators.data.contract import ELEMENT_BYTES, LIVE_SETTINGS, Cache, Decode
 from evaluators.data.gpus import named_gpu
 from evaluators.data.workloads import heads_text, parse_heads
 from evaluators.fa3.dispatch import check_call
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.registry import target_of
 from evolve.cli.common import emit, result_printer, say
 from evolve.decisions import NoDecisions, decide_shapes
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -31,7 +33,7 @@ WHOLE = (*CALL, *REQUIRED_HEADS, "seqlen_q", "head_dim", "head_dim_v", "window")
 FLAGS = ("softcap", "sinks")
 COLUMNS = (*WHOLE, *FLAGS, "dtype", "mode", "paged", "live_seqlens")
 YES, NO = ("1", "true", "yes"), ("", "0", "false", "no")
-VLLM_PAGE_SIZE = 16
+PAGE_SIZE = 16
 LARGEST = {"batch": 65_535}
 """Of columns whose largest value is not that of a 32-bit integer; live splits are listed per sequence."""
 
@@ -84,8 +86,10 @@ def decide_command(
         shown = str(live[0]) if len(set(live)) == 1 else " ".join(map(str, live))
         kind = heads_text(shape).partition("-")[2]
         heads_shown = f"{shape.num_heads_q}:{shape.num_heads_kv}{f' {kind}' if kind else ''}"
+        variant = "/".join(str(launch[n]) for n in ("block_n", "num_warps", "num_stages") if launch.get(n))
+        more = f" of variant {variant}" if variant else ""
         typer.echo(f"{setting.mode.value:8} batch {shape.batch:3d} keys {shape.seqlen_k:6d} heads {heads_shown}  "
-            f"num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}, live {shown}")  # fmt: skip
+            f"num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}{more}, live {shown}")  # fmt: skip
     return 0
 
 
@@ -171,8 +175,11 @@ def _setting(row: Mapping[str, str | None], where: str, default: Setting) -> Set
             raise UserError(f"{where}, column {name}: expected {', '.join(known[:-1])} or {known[-1]}, got {text!r}")
         if text:
             setting = replace(setting, mode=Mode(text)) if name == "mode" else replace(setting, dtype=text)
+    ours = target_of(setting) is FA3
+    if not ours and setting.mode is not Mode.METADATA:
+        raise UserError(f"{where}, column mode: {setting.provider} has no mode {setting.mode}", hint="leave it empty")
     if _yes(row, "paged", where) and not setting.paged:
-        setting = Setting("vllm", setting.mode, Cache.COLD, VLLM_PAGE_SIZE, setting.dtype)
+        setting = Setting("vllm" if ours else setting.provider, setting.mode, Cache.COLD, PAGE_SIZE, setting.dtype)
     elif (row.get("paged") or "").strip() and not _yes(row, "paged", where):
         setting = replace(setting, page_size=0)
     return setting

@@ -220,7 +220,7 @@ def decide(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Show what a heuristic decides and what FA3 then launches, for any shape."""
+    """Show what a heuristic decides and what the kernel then launches, for any shape."""
     from evolve.cli.decide import decide_command
 
     kinds = workload_of(model, tp, seqlen_q)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
 
@@ -39,10 +39,10 @@ def _inside(source: str, kind: type[ast.AST]) -> list[ast.AST]:
     return [n for f in functions(source).values() for n in ast.walk(f) if isinstance(n, kind)]
 
 
-def _variant_numbers(source: str, target: AnyTarget) -> list[list[ast.expr]]:
-    """Of each answer that `schedule` returns, the numbers that name a variant; none where there are no variants."""
+def variant_numbers(nodes: Iterable[ast.AST], target: AnyTarget) -> list[list[ast.expr]]:
+    """Of each answer that is returned, the numbers that name a variant; none where the target has no variants."""
     width = len(target.answer_names) - 1
-    answers = [n.value for n in _inside(source, ast.Return) if isinstance(n, ast.Return)]
+    answers = [n.value for n in nodes if isinstance(n, ast.Return)]
     if target.variants is None:
         return []
     return [n.elts[1:] for n in answers if isinstance(n, ast.Tuple) and len(n.elts) == width]
@@ -50,7 +50,9 @@ def _variant_numbers(source: str, target: AnyTarget) -> list[list[ast.expr]]:
 
 def edit_variant(source: str, rng: random.Random, target: AnyTarget) -> str | None:
     """Return another variant in one place."""
-    found = [n for n in _variant_numbers(source, target) if all(isinstance(e, ast.Constant) for e in n)]
+    found = [
+        n for n in variant_numbers(_inside(source, ast.Return), target) if all(isinstance(e, ast.Constant) for e in n)
+    ]
     if not found or target.variants is None:
         return None
     numbers, variant = rng.choice(found), rng.choice(target.variants)
@@ -61,7 +63,7 @@ def edit_variant(source: str, rng: random.Random, target: AnyTarget) -> str | No
 
 def edit_constant(source: str, rng: random.Random, target: AnyTarget) -> str | None:
     """Scale or shift one numeric literal that names no variant."""
-    kept = {id(n) for numbers in _variant_numbers(source, target) for n in numbers}
+    kept = {id(n) for numbers in variant_numbers(_inside(source, ast.Return), target) for n in numbers}
     found = [n for n in _inside(source, ast.Constant) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
     found = [n for n in found if id(n) not in kept]
     if not found:

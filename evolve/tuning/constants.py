@@ -91,7 +91,7 @@ class ConstantFitter:
             SandboxUnavailable: no process could be started.
             UserError: the method needs the extra `fit`.
         """
-        known = tunables(program)
+        known = tunables(program, self._tables.target)
         if not known:
             raise Unfit("the program holds no number that may move")
         search = search_of(method)
