@@ -50,8 +50,9 @@ ORDER = (
     )),
     *(f"evolve.{name}" for name in (
         "errors", "assets", "secrets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",
-        "search", "run", "decisions", "reports", "baselines", "sweep", "export.targets", "export.evidence",
-        "export.patch", "export.proof", "export.distill", "export.certify", "export.bundle", "dashboard", "api", "cli",
+        "search", "agent", "run", "operator", "decisions", "reports", "baselines", "compare", "sweep",
+        "export.targets", "export.evidence", "export.patch", "export.proof", "export.distill", "export.certify",
+        "export.bundle", "export.engine", "dashboard", "api", "cli",
     )),
 )  # fmt: skip
 """Folders and lone modules; each imports only what stands before it."""

@@ -70,20 +70,23 @@ def _read(name: str, path: Path) -> str:
     return text
 
 
-def load_templates(config: PromptsConfig, setting: str = "") -> Templates:
-    """Read the templates.
+def load_templates(config: PromptsConfig, setting: str = "", *, agent: bool = False) -> Templates:
+    """Read the templates; those of an agent say how it works with tools instead of what form an answer has.
 
     Args:
         config: names those that are not the ones that ship.
         setting: name of the judge's setting, whose target has a system message of its own.
+        agent: whether they are an agent's.
 
     Raises:
         UserError: a file cannot be read, holds an unknown mark or lacks a needed one.
     """
     named = {name: getattr(config, name) for name in MARKS}
-    own = f"system_{target_of_name(setting).name}.md"
-    shipped = {name: f"{name}.md" for name in MARKS} | ({"system": own} if (FOLDER / own).exists() else {})
-    return Templates(**{name: _read(name, Path(path or FOLDER / shipped[name])) for name, path in named.items()})
+    own = {"diff": "agent.md", "rewrite": "agent.md"} if agent else {}
+    system = f"system_{target_of_name(setting).name}.md"
+    own |= {"system": system} if (FOLDER / system).exists() else {}
+    files = {name: Path(path or FOLDER / own.get(name, f"{name}.md")) for name, path in named.items()}
+    return Templates(**{name: _read(name, path) for name, path in files.items()})
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from evaluators.data.evaluation import Evaluation, Measuring, SplitScore
 from evaluators.data.launches import AnyDecision
@@ -58,6 +58,15 @@ class JudgeLike(Protocol):
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Run a program that would become best once more; as `evaluate`."""
+        ...
+
+
+@runtime_checkable
+class Attached(Protocol):
+    """A proposer that works with the judge, and keeps its steps in the journal of the run."""
+
+    def attach(self, journal: Journal, judge: JudgeLike) -> None:
+        """Take both before the first request; the journal is used in the thread of the event loop alone."""
         ...
 
 

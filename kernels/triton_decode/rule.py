@@ -90,10 +90,10 @@ class Rule:
         return max(1, self.blocks_per_split(work, _gpu(call)))
 
     def blocks_by_length(self, call: Call, schedule: Schedule) -> Callable[[int, int], int] | None:
-        """The rule by mean and greatest number of blocks, for `by_length.table_of`; None where 1 always does.
+        """The rule by mean and greatest number of blocks, for `by_length.answers_of`; None where 1 always does.
 
-        It is asked about one sequence of the greatest length among others that are even. Of uniform batches, and of
-        rules that read the total and the greatest alone, nothing is lost by that.
+        It is asked about one sequence of the greatest length among others that are even. Of even batches, and of rules
+        that read the total and the greatest alone, nothing is lost by that.
         """
         if self.blocks_per_split is None or schedule.num_splits == 1:
             return None

@@ -78,6 +78,7 @@ export interface Overview {
   limits: SearchLimits;
   models: Record<string, number>;
   statuses: Record<string, number>;
+  expeditions: Record<string, number>;
   oracle_speedup: Record<string, number>;
   winner: number | null;
   leader: number | null;
@@ -168,6 +169,38 @@ export interface Outcome {
   changed: boolean;
 }
 
+export interface ExpeditionTurn {
+  step: number;
+  turn: number;
+  kind: string;
+  name: string;
+  asked: string;
+  text: string;
+  calls: string[];
+  draft: number | null;
+  status: string;
+  score: number | null;
+  charged: boolean;
+  tokens: number;
+  cost_usd: number;
+  elapsed_s: number;
+}
+
+export interface ExpeditionView {
+  outcome: string;
+  reason: string;
+  by: string;
+  child: number;
+  hypothesis: string;
+  answers: number;
+  evaluations: number;
+  drafts: number;
+  tokens: number;
+  cost_usd: number;
+  seconds: number;
+  turns: ExpeditionTurn[];
+}
+
 export interface Candidate {
   view: "candidate";
   run: string;
@@ -181,6 +214,7 @@ export interface Candidate {
   feedback: string;
   constants: Constant[];
   outcomes: Outcome[];
+  expedition: ExpeditionView | null;
 }
 
 export interface Cells {

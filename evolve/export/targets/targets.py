@@ -10,6 +10,15 @@ from evaluators.data.contract import Decision
 from evolve.errors import UserError
 
 
+class EngineTarget(StrEnum):
+    """What a program of the Triton decode kernel is written for."""
+
+    TRITON_PYTHON = "triton-python"
+    """One importable file with kernel and schedule."""
+    VLLM_PLUGIN = "vllm-plugin"
+    """An installable package that serves vLLM's decode steps."""
+
+
 class TargetKind(StrEnum):
     """What of the target is changed."""
 
@@ -128,7 +137,26 @@ def target_named(name: str) -> ExportTarget:
         UserError: naming those that exist.
     """
     if name not in TARGETS:
-        near = difflib.get_close_matches(name, TARGETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TARGETS)}"
-        raise UserError(f"unknown target {name!r}", hint=hint)
+        raise _unknown(name)
     return TARGETS[name]
+
+
+def engine_target(name: str) -> EngineTarget:
+    """A target for servers by its name.
+
+    Raises:
+        UserError: naming the targets that exist.
+    """
+    if name not in list(EngineTarget):
+        raise _unknown(name)
+    return EngineTarget(name)
+
+
+def _unknown(name: str) -> UserError:
+    known = [*TARGETS, *EngineTarget]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near == [name]:
+        return UserError(f"the target {name} is written by another function", hint="export_bundle or export_engine")
+    return UserError(
+        f"unknown target {name!r}", hint=f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    )
