@@ -59,6 +59,8 @@ def check_call(shape: DecodeShape, setting: Setting) -> None:
             raise ValueError(f"{name} must be a multiple of 16 in fp8 (flash_api.cpp), got {value}")
     if shape.v_head_dim > 256:
         raise ValueError(f"head_dim_v above 256 needs 16-bit elements (flash_api.cpp), got {shape.v_head_dim} in fp8")
+    if shape.head_dim <= 64 and shape.v_head_dim > 192:
+        raise ValueError(f"head_dim_v {shape.v_head_dim} in fp8: FA3's outputs were wrong when it was tried on an H100")
 
 
 def capacity(shape: DecodeShape, setting: Setting) -> int:
@@ -97,9 +99,9 @@ def tile_16_bit(
         if v_head_dim > 192:
             return 128, 96
         if one_mma_wg:
-            return 64, 192
+            return 64, 160 if local else 192
         if vllm:
-            return 192, 128 if causal or local else 160 if non_tma else 192
+            return 192, 128 if causal else 160 if local or non_tma else 192
         return 192, 128 if narrow else 192
     if head_dim <= 96:
         return 192, 128 if local or non_tma else 144
@@ -112,16 +114,20 @@ def tile_16_bit(
     return 128, 64 if local else 80
 
 
-def tile_fp8(head_dim: int, *, local: bool, non_tma: bool, softcap: bool, one_mma_wg: bool) -> tuple[int, int]:
-    """(block_m, block_n) for fp8 elements with V in rows."""
+def tile_fp8(
+    head_dim: int, *, local: bool, non_tma: bool, softcap: bool, vllm: bool, one_mma_wg: bool
+) -> tuple[int, int]:
+    """(block_m, block_n) for fp8 elements with V in rows; vLLM's as read back from its library with pages of 16."""
     if head_dim <= 64:
-        return 64 if one_mma_wg else 192, 160
+        return 64 if one_mma_wg else 192, 128 if vllm else 160
     if head_dim <= 96:
-        return 192, 128
+        return 128 if vllm else 192, 128
     if head_dim <= 128:
-        return 64 if one_mma_wg else 128, 160 if non_tma else 192 if softcap and local else 224
+        if one_mma_wg:
+            return 64, 192 if local else 96
+        return 128, 192 if vllm else 160 if non_tma else 192 if softcap and local else 224
     if head_dim <= 192:
-        return 128, 128 if (non_tma or softcap) and local else 160
+        return 128, 96 if vllm else 128 if (non_tma or softcap) and local else 160
     return 128, 64 if local else 128
 
 
@@ -139,7 +145,9 @@ def tile_size(shape: DecodeShape, setting: Setting) -> tuple[int, int]:
 
     def tile(non_tma: bool) -> tuple[int, int]:
         if setting.dtype == "fp8":
-            return tile_fp8(shape.head_dim, local=local, non_tma=non_tma, softcap=shape.softcap, one_mma_wg=one_mma_wg)
+            return tile_fp8(
+                shape.head_dim, local=local, non_tma=non_tma, softcap=shape.softcap, vllm=vllm, one_mma_wg=one_mma_wg
+            )
         return tile_16_bit(
             shape.head_dim, shape.v_head_dim, causal=causal, local=local, non_tma=non_tma, vllm=vllm,
             one_mma_wg=one_mma_wg,

@@ -3,7 +3,7 @@
 The work of a launch is cut into tiles as the kernel cuts it, and handed to SMs in the kernel's order. Then time runs
 through the phases in which fewer and fewer SMs are busy: with k of them a block of keys takes as long as one SM needs
 for it alone, or as long as memory needs for k, whichever is longer (rounded at the corner). Splits add a combine
-kernel. Ten numbers are fitted, on the logarithms of latencies.
+kernel. Eleven numbers are fitted, on the logarithms of latencies.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class LaunchWork:
         tiles: tiles of the SM that is busy longest.
         empty_tiles: splits without keys, per SM.
         block_bytes: bytes of K and V of one block.
+        block_scores: scores of one block: block_m times block_n.
         readers: tiles that read the same block at about the same time, so that memory is asked for it once: the query
             heads of a KV head where they are not packed.
         most_splits: most splits of a sequence; 1 when nothing is split.
@@ -60,6 +61,7 @@ class LaunchWork:
     tiles: int
     empty_tiles: float
     block_bytes: int
+    block_scores: int
     readers: int
     most_splits: int
     partial_bytes: int
@@ -133,13 +135,14 @@ def work_of(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gp
     num_sms = gpu.num_sms - launch.sm_margin
     phases, most_tiles = busy_phases(tiles, num_sms)
     phases += (0.0,) * (gpu.num_sms + 1 - len(phases))
-    block_n = shape_view(shape, setting).block_n
+    view = shape_view(shape, setting)
     rows = shape.num_heads_q * shape.seqlen_q
     return LaunchWork(
         phases=phases,
         tiles=most_tiles,
         empty_tiles=empty / num_sms,
-        block_bytes=block_n * (shape.head_dim + shape.v_head_dim) * setting.element_bytes,
+        block_bytes=view.block_n * (shape.head_dim + shape.v_head_dim) * setting.element_bytes,
+        block_scores=view.block_m * view.block_n,
         readers=1 if launch.pack_gqa else shape.qheads_per_kvhead,
         most_splits=max(live),
         partial_bytes=sum(s for s in live if s > 1) * rows * shape.v_head_dim * 4,
@@ -156,6 +159,7 @@ class LatencyModel:
         tile_us: beginning and ending a tile.
         empty_us: a tile without keys.
         block_us_per_mb: one SM alone with a megabyte of K and V.
+        scores_us_per_million: one SM with a million scores, whatever the size of a head.
         bandwidth_mb_per_us: of memory.
         corner: how sharply the two limits meet; large is sharp.
         combine_us: a combine kernel with something to combine.
@@ -167,7 +171,8 @@ class LatencyModel:
     fixed_us: float = 7.0
     tile_us: float = 0.3
     empty_us: float = 0.5
-    block_us_per_mb: float = 20.0
+    block_us_per_mb: float = 13.0
+    scores_us_per_million: float = 30.0
     bandwidth_mb_per_us: float = 3.0
     corner: float = 3.0
     combine_us: float = 0.5
@@ -182,25 +187,28 @@ class LatencyModel:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Work of many launches as arrays."""
+    """Work of many launches as arrays; `blocks` has megabytes, millions of scores and readers of each kind of block."""
 
     phases: np.ndarray
     tiles: np.ndarray
     empty: np.ndarray
-    block_mb: np.ndarray
-    readers: np.ndarray
+    blocks: np.ndarray
+    kinds: np.ndarray
     splits: np.ndarray
     partial_mb: np.ndarray
     combine: np.ndarray
 
 
 def _columns(works: Sequence[LaunchWork]) -> _Columns:
+    blocks, kinds = np.unique(
+        [(w.block_bytes / 1e6, w.block_scores / 1e6, w.readers) for w in works], axis=0, return_inverse=True
+    )
     return _Columns(
         phases=np.array([w.phases for w in works]),
         tiles=np.array([w.tiles for w in works], dtype=float),
         empty=np.array([w.empty_tiles for w in works]),
-        block_mb=np.array([w.block_bytes for w in works]) / 1e6,
-        readers=np.array([w.readers for w in works], dtype=float),
+        blocks=blocks,
+        kinds=kinds.reshape(-1),
         splits=np.array([w.most_splits if w.most_splits > 1 else 0 for w in works], dtype=float),
         partial_mb=np.array([w.partial_bytes for w in works]) / 1e6,
         combine=np.array([w.combine for w in works], dtype=float),
@@ -208,13 +216,16 @@ def _columns(works: Sequence[LaunchWork]) -> _Columns:
 
 
 def _predict(log_numbers: np.ndarray, c: _Columns) -> np.ndarray:
-    fixed, tile, empty, block, bandwidth, corner, combine, per_split, combine_bandwidth, launch = np.exp(log_numbers)
+    fixed, tile, empty, block, scores, bandwidth, corner, combine, per_split, combine_bandwidth, launch = np.exp(
+        log_numbers
+    )
     busy = np.arange(c.phases.shape[1])
     sharp = 1 + corner
     core = tile * c.tiles + empty * c.empty
-    for readers in np.unique(c.readers):
-        us_per_mb = (block**sharp + (busy / (readers * bandwidth)) ** sharp) ** (1 / sharp)
-        core = core + (c.readers == readers) * c.block_mb * (c.phases @ us_per_mb)
+    for kind, (block_mb, block_scores, readers) in enumerate(c.blocks):
+        alone = block * block_mb + scores * block_scores
+        block_us = (alone**sharp + (block_mb * busy / (readers * bandwidth)) ** sharp) ** (1 / sharp)
+        core = core + (c.kinds == kind) * (c.phases @ block_us)
     split = (c.splits > 0) * (combine + per_split * c.splits + 2 * c.partial_mb / combine_bandwidth)
     found: np.ndarray = fixed + core + split + c.combine * launch
     return found

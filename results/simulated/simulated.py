@@ -33,6 +33,9 @@ TABLES = [
     ROOT / "results/tables" / workload / setting
     for workload in ("llama31-70b", "bsc-160")
     for setting in ("fa3_fwd-metadata-cold", "fa3_fwd-metadata-hot", "fa3_fwd-static-cold", "vllm-metadata-cold")
+] + [
+    ROOT / "results/tables/models-mixed" / setting
+    for setting in ("fa3_fwd-metadata-cold", "fa3_fwd-metadata-cold-fp8", "vllm-metadata-cold")
 ]
 SEEDS = 5
 KNOWN = (Split.TRAIN, Split.HOLDOUT)

