@@ -30,7 +30,9 @@ from evolve.export.patch.tree import Tree
 from evolve.export.proof.call_chain import Followed, follow
 from evolve.export.proof.equivalence import EmptyInput, Proof, compile_change, prove_blocks, prove_schedule
 from evolve.export.proof.monotone import Monotone, prove_monotone
+from evolve.export.proof.device_build import device_note
 from evolve.export.proof.outside import Outside, prove_condition, prove_outside
+from evolve.export.proof.prepare_run import batch_of, proof_of, prove_kernel
 from evolve.export.targets.domain import Domain
 from evolve.export.targets.targets import TARGETS, Target
 
@@ -315,13 +317,23 @@ def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compil
     with dead_rules_told(form, stock, rows, gpu):
         verdict = modes_of(target, own, rows, gpu, domain, partial=partial)
     change = change_prepare(tree, form, stock, domain)
-    lattice = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits), gpu.num_sms) for r in rows]
+    works = [(r, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
+    lattice = [(r.view, work, gpu.num_sms) for r, work in works]
+    batches = [batch_of(w, gpu.num_sms) for w in dict.fromkeys(w for r, w in works if w.num_splits > 1)]
+    stock_program = read(stock.source(), STOCK_SEED)
+    source = change.edits.get(target.file, tree.read(target.file) or b"")
     try:
-        proof = prove_blocks(own, read(stock.source(), STOCK_SEED), change, lattice, compiler, folder)
+        run = prove_kernel(
+            own, stock_program, source, batches, lattice[0][0], compiler, folder / "kernel", limited=domain.limited
+        )  # fmt: skip
+        proof = proof_of(run, compiler)
+        if change.function:
+            proof = prove_blocks(own, stock_program, change, lattice, compiler, folder)
         if domain.limited:
             prove_condition(domain, gpu.num_sms, compiler, folder / "condition")
     except CompileError as error:
         raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
+    change = replace(change, notes=(*change.notes, run.words, device_note(source, folder / "device")))
     dynamic = {key: table for key, table in tables.items() if table.setting.mode is not Mode.STATIC}
     return exported(
         name, program, target, tree, form, change, proof, verdict,
