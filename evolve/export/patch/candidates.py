@@ -384,7 +384,7 @@ def _take_reductions(found: CandidateSearch, steps: Sequence[ast.stmt], helpers:
                 rest.append(node)
         elif isinstance(node, ast.For):
             sought.found, rest = _of_loop(node, rest)
-        if not sought.found or reads_list(node, helpers) and not isinstance(node, ast.For):
+        if not sought.found or (reads_list(node, helpers) and not isinstance(node, ast.For)):
             raise refused(node, "n_blocks is read by something else than a sum, maximum or minimum over the batch")
         found.reductions += sought.found
     reduced = {r.name for r in found.reductions}

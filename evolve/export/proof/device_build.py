@@ -19,7 +19,7 @@ NOT_COMPILED = "the device build was not compiled here: no nvcc was found"
 
 
 def find_nvcc() -> str | None:
-    """nvcc by $NVCC, on the path, or in $CUDA_HOME."""
+    """Nvcc by $NVCC, on the path, or in $CUDA_HOME."""
     home = os.environ.get("CUDA_HOME", "")
     return os.environ.get("NVCC") or shutil.which("nvcc") or (shutil.which("nvcc", path=f"{home}/bin") if home else None)
 
