@@ -30,7 +30,7 @@ SIZES = (1, 8, 31, 64, 256, 992)
 LONGEST = {"5.6k": 32, "16k": 94, "131k": 745}
 """Blocks of 176 keys of the longest sequence, by its length."""
 REPEATS = 100
-COLD_READINGS = 60
+COLD_READINGS = 25
 
 
 class Kernels:
@@ -129,7 +129,7 @@ def costs(kernels: dict[str, Kernels], gpu: Gpu) -> list[dict[str, Any]]:
                     end.record()
                     end.synchronize()
                     spans[name].append(start.elapsed_time(end) * 1e3 / REPEATS)
-            for _ in range(COLD_READINGS // 4):
+            for _ in range(COLD_READINGS):
                 for name in rng.sample(list(kernels), len(kernels)):
                     evictor.run()
                     start.record()
@@ -170,7 +170,6 @@ def step_times(kernels: dict[str, Kernels], told: dict[str, Any], gpu: Gpu) -> l
     from evaluators.fa3.dispatch import work_view
     from evaluators.measure.providers.registry import open_provider
     from evaluators.measure.shape_timer import ShapeTimer
-    from evaluators.measure.timing import SPAN_US  # noqa: F401  # the timer's module must load before the first shape
 
     setting = SETTINGS[SETTING]
     timer = ShapeTimer(setting, open_provider(setting.provider), gpu, seed=11)
