@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 PROGRAMS = {
     "fa3-metadata": ROOT / "results/champions/fa3-metadata.py",
+    "fa3-metadata-abstains": ROOT / "results/certificates/fa3-metadata-abstains.py",
     "fa3-metadata-32": HERE / "fa3-metadata-32.py",
     "waves-metadata": ROOT / "seeds/waves_metadata.py",
 }
