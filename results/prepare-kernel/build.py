@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from evaluators.data.contract import Gpu, Mode
+from evaluators.data.contract import Cache, Gpu, Mode
 from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.normalise import form_of
 from evolve.export.bundle.plan import stock_form, with_stock_choice
@@ -68,7 +68,8 @@ def steps(rows: list[Row]) -> list[dict[str, object]]:
     """Shapes whose launch the champion changes, spread evenly over what was recorded as their gain."""
     found = []
     for ragged, count in zip((True, False), STEPS, strict=True):
-        mine = [r for r in rows if r.case.ragged is ragged and r.changed and r.result and r.setting.cache.value == "cold"]
+        mine = [r for r in rows if r.case.ragged is ragged and r.changed and r.result]
+        mine = [r for r in mine if r.setting.cache is Cache.COLD]
         mine.sort(key=lambda r: r.result.log_speedup if r.result else 0.0)
         for index in range(count):
             row = mine[(2 * index + 1) * len(mine) // (2 * count)]
@@ -104,8 +105,8 @@ def main() -> None:
         own = read(form.source(), name)
         asked = [(rows[0].view, b.work, b.num_sms) for b in (*batches, *drawn)]
         answers[name] = [d.blocks_per_split for d in ask(own, asked, "batches")]
-    calls = [[b.work.num_heads_kv, b.work.qheads_per_kvhead, b.num_sms, b.work.num_splits, b.work.block_m, b.work.block_n,
-              list(b.n_blocks)] for b in (*batches, *drawn)]  # fmt: skip
+    calls = [[b.work.num_heads_kv, b.work.qheads_per_kvhead, b.num_sms, b.work.num_splits, b.work.block_m,
+              b.work.block_n, list(b.n_blocks)] for b in (*batches, *drawn)]  # fmt: skip
     told = {"commit": tree.revision, "built": built, "recorded": len(batches), "random": len(drawn), "calls": calls,
             "answers": answers, "steps": steps(rows)}  # fmt: skip
     (folder / "calls.json.gz").write_bytes(gzip.compress(json.dumps(told).encode(), 9, mtime=0))

@@ -2,10 +2,10 @@
 
     python results/prepare-kernel/measure.py build -o OUT
 
-`build` is what build.py wrote. Three questions: whether the kernel decides as the program on every recorded call, what a
-rule costs by itself (warm, and with its code and data evicted), and what a decode step of 80 layers gains and pays when
-its metadata is prepared once. Writes prepare_kernel.json into OUT and prints a table; a failure of one part leaves the
-others.
+`build` is what build.py wrote. Three questions: whether the kernel decides as the program on every recorded call, what
+a rule costs by itself (warm, and with its code and data evicted), and what a decode step of 80 layers gains and pays
+when its metadata is prepared once. Writes prepare_kernel.json into OUT and prints a table; a failure of one part leaves
+the others.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def step_times(kernels: dict[str, Kernels], told: dict[str, Any], gpu: Gpu) -> l
             line["speedup"] = round(statistics.median(
                 a / b for a, b in zip(spans["stock"], spans["rule"], strict=True)), 4)  # fmt: skip
             found.append(line)
-        except Exception as error:  # noqa: BLE001  # one shape must not take the others with it
+        except Exception as error:  # one shape must not take the others with it
             found.append({"case": told_step["case"], "error": f"{type(error).__name__}: {error}"[:300]})
         timer.tidy()
     return found
@@ -251,7 +251,7 @@ def main() -> None:
         started = time.monotonic()
         try:
             report[part] = work()
-        except Exception:  # noqa: BLE001  # the other parts are worth having
+        except Exception:  # the other parts are worth having
             report[f"{part}_error"] = traceback.format_exc()
         report[f"{part}_s"] = round(time.monotonic() - started, 1)
         (given.o / "prepare_kernel.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

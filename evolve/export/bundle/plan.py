@@ -103,6 +103,7 @@ def stock_form(entry: str) -> Form:
 
 
 def same(form: Form, other: Form) -> bool:
+    """Whether two programs say the same, statement by statement."""
     dumps = [[ast.dump(s) for s in (*f.body, *f.helpers.values())] for f in (form, other)]
     return dumps[0] == dumps[1]
 

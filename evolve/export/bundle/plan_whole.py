@@ -1,6 +1,7 @@
 """Plan of an export to both halves of FA3's decision: the cap on the host, the blocks per split on the device.
 
-A program of metadata mode decides by both together: with FA3's own cap its blocks per split are others than were measured.
+A program of metadata mode decides by both together: with FA3's own cap its blocks per split are others than were
+measured.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def plan_whole(name: str, program: Program, target: Target, tree: Tree, compiler
         verdict = modes_of(target, program, rows, gpu, domain, partial=partial)
     domain, rows = verdict.domain, confined(rows, verdict.domain)
     if domain.varlen is False:
+        why = "; ".join((*verdict.left_out.values(), *verdict.notes))
         raise NotExpressible(
-            f"in static mode alone blocks_per_split decides nothing ({'; '.join((*verdict.left_out.values(), *verdict.notes))})",
+            f"in static mode alone blocks_per_split decides nothing ({why})",
             hint="the target fa3 and its twins, with --partial",
         )
     inside = [r for r in rows if domain.in_mode(r.view.varlen)]

@@ -1,7 +1,7 @@
 """Finds the search in a `blocks_per_split`: a loop over sizes of split that keeps the one of least cost.
 
-What the loop reads of the list of sequences must be sums, maxima and minima of whole numbers, each over the whole batch:
-a device can then try 32 candidates at a time, one per lane. All else about a candidate is arithmetic on these.
+What the loop reads of the list of sequences must be sums, maxima and minima of whole numbers, each over the whole
+batch: a device can then try 32 candidates at a time, one per lane. All else about a candidate is arithmetic on these.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ def reads_list(node: ast.AST, helpers: Mapping[str, ast.FunctionDef]) -> bool:
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute) and part.attr == BLOCKS:
             return True
-        if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in helpers:
-            if reads_list(helpers[part.func.id], helpers):
-                return True
+        called = part.func.id if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) else ""
+        if called in helpers and reads_list(helpers[called], helpers):
+            return True
     return False
 
 
@@ -218,10 +218,10 @@ def _pairs(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
         if isinstance(target, ast.Name):
             yield target.id, node.value
             return
-        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
-            if len(target.elts) == len(node.value.elts) and all(isinstance(t, ast.Name) for t in target.elts):
-                yield from ((t.id, v) for t, v in zip(target.elts, node.value.elts, strict=True))  # type: ignore[attr-defined]
-                return
+        named = [t.id for t in target.elts if isinstance(t, ast.Name)] if isinstance(target, ast.Tuple) else []
+        if named and isinstance(node.value, ast.Tuple) and len(named) == len(node.value.elts):
+            yield from zip(named, node.value.elts, strict=True)
+            return
     raise refused(node, "the loop over candidates keeps the candidate and its cost, nothing else")
 
 
@@ -244,7 +244,7 @@ def _without_start(before: list[ast.stmt], kept: _Kept) -> tuple[list[ast.stmt],
 
 def _from_the_first(loop: ast.For, kept: _Kept, start: ast.expr, limit: ast.expr | None, counter: str,
                     first: ast.expr) -> ast.expr:  # fmt: skip
-    """The candidate in front of the loop whose cost is the one to beat, where it is the loop's own for that candidate."""
+    """The candidate in front of the loop whose cost is the one to beat, where it is the loop's own cost of it."""
     assert limit is not None
     cost = kept.cost
     if isinstance(cost, ast.Name):
@@ -396,11 +396,12 @@ def _take_reductions(found: CandidateSearch, steps: Sequence[ast.stmt], helpers:
         if not more:
             break
         needed |= more
-    for name in needed:
+    where = ast.Pass(lineno=found.line)
+    for name in sorted(needed):
         if name in reduced:
-            raise refused(ast.Pass(lineno=found.line), f"what is summed over the batch reads {name}, which is a sum itself")
+            raise refused(where, f"what is summed over the batch reads {name}, which is a sum itself")
         if stores.count(name) > 1:
-            raise refused(ast.Pass(lineno=found.line), f"what is summed over the batch reads {name}, which changes")
+            raise refused(where, f"what is summed over the batch reads {name}, which changes")
     found.prefix = prefix
     found.costs = [s for s in rest if s not in prefix]
 

@@ -1,8 +1,8 @@
 """Writes a search over candidates as device code: one candidate per lane, the batch by shuffles.
 
-A warp holds 31 sequences in its lanes. Each lane walks over them with its own candidate, the warps' sums and maxima meet
-in shared memory, 32 candidates at a time, and five shuffles find the best. Empty sequences are left out: captured graphs
-pad a batch with them, and a heuristic never sees one.
+A warp holds 31 sequences in its lanes. Each lane walks over them with its own candidate, the warps' sums and maxima
+meet in shared memory, 32 candidates at a time, and five shuffles find the best. Empty sequences are left out: captured
+graphs pad a batch with them, and a heuristic never sees one.
 """
 
 from __future__ import annotations
@@ -66,11 +66,12 @@ class _CeilDiv(ast.NodeTransformer):
         return ast.fix_missing_locations(ast.copy_location(call, node))
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        inner = node.operand
-        if isinstance(node.op, ast.USub) and isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.FloorDiv):
-            if isinstance(inner.left, ast.UnaryOp) and isinstance(inner.left.op, ast.USub):
-                return self._made(node, inner.left.operand, inner.right)
-        return self.generic_visit(node)  # type: ignore[return-value]
+        inner = node.operand if isinstance(node.op, ast.USub) else None
+        if not (isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.FloorDiv)):
+            return self.generic_visit(node)  # type: ignore[return-value]
+        if not (isinstance(inner.left, ast.UnaryOp) and isinstance(inner.left.op, ast.USub)):
+            return self.generic_visit(node)  # type: ignore[return-value]
+        return self._made(node, inner.left.operand, inner.right)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         is_ceil = isinstance(node.func, ast.Attribute) and node.func.attr == "ceil"
@@ -209,8 +210,9 @@ class _Writing:
         if key is None or key.kind not in (Kind.INT, Kind.DOUBLE):
             raise refused(ast.Pass(lineno=search.line), "a cost is one number")
         self.key_type = "double" if key.kind is Kind.DOUBLE else cpp_type(key)
-        parts = [
-            list(search.before), kept_ends, list(search.prefix), items, inner[len(search.prefix) + len(items) :],
+        parts: list[list[ast.stmt]] = [
+            list(search.before), list(kept_ends), list(search.prefix), list(items),
+            inner[len(search.prefix) + len(items) :],
             [assigned(search.best, ast.Name(self.found, ast.Load())), *search.after],
         ]  # fmt: skip
         return self._written(parts)
@@ -257,7 +259,8 @@ class _Writing:
         lines = [*preamble, *before, *given, *self._loop(prefix, items, costs), *after[1:]]
         lines = [line for text in lines for line in text.split("\n")]
         rows = len(self.reductions)
-        clears = [f"{SHARED}[0][{k}][threadIdx.x] = {_neutral(r, self.numbers)};" for k, r in enumerate(self.reductions)]
+        clears = [f"{SHARED}[0][{k}][threadIdx.x] = {_neutral(r, self.numbers)};"
+                  for k, r in enumerate(self.reductions)]  # fmt: skip
         notes = (
             "nvcc may fuse a product and a sum of doubles: costs may differ in their last bit from Python's, and the "
             "choice between two candidates whose costs differ by no more",

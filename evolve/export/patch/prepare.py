@@ -53,8 +53,8 @@ SEARCH_NOTE = (
     "it runs the prepare kernel in every layer, and then pays for the loop there"
 )
 NOTES = (
-    "the kernel was run on the host, thread by thread; FA3 builds with --use_fast_math, under which a float division on "
-    "the device may round its last bits otherwise; integer rules are not touched by it",
+    "FA3 builds with --use_fast_math, under which a float division on the device may round its last bits otherwise; "
+    "integer rules are not touched by it",
     "sequences of length 0, with which captured graphs are padded, count in num_batch and in nothing else",
     "num_head is the number of KV heads with pack_gqa, and of query heads without, as in the present formula",
 )
@@ -142,8 +142,8 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
         changed = _with_argument(changed, kernel.parameters_end, domain)
     if more:
         notes = (*notes, (
-            f"the kernel does not reduce {', '.join(more)} today: the patch adds one warp reduction and one atomic each, "
-            "and no barrier; a rule over total_n_blocks * num_m_blocks alone is a one-line change"
+            f"the kernel does not reduce {', '.join(more)} today: the patch adds one warp reduction and one atomic "
+            "each, and no barrier; a rule over total_n_blocks * num_m_blocks alone is a one-line change"
         ))  # fmt: skip
     notes = (*notes, *((SEARCH_NOTE,) if lanes is not None else ()), *NOTES)
     function, call = "", ""

@@ -19,9 +19,11 @@ NOT_COMPILED = "the device build was not compiled here: no nvcc was found"
 
 
 def find_nvcc() -> str | None:
-    """Nvcc by $NVCC, on the path, or in $CUDA_HOME."""
+    """The compiler, by $NVCC, on the path, or in $CUDA_HOME."""
     home = os.environ.get("CUDA_HOME", "")
-    return os.environ.get("NVCC") or shutil.which("nvcc") or (shutil.which("nvcc", path=f"{home}/bin") if home else None)
+    return (
+        os.environ.get("NVCC") or shutil.which("nvcc") or (shutil.which("nvcc", path=f"{home}/bin") if home else None)
+    )
 
 
 def device_note(source: bytes, folder: Path) -> str:
@@ -46,6 +48,6 @@ def device_note(source: bytes, folder: Path) -> str:
     spilled = sum(int(x) for x in re.findall(r"(\d+) bytes spill stores", done.stderr))
     spills = f"{spilled} bytes of spills" if spilled else "no spills"
     return (
-        f"the kernel was compiled for {ARCHITECTURE} with stand-ins for CUTLASS and CUB: up to {max(registers)} registers, "
-        f"{spills}; it did not run on a GPU here"
+        f"the kernel was compiled for {ARCHITECTURE} with stand-ins for CUTLASS and CUB: up to {max(registers)} "
+        f"registers, {spills}; it did not run on a GPU here"
     )

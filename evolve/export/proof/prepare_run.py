@@ -1,8 +1,8 @@
 """Runs the prepare kernel of a tree on the host, thread by thread, and compares it with a program.
 
-The kernel is cut out of the file as it stands, with its shuffles, atomics and barriers, and compiled with stand-ins for
-CUDA (kernels/prepare_shim.h) under the undefined-behaviour sanitizer. Each answer is the number of blocks per split that
-the threads found; that every sequence got the splits that follow from it is looked at in the same run.
+The kernel is cut out of the file as it stands, with its shuffles, atomics and barriers, and compiled with stand-ins
+for CUDA (kernels/prepare_shim.h) under the undefined-behaviour sanitizer. Each answer is the number of blocks per split
+that the threads found; that every sequence got the splits that follow from it is looked at in the same run.
 """
 
 from __future__ import annotations
@@ -137,9 +137,9 @@ class KernelProof:
     def words(self) -> str:
         """For a bundle."""
         return (
-            f"the patched kernel, run on the host thread by thread, decides as the program on {self.recorded:,} recorded "
-            f"and {self.random:,} random batches ({self.padded:,} of them padded with empty sequences), and as before on "
-            f"{self.outside:,} that were not measured"
+            f"the patched kernel, run on the host thread by thread, decides as the program on {self.recorded:,} "
+            f"recorded and {self.random:,} random batches ({self.padded:,} of them padded with empty sequences), and "
+            f"as before on {self.outside:,} that were not measured"
         )
 
 
