@@ -41,11 +41,7 @@ def fa3_splits(shape, gpu):
     if shape.total_mblocks >= float32(float32(0.8) * gpu.num_sms):
         size_l2 = 50 * 1024 * 1024
         # A KV head that outgrows L2 and is read at least twice is split all the same.
-        if (
-            shape.size_one_kv_head > size_l2
-            and shape.num_m_blocks >= gpu.num_sms * 2
-            and not shape.is_causal_or_local
-        ):
+        if shape.size_one_kv_head > size_l2 and shape.num_m_blocks >= gpu.num_sms * 2 and not shape.is_causal_or_local:
             return min((shape.size_one_kv_head + size_l2 - 1) // size_l2, shape.max_splits)
         return 1
     # Too few blocks to share out.
