@@ -180,10 +180,10 @@ def _distilled(program: Program, target: Target, eps: float, tell: Callable[[str
 
 
 def _check_certify(target: Target, share: float) -> None:
-    if target.kind not in (TargetKind.HEADER, TargetKind.PYTHON):
+    if target.kind not in (TargetKind.HEADER, TargetKind.WHOLE, TargetKind.PYTHON):
         raise UserError(
             f"--certify guards num_splits by what hopper/ knows of a call; {target.name} decides otherwise",
-            hint="the targets fa3, fa3-vllm and python",
+            hint="the targets fa3, fa3-vllm, their whole twins and python",
         )
     if not 0 < share < 1:
         raise UserError(f"--certify expects a share between 0 and 1, got {share}", hint="--certify 0.02")

@@ -274,6 +274,14 @@ def _certificate(export: Export) -> list[str]:
     found = export.certificate
     if found is None:
         return []
+    if found.step.margin is None:
+        return [
+            "### Certificate",
+            "",
+            f"The rule abstains by itself, and takes no guard. In {found.modes}, {found.words} (Clopper-Pearson, "
+            "one-sided; it holds for calls like those shapes, on this GPU model).",
+            "",
+        ]
     return [
         "### Certificate",
         "",
