@@ -83,7 +83,7 @@ def blocks_per_split(work, gpu):
     if work.num_splits > 32:
         return 0
     # Size 0 stands for FA3's own, whose time counts for less. Of equal sizes the largest splits least.
-    stock = fa3_blocks(work, gpu)
+    stock = min(work.max_n_blocks, fa3_blocks(work, gpu))
     best = 0
     best_time = 1e30
     for size in range(0, work.max_n_blocks + 1):

@@ -1,4 +1,4 @@
-"""The static champion where its model promises at least 2% over FA3's own num_splits; FA3's own elsewhere.
+"""The static champion where its model promises at least 5% over FA3's own num_splits; FA3's own elsewhere.
 
 One unit of time is one KV block read by an SM that has the memory to itself.
 """
@@ -11,7 +11,7 @@ BANDWIDTH = 1.39  # a block takes 1.5 times as long when all 132 SMs read: they 
 COMBINE = 1.53  # the combine kernel, as soon as anything is split
 SPLIT = 0.0557  # the combine kernel reads one more partial result ...
 SPLIT_ROW = 0.00038  # ... of every query head of every sequence
-MARGIN = 0.02  # chosen on recorded shapes and the 900 fresh ones of results/confirm/fa3-static-fresh
+MARGIN = 0.05  # the smallest of 0 to 0.08 with which no recorded training or holdout shape is slower by 1%
 EMPTY = 0.0193  # a split that is left without blocks still starts a CTA
 
 
@@ -64,26 +64,7 @@ def fa3_splits(shape, gpu):
     return 1
 
 
-def clears_margin(num_n_blocks, tiles):
-    # Classes whose recorded training shapes gain on an H100.
-    if num_n_blocks == 3:
-        return tiles <= 31
-    if num_n_blocks == 4:
-        return tiles <= 63
-    if 5 <= num_n_blocks <= 6:
-        return 32 <= tiles <= 127
-    if 8 <= num_n_blocks <= 15:
-        return 2 <= tiles <= 7 or 32 <= tiles <= 255
-    if 16 <= num_n_blocks <= 31:
-        return 2 <= tiles <= 7 or 32 <= tiles <= 511
-    if 32 <= num_n_blocks <= 127:
-        return 2 <= tiles <= 3 or 128 <= tiles <= 511
-    return False
-
-
 def schedule(shape, gpu):
-    if not clears_margin(shape.num_n_blocks, shape.batch * shape.num_heads_kv):
-        return 0, None, 0
     if shape.varlen:
         return 0, None, 0
     best = 1

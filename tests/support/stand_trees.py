@@ -175,10 +175,14 @@ def _get_sliding_window_configs(config):
 @dataclass
 class FlashAttentionMetadataBuilder:
     max_num_splits: int = 0
+    model_config: object = None
     aot_schedule: bool = True
     headdim: int = 128
     kv_cache_dtype: object = None
     aot_sliding_window: tuple = (-1, -1)
+
+    def longest(self):
+        return self.model_config.max_model_len
 
     def build(self, common_attn_metadata):
         num_reqs = common_attn_metadata.num_reqs

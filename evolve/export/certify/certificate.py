@@ -144,11 +144,11 @@ def certify(program: Program, target: Target, tables: dict[tuple[str, str], Tabl
             kept = grid.rising(kept, gains)
         curve.append(_step(margin, kept, parts, full))
         kept_at.append(frozenset(kept))
-    chosen = _choice(curve, allowed / fresh)
+    chosen = _choice(curve, allowed / fresh, share)
     if chosen is None:
         raise UserError(
-            f"{'at no margin' if guards else 'not'} are as few holdout shapes slower as {fresh} fresh ones would certify "
-            f"({allowed})",
+            f"{'at no margin' if guards else 'not even without a guard'} are as few holdout shapes slower as {fresh} "
+            f"fresh ones would certify ({allowed})",
             hint="a larger share, or another program", exit_code=EXIT_NEGATIVE,
         )  # fmt: skip
     modes = "both modes" if domain.varlen is None else mode_name(varlen=domain.varlen)
@@ -159,15 +159,15 @@ def certify(program: Program, target: Target, tables: dict[tuple[str, str], Tabl
     return Certificate(source, share, CONFIDENCE, tuple(curve), chosen, told, modes)
 
 
-def _choice(curve: Sequence[MarginStep], share: float) -> int | None:
+def _choice(curve: Sequence[MarginStep], share: float, asked: float) -> int | None:
     """The margin that keeps most gain on holdout shapes with few enough of them slower.
 
-    Of margins that keep the same percent the largest is taken; none at all where the program itself does on the
-    training shapes, too.
+    Of margins that keep the same percent the largest is taken. The program without a guard takes part where few enough
+    training shapes are slower, too: it was not fitted to leave any out.
     """
-    if all(curve[0].slower[name].share <= share for name in ("train", "holdout")):
-        return 0
     good = [i for i, s in enumerate(curve) if s.classes and s.slower["holdout"].share <= share]
+    if curve[0].slower["holdout"].share <= share and curve[0].slower["train"].share < asked:
+        good.append(0)
     return max(good, key=lambda i: (round(curve[i].kept["holdout"], 2), i), default=None)
 
 
