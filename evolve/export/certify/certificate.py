@@ -162,11 +162,12 @@ def certify(program: Program, target: Target, tables: dict[tuple[str, str], Tabl
 def _choice(curve: Sequence[MarginStep], share: float, asked: float) -> int | None:
     """The margin that keeps most gain on holdout shapes with few enough of them slower.
 
-    Of margins that keep the same percent the largest is taken. The program without a guard takes part where few enough
-    training shapes are slower, too: it was not fitted to leave any out.
+    Of margins that keep the same percent the largest is taken. The program without a guard takes part where as few
+    training shapes are slower, too; where no guard is possible, fewer than are asked for suffice there.
     """
     good = [i for i, s in enumerate(curve) if s.classes and s.slower["holdout"].share <= share]
-    if curve[0].slower["holdout"].share <= share and curve[0].slower["train"].share < asked:
+    trained = curve[0].slower["train"].share
+    if curve[0].slower["holdout"].share <= share and (trained <= share if len(curve) > 1 else trained < asked):
         good.append(0)
     return max(good, key=lambda i: (round(curve[i].kept["holdout"], 2), i), default=None)
 
