@@ -107,7 +107,8 @@ __global__ void prepare_varlen_num_blocks_kernel(int seqlen_k_static, int const*
     if (mine) { num_splits_dynamic_ptr[batch_idx] = num_splits_dynamic; }
 }
 
-void prepare_varlen_num_blocks(Flash_fwd_params &params, cudaStream_t stream, int warps, int block_m, int block_n) {
+void prepare_varlen_num_blocks(Flash_fwd_params &params, cudaStream_t stream, int warps, int block_m, int block_n,
+                               bool enable_pdl) {
     WARPS(warps, NumWarps, [&] {
         prepare_varlen_num_blocks_kernel<NumWarps, false><<<1, 32 * NumWarps, 0, stream>>>(
             params.seqlen_k, params.seqused_k, params.b, params.h_k, params.h / params.h_k, params.num_sm,

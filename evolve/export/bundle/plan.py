@@ -33,7 +33,7 @@ from evolve.export.proof.equivalence import EmptyInput, Proof, compile_change, p
 from evolve.export.proof.monotone import Monotone, prove_monotone
 from evolve.export.proof.outside import Outside, prove_condition, prove_outside
 from evolve.export.proof.prepare_run import batch_of, proof_of, prove_kernel
-from evolve.export.targets.domain import Domain
+from evolve.export.targets.domain import INPUT, Domain
 from evolve.export.targets.targets import TARGETS, Target
 
 STOCK_SEED = "seeds/fa3_stock.py"
@@ -321,7 +321,8 @@ def proved_kernel(own: Program, stock: Program, change: SourceChange, asked: Seq
     batches = [batch_of(w, gpu.num_sms) for w in dict.fromkeys(w for _, w in asked if w.num_splits > 1)]
     try:
         run = prove_kernel(
-            own, stock, source, batches, asked[0][0], compiler, folder / "kernel", limited=domain.limited
+            own, stock, source, batches, asked[0][0], compiler, folder / "kernel",
+            limited=f"bool {INPUT}".encode() in source,
         )  # fmt: skip
         proof = proof_of(run, compiler)
         if change.function:

@@ -21,6 +21,7 @@ from evolve.export.targets.domain import INPUT, Domain
 
 FILE = "hopper/flash_prepare_scheduler.cu"
 KERNEL = "prepare_varlen_num_blocks_kernel"
+LAUNCHER = "prepare_varlen_num_blocks"
 VARIABLE = "blocks_per_sm"
 
 KERNEL_HAS = {
@@ -48,10 +49,17 @@ HIGHEST = {
 PARAMETERS = ("total_blocks", "num_head", "num_sm", "num_batch", "num_splits_static", "qhead_per_khead", "block_m",
               "block_n", "total_n_blocks", "max_n_blocks", "min_n_blocks")  # fmt: skip
 INPUTS = (*KERNEL_HAS, *REDUCED)
+IN_EVERY_LAYER = "enable_pdl"
+"""True in the launcher where no metadata was prepared ahead and every layer's call runs the kernel, for its batches."""
 SEARCH_NOTE = (
-    "the loop over candidates adds one barrier for each 32 of them. Metadata is prepared once per step; a call without "
-    "it runs the prepare kernel in every layer, and then pays for the loop there"
+    "the loop over candidates adds one barrier for each 32 of them; what it costs was measured on an H100 "
+    "(results/prepare-kernel of evosplit)"
 )
+ONCE_NOTE = (
+    "it runs where metadata is prepared once for all layers. Where each layer's call prepares its own "
+    f"({IN_EVERY_LAYER} is set), the present formula decides, since the loop would be paid in every layer"
+)
+EVERY_LAYER_NOTE = "it also runs where each layer's call prepares its own metadata, and is paid in every layer there"
 NOTES = (
     "FA3 builds with --use_fast_math, under which a float division on the device may round its last bits otherwise; "
     "integer rules are not touched by it",
@@ -133,19 +141,27 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
         text, notes = _text(sums, stock_sums, fields, pad, line, domain)
     else:
         text, notes = "\n".join(_behind(domain, pad, line, _as_lambda(lanes.lines, pad + "    "))), lanes.notes
+    conditions = [domain.condition] if domain.limited else []
+    if lanes is not None and _launcher_knows(source):
+        conditions.append(f"!{IN_EVERY_LAYER}")
+        if not domain.limited:
+            text = text.replace("if (total_blocks > 0)", f"if ({INPUT} && total_blocks > 0)", 1)
+        notes = (*notes, SEARCH_NOTE, ONCE_NOTE)
+    elif lanes is not None:
+        notes = (*notes, SEARCH_NOTE, EVERY_LAYER_NOTE)
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
     changed = source[:start] + text.lstrip().encode() + source[end:]
     if more or lanes is not None:
         changed = _with_shared(changed, kernel, start, more, lanes)
-    if domain.limited:
-        changed = _with_argument(changed, kernel.parameters_end, domain)
+    if conditions:
+        changed = _with_argument(changed, kernel.parameters_end, " && ".join(conditions))
     if more:
         notes = (*notes, (
             f"the kernel does not reduce {', '.join(more)} today: the patch adds one warp reduction and one atomic "
             "each, and no barrier; a rule over total_n_blocks * num_m_blocks alone is a one-line change"
         ))  # fmt: skip
-    notes = (*notes, *((SEARCH_NOTE,) if lanes is not None else ()), *NOTES)
+    notes = (*notes, *NOTES)
     function, call = "", ""
     if lanes is None:
         parameters = ", ".join([*(f"int {p}" for p in PARAMETERS), f"bool {INPUT}"])
@@ -200,7 +216,13 @@ def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence
     return source[: top.start] + "".join(f"{line}\n{pad}" for line in lines).encode() + source[top.start :]
 
 
-def _with_argument(source: bytes, parameters_end: int, domain: Domain) -> bytes:
+def _launcher_knows(source: bytes) -> bool:
+    """Whether the function that launches the kernel is told if every layer's call does."""
+    launcher = find_function(source, LAUNCHER, FILE)
+    return IN_EVERY_LAYER in (name for _, name in launcher.parameters)
+
+
+def _with_argument(source: bytes, parameters_end: int, condition: str) -> bytes:
     """The kernel with one more parameter, and its launch with what the host knows of the call.
 
     Raises:
@@ -218,7 +240,7 @@ def _with_argument(source: bytes, parameters_end: int, domain: Domain) -> bytes:
     before = source[launches[0] : at - 1].rstrip()
     last = before.rpartition(b"\n")[2]
     pad = b"\n" + last[: len(last) - len(last.lstrip())] if b"\n" in before else b" "
-    source = source[: launches[0] + len(before)] + b"," + pad + domain.condition.encode() + source[at - 1 :]
+    source = source[: launches[0] + len(before)] + b"," + pad + condition.encode() + source[at - 1 :]
     line = source[:parameters_end].rpartition(b"\n")[2]
     pad = b"\n" + line[: len(line) - len(line.lstrip())]
     return source[:parameters_end] + b"," + pad + f"bool {INPUT}".encode() + source[parameters_end:]
