@@ -251,16 +251,11 @@ def _from_the_first(loop: ast.For, kept: _Kept, start: ast.expr, limit: ast.expr
         given = [dict(_pairs(s)).get(cost.id) for s in loop.body[:-1] if isinstance(s, ast.Assign)]
         cost = given[0] if len(given) == len(loop.body) - 1 == 1 and given[0] is not None else cost
     at_start = _Values({counter: start}).visit(copy.deepcopy(cost))
-    follows = ast.unparse(first) == ast.unparse(_one_more(start))
+    begins = start.value if isinstance(start, ast.Constant) else None
+    follows = isinstance(begins, int) and ast.unparse(first) == str(begins + 1)
     if ast.dump(at_start) != ast.dump(limit) or not follows or not _is_name(kept.chosen, counter):
         raise refused(limit, "the cost to beat reads n_blocks and is not that of the candidate before the loop's first")
     return start
-
-
-def _one_more(node: ast.expr) -> ast.expr:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return ast.Constant(node.value + 1)
-    return ast.BinOp(node, ast.Add(), ast.Constant(1))
 
 
 class _Values(ast.NodeTransformer):
