@@ -37,7 +37,8 @@ def modelled_time(work, gpu, blocks):
 
 def fa3_blocks(work, gpu):
     # Blocks per SM with a margin of 10%.
-    blocks = float32(float32(work.total_n_blocks * work.num_m_blocks * float32(1.1)) * work.num_heads_kv)
+    total_blocks = work.total_n_blocks * work.num_m_blocks
+    blocks = float32(float32(total_blocks * float32(1.1)) * work.num_heads_kv)
     return max(1, math.ceil(float32(blocks / gpu.num_sms)))
 
 

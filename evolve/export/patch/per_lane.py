@@ -294,14 +294,15 @@ class _Writing:
         own, whole_first = search.chosen is not None, search.limit is None
         ends = {end: str(v.value) if isinstance(v, ast.Constant) else name for end, (name, v) in self.ends.items()}
         first, last = ends["first"], ends["last"]
+        begin = "32 * round" if first == "0" else f"{first} + 32 * round"
         at = first if whole_first else f"{first} - 1" if not first.isdecimal() else str(int(first) - 1)
         lines = [
             "// 32 candidates at a time, one per lane; sums and extremes of all warps meet in shared memory.",
             f"{kind} {key} = {worst if whole_first else ends['limit']};",
             f"int at = {at};",
             *([f"int {best} = {ends['start']};"] if own else []),
-            f"for (int round = 0; {first} + 32 * round <= {last}; round++) {{",
-            f"    int const {counter} = std::min({first} + 32 * round + lane, {last});",
+            f"for (int round = 0; {begin} <= {last}; round++) {{",
+            f"    int const {counter} = std::min({begin} + lane, {last});",
             *prefix,
             *(f"    // {text}" for text in comments),
             f"    int {starts};",

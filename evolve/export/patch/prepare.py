@@ -6,13 +6,13 @@ import ast
 import copy
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from evaluators.data.contract import ShapeView, WorkView
-from evaluators.language.cpp.normalise import Form, NotExpressible
+from evaluators.language.cpp.normalise import Form, NotExpressible, prune
 from evaluators.language.cpp.translate import CppBody, translate
-from evaluators.language.cpp.types import Type, whole
+from evaluators.language.cpp.types import INT32_MAX, Type, whole
 from evolve.export.patch.anchors import AnchorMissing, CppFunction, find_barriers, find_declaration, find_function
 from evolve.export.patch.header import SourceChange
 from evolve.export.patch.per_lane import LaneRule, lane_rule, with_ceil_div, without_ceil_div
@@ -23,6 +23,8 @@ FILE = "hopper/flash_prepare_scheduler.cu"
 KERNEL = "prepare_varlen_num_blocks_kernel"
 LAUNCHER = "prepare_varlen_num_blocks"
 VARIABLE = "blocks_per_sm"
+STOCK = "stock_blocks_per_split"
+"""The kernel's own value of that variable, as an input of a rule."""
 
 KERNEL_HAS = {
     "total_blocks": "total_blocks", "num_heads_kv": "num_head", "gpu.num_sms": "num_sm", "batch": "num_batch",
@@ -97,6 +99,30 @@ def with_sums(form: Form) -> Form:
     return replace(form, body=body, helpers=helpers, comments={k: list(v) for k, v in form.comments.items()})
 
 
+class _StockValue(ast.NodeTransformer):
+    """The kernel's own value in place of calls of helpers that compute it."""
+
+    def __init__(self, helpers: Collection[str], view: str) -> None:
+        self.helpers, self.view = helpers, view
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        if isinstance(node.func, ast.Name) and node.func.id in self.helpers:
+            made = ast.Attribute(ast.Name(self.view, ast.Load()), STOCK, ast.Load())
+            return ast.fix_missing_locations(ast.copy_location(made, node))
+        return self.generic_visit(node)  # type: ignore[return-value]
+
+
+def with_stock_value(form: Form, stock: Form) -> Form:
+    """The form in which the kernel's own formula is not computed once more; it is 1 or more where any block is."""
+    own = [ast.dump(s) for s in stock.body]
+    helpers = {n for n, f in form.helpers.items() if [ast.dump(s) for s in f.body if not _names_itself(s)] == own}
+    change = _StockValue(helpers, next(iter(form.views)))
+    form = replace(form, body=[change.visit(copy.deepcopy(s)) for s in form.body],
+                   helpers={n: change.visit(copy.deepcopy(f)) for n, f in form.helpers.items()})  # fmt: skip
+    prune(form)
+    return form
+
+
 def _names_itself(node: ast.stmt) -> bool:
     """`total_blocks = work.total_blocks`: the kernel's name for it already."""
     if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Attribute):
@@ -135,7 +161,8 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
     fields = {**KERNEL_HAS, **{n: n for n in REDUCED}}
     pad = _pad(source, start)
     more = [n for n in REDUCED if n in reads]
-    lanes = lane_rule(sums, input_types(), fields)
+    types, places = {**input_types(), STOCK: whole(1, INT32_MAX)}, {**fields, STOCK: VARIABLE}
+    lanes = lane_rule(with_stock_value(sums, stock_sums), types, places)
     line = source[start:end].decode()
     if lanes is None:
         text, notes = _text(sums, stock_sums, fields, pad, line, domain)
