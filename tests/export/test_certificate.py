@@ -230,7 +230,7 @@ LIVE = ROOT / "results" / "confirm"
 def test_a_program_that_abstains_is_certified_below_half_a_percent_on_live_shapes() -> None:
     program = parse_program((ABSTAINS / "fa3-static-abstains.py").read_text())
     target = TARGETS["fa3"]
-    reports = [LIVE / "fa3-static-abstains" / "confirm.json"]
+    reports = [LIVE / "fa3-static-abstains" / "confirm.json.gz"]
     tables = recorded_tables(target, ROOT / "results" / "tables")
     found = certify(program, target, tables, Gpu(), Domain(varlen=False), 0.005, reports=reports)
     count = found.step.slower["fresh"]
@@ -241,7 +241,7 @@ def test_a_program_that_abstains_is_certified_below_half_a_percent_on_live_shape
 def test_a_whole_target_certifies_the_program_itself() -> None:
     source = (ABSTAINS / "fa3-metadata-abstains.py").read_text()
     target = TARGETS["fa3-whole"]
-    reports = [LIVE / "fa3-metadata-abstains" / "confirm.json"]
+    reports = [LIVE / "fa3-metadata-abstains" / "confirm.json.gz"]
     tables = recorded_tables(target, ROOT / "results" / "tables")
     given_to = (parse_program(source), target, tables, Gpu(), Domain(varlen=True))
     found = certify(*given_to, 0.0075, reports=reports)
