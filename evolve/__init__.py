@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from evolve.api import Run, decide, evaluate, export_bundle, open_judge, open_run, resume_search, run_search
+    from evolve.api import (
+        Run,
+        decide,
+        evaluate,
+        export_bundle,
+        export_engine,
+        open_judge,
+        open_run,
+        resume_search,
+        run_search,
+    )
     from evolve.config import RunConfig, load_config
     from evolve.errors import InterruptedRun, UserError
     from evolve.search.ledger import SearchProgress
@@ -29,6 +39,7 @@ __all__ = [
     "decide",
     "evaluate",
     "export_bundle",
+    "export_engine",
     "load_config",
     "open_judge",
     "open_run",

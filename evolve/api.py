@@ -25,6 +25,9 @@ from evolve.config import RunConfig, load_config
 from evolve.decisions import decide_shapes
 from evolve.errors import UserError
 from evolve.export.bundle.export import WrittenBundle, export_program
+from evolve.export.engine.export import EngineExport
+from evolve.export.engine.export import export_engine as write_engine_export
+from evolve.export.targets.targets import engine_target
 from evolve.journal.entry import Entry
 from evolve.journal.run_folder import CONFIG_FILE, Best, RunSummary, find_run, summarise
 from evolve.run import (
@@ -182,7 +185,7 @@ def decide(
     shapes: Iterable[DecodeShape] | Iterable[Mapping[str, Any]] | DataFrame,
     setting: str = "fa3_fwd-metadata-cold",
 ) -> DataFrame:
-    """Decisions of a program on any shapes, and what FA3 then launches on an H100.
+    """Decisions of a program on any shapes, and what the kernel then launches on an H100.
 
     Args:
         program: path, RUN#ID, source text, or a function.
@@ -190,8 +193,8 @@ def decide(
         setting: provider, mode and cache, one of `evaluators.SETTINGS`.
 
     Returns:
-        One row per shape: its fields, `num_splits` as decided (0 is FA3's own choice), `pack_gqa`, `sm_margin`,
-        `blocks_per_split`, `launched_num_splits`, `live_splits` (per sequence) and `workspace_bytes`.
+        One row per shape: its fields, the decision by name (of FA3 `num_splits`, 0 for its own choice, `pack_gqa`,
+        `sm_margin`, `blocks_per_split`), `launched_num_splits`, `live_splits` (per sequence) and `workspace_bytes`.
 
     Raises:
         UserError: unknown setting, a wrong shape, or a program that fails.
@@ -256,16 +259,7 @@ def export_bundle(
     Example:
         >>> evolve.export_bundle(run, "python", "bundle").files
     """
-    origin: dict[str, object] = {}
-    if isinstance(program, Run):
-        best = program.best
-        if best is None:
-            raise UserError(f"the run {program.folder} has no winner yet")
-        text, name = best.source, str(program.folder)
-        origin = {"run": program.folder.name, "proposal": best.id}
-    else:
-        text = _source(program)
-        name = str(program) if isinstance(program, Path) or not _is_source(program) else "schedule"
+    name, text, origin = _named(program)
     return export_program(
         name,
         text,
@@ -280,6 +274,38 @@ def export_bundle(
         certify_from=[Path(f) for f in certify_from],
         run=origin,
     )
+
+
+def export_engine(program: ProgramLike | Run, target: str, output: str | Path) -> EngineExport:
+    """Write a program of the Triton decode kernel for a server; as `evosplit export` with such a target.
+
+    Args:
+        program: as of `export_bundle`.
+        target: `vllm-plugin` or `triton-python`; see docs/export.md.
+        output: new or empty folder.
+
+    Returns:
+        What was written, and what recorded latencies say of the program.
+
+    Raises:
+        UserError: an unknown target, a folder that holds something, or a program that the judge refuses.
+
+    Example:
+        >>> evolve.export_engine("seeds/triton_waves_paged.py", "vllm-plugin", "package").measured.lines()
+    """
+    name, text, origin = _named(program)
+    return write_engine_export(name, text, engine_target(target), Path(output), run=origin)
+
+
+def _named(program: ProgramLike | Run) -> tuple[str, str, dict[str, object]]:
+    """Name and source of a program, and where it came from."""
+    if isinstance(program, Run):
+        best = program.best
+        if best is None:
+            raise UserError(f"the run {program.folder} has no winner yet")
+        return str(program.folder), best.source, {"run": program.folder.name, "proposal": best.id}
+    name = str(program) if isinstance(program, Path) or not _is_source(program) else "schedule"
+    return name, _source(program), {}
 
 
 class Run:

@@ -129,32 +129,70 @@ class ModelConfig(_RequestKeys):
         return {key: value for key, value in whole.items() if key in self.model_fields_set}
 
 
-class OpenAIConfig(_RequestKeys):
-    """Proposer that asks an OpenAI-compatible endpoint."""
+class EndpointConfig(_RequestKeys):
+    """How a proposer asks models of OpenAI-compatible endpoints."""
 
-    kind: Literal["openai"] = "openai"
     model: str | None = Field(None, description="model name as the endpoint knows it")
     models: tuple[ModelConfig, ...] = Field((), description="several models, instead of `model`")
     bandit: bool = Field(True, description="shift weight to the models that improve the score most per cost")
     timeout_s: float = Field(120.0, gt=0, description="per request; reasoning models may need 600")
     retries: int = Field(4, ge=0, description="further tries after 429, 5xx, timeouts and broken answers")
     backoff_s: float = Field(1.0, gt=0, description="first wait; doubled each time")
-    correct: bool = Field(True, description="ask once more, with the reason, where an answer cannot be read")
 
-    @model_validator(mode="after")
-    def _one_or_several(self) -> Self:
+    def check_models(self) -> None:
+        """Refuse anything but one model or several different ones.
+
+        Raises:
+            ValueError: saying which.
+        """
         if (self.model is None) == (not self.models):
             raise ValueError("name one model under `model`, or several under `models`")
         names = [m.name for m in self.models]
         if len(set(names)) < len(names):
             raise ValueError("`models` names a model twice")
-        return self
 
     def all_models(self) -> tuple[ModelConfig, ...]:
-        """Every model with all its keys filled in."""
+        """Every model with all its keys filled in; none where no model is asked."""
         own = {key: getattr(self, key) for key in _RequestKeys.model_fields}
-        named = self.models or (ModelConfig(name=str(self.model)),)
+        named = self.models or ((ModelConfig(name=self.model),) if self.model else ())
         return tuple(ModelConfig(**{**own, **{key: getattr(m, key) for key in m.model_fields_set}}) for m in named)
+
+
+class OpenAIConfig(EndpointConfig):
+    """Proposer that asks an OpenAI-compatible endpoint."""
+
+    kind: Literal["openai"] = "openai"
+    correct: bool = Field(True, description="ask once more, with the reason, where an answer cannot be read")
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        self.check_models()
+        return self
+
+
+class AgentConfig(EndpointConfig):
+    """Proposer that sends an agent with tools on an expedition per proposal."""
+
+    kind: Literal["agent"] = "agent"
+    operator: Literal["model", "external"] = Field(
+        "model", description="model: the endpoint's; external: whoever calls the tools by evosplit agent (CLI or MCP)"
+    )
+    evaluations: int = Field(8, ge=1, description="drafts judged in one expedition; the same decisions again are free")
+    fit_tables: int = Field(0, ge=0, description="decision tables that fitting constants may score in one; 0: no fit")
+    turns: int = Field(24, ge=1, description="answers of the model in one expedition, or calls of an external operator")
+    tokens: int | None = Field(None, gt=0, description="prompt and answer tokens of one expedition")
+    usd: float | None = Field(None, gt=0, description="US dollars of one expedition, by `budget.prices`")
+    more_regressions: int = Field(0, ge=0, description="regressions beyond its parent's that the gate lets pass")
+    stall: int = Field(3, ge=1, description="drafts or expeditions in a row without gain that count as stagnation")
+    supervisor: bool = Field(True, description="ask for a diagnosis and directions, without tools, on stagnation")
+
+    @model_validator(mode="after")
+    def _model_or_external(self) -> Self:
+        if self.operator == "model":
+            self.check_models()
+        elif self.model is not None or self.models:
+            raise ValueError("with `operator: external` no model is asked: leave `model` and `models` out")
+        return self
 
 
 class ManualConfig(_Section):
@@ -173,10 +211,10 @@ class ReplayConfig(_Section):
     prompts: Literal["same", "any"] = Field("same", description="whether prompts must be the recorded ones, too")
 
 
-KINDS = ("offline", "openai", "manual", "replay")
+KINDS = ("offline", "openai", "agent", "manual", "replay")
 """Kinds of proposers."""
 
-ProposerConfig = OfflineConfig | OpenAIConfig | ManualConfig | ReplayConfig
+ProposerConfig = OfflineConfig | OpenAIConfig | AgentConfig | ManualConfig | ReplayConfig
 
 
 class Price(_Section):
@@ -409,12 +447,35 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
         raise UserError(f"judge.setting: no recorded table for {judge.setting!r}", hint=hint)
     if judge.table is not None and judge.tables:
         raise UserError("judge.table and judge.tables: only one of them", hint="judge.tables may name one table, too")
-    if config.budget.usd is not None and isinstance(config.proposer, OpenAIConfig):
+    if isinstance(config.proposer, AgentConfig):
+        _check_agent(config, config.proposer)
+    priced = isinstance(config.proposer, AgentConfig) and config.proposer.usd is not None
+    if (config.budget.usd is not None or priced) and isinstance(config.proposer, EndpointConfig):
         for model in config.proposer.all_models():
             if model.name not in config.budget.prices:
                 hint = "budget.prices names US dollars per million tokens, e.g. {MODEL: {input: 2.0, output: 8.0}}"
-                raise UserError(f"budget.usd: no price for {model.name!r}", hint=hint)
+                raise UserError(
+                    f"{'proposer' if config.budget.usd is None else 'budget'}.usd: no price for {model.name!r}",
+                    hint=hint,
+                )
     return config
+
+
+def _check_agent(config: RunConfig, agent: AgentConfig) -> None:
+    """Refuse what an agent's run cannot be.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if config.judge.measure == "live":
+        hint = "no tool of an agent reaches a GPU: record a table, search on it, then evosplit confirm"
+        raise UserError("judge.measure: an agent's drafts are judged on recorded tables", hint=hint)
+    if config.constants.every:
+        raise UserError("constants.every: an agent fits by its own tool", hint="proposer.fit_tables says how much")
+    if agent.fit_tables and config.judge.tables:
+        raise UserError("proposer.fit_tables: constants are fitted on one table", hint="leave it out with judge.tables")
+    if agent.operator == "external" and config.search.window != 1:
+        raise UserError("search.window: an external operator makes one expedition at a time", hint="search.window: 1")
 
 
 def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> RunConfig:

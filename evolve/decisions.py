@@ -1,4 +1,4 @@
-"""Decisions of a program on shapes, and what FA3 then launches: on any shape, without latencies."""
+"""Decisions of a program on shapes, and what the kernel then launches: on any shape, without latencies."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
-from evaluators.data.questions import Answers, Question
+from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.launches import AnyDecision
+from evaluators.data.questions import Answers
 from evaluators.data.status import Status
-from evaluators.fa3.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
-from evaluators.fa3.launch import canonical_launch, workspace_bytes
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
+from evaluators.targets.registry import target_of
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 AT_ONCE = 1000
@@ -33,7 +33,7 @@ def decide_shapes(source: str, rows: Sequence[tuple[DecodeShape, Setting]]) -> l
 
     Args:
         source: of the program.
-        rows: shapes, each with the setting that it runs in.
+        rows: shapes, each with the setting that it runs in; all of one target.
 
     Raises:
         NoDecisions: the gate refuses the program, or it fails on a shape.
@@ -56,32 +56,25 @@ def decide_shapes(source: str, rows: Sequence[tuple[DecodeShape, Setting]]) -> l
 
 def _ask(program: Program, rows: Sequence[tuple[DecodeShape, Setting]], gpu: Gpu) -> Answers:
     """Ask in the sandbox; where a process cannot be confined, under limits of time and memory alone."""
-    questions = [
-        Question(
-            view := shape_view(shape, setting),
-            stock := num_splits_heuristic(view, gpu.num_sms),
-            work_view(shape, setting, stock),
-        )
-        for shape, setting in rows
-    ]
-    return Sandbox(gpu, questions, Limits(), confined=self_test().ok).ask(program)
+    target = target_of(rows[0][1])
+    questions = [target.question(shape, setting, gpu) for shape, setting in rows]
+    return Sandbox(gpu, questions, Limits(), target=target, confined=self_test().ok).ask(program)
 
 
-def _described(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> dict[str, dict[str, Any]]:
+def _described(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> dict[str, dict[str, Any]]:
     """A decision and its launch as JSON."""
-    num_splits = resolved_num_splits(shape, setting, decision, gpu)
-    launch = canonical_launch(shape, setting, decision, gpu)
-    live = launch.live_splits * (shape.batch if setting.mode is Mode.STATIC else 1)
+    target = target_of(setting)
+    spelled = target.spelled_out(shape, setting, decision, gpu)
+    launch = target.launch(shape, setting, decision, gpu)
+    live = launch.live_splits * (shape.batch // len(launch.live_splits))
     return {
         "shape": {**asdict(shape), "mode": setting.mode.value, "paged": setting.paged},
-        "decision": asdict(decision),
+        "decision": dict(zip(target.names, decision.as_row(), strict=True)),
         "launch": {
-            "num_splits": num_splits,
+            "num_splits": spelled.num_splits,
             "live_splits": list(live),
-            "pack_gqa": launch.pack_gqa,
-            "sm_margin": launch.sm_margin,
-            "combine_bucket": launch.combine_bucket,
-            "workspace_bytes": workspace_bytes(shape, num_splits),
+            **target.launch_values(launch),
+            "workspace_bytes": target.workspace_bytes(shape, spelled),
             "key": launch.key,
         },
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -61,7 +62,13 @@ class EndpointCall:
 
 
 class Calls(Protocol):
-    """Account of the calls of one request; at most one is under way."""
+    """Account of the calls of one request; at most one is under way.
+
+    Attributes:
+        step: what the next calls are for; an expedition counts its answers there.
+    """
+
+    step: int
 
     async def begin(self, model: str, *, tokens_in: int, tokens_out: int) -> str:
         """Reserve a call that may take so many tokens; returns its idempotency key.
@@ -78,6 +85,8 @@ class Calls(Protocol):
 
 class UncountedCalls:
     """No account: for requests outside a run."""
+
+    step = 0
 
     async def begin(self, model: str, *, tokens_in: int, tokens_out: int) -> str:
         """See `Calls.begin`."""
@@ -104,6 +113,11 @@ class ProgramRecord:
     evaluation: Evaluation
 
 
+def _opens_none(features: Mapping[str, float]) -> bool:
+    """No population, no cell."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One request for a proposal.
@@ -121,6 +135,8 @@ class Request:
         model: which of several models is asked; empty where there is no choice.
         correction: what was wrong with the answer before, where this is another try.
         calls: where the calls of an endpoint are accounted for.
+        settled: proposals whose results were known when this one was sampled: all below this number.
+        opens_cell: whether a program of these features would open a cell of its island's grid, as it stood then.
     """
 
     index: int
@@ -135,3 +151,5 @@ class Request:
     model: str = ""
     correction: Correction | None = None
     calls: Calls = field(default_factory=UncountedCalls, compare=False)
+    settled: int = field(default=0, compare=False)
+    opens_cell: Callable[[Mapping[str, float]], bool] = field(default=_opens_none, compare=False)

@@ -18,6 +18,8 @@ from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import Judge, open_judge
 from evaluators.latencies.table import Table, read_table
 from evaluators.sandbox.sandbox import Limits, self_test
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.registry import target_of
 
 # Tests are not timed: machines are busy. `make slow` takes the other profile.
 settings.register_profile("untimed", deadline=None, max_examples=100)
@@ -169,6 +171,10 @@ def require_sandbox() -> None:
 @pytest.fixture(scope="session")
 def table() -> Table:
     return read_table(TABLES / "llama31-70b" / "fa3_fwd-metadata-cold")
+
+
+FA3_SETTINGS = [name for name, setting in SETTINGS.items() if target_of(setting) is FA3]
+"""Recorded settings whose decisions are FA3's."""
 
 
 class Judges(Mapping[str, Judge]):

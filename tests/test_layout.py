@@ -45,12 +45,14 @@ def test_imports_nothing_heavy_at_the_top(path: Path) -> None:
 
 ORDER = (
     *(f"evaluators.{name}" for name in (
-        "data", "fa3", "language", "sandbox", "latencies", "measure", "scoring", "judge", "confirm", "openevolve_entry",
+        "data", "fa3", "triton_decode", "targets", "language", "sandbox", "latencies", "measure", "scoring", "judge",
+        "confirm", "openevolve_entry",
     )),
     *(f"evolve.{name}" for name in (
         "errors", "assets", "secrets", "config", "proposal", "journal", "prompts", "mutation", "tuning", "proposers",
-        "search", "run", "decisions", "reports", "baselines", "sweep", "export.targets", "export.evidence",
-        "export.patch", "export.proof", "export.distill", "export.certify", "export.bundle", "dashboard", "api", "cli",
+        "search", "agent", "run", "operator", "decisions", "reports", "baselines", "compare", "sweep",
+        "export.targets", "export.evidence", "export.patch", "export.proof", "export.distill", "export.certify",
+        "export.bundle", "export.engine", "dashboard", "api", "cli",
     )),
 )  # fmt: skip
 """Folders and lone modules; each imports only what stands before it."""

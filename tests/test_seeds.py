@@ -7,7 +7,7 @@ import struct
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, examples, seed
+from conftest import FA3_SETTINGS, ROOT, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +17,10 @@ from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, stock_bloc
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
 
+WITH_BLOCKS = {
+    "fa3_stock", "triton_rule", "triton_waves", "triton_waves_paged", "waves_metadata", "waves_vllm",
+    "whole_wave_splits",
+}  # fmt: skip
 NAMES = sorted(p.stem for p in (ROOT / "seeds").glob("*.py"))
 GPU = SimpleNamespace(num_sms=132, l2_bytes=50 << 20, max_sm_margin=131)
 
@@ -34,12 +38,12 @@ STOCK = load("fa3_stock")
 @pytest.mark.parametrize("name", NAMES)
 def test_seeds_pass_the_gate(name: str) -> None:
     program = parse_program(seed(name))
-    assert program.uses_blocks_per_split == (name in ("fa3_stock", "waves_metadata", "waves_vllm", "whole_wave_splits"))
+    assert program.uses_blocks_per_split == (name in WITH_BLOCKS)
 
 
 @settings(max_examples=examples(100))
 @given(
-    st.sampled_from(sorted(SETTINGS)),
+    st.sampled_from(sorted(FA3_SETTINGS)),
     st.integers(1, 64),
     st.integers(1, 40_000),
     st.sampled_from([(64, 8), (32, 4), (16, 2), (8, 1), (64, 1), (32, 32)]),

@@ -36,6 +36,8 @@ def test_holds_our_packages_alone(wheel: Path) -> None:
     assert len(info) == 1
     assert not [n for n in names if n.endswith((".pyc", ".sqlite")) or "__pycache__" in n]
     assert "evolve/py.typed" in names and "evaluators/py.typed" in names
+    texts = ("operator/skill/SKILL.md", "knowledge/waves.md", "agent/prompts/supervisor.md", "prompts/default/agent.md")
+    assert {f"evolve/{name}" for name in texts} <= set(names)
 
 
 def test_stays_small(wheel: Path) -> None:

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
-from evaluators.data.questions import Question
+from evaluators.data.contract import DecodeShape, Gpu, Mode, Setting
+from evaluators.data.launches import AnyDecision
 from evaluators.data.status import Status
 from evaluators.data.workloads import (
     CAPACITY_FACTORS,
@@ -23,8 +24,6 @@ from evaluators.data.workloads import (
     sample_live_seqlens,
     weights,
 )
-from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, work_view
-from evaluators.fa3.launch import canonical_launch, spelled_out
 from evaluators.language.gate import Program
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import (
@@ -39,6 +38,7 @@ from evaluators.measure.pairing import (
 )
 from evaluators.measure.worker_client import GpuWorker
 from evaluators.sandbox.sandbox import Limits, Sandbox
+from evaluators.targets.registry import target_of
 
 FRESH_BATCHES = 48
 """Ragged batches drawn anew for each confirmation."""
@@ -84,8 +84,8 @@ class Subject:
 
     case: Case
     group: Group
-    baseline: Decision
-    candidate: Decision
+    baseline: AnyDecision
+    candidate: AnyDecision
     same_launch: bool
 
 
@@ -177,21 +177,18 @@ def fresh_uniform_cases(known: Sequence[Case], weighting: Weighting, rng: random
     return found
 
 
-def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits) -> list[Decision]:
+def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits) -> list[Any]:
     """A program's decisions on any cases, asked in the sandbox, resolved.
 
     Raises:
         ProgramFailed: it raised, timed out or answered out of range.
     """
-    questions = []
-    for case in cases:
-        view = shape_view(case.shape, setting)
-        stock = num_splits_heuristic(view, gpu.num_sms)
-        questions.append(Question(view, stock, work_view(case.shape, setting, stock)))
-    answers = Sandbox(gpu, questions, limits).ask(program)
+    target = target_of(setting)
+    questions = [target.question(case.shape, setting, gpu) for case in cases]
+    answers = Sandbox(gpu, questions, limits, target=target).ask(program)
     if answers.status is not Status.OK:
         raise ProgramFailed(answers.status, answers.message)
-    return [spelled_out(c.shape, setting, d, gpu) for c, d in zip(cases, answers.decisions, strict=True)]
+    return [target.spelled_out(c.shape, setting, d, gpu) for c, d in zip(cases, answers.decisions, strict=True)]
 
 
 def build_suite(
@@ -199,7 +196,7 @@ def build_suite(
     setting: Setting,
     weighting: Weighting,
     gpu: Gpu,
-    decide: Callable[[Sequence[Case]], tuple[Sequence[Decision], Sequence[Decision]]],
+    decide: Callable[[Sequence[Case]], tuple[Sequence[AnyDecision], Sequence[AnyDecision]]],
     rng: random.Random,
     *,
     fresh: int | None = None,
@@ -228,9 +225,9 @@ def build_suite(
         drawn = fresh_cases(known, weighting, rng, count=FRESH_BATCHES if fresh is None else fresh)
         grouped += [(c, Group.FRESH) for c in drawn]
     baseline, candidate = decide([c for c, _ in grouped])
-    subjects = []
+    subjects, target = [], target_of(setting)
     for (case, group), a, b in zip(grouped, baseline, candidate, strict=True):
-        one, other = (canonical_launch(case.shape, setting, d, gpu) for d in (a, b))
+        one, other = (target.launch(case.shape, setting, d, gpu) for d in (a, b))
         if one == other and group is Group.CHANGED:
             continue
         subjects.append(Subject(case, group, a, b, one == other))

@@ -138,8 +138,12 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`."""
-        return f"{self.provider}-{self.mode.value}-{self.cache.value}"
+        """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`.
+
+        A provider of paged and of contiguous KV names the paged ones so: `triton_decode-paged-cold`.
+        """
+        kind = "paged" if self.paged and self.provider == "triton_decode" else self.mode.value
+        return f"{self.provider}-{kind}-{self.cache.value}"
 
     def as_json(self) -> dict[str, Any]:
         """Fields by name, as cards of tables and headers of recordings hold them."""
@@ -259,6 +263,8 @@ SETTINGS: dict[str, Setting] = {
         Setting("fa3_fwd", Mode.METADATA, Cache.HOT),
         Setting("fa3_fwd", Mode.STATIC, Cache.COLD),
         Setting("vllm", Mode.METADATA, Cache.COLD, page_size=16),
+        Setting("triton_decode", Mode.METADATA, Cache.COLD),
+        Setting("triton_decode", Mode.METADATA, Cache.COLD, page_size=16),
     )
 }
 """The settings that ship as recorded tables, by name."""

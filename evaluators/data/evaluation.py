@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.gain import Gain
+from evaluators.data.launches import AnyDecision
 from evaluators.data.status import Status
 
 OVERFIT_SHARE, OVERFIT = "lone_share", "memorised"
@@ -49,12 +51,12 @@ class KnownLaunch:
     """A launch of one shape whose latency is known.
 
     Attributes:
-        decision: what makes it, with FA3's own choices filled in.
+        decision: what makes it, with the kernel's own choices filled in.
         latency_us: median over rounds.
         gain: over the baseline.
     """
 
-    decision: Decision
+    decision: AnyDecision
     latency_us: float
     gain: Gain
 
@@ -66,10 +68,11 @@ class Opportunity:
     Attributes:
         name: the case's id.
         shape: the decode call.
-        view: `ShapeView` fields by name.
-        work: `WorkView` fields by name without `n_blocks` and `num_splits`; empty in static mode.
-        decided: what the candidate decided, with FA3's own choices filled in; in varlen and metadata mode
-            blocks_per_split is what a split would take, also where num_splits is 1.
+        view: fields of the first argument of `schedule` by name.
+        work: fields of the first argument of `blocks_per_split` by name without `n_blocks` and `num_splits`; empty
+            where it is not asked.
+        decided: what the candidate decided, with the kernel's own choices filled in; blocks_per_split is what a split
+            would take, also where num_splits is 1.
         best: the recorded decision with the lowest latency, filled in likewise.
         speedup: baseline latency / candidate latency; where that is missing, what the score charges.
         missing: whether the candidate's launch has no recorded latency.
@@ -84,12 +87,12 @@ class Opportunity:
     shape: DecodeShape
     view: dict[str, int | bool]
     work: dict[str, int]
-    decided: Decision
-    best: Decision
+    decided: AnyDecision
+    best: AnyDecision
     speedup: float
     gain: float
     weight: float
-    look_up: Callable[[Decision], Gain | None] = field(compare=False)
+    look_up: Callable[[Any], Gain | None] = field(compare=False)
     known: Callable[[], Sequence[KnownLaunch]] = field(compare=False)
     missing: bool = False
 
@@ -144,7 +147,7 @@ class Evaluation:
     source_hash: str = ""
     normal_form: str = ""
     decisions_hash: str = ""
-    decisions: tuple[Decision, ...] = ()
+    decisions: tuple[AnyDecision, ...] = ()
     train: SplitScore | None = None
     holdout: SplitScore | None = None
     test: SplitScore | None = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from evaluators.data.contract import Decision, ShapeView, WorkView
 from evaluators.data.status import Status
 
 
@@ -14,13 +14,15 @@ class Question:
 
     Attributes:
         shape: argument of `schedule`.
-        stock_num_splits: FA3's own choice, which `blocks_per_split` sees where the candidate answers 0.
-        work: argument of `blocks_per_split`; its num_splits is replaced by what the candidate decided.
+        stock_num_splits: the kernel's own choice, which `blocks_per_split` sees where the candidate answers 0; 0 where
+            it is not asked then.
+        works: argument of `blocks_per_split` for each value of the target's `work_knob`, or one; its num_splits is
+            replaced by what the candidate decided.
     """
 
-    shape: ShapeView
+    shape: Any
     stock_num_splits: int
-    work: WorkView
+    works: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,5 +31,5 @@ class Answers:
 
     status: Status
     message: str
-    decisions: tuple[Decision, ...]
+    decisions: tuple[Any, ...]
     elapsed_s: float

@@ -55,6 +55,15 @@ class Launch:
     combine_bucket: int
 
     @property
+    def whole(self) -> bool:
+        """Whether the kernel without splits runs."""
+        return self.combine_bucket == 0
+
+    def order(self, splits: int) -> str:
+        """In which order a sequence that runs so many splits is added up, in words: the combine kernel has its own."""
+        return "unsplit" if splits == 1 else f"{splits} splits (combine kernel for {self.combine_bucket})"
+
+    @property
     def key(self) -> str:
         """Stable text form, e.g. `m32.p1.g0:3x6` (metadata, bucket 32, packed, margin 0, six times 3)."""
         runs = ",".join(

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Mode
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
 from evaluators.judge.judge import Judge
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.score import MISSING_LOG_SPEEDUP, REGRESSION_PENALTY
 
-PACK = (None, False, True)
 ROOM = 1 << 16
 """Answers for which there is room at first; doubled when full."""
 
@@ -52,10 +50,10 @@ class Scorer:
         self.weights: dict[Split, npt.NDArray[np.float64]] = {
             split: np.array([shares.get(i, 0.0) for i in self._ids]) for split, shares in judge.weights.items()
         }
-        static = judge.setting.mode is Mode.STATIC
+        static = not judge.target.asks_work(judge.setting)
         # Beyond the longest sequence and the largest recorded value, every number of blocks is the same launch.
         self._last = np.array([0 if static else 1 + judge.most_blocks(i) for i in self._ids], np.int64)
-        self._row = np.full((lanes, MAX_NUM_SPLITS + 1, len(PACK)), -1, np.int64)
+        self._row: npt.NDArray[np.int64] | None = None
         self._lane = np.arange(lanes)
         self._used = 0
         self._log = np.full(ROOM, np.nan)
@@ -63,11 +61,13 @@ class Scorer:
         self.asked = 0
         """Distinct pairs of shape and decision that the judge was asked for."""
 
-    def _rows(self, d: DecisionArrays) -> npt.NDArray[np.int64]:
-        """Where the answers of each shape's num_splits and pack_gqa begin."""
-        rows = self._row[self._lane, d.num_splits, d.pack_gqa + 1]
+    def _rows(self, at: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
+        """Where the answers of each shape begin, by what is decided but blocks per split (see `Target.dense`)."""
+        if self._row is None:
+            self._row = np.full((len(self._ids), size), -1, np.int64)
+        rows: npt.NDArray[np.int64] = self._row[self._lane, at]
         for lane in np.nonzero(rows < 0)[0].tolist():
-            rows[lane] = self._row[lane, d.num_splits[lane], d.pack_gqa[lane] + 1] = self._used
+            rows[lane] = self._row[lane, at[lane]] = self._used
             self._used += int(self._last[lane]) + 1
         while self._used > len(self._log):
             self._log = np.concatenate([self._log, np.full(len(self._log), np.nan)])
@@ -76,28 +76,23 @@ class Scorer:
 
     def look_up(self, decisions: DecisionArrays) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int8]]:
         """Log speed-up over the baseline and state (ok, regression, missing, failed) of each shape."""
-        at = self._rows(decisions) + np.minimum(decisions.blocks_per_split, self._last)
+        where, size = decisions.target.dense(decisions.rows)
+        rare = where < 0
+        at = self._rows(np.where(rare, 0, where), size) + np.minimum(decisions.blocks_per_split, self._last)
         log = self._log[at]
         unknown = np.isnan(log)
-        margins = decisions.sm_margin != 0
         if unknown.any():
-            for lane in np.nonzero(unknown & ~margins)[0].tolist():
+            for lane in np.nonzero(unknown & ~rare)[0].tolist():
                 self._log[at[lane]], self._state[at[lane]] = self._ask(lane, decisions)
             log = self._log[at]
         state = self._state[at]
-        for lane in np.nonzero(margins)[0].tolist():  # rare: recorded tables hold few launches with a margin
+        for lane in np.nonzero(rare)[0].tolist():
             log[lane], state[lane] = self._ask(lane, decisions)
         return log, state
 
     def _ask(self, lane: int, d: DecisionArrays) -> tuple[float, int]:
         self.asked += 1
-        decision = Decision(
-            int(d.num_splits[lane]),
-            PACK[int(d.pack_gqa[lane]) + 1],
-            int(d.sm_margin[lane]),
-            int(d.blocks_per_split[lane]),
-        )
-        outcome = self._judge.outcome(self._ids[lane], decision)
+        outcome = self._judge.outcome(self._ids[lane], d.decision(lane))
         result = outcome.result
         if result is None:
             charged = outcome.status is Status.UNRECORDED and not self._judge.grows

@@ -14,8 +14,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluators.data.contract import Decision, Gpu, Setting
+from evaluators.data.contract import Gpu, Setting
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT, Evaluation, Feedback, Measuring, Opportunity
+from evaluators.data.launches import AnyDecision
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.sums import total
@@ -91,7 +92,10 @@ class Judge:
         self.limits = limits
         self._shown = self.weights.get(Split.TRAIN, {})
         hidden = [at for at, i in enumerate(self._facts) if i not in self._shown]
-        self._sandbox = Sandbox(self.gpu, [f.question for f in self._facts.values()], limits, hidden=hidden)
+        self.target = self._outcomes.target
+        self._sandbox = Sandbox(
+            self.gpu, [f.question for f in self._facts.values()], limits, target=self.target, hidden=hidden
+        )
         self.description = {
             "setting": self.setting.name,
             "weighting": weighting.value,
@@ -117,7 +121,7 @@ class Judge:
         """What candidates are asked, in the order of `cases`."""
         return tuple(f.question for f in self._facts.values())
 
-    def outcome(self, case_id: str, decision: Decision) -> DecisionOutcome:
+    def outcome(self, case_id: str, decision: AnyDecision) -> DecisionOutcome:
         """See `Outcomes.of`."""
         return self._outcomes.of(case_id, decision)
 
@@ -148,19 +152,19 @@ class Judge:
     def _recheck(self) -> Recheck:
         return Recheck(
             {i: (f.case.shape, f.question) for i, f in self._facts.items()},
-            question=self._outcomes.question,
+            setting=self.setting,
             weights=self.weights,
             gpu=self.gpu,
             limits=self.limits,
         )
 
-    def _gains(self, decided: Sequence[tuple[str, Decision]], *, measured: list[Measuring]) -> list[float | None]:
+    def _gains(self, decided: Sequence[tuple[str, AnyDecision]], *, measured: list[Measuring]) -> list[float | None]:
         """Log speed-up of decisions on cases; None where one has no latency."""
         self._prepare(decided, measured)
         results = [self._outcomes.of(case_id, decision).result for case_id, decision in decided]
         return [r.log_speedup if r else None for r in results]
 
-    def _prepare(self, decided: Iterable[tuple[str, Decision]], measured: list[Measuring]) -> None:
+    def _prepare(self, decided: Iterable[tuple[str, AnyDecision]], measured: list[Measuring]) -> None:
         """Have measured what is not known; adds when that was to `measured`."""
         stretch = self.source.prepare(self._outcomes.unseen(decided))
         if stretch is not None:
@@ -180,7 +184,7 @@ class Judge:
         measured: list[Measuring] = []
         return _paid(self._score(program, source_hash, answers.decisions, measured), measured)
 
-    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+    def score(self, source: str, decisions: Sequence[AnyDecision]) -> Evaluation:
         """The evaluation of a program that passed the gate and decided so, without asking it."""
         measured: list[Measuring] = []
         return _paid(self._score(parse_program(source), _hash(source), decisions, measured), measured)
@@ -200,7 +204,7 @@ class Judge:
             )
         return tuple(sorted(found, key=lambda r: r.speedup))
 
-    def batch_variance(self, decisions: Sequence[Decision], splits: Sequence[Split] = tuple(Split)) -> str:
+    def batch_variance(self, decisions: Sequence[AnyDecision], splits: Sequence[Split] = tuple(Split)) -> str:
         """How decisions on all cases depend on what shares a batch, on shapes of these splits; empty if not at all.
 
         See `evaluators.scoring.invariance`.
@@ -234,7 +238,7 @@ class Judge:
         return replace(seen, train=scores[0], holdout=scores[1], test=scores[2], feedback=now.feedback)
 
     def _score(
-        self, program: Program, source_hash: str, decisions: Sequence[Decision], measured: list[Measuring]
+        self, program: Program, source_hash: str, decisions: Sequence[AnyDecision], measured: list[Measuring]
     ) -> Evaluation:
         self._prepare(zip(self._facts, decisions, strict=True), measured)
         outcomes = {i: self._outcomes.of(i, d) for i, d in zip(self._facts, decisions, strict=True)}
@@ -313,7 +317,7 @@ class Judge:
                 name=case_id,
                 shape=facts.case.shape,
                 view=facts.view,
-                work=facts.work,
+                work=facts.works[self.target.work_at(outcome.shown)],
                 decided=outcome.shown,
                 best=known.best,
                 speedup=math.exp(log_speedup),

@@ -10,8 +10,8 @@ from dataclasses import replace
 from enum import StrEnum
 from itertools import islice
 
-from evaluators.data.contract import Decision
 from evaluators.data.evaluation import OVERFIT, Evaluation, SplitScore
+from evaluators.data.launches import AnyDecision
 from evaluators.data.status import Status
 from evaluators.data.sums import total
 from evaluators.data.workloads import Case
@@ -120,11 +120,11 @@ class JudgeSet:
         """See `Judge.evaluate`; a program that fails on one table fails."""
         return self.combine(self.evaluate_each(source))
 
-    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+    def score(self, source: str, decisions: Sequence[AnyDecision]) -> Evaluation:
         """See `Judge.score`; the decisions are those of all tables, in the order of `cases`."""
         return self.combine(self._score_each(source, decisions))
 
-    def _score_each(self, source: str, decisions: Sequence[Decision]) -> dict[str, Evaluation]:
+    def _score_each(self, source: str, decisions: Sequence[AnyDecision]) -> dict[str, Evaluation]:
         left = iter(decisions)
         return {name: j.score(source, list(islice(left, len(j.cases)))) for name, j in self.judges.items()}
 

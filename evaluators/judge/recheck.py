@@ -7,8 +7,9 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu
+from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.evaluation import OVERFIT, OVERFIT_SHARE, Evaluation
+from evaluators.data.launches import AnyDecision
 from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
@@ -16,6 +17,8 @@ from evaluators.language.gate import Program
 from evaluators.sandbox.process import Limits
 from evaluators.sandbox.sandbox import Sandbox
 from evaluators.scoring.overfit import neighbours, overfit_gain, overfit_part, penalised
+from evaluators.targets.registry import target_of
+from evaluators.targets.target import AnyTarget
 
 HASH_SEED = 1
 """Hash seed of the second process; the first has 0."""
@@ -36,8 +39,8 @@ class RecheckResult:
 
     status: Status
     message: str
-    decisions: tuple[Decision, ...]
-    near: tuple[tuple[Decision, ...], ...]
+    decisions: tuple[AnyDecision, ...]
+    near: tuple[tuple[AnyDecision, ...], ...]
 
 
 class ShuffledSandbox:
@@ -50,6 +53,7 @@ class ShuffledSandbox:
         near: Sequence[Sequence[Question]],
         limits: Limits,
         *,
+        target: AnyTarget,
         hidden: Collection[int],
     ) -> None:
         """Shuffle once; every program sees the same order.
@@ -59,6 +63,7 @@ class ShuffledSandbox:
             questions: those of the first look.
             near: neighbours of each question.
             limits: of the first look; the time grows with the number of questions.
+            target: as in `Sandbox`.
             hidden: questions of which, and of whose neighbours, no message tells anything.
 
         Raises:
@@ -74,6 +79,7 @@ class ShuffledSandbox:
             gpu,
             [together[i] for i in self._order],
             Limits(time_s, limits.memory_mb),
+            target=target,
             hidden=[at for at, i in enumerate(self._order) if owner[i] in hidden],
         )
         self._questions = len(questions)
@@ -83,7 +89,7 @@ class ShuffledSandbox:
         answers = run(self._sandbox)
         if answers.status is not Status.OK:
             return RecheckResult(answers.status, answers.message, (), ())
-        placed: dict[int, Decision] = dict(zip(self._order, answers.decisions, strict=True))
+        placed: dict[int, AnyDecision] = dict(zip(self._order, answers.decisions, strict=True))
         flat = [placed[i] for i in range(len(placed))]
         near, start = [], self._questions
         for size in self._sizes:
@@ -92,11 +98,11 @@ class ShuffledSandbox:
         return RecheckResult(Status.OK, "", tuple(flat[: self._questions]), tuple(near))
 
 
-Gains = Callable[[Sequence[tuple[str, Decision]]], list[float | None]]
+Gains = Callable[[Sequence[tuple[str, AnyDecision]]], list[float | None]]
 """Log speed-ups of decisions on cases, by case id; None where one has no latency."""
 
 
-def difference(first: Sequence[Decision], second: Sequence[Decision]) -> int | None:
+def difference(first: Sequence[AnyDecision], second: Sequence[AnyDecision]) -> int | None:
     """Index of the first question that was answered differently; None where there is none."""
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), None)
 
@@ -108,7 +114,7 @@ class Recheck:
         self,
         cases: Mapping[str, tuple[DecodeShape, Question]],
         *,
-        question: Callable[[DecodeShape], Question],
+        setting: Setting,
         weights: Mapping[Split, Mapping[str, float]],
         gpu: Gpu,
         limits: Limits,
@@ -117,18 +123,19 @@ class Recheck:
 
         Args:
             cases: shape and question by case id, in the order of the first look.
-            question: makes the question about a shape.
+            setting: how decode calls reach the kernel.
             weights: share of each case in the score of its split.
             gpu: as in `Sandbox`.
             limits: of the first look.
         """
         self._weights = weights
-        self._near = {i: neighbours(shape, asked.shape.block_n) for i, (shape, asked) in cases.items()}
+        self._target = target = target_of(setting)
+        self._near = {i: neighbours(shape, target.block_n(shape, setting)) for i, (shape, _) in cases.items()}
         asked = [question for _, question in cases.values()]
-        near = [[question(shape) for _, shape in row] for row in self._near.values()]
+        near = [[target.question(shape, setting, gpu) for _, shape in row] for row in self._near.values()]
         self._shown = weights.get(Split.TRAIN, {})
         hidden = {at for at, i in enumerate(cases) if i not in self._shown}
-        self._shuffled = ShuffledSandbox(gpu, asked, near, limits, hidden=hidden)
+        self._shuffled = ShuffledSandbox(gpu, asked, near, limits, target=target, hidden=hidden)
 
     def run(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
         """The evaluation with what the recheck adds to it.
@@ -150,14 +157,14 @@ class Recheck:
             problem = "decided otherwise when asked again in another process and order: decide by the arguments alone"
             case_id = list(self._near)[found]
             if case_id in self._shown:
-                first, second = (_numbers(d[found]) for d in (evaluation.decisions, again.decisions))
+                first, second = (self._target.text(d[found]) for d in (evaluation.decisions, again.decisions))
                 problem += f"; {case_id}: first {first}, then {second}"
         return Evaluation(Status.UNSTABLE, problem, evaluation.source_hash, evaluation.normal_form)
 
     def _marked(self, evaluation: Evaluation, again: RecheckResult, gains: Gains) -> Evaluation:
         decided = dict(zip(self._near, again.near, strict=True))
         own = zip(self._near, again.decisions, strict=True)
-        known: dict[tuple[str, Decision], float | None] = {
+        known: dict[tuple[str, AnyDecision], float | None] = {
             (i, d): math.log(evaluation.speedups.get(i, 1.0)) for i, d in own
         }
         others = {(i, d): None for i, near in decided.items() if evaluation.speedups.get(i, 1.0) > 1 for d in near}
@@ -186,8 +193,3 @@ class Recheck:
             message=f"memorised: {100 * train.share:.0f}% of the gain on the training shapes sits in decisions that no "
             "neighbouring shape shares (one key, block or sequence more or less); taken off the score",
         )
-
-
-def _numbers(decision: Decision) -> str:
-    names = ("num_splits", "pack_gqa", "sm_margin", "blocks_per_split")
-    return ", ".join(f"{name} {getattr(decision, name)}" for name in names)

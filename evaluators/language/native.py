@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from evaluators.data.contract import MAX_NUM_SPLITS, Gpu, ShapeView, WorkView
+from evaluators.data.contract import MAX_NUM_SPLITS, Gpu
 from evaluators.data.questions import Question
 from evaluators.language.cpp.infer_statements import Inference
 from evaluators.language.cpp.normalise import Form, NotExpressible, prune, replace_answers, undecided_form
@@ -23,12 +23,11 @@ from evaluators.language.cpp.types import Kind, Type, cpp_type, list_of, whole
 from evaluators.language.gate import parse_tree
 from evaluators.language.literals import literals
 from evaluators.language.tables import LoopsOverLists, with_local_tables
+from evaluators.targets.target import AnyTarget
 
 FOLDER = Path(__file__).with_name("cpp")
-SHAPE_FIELDS = tuple(f.name for f in fields(ShapeView))
-WORK_FIELDS = tuple(f.name for f in fields(WorkView) if f.name not in ("num_splits", "n_blocks"))
 FLAGS = ("is_causal_or_local", "varlen", "paged")
-NO_BLOCKS = "template <class T> int64_t blocks__(int64_t const*, int64_t, T const&, double const*) { return 0; }"
+NO_BLOCKS = "template <class T> int64_t blocks__(int64_t const*, int64_t, T const&, double const*) { return @LEAST@; }"
 
 Range = tuple[float, float]
 
@@ -38,9 +37,9 @@ class Ranges:
     """Least and greatest value of every field over the questions.
 
     Attributes:
-        shape: by field of `ShapeView`.
-        work: by field of `WorkView`, `n_blocks` over all sequences, without `num_splits`.
-        stock: of FA3's own num_splits.
+        shape: by field of the first argument of `schedule`.
+        work: by field of the first argument of `blocks_per_split`, `n_blocks` over all sequences, without `num_splits`.
+        stock: of the kernel's own num_splits.
         gpu: by field of `Gpu`.
     """
 
@@ -50,16 +49,17 @@ class Ranges:
     gpu: dict[str, Range]
 
 
-def ranges_of(gpu: Gpu, questions: Sequence[Question]) -> Ranges:
+def ranges_of(gpu: Gpu, questions: Sequence[Question], target: AnyTarget) -> Ranges:
     """Ranges of a table of questions, at least one."""
 
     def ends(values: Sequence[int]) -> Range:
         return int(min(values)), int(max(values))
 
-    blocks = [n for q in questions for n in q.work.n_blocks]
+    works = [work for q in questions for work in q.works]
+    blocks = [n for work in works for n in work.n_blocks]
     return Ranges(
-        {f: ends([getattr(q.shape, f) for q in questions]) for f in SHAPE_FIELDS},
-        {**{f: ends([getattr(q.work, f) for q in questions]) for f in WORK_FIELDS}, "n_blocks": ends(blocks)},
+        {f: ends([getattr(q.shape, f) for q in questions]) for f in target.shape_fields},
+        {**{f: ends([getattr(work, f) for work in works]) for f in target.work_fields}, "n_blocks": ends(blocks)},
         ends([q.stock_num_splits for q in questions]),
         {f.name: ends([getattr(gpu, f.name)]) for f in fields(Gpu)},
     )
@@ -97,13 +97,14 @@ class _OpenNumbers(ast.NodeTransformer):
         return ast.copy_location(ast.Name(made.id, ast.Load()) if isinstance(made, ast.Name) else made, node)
 
 
-def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges) -> str:
+def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges, target: AnyTarget) -> str:
     """The two entry points of a program that the gate has passed, in C++.
 
     Args:
         source: of the program.
         bounds: least and greatest value of the literals that each run may choose, by position in `literals`.
         ranges: of the questions.
+        target: whose schedule the program decides.
 
     Raises:
         NotExpressible: the C++ could decide otherwise than Python, or cannot be written.
@@ -129,32 +130,54 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges) -
     if len(set(defined)) < len(defined) or set(defined) & imported:
         raise NotExpressible("a name with two meanings at module level")
     has_blocks = "blocks_per_split" in defined
-    functions = [_function(tree, "schedule", numbers, declared, ranges, imported)]
+    functions = [_function(tree, "schedule", numbers, declared, ranges, imported, target)]
     if has_blocks:
-        functions.append(_function(tree, "blocks_per_split", numbers, declared, ranges, imported))
+        functions.append(_function(tree, "blocks_per_split", numbers, declared, ranges, imported, target))
     else:
         functions.append(NO_BLOCKS)
     return "\n\n".join(functions)
 
 
-def library_source(functions: str, ranges: Ranges) -> str:
+def library_source(functions: str, gpu: Gpu, ranges: Ranges, target: AnyTarget) -> str:
     """The C++ of a library around what `functions_source` returned."""
+    knobs = target.knobs(gpu)
+    names = [f"answer__{i}" for i in range(len(knobs))]
+    width = len(knobs) + 1
+    written = [
+        f"out[{width} * row + {i}] = int32_t("
+        + (name if knob.flag else f"checked__whole_within(int64_t({name}), {knob.low}, {knob.high})")
+        + ");"
+        for i, (name, knob) in enumerate(zip(names, knobs, strict=True))
+    ]
+    if target.variants is not None:
+        known = (" && ".join(f"{n} == {v}" for n, v in zip(names[1:], row, strict=True)) for row in target.variants)
+        written.append(f"if (!({' || '.join(f'({k})' for k in known)})) return row;")
+    at = next((i for i, knob in enumerate(knobs) if knob.name == target.work_knob), None)
+    works, which = 1, "0"
+    if at is not None:
+        works = len(knobs[at].values)
+        which = "".join(f"{names[at]} == {v} ? {i} : " for i, v in enumerate(knobs[at].values)) + "0"
     text = (FOLDER / "library.cpp").read_text(encoding="utf-8")
     for mark, value in (
         ("@CHECKS@", (FOLDER / "checks.cpp").read_text(encoding="utf-8")),
         ("@FUNCTIONS@", functions),
         ("@ITEM@", cpp_type(whole(*ranges.work["n_blocks"]))),
-        ("@SHAPE_FIELDS@", str(len(SHAPE_FIELDS))),
-        ("@WORK_FIELDS@", str(len(WORK_FIELDS))),
-        ("@MOST_SPLITS@", str(MAX_NUM_SPLITS)),
-        ("@MOST_MARGIN@", str(int(ranges.gpu["max_sm_margin"][1]))),
+        ("@SHAPE_FIELDS@", str(len(target.shape_fields))),
+        ("@WORK_FIELDS@", str(len(target.work_fields))),
+        ("@ANSWER@", ", ".join(names)),
+        ("@WRITTEN@", "\n            ".join(written)),
+        ("@WIDTH@", str(width)),
+        ("@WORKS@", str(works)),
+        ("@WHICH@", which),
+        ("@LEAST@", str(target.blocks.low)),
+        ("@MOST@", str(target.blocks.high)),
     ):
         text = text.replace(mark, value)
     return text
 
 
-def _form(tree: ast.Module, entry: str) -> tuple[Form, list[ast.expr]]:
-    """One entry point with pack_gqa as a number (-1 for None), and what else must be a bool there."""
+def _form(tree: ast.Module, entry: str, target: AnyTarget) -> tuple[Form, list[ast.expr]]:
+    """One entry point with flags as numbers (-1 for None), and what else must be a bool there."""
     tree = copy.deepcopy(tree)
     form = undecided_form(tree, entry)
     functions = form.helpers
@@ -163,10 +186,12 @@ def _form(tree: ast.Module, entry: str) -> tuple[Form, list[ast.expr]]:
         changed: set[str] = set()
 
         def numbered(answer: ast.Tuple) -> ast.expr:
-            answer.elts[1] = _pack_gqa(answer.elts[1], flags)
+            for i, name in enumerate(target.answer_names[: len(answer.elts)]):
+                if name in target.flags:
+                    answer.elts[i] = _flag(answer.elts[i], flags)
             return answer
 
-        replace_answers(form, functions[entry], numbered, changed)
+        replace_answers(form, functions[entry], numbered, changed, target.answer_names[:-1])
         calls = [n for f in functions.values() for n in ast.walk(f) if isinstance(n, ast.Call)]
         returned = {id(n.value) for f in functions.values() for n in ast.walk(f) if isinstance(n, ast.Return)}
         for call in calls:
@@ -176,9 +201,9 @@ def _form(tree: ast.Module, entry: str) -> tuple[Form, list[ast.expr]]:
     return form, flags
 
 
-def _pack_gqa(node: ast.expr, flags: list[ast.expr]) -> ast.expr:
+def _flag(node: ast.expr, flags: list[ast.expr]) -> ast.expr:
     if isinstance(node, ast.IfExp):
-        return ast.copy_location(ast.IfExp(node.test, _pack_gqa(node.body, flags), _pack_gqa(node.orelse, flags)), node)
+        return ast.copy_location(ast.IfExp(node.test, _flag(node.body, flags), _flag(node.orelse, flags)), node)
     if isinstance(node, ast.Constant) and node.value is None:
         made: ast.expr = ast.UnaryOp(ast.USub(), ast.Constant(1))
     else:
@@ -194,12 +219,14 @@ def _function(
     declared: Mapping[str, str],
     ranges: Ranges,
     imported: frozenset[str],
+    target: AnyTarget,
 ) -> str:
     """One entry point as a C++ function of a row and the numbers."""
-    form, flags = _form(tree, entry)
+    form, flags = _form(tree, entry, target)
     inputs, cpp_fields, lines = {}, {}, []
     used = form.fields()
-    columns, known = (SHAPE_FIELDS, ranges.shape) if entry == "schedule" else (WORK_FIELDS, ranges.work)
+    schedule = entry == "schedule"
+    columns, known = (target.shape_fields, ranges.shape) if schedule else (target.work_fields, ranges.work)
     for name, (low, high) in [*known.items(), *((f"gpu.{n}", r) for n, r in ranges.gpu.items())]:
         kind = Type(Kind.BOOL, low, high) if name in FLAGS else whole(low, high)
         inputs[name] = list_of(kind) if name == "n_blocks" else kind
@@ -216,11 +243,12 @@ def _function(
     types = Inference(form, inputs, checked=True, numbers=numbers)
     refuse_what_only_python_does(form, types, imported)
     result = types.results[""]
-    if entry == "schedule":
-        if [i.kind for i in result.items] != [Kind.INT] * 3 or any(i.maybe_bool for i in result.items):
-            raise NotExpressible("schedule returns something else than an int, None or a bool, and an int")
+    if schedule:
+        numbers_wanted = len(target.answer_names) - 1
+        if [i.kind for i in result.items] != [Kind.INT] * numbers_wanted or any(i.maybe_bool for i in result.items):
+            raise NotExpressible(f"schedule returns something else than {numbers_wanted} whole numbers and flags")
         if any(types.of[flag].kind is not Kind.BOOL for flag in flags if flag in types.of):
-            raise NotExpressible("pack_gqa may be something else than None, True or False")
+            raise NotExpressible("a flag may be something else than None, True or False")
         head = "static auto schedule__(int64_t const* row__, double const* numbers)"
     else:
         if result.kind is not Kind.INT or result.maybe_bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ast
 from dataclasses import fields
 
-from evaluators.data.contract import Gpu, ShapeView, WorkView
+from evaluators.data.contract import Gpu
+from evaluators.targets.registry import TARGETS
+from evaluators.targets.target import AnyTarget
 
 ENTRY_POINTS = {"schedule": 2, "blocks_per_split": 2}
 """Functions that the judge calls, with their number of parameters."""
@@ -23,8 +25,8 @@ MATH_NAMES = ("ceil", "exp", "exp2", "floor", "inf", "isqrt", "log", "log2", "pi
 LIST_METHODS = ("append",)
 """Methods that may be called, on local lists."""
 
-FIELDS = frozenset(f.name for view in (ShapeView, WorkView, Gpu) for f in fields(view))
-"""Attributes that may be read: the fields of shape, work and gpu."""
+FIELDS = frozenset(f.name for t in TARGETS.values() for view in (t.shape_type, t.work_type, Gpu) for f in fields(view))
+"""Attributes that may be read: the fields of shape, work and gpu under any target."""
 
 MAX_SOURCE_BYTES = 65_536
 MAX_NODES = 20_000
@@ -87,8 +89,8 @@ INSTEAD: dict[str, str] = {
 """Text to write instead of a construct outside the language, by syntax node name."""
 
 
-def describe() -> str:
-    """The language in words, for prompts and documentation."""
+def describe(target: AnyTarget) -> str:
+    """The language in words, for prompts and documentation; with the fields that a target has."""
 
     def names(view: type) -> str:
         return ", ".join(f.name for f in fields(view))
@@ -101,6 +103,6 @@ Allowed in functions: assignments to local names (also tuples of names, `+=` and
 (no recursion) and of {", ".join(BUILTINS)}, math.{{{", ".join(MATH_NAMES)}}}.
 float32(x) rounds to single precision (C++ float). Not allowed: while, try, with, class, lambda, dicts, sets, strings,
 f-strings, slices, **, bit operators, `in`, keyword or star arguments, default arguments, decorators, nested functions.
-shape fields: {names(ShapeView)}.
-work fields: {names(WorkView)} (n_blocks is a list, one entry per sequence).
+shape fields: {names(target.shape_type)}.
+work fields: {names(target.work_type)} (n_blocks is a list, one entry per sequence).
 gpu fields: {names(Gpu)}."""

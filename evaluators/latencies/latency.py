@@ -1,52 +1,20 @@
-"""Latency of a decision on a recorded shape: measured, interpolated between two measured, or unknown.
-
-The same splits under another combine kernel count as measured, at the cost of `COMBINE_COST_US`.
-"""
+"""Where latencies come from: a recorded table, or what a live GPU measured."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.evaluation import Measuring
+from evaluators.data.launches import AnyDecision, Cell, Latency
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case
-from evaluators.fa3.dispatch import stock_blocks_per_split, work_view
-from evaluators.fa3.launch import Launch, canonical_launch, combine_bucket
-from evaluators.latencies.table import Cell, Table
-
-COMBINE_COST_US = {32: 0.0, 64: 0.0, 128: 0.05}
-"""Microseconds that the same live splits take longer under the combine kernel for up to so many splits.
-
-Medians over pairs of recorded launches of llama31-70b that differ in nothing else: 64 against 32 takes -0.02 us
-(fa3_fwd) and +0.03 us (vllm), 128 against 64 takes +0.04 to +0.05 us, 0.3% at most; nine of ten pairs lie within 1.6%,
-which is noise of the rounds for the most part. See results/combine-kernels.
-"""
+from evaluators.latencies.table import Table
+from evaluators.targets.registry import target_of
+from evaluators.targets.target import ShapeLatencies
 
 ANSWERS_KEPT = 20
 """Look-ups remembered per case, on average; a search of any length must not fill the memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Latency of one launch.
-
-    Attributes:
-        rounds_us: microseconds by round, paired with the other launches of the same shape.
-        interpolated: whether it was made from launches that were measured, instead of being measured itself.
-    """
-
-    rounds_us: tuple[float, ...]
-    interpolated: bool = False
-
-    @property
-    def median_us(self) -> float:
-        """Median over rounds."""
-        return statistics.median(self.rounds_us)
 
 
 class UnrecordedError(Exception):
@@ -71,7 +39,7 @@ class LatencySource(Protocol):
 
     grows: bool
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+    def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
         """Make latencies of these decisions known where that takes work; failures show when they are asked for.
 
         Returns:
@@ -87,163 +55,13 @@ class LatencySource(Protocol):
         """
         ...
 
-    def latency(self, case: Case, decision: Decision) -> Latency:
+    def latency(self, case: Case, decision: AnyDecision) -> Latency:
         """Latency of a decision whose num_splits is resolved.
 
         Raises:
             UnrecordedError: not known and not to be had.
         """
         ...
-
-
-def _between(low: Latency, high: Latency, share: float) -> Latency:
-    rounds = (a + (b - a) * share for a, b in zip(low.rounds_us, high.rounds_us, strict=True))
-    return Latency(tuple(rounds), interpolated=True)
-
-
-def _later(latency: Latency, cost_us: float) -> Latency:
-    """A latency so much longer: not measured itself."""
-    return Latency(tuple(us + cost_us for us in latency.rounds_us), interpolated=True)
-
-
-def _neighbours(values: list[int], wanted: int) -> tuple[int | None, int | None]:
-    """Largest recorded value up to `wanted` and smallest from it on."""
-    low = max((v for v in values if v <= wanted), default=None)
-    high = min((v for v in values if v >= wanted), default=None)
-    return low, high
-
-
-class ShapeCells:
-    """Recorded launches of one shape and the coordinates that interpolation walks along."""
-
-    def __init__(self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu) -> None:
-        """Index the cells by canonical launch."""
-        cells = tuple(cells)
-        self.shape = shape
-        self.by_launch: Mapping[str, Latency] = {c.launch: Latency(c.latencies_us) for c in cells}
-        self._setting, self._gpu = setting, gpu
-        self._split = [c.decision for c in cells if c.decision.num_splits > 1 and c.decision.sm_margin == 0]
-        self._known_blocks: dict[tuple[int, bool], list[int]] = {}
-
-    @cached_property
-    def caps(self) -> list[int]:
-        """Recorded num_splits above 1."""
-        return sorted({d.num_splits for d in self._split})
-
-    @cached_property
-    def blocks(self) -> list[int]:
-        """Recorded blocks per split; none in static mode."""
-        return sorted({self.blocks_of(d) for d in self._split}) if self._setting.mode is not Mode.STATIC else []
-
-    @cached_property
-    def _uniform_live(self) -> dict[int, list[int]]:
-        """Recorded live splits of a uniform batch, by combine kernel."""
-        found: dict[int, list[int]] = {}
-        for d in self._split:
-            launch = canonical_launch(self.shape, self._setting, d, self._gpu)
-            found.setdefault(launch.combine_bucket, []).append(launch.live_splits[0])
-        return found
-
-    def blocks_of(self, decision: Decision) -> int:
-        """blocks_per_split with FA3's own formula filled in."""
-        if decision.blocks_per_split:
-            return decision.blocks_per_split
-        work = work_view(self.shape, self._setting, decision.num_splits)
-        return stock_blocks_per_split(work, self._gpu.num_sms - decision.sm_margin)
-
-    def exact(self, decision: Decision) -> Latency | None:
-        """Measured latency of a decision, or None."""
-        return self.by_launch.get(canonical_launch(self.shape, self._setting, decision, self._gpu).key)
-
-    def _other_kernels(self, launch: Launch) -> list[tuple[Launch, float]]:
-        """The same splits under the other combine kernels, the nearest first, and what `launch` takes longer, in us."""
-        if self._setting.mode is Mode.STATIC or launch.combine_bucket not in COMBINE_COST_US:
-            return []
-        own = launch.combine_bucket
-        others = sorted((b for b in COMBINE_COST_US if b != own), key=lambda b: (abs(b - own), b))
-        fits = [b for b in others if b >= max(launch.live_splits)]
-        cost = COMBINE_COST_US[own]
-        return [(replace(launch, num_splits=b, combine_bucket=b), cost - COMBINE_COST_US[b]) for b in fits]
-
-    def _same_splits(self, decision: Decision) -> Latency | None:
-        """Measured latency of a decision, or of the same splits under another combine kernel, or None."""
-        launch = canonical_launch(self.shape, self._setting, decision, self._gpu)
-        found = self.by_launch.get(launch.key)
-        if found is not None:
-            return found
-        for other, cost_us in self._other_kernels(launch):
-            found = self.by_launch.get(other.key)
-            if found is not None:
-                return _later(found, cost_us)
-        return None
-
-    def lookup(self, decision: Decision) -> Latency | None:
-        """Measured or interpolated latency of a decision that is resolved, or None."""
-        launch = canonical_launch(self.shape, self._setting, decision, self._gpu)
-        found = self.by_launch.get(launch.key)
-        if found is not None:
-            return found
-        if launch.num_splits == 1 or not launch.pack_gqa or launch.sm_margin:
-            return None
-        if self._setting.mode is Mode.STATIC:
-            return self._along_caps(decision)
-        if not self.shape.ragged:
-            found = self._along_live(launch) or self._same_splits(decision)
-            if found is None:
-                others = ((self._along_live(other), cost_us) for other, cost_us in self._other_kernels(launch))
-                found = next((_later(near, cost_us) for near, cost_us in others if near is not None), None)
-            return found
-        spelled = replace(decision, blocks_per_split=self.blocks_of(decision))
-        return (
-            self._along_blocks(spelled)
-            or self._along_caps(spelled)
-            or self._same_splits(spelled)
-            or self._along_blocks(spelled, any_kernel=True)
-            or self._along_caps(spelled, any_kernel=True)
-        )
-
-    def _along_live(self, launch: Launch) -> Latency | None:
-        """Uniform batches: between two counts of live splits under the same combine kernel."""
-        live = launch.live_splits[0]
-        low, high = _neighbours(self._uniform_live.get(launch.combine_bucket, []), live)
-        if low is None or high is None:
-            return None
-        ends = [replace(launch, live_splits=(s,) * self.shape.batch).key for s in (low, high)]
-        return _between(self.by_launch[ends[0]], self.by_launch[ends[1]], (live - low) / max(1, high - low))
-
-    def _along_blocks(self, decision: Decision, *, any_kernel: bool = False) -> Latency | None:
-        """Ragged batches: between two known blocks per split under the same cap."""
-        known = self._same_splits if any_kernel else self.exact
-        key = (decision.num_splits, any_kernel)
-        if key not in self._known_blocks:
-            ends = ((b, known(replace(decision, blocks_per_split=b))) for b in self.blocks)
-            self._known_blocks[key] = [b for b, found in ends if found is not None]
-        low, high = _neighbours(self._known_blocks[key], decision.blocks_per_split)
-        if low is None or high is None or low == high:
-            return None
-        first = known(replace(decision, blocks_per_split=low))
-        second = known(replace(decision, blocks_per_split=high))
-        assert first is not None and second is not None
-        return _between(first, second, (decision.blocks_per_split - low) / (high - low))
-
-    def _along_caps(self, decision: Decision, *, any_kernel: bool = False) -> Latency | None:
-        """Between two recorded caps with the same combine kernel."""
-        known = self._same_splits if any_kernel else self.exact
-        bucket = combine_bucket(decision.num_splits, self.shape.head_dim)
-        caps = [c for c in self.caps if combine_bucket(c, self.shape.head_dim) == bucket]
-        low, high = _neighbours(caps, decision.num_splits)
-        if low is None or high is None or low == high:
-            return None
-        ends = []
-        for cap in (low, high):
-            end = replace(decision, num_splits=cap)
-            found = known(end)
-            if found is None and self._setting.mode is not Mode.STATIC:
-                found = self._along_blocks(end, any_kernel=any_kernel)
-            if found is None:
-                return None
-            ends.append(found)
-        return _between(ends[0], ends[1], (decision.num_splits - low) / (high - low))
 
 
 class TableSource:
@@ -254,25 +72,26 @@ class TableSource:
     def __init__(self, table: Table, *, interpolate: bool = True) -> None:
         """Take a table; without `interpolate` only what was measured itself is known."""
         self._table, self._interpolate = table, interpolate
-        self._shapes: dict[str, ShapeCells] = {}
-        self._known: dict[tuple[str, Decision], Latency | None] = {}
+        self._shapes: dict[str, ShapeLatencies[Any]] = {}
+        self._known: dict[tuple[str, AnyDecision], Latency | None] = {}
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+    def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
         """See `LatencySource.prepare`; a table knows all that it will ever know."""
 
     def cells(self, case: Case) -> Sequence[Cell]:
         """See `LatencySource.cells`."""
         return self._table.cells[case.id]
 
-    def _cells_of(self, case: Case) -> ShapeCells:
+    def _cells_of(self, case: Case) -> ShapeLatencies[Any]:
         """The index of a case, made when it is first needed: a reader may need few."""
         found = self._shapes.get(case.id)
         if found is None:
-            found = ShapeCells(case.shape, self._table.cells[case.id], self._table.setting, self._table.gpu)
+            t = self._table
+            found = target_of(t.setting).latencies(case.shape, t.cells[case.id], t.setting, t.gpu)
             self._shapes[case.id] = found
         return found
 
-    def latency(self, case: Case, decision: Decision) -> Latency:
+    def latency(self, case: Case, decision: AnyDecision) -> Latency:
         """See `LatencySource.latency`."""
         key = (case.id, decision)
         try:
@@ -284,16 +103,5 @@ class TableSource:
                 self._known.clear()
             self._known[key] = found
         if found is None:
-            cells = self._cells_of(case)
-            raise UnrecordedError(
-                f"{case.id}: num_splits {decision.num_splits}, blocks_per_split {decision.blocks_per_split}, pack_gqa "
-                f"{decision.pack_gqa}, sm_margin {decision.sm_margin} is not recorded and not between two recorded "
-                f"launches. Recorded: num_splits 1 and {_span(cells.caps)}"
-                + (f", blocks_per_split {_span(cells.blocks)}" if cells.blocks else "")
-                + ", sm_margin 0"
-            )
+            raise UnrecordedError(f"{case.id}: {self._cells_of(case).unknown_text(decision)}")
         return found
-
-
-def _span(values: list[int]) -> str:
-    return f"{values[0]}..{values[-1]} ({len(values)} values)" if values else "none"

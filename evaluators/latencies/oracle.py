@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.evaluation import KnownLaunch
 from evaluators.data.gain import Gain, gain_of, log_speedups
-from evaluators.fa3.launch import spelled_out
-from evaluators.latencies.latency import ShapeCells
-from evaluators.latencies.table import Cell
+from evaluators.data.launches import AnyDecision, Cell
+from evaluators.targets.registry import target_of
+from evaluators.targets.target import ShapeLatencies
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class ShapeGains:
         """Take the cells, the baseline's first."""
         self.cells = cells
         self._of = (shape, setting, gpu)
+        self._target = target_of(setting)
 
     @cached_property
     def oracle(self) -> OracleShape:
@@ -56,10 +58,11 @@ class ShapeGains:
         return oracle_of(self.cells)
 
     @cached_property
-    def best(self) -> Decision:
-        """The oracle's decision, with FA3's own choices filled in."""
+    def best(self) -> AnyDecision:
+        """The oracle's decision, with the kernel's own choices filled in."""
         shape, setting, gpu = self._of
-        return spelled_out(shape, setting, self.cells[self.oracle.cell].decision, gpu)
+        best: AnyDecision = self._target.spelled_out(shape, setting, self.cells[self.oracle.cell].decision, gpu)
+        return best
 
     @cached_property
     def gains(self) -> tuple[Gain, ...]:
@@ -71,7 +74,9 @@ class ShapeGains:
     def _launches(self) -> tuple[KnownLaunch, ...]:
         shape, setting, gpu = self._of
         return tuple(
-            KnownLaunch(spelled_out(shape, setting, c.decision, gpu), statistics.median(c.latencies_us), gain)
+            KnownLaunch(
+                self._target.spelled_out(shape, setting, c.decision, gpu), statistics.median(c.latencies_us), gain
+            )
             for c, gain in zip(self.cells, self.gains, strict=True)
         )
 
@@ -80,11 +85,11 @@ class ShapeGains:
         return self._launches
 
     @cached_property
-    def _index(self) -> ShapeCells:
+    def _index(self) -> ShapeLatencies[Any]:
         shape, setting, gpu = self._of
-        return ShapeCells(shape, self.cells, setting, gpu)
+        return self._target.latencies(shape, self.cells, setting, gpu)
 
-    def gain(self, decision: Decision) -> Gain | None:
+    def gain(self, decision: AnyDecision) -> Gain | None:
         """Gain of a decision whose num_splits is resolved: measured, interpolated, or None where it is unknown."""
         found = self._index.lookup(decision)
         return None if found is None else gain_of(self.cells[0].latencies_us, found.rounds_us)

@@ -16,12 +16,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from evaluators.data.contract import Decision, DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
-from evaluators.latencies.table import Cell, TableError, check_cell
+from evaluators.data.launches import AnyDecision, Cell
+from evaluators.latencies.table import TableError, check_cell
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.registry import TARGETS, target_of_decision
 
-STORE_FORMAT = 1
+STORE_FORMAT = 2
+"""Format 1, before `launch` had `knobs`, is read, and brought up to date where it is written."""
+
 METHOD = "graph-6"
 """How latencies are taken (CUDA graphs, six rounds); other methods' readings are not mixed with these."""
 
@@ -35,7 +41,7 @@ CREATE TABLE launch (
     bench INTEGER NOT NULL REFERENCES bench(id), shape TEXT NOT NULL, launch TEXT NOT NULL,
     num_splits INTEGER NOT NULL, blocks_per_split INTEGER NOT NULL, pack_gqa INTEGER, sm_margin INTEGER NOT NULL,
     latencies_us TEXT NOT NULL, baseline_us TEXT NOT NULL, error REAL NOT NULL, sm_clock_mhz INTEGER NOT NULL,
-    slowed INTEGER NOT NULL, measured_at TEXT NOT NULL,
+    slowed INTEGER NOT NULL, measured_at TEXT NOT NULL, knobs TEXT,
     PRIMARY KEY (bench, shape, launch)
 ) WITHOUT ROWID;
 """
@@ -77,7 +83,7 @@ class StoredLatency:
     """
 
     launch: str
-    decision: Decision
+    decision: AnyDecision
     latencies_us: tuple[float, ...]
     baseline_us: tuple[float, ...]
     error: float
@@ -104,11 +110,26 @@ READING_COLUMNS = (
 )
 
 
+def _knobs_text(decision: AnyDecision) -> str | None:
+    """A decision of another target than FA3, with that target's name; FA3's has columns of its own."""
+    target = target_of_decision(decision)
+    return None if target is FA3 else json.dumps([target.name, *decision.as_row()])
+
+
+def _decision(row: Sequence[Any], knobs: str | None) -> AnyDecision:
+    """Inverse of `_knobs_text`, given FA3's columns."""
+    if knobs is None:
+        return Decision.from_row(row)
+    name, *numbers = json.loads(knobs)
+    found: AnyDecision = TARGETS[name].from_row(numbers)
+    return found
+
+
 def _reading(
     launch: str, splits: int, pack: int | None, margin: int, blocks: int, latencies: str, baseline: str, error: float,
-    clock: int, slowed: int,
+    clock: int, slowed: int, knobs: str | None,
 ) -> StoredLatency:  # fmt: skip
-    decision = Decision.from_row((splits, pack, margin, blocks))
+    decision = _decision((splits, pack, margin, blocks), knobs)
     rounds, paired = tuple(json.loads(latencies)), tuple(json.loads(baseline))
     if len(rounds) != len(paired) or len(rounds) < 2:
         raise ValueError(f"launch {launch}: {len(rounds)} latencies beside {len(paired)} of the baseline")
@@ -133,14 +154,15 @@ def read_bench(path: Path, bench: BenchKey) -> dict[str, dict[str, StoredLatency
     where = " AND ".join(f"{name} = ?" for name in names) + (" AND uuid = ?" if d.uuid else "")
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
+            old = db.execute("PRAGMA user_version").fetchone()[0] == 1
             rows = db.execute(
-                f"SELECT shape, bench, {READING_COLUMNS} FROM launch "
+                f"SELECT shape, bench, {READING_COLUMNS}, {'NULL' if old else 'knobs'} FROM launch "
                 f"WHERE bench IN (SELECT id FROM bench WHERE {where})",
                 (*known, d.uuid) if d.uuid else known,
             )
             for shape, number, *row in rows:
                 by_gpu.setdefault(shape, {}).setdefault(number, {})[row[0]] = _reading(*row)
-    except (sqlite3.Error, ValueError, TypeError, TableError) as error:
+    except (sqlite3.Error, ValueError, TypeError, KeyError, TableError) as error:
         raise StoreError(f"{path} cannot be read as a latency store ({error})") from error
     return {shape: max(gpus.values(), key=len) for shape, gpus in by_gpu.items()}
 
@@ -173,6 +195,9 @@ class LatencyStore:
             if found == 0 and tables == 0:
                 for statement in SCHEMA.split(";"):
                     self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={STORE_FORMAT}")
+            elif found == 1:
+                self._db.execute("ALTER TABLE launch ADD COLUMN knobs TEXT")
                 self._db.execute(f"PRAGMA user_version={STORE_FORMAT}")
             elif found != STORE_FORMAT:
                 raise StoreError(
@@ -223,13 +248,14 @@ class LatencyStore:
                     # The same rounds for all launches that were measured together.
                     baseline_us, baseline = r.baseline_us, _json(r.baseline_us)
                 rows.append((
-                    bench, key, r.launch, d.num_splits, d.blocks_per_split, d.pack_gqa, d.sm_margin,
-                    _json(r.latencies_us), baseline, r.error, r.sm_clock_mhz, r.slowed, now,
+                    bench, key, r.launch, d.num_splits, d.blocks_per_split, getattr(d, "pack_gqa", None),
+                    getattr(d, "sm_margin", 0), _json(r.latencies_us), baseline, r.error, r.sm_clock_mhz, r.slowed, now,
+                    _knobs_text(d),
                 ))  # fmt: skip
         try:
             with self._lock:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(f"INSERT OR IGNORE INTO launch VALUES ({','.join('?' * 13)})", rows)
+                self._db.executemany(f"INSERT OR IGNORE INTO launch VALUES ({','.join('?' * 14)})", rows)
                 self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreError(f"{self.path} cannot be written ({error})") from error
@@ -243,10 +269,11 @@ class LatencyStore:
         try:
             with self._lock:
                 rows = self._db.execute(
-                    f"SELECT {READING_COLUMNS} FROM launch WHERE bench = ? AND shape = ?", (bench, shape_key(shape))
+                    f"SELECT {READING_COLUMNS}, knobs FROM launch WHERE bench = ? AND shape = ?",
+                    (bench, shape_key(shape)),
                 ).fetchall()
             found = {row[0]: _reading(*row) for row in rows}
-        except (sqlite3.Error, ValueError, TypeError, TableError) as error:
+        except (sqlite3.Error, ValueError, TypeError, KeyError, TableError) as error:
             raise StoreError(f"{self.path} is damaged ({error}); move it away to start a new one") from error
         return found
 

@@ -15,42 +15,26 @@ import math
 import statistics
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import MAX_NUM_SPLITS, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import MAX_NUM_SPLITS, DecodeShape, Gpu, Setting
+from evaluators.data.launches import Cell
 from evaluators.data.workloads import Case, Split, cases_for
+from evaluators.targets.registry import target_of
+from evaluators.targets.target import AnyTarget
 
 TABLE_FORMAT = 1
 CARD, SHAPES, CELLS = "card.json", "shapes.csv.gz", "cells.csv.gz"
 SHAPE_COLUMNS = (
     "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q", "gpu", "live_seqlens",
 )  # fmt: skip
-CELL_COLUMNS = (
-    "case", "num_splits", "blocks_per_split", "pack_gqa", "sm_margin", "launch", "error", "latencies_us",
-)  # fmt: skip
 
 
 class TableError(Exception):
     """A table or slice cannot be read or written; the message says which file and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One measured launch of one shape.
-
-    Attributes:
-        decision: the decision that was launched, resolved.
-        launch: key of its canonical launch.
-        error: worst relative error against the fp32 reference.
-        latencies_us: one per round; rounds are paired across the cells of a shape.
-    """
-
-    decision: Decision
-    launch: str
-    error: float
-    latencies_us: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +58,20 @@ def _csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> byte
     return gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0)
 
 
-def _pack_text(pack_gqa: bool | None) -> str:
-    return "" if pack_gqa is None else str(int(pack_gqa))
+def cell_columns(target: AnyTarget) -> tuple[str, ...]:
+    """Columns of `cells.csv.gz`."""
+    return "case", *target.cell_columns, "launch", "error", "latencies_us"
 
 
-def _pack_value(text: str) -> bool | None:
-    return None if text == "" else text == "1"
+def _text(value: object) -> str:
+    """A number or a flag of a decision."""
+    return "" if value is None else str(int(value))  # type: ignore[call-overload]
+
+
+@cache
+def _numbers_of(decision_type: type) -> tuple[str, ...]:
+    """Fields of a decision that are numbers; the one flag that there is may be None."""
+    return tuple(f.name for f in fields(decision_type) if f.name != "pack_gqa")
 
 
 def check_cell(where: str, cell: Cell, rounds: int) -> None:
@@ -102,7 +94,7 @@ def check_cell(where: str, cell: Cell, rounds: int) -> None:
     if isinstance(cell.error, bool) or not isinstance(cell.error, int | float) or not 0 <= cell.error < math.inf:
         raise TableError(f"{where}: an error of {cell.error!r}, expected a finite number from 0 on")
     d = cell.decision
-    whole = (d.num_splits, d.sm_margin, d.blocks_per_split)
+    whole = [getattr(d, name) for name in _numbers_of(type(d))]
     if any(type(v) is not int or not 0 <= v < 2**31 for v in whole) or d.num_splits > MAX_NUM_SPLITS:
         raise TableError(f"{where}: not a decision that the kernel takes: {d.as_row()}")
 
@@ -132,7 +124,7 @@ def off_the_curve(cells: Mapping[str, Sequence[Cell]]) -> list[str]:
         for cell in rows:
             d = cell.decision
             if d.num_splits > 1:
-                lines.setdefault((d.pack_gqa, d.sm_margin, d.blocks_per_split), []).append(cell)
+                lines.setdefault(tuple(d.as_row()[1:]), []).append(cell)
         for line in lines.values():
             line.sort(key=lambda c: c.decision.num_splits)
             medians = [statistics.median(c.latencies_us) for c in line]
@@ -168,6 +160,7 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
     if folder.exists() and any(folder.iterdir()):
         raise TableError(f"{folder} is not empty: choose another folder, or remove it first")
     folder.mkdir(parents=True, exist_ok=True)
+    target = target_of(Setting.from_json(card))
     shapes = (
         (
             c.id, c.split.value, c.shape.batch, c.shape.seqlen_k, c.shape.num_heads_q, c.shape.num_heads_kv,
@@ -177,14 +170,14 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
     )  # fmt: skip
     rows = (
         (
-            case.id, x.decision.num_splits, x.decision.blocks_per_split, _pack_text(x.decision.pack_gqa),
-            x.decision.sm_margin, x.launch, f"{x.error:.5f}", " ".join(f"{v:.3f}" for v in x.latencies_us),
+            case.id, *map(_text, target.cell_values(x.decision).values()), x.launch, f"{x.error:.5f}",
+            " ".join(f"{v:.3f}" for v in x.latencies_us),
         )
         for case in cases
         for x in cells[case.id]
     )  # fmt: skip
     (folder / SHAPES).write_bytes(_csv_bytes(SHAPE_COLUMNS, shapes))
-    (folder / CELLS).write_bytes(_csv_bytes(CELL_COLUMNS, rows))
+    (folder / CELLS).write_bytes(_csv_bytes(cell_columns(target), rows))
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
@@ -250,8 +243,9 @@ def _parsed(folder: Path, digest: str) -> Table:
             )  # fmt: skip
             cases.append(Case(case, shape, Split(split)))
         cells: dict[str, list[Cell]] = {c.id: [] for c in cases}
-        for case, num_splits, blocks, pack, free, launch, off, latencies in _rows(folder / CELLS, CELL_COLUMNS):
-            decision = Decision(int(num_splits), _pack_value(pack), int(free), int(blocks))
+        target = target_of(setting)
+        for case, *decided, launch, off, latencies in _rows(folder / CELLS, cell_columns(target)):
+            decision = target.from_texts(decided)
             cells[case].append(Cell(decision, launch, float(off), tuple(map(float, latencies.split()))))
     except (ValueError, KeyError, TypeError) as error:
         raise TableError(f"{folder}: a damaged line ({error!r}); restore the table from the repository") from error
@@ -270,7 +264,7 @@ def _parsed(folder: Path, digest: str) -> Table:
             raise TableError(f"{folder / CELLS}: {case} holds a launch twice")
         for x in rows:
             check_cell(f"{folder / CELLS}: {case}", x, rounds)
-    margin = max((x.decision.sm_margin for rows in cells.values() for x in rows), default=0)
+    margin = max((target.sm_margin(x.decision) for rows in cells.values() for x in rows), default=0)
     return Table(
         card=card,
         setting=setting,
@@ -336,7 +330,7 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
                     continue
                 if case in cells:
                     continue
-                found = [_slice_cell(x) for x in row["cells"]]
+                found = [_slice_cell(x, target_of(Setting.from_json(ours))) for x in row["cells"]]
                 gpu_of[case] = ours["device"]["uuid"]
                 clocks.append(int(row["sm_clock_mhz"]))
                 slowed += bool(row["slowed"])
@@ -368,9 +362,8 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
     return card, cases, cells, gpu_of
 
 
-def _slice_cell(row: Mapping[str, Any]) -> Cell:
-    decision = Decision(row["num_splits"], row["pack_gqa"], row["sm_margin"], row["blocks_per_split"])
-    return Cell(decision, str(row["launch"]), row["error"], tuple(row["latencies_us"]))
+def _slice_cell(row: Mapping[str, Any], target: AnyTarget) -> Cell:
+    return Cell(target.from_cell(row), str(row["launch"]), row["error"], tuple(row["latencies_us"]))
 
 
 def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from evaluators.data.contract import Decision, DecodeShape, Mode, Setting
+from evaluators.data.launches import AnyDecision
 from evaluators.data.workloads import Case, Split
 from evaluators.latencies.store import shape_key
 from evaluators.measure.device import ClockLog, DeviceLost
@@ -42,7 +43,7 @@ class GpuBench:
         """
         self.setting, self._seed = setting, seed
         try:
-            self.provider = open_provider(setting.provider, library)
+            self.provider = open_provider(setting.provider, library, paged=setting.paged)
         except ProviderUnavailable as error:
             raise MeasureError(MeasureErrorKind.UNAVAILABLE, str(error)) from error
         self.device = claim_gpu()
@@ -87,7 +88,7 @@ class GpuBench:
             kind = MeasureErrorKind.MEMORY if memory else MeasureErrorKind.REFUSED
             raise MeasureError(kind, f"{shape_key(shape)}: {first}") from error
 
-    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+    def measure(self, shape: DecodeShape, decisions: Sequence[AnyDecision], rounds: int) -> dict[str, Any]:
         """See `GpuWorker.measure`."""
         shapes = self.guarded(shape, lambda: self.shapes)  # takes the memory for KV copies at first
         started = time.monotonic()
@@ -107,8 +108,8 @@ class GpuBench:
     def pairs(
         self,
         shape: DecodeShape,
-        one: Decision,
-        other: Decision,
+        one: AnyDecision,
+        other: AnyDecision,
         orders: Sequence[str],
         calls: tuple[int, int] | None = None,
     ) -> list[dict[str, Any]]:
@@ -129,8 +130,8 @@ class GpuBench:
     def _pairs(
         self,
         shape: DecodeShape,
-        one: Decision,
-        other: Decision,
+        one: AnyDecision,
+        other: AnyDecision,
         orders: Sequence[str],
         calls: tuple[int, int] | None,
     ) -> list[Block]:
@@ -174,7 +175,7 @@ class GpuBench:
             )
         return blocks
 
-    def _bound(self, inputs: CallInputs, decision: Decision) -> BoundLaunch:
+    def _bound(self, inputs: CallInputs, decision: AnyDecision) -> BoundLaunch:
         """A launch; num_splits 0 leaves it to the library."""
         if decision.num_splits == 0:
             return self.provider.bind_own(inputs, 0)
@@ -188,7 +189,7 @@ class GpuBench:
         self.shapes.tidy()
         return found
 
-    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
+    def kernels(self, shape: DecodeShape, decision: AnyDecision) -> list[str]:
         """See `GpuWorker.kernels`."""
         import torch
         from torch.profiler import ProfilerActivity, profile

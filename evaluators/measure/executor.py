@@ -15,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from evaluators.data.contract import Decision, DecodeShape, Setting
+from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
+from evaluators.data.launches import AnyDecision
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.targets.registry import target_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Job:
 
     setting: Setting
     shape: DecodeShape
-    decisions: tuple[Decision, ...]
+    decisions: tuple[AnyDecision, ...]
     rounds: int
 
 
@@ -100,10 +102,10 @@ def run_request(jobs: Sequence[Job]) -> dict[str, Any]:
 def requested_jobs(request: dict[str, Any]) -> list[Job]:
     """Inverse of `run_request`."""
     setting = Setting.from_json(request["setting"])
-    jobs = []
+    jobs, target = [], target_of(setting)
     for (batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, live), decisions, rounds in request["jobs"]:
         shape = DecodeShape(batch, seqlen_k, heads_q, heads_kv, head_dim, seqlen_q, tuple(live))
-        jobs.append(Job(setting, shape, tuple(map(Decision.from_row, decisions)), rounds))
+        jobs.append(Job(setting, shape, tuple(map(target.from_row, decisions)), rounds))
     return jobs
 
 

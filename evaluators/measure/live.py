@@ -17,19 +17,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting, baseline_decision
+from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.evaluation import Measuring
+from evaluators.data.launches import AnyDecision, Cell, Latency
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case
-from evaluators.fa3.launch import canonical_launch, spelled_out
-from evaluators.latencies.latency import Latency, UnrecordedError
-from evaluators.latencies.recorded_decisions import SM_MARGINS
+from evaluators.latencies.latency import UnrecordedError
 from evaluators.latencies.store import BenchKey, LatencyStore, StoredLatency, shape_key
-from evaluators.latencies.table import Cell
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.executor import Job, JobResult
 from evaluators.measure.pool import Pool
+from evaluators.targets.registry import target_of
 
 ROUNDS = 6
 """As in recorded tables: even, so that the oracle can be cross-fitted."""
@@ -100,7 +99,7 @@ class KnownLatencies:
         """Latencies of a case by launch; empty where none is known."""
         return self.by_launch.get(case.id, {})
 
-    def missing(self, case: Case, decisions: Mapping[str, Decision]) -> dict[str, Decision]:
+    def missing(self, case: Case, decisions: Mapping[str, AnyDecision]) -> dict[str, AnyDecision]:
         """Those launches whose latency is neither known nor known not to be had."""
         known = self.of(case)
         return {k: d for k, d in decisions.items() if k not in known and (case.id, k) not in self.failed}
@@ -132,13 +131,14 @@ class LiveSource(ABC):
         self.bench = bench
         self.setting: Setting = bench.setting
         self.device: DeviceRecord = bench.device
-        self.gpu: Gpu = replace(bench.device.gpu(), max_sm_margin=max(SM_MARGINS))
+        self.target = target_of(bench.setting)
+        self.gpu: Gpu = replace(bench.device.gpu(), max_sm_margin=self.target.live_sm_margin)
         self.count = LiveCount()
         self.known = KnownLatencies()
         self.lock = threading.Lock()
 
     @abstractmethod
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+    def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
         """See `LatencySource.prepare`.
 
         Raises:
@@ -146,29 +146,29 @@ class LiveSource(ABC):
             StoreError: the store cannot be written.
         """
 
-    def by_case(self, wanted: Sequence[tuple[Case, Decision]]) -> list[tuple[Case, dict[str, Decision]]]:
+    def by_case(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> list[tuple[Case, dict[str, AnyDecision]]]:
         """Each case with the launches that are wanted of it, and a decision that makes each."""
-        found: dict[str, tuple[Case, dict[str, Decision]]] = {}
+        found: dict[str, tuple[Case, dict[str, AnyDecision]]] = {}
         for case, decision in wanted:
             launch, spelled = self._launch(case, decision)
             found.setdefault(case.id, (case, {}))[1].setdefault(launch, spelled)
         return list(found.values())
 
-    def baseline(self, case: Case) -> tuple[str, Decision]:
+    def baseline(self, case: Case) -> tuple[str, AnyDecision]:
         """The stock decision's launch on a case, and that decision resolved."""
-        return self._launch(case, baseline_decision(self.setting))
+        return self._launch(case, self.target.baseline(self.setting))
 
-    def _launch(self, case: Case, decision: Decision) -> tuple[str, Decision]:
-        spelled = spelled_out(case.shape, self.setting, decision, self.gpu)
-        return canonical_launch(case.shape, self.setting, spelled, self.gpu).key, spelled
+    def _launch(self, case: Case, decision: AnyDecision) -> tuple[str, AnyDecision]:
+        spelled = self.target.spelled_out(case.shape, self.setting, decision, self.gpu)
+        return self.target.launch(case.shape, self.setting, spelled, self.gpu).key, spelled
 
     def cells(self, case: Case) -> Sequence[Cell]:
         """See `LatencySource.cells`."""
         return self.known.cells.get(case.id, ())
 
-    def latency(self, case: Case, decision: Decision) -> Latency:
+    def latency(self, case: Case, decision: AnyDecision) -> Latency:
         """See `LatencySource.latency`; only `prepare` measures."""
-        launch = canonical_launch(case.shape, self.setting, decision, self.gpu).key
+        launch = self.target.launch(case.shape, self.setting, decision, self.gpu).key
         failed = self.known.failed.get((case.id, launch))
         if failed is not None:
             raise failed
@@ -187,7 +187,7 @@ def anchored_cells(readings: Mapping[str, StoredLatency], baseline: str) -> tupl
     return tuple(anchored(readings[k], reference) for k in order)
 
 
-def latencies_of(reply: Mapping[str, Any], launches: Sequence[tuple[str, Decision]]) -> list[StoredLatency]:
+def latencies_of(reply: Mapping[str, Any], launches: Sequence[tuple[str, AnyDecision]]) -> list[StoredLatency]:
     """What the store keeps of a worker's reply; the baseline's rounds, which come first, go with each launch."""
     rows = reply["cells"]
     anchor = tuple(rows[0]["latencies_us"])
@@ -205,7 +205,7 @@ def anchored(reading: StoredLatency, baseline_us: Sequence[float]) -> Cell:
     return Cell(reading.decision, reading.launch, reading.error, tuple(rounds))
 
 
-Wanted = dict[str, tuple[Case, dict[str, Decision]]]
+Wanted = dict[str, tuple[Case, dict[str, AnyDecision]]]
 """By case id: launches to measure, and a decision that makes each."""
 
 
@@ -241,7 +241,7 @@ class PoolSource(LiveSource):
         self._benches: dict[str, int] = {uuid: self._store.bench_id(b) for uuid, b in benches.items()}
         self._turn = threading.Lock() if one_gpu else contextlib.nullcontext()
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+    def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
         """Measure what neither memory nor store knows, on all GPUs at once.
 
         A launch that another caller is measuring is waited for, and counts as that caller's.
@@ -277,7 +277,7 @@ class PoolSource(LiveSource):
     def _in_flight_key(self, case: Case, launch: str) -> Hashable:
         return self._store.path, self.setting, shape_key(case.shape), launch
 
-    def _missing(self, groups: Sequence[tuple[Case, Mapping[str, Decision]]], *, first: bool) -> tuple[Wanted, bool]:
+    def _missing(self, groups: Sequence[tuple[Case, Mapping[str, AnyDecision]]], *, first: bool) -> tuple[Wanted, bool]:
         """What this caller is to measure now, and whether there is more that another is measuring."""
         mine: Wanted = {}
         others = False
@@ -335,22 +335,22 @@ class PoolSource(LiveSource):
         return total
 
     def _measure_parts(
-        self, parts: Sequence[tuple[Case, dict[str, Decision]]]
-    ) -> tuple[list[tuple[Case, dict[str, Decision]]], float]:
+        self, parts: Sequence[tuple[Case, dict[str, AnyDecision]]]
+    ) -> tuple[list[tuple[Case, dict[str, AnyDecision]]], float]:
         """One pass over cases and their new launches.
 
         Returns:
             What has to be tried again in smaller parts, and the seconds that it took GPUs.
         """
         seconds = 0.0
-        asked: dict[int, tuple[Case, list[tuple[str, Decision]]]] = {}
+        asked: dict[int, tuple[Case, list[tuple[str, AnyDecision]]]] = {}
         jobs = []
         for case, new in parts:
             first, baseline = self.baseline(case)
             launches = [(first, baseline), *((k, d) for k, d in new.items() if k != first)]
             jobs.append(Job(self.setting, case.shape, tuple(d for _, d in launches), ROUNDS))
             asked[id(jobs[-1])] = case, launches
-        again: list[tuple[Case, dict[str, Decision]]] = []
+        again: list[tuple[Case, dict[str, AnyDecision]]] = []
         with contextlib.closing(self._pool.measure(self._client, jobs)) as batches:
             for results in batches:
                 found: list[tuple[int, DecodeShape, list[StoredLatency]]] = []
@@ -371,8 +371,8 @@ class PoolSource(LiveSource):
         return again, seconds
 
     def _failure(
-        self, case: Case, launches: Sequence[tuple[str, Decision]], result: JobResult
-    ) -> list[tuple[Case, dict[str, Decision]]]:
+        self, case: Case, launches: Sequence[tuple[str, AnyDecision]], result: JobResult
+    ) -> list[tuple[Case, dict[str, AnyDecision]]]:
         """Smaller parts to try; none when the guilty launch is found, which is then remembered."""
         error = result.error
         assert error is not None

@@ -17,15 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from evaluators.data.contract import Decision, Gpu, Setting
+from evaluators.data.contract import Gpu, Setting
 from evaluators.data.device import DeviceRecord
+from evaluators.data.launches import AnyDecision, AnyLaunch
 from evaluators.data.workloads import Case, cases_for
-from evaluators.fa3.launch import Launch
-from evaluators.latencies.recorded_decisions import recorded_actions
 from evaluators.latencies.table import slice_rows
 from evaluators.measure.errors import MeasureErrorKind, RecordingError
 from evaluators.measure.executor import Job, JobResult
 from evaluators.measure.pool import Pool
+from evaluators.targets.registry import target_of
+from evaluators.targets.target import AnyTarget
 
 SLICE_FORMAT = 1
 ROUNDS = 6
@@ -39,7 +40,7 @@ SAME = ("format", "workload", "setting", "build", "rounds")
 SAME_DEVICE = ("name", "num_sms", "driver")
 """Keys of the header that slices of one folder must share; the rest tells one GPU from another."""
 
-Actions = dict[str, tuple[Decision, Launch]]
+Actions = dict[str, tuple[AnyDecision, AnyLaunch]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ def header(workload: str, setting: Setting, device: DeviceRecord, build: str) ->
 def count_cells(workload: str, setting: Setting, gpu: Gpu) -> tuple[int, int]:
     """(shapes, cells) that a recording would measure."""
     cases = cases_for(workload, setting)
-    return len(cases), sum(len(recorded_actions(c.shape, setting, gpu)) for c in cases)
+    target = target_of(setting)
+    return len(cases), sum(len(target.recorded_actions(c.shape, setting, gpu)) for c in cases)
 
 
 def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:
@@ -95,13 +97,12 @@ def end_torn_line(path: Path) -> None:
             out.write(b"\n")
 
 
-def cell_row(decision: Decision, launch: Launch, latencies_us: Sequence[float], error: float) -> dict[str, Any]:
-    """One recorded launch as JSON."""
+def cell_row(
+    decision: dict[str, Any], launch: AnyLaunch, latencies_us: Sequence[float], error: float
+) -> dict[str, Any]:
+    """One recorded launch as JSON; the decision as of `Target.cell_values`."""
     return {
-        "num_splits": decision.num_splits,
-        "blocks_per_split": decision.blocks_per_split,
-        "pack_gqa": decision.pack_gqa,
-        "sm_margin": decision.sm_margin,
+        **decision,
         "launch": launch.key,
         "error": round(error, 6),
         "latencies_us": [round(v, 3) for v in latencies_us],
@@ -176,12 +177,12 @@ class SliceWriter:
         self._open.close()
 
 
-def _row(case: Case, actions: Actions, result: JobResult) -> dict[str, Any]:
+def _row(case: Case, actions: Actions, result: JobResult, target: AnyTarget) -> dict[str, Any]:
     """One slice line: the cells, or why this shape failed (it then costs this shape alone)."""
     if result.reply is None:
         return {"case": case.id, "failed": str(result.error).splitlines()[0]}
     cells = [
-        cell_row(decision, launch, cell["latencies_us"], cell["error"])
+        cell_row(target.cell_values(decision), launch, cell["latencies_us"], cell["error"])
         for (decision, launch), cell in zip(actions.values(), result.reply["cells"], strict=True)
     ]
     reply = result.reply
@@ -218,13 +219,13 @@ def record(
     asked: dict[int, tuple[Case, Actions, Job]] = {}
     with closing(SliceWriter(output, pool, workload, setting, folder=folder)) as slices:
         todo = [c for c in slice_cases(workload, setting, part) if c.id not in slices.done]
-        gpu = pool.devices[0].gpu()
+        gpu, target = pool.devices[0].gpu(), target_of(setting)
 
         def jobs() -> Iterator[Job]:
             for case in todo:
                 if deadline is not None and time.monotonic() > deadline:
                     return
-                actions = recorded_actions(case.shape, setting, gpu)
+                actions = target.recorded_actions(case.shape, setting, gpu)
                 job = Job(setting, case.shape, tuple(d for d, _ in actions.values()), ROUNDS)
                 asked[id(job)] = case, actions, job
                 yield job
@@ -238,7 +239,7 @@ def record(
                         case, actions, _ = asked.pop(id(result.job))
                         if result.error is not None and result.error.kind is MeasureErrorKind.LOST:
                             raise result.error
-                        row = _row(case, actions, result)
+                        row = _row(case, actions, result, target)
                         # A launch that no GPU survived is written down where the slices begin.
                         slices.add(result.uuid or next(iter(pool.benches(setting))), row)
                         count += 1

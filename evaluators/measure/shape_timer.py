@@ -7,7 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.launches import AnyDecision
 from evaluators.data.workloads import Case
 from evaluators.measure.providers import Provider
 from evaluators.measure.providers.memory import CopyPlan, KvPool, plan_copies
@@ -100,7 +101,7 @@ class ShapeTimer:
         self._rng = random.Random(seed)
 
     def time_decisions(
-        self, case: Case, decisions: Sequence[Decision], *, rounds: int
+        self, case: Case, decisions: Sequence[AnyDecision], *, rounds: int
     ) -> list[tuple[tuple[float, ...], float]]:
         """(latencies in microseconds by round, worst relative error) of each decision on one case.
 

@@ -19,12 +19,12 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
-from evaluators.data.contract import Decision, Setting
+from evaluators.data.contract import Setting
 from evaluators.data.evaluation import Measuring
+from evaluators.data.launches import AnyDecision, Cell, Latency
 from evaluators.data.workloads import Case
-from evaluators.latencies.latency import Latency, UnrecordedError
+from evaluators.latencies.latency import UnrecordedError
 from evaluators.latencies.store import BenchKey, LatencyStore, StoreError
-from evaluators.latencies.table import Cell
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.live import LiveCount, LiveSource, PoolSource
 from evaluators.measure.pool import Pool
@@ -110,7 +110,7 @@ class PoolServer:
             connection.send(reply)
 
     def _prepared(
-        self, source: PoolSource, wanted: Sequence[tuple[Case, Decision]], known: Mapping[str, int]
+        self, source: PoolSource, wanted: Sequence[tuple[Case, AnyDecision]], known: Mapping[str, int]
     ) -> Prepared:
         """Measure what is missing; then everything that the run does not know yet of the shapes that it named."""
         measuring = source.prepare(wanted)
@@ -161,14 +161,14 @@ class SharedPoolSource(LiveSource):
         super().__init__(bench)
         self._remembered = self._looked_up = 0  # launches known to this process; known to the server when asked
 
-    def prepare(self, wanted: Sequence[tuple[Case, Decision]]) -> Measuring | None:
+    def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
         """Have measured what neither memory nor store knows; returns when GPUs were busy for this run.
 
         Raises:
             MeasureError: no worker is left, a baseline cannot be measured, or the server is gone.
             StoreError: the store cannot be written.
         """
-        asked: list[tuple[Case, Decision]] = []
+        asked: list[tuple[Case, AnyDecision]] = []
         known: dict[str, int] = {}
         with self.lock:
             for case, decisions in self.by_case(wanted):
@@ -197,7 +197,7 @@ class SharedPoolSource(LiveSource):
             self._looked_up = max(self._looked_up, found.count.known)
             self.count = replace(found.count, known=self._remembered + self._looked_up)
 
-    def _request(self, wanted: Sequence[tuple[Case, Decision]], known: Mapping[str, int]) -> BenchKey | Prepared:
+    def _request(self, wanted: Sequence[tuple[Case, AnyDecision]], known: Mapping[str, int]) -> BenchKey | Prepared:
         try:
             with _connect(self._path) as connection:
                 connection.send((self._run, wanted, known))

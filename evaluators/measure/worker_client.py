@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from evaluators.data.contract import Decision, DecodeShape, Setting
+from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
+from evaluators.data.launches import AnyDecision
 from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
 from evaluators.measure.executor import Channel, Job, killed_after, result_of
 from evaluators.measure.local import ProcessChannel
@@ -56,7 +57,7 @@ class GpuWorker:
         self._setting = setting
         return info.device, info.builds[setting.name]
 
-    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], *, rounds: int) -> dict[str, Any]:
+    def measure(self, shape: DecodeShape, decisions: Sequence[AnyDecision], *, rounds: int) -> dict[str, Any]:
         """Latencies of decisions on one shape, in paired rounds; see `GpuBench.measure`."""
         assert self._setting is not None
         job = Job(self._setting, shape, tuple(decisions), rounds)
@@ -64,7 +65,7 @@ class GpuWorker:
         result: dict[str, Any] = result_of(reply)
         return result
 
-    def pairs(self, shape: DecodeShape, one: Decision, other: Decision, orders: Sequence[str]) -> list[Block]:
+    def pairs(self, shape: DecodeShape, one: AnyDecision, other: AnyDecision, orders: Sequence[str]) -> list[Block]:
         """Blocks of paired readings over fresh buffers; outputs are checked before and after.
 
         An arm with num_splits 0 is what the library decides by itself.
@@ -77,7 +78,7 @@ class GpuWorker:
         reply: dict[str, Any] = self._ask("peers", shape=shape.as_json())
         return reply
 
-    def kernels(self, shape: DecodeShape, decision: Decision) -> list[str]:
+    def kernels(self, shape: DecodeShape, decision: AnyDecision) -> list[str]:
         """Names of the kernels that one call runs, as the profiler reports them."""
         reply: list[str] = self._ask("kernels", shape=shape.as_json(), decision=decision.as_row())
         return reply

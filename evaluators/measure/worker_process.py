@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TextIO
 
-from evaluators.data.contract import Decision, DecodeShape, Setting, baseline_decision
+from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
-from evaluators.fa3.launch import spelled_out
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.executor import Job, WorkerInfo, requested_jobs
 from evaluators.measure.gpu_lock import GpuLockedError, hold
+from evaluators.targets.registry import target_of
 
 BENCH = "evaluators.measure.bench:open_bench"
 """Bench of a real GPU, as module:function; tests and load measurements name a simulated one."""
@@ -115,12 +115,13 @@ class BenchServer:
             return {**reply, "busy_s": time.monotonic() - started}
 
     def _called(self, op: str, setting: dict[str, Any], **arguments: Any) -> Any:
+        where = Setting.from_json(setting)
         if "shape" in arguments:
             arguments["shape"] = DecodeShape.from_json(arguments["shape"])
         for name in ("decision", "one", "other"):
             if name in arguments:
-                arguments[name] = Decision.from_row(arguments[name])
-        return getattr(self._bench(Setting.from_json(setting)), op)(**arguments)
+                arguments[name] = target_of(where).from_row(arguments[name])
+        return getattr(self._bench(where), op)(**arguments)
 
 
 def _error(kind: MeasureErrorKind, error: Exception) -> dict[str, Any]:
@@ -133,9 +134,10 @@ def _test(bench: Any, setting: Setting, device: DeviceRecord) -> None:
     Raises:
         MeasureError: of kind unavailable: this GPU is not fit for timing.
     """
-    stock = spelled_out(TEST_SHAPE, setting, baseline_decision(setting), device.gpu())
+    target = target_of(setting)
+    stock = target.spelled_out(TEST_SHAPE, setting, target.baseline(setting), device.gpu())
     try:
-        reply = bench.measure(shape=TEST_SHAPE, decisions=[Decision(1), stock], rounds=TEST_ROUNDS)
+        reply = bench.measure(shape=TEST_SHAPE, decisions=[target.decision_type(1), stock], rounds=TEST_ROUNDS)
     except MeasureError as error:
         raise MeasureError(MeasureErrorKind.UNAVAILABLE, f"{device.uuid} failed its self-test: {error}") from error
     for cell in reply["cells"]:

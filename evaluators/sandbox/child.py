@@ -89,6 +89,9 @@ def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -
     if request["open_builtins"]:
         # Tests of the confinement itself run code that the gate would refuse.
         builtins = vars(sys.modules["builtins"])
+    knobs, variants, work_at = questions["knobs"], questions["variants"], questions["work_at"]
+    names, width = [name for name, *_ in knobs], len(knobs)
+    fewest, most = questions["blocks"]
     scope: dict[str, Any] = {"__builtins__": builtins, "__name__": "heuristic"}
     exec(code, scope)
     schedule = scope["schedule"]
@@ -96,23 +99,29 @@ def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -
     shape_class = view_class("Shape", questions["shape_fields"])
     work_class = view_class("Work", questions["work_fields"])
     gpu = view_class("Gpu", list(questions["gpu"]))(*questions["gpu"].values())
-    max_margin = questions["gpu"]["max_sm_margin"]
     rows = []
-    for index, (shape, stock, work) in enumerate(questions["rows"]):
+    for index, (shape, stock, works) in enumerate(questions["rows"]):
         request["at"] = index
         answer = schedule(shape_class(*shape), gpu)
-        if type(answer) is not tuple or len(answer) != 3:
-            raise BadAnswer("schedule must return (num_splits, pack_gqa, sm_margin)")
-        num_splits = whole(answer[0], "num_splits", 0, 256)
-        pack_gqa = answer[1]
-        if pack_gqa is not None and type(pack_gqa) is not bool:
-            raise BadAnswer(f"pack_gqa must be None, True or False, got {type(pack_gqa).__name__}")
-        margin = whole(answer[2], "sm_margin", 0, max_margin)
-        blocks = 0
-        if blocks_per_split is not None:
-            seen = work_class(num_splits or stock, *work[:-1], list(work[-1]))
-            blocks = whole(blocks_per_split(seen, gpu), "blocks_per_split", 0, 2**31 - 1)
-        rows.append([num_splits, pack_gqa, margin, blocks])
+        if type(answer) is not tuple or len(answer) != width:
+            raise BadAnswer(f"schedule must return ({', '.join(names)})")
+        for value, (name, low, high, values, flag) in zip(answer, knobs, strict=True):
+            if not flag:
+                whole(value, name, low, high)
+                if values and value not in values:
+                    raise BadAnswer(f"{name} must be one of {', '.join(map(str, values))}, got {value}")
+            elif value is not None and type(value) is not bool:
+                raise BadAnswer(f"{name} must be None, True or False, got {type(value).__name__}")
+        if variants is not None and answer[1:] not in variants:
+            known = ", ".join([str(v) for v in variants])
+            raise BadAnswer(f"({', '.join(names[1:])}) must be one of {known}, got {answer[1:]}")
+        cap = answer[0] or stock
+        blocks = fewest
+        if blocks_per_split is not None and cap:
+            work = works[knobs[work_at][3].index(answer[work_at]) if work_at >= 0 else 0]
+            seen = work_class(cap, *work[:-1], list(work[-1]))
+            blocks = whole(blocks_per_split(seen, gpu), "blocks_per_split", fewest, most)
+        rows.append([*answer, blocks])
     return rows
 
 

@@ -1,17 +1,20 @@
-"""Decisions on a whole table of questions, as columns."""
+"""Decisions on a whole table of questions, as numbers."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from evaluators.data.contract import Decision
+from evaluators.data.launches import AnyDecision
+from evaluators.targets.target import AnyTarget
 
 Int64 = npt.NDArray[np.int64]
+FLAGS: dict[Any, int] = {None: -1, False: 0, True: 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,32 +22,42 @@ class DecisionArrays:
     """Decisions on all shapes, in the order of the questions.
 
     Attributes:
-        num_splits: 0..256.
-        pack_gqa: -1 for None, else 0 or 1.
-        sm_margin: SMs left free.
-        blocks_per_split: 0 where the program leaves it to FA3.
+        target: whose decisions they are.
+        rows: (decisions, knobs): what `schedule` answers, then what `blocks_per_split` does; a flag is -1 for None.
     """
 
-    num_splits: Int64
-    pack_gqa: Int64
-    sm_margin: Int64
-    blocks_per_split: Int64
+    target: AnyTarget
+    rows: Int64
 
     @classmethod
-    def of(cls, decisions: Sequence[Decision]) -> DecisionArrays:
-        """Columns of a list of decisions."""
-        pack = {None: -1, False: 0, True: 1}
-        rows = [(d.num_splits, pack[d.pack_gqa], d.sm_margin, d.blocks_per_split) for d in decisions]
-        return cls(*(np.ascontiguousarray(column) for column in np.array(rows, np.int64).reshape(-1, 4).T))
+    def of(cls, target: AnyTarget, decisions: Sequence[AnyDecision]) -> DecisionArrays:
+        """Rows of a list of decisions."""
+        flags = [i for i, name in enumerate(target.answer_names) if name in target.flags]
+        answers = [list(target.answer(d)) for d in decisions]
+        for answer in answers:
+            for i in flags:
+                answer[i] = FLAGS[answer[i]]
+        return cls(target, np.array(answers, np.int64).reshape(len(answers), len(target.answer_names)))
+
+    @property
+    def blocks_per_split(self) -> Int64:
+        """Of all shapes."""
+        return self.rows[:, -1]
 
     def digest(self) -> bytes:
         """Tells decision tables apart."""
-        columns = (self.num_splits, self.pack_gqa, self.sm_margin, self.blocks_per_split)
-        return hashlib.sha256(b"".join(np.ascontiguousarray(c).tobytes() for c in columns)).digest()
+        return hashlib.sha256(np.ascontiguousarray(self.rows).tobytes()).digest()
 
-    def decisions(self) -> tuple[Decision, ...]:
+    def decision(self, row: int) -> Any:
+        """The decision on one shape."""
+        return self._decision(self.rows[row].tolist())
+
+    def decisions(self) -> tuple[Any, ...]:
         """The same as objects."""
-        pack = {-1: None, 0: False, 1: True}
-        columns = (self.num_splits, self.pack_gqa, self.sm_margin, self.blocks_per_split)
-        rows = zip(*(c.tolist() for c in columns), strict=True)
-        return tuple(Decision(n, pack[p], m, b) for n, p, m, b in rows)
+        return tuple(map(self._decision, self.rows.tolist()))
+
+    def _decision(self, answer: list[Any]) -> Any:
+        for i, name in enumerate(self.target.answer_names):
+            if name in self.target.flags:
+                answer[i] = (None, False, True)[answer[i] + 1]
+        return self.target.decided(answer)

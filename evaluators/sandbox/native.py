@@ -31,10 +31,12 @@ from evaluators.data.questions import Question
 from evaluators.language.cpp.compiler import CompileError, compile_library, find_compiler
 from evaluators.language.gate import Program
 from evaluators.language.literals import Number
-from evaluators.language.native import SHAPE_FIELDS, WORK_FIELDS, Range, library_source, ranges_of
+from evaluators.language.native import Range, library_source, ranges_of
 from evaluators.sandbox import confine
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.sandbox.process import START_UP_S, Limits
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.target import AnyTarget
 
 TRANSLATE = Path(__file__).with_name("translate_child.py")
 CHILD = Path(__file__).with_name("native_child.py")
@@ -55,26 +57,28 @@ class NotNative(Exception):
 class NativeCompiler:
     """Compiles programs for one table of questions. Thread-safe."""
 
-    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits) -> None:
+    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, target: AnyTarget = FA3) -> None:
         """Serialise the questions once.
 
         Args:
             gpu: what programs may know of it.
             questions: at least one.
             limits: of one table: CPU seconds, and MiB of the process.
+            target: whose schedule programs decide.
         """
-        self.limits, self.count = limits, len(questions)
-        self._ranges = ranges_of(gpu, questions)
+        self.limits, self.count, self.target = limits, len(questions), target
+        self._gpu, self._ranges = gpu, ranges_of(gpu, questions, target)
+        works = [work for q in questions for work in q.works]
 
         def column(rows: Sequence[Sequence[int]]) -> bytes:
             return array("q", [int(value) for row in rows for value in row]).tobytes()
 
         self.columns = {
-            "shape": column([[getattr(q.shape, f) for f in SHAPE_FIELDS] for q in questions]),
+            "shape": column([[getattr(q.shape, f) for f in target.shape_fields] for q in questions]),
             "stock": column([[q.stock_num_splits] for q in questions]),
-            "work": column([[getattr(q.work, f) for f in WORK_FIELDS] for q in questions]),
-            "lengths": column([[len(q.work.n_blocks)] for q in questions]),
-            "blocks": column([q.work.n_blocks for q in questions]),
+            "work": column([[getattr(work, f) for f in target.work_fields] for work in works]),
+            "lengths": column([[len(work.n_blocks)] for work in works]),
+            "blocks": column([work.n_blocks for work in works]),
         }
 
     def compile(self, program: Program, bounds: Mapping[int, Range] | None = None) -> NativeProgram:
@@ -109,7 +113,10 @@ class NativeCompiler:
         """The C++ of a program; arguments and errors as of `compile`."""
         wall_s = TRANSLATE_S + START_UP_S
         limits = {"memory_mb": TRANSLATE_MB, "cpu_s": TRANSLATE_S, "wall_s": wall_s, "parent": os.getpid()}
-        request = {"source": program.source, "bounds": dict(bounds), "ranges": asdict(self._ranges), "limits": limits}
+        request = {
+            "source": program.source, "bounds": dict(bounds), "ranges": asdict(self._ranges), "limits": limits,
+            "target": self.target.name,
+        }  # fmt: skip
         try:
             done = subprocess.run(
                 [sys.executable, "-s", "-S", "-P", "-B", str(TRANSLATE)],
@@ -128,7 +135,7 @@ class NativeCompiler:
         if "text" not in reply:
             reply.setdefault("refused", "the translator did not end within its limits of time and memory")
             raise NotNative(str(reply["refused"]))
-        return library_source(str(reply["text"]), self._ranges)
+        return library_source(str(reply["text"]), self._gpu, self._ranges, self.target)
 
 
 class NativeProgram:
@@ -193,15 +200,15 @@ class NativeProgram:
 
     def _answer(self) -> DecisionArrays | None:
         """One table; a process that ends instead leaves that vector without an answer."""
-        count = self._table.count
-        raw = self._read(8 + 16 * count, self._table.limits.time_s)
+        count, width = self._table.count, len(self._table.target.answer_names)
+        raw = self._read(8 + 4 * width * count, self._table.limits.time_s)
         if raw is None:
             self._stop()
             return None
         if int.from_bytes(raw[:8], "little") != count:
             return None
-        rows = np.frombuffer(raw, np.int32, 4 * count, 8).reshape(count, 4).astype(np.int64)
-        return DecisionArrays(*(np.ascontiguousarray(column) for column in rows.T))
+        rows = np.frombuffer(raw, np.int32, width * count, 8).reshape(count, width).astype(np.int64)
+        return DecisionArrays(self._table.target, rows)
 
     def _start(self) -> None:
         limits = {
@@ -212,7 +219,7 @@ class NativeProgram:
         }
         head = {
             **self._table.columns, "library": str(self._library), "count": self._table.count,
-            "numbers": self._numbers, "limits": limits,
+            "width": len(self._table.target.answer_names), "numbers": self._numbers, "limits": limits,
         }  # fmt: skip
         request = marshal.dumps(head)
         try:

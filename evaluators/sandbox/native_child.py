@@ -3,7 +3,7 @@
 Started as `python -s -S -P -B native_child.py`. The first line of stdin says how many bytes of request follow, as
 `marshal` writes them; the library is loaded before the process confines itself. Then it writes `ready`. Each further
 request is a number of vectors, then the vectors as doubles; each is answered by an 8-byte number of rows decided, then
-four 32-bit numbers a row.
+`width` 32-bit numbers a row.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
         for name in ("shape", "stock", "work", "lengths", "blocks")
     ]
     numbers = (ctypes.c_double * max(1, request["numbers"]))()
-    out = (ctypes.c_int32 * (4 * count))()
+    out = (ctypes.c_int32 * (request["width"] * count))()
     decide = library.table__decide
     decide.restype = ctypes.c_int64
     confine.confine(**request["limits"])

@@ -5,29 +5,28 @@ from __future__ import annotations
 import marshal
 import threading
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
+from typing import Any
 
-from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Gpu, ShapeView, WorkView
+from evaluators.data.contract import Gpu
+from evaluators.data.launches import AnyDecision
 from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.language.checker import quoted
 from evaluators.language.gate import Program
 from evaluators.sandbox import confine
 from evaluators.sandbox.process import OUTSIDE_KILLS, End, Ended, Limits, SandboxUnavailable, run_confined
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.target import AnyTarget
 
 __all__ = ["Limits", "Sandbox", "SandboxUnavailable", "SelfTest", "self_test"]
-
-MAX_BLOCKS_PER_SPLIT = 2**31 - 1
 
 LARGE = 0.25
 """Share of its memory limit from which on a process that is killed again and again is taken for too large for this
 machine: the interpreter and all shapes take less, and who runs out of memory kills what is large."""
 
 HIDDEN = "a shape that is not shown"
-
-WORK_FIELDS = [f.name for f in fields(WorkView) if f.name not in ("num_splits", "n_blocks")]
-SHAPE_FIELDS = [f.name for f in fields(ShapeView)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,18 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:600]
 
 
+def answer_rules(target: AnyTarget, gpu: Gpu) -> dict[str, Any]:
+    """What answers must look like, as `child.py` reads it."""
+    knobs = target.knobs(gpu)
+    at = next((i for i, knob in enumerate(knobs) if knob.name == target.work_knob), -1)
+    return {
+        "knobs": [(k.name, k.low, k.high, k.values, k.flag) for k in knobs],
+        "blocks": (target.blocks.low, target.blocks.high),
+        "variants": target.variants,
+        "work_at": at,
+    }
+
+
 class Sandbox:
     """Asks candidates a fixed set of questions. Thread-safe."""
 
@@ -60,6 +71,7 @@ class Sandbox:
         questions: Sequence[Question],
         limits: Limits,
         *,
+        target: AnyTarget = FA3,
         hidden: Collection[int] = (),
         confined: bool = True,
     ) -> None:
@@ -69,6 +81,7 @@ class Sandbox:
             gpu: what candidates may know of it.
             questions: what they are asked.
             limits: of one candidate over all of them.
+            target: whose schedule they decide.
             hidden: indices of questions that no message may tell anything of: their shapes are a search's holdout.
             confined: False runs programs that the gate has passed under limits of time and memory alone: for `decide`
                 and the export of one's own program where the system has no seccomp, never for a search.
@@ -79,20 +92,22 @@ class Sandbox:
         reason = confine.unsupported()
         if reason and confined:
             raise SandboxUnavailable(reason)
-        self._gpu, self._limits, self._confined = gpu, limits, confined
+        self._gpu, self._limits, self._confined, self._target = gpu, limits, confined, target
         self._questions, self._hidden = tuple(questions), frozenset(hidden)
+        shape_fields, work_fields = target.shape_fields, target.work_fields
         rows = [
             (
-                [getattr(q.shape, f) for f in SHAPE_FIELDS],
+                [getattr(q.shape, f) for f in shape_fields],
                 q.stock_num_splits,
-                [*(getattr(q.work, f) for f in WORK_FIELDS), q.work.n_blocks],
+                [[*(getattr(work, f) for f in work_fields), work.n_blocks] for work in q.works],
             )
             for q in questions
         ]
         body = {
-            "shape_fields": SHAPE_FIELDS,
-            "work_fields": ["num_splits", *WORK_FIELDS, "n_blocks"],
+            "shape_fields": shape_fields,
+            "work_fields": ["num_splits", *work_fields, "n_blocks"],
             "gpu": asdict(gpu),
+            **answer_rules(target, gpu),
         }
         self._body = marshal.dumps({**body, "rows": rows})
         bare: list[tuple[list[object], int, list[object]]] = [(shape, stock, []) for shape, stock, _ in rows]
@@ -162,29 +177,13 @@ class Sandbox:
             return HIDDEN
         shape = self._questions[index].shape
         names = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv", "num_n_blocks", "total_mblocks")
-        return ", ".join(f"{n}={getattr(shape, n)}" for n in names)
+        return ", ".join(f"{n}={getattr(shape, n)}" for n in names if hasattr(shape, n))
 
-    def _decisions(self, rows: object) -> tuple[Decision, ...] | None:
+    def _decisions(self, rows: object) -> tuple[AnyDecision, ...] | None:
         """Checked again here: the child may have been taken over by what it ran."""
         if not isinstance(rows, list) or len(rows) != len(self._questions):
             return None
-        decisions, most_margin = [], self._gpu.max_sm_margin
-        for row in rows:
-            if not isinstance(row, list) or len(row) != 4:
-                return None
-            num_splits, pack_gqa, margin, blocks = row
-            # Spelled out: this runs for every shape of every candidate.
-            if not (
-                type(num_splits) is type(margin) is type(blocks) is int
-                and 0 <= num_splits <= MAX_NUM_SPLITS
-                and 0 <= margin <= most_margin
-                and 0 <= blocks <= MAX_BLOCKS_PER_SPLIT
-            ):
-                return None
-            if pack_gqa is not None and type(pack_gqa) is not bool:
-                return None
-            decisions.append(Decision(num_splits, pack_gqa, margin, blocks))
-        return tuple(decisions)
+        return self._target.decisions(rows, self._gpu)
 
 
 PROBES: dict[str, tuple[str, tuple[Status, ...]]] = {
@@ -208,7 +207,8 @@ def _ask_once(source: str, limits: Limits, *, open_builtins: bool) -> Ended:
         "shape_fields": ["batch"],
         "work_fields": ["num_splits", "n_blocks"],
         "gpu": asdict(Gpu()),
-        "rows": [[[1], 1, [[1]]]],
+        **answer_rules(FA3, Gpu()),
+        "rows": [[[1], 1, [[[1]]]]],
     }
     head = {"source": source, "work": False, "open_builtins": open_builtins, "confined": True}
     return run_confined(head, marshal.dumps(questions), limits, rows=1, hash_seed=0)

@@ -16,6 +16,8 @@ from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.sandbox.native import NativeCompiler, NativeProgram, NotNative
 from evaluators.sandbox.process import Limits
 from evaluators.sandbox.sandbox import Sandbox
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.target import AnyTarget
 
 LOG = logging.getLogger(__name__)
 
@@ -33,14 +35,15 @@ def _say_once(reason: NotNative) -> None:
 class Tables:
     """Opens programs on a fixed set of questions."""
 
-    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits) -> None:
+    def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, target: AnyTarget = FA3) -> None:
         """Serialise the questions once.
 
         Raises:
             SandboxUnavailable: this system cannot confine candidates.
         """
-        self.sandbox = Sandbox(gpu, questions, limits)
-        self.compiler = NativeCompiler(gpu, questions, limits)
+        self.target = target
+        self.sandbox = Sandbox(gpu, questions, limits, target=target)
+        self.compiler = NativeCompiler(gpu, questions, limits, target=target)
 
     def open(self, program: Program, bounds: Mapping[int, Range]) -> ProgramTables:
         """A program whose literals at some positions (in `literals`) may take other values within bounds."""
@@ -49,17 +52,17 @@ class Tables:
         except NotNative as reason:
             _say_once(reason)
             native = None
-        return ProgramTables(self.sandbox, program, sorted(bounds), native)
+        return ProgramTables(self, program, sorted(bounds), native)
 
 
 class ProgramTables:
     """One program, open for many vectors of numbers; close it, or use it in a `with` statement. Not thread-safe."""
 
     def __init__(
-        self, sandbox: Sandbox, program: Program, positions: Sequence[int], native: NativeProgram | None
+        self, tables: Tables, program: Program, positions: Sequence[int], native: NativeProgram | None
     ) -> None:
         """Keep both ways to answer."""
-        self._sandbox, self._program, self._positions, self._native = sandbox, program, positions, native
+        self._tables, self._program, self._positions, self._native = tables, program, positions, native
 
     @property
     def is_native(self) -> bool:
@@ -100,5 +103,5 @@ class ProgramTables:
             program = parse_program(with_numbers(self._program.source, self._program.tree, moved))
         except ProgramRefused:
             return None
-        answers = self._sandbox.ask(program)
-        return DecisionArrays.of(answers.decisions) if answers.status is Status.OK else None
+        answers = self._tables.sandbox.ask(program)
+        return DecisionArrays.of(self._tables.target, answers.decisions) if answers.status is Status.OK else None

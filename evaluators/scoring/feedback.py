@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.evaluation import Feedback, Opportunity
 from evaluators.data.gain import Gain
+from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
-from evaluators.fa3.launch import canonical_launch
-from evaluators.scoring.regressions import grid_of
 from evaluators.scoring.score import CHARGE
+from evaluators.targets.registry import target_of
 
 VERSION = 3
 """Of the text. Version 1, in journals that do not say: the best launch by the upper of the two middle rounds, not the
@@ -30,13 +30,6 @@ CURVE_BEST, CURVE_SPREAD = 5, 6
 MIN_LEFT, MIN_TOLD = 0.01, 1e-4
 """Log speed-up from which on a shape has something left to gain, and share of the score from which on a region is
 told of."""
-
-HOW_TO_READ = """\
-How to read this: `4 x 6` is num_splits 4, the most splits of a row, at 6 KV blocks per split; `1` is the kernel
-without splits; where all rows are equal, curves tell the splits that run. `1.031x+-0.4%` is the speed-up over the
-baseline, FA3's own decision, and its standard error: what differs by less than two of them may be noise. Waves are CTAs
-over SMs, longest is in KV blocks of one CTA; `rows 3..9..40` are the blocks of the shortest, the middle and the longest
-row of a batch."""
 
 BATCH_EDGES = (1, 4, 16, 64)
 KEY_EDGES = (256, 704, 2048, 8192, 32768)
@@ -94,31 +87,23 @@ def _times(gain: Gain) -> str:
     return f"{gain.speedup:.3f}x+-{100 * gain.standard_error:.1f}%"
 
 
-def _choice(decision: Decision) -> str:
-    blocks = f" x {decision.blocks_per_split}" if decision.blocks_per_split and decision.num_splits > 1 else ""
-    return f"{decision.num_splits}{blocks}"
-
-
 class ShapeWriter:
     """Lines about single shapes under one setting on one GPU."""
 
     def __init__(self, setting: Setting, gpu: Gpu) -> None:
         """Take what the shapes were measured on."""
-        self._setting, self._gpu = setting, gpu
+        self._setting, self._gpu, self._target = setting, gpu, target_of(setting)
 
-    def _grid(self, shape: DecodeShape, decision: Decision) -> str:
-        grid = grid_of(shape, self._setting, canonical_launch(shape, self._setting, decision, self._gpu))
+    def _grid(self, shape: DecodeShape, decision: AnyDecision) -> str:
+        launch = self._target.launch(shape, self._setting, decision, self._gpu)
+        grid = self._target.grid(shape, self._setting, launch)
         return f"{grid.ctas} CTAs, {grid.ctas / self._gpu.num_sms:.2f} waves, longest {grid.longest_blocks}"
 
     def shape(self, opportunity: Opportunity) -> str:
         """The shape in the terms that the program sees."""
-        shape, view = opportunity.shape, opportunity.view
+        shape = opportunity.shape
         text = f"batch {shape.batch}, {shape.num_heads_q}:{shape.num_heads_kv} heads, {shape.seqlen_k} keys"
-        if not shape.ragged:
-            return f"{text}, {view['num_n_blocks']} blocks a row"
-        rows = sorted(-(-n // int(view["block_n"])) for n in shape.live_seqlens)
-        blocks = opportunity.work.get("total_n_blocks", sum(rows))
-        return f"{text} at most, rows {rows[0]}..{rows[len(rows) // 2]}..{rows[-1]} blocks, {blocks} in all"
+        return text + self._target.rows_text(shape, self._setting)
 
     def line(self, opportunity: Opportunity) -> str:
         """Shape, decision and baseline, each with what it runs and takes."""
@@ -129,31 +114,24 @@ class ShapeWriter:
         if gain is not None:
             took = f"{_times(gain)}, {baseline.latency_us / gain.speedup:.1f} us"
         own, theirs = self._grid(o.shape, o.decided), self._grid(o.shape, baseline.decision)
-        same = own == theirs and _choice(o.decided) == _choice(baseline.decision)
-        stock = (
-            "as the baseline"
-            if same
-            else (f"baseline {_choice(baseline.decision)} ({baseline.latency_us:.1f} us; {theirs})")
-        )
-        return f"{self.shape(o)}: decided {_choice(o.decided)} ({took}; {own}), {stock}"
+        decided, stock = self._target.choice(o.decided), self._target.choice(baseline.decision)
+        same = own == theirs and decided == stock
+        beside = "as the baseline" if same else f"baseline {stock} ({baseline.latency_us:.1f} us; {theirs})"
+        return f"{self.shape(o)}: decided {decided} ({took}; {own}), {beside}"
 
     def curve(self, opportunity: Opportunity) -> str:
         """The measured launches that matter: the best, and a spread over all."""
         shape = opportunity.shape
         points: dict[tuple[int, ...], tuple[str, Gain]] = {}
         for known in opportunity.known():
-            d = known.decision
-            if d.pack_gqa is False or d.sm_margin:
-                continue
-            launch = canonical_launch(shape, self._setting, d, self._gpu)
-            live = max(launch.live_splits)
-            key, name = ((d.num_splits, d.blocks_per_split), _choice(d)) if shape.ragged else ((live,), f"{live}")
-            points.setdefault(key, (name, known.gain))
+            point = self._target.curve_point(shape, self._setting, known.decision, self._gpu)
+            if point is not None:
+                points.setdefault(point[0], (point[1], known.gain))
         order = sorted(points)
         best = sorted(order, key=lambda k: -points[k][1].log_speedup)[:CURVE_BEST]
         step = max(1, -(-len(order) // CURVE_SPREAD))
         told = sorted({*best, *order[::step], order[-1]})
-        what = "num_splits x blocks" if shape.ragged else "splits"
+        what = self._target.curve_title(shape)
         curve = ", ".join(f"{points[k][0]}: {_times(points[k][1])}" for k in told)
         return f"  measured by {what}: {curve}; best {points[best[0]][0]}"
 
@@ -204,4 +182,4 @@ def render(feedback: Feedback, *, shown: int = SHOWN) -> str:
         *_section("Most left to gain, beside those above:", spelled(left)),
         *_section("Gained most so far, and little left:", spelled(gained[: (shown + 1) // 2], curves=False)),
     ]
-    return "\n".join([HOW_TO_READ, "", *lines]).rstrip()
+    return "\n".join([target_of(feedback.setting).how_to_read, "", *lines]).rstrip()

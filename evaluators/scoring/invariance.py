@@ -9,33 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from evaluators.data.launches import AnyLaunch
 from evaluators.data.workloads import Case
-from evaluators.fa3.launch import Launch
 
 
-def batch_variance(cases: Sequence[Case], launches: Mapping[str, Launch]) -> str:
+def batch_variance(cases: Sequence[Case], launches: Mapping[str, AnyLaunch]) -> str:
     """The first sequence that is cut differently in two batches, in words; empty where there is none.
 
     Args:
         cases: shapes, of one setting.
         launches: launch of each case, by id.
     """
-    seen: dict[tuple[int, ...], tuple[tuple[int, int], str]] = {}
+    seen: dict[tuple[int, ...], tuple[str, str]] = {}
     for case in cases:
         shape, launch = case.shape, launches[case.id]
         live = launch.live_splits if len(launch.live_splits) == shape.batch else launch.live_splits * shape.batch
         for keys, splits in set(zip(shape.seqlens, live, strict=True)):
             sequence = (shape.num_heads_q, shape.num_heads_kv, shape.head_dim, shape.seqlen_q, keys)
-            cut = (splits, launch.combine_bucket if splits > 1 else 0)
-            known, where = seen.setdefault(sequence, (cut, case.id))
-            if known != cut:
+            order = launch.order(splits)
+            known, where = seen.setdefault(sequence, (order, case.id))
+            if known != order:
                 return (
-                    f"a sequence of {keys} keys runs {_words(known)} in {where} and {_words(cut)} in {case.id}: "
+                    f"a sequence of {keys} keys runs {known} in {where} and {order} in {case.id}: "
                     "splits may depend on the sequence's own length alone"
                 )
     return ""
-
-
-def _words(cut: tuple[int, int]) -> str:
-    splits, bucket = cut
-    return "unsplit" if splits == 1 else f"{splits} splits (combine kernel for {bucket})"

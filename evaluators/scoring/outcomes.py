@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting, baseline_decision
+from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.launches import AnyDecision, AnyLaunch
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case
-from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
-from evaluators.fa3.launch import Launch, canonical_launch, spelled_out, workspace_bytes
 from evaluators.latencies.latency import LatencySource, UnrecordedError
 from evaluators.latencies.oracle import ShapeGains
-from evaluators.sandbox.sandbox import SHAPE_FIELDS, WORK_FIELDS
 from evaluators.scoring.score import ShapeResult, shape_result
+from evaluators.targets.registry import target_of
 
 OUTCOMES_KEPT = 20
 """Outcomes remembered per case, on average; a search of any length must not fill the memory."""
@@ -25,15 +24,15 @@ class DecisionOutcome:
     """A decision on one case, carried through to its result.
 
     Attributes:
-        spelled: the decision with FA3's own choices filled in; blocks_per_split 0 where nothing is split.
+        spelled: the decision with the kernel's own choices filled in; blocks_per_split 0 where nothing is split.
         shown: the same with blocks_per_split also where nothing is split, for feedback.
         launch: key of its canonical launch.
         mean_live_splits: mean over the sequences.
         result: None where `status` says why there is none.
     """
 
-    spelled: Decision
-    shown: Decision
+    spelled: AnyDecision
+    shown: AnyDecision
     launch: str
     mean_live_splits: float
     result: ShapeResult | None
@@ -48,8 +47,8 @@ class CaseFacts:
     case: Case
     question: Question
     view: dict[str, int | bool]
-    work: dict[str, int]
-    baseline: Decision
+    works: tuple[dict[str, int], ...]
+    baseline: AnyDecision
     baseline_launch: str
 
 
@@ -69,33 +68,37 @@ class Outcomes:
             cap_bytes: decisions whose fp32 workspace is larger are unsafe.
         """
         self.setting, self.gpu, self.source = setting, gpu, source
+        self.target = target_of(setting)
         self._cap_bytes = cap_bytes
-        self._outcomes: dict[tuple[str, Decision], DecisionOutcome] = {}
+        self._outcomes: dict[tuple[str, AnyDecision], DecisionOutcome] = {}
         self._known: dict[str, ShapeGains] = {}
         self.facts: Mapping[str, CaseFacts] = {c.id: self._case_facts(c) for c in cases}
         """By case id, in the order of the cases."""
 
-    def spelled(self, case: Case, decision: Decision) -> Decision:
-        """The decision with FA3's own choices filled in."""
-        return spelled_out(case.shape, self.setting, decision, self.gpu)
+    def spelled(self, case: Case, decision: AnyDecision) -> AnyDecision:
+        """The decision with the kernel's own choices filled in."""
+        spelled: AnyDecision = self.target.spelled_out(case.shape, self.setting, decision, self.gpu)
+        return spelled
 
-    def launch(self, case: Case, decision: Decision) -> Launch:
+    def launch(self, case: Case, decision: AnyDecision) -> AnyLaunch:
         """The canonical launch of a decision."""
-        return canonical_launch(case.shape, self.setting, decision, self.gpu)
+        launch: AnyLaunch = self.target.launch(case.shape, self.setting, decision, self.gpu)
+        return launch
 
     def question(self, shape: DecodeShape) -> Question:
         """What candidates are asked about a shape."""
-        view = shape_view(shape, self.setting)
-        stock = num_splits_heuristic(view, self.gpu.num_sms)
-        return Question(view, stock, work_view(shape, self.setting, stock))
+        return self.target.question(shape, self.setting, self.gpu)
 
     def _case_facts(self, case: Case) -> CaseFacts:
-        baseline = self.spelled(case, baseline_decision(self.setting))
+        target = self.target
+        baseline = self.spelled(case, target.baseline(self.setting))
         question = self.question(case.shape)
-        work = {n: getattr(question.work, n) for n in WORK_FIELDS} if self.setting.mode is not Mode.STATIC else {}
+        asks_work = target.asks_work(self.setting)
+        works = question.works if asks_work else ()
+        fields = tuple({n: getattr(work, n) for n in target.work_fields} for work in works) or ({},)
         launch = self.launch(case, baseline)
-        view = {n: getattr(question.shape, n) for n in SHAPE_FIELDS}
-        return CaseFacts(case, question, view, work, baseline, launch.key)
+        view = {n: getattr(question.shape, n) for n in target.shape_fields}
+        return CaseFacts(case, question, view, fields, baseline, launch.key)
 
     def known(self, case_id: str) -> ShapeGains:
         """Gains of all known launches of one case; the same object until the source knows more."""
@@ -115,9 +118,10 @@ class Outcomes:
         """Largest blocks per split that makes a difference on a case: recorded, or that of the longest sequence."""
         facts = self.facts[case_id]
         known = (self.spelled(facts.case, c.decision).blocks_per_split for c in self.source.cells(facts.case))
-        return max(facts.question.work.max_n_blocks, *known)
+        longest: list[int] = [work.max_n_blocks for work in facts.question.works]
+        return max(*longest, *known)
 
-    def of(self, case_id: str, decision: Decision) -> DecisionOutcome:
+    def of(self, case_id: str, decision: AnyDecision) -> DecisionOutcome:
         """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
         if known is None:
@@ -129,17 +133,13 @@ class Outcomes:
                 self._outcomes[case_id, decision] = known
         return known
 
-    def _fresh_outcome(self, facts: CaseFacts, decision: Decision) -> DecisionOutcome:
+    def _fresh_outcome(self, facts: CaseFacts, decision: AnyDecision) -> DecisionOutcome:
         case = facts.case
         chosen = self.spelled(case, decision)
-        shown = chosen
-        if self.setting.mode is not Mode.STATIC and chosen.num_splits == 1:
-            work = facts.question.work
-            blocks = decision.blocks_per_split or stock_blocks_per_split(work, self.gpu.num_sms - chosen.sm_margin)
-            shown = replace(chosen, blocks_per_split=blocks)
+        shown = self.target.shown(decision, chosen, facts.question, self.setting, self.gpu)
         launch = self.launch(case, chosen)
         mean = sum(launch.live_splits) / len(launch.live_splits)
-        needed = workspace_bytes(case.shape, chosen.num_splits)
+        needed = self.target.workspace_bytes(case.shape, chosen)
         if needed > self._cap_bytes:
             message = (
                 f"{case.id}: num_splits {chosen.num_splits} needs {needed / 2**20:.0f} MiB of fp32 workspace, the cap "
@@ -154,7 +154,7 @@ class Outcomes:
         result = shape_result(baseline, candidate, workspace_bytes=needed)
         return DecisionOutcome(chosen, shown, launch.key, mean, result, Status.OK, "")
 
-    def unseen(self, decided: Iterable[tuple[str, Decision]]) -> list[tuple[Case, Decision]]:
+    def unseen(self, decided: Iterable[tuple[str, AnyDecision]]) -> list[tuple[Case, AnyDecision]]:
         """Decisions on cases not judged before that fit the workspace, the baselines of their cases among them."""
         wanted = []
         for case_id, decision in decided:
@@ -162,6 +162,6 @@ class Outcomes:
                 continue
             facts = self.facts[case_id]
             chosen = self.spelled(facts.case, decision)
-            if workspace_bytes(facts.case.shape, chosen.num_splits) <= self._cap_bytes:
+            if self.target.workspace_bytes(facts.case.shape, chosen) <= self._cap_bytes:
                 wanted += [(facts.case, facts.baseline), (facts.case, chosen)]
         return wanted

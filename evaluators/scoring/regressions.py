@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from evaluators.data.contract import DecodeShape, Setting
+from evaluators.data.contract import Setting
+from evaluators.data.launches import AnyLaunch, Grid
 from evaluators.data.workloads import Case
-from evaluators.fa3.dispatch import ceil_div, shape_view, work_view
-from evaluators.fa3.launch import Launch
+from evaluators.targets.registry import target_of
 
 
 class Cause(StrEnum):
@@ -19,19 +19,6 @@ class Cause(StrEnum):
     MORE = "more splits than the baseline"
     FEWER = "fewer splits than the baseline"
     OTHERWISE = "as many splits, launched otherwise"
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """What a launch runs.
-
-    Attributes:
-        ctas: CTAs that have work: live splits times tiles.
-        longest_blocks: KV blocks of the longest CTA.
-    """
-
-    ctas: int
-    longest_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,37 +33,26 @@ class Regression:
     num_sms: int
 
 
-def grid_of(shape: DecodeShape, setting: Setting, launch: Launch) -> Grid:
-    """CTAs and longest CTA of a launch; static launches count splits for every sequence of the batch."""
-    view = shape_view(shape, setting)
-    n_blocks = work_view(shape, setting, 1).n_blocks
-    live = launch.live_splits if len(launch.live_splits) == len(n_blocks) else launch.live_splits * len(n_blocks)
-    heads = shape.num_heads_kv if launch.pack_gqa else shape.num_heads_q
-    return Grid(
-        sum(live) * heads * view.num_m_blocks,
-        max(ceil_div(n, splits) for n, splits in zip(n_blocks, live, strict=True)),
-    )
-
-
-def cause_of(candidate: Launch, baseline: Launch) -> Cause:
+def cause_of(candidate: AnyLaunch, baseline: AnyLaunch) -> Cause:
     """Class of a regression, by the splits that run."""
     ours, theirs = sum(candidate.live_splits), sum(baseline.live_splits)
-    if (candidate.combine_bucket == 0) != (baseline.combine_bucket == 0):
-        return Cause.LEAVES_WHOLE if candidate.combine_bucket == 0 else Cause.SPLITS
+    if candidate.whole != baseline.whole:
+        return Cause.LEAVES_WHOLE if candidate.whole else Cause.SPLITS
     if ours == theirs:
         return Cause.OTHERWISE
     return Cause.MORE if ours > theirs else Cause.FEWER
 
 
 def regression_of(
-    case: Case, setting: Setting, speedup: float, candidate: Launch, baseline: Launch, num_sms: int
+    case: Case, setting: Setting, speedup: float, candidate: AnyLaunch, baseline: AnyLaunch, num_sms: int
 ) -> Regression:
     """A regression with its class and both grids."""
+    target = target_of(setting)
     return Regression(
         case,
         speedup,
         cause_of(candidate, baseline),
-        grid_of(case.shape, setting, candidate),
-        grid_of(case.shape, setting, baseline),
+        target.grid(case.shape, setting, candidate),
+        target.grid(case.shape, setting, baseline),
         num_sms,
     )

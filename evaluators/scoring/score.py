@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from evaluators.data.evaluation import SplitScore
 from evaluators.data.gain import Gain, gain_of
+from evaluators.data.launches import Latency
 from evaluators.data.sums import total
-from evaluators.latencies.latency import Latency
 
 REGRESSION_PENALTY = 2e-4
 """Taken off the log of the score for each regression, beside its weighted log slow-down counted a second time."""

@@ -23,7 +23,9 @@ def best_of_n(problem: Problem, tally: Tally, seed: int) -> None:
 async def _search(problem: Problem, tally: Tally, seed: int) -> None:
     parents = [ProgramRecord(i, source, tally.judge(source)) for i, source in enumerate(problem.seeds)]
     proposer = Counted(open_proposer(problem.config.proposer), tally)
-    prompts = Prompts(load_templates(problem.config.prompts), problem.judge.description)
+    prompts = Prompts(
+        load_templates(problem.config.prompts, problem.judge.description["setting"]), problem.judge.description
+    )
     index = len(parents)
     try:
         while not tally.stopped_by:

@@ -51,7 +51,9 @@ def openevolve_run(problem: Problem, tally: Tally, seed: int) -> None:
         os.environ[VARIABLE] = name
         level = logging.getLogger().level
         try:
-            prompts = Prompts(load_templates(config.prompts), problem.judge.description)
+            prompts = Prompts(
+                load_templates(config.prompts, problem.judge.description["setting"]), problem.judge.description
+            )
             settings = _settings(config, prompts.system, tally.budget.model_calls)
             search = OpenEvolve(
                 str(folder / "initial.py"), str(entry / "evaluator.py"), settings, output_dir=str(folder / "output")

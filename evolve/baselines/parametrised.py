@@ -28,10 +28,11 @@ def _fit(problem: Problem, tally: Tally, seed: int, method: Method) -> None:
     import random
 
     program = parse_program(problem.policy)
-    known = tunables(program)
+    known = tunables(program, problem.judge.target)
     if not known:
         raise UserError("the policy holds no number that may move", hint="mark lines with # tune LOW..HIGH")
-    tables = Tables(problem.judge.gpu, problem.judge.questions, problem.judge.limits)
+    judge = problem.judge
+    tables = Tables(judge.gpu, judge.questions, judge.limits, target=judge.target)
     scorer = Scorer(problem.judge)
     whole = problem.judge.oracle_log_gain
 

@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation
+from evaluators.data.launches import AnyDecision
 from evolve.baselines.problem import Counted, Problem
 from evolve.baselines.tally import Tally
 from evolve.proposers import open_proposer
@@ -29,7 +29,7 @@ class _Judge:
         self._known.add(source)
         return self._tally.judge(source)
 
-    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+    def score(self, source: str, decisions: Sequence[AnyDecision]) -> Evaluation:
         return self._problem.judge.score(source, decisions)
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:

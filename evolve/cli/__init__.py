@@ -8,6 +8,7 @@ import typer
 
 from evolve import __version__
 from evolve.cli import verbs
+from evolve.cli.agents import verbs as agent_verbs
 from evolve.cli.failures import guarded
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ for verb in (
     verbs.record,
     verbs.reproduce,
     verbs.baselines,
+    agent_verbs.compare,
     verbs.ls,
     verbs.show,
     verbs.diff,
@@ -44,6 +46,7 @@ for verb in (
     app.command()(verb)
 app.add_typer(verbs.config_app, name="config")
 app.add_typer(verbs.queue_app, name="queue")
+app.add_typer(agent_verbs.agent_app, name="agent")
 
 
 def _version(value: bool) -> None:

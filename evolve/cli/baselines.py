@@ -9,6 +9,8 @@ from pathlib import Path
 
 from evaluators.data.contract import SETTINGS, Mode
 from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.registry import target_of
 from evolve.assets import asset
 from evolve.baselines.best_of_n import best_of_n
 from evolve.baselines.openevolve_run import openevolve_run
@@ -92,6 +94,8 @@ def baselines_command(
 def policy_for(config: RunConfig) -> str:
     """The parametrised policy for the configuration's setting."""
     setting = SETTINGS[config.judge.setting]
+    if target_of(setting) is not FA3:
+        raise UserError(f"baselines decide for FA3, and {setting.name} is no setting of it", hint="evosplit sweep")
     kind = "static" if setting.mode is Mode.STATIC else "vllm" if setting.provider == "vllm" else "metadata"
     return POLICIES[kind]
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT_SHARE, Evaluation, SplitScore
-from evaluators.scoring.regressions import Grid, Regression
+from evaluators.data.launches import Grid
+from evaluators.scoring.regressions import Regression
 from evaluators.scoring.score import CHARGE
 
 if TYPE_CHECKING:

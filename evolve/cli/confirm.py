@@ -29,15 +29,15 @@ from evaluators.confirm.confirm import (
     decisions_of,
     judge_suite,
 )
-from evaluators.data.contract import LIVE_SETTINGS, Decision, Gpu, Setting, baseline_decision
+from evaluators.data.contract import LIVE_SETTINGS, Gpu, Setting
 from evaluators.data.device import DeviceRecord
+from evaluators.data.launches import AnyDecision
 from evaluators.data.workloads import Case
-from evaluators.fa3.launch import spelled_out
 from evaluators.language.gate import Program, ProgramRefused, parse_program
-from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
+from evaluators.targets.registry import target_of, target_of_decision
 from evolve.assets import asset
 from evolve.cli.common import compact_json, emit, say
 from evolve.cli.evaluate import DEFAULT_CONFIG
@@ -79,14 +79,15 @@ def confirm_command(
     atexit.register(worker.close)
     seed = secrets.randbits(32)
     device, build = worker.open(setting, seed=seed)
-    gpu = Gpu(device.num_sms, device.l2_bytes, max(SM_MARGINS))
+    target = target_of(setting)
+    gpu = Gpu(device.num_sms, device.l2_bytes, target.live_sm_margin)
     limits = Limits(config.sandbox.time_s, config.sandbox.memory_mb)
 
-    def decide(cases: Sequence[Case]) -> tuple[Sequence[Decision], Sequence[Decision]]:
+    def decide(cases: Sequence[Case]) -> tuple[Sequence[AnyDecision], Sequence[AnyDecision]]:
         mine = _decisions(program, candidate, cases, setting, gpu, limits)
         if baseline is None:
-            stock = baseline_decision(setting)
-            return [spelled_out(c.shape, setting, stock, gpu) for c in cases], mine
+            stock = target.baseline(setting)
+            return [target.spelled_out(c.shape, setting, stock, gpu) for c in cases], mine
         return _decisions(str(against), baseline, cases, setting, gpu, limits), mine
 
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
@@ -154,7 +155,7 @@ def report_folder(output: Path | None, program: str) -> Path:
 
 def _decisions(
     name: str, program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits
-) -> list[Decision]:
+) -> list[AnyDecision]:
     try:
         return decisions_of(program, cases, setting, gpu, limits)
     except ProgramFailed as failed:
@@ -191,20 +192,10 @@ def interval_json(interval: Interval) -> dict[str, float]:
     return {n: round(math.exp(v), 6) for n, v in zip(names, values, strict=True)}
 
 
-def decision_json(decision: Decision) -> dict[str, Any]:
-    """A decision as plain data."""
-    return {
-        "num_splits": decision.num_splits,
-        "blocks_per_split": decision.blocks_per_split,
-        "pack_gqa": decision.pack_gqa,
-        "sm_margin": decision.sm_margin,
-    }
-
-
 def shape_json(found: ShapeVerdict) -> dict[str, Any]:
     """One shape's verdict as JSON."""
     subject, comparison = found.subject, found.comparison
-    shape = subject.case.shape
+    shape, target = subject.case.shape, target_of_decision(subject.candidate)
     row: dict[str, Any] = {
         "case": subject.case.id,
         "group": subject.group.value,
@@ -217,8 +208,8 @@ def shape_json(found: ShapeVerdict) -> dict[str, Any]:
             "num_heads_kv": shape.num_heads_kv,
             "live_seqlens": list(shape.live_seqlens),
         },
-        "baseline": decision_json(subject.baseline),
-        "candidate": decision_json(subject.candidate),
+        "baseline": target.cell_values(subject.baseline),
+        "candidate": target.cell_values(subject.candidate),
         "trouble": found.trouble,
     }
     if comparison is not None:

@@ -1,4 +1,4 @@
-"""`evosplit decide`: what a heuristic decides and what FA3 then launches, for any shape."""
+"""`evosplit decide`: what a heuristic decides and what the kernel then launches, for any shape."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import typer
 
 from evaluators.data.contract import SETTINGS, Cache, DecodeShape, Mode, Setting
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.registry import target_of
 from evolve.cli.common import emit, result_printer
 from evolve.decisions import NoDecisions, decide_shapes
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -21,7 +23,7 @@ REQUIRED = ("batch", "seqlen_k", "num_heads_q", "num_heads_kv")
 WHOLE = (*REQUIRED, "seqlen_q", "head_dim")
 COLUMNS = (*WHOLE, "mode", "paged", "live_seqlens")
 YES, NO = ("1", "true", "yes"), ("", "0", "false", "no")
-VLLM_PAGE_SIZE = 16
+PAGE_SIZE = 16
 LARGEST = {"batch": 65_535}
 """Of columns whose largest value is not that of a 32-bit integer; live splits are listed per sequence."""
 
@@ -48,8 +50,10 @@ def decide_command(program: str, shapes_path: Path, setting_name: str, runs_dir:
         decision, launch = row["decision"], row["launch"]
         live = launch["live_splits"]
         shown = str(live[0]) if len(set(live)) == 1 else " ".join(map(str, live))
+        variant = "/".join(str(launch[n]) for n in ("block_n", "num_warps", "num_stages") if launch.get(n))
+        more = f" of variant {variant}" if variant else ""
         typer.echo(f"{setting.mode.value:8} batch {shape.batch:3d} keys {shape.seqlen_k:6d} heads {shape.num_heads_q}:"
-            f"{shape.num_heads_kv}  num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}, "
+            f"{shape.num_heads_kv}  num_splits {decision['num_splits']:3d} -> {launch['num_splits']:3d}{more}, "
             f"live {shown}")  # fmt: skip
     return 0
 
@@ -106,11 +110,14 @@ def _row(row: Mapping[str, str | None], where: str, default: Setting) -> tuple[D
         if mode not in {m.value for m in Mode}:
             raise UserError(f"{where}, column mode: expected static, varlen or metadata, got {mode!r}")
         setting = replace(setting, mode=Mode(mode))
+        if target_of(setting) is not FA3 and setting.mode is not Mode.METADATA:
+            raise UserError(f"{where}, column mode: {setting.provider} has no mode {mode}", hint="leave it empty")
     paged = (row.get("paged") or "").strip().lower()
     if paged not in (*YES, *NO):
         raise UserError(f"{where}, column paged: expected 1 or 0, got {paged!r}")
     if paged in YES and not setting.paged:
-        setting = Setting("vllm", setting.mode, Cache.COLD, VLLM_PAGE_SIZE)
+        provider = "vllm" if target_of(setting) is FA3 else setting.provider
+        setting = Setting(provider, setting.mode, Cache.COLD, PAGE_SIZE)
     elif paged in NO and paged:
         setting = replace(setting, page_size=0)
     if live and setting.mode is Mode.STATIC:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import typer
 
 from evolve.cli.common import emit, say
+from evolve.errors import UserError
 from evolve.export.bundle.export import export_program, read_winner
 from evolve.export.bundle.pr_body import outside_told
 from evolve.export.certify.curve import curve_lines
+from evolve.export.engine.export import export_engine
+from evolve.export.targets.targets import EngineTarget
 from evolve.reports.plain_text import plain
 
 
@@ -19,6 +22,10 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
                    certify_from: Sequence[Path], as_json: bool) -> int:  # fmt: skip
     """Prove, patch and write the bundle; nothing is written when anything fails."""
     text, run = read_winner(program, runs_dir)
+    if target_name in list(EngineTarget):
+        flags = {"--source": source, "--partial": partial, "--unmeasured": unmeasured, "--everywhere": everywhere,
+                 "--distill": distill, "--certify": certify, "--certify-from": list(certify_from)}  # fmt: skip
+        return _for_an_engine(program, text, EngineTarget(target_name), output, run, flags, as_json=as_json)
     bundle = export_program(
         program, text, target_name, output, source=source, partial=partial, unmeasured=unmeasured,
         everywhere=everywhere, distill=distill, certify_share=certify, certify_from=certify_from, run=run,
@@ -58,4 +65,19 @@ def export_command(program: str, target_name: str, source: Path | None, output: 
         typer.echo(f"certified below {export.certificate.share:.2%}: {export.certificate.words}")
     for left, why in export.left_out.items():
         typer.echo(f"left out: {left}: {why}")
+    return 0
+
+
+def _for_an_engine(program: str, text: str, target: EngineTarget, output: Path, run: dict[str, object],
+                   flags: Mapping[str, object], *, as_json: bool) -> int:  # fmt: skip
+    """Write a program of the Triton decode kernel for a server."""
+    given = [name for name, value in flags.items() if value not in (None, False, [])]
+    if given:
+        raise UserError(f"{target.value} takes no {given[0]}", hint="it is about patches of FlashAttention and vLLM")
+    export = export_engine(program, text, target, output, run=run)
+    if as_json:
+        emit({"bundle": str(output), "bundle_files": export.files, **export.provenance})
+    else:
+        typer.echo(f"{output}: {', '.join(export.files)}")
+        typer.echo("\n".join(export.measured.lines()))
     return 0

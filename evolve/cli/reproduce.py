@@ -17,8 +17,8 @@ from evaluators.confirm import bsc_paper
 from evaluators.confirm.confirm import ProgramFailed, decisions_of
 from evaluators.data.contract import Cache, Gpu
 from evaluators.data.workloads import Case, Split
+from evaluators.fa3.actions import SM_MARGINS
 from evaluators.language.gate import ProgramRefused, parse_program
-from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.latencies.store import shape_key
 from evaluators.sandbox.sandbox import Limits
 from evolve.cli.common import compact_json, say

@@ -23,12 +23,13 @@ from evolve.cli.common import (
     score_json,
     score_lines,
 )
-from evolve.config import BudgetConfig, ReplayConfig, RunConfig, load_config
+from evolve.config import AgentConfig, BudgetConfig, ReplayConfig, RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.journal.diff import first_difference
 from evolve.journal.journal import Entry, Spending, open_journal
+from evolve.journal.packed import refuse_packed
 from evolve.journal.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
-from evolve.proposers import open_proposer
+from evolve.proposers import Proposer, open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
 from evolve.reports.run_display import RunDisplay
 from evolve.reports.speedups import draw_speedups
@@ -47,6 +48,8 @@ from evolve.search.rejudge import rejudge
 PICTURE = "speedup.png"
 REPORT = "report.html"
 PROMPT_COLUMNS = ("system", "user")
+TURN_TEXTS = ("asked", "content")
+"""Columns of the turns of expeditions that differ where texts do."""
 
 
 def run_command(config_path: Path | None, sets: list[str], resume: str | None, runs_dir: Path, *, as_json: bool) -> int:
@@ -56,6 +59,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
             raise UserError("--resume takes the run's own configuration", hint="leave CONFIG out")
         check_resumable(sets)
         folder = find_run(resume, runs_dir)
+        refuse_packed(folder)
         return search(resume_run(held_config(folder, sets), folder, on_event=say), as_json=as_json)
     if config_path is None:
         raise UserError("missing argument CONFIG", hint="evosplit run configs/quickstart.yaml")
@@ -242,12 +246,13 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
         with open_journal(folder, read_only=False) as journal:
             journal.set_meta("templates", templates)
     say(f"{folder}: {len(done) - len(seeds)} proposals, answered as in {recorded}")
-    proposer = open_proposer(config.proposer)
+    proposer = _replaying_proposer(config, recorded)
     opened = OpenedRun(config, judge, proposer, [e.source for e in seeds], folder)
     with RunDisplay(folder, wanted=config.search.proposals, wall_s=None) as display:
         run_search(opened, on_progress=display.update)
     left_out = set(PROMPT_COLUMNS if any_prompt else ())
-    difference = first_difference(recorded, folder, ids=done, without=left_out)
+    turns = {*TURN_TEXTS} if any_prompt else set()
+    difference = first_difference(recorded, folder, ids=done, without=left_out | turns)
     if as_json:
         same = {"recorded": str(recorded), "replay": str(folder), "proposals": len(done) - len(seeds)}
         emit({**same, "same": not difference, "difference": difference, "not_compared": sorted(left_out)})
@@ -284,6 +289,19 @@ def _rejudge(recorded: Path, entries: list[Entry], judge: AnyJudge, versions: tu
             f"({', '.join(map(str, found.now_scored))})"
         )
     return 0
+
+
+def _replaying_proposer(config: RunConfig, recorded: Path) -> Proposer:
+    """Who gives the recorded answers; expeditions are made again, with their tools."""
+    was = load_config(recorded / CONFIG_FILE, [])
+    while isinstance(was.proposer, ReplayConfig) and (Path(was.proposer.run) / CONFIG_FILE).exists():
+        was = load_config(Path(was.proposer.run) / CONFIG_FILE, [])
+    assert isinstance(config.proposer, ReplayConfig)
+    if not isinstance(was.proposer, AgentConfig):
+        return open_proposer(config.proposer)
+    from evolve.agent.replayed import ReplayedAgent
+
+    return ReplayedAgent(config.proposer, was)
 
 
 def _with_result(entries: list[Entry]) -> list[int]:

@@ -13,10 +13,13 @@ from evolve.cli.run import PICTURE, summary_json, trust_lines
 from evolve.errors import EXIT_NEGATIVE, EXIT_USAGE, UserError
 from evolve.journal.journal import Entry, open_journal
 from evolve.journal.run_folder import RunSummary, find_run, list_runs, summarise
+from evolve.journal.turns import Turn
 from evolve.reports.plain_text import plain
 from evolve.reports.run_tables import diff_text, print_table, proposals_table, runs_table, stdout_console
 from evolve.run import read_program
 from evolve.search.controller import read_journal
+
+TURN_CHARS = 90
 
 
 def ls_command(runs_dir: Path, *, as_json: bool) -> int:
@@ -53,6 +56,7 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
         return 0
     with open_journal(folder, read_only=True) as journal:
         entry = journal.entry(proposal)
+        turns = journal.turns("id = ?", (proposal,))
     if as_json:
         emit(entry_json(entry))
     elif prompt:
@@ -61,11 +65,23 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
     else:
         console = stdout_console()
         print_table(proposals_table([entry], console.width), console)
-        for name, text in (("message", entry.message), ("program", entry.source), ("feedback", entry.feedback)):
+        steps = "\n".join(map(_turn_line, turns))
+        for name, text in (
+            ("expedition", steps),
+            ("message", entry.message),
+            ("program", entry.source),
+            ("feedback", entry.feedback),
+        ):
             if text:
                 console.print(f"\n{name}", style="bold")
                 typer.echo(plain(text.rstrip()))
     return 0
+
+
+def _turn_line(turn: Turn) -> str:
+    """A step of an agent's expedition, in a line."""
+    said = " ".join(turn.content.split())
+    return f"{turn.step:3} {turn.kind.value:10} {turn.name:14} {said[:TURN_CHARS]}"
 
 
 def _print_outcome(summary: RunSummary) -> None:

@@ -224,7 +224,7 @@ def _check(members: Sequence[Member]) -> None:
         config = member.config
         read_seeds(config)
         open_configured_proposer(config)
-        load_templates(config.prompts)
+        load_templates(config.prompts, config.judge.setting, agent=config.proposer.kind == "agent")
         if config.judge.measure != "live":
             tables |= set(config.table_paths())
     for table in sorted(tables):

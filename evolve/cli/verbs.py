@@ -205,7 +205,7 @@ def decide(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Show what a heuristic decides and what FA3 then launches, for any shape."""
+    """Show what a heuristic decides and what the kernel then launches, for any shape."""
     from evolve.cli.decide import decide_command
 
     raise typer.Exit(decide_command(program, shapes, setting, runs_dir, as_json=json))
@@ -330,7 +330,8 @@ def report(
 def export(
     program: Annotated[str, typer.Argument(help="Python file, RUN#ID, or a run's winner by its name.")],
     target: Annotated[
-        str, typer.Option("--target", help="fa3, fa3-prepare, fa3-vllm, fa3-sgl, vllm, fa4, python, ...")
+        str,
+        typer.Option("--target", help="fa3, fa3-prepare, fa3-vllm, vllm, fa4, python, vllm-plugin, triton-python, ..."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the bundle.")],
     source: Annotated[Path | None, typer.Option("--source", help="Your checkout of the target.")] = None,
@@ -365,7 +366,7 @@ def export(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Write a patch for upstream, proved to do what was measured, with its evidence."""
+    """Write a patch for upstream, proved to do what was measured, with its evidence; or a plugin for vLLM."""
     from evolve.cli.export import export_command
 
     raise typer.Exit(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from evolve.dashboard.views.candidate import Packable
-from evolve.dashboard.views.documents import Outcome
+from evolve.dashboard.views.documents import ExpeditionView, Outcome
 from evolve.dashboard.views.recording import Recording
 
 TEXTS = ("system", "user", "answer", "error", "message", "source", "feedback")
@@ -37,7 +37,10 @@ def pack_candidates(candidates: Iterable[Packable], recording: Recording | None)
     lines, texts = _Numbers(), _Numbers()
     chosen: dict[int, list[int]] = {}
     packed = []
+    expeditions: dict[int, ExpeditionView] = {}
     for c in candidates:
+        if c.expedition is not None:
+            expeditions[c.id] = c.expedition
         numbers = [texts[str(c.texts[name])] for name in TEXTS]
         picks = chosen[c.id] = c.picks
         before = chosen.get(c.parent) if c.parent is not None else None
@@ -55,6 +58,7 @@ def pack_candidates(candidates: Iterable[Packable], recording: Recording | None)
         "documents": documents,
         "outcomes": [[[o[f] for f in OUTCOME_FIELDS] for o in row] for row in known],  # type: ignore[literal-required]
         "candidates": packed,
+        "expeditions": expeditions,
     }
 
 

@@ -31,6 +31,7 @@ MODULES = (
     "curve.js",
     "lineage_layout.js",
     "lineage_canvas.js",
+    "expedition.js",
     "view_runs.js",
     "view_candidate.js",
     "view_overview.js",

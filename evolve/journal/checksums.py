@@ -17,7 +17,15 @@ TABLE = """CREATE TABLE IF NOT EXISTS checksums (
 COUNT = "checksums"
 """Key of `meta` that says how many rows have a checksum; it has none itself."""
 
-KEYS = {"meta": "key", "proposals": "id", "answers": "id", "results": "id", "calls": "number", "spans": "rowid"}
+KEYS = {
+    "meta": "key",
+    "proposals": "id",
+    "answers": "id",
+    "results": "id",
+    "calls": "number",
+    "spans": "rowid",
+    "turns": "number",
+}
 """Tables whose rows are checked, each with the column that names a row."""
 
 DIGEST_CHARS = 32
@@ -51,11 +59,17 @@ def seal(db: sqlite3.Connection, part: str, key: object) -> None:
         db.execute("UPDATE meta SET value = CAST(value AS INTEGER) + 1 WHERE key = ?", (COUNT,))
 
 
+def _parts(db: sqlite3.Connection) -> dict[str, str]:
+    """Those of `KEYS` that this journal has: one without expeditions, of before they were kept, lacks `turns`."""
+    tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return {part: key for part, key in KEYS.items() if part in tables or part != "turns"}
+
+
 def seal_all(db: sqlite3.Connection) -> None:
     """Give every row of a journal without checksums one, within a transaction."""
     db.execute(TABLE)
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, '0')", (COUNT,))
-    for part, key in KEYS.items():
+    for part, key in _parts(db).items():
         for (value,) in db.execute(f"SELECT {key} FROM {part}").fetchall():
             if (part, value) != ("meta", COUNT):
                 seal(db, part, value)
@@ -87,9 +101,9 @@ def verify(db: sqlite3.Connection, path: Path) -> None:
             if problem != "ok":
                 raise JournalDamaged(f"SQLite says: {problem}")
         rows = 0
-        for part, key in KEYS.items():
+        for part, key in _parts(db).items():
             rows += int(db.execute(f"SELECT count(*) FROM {part}").fetchone()[0])
-            after = {"meta": "''", "calls": -1, "spans": timed}.get(part, settled)
+            after = {"meta": "''", "calls": -1, "turns": -1, "spans": timed}.get(part, settled)
             found = db.execute(
                 f"SELECT t.*, t.{key} AS row_key, c.digest AS row_digest FROM {part} t LEFT JOIN checksums c "
                 f"ON c.part = '{part}' AND c.key = t.{key} WHERE t.{key} > {after}"

@@ -28,6 +28,12 @@ def first_difference(one: Path, other: Path, *, ids: Collection[int], without: C
             found = _row_difference(_row(first[table], index), _row(second[table], index), without)
             if found:
                 return f"proposal {index}, {table}.{found}"
+        turns = [[row for row in content["turns"] if row["id"] == index] for content in (first, second)]
+        for step in range(max(map(len, turns))):
+            before, after = (rows[step] if step < len(rows) else {} for rows in turns)
+            found = _row_difference(before, after, without)
+            if found:
+                return f"proposal {index}, turns {step}.{found}"
     return ""
 
 

@@ -8,9 +8,10 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from evaluators.data.contract import Decision
 from evaluators.data.evaluation import OVERFIT, OVERFIT_SHARE, Evaluation, SplitScore
+from evaluators.data.launches import AnyDecision
 from evaluators.data.status import Status
+from evaluators.targets.target import AnyTarget
 from evolve.proposal import Response
 
 
@@ -38,7 +39,7 @@ class Entry:
     source_hash: str
     normal_form: str
     decisions_hash: str
-    decisions: tuple[Decision, ...]
+    decisions: tuple[AnyDecision, ...]
     train: SplitScore | None
     holdout: SplitScore | None
     features: dict[str, float]
@@ -134,8 +135,8 @@ def score_text(score: SplitScore | None) -> str | None:
     return None if score is None else json.dumps(asdict(score))
 
 
-def decisions_text(decisions: tuple[Decision, ...]) -> str:
-    """A decision table as the journal holds it: rows of four, in the order of the cases."""
+def decisions_text(decisions: tuple[AnyDecision, ...]) -> str:
+    """A decision table as the journal holds it: rows of numbers, in the order of the cases."""
     return json.dumps([d.as_row() for d in decisions], separators=(",", ":"))
 
 
@@ -174,8 +175,13 @@ def commit_of(row: sqlite3.Row) -> Commit:
     return Commit(index, island, parent, asked_model, usd, tokens, evaluation)
 
 
-def entry_of(row: sqlite3.Row) -> Entry:
-    """A row of proposals, answers and results joined."""
+def entry_of(row: sqlite3.Row, target: AnyTarget) -> Entry:
+    """A row of proposals, answers and results joined.
+
+    Args:
+        row: as the journal has it.
+        target: whose decisions it holds.
+    """
     spent = Response("", "")
     if row["text"] is not None:
         names = ("text", "model", "note", "tokens_in", "tokens_out", "cost_usd", "answer_s", "look_ups")
@@ -200,7 +206,7 @@ def entry_of(row: sqlite3.Row) -> Entry:
         source_hash=row["source_hash"] or "",
         normal_form=row["normal_form"] or "",
         decisions_hash=row["decisions_hash"] or "",
-        decisions=tuple(Decision.from_row(d) for d in json.loads(row["decisions"] or "[]")),
+        decisions=tuple(target.from_row(d) for d in json.loads(row["decisions"] or "[]")),
         train=score_of(row["train"]),
         holdout=score_of(row["holdout"]),
         features=json.loads(row["features"] or "{}"),

@@ -2,8 +2,8 @@
 
 Tables: `meta` (run-wide values), `proposals` (what was asked), `answers` (what the proposer said, stored
 before it is used), `results` (what the judge said, committed in index order), `calls` (every call to an endpoint, begun
-and ended), `spans` (what took how long, for the timeline) and `checksums` (of every row). The last three are absent in
-journals of before they were kept.
+and ended), `turns` (of expeditions, see `evolve.journal.turns`), `spans` (what took how long, for the timeline) and
+`checksums` (of every row). The last four are absent in journals of before they were kept.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.targets.registry import target_of_name
+from evaluators.targets.target import AnyTarget
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.checksums import COUNT, JournalDamaged, seal, verify
 from evolve.journal.entry import (
@@ -32,6 +35,7 @@ from evolve.journal.entry import (
     score_text,
     storable,
 )
+from evolve.journal.packed import has_journal, is_packed, refuse_packed, unpacked
 from evolve.journal.schema import (
     CHECKED_SINCE,
     CLOCK_COLUMNS,
@@ -43,6 +47,7 @@ from evolve.journal.schema import (
     fill,
     upgrade,
 )
+from evolve.journal.turns import TURN_COLUMNS, Turn, turn_of, turn_row
 from evolve.proposal import EndpointCall, Response
 
 __all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "Spending", "open_journal", "storable"]
@@ -237,7 +242,33 @@ class Journal:
 
     @property
     def _has_calls(self) -> bool:
-        return bool(self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'calls'").fetchone()[0])
+        return self._has("calls")
+
+    def _has(self, table: str) -> bool:
+        return bool(self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0])
+
+    def turn(self, turn: Turn) -> None:
+        """Write a turn of an expedition, before anything is done with it."""
+        with self._durably():
+            self._insert("turns", {**turn_row(turn), "asked_at": time.time() - turn.elapsed_s})
+
+    @property
+    def turn_count(self) -> int:
+        """Turns of all expeditions so far."""
+        return int(self._db.execute("SELECT count(*) FROM turns").fetchone()[0]) if self._has("turns") else 0
+
+    def turns(self, where: str = "1", parameters: tuple[object, ...] = ()) -> list[Turn]:
+        """Turns of expeditions by proposal and step; none in journals of before they were kept.
+
+        Args:
+            where: SQL condition on the columns of `turns`.
+            parameters: for its question marks.
+        """
+        if not self._has("turns"):
+            return []
+        query = f"SELECT {TURN_COLUMNS} FROM turns WHERE {where} ORDER BY id, step"
+        with self.reading():
+            return [turn_of(row) for row in self._db.execute(query, parameters)]
 
     def result(
         self,
@@ -310,6 +341,11 @@ class Journal:
             r.decisions, r.train, r.holdout, r.features, r.feedback, r.duplicate_of, r.displaced, r.elapsed_s{extra}
             FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id"""
 
+    @cached_property
+    def _target(self) -> AnyTarget:
+        """The target that the run is about."""
+        return target_of_name(self.meta("setting"))
+
     @property
     def _query(self) -> str:
         return self._QUERY.format(extra=", r.gpu_s, a.look_ups" if self._version >= 2 else DEFAULTS)
@@ -322,7 +358,7 @@ class Journal:
                 row = next(rows, None)
                 if row is None:
                     return
-                entry = entry_of(row)
+                entry = entry_of(row, self._target)
             yield entry
 
     def committed(self) -> int:
@@ -342,7 +378,7 @@ class Journal:
             return None
         with self.reading():
             row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
-            return None if row is None else entry_of(row)
+            return None if row is None else entry_of(row, self._target)
 
     def entry(self, index: int) -> Entry:
         """One proposal.
@@ -385,6 +421,8 @@ class Journal:
                 for row in rows
                 if row.get("key") not in (*CLOCK_COLUMNS, "run", COUNT)
             ]
+        turns = [turn_row(turn) for turn in self.turns()]
+        tables["turns"] = [{k: v for k, v in row.items() if k not in CLOCK_COLUMNS} for row in turns]
         return tables
 
 
@@ -393,14 +431,16 @@ def open_journal(folder: Path, *, read_only: bool) -> Iterator[Journal]:
     """The journal of a run folder, compared with its checksums.
 
     Raises:
-        UserError: the folder holds none (when reading), it cannot be opened, or it is damaged.
+        UserError: the folder holds none (when reading), it cannot be opened, it is damaged, or packed (when writing).
     """
-    path = folder / FILE_NAME
-    if read_only and not path.exists():
+    if read_only and not has_journal(folder):
         raise UserError(f"{folder} holds no {FILE_NAME}", hint="evosplit ls lists runs")
-    journal = Journal(path, read_only=read_only)
-    try:
-        journal.verify()
-        yield journal
-    finally:
-        journal.close()
+    if not read_only:
+        refuse_packed(folder)
+    with unpacked(folder) if is_packed(folder) else nullcontext(folder / FILE_NAME) as path:
+        journal = Journal(path, read_only=read_only)
+        try:
+            journal.verify()
+            yield journal
+        finally:
+            journal.close()

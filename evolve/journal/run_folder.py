@@ -17,6 +17,7 @@ from evaluators.data.status import Status
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.entry import WinnerOrder, score_of, winner_order
 from evolve.journal.journal import FILE_NAME, Journal, Spending, open_journal
+from evolve.journal.packed import has_journal
 from evolve.journal.schema import settle
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
@@ -86,7 +87,7 @@ def _started(folder: Path) -> float:
 
 def run_folders(runs_dir: Path) -> list[Path]:
     """Every run below a folder, also those of sweeps."""
-    single = (p.parent for p in runs_dir.glob(f"*/{FILE_NAME}"))
+    single = (p for p in runs_dir.glob("*") if has_journal(p))
     swept = (p.parent for p in runs_dir.glob(f"*/*/{FILE_NAME}") if (p.parent.parent / SWEEP_FILE).exists())
     return [*single, *swept]
 
@@ -121,7 +122,7 @@ def find_run(text: str, runs_dir: Path) -> Path:
         if found:
             return found[-1]
     for folder in (Path(text), runs_dir / text):
-        if (folder / FILE_NAME).exists():
+        if has_journal(folder):
             return folder
         if (folder / SWEEP_FILE).exists():
             runs = sorted(p.parent.name for p in folder.glob(f"*/{FILE_NAME}"))

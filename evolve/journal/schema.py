@@ -7,9 +7,10 @@ import sqlite3
 import time
 from pathlib import Path
 
-from evolve.journal.checksums import seal_all
+from evolve.journal.checksums import seal, seal_all
+from evolve.journal.turns import TURN_INDEX, TURNS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CHECKED_SINCE = 3
 """Journals of earlier versions have no checksums."""
 
@@ -56,8 +57,9 @@ INDEXES = (
     "CREATE INDEX IF NOT EXISTS by_source ON results (source_hash)",
     "CREATE INDEX IF NOT EXISTS by_syntax ON results (normal_form)",
     "CREATE INDEX IF NOT EXISTS by_decisions ON results (decisions_hash)",
+    TURN_INDEX,
 )
-"""For looking up whether a program is known, and calls; made when a journal is opened for writing."""
+"""For looking up whether a program is known, calls and turns; made when a journal is opened for writing."""
 
 CLOCK_COLUMNS = {"asked_at", "elapsed_s", "committed_at", "created_at", "gpu_s"}
 """Readings of a clock: columns that differ between two equal runs."""
@@ -67,7 +69,7 @@ def fill(db: sqlite3.Connection) -> None:
     """Tables and version in one transaction."""
     with db:
         db.execute("BEGIN IMMEDIATE")
-        for statement in (*_SCHEMA.split(";"), SPANS, CALLS):
+        for statement in (*_SCHEMA.split(";"), SPANS, CALLS, TURNS):
             db.execute(statement)
         for key, value in (("schema_version", str(SCHEMA_VERSION)), ("created_at", str(time.time()))):
             db.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
@@ -100,7 +102,11 @@ def upgrade(db: sqlite3.Connection, version: int) -> None:
             db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
     db.execute(SPANS)
     db.execute(CALLS)
+    db.execute(TURNS)
     db.execute("UPDATE meta SET value = ? WHERE key = 'schema_version'", (str(SCHEMA_VERSION),))
+    if version >= CHECKED_SINCE:
+        seal(db, "meta", "schema_version")
+        return
     # What was written so far could have been damaged before.
     db.execute("INSERT OR REPLACE INTO meta SELECT 'sealed_later', count(*) FROM proposals")
     seal_all(db)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evolve.mutation.curves import Curves
-from evolve.mutation.guards import TOP_SPLITS
 
 Matrix = NDArray[np.float64]
 Factors = tuple[str, ...]
@@ -25,14 +24,17 @@ class Candidates:
 
     def __init__(self, curves: Curves, *, span: bool = True) -> None:
         """Tabulate the quantities; impossible split counts are masked by `possible`."""
-        self.fields = curves.table.shape_columns if curves.table.static else curves.table.work_columns
-        longest, sequences, heads = curves.table.longest, curves.table.n_blocks, curves.table.tiles_each
-        self.splits = np.arange(1, TOP_SPLITS + 1)
+        self.fields = curves.table.shape_columns if curves.table.static else curves.work_columns
+        longest, sequences, heads = curves.longest, curves.sequences, curves.table.tiles_each
+        rules = curves.table.target.edits
+        self.splits = np.arange(1, rules.top_splits + 1)
         blocks = -(-longest[:, None] // self.splits[None, :])
         self.possible = self.splits[None, :] <= longest[:, None]
         if not curves.table.static:
             # As in `helper`: blocks per split that an earlier split count had are the same launch.
             self.possible &= -(-longest[:, None] // blocks) == self.splits
+        if rules.most_blocks:
+            self.possible &= blocks <= rules.most_blocks
         tiles = np.array(
             [
                 heads[i] * _ceil_sums(sequences[i], tuple(row)) if not curves.table.static else heads[i] * self.splits

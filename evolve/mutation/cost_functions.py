@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
+from evaluators.targets.target import EditRules
 from evolve.mutation.cost_features import CANDIDATES, Factors
-from evolve.mutation.guards import TOP_SPLITS
 from evolve.mutation.syntax import drop_unused, functions, insert_function, replace_span
 
 SPAN_NAME = "span_of"
-SPAN = [
+SPAN = (
     f"def {SPAN_NAME}(work, gpu, blocks):",
     "    # When the last CTA ends if the longest start first: each takes its blocks, and one more to start and end.",
     "    # All that last at least `each` fill whole waves of SMs. Length and live splits are sorted as one number.",
@@ -18,13 +18,18 @@ SPAN = [
     "    ctas = 0",
     "    last = 0",
     "    for cut in cuts:",
-    "        ctas += -cut % 512 * work.num_heads_kv * work.num_m_blocks",
+    "        ctas += -cut % 512 * TILES",
     "        each = -cut // 512 + 1",
     "        last = max(last, math.ceil(ctas / gpu.num_sms) * each)",
-    "    load = work.total_n_blocks * work.num_heads_kv * work.num_m_blocks + ctas",
+    "    load = work.total_n_blocks * TILES + ctas",
     "    return max(last, load / gpu.num_sms)",
-]
+)
 """Function of a program that says what `span` is; 512 is more than any sequence can have live splits (256)."""
+
+
+def _tiles(rules: EditRules) -> str:
+    """Programs for each split of a sequence."""
+    return " * ".join(f"work.{name}" for name in rules.tile_factors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,21 +48,22 @@ class CostModel:
         return " + ".join(products).replace("+ -", "- ")
 
 
-def helper(cost: CostModel, name: str, *, static: bool) -> list[str]:
+def helper(cost: CostModel, name: str, rules: EditRules, *, static: bool) -> list[str]:
     """The function that tries each number of splits, as lines of a program; it works out what the cost reads."""
     argument = "shape" if static else "work"
     longest = "shape.num_n_blocks" if static else "work.max_n_blocks"
     used = {factor for names in cost.terms for factor in names}
     quantities = [f"        blocks = math.ceil({longest} / splits)"] if not static or "blocks" in used else []
     if not static:
-        quantities += [f"        if math.ceil({longest} / blocks) < splits:", "            continue"]
+        beyond = f" or blocks > {rules.most_blocks}" if rules.most_blocks else ""
+        quantities += [f"        if math.ceil({longest} / blocks) < splits{beyond}:", "            continue"]
     if used & {"tiles", "waves"}:
         quantities += (
             ["        tiles = splits * shape.total_mblocks"]
             if static
             else [
                 "        tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)",
-                "        tiles = tiles * work.num_heads_kv * work.num_m_blocks",
+                f"        tiles = tiles * {_tiles(rules)}",
             ]
         )
     if "waves" in used:
@@ -68,7 +74,7 @@ def helper(cost: CostModel, name: str, *, static: bool) -> list[str]:
         f"def {name}({argument}, gpu):",
         "    lowest = 1e30",
         "    chosen = 1",
-        f"    for splits in range(1, min({TOP_SPLITS}, {longest}) + 1):",
+        f"    for splits in range(1, min({rules.top_splits}, {longest}) + 1):",
         *quantities,
         f"        cost = {cost.text(argument)}",
         "        if cost < lowest:",
@@ -127,15 +133,15 @@ def _factors(node: ast.expr) -> list[ast.expr]:
     return [node]
 
 
-def replace_cost(source: str, name: str, cost: CostModel, *, static: bool) -> str | None:
+def replace_cost(source: str, name: str, cost: CostModel, rules: EditRules, *, static: bool) -> str | None:
     """The program with another cost in one of its functions, which is written anew."""
-    changed = replace_span(source, functions(source)[name], "\n".join(helper(cost, name, static=static)))
+    changed = replace_span(source, functions(source)[name], "\n".join(helper(cost, name, rules, static=static)))
     changed = drop_unused(changed)
-    return with_span(changed, name, cost)
+    return with_span(changed, name, cost, rules)
 
 
-def with_span(source: str, name: str, cost: CostModel) -> str | None:
+def with_span(source: str, name: str, cost: CostModel, rules: EditRules) -> str | None:
     """The program with the function that works out `span`, where the cost of function `name` needs it."""
     if not any("span" in names for names in cost.terms) or SPAN_NAME in functions(source):
         return source
-    return insert_function(source, name, SPAN)
+    return insert_function(source, name, [line.replace("TILES", _tiles(rules)) for line in SPAN])

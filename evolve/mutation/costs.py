@@ -54,7 +54,7 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int, s
         if (found := float(np.where(gains < 0, SHADOW * gains, gains).sum())) > best:
             best, cost, kept = found, trial, gains
     assert cost is not None
-    pool = terms_for(curves.table, function)
+    pool = terms_for(curves, function)
     condition, gain = "", float(kept.sum())
     positive = np.flatnonzero(kept > 0).tolist()
     for _ in range(BOXES_TRIED if positive else 0):
@@ -65,13 +65,18 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int, s
     if gain <= MIN_GAIN:
         return None
     name = next(n for n in ("cheapest", "cheapest_2", "cheapest_3") if n not in functions(source))
-    call = f"return {name}(work, gpu)" if not curves.table.static else f"return {name}(shape, gpu), None, 0"
+    target = curves.table.target
+    static = curves.table.static
+    value = target.returned(f"{name}(shape, gpu)", ()) if static else f"{name}(work, gpu)"
+    call = f"return {value}"
     if condition:
-        changed = insert_at_top(source, function, [f"    if {condition}:", f"        {call}"])
+        changed = insert_at_top(source, function, [f"    if {condition}:", f"        {call}"], target.blocks.low)
     else:
-        changed = replace_body(source, function, [f"    {call}"])
-    changed = changed and insert_function(changed, function, helper(cost, name, static=curves.table.static))
-    return changed and with_span(changed, name, cost)
+        changed = replace_body(source, function, [f"    {call}"], target.blocks.low)
+    changed = changed and insert_function(
+        changed, function, helper(cost, name, target.edits, static=curves.table.static)
+    )
+    return changed and with_span(changed, name, cost, target.edits)
 
 
 def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int, span: bool = True) -> str | None:
@@ -87,7 +92,7 @@ def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int,
     tabulated = Candidates(curves, span=span)
     if not {n for names in cost.terms for n in names} <= tabulated.fields.keys() | tabulated.quantities.keys():
         return None
-    rows = np.arange(len(curves.table.longest))
+    rows = np.arange(len(curves.longest))
     chosen = tabulated.cheapest(cost.weights, [tabulated.term(t) for t in cost.terms])
     present = curves.num_splits if curves.table.static else curves.blocks
     decided = tabulated.values[rows, chosen] == present
@@ -100,7 +105,8 @@ def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int,
         trial, now = fit_cost(curves, tabulated, worth, rng, start=best or cost)
         if (found := float(worth[rows, now].sum())) > gain:
             best, gain = trial, found
-    return replace_cost(source, name, best, static=curves.table.static) if best else None
+    rules, static = curves.table.target.edits, curves.table.static
+    return replace_cost(source, name, best, rules, static=static) if best else None
 
 
 def _worth(curves: Curves, tabulated: Candidates) -> Matrix:

@@ -7,15 +7,16 @@ judge alone says what the edit is worth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.data.contract import MAX_NUM_SPLITS, Decision, Gpu, Mode, Setting, ShapeView, WorkView
+from evaluators.data.contract import Gpu, Setting
 from evaluators.data.evaluation import Feedback, Opportunity
-from evaluators.fa3.dispatch import num_splits_heuristic, stock_blocks_per_split
+from evaluators.data.launches import AnyDecision
 from evaluators.scoring.score import REGRESSION_PENALTY
+from evaluators.targets.registry import target_of
 
 Vector = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,37 +30,20 @@ UNKNOWN_LOG = -0.5
 
 
 class ShapeCurve:
-    """Log speed-ups of one shape by (num_splits, blocks_per_split), each launch looked up once."""
+    """Log speed-ups of one shape by what is decided, each launch looked up once."""
 
     def __init__(self, opportunity: Opportunity, setting: Setting) -> None:
         """Take the shape's look-up."""
-        self._look_up = opportunity.look_up
-        self._static = setting.mode is Mode.STATIC
-        self._longest = opportunity.work.get("max_n_blocks", 1)
-        self._uniform = not opportunity.shape.ragged
-        self._known: dict[tuple[int, int], tuple[float, bool]] = {}
+        self._opportunity, self._setting, self._target = opportunity, setting, target_of(setting)
+        self._known: dict[AnyDecision | None, tuple[float, bool]] = {None: (UNKNOWN_LOG, True)}
 
-    def gain(self, num_splits: int, blocks: int) -> tuple[float, bool]:
+    def gain(self, num_splits: int, blocks: int, variant: tuple[int, ...]) -> tuple[float, bool]:
         """Log speed-up of a decision over the baseline, and whether it is a regression."""
-        key = self._key(num_splits, blocks)
-        if key not in self._known:
-            found = self._look_up(Decision(key[0], blocks_per_split=key[1])) if key[0] <= MAX_NUM_SPLITS else None
-            self._known[key] = (UNKNOWN_LOG, True) if found is None else (found.log_speedup, found.regression)
-        return self._known[key]
-
-    def _key(self, num_splits: int, blocks: int) -> tuple[int, int]:
-        """A decision that stands for all that launch the same, so that few have to be looked up."""
-        if num_splits <= 1 or self._static:
-            return max(1, num_splits), 0
-        if num_splits > MAX_NUM_SPLITS:
-            return num_splits, 1
-        blocks = max(1, min(blocks, self._longest))
-        live = -(-self._longest // blocks)
-        bucket = next(b for b in (32, 64, 128, 256) if num_splits <= b)
-        if self._uniform:
-            # Any cap of the same combine kernel will do, as long as as many splits run.
-            return (bucket, blocks) if live <= num_splits else (num_splits, 1)
-        return (bucket, blocks) if live <= num_splits else (num_splits, blocks)
+        decision = self._target.stand_in(self._opportunity, self._setting, num_splits, blocks, variant)
+        if decision not in self._known:
+            found = self._opportunity.look_up(decision)
+            self._known[decision] = (UNKNOWN_LOG, True) if found is None else (found.log_speedup, found.regression)
+        return self._known[decision]
 
 
 class CurveTable:
@@ -68,38 +52,79 @@ class CurveTable:
     def __init__(self, rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> None:
         """Take the look-ups of all shapes."""
         self.key = tuple(o.look_up for o in rows)
+        self.rows, self.target = rows, target_of(setting)
         self._curves = [ShapeCurve(o, setting) for o in rows]
         self.num_sms = gpu.num_sms
         self.static = not rows[0].work
         self.weight: Vector = np.array([o.weight for o in rows])
-        self.own_splits: Ints = np.array(
-            [num_splits_heuristic(ShapeView(**cast("dict[str, Any]", o.view)), gpu.num_sms) for o in rows]
-        )
-        self.own_blocks: Ints = np.array([_own_blocks(o, gpu) for o in rows])
+        own = [self.target.own(o, gpu) for o in rows]
+        self.own_splits: Ints = np.array([splits for splits, _ in own])
+        self.own_blocks: Ints = np.array([blocks for _, blocks in own])
         self.target_splits = [o.best.num_splits for o in rows]
-        self.target_blocks = [_target_blocks(o) for o in rows]
-        self.shape_columns = _columns([o.view for o in rows])
-        self.work_columns = {} if self.static else _columns([o.work for o in rows])
-        self.n_blocks: list[tuple[int, ...]] = [_n_blocks(o) for o in rows]
-        self.longest: Ints = np.array([max(blocks) for blocks in self.n_blocks])
+        self.variants = self.target.variants or ((),)
+        self.target_variants = [self.variants.index(self.target.variant_of(o.best)) for o in rows]
+        self.shape_columns = columns_of([o.view for o in rows])
         tiles = "total_mblocks" if self.static else "num_heads_kv"
         self.tiles_each: list[int] = [int(o.view[tiles]) for o in rows]
-        width = 1 if self.static else int(self.longest.max()) + 1
-        self._log: Vector = np.full((len(rows), DENSE_SPLITS + 1, width), np.nan)
-        self._lost: Flags = np.zeros(self._log.shape, np.bool_)
+        self._dense: dict[int, tuple[Vector, Flags]] = {}
         self._rows = np.arange(len(rows))
 
-    def gains(self, splits: Ints, blocks: Ints) -> tuple[Vector, Flags]:
+    @cached_property
+    def blocks_by_variant(self) -> list[BlockCounts]:
+        """KV blocks of all sequences, for each variant."""
+        by_keys: dict[tuple[int, ...], BlockCounts] = {}
+        found = []
+        for variant in self.variants:
+            keys = tuple(self.target.keys_per_block(o, variant) for o in self.rows)
+            if keys not in by_keys:
+                by_keys[keys] = BlockCounts([_n_blocks(o, k) for o, k in zip(self.rows, keys, strict=True)], keys)
+            found.append(by_keys[keys])
+        return found
+
+    def gains(self, splits: Ints, blocks: Ints, variants: Ints) -> tuple[Vector, Flags]:
         """Log speed-up of one decision per shape, and whether it is a regression."""
-        taken = np.zeros_like(splits) if self.static else np.minimum(np.maximum(blocks, 0), self.longest)
+        log: Vector = np.empty(len(self.rows))
+        lost: Flags = np.zeros(len(self.rows), np.bool_)
+        for variant in np.unique(variants).tolist():
+            at = variants == variant
+            log[at], lost[at] = (found[at] for found in self._gains(splits, blocks, variant, at))
+        return log, lost
+
+    def _gains(self, splits: Ints, blocks: Ints, variant: int, wanted: Flags) -> tuple[Vector, Flags]:
+        """The same under one variant; what is not wanted is left as it is."""
+        longest = self.blocks_by_variant[variant].longest
+        if self.target.edits.most_blocks:
+            longest = np.minimum(longest, self.target.edits.most_blocks)
+        if variant not in self._dense:
+            width = 1 if self.static else int(longest.max()) + 1
+            shape = (len(self.rows), DENSE_SPLITS + 1, width)
+            self._dense[variant] = np.full(shape, np.nan), np.zeros(shape, np.bool_)
+        all_logs, all_lost = self._dense[variant]
+        taken = np.zeros_like(splits) if self.static else np.minimum(np.maximum(blocks, 0), longest)
         at = (self._rows, np.minimum(np.maximum(splits, 0), DENSE_SPLITS), taken)
-        log, lost = self._log[at], self._lost[at]
-        for i in np.flatnonzero(np.isnan(log) | (splits > DENSE_SPLITS)).tolist():
-            log[i], lost[i] = self._curves[i].gain(int(splits[i]), int(taken[i]))
+        log, lost = all_logs[at], all_lost[at]
+        for i in np.flatnonzero((np.isnan(log) | (splits > DENSE_SPLITS)) & wanted).tolist():
+            log[i], lost[i] = self._curves[i].gain(int(splits[i]), int(taken[i]), self.variants[variant])
             if splits[i] <= DENSE_SPLITS:
                 here = (i, splits[i], taken[i])
-                self._log[here], self._lost[here] = log[i], lost[i]
+                all_logs[here], all_lost[here] = log[i], lost[i]
         return log, lost
+
+
+class BlockCounts:
+    """KV blocks of the sequences of all shapes.
+
+    Attributes:
+        sequences: of each shape, blocks of each sequence; in static mode of the capacity, once.
+        longest: of each shape, those of the longest.
+        keys: of each shape, keys of a block.
+    """
+
+    def __init__(self, sequences: list[tuple[int, ...]], keys: tuple[int, ...]) -> None:
+        """Find the longest ones."""
+        self.sequences = sequences
+        self.longest: Ints = np.array([max(blocks) for blocks in sequences])
+        self.keys: Ints = np.array(keys)
 
 
 class Curves:
@@ -112,15 +137,64 @@ class Curves:
         self.table = _table(rows, feedback.setting, feedback.gpu)
         self.num_splits: Ints = np.array([o.decided.num_splits for o in rows])
         self.blocks: Ints = np.array([o.decided.blocks_per_split for o in rows])
+        variants = [self.table.variants.index(self.table.target.variant_of(o.decided)) for o in rows]
+        self.variants: Ints = np.array(variants)
+        self.work_columns = {} if self.table.static else columns_of([o.work for o in rows])
         self.left: list[float] = [o.weight * o.gain for o in rows]
         self.look_ups = 0
 
-    def value(self, num_splits: Ints, blocks: Ints) -> Vector:
-        """Part of each shape in the log of the score: weighted log speed-up less what a regression costs."""
+    @cached_property
+    def target_blocks(self) -> list[int]:
+        """Blocks per split of the best recorded decisions, in blocks of the present variants."""
+        rows = self.table.rows
+        return [
+            _target_blocks(o, self.table, i, int(v)) for i, (o, v) in enumerate(zip(rows, self.variants, strict=True))
+        ]
+
+    @cached_property
+    def sequences(self) -> list[tuple[int, ...]]:
+        """KV blocks of each sequence, of the present variants; in static mode of the capacity, once."""
+        counts = self.table.blocks_by_variant
+        return [counts[v].sequences[i] for i, v in enumerate(self.variants.tolist())]
+
+    @cached_property
+    def longest(self) -> Ints:
+        """The longest of `sequences` of each shape."""
+        return np.array([max(blocks) for blocks in self.sequences])
+
+    def value(self, num_splits: Ints, blocks: Ints, variants: Ints | None = None) -> Vector:
+        """Part of each shape in the log of the score: weighted log speed-up less what a regression costs.
+
+        Args:
+            num_splits: of each shape.
+            blocks: per split, of each shape, in blocks of its present variant.
+            variants: of each shape; the present ones if None.
+        """
         self.look_ups += len(num_splits)
-        logs, lost = self.table.gains(num_splits, blocks)
+        if variants is None:
+            variants = self.variants
+        else:
+            blocks = self.rescaled(blocks, variants)
+        logs, lost = self.table.gains(num_splits, blocks, variants)
         worth: Vector = self.table.weight * np.where(lost, 2 * logs, logs) - REGRESSION_PENALTY * lost
         return worth
+
+    def take(self, num_splits: Ints, variants: Ints) -> None:
+        """Let other splits and variants be the present decisions."""
+        self.num_splits = num_splits
+        if (variants != self.variants).any():
+            self.blocks = self.rescaled(self.blocks, variants)
+            self.variants = variants
+            for name in ("target_blocks", "sequences", "longest"):
+                self.__dict__.pop(name, None)
+
+    def rescaled(self, blocks: Ints, variants: Ints) -> Ints:
+        """Blocks per split of about as many keys under other variants; 1 stays 1, which is no choice of a length."""
+        counts, rows = self.table.blocks_by_variant, range(len(blocks))
+        now = np.array([counts[v].keys[i] for i, v in zip(rows, self.variants.tolist(), strict=True)])
+        then = np.array([counts[v].keys[i] for i, v in zip(rows, variants.tolist(), strict=True)])
+        scaled: Ints = np.where(blocks <= 1, blocks, np.maximum(1, -(-blocks * now // then)))
+        return scaled
 
 
 _TABLES: list[CurveTable] = []
@@ -136,33 +210,26 @@ def _table(rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> CurveTabl
     return known
 
 
-def _n_blocks(opportunity: Opportunity) -> tuple[int, ...]:
-    """KV blocks of each sequence; in static mode of the capacity, once."""
+def _n_blocks(opportunity: Opportunity, keys: int) -> tuple[int, ...]:
+    """KV blocks of so many keys of each sequence; in static mode of the capacity, once."""
     if not opportunity.work:
         return (int(opportunity.view["num_n_blocks"]),)
-    return tuple(-(-keys // int(opportunity.view["block_n"])) for keys in opportunity.shape.seqlens)
+    return tuple(max(1, -(-n // keys)) for n in opportunity.shape.seqlens)
 
 
-def _target_blocks(opportunity: Opportunity) -> int:
+def _target_blocks(opportunity: Opportunity, table: CurveTable, i: int, variant: int) -> int:
     """Blocks per split of the best recorded decision; its cap counts where that is what limits the splits."""
-    best, work = opportunity.best, opportunity.work
-    if not work:
+    best = opportunity.best
+    if table.static:
         return 0
-    longest = work["max_n_blocks"]
+    counts, own = table.blocks_by_variant[variant], table.blocks_by_variant[table.target_variants[i]]
     if opportunity.shape.ragged and best.num_splits > 1:
-        return best.blocks_per_split
-    live = min(best.num_splits, -(-longest // max(1, best.blocks_per_split)))
-    return -(-longest // live)
+        return int(-(-best.blocks_per_split * own.keys[i] // counts.keys[i]))
+    live = max(1, min(best.num_splits, -(-own.longest[i] // max(1, best.blocks_per_split))))
+    return int(-(-counts.longest[i] // live))
 
 
-def _own_blocks(opportunity: Opportunity, gpu: Gpu) -> int:
-    """FA3's own blocks per split; 0 in static mode, which has none."""
-    if not opportunity.work:
-        return 0
-    return stock_blocks_per_split(WorkView(**opportunity.work, num_splits=0, n_blocks=()), gpu.num_sms)
-
-
-def _columns(rows: Sequence[dict[str, int]] | Sequence[dict[str, int | bool]]) -> dict[str, Vector]:
+def columns_of(rows: Sequence[dict[str, int]] | Sequence[dict[str, int | bool]]) -> dict[str, Vector]:
     """Fields that differ between shapes, as columns; a constant field explains nothing."""
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
     return {name: column for name, column in columns.items() if column.min() < column.max()}

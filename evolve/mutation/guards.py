@@ -11,7 +11,6 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +42,10 @@ BOXES_TRIED = 6
 MIN_GAIN, MIN_GAIN_FINE = 2e-5, 4e-6
 """Gain in log score below which a guard is not worth its lines; a single shape cannot gain much more."""
 
-TOP_SPLITS = 32
-"""Largest cap that an edit writes. Above it another combine kernel runs, for which tables hold few blocks per
-split: a rule that went there could not be improved any more."""
+OWN_VARIANT = 0.3
+"""How often a guard keeps to the variant that a shape has, where the target has variants."""
+
+TERMS_KEPT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,12 @@ class Guard:
     value: str
     mask: NDArray[np.bool_]
     new: Ints
+    variant: int
     gain: float
 
     def lines(self) -> list[str]:
         """Statements to put at the top of the function."""
-        returned = f"return {self.value}, None, 0" if self.function == "schedule" else f"return {self.value}"
-        return [f"    if {self.condition}:", f"        {returned}"]
+        return [f"    if {self.condition}:", f"        return {self.value}"]
 
 
 def terms(columns: dict[str, Vector], argument: str) -> list[Term]:
@@ -84,18 +84,26 @@ def terms(columns: dict[str, Vector], argument: str) -> list[Term]:
     return singles + pairs + gaps
 
 
-@lru_cache(maxsize=8)
-def terms_for(table: CurveTable, function: str) -> Sequence[Term]:
+_TERMS: dict[tuple[CurveTable, str, bytes], Sequence[Term]] = {}
+
+
+def terms_for(curves: Curves, function: str) -> Sequence[Term]:
     """Terms that a decision may read: fields of `shape` in `schedule`, of `work` in `blocks_per_split`."""
-    if function == "schedule":
-        return terms(table.shape_columns, "shape")
-    return terms(table.work_columns, "work")
+    schedule = function == "schedule"
+    # The fields of `work` are in blocks of the variants that `schedule` decided.
+    key = curves.table, function, b"" if schedule else curves.variants.tobytes()
+    known = _TERMS.pop(key, None)
+    if known is None:
+        known = terms(curves.table.shape_columns, "shape") if schedule else terms(curves.work_columns, "work")
+    _TERMS[key] = known
+    for oldest in list(_TERMS)[:-TERMS_KEPT]:
+        _TERMS.pop(oldest, None)
+    return known
 
 
-@lru_cache(maxsize=8)
-def _quotable(table: CurveTable, function: str) -> tuple[list[Term], list[float]]:
+def _quotable(curves: Curves, function: str) -> tuple[list[Term], list[float]]:
     """Terms that values are made of, with weights: single fields are what a person would try first."""
-    positive = [t for t in terms_for(table, function) if t.column.min() > 0]
+    positive = [t for t in terms_for(curves, function) if t.column.min() > 0]
     return positive, [1.0 if "*" in t.text or "-" in t.text else 5.0 for t in positive]
 
 
@@ -107,32 +115,47 @@ def _nice(value: float) -> int:
     return round(value / step) * step
 
 
-def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str, Ints, int]]:
-    """Candidate values of a guard as text, column and the shape that they were made for.
+def _values(curves: Curves, function: str, rng: random.Random) -> list[tuple[str, Ints, int, int]]:
+    """Candidate values of a guard: text, column, variant (-1: what each shape has), the shape that it was made for.
 
     Each makes one shape decide as its best recorded decision does; the shape is drawn by what it has left to
     gain. Whether the value suits other shapes is what the condition is for.
     """
     schedule = function == "schedule"
-    targets = curves.table.target_splits if schedule else curves.table.target_blocks
+    table, target_kernel = curves.table, curves.table.target
+    rules = target_kernel.edits
+    top = rules.top_splits if schedule else rules.most_blocks
+    targets = table.target_splits if schedule else curves.target_blocks
     drawn = rng.choices(range(len(targets)), weights=[g + 1e-9 for g in curves.left], k=VALUES_TRIED)
-    found: dict[str, tuple[Ints, int]] = {}
-    own = curves.table.own_splits if schedule else curves.table.own_blocks
+    found: dict[str, tuple[Ints, int, int]] = {}
+    own, least = (table.own_splits, 0) if schedule else (table.own_blocks, target_kernel.blocks.low)
+
+    def keep(text: str, column: Ints, i: int) -> None:
+        variant = -1
+        if schedule:
+            if len(table.variants) > 1:
+                variant = int(curves.variants[i]) if rng.random() < OWN_VARIANT else table.target_variants[i]
+            text = target_kernel.returned(text, table.variants[variant])
+        found[text] = column, i, variant
+
     for i in drawn:
         if rng.random() < OWN_SHARE:
-            found["0"] = own, i
+            keep(str(least), own, i)
             continue
-        target = min(targets[i], TOP_SPLITS) if schedule else targets[i]
+        target = min(targets[i], top) if top else targets[i]
         if schedule and rng.random() < 0.3:
             target = rng.choice(CAPS)
-        text, column = _value(curves.table, function, i, target, rng)
-        if schedule and "shape" in text:
-            text, column = f"min({TOP_SPLITS}, {text})", np.minimum(column, TOP_SPLITS)
-        found[text] = column.astype(np.int64), i
-    return [(text, column, i) for text, (column, i) in found.items()]
+        if target < 1:
+            keep(str(least), own, i)
+            continue
+        text, column = _value(curves, function, i, target, rng)
+        if top and ("shape" in text or "work" in text):
+            text, column = f"min({top}, {text})", np.minimum(column, top)
+        keep(text, column.astype(np.int64), i)
+    return [(text, column, variant, i) for text, (column, i, variant) in found.items()]
 
 
-def _value(table: CurveTable, function: str, i: int, target: int, rng: random.Random) -> tuple[str, Vector]:
+def _value(curves: Curves, function: str, i: int, target: int, rng: random.Random) -> tuple[str, Vector]:
     """A random expression that gives `target` (about) for shape `i`.
 
     Constant, term over constant, constant over term, or term over (constant over another term); constants are
@@ -140,9 +163,9 @@ def _value(table: CurveTable, function: str, i: int, target: int, rng: random.Ra
     """
     kind = rng.random()
     if kind < 0.25:
-        return str(target), np.full(len(table.weight), float(target))
-    num_sms = table.num_sms
-    positive, weights = _quotable(table, function)
+        return str(target), np.full(len(curves.table.weight), float(target))
+    num_sms = curves.table.num_sms
+    positive, weights = _quotable(curves, function)
     term, other = rng.choices(positive, weights=weights, k=2)
     if kind < 0.55:
         divisor = num_sms if rng.random() < 0.2 else _nice(term.column[i] / target)
@@ -186,13 +209,16 @@ def find_guard(curves: Curves, function: str, rng: random.Random, *, support: in
         support: training shapes that the guard must change at least.
     """
     schedule = function == "schedule"
-    pool = terms_for(curves.table, function)
+    pool = terms_for(curves, function)
     now = curves.value(curves.num_splits, curves.blocks)
     best: Guard | None = None
     worthwhile = MIN_GAIN if support > FINE else MIN_GAIN_FINE
     counts = CONDITIONS if support > FINE else CONDITIONS_FINE
-    for text, column, start in _values(curves, function, rng):
-        new = curves.value(column, curves.blocks) if schedule else curves.value(curves.num_splits, column)
+    for text, column, variant, start in _values(curves, function, rng):
+        if variant >= 0:
+            new = curves.value(column, curves.blocks, np.full(len(column), variant))
+        else:
+            new = curves.value(column, curves.blocks) if schedule else curves.value(curves.num_splits, column)
         gains = new - now
         if gains[start] <= 0 or gains[gains > 0].sum() <= (best.gain if best else worthwhile):
             continue
@@ -200,11 +226,16 @@ def find_guard(curves: Curves, function: str, rng: random.Random, *, support: in
             box = grow_box(gains, rng.sample(pool, rng.choice(counts)), start)
             if box.gain <= (best.gain if best else worthwhile) or (np.abs(gains[box.mask]) > 1e-9).sum() < support:
                 continue
-            best = Guard(function, box.text or "True", text, box.mask, column, box.gain)
+            best = Guard(function, box.text or "True", text, box.mask, column, variant, box.gain)
     return best
 
 
 def apply_guard(curves: Curves, guard: Guard) -> None:
     """Let the curves' present decisions follow a guard, so that the next one builds on it."""
-    target = curves.num_splits if guard.function == "schedule" else curves.blocks
-    target[guard.mask] = guard.new[guard.mask]
+    if guard.function == "schedule":
+        variants = curves.variants.copy()
+        if guard.variant >= 0:
+            variants[guard.mask] = guard.variant
+        curves.take(np.where(guard.mask, guard.new, curves.num_splits), variants)
+    else:
+        curves.blocks[guard.mask] = guard.new[guard.mask]

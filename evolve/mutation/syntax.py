@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ast
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from functools import lru_cache
 
-from evaluators.data.contract import ShapeView, WorkView
 from evaluators.language.gate import parse_tree
+from evaluators.targets.target import AnyTarget
 
 COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.FloorDiv: "//"}
@@ -39,9 +39,33 @@ def _inside(source: str, kind: type[ast.AST]) -> list[ast.AST]:
     return [n for f in functions(source).values() for n in ast.walk(f) if isinstance(n, kind)]
 
 
-def edit_constant(source: str, rng: random.Random) -> str | None:
-    """Scale or shift one numeric literal."""
+def variant_numbers(nodes: Iterable[ast.AST], target: AnyTarget) -> list[list[ast.expr]]:
+    """Of each answer that is returned, the numbers that name a variant; none where the target has no variants."""
+    width = len(target.answer_names) - 1
+    answers = [n.value for n in nodes if isinstance(n, ast.Return)]
+    if target.variants is None:
+        return []
+    return [n.elts[1:] for n in answers if isinstance(n, ast.Tuple) and len(n.elts) == width]
+
+
+def edit_variant(source: str, rng: random.Random, target: AnyTarget) -> str | None:
+    """Return another variant in one place."""
+    found = [
+        n for n in variant_numbers(_inside(source, ast.Return), target) if all(isinstance(e, ast.Constant) for e in n)
+    ]
+    if not found or target.variants is None:
+        return None
+    numbers, variant = rng.choice(found), rng.choice(target.variants)
+    for node, value in zip(reversed(numbers), reversed(variant), strict=True):
+        source = replace_span(source, node, str(value))
+    return source
+
+
+def edit_constant(source: str, rng: random.Random, target: AnyTarget) -> str | None:
+    """Scale or shift one numeric literal that names no variant."""
+    kept = {id(n) for numbers in variant_numbers(_inside(source, ast.Return), target) for n in numbers}
     found = [n for n in _inside(source, ast.Constant) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
+    found = [n for n in found if id(n) not in kept]
     if not found:
         return None
     node = rng.choice(found)
@@ -67,9 +91,9 @@ def edit_operator(source: str, rng: random.Random) -> str | None:
     return None
 
 
-def edit_field(source: str, rng: random.Random) -> str | None:
+def edit_field(source: str, rng: random.Random, target: AnyTarget) -> str | None:
     """Read another field of the same argument."""
-    views: dict[str, type] = {"shape": ShapeView, "work": WorkView}
+    views: dict[str, type] = {"shape": target.shape_type, "work": target.work_type}
     found = [
         n
         for n in _inside(source, ast.Attribute)
@@ -112,13 +136,16 @@ def edit_move_up(source: str, rng: random.Random) -> str | None:
     return "".join(lines[: first.lineno - 1] + b + between + a + lines[second.end_lineno :])
 
 
-def insert_at_top(source: str, function: str, new: list[str]) -> str | None:
-    """Put statements at the top of a function, after its docstring; adds `blocks_per_split` where missing."""
+def insert_at_top(source: str, function: str, new: list[str], least: int = 0) -> str | None:
+    """Put statements at the top of a function, after its docstring.
+
+    Adds `blocks_per_split` where it is missing; `least` is what it then answers elsewhere.
+    """
     found = functions(source)
     if function not in found:
         if function != "blocks_per_split":
             return None
-        block = ["", "", "def blocks_per_split(work, gpu):", *new, "    return 0", ""]
+        block = ["", "", "def blocks_per_split(work, gpu):", *new, f"    return {least}", ""]
         lines = source.splitlines()
         end = next((i for i, line in enumerate(lines) if "EVOLVE-BLOCK-END" in line), len(lines))
         while end > 0 and not lines[end - 1].strip():
@@ -133,11 +160,11 @@ def insert_at_top(source: str, function: str, new: list[str]) -> str | None:
     return "\n".join([*lines[:at], *new, *lines[at:]]) + "\n"
 
 
-def replace_body(source: str, function: str, new: list[str]) -> str | None:
+def replace_body(source: str, function: str, new: list[str], least: int = 0) -> str | None:
     """A function with another body; helpers that nothing calls any more go away. None where it does not exist."""
     found = functions(source)
     if function not in found:
-        return insert_at_top(source, function, new)
+        return insert_at_top(source, function, new, least)
     node = found[function]
     lines = source.splitlines()
     changed = "\n".join([*lines[: node.lineno], *new, *lines[node.end_lineno :]]) + "\n"
@@ -152,6 +179,15 @@ def insert_function(source: str, before: str, new: list[str]) -> str | None:
     at = found[before].lineno - 1
     lines = source.splitlines()
     return "\n".join([*lines[:at], *new, "", "", *lines[at:]]) + "\n"
+
+
+def with_math(source: str) -> str:
+    """Source that imports what edits write, before its first function."""
+    if "math." not in source or "import math" in source:
+        return source
+    lines = source.splitlines()
+    first = next((i for i, line in enumerate(lines, start=1) if line.startswith("def ")), 1)
+    return "\n".join([*lines[: first - 1], "import math", "", "", *lines[first - 1 :]]) + "\n"
 
 
 def drop_unused(source: str) -> str:
@@ -205,10 +241,16 @@ def _helpers(found: Mapping[str, ast.FunctionDef], name: str) -> Iterator[str]:
 
 
 SYNTAX_EDITS: dict[str, Callable[[str, random.Random], str | None]] = {
-    "constant": edit_constant,
     "operator": edit_operator,
-    "field": edit_field,
     "drop": edit_drop,
     "move_up": edit_move_up,
 }
-"""Edits by name; each returns the new source, or None where it finds nothing to change."""
+"""Edits that are the same for all targets, by name; each returns the new source, or None where it finds nothing to
+change."""
+
+TARGET_EDITS: dict[str, Callable[[str, random.Random, AnyTarget], str | None]] = {
+    "constant": edit_constant,
+    "field": edit_field,
+    "variant": edit_variant,
+}
+"""Edits of what a target's answers and questions look like."""

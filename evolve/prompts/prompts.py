@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from evaluators.data.evaluation import Evaluation, Feedback
 from evaluators.data.gain import MIN_REGRESSION, REGRESSION_ERRORS
 from evaluators.language.subset import describe
-from evaluators.latencies.recorded_decisions import RAGGED_CAPS
 from evaluators.scoring.feedback import render
 from evaluators.scoring.overfit import TABLE_BITS
 from evaluators.scoring.score import CHARGE, REGRESSION_PENALTY
+from evaluators.targets.registry import target_of_name
+from evaluators.targets.target import AnyTarget
 from evolve.config import PromptsConfig, SandboxConfig
 from evolve.prompts.lessons import Lessons
 from evolve.prompts.templates import Templates, fill
@@ -41,27 +42,25 @@ def _scores(evaluation: Evaluation) -> str:
     )
 
 
-def limits_text(time_s: float, memory_mb: int, workspace_cap_mb: str) -> str:
+def limits_text(target: AnyTarget, time_s: float, memory_mb: int, workspace_cap_mb: str) -> str:
     """What a program may use, and what its score is less than its speed-up, in words."""
     return (
         f"All shapes together, some 1,500 calls, must be decided within {time_s:g} s of CPU time and {memory_mb} MiB. "
-        f"A decision may need {workspace_cap_mb} MiB of workspace, which is num_splits * batch * num_heads_q * "
-        f"(head_dim + 1) * 4 bytes. Each regression, slower by more than max({100 * MIN_REGRESSION:.0f}%, "
+        f"A decision may need {workspace_cap_mb} MiB of workspace, which is {target.workspace_rule}. "
+        f"Each regression, slower by more than max({100 * MIN_REGRESSION:.0f}%, "
         f"{REGRESSION_ERRORS:g} standard errors), costs {100 * REGRESSION_PENALTY:.2f}% of the score and its weighted "
         f"slow-down a second time. Numbers of more than {TABLE_BITS} bits in all are taken for a table learnt by heart "
         "and gain nothing; so do decisions that shapes one key, block or sequence away do not share."
     )
 
 
-def recordable_text(*, live: bool) -> str:
+def recordable_text(target: AnyTarget, *, live: bool) -> str:
     """What can be scored, in words."""
     if live:
         return "Launches are measured on a GPU when a program first asks for them: every decision can be scored."
     return (
-        "Latencies are looked up in a recording, and between two recorded launches interpolated: pack_gqa None and "
-        "sm_margin 0; on uniform batches any number of splits up to the blocks of a row; on ragged ones "
-        "blocks_per_split from a quarter of FA3's own value to six times it, under any num_splits that no row reaches "
-        f"or that is at most {max(RAGGED_CAPS)}. Shapes with others have no recorded latency: they are {CHARGE}."
+        "Latencies are looked up in a recording, and between two recorded launches interpolated: "
+        f"{target.recordable}. Shapes with others have no recorded latency: they are {CHARGE}."
     )
 
 
@@ -87,12 +86,14 @@ class Prompts:
         self._templates, self._max_tokens = templates, max_tokens
         keys = ("workload", "setting", "weighting", "gpu", "build")
         measured = ", ".join(description[key] for key in keys if key in description) or UNKNOWN
+        target = target_of_name(description.get("setting", ""))
         cap_mb = description.get("workspace_cap_mb", UNKNOWN)
         values = {
             "measured": measured,
-            "language": describe(),
-            "limits": textwrap.fill(limits_text(sandbox.time_s, sandbox.memory_mb, cap_mb), WIDTH),
-            "recordable": textwrap.fill(recordable_text(live="measure" in description), WIDTH),
+            "variants": ", ".join(map(str, target.variants or ())),
+            "language": describe(target),
+            "limits": textwrap.fill(limits_text(target, sandbox.time_s, sandbox.memory_mb, cap_mb), WIDTH),
+            "recordable": textwrap.fill(recordable_text(target, live="measure" in description), WIDTH),
         }
         self.system = fill(templates.system, values)
         self._system_tokens = estimate_tokens(self.system)

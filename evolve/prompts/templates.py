@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 
+from evaluators.targets.registry import target_of_name
 from evolve.config import PromptsConfig
 from evolve.errors import UserError
 
 FOLDER = Path(__file__).with_name("default")
 
 MARKS: dict[str, tuple[str, ...]] = {
-    "system": ("measured", "limits", "recordable", "language"),
+    "system": ("measured", "limits", "recordable", "variants", "language"),
     "user": ("scores", "parent", "feedback", "lessons", "inspirations", "how"),
     "diff": (),
     "rewrite": (),
@@ -69,14 +70,23 @@ def _read(name: str, path: Path) -> str:
     return text
 
 
-def load_templates(config: PromptsConfig) -> Templates:
-    """Read the templates.
+def load_templates(config: PromptsConfig, setting: str = "", *, agent: bool = False) -> Templates:
+    """Read the templates; those of an agent say how it works with tools instead of what form an answer has.
+
+    Args:
+        config: names those that are not the ones that ship.
+        setting: name of the judge's setting, whose target has a system message of its own.
+        agent: whether they are an agent's.
 
     Raises:
         UserError: a file cannot be read, holds an unknown mark or lacks a needed one.
     """
     named = {name: getattr(config, name) for name in MARKS}
-    return Templates(**{name: _read(name, Path(path or FOLDER / f"{name}.md")) for name, path in named.items()})
+    own = {"diff": "agent.md", "rewrite": "agent.md"} if agent else {}
+    system = f"system_{target_of_name(setting).name}.md"
+    own |= {"system": system} if (FOLDER / system).exists() else {}
+    files = {name: Path(path or FOLDER / own.get(name, f"{name}.md")) for name, path in named.items()}
+    return Templates(**{name: _read(name, path) for name, path in files.items()})
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from evolve.config import ManualConfig, OpenAIConfig, ProposerConfig, ReplayConfig
+from evolve.config import ManualConfig, OfflineConfig, OpenAIConfig, ProposerConfig, ReplayConfig
 from evolve.proposal import ProgramRecord, Request, Response
 from evolve.proposers.base import EndpointError, Proposer, ProposerError
 
@@ -33,4 +33,5 @@ def open_proposer(config: ProposerConfig) -> Proposer:
         return ReplayProposer(config)
     from evolve.proposers.offline import OfflineProposer
 
+    assert isinstance(config, OfflineConfig)  # an agent works with the judge, see evolve.agent
     return OfflineProposer(without=frozenset(config.without))

@@ -27,6 +27,15 @@ class NoCompletion(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that a model calls; `arguments` is JSON as the model wrote it, which may be none."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """An answer as the endpoint gave it.
 
@@ -38,6 +47,7 @@ class Completion:
         tokens_out: tokens of the answer with its reasoning; None likewise.
         cost_usd: US dollars of the call, where the endpoint names them.
         doubt: what was given and is not believed.
+        tool_calls: tools that the model calls.
     """
 
     text: str
@@ -47,6 +57,7 @@ class Completion:
     tokens_out: int | None
     cost_usd: float | None
     doubt: str
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 def read_completion(body: bytes, *, cost_header: str = "") -> Completion:
@@ -77,12 +88,26 @@ def read_completion(body: bytes, *, cost_header: str = "") -> Completion:
         raise NoCompletion("the body's first choice holds no message")
     finish = str(choice.get("finish_reason") or "")[:40]
     text = _text_of(message.get("content"))
-    if not text.strip() and finish != "length":
+    tool_calls = _tool_calls(message.get("tool_calls"))
+    if not text.strip() and not tool_calls and finish != "length":
         # Some servers put everything there when they cannot tell reasoning from answer.
         text = _text_of(message.get("reasoning_content") or message.get("reasoning"))
     tokens_in, tokens_out, cost, doubt = _usage_of(data.get("usage"), cost_header)
     refusal = str(message.get("refusal") or "")[:SHOWN_CHARS]
-    return Completion(text if text.strip() else "", finish, refusal, tokens_in, tokens_out, cost, doubt)
+    return Completion(text if text.strip() else "", finish, refusal, tokens_in, tokens_out, cost, doubt, tool_calls)
+
+
+def _tool_calls(given: object) -> tuple[ToolCall, ...]:
+    """Tools that are called; what is no call is left out. Some servers give arguments as an object, not as text."""
+    found: list[ToolCall] = []
+    for call in given if isinstance(given, list) else []:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            continue
+        arguments = function.get("arguments")
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments or {})
+        found.append(ToolCall(str(call.get("id") or f"call_{len(found)}"), function["name"], text or "{}"))
+    return tuple(found)
 
 
 def error_text(body: bytes) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,8 @@ class Endpoint:
         if start > now:
             await asyncio.sleep(start - now)
 
-    async def post(self, system: str, messages: list[dict[str, str]], wire: Wire, *, seed: int, prompt_tokens: int,
-                   idempotency_key: str) -> HttpReply:  # fmt: skip
+    async def post(self, system: str, messages: list[dict[str, Any]], wire: Wire, *, seed: int, prompt_tokens: int,
+                   idempotency_key: str, tools: Sequence[dict[str, Any]] = ()) -> HttpReply:  # fmt: skip
         """Send one request and read its response.
 
         Args:
@@ -106,6 +107,7 @@ class Endpoint:
             seed: of the proposal.
             prompt_tokens: of all messages, as estimated.
             idempotency_key: the same for the same call, so that an endpoint that knows such keys bills it once.
+            tools: that the model may call.
 
         Raises:
             BodyTooLarge: the body was not read to its end.
@@ -121,7 +123,8 @@ class Endpoint:
         config = self.config
         effort = {"reasoning_effort": config.reasoning_effort} if config.reasoning_effort else {}
         options = wire.options(seed, prompt_tokens)
-        body = {"model": config.name, "messages": sent, **options, **effort, **config.extra_body}
+        offered = {"tools": list(tools)} if tools else {}
+        body = {"model": config.name, "messages": sent, **offered, **options, **effort, **config.extra_body}
         request = self._client.post(
             "/chat/completions",
             cast_to=HttpxBinaryResponseContent,

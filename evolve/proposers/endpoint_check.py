@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from evolve.config import OpenAIConfig, RunConfig
+from evolve.config import EndpointConfig, RunConfig
 from evolve.errors import UserError
 from evolve.proposal import EndpointCall, UncountedCalls
 
@@ -55,14 +55,14 @@ def endpoint_reports(config: RunConfig) -> list[EndpointReport]:
         UserError: its proposer has no endpoint, or a key is missing.
     """
     proposer = config.proposer
-    if not isinstance(proposer, OpenAIConfig):
+    if not isinstance(proposer, EndpointConfig):
         raise UserError(
             f"proposer.kind is {proposer.kind}: only `openai` has an endpoint", hint="--set proposer.kind=openai"
         )
     return asyncio.run(_reports(proposer))
 
 
-async def _reports(config: OpenAIConfig) -> list[EndpointReport]:
+async def _reports(config: EndpointConfig) -> list[EndpointReport]:
     from evolve.proposers.openai import OpenAIProposer
 
     asked = OpenAIProposer(config)

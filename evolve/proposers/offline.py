@@ -9,10 +9,13 @@ import asyncio
 import random
 import time
 
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.registry import target_of
+from evaluators.targets.target import AnyTarget
 from evolve.mutation.costs import add_cost, refit_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import FINE, Guard, apply_guard, find_guard, support_for
-from evolve.mutation.syntax import SYNTAX_EDITS, functions, insert_at_top, take_function
+from evolve.mutation.syntax import SYNTAX_EDITS, TARGET_EDITS, functions, insert_at_top, take_function, with_math
 from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError
 
@@ -27,8 +30,9 @@ EDIT_WEIGHTS = {
     "drop": 2.0,
     "move_up": 0.5,
     "crossover": 1.0,
+    "variant": 1.0,
 }
-"""How often each kind of edit is tried."""
+"""How often each kind of edit is tried; `variant` where the target has variants."""
 
 FINE_WEIGHTS = {"grow": 14.0, "cost": 0.5, "refit": 0.5}
 """The same where single shapes are left to fit: a cost decides too many at once."""
@@ -45,6 +49,12 @@ MAX_TRIES = 12
 def _support(request: Request) -> int:
     train = request.parent.evaluation.train
     return support_for(request.island, train.oracle_share if train else 0.0)
+
+
+def _target(request: Request) -> AnyTarget:
+    """Whose schedule the parent decides."""
+    setting = request.parent.evaluation.feedback.setting
+    return FA3 if setting is None else target_of(setting)
 
 
 class OfflineProposer:
@@ -73,12 +83,18 @@ class OfflineProposer:
         started = time.monotonic()
         rng = random.Random(request.seed)
         fine = FINE_WEIGHTS if _support(request) <= FINE else {}
-        weights = {kind: fine.get(kind, weight) for kind, weight in self._weights.items()}
+        target = _target(request)
+        weights = {
+            kind: fine.get(kind, weight)
+            for kind, weight in self._weights.items()
+            if kind != "variant" or target.variants is not None
+        }
         look_ups = 0  # of all tries: those that found nothing were paid for, too
         for _ in range(MAX_TRIES):
             kind = rng.choices(list(weights), weights=list(weights.values()))[0]
             source, note, looked_up = self._edit(kind, request, rng)
             look_ups += looked_up
+            source = source and with_math(source)
             if source is not None and source != request.parent.source:
                 text = f"```python\n{source.rstrip()}\n```"
                 return Response(text, "offline", note, elapsed_s=time.monotonic() - started, look_ups=look_ups)
@@ -89,6 +105,8 @@ class OfflineProposer:
         source = request.parent.source
         if kind in SYNTAX_EDITS:
             return SYNTAX_EDITS[kind](source, rng), kind, 0
+        if kind in TARGET_EDITS:
+            return TARGET_EDITS[kind](source, rng, _target(request)), kind, 0
         if kind == "crossover":
             if not request.inspirations:
                 return None, kind, 0
@@ -119,7 +137,7 @@ class OfflineProposer:
         for function in dict.fromkeys(guard.function for guard in found):
             # The newest comes first: it was chosen on top of the others.
             lines = [line for guard in reversed(found) if guard.function == function for line in guard.lines()]
-            changed = changed and insert_at_top(changed, function, lines)
+            changed = changed and insert_at_top(changed, function, lines, curves.table.target.blocks.low)
         return changed, f"{kind}: {len(found)} guards"
 
     async def aclose(self) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
-from evolve.config import OpenAIConfig
+from evolve.config import EndpointConfig
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import CUT_OFF, Calls, EndpointCall, Request, Response
@@ -39,15 +40,19 @@ class _Busy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Conversation:
-    """A conversation to be continued."""
+    """A conversation to be continued; with tools, an answer is the JSON of its text and the calls of tools."""
 
     system: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     seed: int
+    tools: Sequence[dict[str, Any]] = ()
 
     @property
     def tokens(self) -> int:
-        return estimate_tokens(self.system) + sum(estimate_tokens(m["content"]) for m in self.messages)
+        calls = [m["tool_calls"] for m in self.messages if "tool_calls" in m]
+        texts = (self.system, *(m["content"] or "" for m in self.messages))
+        other = json.dumps([*self.tools, *calls]) if self.tools else ""
+        return sum(map(estimate_tokens, texts)) + estimate_tokens(other)
 
 
 @dataclass(slots=True)
@@ -78,7 +83,7 @@ class OpenAIProposer:
 
     name = "openai"
 
-    def __init__(self, config: OpenAIConfig) -> None:
+    def __init__(self, config: EndpointConfig) -> None:
         """Open the clients.
 
         Raises:
@@ -133,13 +138,36 @@ class OpenAIProposer:
             EndpointStopped: the key, the model or the account is refused, as in every further request.
         """
         endpoint = self._endpoints[request.model] if request.model else next(iter(self._endpoints.values()))
-        messages = [{"role": "user", "content": request.user}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": request.user}]
         if request.correction:
             told = CORRECTION.replace("$problem", request.correction.problem)
             messages.append({"role": "assistant", "content": request.correction.text})
             messages.append({"role": "user", "content": told})
         tries = _Tries(request.calls)
         text, note = await self._answered(endpoint, _Conversation(request.system, messages, request.seed), tries)
+        return tries.answer(text, endpoint.name, note)
+
+    async def converse(
+        self,
+        request: Request,
+        system: str,
+        messages: list[dict[str, Any]],
+        tools: Sequence[dict[str, Any]],
+    ) -> Response:
+        """The model's next answer in a conversation, on the account of a request.
+
+        Args:
+            request: whose model is asked.
+            system: system message.
+            messages: what follows it, in the form of chat completions.
+            tools: that may be called; with some, the answer is JSON with `content` and `tool_calls`.
+
+        Raises:
+            ProposerError: as `propose`.
+        """
+        endpoint = self._endpoints[request.model] if request.model else next(iter(self._endpoints.values()))
+        tries = _Tries(request.calls)
+        text, note = await self._answered(endpoint, _Conversation(system, messages, request.seed, tools), tries)
         return tries.answer(text, endpoint.name, note)
 
     async def _answered(
@@ -203,6 +231,7 @@ class OpenAIProposer:
                 seed=conversation.seed,
                 prompt_tokens=tokens,
                 idempotency_key=key,
+                tools=conversation.tools,
             )
         except Unreachable as error:
             message = str(error)[:MESSAGE_CHARS]
@@ -233,6 +262,9 @@ class OpenAIProposer:
                 _raise(endpoint, error.code, said, said, reply.headers)
             raise _Busy(said) from None
         text, problem = endpoint.mask(found.text), ""
+        if conversation.tools and (text or found.tool_calls):
+            answer = {"content": text, "tool_calls": [asdict(call) for call in found.tool_calls]}
+            text = endpoint.mask(json.dumps(answer, ensure_ascii=False))
         if not text and not any_answer:
             problem = endpoint.mask(_why_no_text(found, wire))[:MESSAGE_CHARS]
         call = _counted(found, conversation.tokens, wire, endpoint.name, text=text, problem=problem)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evaluators.data.sums import total
-from evolve.config import OpenAIConfig, ProposerConfig, ReplayConfig
+from evolve.config import EndpointConfig, ProposerConfig, ReplayConfig
 
 PRIOR_CALLS = 4.0
 """Calls of average yield that every model starts with."""
@@ -128,7 +128,7 @@ class RecordedChoice(OneModel):
 
 def open_choice(config: ProposerConfig) -> ModelChoice:
     """How a configuration chooses models."""
-    if isinstance(config, OpenAIConfig) and config.models:
+    if isinstance(config, EndpointConfig) and config.models:
         return Bandit([(m.name, m.weight) for m in config.models], shifting=config.bandit)
     if isinstance(config, ReplayConfig):
         from evolve.proposers.replay import recorded_models

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-from evolve.config import OpenAIConfig, RunConfig
+from evolve.config import EndpointConfig, RunConfig
 from evolve.journal.journal import Spending
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import EndpointCall, Request, Response
@@ -49,7 +49,7 @@ class Budget:
         """Begin where the journal left off."""
         self._limits, self._prices = config.budget, config.budget.prices
         self._answer_tokens, self._only_model = {"": 0}, ""
-        if isinstance(config.proposer, OpenAIConfig):
+        if isinstance(config.proposer, EndpointConfig):
             self._only_model = config.proposer.model or ""
             self._answer_tokens |= {m.name: m.answer_tokens for m in config.proposer.all_models()}
         self._spent = Spend(spent.cost_usd, spent.tokens, spent.gpu_s)

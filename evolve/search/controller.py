@@ -20,7 +20,7 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.sandbox.process import SandboxUnavailable
 from evaluators.scoring.feedback import VERSION, render
-from evolve.config import OpenAIConfig, ReplayConfig, RunConfig
+from evolve.config import AgentConfig, EndpointConfig, OpenAIConfig, ReplayConfig, RunConfig
 from evolve.errors import EXIT_MISSING, InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
 from evolve.journal.journal import Entry, Journal, open_journal
@@ -42,12 +42,15 @@ from evolve.proposers.base import EndpointStopped, Proposer
 from evolve.search.bandit import open_choice
 from evolve.search.budget import Budget, BudgetSpent, Spend
 from evolve.search.ledger import Ledger, SearchProgress
-from evolve.search.pipeline import CallResult, JudgeLike, Pipeline, ProposalOutcome
+from evolve.search.pipeline import Attached, CallResult, JudgeLike, Pipeline, ProposalOutcome
 from evolve.search.population import Population
 from evolve.search.requests import Origin, RequestBuilder
 
 UNREAD_TOKENS = 6000
 """Longest prompt of a proposer that reads feedback as data: journals of long searches stay small."""
+
+AGENT_TOKENS = 9000
+"""Longest brief of an agent: it is sent again with every turn, and tools tell the rest."""
 
 FORGET_EVERY = 256
 """Commits after which lessons of displaced programs and free memory are given up."""
@@ -169,7 +172,10 @@ class Controller:
             self._journal.set_meta("feedback_version", str(VERSION))
             self._journal.set_meta("versions", versions_text())
         kept = self._journal.meta("templates")
-        templates = Templates.from_json(kept) if kept else load_templates(self._config.prompts)
+        setting, agent = self._judge.description.get("setting", ""), isinstance(self._config.proposer, AgentConfig)
+        templates = (
+            Templates.from_json(kept) if kept else load_templates(self._config.prompts, setting, agent=agent)
+        )
         self._journal.set_meta("templates", templates.to_json())
         self._journal.set_meta("config", self._config.dump_yaml())
         if not self._journal.meta("prices"):
@@ -189,6 +195,8 @@ class Controller:
         if known:
             return int(known)
         most = config.prompts.max_tokens
+        if isinstance(config.proposer, AgentConfig):
+            return min(most, AGENT_TOKENS)
         return min(most, UNREAD_TOKENS) if config.proposer.kind == "offline" else most
 
     def _answer_rules(self) -> str:
@@ -234,6 +242,8 @@ class Controller:
         )
         tasks: dict[int, asyncio.Task[ProposalOutcome]] = {}
         try:
+            if isinstance(self._proposer, Attached):
+                self._proposer.attach(journal, self._judge)
             await self._prepare()
             for index, source in enumerate(self._seeds):
                 await self._seed(index, source, journal.find(index))
@@ -243,7 +253,7 @@ class Controller:
                 # The order of the first run, also when it is replayed: k is sampled right after k - window.
                 while asked < min(self._total, committed + self._search.window):
                     if asked >= known:
-                        await self._begin(asked, journal.find(asked), tasks)
+                        await self._begin(asked, journal.find(asked), tasks, settled=committed)
                     asked += 1
                 if committed < known:
                     self._recommit(next(commits))
@@ -279,16 +289,18 @@ class Controller:
 
     def _longest_call_s(self) -> float:
         """How long a call that costs money may take; 0 where none does."""
-        return self._config.proposer.timeout_s if isinstance(self._config.proposer, OpenAIConfig) else 0.0
+        return self._config.proposer.timeout_s if isinstance(self._config.proposer, EndpointConfig) else 0.0
 
-    async def _begin(self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[ProposalOutcome]]) -> None:
+    async def _begin(
+        self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[ProposalOutcome]], *, settled: int
+    ) -> None:
         """Start a proposal, from the point that an interrupted run reached."""
         if entry is None:
             stored = None
-            request, self._origins[index] = await self._request_builder.new(index)
+            request, self._origins[index] = await self._request_builder.new(index, settled=settled)
         else:
             stored = CallResult(entry.spent, entry.error) if entry.answer or entry.error else None
-            request, self._origins[index] = await self._request_builder.again(entry)
+            request, self._origins[index] = await self._request_builder.again(entry, settled=settled)
         tasks[index] = asyncio.create_task(self._pipeline.work(request, stored))
 
     async def _seed(self, index: int, source: str, known: Entry | None) -> None:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation, Measuring, SplitScore
+from evaluators.data.launches import AnyDecision
 from evaluators.data.status import Status
 from evaluators.language.gate import ProgramRefused, parse_program
 from evolve.config import SearchConfig
@@ -52,12 +52,21 @@ class JudgeLike(Protocol):
         """Judge a program; blocking, thread-safe, never raises for a candidate's fault."""
         ...
 
-    def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
+    def score(self, source: str, decisions: Sequence[AnyDecision]) -> Evaluation:
         """The evaluation of a program whose decisions are known; as `evaluate`."""
         ...
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
         """Run a program that would become best once more; as `evaluate`."""
+        ...
+
+
+@runtime_checkable
+class Attached(Protocol):
+    """A proposer that works with the judge, and keeps its steps in the journal of the run."""
+
+    def attach(self, journal: Journal, judge: JudgeLike) -> None:
+        """Take both before the first request; the journal is used in the thread of the event loop alone."""
         ...
 
 

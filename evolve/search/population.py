@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Iterable, Iterator, Mapping, MutableSet
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +174,23 @@ class Population:
         """Owners of an island's grid cells as they stand: `owner_of` reads an owner, `bins_of` a cell."""
         found: Mapping[str, str] = self._db.island_feature_maps[island]
         return found
+
+    def cell_test(self, island: int) -> Callable[[Mapping[str, float]], bool]:
+        """Whether a program of given features would open a cell of an island's grid, as it stands now.
+
+        Features beyond the ranges seen so far count as the nearest within, so that a longer program alone opens none.
+        """
+        taken, ranges, bins = set(self.cells(island)), self.feature_ranges(), self._search.feature_bins
+
+        def opens(features: Mapping[str, float]) -> bool:
+            at = []
+            for name in FEATURES:
+                low, high = ranges[name]
+                scaled = (features[name] - low) / (high - low) if high > low else 0.5
+                at.append(str(max(0, min(bins - 1, int(min(1.0, max(0.0, scaled)) * bins)))))
+            return "-".join(at) not in taken
+
+        return opens
 
     def owner_of(self, name: str) -> int:
         """Proposal that a cell's owner came from."""

@@ -41,8 +41,8 @@ class RequestBuilder:
         """Journal a program that the search starts from."""
         self._write(index, "seed", None, "", "", "")
 
-    async def new(self, index: int) -> tuple[Request, Origin]:
-        """Sample a parent, build the prompt and journal both."""
+    async def new(self, index: int, *, settled: int) -> tuple[Request, Origin]:
+        """Sample a parent, build the prompt and journal both; all results below `settled` are known."""
         sample = self.population.sample(index)
         parent = await self.pipeline.record(sample.parent)
         inspirations = tuple([await self.pipeline.record(i) for i in sample.inspirations])
@@ -52,12 +52,13 @@ class RequestBuilder:
         model = self.choice.choose(index, seed)
         self._write(index, "proposal", sample, system, user, model)
         request = Request(
-            index, sample.island, parent, inspirations, system, user, sample.diff, seed, self.run_dir, model
-        )
+            index, sample.island, parent, inspirations, system, user, sample.diff, seed, self.run_dir, model,
+            settled=settled, opens_cell=self.population.cell_test(sample.island),
+        )  # fmt: skip
         return request, Origin(sample.island, sample.parent, model)
 
-    async def again(self, entry: Entry) -> tuple[Request, Origin]:
-        """The request that an interrupted run had journalled."""
+    async def again(self, entry: Entry, *, settled: int) -> tuple[Request, Origin]:
+        """The request that an interrupted run had journalled; `settled` as it was then."""
         assert entry.parent is not None
         origin = Origin(entry.island, entry.parent, entry.asked_model)
         parent = await self.pipeline.record(origin.parent)
@@ -73,6 +74,8 @@ class RequestBuilder:
             entry.seed,
             self.run_dir,
             entry.asked_model,
+            settled=settled,
+            opens_cell=self.population.cell_test(entry.island),
         )
         return request, origin
 

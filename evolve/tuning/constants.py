@@ -64,7 +64,7 @@ class ConstantFitter:
 
     def __init__(self, judge: Judge) -> None:
         """Take the judge's questions and answers."""
-        self._tables = Tables(judge.gpu, judge.questions, judge.limits)
+        self._tables = Tables(judge.gpu, judge.questions, judge.limits, target=judge.target)
         self._scorer = Scorer(judge)
         self.train_shapes = len(judge.weights[Split.TRAIN])
 
@@ -91,7 +91,7 @@ class ConstantFitter:
             SandboxUnavailable: no process could be started.
             UserError: the method needs the extra `fit`.
         """
-        known = tunables(program)
+        known = tunables(program, self._tables.target)
         if not known:
             raise Unfit("the program holds no number that may move")
         search = search_of(method)

@@ -13,8 +13,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from evaluators.data.contract import Gpu
 from evaluators.language.gate import Program
 from evaluators.language.literals import Number, literals, with_numbers
+from evaluators.targets.fa3 import FA3
+from evaluators.targets.target import AnyTarget
+from evolve.mutation.syntax import variant_numbers
 
 MARK = re.compile(r"#\s*tune\b(?:\s+(?P<low>[0-9.eE+]+)\s*\.\.\s*(?P<high>[0-9.eE+]+))?")
 REACH = 8.0
@@ -77,13 +81,34 @@ def _open_lines(source: str) -> set[int]:
     return found
 
 
-def tunables(program: Program) -> list[Tunable]:
-    """The numbers of a program that may move, in the order of the text."""
+def _most(tree: ast.Module, target: AnyTarget) -> dict[int, int]:
+    """Largest values of literals that are an answer, or a bound of one, by id: beyond them a program fails."""
+    found: dict[int, int] = {}
+    for function in (n for n in tree.body if isinstance(n, ast.FunctionDef)):
+        for node in ast.walk(function):
+            value = node.value if isinstance(node, ast.Return) else None
+            high = target.blocks.high
+            if function.name == "schedule":
+                value = value.elts[0] if isinstance(value, ast.Tuple) and value.elts else None
+                high = target.knobs(Gpu())[0].high
+            elif function.name != "blocks_per_split":
+                continue
+            called = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "min"
+            parts = value.args if called and isinstance(value, ast.Call) else [value]
+            found |= {id(part): high for part in parts if isinstance(part, ast.Constant)}
+    return found
+
+
+def tunables(program: Program, target: AnyTarget = FA3) -> list[Tunable]:
+    """The numbers of a program that may move, in the order of the text; not those that name one of few variants."""
     open_lines, lines = _open_lines(program.source), program.source.splitlines()
     tree = program.tree
     known = [(i, n) for i, n in enumerate(literals(tree)) if n.lineno in open_lines]
     marked = {n: m for n in open_lines if (m := MARK.search(lines[n - 1])) is not None}
-    structure = _structure(tree)
+    structure = _structure(tree) | {
+        id(node) for answer in variant_numbers(ast.walk(tree), target) for part in answer for node in ast.walk(part)
+    }
+    most = {} if target.variants is None else _most(tree, target)
     found = []
     for position, node in known:
         value = node.value
@@ -95,6 +120,7 @@ def tunables(program: Program) -> list[Tunable]:
             continue
         else:
             bounds = (value / REACH, value * REACH)
+        bounds = bounds[0], min(bounds[1], most.get(id(node), math.inf))
         if bounds[0] <= value <= bounds[1]:
             smallest = bounds[0] if isinstance(value, float) else max(1.0, bounds[0])
             found.append(Tunable(position, value, smallest, bounds[1]))

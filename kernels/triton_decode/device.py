@@ -174,18 +174,20 @@ def _combine(
 
 @triton.jit(do_not_specialize=["capacity", "heads_kv", "num_splits", "blocks_per_split", "window_left"])
 def split_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, seqlens_ptr, page_table_ptr, k_scale_ptr, v_scale_ptr, sinks_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, seqlens_ptr, page_table_ptr, k_scale_ptr, v_scale_ptr, sinks_ptr, blocks_ptr,
     acc_ptr, stats_ptr, counters_ptr, softmax_scale, softcap, window_left, capacity, heads_kv,
     num_splits, blocks_per_split,
     stride_qb, stride_qs, stride_qh, stride_kb, stride_kn, stride_kh, stride_vb, stride_vn, stride_vh,
     stride_ob, stride_os, stride_oh, stride_table, stride_scale_b, stride_scale_h,
     HEAD_DIM: tl.constexpr, GROUP: tl.constexpr, SEQLEN_Q: tl.constexpr, PAGE_SIZE: tl.constexpr,
     HAS_SEQLENS: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SINKS: tl.constexpr,
-    HAS_SCALES: tl.constexpr, UPCAST: tl.constexpr, SPLIT: tl.constexpr,
+    HAS_SCALES: tl.constexpr, HAS_BLOCKS: tl.constexpr, UPCAST: tl.constexpr, SPLIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
     ROW_BLOCKS: tl.constexpr, ROWS: tl.constexpr, COMBINE_ROWS: tl.constexpr,
 ):  # fmt: skip
     """One program per tile and split: grid (tiles of a sequence, sequences, num_splits).
+
+    With HAS_BLOCKS the blocks per split are read from the device, so that a captured graph follows the lengths.
 
     A sequence of n blocks uses min(num_splits, ceil(n / blocks_per_split)) of its programs; the others leave at once.
     Programs start in the order of the grid, so the highest split comes first: only long sequences have it, and are
@@ -206,6 +208,8 @@ def split_kernel(
     count = tl.maximum((seqlen_k + BLOCK_N - 1) // BLOCK_N - first, 1)
     parts = split * 0 + 1
     if SPLIT:
+        if HAS_BLOCKS:
+            blocks_per_split = tl.maximum(tl.load(blocks_ptr), 1)
         parts = tl.minimum(num_splits, (count + blocks_per_split - 1) // blocks_per_split)
     if split < parts:
         acc, row_max, row_sum = _attend(

@@ -91,24 +91,43 @@ class Launch:
         out: what each run writes.
         schedule: how it is cut into programs.
         workspace: memory between its programs; None where nothing is split.
+        arguments: of the kernel; the first six are q, k, v, out, seqlens and page_table.
+        enqueue: launches the kernel with a batch and such arguments.
     """
 
     out: torch.Tensor
     schedule: Schedule
     workspace: Workspace | None
-    enqueue: Callable[[], object]
+    arguments: tuple[Any, ...]
+    enqueue: Callable[..., object]
 
     def run(self) -> torch.Tensor:
         """Enqueue; the lengths, the page table and the scales are read on the device, anew each time."""
         if self.workspace is not None:
             self.workspace.claim()
         try:
-            self.enqueue()
+            self.enqueue(self.out.shape[0], *self.arguments)
         except OutOfResources as error:
             raise UnsupportedCallError(
                 f"{error}: choose a smaller block_n or fewer num_stages than {self.schedule}"
             ) from error
         return self.out
+
+    def elsewhere(self) -> Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], object]:
+        """A function of (batch, q, out, seqlens, page_table) that enqueues the same call over other tensors.
+
+        For servers, which call it once per layer and step: nobody checks that heads, strides and dtypes are those of
+        this call, that the workspace is large enough, and that launches of different streams do not share it.
+        """
+        _, k, v, _, _, _, *others = self.arguments
+        enqueue = self.enqueue
+
+        def run(
+            batch: int, q: torch.Tensor, out: torch.Tensor, seqlens: torch.Tensor, page_table: torch.Tensor
+        ) -> object:
+            return enqueue(batch, q, k, v, out, seqlens, page_table, *others)
+
+        return run
 
 
 def _expect(truth: bool, message: str) -> None:
@@ -206,6 +225,7 @@ def prepare(
     sinks: torch.Tensor | None = None,
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
+    blocks_per_split: torch.Tensor | None = None,
 ) -> Launch:
     """Check a call and bind its tensors.
 
@@ -229,6 +249,8 @@ def prepare(
         sinks: one score per query head (heads_q,) that takes part in the softmax without a value.
         k_scale: fp32 factor of fp8 keys, of a shape that expands to (batch, heads_kv).
         v_scale: fp32 factor of fp8 values, likewise.
+        blocks_per_split: int32 (1,) on the device that stands for the schedule's, read anew by each run (see
+            `by_length`); less than 1 counts as 1.
 
     Raises:
         UnsupportedCallError: the kernel does not serve such a call.
@@ -239,7 +261,7 @@ def prepare(
     heads_kv = k.shape[2]
     _check_device(
         q, k, {"k": k, "v": v, "seqlens": seqlens, "page_table": page_table, "out": out, "sinks": sinks,
-               "k_scale": k_scale, "v_scale": v_scale},
+               "k_scale": k_scale, "v_scale": v_scale, "blocks_per_split": blocks_per_split},
     )  # fmt: skip
     _expect(window_left >= -1, f"window_left must be -1 (all keys), 0 or more, not {window_left}")
     _expect(softcap >= 0.0, f"softcap must be 0 (none) or positive, not {softcap}")
@@ -260,6 +282,12 @@ def prepare(
     if scale_k is not None and scale_v is not None:
         _expect(scale_k.stride() == scale_v.stride(), "k_scale and v_scale must have one shape")
 
+    if blocks_per_split is not None:
+        _expect(
+            blocks_per_split.dtype == torch.int32 and blocks_per_split.shape == (1,),
+            f"blocks_per_split must be int32 (1,), not {blocks_per_split.dtype} {tuple(blocks_per_split.shape)}",
+        )
+
     needed = workspace_size(
         schedule, batch=batch, seqlen_q=seqlen_q, heads_q=heads_q, heads_kv=heads_kv, head_dim=head_dim
     )
@@ -269,7 +297,7 @@ def prepare(
         workspace = Workspace(needed, q.device)
     elif not workspace.size.holds(needed):
         raise WorkspaceError(f"the workspace holds {workspace.size}, and this launch needs {needed}")
-    acc, stats, counters = (workspace.acc, workspace.stats, workspace.counters) if workspace else (q, q, q)
+    acc, stats, counters = (workspace.acc, workspace.stats, workspace.counters) if workspace else (k, k, k)
 
     paged = page_table is not None
     group = heads_q // heads_kv
@@ -278,10 +306,11 @@ def prepare(
     rows = min(block_m(seqlen_q, group), power_of_two(seqlen_q * group))
     capacity = k.shape[1] * (page_table.shape[1] if page_table is not None else 1)
     arguments = (
-        q, k, v, out, q if seqlens is None else seqlens, q if page_table is None else page_table,
-        q if scale_k is None else scale_k, q if scale_v is None else scale_v, q if sinks is None else sinks,
-        acc, stats, counters, head_dim**-0.5 if softmax_scale is None else float(softmax_scale), float(softcap),
-        window_left, capacity, heads_kv, schedule.num_splits, schedule.blocks_per_split,
+        q, k, v, out, k if seqlens is None else seqlens, k if page_table is None else page_table,
+        k if scale_k is None else scale_k, k if scale_v is None else scale_v, k if sinks is None else sinks,
+        k if blocks_per_split is None else blocks_per_split, acc, stats, counters,
+        head_dim**-0.5 if softmax_scale is None else float(softmax_scale), float(softcap), window_left,
+        capacity, heads_kv, schedule.num_splits, schedule.blocks_per_split,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         page_table.stride(0) if page_table is not None else 0,
         *(scale_k.stride() if scale_k is not None else (0, 0)),
@@ -290,13 +319,18 @@ def prepare(
         "HEAD_DIM": head_dim, "GROUP": group, "SEQLEN_Q": seqlen_q, "PAGE_SIZE": k.shape[1] if paged else 0,
         "HAS_SEQLENS": seqlens is not None, "HAS_WINDOW": window_left >= 0, "HAS_SOFTCAP": softcap > 0.0,
         "HAS_SINKS": sinks is not None, "HAS_SCALES": scale_k is not None,
+        "HAS_BLOCKS": blocks_per_split is not None and schedule.num_splits > 1,
         "UPCAST": INTERPRETED, "SPLIT": schedule.num_splits > 1,
         "BLOCK_M": block_m(seqlen_q, group), "BLOCK_N": schedule.block_n, "BLOCK_D": block_d,
         "ROW_BLOCKS": blocks_of_rows, "ROWS": rows, "COMBINE_ROWS": min(rows, max(1, 2048 // block_d)),
         "num_warps": schedule.num_warps, "num_stages": schedule.num_stages,
     }  # fmt: skip
-    launcher = split_kernel[(heads_kv * blocks_of_rows, batch, schedule.num_splits)]
-    return Launch(out, schedule, workspace, lambda: launcher(*arguments, **constants))
+    tiles, num_splits = heads_kv * blocks_of_rows, schedule.num_splits
+
+    def enqueue(batch: int, *arguments: Any) -> object:
+        return split_kernel[(tiles, batch, num_splits)](*arguments, **constants)
+
+    return Launch(out, schedule, workspace, arguments, enqueue)
 
 
 def decode(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:

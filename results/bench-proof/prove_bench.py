@@ -23,7 +23,7 @@ from typing import Any
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape
 from evaluators.data.workloads import cases_for
-from evaluators.latencies.recorded_decisions import recorded_actions
+from evaluators.fa3.actions import recorded_actions
 from evaluators.measure import pairing
 from evaluators.measure.bench import READINGS, GpuBench
 from evaluators.measure.pairing import Block, Verdict

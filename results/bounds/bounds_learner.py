@@ -16,10 +16,11 @@ from bounds_noise import ShapeLogs
 from numpy.typing import NDArray
 
 from evaluators.data.contract import Decision, Gpu, Mode, Setting
+from evaluators.data.launches import Cell
 from evaluators.data.workloads import BATCHES, LLAMA_HEADS, MIXES, SEQLENS, Case
 from evaluators.fa3.dispatch import ceil_div, shape_view, work_view
 from evaluators.fa3.launch import Launch, canonical_launch
-from evaluators.latencies.table import Cell, Table
+from evaluators.latencies.table import Table
 
 Matrix = NDArray[np.float64]
 

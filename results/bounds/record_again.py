@@ -22,7 +22,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from evaluators.data.workloads import Case, Split
-from evaluators.latencies.recorded_decisions import recorded_actions
+from evaluators.fa3.actions import recorded_actions
 from evaluators.latencies.table import Table, read_table
 from evaluators.measure.bench import GpuBench
 from evaluators.measure.errors import MeasureError, MeasureErrorKind

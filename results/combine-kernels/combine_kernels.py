@@ -14,8 +14,9 @@ from itertools import combinations
 from pathlib import Path
 
 from evaluators.data.contract import Mode
+from evaluators.data.launches import Cell
 from evaluators.fa3.launch import Launch, canonical_launch
-from evaluators.latencies.table import Cell, Table, read_table
+from evaluators.latencies.table import Table, read_table
 
 HERE = Path(__file__).parent
 TABLES = HERE.parent / "tables"

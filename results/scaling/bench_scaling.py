@@ -27,7 +27,7 @@ from recordings_agree import agreement
 
 from evaluators.data.contract import SETTINGS, Decision, Gpu, Setting
 from evaluators.data.workloads import cases_for
-from evaluators.latencies.recorded_decisions import recorded_actions
+from evaluators.fa3.actions import recorded_actions
 from evaluators.measure import pairing
 from evaluators.measure.executor import Channel, WorkerInfo
 from evaluators.measure.gpu_lock import LOCK_FOLDER

@@ -29,13 +29,11 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from evaluators.measure.correctness import MAX_RELATIVE_ERROR, reference
-
 from evaluators.data.contract import SETTINGS, Decision, Gpu
 from evaluators.data.workloads import Case, Split, llama31_70b
 from evaluators.measure.device import current_device
 from evaluators.measure.providers import BoundLaunch, CallInputs, open_provider
-from evaluators.measure.shape_timer import ShapeTimer
+from evaluators.measure.shape_timer import MAX_RELATIVE_ERROR, ShapeTimer, reference
 from evaluators.measure.timing import MAX_LAUNCHES
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ def main() -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     table = Path("results/tables/llama31-70b") / arguments.setting
     judge = open_judge(table, weighting=Weighting.SERVING, limits=Limits())
-    compiler, scorer = NativeCompiler(judge.gpu, judge.questions, judge.limits), Scorer(judge)
+    compiler, scorer = NativeCompiler(judge.gpu, judge.questions, judge.limits, target=judge.target), Scorer(judge)
     print(f"{len(judge.cases)} shapes, {arguments.setting}, one core")
     for path in arguments.programs:
         program = parse_program(path.read_text(encoding="utf-8"))

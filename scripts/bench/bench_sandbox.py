@@ -21,7 +21,7 @@ def main() -> None:
     source = (ROOT / "seeds" / "fa3_stock.py").read_text(encoding="utf-8")
     judge = open_judge(folder, weighting=Weighting.SERVING, limits=Limits())
     questions = judge.questions[:1000]
-    sandbox = Sandbox(judge.gpu, questions, Limits())
+    sandbox = Sandbox(judge.gpu, questions, Limits(), target=judge.target)
     program = parse_program(source)
     alone = statistics.median(sandbox.ask(program).elapsed_s for _ in range(REPEATS))
     whole = []

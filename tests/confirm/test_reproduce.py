@@ -13,8 +13,8 @@ from simulated_gpu import SimulatedWorker
 
 from evaluators.confirm import bsc_paper
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu
+from evaluators.data.launches import Latency
 from evaluators.fa3.launch import canonical_launch
-from evaluators.latencies.latency import Latency
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.scoring.score import shape_result
 from evolve.reports.bsc_material import tile_of

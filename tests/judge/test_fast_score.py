@@ -8,7 +8,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import ROOT, examples
+from conftest import FA3_SETTINGS, ROOT, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +19,7 @@ from evaluators.judge.fast_score import FAILED, MISSING, OK, REGRESSION, Scorer
 from evaluators.judge.judge import Judge
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.score import MISSING_LOG_SPEEDUP
+from evaluators.targets.fa3 import FA3
 
 FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
 
@@ -41,7 +42,7 @@ def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers:
         evaluation = judge.evaluate(source)
         if evaluation.status is not Status.OK:
             continue
-        fits = scorer.fits(DecisionArrays.of(evaluation.decisions))
+        fits = scorer.fits(DecisionArrays.of(judge.target, evaluation.decisions))
         scored += 1
         assert fits is not None
         for split, score in ((Split.TRAIN, evaluation.train), (Split.HOLDOUT, evaluation.holdout)):
@@ -50,7 +51,7 @@ def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers:
             assert fit.score == pytest.approx(score.score, rel=1e-12)
             assert np.exp(fit.log_gain) == pytest.approx(score.geomean_speedup, rel=1e-12)
             assert fit.regressions == score.regressions
-    assert scored >= 5
+    assert scored >= 4
 
 
 @settings(max_examples=examples(15), deadline=None)
@@ -59,7 +60,7 @@ def test_scores_as_the_judge(setting: str, judges: Mapping[str, Judge], scorers:
     pack_gqa=st.sampled_from([-1, 0, 1]),
     sm_margin=st.sampled_from([0, 0, 0, 2]),
     blocks=st.integers(0, 400),
-    setting=st.sampled_from(list(SETTINGS)),
+    setting=st.sampled_from(FA3_SETTINGS),
 )
 def test_looks_up_what_the_judge_says(
     num_splits: int,
@@ -72,8 +73,8 @@ def test_looks_up_what_the_judge_says(
 ) -> None:
     judge = judges[setting]
     lanes = len(judge.cases)
-    columns = [np.full(lanes, v, np.int64) for v in (num_splits, pack_gqa, sm_margin, blocks)]
-    log, state = scorers(setting).look_up(DecisionArrays(*columns))
+    rows = np.tile(np.array([num_splits, pack_gqa, sm_margin, blocks], np.int64), (lanes, 1))
+    log, state = scorers(setting).look_up(DecisionArrays(FA3, rows))
     decision = Decision(num_splits, (None, False, True)[pack_gqa + 1], sm_margin, blocks)
     for lane in range(0, lanes, 97):
         outcome = judge.outcome(judge.cases[lane].id, decision)
@@ -96,7 +97,7 @@ def test_blocks_beyond_the_longest_sequence_are_one_launch(judge: Judge) -> None
 
 def test_knows_answers_that_it_has_given(judge: Judge) -> None:
     scorer = Scorer(judge)
-    decisions = DecisionArrays.of(judge.evaluate(FILES[0].read_text(encoding="utf-8")).decisions)
+    decisions = DecisionArrays.of(FA3, judge.evaluate(FILES[0].read_text(encoding="utf-8")).decisions)
     first = scorer.fits(decisions)
     asked = scorer.asked
     assert asked == len(judge.cases) and scorer.fits(decisions) == first and scorer.asked == asked

@@ -9,20 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import TABLES, examples, seed
+from conftest import FA3_SETTINGS, TABLES, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.data.contract import SETTINGS, Decision, Mode, baseline_decision
 from evaluators.data.gain import MIN_REGRESSION, log_speedups
+from evaluators.data.launches import Cell, Latency
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split, Weighting, cases_for, weights
+from evaluators.fa3.actions import recorded_actions
 from evaluators.fa3.launch import canonical_launch
 from evaluators.judge.judge import Judge, open_judge
-from evaluators.latencies.latency import Latency, TableSource, UnrecordedError
+from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.oracle import oracle_of
-from evaluators.latencies.recorded_decisions import recorded_actions
-from evaluators.latencies.table import Cell, Table, TableError, read_table, restrict, write_table
+from evaluators.latencies.table import Table, TableError, read_table, restrict, write_table
 from evaluators.sandbox.sandbox import Limits
 from evaluators.scoring.feedback import render
 from evaluators.scoring.regressions import Cause
@@ -30,7 +31,7 @@ from evaluators.scoring.score import shape_result, split_score
 
 
 @pytest.mark.parametrize("workload", ["llama31-70b", "bsc-160"])
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", sorted(FA3_SETTINGS))
 def test_shipped_tables_are_whole(workload: str, name: str) -> None:
     table = read_table(TABLES / workload / name)
     setting = SETTINGS[name]
@@ -208,7 +209,7 @@ def test_no_time_is_left_where_the_best_launch_runs(judge: Judge) -> None:
     assert at_best > 100
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", sorted(FA3_SETTINGS))
 def test_proposers_look_decisions_up_as_the_judge_does(judges: Mapping[str, Judge], name: str) -> None:
     judge, rng = judges[name], random.Random(name)
     found = 0

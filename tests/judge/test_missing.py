@@ -13,14 +13,16 @@ from conftest import seed
 from evaluators.data.contract import Decision
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
+from evaluators.fa3.interpolation import COMBINE_COST_US, ShapeCells
 from evaluators.fa3.launch import canonical_launch
 from evaluators.judge.fast_score import Scorer
 from evaluators.judge.judge import Judge
-from evaluators.latencies.latency import COMBINE_COST_US, ShapeCells, UnrecordedError
+from evaluators.latencies.latency import UnrecordedError
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.feedback import render
 from evaluators.scoring.overfit import constant_bits, is_table
 from evaluators.scoring.score import MISSING_LOG_SPEEDUP, REGRESSION_PENALTY, split_score
+from evaluators.targets.fa3 import FA3
 
 BATCH = 3
 SPARSE = f"""
@@ -62,7 +64,7 @@ def test_missing_is_never_better_than_stock() -> None:
 def test_the_fast_score_charges_the_same(judge: Judge) -> None:
     found = judge.evaluate(SPARSE)
     assert found.train
-    fits = Scorer(judge).fits(DecisionArrays.of(found.decisions))
+    fits = Scorer(judge).fits(DecisionArrays.of(FA3, found.decisions))
     assert fits is not None
     assert fits[Split.TRAIN].score == pytest.approx(found.train.score, abs=1e-12)
     assert fits[Split.TRAIN].regressions == found.train.regressions

@@ -215,8 +215,8 @@ def test_what_is_not_safe_is_refused(body: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["champions/fa3-static.py", "runs/language-model/best.py", "confirm/fa3-static-search/program.py",
-     "target/fa3_fwd-static-cold.py"],
+    ["champions/fa3-static.py", "runs/language-model/best.py", "runs/language-model-2/best.py",
+     "confirm/fa3-static-search/program.py", "target/fa3_fwd-static-cold.py"],
 )  # fmt: skip
 def test_recorded_winners_compute_in_their_ranges(path: str) -> None:
     made = form_of(parse_program((ROOT / "results" / path).read_text()), "schedule")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from evaluators.data.status import Status
 from evaluators.language.gate import Program, ProgramRefused, parse_program, syntax_text
 from evaluators.language.subset import describe
+from evaluators.targets.fa3 import FA3
 
 GOOD = "def schedule(shape, gpu):\n    return 1, None, 0\n"
 
@@ -98,7 +99,7 @@ def test_normal_form_ignores_comments_layout_and_docstrings() -> None:
 
 
 def test_description_names_every_field_and_function() -> None:
-    text = describe()
+    text = describe(FA3)
     assert all(word in text for word in ("total_mblocks", "max_n_blocks", "num_sms", "float32", "while"))
 
 

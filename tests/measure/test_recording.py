@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL_TABLE, Command
+from conftest import FA3_SETTINGS, SMALL_TABLE, Command
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.data.launches import Cell
 from evaluators.data.workloads import cases_for
+from evaluators.fa3.actions import recorded_actions
 from evaluators.fa3.dispatch import live_splits, work_view
 from evaluators.fa3.launch import canonical_launch
-from evaluators.latencies.recorded_decisions import recorded_actions
-from evaluators.latencies.table import Cell, TableError, merge_slices, off_the_curve, read_table
+from evaluators.latencies.table import TableError, merge_slices, off_the_curve, read_table
 from evaluators.measure.providers.memory import COLD_DISTANCE, live_kv_bytes, plan_copies
 from evaluators.measure.providers.metadata import decode_metadata, rewrite_metadata
 from evaluators.measure.recorder import end_torn_line, finished_cases, slice_cases
@@ -29,7 +30,7 @@ L2 = 50 << 20
 COLD, HOT, VLLM = (SETTINGS[n] for n in ("fa3_fwd-metadata-cold", "fa3_fwd-metadata-hot", "vllm-metadata-cold"))
 
 
-@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("name", sorted(FA3_SETTINGS))
 def test_recorded_decisions_start_with_the_baseline_and_hold_the_documented_splits(name: str) -> None:
     setting = SETTINGS[name]
     shape = DecodeShape(2, 3000, 8, 1)

@@ -236,3 +236,25 @@ def test_calls_keep_the_distance_that_is_asked_for() -> None:
 
     times = asyncio.run(begun())
     assert times[0] < 0.1 and times[-1] >= 0.39
+
+
+def test_tools_that_are_called_are_read() -> None:
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "curve", "arguments": '{"shape": "s"}'}},
+        {"function": {"name": "read", "arguments": {"topic": "waves"}}},  # some servers send an object, and no id
+        {"function": {"name": "status"}},
+        {"function": "curve"},
+        "curve",
+    ]
+    found = read_completion(body({"content": None, "reasoning_content": "Hm.", "tool_calls": calls}, "tool_calls"))
+    assert [(c.id, c.name, c.arguments) for c in found.tool_calls] == [
+        ("a", "curve", '{"shape": "s"}'),
+        ("call_1", "read", '{"topic": "waves"}'),
+        ("call_2", "status", "{}"),
+    ]
+    assert found.text == ""  # reasoning is no answer where tools are called
+
+
+@pytest.mark.parametrize("given_calls", [None, {}, "x", [None], [{"function": {"arguments": "{}"}}]])
+def test_what_is_no_call_is_left_out(given_calls: object) -> None:
+    assert read_completion(body({"content": "hello", "tool_calls": given_calls})).tool_calls == ()

@@ -23,6 +23,7 @@ from evaluators.judge.judge import Judge
 from evaluators.judge.recheck import HASH_SEED, ShuffledSandbox, difference
 from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, Sandbox
+from evaluators.targets.fa3 import FA3
 
 HOSTILE = ROOT / "tests" / "hostile"
 LIMITS = Limits(time_s=0.2, memory_mb=192)
@@ -117,7 +118,7 @@ def questions() -> list[Question]:
             shape = DecodeShape(batch, seqlen_k, 64, 8)
             view = shape_view(shape, SETTING)
             stock = num_splits_heuristic(view, 132)
-            found.append(Question(view, stock, work_view(shape, SETTING, stock)))
+            found.append(Question(view, stock, (work_view(shape, SETTING, stock),)))
     return found
 
 
@@ -186,7 +187,7 @@ def outcome(place: Place, judge: Judge) -> Outcome:
     before_children = set(children())
     sandbox, recheck = (
         Sandbox(Gpu(), questions(), LIMITS),
-        ShuffledSandbox(Gpu(), questions(), [[]] * 12, LIMITS, hidden=()),
+        ShuffledSandbox(Gpu(), questions(), [[]] * 12, LIMITS, target=FA3, hidden=()),
     )
     before = judge.evaluate(seed("fa3_stock"))
     answers: dict[str, Answers] = {}

@@ -39,7 +39,7 @@ def questions(*shapes: DecodeShape) -> list[Question]:
     for shape in shapes:
         view = shape_view(shape, SETTING)
         stock = num_splits_heuristic(view, 132)
-        found.append(Question(view, stock, work_view(shape, SETTING, stock)))
+        found.append(Question(view, stock, (work_view(shape, SETTING, stock),)))
     return found
 
 

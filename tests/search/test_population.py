@@ -154,3 +154,30 @@ def test_what_is_removed_is_what_openevolve_removes(monkeypatch: pytest.MonkeyPa
     found = grown(400, population_size=size, feature_bins=bins)
     assert found[1] == ours[1] and found[0].fingerprint() == ours[0].fingerprint()
     assert sum(removed) > 200
+
+
+def test_a_cell_is_open_where_the_grid_itself_would_put_a_program_into_a_new_one() -> None:
+    population, _ = grown(40, feature_bins=4)
+    rng, told = random.Random(5), set()
+    low_high = population.feature_ranges()
+    for index in range(100, 160):
+        island = index % 3
+        # Within the ranges seen so far: what lies beyond moves the bins.
+        features = [rng.uniform(*low_high[name]) for name in FEATURES]
+        opens = population.cell_test(island)(dict(zip(FEATURES, features, strict=True)))
+        before = set(population.cells(island))
+        population._reseed("add", index)
+        made = evaluation(0.1, *features)
+        population._db.add(population._program(f"{index}@{island}", f"y = {index}", made, index), target_island=island)
+        assert opens == (set(population.cells(island)) != before)
+        told.add(opens)
+    assert told == {True, False}
+
+
+def test_the_test_of_a_cell_is_of_the_time_when_it_was_made() -> None:
+    population, _ = grown(10)
+    test, features = population.cell_test(0), {"complexity": 45.0, "mean_splits": 4.5, "share_changed": 0.5}
+    before = test(features)
+    for index in range(10, 60):
+        population.commit(index, 0, f"z = {index}", evaluation(1.5, 45.0, 4.5, 0.5))
+    assert test(features) == before

@@ -24,7 +24,7 @@ def questions(shapes: Sequence[DecodeShape] = SHAPES, setting_name: str = "fa3_f
     for shape in shapes:
         view = shape_view(shape, setting)
         stock = num_splits_heuristic(view, GPU.num_sms)
-        found.append(Question(view, stock, work_view(shape, setting, stock)))
+        found.append(Question(view, stock, (work_view(shape, setting, stock),)))
     return found
 
 

@@ -29,7 +29,7 @@ class SmallJudge:
     def __init__(self) -> None:
         self.calls = 0
         self.grows = False
-        self.description = {"workload": "numbers", "table_sha256": "0"}
+        self.description = {"workload": "numbers", "setting": "fa3_fwd-static-cold", "table_sha256": "0"}
 
     def evaluate(self, source: str) -> Evaluation:
         self.calls += 1

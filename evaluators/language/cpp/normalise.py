@@ -120,16 +120,24 @@ def form_of(program: Program, entry: str) -> Form:
                     form.other.add((name, ast.unparse(part)))
             return answer.elts[0]
 
-        replace_answers(form, helpers[entry], num_splits, set())
+        replace_answers(form, helpers[entry], num_splits, set(), FA3_ANSWERS)
     _inline_tail_calls(form)
     prune(form)
     return form
 
 
+FA3_ANSWERS = ("num_splits", "pack_gqa", "sm_margin")
+"""Parts of the answer that patches of FA3 are made of."""
+
+
 def replace_answers(
-    form: Form, function: ast.FunctionDef, instead: Callable[[ast.Tuple], ast.expr], seen: set[str]
+    form: Form,
+    function: ast.FunctionDef,
+    instead: Callable[[ast.Tuple], ast.expr],
+    seen: set[str],
+    names: Sequence[str],
 ) -> None:
-    """Put something else for `n, pack_gqa, sm_margin` where a function, or one that it ends with, returns it.
+    """Put something else for an answer of these parts where a function, or one that it ends with, returns it.
 
     Raises:
         NotExpressible: what is returned is not spelled out.
@@ -137,7 +145,7 @@ def replace_answers(
     seen.add(function.name)
 
     def returned(value: ast.expr | None, line: int) -> ast.expr:
-        if isinstance(value, ast.Tuple) and len(value.elts) == 3:
+        if isinstance(value, ast.Tuple) and len(value.elts) == len(names):
             return instead(value)
         if isinstance(value, ast.IfExp):
             return ast.copy_location(
@@ -145,11 +153,11 @@ def replace_answers(
             )
         if isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in form.helpers:
             if value.func.id not in seen:
-                replace_answers(form, form.helpers[value.func.id], instead, seen)
+                replace_answers(form, form.helpers[value.func.id], instead, seen, names)
             return value
         raise NotExpressible(
             f"line {line}: schedule returns something that is not spelled out",
-            hint="return the tuple (num_splits, pack_gqa, sm_margin) itself",
+            hint=f"return the tuple ({', '.join(names)}) itself",
         )
 
     for block in _blocks(function):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ class CallInputs:
 class BoundLaunch:
     """A decision bound to inputs: `run(copy)` enqueues one call over that KV copy on the current stream."""
 
-    decision: Decision
+    decision: Any
     run: Callable[[int], None]
 
 
@@ -75,7 +75,7 @@ class Provider(Protocol):
         """Fresh random inputs for a shape, with `copies` disjoint KV copies."""
         ...
 
-    def bind(self, inputs: CallInputs, decision: Decision, gpu: Gpu) -> BoundLaunch:
+    def bind(self, inputs: CallInputs, decision: Any, gpu: Gpu) -> BoundLaunch:
         """Prepare a launch; in metadata mode this computes, and where asked rewrites, the metadata."""
         ...
 

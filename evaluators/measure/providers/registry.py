@@ -12,15 +12,16 @@ if TYPE_CHECKING:
 
 def provider_names() -> tuple[str, ...]:
     """Names that `open_provider` takes."""
-    return ("fa3_fwd", "vllm", "upstream")
+    return ("fa3_fwd", "vllm", "upstream", "triton_decode")
 
 
-def open_provider(name: str, library: str = "") -> Provider:
+def open_provider(name: str, library: str = "", *, paged: bool = False) -> Provider:
     """Load a provider.
 
     Args:
         name: one of `provider_names()`.
         library: another build of its kernel, by the path of a shared library or the name of a package.
+        paged: whether KV will be paged, for providers that serve both.
 
     Raises:
         ProviderUnavailable: unknown name, or the provider cannot run here; the message says why.
@@ -37,4 +38,8 @@ def open_provider(name: str, library: str = "") -> Provider:
         from evaluators.measure.providers.upstream import Upstream
 
         return Upstream(library)
+    if name == "triton_decode":
+        from evaluators.measure.providers.triton_decode import TritonDecode
+
+        return TritonDecode(library, paged=paged)
     raise ProviderUnavailable(f"unknown provider {name!r}; known: {', '.join(provider_names())}")

@@ -5,13 +5,14 @@ import { powers, ticks } from "./scales.js";
 
 const bucketOf = (n) => (n <= 1 ? 0 : [32, 64, 128, 256].find((b) => n <= b));
 
-/** What belongs together on one line: launches of the same combine kernel, or the same cap on a ragged batch. */
+/** What belongs together on one line: launches of the same variant or combine kernel, or the same cap on a ragged batch. */
 function seriesOf(shape) {
   const c = shape.cells;
   const groups = new Map();
   c.median_us.forEach((_us, i) => {
-    const name =
-      c.num_splits[i] === 1
+    const name = c.variant.length
+      ? (shape.mix && c.num_splits[i] > 1 ? `cap ${c.num_splits[i]}, ` : "") + c.variant[i]
+      : c.num_splits[i] === 1
         ? c.pack_gqa[i] === false
           ? "unsplit, not packed"
           : "unsplit"
@@ -26,7 +27,7 @@ function seriesOf(shape) {
 
 export function latencyCurve(shape, outcome, label) {
   const names = [...seriesOf(shape).keys()];
-  const split = names.filter((n) => n.startsWith("cap"));
+  const split = names.filter((n) => !n.startsWith("unsplit"));
   const colours = new Map(
     names.map((n) => [n, `s${split.includes(n) ? 1 + (split.indexOf(n) % 6) : n === "unsplit" ? 0 : 7}`]),
   );
@@ -144,7 +145,9 @@ export function latencyCurve(shape, outcome, label) {
           [
             { name: "splits", number: true, value: (i) => String(c.num_splits[i]) },
             { name: "blocks", number: true, value: (i) => String(c.blocks_per_split[i] || "\u2013") },
-            { name: "pack", value: (i) => (c.pack_gqa[i] === null ? "auto" : String(c.pack_gqa[i])) },
+            c.variant.length
+              ? { name: "variant", value: (i) => c.variant[i] }
+              : { name: "pack", value: (i) => (c.pack_gqa[i] === null ? "auto" : String(c.pack_gqa[i])) },
             { name: "live", number: true, value: (i) => String(c.live_splits[i]) },
             { name: "\u00b5s", number: true, value: (i) => microseconds(c.median_us[i]) },
             {

@@ -78,6 +78,7 @@ export interface Overview {
   limits: SearchLimits;
   models: Record<string, number>;
   statuses: Record<string, number>;
+  expeditions: Record<string, number>;
   oracle_speedup: Record<string, number>;
   winner: number | null;
   leader: number | null;
@@ -156,6 +157,7 @@ export interface Outcome {
   blocks_per_split: number;
   pack_gqa: boolean | null;
   sm_margin: number;
+  variant: string;
   live_splits: number;
   grid: LaunchGrid;
   latency_us: number | null;
@@ -165,6 +167,38 @@ export interface Outcome {
   regression: boolean;
   interpolated: boolean;
   changed: boolean;
+}
+
+export interface ExpeditionTurn {
+  step: number;
+  turn: number;
+  kind: string;
+  name: string;
+  asked: string;
+  text: string;
+  calls: string[];
+  draft: number | null;
+  status: string;
+  score: number | null;
+  charged: boolean;
+  tokens: number;
+  cost_usd: number;
+  elapsed_s: number;
+}
+
+export interface ExpeditionView {
+  outcome: string;
+  reason: string;
+  by: string;
+  child: number;
+  hypothesis: string;
+  answers: number;
+  evaluations: number;
+  drafts: number;
+  tokens: number;
+  cost_usd: number;
+  seconds: number;
+  turns: ExpeditionTurn[];
 }
 
 export interface Candidate {
@@ -180,6 +214,7 @@ export interface Candidate {
   feedback: string;
   constants: Constant[];
   outcomes: Outcome[];
+  expedition: ExpeditionView | null;
 }
 
 export interface Cells {
@@ -187,6 +222,7 @@ export interface Cells {
   blocks_per_split: number[];
   pack_gqa: boolean | null[];
   sm_margin: number[];
+  variant: string[];
   live_splits: number[];
   median_us: number[];
   low_us: number[];

@@ -38,7 +38,9 @@ export function unpackCandidates(run, packed, nodes) {
     packed.texts.forEach((name, i) => {
       found[name] = packed.documents[texts[i]].map((k) => packed.lines[k]).join("\n");
     });
-    return { ...found, constants, outcomes: picksOf(id).map((k, i) => outcome(packed.outcomes[i][k])) };
+    const expedition = packed.expeditions[id] ?? null;
+    const outcomes = picksOf(id).map((k, i) => outcome(packed.outcomes[i][k]));
+    return { ...found, constants, outcomes, expedition };
   };
 }
 

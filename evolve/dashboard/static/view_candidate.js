@@ -3,6 +3,7 @@
 import { editOf } from "./analysis.js";
 import { diffListing } from "./diff_listing.js";
 import { choice, duration, fixed, h, microseconds, panel, percent, table, times, visible } from "./dom.js";
+import { expeditionFacts, expeditionPart } from "./expedition.js";
 import { listing } from "./highlight.js";
 import { pin, pinsOf } from "./pins.js";
 import { groupOf } from "./scales.js";
@@ -16,6 +17,9 @@ const TABS = [
   ["answer", "Answer"],
   ["feedback", "Feedback"],
 ];
+const EXPEDITION = ["expedition", "Expedition"];
+/** Tabs of a candidate: an agent's has one more. */
+const tabsOf = (c) => (c.expedition ? [...TABS, EXPEDITION] : TABS);
 
 export function statusChip(status) {
   const group = groupOf(status);
@@ -56,17 +60,18 @@ export async function candidateView({ source, run, values }) {
       const child = lineage.nodes.find((n) => n.parent === id);
       if (child) go("candidate", { ...values, run, id: child.id });
     },
-    "[": () => tab(values, -1),
-    "]": () => tab(values, 1),
+    "[": () => tab(c, values, -1),
+    "]": () => tab(c, values, 1),
   };
   // The reader goes on reading this one when another one wins.
   const ready = () => set({ id }, { quiet: true });
   return { root, keys, ready, says: `proposal ${id}, ${c.node.status}` };
 }
 
-function tab(values, step) {
-  const at = TABS.findIndex(([key]) => key === (values.tab ?? "source"));
-  set({ tab: TABS[(at + step + TABS.length) % TABS.length][0] });
+function tab(c, values, step) {
+  const tabs = tabsOf(c);
+  const at = Math.max(0, tabs.findIndex(([key]) => key === (values.tab ?? "source")));
+  set({ tab: tabs[(at + step + tabs.length) % tabs.length][0] });
 }
 
 function head(c, lineage, around) {
@@ -116,6 +121,7 @@ function head(c, lineage, around) {
       "asked",
       `${duration(n.asked_at_s)} into the run; answer ${duration(n.answer_s)}, in all ${duration(n.elapsed_s)}`,
     ],
+    ...expeditionFacts(c.expedition),
     ["cost", n.tokens_in + n.tokens_out ? `${n.tokens_in} + ${n.tokens_out} tokens, $${n.cost_usd.toFixed(4)}` : null],
   ].filter(([, v]) => v !== null);
   return panel(
@@ -208,11 +214,12 @@ function pinning(run, id) {
 }
 
 async function body(c, lineage, { source, run, values }) {
-  const open = TABS.some(([key]) => key === values.tab) ? values.tab : "source";
+  const tabs = tabsOf(c);
+  const open = tabs.some(([key]) => key === values.tab) ? values.tab : "source";
   const part = h(
     "section",
     { class: "panel", "aria-label": "Details" },
-    choice("show", TABS, open, (key) => set({ tab: key === "source" ? "" : key })),
+    choice("show", tabs, open, (key) => set({ tab: key === "source" ? "" : key })),
   );
   const none = (what) => h("p", { class: "quiet" }, what);
   if (open === "source")
@@ -239,6 +246,7 @@ async function body(c, lineage, { source, run, values }) {
     part.append(
       c.feedback ? prose(c.feedback, "Feedback to the next proposal") : none("Only scored programs have feedback."),
     );
+  if (open === "expedition") part.append(expeditionPart(c.expedition, c.node.id));
   if (open === "shapes") part.append(await shapeTable(c, { source, run, values }));
   return part;
 }
@@ -382,8 +390,11 @@ async function shapeTable(c, { source, run, values }) {
             name: "splits",
             number: true,
             value: (r) => String(r.o.num_splits),
-            title: "num_splits decided, with FA3's own choice filled in",
+            title: "num_splits decided, with the kernel's own choice filled in",
           },
+          ...(rows.some((r) => r.o.variant)
+            ? [{ name: "variant", value: (r) => r.o.variant, title: "block_n/num_warps/num_stages" }]
+            : []),
           {
             name: "blocks",
             number: true,

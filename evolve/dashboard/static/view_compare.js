@@ -32,7 +32,7 @@ export async function compareDocument(source, a, b) {
     const [shown, q] = theirs.get(name(k, x.shapes)) ?? [];
     if (!p || !q) return;
     compared++;
-    if (["num_splits", "blocks_per_split", "pack_gqa", "sm_margin"].some((f) => p[f] !== q[f]))
+    if (["num_splits", "blocks_per_split", "pack_gqa", "sm_margin", "variant"].some((f) => p[f] !== q[f]))
       decisions.push({ case: shown, split: k.split, a: p, b: q });
   });
   const side = ({ c, o }) => ({ run: c.run, id: c.node.id, node: c.node, source: c.source, curve: o.curve });
@@ -225,7 +225,7 @@ function decisions(d) {
   const rows = d.decisions.toSorted((p, q) => Math.abs(Math.log(ratio(q))) - Math.abs(Math.log(ratio(p))));
   const faster = rows.filter((r) => ratio(r) > 1.01).length;
   const slower = rows.filter((r) => ratio(r) < 0.99).length;
-  const says = (o) => `${o.num_splits}${o.blocks_per_split ? `/${o.blocks_per_split}` : ""}`;
+  const says = (o) => `${o.num_splits}${o.blocks_per_split ? `/${o.blocks_per_split}` : ""}` + (o.variant ? ` @${o.variant}` : "");
   return panel(
     "Decisions",
     null,

@@ -303,7 +303,18 @@ function outcomes(o) {
     null,
     h("ul", { class: "bars" }, rows.map(bar)),
     h("ul", { class: "legend" }, seen.map(key)),
+    expeditions(o.expeditions),
   );
+}
+
+/** How an agent's expeditions ended; blind ones are a fault of the harness or the operator, so they stand out. */
+function expeditions(counts) {
+  const known = Object.entries(counts);
+  if (!known.length) return null;
+  const what = { submitted: "with a child", dead: "dead", blind: "blind (never evaluated a draft)" };
+  const chip = ([name, count]) =>
+    h("li", null, h("span", { class: name === "blind" ? "chip bad" : "chip" }, `${count} ${what[name] ?? name}`));
+  return [h("h3", null, "Expeditions"), h("ul", { class: "legend" }, known.map(chip))];
 }
 
 function failures(o, nodes) {

@@ -324,6 +324,7 @@ function decisionText(o) {
     o.blocks_per_split ? `${plural(o.blocks_per_split, "block")} each` : null,
     `${o.live_splits} live`,
     o.pack_gqa === null ? null : `pack_gqa ${o.pack_gqa}`,
+    o.variant || null,
   ];
   return parts.filter(Boolean).join(", ") + (o.changed ? "" : " (as stock)");
 }

@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from evolve.dashboard.views.documents import Candidate, Constant, Node
+from evolve.dashboard.views.documents import Candidate, Constant, ExpeditionView, Node
+from evolve.dashboard.views.expedition import expedition_view
 from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.recording import Recording
+from evolve.journal.turns import Turn
 
 
 def candidate(reader: RunReader, index: int, recording: Recording | None) -> Candidate:
@@ -23,7 +25,8 @@ def candidate(reader: RunReader, index: int, recording: Recording | None) -> Can
     def source_of(parent: int) -> str:
         return reader.full(parent)["source"]
 
-    return assemble(reader.name, node, texts, recording, source_of)
+    found = expedition_view(reader.turns(index))
+    return assemble(reader.name, node, texts, recording, source_of, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +38,30 @@ class Packable:
     texts: Mapping[str, str]
     picks: list[int]
     constants: list[Constant]
+    expedition: ExpeditionView | None
 
 
 def candidates(reader: RunReader, recording: Recording | None) -> Iterator[Packable]:
     """All proposals, in order."""
     texts = reader.full_all()
     sources = {n["id"]: t["source"] for n, t in zip(reader.nodes, texts, strict=False)}
+    expeditions: dict[int, list[Turn]] = {}
+    for turn in reader.turns():
+        expeditions.setdefault(turn.id, []).append(turn)
     for n, t in zip(reader.nodes, texts, strict=False):
+        found = expedition_view(expeditions.get(n["id"], []))
         before = "" if n["parent"] is None else sources[n["parent"]]
         picks = recording.picks(t["decisions"]) if recording else []
-        yield Packable(n["id"], n["parent"], t, picks, constants_moved(before, t["source"]))
+        yield Packable(n["id"], n["parent"], t, picks, constants_moved(before, t["source"]), found)
 
 
 def assemble(
-    run: str, node: Node, texts: Mapping[str, str], recording: Recording | None, source_of: Callable[[int], str]
+    run: str,
+    node: Node,
+    texts: Mapping[str, str],
+    recording: Recording | None,
+    source_of: Callable[[int], str],
+    expedition: ExpeditionView | None,
 ) -> Candidate:
     """Put one document together; `source_of` finds a parent's source."""
     parent = node["parent"]
@@ -66,6 +79,7 @@ def assemble(
         feedback=texts["feedback"],
         constants=constants_moved(before, texts["source"]),
         outcomes=recording.outcomes(texts["decisions"]) if recording else [],
+        expedition=expedition,
     )
 
 

@@ -10,7 +10,7 @@ from evolve.dashboard.views.overview import curve, settings_of
 from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.recording import Recording
 
-DECIDED = ("num_splits", "blocks_per_split", "pack_gqa", "sm_margin")
+DECIDED = ("num_splits", "blocks_per_split", "pack_gqa", "sm_margin", "variant")
 
 Chosen = tuple[RunReader, int, Recording | None]
 """A run, a proposal of it, and the run's recorded table."""

@@ -90,7 +90,8 @@ class Overview(TypedDict):
 
     `state`: running (another process holds its lock), finished, interrupted (Ctrl-C), stopped (by a limit or an error,
     which `ended` names), or broken off (its process ended without a word). `last_event_s` is when anything last
-    happened, in seconds from the start. `settings` is the configuration by dotted key.
+    happened, in seconds from the start. `settings` is the configuration by dotted key. `expeditions` counts those of an
+    agent by outcome.
     """
 
     view: Literal["overview"]
@@ -114,6 +115,7 @@ class Overview(TypedDict):
     limits: SearchLimits
     models: dict[str, int]
     statuses: dict[str, int]
+    expeditions: dict[str, int]
     oracle_speedup: dict[str, float]
     winner: int | None
     leader: int | None
@@ -206,7 +208,8 @@ class LaunchGrid(TypedDict):
 class Outcome(TypedDict):
     """What a program's decision comes to on one recorded shape.
 
-    `num_splits` and `blocks_per_split` have FA3's own choices filled in; `live_splits` is the mean over the sequences.
+    `num_splits` and `blocks_per_split` have the kernel's own choices filled in; `variant` names what else was decided,
+    and is empty where the target has no variants; `live_splits` is the mean over the sequences.
     `speedup` is stock latency / latency, `error` the standard error of its logarithm, `left` the speed-up that the best
     recorded launch would add. Latencies in microseconds; None, with `interpolated` False, where the table neither holds
     nor brackets the launch.
@@ -216,6 +219,7 @@ class Outcome(TypedDict):
     blocks_per_split: int
     pack_gqa: bool | None
     sm_margin: int
+    variant: str
     live_splits: float
     grid: LaunchGrid
     latency_us: float | None
@@ -227,8 +231,57 @@ class Outcome(TypedDict):
     changed: bool
 
 
+class ExpeditionTurn(TypedDict):
+    """One step of an expedition.
+
+    `kind`: model (its `text`, and the `calls` of tools), tool (`asked` are its arguments), supervisor (a diagnosis on
+    stagnation) or end. `draft`, `status` and `score` are those of the draft that the step evaluated, the score on the
+    training shapes; `charged` says whether it cost an evaluation. `status` is `refused` where a tool did nothing.
+    """
+
+    step: int
+    turn: int
+    kind: str
+    name: str
+    asked: str
+    text: str
+    calls: list[str]
+    draft: int | None
+    status: str
+    score: float | None
+    charged: bool
+    tokens: int
+    cost_usd: float
+    elapsed_s: float
+
+
+class ExpeditionView(TypedDict):
+    """An expedition of an agent.
+
+    `outcome`: submitted, dead (evaluated drafts, none passed), blind (never evaluated any), or under way. `by` is who
+    ended it, `agent` or `harness`; `child` the number of the draft that was submitted, 0 without. `answers` are those
+    of the model, or the calls of an external operator.
+    """
+
+    outcome: str
+    reason: str
+    by: str
+    child: int
+    hypothesis: str
+    answers: int
+    evaluations: int
+    drafts: int
+    tokens: int
+    cost_usd: float
+    seconds: float
+    turns: list[ExpeditionTurn]
+
+
 class Candidate(TypedDict):
-    """One proposal in full. `outcomes` follow the order of `Shapes.cases`; empty where nothing was decided."""
+    """One proposal in full. `outcomes` follow the order of `Shapes.cases`; empty where nothing was decided.
+
+    `expedition` is how an agent came to it; None where none did.
+    """
 
     view: Literal["candidate"]
     run: str
@@ -242,19 +295,21 @@ class Candidate(TypedDict):
     feedback: str
     constants: list[Constant]
     outcomes: list[Outcome]
+    expedition: ExpeditionView | None
 
 
 class Cells(TypedDict):
     """Recorded launches of one shape as columns; the first is the baseline's.
 
     `median_us`, `low_us` and `high_us` are over the rounds; `speedup` is the median over paired rounds of baseline /
-    launch and `error` the standard error of its logarithm.
+    launch and `error` the standard error of its logarithm. `variant` is empty where the target has no variants.
     """
 
     num_splits: list[int]
     blocks_per_split: list[int]
     pack_gqa: list[bool | None]
     sm_margin: list[int]
+    variant: list[str]
     live_splits: list[float]
     median_us: list[float]
     low_us: list[float]

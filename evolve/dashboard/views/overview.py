@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from evolve.dashboard.views.documents import CurvePoint, Node, Overview, SearchLimits
+from evolve.dashboard.views.expedition import expeditions_ended
 from evolve.dashboard.views.reader import RunReader, leader_of, scored, winner_of
 from evolve.dashboard.views.recording import Recording
 
@@ -51,6 +52,7 @@ def overview(reader: RunReader, recording: Recording | None) -> Overview:
         else SearchLimits(usd=None, tokens=None, gpu_s=None),
         models=dict(Counter(n["model"] for n in proposals if n["model"])),
         statuses=dict(Counter(n["status"] for n in done)),
+        expeditions=expeditions_ended(reader.turns()),
         oracle_speedup=recording.oracle_speedup if recording else {},
         winner=winner["id"] if winner else None,
         leader=leader["id"] if leader else None,

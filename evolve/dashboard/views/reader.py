@@ -23,6 +23,7 @@ from evolve.errors import UserError
 from evolve.journal.entry import WinnerOrder, winner_order
 from evolve.journal.journal import FILE_NAME, Journal, open_journal
 from evolve.journal.run_folder import is_running, run_state
+from evolve.journal.turns import Turn
 from evolve.reports.plain_text import rationale_of
 
 MESSAGE_CHARS = 300
@@ -91,7 +92,7 @@ class RunReader:
     def refresh(self) -> bool:
         """Look again; whether anything changed."""
         with self._guard, any_journal(self.folder) as journal:
-            look = (*journal.select(_LOOK)[0], self.running)
+            look = (*journal.select(_LOOK)[0], journal.turn_count, self.running)
             if look == self._look:
                 return False
             self.meta = {str(row["key"]): str(row["value"]) for row in journal.select("SELECT * FROM meta")}
@@ -165,12 +166,20 @@ class RunReader:
         with any_journal(self.folder) as journal:
             return [row["id"] for row in journal.select(query, (text.lower(),) * 4)]
 
+    def turns(self, index: int | None = None) -> list[Turn]:
+        """Turns of one expedition, or of all."""
+        with any_journal(self.folder) as journal:
+            return journal.turns() if index is None else journal.turns("id = ?", (index,))
+
     def spans(self) -> list[tuple[int, str, str, float, float]]:
         """(proposal, lane, name, start, seconds) of what was timed; empty for journals that hold none."""
         with any_journal(self.folder) as journal:
             if not journal.select("SELECT 1 FROM sqlite_master WHERE name = 'spans'"):
                 return []
-            return [tuple(row) for row in journal.select("SELECT id, lane, name, started_at, seconds FROM spans")]
+            rows = journal.select("SELECT id, lane, name, started_at, seconds FROM spans")
+            if journal.turn_count:
+                rows += journal.select("SELECT id, 'turns', kind || ' ' || name, asked_at, elapsed_s FROM turns")
+            return [tuple(row) for row in rows]
 
 
 _LOOK = """SELECT (SELECT count(*) FROM proposals), (SELECT count(*) FROM answers), (SELECT count(*) FROM results),

@@ -8,15 +8,14 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from evaluators.data.contract import Decision
+from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Weighting, weights
-from evaluators.fa3.launch import spelled_out
 from evaluators.judge.judge import SEARCH_SPLITS
 from evaluators.latencies.latency import TableSource
 from evaluators.latencies.oracle import ShapeGains
 from evaluators.latencies.table import Table, restrict
 from evaluators.scoring.outcomes import Outcomes
-from evaluators.scoring.regressions import grid_of
+from evaluators.targets.target import AnyTarget
 from evolve.dashboard.views.documents import Cells, LaunchGrid, Outcome, ShapeCase
 
 CARD_FIELDS = ("workload", "setting", "build", "recorded", "rounds", "round_spread_median", "round_spread_p95")
@@ -91,21 +90,30 @@ class RecordedTable:
         # Tables hold decisions spelled out, but for the blocks of those that leave them to FA3.
         spelled = [
             d if (d.num_splits == 1 and not d.blocks_per_split) or (d.num_splits and d.blocks_per_split)
-            else spelled_out(case.shape, self._setting, d, self._gpu)
+            else self._look_up.spelled(case, d)
             for d in (c.decision for c in cells)
         ]  # fmt: skip
+        target = self._look_up.target
         return Cells(
             num_splits=[d.num_splits for d in spelled],
             blocks_per_split=[d.blocks_per_split for d in spelled],
-            pack_gqa=[d.pack_gqa for d in spelled],
-            sm_margin=[d.sm_margin for d in spelled],
-            live_splits=[mean_live(c.launch) for c in cells],
+            pack_gqa=[getattr(d, "pack_gqa", None) for d in spelled],
+            sm_margin=[target.sm_margin(d) for d in spelled],
+            variant=[] if target.variants is None else [variant_text(target, d) for d in spelled],
+            live_splits=[self._mean_live(case, c) for c in cells],
             median_us=[round(statistics.median(c.latencies_us), 3) for c in cells],
             low_us=[round(min(c.latencies_us), 3) for c in cells],
             high_us=[round(max(c.latencies_us), 3) for c in cells],
             speedup=[round(g.speedup, 5) for g in known.gains],
             error=[round(g.standard_error, 6) for g in known.gains],
         )
+
+    def _mean_live(self, case: Case, cell: Cell) -> float:
+        """Mean live splits of a recorded launch, from its key where that names them: there are many."""
+        if ":" in cell.launch:
+            return mean_live(cell.launch)
+        live = self._look_up.launch(case, cell.decision).live_splits
+        return round(sum(live) / len(live), 3)
 
     def picks(self, rows: Sequence[str]) -> list[int]:
         """Which outcome each of a program's decisions comes to, by case.
@@ -119,30 +127,32 @@ class RecordedTable:
             number = numbers.get(row)
             if number is None:
                 number = numbers[row] = len(self.outcomes[i])
-                self.outcomes[i].append(self._outcome(i, Decision.from_row(json.loads(f"[{row}]"))))
+                self.outcomes[i].append(self._outcome(i, self._look_up.target.from_row(json.loads(f"[{row}]"))))
             found.append(number)
         return found
 
-    def _grid(self, case: Case, decision: Decision) -> LaunchGrid:
+    def _grid(self, case: Case, decision: AnyDecision) -> LaunchGrid:
         launch = self._look_up.launch(case, self._look_up.spelled(case, decision))
         known = self._grids.get((case.id, launch.key))
         if known is None:
-            grid = grid_of(case.shape, self._setting, launch)
+            grid = self._look_up.target.grid(case.shape, self._setting, launch)
             waves = round(grid.ctas / self._gpu.num_sms, 2)
             known = LaunchGrid(ctas=grid.ctas, waves=waves, longest_blocks=grid.longest_blocks)
             self._grids[case.id, launch.key] = known
         return known
 
-    def _outcome(self, i: int, decision: Decision) -> Outcome:
+    def _outcome(self, i: int, decision: AnyDecision) -> Outcome:
         known = self._look_up.known(self.cases[i].id)
         found = self._look_up.of(self.cases[i].id, decision)
         result = found.result
         best = known.gains[known.oracle.cell].log_speedup
+        target = self._look_up.target
         return Outcome(
             num_splits=found.spelled.num_splits,
             blocks_per_split=found.spelled.blocks_per_split,
-            pack_gqa=found.spelled.pack_gqa,
-            sm_margin=found.spelled.sm_margin,
+            pack_gqa=getattr(found.spelled, "pack_gqa", None),
+            sm_margin=target.sm_margin(found.spelled),
+            variant=variant_text(target, found.spelled),
             live_splits=round(found.mean_live_splits, 3),
             grid=self._grid(self.cases[i], found.spelled),
             latency_us=round(result.latency.median_us, 3) if result else None,
@@ -153,6 +163,13 @@ class RecordedTable:
             interpolated=bool(result and result.interpolated),
             changed=found.launch != known.cells[0].launch,
         )
+
+
+def variant_text(target: AnyTarget, decision: AnyDecision) -> str:
+    """What a decision is beside its splits, e.g. `64/4/3`; the baseline's kernel where that runs."""
+    if target.variants is None:
+        return ""
+    return "/".join(map(str, target.variant_of(decision))) if decision.num_splits else "FA3"
 
 
 def mean_live(launch: str) -> float:

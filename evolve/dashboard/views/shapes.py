@@ -6,14 +6,13 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from evaluators.data.contract import LIVE_SETTINGS, baseline_decision
+from evaluators.data.contract import LIVE_SETTINGS
 from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import Weighting, cases_for
-from evaluators.fa3.launch import canonical_launch, spelled_out
-from evaluators.latencies.recorded_decisions import SM_MARGINS
 from evaluators.latencies.store import BenchKey, StoreError, read_bench, shape_key
 from evaluators.latencies.table import Table, TableError, read_table, table_digest
 from evaluators.measure.live import anchored_cells
+from evaluators.targets.registry import target_of
 from evolve.assets import asset
 from evolve.dashboard.views.documents import Shapes
 from evolve.dashboard.views.reader import RunReader
@@ -72,14 +71,15 @@ def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, st
     readings = read_bench(store, BenchKey(device, meta["build"], setting))
     if not readings:
         return None, f"the run was measured live, and {store} holds none of its launches"
-    gpu = replace(device.gpu(), max_sm_margin=max(SM_MARGINS))
+    target = target_of(setting)
+    gpu = replace(device.gpu(), max_sm_margin=target.live_sm_margin)
     cases = cases_for(meta["workload"], setting)
-    stock = baseline_decision(setting)
+    stock = target.baseline(setting)
     cells = {}
     for case in cases:
         known = readings.get(shape_key(case.shape), {})
-        spelled = spelled_out(case.shape, setting, stock, gpu)
-        cells[case.id] = anchored_cells(known, canonical_launch(case.shape, setting, spelled, gpu).key) if known else ()
+        spelled = target.spelled_out(case.shape, setting, stock, gpu)
+        cells[case.id] = anchored_cells(known, target.launch(case.shape, setting, spelled, gpu).key) if known else ()
     card = {
         "workload": meta["workload"],
         "setting": meta["setting"],

@@ -1,7 +1,7 @@
 """The timeline of a run in Chrome's trace format, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
 
-One process per lane (proposer, sandbox, GPU), as many threads in it as worked at once. Runs from before spans were
-kept have one lane, from a proposal's request to its commit.
+One process per lane (proposer, turns of expeditions, sandbox, GPU), as many threads in it as worked at once. Runs from
+before spans were kept have one lane, from a proposal's request to its commit.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from evolve.dashboard.views.reader import RunReader
 
-LANES = ("proposer", "sandbox", "gpu")
+LANES = ("proposer", "turns", "sandbox", "gpu")
 WHOLE = "proposals"
 
 Span = tuple[int, str, float, float]

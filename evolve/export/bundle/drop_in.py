@@ -25,7 +25,7 @@ from evolve.export.patch.header import SourceChange
 from evolve.export.proof.equivalence import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.targets.domain import HEAD_DIM, Domain
 from evolve.export.targets.inputs import edge_views, random_views
-from evolve.export.targets.targets import Target
+from evolve.export.targets.targets import ExportTarget
 
 MODULE = "launch_arguments.py"
 MARK = "# --- the program ---\n"
@@ -136,7 +136,7 @@ def module_source(program: Program, digest: str, domain: Domain) -> str:
     return f"{head}\n\n{parts}\n\n\n{MARK}" + "\n\n\n".join(own) + "\n" + tail
 
 
-def plan_drop_in(name: str, program: Program, target: Target, *, gpu: Gpu, domain: Domain,
+def plan_drop_in(name: str, program: Program, target: ExportTarget, *, gpu: Gpu, domain: Domain,
                  partial: bool = False) -> Export:  # fmt: skip
     """The module, with its program asked again as it stands there.
 

@@ -29,7 +29,7 @@ from evolve.export.evidence.harm import HarmVerdict
 from evolve.export.patch.formatter import formatted
 from evolve.export.patch.tree import Tree, mailbox_patch, open_tree
 from evolve.export.targets.domain import Domain
-from evolve.export.targets.targets import Target, TargetKind, target_named
+from evolve.export.targets.targets import ExportTarget, TargetKind, target_named
 from evolve.journal.run_folder import find_run, summarise
 from evolve.run import log_sealed_read, read_program
 
@@ -141,7 +141,7 @@ def export_program(
     return WrittenBundle(output, files, export, provenance(export, run))
 
 
-def _patched(name: str, program: Program, target: Target, tree: Tree, domain: Domain, *,
+def _patched(name: str, program: Program, target: ExportTarget, tree: Tree, domain: Domain, *,
              partial: bool) -> tuple[Export, bytes]:  # fmt: skip
     compiler = find_compiler()
     with tempfile.TemporaryDirectory(prefix="evosplit-export-") as made:
@@ -156,7 +156,7 @@ def _patched(name: str, program: Program, target: Target, tree: Tree, domain: Do
         return export, mailbox_patch(tree, edits, commit_message(export), folder)
 
 
-def _distilled(program: Program, target: Target, eps: float, tell: Callable[[str], None]) -> Distilled:
+def _distilled(program: Program, target: ExportTarget, eps: float, tell: Callable[[str], None]) -> Distilled:
     """The distilled program; refuses where EPS is out of reach, and shows how far rules get."""
     if target.kind not in (TargetKind.HEADER, TargetKind.PYTHON):
         raise UserError(
@@ -179,7 +179,7 @@ def _distilled(program: Program, target: Target, eps: float, tell: Callable[[str
     return found
 
 
-def _check_certify(target: Target, share: float) -> None:
+def _check_certify(target: ExportTarget, share: float) -> None:
     if target.kind not in (TargetKind.HEADER, TargetKind.WHOLE, TargetKind.PYTHON):
         raise UserError(
             f"--certify guards num_splits by what hopper/ knows of a call; {target.name} decides otherwise",
@@ -189,7 +189,7 @@ def _check_certify(target: Target, share: float) -> None:
         raise UserError(f"--certify expects a share between 0 and 1, got {share}", hint="--certify 0.02")
 
 
-def _certified(program: Program, target: Target, domain: Domain, share: float, reports: Sequence[Path], *,
+def _certified(program: Program, target: ExportTarget, domain: Domain, share: float, reports: Sequence[Path], *,
                partial: bool, tell: Callable[[str], None]) -> tuple[HarmVerdict, Certificate]:  # fmt: skip
     """The modes that the program may decide in, and its guard; refuses where the bound is not below the share."""
     tables, gpu = recorded_tables(target, asset(TABLES)), Gpu()

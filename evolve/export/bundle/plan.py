@@ -34,7 +34,7 @@ from evolve.export.proof.monotone import Monotone, prove_monotone
 from evolve.export.proof.outside import Outside, prove_condition, prove_outside
 from evolve.export.proof.prepare_run import batch_of, proof_of, prove_kernel
 from evolve.export.targets.domain import INPUT, Domain
-from evolve.export.targets.targets import TARGETS, Target
+from evolve.export.targets.targets import TARGETS, ExportTarget
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
@@ -68,7 +68,7 @@ class Export:
 
     name: str
     program: Program
-    target: Target
+    target: ExportTarget
     tree: Tree | None
     form: Form
     change: SourceChange
@@ -108,7 +108,7 @@ def same(form: Form, other: Form) -> bool:
     return dumps[0] == dumps[1]
 
 
-def decisions_left_out(program: Program, target: Target) -> dict[str, str]:
+def decisions_left_out(program: Program, target: ExportTarget) -> dict[str, str]:
     """Decisions of a program that the target has no place for, with the reason."""
     schedule = form_of(program, "schedule")
     found: dict[str, str] = {}
@@ -145,7 +145,7 @@ def with_stock_choice(form: Form) -> Form:
     return with_stock(form, stock_form(form.entry), zero)
 
 
-def modes_of(target: Target, program: Program, rows: Sequence[Row], gpu: Gpu, domain: Domain, *,
+def modes_of(target: ExportTarget, program: Program, rows: Sequence[Row], gpu: Gpu, domain: Domain, *,
              partial: bool) -> HarmVerdict:  # fmt: skip
     """Where a patch may decide; a kernel without recordings is judged by those of the kernel that it was forked from.
 
@@ -161,7 +161,7 @@ def modes_of(target: Target, program: Program, rows: Sequence[Row], gpu: Gpu, do
     return judged(rows, target, domain, partial=partial, veto=veto)
 
 
-def as_built(target: Target, tree: Tree) -> Target:
+def as_built(target: ExportTarget, tree: Tree) -> ExportTarget:
     """The target with its tree's tiles: SGLang's branch sgl-kernel takes vLLM's 64-row tile since February 2026."""
     source = tree.read(HEADER) or b""
     return replace(target, mirror="vllm") if not target.provider and b"use_one_mma_wg" in source else target
@@ -182,7 +182,7 @@ def dead_rules_told(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> I
         raise NothingToPatch("; ".join([str(nothing), *told]), hint=nothing.hint) from nothing
 
 
-def plan_header(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                 gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/heuristics.h, proved.
 
@@ -265,7 +265,7 @@ def by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {workload: list(group.values()) for workload, group in found.items()}
 
 
-def exported(name: str, program: Program, target: Target, tree: Tree | None, form: Form, change: SourceChange,
+def exported(name: str, program: Program, target: ExportTarget, tree: Tree | None, form: Form, change: SourceChange,
              proof: Proof, verdict: HarmVerdict, *, stock: Form, rows: Sequence[Row],
              tables: Mapping[tuple[str, str], Table], gpu: Gpu, monotone: Monotone | None = None,
              followed: Followed | None = None, outside: Outside | None = None) -> Export:  # fmt: skip
@@ -336,7 +336,7 @@ def proved_kernel(own: Program, stock: Program, change: SourceChange, asked: Seq
     return replace(change, notes=notes), proof
 
 
-def plan_prepare(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                  gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/flash_prepare_scheduler.cu, its formula proved as host C++.
 

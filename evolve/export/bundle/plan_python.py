@@ -32,7 +32,7 @@ from evolve.export.proof.equivalence import RANDOM_INPUTS, SEED, Mismatch, Proof
 from evolve.export.proof.fa4_chain import FA4_GPU, PREPARE, fa4_rows, follow_fa4, follow_prepare
 from evolve.export.targets.domain import Domain
 from evolve.export.targets.inputs import edge_views, random_views
-from evolve.export.targets.targets import TARGETS, Target
+from evolve.export.targets.targets import TARGETS, ExportTarget
 
 VLLM_FILE = TARGETS["vllm"].file
 VLLM_FUNCTION = "_num_splits_for_cuda_graph"
@@ -127,7 +127,7 @@ def _compare(program: Program, patched: Program, own: Program | None, inputs: Se
     return Proof(python, lattice, len(inputs) - lattice - RANDOM_INPUTS, RANDOM_INPUTS, 0)
 
 
-def plan_vllm(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler | None, folder: Path, *,
+def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler | None, folder: Path, *,
               gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to vLLM: num_splits per captured batch size instead of one constant.
 
@@ -206,7 +206,7 @@ def _vllm_source(tree: Tree) -> str:
     return source.decode()
 
 
-def plan_fa4(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler | None, folder: Path, *,
+def plan_fa4(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler | None, folder: Path, *,
              gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to FA4's num_splits_heuristic; where the program leaves it to FA3, FA4's own lines stay.
 
@@ -359,7 +359,7 @@ def _unchanged(patched: Program, own: Program, inputs: Sequence[tuple[ShapeView,
     return len(inputs)
 
 
-def _planned(name: str, program: Program, form: Form, target: Target, tree: Tree, change: SourceChange,
+def _planned(name: str, program: Program, form: Form, target: ExportTarget, tree: Tree, change: SourceChange,
              patched: Program, own: Program, gpu: Gpu, domain: Domain) -> Export:  # fmt: skip
     tables = recorded_tables(target, asset(TABLES))
     spelled = [n for s in form.body for n in ast.walk(s) if isinstance(n, ast.stmt) and is_zero(n)]

@@ -39,10 +39,10 @@ from evolve.export.proof.equivalence import compile_change
 from evolve.export.proof.monotone import prove_monotone
 from evolve.export.proof.outside import prove_outside
 from evolve.export.targets.domain import Domain
-from evolve.export.targets.targets import Target
+from evolve.export.targets.targets import ExportTarget
 
 
-def plan_whole(name: str, program: Program, target: Target, tree: Tree, compiler: Compiler, folder: Path, *,
+def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/heuristics.h and hopper/flash_prepare_scheduler.cu, both proved.
 

@@ -7,7 +7,7 @@ import math
 from evolve.export.bundle.plan import Export
 from evolve.export.evidence.evidence import EvidenceSummary, Row
 from evolve.export.proof.outside import Outside, gib
-from evolve.export.targets.targets import Target, TargetKind
+from evolve.export.targets.targets import ExportTarget, TargetKind
 
 HEADER_KINDS = (TargetKind.HEADER, TargetKind.WHOLE)
 """Targets whose patch changes num_splits_heuristic of hopper/heuristics.h."""
@@ -176,7 +176,7 @@ def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
     return [f"{', '.join(named)}: {text}" if named else text for text, named in found.items()]
 
 
-def _in_python(target: Target) -> bool:
+def _in_python(target: ExportTarget) -> bool:
     return target.kind in (TargetKind.FA4, TargetKind.VLLM)
 
 

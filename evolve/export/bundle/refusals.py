@@ -9,10 +9,10 @@ from evaluators.language.gate import Program
 from evolve.export.bundle.plan import decisions_left_out
 from evolve.export.bundle.plan_python import FA4_NAMES, VLLM_NAMES
 from evolve.export.patch.prepare import ABSENT
-from evolve.export.targets.targets import Target, TargetKind
+from evolve.export.targets.targets import ExportTarget, TargetKind
 
 
-def _lacking(program: Program, target: Target) -> tuple[list[str], str]:
+def _lacking(program: Program, target: ExportTarget) -> tuple[list[str], str]:
     """Inputs of the rule that the target does not know where it decides, with what to write instead."""
     if target.kind in (TargetKind.PREPARE, TargetKind.WHOLE):
         if not program.uses_blocks_per_split:
@@ -40,7 +40,7 @@ def _is_sum(source: str, name: str) -> bool:
     )
 
 
-def refuse(program: Program, name: str, target: Target, *, partial: bool, unmeasured: bool) -> None:
+def refuse(program: Program, name: str, target: ExportTarget, *, partial: bool, unmeasured: bool) -> None:
     """Refuse a program that the target cannot express, or that needs an option which was not given.
 
     Raises:

@@ -12,7 +12,7 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu, Setti
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.launch import spelled_out
 from evolve.errors import UserError
-from evolve.export.targets.targets import TARGETS, Target, TargetKind
+from evolve.export.targets.targets import TARGETS, ExportTarget, TargetKind
 
 TABLE, PROVENANCE = "decision_diff.csv", "provenance.json"
 
@@ -29,7 +29,7 @@ class Bundle:
     """
 
     folder: Path
-    target: Target
+    target: ExportTarget
     program_sha256: str
     rows: dict[Setting, tuple[Expected, ...]]
 
@@ -70,7 +70,7 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
     return Bundle(folder, target, sha256, {setting: tuple(group) for setting, group in rows.items()})
 
 
-def _expected(line: dict[str, str], setting: Setting, target: Target, gpu: Gpu) -> Expected:
+def _expected(line: dict[str, str], setting: Setting, target: ExportTarget, gpu: Gpu) -> Expected:
     live = tuple(int(v) for v in line["live_seqlens"].split())
     shape = DecodeShape(
         int(line["batch"]), int(line["seqlen_k"]), int(line["num_heads_q"]), int(line["num_heads_kv"]),

@@ -30,7 +30,7 @@ from evolve.export.evidence.answers import read
 from evolve.export.evidence.evidence import Row, gather
 from evolve.export.evidence.harm import SLOWER
 from evolve.export.targets.domain import Domain, mode_name
-from evolve.export.targets.targets import Target, TargetKind
+from evolve.export.targets.targets import ExportTarget, TargetKind
 
 MARGINS = (0.0, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08)
 """Mean log speed-ups that a class must exceed to be kept."""
@@ -96,7 +96,7 @@ class Certificate:
         )
 
 
-def certify(program: Program, target: Target, tables: dict[tuple[str, str], Table], gpu: Gpu, domain: Domain,
+def certify(program: Program, target: ExportTarget, tables: dict[tuple[str, str], Table], gpu: Gpu, domain: Domain,
             share: float, *, reports: Sequence[Path] = ()) -> Certificate:  # fmt: skip
     """Choose the margin and bound the share of slower shapes.
 
@@ -173,7 +173,7 @@ def _choice(curve: Sequence[MarginStep], share: float, asked: float) -> int | No
 
 
 def _rows(
-    program: Program, target: Target, tables: dict[tuple[str, str], Table], gpu: Gpu, domain: Domain
+    program: Program, target: ExportTarget, tables: dict[tuple[str, str], Table], gpu: Gpu, domain: Domain
 ) -> list[Row]:
     """Rows of recorded workloads and settings in which the patch decides; changed launches also where not recorded."""
     return [

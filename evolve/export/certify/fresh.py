@@ -20,7 +20,7 @@ from evolve.export.certify.classes import CallClass, class_of_view
 from evolve.export.evidence.answers import ask
 from evolve.export.evidence.evidence import kept, seen_shape, settings_of, spelled
 from evolve.export.targets.domain import Domain
-from evolve.export.targets.targets import Target
+from evolve.export.targets.targets import ExportTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class FreshShape:
     log_gain: float | None
 
 
-def confirmed_shapes(files: Sequence[Path], program: Program, target: Target, domain: Domain) -> list[FreshShape]:
+def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarget, domain: Domain) -> list[FreshShape]:
     """The unseen shapes of reports, with what the program's launch on the target gained there.
 
     Args:
@@ -86,7 +86,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _of_report(file: Path, report: dict[str, Any], setting: Setting, program: Program,
-               target: Target) -> list[FreshShape]:  # fmt: skip
+               target: ExportTarget) -> list[FreshShape]:  # fmt: skip
     gpu = Gpu(num_sms=int(report["device"]["num_sms"]))
     told = [s for s in report["shapes"] if s["group"] in UNSEEN]
     shapes = [seen_shape(target, DecodeShape.from_json(s["shape"])) for s in told]

@@ -21,7 +21,7 @@ from evolve.errors import UserError
 from evolve.export.distill.search import RuleSearch
 from evolve.export.distill.terms import TILES, Found
 from evolve.export.evidence.evidence import gather
-from evolve.export.targets.targets import Target
+from evolve.export.targets.targets import ExportTarget
 
 MAX_RULES = 12
 TILE_LEVEL, CALLERS = "tile level", "with the callers'"
@@ -61,7 +61,9 @@ class Distilled:
     reached: bool
 
 
-def distil(program: Program, target: Target, tables: dict[tuple[str, str], Table], gpu: Gpu, eps: float) -> Distilled:
+def distil(
+    program: Program, target: ExportTarget, tables: dict[tuple[str, str], Table], gpu: Gpu, eps: float
+) -> Distilled:
     """Find the rules.
 
     Args:

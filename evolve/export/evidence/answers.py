@@ -53,7 +53,7 @@ def ask(program: Program, inputs: Sequence[tuple[ShapeView, WorkView, int]], wha
         gpu = replace(Gpu(), num_sms=num_sms, max_sm_margin=2**20)
         for start in range(0, len(indices), AT_ONCE):
             part = indices[start : start + AT_ONCE]
-            questions = [Question(inputs[i][0], max(1, inputs[i][1].num_splits), inputs[i][1]) for i in part]
+            questions = [Question(inputs[i][0], max(1, inputs[i][1].num_splits), (inputs[i][1],)) for i in part]
             answers = Sandbox(gpu, questions, LIMITS, confined=confined).ask(program)
             if answers.status is not Status.OK:
                 raise UserError(f"the program fails on {what}: {answers.message}", hint="decide for every input")

@@ -9,16 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluators.data.contract import SETTINGS, Cache, Decision, DecodeShape, Gpu, Mode, Setting, ShapeView, WorkView
+from evaluators.data.launches import Latency
 from evaluators.data.workloads import WORKLOADS, Case, cases_for
 from evaluators.fa3.dispatch import num_splits_heuristic, resolved_num_splits, shape_view, work_view
 from evaluators.fa3.launch import Launch, canonical_launch, workspace_bytes
 from evaluators.language.gate import Program
-from evaluators.latencies.latency import Latency, TableSource, UnrecordedError
+from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import Table, read_table
 from evaluators.scoring.score import ShapeResult, shape_result
 from evolve.export.evidence.answers import ask
 from evolve.export.targets.domain import Domain
-from evolve.export.targets.targets import Target, TargetKind
+from evolve.export.targets.targets import ExportTarget, TargetKind
 
 SGLANG_PAGE_SIZE = 1
 """SGLang's page table has one key per entry."""
@@ -94,19 +95,19 @@ class EvidenceSummary:
     regressions: int
 
 
-def settings_of(target: Target) -> tuple[Setting, ...]:
+def settings_of(target: ExportTarget) -> tuple[Setting, ...]:
     """How calls reach the target's kernel, by its own users."""
     if target.name.startswith("fa3-sgl"):
         return (Setting(target.mirror, Mode.METADATA, Cache.COLD, page_size=SGLANG_PAGE_SIZE),)
     return tuple(s for s in SETTINGS.values() if s.provider == target.mirror)
 
 
-def seen_shape(target: Target, shape: DecodeShape) -> DecodeShape:
+def seen_shape(target: ExportTarget, shape: DecodeShape) -> DecodeShape:
     """The shape as the target's decision sees it: SGLang builds its metadata with the longest live length."""
     return replace(shape, seqlen_k=max(shape.seqlens)) if target.name.startswith("fa3-sgl") else shape
 
 
-def kept(target: Target, decision: Decision) -> Decision:
+def kept(target: ExportTarget, decision: Decision) -> Decision:
     """The part of a decision that the target expresses."""
     if target.kind is TargetKind.PREPARE:
         return replace(target.baseline, blocks_per_split=decision.blocks_per_split)
@@ -120,7 +121,7 @@ def kept(target: Target, decision: Decision) -> Decision:
     return Decision(num_splits=decision.num_splits)
 
 
-def lattice(target: Target) -> list[tuple[str, Setting, Case]]:
+def lattice(target: ExportTarget) -> list[tuple[str, Setting, Case]]:
     """Every shape of every workload under every setting of the target."""
     return [
         (workload, setting, replace(case, shape=seen_shape(target, case.shape)))
@@ -130,7 +131,7 @@ def lattice(target: Target) -> list[tuple[str, Setting, Case]]:
     ]
 
 
-def recorded_tables(target: Target, root: Path) -> dict[tuple[str, str], Table]:
+def recorded_tables(target: ExportTarget, root: Path) -> dict[tuple[str, str], Table]:
     """Tables of the target's own kernel below results/tables, by workload and setting."""
     if not target.provider or not root.is_dir():
         return {}
@@ -150,7 +151,7 @@ def spelled(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) 
     return replace(decision, num_splits=num_splits, blocks_per_split=0 if unsplit else decision.blocks_per_split)
 
 
-def gather(target: Target, program: Program, tables: dict[tuple[str, str], Table], gpu: Gpu) -> list[Row]:
+def gather(target: ExportTarget, program: Program, tables: dict[tuple[str, str], Table], gpu: Gpu) -> list[Row]:
     """Ask the program about the whole lattice and follow each answer to the launch and its latency."""
     cells = lattice(target)
     questions: list[tuple[ShapeView, WorkView, int]] = []

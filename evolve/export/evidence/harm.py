@@ -16,7 +16,7 @@ from evaluators.data.contract import Mode
 from evaluators.language.cpp.normalise import NotExpressible
 from evolve.export.evidence.evidence import Row, summarise
 from evolve.export.targets.domain import Domain, mode_name
-from evolve.export.targets.targets import Target, TargetKind
+from evolve.export.targets.targets import ExportTarget, TargetKind
 
 RAGGED_GROUP_LOSS = 0.01
 """Ragged batches may not become slower by more than this (geometric mean over those whose launch changes) ..."""
@@ -108,7 +108,7 @@ def _what_changed(row: Row) -> str:
 
 
 def judged(
-    rows: Sequence[Row], target: Target, domain: Domain, *, partial: bool, veto: Sequence[Row] = ()
+    rows: Sequence[Row], target: ExportTarget, domain: Domain, *, partial: bool, veto: Sequence[Row] = ()
 ) -> HarmVerdict:
     """Find the modes that a patch may decide in.
 
@@ -158,7 +158,7 @@ def judged(
     return HarmVerdict(replace(domain, varlen=left == {True}), left_out, tuple(notes))
 
 
-def _other_target(target: Target, forbidden: dict[bool, list[str]]) -> str:
+def _other_target(target: ExportTarget, forbidden: dict[bool, list[str]]) -> str:
     twin = {"fa3": "fa3-prepare", "fa3-vllm": "fa3-vllm-prepare", "fa3-sgl": "fa3-sgl-prepare",
             "vllm": "fa3-vllm-prepare"}.get(target.name)  # fmt: skip
     ragged = any("ragged" in reason for reasons in forbidden.values() for reason in reasons)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evolve.errors import EXIT_MISSING, UserError
-from evolve.export.targets.targets import Target
+from evolve.export.targets.targets import ExportTarget
 
 AUTHOR = {"user.name": "evosplit", "user.email": "evosplit@localhost"}
 """Committer where the user's git knows no name."""
@@ -50,7 +50,7 @@ def _git(folder: Path, *arguments: str, check: bool = True, stdin: bytes = b"") 
     return done
 
 
-def open_tree(path: Path, target: Target) -> Tree:
+def open_tree(path: Path, target: ExportTarget) -> Tree:
     """The user's checkout.
 
     Raises:

@@ -10,6 +10,15 @@ from evaluators.data.contract import Decision
 from evolve.errors import UserError
 
 
+class EngineTarget(StrEnum):
+    """What a program of the Triton decode kernel is written for."""
+
+    TRITON_PYTHON = "triton-python"
+    """One importable file with kernel and schedule."""
+    VLLM_PLUGIN = "vllm-plugin"
+    """An installable package that serves vLLM's decode steps."""
+
+
 class TargetKind(StrEnum):
     """What of the target is changed."""
 
@@ -28,7 +37,7 @@ class TargetKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ExportTarget:
     """A place where a decision is made upstream.
 
     Attributes:
@@ -100,41 +109,65 @@ _UPSTREAM, _VLLM_FORK, _SGL_FORK = (
     "sgl-project/sgl-flash-attn",
 )
 
-TARGETS: dict[str, Target] = {
+TARGETS: dict[str, ExportTarget] = {
     t.name: t
     for t in (
-        Target("fa3", TargetKind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-vllm", TargetKind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-sgl", TargetKind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]", _IN_HEADER),
-        Target("fa3-prepare", TargetKind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
+        ExportTarget("fa3", TargetKind.HEADER, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]",
+                     _IN_HEADER),
+        ExportTarget("fa3-vllm", TargetKind.HEADER, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]",
+                     _IN_HEADER),
+        ExportTarget("fa3-sgl", TargetKind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]",
+                     _IN_HEADER),
+        ExportTarget("fa3-prepare", TargetKind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
                "[FA3]", _IN_PREPARE),
-        Target("fa3-vllm-prepare", TargetKind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
+        ExportTarget("fa3-vllm-prepare", TargetKind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
                Decision(num_splits=32), "[FA3]", _IN_PREPARE),
-        Target("fa3-sgl-prepare", TargetKind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(), "[FA3]",
+        ExportTarget("fa3-sgl-prepare", TargetKind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(),
+                     "[FA3]",
                _IN_PREPARE),
-        Target("fa3-whole", TargetKind.WHOLE, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]",
+        ExportTarget("fa3-whole", TargetKind.WHOLE, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]",
                _IN_BOTH),
-        Target("fa3-vllm-whole", TargetKind.WHOLE, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]",
+        ExportTarget("fa3-vllm-whole", TargetKind.WHOLE, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]",
                _IN_BOTH),
-        Target("fa3-sgl-whole", TargetKind.WHOLE, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]", _IN_BOTH),
-        Target("vllm", TargetKind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
+        ExportTarget("fa3-sgl-whole", TargetKind.WHOLE, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]",
+                     _IN_BOTH),
+        ExportTarget("vllm", TargetKind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
                "[Attention]", _IN_VLLM),
-        Target("fa4", TargetKind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
-        Target("python", TargetKind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
+        ExportTarget("fa4", TargetKind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
+        ExportTarget("python", TargetKind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
             "blocks_per_split": "no argument of FA3's Python interface takes it",
         }),
     )
 }  # fmt: skip
 
 
-def target_named(name: str) -> Target:
+def target_named(name: str) -> ExportTarget:
     """A target by its name.
 
     Raises:
         UserError: naming those that exist.
     """
     if name not in TARGETS:
-        near = difflib.get_close_matches(name, TARGETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TARGETS)}"
-        raise UserError(f"unknown target {name!r}", hint=hint)
+        raise _unknown(name)
     return TARGETS[name]
+
+
+def engine_target(name: str) -> EngineTarget:
+    """A target for servers by its name.
+
+    Raises:
+        UserError: naming the targets that exist.
+    """
+    if name not in list(EngineTarget):
+        raise _unknown(name)
+    return EngineTarget(name)
+
+
+def _unknown(name: str) -> UserError:
+    known = [*TARGETS, *EngineTarget]
+    near = difflib.get_close_matches(name, known, n=1)
+    if near == [name]:
+        return UserError(f"the target {name} is written by another function", hint="export_bundle or export_engine")
+    return UserError(
+        f"unknown target {name!r}", hint=f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    )

@@ -22,6 +22,7 @@ const packed = {
     [1, [0, 1, 2, 2], 0, [1, 1], []],
     [2, [2, 2, 2, 2], 1, [0, 1], []],
   ],
+  expeditions: { 2: { outcome: "submitted" } },
 };
 
 test("a candidate is put together from what differs from its parent", () => {
@@ -32,6 +33,8 @@ test("a candidate is put together from what differs from its parent", () => {
     { num_splits: 4, speedup: 0.9 },
   ]);
   assert.equal(find(9), null);
+  assert.equal(find(0).expedition, null);
+  assert.equal(find(2).expedition.outcome, "submitted");
 });
 
 test("a search finds texts across lines and whatever their case", () => {

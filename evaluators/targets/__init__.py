@@ -1,0 +1,1 @@
+"""Targets: kernels whose schedule a heuristic may decide, behind one interface."""

@@ -1,0 +1,1 @@
+"""The decode kernel of `kernels/triton_decode/` as the judge sees it: questions, decisions, launches."""

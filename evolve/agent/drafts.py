@@ -1,0 +1,138 @@
+"""Drafts of an expedition, the gate that a child passes, and when an expedition goes round in circles."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evaluators.data.evaluation import Evaluation
+from evaluators.data.status import Status
+
+REPEATED = 3
+"""Drafts with the same decisions that count as going round in circles."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A program that an expedition had judged, on the training shapes alone.
+
+    Attributes:
+        number: from 1; 0 is the parent.
+        source: its text.
+        status: of the evaluation.
+        message: why it has no score, or what is to be known of it.
+        score: on the training shapes; 0 where it has none.
+        regressions: training shapes that became slower.
+        missing: training shapes without a recorded latency.
+        decisions: digest of its decisions on the training shapes; empty where it has none.
+        features: dimensions of the MAP-Elites grid.
+        charged: whether it cost an evaluation.
+    """
+
+    number: int
+    source: str
+    status: Status
+    message: str
+    score: float
+    regressions: int
+    missing: int
+    decisions: str
+    features: dict[str, float]
+    charged: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Fields by name."""
+        return {**asdict(self), "status": self.status.value}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Draft:
+        """Inverse of `as_json`."""
+        return Draft(**{**data, "status": Status(data["status"])})
+
+
+def draft_of(number: int, source: str, evaluation: Evaluation, *, charged: bool) -> Draft:
+    """What an evaluation says of a draft, less what it says of other shapes than those of training."""
+    train = evaluation.train if evaluation.status is Status.OK else None
+    return Draft(
+        number,
+        source,
+        evaluation.status,
+        evaluation.message,
+        train.score if train else 0.0,
+        train.regressions if train else 0,
+        train.missing if train else 0,
+        decisions_digest(evaluation) if train else "",
+        dict(evaluation.features),
+        charged,
+    )
+
+
+def decisions_digest(evaluation: Evaluation) -> str:
+    """Digest of the decisions on the training shapes: that of all shapes would tell of the others."""
+    rows = sorted((o.name, repr(o.decided)) for o in evaluation.feedback.opportunities)
+    return hashlib.sha256(repr(rows).encode()).hexdigest() if rows else evaluation.decisions_hash
+
+
+def gate(
+    parent: Draft,
+    draft: Draft,
+    rechecked: Evaluation,
+    opens_cell: Callable[[Mapping[str, float]], bool],
+    *,
+    more_regressions: int = 0,
+) -> list[str]:
+    """Why a draft may not become a child; empty where it may.
+
+    Args:
+        parent: what it was made from.
+        draft: as it was judged.
+        rechecked: its evaluation after the recheck, which lowers the score of what was learnt by heart.
+        opens_cell: whether features open a cell of the island's grid.
+        more_regressions: how many it may have beyond its parent's.
+    """
+    if rechecked.status is not Status.OK or rechecked.train is None:
+        return [f"it fails: {rechecked.status.value}: {rechecked.message}"]
+    reasons, score = [], rechecked.train.score
+    if rechecked.overfit:
+        reasons.append("it has learnt shapes by heart: their neighbours are decided otherwise, or it is a table")
+    simpler = draft.features.get("complexity", 0.0) < parent.features.get("complexity", 0.0)
+    if draft.decisions == parent.decisions and not simpler:
+        reasons.append("it decides as its parent and is not simpler")
+    if score < parent.score and not opens_cell(draft.features):
+        reasons.append(f"it scores {score:.4f}, its parent {parent.score:.4f}, and it opens no cell of the grid")
+    if rechecked.train.regressions + rechecked.train.missing > parent.regressions + parent.missing + more_regressions:
+        reasons.append(
+            f"{rechecked.train.regressions} regressions and {rechecked.train.missing} shapes not recorded, its parent "
+            f"{parent.regressions} and {parent.missing}"
+        )
+    return reasons
+
+
+def stagnation(parent: Draft, drafts: Sequence[Draft], since: int, *, stall: int) -> str:
+    """Why an expedition has stalled; empty where it has not.
+
+    Args:
+        parent: the score to beat.
+        drafts: in order.
+        since: how many of them were made before the last time that this was said.
+        stall: drafts in a row without gain, or failed ones, that count.
+    """
+    recent = drafts[since:]
+    failed = 0
+    for draft in reversed(recent):
+        if draft.status is Status.OK:
+            break
+        failed += 1
+    if failed >= stall:
+        return f"the last {failed} drafts failed"
+    repeated = Counter(d.decisions for d in [parent, *drafts] if d.decisions)
+    if recent and recent[-1].decisions and repeated[recent[-1].decisions] >= REPEATED:
+        return f"the same decisions came {repeated[recent[-1].decisions]} times"
+    best, without = max([parent.score, *(d.score for d in drafts[:since])]), 0
+    for draft in recent:
+        without = 0 if draft.score > best else without + 1
+        best = max(best, draft.score)
+    return f"{without} drafts in a row brought no gain" if without >= stall else ""

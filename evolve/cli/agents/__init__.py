@@ -1,0 +1,1 @@
+"""Verbs about agents as operators: `agent` and `compare`."""

@@ -1,0 +1,111 @@
+"""Arms of a comparison: the same search with another variation operator, and an equal budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any
+
+from evolve.config import AgentConfig, RunConfig, parse_config
+from evolve.errors import UserError
+
+PLENTY = 10**6
+"""Proposals of an arm that dollars end."""
+
+
+class Operator(StrEnum):
+    """What makes new programs of old ones."""
+
+    ONESHOT = "oneshot"
+    """One answer of the model per proposal."""
+    AGENT = "agent"
+    """One expedition per proposal, of the configured evaluations each."""
+    SESSION = "session"
+    """One expedition with the whole budget, and no population."""
+    PARAMETRISED = "parametrised"
+    """No model: a numeric search over the constants of a given policy."""
+
+
+class Equal(StrEnum):
+    """What all arms have alike."""
+
+    EVALUATIONS = "evaluations"
+    """Drafts judged; scored tables of the parametrised arm."""
+    DOLLARS = "dollars"
+    """US dollars, by `budget.prices`."""
+
+
+def arm_config(base: RunConfig, operator: Operator, seed: int, *, equal: Equal, amount: float) -> RunConfig:
+    """Configuration of one run of an arm.
+
+    Args:
+        base: its proposer is an agent that asks a model.
+        operator: any but the parametrised, which is no search.
+        seed: the pairing: the same in every arm.
+        equal: what is equal.
+        amount: how much of it a run has.
+
+    Raises:
+        UserError: the configuration's agent asks no model, or dollars lack prices.
+    """
+    agent = base.proposer
+    if not isinstance(agent, AgentConfig) or agent.operator != "model":
+        raise UserError(
+            "evosplit compare takes the configuration of an agent that asks a model",
+            hint="configs/agent.yaml; runs of external operators join by --add ARM=RUN",
+        )
+    data = base.model_dump(mode="json")
+    data |= {"name": f"{operator.value}-{seed}", "random_seed": seed}
+    _ARMS[operator](data, agent, equal, amount)
+    data["budget"]["usd"] = amount if equal is Equal.DOLLARS else data["budget"]["usd"]
+    return parse_config(data)
+
+
+def _oneshot(data: dict[str, Any], agent: AgentConfig, equal: Equal, amount: float) -> None:
+    own = set(AgentConfig.model_fields) & set(data["proposer"])
+    kept = {key: data["proposer"][key] for key in own - _AGENTS_OWN}
+    data["proposer"] = {**kept, "kind": "openai"}
+    data["search"]["proposals"] = int(amount) if equal is Equal.EVALUATIONS else PLENTY
+
+
+def _agent(data: dict[str, Any], agent: AgentConfig, equal: Equal, amount: float) -> None:
+    if equal is Equal.DOLLARS:
+        data["search"]["proposals"] = PLENTY
+        return
+    if int(amount) % agent.evaluations:
+        raise UserError(
+            f"{amount:g} evaluations are no whole number of expeditions of {agent.evaluations}",
+            hint="--amount, or --set proposer.evaluations",
+        )
+    data["search"]["proposals"] = int(amount) // agent.evaluations
+
+
+def _session(data: dict[str, Any], agent: AgentConfig, equal: Equal, amount: float) -> None:
+    evaluations = int(amount) if equal is Equal.EVALUATIONS else PLENTY
+    times = -(-evaluations // agent.evaluations)
+    whole: dict[str, Any] = {"evaluations": evaluations, "turns": agent.turns * times, "fit_tables": 0}
+    whole["fit_tables"] = agent.fit_tables * times
+    whole["tokens"] = agent.tokens and agent.tokens * times
+    whole["usd"] = amount if equal is Equal.DOLLARS else agent.usd and agent.usd * times
+    data["proposer"] |= whole
+    data["search"] |= {"proposals": 1, "islands": 1, "window": 1}
+
+
+_ARMS: Mapping[Operator, Callable[[dict[str, Any], AgentConfig, Equal, float], None]] = {
+    Operator.ONESHOT: _oneshot,
+    Operator.AGENT: _agent,
+    Operator.SESSION: _session,
+}
+
+_AGENTS_OWN = {
+    "kind",
+    "operator",
+    "evaluations",
+    "fit_tables",
+    "turns",
+    "tokens",
+    "usd",
+    "stall",
+    "supervisor",
+    "more_regressions",
+}

@@ -1,0 +1,132 @@
+"""Outcomes of the arms: each run's leader on the training shapes, what it has on the holdout, what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluators.data.status import Status
+from evolve.baselines.parametrised import policy_coordinate
+from evolve.baselines.problem import Problem
+from evolve.baselines.tally import ComparisonBudget, Tally
+from evolve.compare.arms import PLENTY, Operator
+from evolve.errors import UserError
+from evolve.journal.journal import open_journal
+from evolve.journal.run_folder import summarise
+from evolve.journal.turns import ExpeditionOutcome
+from evolve.run import held_config
+
+UNJUDGED = (Status.NO_ANSWER, Status.FROZEN_CODE, Status.PROPOSER_FAILED, Status.LANGUAGE, Status.DUPLICATE)
+"""Outcomes of a proposal for which no evaluation was spent, or hardly any."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmRun:
+    """One run of one arm.
+
+    Shares are those of the oracle's gain that the leader on the training shapes has: the holdout picks nothing here,
+    so that it is not flattered.
+
+    Attributes:
+        arm: name of the arm.
+        seed: the pairing.
+        who: models that answered, as the journal names them.
+        train_share: on the training shapes.
+        holdout_share: on the holdout.
+        train_score: on the training shapes, less the penalty for regressions.
+        regressions: on training shapes and holdout.
+        evaluations: drafts judged, or tables scored.
+        calls: answers of models.
+        tokens: prompts and answers; 0 where nobody counted.
+        usd: US dollars; 0 where nobody counted.
+        submitted: expeditions that brought a child.
+        dead: expeditions without.
+        blind: expeditions that never evaluated anything.
+    """
+
+    arm: str
+    seed: int
+    who: str
+    train_share: float
+    holdout_share: float
+    train_score: float
+    regressions: int
+    evaluations: int
+    calls: int
+    tokens: int
+    usd: float
+    submitted: int
+    dead: int
+    blind: int
+
+
+def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
+    """A run as an arm's, and on what it was judged.
+
+    Raises:
+        UserError: nothing that can be read, or no leader.
+    """
+    summary, config = summarise(folder), held_config(folder)
+    leader = summary.leader
+    if leader is None or leader.holdout is None:
+        raise UserError(f"{folder} holds no program with a score on the holdout")
+    with open_journal(folder, read_only=True) as journal:
+        ends = [turn.facts for turn in journal.turns("kind = 'end'")]
+        drafts = [t.facts["draft"] for t in journal.turns("kind = 'tool'") if isinstance(t.facts.get("draft"), dict)]
+        tables = sum(int(t.facts.get("fit_tables", 0)) for t in journal.turns("kind = 'tool'"))
+        (models,) = journal.select(
+            "SELECT group_concat(DISTINCT model) AS names, count(*) AS answers FROM answers WHERE model <> ''"
+        )
+        answers = len(journal.turns("kind = 'model'")) or models["answers"]
+        about = {key: journal.meta(key) for key in ("workload", "setting", "weighting", "table_sha256")}
+    statuses = {Status(name): count for name, count in summary.statuses.items()}
+    judged = sum(count for status, count in statuses.items() if status not in UNJUDGED)
+    if ends or drafts:
+        judged = sum(bool(draft["charged"]) for draft in drafts) + tables
+    outcomes = [ExpeditionOutcome(end["outcome"]) for end in ends]
+    spent = summary.spending
+    run = ArmRun(
+        arm=arm,
+        seed=config.random_seed,
+        who=models["names"] or "",
+        train_share=leader.train.oracle_share,
+        holdout_share=leader.holdout.oracle_share,
+        train_score=leader.train.score,
+        regressions=leader.train.regressions + leader.holdout.regressions,
+        evaluations=judged,
+        calls=answers,
+        tokens=spent.tokens,
+        usd=spent.cost_usd,
+        submitted=outcomes.count(ExpeditionOutcome.SUBMITTED),
+        dead=outcomes.count(ExpeditionOutcome.DEAD),
+        blind=outcomes.count(ExpeditionOutcome.BLIND),
+    )
+    return run, about
+
+
+def run_parametrised(problem: Problem, seed: int, tables: int) -> ArmRun:
+    """The numeric search, with so many scored tables."""
+    tally = Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, tables * tally_shapes(problem)))
+    policy_coordinate(problem, tally, seed)
+    end = tally.standings[-1]
+    return ArmRun(
+        arm=Operator.PARAMETRISED.value,
+        seed=seed,
+        who="none",
+        train_share=end.train_share,
+        holdout_share=end.holdout_share,
+        train_score=end.train_score,
+        regressions=end.regressions,
+        evaluations=end.evaluations,
+        calls=0,
+        tokens=0,
+        usd=0.0,
+        submitted=0,
+        dead=0,
+        blind=0,
+    )
+
+
+def tally_shapes(problem: Problem) -> int:
+    """Training shapes: look-ups of one table."""
+    return Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, PLENTY)).train_shapes

@@ -1,0 +1,213 @@
+"""Report of a comparison of operators: every run, medians with intervals, differences of pairs, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+
+from evolve.compare.outcomes import ArmRun
+
+RUNS, PAIRS, PICTURE, TEXT = "runs.csv", "pairs.csv", "operators.png", "report.md"
+RESAMPLES = 10_000
+FEW = 5
+"""Pairs below which an interval says little, and the report says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """An arm over its seeds: medians, and the 95% interval of the holdout share's median by resampling."""
+
+    arm: str
+    seeds: int
+    who: str
+    holdout_share: float
+    holdout_low: float
+    holdout_high: float
+    train_share: float
+    regressions: float
+    evaluations: float
+    calls: float
+    tokens: float
+    usd: float
+    submitted: int
+    dead: int
+    blind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two arms on the seeds that both have: holdout share of the first less that of the second.
+
+    Attributes:
+        first: name of an arm.
+        second: name of the other.
+        pairs: seeds of both.
+        median: of the differences.
+        mean: of the differences.
+        low: lower end of the mean's 95% interval by resampling the pairs.
+        high: upper end.
+        wins: pairs in which the first is ahead.
+    """
+
+    first: str
+    second: str
+    pairs: int
+    median: float
+    mean: float
+    low: float
+    high: float
+    wins: int
+
+
+def summarise_arms(runs: Sequence[ArmRun]) -> list[ArmSummary]:
+    """One line per arm, the best median on the holdout first."""
+    import numpy as np
+
+    found = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        mine = [run for run in runs if run.arm == arm]
+        shares = np.array([run.holdout_share for run in mine])
+        low, high = _interval(shares, np.median)
+        median = {
+            name: float(np.median([getattr(run, name) for run in mine]))
+            for name in ("holdout_share", "train_share", "regressions", "evaluations", "calls", "tokens", "usd")
+        }
+        who = ", ".join(dict.fromkeys(run.who for run in mine if run.who))
+        submitted, dead, blind = (sum(getattr(run, name) for run in mine) for name in ("submitted", "dead", "blind"))
+        found.append(
+            ArmSummary(
+                arm,
+                len(mine),
+                who,
+                median["holdout_share"],
+                low,
+                high,
+                median["train_share"],
+                median["regressions"],
+                median["evaluations"],
+                median["calls"],
+                median["tokens"],
+                median["usd"],
+                submitted,
+                dead,
+                blind,
+            )
+        )
+    return sorted(found, key=lambda s: -s.holdout_share)
+
+
+def pair_up(runs: Sequence[ArmRun]) -> list[Pair]:
+    """Every two arms that share a seed."""
+    import numpy as np
+
+    shares = {(run.arm, run.seed): run.holdout_share for run in runs}
+    arms = [s.arm for s in summarise_arms(runs)]
+    found = []
+    for first, second in combinations(arms, 2):
+        seeds = [seed for arm, seed in shares if arm == first and (second, seed) in shares]
+        if not seeds:
+            continue
+        differences = np.array([shares[first, seed] - shares[second, seed] for seed in seeds])
+        low, high = _interval(differences, np.mean)
+        middle, mean, wins = float(np.median(differences)), float(differences.mean()), int((differences > 0).sum())
+        found.append(Pair(first, second, len(seeds), middle, mean, low, high, wins))
+    return found
+
+
+def _interval(values, statistic) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+    """The middle 95% of a statistic over resamples, drawn alike every time."""
+    import numpy as np
+
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile(statistic(values[drawn], axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def write_comparison(folder: Path, runs: Sequence[ArmRun], facts: Mapping[str, str]) -> None:
+    """Write all files into a folder that exists."""
+    import pandas
+
+    pairs = pair_up(runs)
+    for name, rows in ((RUNS, runs), (PAIRS, pairs)):
+        pandas.DataFrame([asdict(row) for row in rows]).to_csv(
+            folder / name, index=False, lineterminator="\n", float_format="%.6g"
+        )
+    (folder / TEXT).write_text(report_text(runs, pairs, facts), encoding="utf-8")
+    draw_arms(folder / PICTURE, runs, title="\n".join(f"{name}: {value}" for name, value in facts.items()))
+
+
+def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[str, str]) -> str:
+    """The report in Markdown."""
+    lines = ["# Variation operators at equal budget", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    lines += [
+        "",
+        "Share of the oracle's gain that the leader on the training shapes has on the holdout, which picked nothing:",
+        "median over the seeds, 95% interval of the median by resampling; the rest are medians, expeditions are sums.",
+        "",
+        "| arm | who | seeds | holdout | train | regressions | evaluations | calls | tokens | dollars | expeditions |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for s in summarise_arms(runs):
+        expeditions = f"{s.submitted} with a child, {s.dead} dead, {s.blind} blind"
+        lines.append(
+            f"| {s.arm} | {s.who} | {s.seeds} | {_percent(s.holdout_share, s.holdout_low, s.holdout_high)} "
+            f"| {100 * s.train_share:.1f}% | {s.regressions:g} | {s.evaluations:g} | {s.calls:g} | {s.tokens:g} "
+            f"| {s.usd:.2f} | {expeditions if s.submitted + s.dead + s.blind else '-'} |"
+        )
+    lines += [
+        "",
+        "Pairs: the same seed in both arms, holdout share of the first less that of the second, in points.",
+        "",
+        "| first | second | pairs | median | mean (95% interval) | first ahead | verdict |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for p in pairs:
+        mean = f"{100 * p.mean:+.1f} ({100 * p.low:+.1f}..{100 * p.high:+.1f})"
+        lines.append(
+            f"| {p.first} | {p.second} | {p.pairs} | {100 * p.median:+.1f} | {mean} | {p.wins} of {p.pairs} "
+            f"| {verdict(p)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def verdict(pair: Pair) -> str:
+    """What a pair of arms shows, in words."""
+    if pair.pairs < FEW:
+        return f"too few pairs to tell (below {FEW})"
+    if pair.low > 0:
+        return f"{pair.first} is better"
+    return f"{pair.second} is better" if pair.high < 0 else "no difference shown"
+
+
+def _percent(middle: float, low: float, high: float) -> str:
+    return f"{100 * middle:.1f}% ({100 * low:.1f}..{100 * high:.1f})"
+
+
+def draw_arms(path: Path, runs: Sequence[ArmRun], *, title: str) -> None:
+    """Holdout share of every run by arm, runs of one seed joined; medians as bars."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    summaries = summarise_arms(runs)
+    places = {s.arm: place for place, s in enumerate(summaries)}
+    figure = Figure(figsize=(1.8 + 1.6 * len(places), 5.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=7)
+    axes = figure.subplots()
+    for seed in sorted({run.seed for run in runs}):
+        mine = sorted((run for run in runs if run.seed == seed), key=lambda run: places[run.arm])
+        axes.plot(
+            [places[run.arm] for run in mine], [100 * run.holdout_share for run in mine],
+            color="#888888", linewidth=0.8, marker="o", markersize=4, alpha=0.7,
+        )  # fmt: skip
+    for s in summaries:
+        at = places[s.arm]
+        axes.hlines(100 * s.holdout_share, at - 0.25, at + 0.25, color="#5e3c99", linewidth=2.5)
+        axes.vlines(at, 100 * s.holdout_low, 100 * s.holdout_high, color="#5e3c99", linewidth=1.2)
+    axes.set_xticks(list(places.values()), list(places))
+    axes.set_ylabel("% of the oracle's gain on the holdout, leader on train")
+    axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,125 @@
+"""What recorded latencies say of a program of the Triton decode kernel, for the texts of its export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evaluators.data.evaluation import SplitScore
+from evaluators.data.status import Status
+from evaluators.judge.judge import Judge, open_judge
+from evolve.assets import asset
+from evolve.errors import EXIT_NEGATIVE, UserError
+
+TABLES = "results/tables/llama31-70b"
+KERNEL = "triton_decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A program against FA3's own choice, on one part of a recorded table's shapes.
+
+    Attributes:
+        setting: of the table.
+        paged: whether KV lies in pages.
+        split: train or holdout.
+        shapes: how many.
+        speedup: weighted geometric mean of FA3's latency / the program's.
+        worst: smallest of them.
+        regressions: shapes slower by more than 1% and three standard errors.
+        missing: shapes whose launch has no recorded latency; they count as 2% slower.
+        gpu: that was measured on.
+        build: of Triton, the kernel and FA3.
+    """
+
+    setting: str
+    paged: bool
+    split: str
+    shapes: int
+    speedup: float
+    worst: float
+    regressions: int
+    missing: int
+    gpu: str
+    build: str
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredEffects:
+    """Effects, and why settings have none.
+
+    Attributes:
+        effects: by setting and split.
+        refused: why the program cannot be launched under a setting, or its latency is unknown there, by setting.
+    """
+
+    effects: tuple[Effect, ...]
+    refused: dict[str, str]
+
+    def as_json(self) -> dict[str, object]:
+        """For provenance.json."""
+        return {"effects": [asdict(e) for e in self.effects], "refused": self.refused}
+
+    def lines(self) -> list[str]:
+        """In words, in lines of at most 120 characters."""
+        told = []
+        for e in self.effects:
+            told.append(
+                f"- {'paged' if e.paged else 'contiguous'} KV, {e.shapes} shapes ({e.split}): {e.speedup:.3f}x as fast "
+                f"as FA3 by itself, {e.worst:.2f}x at worst,\n  {e.regressions} slower by more than 1%"
+                + (f", {e.missing} not measured" if e.missing else "")
+            )
+        for setting, reason in self.refused.items():
+            told.append(f"- not for {setting}: {reason[:90]}")
+        return told
+
+
+def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
+    """Judge a program on the recorded tables of its kernel; sealed test shapes are not looked at.
+
+    Args:
+        text: source of the program.
+        paged_only: whether what is exported meets KV in pages alone.
+
+    Raises:
+        UserError: the program is valid under none of the settings, or no table is there.
+        SandboxUnavailable: this system cannot confine programs.
+    """
+    effects: list[Effect] = []
+    refused: dict[str, str] = {}
+    for folder in _tables():
+        judge = open_judge(folder)
+        if paged_only and not judge.setting.paged:
+            continue
+        found = judge.evaluate(text)
+        if found.status is not Status.OK:
+            refused[judge.setting.name] = f"{found.status.value}: {found.message}".splitlines()[0]
+        elif all(score.missing == score.shapes for score in found.scores.values()):
+            refused[judge.setting.name] = "it decides for launches that nobody measured"
+        else:
+            effects += _effects(judge, found.scores)
+    if not effects:
+        reasons = "; ".join(f"{setting}: {reason}" for setting, reason in refused.items())
+        raise UserError(
+            f"the program decides for no setting of the Triton decode kernel ({reasons})",
+            hint="its schedule answers (num_splits, block_n, num_warps, num_stages); see seeds/triton_*.py",
+            exit_code=EXIT_NEGATIVE,
+        )
+    return MeasuredEffects(tuple(effects), refused)
+
+
+def _tables() -> Sequence[Path]:
+    found = sorted(p for p in asset(TABLES).iterdir() if p.name.startswith(f"{KERNEL}-"))
+    if not found:
+        asset(f"{TABLES}/{KERNEL}-paged-cold")  # raises, and says where tables are
+    return found
+
+
+def _effects(judge: Judge, scores: Mapping[str, SplitScore]) -> list[Effect]:
+    told = judge.description
+    return [
+        Effect(judge.setting.name, judge.setting.paged, split, score.shapes, score.geomean_speedup, score.worst_speedup,
+               score.regressions, score.missing, told["gpu"], told["build"])
+        for split, score in scores.items()
+    ]  # fmt: skip

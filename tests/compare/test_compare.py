@@ -1,0 +1,133 @@
+"""The comparison of operators: its machinery, with scripted models; what it says of numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_runs import Answer, climbing, modelled, rule
+from conftest import Command, require_sandbox
+from json_schemas import check
+from llm_server import reply
+
+from evolve.compare.arms import Equal, Operator, arm_config
+from evolve.compare.outcomes import ArmRun
+from evolve.compare.report import pair_up, report_text, summarise_arms, verdict
+from evolve.config import AgentConfig, OpenAIConfig, parse_config
+
+
+def scripted(request: dict[str, Any]) -> Answer:
+    """A model that works with tools where it has them, and answers with a program where not."""
+    return climbing(request) if "tools" in request else reply(rule(request["seed"] % 5))
+
+
+def settings(url: str) -> list[str]:
+    sets = [
+        "judge.workload=bsc-160", f"proposer.base_url={url}", "proposer.model=m", "proposer.api_key_env=''",
+        "proposer.evaluations=2", "proposer.tokens=null", "search.islands=1", "budget.tokens=null",
+        "budget.prices={m: {input: 2.0, output: 8.0}}",
+    ]  # fmt: skip
+    return [x for s in sets for x in ("--set", s)]
+
+
+@pytest.mark.slow
+def test_four_arms_on_paired_seeds_and_a_run_from_elsewhere(evosplit: Command, tmp_path: Path) -> None:
+    require_sandbox()
+    with modelled(scripted) as (url, script):
+        arguments = [
+            "compare", "configs/agent.yaml", *settings(url), "--operators", "oneshot,agent,session,parametrised",
+            "--amount", "4", "--seeds", "2", "--label", "scripted model: machinery alone", "-o", "compared", "--json",
+        ]  # fmt: skip
+        done = evosplit(*arguments)
+        assert done.code == 0, done.err
+        check("compare", done.json)
+        arms = {arm["arm"]: arm for arm in done.json["arms"]}
+        assert set(arms) == {"oneshot", "agent", "session", "parametrised"}
+        assert arms["oneshot"]["evaluations"] <= 4 and arms["agent"]["evaluations"] <= 4
+        assert arms["parametrised"]["calls"] == 0 and arms["parametrised"]["evaluations"] == 4
+        assert arms["agent"]["submitted"] + arms["agent"]["dead"] + arms["agent"]["blind"] == 4
+        assert arms["session"]["submitted"] + arms["session"]["dead"] == 2
+        assert all(pair["pairs"] == 2 for pair in done.json["pairs"]) and len(done.json["pairs"]) == 6
+        folder = tmp_path / "compared"
+        assert {p.name for p in folder.iterdir()} >= {"report.md", "operators.png", "runs.csv", "pairs.csv", "runs"}
+        text = (folder / "report.md").read_text()
+        assert "who answered: scripted model" in text and "too few pairs to tell" in text
+        # Called again, nothing is asked anew.
+        asked = len(script.requests)
+        assert evosplit(*arguments).json == done.json and len(script.requests) == asked
+    again = evosplit("compare", *settings(url), "--operators", "", "--add", "agent=compared/runs/agent-0",
+                     "--add", "external=compared/runs/session-0", "-o", "added", "--json")  # fmt: skip
+    assert again.code == 0, again.err
+    assert {arm["arm"] for arm in again.json["arms"]} == {"agent", "external"}
+    twice = evosplit("compare", *settings(url), "--operators", "", "--add", "a=compared/runs/agent-0",
+                     "--add", "a=compared/runs/session-0", "-o", "twice")  # fmt: skip
+    assert twice.code == 2 and "two runs with random_seed 0" in twice.err
+    other = evosplit(*arguments[:-1], "--amount", "6")
+    assert other.code == 2 and "another comparison" in other.err
+
+
+BASE = {"proposer": {"kind": "agent", "model": "m", "evaluations": 6, "turns": 10, "tokens": 1000},
+        "budget": {"prices": {"m": {"input": 1, "output": 1}}}}  # fmt: skip
+
+
+def test_arms_have_the_same_evaluations() -> None:
+    made = {o: arm_config(parse_config(BASE), o, 3, equal=Equal.EVALUATIONS, amount=24) for o in list(Operator)[:3]}
+    assert all(config.random_seed == 3 for config in made.values())
+    oneshot, agent, session = (made[o].proposer for o in list(Operator)[:3])
+    assert isinstance(oneshot, OpenAIConfig) and made[Operator.ONESHOT].search.proposals == 24
+    assert isinstance(agent, AgentConfig) and made[Operator.AGENT].search.proposals * agent.evaluations == 24
+    assert isinstance(session, AgentConfig) and session.evaluations == 24 and session.tokens == 4000
+    assert made[Operator.SESSION].search.proposals == 1
+
+
+def test_arms_have_the_same_dollars() -> None:
+    for operator in list(Operator)[:3]:
+        made = arm_config(parse_config(BASE), operator, 0, equal=Equal.DOLLARS, amount=2.5)
+        assert made.budget.usd == 2.5
+        if operator is Operator.SESSION:
+            assert isinstance(made.proposer, AgentConfig) and made.proposer.usd == 2.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--operators", "best"], "no operator 'best'"),
+        (["--equal", "time"], "cannot be equal"),
+        (["--equal", "dollars", "--operators", "parametrised"], "costs no dollars"),
+        (["--amount", "7"], "no whole number of expeditions"),
+        (["--operators", ""], "nothing to compare"),
+        (["--add", "agent"], "expected ARM=RUN"),
+        (["configs/quickstart.yaml"], "an agent that asks a model"),
+    ],
+)
+def test_mistakes_are_told(evosplit: Command, arguments: list[str], said: str) -> None:
+    done = evosplit("compare", *arguments)
+    assert done.code == 2 and said in done.err and "Traceback" not in done.err
+
+
+def arm(name: str, seed: int, share: float) -> ArmRun:
+    return ArmRun(name, seed, "m", share, share, 1.0, 0, 24, 30, 100, 0.1, 3, 1, 0)
+
+
+def test_a_verdict_needs_pairs_and_an_interval_that_leaves_zero_out() -> None:
+    ahead = [arm("a", s, 0.5 + 0.01 * s) for s in range(6)] + [arm("b", s, 0.4 + 0.01 * s) for s in range(6)]
+    (pair,) = pair_up(ahead)
+    assert (pair.first, pair.second, pair.pairs, pair.wins) == ("a", "b", 6, 6)
+    assert pair.mean == pytest.approx(0.1) and pair.low == pytest.approx(0.1) == pair.high
+    assert verdict(pair) == "a is better" and verdict(replace(pair, pairs=4)).startswith("too few")
+    shares = ((0, 0.5, 0.6), (1, 0.6, 0.5), (2, 0.5, 0.55), (3, 0.55, 0.5), (4, 0.5, 0.5))
+    (even,) = pair_up([x for seed, one, two in shares for x in (arm("a", seed, one), arm("b", seed, two))])
+    assert even.low < 0 < even.high and verdict(even) == "no difference shown"
+
+
+def test_seeds_that_only_one_arm_has_are_in_no_pair() -> None:
+    runs = [arm("a", 0, 0.5), arm("a", 1, 0.9), arm("b", 0, 0.4)]
+    (pair,) = pair_up(runs)
+    assert pair.pairs == 1 and pair.mean == pytest.approx(0.1)
+    summaries = summarise_arms(runs)
+    assert [s.arm for s in summaries] == ["a", "b"] and summaries[0].holdout_share == pytest.approx(0.7)
+    assert "| a | m | 2 | 70.0% (50.0..90.0) |" in report_text(runs, [pair], {"k": "v"})
+    assert json.dumps([pair.low, pair.high])

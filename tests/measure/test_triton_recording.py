@@ -1,0 +1,138 @@
+"""The recording script of the Triton kernel, without a GPU: latencies by a formula. Nothing here is a measurement."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from evaluators.data.contract import Gpu
+from evaluators.data.device import DeviceRecord
+from evaluators.data.workloads import Case, Split, llama31_70b
+from evaluators.triton_decode.actions import recorded_actions
+from evaluators.triton_decode.decision import TritonDecision, variants
+
+DEVICE = DeviceRecord("simulated H100", "GPU-simulated", "0", "0", 132, 50 << 20)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("record_script", ROOT / "scripts" / "record_triton_decode.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+class SimulatedTimer:
+    """Times by a formula; the tenth shape is lost."""
+
+    asked = 0
+
+    def __init__(self, setting: Any, provider: Any, gpu: Gpu) -> None:
+        pass
+
+    def time_decisions(
+        self, case: Case, decisions: list[TritonDecision], *, rounds: int
+    ) -> list[tuple[tuple[float, ...], float]]:
+        type(self).asked += 1
+        if self.asked == 10:
+            raise RuntimeError("simulated refusal\nwith a second line")
+        return [((8.0 if d.num_splits == 0 else 4.0 + d.num_splits,) * rounds, 0.002) for d in decisions]
+
+    def tidy(self) -> None:
+        pass
+
+
+def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path, *, refused: str = "") -> None:
+    """The script's main over what is patched in."""
+    cuda = SimpleNamespace(synchronize=lambda: None, empty_cache=lambda: None)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, __version__="simulated"))
+    compiled = [script.Compiled(v, s, 1.0, refused if v.block_n == 32 else "") for v in variants(0) for s in (0, 1)]
+    monkeypatch.setattr(script, "compile_all", lambda page_size: compiled)
+    monkeypatch.setattr(script, "current_device", lambda: DEVICE)
+    monkeypatch.setattr(script, "TritonDecode", lambda paged: SimpleNamespace(build=lambda: "simulated build"))
+    monkeypatch.setattr(script, "ShapeTimer", SimulatedTimer)
+    monkeypatch.setattr(script, "ClockLog", lambda uuid: SimpleNamespace(sample=lambda: (1980, False)))
+    monkeypatch.setattr(sys, "argv", ["record", "--seconds", "9999", "-o", str(folder)])
+    script.main()
+
+
+@pytest.fixture
+def few(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[Case]:
+    """A part of the workload, in place of the whole."""
+    cases = list(llama31_70b())[::60]
+    monkeypatch.setattr(script, "llama31_70b", lambda: cases)
+    SimulatedTimer.asked = 0
+    return cases
+
+
+def test_any_beginning_of_the_order_is_balanced(script: ModuleType) -> None:
+    cases = llama31_70b()
+    order = script.in_random_order(cases)
+    assert sorted(c.id for c in order) == sorted(c.id for c in cases) and order == script.in_random_order(cases)
+    for part in (order[:300], order[:1000]):
+        for ragged in (False, True):
+            for split in Split:
+                share = [sum(c.ragged is ragged and c.split is split for c in x) / len(x) for x in (part, cases)]
+                assert abs(share[0] - share[1]) < 0.02
+
+
+def test_a_recording_is_continued_and_loses_one_shape(
+    script: ModuleType,
+    few: list[Case],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(script, monkeypatch, tmp_path)
+    path = tmp_path / "slice.jsonl"
+    head, *rows = map(json.loads, path.read_text().splitlines())
+    assert head["rounds"] == 4 and head["build"] == "simulated build"
+    (lost,) = [r for r in rows if "failed" in r]
+    assert lost["failed"] == "simulated refusal" and len(rows) == len(few)
+    for row in rows:
+        if "cells" in row:
+            case = next(c for c in few if c.id == row["case"])
+            assert [c["launch"] for c in row["cells"]] == list(
+                recorded_actions(case.shape, script_setting(head), Gpu())
+            )
+    assert "1 shapes failed" in capsys.readouterr().out
+    path.write_text(path.read_text()[:-30])  # as a kill leaves it: the last shape is lost, too
+    run(script, monkeypatch, tmp_path)
+    again = [json.loads(line)["case"] for line in path.read_text().splitlines()[1:] if line.endswith("}")]
+    assert sorted(set(again)) == sorted(c.id for c in few)
+    assert json.loads((tmp_path / "log.json").read_text())["shapes_this_time"] == 2
+
+
+def script_setting(head: dict[str, Any]) -> Any:
+    from evaluators.data.contract import Setting
+
+    return Setting.from_json(head)
+
+
+def test_what_was_refused_is_not_measured(
+    script: ModuleType, few: list[Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run(script, monkeypatch, tmp_path, refused="out of resource: shared memory")
+    rows = [json.loads(line) for line in (tmp_path / "slice.jsonl").read_text().splitlines()[1:]]
+    sizes = {c["block_n"] for r in rows for c in r.get("cells", ())}
+    assert sizes == {64, 128}
+    assert len(json.loads((tmp_path / "log.json").read_text())["refused"]) == 2
+
+
+def test_another_build_is_not_mixed_in(
+    script: ModuleType, few: list[Case], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run(script, monkeypatch, tmp_path)
+    path = tmp_path / "slice.jsonl"
+    path.write_text(path.read_text().replace("simulated build", "another build"))
+    with pytest.raises(SystemExit, match="recorded with another build"):
+        run(script, monkeypatch, tmp_path)

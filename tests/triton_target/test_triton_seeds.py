@@ -1,0 +1,54 @@
+"""Seeds of the Triton target decide only what is compiled, for every shape of the workload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import seed
+
+from evaluators.data.contract import Cache, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.workloads import llama31_70b
+from evaluators.triton_decode.decision import TritonDecision, variants
+from evaluators.triton_decode.launch import canonical_launch, refusal
+from evaluators.triton_decode.views import shape_view, work_view
+
+CONTIGUOUS = Setting("triton_decode", Mode.METADATA, Cache.COLD)
+PAGED = Setting("triton_decode", Mode.METADATA, Cache.COLD, page_size=16)
+
+
+def decide(name: str, shape: DecodeShape, setting: Setting) -> TritonDecision:
+    scope: dict[str, Any] = {}
+    exec(seed(name), scope)
+    num_splits, block_n, num_warps, num_stages = scope["schedule"](shape_view(shape, setting), Gpu())
+    blocks = 1
+    if "blocks_per_split" in scope:
+        blocks = scope["blocks_per_split"](work_view(shape, num_splits, block_n), Gpu())
+    return TritonDecision(num_splits, blocks, block_n, num_warps, num_stages)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("triton_naive", CONTIGUOUS),
+        ("triton_naive", PAGED),
+        ("triton_rule", CONTIGUOUS),
+        ("triton_rule", PAGED),
+        ("triton_waves", CONTIGUOUS),
+        ("triton_waves_paged", PAGED),
+    ],
+    ids=lambda v: v if isinstance(v, str) else f"page{v.page_size}",
+)
+def test_seeds_decide_only_what_is_compiled(name: str, setting: Setting) -> None:
+    for case in llama31_70b()[::11]:
+        decision = decide(name, case.shape, setting)
+        assert refusal(decision) == "" and decision.variant in variants(setting.page_size)
+
+
+def test_the_rule_fills_the_gpu_once() -> None:
+    for batch, heads in ((1, (8, 1)), (3, (16, 2)), (5, (64, 8))):
+        shape = DecodeShape(batch, 16384, *heads)
+        launch = canonical_launch(shape, CONTIGUOUS, decide("triton_rule", shape, CONTIGUOUS))
+        assert 40 <= sum(launch.live_splits) * heads[1] <= 132
+    many = DecodeShape(64, 1024, 64, 8)
+    assert canonical_launch(many, CONTIGUOUS, decide("triton_rule", many, CONTIGUOUS)).live_splits == (1,) * 64
