@@ -11,7 +11,7 @@ from conftest import FA3_SETTINGS, ROOT, examples, seed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluators.data.contract import SETTINGS, DecodeShape, Setting
+from evaluators.data.contract import SETTINGS, DecodeShape, Setting, WorkView
 from evaluators.data.status import Status
 from evaluators.fa3.dispatch import num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.judge.judge import Judge
@@ -99,3 +99,11 @@ def test_compiled_bsc_rule_changes_four_block_shapes_alone(judge: Judge) -> None
     assert not any(
         529 <= c.shape.seqlen_k <= 704 and c.shape.num_heads_kv < 4 for c in judge.cases if c.id in unchanged
     )
+
+
+@pytest.mark.parametrize("name", ["waves_metadata", "waves_vllm", "whole_wave_splits", "fa3_stock"])
+@pytest.mark.parametrize("lengths", [(0,), (0, 0, 5), (7, 0), (0,) * 200])
+def test_seeds_decide_for_batches_that_are_padded_with_empty_sequences(name: str, lengths: tuple[int, ...]) -> None:
+    work = WorkView(len(lengths), 8, 8, 128, 128, 128, 1, 32, lengths, sum(lengths), max(lengths), min(lengths))
+    decide = load(name)["blocks_per_split"]
+    assert decide(work, GPU) >= 0  # type: ignore[operator]

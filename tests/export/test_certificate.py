@@ -22,7 +22,7 @@ from evolve.errors import UserError
 from evolve.export.certify.bound import CONFIDENCE, SlowerCount, most_slower, shapes_needed, upper_bound
 from evolve.export.certify.certificate import certify
 from evolve.export.certify.classes import CallClass, SplitsGrid, capped_source, class_of, guarded_source
-from evolve.export.certify.curve import certificate_csv, curve_lines
+from evolve.export.certify.curve import certificate_csv, certificate_png, curve_lines
 from evolve.export.certify.fresh import confirmed_shapes
 from evolve.export.evidence.evidence import gather, recorded_tables
 from evolve.export.evidence.harm import SLOWER
@@ -221,3 +221,38 @@ def test_the_bundle_holds_the_guarded_program_and_the_curve(
     assert (out / "original.py").read_text() == STATIC.read_text()
     assert (out / "certificate.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "certificate.csv").read_text().splitlines()[-1].startswith("0.08,16,")
+
+
+ABSTAINS = ROOT / "results" / "certificates"
+LIVE = ROOT / "results" / "confirm"
+
+
+def test_a_program_that_abstains_is_certified_below_half_a_percent_on_live_shapes() -> None:
+    program = parse_program((ABSTAINS / "fa3-static-abstains.py").read_text())
+    target = TARGETS["fa3"]
+    reports = [LIVE / "fa3-static-abstains" / "confirm.json.gz"]
+    tables = recorded_tables(target, ROOT / "results" / "tables")
+    found = certify(program, target, tables, Gpu(), Domain(varlen=False), 0.005, reports=reports)
+    count = found.step.slower["fresh"]
+    assert found.holds and found.step.margin == 0.02 and (count.slower, count.shapes) == (1, 1178)
+    assert "clears_margin" in found.source
+
+
+def test_a_whole_target_certifies_the_program_itself() -> None:
+    source = (ABSTAINS / "fa3-metadata-abstains.py").read_text()
+    target = TARGETS["fa3-whole"]
+    reports = [LIVE / "fa3-metadata-abstains" / "confirm.json.gz"]
+    tables = recorded_tables(target, ROOT / "results" / "tables")
+    given_to = (parse_program(source), target, tables, Gpu(), Domain(varlen=True))
+    found = certify(*given_to, 0.0075, reports=reports)
+    assert found.holds and found.step.margin is None and found.source == source and len(found.curve) == 1
+    assert not certify(*given_to, 0.005, reports=reports).holds
+    assert certificate_png(found).startswith(b"\x89PNG")
+
+
+def test_a_champion_that_slows_training_shapes_gets_a_guard() -> None:
+    program = parse_program(STATIC.read_text())
+    target = TARGETS["fa3"]
+    found = certify(program, target, recorded_tables(target, ROOT / "results" / "tables"), Gpu(), Domain(varlen=False),
+                    0.03)  # fmt: skip
+    assert found.step.margin == 0.015 and found.holds

@@ -53,17 +53,22 @@ def test_a_rule_over_the_kernels_sum_is_one_line(export: Command, tmp_path: Path
     ]
     told = json.loads((tmp_path / "out" / "provenance.json").read_text())["proof"]
     assert told["outside"] == told["lattice"] + told["edges"] + told["random"]
-    assert "device build was not compiled" in (tmp_path / "out" / "PR_BODY.md").read_text()
+    body = (tmp_path / "out" / "PR_BODY.md").read_text()
+    assert "run on the host thread by thread, decides as the program" in body
+    assert "the device build was not compiled here" in body or "was compiled for sm_90a" in body
 
 
 @pytest.mark.usefixtures("unjudged")
 def test_a_rule_over_the_longest_sequence_adds_a_reduction_and_says_so(export: Command, tmp_path: Path) -> None:
     result = export(LONGEST, "fa3-prepare")
     assert result.code == 0, result.err
-    assert any("atomicMax(&max_n_blocks, num_n_blocks);" in x for x in changed_lines(tmp_path / "out"))
+    lines = [x.strip("+ ") for x in changed_lines(tmp_path / "out")]
+    assert "int const warp_max_n_blocks = __reduce_max_sync(0xffffffff, num_n_blocks);" in lines
+    assert "if (lane == 0) { atomicMax(&max_n_blocks, warp_max_n_blocks); }" in lines
+    assert "__syncthreads();" not in lines
     assert not any("1.1f" in x for x in changed_lines(tmp_path / "out"))
     assert any("if (measured && total_blocks > 0) {" in x for x in changed_lines(tmp_path / "out"))
-    assert "adds one shared-memory reduction" in (tmp_path / "out" / "PR_BODY.md").read_text()
+    assert "one warp reduction and one atomic" in (tmp_path / "out" / "PR_BODY.md").read_text()
 
 
 @pytest.mark.usefixtures("unjudged")
@@ -92,8 +97,31 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
 def test_vllm_does_not_know_lengths_when_it_captures(export: Command) -> None:
     result = export(BY_LENGTH.replace("return 0", "return 32"), "vllm")
     assert result.code == 2
-    assert "it does not know shape.num_n_blocks, shape.seqlen_k, shape.total_mblocks where it decides" in result.err
+    assert "it does not know shape.num_n_blocks, shape.total_mblocks where it decides" in result.err
     assert "--" not in result.err.partition("hint")[2]
+
+
+BY_CAPACITY = """\
+def schedule(shape, gpu):
+    return (2 if shape.seqlen_k <= 1024 and shape.batch >= 8 else 32), None, 0
+"""
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_a_rule_over_the_capacity_gets_max_model_len(export: Command, tmp_path: Path) -> None:
+    result = export(BY_CAPACITY, "vllm")
+    assert result.code == 0, result.err
+    work = tmp_path / "work"
+    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
+    git(work, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    text = (work / "vllm/v1/attention/backends/flash_attn.py").read_text()
+    scope: dict[str, object] = {}
+    (function,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_num_splits_for_cuda_graph"]
+    exec(ast.unparse(function), scope)
+    rule = scope["_num_splits_for_cuda_graph"]
+    assert [rule(8, 8, 1, 128, 32, n) for n in (1024, 1025)] == [2, 32]  # type: ignore[operator]
+    assert "self.model_config.max_model_len," in "".join(changed_lines(tmp_path / "out"))
+    assert "max_model_len, the longest sequence" in (tmp_path / "out" / "PR_BODY.md").read_text()
 
 
 @pytest.mark.slow

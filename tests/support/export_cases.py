@@ -19,6 +19,7 @@ import evolve.export.proof.call_chain
 import evolve.export.proof.equivalence
 import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
+import evolve.export.proof.prepare_run
 import evolve.export.targets.targets
 from evaluators.data.workloads import WORKLOADS
 from evaluators.language.cpp.compiler import CHECKED, Compiler, HostFunction, compile_function
@@ -89,6 +90,27 @@ def schedule(shape, gpu):
 """
 
 
+WIDEST_WAVE = """\
+def schedule(shape, gpu):
+    return 0, None, 0
+
+
+def blocks_per_split(work, gpu):
+    best = work.max_n_blocks
+    best_key = 1000000000
+    for splits in range(1, min(work.num_splits, 32, work.max_n_blocks) + 1):
+        blocks = -(-work.max_n_blocks // splits)
+        ctas = 0
+        for n in work.n_blocks:
+            ctas += -(-n // blocks)
+        waves = -(-ctas * work.num_heads_kv // gpu.num_sms)
+        if waves * (blocks + 1) < best_key:
+            best_key = waves * (blocks + 1)
+            best = blocks
+    return best
+"""
+
+
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., HostFunction]:
     """`compile_function` that compiles each source once: several tests export the same program to the same tree."""
@@ -113,7 +135,10 @@ def export(
     """`evosplit export` with a smaller proof: few random inputs, one workload, few walks."""
     for module in (evolve.export.proof.equivalence, evolve.export.bundle.plan_python, evolve.export.bundle.drop_in):
         monkeypatch.setattr(module, "RANDOM_INPUTS", 1500)
-    for module in (evolve.export.proof.equivalence, evolve.export.proof.call_chain):
+    monkeypatch.setattr(evolve.export.proof.prepare_run, "RANDOM_BATCHES", 150)
+    for module in (
+        evolve.export.proof.equivalence, evolve.export.proof.call_chain, evolve.export.proof.prepare_run,
+    ):  # fmt: skip
         monkeypatch.setattr(module, "compile_function", compiled_once)
     for module in (evolve.export.evidence.evidence, evolve.export.proof.fa4_chain):
         monkeypatch.setattr(module, "WORKLOADS", {"bsc-160": WORKLOADS["bsc-160"]})

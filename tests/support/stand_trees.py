@@ -81,12 +81,18 @@ inline int get_num_splits(Flash_fwd_params const& params) {
 
 PREPARE = """\
 template <int NumWarps, bool Sort>
-__global__ void prepare_varlen_num_blocks_kernel(int num_batch, int num_head, int qhead_per_khead, int num_sm,
-        int num_splits_static, FastDivmod blockm_divmod, FastDivmod blockn_divmod, int* const splits) {
+__global__ void prepare_varlen_num_blocks_kernel(int seqlen_k_static, int const* const seqused_k, int num_batch,
+        int num_head, int qhead_per_khead, int num_sm, int num_splits_static, cutlass::FastDivmod blockm_divmod,
+        cutlass::FastDivmod blockn_divmod, int* const num_splits_dynamic_ptr, bool packgqa) {
+    static constexpr int kNumBatchPerWarp = 31;
     __shared__ int sum[1];
+    if (threadIdx.x == 0) { sum[0] = 0; }
+    __syncthreads();
     int lane = threadIdx.x % 32;
-    int num_n_blocks = blocks_of(lane);
-    int num_m_blocks = rows_of(lane);
+    int batch_idx = lane + kNumBatchPerWarp * (threadIdx.x / 32);
+    bool const mine = batch_idx < num_batch && lane < kNumBatchPerWarp;
+    int num_n_blocks = mine ? blockn_divmod.div((seqused_k ? seqused_k[batch_idx] : seqlen_k_static) + blockn_divmod.divisor - 1) : 0;
+    int num_m_blocks = mine ? blockm_divmod.div((packgqa ? qhead_per_khead : 1) + blockm_divmod.divisor - 1) : 0;
     int num_splits_dynamic;
     if (num_splits_static == 1) {
         num_splits_dynamic = 1;
@@ -98,14 +104,15 @@ __global__ void prepare_varlen_num_blocks_kernel(int num_batch, int num_head, in
         int blocks_per_sm = static_cast<int>(ceilf(float(total_blocks) * 1.1f * float(num_head) / float(num_sm)));
         num_splits_dynamic = std::max(std::min((num_n_blocks + blocks_per_sm - 1) / blocks_per_sm, num_splits_static), 1);
     }
-    splits[lane] = num_splits_dynamic;
+    if (mine) { num_splits_dynamic_ptr[batch_idx] = num_splits_dynamic; }
 }
 
-void prepare_varlen_num_blocks(Flash_fwd_params &params, cudaStream_t stream, int warps, int block_m, int block_n) {
+void prepare_varlen_num_blocks(Flash_fwd_params &params, cudaStream_t stream, int warps, int block_m, int block_n,
+                               bool enable_pdl) {
     WARPS(warps, NumWarps, [&] {
         prepare_varlen_num_blocks_kernel<NumWarps, false><<<1, 32 * NumWarps, 0, stream>>>(
-            params.b, params.h_k, params.h / params.h_k, params.num_sm,
-            params.num_splits, FastDivmod(block_m), FastDivmod(block_n), params.splits);
+            params.seqlen_k, params.seqused_k, params.b, params.h_k, params.h / params.h_k, params.num_sm,
+            params.num_splits, cutlass::FastDivmod(block_m), cutlass::FastDivmod(block_n), params.splits, true);
     });
 }
 """
@@ -169,10 +176,14 @@ def _get_sliding_window_configs(config):
 @dataclass
 class FlashAttentionMetadataBuilder:
     max_num_splits: int = 0
+    model_config: object = None
     aot_schedule: bool = True
     headdim: int = 128
     kv_cache_dtype: object = None
     aot_sliding_window: tuple = (-1, -1)
+
+    def longest(self):
+        return self.model_config.max_model_len
 
     def build(self, common_attn_metadata):
         num_reqs = common_attn_metadata.num_reqs
@@ -217,7 +228,7 @@ FILES = {
     },
     "vllm": {"vllm/v1/attention/backends/flash_attn.py": VLLM, "pyproject.toml": "[tool.ruff]\nline-length = 88\n"},
 }
-FILES |= {f"{name}-prepare": FILES[name] for name in ("fa3", "fa3-vllm", "fa3-sgl")}
+FILES |= {f"{name}-{part}": FILES[name] for name in ("fa3", "fa3-vllm", "fa3-sgl") for part in ("prepare", "whole")}
 FILES["fa4"] = {**HOPPER, "flash_attn/cute/prepare_scheduler.py": FA4_PREPARE}
 
 

@@ -16,13 +16,12 @@ from evolve.assets import asset
 from evolve.errors import UserError
 from evolve.export.bundle.header_check import UNIT_TEST, unit_test
 from evolve.export.bundle.plan import Export
-from evolve.export.bundle.pr_body import apply_text, module_text, pr_body
+from evolve.export.bundle.pr_body import HEADER_KINDS, apply_text, module_text, pr_body
 from evolve.export.certify.certificate import Certificate
 from evolve.export.certify.curve import certificate_csv, certificate_png
 from evolve.export.distill.distill import curve_csv
 from evolve.export.evidence.evidence import Row
 from evolve.export.proof.outside import Outside
-from evolve.export.targets.targets import TargetKind
 
 PATCH_NAME = "0001-num-splits.patch"
 REPRO = "kernels/bench_repro.py"
@@ -167,7 +166,7 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
     else:
         contents = {n: text.decode() for n, text in export.change.edits.items()}
         contents["APPLY.md"] = module_text(export)
-    if patch and export.target.kind is TargetKind.HEADER:
+    if patch and export.target.kind in HEADER_KINDS:
         contents[UNIT_TEST] = unit_test(export, Gpu().num_sms)
     if export.outside is not None and export.outside.callers:
         contents[OUTSIDE] = _csv(OUTSIDE_COLUMNS, _outside_rows(export.outside))

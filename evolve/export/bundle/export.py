@@ -17,6 +17,7 @@ from evolve.export.bundle.bundle import check_output, provenance, write_bundle
 from evolve.export.bundle.drop_in import plan_drop_in
 from evolve.export.bundle.plan import TABLES, Export, modes_of, plan_header, plan_prepare
 from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
+from evolve.export.bundle.plan_whole import plan_whole
 from evolve.export.bundle.pr_body import commit_message
 from evolve.export.bundle.refusals import refuse
 from evolve.export.certify.certificate import Certificate, certify
@@ -35,6 +36,7 @@ from evolve.run import log_sealed_read, read_program
 PLANNERS = {
     TargetKind.HEADER: plan_header,
     TargetKind.PREPARE: plan_prepare,
+    TargetKind.WHOLE: plan_whole,
     TargetKind.VLLM: plan_vllm,
     TargetKind.FA4: plan_fa4,
 }
@@ -183,10 +185,10 @@ def check_certify(target: ExportTarget, share: float) -> None:
     Raises:
         UserError: naming what it is.
     """
-    if target.kind not in (TargetKind.HEADER, TargetKind.PYTHON):
+    if target.kind not in (TargetKind.HEADER, TargetKind.WHOLE, TargetKind.PYTHON):
         raise UserError(
             f"--certify guards num_splits by what hopper/ knows of a call; {target.name} decides otherwise",
-            hint="the targets fa3, fa3-vllm and python",
+            hint="the targets fa3, fa3-vllm, their whole twins and python",
         )
     if not 0 < share < 1:
         raise UserError(f"--certify expects a share between 0 and 1, got {share}", hint="--certify 0.02")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaluators.data.contract import Gpu, Mode, ShapeView
+from evaluators.data.contract import Gpu, Mode, ShapeView, WorkView
 from evaluators.data.gpus import SM_COUNTS
 from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.compiler import FAST, CompileError, Compiler, Stopped
@@ -26,15 +26,20 @@ from evolve.export.evidence.evidence import EvidenceSummary, Row, confined, gath
 from evolve.export.evidence.harm import HarmVerdict, NothingToPatch, judged
 from evolve.export.patch.guard import guarded_forms
 from evolve.export.patch.header import HEADER, SourceChange, change_header
-from evolve.export.patch.prepare import change_prepare
+from evolve.export.patch.prepare import FILE, change_prepare
 from evolve.export.patch.tree import Tree
 from evolve.export.proof.call_chain import Followed, follow
+from evolve.export.proof.device_build import device_note
 from evolve.export.proof.equivalence import EmptyInput, Proof, compile_change, prove_blocks, prove_schedule
 from evolve.export.proof.gpus import GpuEffect, gpu_effects, lines_with_one_gpus_sms
 from evolve.export.proof.monotone import Monotone, prove_monotone
 from evolve.export.proof.outside import Outside, prove_condition, prove_outside
-from evolve.export.targets.domain import Domain
+from evolve.export.proof.prepare_run import batch_of, proof_of, prove_kernel
+from evolve.export.targets.domain import INPUT, Domain
 from evolve.export.targets.targets import TARGETS, ExportTarget, TargetKind
+
+OTHER_GPUS_EVERY = 8
+"""Every so many recorded batches are also decided as on each other GPU: the kernel runs thread by thread on the host."""
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
@@ -106,7 +111,8 @@ def stock_form(entry: str) -> Form:
     return form_of(read(asset(STOCK_SEED).read_text(encoding="utf-8"), STOCK_SEED), entry)
 
 
-def _same(form: Form, other: Form) -> bool:
+def same(form: Form, other: Form) -> bool:
+    """Whether two programs say the same, statement by statement."""
     dumps = [[ast.dump(s) for s in (*f.body, *f.helpers.values())] for f in (form, other)]
     return dumps[0] == dumps[1]
 
@@ -123,7 +129,7 @@ def decisions_left_out(program: Program, target: ExportTarget) -> dict[str, str]
         found["num_splits"] = target.refused["num_splits"]
     if "blocks_per_split" in target.refused and program.uses_blocks_per_split:
         work = form_of(program, "blocks_per_split")
-        if not _same(work, stock_form("blocks_per_split")) and not _leaves_to_stock(work):
+        if not same(work, stock_form("blocks_per_split")) and not _leaves_to_stock(work):
             found["blocks_per_split"] = target.refused["blocks_per_split"]
     return found
 
@@ -136,10 +142,10 @@ def _leaves_to_stock(form: Form) -> bool:
         for n in ast.walk(s)
         if isinstance(n, ast.Return)
     )
-    return zero or _same(form, stock_form(form.entry))
+    return zero or same(form, stock_form(form.entry))
 
 
-def _with_stock_choice(form: Form) -> Form:
+def with_stock_choice(form: Form) -> Form:
     """FA3's rule spelled out where the program answers 0."""
     if not always_returns(form.body):
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
@@ -204,9 +210,9 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
         UserError: the target cannot express the program, the tree is another, or a proof fails.
     """
     target = as_built(target, tree)
-    form = _with_stock_choice(form_of(program, "schedule"))
+    form = with_stock_choice(form_of(program, "schedule"))
     stock = stock_form("schedule")
-    if _same(form, stock):
+    if same(form, stock):
         raise NotExpressible(f"{name} decides what {target.name} decides already: there is nothing to patch")
     schedule = read(form.source(), name)
     tables = recorded_tables(target, asset(TABLES))
@@ -217,12 +223,12 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
     inside = [r for r in rows if domain.in_mode(r.view.varlen)]
     lattice = list(dict.fromkeys((r.view, n) for n in (gpu.num_sms, *SM_COUNTS) for r in inside))
     forms = guarded_forms(form_of(program, "schedule"), form, stock, domain)
-    change, proof = _proved(forms, stock, schedule, tree, lattice, compiler, folder, domain)
+    change, proof = proved(forms, stock, schedule, tree, lattice, compiler, folder, domain)
     followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")
     outside = prove_outside(tree, change, gpu.num_sms, compiler, folder / "outside", domain=domain)
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)
-    fields = form.fields() if not change.keeps_stock else _own(form, stock)
+    fields = form.fields() if not change.keeps_stock else own_fields(form, stock)
     monotone = prove_monotone(function, change.inputs, fields, domain)
     return exported(
         name, program, target, tree, form, change, proof, verdict,
@@ -230,7 +236,7 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
     )  # fmt: skip
 
 
-def _proved(forms: Sequence[Form], stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
+def proved(forms: Sequence[Form], stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
             compiler: Compiler, folder: Path, domain: Domain) -> tuple[SourceChange, Proof]:  # fmt: skip
     """The smallest change that holds: with the target's lines and without a guard, then with less and with one."""
     failed: UserError | CompileError | None = None
@@ -251,7 +257,7 @@ def _proved(forms: Sequence[Form], stock: Form, program: Program, tree: Tree, la
     raise failed
 
 
-def _own(form: Form, stock: Form) -> frozenset[str]:
+def own_fields(form: Form, stock: Form) -> frozenset[str]:
     """Inputs that the program's own statements read; those of kept lines are the target's."""
     theirs = {ast.dump(s) for s in stock.body}
     mine = [s for s in form.body if ast.dump(s) not in theirs]
@@ -303,6 +309,46 @@ def _recorded_on(card: Mapping[str, object]) -> str:
     return f"{device['name']} ({device['num_sms']} SMs), driver {device['driver']}, {card['build']}, {card['date']}"
 
 
+def proved_kernel(own: Program, stock: Program, change: SourceChange, asked: Sequence[tuple[ShapeView, WorkView]],
+                  tree: Tree, compiler: Compiler, folder: Path, *, gpu: Gpu,
+                  domain: Domain) -> tuple[SourceChange, Proof]:  # fmt: skip
+    """A change of the prepare kernel with what was found out about it, and its proof.
+
+    Args:
+        own: the program's blocks_per_split, FA3's own spelled out where it answers 0.
+        stock: FA3's own.
+        change: of the kernel.
+        asked: shapes of the workloads, and their batches under the cap that the patched target decides.
+        tree: the user's checkout.
+        compiler: of the proof.
+        folder: for what is compiled.
+        gpu: of the recorded tables.
+        domain: where the patch decides.
+
+    Raises:
+        UserError: the kernel decides otherwise than the program.
+    """
+    source = change.edits.get(FILE, tree.read(FILE) or b"")
+    works = dict.fromkeys(w for _, w in asked if w.num_splits > 1)
+    batches = [batch_of(w, gpu.num_sms) for w in works]
+    batches += [batch_of(w, n) for n in SM_COUNTS if n != gpu.num_sms for w in list(works)[::OTHER_GPUS_EVERY]]
+    try:
+        run = prove_kernel(
+            own, stock, source, batches, asked[0][0], compiler, folder / "kernel",
+            limited=f"bool {INPUT}".encode() in source,
+        )  # fmt: skip
+        proof = proof_of(run, compiler)
+        if change.function:
+            lattice = [(view, work, n) for n in dict.fromkeys((gpu.num_sms, *SM_COUNTS)) for view, work in asked]
+            proof = prove_blocks(own, stock, change, lattice, compiler, folder / "formula")
+        if domain.limited:
+            prove_condition(domain, gpu.num_sms, compiler, folder / "condition")
+    except CompileError as error:
+        raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
+    notes = (*change.notes, run.words, device_note(source, folder / "device"))
+    return replace(change, notes=notes), proof
+
+
 def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                  gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
     """An export to hopper/flash_prepare_scheduler.cu, its formula proved as host C++.
@@ -313,9 +359,9 @@ def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, 
     if not program.uses_blocks_per_split:
         raise NotExpressible(f"{name} defines no blocks_per_split", hint="a rule for num_splits goes to the target fa3")
     target = as_built(target, tree)
-    form = _with_stock_choice(form_of(program, "blocks_per_split"))
+    form = with_stock_choice(form_of(program, "blocks_per_split"))
     stock = stock_form("blocks_per_split")
-    if _same(form, stock):
+    if same(form, stock):
         raise NotExpressible(f"{name} decides what {target.name} decides already: there is nothing to patch")
     own = read(form.source(), name)
     tables = recorded_tables(target, asset(TABLES))
@@ -323,14 +369,10 @@ def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, 
     with dead_rules_told(form, stock, rows, gpu):
         verdict = modes_of(target, own, rows, gpu, domain, partial=partial)
     change = change_prepare(tree, form, stock, domain)
-    works = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
-    lattice = [(view, work, n) for n in dict.fromkeys((gpu.num_sms, *SM_COUNTS)) for view, work in works]
-    try:
-        proof = prove_blocks(own, read(stock.source(), STOCK_SEED), change, lattice, compiler, folder)
-        if domain.limited:
-            prove_condition(domain, gpu.num_sms, compiler, folder / "condition")
-    except CompileError as error:
-        raise UserError(f"the C++ does not compile: {error}", hint="report this as a bug of evosplit") from error
+    asked = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
+    change, proof = proved_kernel(
+        own, read(stock.source(), STOCK_SEED), change, asked, tree, compiler, folder, gpu=gpu, domain=domain
+    )  # fmt: skip
     dynamic = {key: table for key, table in tables.items() if table.setting.mode is not Mode.STATIC}
     return exported(
         name, program, target, tree, form, change, proof, verdict,

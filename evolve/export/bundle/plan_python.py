@@ -38,9 +38,11 @@ VLLM_FILE = TARGETS["vllm"].file
 VLLM_FUNCTION = "_num_splits_for_cuda_graph"
 VLLM_NAMES = {
     "batch": "batch_size", "num_heads_q": "num_heads_q", "num_heads_kv": "num_heads_kv", "head_dim": "head_dim",
-    "qheads_per_kvhead": "num_heads_q // num_heads_kv",
+    "qheads_per_kvhead": "num_heads_q // num_heads_kv", "seqlen_k": "max_model_len",
 }  # fmt: skip
-"""Inputs that vLLM knows when it captures a graph; the lengths are those of later steps."""
+"""Inputs that vLLM knows when it captures a graph; live lengths are those of later steps."""
+VLLM_CAPACITY = ("max_model_len", "self.model_config.max_model_len")
+"""Parameter and argument that only a rule over the capacity takes."""
 VLLM_PARAMETERS = ("batch_size", "num_heads_q", "num_heads_kv", "head_dim", "max_num_splits")
 VLLM_RECORDED = (
     "self.aot_schedule", "self.headdim == 128", "self.kv_cache_dtype == torch.bfloat16",
@@ -64,6 +66,11 @@ VLLM_NOTES = (
     "the constant is what they get at most",
     "vllm/v1/attention/backends/mla/flashattn_mla.py holds the same constant for MLA; nothing was recorded there, and "
     "it is not touched",
+)
+
+VLLM_CAPACITY_NOTE = (
+    "seqlen_k of the rule is max_model_len, the longest sequence that the server allows. Uniform batches were recorded "
+    "with live lengths equal to it; where requests are shorter, only the ragged batches of the table speak for the rule"
 )
 
 FA4_FILE = TARGETS["fa4"].file
@@ -132,14 +139,17 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
     text = _vllm_source(tree)
     line = find_assignment(text, "build", "max_num_splits", "self.max_num_splits", VLLM_FILE)
-    missing = [w for w in ("num_splits=max_num_splits", *VLLM_READS) if w not in text]
+    by_capacity = "seqlen_k" in form.fields()
+    parameters = (*VLLM_PARAMETERS, VLLM_CAPACITY[0]) if by_capacity else VLLM_PARAMETERS
+    more = ("self.model_config",) if by_capacity else ()
+    missing = [w for w in ("num_splits=max_num_splits", *VLLM_READS, *more) if w not in text]
     if missing:
         raise AnchorMissing(
             f"{VLLM_FILE}: looked for `{missing[0]}`, without which metadata and forward pass could disagree",
             hint="another revision of vLLM; nothing was changed",
         )
     rules, leaves = _falls_through(form)
-    form_calls, helpers = helper_functions(replace(form, body=rules), VLLM_NAMES, VLLM_PARAMETERS)
+    form_calls, helpers = helper_functions(replace(form, body=rules), VLLM_NAMES, parameters)
     lines = python_statements(form_calls, form_calls.body, VLLM_NAMES, "vLLM")
     if leaves:
         lines.append("return max_num_splits")
@@ -147,7 +157,8 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
     pad = parts[line - 1][: len(parts[line - 1]) - len(parts[line - 1].lstrip())]
     asked = [
         "max_num_splits = min(", "    max_num_splits,", f"    {VLLM_FUNCTION}(",
-        "        num_reqs, self.num_heads_q, self.num_heads_kv, self.headdim, max_num_splits", "    ),", ")",
+        "        num_reqs, self.num_heads_q, self.num_heads_kv, self.headdim, max_num_splits"
+        + ("," if by_capacity else ""), *([f"        {VLLM_CAPACITY[1]},"] if by_capacity else []), "    ),", ")",
     ]  # fmt: skip
     tests = [f"    {'and ' if i else ''}{c}" for i, c in enumerate(VLLM_RECORDED)]
     guard = [*VLLM_COMMENT, "if (", *tests, "):"]
@@ -161,7 +172,7 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
         raise AnchorMissing(f"{VLLM_FILE}: looked for FlashAttentionMetadataBuilder", hint="nothing was changed")
     body = "".join(f"    {row}\n" for row in lines)
     above = "".join(f"{row}\n" for row in helpers)
-    signature = "".join(f"    {p}: int,\n" for p in VLLM_PARAMETERS)
+    signature = "".join(f"    {p}: int,\n" for p in parameters)
     function = f"{above}def {VLLM_FUNCTION}(\n{signature}) -> int:\n{body}"
     parts.insert(start - 1, f"{function}\n\n")
     changed = "".join(parts)
@@ -169,11 +180,12 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
         changed = _with_math(changed)
     # The language knows no names that begin with an underscore.
     plain = VLLM_FUNCTION.lstrip("_")
-    own = f"import math\n\n\n{above}def {plain}({', '.join(VLLM_PARAMETERS)}):\n{body}\n\n" + (
+    own = f"import math\n\n\n{above}def {plain}({', '.join(parameters)}):\n{body}\n\n" + (
         f"def schedule(shape, gpu):\n    return {plain}(shape.batch, shape.num_heads_q, shape.num_heads_kv, "
-        f"shape.head_dim, {target.baseline.num_splits}), None, 0\n"
+        f"shape.head_dim, {target.baseline.num_splits}{', shape.seqlen_k' if by_capacity else ''}), None, 0\n"
     )
-    change = SourceChange({VLLM_FILE: changed.encode()}, function, "", tuple(VLLM_NAMES), leaves, VLLM_NOTES)
+    notes = (*VLLM_NOTES, VLLM_CAPACITY_NOTE) if by_capacity else VLLM_NOTES
+    change = SourceChange({VLLM_FILE: changed.encode()}, function, "", tuple(VLLM_NAMES), leaves, notes)
     stock = read(f"def schedule(shape, gpu):\n    return {target.baseline.num_splits}, None, 0\n", "vLLM's constant")
     return _planned(name, program, form, target, tree, change, read(own, name), stock, gpu, domain)
 

@@ -10,6 +10,9 @@ from evolve.export.proof.gpus import effect_lines
 from evolve.export.proof.outside import Outside, gib
 from evolve.export.targets.targets import ExportTarget, TargetKind
 
+HEADER_KINDS = (TargetKind.HEADER, TargetKind.WHOLE)
+"""Targets whose patch changes num_splits_heuristic of hopper/heuristics.h."""
+
 PRIOR_ART = """- Dao-AILab/flash-attention#2445 and arXiv 2604.00028 (Barcelona Supercomputing Center): a rule for
   num_n_blocks == 4, distilled by hand from evolved policies. It counts blocks of 128 keys; the contiguous
   decode kernel runs blocks of 176, so as compiled it fires for capacities of 529 to 704 keys.
@@ -21,6 +24,7 @@ def subject(export: Export) -> str:
     what = {
         TargetKind.HEADER: "Choose num_splits for decode by measured rules",
         TargetKind.PREPARE: "Choose KV blocks per split by a measured rule",
+        TargetKind.WHOLE: "Choose num_splits and KV blocks per split for decode by measured rules",
         TargetKind.VLLM: "Choose num_splits by captured batch size for full CUDA graphs",
         TargetKind.FA4: "Choose num_splits by measured rules",
         TargetKind.PYTHON: "",
@@ -222,7 +226,7 @@ def pr_body(export: Export) -> str:
     if export.proof.outside:
         lines.append(f"- Where a call is not a measured one, it decides as before on {export.proof.outside:,} inputs.")
     if export.proof.empty:
-        answer = "answers 1 to 256" if export.target.kind is TargetKind.HEADER else "does not stop"
+        answer = "answers 1 to 256" if export.target.kind in HEADER_KINDS else "does not stop"
         lines.append(f"- On {export.proof.empty:,} empty inputs (no batch, queries or keys) it {answer}.")
     if export.followed and export.followed.callers:
         lines.append(
@@ -240,7 +244,7 @@ def pr_body(export: Export) -> str:
     reasons = export.followed.reasons if export.followed else ()
     lines += [f"- {note}" for note in (*_together(export.change.notes, list(export.change.edits)), *reasons)]
     lines += [
-        "- The build was not compiled or run here; only the changed function was, on the host.",
+        "- The library was not built here, and nothing ran on a GPU; what was compiled is named above.",
         f"- Workspace: {_workspace(export.rows)}",
         f"- Batch invariance: {_batch_invariance(export)}",
         "- Shapes that were not recorded are not known to gain; the largest recorded loss is in the table above."
@@ -276,6 +280,14 @@ def _certificate(export: Export) -> list[str]:
     found = export.certificate
     if found is None:
         return []
+    if found.step.margin is None:
+        return [
+            "### Certificate",
+            "",
+            f"The rule abstains by itself, and takes no guard. In {found.modes}, {found.words} (Clopper-Pearson, "
+            "one-sided; it holds for calls like those shapes, on this GPU model).",
+            "",
+        ]
     return [
         "### Certificate",
         "",
@@ -308,7 +320,7 @@ def apply_text(export: Export, patch_name: str) -> str:
     """APPLY.md."""
     tree = export.tree
     assert tree is not None
-    test = "" if export.target.kind is not TargetKind.HEADER else (
+    test = "" if export.target.kind not in HEADER_KINDS else (
         ",\n`test_num_splits.py` (run it with pytest in the root of the repository; it needs a C++ compiler and no GPU)"
     )  # fmt: skip
     return f"""# How to apply

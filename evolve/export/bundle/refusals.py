@@ -14,7 +14,7 @@ from evolve.export.targets.targets import ExportTarget, TargetKind
 
 def _lacking(program: Program, target: ExportTarget) -> tuple[list[str], str]:
     """Inputs of the rule that the target does not know where it decides, with what to write instead."""
-    if target.kind is TargetKind.PREPARE:
+    if target.kind in (TargetKind.PREPARE, TargetKind.WHOLE):
         if not program.uses_blocks_per_split:
             return ["it defines no blocks_per_split"], "a rule for num_splits goes to the target fa3 and its twins"
         form = form_of(program, "blocks_per_split")

@@ -47,7 +47,8 @@ def certificate_csv(certificate: Certificate) -> str:
 
 def certificate_png(certificate: Certificate) -> bytes:
     """Two panels over the margin: gain kept, and the share of slower fresh shapes with its bound."""
-    steps = [s for s in certificate.curve if s.margin is not None]
+    # The program without a guard stands at a margin of 0 where it is the only one, as below it keeps all.
+    steps = [s for s in certificate.curve if s.margin is not None] or [*certificate.curve]
     margins = [100 * (s.margin or 0.0) for s in steps]
     figure = new_figure(7.5, 6.0)
     above, below = figure.subplots(2, 1, sharex=True)
@@ -65,10 +66,13 @@ def certificate_png(certificate: Certificate) -> bytes:
     below.set_xlabel("margin: mean gain that a class of calls must exceed, %")
     below.set_ylim(bottom=0)
     for axes in (above, below):
-        axes.axvline(100 * (certificate.step.margin or 0.0), color="#d9c400", linewidth=4, alpha=0.5, zorder=0)
+        if certificate.step.margin is not None:
+            axes.axvline(100 * certificate.step.margin, color="#d9c400", linewidth=4, alpha=0.5, zorder=0)
         axes.legend(fontsize=8)
         axes.grid(visible=True, linewidth=0.3)
-    above.set_title(f"Chosen margin {certificate.step.margin:.2%}, {certificate.modes}", fontsize=10)
+    margin = certificate.step.margin
+    chosen = "Without a guard" if margin is None else f"Chosen margin {margin:.2%}"
+    above.set_title(f"{chosen}, {certificate.modes}", fontsize=10)
     found = io.BytesIO()
     figure.savefig(found, format="png", dpi=DPI, metadata={"Software": None})
     return found.getvalue()

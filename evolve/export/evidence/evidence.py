@@ -111,6 +111,8 @@ def kept(target: ExportTarget, decision: Decision) -> Decision:
     """The part of a decision that the target expresses."""
     if target.kind is TargetKind.PREPARE:
         return replace(target.baseline, blocks_per_split=decision.blocks_per_split)
+    if target.kind is TargetKind.WHOLE:
+        return Decision(num_splits=decision.num_splits, blocks_per_split=decision.blocks_per_split)
     if target.kind is TargetKind.PYTHON:
         return replace(decision, blocks_per_split=0)
     if target.kind is TargetKind.VLLM:

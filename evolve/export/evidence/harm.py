@@ -123,7 +123,7 @@ def judged(
     Raises:
         HarmfulRule: no mode is left, or one would have to be left out and `partial` is not given.
     """
-    two_modes = target.kind in (TargetKind.HEADER, TargetKind.PYTHON)
+    two_modes = target.kind in (TargetKind.HEADER, TargetKind.WHOLE, TargetKind.PYTHON)
     asked = {v for v in (True, False) if domain.in_mode(v)}
     forbidden = {v: reasons for v, reasons in harms([*rows, *veto]).items() if v in asked}
     modes = {_varlen(r) for r in rows}

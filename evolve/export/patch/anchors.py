@@ -162,6 +162,35 @@ def find_calls(source: bytes, name: str) -> tuple[CallSite, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """A `__syncthreads();` in a source: its first byte, and the bytes of the block that it stands in."""
+
+    start: int
+    block_start: int
+    block_end: int
+
+
+def find_barriers(source: bytes) -> tuple[Barrier, ...]:
+    """Barriers, in order."""
+    found = []
+    for node in _walk(_root(source)):
+        if node.type == "expression_statement" and _text(node) == "__syncthreads();" and node.parent is not None:
+            found.append(Barrier(node.start_byte, node.parent.start_byte, node.parent.end_byte))
+    return tuple(found)
+
+
+def statement_behind(source: bytes, start: int, end: int) -> int | None:
+    """First byte of the next expression that is a statement of its own behind a declaration, in the same block."""
+    for node in _walk(_root(source)):
+        if node.type == "declaration" and (node.start_byte, node.end_byte) == (start, end):
+            following = node.next_named_sibling
+            while following is not None and following.type != "expression_statement":
+                following = following.next_named_sibling
+            return None if following is None else following.start_byte
+    return None
+
+
 def find_declaration(source: bytes, name: str, where: str) -> tuple[int, int]:
     """Bytes of the one declaration of a local variable, from its first word to its semicolon.
 

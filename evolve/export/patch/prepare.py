@@ -6,22 +6,26 @@ import ast
 import copy
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from evaluators.data.contract import ShapeView, WorkView
 from evaluators.data.gpus import SM_COUNTS
-from evaluators.language.cpp.normalise import Form, NotExpressible
-from evaluators.language.cpp.translate import translate
-from evaluators.language.cpp.types import Type, whole
-from evolve.export.patch.anchors import AnchorMissing, find_declaration, find_function
+from evaluators.language.cpp.normalise import Form, NotExpressible, prune
+from evaluators.language.cpp.translate import CppBody, translate
+from evaluators.language.cpp.types import INT32_MAX, Type, whole
+from evolve.export.patch.anchors import AnchorMissing, CppFunction, find_barriers, find_declaration, find_function
 from evolve.export.patch.header import SourceChange
+from evolve.export.patch.per_lane import LaneRule, lane_rule, with_ceil_div, without_ceil_div
 from evolve.export.patch.tree import Tree
 from evolve.export.targets.domain import INPUT, Domain
 
 FILE = "hopper/flash_prepare_scheduler.cu"
 KERNEL = "prepare_varlen_num_blocks_kernel"
+LAUNCHER = "prepare_varlen_num_blocks"
 VARIABLE = "blocks_per_sm"
+STOCK = "stock_blocks_per_split"
+"""The kernel's own value of that variable, as an input of a rule."""
 
 KERNEL_HAS = {
     "total_blocks": "total_blocks", "num_heads_kv": "num_head", "gpu.num_sms": "num_sm", "batch": "num_batch",
@@ -31,17 +35,12 @@ KERNEL_HAS = {
 """Names in the kernel of the inputs that it holds; total_blocks is the sum over the batch that it reduces already."""
 
 REDUCED = {
-    "total_n_blocks": ("0", "atomicAdd(&total_n_blocks, num_n_blocks);"),
-    "max_n_blocks": ("0", "atomicMax(&max_n_blocks, num_n_blocks);"),
-    "min_n_blocks": (
-        "INT_MAX",
-        "if (batch_idx < num_batch && lane < kNumBatchPerWarp) { atomicMin(&min_n_blocks, num_n_blocks); }",
-    ),
-}
-"""Inputs that take one more reduction: where it starts, and each thread's part."""
+    "total_n_blocks": ("add", "0", "num_n_blocks"), "max_n_blocks": ("max", "0", "num_n_blocks"),
+    "min_n_blocks": ("min", "INT_MAX", "num_n_blocks > 0 ? num_n_blocks : INT_MAX"),
+}  # fmt: skip
+"""Inputs that take one more reduction: how, where it starts, and each lane's part. Empty sequences have no part."""
 
 ABSENT = {
-    "n_blocks": "the kernel holds one sequence per thread, not a list of all of them",
     "head_dim": "the prepare kernel is not told head_dim",
     "num_m_blocks": "num_m_blocks differs between sequences in the kernel; total_n_blocks * num_m_blocks is its sum",
 }
@@ -53,6 +52,23 @@ HIGHEST = {
 PARAMETERS = ("total_blocks", "num_head", "num_sm", "num_batch", "num_splits_static", "qhead_per_khead", "block_m",
               "block_n", "total_n_blocks", "max_n_blocks", "min_n_blocks")  # fmt: skip
 INPUTS = (*KERNEL_HAS, *REDUCED)
+IN_EVERY_LAYER = "enable_pdl"
+"""True in the launcher where no metadata was prepared ahead and every layer's call runs the kernel, for its batches."""
+SEARCH_NOTE = (
+    "the loop over candidates adds one barrier for each 32 of them; what it costs was measured on an H100 "
+    "(results/prepare-kernel of evosplit)"
+)
+ONCE_NOTE = (
+    "it runs where metadata is prepared once for all layers. Where each layer's call prepares its own "
+    f"({IN_EVERY_LAYER} is set), the present formula decides, since the loop would be paid in every layer"
+)
+EVERY_LAYER_NOTE = "it also runs where each layer's call prepares its own metadata, and is paid in every layer there"
+NOTES = (
+    "FA3 builds with --use_fast_math, under which a float division on the device may round its last bits otherwise; "
+    "integer rules are not touched by it",
+    "sequences of length 0, with which captured graphs are padded, count in num_batch and in nothing else",
+    "num_head is the number of KV heads with pack_gqa, and of query heads without, as in the present formula",
+)
 
 
 class _Sums(ast.NodeTransformer):
@@ -82,6 +98,30 @@ def with_sums(form: Form) -> Form:
     body = [s for s in (_Sums().visit(copy.deepcopy(s)) for s in form.body) if not _names_itself(s)]
     helpers = {n: _Sums().visit(copy.deepcopy(f)) for n, f in form.helpers.items()}
     return replace(form, body=body, helpers=helpers, comments={k: list(v) for k, v in form.comments.items()})
+
+
+class _StockValue(ast.NodeTransformer):
+    """The kernel's own value in place of calls of helpers that compute it."""
+
+    def __init__(self, helpers: Collection[str], view: str) -> None:
+        self.helpers, self.view = helpers, view
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        if isinstance(node.func, ast.Name) and node.func.id in self.helpers:
+            made = ast.Attribute(ast.Name(self.view, ast.Load()), STOCK, ast.Load())
+            return ast.fix_missing_locations(ast.copy_location(made, node))
+        return self.generic_visit(node)  # type: ignore[return-value]
+
+
+def with_stock_value(form: Form, stock: Form) -> Form:
+    """The form in which the kernel's own formula is not computed once more; it is 1 or more where any block is."""
+    own = [ast.dump(s) for s in stock.body]
+    helpers = {n for n, f in form.helpers.items() if [ast.dump(s) for s in f.body if not _names_itself(s)] == own}
+    change = _StockValue(helpers, next(iter(form.views)))
+    form = replace(form, body=[change.visit(copy.deepcopy(s)) for s in form.body],
+                   helpers={n: change.visit(copy.deepcopy(f)) for n, f in form.helpers.items()})  # fmt: skip
+    prune(form)
+    return form
 
 
 def _names_itself(node: ast.stmt) -> bool:
@@ -120,43 +160,97 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
     for name in sorted(reads & ABSENT.keys()):
         raise NotExpressible(f"the rule reads {name}: {ABSENT[name]}", hint="a rule over the batch's sums and maxima")
     fields = {**KERNEL_HAS, **{n: n for n in REDUCED}}
-    pad = source[source.rindex(b"\n", 0, start) + 1 : start].decode()
+    pad = _pad(source, start)
     more = [n for n in REDUCED if n in reads]
-    text, notes = _text(sums, stock_sums, fields, pad, source[start:end].decode(), domain)
+    types, places = {**input_types(), STOCK: whole(1, INT32_MAX)}, {**fields, STOCK: VARIABLE}
+    lanes = lane_rule(with_stock_value(sums, stock_sums), types, places)
+    line = source[start:end].decode()
+    if lanes is None:
+        text, notes = _text(sums, stock_sums, fields, pad, line, domain)
+    else:
+        text, notes = "\n".join(_behind(domain, pad, line, _as_lambda(lanes.lines, pad + "    "))), lanes.notes
+    conditions = [domain.condition] if domain.limited else []
+    if lanes is not None and _launcher_knows(source):
+        conditions.append(f"!{IN_EVERY_LAYER}")
+        if not domain.limited:
+            text = text.replace("if (total_blocks > 0)", f"if ({INPUT} && total_blocks > 0)", 1)
+        notes = (*notes, SEARCH_NOTE, ONCE_NOTE)
+    elif lanes is not None:
+        notes = (*notes, SEARCH_NOTE, EVERY_LAYER_NOTE)
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
-    above = _above_comments(source, start)
-    changed = (
-        source[:above] + _reductions(more, pad).encode() + source[above:start] + text.lstrip().encode() + source[end:]
-    )
-    if domain.limited:
-        changed = _with_argument(changed, kernel.parameters_end, domain)
+    changed = source[:start] + text.lstrip().encode() + source[end:]
+    if more or lanes is not None:
+        changed = _with_shared(changed, kernel, start, more, lanes)
+    if conditions:
+        changed = _with_argument(changed, kernel.parameters_end, " && ".join(conditions))
     if more:
-        absent = (
-            f"the kernel does not reduce {', '.join(more)} today: the patch adds one shared-memory reduction each and "
-            "two barriers; a rule over total_n_blocks * num_m_blocks alone is a one-line change"
+        notes = (*notes, (
+            f"the kernel does not reduce {', '.join(more)} today: the patch adds one warp reduction and one atomic "
+            "each, and no barrier; a rule over total_n_blocks * num_m_blocks alone is a one-line change"
+        ))  # fmt: skip
+    notes = (*notes, *NOTES)
+    function, call = "", ""
+    if lanes is None:
+        parameters = ", ".join([*(f"int {p}" for p in PARAMETERS), f"bool {INPUT}"])
+        function = (
+            "struct Divmod { int divisor; };\n"
+            "namespace cutlass { inline int ceil_div(int a, int b) { return (a + b - 1) / b; } }\n"
+            f"[[maybe_unused]] static int blocks_per_split({parameters}) {{\n"
+            "    [[maybe_unused]] Divmod const blockm_divmod{block_m}, blockn_divmod{block_n};\n"
+            f"{text}\n    return {VARIABLE};\n}}"
         )
-        notes = (*notes, absent)
-    notes = (
-        *notes,
-        "the device build was not compiled here; the formula was compiled as host C++. FA3 builds with "
-        "--use_fast_math, under which a float division on the device may round its last bits otherwise; integer rules "
-        "are not touched by it",
-        "num_head is the number of KV heads with pack_gqa, and of query heads without, as in the present formula",
-    )
-    parameters = ", ".join([*(f"int {p}" for p in PARAMETERS), f"bool {INPUT}"])
-    function = (
-        "struct Divmod { int divisor; };\n"
-        f"[[maybe_unused]] static int blocks_per_split({parameters}) {{\n"
-        "    [[maybe_unused]] Divmod const blockm_divmod{block_m}, blockn_divmod{block_n};\n"
-        f"{text}\n    return {VARIABLE};\n}}"
-    )
-    call = ", ".join([*(f"int(row[{i}])" for i in range(len(INPUTS))), f"row[{len(INPUTS)}] != 0"])
+        given = ", ".join([*(f"int(row[{i}])" for i in range(len(INPUTS))), f"row[{len(INPUTS)}] != 0"])
+        call = f"blocks_per_split({given})"
     edits = {FILE: changed} if changed != source else {}
-    return SourceChange(edits, function, f"blocks_per_split({call})", (*INPUTS, INPUT), "ceilf" in text, notes)
+    return SourceChange(edits, function, call, (*INPUTS, INPUT), "ceilf" in text, notes)
 
 
-def _with_argument(source: bytes, parameters_end: int, domain: Domain) -> bytes:
+def _pad(source: bytes, at: int) -> str:
+    """Blanks in front of a statement."""
+    return source[source.rindex(b"\n", 0, at) + 1 : at].decode()
+
+
+def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence[str],
+                 lanes: LaneRule | None) -> bytes:  # fmt: skip
+    """The kernel with its further reductions: cleared before its first barrier, made before the one above `start`.
+
+    Raises:
+        AnchorMissing: no such barriers.
+    """
+    inside = [b for b in find_barriers(source) if kernel.body_start < b.start < start]
+    top = next((b for b in inside if b.block_start == kernel.body_start - 1), None)
+    above = next((b for b in inside[::-1] if b.block_start < start < b.block_end and b is not top), None)
+    if top is None or above is None:
+        raise AnchorMissing(
+            f"{FILE}: looked for a barrier at the top of {KERNEL} and one in front of {VARIABLE}, found "
+            f"{len(inside)}", hint="nothing was changed",
+        )  # fmt: skip
+    pad = _pad(source, above.start)
+    made = "".join(
+        f"int const warp_{how}_n_blocks = __reduce_{how}_sync(0xffffffff, {part});\n{pad}"
+        f"if (lane == 0) {{ atomic{how.title()}(&{name}, warp_{how}_n_blocks); }}\n{pad}"
+        for name, (how, _, part) in REDUCED.items()
+        if name in names
+    )
+    source = source[: above.start] + made.encode() + source[above.start :]
+    pad = _pad(source, top.start)
+    lines = []
+    if names:
+        lines += [f"__shared__ int {', '.join(names)};",
+                  f"if (threadIdx.x == 0) {{ {' '.join(f'{n} = {REDUCED[n][1]};' for n in names)} }}"]  # fmt: skip
+    if lanes is not None:
+        lines += [lanes.shared, "if (threadIdx.x < 32) {", *(f"    {text}" for text in lanes.clears), "}"]
+    return source[: top.start] + "".join(f"{line}\n{pad}" for line in lines).encode() + source[top.start :]
+
+
+def _launcher_knows(source: bytes) -> bool:
+    """Whether the function that launches the kernel is told if every layer's call does."""
+    launcher = find_function(source, LAUNCHER, FILE)
+    return IN_EVERY_LAYER in (name for _, name in launcher.parameters)
+
+
+def _with_argument(source: bytes, parameters_end: int, condition: str) -> bytes:
     """The kernel with one more parameter, and its launch with what the host knows of the call.
 
     Raises:
@@ -174,46 +268,30 @@ def _with_argument(source: bytes, parameters_end: int, domain: Domain) -> bytes:
     before = source[launches[0] : at - 1].rstrip()
     last = before.rpartition(b"\n")[2]
     pad = b"\n" + last[: len(last) - len(last.lstrip())] if b"\n" in before else b" "
-    source = source[: launches[0] + len(before)] + b"," + pad + domain.condition.encode() + source[at - 1 :]
+    source = source[: launches[0] + len(before)] + b"," + pad + condition.encode() + source[at - 1 :]
     line = source[:parameters_end].rpartition(b"\n")[2]
     pad = b"\n" + line[: len(line) - len(line.lstrip())]
     return source[:parameters_end] + b"," + pad + f"bool {INPUT}".encode() + source[parameters_end:]
-
-
-def _above_comments(source: bytes, start: int) -> int:
-    """Where the line at `start` begins, with the comments right above it, which speak of it."""
-    at = source.rindex(b"\n", 0, start) + 1
-    while at > 1:
-        before = source.rindex(b"\n", 0, at - 1) + 1
-        if not source[before:at].strip().startswith(b"//"):
-            break
-        at = before
-    return at
-
-
-def _reductions(names: Sequence[str], pad: str) -> str:
-    if not names:
-        return ""
-    starts = " ".join(f"{n} = {REDUCED[n][0]};" for n in names)
-    lines = [
-        f"__shared__ int {', '.join(names)};",
-        f"if (threadIdx.x == 0) {{ {starts} }}",
-        "__syncthreads();",
-        *(REDUCED[n][1] for n in names),
-        "__syncthreads();",
-    ]
-    return "".join(f"{pad}{line}\n" for line in lines)
 
 
 def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str,
           domain: Domain) -> tuple[str, tuple[str, ...]]:  # fmt: skip
     """The kernel's own line, then the program's value for the same variable behind a condition, and notes."""
     rules, notes = _rules(form, stock, fields, pad + "    ")
-    tests = [INPUT] if domain.limited else []
-    # Sequences may be empty; Python never sees a batch of such.
-    tests += ["total_blocks > 0", *(["min_n_blocks > 0"] if "min_n_blocks" in _rows_of(form) else [])]
+    return "\n".join(_behind(domain, pad, line, rules)), notes
+
+
+def _behind(domain: Domain, pad: str, line: str, rules: Sequence[str]) -> list[str]:
+    """Lines of the kernel's own formula, and of a rule behind its condition."""
+    # Python never sees a batch of empty sequences.
+    tests = [*([INPUT] if domain.limited else []), "total_blocks > 0"]
     comment = [f"{pad}// Measured: {domain.words}."] if domain.limited else []
-    return "\n".join([f"{pad}{line}", *comment, f"{pad}if ({' && '.join(tests)}) {{", *rules, f"{pad}}}"]), notes
+    return [f"{pad}{line}", *comment, f"{pad}if ({' && '.join(tests)}) {{", *rules, f"{pad}}}"]
+
+
+def _as_lambda(lines: Sequence[str], pad: str) -> list[str]:
+    return [f"{pad}auto const rule = [&]() -> int {{", *(f"{pad}{x}" for x in lines), f"{pad}}};",
+            f"{pad}{VARIABLE} = rule();"]  # fmt: skip
 
 
 def _rules(form: Form, stock: Form, fields: dict[str, str], pad: str) -> tuple[list[str], tuple[str, ...]]:
@@ -223,7 +301,7 @@ def _rules(form: Form, stock: Form, fields: dict[str, str], pad: str) -> tuple[l
     rules = form.body[: -len(tail)] if own[-len(tail) :] == tail else []
     if rules and all(_is_rule(s) for s in rules):
         ended = replace(form, body=[*rules, ast.parse("def f():\n return 1").body[0].body[0]])  # type: ignore[attr-defined]
-        body = translate(ended, input_types(), fields)
+        body = _translated(ended, fields)
         written: list[str] = []
         for index, text in enumerate(body.statements[: len(rules)]):
             lines = [part.removeprefix("    ") for part in text.split("\n")]
@@ -238,13 +316,18 @@ def _rules(form: Form, stock: Form, fields: dict[str, str], pad: str) -> tuple[l
             written += [*(f"{pad}{c}" for c in comments), *(f"{pad}{part}" for part in code.split("\n"))]
         return [*(f"{pad}{p.removeprefix('    ')}" for p in body.preamble), *written], body.notes
     single = _one_expression(form)
-    body = translate(single or form, input_types(), fields)
+    body = _translated(single or form, fields)
     if single is not None and not body.preamble:
         value = body.statements[0].strip().split("\n")
         return [*(f"{pad}{c.strip()}" for c in value[:-1]),
                 f"{pad}{VARIABLE} = {value[-1].strip().removeprefix('return ')}"], body.notes  # fmt: skip
-    inner = [pad + part for part in body.text.split("\n")]
-    return [f"{pad}auto const rule = [&]() -> int {{", *inner, f"{pad}}};", f"{pad}{VARIABLE} = rule();"], body.notes
+    return _as_lambda(body.text.split("\n"), pad), body.notes
+
+
+def _translated(form: Form, fields: dict[str, str]) -> CppBody:
+    body = translate(with_ceil_div(form, input_types()), input_types(), fields)
+    preamble, statements = without_ceil_div(body)
+    return replace(body, preamble=tuple(preamble), statements=tuple(statements))
 
 
 def _is_rule(node: ast.stmt) -> bool:

@@ -26,6 +26,8 @@ class TargetKind(StrEnum):
     """num_splits_heuristic in hopper/heuristics.h, and its callers where the rule reads more than it is given."""
     PREPARE = "prepare"
     """The blocks per SM in hopper/flash_prepare_scheduler.cu."""
+    WHOLE = "whole"
+    """Both: what a program decides in metadata mode lies in the two together."""
     FA4 = "fa4"
     """num_splits_heuristic in flash_attn/cute/interface.py."""
     VLLM = "vllm"
@@ -65,6 +67,7 @@ class ExportTarget:
         """The file that holds the decision; empty where nothing is patched."""
         return {
             TargetKind.HEADER: "hopper/heuristics.h", TargetKind.PREPARE: "hopper/flash_prepare_scheduler.cu",
+            TargetKind.WHOLE: "hopper/heuristics.h",
             TargetKind.FA4: "flash_attn/cute/interface.py", TargetKind.VLLM: "vllm/v1/attention/backends/flash_attn.py",
             TargetKind.PYTHON: "",
         }[self.kind]  # fmt: skip
@@ -79,8 +82,9 @@ _IN_HEADER = {
     "pack_gqa": "num_splits_heuristic answers num_splits alone; pack_gqa is decided behind it (get_pack_gqa)",
     "sm_margin": "sm_margin is an argument of the call: no C++ heuristic decides it",
     "blocks_per_split": "heuristics.h runs on the host before live lengths are known; blocks_per_split belongs to "
-    "flash_prepare_scheduler.cu (target fa3-prepare and its twins)",
+    "flash_prepare_scheduler.cu (target fa3-prepare and its twins; fa3-whole and its twins patch both)",
 }
+_IN_BOTH = {name: why for name, why in _IN_HEADER.items() if name != "blocks_per_split"}
 _IN_PREPARE = {
     "num_splits": "the prepare kernel gets num_splits as a cap; the rule for it belongs to heuristics.h (target fa3 "
     "and its twins) or to the caller",
@@ -115,13 +119,20 @@ TARGETS: dict[str, ExportTarget] = {
         ExportTarget("fa3-sgl", TargetKind.HEADER, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]",
                      _IN_HEADER),
         ExportTarget("fa3-prepare", TargetKind.PREPARE, _UPSTREAM, "blocks_per_split", "fa3_fwd", "fa3_fwd", Decision(),
-                     "[FA3]", _IN_PREPARE),
+               "[FA3]", _IN_PREPARE),
         ExportTarget("fa3-vllm-prepare", TargetKind.PREPARE, _VLLM_FORK, "blocks_per_split", "vllm", "vllm",
-                     Decision(num_splits=32), "[FA3]", _IN_PREPARE),
+               Decision(num_splits=32), "[FA3]", _IN_PREPARE),
         ExportTarget("fa3-sgl-prepare", TargetKind.PREPARE, _SGL_FORK, "blocks_per_split", "", "fa3_fwd", Decision(),
-                     "[FA3]", _IN_PREPARE),
+                     "[FA3]",
+               _IN_PREPARE),
+        ExportTarget("fa3-whole", TargetKind.WHOLE, _UPSTREAM, "schedule", "fa3_fwd", "fa3_fwd", Decision(), "[FA3]",
+               _IN_BOTH),
+        ExportTarget("fa3-vllm-whole", TargetKind.WHOLE, _VLLM_FORK, "schedule", "vllm", "vllm", Decision(), "[FA3]",
+               _IN_BOTH),
+        ExportTarget("fa3-sgl-whole", TargetKind.WHOLE, _SGL_FORK, "schedule", "", "fa3_fwd", Decision(), "[FA3]",
+                     _IN_BOTH),
         ExportTarget("vllm", TargetKind.VLLM, "vllm-project/vllm", "schedule", "vllm", "vllm", Decision(num_splits=32),
-                     "[Attention]", _IN_VLLM),
+               "[Attention]", _IN_VLLM),
         ExportTarget("fa4", TargetKind.FA4, _UPSTREAM, "schedule", "", "", Decision(), "[CuTe]", _IN_FA4),
         ExportTarget("python", TargetKind.PYTHON, "", "schedule", "fa3_fwd", "fa3_fwd", Decision(), "", {
             "blocks_per_split": "no argument of FA3's Python interface takes it",

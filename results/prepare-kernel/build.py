@@ -1,0 +1,119 @@
+"""Builds the prepare kernel for sm_90a, stock and patched, with recorded calls to check it on; no GPU.
+
+    python results/prepare-kernel/build.py --source ~/flash-attention -o build
+
+Needs nvcc. The kernel is cut out of the tree and compiled with stand-ins for CUTLASS and CUB (kernels/prepare_shim.h);
+`measure.py` runs what is built here on a Hopper GPU. The folder holds compiled FA3 and is not to be committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+from evaluators.data.contract import Cache, Gpu, Mode
+from evaluators.fa3.dispatch import work_view
+from evaluators.language.cpp.normalise import form_of
+from evolve.export.bundle.plan import stock_form, with_stock_choice
+from evolve.export.evidence.answers import ask, read
+from evolve.export.evidence.evidence import Row, gather, recorded_tables
+from evolve.export.patch.prepare import FILE, change_prepare
+from evolve.export.patch.tree import open_tree
+from evolve.export.proof.device_build import FLAGS, find_nvcc
+from evolve.export.proof.prepare_run import PrepareBatch, batch_of, device_source, random_batches
+from evolve.export.targets.domain import Domain
+from evolve.export.targets.targets import TARGETS
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+PROGRAMS = {
+    "fa3-metadata": ROOT / "results/champions/fa3-metadata.py",
+    "fa3-metadata-abstains": ROOT / "results/certificates/fa3-metadata-abstains.py",
+    "fa3-metadata-32": HERE / "fa3-metadata-32.py",
+    "waves-metadata": ROOT / "seeds/waves_metadata.py",
+}
+RANDOM = 400
+STEPS = (6, 4)
+"""Ragged and uniform shapes whose steps are timed."""
+
+
+def cubin(source: bytes, name: str, folder: Path) -> str:
+    """Compile; what ptxas says of registers and spills."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise SystemExit("no nvcc: put it on the path, or name it in $NVCC")
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made) / "prepare.cu"
+        path.write_text(device_source(source), encoding="utf-8")
+        done = subprocess.run([nvcc, *FLAGS, "-o", str(folder / f"{name}.cubin"), str(path)], capture_output=True,
+                              text=True, check=False)  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return "; ".join(sorted({x.strip() for x in done.stderr.splitlines() if "registers" in x or "spill" in x}))
+
+
+def recorded(rows: list[Row], gpu: Gpu) -> list[PrepareBatch]:
+    """Every recorded batch, under stock's cap and under the champion's."""
+    works = [
+        work_view(r.case.shape, r.setting, cap) for r in rows for cap in (r.stock.num_splits, r.chosen.num_splits)
+    ]  # fmt: skip
+    return [batch_of(w, gpu.num_sms) for w in dict.fromkeys(works) if w.num_splits > 1]
+
+
+def steps(rows: list[Row]) -> list[dict[str, object]]:
+    """Shapes whose launch the champion changes, spread evenly over what was recorded as their gain."""
+    found = []
+    for ragged, count in zip((True, False), STEPS, strict=True):
+        mine = [r for r in rows if r.case.ragged is ragged and r.changed and r.result]
+        mine = [r for r in mine if r.setting.cache is Cache.COLD]
+        mine.sort(key=lambda r: r.result.log_speedup if r.result else 0.0)
+        for index in range(count):
+            row = mine[(2 * index + 1) * len(mine) // (2 * count)]
+            found.append({"case": row.case.id, "shape": row.case.shape.as_json(), "stock": row.stock.as_row(),
+                          "chosen": row.chosen.as_row()})  # fmt: skip
+    return found
+
+
+def main() -> None:
+    """Build everything."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("-o", type=Path, required=True)
+    given = parser.parse_args()
+    folder: Path = given.o
+    folder.mkdir(parents=True)
+    target, gpu = TARGETS["fa3-prepare"], Gpu()
+    tree = open_tree(given.source, target)
+    before = tree.read(FILE)
+    assert before is not None
+    built = {"stock": cubin(before, "stock", folder)}
+    champion = read(PROGRAMS["fa3-metadata"].read_text(encoding="utf-8"), "fa3-metadata")
+    whole = TARGETS["fa3-whole"]
+    rows = [r for r in gather(whole, champion, recorded_tables(whole, ROOT / "results/tables"), gpu)
+            if r.setting.mode is Mode.METADATA]  # fmt: skip
+    batches = recorded(rows, gpu)
+    drawn = random_batches(RANDOM, 7, batches[0].work)
+    answers: dict[str, list[int]] = {}
+    for name, path in PROGRAMS.items():
+        form = with_stock_choice(form_of(read(path.read_text(encoding="utf-8"), name), "blocks_per_split"))
+        change = change_prepare(tree, form, stock_form("blocks_per_split"), Domain())
+        built[name] = cubin(change.edits[FILE], name, folder)
+        own = read(form.source(), name)
+        asked = [(rows[0].view, b.work, b.num_sms) for b in (*batches, *drawn)]
+        answers[name] = [d.blocks_per_split for d in ask(own, asked, "batches")]
+    calls = [[b.work.num_heads_kv, b.work.qheads_per_kvhead, b.num_sms, b.work.num_splits, b.work.block_m,
+              b.work.block_n, list(b.n_blocks)] for b in (*batches, *drawn)]  # fmt: skip
+    told = {"commit": tree.revision, "built": built, "recorded": len(batches), "random": len(drawn), "calls": calls,
+            "answers": answers, "steps": steps(rows)}  # fmt: skip
+    (folder / "calls.json.gz").write_bytes(gzip.compress(json.dumps(told).encode(), 9, mtime=0))
+    print(f"{len(batches)} recorded and {len(drawn)} random batches; {len(told['steps'])} steps; {folder}")
+    for name, text in built.items():
+        print(f"  {name}: {text}")
+
+
+if __name__ == "__main__":
+    main()
