@@ -39,7 +39,7 @@ from evolve.export.targets.domain import INPUT, Domain
 from evolve.export.targets.targets import TARGETS, ExportTarget, TargetKind
 
 OTHER_GPUS_EVERY = 8
-"""Every so many recorded batches are also decided as on each other GPU: the kernel runs thread by thread on the host."""
+"""Every so many recorded batches are also decided as on other GPUs: the kernel runs thread by thread on the host."""
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
