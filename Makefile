@@ -69,7 +69,12 @@ $(RUN_STAMP): | $(BIN)/python
 	@rm -f $(VENV)/installed-run-*
 	@touch $@
 
+# Exact versions with hashes, where LOCK names a file of them; what an index lacks of it comes by its range.
+LOCK ?=
+
 $(DEV_STAMP): | $(BIN)/python
+	@test -z "$(LOCK)" || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK) || \
+		echo "warning: $(LOCK) cannot be installed here, so the newest versions within their ranges are" >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@# Not everywhere are there wheels for a browser's driver: then its tests skip themselves.
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
