@@ -81,7 +81,7 @@ def test_a_client_that_reads_nothing_holds_up_nobody(server: DashboardServer) ->
         (b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n", (414, 0)),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 1000 + b"\r\n", (431, 0)),
         (b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n", (431, 0)),
-        (b"\x00" * 5000, (400, 0)),
+        (b"\x00" * 5000 + b"\r\n\r\n", (400, 0)),
     ],
     ids=["long address", "many headers", "long header", "no request"],
 )

@@ -245,7 +245,7 @@ def test_what_native_code_leaves_open_the_sandbox_answers(said: pytest.LogCaptur
         assert opened.is_native
         for rounds in (3, 61, 62, 90):
             found = opened.run([rounds])
-            assert found is not None and found.num_splits[0] == 1 + 2 ** (rounds + 2) % 3
+            assert found is not None and found.decision(0).num_splits == 1 + 2 ** (rounds + 2) % 3
 
 
 def test_decision_arrays_hold_all_that_decisions_do() -> None:

@@ -87,9 +87,9 @@ class TritonDecode:
         Raises:
             ProviderUnavailable: one of them cannot run here.
         """
+        self._fa3 = fa3(paged, library)  # which looks at the GPU first
         self._kernel = load_kernel()
         self._paged = paged
-        self._fa3 = fa3(paged, library)
         self._workspace: Workspace | None = None
 
     def build(self) -> str:
