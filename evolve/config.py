@@ -9,14 +9,9 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
-    model_serializer,
     model_validator,
 )
 
@@ -24,7 +19,7 @@ from evaluators.data.contract import LIVE_SETTINGS, SETTINGS
 from evaluators.data.workloads import ALL_WORKLOADS, Weighting, is_workload
 from evaluators.judge.judge_set import Objective
 from evolve.errors import UserError
-from evolve.secrets import as_texts, body_keys, endpoint_url, environment_name, named_values
+from evolve.proposer_config import KINDS, AgentConfig, EndpointConfig, OfflineConfig, ProposerConfig, Section
 
 TRACE = "trace"
 """Workload whose shapes, or their weights, come from `traffic.trace`."""
@@ -33,11 +28,7 @@ RECORDED_FOR_TRACES = "llama31-70b"
 """Workload whose recorded shapes a trace's batches are mapped to."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class JudgeConfig(_Section):
+class JudgeConfig(Section):
     """Judge of candidates: table or GPU, weighting, caps."""
 
     workload: str = Field(
@@ -62,7 +53,7 @@ class JudgeConfig(_Section):
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
 
 
-class MeasureConfig(_Section):
+class MeasureConfig(Section):
     """GPUs that measure, with `judge.measure: live`; without this section, one process on the current GPU."""
 
     executor: Literal["local", "ray"] = Field(
@@ -71,7 +62,7 @@ class MeasureConfig(_Section):
     gpus: Literal["all"] | Annotated[int, Field(ge=1)] = Field("all", description="how many GPUs, or all")
 
 
-class TrafficConfig(_Section):
+class TrafficConfig(Section):
     """A model on a server, and its requests; for `judge.workload: trace`, `judge.objective: tokens` and predictions."""
 
     model: str = Field(description="well-known model, or its config.json")
@@ -91,168 +82,14 @@ class TrafficConfig(_Section):
     batches: int = Field(300, ge=20, le=5000, description="decode steps that are drawn from the simulation")
 
 
-class SandboxConfig(_Section):
+class SandboxConfig(Section):
     """Limits of one candidate over all shapes."""
 
     time_s: float = Field(2.0, gt=0, description="CPU seconds")
     memory_mb: int = Field(512, ge=64, description="address space in MiB")
 
 
-class OfflineConfig(_Section):
-    """Proposer without a model: generic edits of the syntax tree and constants."""
-
-    kind: Literal["offline"] = "offline"
-    without: tuple[str, ...] = Field((), description="edit kinds to leave out, or span (for ablations)")
-    weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        {}, description="how often kinds of edits are tried, where docs/offline-edits.md says otherwise: {cost: 5}"
-    )
-
-
-EnvironmentName = Annotated[str, AfterValidator(environment_name)]
-EndpointUrl = Annotated[str, AfterValidator(endpoint_url)]
-Named = Annotated[dict[str, str], BeforeValidator(as_texts), AfterValidator(named_values)]
-
-
-class _RequestKeys(_Section):
-    """How an endpoint is asked."""
-
-    base_url: EndpointUrl = Field(
-        "https://api.openai.com/v1",
-        description="endpoint, up to and with /v1; without user names, passwords or keys, which journals would keep",
-    )
-    api_key_env: EnvironmentName = Field(
-        "OPENAI_API_KEY", description="name of the environment variable that holds the key; empty: no key is sent"
-    )
-    headers: Named = Field(
-        {}, description="further headers; ${NAME} stands for an environment variable, for keys in headers of their own"
-    )
-    query: Named = Field({}, description="query of the URL, e.g. {api-version: 2024-10-21}; ${NAME} as in headers")
-    extra_body: Annotated[dict[str, Any], AfterValidator(body_keys)] = Field(
-        {}, description="further keys of the request, e.g. {top_p: 0.9}; sent as they are"
-    )
-    temperature: float | None = Field(0.7, ge=0, le=2, description="null: the endpoint's own")
-    max_tokens: int = Field(8192, gt=0, description="longest answer, its reasoning included")
-    max_completion_tokens: int | None = Field(None, gt=0, description="the same under its newer name, instead")
-    reasoning_effort: str | None = Field(None, description="e.g. low, medium, high; null: not sent")
-    requests_per_minute: float | None = Field(None, gt=0, description="most calls begun in a minute")
-    seeded: bool = Field(True, description="send the proposal's seed with the request")
-
-    @property
-    def answer_tokens(self) -> int:
-        """Tokens of the longest answer, whichever name the limit has."""
-        return self.max_completion_tokens or self.max_tokens
-
-
-class ModelConfig(_RequestKeys):
-    """One of several models; what is left out is taken from the proposer's own keys."""
-
-    name: str = Field(description="model name as the endpoint knows it")
-    weight: float = Field(1.0, gt=0, description="how often it is asked, relative to the others")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_unset(cls, data: Any) -> Any:
-        # Configurations of before 0.2 were written with nulls for what was left out.
-        if isinstance(data, dict):
-            return {k: v for k, v in data.items() if v is not None or k not in ("base_url", "api_key_env")}
-        return data
-
-    @model_serializer(mode="wrap")
-    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keys that were given: a null that was written down is not one that was left out."""
-        whole: dict[str, Any] = handler(self)
-        return {key: value for key, value in whole.items() if key in self.model_fields_set}
-
-
-class EndpointConfig(_RequestKeys):
-    """How a proposer asks models of OpenAI-compatible endpoints."""
-
-    model: str | None = Field(None, description="model name as the endpoint knows it")
-    models: tuple[ModelConfig, ...] = Field((), description="several models, instead of `model`")
-    bandit: bool = Field(True, description="shift weight to the models that improve the score most per cost")
-    timeout_s: float = Field(120.0, gt=0, description="per request; reasoning models may need 600")
-    retries: int = Field(4, ge=0, description="further tries after 429, 5xx, timeouts and broken answers")
-    backoff_s: float = Field(1.0, gt=0, description="first wait; doubled each time")
-
-    def check_models(self) -> None:
-        """Refuse anything but one model or several different ones.
-
-        Raises:
-            ValueError: saying which.
-        """
-        if (self.model is None) == (not self.models):
-            raise ValueError("name one model under `model`, or several under `models`")
-        names = [m.name for m in self.models]
-        if len(set(names)) < len(names):
-            raise ValueError("`models` names a model twice")
-
-    def all_models(self) -> tuple[ModelConfig, ...]:
-        """Every model with all its keys filled in; none where no model is asked."""
-        own = {key: getattr(self, key) for key in _RequestKeys.model_fields}
-        named = self.models or ((ModelConfig(name=self.model),) if self.model else ())
-        return tuple(ModelConfig(**{**own, **{key: getattr(m, key) for key in m.model_fields_set}}) for m in named)
-
-
-class OpenAIConfig(EndpointConfig):
-    """Proposer that asks an OpenAI-compatible endpoint."""
-
-    kind: Literal["openai"] = "openai"
-    correct: bool = Field(True, description="ask once more, with the reason, where an answer cannot be read")
-
-    @model_validator(mode="after")
-    def _one_or_several(self) -> Self:
-        self.check_models()
-        return self
-
-
-class AgentConfig(EndpointConfig):
-    """Proposer that sends an agent with tools on an expedition per proposal."""
-
-    kind: Literal["agent"] = "agent"
-    operator: Literal["model", "external"] = Field(
-        "model", description="model: the endpoint's; external: whoever calls the tools by evosplit agent (CLI or MCP)"
-    )
-    evaluations: int = Field(8, ge=1, description="drafts judged in one expedition; the same decisions again are free")
-    fit_tables: int = Field(0, ge=0, description="decision tables that fitting constants may score in one; 0: no fit")
-    turns: int = Field(24, ge=1, description="answers of the model in one expedition, or calls of an external operator")
-    tokens: int | None = Field(None, gt=0, description="prompt and answer tokens of one expedition")
-    usd: float | None = Field(None, gt=0, description="US dollars of one expedition, by `budget.prices`")
-    more_regressions: int = Field(0, ge=0, description="regressions beyond its parent's that the gate lets pass")
-    stall: int = Field(3, ge=1, description="drafts or expeditions in a row without gain that count as stagnation")
-    supervisor: bool = Field(True, description="ask for a diagnosis and directions, without tools, on stagnation")
-
-    @model_validator(mode="after")
-    def _model_or_external(self) -> Self:
-        if self.operator == "model":
-            self.check_models()
-        elif self.model is not None or self.models:
-            raise ValueError("with `operator: external` no model is asked: leave `model` and `models` out")
-        return self
-
-
-class ManualConfig(_Section):
-    """Proposer that puts prompts into a folder, where a person or any program answers them."""
-
-    kind: Literal["manual"] = "manual"
-    model: str = Field("manual", description="who answers, where an answer does not say so itself")
-    poll_s: float = Field(0.2, gt=0, description="how often to look for answers")
-
-
-class ReplayConfig(_Section):
-    """Proposer that gives the answers of a recorded run."""
-
-    kind: Literal["replay"] = "replay"
-    run: str = Field(description="folder of the recorded run")
-    prompts: Literal["same", "any"] = Field("same", description="whether prompts must be the recorded ones, too")
-
-
-KINDS = ("offline", "openai", "agent", "manual", "replay")
-"""Kinds of proposers."""
-
-ProposerConfig = OfflineConfig | OpenAIConfig | AgentConfig | ManualConfig | ReplayConfig
-
-
-class Price(_Section):
+class Price(Section):
     """Price of a model, in US dollars per million tokens."""
 
     input: float = Field(ge=0, description="US dollars per million prompt tokens")
@@ -263,7 +100,7 @@ class Price(_Section):
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
 
-class BudgetConfig(_Section):
+class BudgetConfig(Section):
     """Limits of a whole run, resumed or not; see also search.proposals and search.wall_s."""
 
     usd: float | None = Field(None, gt=0, description="US dollars, by `prices`")
@@ -272,7 +109,7 @@ class BudgetConfig(_Section):
     prices: dict[str, Price] = Field({}, description="price of each model, by its name")
 
 
-class PromptsConfig(_Section):
+class PromptsConfig(Section):
     """Texts of the prompts; a run keeps those that it began with."""
 
     max_tokens: int = Field(
@@ -284,7 +121,7 @@ class PromptsConfig(_Section):
     rewrite: str | None = Field(None, description="file instead of evolve/prompts/default/rewrite.md")
 
 
-class ConstantsConfig(_Section):
+class ConstantsConfig(Section):
     """Constant fitting: a numeric search over the numbers of a program, on the recorded training shapes."""
 
     every: int = Field(0, ge=0, description="every n-th proposal of an island fits its parent's numbers; 0: none does")
@@ -294,7 +131,7 @@ class ConstantsConfig(_Section):
     )
 
 
-class StopConfig(_Section):
+class StopConfig(Section):
     """Ends of a search before all its proposals are made; none by default. The first that is reached counts."""
 
     score: float | None = Field(None, gt=0, description="training score of the leader")
@@ -302,7 +139,7 @@ class StopConfig(_Section):
     stall: int | None = Field(None, ge=1, description="proposals in a row that did not improve the training score")
 
 
-class SearchConfig(_Section):
+class SearchConfig(Section):
     """The population and the loop."""
 
     proposals: int = Field(400, ge=0, description="proposals after the seeds; the budget of a run")
@@ -331,7 +168,7 @@ class SearchConfig(_Section):
         return self
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A run."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="first part of the run's id")

@@ -26,7 +26,7 @@ from evaluators.judge.judge_set import JudgeSet, Objective, table_labels
 from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, self_test
 from evolve.assets import asset
-from evolve.config import TRACE, AgentConfig, RunConfig, changed_keys, load_config, parse_yaml, with_overrides
+from evolve.config import TRACE, RunConfig, changed_keys, load_config, parse_yaml, with_overrides
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.journal import FILE_NAME, open_journal
 from evolve.journal.run_folder import (
@@ -40,6 +40,7 @@ from evolve.journal.run_folder import (
 )
 from evolve.journal.versions import other_versions
 from evolve.prompts.templates import load_templates
+from evolve.proposer_config import AgentConfig
 from evolve.proposers import Proposer, open_proposer
 from evolve.search.controller import Controller, SearchProgress
 from evolve.traffic import OpenedTraffic, open_traffic, weigh_live, weigh_table

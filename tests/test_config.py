@@ -8,8 +8,9 @@ import yaml
 from conftest import ROOT
 from pydantic import BaseModel
 
-from evolve.config import OfflineConfig, OpenAIConfig, RunConfig, load_config, parse_config
+from evolve.config import RunConfig, load_config, parse_config
 from evolve.errors import EXIT_USAGE, UserError
+from evolve.proposer_config import OfflineConfig, OpenAIConfig
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 

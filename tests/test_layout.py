@@ -49,8 +49,9 @@ ORDER = (
         "scoring", "judge", "confirm", "openevolve_entry",
     )),
     *(f"evolve.{name}" for name in (
-        "errors", "assets", "secrets", "config", "traffic", "proposal", "journal", "prompts", "mutation", "tuning",
-        "proposers", "search", "agent", "run", "operator", "decisions", "reports", "baselines", "compare", "sweep",
+        "errors", "assets", "secrets", "proposer_config", "config", "traffic", "proposal", "journal", "prompts",
+        "mutation", "tuning", "proposers", "search", "agent", "run", "operator", "decisions", "reports", "baselines",
+        "compare", "sweep",
         "export.targets", "export.evidence", "export.patch", "export.proof", "export.distill", "export.certify",
         "export.bundle", "export.engine", "dashboard", "api", "cli",
     )),

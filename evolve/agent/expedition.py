@@ -15,11 +15,12 @@ from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import Conversation, Speaker, Spoken
 from evolve.agent.supervision import prompt, stalled_text, supervision
 from evolve.agent.workbench import ToolResult, Workbench
-from evolve.config import AgentConfig, RunConfig
+from evolve.config import RunConfig
 from evolve.journal.journal import Journal, storable
 from evolve.journal.turns import ExpeditionOutcome, Turn, TurnKind
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import Request, Response
+from evolve.proposer_config import AgentConfig
 from evolve.proposers.base import EndpointError, ProposerError, RequestRefused
 from evolve.search.budget import BudgetSpent
 

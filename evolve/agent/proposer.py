@@ -8,9 +8,10 @@ from evolve.agent.expedition import Expedition
 from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import EndpointSpeaker, Speaker
 from evolve.agent.workbench import Workbench
-from evolve.config import AgentConfig, RunConfig
+from evolve.config import RunConfig
 from evolve.journal.journal import Journal
 from evolve.proposal import Calls, Request, Response
+from evolve.proposer_config import AgentConfig
 from evolve.proposers.openai import OpenAIProposer
 from evolve.search.budget import BudgetSpent
 from evolve.search.pipeline import JudgeLike

@@ -9,11 +9,12 @@ from evolve.agent.expedition import Expedition, Reported
 from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import RecordedSpeaker
 from evolve.agent.workbench import Workbench
-from evolve.config import AgentConfig, ReplayConfig, RunConfig
+from evolve.config import RunConfig
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Journal, open_journal
 from evolve.journal.turns import Turn, TurnKind
 from evolve.proposal import Request, Response
+from evolve.proposer_config import AgentConfig, ReplayConfig
 from evolve.proposers.base import ProposerError
 from evolve.proposers.replay import ReplayProposer, recorded_entries
 from evolve.search.budget import BudgetSpent

@@ -17,10 +17,10 @@ from evolve.agent import shapes, tools
 from evolve.agent.drafts import Draft, draft_of, gate
 from evolve.agent.knowledge import read_topic
 from evolve.agent.lineage import EarlierPrograms
-from evolve.config import AgentConfig
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.journal import storable
 from evolve.proposal import Request
+from evolve.proposer_config import AgentConfig
 from evolve.search.pipeline import JudgeLike
 from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 from evolve.tuning.constants import ConstantFitter, Unfit

@@ -24,12 +24,13 @@ from evolve.cli.common import (
     score_lines,
 )
 from evolve.cli.tokens.predicted import predictions, token_lines, tokens_text
-from evolve.config import AgentConfig, BudgetConfig, ReplayConfig, RunConfig, load_config
+from evolve.config import BudgetConfig, RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.journal.diff import first_difference
 from evolve.journal.journal import Entry, Spending, open_journal
 from evolve.journal.packed import refuse_packed
 from evolve.journal.run_folder import CONFIG_FILE, Best, RunSummary, find_run, keep_tables, kept_tables, new_run_folder
+from evolve.proposer_config import AgentConfig, ReplayConfig
 from evolve.proposers import Proposer, open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
 from evolve.reports.run_display import RunDisplay

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from evolve.config import AgentConfig, RunConfig, parse_config
+from evolve.config import RunConfig, parse_config
 from evolve.errors import UserError
+from evolve.proposer_config import AgentConfig
 
 PLENTY = 10**6
 """Proposals of an arm that dollars end."""

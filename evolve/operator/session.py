@@ -17,10 +17,11 @@ from evaluators.data.evaluation import SplitScore
 from evolve.agent import tools
 from evolve.agent.expedition import Expedition, Reported
 from evolve.agent.proposer import AgentProposer
-from evolve.config import AgentConfig, RunConfig
+from evolve.config import RunConfig
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import locked, summarise
+from evolve.proposer_config import AgentConfig
 from evolve.run import OpenedRun, held_config, resume_run, run_search, start_run
 
 

@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-from evolve.config import ManualConfig, OfflineConfig, OpenAIConfig, ProposerConfig, ReplayConfig
 from evolve.proposal import ProgramRecord, Request, Response
+from evolve.proposer_config import ManualConfig, OfflineConfig, OpenAIConfig, ProposerConfig, ReplayConfig
 from evolve.proposers.base import EndpointError, Proposer, ProposerError
 
 __all__ = ["EndpointError", "ProgramRecord", "Proposer", "ProposerError", "Request", "Response", "open_proposer"]

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from evolve.config import ModelConfig
 from evolve.errors import EXIT_MISSING, UserError
+from evolve.proposer_config import ModelConfig
 from evolve.proposers.refusals import Wire
 from evolve.secrets import filled_in, masked, read_key
 

@@ -6,9 +6,10 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from evolve.config import EndpointConfig, RunConfig
+from evolve.config import RunConfig
 from evolve.errors import UserError
 from evolve.proposal import EndpointCall, UncountedCalls
+from evolve.proposer_config import EndpointConfig
 
 
 @dataclass(slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
-from evolve.config import ManualConfig
 from evolve.proposal import Request, Response
+from evolve.proposer_config import ManualConfig
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, task_id
 
 

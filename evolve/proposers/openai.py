@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
-from evolve.config import EndpointConfig
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import CUT_OFF, Calls, EndpointCall, Request, Response
+from evolve.proposer_config import EndpointConfig
 from evolve.proposers.base import EndpointError, EndpointStopped, ProposerError, RequestRefused
 from evolve.proposers.completion import Completion, NoCompletion, error_text, read_completion
 from evolve.proposers.endpoint import BodyTooLarge, Endpoint, HttpReply, Unreachable

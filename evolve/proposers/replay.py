@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import zip_longest
 from pathlib import Path
 
-from evolve.config import ReplayConfig
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Entry, open_journal
 from evolve.proposal import Request, Response
+from evolve.proposer_config import ReplayConfig
 from evolve.proposers.base import ProposerError
 
 SHOWN_CHARS = 160

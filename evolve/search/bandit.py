@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from evaluators.data.sums import total
-from evolve.config import EndpointConfig, ProposerConfig, ReplayConfig
+from evolve.proposer_config import EndpointConfig, ProposerConfig, ReplayConfig
 
 PRIOR_CALLS = 4.0
 """Calls of average yield that every model starts with."""

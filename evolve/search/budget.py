@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-from evolve.config import EndpointConfig, RunConfig
+from evolve.config import RunConfig
 from evolve.journal.journal import Spending
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import EndpointCall, Request, Response
+from evolve.proposer_config import EndpointConfig
 
 
 class BudgetSpent(Exception):

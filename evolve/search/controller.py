@@ -20,7 +20,7 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.sandbox.process import SandboxUnavailable
 from evaluators.scoring.feedback import VERSION, render
-from evolve.config import AgentConfig, EndpointConfig, OpenAIConfig, ReplayConfig, RunConfig
+from evolve.config import RunConfig
 from evolve.errors import EXIT_MISSING, InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
 from evolve.journal.journal import Entry, Journal, open_journal
@@ -38,6 +38,7 @@ from evolve.journal.versions import versions_text
 from evolve.prompts.lessons import LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
+from evolve.proposer_config import AgentConfig, EndpointConfig, OpenAIConfig, ReplayConfig
 from evolve.proposers.base import EndpointStopped, Proposer
 from evolve.search.bandit import open_choice
 from evolve.search.budget import Budget, BudgetSpent, Spend

@@ -16,7 +16,8 @@ from llm_server import reply
 from evolve.compare.arms import Equal, Operator, arm_config
 from evolve.compare.outcomes import ArmRun
 from evolve.compare.report import pair_up, report_text, summarise_arms, verdict
-from evolve.config import AgentConfig, OpenAIConfig, parse_config
+from evolve.config import parse_config
+from evolve.proposer_config import AgentConfig, OpenAIConfig
 
 
 def scripted(request: dict[str, Any]) -> Answer:

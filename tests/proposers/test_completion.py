@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.config import ModelConfig
+from evolve.proposer_config import ModelConfig
 from evolve.proposers.completion import NoCompletion, error_text, read_completion, token_count
 from evolve.proposers.endpoint import Endpoint
 from evolve.proposers.refusals import RefusalKind, Wire, adapted, asked_wait_s, verdict

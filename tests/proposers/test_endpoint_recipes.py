@@ -18,8 +18,9 @@ from llm_server import Script, raw, reply, serving
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
-from evolve.config import OpenAIConfig, parse_config
+from evolve.config import parse_config
 from evolve.proposal import ProgramRecord, Request, Response, UncountedCalls
+from evolve.proposer_config import OpenAIConfig
 from evolve.proposers.openai import OpenAIProposer
 
 PARENT = ProgramRecord(0, "def schedule(shape, gpu):\n    return 1, None, 0\n", Evaluation(Status.OK))

@@ -18,9 +18,9 @@ from llm_server import Script, depending, raw, reply, serving
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
-from evolve.config import OpenAIConfig
 from evolve.errors import UserError
 from evolve.proposal import ProgramRecord, Request, Response, UncountedCalls
+from evolve.proposer_config import OpenAIConfig
 from evolve.proposers.openai import OpenAIProposer
 
 LITELLM = os.environ.get("LITELLM") or shutil.which("litellm")

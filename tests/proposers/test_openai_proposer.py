@@ -17,9 +17,9 @@ from llm_server import Script, broken, drip, hang, raw, reply, serving
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
-from evolve.config import OpenAIConfig
 from evolve.errors import UserError
 from evolve.proposal import ProgramRecord, Request, Response
+from evolve.proposer_config import OpenAIConfig
 from evolve.proposers import EndpointError, ProposerError, open_proposer
 
 KEY = "sk-very-secret"

@@ -20,9 +20,9 @@ from json_schemas import check
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
-from evolve.config import ManualConfig
 from evolve.errors import UserError
 from evolve.proposal import ProgramRecord, Request, Response
+from evolve.proposer_config import ManualConfig
 from evolve.proposers import open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, Reply, TaskState, task_id
 

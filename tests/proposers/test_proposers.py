@@ -15,10 +15,10 @@ from llm_server import Script, reply, serving
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.judge.judge import Judge
-from evolve.config import ManualConfig, OfflineConfig, OpenAIConfig, ReplayConfig
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, Journal
 from evolve.proposal import ProgramRecord, Request, Response
+from evolve.proposer_config import ManualConfig, OfflineConfig, OpenAIConfig, ReplayConfig
 from evolve.proposers import Proposer, ProposerError, open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, PromptQueue, Reply, TaskState
 from evolve.search.responses import program_from

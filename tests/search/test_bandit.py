@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evolve.config import OfflineConfig, OpenAIConfig
 from evolve.errors import UserError
+from evolve.proposer_config import OfflineConfig, OpenAIConfig
 from evolve.search.bandit import EXPLORE, Bandit, OneModel, open_choice
 
 DOLLARS = st.one_of(st.just(0.0), st.floats(1e-9, 5))

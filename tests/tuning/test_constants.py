@@ -14,9 +14,10 @@ from conftest import ROOT
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
 from evaluators.language.literals import Number
-from evolve.config import ConstantsConfig, OfflineConfig, RunConfig, SearchConfig
+from evolve.config import ConstantsConfig, RunConfig, SearchConfig
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
+from evolve.proposer_config import OfflineConfig
 from evolve.proposers import open_proposer
 from evolve.proposers.fitting import MODEL, FittingProposer
 from evolve.search.controller import Controller, read_journal

@@ -11,10 +11,11 @@ from evolve.agent import tools
 from evolve.agent.expedition import Reported
 from evolve.assets import asset
 from evolve.cli.common import emit, say
-from evolve.config import AgentConfig, load_config
+from evolve.config import load_config
 from evolve.errors import UserError
 from evolve.journal.run_folder import find_run
 from evolve.operator.session import OperatorSession, Told, arguments_of
+from evolve.proposer_config import AgentConfig
 from evolve.reports.plain_text import plain
 from evolve.run import held_config
 
