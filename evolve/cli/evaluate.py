@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from evaluators.data.contract import SETTINGS
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
@@ -13,6 +14,7 @@ from evaluators.judge.judge import SEARCH_SPLITS, Judge
 from evaluators.judge.judge_set import JudgeSet
 from evaluators.latencies.table import doubts, read_table, restrict
 from evaluators.scoring.feedback import by_region
+from evaluators.targets.registry import target_of_name
 from evolve.assets import asset
 from evolve.cli.common import (
     emit,
@@ -67,6 +69,8 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         return 0 if result.status is Status.OK else EXIT_NEGATIVE
     if result.status is not Status.OK:
         typer.echo(f"{program}: {result.status.value}: {plain(result.message)}")
+        if result.status in (Status.BAD_ANSWER, Status.RAISED):
+            say(_kernel_hint(str(judge.description["setting"])))
         return EXIT_NEGATIVE
     d = judge.description
     typer.echo(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
@@ -95,6 +99,15 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     for line in live_lines(judge):
         typer.echo(f"\n{line}")
     return 0
+
+
+def _kernel_hint(setting: str) -> str:
+    """Which kernel the program was asked for: one that decides for another gets its fields and its answer wrong."""
+    others = [name for name in SETTINGS if target_of_name(name) is not target_of_name(setting)]
+    return (
+        f"hint: it was asked for {setting} ({target_of_name(setting).name}); for another kernel: "
+        f"--table, or --set judge.setting={others[0]}"
+    )
 
 
 def _table_json(judge: JudgeSet, name: str, evaluation: Evaluation, *, sealed: bool) -> dict[str, object]:

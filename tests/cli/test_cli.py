@@ -156,6 +156,13 @@ def test_bad_programs_are_a_negative_verdict(
     assert result.code == 1 and said in result.out and result.err == ""
 
 
+def test_a_program_for_another_kernel_is_told_so(evosplit: Command) -> None:
+    result = evosplit("evaluate", ROOT / "seeds" / "triton_naive.py")
+    assert result.code == 1 and "bad_answer" in result.out and "judge.setting=triton_decode-metadata-cold" in result.err
+    result = evosplit("evaluate", ROOT / "seeds" / "fa3_stock.py", "--set", "judge.setting=triton_decode-metadata-cold")
+    assert result.code == 1 and "judge.setting=fa3_fwd-metadata-cold" in result.err
+
+
 def test_evaluate_prints_scores_and_what_is_left(evosplit: Command) -> None:
     result = evosplit("evaluate", STOCK)
     assert result.code == 0
