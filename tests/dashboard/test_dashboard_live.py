@@ -32,6 +32,7 @@ def shows(page: Page, text: str, within_ms: float = WAIT_MS) -> None:
     page.get_by_text(text).first.wait_for(timeout=within_ms)
 
 
+@pytest.mark.slow
 def test_every_open_view_follows_a_real_run(browser: Browser, tmp_path: Path) -> None:
     """Ten tabs of one browser, opened before there is a run and left alone until it has ended."""
     runs = tmp_path / "runs"

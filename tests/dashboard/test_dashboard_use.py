@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_keyboard_walk(browser: Browser, url: str) -> None:
     watched = watch(browser)
     watched.open(url)
@@ -89,6 +90,7 @@ def test_deep_links(browser: Browser, url: str, place: str, selector: str, words
     assert watched.complaints == []
 
 
+@pytest.mark.slow
 def test_documents_are_those_of_the_command_line(
     browser: Browser, url: str, folders: list[Path], evosplit: Command
 ) -> None:
@@ -142,6 +144,7 @@ def test_shapes_of_several_tables_and_of_a_live_run(browser: Browser, measured_u
     assert watched.complaints == []
 
 
+@pytest.mark.slow
 def test_play_over_the_grid_and_hold_a_key(browser: Browser, report_url: str) -> None:
     watched = watch(browser)
     watched.open(f"{report_url}#grid?t=0")

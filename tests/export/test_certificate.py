@@ -238,6 +238,7 @@ def test_a_program_that_abstains_is_certified_below_half_a_percent_on_live_shape
     assert "clears_margin" in found.source
 
 
+@pytest.mark.slow
 def test_a_whole_target_certifies_the_program_itself() -> None:
     source = (ABSTAINS / "fa3-metadata-abstains.py").read_text()
     target = TARGETS["fa3-whole"]

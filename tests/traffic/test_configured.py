@@ -160,6 +160,7 @@ def test_static_mode_has_no_ragged_batches() -> None:
         configured_cases(live, LIVE_SETTINGS[live.judge.setting], open_traffic(live))
 
 
+@pytest.mark.slow
 def test_tune_from_trace_to_certificate(evosplit: Command, tmp_path: Path) -> None:
     trace = tmp_path / "mine.jsonl"
     shutil.copy(ROOT / "configs" / "traces" / "documents.jsonl", trace)

@@ -70,7 +70,10 @@ export async function candidateView({ source, run, values }) {
 
 function tab(c, values, step) {
   const tabs = tabsOf(c);
-  const at = Math.max(0, tabs.findIndex(([key]) => key === (values.tab ?? "source")));
+  const at = Math.max(
+    0,
+    tabs.findIndex(([key]) => key === (values.tab ?? "source")),
+  );
   set({ tab: tabs[(at + step + tabs.length) % tabs.length][0] });
 }
 

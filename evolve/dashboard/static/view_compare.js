@@ -226,7 +226,7 @@ function decisions(d) {
   const faster = rows.filter((r) => ratio(r) > 1.01).length;
   const slower = rows.filter((r) => ratio(r) < 0.99).length;
   const says = (o) =>
-    `${o.num_splits}${o.blocks_per_split ? `/${o.blocks_per_split}` : ""}` + (o.variant ? ` @${o.variant}` : "");
+    `${o.num_splits}${o.blocks_per_split ? `/${o.blocks_per_split}` : ""}${o.variant ? ` @${o.variant}` : ""}`;
   return panel(
     "Decisions",
     null,
