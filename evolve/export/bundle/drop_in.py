@@ -13,7 +13,6 @@ from hashlib import sha256
 
 from evaluators.data import contract
 from evaluators.data.contract import Gpu
-from evaluators.data.gpus import SM_COUNTS
 from evaluators.fa3 import dispatch
 from evaluators.language.cpp.normalise import NotExpressible, always_returns, form_of
 from evaluators.language.gate import Program
@@ -24,6 +23,7 @@ from evolve.export.evidence.evidence import confined, gather, recorded_tables
 from evolve.export.evidence.harm import judged
 from evolve.export.patch.header import SourceChange
 from evolve.export.proof.equivalence import RANDOM_INPUTS, SEED, Mismatch, Proof
+from evolve.export.proof.gpus import calls_on_all_gpus
 from evolve.export.targets.domain import HEAD_DIM, Domain
 from evolve.export.targets.inputs import edge_views, random_views
 from evolve.export.targets.targets import ExportTarget
@@ -156,7 +156,7 @@ def plan_drop_in(name: str, program: Program, target: ExportTarget, *, gpu: Gpu,
     text = module_source(program, sha256(program.source.encode()).hexdigest(), verdict.domain)
     inside = text.partition(MARK)[2].partition("\n\ndef launch_arguments")[0]
     held = read("import math\n" + inside, MODULE)
-    lattice = list(dict.fromkeys((r.view, n) for n in (gpu.num_sms, *SM_COUNTS) for r in rows))
+    lattice = calls_on_all_gpus(rows, gpu.num_sms)
     inputs = [(v, NO_WORK, s) for v, s in (*lattice, *edge_views(), *random_views(RANDOM_INPUTS, SEED))]
     for (view, _, num_sms), one, other in zip(inputs, ask(_bare(program), inputs, "inputs of the proof"),
                                                ask(held, inputs, "inputs of the proof"), strict=True):  # fmt: skip

@@ -31,7 +31,7 @@ from evolve.export.patch.tree import Tree
 from evolve.export.proof.call_chain import Followed, follow
 from evolve.export.proof.device_build import device_note
 from evolve.export.proof.equivalence import EmptyInput, Proof, compile_change, prove_blocks, prove_schedule
-from evolve.export.proof.gpus import GpuEffect, gpu_effects, lines_with_one_gpus_sms
+from evolve.export.proof.gpus import GpuEffect, calls_on_all_gpus, gpu_effects, lines_with_one_gpus_sms
 from evolve.export.proof.monotone import Monotone, prove_monotone
 from evolve.export.proof.outside import Outside, prove_condition, prove_outside
 from evolve.export.proof.prepare_run import batch_of, proof_of, prove_kernel
@@ -221,7 +221,7 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
         verdict = modes_of(target, schedule, rows, gpu, domain, partial=partial)
     domain, rows = verdict.domain, confined(rows, verdict.domain)
     inside = [r for r in rows if domain.in_mode(r.view.varlen)]
-    lattice = list(dict.fromkeys((r.view, n) for n in (gpu.num_sms, *SM_COUNTS) for r in inside))
+    lattice = calls_on_all_gpus(inside, gpu.num_sms)
     forms = guarded_forms(form_of(program, "schedule"), form, stock, domain)
     change, proof = proved(forms, stock, schedule, tree, lattice, compiler, folder, domain)
     followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluators.data.contract import Gpu
-from evaluators.data.gpus import SM_COUNTS
 from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.compiler import FAST, Compiler
 from evaluators.language.cpp.normalise import NotExpressible, form_of
@@ -37,6 +36,7 @@ from evolve.export.patch.prepare import change_prepare
 from evolve.export.patch.tree import Tree
 from evolve.export.proof.call_chain import follow
 from evolve.export.proof.equivalence import compile_change
+from evolve.export.proof.gpus import calls_on_all_gpus
 from evolve.export.proof.monotone import prove_monotone
 from evolve.export.proof.outside import prove_outside
 from evolve.export.targets.domain import Domain
@@ -78,7 +78,7 @@ def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, co
             hint="the target fa3 and its twins, with --partial",
         )
     inside = [r for r in rows if domain.in_mode(r.view.varlen)]
-    lattice = list(dict.fromkeys((r.view, n) for n in (gpu.num_sms, *SM_COUNTS) for r in inside))
+    lattice = calls_on_all_gpus(inside, gpu.num_sms)
     # The smaller proof first: it refuses what the kernel cannot hold.
     asked = [(r.view, work_view(r.case.shape, r.setting, r.chosen.num_splits)) for r in inside]
     kernel, _ = proved_kernel(

@@ -21,6 +21,11 @@ ONE_GPUS_OWN = tuple(sorted({wave * H100_SMS + beside for wave in (1, 2) for bes
 """Numbers that stand for an H100's SMs: one wave or two, and their neighbours."""
 
 
+def calls_on_all_gpus(rows: Sequence[Row], num_sms: int) -> list[tuple[ShapeView, int]]:
+    """Recorded calls, each once on the tables' GPU, of `num_sms`, and on those of `SM_COUNTS`: what a proof asks."""
+    return list(dict.fromkeys((r.view, n) for n in (num_sms, *SM_COUNTS) for r in rows))
+
+
 @dataclass(frozen=True, slots=True)
 class GpuEffect:
     """A rule on a GPU of some size, over the recorded calls; without latencies.
