@@ -80,7 +80,7 @@ def test_rewritten_metadata_decodes_to_the_asked_splits(lengths: list[int], bloc
     live = live_splits(work.n_blocks, blocks, 32)
     written = rewrite_metadata(raw, shape, setting, live)
     assert len(written) == len(raw) and written[-1] == 0
-    decoded = decode_metadata(written, shape, setting, split=True)
+    decoded = decode_metadata(written, shape, setting)
     assert decoded.live_splits == live
     assert sorted(decoded.order) == list(range(len(lengths)))
     if not paged:
