@@ -1,7 +1,7 @@
 """Recorded tables: latencies of a workload under one setting, with the card that says how they were made.
 
-A table is a folder: `card.json`, `shapes.csv.gz` (one line per shape) and `cells.csv.gz` (one line per
-measured launch). Plain text, so that anyone can check it without our code.
+A table is a folder: `card.json`, `shapes.csv.gz` (one line per shape), `cells.csv.gz` (one line per measured launch)
+and `SHA256SUMS` of the three. Plain text, so that anyone can check it without our code.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from evaluators.targets.target import AnyTarget
 
 TABLE_FORMAT = 1
 CARD, SHAPES, CELLS = "card.json", "shapes.csv.gz", "cells.csv.gz"
+SUMS = "SHA256SUMS"
+"""As `sha256sum -c` takes it. Numbers of a card that nothing else repeats, such as the SMs, are safe by it alone; tables
+of earlier versions lack it and are read unchecked."""
+
 SHAPE_COLUMNS = (
     "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q", "gpu", "live_seqlens",
 )  # fmt: skip
@@ -186,6 +190,38 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
     (folder / SHAPES).write_bytes(_csv_bytes((*SHAPE_COLUMNS, *rare), shapes))
     (folder / CELLS).write_bytes(_csv_bytes(cell_columns(target), rows))
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_sums(folder)
+
+
+def write_sums(folder: Path) -> None:
+    """Say what a table's files are."""
+    lines = (f"{_sha256(folder / name)}  {name}\n" for name in (CARD, SHAPES, CELLS))
+    (folder / SUMS).write_text("".join(lines), encoding="ascii")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_sums(folder: Path) -> None:
+    """Refuse files that are not those that were written.
+
+    Raises:
+        TableError: naming the file.
+    """
+    if not (folder / SUMS).exists():
+        return
+    try:
+        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{folder / SUMS} cannot be read ({error}); restore it from the repository") from error
+    wanted = {name.lstrip(" *"): digest for digest, _, name in (line.partition(" ") for line in lines)}
+    for name in (CARD, SHAPES, CELLS):
+        if wanted.get(name) != _sha256(folder / name):
+            raise TableError(
+                f"{folder / name} is not the file that {SUMS} names: restore the table from the repository; where the "
+                f"change is meant, remove {SUMS}"
+            )
 
 
 def table_digest(folder: Path) -> str:
@@ -272,6 +308,7 @@ def _parsed(folder: Path, digest: str) -> Table:
             raise TableError(f"{folder / CELLS}: {case} holds a launch twice")
         for x in rows:
             check_cell(f"{folder / CELLS}: {case}", x, rounds)
+    _check_sums(folder)
     margin = max((target.sm_margin(x.decision) for rows in cells.values() for x in rows), default=0)
     return Table(
         card=card,
