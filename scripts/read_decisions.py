@@ -2,7 +2,7 @@
 
 Writes one JSON line per reading. `tests/fixtures/decisions.jsonl.gz` is its output, `wide_decisions.jsonl.gz` that of
 `--wide 3000`: head ratios, head sizes, windows, softcaps, query tokens and element types of any model, and
-`edge_decisions.jsonl.gz` that of `--edges 600`: batches to 1,100, padding, windows, odd head sizes. Where readings
+`edge_decisions.jsonl.gz` that of `--edges 400`: batches to 1,100, padding, windows, odd head sizes. Where readings
 differ from the mirror, they are shown by class with the tile that would explain them.
 """
 

@@ -29,7 +29,7 @@ from evaluators.targets.target import AnyTarget
 TABLE_FORMAT = 1
 CARD, SHAPES, CELLS = "card.json", "shapes.csv.gz", "cells.csv.gz"
 SUMS = "SHA256SUMS"
-"""As `sha256sum -c` takes it. Numbers of a card that nothing else repeats, such as the SMs, are safe by it alone; tables
+"""As `sha256sum -c` takes it. Numbers of a card that nothing else repeats, such as the SMs, are safe by it alone. Tables
 of earlier versions lack it and are read unchecked."""
 
 SHAPE_COLUMNS = (

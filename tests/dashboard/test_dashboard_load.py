@@ -75,6 +75,31 @@ def test_a_client_that_reads_nothing_holds_up_nobody(server: DashboardServer) ->
         assert [status(server.port) for _ in range(5)] == [200] * 5
 
 
+def test_a_client_that_sends_a_byte_at_a_time_is_hung_up_on(
+    server: DashboardServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, the request never: without a limit on the whole, such clients take all connections."""
+    monkeypatch.setattr("evolve.dashboard.server.REQUEST_S", 0.5)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
+        slow.settimeout(0.1)
+        end = time.monotonic() + 20
+        ended = False
+        slow.sendall(b"GET / HTTP/1.1\r\nX: ")
+        while not ended and time.monotonic() < end:
+            try:
+                slow.sendall(b"y")
+                ended = slow.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+        assert ended
+    assert status(server.port) == 200
+    while server.waiting_since and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not server.waiting_since
+
+
 @pytest.mark.parametrize(
     ("request_", "wanted"),
     [

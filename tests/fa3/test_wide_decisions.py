@@ -9,6 +9,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -30,16 +31,36 @@ from evaluators.measure.providers.metadata import decode_metadata
 
 METADATA = Setting("fa3_fwd", Mode.METADATA, Cache.COLD)
 FP8 = replace(METADATA, dtype="fp8")
+VLLM = Setting("vllm", Mode.METADATA, Cache.COLD, page_size=16)
 WIDE = ROOT / "tests" / "fixtures" / "wide_decisions.jsonl.gz"
+EDGES = ROOT / "tests" / "fixtures" / "edge_decisions.jsonl.gz"
 
 
 def call(**changes: object) -> DecodeShape:
     return DecodeShape(**{"batch": 2, "seqlen_k": 8192, "num_heads_q": 8, "num_heads_kv": 1, **changes})  # type: ignore[arg-type]
 
 
+def readings_of(path: Path) -> list[CompiledDecision]:
+    with gzip.open(path, "rt") as file:
+        return [CompiledDecision.from_json(json.loads(line)) for line in file]
+
+
+def test_mirror_agrees_with_every_reading_at_the_edges() -> None:
+    """Batches to 1,100, empty sequences, windows, head sizes between the compiled ones; num_splits of forward calls."""
+    readings = readings_of(EDGES)
+    large = [r for r in readings if r.shape.batch > 992]
+    asked = [r for r in large if r.num_splits > 1 and "varlen" in r.setting]
+    assert len(large) >= 400 and {"vllm", "fa3_fwd"} == {r.setting.split("-")[0] for r in asked}
+    assert sum(0 in r.shape.live_seqlens for r in readings) >= 900
+    assert not [r for r in readings if mirror(r, Gpu()) != r.compiled]
+    # vLLM's fork alone gives up splitting altogether there; upstream keeps num_splits, and splits nothing.
+    assert {r.compiled for r in asked if r.setting.startswith("vllm")} == {(1,)}
+    assert all(r.compiled == (r.num_splits,) for r in asked if r.setting.startswith("fa3_fwd"))
+    assert all(max(r.compiled) == 1 for r in large if "metadata" in r.setting)
+
+
 def test_mirror_agrees_with_every_wide_reading() -> None:
-    with gzip.open(WIDE, "rt") as file:
-        readings = [CompiledDecision.from_json(json.loads(line)) for line in file]
+    readings = readings_of(WIDE)
     assert len(readings) >= 2000
     assert Counter(r.setting.endswith("fp8") for r in readings)[True] >= 400
     wrong = [r for r in readings if mirror(r, Gpu()) != r.compiled]
@@ -59,6 +80,11 @@ def test_mirror_agrees_with_every_wide_reading() -> None:
         (FP8, {}, (128, 224)),
         (FP8, {"softcap": True, "window": 128}, (128, 192)),
         (FP8, {"head_dim": 256}, (128, 128)),
+        (VLLM, {"head_dim": 64}, (64, 192)),
+        (VLLM, {"head_dim": 64, "window": 128}, (192, 160)),
+        (VLLM, {"window": 128}, (128, 128)),
+        (replace(VLLM, dtype="fp8"), {}, (64, 96)),
+        (replace(VLLM, dtype="fp8"), {"window": 128}, (128, 192)),
     ],
 )
 def test_tiles(setting: Setting, changes: dict[str, object], tile: tuple[int, int]) -> None:
@@ -177,9 +203,6 @@ def test_wide_readings_go_on_after_refusals(script: ModuleType, monkeypatch: pyt
     readings = list(script.read_wide(FakeLibrary(), 300, refused))
     assert len(readings) + sum(refused.values()) == 300 and any("no softcap" in reason for reason in refused)
     assert script.report_differences(readings, Gpu(), shown=1) == 0
-
-
-VLLM = Setting("vllm", Mode.METADATA, Cache.COLD, page_size=16)
 
 
 def test_edge_shapes_reach_both_sides_of_992_and_padding() -> None:
