@@ -135,8 +135,8 @@ def tile_size(shape: DecodeShape, setting: Setting) -> tuple[int, int]:
     """(block_m, block_n) of the sm90 kernel, from tile_size_fwd_sm90 (hopper/tile_size.h).
 
     vLLM's fork takes a 64-row tile when all query rows of a KV head fit in it and no window is masked
-    (use_one_mma_wg in its heuristics.h). Pages smaller than block_n, and few query rows, rule out TMA loads, which makes
-    paged KV take the narrower tile (get_pagedkv_tma).
+    (use_one_mma_wg in its heuristics.h). Pages smaller than block_n, and few query rows, rule out TMA loads, which
+    makes paged KV take the narrower tile (get_pagedkv_tma).
     """
     vllm = setting.provider == "vllm"
     rows = shape.seqlen_q * shape.qheads_per_kvhead

@@ -29,8 +29,8 @@ from evaluators.targets.target import AnyTarget
 TABLE_FORMAT = 1
 CARD, SHAPES, CELLS = "card.json", "shapes.csv.gz", "cells.csv.gz"
 SUMS = "SHA256SUMS"
-"""As `sha256sum -c` takes it. Numbers of a card that nothing else repeats, such as the SMs, are safe by it alone. Tables
-of earlier versions lack it and are read unchecked."""
+"""As `sha256sum -c` takes it. Numbers of a card that nothing else repeats, such as the SMs, are safe by it alone.
+Tables of earlier versions lack it and are read unchecked."""
 
 SHAPE_COLUMNS = (
     "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q", "gpu", "live_seqlens",
