@@ -6,6 +6,7 @@ and `SHA256SUMS` of the three. Plain text, so that anyone can check it without o
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -326,24 +327,39 @@ def restrict(table: Table, splits: Sequence[Split]) -> Table:
     return Table(table.card, table.setting, table.gpu, cases, {c.id: table.cells[c.id] for c in cases}, table.digest)
 
 
+def _lines(path: Path) -> Iterator[tuple[int, object]]:
+    """Lines of a slice with their numbers; None for one that is no JSON."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{path} cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        row: object = None
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):
+            row = json.loads(line)
+        yield number, row
+
+
 def slice_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a slice, the header first; torn ones are left out.
 
     Raises:
         TableError: it cannot be read, or a line is no object.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path} cannot be read ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if not isinstance(row, dict):
+    for number, row in _lines(path):
+        if row is not None and not isinstance(row, dict):
             raise TableError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-        yield row
+        if row is not None:
+            yield row
+
+
+def torn_lines(path: Path) -> list[int]:
+    """Numbers of a slice's lines that were left out: cut short by an interruption, or damaged.
+
+    Raises:
+        TableError: it cannot be read.
+    """
+    return [number for number, row in _lines(path) if row is None]
 
 
 def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dict[str, list[Cell]], dict[str, str]]:
