@@ -274,6 +274,16 @@ def test_run_leaves_winner_and_picture(finished_run: FinishedRun) -> None:
     assert "4/4" in said
 
 
+def test_run_says_how_far_its_winner_carries(finished_run: FinishedRun, evosplit: Command) -> None:
+    said = finished_run.result.err
+    # What picking flatters by is known of another workload, and said to be.
+    assert "flatters by 1.4 points on llama31-70b, fa3_fwd-metadata-cold; not measured here: results/optimism" in said
+    assert "off the grid: " in said and "(looked up beside them and interpolated)" in said
+    assert "batch-invariant: " in said
+    meta = evosplit("report", finished_run.folder, "--json", "overview").json["meta"]
+    assert meta["winner_off_grid"] in said and meta["winner_batch_invariant"] in said
+
+
 def test_winner_can_be_judged_again(finished_run: FinishedRun, evosplit: Command) -> None:
     best = finished_run.result.json["best"]
     again = evosplit("evaluate", best["path"], "--table", SMALL_TABLE, "--json").json

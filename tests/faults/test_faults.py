@@ -19,7 +19,7 @@ from small_search import content, run
 
 from evolve.errors import EXIT_MISSING, EXIT_USAGE, UserError
 from evolve.journal.journal import FILE_NAME, Journal
-from evolve.journal.run_folder import find_run, new_run_folder, summarise, write_whole
+from evolve.journal.run_folder import LOCK_FILE, find_run, is_running, new_run_folder, summarise, write_whole
 
 ENV = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
@@ -128,9 +128,15 @@ def test_two_runs_on_one_folder(tmp_path: Path) -> None:
         [sys.executable, "-c", code, tmp_path], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as first:
         assert first.stdout and first.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process"):
-            run(tmp_path, proposals=4)
+        # Somebody who takes the lock for a leftover and removes it lets nobody in.
+        for removed in (False, True):
+            if removed:
+                (tmp_path / LOCK_FILE).unlink()
+            with pytest.raises(UserError, match="another process"):
+                run(tmp_path, proposals=4)
+            assert is_running(tmp_path)
         first.communicate("\n")
+    assert not is_running(tmp_path)
     assert content(tmp_path) == before
 
 
