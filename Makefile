@@ -12,6 +12,10 @@ DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 
 JS := tests/dashboard/js
 
+# The tests start many processes, each of which would compile every module anew where the environment forbids to keep
+# bytecode.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: run test slow browser fuzz format clean
 
 run: $(RUN_STAMP)
