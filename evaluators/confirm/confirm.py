@@ -45,6 +45,9 @@ FRESH_BATCHES = 48
 
 MAX_FRESH_BATCH = 64
 
+AT_ONCE = 100
+"""Shapes that a program answers in one sandbox process, within the time that the judge gives it for a workload."""
+
 
 class Group(StrEnum):
     """Why a shape is in the suite."""
@@ -196,12 +199,15 @@ def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu:
     Raises:
         ProgramFailed: it raised, timed out or answered out of range.
     """
-    target = target_of(setting)
-    questions = [target.question(case.shape, setting, gpu) for case in cases]
-    answers = Sandbox(gpu, questions, limits, target=target).ask(program)
-    if answers.status is not Status.OK:
-        raise ProgramFailed(answers.status, answers.message)
-    return [target.spelled_out(c.shape, setting, d, gpu) for c, d in zip(cases, answers.decisions, strict=True)]
+    target, found = target_of(setting), []
+    for start in range(0, len(cases), AT_ONCE):
+        part = cases[start : start + AT_ONCE]
+        questions = [target.question(case.shape, setting, gpu) for case in part]
+        answers = Sandbox(gpu, questions, limits, target=target).ask(program)
+        if answers.status is not Status.OK:
+            raise ProgramFailed(answers.status, answers.message)
+        found += [target.spelled_out(c.shape, setting, d, gpu) for c, d in zip(part, answers.decisions, strict=True)]
+    return found
 
 
 def build_suite(

@@ -19,14 +19,19 @@ from evaluators.confirm.confirm import (
     Subject,
     build_suite,
     confirm_shapes,
+    decisions_of,
     fresh_cases,
     judge_suite,
 )
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.questions import Question
 from evaluators.data.workloads import Case, Split, Weighting, cases_for
 from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.language.gate import parse_program
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Block, Verdict, comparison_of, interval_of
+from evaluators.sandbox.sandbox import Limits, Sandbox
+from evaluators.targets.target import Target
 
 COLD, STATIC = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-static-cold"]
 SETS = ["--set", "judge.weighting=chat"]
@@ -273,6 +278,23 @@ def test_a_lost_gpu_keeps_the_verdicts_so_far(
 def test_mistakes_are_named(evosplit: Command, arguments: list[str], says: str) -> None:
     result = evosplit("confirm", *arguments)
     assert result.code == 2 and says in result.err and "Traceback" not in result.err
+
+
+def test_many_shapes_are_asked_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_sandbox()
+    sizes = []
+
+    class Counting(Sandbox):
+        def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, target: Target) -> None:
+            super().__init__(gpu, questions, limits, target=target)
+            sizes.append(len(questions))
+
+    monkeypatch.setattr("evaluators.confirm.confirm.Sandbox", Counting)
+    cases = fresh_cases(cases_for("llama31-70b", COLD), Weighting.SERVING, random.Random(3), count=250)
+    program = parse_program("def schedule(shape, gpu):\n    return 1 + shape.batch % 5, None, 0\n")
+    found = decisions_of(program, cases, COLD, Gpu(), Limits())
+    assert sizes == [100, 100, 50]
+    assert [d.num_splits for d in found] == [1 + c.shape.batch % 5 for c in cases]
 
 
 def test_a_program_that_raises_is_not_confirmed(simulated: None, evosplit: Command, tmp_path: Path) -> None:
