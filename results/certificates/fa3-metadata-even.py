@@ -84,6 +84,10 @@ def schedule(shape, gpu):
 def blocks_per_split(work, gpu):
     if work.num_splits > 32 or work.min_n_blocks < work.max_n_blocks:
         return 0
+    # One block cannot be split. Where rows fill less than a fifth of the SMs, or a quarter more than all, searches gain little.
+    tiles = work.batch * work.num_heads_kv
+    if work.max_n_blocks == 1 or 5 * tiles < gpu.num_sms or 4 * tiles > 5 * gpu.num_sms:
+        return 0
     stock = min(work.max_n_blocks, fa3_blocks(work, gpu))
     best = 0
     best_time = (1 - MARGIN) * modelled_time(work, gpu, stock)
