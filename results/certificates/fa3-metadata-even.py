@@ -1,8 +1,8 @@
 """The metadata champion's cap, and on even batches its blocks per split where the model promises 2% over FA3's own.
 
-Where FA3 allows more than 32 splits, the whole decision is FA3's. On ragged batches a search over sizes of split costs more
-than it gains (results/prepare-kernel): they keep FA3's own blocks per split, under the champion's cap. On even ones every
-launch is one of at most 32 numbers of splits: the search is one round of a warp, whatever lengths and batch.
+Where FA3 allows more than 32 splits, the whole decision is FA3's. On ragged batches a search over sizes of split costs
+more than it gains (results/prepare-kernel): they keep FA3's own blocks per split, under the champion's cap. On even
+ones every launch is one of at most 32 numbers of splits: the search is one round of a warp, whatever lengths and batch.
 """
 
 # EVOLVE-BLOCK-START
@@ -84,7 +84,7 @@ def schedule(shape, gpu):
 def blocks_per_split(work, gpu):
     if work.num_splits > 32 or work.min_n_blocks < work.max_n_blocks:
         return 0
-    # One block cannot be split. Where rows fill less than a fifth of the SMs, or a quarter more than all, searches gain little.
+    # One block cannot be split. With rows for less than a fifth of the SMs, or for 1.25 times all, little is gained.
     tiles = work.batch * work.num_heads_kv
     if work.max_n_blocks == 1 or 5 * tiles < gpu.num_sms or 4 * tiles > 5 * gpu.num_sms:
         return 0
@@ -97,6 +97,8 @@ def blocks_per_split(work, gpu):
         if time < best_time:
             best = blocks
             best_time = time
+    if best == 0:
+        return 0
     return best
 
 

@@ -44,11 +44,11 @@ def fa3_blocks(work, gpu):
 
 
 def schedule(shape, gpu):
-    return 0, None, 0
+    return 32, None, 0
 
 
 def blocks_per_split(work, gpu):
-    # One block cannot be split. Where rows fill less than a fifth of the SMs, or a quarter more than all, searches gain little.
+    # One block cannot be split. With rows for less than a fifth of the SMs, or for 1.25 times all, little is gained.
     tiles = work.batch * work.num_heads_kv
     if work.max_n_blocks == 1 or 5 * tiles < gpu.num_sms or 4 * tiles > 5 * gpu.num_sms:
         return 0
@@ -64,6 +64,8 @@ def blocks_per_split(work, gpu):
         if time < best_time:
             best = 0 if splits == 0 else blocks
             best_time = time
+    if best == 0:
+        return 0
     return best
 
 
