@@ -170,6 +170,9 @@ def confirm(
     config: Annotated[Path | None, typer.Option("--config", help="Workload, setting and weighting.")] = None,
     sets: Sets = None,
     against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
+    beside: Annotated[
+        str | None, typer.Option("--beside", help="Third program, also measured: what of its gain does PROGRAM keep?")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for report and picture.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
     fresh: Annotated[
@@ -192,7 +195,8 @@ def confirm(
     if provider is not None:
         from evolve.cli.confirm_build import confirm_build_command
 
-        other = {"--config": config, "--set": sets, "--against": against, "--runs-dir": runs_dir, "--fresh": fresh}
+        other = {"--config": config, "--set": sets, "--against": against, "--beside": beside, "--runs-dir": runs_dir,
+                 "--fresh": fresh}  # fmt: skip
         raise typer.Exit(confirm_build_command(program, provider, other, output=output, minutes=minutes, as_json=json))
     from evolve.cli.confirm import confirm_command
 
@@ -201,6 +205,7 @@ def confirm(
         config,
         overrides(runs_dir, sets),
         against=against,
+        beside=beside,
         output=output,
         minutes=minutes,
         fresh=fresh,
