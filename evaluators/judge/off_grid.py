@@ -5,7 +5,7 @@ of them may be small enough, and its rows wide enough, to pass for a rule there.
 between measured ones, from a hash of the program: it cannot know them, since whoever writes them into it draws others.
 
 On recorded latencies the program's decision there is looked up on the two measured shapes beside it, and lies between
-them as the shape does: an estimate. Rules keep 75% of their gain and more that way (they decide for the shape, not for
+them as the shape does: an estimate. Rules keep 66% of their gain and more that way (they decide for the shape, not for
 its neighbours), tables of single shapes nothing. On a GPU it is measured, on ragged batches too.
 """
 

@@ -49,10 +49,8 @@ class Reach:
         if found.problem:
             return f"LEARNT BY HEART: fails on {shapes}: {found.problem}"
         how = "measured" if found.measured else "looked up beside them and interpolated"
-        text = (
-            f"{math.exp(found.gain):.4f}x on {shapes} ({how}), {100 * found.kept:.0f}% of the gain of its decisions "
-            "beside them"
-        )
+        kept = f", {100 * found.kept:.0f}% of the gain of its decisions beside them" if found.beside > 0 else ""
+        text = f"{math.exp(found.gain):.4f}x on {shapes} ({how}){kept}"
         return f"LEARNT BY HEART: {text}" if found.marked else text
 
     def as_json(self) -> dict[str, object]:

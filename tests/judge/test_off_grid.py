@@ -71,7 +71,7 @@ def test_rules_keep_their_gain(judge: Judge, path: str) -> None:
     source = (ROOT / path).read_text()
     found = read_off_grid(judge, source, judge.evaluate(source))
     assert found is not None and found.shapes == SHAPES and not found.measured
-    assert found.beside > 0.04 and 0.7 < found.kept < 1.2 and not found.marked
+    assert found.beside > 0.04 and 0.6 < found.kept < 1.2 and not found.marked
 
 
 def test_a_table_of_single_shapes_keeps_nothing(judge: Judge) -> None:
@@ -123,6 +123,6 @@ def test_evaluate_says_it(evosplit: Command, tmp_path: Path) -> None:
     require_sandbox()
     found = evosplit("evaluate", "seeds/waves_metadata.py", "--json").json
     (reach,) = found["reach"]
-    assert reach["off_grid"]["kept"] > 0.7 and reach["batch_invariant"] is False and reach["varies"]
+    assert reach["off_grid"]["kept"] > 0.6 and reach["batch_invariant"] is False and reach["varies"]
     text = evosplit("evaluate", "seeds/always_1.py", "--table", SMALL_TABLE).out
     assert "off the grid: " in text and "batch-invariant: yes, on the shapes scored" in text

@@ -34,7 +34,8 @@ def test_the_correction_is_that_of_the_setting_or_says_of_which() -> None:
 )
 def test_what_is_kept_off_the_grid_is_said(found: OffGrid, text: str) -> None:
     lines = reach_lines([Reach("", "", found)])
-    assert text in lines[0] and lines[1] == "batch-invariant: yes, on the shapes scored"
+    assert text in lines[0] and ("of the gain" in lines[0]) == (found.beside > 0)
+    assert lines[1] == "batch-invariant: yes, on the shapes scored"
     assert reach_lines([Reach("", "it does", None)]) == ["batch-invariant: no: it does"]
 
 
