@@ -17,9 +17,9 @@ KEPT = 10
 MESSAGE_CHARS = 300
 EDIT_CHARS = 400
 IDEA_CHARS = 400
-LESSON_RULES = 2
-"""By which lessons are chosen. Rules 1, of journals that do not say: every failure in every prompt of its island, and
-the same line as often as it came."""
+PROMPT_RULES = 2
+"""By which prompts are put together. Rules 1, of journals that do not say: every failure in every prompt of its island,
+the same line as often as it came, and room left empty that lessons and other programs had not used."""
 TOLD_EVERY = 5
 """Prompts of which one tells a failure of another program. A prime, so that islands that take turns all come to it."""
 TEXTS_KEPT = 512
@@ -109,8 +109,8 @@ def lesson_of(journal: Journal, index: int) -> Lesson:
 class LessonBook:
     """Knows the last few lessons of every program and island by their numbers; their texts stay in the journal."""
 
-    def __init__(self, lesson: Callable[[int], Lesson], *, rules: int = LESSON_RULES) -> None:
-        """Before the first seed; `lesson` tells that of a committed proposal. `rules`: see `LESSON_RULES`."""
+    def __init__(self, lesson: Callable[[int], Lesson], *, rules: int = PROMPT_RULES) -> None:
+        """Before the first seed; `lesson` tells that of a committed proposal. `rules`: see `PROMPT_RULES`."""
         self._lesson = lru_cache(maxsize=TEXTS_KEPT)(lesson)
         self._rotates = rules > 1
         self._tried: dict[int, tuple[int, ...]] = {}

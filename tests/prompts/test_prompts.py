@@ -100,6 +100,16 @@ def test_real_prompts_keep_to_the_configured_size(
         assert "that failed" in user or most < MAX_TOKENS
 
 
+@pytest.mark.parametrize("most", [8000, 12_000])
+def test_feedback_takes_what_lessons_and_other_programs_leave(judge: Judge, most: int) -> None:
+    source = seed("always_4")
+    parent = record(0, source, judge.evaluate(source))
+    whole = Prompts(load_templates(PromptsConfig()), judge.description, max_tokens=most)
+    before = Prompts(load_templates(PromptsConfig()), judge.description, max_tokens=most, rules=1)
+    now, then = (size(p, p.user(parent, (parent,), NOTHING, diff=False)) for p in (whole, before))
+    assert then < 0.85 * most < 0.95 * most < now <= most
+
+
 def test_a_long_parent_takes_the_room_of_everything_else(prompts: Prompts, judge: Judge) -> None:
     long = "def schedule(shape, gpu):\n" + "    num_x = 1\n" * 1900
     two = (record(1, long), record(2, long))
