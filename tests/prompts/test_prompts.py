@@ -106,8 +106,11 @@ def test_feedback_takes_what_lessons_and_other_programs_leave(judge: Judge, most
     parent = record(0, source, judge.evaluate(source))
     whole = Prompts(load_templates(PromptsConfig()), judge.description, max_tokens=most)
     before = Prompts(load_templates(PromptsConfig()), judge.description, max_tokens=most, rules=1)
-    now, then = (size(p, p.user(parent, (parent,), NOTHING, diff=False)) for p in (whole, before))
-    assert then < 0.85 * most < 0.95 * most < now <= most
+    text = whole.user(parent, (parent,), NOTHING, diff=False)
+    told = [line for line in text.splitlines() if line.startswith(("- batch", "- ragged", "- uniform"))]
+    assert len(told) > 20 and len(set(told)) == len(told)
+    assert size(before, before.user(parent, (parent,), NOTHING, diff=False)) < 0.85 * most
+    assert 0.95 * most < size(whole, text) <= most
 
 
 def test_a_long_parent_takes_the_room_of_everything_else(prompts: Prompts, judge: Judge) -> None:
