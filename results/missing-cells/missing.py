@@ -37,7 +37,7 @@ from evolve.journal.journal import open_journal
 ROOT = Path(__file__).parents[2]
 TABLES = ROOT / "results" / "tables" / "llama31-70b"
 SETTINGS = ("fa3_fwd-metadata-cold", "vllm-metadata-cold", "fa3_fwd-static-cold")
-COLUMNS = ("case", "launch", *FA3.cell_columns, "asked", "looked_up")
+COLUMNS = ("case", *FA3.cell_columns, "asked", "looked_up")
 CHARGED, BETWEEN, KERNEL = "charged", "between", "other kernel"
 WORTH = {CHARGED: 10.0, BETWEEN: 1.0, KERNEL: 0.1}
 """What a measurement tells: the last is off by 0.2% at the median (results/combine-kernels)."""
@@ -118,7 +118,7 @@ def list_missing(runs: Sequence[Path], folder: Path) -> None:
         ]
         rows = missing_launches(table, judge, asked)
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         (folder / f"{setting}.csv.gz").write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
@@ -144,10 +144,11 @@ def plan(table: Table, path: Path) -> list[tuple[Case, list[Decision]]]:
     }
     cases = {c.id: c for c in table.cases if c.split is not Split.TEST}
     chosen = sorted(worth, key=lambda c: (-worth[c], c))
-    return [(cases[c], [*bridge(table, cases[c]), *map(_decision, by_case[c])]) for c in chosen]
+    return [(cases[c], [*bridge(table, cases[c]), *map(decision_of, by_case[c])]) for c in chosen]
 
 
-def _decision(row: dict[str, str]) -> Decision:
+def decision_of(row: dict[str, str]) -> Decision:
+    """Decision of a line of the list."""
     return FA3.from_texts([row[name] for name in FA3.cell_columns])
 
 
