@@ -133,19 +133,34 @@ class DecodeStep:
         self._x.copy_(self._start)
         self._residual.zero_()
         for layer in range(self.shard.layers):
-            w = self.weights.layers[layer % len(self.weights.layers)]
-            self._add_norm(w.norm_attention)
-            torch.mm(self._normed, w.qkv.t(), out=self._qkv)
-            self._rope(layer)
-            if attention is not None:
-                attention(layer)
-            torch.mm(self._out, w.o.t(), out=self._x)
-            self._add_norm(w.norm_mlp)
-            torch.mm(self._normed, w.gate_up.t(), out=self._gate_up)
-            self._silu()
-            torch.mm(self._mlp, w.down.t(), out=self._x)
+            self.layer(layer, attention)
         self._add_norm(self.weights.norm)
         torch.mm(self._normed, self.weights.head.t(), out=self.logits)
+
+    def layer(self, layer: int, attention: Callable[[int], None] | None) -> None:
+        """Enqueue one layer."""
+        import torch
+
+        w = self._layer_weights(layer)
+        self._add_norm(w.norm_attention)
+        torch.mm(self._normed, w.qkv.t(), out=self._qkv)
+        self.rope(layer)
+        if attention is not None:
+            attention(layer)
+        self.project(layer)
+        self._add_norm(w.norm_mlp)
+        torch.mm(self._normed, w.gate_up.t(), out=self._gate_up)
+        self._silu()
+        torch.mm(self._mlp, w.down.t(), out=self._x)
+
+    def project(self, layer: int) -> None:
+        """Enqueue the product that follows a layer's attention."""
+        import torch
+
+        torch.mm(self._out, self._layer_weights(layer).o.t(), out=self._x)
+
+    def _layer_weights(self, layer: int) -> LayerWeights:
+        return self.weights.layers[layer % len(self.weights.layers)]
 
     def _add_norm(self, weight: Any) -> None:
         from evaluators.tokens.fused import add_rms_norm
@@ -156,7 +171,8 @@ class DecodeStep:
             self._x, self._residual, weight, self._normed, hidden, EPSILON, BLOCK=block, num_warps=8
         )
 
-    def _rope(self, layer: int) -> None:
+    def rope(self, layer: int) -> None:
+        """Enqueue what precedes a layer's attention: rotary embedding, and the write into its KV cache."""
         from evaluators.tokens.fused import rope_and_cache
 
         shard = self.shard
