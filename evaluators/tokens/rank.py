@@ -5,6 +5,7 @@ Commands are tuples: ("open", setting, shard, shapes, seed) once, then ("compare
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -50,6 +51,9 @@ def main() -> None:
     store.set(joined(rank), "1")
     serve(ManyRanks(store, rank, size, backend=backend))
     dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # an orderly end would wait for the thread that reads stdin, and fail
 
 
 if __name__ == "__main__":
