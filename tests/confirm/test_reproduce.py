@@ -24,8 +24,10 @@ from evolve.reports.bsc_tables import prose, rows
 
 def made_up_tokens(policies: Any, *, seed: int) -> dict[str, Any]:
     """Steps as `measure_tokens` gives them; nothing here is a measurement."""
-    row = {"tp": 8, "seqlen_k": 512, "policy": "rule as published", "verdict": "faster",
-           "log_ratio": 0.0201, "low": 0.019, "high": 0.021, "captures": 4, "stock_us": 9000.0, "policy_us": 8820.0, "rest_us": 8000.0}  # fmt: skip
+    row = {
+        "tp": 8, "seqlen_k": 512, "policy": "rule as published", "verdict": "faster", "log_ratio": 0.0201,
+        "low": 0.019, "high": 0.021, "captures": 4, "stock_us": 9000.0, "policy_us": 8820.0, "rest_us": 8000.0,
+    }  # fmt: skip
     trouble = {"tp": 1, "seqlen_k": 8192, "policy": "champion", "trouble": "too large"}
     assert set(policies) == {"rule as published", "champion"}
     return {"device": {"name": "made-up"}, "build": "none", "date": "2026-01-01", "rows": [row, trouble]}
