@@ -259,7 +259,7 @@ class ShapeView:
 class WorkView:
     """First argument of `blocks_per_split`: the batch as the prepare kernel sees it.
 
-    `num_splits` is the cap that `schedule` decided; `n_blocks` holds KV blocks per sequence.
+    `num_splits` is the cap that `schedule` decided; `n_blocks` holds KV blocks per sequence, of those that hold keys.
     """
 
     batch: int

@@ -205,9 +205,13 @@ def blocks_of_sequences(shape: DecodeShape, setting: Setting) -> tuple[int, ...]
 
 
 def work_view(shape: DecodeShape, setting: Setting, num_splits: int) -> WorkView:
-    """What `blocks_per_split` sees of a batch; `num_splits` is the cap already decided."""
+    """What `blocks_per_split` sees of a batch; `num_splits` is the cap already decided.
+
+    Sequences without keys, with which captured graphs are padded, count in `batch` alone: nothing is split there. A
+    batch that holds no key at all is shown as one block, and what is answered decides nothing.
+    """
     view = shape_view(shape, setting)
-    n_blocks = blocks_of_sequences(shape, setting)
+    n_blocks = tuple(n for n in blocks_of_sequences(shape, setting) if n) or (1,)
     return WorkView(
         batch=shape.batch,
         num_heads_kv=shape.num_heads_kv,

@@ -52,11 +52,11 @@ def blocks_per_split(work, gpu):
     tiles = work.batch * work.num_heads_kv
     if work.max_n_blocks == 1 or 5 * tiles < gpu.num_sms or 4 * tiles > 5 * gpu.num_sms:
         return 0
-    # At most 32 sizes, those that cut the longest sequence into 1 to 32 parts. Of equal times the fewest parts.
+    # 32 candidates, one round: FA3's own size, and those that cut the longest sequence into 1 to 31 parts.
     stock = min(work.max_n_blocks, fa3_blocks(work, gpu))
     best = 0
     best_time = 1e30
-    for splits in range(0, min(work.num_splits, work.max_n_blocks) + 1):
+    for splits in range(0, min(work.num_splits, work.max_n_blocks, 31) + 1):
         blocks = -(-work.max_n_blocks // splits) if splits > 0 else stock
         time = modelled_time(work, gpu, blocks)
         if splits == 0:

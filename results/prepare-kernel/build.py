@@ -34,7 +34,6 @@ ROOT = HERE.parents[1]
 KERNELS = {
     "fa3-prepare": {
         "fa3-metadata": ROOT / "results/champions/fa3-metadata.py",
-        "fa3-metadata-abstains": ROOT / "results/certificates/fa3-metadata-abstains.py",
         "fa3-metadata-even": ROOT / "results/certificates/fa3-metadata-even.py",
         "fa3-metadata-32": HERE / "fa3-metadata-32.py",
         "waves-metadata": ROOT / "seeds/waves_metadata.py",
@@ -121,6 +120,8 @@ def main() -> None:
         own = read(form.source(), name)
         asked = [(rows[0].view, b.work, b.num_sms) for b in (*batches, *drawn)]
         answers[name] = [d.blocks_per_split for d in ask(own, asked, "batches")]
+        if min(answers[name]) < 1:
+            raise SystemExit(f"{path} answers 0 other than by `return 0`, which no kernel can divide by")
     calls = [[b.work.num_heads_kv, b.work.qheads_per_kvhead, b.num_sms, b.work.num_splits, b.work.block_m,
               b.work.block_n, list(b.n_blocks)] for b in (*batches, *drawn)]  # fmt: skip
     setting = next(r.setting.name for r in rows if r.setting.cache is Cache.COLD)

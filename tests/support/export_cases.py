@@ -12,6 +12,7 @@ from stand_trees import make_tree
 import evolve.export.bundle.drop_in
 import evolve.export.bundle.plan
 import evolve.export.bundle.plan_python
+import evolve.export.bundle.search_cost
 import evolve.export.distill.search
 import evolve.export.evidence.evidence
 import evolve.export.evidence.harm
@@ -160,8 +161,9 @@ def export(
 
 @pytest.fixture
 def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of translation and proof: recorded losses are not looked at."""
+    """For tests of translation and proof: recorded losses are not looked at, and searches cost nothing."""
     monkeypatch.setattr(evolve.export.evidence.harm, "harms", lambda rows: {})
+    monkeypatch.setattr(evolve.export.bundle.search_cost, "search_us", lambda *_, **__: 0.0)
 
 
 def changed_lines(folder: Path) -> list[str]:

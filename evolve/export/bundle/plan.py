@@ -18,6 +18,7 @@ from evaluators.language.gate import Program
 from evaluators.latencies.table import Table
 from evolve.assets import asset
 from evolve.errors import UserError
+from evolve.export.bundle.search_cost import cost_notes, step_costs
 from evolve.export.certify.certificate import Certificate
 from evolve.export.distill.distill import Distilled
 from evolve.export.distill.rules import Rule, rules_of
@@ -368,7 +369,9 @@ def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, 
     rows = [r for r in gather(target, own, tables, gpu) if r.setting.mode is not Mode.STATIC]
     with dead_rules_told(form, stock, rows, gpu):
         verdict = modes_of(target, own, rows, gpu, domain, partial=partial)
+    costs = step_costs(form_of(program, "blocks_per_split"), rows, gpu)
     change = change_prepare(tree, form, stock, domain)
+    change = replace(change, notes=(*change.notes, *cost_notes(costs)))
     asked = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
     change, proof = proved_kernel(
         own, read(stock.source(), STOCK_SEED), change, asked, tree, compiler, folder, gpu=gpu, domain=domain
