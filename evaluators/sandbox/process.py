@@ -41,7 +41,7 @@ PAUSE_S = 0.5
 class Limits:
     """Limits of one candidate over all questions: CPU seconds and MiB of address space."""
 
-    time_s: float = 2.0
+    time_s: float = 5.0
     memory_mb: int = 512
 
 
