@@ -48,7 +48,7 @@ class Limits:
             machine's load, which would else decide about a program near the limit.
     """
 
-    time_s: float = 2.0
+    time_s: float = 5.0
     memory_mb: int = 512
     time_tries: int = 3
 

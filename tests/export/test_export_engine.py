@@ -9,14 +9,18 @@ import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Command
 from json_schemas import check
 from triton_programs import BY_LENGTH
 
+from evaluators.language.gate import parse_program
+from evaluators.sandbox.cta_queue import cta_queue
 from evaluators.triton_decode.views import TritonShapeView, TritonWorkView
 from evolve.errors import EXIT_NEGATIVE, EXIT_USAGE
+from evolve.export.engine.single_file import single_file
 
 SINGLE_FILE = "triton_decode_evolved.py"
 
@@ -93,6 +97,17 @@ def test_the_file_is_a_module_of_plain_python(evosplit: Command, program: Path, 
     held = effects["triton_decode-paged-cold", "holdout"]
     assert held["shapes"] > 100 and held["missing"] == 0
     assert f"{held['speedup']:.3f}x as fast as FA3 by itself, {held['worst']:.2f}x at worst" in text
+
+
+def test_the_file_brings_the_queue_of_ctas() -> None:
+    queue = "cta_queue(work.n_blocks, work.num_heads_kv, 1, 8, gpu.num_sms, 1, LATEST < 8)"
+    source = BY_LENGTH.replace("def schedule", "LATEST = 7\n\n\ndef schedule", 1)
+    source += f"\n\ndef end(work, gpu):\n    return {queue}[0]\n"
+    text = single_file(parse_program(source), sha256="0", version="0", measured="")
+    made: dict[str, Any] = {}
+    exec(text[text.index("\ndef _queue()") : text.index("\ndef _program()")], made)
+    assert made["cta_queue"]([5, 40, 5], 8, 3, 32, 132, 1, True) == cta_queue([5, 40, 5], 8, 3, 32, 132, 1, True)
+    assert "cta_queue" not in single_file(parse_program(BY_LENGTH), sha256="0", version="0", measured="")
 
 
 def test_the_package_is_whole(evosplit: Command, program: Path, tmp_path: Path) -> None:
