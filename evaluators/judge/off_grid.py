@@ -98,6 +98,10 @@ class Drawn:
     weight: float
 
 
+def _with(shape: DecodeShape, axis: str, value: int) -> DecodeShape:
+    return replace(shape, seqlen_k=value) if axis == "seqlen_k" else replace(shape, batch=value)
+
+
 def draw(
     cases: Sequence[Case], shares: Mapping[str, float], block_n: int, rng: random.Random, *, ragged: bool
 ) -> list[Drawn]:
@@ -118,7 +122,7 @@ def draw(
         shape = case.shape
         if not shape.ragged:
             for axis in ("seqlen_k", "batch"):
-                rows[axis, replace(shape, **{axis: 1})].append(case)
+                rows[axis, _with(shape, axis, 1)].append(case)
         elif ragged:
             most = 2 * block_n
             live = tuple(min(shape.seqlen_k, max(1, n + rng.randint(-most, most))) for n in shape.live_seqlens)
@@ -134,7 +138,7 @@ def draw(
             value = rng.randint(min(low + near + 1, middle), max(high - near - 1, middle))
             weight = (shares[below.id] + shares[above.id]) / 2
             at = (value - low) / (high - low)
-            drawn.append(Drawn(replace(below.shape, **{axis: value}), below.id, above.id, at, weight))
+            drawn.append(Drawn(_with(below.shape, axis, value), below.id, above.id, at, weight))
     return drawn
 
 
