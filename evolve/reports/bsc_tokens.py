@@ -49,5 +49,4 @@ def tokens(m: Material) -> list[str]:
             ("TP", "heads q:kv", "keys", "policy", "stock, us/token", "saved, us", "token", "95% interval", "verdict"),
             lines,
         ),
-        "",
     ]
