@@ -6,6 +6,7 @@ Commands are tuples: ("open", setting, shard, shapes, seed) once, then ("compare
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -45,6 +46,7 @@ def main() -> None:
 
     rank, size, port, backend = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first rank too, which ends this one
     if backend == NCCL:
         torch.cuda.set_device(rank)
     store = dist.TCPStore("127.0.0.1", port, size, is_master=False)

@@ -41,7 +41,15 @@ from evaluators.targets.registry import target_of, target_of_decision
 from evolve.assets import asset
 from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.evaluate import DEFAULT_CONFIG
-from evolve.cli.tokens.tpot import TokenJob, TokenReport, measure_tokens, print_tokens, token_cases, token_shard
+from evolve.cli.tokens.tpot import (
+    TokenJob,
+    TokenReport,
+    measure_tokens,
+    print_tokens,
+    require_step_packages,
+    token_cases,
+    token_shard,
+)
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.export.certify.bound import CONFIDENCE, SlowerCount
@@ -91,6 +99,8 @@ def confirm_command(
     atexit.register(worker.close)
     seed = secrets.randbits(32)
     device, build = worker.open(setting, seed=seed)
+    if tokens:
+        require_step_packages()
     target = target_of(setting)
     gpu = Gpu(device.num_sms, device.l2_bytes, target.live_sm_margin)
     limits = Limits(config.sandbox.time_s, config.sandbox.memory_mb)
@@ -133,6 +143,8 @@ def confirm_command(
     from evolve.reports.confirmation import draw_confirmation
 
     draw_confirmation(folder / PICTURE_FILE, found, title=f"{program} against {report['against']}, {setting.name}")
+    if not as_json:
+        _print(report, found, verdict, device, folder)
     steps: TokenReport | None = None
     if shard is not None:
         worker.close()  # which lets go of the GPU
@@ -142,11 +154,9 @@ def confirm_command(
         report["tokens"] = steps[0]
     if as_json:
         emit(report)
-    else:
-        _print(report, found, verdict, device, folder)
-        if steps is not None:
-            typer.echo("\ntime per output token")
-            print_tokens(*steps, folder / TOKENS_FOLDER)
+    elif steps is not None:
+        typer.echo("\ntime per output token")
+        print_tokens(*steps, folder / TOKENS_FOLDER)
     if len(found) < len(suite) or (steps is not None and steps[0]["left"]):
         return EXIT_BUDGET
     slower = steps is not None and steps[2].verdict is Verdict.SLOWER

@@ -40,7 +40,8 @@ def tokens(m: Material) -> list[str]:
         *prose(
             "Whole decode steps of Llama-3.1-70B, batch 1, random weights, as `evosplit tpot` measures them,",
             f"all-reduces left out, on {found['device']['name']}, {found['build']}, {found['date']};",
-            "where a policy launches what stock launches nothing was measured. The interval comes from graphs captured anew. For TP 8 the paper",
+            "where a policy launches what stock launches nothing was measured. The interval comes from graphs",
+            "captured anew. For TP 8 the paper",
             f"estimates {published} (*published*); measured at {CLAIM_KEYS} keys, the rule as published saves",
             f"{claim or 'nothing: it launches what stock launches, or could not be measured'}.",
         ),
@@ -48,5 +49,4 @@ def tokens(m: Material) -> list[str]:
             ("TP", "heads q:kv", "keys", "policy", "stock, us/token", "saved, us", "token", "95% interval", "verdict"),
             lines,
         ),
-        "",
     ]

@@ -51,6 +51,7 @@ def both(tmp_path: Path, work: Callable[..., None]) -> list[Any]:
 
 
 def _rank(store: str, rank: int, work: Callable[..., Any], answers: Any) -> None:
+    torch.set_num_threads(1)  # threads that wait for each other take minutes on a busy machine
     ranks = ManyRanks(dist.FileStore(store, 2), rank, 2, backend="gloo")
     try:
         answers.put((rank, work(ranks)))

@@ -33,6 +33,8 @@ from evaluators.tokens.bench import TokenBench
 from evaluators.tokens.shard import SPARE_BYTES, Shard
 from evaluators.tokens.step import DecodeStep, random_weights
 
+torch.set_num_threads(1)  # threads that wait for each other take minutes on a busy machine
+
 SETTING = SETTINGS["fa3_fwd-metadata-cold"]
 SHARD = Shard("tiny", 1, hidden=32, layers=2, num_heads_q=2, num_heads_kv=1, head_dim=16, intermediate=24, vocab=32)
 SHAPE = DecodeShape(2, 24, 2, 1, 16)

@@ -138,15 +138,24 @@ def token_cases(shard: Shard, setting: Setting) -> list[Case]:
     return [c for c in default_cases(shard) if setting.mode is not Mode.STATIC or not c.ragged]
 
 
+def require_step_packages() -> None:
+    """See whether what a step is built of, and judged with, is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    for package in ("scipy", "triton"):
+        if find_spec(package) is None:
+            raise UserError(f"{package} is missing", hint="pip install 'evosplit[gpu,triton]'", exit_code=EXIT_MISSING)
+
+
 def measure_tokens(job: TokenJob, folder: Path, *, minutes: float | None) -> TokenReport:
     """Compare whole steps; every verdict is on disk before the next shape starts."""
     from evaluators.measure.bench import GpuBench
 
     seed, setting, shard = secrets.randbits(32), job.setting, job.shard
     bench = GpuBench(setting, seed)
-    for package in ("scipy", "triton"):
-        if find_spec(package) is None:
-            raise UserError(f"{package} is missing", hint="pip install 'evosplit[gpu,triton]'", exit_code=EXIT_MISSING)
+    require_step_packages()
     if job.gpus > 1:
         check_gpus(job.gpus)
     target = target_of(setting)
