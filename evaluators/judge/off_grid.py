@@ -142,17 +142,20 @@ def draw(
     return drawn
 
 
-def read_off_grid(judge: Judge, source: str, evaluation: Evaluation) -> OffGrid | None:
+def read_off_grid(judge: Judge, source: str, evaluation: Evaluation, *, measure: bool = True) -> OffGrid | None:
     """Read a program on shapes drawn from its hash; None where no two measured shapes leave room.
 
     Args:
         judge: its training and holdout shapes are the measured ones; sealed ones are left out.
         source: of the program.
         evaluation: what the judge said of it, `OK`.
+        measure: whether a live judge may use its GPU for it; else it reads nothing.
 
     Raises:
         MeasureError: a live judge lost its GPU.
     """
+    if judge.grows and not measure:
+        return None
     shares = {i: w for split in (Split.TRAIN, Split.HOLDOUT) for i, w in judge.weights.get(split, {}).items()}
     cases = [c for c in judge.cases if c.id in shares]
     decided = dict(zip((c.id for c in judge.cases), evaluation.decisions, strict=True))

@@ -56,7 +56,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         # As a search does with a program that would become its best.
         result = judge.recheck(source, result)
     tokens = predictions(config, judge, result) if result.status is Status.OK else {}
-    reach = reaches(judge, source, result) if result.status is Status.OK else []
+    reach = reaches(judge, source, result, measure=False) if result.status is Status.OK else []
     if as_json:
         data: dict[str, object] = {"status": result.status.value, "message": result.message}
         data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}

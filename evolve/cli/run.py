@@ -7,9 +7,10 @@ from pathlib import Path
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
-from evaluators.judge.judge import JUDGE_VERSION, readable_version
+from evaluators.judge.judge import JUDGE_VERSION, Judge, readable_version
 from evaluators.judge.judge_set import JudgeSet
 from evaluators.measure.errors import MeasureError
+from evaluators.measure.live import PoolSource
 from evaluators.scoring.feedback import VERSION
 from evolve.assets import asset
 from evolve.cli.common import (
@@ -122,7 +123,7 @@ def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
             tell(line)
         if best.holdout is not None:
             tell(optimism_line(best.holdout, judge.description))
-        reach = _reach(judge, best, evaluation)
+        reach = _reach(opened, best, evaluation)
         for line in reach_lines(reach):
             tell(line)
         with open_journal(summary.path, read_only=False) as journal:  # for the report
@@ -143,10 +144,15 @@ def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
         emit(summary_json(summary))
 
 
-def _reach(judge: AnyJudge, best: Best, evaluation: Evaluation) -> list[Reach]:
-    """How far the winner carries; nothing, and a note, where the GPU is lost over it: the search has ended well."""
+def _reach(opened: OpenedRun, best: Best, evaluation: Evaluation) -> list[Reach]:
+    """How far the winner carries; nothing, and a note, where the GPU is lost over it: the search has ended well.
+
+    Nothing is measured for it in a sweep, whose runs share their GPUs, or within a budget of GPU seconds.
+    """
+    judge = opened.judge
+    own = isinstance(judge, Judge) and isinstance(judge.source, PoolSource) and opened.config.budget.gpu_s is None
     try:
-        return reaches(judge, best.source, evaluation)
+        return reaches(judge, best.source, evaluation, measure=own)
     except MeasureError as error:
         say(f"the winner was not read off the grid: {error}")
         return []

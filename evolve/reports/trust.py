@@ -59,20 +59,21 @@ class Reach:
         return {"table": self.table, "batch_invariant": not self.varies, "varies": self.varies, "off_grid": off_grid}
 
 
-def reaches(judge: Judge | JudgeSet, source: str, evaluation: Evaluation) -> list[Reach]:
+def reaches(judge: Judge | JudgeSet, source: str, evaluation: Evaluation, *, measure: bool) -> list[Reach]:
     """How far a program's decisions carry, on each table of the judge.
 
     Args:
         judge: what evaluated it.
         source: of the program.
         evaluation: what the judge said, `OK`.
+        measure: whether a live judge may use its GPU for shapes off the grid.
 
     Raises:
         MeasureError: a live judge lost its GPU.
     """
     each = {"": (judge, evaluation)} if isinstance(judge, Judge) else _each(judge, source)
     return [
-        Reach(name, one.batch_variance(found.decisions), read_off_grid(one, source, found))
+        Reach(name, one.batch_variance(found.decisions), read_off_grid(one, source, found, measure=measure))
         for name, (one, found) in each.items()
     ]
 
