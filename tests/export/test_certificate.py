@@ -233,12 +233,11 @@ ABSTAINS = ROOT / "results" / "certificates"
 LIVE = ROOT / "results" / "confirm"
 
 
-def test_a_program_that_abstains_is_certified_below_half_a_percent_on_live_shapes(
-    tables: dict,  # type: ignore[type-arg]
-) -> None:
+def test_a_program_that_abstains_is_certified_below_half_a_percent_on_live_shapes() -> None:
     program = parse_program((ABSTAINS / "fa3-static-abstains.py").read_text())
     target = TARGETS["fa3"]
     reports = [LIVE / "fa3-static-abstains" / "confirm.json.gz"]
+    tables = recorded_tables(target, ROOT / "results" / "tables")
     found = certify(program, target, tables, Gpu(), Domain(varlen=False), 0.005, reports=reports)
     count = found.step.slower["fresh"]
     assert found.holds and found.step.margin == 0.02 and (count.slower, count.shapes) == (1, 1178)

@@ -63,7 +63,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[PrepareBatch]:
     ("program", "target"),
     [
         (CHAMPION.read_text(), "fa3-prepare"),
-        pytest.param(ABSTAINS.read_text(), "fa3-prepare", marks=TWIN),
+        (ABSTAINS.read_text(), "fa3-prepare"),
         (VLLM_CHAMPION.read_text(), "fa3-vllm-prepare"),
         ((SEEDS / "waves_metadata.py").read_text(), "fa3-sgl-prepare"),
         pytest.param((SEEDS / "waves_vllm.py").read_text(), "fa3-vllm-prepare", marks=TWIN),
