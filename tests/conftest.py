@@ -76,8 +76,9 @@ def has_hopper() -> bool:
 
 
 LONG_FIRST = (
-    "wheel", "native", "dashboard_use", "dashboard_browser", "cli", "export_header", "export_refusals", "export_python",
-    "sweep", "dashboard", "baselines",
+    "cli", "dashboard_use", "prepare_lists", "dashboard", "faults", "hostile", "sweep", "export_header",
+    "export_refusals", "native", "wheel", "dashboard_browser", "fast_score", "certificate", "endpoint_faults",
+    "controller", "baselines",
 )  # fmt: skip
 """Files that take longest, so that no worker is left alone with one of them at the end."""
 
