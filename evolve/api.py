@@ -284,7 +284,7 @@ def export_engine(program: ProgramLike | Run, target: str, output: str | Path) -
 
     Args:
         program: as of `export_bundle`.
-        target: `vllm-plugin` or `triton-python`; see docs/export.md.
+        target: `vllm-plugin`, `sglang-plugin` or `triton-python`; see docs/export.md.
         output: new or empty folder.
 
     Returns:

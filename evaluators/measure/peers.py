@@ -48,8 +48,8 @@ def _sdpa(inputs: CallInputs, backend: str, *, packed: bool) -> Call:
     gqa = not packed and shape.qheads_per_kvhead > 1
     mask = None
     if shape.ragged:
-        live = torch.tensor(shape.seqlens, device="cuda")
-        mask = (torch.arange(shape.seqlen_k, device="cuda") < live[:, None])[:, None, None]
+        live = torch.tensor(shape.seqlens, device=inputs.q.device)
+        mask = (torch.arange(shape.seqlen_k, device=inputs.q.device) < live[:, None])[:, None, None]
 
     def call(copy: int) -> torch.Tensor:
         with sdpa_kernel(chosen):

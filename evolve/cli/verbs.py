@@ -448,7 +448,7 @@ def export(
     program: Annotated[str, typer.Argument(help="Python file, RUN#ID, or a run's winner by its name.")],
     target: Annotated[
         str,
-        typer.Option("--target", help="fa3, fa3-prepare, fa3-vllm, vllm, fa4, python, vllm-plugin, triton-python, ..."),
+        typer.Option("--target", help="fa3, fa3-prepare, fa3-vllm, vllm, fa4, python, vllm-plugin, sglang-plugin, ..."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the bundle.")],
     source: Annotated[Path | None, typer.Option("--source", help="Your checkout of the target.")] = None,
