@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import csv
 import importlib.util
-import os
 import json
+import os
 import subprocess
 import sys
 import textwrap
