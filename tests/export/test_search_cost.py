@@ -60,7 +60,8 @@ def test_what_a_search_on_even_batches_costs_is_told() -> None:
 
 def test_costs_are_those_that_were_measured() -> None:
     told = json.loads((ROOT / "results" / "prepare-kernel" / "prepare_kernel.json").read_text())
-    rules = [name for name in told["built"] if name != "stock"]
+    # That form tries 33 candidates, two rounds.
+    rules = [name for name in told["built"] if name not in ("stock", "fa3-metadata-abstains")]
     one_round = [c for c in told["costs"] if c["blocks"] == LANES]
     for batch, us in ROUND_US:
         lines = [c for c in one_round if c["batch"] == batch]

@@ -71,6 +71,15 @@ class StepCost:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _PricedBatch:
+    workload: str
+    log_gain: float
+    log_net: float
+    cost_us: float
+    searched: bool
+
+
 def candidates(form: Form, search: CandidateSearch, rows: Sequence[Row], gpu: Gpu) -> list[int]:
     """Candidates that the kernel tries for each row's batch; 0 where the search is not reached.
 
@@ -116,7 +125,7 @@ def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
     if search is None or not rows:
         return []
     tried = candidates(form, search, rows, gpu)
-    by_group: dict[tuple[str, bool], list[tuple[str, float, float, float, bool]]] = {}
+    by_group: dict[tuple[str, bool], list[_PricedBatch]] = {}
     for row, count in zip(rows, tried, strict=True):
         assert row.result and row.rounds_us
         gain = row.result.log_speedup if row.changed else 0.0
@@ -125,15 +134,17 @@ def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
         cost = search_us(count, row.case.shape.batch, reads_batch=bool(search.reductions)) if asked else 0.0
         stock = LAYERS * statistics.median(row.rounds_us[0])
         net = -math.log(math.exp(-gain) + cost / stock)
-        by_group.setdefault((row.setting.name, row.case.ragged), []).append((row.workload, gain, net, cost, count > 0))
+        by_group.setdefault((row.setting.name, row.case.ragged), []).append(
+            _PricedBatch(row.workload, gain, net, cost, count > 0)
+        )
     found: list[StepCost] = []
     harmful = []
     for (setting, ragged), group in by_group.items():
         whole = _of_group(setting, ragged, group)
         if whole.log_net < 0 < whole.dearest_us and whole.searched:
             harmful.append(whole)
-        for workload in dict.fromkeys(w for w, *_ in group):
-            found.append(_of_group(f"{workload}, {setting}", ragged, [g for g in group if g[0] == workload]))
+        for workload in dict.fromkeys(b.workload for b in group):
+            found.append(_of_group(f"{workload}, {setting}", ragged, [b for b in group if b.workload == workload]))
     if harmful:
         raise HarmfulRule(
             f"the search over candidates costs a step of {LAYERS} layers more than its launches gain (predicted from "
@@ -155,9 +166,9 @@ def cost_notes(costs: Sequence[StepCost]) -> tuple[str, ...]:
     )
 
 
-def _of_group(where: str, ragged: bool, group: Sequence[tuple[str, float, float, float, bool]]) -> StepCost:
-    gains, nets, costs = ([g[i] for g in group] for i in (1, 2, 3))
+def _of_group(where: str, ragged: bool, group: Sequence[_PricedBatch]) -> StepCost:
     return StepCost(
-        where, ragged, len(group), sum(g[4] for g in group), max(costs), statistics.fmean(gains),
-        statistics.fmean(nets), sum(n < 0 for n in nets),
+        where, ragged, len(group), sum(b.searched for b in group), max(b.cost_us for b in group),
+        statistics.fmean(b.log_gain for b in group), statistics.fmean(b.log_net for b in group),
+        sum(b.log_net < 0 for b in group),
     )  # fmt: skip
