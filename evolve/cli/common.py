@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT_SHARE, Evaluation, SplitScore
+from evaluators.data.gain import BETWEEN_RECORDINGS, REGRESSION_ERRORS
 from evaluators.data.launches import Grid
 from evaluators.latencies.table import SIMULATED
 from evaluators.scoring.regressions import Regression
@@ -119,7 +120,12 @@ def regression_lines(judge: AnyJudge, evaluation: Evaluation) -> list[str]:
     found = judge.regressions(evaluation)
     if not found:
         return []
-    lines = [f"\nslower by more than max(1%, 3 standard errors): {len(found)} of {len(judge.cases)} shapes"]
+    lasting = sum(r.outlasts_recordings for r in found)
+    differ = f"{100 * REGRESSION_ERRORS * BETWEEN_RECORDINGS:.1f}%"
+    lines = [
+        f"\nslower by more than max(1%, 3 standard errors): {len(found)} of {len(judge.cases)} shapes, "
+        f"{lasting} of them by more than recordings differ ({differ})"
+    ]
     for cause in sorted({r.cause for r in found}, key=lambda c: min(r.speedup for r in found if r.cause is c)):
         group = [r for r in found if r.cause is cause]
         lines.append(f"  {cause.value}: {len(group)}")
