@@ -133,7 +133,7 @@ def compiled_queue(path: str) -> Callable[..., list[int]]:
     ) -> list[int]:  # fmt: skip
         listed = n_blocks if isinstance(n_blocks, list) else list(n_blocks)
         try:
-            lengths = array("q", listed)  # type: ignore[arg-type]
+            lengths = array("q", listed)
             _, *numbers = clamped((), tiles, blocks, most, sms, turn)
         except (TypeError, OverflowError):
             # Beyond 64 bits, or no whole number.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from evaluators.data.launches import Grid
 from evaluators.latencies.table import SIMULATED
 from evaluators.scoring.regressions import Regression
 from evaluators.scoring.score import CHARGE
+from evolve.assets import asset
 
 if TYPE_CHECKING:
     from evolve.run import AnyJudge
@@ -93,6 +95,26 @@ def score_lines(scores: dict[str, SplitScore]) -> list[str]:
             "above 100%: the oracle is cross-fitted, less than the best recorded launches (docs/decisions/0004)"
         )
     return lines
+
+
+CEILING = "results/bounds/queue_learner.csv"
+
+
+def ceiling_lines(about: Mapping[str, str]) -> list[str]:
+    """What a learner keeps of the oracle's gain on the holdout, beside which a program's share is to be read.
+
+    Args:
+        about: description of the judge; nothing is known but of the settings and the workload that were studied.
+    """
+    if (about.get("workload"), about.get("weighting")) != ("llama31-70b", "serving"):
+        return []
+    with asset(CEILING).open(encoding="utf-8", newline="") as file:
+        rows = [r for r in csv.DictReader(file) if (r["setting"], r["split"]) == (about.get("setting"), "holdout")]
+    shares = [
+        f"{100 * float(r['share']):.1f}% ({100 * float(r['low']):.1f} to {100 * float(r['high']):.1f}; {r['decides']})"
+        for r in rows
+    ]
+    return [f"for reference, a learner's share on the holdout: {', '.join(shares)} [{CEILING}]"] if shares else []
 
 
 def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
