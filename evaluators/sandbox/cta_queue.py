@@ -14,6 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+MOST_ROWS = 2**16
+"""Sequences that are queued; those behind are left out."""
+
 MOST_BLOCKS, MOST_TILES, MOST_PARTS, MOST_SMS, MOST_TURN = 2**20, 4096, 256, 1024, 1024
 """What arguments are taken for where they are larger; whatever is less than one is one, a turn at least 0."""
 
@@ -43,7 +46,7 @@ def clamped(
     Raises:
         TypeError: one is no whole number.
     """
-    lengths = [min(max(as_whole(n), 1), MOST_BLOCKS) for n in n_blocks]
+    lengths = [min(max(as_whole(n), 1), MOST_BLOCKS) for n in n_blocks][:MOST_ROWS]
     bounds = ((tiles, 1, MOST_TILES), (blocks, 1, MOST_BLOCKS), (most, 1, MOST_PARTS), (sms, 1, MOST_SMS),
               (turn, 0, MOST_TURN))  # fmt: skip
     one, two, three, four, five = [min(max(as_whole(value), low), high) for value, low, high in bounds]
@@ -133,7 +136,7 @@ def compiled_queue(path: str) -> Callable[..., list[int]]:
     ) -> list[int]:  # fmt: skip
         listed = n_blocks if isinstance(n_blocks, list) else list(n_blocks)
         try:
-            lengths = array("q", listed)  # type: ignore[arg-type]
+            lengths = array("q", listed)[:MOST_ROWS]
             _, *numbers = clamped((), tiles, blocks, most, sms, turn)
         except (TypeError, OverflowError):
             # Beyond 64 bits, or no whole number.

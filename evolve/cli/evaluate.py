@@ -17,6 +17,7 @@ from evaluators.scoring.feedback import by_region
 from evaluators.targets.registry import target_of_name
 from evolve.assets import asset
 from evolve.cli.common import (
+    ceiling_lines,
     emit,
     gap_line,
     live_lines,
@@ -83,7 +84,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
             typer.echo(line)
     if each:
         typer.echo(f"\n{d['objective']} of {len(each)} tables")
-    for line in score_lines(result.scores):
+    for line in (*score_lines(result.scores), *ceiling_lines(judge.description)):
         typer.echo(line)
     for line in token_lines(tokens):
         typer.echo(line)

@@ -19,6 +19,7 @@ from conftest import ON_SMALL, PATIENCE_S, ROOT, SMALL_TABLE, Command, FinishedR
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.fa3.launch import canonical_launch
+from evolve.cli.common import CEILING, ceiling_lines
 from evolve.journal.journal import open_journal
 
 STOCK = ROOT / "seeds" / "fa3_stock.py"
@@ -478,3 +479,11 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr.strip().splitlines()[-1] == "[]"
+
+
+def test_a_learners_share_stands_beside_the_oracles_where_it_was_studied() -> None:
+    about = {"workload": "llama31-70b", "weighting": "serving", "setting": "vllm-metadata-cold"}
+    (line,) = ceiling_lines(about)
+    assert line.endswith(f"[{CEILING}]") and line.count("%") == 2 and "cap by capacity" in line
+    for other in ({"setting": "fa3_fwd-static-cold"}, {"workload": "bsc-160"}, {"weighting": "chat"}):
+        assert ceiling_lines({**about, **other}) == []

@@ -98,6 +98,20 @@ QUEUES = blocks(
 )
 
 
+@pytest.mark.parametrize("length", [10**5, 3 * 10**6])
+def test_long_lists_end_within_the_limits(length: int) -> None:
+    require_sandbox()
+    source = returning(f"1 + cta_queue([shape.num_n_blocks] * {length}, 4096, 1, 256, 132, 1, True)[0] % 7")
+    answers = Sandbox(GPU, questions(SHAPES), Limits(time_s=3, memory_mb=200)).ask(parse_program(source))
+    assert answers.status in ((Status.OK,) if length < 10**6 else (Status.OK, Status.MEMORY, Status.TIMEOUT))
+
+
+def test_what_is_behind_65536_sequences_is_left_out() -> None:
+    many = [1 + n % 7 for n in range(70_000)]
+    for queue in (cta_queue, compiled_queue(queue_library())):
+        assert queue(many, 1, 3, 32, 132, 1, True) == queue(many[: 2**16], 1, 3, 32, 132, 1, True)
+
+
 def test_candidates_ask_the_library_or_python(monkeypatch: pytest.MonkeyPatch) -> None:
     require_sandbox()
     asked = questions(SHAPES)

@@ -9,6 +9,7 @@ auto const cta_queue = [](auto const& n_blocks, int64_t tiles, int64_t blocks, i
     turn = within(turn, 0, 1024);
     std::vector<std::array<int64_t, 3>> rows;  // blocks of the longest part, all blocks, parts
     for (int64_t const length : n_blocks) {
+        if (rows.size() == size_t(1) << 16) { break; }
         int64_t const n = within(length, 1, 1 << 20);
         int64_t const parts = std::min(most, (n + blocks - 1) / blocks);
         rows.push_back({(n + parts - 1) / parts, n, parts});

@@ -90,7 +90,7 @@ def program_source(program: Program) -> str:
 
 def queue_source() -> str:
     """`cta_queue` in plain Python, made by a function so that the program's names do not meet those it stands on."""
-    names = ("MOST_BLOCKS", "MOST_TILES", "MOST_PARTS", "MOST_SMS", "MOST_TURN", "LATEST")
+    names = ("MOST_ROWS", "MOST_BLOCKS", "MOST_TILES", "MOST_PARTS", "MOST_SMS", "MOST_TURN", "LATEST")
     constants = [f"{name} = {getattr(cta_queue, name)}" for name in names]
     functions = [inspect.getsource(f) for f in (cta_queue.as_whole, cta_queue.clamped, cta_queue.cta_queue)]
     body = textwrap.indent("\n".join(["import heapq", "", *constants, "", *functions, "return cta_queue"]), "    ")
