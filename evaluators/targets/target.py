@@ -143,7 +143,7 @@ class Target(ABC, Generic[D, L]):
         """A decision for feedback: `spelled`, with the blocks per split also where nothing is split."""
 
     def cap(self, decision: D, spelled: D) -> int:
-        """What bounds the splits of a decision under any blocks per split; `spelled` where it does not depend on them."""
+        """What bounds splits under any blocks per split; `spelled` where the decision does not depend on them."""
         return int(spelled.num_splits)
 
     @abstractmethod
