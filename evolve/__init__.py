@@ -47,7 +47,13 @@ __all__ = [
     "run_search",
 ]
 
-_HOMES = {"RunConfig": "config", "load_config": "config", "InterruptedRun": "errors", "UserError": "errors"}
+_HOMES = {
+    "InterruptedRun": "errors",
+    "RunConfig": "config",
+    "SearchProgress": "search.ledger",
+    "UserError": "errors",
+    "load_config": "config",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -7,7 +7,6 @@ seen by the gate and run by the sandbox alone; everything after that sees decisi
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators.data.contract import Gpu, Setting
-from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT, Evaluation, Feedback, Measuring, Opportunity
+from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT, Evaluation, Measuring
 from evaluators.data.launches import AnyDecision
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.sums import total
 from evaluators.data.workloads import Case, Split, Weighting, cases_for, weights
+from evaluators.judge.opportunities import features_of, feedback_of
 from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
@@ -30,7 +30,7 @@ from evaluators.scoring.invariance import batch_variance
 from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.overfit import constant_bits, is_table, overfit_gain, penalised
 from evaluators.scoring.regressions import Regression, regression_of
-from evaluators.scoring.score import CHARGE, MISSING_LOG_SPEEDUP, split_score
+from evaluators.scoring.score import CHARGE, split_score
 
 if TYPE_CHECKING:
     from evaluators.measure.live import LiveSource
@@ -274,7 +274,7 @@ class Judge:
                 return Evaluation(Status.UNSAFE, f"not batch-invariant: {varies}", source_hash, program.normal_form)
         oracle = self.oracle_log_gain
         scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
-        features, message = self._features(program, outcomes), ""
+        features, message = features_of(program, self._outcomes, outcomes, self.weights[Split.TRAIN]), ""
         missing = sum(results[i] is None for i in self._shown)
         if missing:
             message = f"{missing} of {len(self._shown)} training shapes have no recorded latency: {CHARGE}"
@@ -301,7 +301,7 @@ class Judge:
             speedups={i: r.speedup for i, r in results.items() if r},
             regressed=tuple(i for i, r in results.items() if r and r.regression),
             missing=tuple(i for i, r in results.items() if r is None),
-            feedback=self._feedback(outcomes),
+            feedback=feedback_of(self._outcomes, outcomes, self.weights[Split.TRAIN]),
         )
 
     def _refused(self, outcomes: Mapping[str, DecisionOutcome]) -> tuple[Status, str] | None:
@@ -318,41 +318,6 @@ class Judge:
         if shown is not None:
             return shown.status, shown.message
         return failed[0][1].status, f"a launch that cannot be scored ({failed[0][1].status.value}) at {HIDDEN}"
-
-    def _features(self, program: Program, outcomes: Mapping[str, DecisionOutcome]) -> dict[str, float]:
-        """MAP-Elites dimensions over the training shapes."""
-        shares = self.weights[Split.TRAIN]
-        # At least 1 on every shape; shares add up to 1 but for rounding.
-        splits = max(1.0, total(w * outcomes[i].mean_live_splits for i, w in shares.items()))
-        changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
-        return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
-
-    def _feedback(self, outcomes: Mapping[str, DecisionOutcome]) -> Feedback:
-        rows: list[tuple[bool, Opportunity]] = []
-        for case_id, weight in self.weights[Split.TRAIN].items():
-            facts, outcome = self._facts[case_id], outcomes[case_id]
-            result = outcome.result
-            known = self._outcomes.known(case_id)
-            log_speedup = result.log_speedup if result else MISSING_LOG_SPEEDUP
-            opportunity = Opportunity(
-                name=case_id,
-                shape=facts.case.shape,
-                view=facts.view,
-                work=facts.works[self.target.work_at(outcome.shown)],
-                decided=outcome.shown,
-                cap=outcome.cap,
-                best=known.best,
-                speedup=math.exp(log_speedup),
-                gain=max(0.0, known.gains[known.oracle.cell].log_speedup - log_speedup),
-                weight=weight,
-                look_up=known.gain,
-                known=known.known_launches,
-                missing=result is None,
-            )
-            rows.append((result is not None and result.regression, opportunity))
-        rows.sort(key=lambda row: -row[1].weight * row[1].gain)
-        lost = sorted((o for bad, o in rows if bad), key=lambda o: o.weight * math.log(o.speedup))
-        return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)
 
 
 def _weights(cases: Sequence[Case], weighting: Weighting, weigh: Weigh | None) -> dict[str, float]:
