@@ -42,7 +42,7 @@ def run(
 ) -> None:
     """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
     if sys.stderr.isatty():
-        # At once: what follows takes seconds on a cold machine.
+        # Printed first: opening takes seconds on a cold machine.
         typer.echo("opening proposer, tables and sandbox ...", err=True)
     from evolve.cli.run import run_command
     from evolve.sweep.folder import is_sweep
