@@ -1,4 +1,4 @@
-"""The functions of `import evolve`, for notebooks and scripts; the command line does the same with the same parts.
+"""Functions of `import evolve`, for notebooks and scripts; the command line is built on the same parts.
 
 Tables are returned as pandas DataFrames; pandas is loaded when one is made.
 """

@@ -1,6 +1,6 @@
 """Programs for notebooks and scripts: scores, decisions for any shapes, exports.
 
-Programs are given as a path, as RUN#ID, as source text, or as a function that is written in the notebook.
+A program is given as a path, RUN#ID, source text, or a function defined in the notebook.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def open_judge(
     """Open the judge of a configuration: recorded tables, or this machine's GPU.
 
     Args:
-        config: YAML file, also one that ships, or a configuration that was loaded before.
+        config: YAML file (also one that ships) or a loaded configuration.
         overrides: values by key, as with `--set`.
         tables: folders of recorded tables instead of the configuration's.
 
     Returns:
-        A judge for `evaluate`. One that measures keeps its GPU until this process ends.
+        A judge for `evaluate`. A live judge keeps its GPU until this process ends.
 
     Raises:
         UserError: a wrong configuration, no such table, or no sandbox here.
@@ -68,7 +68,7 @@ def evaluate(program: ProgramLike, judge: AnyJudge | None = None) -> Evaluation:
         judge: from `open_judge`; default: the quickstart's table.
 
     Returns:
-        Its status, scores by split, and feedback. A program that fails is no exception: its status says why.
+        Status, scores by split, and feedback. A failing program raises nothing: the status gives the reason.
 
     Raises:
         UserError: the program cannot be read, or there is no sandbox here.
@@ -87,7 +87,7 @@ def decide(
     setting: str = "fa3_fwd-metadata-cold",
     gpu: str = "h100",
 ) -> DataFrame:
-    """Decisions of a program on any shapes, and what the kernel then launches.
+    """Decisions of a program and the kernel's launches, on any shapes.
 
     Args:
         program: path, RUN#ID, source text, or a function.
@@ -147,13 +147,13 @@ def export_bundle(
         source: checkout of the target; every target but `python` needs one.
         partial: leave out what the target cannot express.
         unmeasured: export to a kernel without recordings.
-        everywhere: also decide calls that nobody measured.
+        everywhere: also decide calls that were not measured.
         distill: export the fewest rules that keep the mean log speed-up within this much.
         certify_share: leave classes of calls to stock until the share of slower shapes is certified below this.
         certify_from: `confirm.json` files whose unseen shapes certify it, instead of the recorded sealed ones.
 
     Returns:
-        What was written. The bundle states the sealed test shapes, and that is logged (`evolve.run.sealed_log`).
+        The written files. The bundle has scores on the sealed test shapes, which is logged (`evolve.run.sealed_log`).
 
     Raises:
         UserError: wrong arguments, a checkout that cannot be patched, or no C++ compiler.
@@ -183,15 +183,15 @@ def export_engine(program: ProgramLike | Run, target: str, output: str | Path) -
     """Write a program of the Triton decode kernel for a server; as `evosplit export` with such a target.
 
     Args:
-        program: as of `export_bundle`.
+        program: as in `export_bundle`.
         target: `vllm-plugin`, `sglang-plugin` or `triton-python`; see docs/export.md.
         output: new or empty folder.
 
     Returns:
-        What was written, and what recorded latencies say of the program.
+        The written files, and the program's scores on recorded latencies.
 
     Raises:
-        UserError: an unknown target, a folder that holds something, or a program that the judge refuses.
+        UserError: an unknown target, a folder that is not empty, or a program that the judge refuses.
 
     Example:
         >>> evolve.export_engine("seeds/triton_waves_paged.py", "vllm-plugin", "package").measured.lines()
@@ -201,7 +201,7 @@ def export_engine(program: ProgramLike | Run, target: str, output: str | Path) -
 
 
 def _named(program: ProgramLike | Run) -> tuple[str, str, dict[str, object]]:
-    """Name and source of a program, and where it came from."""
+    """Name, source and origin of a program."""
     if isinstance(program, Run):
         best = program.best
         if best is None:
@@ -216,7 +216,7 @@ def _is_source(program: ProgramLike) -> bool:
 
 
 def _source(program: ProgramLike) -> str:
-    """Source of a program given in any of its forms."""
+    """Source of a program in any accepted form."""
     if callable(program):
         try:
             return textwrap.dedent(inspect.getsource(program))

@@ -32,7 +32,7 @@ RUNS_DIR = Path("runs")
 
 
 def _ignore(_: SearchProgress) -> None:
-    """Progress that is not shown."""
+    """Default callback: does nothing."""
 
 
 def run_search(
@@ -44,7 +44,7 @@ def run_search(
     """Run a search to its end or to a budget, in a new folder below the configuration's `runs_dir`.
 
     Args:
-        config: YAML file, also one that ships, or a configuration that was loaded before.
+        config: YAML file (also one that ships) or a loaded configuration.
         overrides: values by key, as with `--set`.
         on_progress: called after each proposal.
 
@@ -68,17 +68,17 @@ def resume_search(
     runs_dir: str | Path = RUNS_DIR,
     on_progress: Callable[[SearchProgress], None] = _ignore,
 ) -> Run:
-    """Go on with a run that was stopped, or that gets a larger budget.
+    """Resume a run that was stopped, or that gets a larger budget.
 
     Args:
         run: a run, its folder, its name, or "last".
         overrides: budgets and parallelism alone may change.
-        runs_dir: where names are looked for.
+        runs_dir: folder in which names are looked up.
         on_progress: called after each proposal.
 
     Raises:
         InterruptedRun: Ctrl-C.
-        UserError: no such run, or an override that would make another run of it.
+        UserError: no such run, or an override that cannot change within a run.
 
     Example:
         >>> evolve.resume_search("last", {"search.proposals": 200})
@@ -91,14 +91,14 @@ def resume_search(
 
 
 def open_run(run: str | Path = "last", runs_dir: str | Path = RUNS_DIR) -> Run:
-    """Open a run for reading, also while another process searches in it.
+    """Open a run for reading, also during a search by another process.
 
     Args:
         run: its folder, its name, or "last".
-        runs_dir: where names are looked for.
+        runs_dir: folder in which names are looked up.
 
     Raises:
-        UserError: no such run; names those that exist.
+        UserError: no such run; the message names those that exist.
 
     Example:
         >>> evolve.open_run("results/runs/language-model").proposals().status.value_counts()
@@ -110,11 +110,11 @@ class Run:
     """A run folder, read from its journal at every call.
 
     Attributes:
-        folder: where the journal, the configuration and the winner lie.
+        folder: contains the journal, the configuration and the winner.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open by `open_run`, `run_search` or `resume_search`."""
+        """Create a view of a folder; use `open_run`, `run_search` or `resume_search` instead."""
         self.folder = folder
 
     def __repr__(self) -> str:
@@ -139,7 +139,7 @@ class Run:
         """Source of a proposal.
 
         Raises:
-            UserError: no such proposal, or it holds no program.
+            UserError: no such proposal, or it has no program.
         """
         return read_program(f"{self.folder}#{proposal}")
 
@@ -157,7 +157,7 @@ class Run:
         return pd.DataFrame(rows).set_index("id").astype({"parent": "Int64", "duplicate_of": "Int64"})
 
     def curve(self) -> DataFrame:
-        """The best so far after every proposal that changed it.
+        """Best program so far, after every proposal that changed it.
 
         Columns as in the dashboard's overview: `id`, `evaluations`, `seconds`, `cost_usd`, scores and shares of the
         oracle's gain on training and holdout shapes.
@@ -212,7 +212,7 @@ class Run:
 
 
 def _run(opened: OpenedRun, on_progress: Callable[[SearchProgress], None]) -> None:
-    """Search, also where an event loop runs in this thread, as in a notebook."""
+    """Run a search, in a thread of its own where this thread has a running event loop, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -230,7 +230,7 @@ def _run(opened: OpenedRun, on_progress: Callable[[SearchProgress], None]) -> No
         try:
             running.result()
         except KeyboardInterrupt:
-            # The search ends after its next proposal, with a whole journal.
+            # The search ends after its next proposal, with a complete journal.
             stopped.set()
             running.result()
 
@@ -267,7 +267,7 @@ def _proposal_row(entry: Entry) -> dict[str, object]:
 
 
 def _sets(overrides: Mapping[str, object] | None) -> list[str]:
-    """Overrides as the texts of `--set`."""
+    """Overrides in the form of `--set`."""
     # JSON is YAML.
     return [f"{key}={json.dumps(value, default=str)}" for key, value in (overrides or {}).items()]
 
