@@ -30,7 +30,7 @@ def features_of(
 
 
 def feedback_of(known: Outcomes, outcomes: Mapping[str, DecisionOutcome], weights: Mapping[str, float]) -> Feedback:
-    """Training cases by the gain that is left, and those that regressed by what they cost, both largest first.
+    """Training cases by remaining gain, and regressed ones by cost, both in descending order.
 
     Args:
         known: facts, latencies and oracle of the cases.
