@@ -21,7 +21,7 @@ from evaluators.data.contract import LIVE_SETTINGS, Mode, Setting
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, cases_for
-from evaluators.judge.judge import SEARCH_SPLITS, Judge, open_judge
+from evaluators.judge.judge import JUDGE_VERSION, SEARCH_SPLITS, Judge, open_judge, readable_version
 from evaluators.judge.judge_set import JudgeSet, Objective, table_labels
 from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, self_test
@@ -157,6 +157,7 @@ def open_configured_judge(
     splits: Sequence[Split] = SEARCH_SPLITS,
     pool: SharedPool | None = None,
     on_event: Callable[[str], None] = _ignore,
+    version: int = JUDGE_VERSION,
 ) -> AnyJudge:
     """The judge of a configuration, of one table or of several, or of a live GPU.
 
@@ -166,6 +167,7 @@ def open_configured_judge(
         splits: what is scored.
         pool: where a run of a sweep asks for latencies.
         on_event: told in a sentence when a GPU is left out or a worker is lost.
+        version: of the rules by which a recorded table is read, for replays.
 
     Raises:
         UserError: there is no sandbox here, or a table is missing.
@@ -189,6 +191,7 @@ def open_configured_judge(
             splits=splits,
             weigh=weigh,
             about=about,
+            version=version,
         )
         for path in paths
     ]
@@ -401,7 +404,7 @@ def resume_run(
     pool: SharedPool | None = None,
     on_event: Callable[[str], None] = _ignore,
 ) -> OpenedRun:
-    """Open a run that has a journal.
+    """Open a run that has a journal, with the judge's rules that it began with.
 
     `on_event` is told, too, when the run began on other versions: it goes on, but may differ from one that never
     stopped.
@@ -410,11 +413,11 @@ def resume_run(
         UserError: the proposer cannot run, or there is no sandbox.
     """
     with open_journal(folder, read_only=True) as journal, journal.reading():
-        others = other_versions(journal.meta("versions"))
+        others, rules = other_versions(journal.meta("versions")), readable_version(journal.meta("judge_version"))
     if others:
         on_event(f"{folder} began with {'; '.join(others)}: what follows may differ from a run that never stopped")
     proposer = open_configured_proposer(config)
-    judge = open_configured_judge(config, tables=kept_tables(folder), pool=pool, on_event=on_event)
+    judge = open_configured_judge(config, tables=kept_tables(folder), pool=pool, on_event=on_event, version=rules)
     proposer = _with_constant_fitting(config, proposer, judge)
     # From the journal: the files may have changed since, or lie elsewhere.
     kept = kept_seeds(folder)

@@ -48,12 +48,18 @@ def _neighbours(values: list[int], wanted: int) -> tuple[int | None, int | None]
 class ShapeCells:
     """Recorded launches of one shape and the coordinates that interpolation walks along."""
 
-    def __init__(self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu) -> None:
-        """Index the cells by canonical launch."""
+    def __init__(
+        self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu, *, kernels_last: bool = False
+    ) -> None:
+        """Index the cells by canonical launch.
+
+        `kernels_last`: interpolate before looking for the same splits under another combine kernel, as runs of the
+        judge's version 2 did.
+        """
         cells = tuple(cells)
         self.shape = shape
         self.by_launch: Mapping[str, Latency] = {c.launch: Latency(c.latencies_us) for c in cells}
-        self._setting, self._gpu = setting, gpu
+        self._setting, self._gpu, self._kernels_last = setting, gpu, kernels_last
         decisions = [c.decision for c in cells if isinstance(c.decision, Decision)]
         self._split = [d for d in decisions if d.num_splits > 1 and d.sm_margin == 0]
         self._known_blocks: dict[tuple[int, bool], list[int]] = {}
@@ -111,7 +117,10 @@ class ShapeCells:
         return None
 
     def lookup(self, decision: Decision) -> Latency | None:
-        """Measured or interpolated latency of a decision that is resolved, or None."""
+        """Measured or interpolated latency of a decision that is resolved, or None.
+
+        What was measured of the same splits is nearer than what lies between: see results/combine-kernels.
+        """
         launch = canonical_launch(self.shape, self._setting, decision, self._gpu)
         found = self.by_launch.get(launch.key)
         if found is not None:
@@ -120,10 +129,14 @@ class ShapeCells:
             return None
         if self._setting.mode is Mode.STATIC:
             return self._along_caps(decision)
+        same = self._same_splits(decision)
+        small = self.shape.v_head_dim <= SMALL_HEAD and not self.shape.ragged
+        if same is not None and (small or not self._kernels_last):
+            return same
+        if small:
+            return self._along_all_live(launch)
         if not self.shape.ragged:
-            if self.shape.v_head_dim <= SMALL_HEAD:
-                return self._same_splits(decision) or self._along_all_live(launch)
-            found = self._along_live(launch) or self._same_splits(decision)
+            found = self._along_live(launch) or same
             if found is None:
                 others = ((self._along_live(other), cost_us) for other, cost_us in self._other_kernels(launch))
                 found = next((_later(near, cost_us) for near, cost_us in others if near is not None), None)
@@ -132,7 +145,7 @@ class ShapeCells:
         return (
             self._along_blocks(spelled)
             or self._along_caps(spelled)
-            or self._same_splits(spelled)
+            or same
             or self._along_blocks(spelled, any_kernel=True)
             or self._along_caps(spelled, any_kernel=True)
         )

@@ -38,12 +38,27 @@ if TYPE_CHECKING:
 WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
 
-JUDGE_VERSION = 2
+JUDGE_VERSION = 3
 """Of the rules by which programs are scored, in the journals of runs.
 
 Version 1, in journals that do not say: one shape whose launch has no recorded latency refused the whole program, other
 combine kernels were not looked up, tables of constants were not marked, and the holdout decided what is rechecked.
+Version 2: the same splits under another combine kernel were looked up only where nothing lay between.
 """
+
+OLDEST_VERSION = 2
+"""Rules by which a judge can still score."""
+
+
+def readable_version(kept: str) -> int:
+    """The rules nearest to those that a journal names by which a judge can score; journals of version 1 name none."""
+    return min(max(OLDEST_VERSION, int(kept or 1)), JUDGE_VERSION)
+
+
+def kernels_last(version: int) -> bool:
+    """Whether these rules look for other combine kernels last: see `Target.latencies`."""
+    return version < 3
+
 
 Weigh = Callable[[Sequence[Case]], Mapping[str, float]]
 """Weights by case id, adding up to 1, of the cases of one split that count: those of 0 can still regress."""
@@ -367,10 +382,12 @@ def open_judge(
     splits: Sequence[Split] = SEARCH_SPLITS,
     weigh: Callable[[Table], Weigh] | None = None,
     about: Mapping[str, str] | None = None,
+    version: int = JUDGE_VERSION,
 ) -> Judge:
     """A judge on a recorded table; the test split stays sealed unless `splits` names it.
 
-    `weigh` makes weights from the table's latencies, and `about` describes them.
+    `weigh` makes weights from the table's latencies, and `about` describes them. `version` is that of the rules, from
+    `OLDEST_VERSION` on.
 
     Raises:
         TableError: the table cannot be read.
@@ -381,8 +398,9 @@ def open_judge(
         table.cases,
         table.setting,
         table.gpu,
-        TableSource(table),
+        TableSource(table, kernels_last=kernels_last(version)),
         description={
+            "judge_version": str(version),
             "workload": str(table.card["workload"]),
             "table_sha256": table.digest,
             "gpu": str(table.card["device"]["name"]),

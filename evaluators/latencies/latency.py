@@ -35,9 +35,11 @@ class LatencySource(Protocol):
 
     Attributes:
         grows: whether a latency that is not known now may be known later.
+        kernels_last: whether other combine kernels are looked up last: see `Target.latencies`.
     """
 
     grows: bool
+    kernels_last: bool
 
     def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
         """Make latencies of these decisions known where that takes work; failures show when they are asked for.
@@ -69,9 +71,12 @@ class TableSource:
 
     grows = False
 
-    def __init__(self, table: Table, *, interpolate: bool = True) -> None:
-        """Take a table; without `interpolate` only what was measured itself is known."""
-        self._table, self._interpolate = table, interpolate
+    def __init__(self, table: Table, *, interpolate: bool = True, kernels_last: bool = False) -> None:
+        """Take a table; without `interpolate` only what was measured itself is known.
+
+        `kernels_last`: see `Target.latencies`.
+        """
+        self._table, self._interpolate, self.kernels_last = table, interpolate, kernels_last
         self._shapes: dict[str, ShapeLatencies[Any]] = {}
         self._known: dict[tuple[str, AnyDecision], Latency | None] = {}
 
@@ -87,7 +92,8 @@ class TableSource:
         found = self._shapes.get(case.id)
         if found is None:
             t = self._table
-            found = target_of(t.setting).latencies(case.shape, t.cells[case.id], t.setting, t.gpu)
+            target, cells = target_of(t.setting), t.cells[case.id]
+            found = target.latencies(case.shape, cells, t.setting, t.gpu, kernels_last=self.kernels_last)
             self._shapes[case.id] = found
         return found
 

@@ -46,9 +46,12 @@ def oracle_of(cells: Sequence[Cell]) -> OracleShape:
 class ShapeGains:
     """Launches of one shape whose latency is known, against its baseline. Worked out when first asked for."""
 
-    def __init__(self, shape: DecodeShape, cells: Sequence[Cell], setting: Setting, gpu: Gpu) -> None:
-        """Take the cells, the baseline's first."""
+    def __init__(
+        self, shape: DecodeShape, cells: Sequence[Cell], setting: Setting, gpu: Gpu, *, kernels_last: bool = False
+    ) -> None:
+        """Take the cells, the baseline's first; `kernels_last`: see `Target.latencies`."""
         self.cells = cells
+        self._kernels_last = kernels_last
         self._of = (shape, setting, gpu)
         self._target = target_of(setting)
 
@@ -87,7 +90,7 @@ class ShapeGains:
     @cached_property
     def _index(self) -> ShapeLatencies[Any]:
         shape, setting, gpu = self._of
-        return self._target.latencies(shape, self.cells, setting, gpu)
+        return self._target.latencies(shape, self.cells, setting, gpu, kernels_last=self._kernels_last)
 
     def gain(self, decision: AnyDecision) -> Gain | None:
         """Gain of a decision whose num_splits is resolved: measured, interpolated, or None where it is unknown."""

@@ -124,6 +124,7 @@ class LiveSource(ABC):
     """
 
     grows = True
+    kernels_last = False
     one_gpu = False
 
     def __init__(self, bench: BenchKey) -> None:

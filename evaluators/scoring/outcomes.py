@@ -113,7 +113,9 @@ class Outcomes:
                 raise ValueError(
                     f"{case.id}: the first known launch is {cells[0].launch}, the baseline {facts.baseline_launch}"
                 )
-            known = self._known[case.id] = ShapeGains(case.shape, cells, self.setting, self.gpu)
+            last = self.source.kernels_last
+            known = ShapeGains(case.shape, cells, self.setting, self.gpu, kernels_last=last)
+            self._known[case.id] = known
         return known
 
     def most_blocks(self, case_id: str) -> int:

@@ -113,9 +113,11 @@ class Fa3(Target[Decision, Launch]):
         """See `Target.recorded_actions`."""
         return recorded_actions(shape, setting, gpu)
 
-    def latencies(self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu) -> ShapeCells:
+    def latencies(
+        self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu, *, kernels_last: bool = False
+    ) -> ShapeCells:
         """See `Target.latencies`."""
-        return ShapeCells(shape, cells, setting, gpu)
+        return ShapeCells(shape, cells, setting, gpu, kernels_last=kernels_last)
 
     def grid(self, shape: DecodeShape, setting: Setting, launch: Launch) -> Grid:
         """See `Target.grid`; static launches count splits for every sequence of the batch."""

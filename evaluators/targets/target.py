@@ -163,8 +163,13 @@ class Target(ABC, Generic[D, L]):
         """Decisions to measure for a shape, one per canonical launch, by launch key; the baseline comes first."""
 
     @abstractmethod
-    def latencies(self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu) -> ShapeLatencies[D]:
-        """What recorded launches of one shape tell of other decisions."""
+    def latencies(
+        self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu, *, kernels_last: bool = False
+    ) -> ShapeLatencies[D]:
+        """What recorded launches of one shape tell of other decisions.
+
+        `kernels_last`: as runs of the judge's version 2 looked up, for a target with several combine kernels.
+        """
 
     @abstractmethod
     def grid(self, shape: DecodeShape, setting: Setting, launch: L) -> Grid:

@@ -116,7 +116,9 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
         """See `Target.recorded_actions`."""
         return recorded_actions(shape, setting, gpu)
 
-    def latencies(self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu) -> ScheduleLatencies:
+    def latencies(
+        self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu, *, kernels_last: bool = False
+    ) -> ScheduleLatencies:
         """See `Target.latencies`."""
         return ScheduleLatencies(shape, cells, setting)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
-from evaluators.judge.judge import JUDGE_VERSION
+from evaluators.judge.judge import JUDGE_VERSION, readable_version
 from evaluators.judge.judge_set import JudgeSet
 from evaluators.scoring.feedback import VERSION
 from evolve.assets import asset
@@ -72,7 +72,8 @@ def search(opened: OpenedRun, *, as_json: bool) -> int:
     """Search to the end or to a budget, with progress and a report; returns the exit code."""
     _announce(opened)
     limits = opened.config.search
-    with RunDisplay(opened.folder, wanted=limits.proposals, wall_s=limits.wall_s) as display:
+    shown = opened.config.proposer.kind != "manual"  # whoever answers prompts may watch the terminal
+    with RunDisplay(opened.folder, wanted=limits.proposals, wall_s=limits.wall_s, holdout=shown) as display:
         found = run_search(opened, on_progress=display.update)
     say("scoring the winner shape by shape, drawing it and writing the report ...")
     summary = found.summary
@@ -236,16 +237,17 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
         entries = list(journal.entries())
         templates, digest = journal.meta("templates"), journal.meta("table_sha256")
         versions = tuple(int(journal.meta(key) or 1) for key in ("judge_version", "feedback_version"))
+        rules = readable_version(journal.meta("judge_version"))
     seeds = [e for e in entries if e.kind == "seed"]
     done = _with_result(entries)
     config = _replaying(recorded, len(done) - len(seeds), any_prompt=any_prompt)
     tables = kept_tables(recorded) or [asset(p) for p in config.table_paths()]
-    judge = open_configured_judge(config, tables=tables)
+    judge = open_configured_judge(config, tables=tables, version=rules)
     if digest and judge.description["table_sha256"] != digest:
         raise UserError(
             f"{recorded} was judged on another table than {tables[0]}", hint="restore the table of that run"
         )
-    if versions != (JUDGE_VERSION, VERSION):
+    if versions != (rules, VERSION):
         return _rejudge(recorded, entries[: len(done)], judge, versions, as_json=as_json)
     folder = new_run_folder(runs_dir, f"replay-{config.name}")
     keep_tables(tables, folder)
@@ -273,10 +275,11 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
 
 
 def _rejudge(recorded: Path, entries: list[Entry], judge: AnyJudge, versions: tuple[int, ...], *, as_json: bool) -> int:
-    """Judge the programs of a run of an older judge again; exit code 1 where one differs."""
+    """Judge the programs of a run again that was made as none is now; exit code 1 where one differs."""
     say(
         f"{recorded} was made with version {versions[0]} of the judge's rules and {versions[1]} of the feedback, now "
-        f"{JUDGE_VERSION} and {VERSION} (see CHANGELOG.md): it is not run again, its programs are judged again"
+        f"{JUDGE_VERSION} and {VERSION} (see CHANGELOG.md): it is not run again, its programs are judged again, "
+        f"with version {judge.description['judge_version']} of the rules"
     )
     found = rejudge(entries, judge)
     if as_json:

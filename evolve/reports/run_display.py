@@ -34,18 +34,27 @@ class RunDisplay:
         ...     run_search(opened, on_progress=display.update)
     """
 
-    def __init__(self, folder: Path, *, wanted: int, wall_s: float | None, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        wanted: int,
+        wall_s: float | None,
+        holdout: bool = True,
+        console: Console | None = None,
+    ) -> None:
         """Look at what stderr is.
 
         Args:
             folder: the run's; its journal may not be there yet.
             wanted: proposals that the run will make.
             wall_s: time after which it ends all the same.
+            holdout: whether to show the holdout; not where whoever proposes may read along.
             console: where to show it; stderr without one.
         """
         self._console = console or Console(stderr=True)
         self._watch = RunWatch(folder)
-        self._wanted, self._wall_s = wanted, wall_s
+        self._wanted, self._wall_s, self._holdout = wanted, wall_s, holdout
         self._began = time.monotonic()
         self._last = self._began
         self._live = (
@@ -95,7 +104,7 @@ class RunDisplay:
         if w.train:
             share = f"{100 * w.train.oracle_share:.1f}% of oracle{_missing(w.train)}"
             parts.append(f"best #{w.train.id} train {w.train.score:.4f} ({share})")
-        if w.holdout:
+        if w.holdout and self._holdout:
             parts.append(f"holdout #{w.holdout.id} {w.holdout.score:.4f}")
         parts.append(f"failed {failed}, repeated {w.statuses['duplicate']}")
         if w.tokens or w.cost_usd:
@@ -118,7 +127,8 @@ class RunDisplay:
         )
         rows.add_row("proposals", bar)
         rows.add_row("best on train", self._best_text(w.train, sparkline(w.curve, CURVE_CHARS)))
-        rows.add_row("best on holdout", self._best_text(w.holdout, ""))
+        if self._holdout:
+            rows.add_row("best on holdout", self._best_text(w.holdout, ""))
         rows.add_row("outcomes", _outcomes_text(w))
         for (status, cause), count in w.causes.most_common(MOST_CAUSES):
             rows.add_row("", Text(plain(f"{count} x {status}: {cause}"), style="yellow"))

@@ -9,9 +9,11 @@ import math
 
 
 def schedule(shape, gpu):
-    if shape.batch <= 8 and shape.num_n_blocks * shape.total_mblocks > 92 and shape.num_n_blocks * shape.total_mblocks <= 115 and shape.seqlen_k > 8000:
-        return 32, None, 0
-    if shape.batch * shape.total_mblocks > 15 and shape.batch * shape.total_mblocks <= 300 and shape.seqlen_k * shape.total_mblocks > 11800 and shape.seqlen_k * shape.total_mblocks <= 17000:
+    if shape.batch > 4 and shape.batch <= 10 and shape.num_n_blocks > 4 and shape.num_n_blocks <= 8:
+        return min(32, max(1, 56 // shape.num_n_blocks)), None, 0
+    if shape.num_heads_kv <= 2 and shape.batch * shape.total_mblocks > 15 and shape.batch * shape.total_mblocks <= 50 and shape.num_heads_kv * shape.num_n_blocks > 75 and shape.num_heads_kv * shape.num_n_blocks <= 95:
+        return min(32, math.ceil(shape.num_n_blocks / max(1, 48000 // (shape.seqlen_k * shape.total_mblocks)))), None, 0
+    if shape.batch > 2 and shape.batch <= 10 and shape.num_n_blocks * shape.total_mblocks > 92 and shape.num_n_blocks * shape.total_mblocks <= 120 and shape.batch * shape.seqlen_k > 20000 and shape.batch * shape.seqlen_k <= 132000:
         return 32, None, 0
     if shape.batch * shape.total_mblocks > 200:
         return min(32, math.ceil(shape.num_n_blocks / 21)), None, 0
@@ -64,6 +66,8 @@ def cheapest(work, gpu):
     chosen = 1
     for splits in range(1, min(32, work.max_n_blocks) + 1):
         blocks = math.ceil(work.max_n_blocks / splits)
+        if math.ceil(work.max_n_blocks / blocks) < splits:
+            continue
         tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)
         tiles = tiles * work.num_heads_kv * work.num_m_blocks
         waves = math.ceil(tiles / gpu.num_sms)
@@ -85,7 +89,7 @@ def cheapest_2(work, gpu):
         tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)
         tiles = tiles * work.num_heads_kv * work.num_m_blocks
         span = span_of(work, gpu, blocks)
-        cost = 5.1e-05 * work.max_n_blocks * tiles + 0.093 * span + 0.00017 * tiles
+        cost = 6.1e-05 * work.max_n_blocks * tiles + 0.088 * span + 6.6e-05 * tiles + 0.002 * span * span
         if cost < lowest:
             lowest = cost
             chosen = blocks

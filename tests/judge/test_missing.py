@@ -16,7 +16,7 @@ from evaluators.data.workloads import Split
 from evaluators.fa3.interpolation import COMBINE_COST_US, ShapeCells
 from evaluators.fa3.launch import canonical_launch
 from evaluators.judge.fast_score import Scorer
-from evaluators.judge.judge import Judge
+from evaluators.judge.judge import Judge, kernels_last, readable_version
 from evaluators.latencies.latency import UnrecordedError
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.feedback import render
@@ -91,6 +91,32 @@ def test_other_combine_kernels_serve_where_their_splits_are_recorded(judge: Judg
     assert abs(statistics.median(errors)) < 0.002
     assert sorted(map(abs, errors))[int(0.9 * len(errors))] < 0.015
     assert COMBINE_COST_US[32] == 0
+
+
+def test_the_same_splits_are_nearer_than_what_lies_between(judge: Judge) -> None:
+    """Launches that another kernel's stand for are left out, looked up by either rule, and compared."""
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    for case in judge.cases[::5]:
+        cells = judge.source.cells(case)
+        for cell in cells:
+            rest = [c for c in cells if c is not cell]
+            new = ShapeCells(case.shape, rest, judge.setting, judge.gpu)
+            found = new.lookup(cell.decision)
+            before = ShapeCells(case.shape, rest, judge.setting, judge.gpu, kernels_last=True).lookup(cell.decision)
+            if found is None or before is None or found == before:
+                continue
+            assert found == new._same_splits(cell.decision) and found.interpolated
+            measured = statistics.median(cell.latencies_us)
+            errors[False].append(abs(math.log(found.median_us / measured)))
+            errors[True].append(abs(math.log(before.median_us / measured)))
+    assert len(errors[False]) > 100
+    assert sum(e > 0.02 for e in errors[False]) < 0.02 * len(errors[False])
+    assert sum(e > 0.02 for e in errors[True]) > 0.3 * len(errors[True])
+
+
+def test_rules_of_earlier_journals_are_kept_as_far_back_as_they_can_be() -> None:
+    assert [readable_version(kept) for kept in ("", "1", "2", "3", "99")] == [2, 2, 2, 3, 3]
+    assert [kernels_last(version) for version in (2, 3)] == [True, False]
 
 
 def test_what_lies_beyond_stays_unrecorded(judge: Judge) -> None:

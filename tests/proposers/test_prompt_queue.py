@@ -222,8 +222,9 @@ def test_a_run_answered_through_the_verb_survives_being_killed(
     process = manual_run("--resume", "last")
     assert [evosplit("queue", "show", name).out for name in names] == prompts
     assert evosplit("queue", "answer", 3, program).code == 0
-    assert process.wait(PATIENCE_S) == 0, process.communicate()[1]
-    process.communicate()
+    progress = process.communicate(timeout=PATIENCE_S)[1]
+    assert process.returncode == 0, progress
+    assert "3/3  best #" in progress and "holdout" not in progress  # whoever answers may read it
     shown = evosplit("show", "last", "1", "--json").json
     assert (shown["answer"]["model"], shown["answer"]["tokens_in"], shown["status"]) == ("tester", 9, "ok")
     assert evosplit("show", "last", "--json").json["statuses"] == {"ok": 1, "duplicate": 2}

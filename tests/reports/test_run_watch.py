@@ -92,6 +92,16 @@ def test_elsewhere_lines_come_now_and_then_and_at_the_end(folder: Path) -> None:
     assert text.count("\n") == 1
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_holdout_is_left_out_where_whoever_proposes_may_read_along(folder: Path, terminal: bool) -> None:
+    found, summary = shown(terminal=terminal), summarise(folder)
+    assert summary.leader is not None
+    with RunDisplay(folder, wanted=6, wall_s=None, holdout=False, console=found.console) as display:
+        display.update(SearchProgress(6, 6, summary.leader.id, summary.leader.train, 0, 0, 1.0, 1.0))
+    text = found.file.getvalue()
+    assert "train" in text and f"{summary.leader.train.score:.4f}" in text and "holdout" not in text
+
+
 def test_sparkline() -> None:
     assert sparkline([1.0, 2.0, 3.0], 10) == BARS[0] + BARS[4] + BARS[7]
     assert sparkline([], 10) == "" and sparkline([2.0, 2.0], 10) == BARS[0] * 2

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Weighting, weights
-from evaluators.judge.judge import SEARCH_SPLITS
+from evaluators.judge.judge import JUDGE_VERSION, SEARCH_SPLITS, kernels_last
 from evaluators.latencies.latency import TableSource
 from evaluators.latencies.oracle import ShapeGains
 from evaluators.latencies.table import Table, restrict
@@ -27,8 +27,11 @@ class RecordedTable:
     Shapes of which not even the baseline is measured yet, as a live run may have them, are left out as well.
     """
 
-    def __init__(self, table: Table, weighting: Weighting, *, live: bool = False) -> None:
-        """Take a table; `live` ones hold what was measured so far, and nothing is read out between two launches."""
+    def __init__(self, table: Table, weighting: Weighting, *, live: bool = False, version: int = JUDGE_VERSION) -> None:
+        """Take a table; `live` ones hold what was measured so far, and nothing is read out between two launches.
+
+        `version` is that of the rules by which the run was judged.
+        """
         table = restrict(table, SEARCH_SPLITS)
         self._setting, self._gpu = table.setting, table.gpu
         by_split = {s: weights([c for c in table.cases if c.split is s], weighting) for s in SEARCH_SPLITS}
@@ -38,7 +41,7 @@ class RecordedTable:
         """Decisions that a program makes on this table."""
         self._at = [i for i, c in enumerate(judged) if table.cells[c.id]]
         self.cases: tuple[Case, ...] = tuple(judged[i] for i in self._at)
-        source = TableSource(table, interpolate=not live)
+        source = TableSource(table, interpolate=not live, kernels_last=kernels_last(version))
         # No cap on the workspace: what was measured is shown, also where the judge refuses it.
         self._look_up = Outcomes(self.cases, table.setting, table.gpu, source, cap_bytes=sys.maxsize)
         self._grids: dict[tuple[str, str], LaunchGrid] = {}

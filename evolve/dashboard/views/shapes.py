@@ -9,6 +9,7 @@ from pathlib import Path
 from evaluators.data.contract import LIVE_SETTINGS
 from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import Weighting
+from evaluators.judge.judge import readable_version
 from evaluators.latencies.store import BenchKey, StoreError, read_bench, shape_key
 from evaluators.latencies.table import Table, TableError, read_table, table_digest
 from evaluators.measure.live import anchored_cells
@@ -38,7 +39,8 @@ def recording_of(reader: RunReader) -> tuple[Recording | None, str]:
         tables = kept_tables(reader.folder) or _configured(reader)
         if not tables:
             return None, "the run keeps no recorded table, and the one that it was judged on does not lie where it did"
-        return Recording([RecordedTable(read_table(path), weighting) for path in tables]), ""
+        version = readable_version(reader.meta.get("judge_version", ""))
+        return Recording([RecordedTable(read_table(path), weighting, version=version) for path in tables]), ""
     except (TableError, StoreError, ValueError, UserError) as error:
         return None, str(error)
 
