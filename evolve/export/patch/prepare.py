@@ -14,6 +14,7 @@ from evaluators.data.gpus import SM_COUNTS
 from evaluators.language.cpp.normalise import Form, NotExpressible, prune
 from evaluators.language.cpp.translate import CppBody, translate
 from evaluators.language.cpp.types import INT32_MAX, Type, whole
+from evaluators.language.subset import QUEUE
 from evolve.export.patch.anchors import AnchorMissing, CppFunction, find_barriers, find_declaration, find_function
 from evolve.export.patch.header import SourceChange
 from evolve.export.patch.per_lane import LaneRule, lane_rule, with_ceil_div, without_ceil_div
@@ -54,10 +55,8 @@ PARAMETERS = ("total_blocks", "num_head", "num_sm", "num_batch", "num_splits_sta
 INPUTS = (*KERNEL_HAS, *REDUCED)
 IN_EVERY_LAYER = "enable_pdl"
 """True in the launcher where no metadata was prepared ahead and every layer's call runs the kernel, for its batches."""
-SEARCH_NOTE = (
-    "the loop over candidates adds one barrier for each 32 of them; what it costs was measured on an H100 "
-    "(results/prepare-kernel of evosplit)"
-)
+BARRIER_NOTE = "the loop over candidates adds one barrier for each 32 of them"
+COST_NOTE = "what the loop over candidates costs was measured on an H100 (results/prepare-kernel of evosplit)"
 ONCE_NOTE = (
     "it runs where metadata is prepared once for all layers. Where each layer's call prepares its own "
     f"({IN_EVERY_LAYER} is set), the present formula decides, since the loop would be paid in every layer"
@@ -155,6 +154,13 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
     start, end = find_declaration(source, VARIABLE, FILE)
     if not kernel.body_start < start < kernel.body_end or not {"num_batch", "num_head", "num_sm"} <= held:
         raise AnchorMissing(f"{FILE}: {VARIABLE} is not declared in {KERNEL}", hint="nothing was changed")
+    queue = next((n for n in form.statements() if isinstance(n, ast.Name) and n.id == QUEUE), None)
+    if queue is not None:
+        raise NotExpressible(
+            f"line {queue.lineno}: {QUEUE} plays a queue through for every size it is asked about: too dear for one "
+            "block of device code in front of every call",
+            hint="a rule over sums and maxima of the batch; engines that decide on the host can have the queue",
+        )
     sums, stock_sums = with_sums(form), with_sums(stock)
     reads = _rows_of(sums)
     for name in sorted(reads & ABSENT.keys()):
@@ -174,13 +180,15 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
         conditions.append(f"!{IN_EVERY_LAYER}")
         if not domain.limited:
             text = text.replace("if (total_blocks > 0)", f"if ({INPUT} && total_blocks > 0)", 1)
-        notes = (*notes, SEARCH_NOTE, ONCE_NOTE)
+        notes = (*notes, ONCE_NOTE)
     elif lanes is not None:
-        notes = (*notes, SEARCH_NOTE, EVERY_LAYER_NOTE)
+        notes = (*notes, EVERY_LAYER_NOTE)
+    if lanes is not None:
+        notes = (*notes, *([BARRIER_NOTE] if lanes.shared else []), COST_NOTE)
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
     changed = source[:start] + text.lstrip().encode() + source[end:]
-    if more or lanes is not None:
+    if more or (lanes is not None and lanes.shared):
         changed = _with_shared(changed, kernel, start, more, lanes)
     if conditions:
         changed = _with_argument(changed, kernel.parameters_end, " && ".join(conditions))
@@ -239,7 +247,7 @@ def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence
     if names:
         lines += [f"__shared__ int {', '.join(names)};",
                   f"if (threadIdx.x == 0) {{ {' '.join(f'{n} = {REDUCED[n][1]};' for n in names)} }}"]  # fmt: skip
-    if lanes is not None:
+    if lanes is not None and lanes.shared:
         lines += [lanes.shared, "if (threadIdx.x < 32) {", *(f"    {text}" for text in lanes.clears), "}"]
     return source[: top.start] + "".join(f"{line}\n{pad}" for line in lines).encode() + source[top.start :]
 
