@@ -85,7 +85,7 @@ class TrafficConfig(Section):
 class SandboxConfig(Section):
     """Limits of one candidate over all shapes."""
 
-    time_s: float = Field(2.0, gt=0, description="CPU seconds")
+    time_s: float = Field(5.0, gt=0, description="CPU seconds")
     memory_mb: int = Field(512, ge=64, description="address space in MiB")
 
 

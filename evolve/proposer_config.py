@@ -143,6 +143,9 @@ class AgentConfig(EndpointConfig):
     turns: int = Field(24, ge=1, description="answers of the model in one expedition, or calls of an external operator")
     tokens: int | None = Field(None, gt=0, description="prompt and answer tokens of one expedition")
     usd: float | None = Field(None, gt=0, description="US dollars of one expedition, by `budget.prices`")
+    context_tokens: int | None = Field(
+        None, ge=8000, description="longest conversation; beyond it the oldest results of tools are shortened"
+    )
     more_regressions: int = Field(0, ge=0, description="regressions beyond its parent's that the gate lets pass")
     stall: int = Field(3, ge=1, description="drafts or expeditions in a row without gain that count as stagnation")
     supervisor: bool = Field(True, description="ask for a diagnosis and directions, without tools, on stagnation")

@@ -18,6 +18,10 @@ MIN_REGRESSION = 0.01
 REGRESSION_ERRORS = 3.0
 """... and by more than this many standard errors of its paired rounds."""
 
+BETWEEN_RECORDINGS = 0.008
+"""What two recordings of one launch's speed-up differ by (standard deviation, results/bounds), which rounds of one
+recording cannot show."""
+
 
 def log_speedups(baseline_us: Sequence[float], candidate_us: Sequence[float]) -> list[float]:
     """log(baseline / candidate) of each paired round."""
@@ -34,6 +38,11 @@ def standard_error(values: Sequence[float]) -> float:
 def is_regression(log_speedup: float, error: float) -> bool:
     """Whether a shape is slower by more than max(1%, 3 standard errors); `error` is that of the log speed-up."""
     return log_speedup < 0 and math.exp(-log_speedup) - 1 > max(MIN_REGRESSION, REGRESSION_ERRORS * error)
+
+
+def outlasts_recordings(log_speedup: float, error: float) -> bool:
+    """Whether a regression is more than what differs between recordings: another one would likely show it, too."""
+    return is_regression(log_speedup, math.hypot(error, BETWEEN_RECORDINGS))
 
 
 @dataclass(frozen=True, slots=True)

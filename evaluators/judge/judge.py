@@ -219,9 +219,10 @@ class Judge:
                 self._outcomes.launch(case, d)
                 for d in (self._outcomes.spelled(case, decided[case_id]), self._facts[case_id].baseline)
             )
-            found.append(
-                regression_of(case, self.setting, evaluation.speedups[case_id], ours, theirs, self.gpu.num_sms)
-            )
+            result = self._outcomes.of(case_id, decided[case_id]).result
+            error = result.gain.standard_error if result else 0.0
+            gain = evaluation.speedups[case_id], error
+            found.append(regression_of(case, self.setting, gain, ours, theirs, self.gpu.num_sms))
         return tuple(sorted(found, key=lambda r: r.speedup))
 
     def batch_variance(self, decisions: Sequence[AnyDecision], splits: Sequence[Split] = tuple(Split)) -> str:
@@ -339,6 +340,7 @@ class Judge:
                 view=facts.view,
                 work=facts.works[self.target.work_at(outcome.shown)],
                 decided=outcome.shown,
+                cap=outcome.cap,
                 best=known.best,
                 speedup=math.exp(log_speedup),
                 gain=max(0.0, known.gains[known.oracle.cell].log_speedup - log_speedup),

@@ -86,7 +86,7 @@ class _Checker:
         """A name that is bound here."""
         if not self.spelling(node, name):
             return
-        if name in (*subset.BUILTINS, "math"):
+        if name in (*subset.BUILTINS, subset.QUEUE, "math"):
             self.refuse(node, name, "this name is taken by a builtin function", f"{name}_value")
         elif name in self.functions and self.functions[name] is not node:
             self.refuse(node, name, "this name is taken by a function of the program", f"{name}_value")
@@ -233,7 +233,7 @@ class _Checker:
 
     def value(self, node: ast.Name) -> None:
         """A name that is read. A function under another name could call itself, or stand in for another function."""
-        functions = (*self.functions, *self.math_names, *subset.BUILTINS, "math")
+        functions = (*self.functions, *self.math_names, *subset.BUILTINS, subset.QUEUE, "math")
         if self.spelling(node, node.id) and node.id in functions:
             self.refuse(node, node.id, "functions are called, and are no values", f"{node.id}(...)")
 
@@ -287,6 +287,10 @@ class _Checker:
                 self.expression(function.value)
         elif not isinstance(function, ast.Name):
             self.refuse(node, "call", "only named functions may be called", "a helper function")
+        elif function.id == subset.QUEUE:
+            if len(node.args) != len(subset.QUEUE_PARAMETERS):
+                asked = f"{function.id}({', '.join(subset.QUEUE_PARAMETERS)})"
+                self.refuse(node, function.id, f"takes {len(subset.QUEUE_PARAMETERS)} arguments", asked)
         elif function.id not in {*subset.BUILTINS, *self.functions, *subset.MATH_NAMES}:
             known = ", ".join((*subset.BUILTINS, *self.functions))
             self.refuse(node, f"{function.id}()", "unknown function", f"one of {known}, or a helper of your own")

@@ -19,6 +19,12 @@ ENTRY_POINTS = {"schedule": 2, "blocks_per_split": 2}
 BUILTINS = ("abs", "bool", "float", "float32", "int", "len", "max", "min", "range", "round", "sorted", "sum")
 """Functions in scope. `float32` rounds to single precision, as a C++ float would."""
 
+QUEUE = "cta_queue"
+"""One more, with these parameters: the queue of CTAs played through (`evaluators/sandbox/cta_queue.py`). The kernels'
+own prompts explain it, `describe` does not: prompts of recorded runs stay what they were."""
+
+QUEUE_PARAMETERS = ("n_blocks", "tiles", "blocks", "most", "sms", "turn", "longest_first")
+
 MATH_NAMES = ("ceil", "exp", "exp2", "floor", "inf", "isqrt", "log", "log2", "pi", "sqrt")
 """Names that may be taken from `math`."""
 

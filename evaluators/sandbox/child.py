@@ -84,7 +84,7 @@ def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -
     builtins = {
         "abs": abs, "bool": bool, "float": float, "float32": single_precision, "int": int, "len": len, "max": max,
         "min": min, "range": range, "round": round, "sorted": sorted, "sum": plain_sum,
-        "__import__": lambda name, *_: math if name == "math" else None,
+        "cta_queue": request["queue"], "__import__": lambda name, *_: math if name == "math" else None,
     }  # fmt: skip
     if request["open_builtins"]:
         # Tests of the confinement itself run code that the gate would refuse.
@@ -125,6 +125,12 @@ def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -
     return rows
 
 
+def queue_function(library: str) -> Any:
+    """`cta_queue`, of the compiled library where there is one."""
+    module = SourceFileLoader("cta_queue", os.path.join(os.path.dirname(__file__), "cta_queue.py")).load_module()
+    return module.compiled_queue(library) if library else module.cta_queue
+
+
 def candidate_line(error: BaseException) -> int:
     """Line of the candidate where an exception came from; 0 if it did not."""
     line, trace = 0, error.__traceback__
@@ -160,6 +166,8 @@ def main() -> None:
     nonce = request.pop("nonce")
     request["at"] = -1
     questions = marshal.loads(sys.stdin.buffer.read())
+    library = request.get("queue")
+    request["queue"] = None if library is None else queue_function(library)
     if request["open_builtins"]:
         # What tests of the confinement have in reach, since nothing can be imported later.
         import json  # noqa: F401

@@ -17,6 +17,7 @@ from evaluators.language.checker import quoted
 from evaluators.language.gate import Program
 from evaluators.sandbox import confine
 from evaluators.sandbox.process import OUTSIDE_KILLS, End, Ended, Limits, SandboxUnavailable, run_confined
+from evaluators.sandbox.queue_library import queue_library
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.target import AnyTarget
 
@@ -119,16 +120,23 @@ class Sandbox:
         Raises:
             SandboxUnavailable: no process could be started, or none is left alone: no fault of the program.
         """
-        return self._ask(program.source, work=program.uses_blocks_per_split, open_builtins=False, hash_seed=hash_seed)
+        queue = queue_library() if program.uses_queue else None
+        return self._ask(
+            program.source, work=program.uses_blocks_per_split, open_builtins=False, hash_seed=hash_seed, queue=queue
+        )
 
     def ask_ungated(self, source: str, *, work: bool = False, hash_seed: int = 0) -> Answers:
         """Run a source that the gate has not seen, with all of Python: for proving what the sandbox holds."""
         return self._ask(source, work=work, open_builtins=True, hash_seed=hash_seed)
 
-    def _ask(self, source: str, *, work: bool, open_builtins: bool, hash_seed: int) -> Answers:
+    def _ask(
+        self, source: str, *, work: bool, open_builtins: bool, hash_seed: int, queue: str | None = None
+    ) -> Answers:
         if open_builtins and not self._confined:
             raise ValueError("only what the gate has passed may run without confinement")
-        head = {"source": source, "work": work, "open_builtins": open_builtins, "confined": self._confined}
+        head = {
+            "source": source, "work": work, "open_builtins": open_builtins, "confined": self._confined, "queue": queue,
+        }  # fmt: skip
         body = self._body if work else self._body_without_work
         return self._answers(run_confined(head, body, self._limits, rows=len(self._questions), hash_seed=hash_seed))
 
@@ -229,7 +237,7 @@ def self_test() -> SelfTest:
     reason = confine.unsupported()
     if reason:
         return SelfTest(False, {}, (reason,), hint)
-    limits = Limits(time_s=0.2, memory_mb=256)
+    limits = Limits(time_s=0.2, memory_mb=256, time_tries=1)
     plain = _ask_once("def schedule(shape, gpu):\n    return 1, None, 0\n", limits, open_builtins=False)
     if plain.reply is None or plain.reply.get("status") != "ok":
         why = f"a harmless candidate did not run (exit code {plain.code}): seccomp may be refused here"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from evaluators.data.contract import Setting
+from evaluators.data.gain import outlasts_recordings
 from evaluators.data.launches import AnyLaunch, Grid
 from evaluators.data.workloads import Case
 from evaluators.targets.registry import target_of
@@ -23,14 +25,30 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """One shape that became slower."""
+    """One shape that became slower.
+
+    Attributes:
+        case: the shape.
+        speedup: below 1.
+        error: of its logarithm, by the rounds of its recording.
+        cause: how the launches differ.
+        candidate: what runs now.
+        baseline: what ran before.
+        num_sms: of the GPU.
+    """
 
     case: Case
     speedup: float
+    error: float
     cause: Cause
     candidate: Grid
     baseline: Grid
     num_sms: int
+
+    @property
+    def outlasts_recordings(self) -> bool:
+        """Whether another recording would likely show it, too."""
+        return outlasts_recordings(math.log(self.speedup), self.error)
 
 
 def cause_of(candidate: AnyLaunch, baseline: AnyLaunch) -> Cause:
@@ -44,13 +62,18 @@ def cause_of(candidate: AnyLaunch, baseline: AnyLaunch) -> Cause:
 
 
 def regression_of(
-    case: Case, setting: Setting, speedup: float, candidate: AnyLaunch, baseline: AnyLaunch, num_sms: int
+    case: Case,
+    setting: Setting,
+    gain: tuple[float, float],
+    candidate: AnyLaunch,
+    baseline: AnyLaunch,
+    num_sms: int,
 ) -> Regression:
-    """A regression with its class and both grids."""
+    """A regression with its class and both grids; `gain` is the speed-up and the error of its logarithm."""
     target = target_of(setting)
     return Regression(
         case,
-        speedup,
+        *gain,
         cause_of(candidate, baseline),
         target.grid(case.shape, setting, candidate),
         target.grid(case.shape, setting, baseline),

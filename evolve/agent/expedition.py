@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evolve.agent import tools
+from evolve.agent.compaction import compact
 from evolve.agent.drafts import Draft, stagnation
 from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import Conversation, Speaker, Spoken
@@ -83,6 +84,7 @@ class Expedition:
         self.said: list[str] = []
         """What an external operator was told beside the brief."""
         self._messages: list[dict[str, Any]] = []
+        self._shortened = 0
 
     # What a model does
 
@@ -100,6 +102,7 @@ class Expedition:
             if self._known and self._known[0].kind is TurnKind.END:
                 self._apply(self._known.popleft())
                 break
+            self._compact()
             spent = self._spent()
             if spent:
                 await self._rescue(spent)
@@ -141,6 +144,13 @@ class Expedition:
         if self.end is None:
             await self._supervise(self._stalled())
 
+    def _compact(self) -> None:
+        """Keep the conversation within the model's context."""
+        most, conversation = self._agent.context_tokens, self._conversation
+        if most is not None:
+            apart = estimate_tokens(conversation.system + json.dumps(list(conversation.tools)))
+            self._shortened += compact(self._messages, most, apart=apart)
+
     @property
     def _conversation(self) -> Conversation:
         functions = [tools.function(name) for name in self.bench.names]
@@ -149,7 +159,8 @@ class Expedition:
     async def _speak(self) -> tuple[str, str, dict[str, Any]]:
         assert self._speaker is not None
         spoken = await self._speaker.answer(self._request, self._step, self._conversation)
-        return _readable(spoken), spoken.model, spoken.facts
+        shortened = {"shortened_results": self._shortened} if self._shortened else {}
+        return _readable(spoken), spoken.model, {**spoken.facts, **shortened}
 
     # What an external operator does
 

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT_SHARE, Evaluation, SplitScore
+from evaluators.data.gain import BETWEEN_RECORDINGS, REGRESSION_ERRORS
 from evaluators.data.launches import Grid
 from evaluators.latencies.table import SIMULATED
 from evaluators.scoring.regressions import Regression
 from evaluators.scoring.score import CHARGE
+from evolve.assets import asset
+from evolve.errors import UserError
 
 if TYPE_CHECKING:
     from evolve.run import AnyJudge
 
 MAX_EXPLAINED = 4
+STOCK = "the stock decision"
 
 
 def emit(data: dict[str, Any]) -> None:
@@ -94,6 +101,26 @@ def score_lines(scores: dict[str, SplitScore]) -> list[str]:
     return lines
 
 
+CEILING = "results/bounds/queue_learner.csv"
+
+
+def ceiling_lines(about: Mapping[str, str]) -> list[str]:
+    """What a learner keeps of the oracle's gain on the holdout, beside which a program's share is to be read.
+
+    Args:
+        about: description of the judge; nothing is known but of the settings and the workload that were studied.
+    """
+    if (about.get("workload"), about.get("weighting")) != ("llama31-70b", "serving"):
+        return []
+    with asset(CEILING).open(encoding="utf-8", newline="") as file:
+        rows = [r for r in csv.DictReader(file) if (r["setting"], r["split"]) == (about.get("setting"), "holdout")]
+    shares = [
+        f"{100 * float(r['share']):.1f}% ({100 * float(r['low']):.1f} to {100 * float(r['high']):.1f}; {r['decides']})"
+        for r in rows
+    ]
+    return [f"for reference, a learner's share on the holdout: {', '.join(shares)} [{CEILING}]"] if shares else []
+
+
 def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
     """How much better the search's own shapes do than those that it never saw; empty without a holdout."""
     if holdout is None:
@@ -119,7 +146,12 @@ def regression_lines(judge: AnyJudge, evaluation: Evaluation) -> list[str]:
     found = judge.regressions(evaluation)
     if not found:
         return []
-    lines = [f"\nslower by more than max(1%, 3 standard errors): {len(found)} of {len(judge.cases)} shapes"]
+    lasting = sum(r.outlasts_recordings for r in found)
+    differ = f"{100 * REGRESSION_ERRORS * BETWEEN_RECORDINGS:.1f}%"
+    lines = [
+        f"\nslower by more than max(1%, 3 standard errors): {len(found)} of {len(judge.cases)} shapes, "
+        f"{lasting} of them by more than recordings differ ({differ})"
+    ]
     for cause in sorted({r.cause for r in found}, key=lambda c: min(r.speedup for r in found if r.cause is c)):
         group = [r for r in found if r.cause is cause]
         lines.append(f"  {cause.value}: {len(group)}")
@@ -136,3 +168,12 @@ def _regression(r: Regression) -> str:
         return f"{g.ctas} CTAs ({g.ctas / r.num_sms:.2f} waves), longest {g.longest_blocks} blocks"
 
     return f"{r.case.id} ({r.case.split.value}) {r.speedup:.3f}x: {grid(r.candidate)}; baseline {grid(r.baseline)}"
+
+
+def report_folder(output: Path | None, program: str) -> Path:
+    """The folder of the report; a confirmation is never overwritten."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(program).name)
+    folder = output or Path("runs") / "confirm" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something already", hint="-o names a folder that is new or empty")
+    return folder

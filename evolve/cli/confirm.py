@@ -39,19 +39,28 @@ from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
 from evaluators.targets.registry import target_of, target_of_decision
 from evolve.assets import asset
-from evolve.cli.common import compact_json, emit, say
+from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.evaluate import DEFAULT_CONFIG
+from evolve.cli.tokens.tpot import (
+    TokenJob,
+    TokenReport,
+    measure_tokens,
+    print_tokens,
+    require_step_packages,
+    token_cases,
+    token_shard,
+)
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.export.certify.bound import CONFIDENCE, SlowerCount
 from evolve.export.evidence.harm import SLOWER
 from evolve.reports.plain_text import plain
 from evolve.run import configured_cases, log_sealed_read, read_program, require_sandbox
-from evolve.traffic import open_traffic
+from evolve.traffic import UNASKED, open_traffic
 
 SHOWN = 12
 SHAPES_FILE, REPORT_FILE, PICTURE_FILE = "shapes.jsonl", "confirm.json", "confirm.png"
-STOCK = "the stock decision"
+TOKENS_FOLDER = "tokens"
 
 
 def confirm_command(
@@ -64,9 +73,13 @@ def confirm_command(
     output: Path | None,
     minutes: float | None,
     fresh: int | None,
+    tokens: bool,
     as_json: bool,
 ) -> int:
-    """Compare; exit code 0 when confirmed on the unseen shapes, 1 when not, 4 when the budget ended first."""
+    """Compare; exit code 0 when confirmed on the unseen shapes, 1 when not, 4 when the budget ended first.
+
+    With `tokens`, whole decode steps are compared afterwards, and a program that makes them slower is not confirmed.
+    """
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
     runs_dir = Path(config.runs_dir)
     source = read_program(program, runs_dir)
@@ -77,6 +90,8 @@ def confirm_command(
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
+    traffic = config.traffic or UNASKED
+    shard = token_shard(traffic.model, traffic.tp, setting) if tokens else None
     folder = report_folder(output, program)
     from evaluators.measure import worker_client
 
@@ -84,6 +99,8 @@ def confirm_command(
     atexit.register(worker.close)
     seed = secrets.randbits(32)
     device, build = worker.open(setting, seed=seed)
+    if tokens:
+        require_step_packages()
     target = target_of(setting)
     gpu = Gpu(device.num_sms, device.l2_bytes, target.live_sm_margin)
     limits = Limits(config.sandbox.time_s, config.sandbox.memory_mb)
@@ -126,13 +143,24 @@ def confirm_command(
     from evolve.reports.confirmation import draw_confirmation
 
     draw_confirmation(folder / PICTURE_FILE, found, title=f"{program} against {report['against']}, {setting.name}")
+    if not as_json:
+        _print(report, found, verdict, device, folder)
+    steps: TokenReport | None = None
+    if shard is not None:
+        worker.close()  # which lets go of the GPU
+        cases = token_cases(shard, setting)
+        job = TokenJob(program, source, candidate, against or STOCK, baseline, shard, cases, setting)
+        steps = measure_tokens(job, folder / TOKENS_FOLDER, minutes=minutes)
+        report["tokens"] = steps[0]
     if as_json:
         emit(report)
-    else:
-        _print(report, found, verdict, device, folder)
-    if len(found) < len(suite):
+    elif steps is not None:
+        typer.echo("\ntime per output token")
+        print_tokens(*steps, folder / TOKENS_FOLDER)
+    if len(found) < len(suite) or (steps is not None and steps[0]["left"]):
         return EXIT_BUDGET
-    return 0 if verdict.confirmed else EXIT_NEGATIVE
+    slower = steps is not None and steps[2].verdict is Verdict.SLOWER
+    return 0 if verdict.confirmed and not slower else EXIT_NEGATIVE
 
 
 def _parse(name: str, source: str) -> Program:
@@ -149,15 +177,6 @@ def _setting(config: RunConfig) -> Setting:
             f"judge.setting: cannot measure {config.judge.setting!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}"
         )
     return LIVE_SETTINGS[config.judge.setting]
-
-
-def report_folder(output: Path | None, program: str) -> Path:
-    """The folder of the report; a confirmation is never overwritten."""
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(program).name)
-    folder = output or Path("runs") / "confirm" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} holds something already", hint="-o names a folder that is new or empty")
-    return folder
 
 
 def _decisions(

@@ -99,6 +99,7 @@ _ARMS: Mapping[Operator, Callable[[dict[str, Any], AgentConfig, Equal, float], N
 }
 
 _AGENTS_OWN = {
+    "context_tokens",
     "kind",
     "operator",
     "evaluations",

@@ -11,6 +11,9 @@ from evolve.compare.outcomes import ArmRun
 
 RUNS, PAIRS, PICTURE, TEXT = "runs.csv", "pairs.csv", "operators.png", "report.md"
 RESAMPLES = 10_000
+SPENDING = ("evaluations", "tokens", "usd")
+UNEQUAL = 1.1
+"""Times that one arm may have spent what the other did before the report says so of a pair."""
 FEW = 5
 """Pairs below which an interval says little, and the report says so."""
 
@@ -49,6 +52,7 @@ class Pair:
         low: lower end of the mean's 95% interval by resampling the pairs.
         high: upper end.
         wins: pairs in which the first is ahead.
+        unequal: what of `SPENDING` the two spent unequally over these seeds, by name: the first's sum and the second's.
     """
 
     first: str
@@ -59,6 +63,7 @@ class Pair:
     low: float
     high: float
     wins: int
+    unequal: dict[str, tuple[float, float]]
 
 
 def summarise_arms(runs: Sequence[ArmRun]) -> list[ArmSummary]:
@@ -112,7 +117,22 @@ def pair_up(runs: Sequence[ArmRun]) -> list[Pair]:
         differences = np.array([shares[first, seed] - shares[second, seed] for seed in seeds])
         low, high = _interval(differences, np.mean)
         middle, mean, wins = float(np.median(differences)), float(differences.mean()), int((differences > 0).sum())
-        found.append(Pair(first, second, len(seeds), middle, mean, low, high, wins))
+        spent = unequal_spending(runs, first, second, seeds)
+        found.append(Pair(first, second, len(seeds), middle, mean, low, high, wins, spent))
+    return found
+
+
+def unequal_spending(
+    runs: Sequence[ArmRun], first: str, second: str, seeds: Sequence[int]
+) -> dict[str, tuple[float, float]]:
+    """What two arms spent unequally on the same seeds; nothing is said of what one of them did not count."""
+    found = {}
+    for name in SPENDING:
+        one, other = (
+            sum(getattr(run, name) for run in runs if run.arm == arm and run.seed in seeds) for arm in (first, second)
+        )
+        if min(one, other) > 0 and max(one, other) > UNEQUAL * min(one, other):
+            found[name] = float(one), float(other)
     return found
 
 
@@ -130,10 +150,9 @@ def write_comparison(folder: Path, runs: Sequence[ArmRun], facts: Mapping[str, s
     import pandas
 
     pairs = pair_up(runs)
-    for name, rows in ((RUNS, runs), (PAIRS, pairs)):
-        pandas.DataFrame([asdict(row) for row in rows]).to_csv(
-            folder / name, index=False, lineterminator="\n", float_format="%.6g"
-        )
+    listed = [asdict(pair) | {"unequal": " ".join(pair.unequal)} for pair in pairs]
+    for name, rows in ((RUNS, [asdict(run) for run in runs]), (PAIRS, listed)):
+        pandas.DataFrame(rows).to_csv(folder / name, index=False, lineterminator="\n", float_format="%.6g")
     (folder / TEXT).write_text(report_text(runs, pairs, facts), encoding="utf-8")
     draw_arms(folder / PICTURE, runs, title="\n".join(f"{name}: {value}" for name, value in facts.items()))
 
@@ -170,6 +189,15 @@ def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[st
             f"| {p.first} | {p.second} | {p.pairs} | {100 * p.median:+.1f} | {mean} | {p.wins} of {p.pairs} "
             f"| {verdict(p)} |"
         )
+    unequal = [
+        f"- {p.first} and {p.second}: "
+        + ", ".join(f"{name} {one:.6g} and {other:.6g}" for name, (one, other) in p.unequal.items())
+        for p in pairs
+        if p.unequal
+    ]
+    if unequal:
+        lines += ["", f"Unequal spending, by more than {100 * UNEQUAL - 100:.0f}% over the seeds that both have:", ""]
+        lines += unequal
     return "\n".join(lines) + "\n"
 
 
@@ -177,9 +205,10 @@ def verdict(pair: Pair) -> str:
     """What a pair of arms shows, in words."""
     if pair.pairs < FEW:
         return f"too few pairs to tell (below {FEW})"
+    unequal = f", at unequal {' and '.join(pair.unequal)}" if pair.unequal else ""
     if pair.low > 0:
-        return f"{pair.first} is better"
-    return f"{pair.second} is better" if pair.high < 0 else "no difference shown"
+        return f"{pair.first} is better{unequal}"
+    return f"{pair.second} is better{unequal}" if pair.high < 0 else "no difference shown"
 
 
 def _percent(middle: float, low: float, high: float) -> str:

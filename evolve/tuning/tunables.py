@@ -24,6 +24,9 @@ MARK = re.compile(r"#\s*tune\b(?:\s+(?P<low>[0-9.eE+]+)\s*\.\.\s*(?P<high>[0-9.e
 REACH = 8.0
 """A literal without bounds may become this many times larger or smaller."""
 
+LEAST = 1e-3
+"""Share of a literal's value that a lower bound of 0 stands for."""
+
 DIGITS = 3
 """Significant digits of a fitted number: more would describe the noise of the table."""
 
@@ -120,7 +123,8 @@ def tunables(program: Program, target: AnyTarget = FA3) -> list[Tunable]:
             continue
         else:
             bounds = (value / REACH, value * REACH)
-        bounds = bounds[0], min(bounds[1], most.get(id(node), math.inf))
+        # Numbers move by factors, which never reach 0.
+        bounds = max(bounds[0], value * LEAST), min(bounds[1], most.get(id(node), math.inf))
         if bounds[0] <= value <= bounds[1]:
             smallest = bounds[0] if isinstance(value, float) else max(1.0, bounds[0])
             found.append(Tunable(position, value, smallest, bounds[1]))

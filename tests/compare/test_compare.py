@@ -124,11 +124,22 @@ def test_a_verdict_needs_pairs_and_an_interval_that_leaves_zero_out() -> None:
     assert even.low < 0 < even.high and verdict(even) == "no difference shown"
 
 
+def test_unequal_spending_is_told() -> None:
+    runs = [arm("a", s, 0.5 + 0.01 * s) for s in range(6)]
+    runs += [replace(arm("b", s, 0.4 + 0.01 * s), evaluations=13, tokens=105, usd=0.0) for s in range(6)]
+    runs.append(replace(arm("b", 9, 0.4), evaluations=900))  # no seed of the other
+    (pair,) = pair_up(runs)
+    assert pair.unequal == {"evaluations": (144.0, 78.0)}  # 5% more tokens are equal, dollars were not counted
+    assert verdict(pair) == "a is better, at unequal evaluations"
+    assert "- a and b: evaluations 144 and 78" in report_text(runs, [pair], {})
+
+
 def test_seeds_that_only_one_arm_has_are_in_no_pair() -> None:
     runs = [arm("a", 0, 0.5), arm("a", 1, 0.9), arm("b", 0, 0.4)]
     (pair,) = pair_up(runs)
     assert pair.pairs == 1 and pair.mean == pytest.approx(0.1)
     summaries = summarise_arms(runs)
     assert [s.arm for s in summaries] == ["a", "b"] and summaries[0].holdout_share == pytest.approx(0.7)
+    assert pair.unequal == {} and "Unequal" not in report_text(runs, [pair], {})
     assert "| a | m | 2 | 70.0% (50.0..90.0) |" in report_text(runs, [pair], {"k": "v"})
     assert json.dumps([pair.low, pair.high])

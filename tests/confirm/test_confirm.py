@@ -7,9 +7,11 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, Command, require_sandbox
+from json_schemas import check
 from jsonschema import Draft202012Validator
 from simulated_gpu import SimulatedWorker
 
@@ -32,6 +34,9 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Block, Verdict, comparison_of, interval_of
 from evaluators.sandbox.sandbox import Limits, Sandbox
 from evaluators.targets.target import Target
+from evaluators.tokens.bench import StepResult
+from evaluators.tokens.captures import StepComparison, StepInterval
+from evaluators.tokens.shard import Shard
 
 COLD, STATIC = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-static-cold"]
 SETS = ["--set", "judge.weighting=chat"]
@@ -237,6 +242,46 @@ def test_what_is_kept_of_a_third_programs_gain(simulated: None, evosplit: Comman
     assert "gain_kept" not in alone["losses"]["sealed"]
     text = evosplit("confirm", "mine.py", "--beside", "whole.py", *SETS, "-o", "again").out
     assert "of the gain of whole.py is kept there" in text and f"0 of {len(sealed)} sealed shapes" in text
+
+
+@pytest.mark.parametrize(("tokens", "code"), [(1.01, 0), (0.99, 1)])
+def test_confirm_puts_tokens_beside_kernels(
+    simulated: None, monkeypatch: pytest.MonkeyPatch, evosplit: Command, tmp_path: Path, tokens: float, code: int
+) -> None:
+    class MadeUpBench:
+        gpu, device = Gpu(), SimpleNamespace(as_dict=lambda: {"name": "a made-up GPU"})
+        provider = SimpleNamespace(build=lambda: "none")
+
+        def __init__(self, setting: Setting, seed: int) -> None:
+            assert setting.name == COLD.name
+
+    class MadeUpSteps:
+        distinct_layers = 80
+
+        def __init__(self, bench: object, shard: Shard, shapes: object, *, seed: int) -> None:
+            assert shard.name == "llama-3.1-70b-tp4"
+
+        def compare(self, shape: DecodeShape, a: Decision, b: Decision) -> StepResult:
+            ratio = math.log(tokens)
+            interval = StepInterval(ratio, ratio - 1e-3, ratio + 1e-3)
+            verdict = Verdict.FASTER if ratio > 0 else Verdict.SLOWER
+            return StepResult(StepComparison(verdict, interval, 1e-3, 4, 1000.0, 1000 / tokens, 800.0), False, 0.0)
+
+    monkeypatch.setattr("evaluators.measure.bench.GpuBench", MadeUpBench)
+    monkeypatch.setattr("evaluators.tokens.crew.TokenBench", MadeUpSteps)
+    monkeypatch.setattr("evolve.cli.tokens.tpot.find_spec", lambda name: object())
+    program = tmp_path / "mine.py"
+    program.write_text(PROGRAM)
+    model = ("--set", "traffic.model=llama-3.1-70b", "--set", "traffic.tp=4")
+    result = evosplit("confirm", program, *SETS, *model, "--tokens", "-o", "out", "--json")
+    assert result.code == code, result.err
+    check("confirm", result.json)
+    check("tpot", result.json["tokens"])
+    assert result.json["verdict"] == "faster"
+    assert result.json["tokens"]["verdict"] == ("faster" if tokens > 1 else "slower")
+    assert json.loads((tmp_path / "out" / "tokens" / "tpot.json").read_text()) == result.json["tokens"]
+    text = evosplit("confirm", program, *SETS, *model, "--tokens", "-o", "again").out
+    assert "time per output token\n" in text and "verdict    faster: 1." in text
 
 
 def test_confirm_against_itself_is_no_improvement(simulated: None, evosplit: Command) -> None:

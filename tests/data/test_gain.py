@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.data.gain import MIN_REGRESSION, REGRESSION_ERRORS, gain_of, is_regression, log_speedups, standard_error
+from evaluators.data.gain import (
+    BETWEEN_RECORDINGS,
+    MIN_REGRESSION,
+    REGRESSION_ERRORS,
+    gain_of,
+    is_regression,
+    log_speedups,
+    outlasts_recordings,
+    standard_error,
+)
 
 latencies = st.lists(st.floats(1.0, 1000.0), min_size=2, max_size=12)
 
@@ -35,6 +44,14 @@ def test_a_launch_gains_nothing_over_itself() -> None:
     rounds = (8.1, 8.4, 8.2, 8.0)
     assert gain_of(rounds, rounds) == gain_of((1.0, 1.0), (1.0, 1.0))
     assert standard_error((0.0, 0.0)) == 0.0
+
+
+def test_what_differs_between_recordings_is_added_to_the_rounds_error() -> None:
+    most = REGRESSION_ERRORS * BETWEEN_RECORDINGS
+    assert outlasts_recordings(-math.log(1 + most + 1e-6), 0.0)
+    assert not outlasts_recordings(-math.log(1 + most - 1e-6), 0.0) and is_regression(-math.log(1 + most - 1e-6), 0.0)
+    assert not outlasts_recordings(-math.log(1 + most + 1e-6), 0.002)
+    assert not outlasts_recordings(0.5, 0.0)
 
 
 @pytest.mark.parametrize(

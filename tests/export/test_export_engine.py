@@ -9,14 +9,18 @@ import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Command
 from json_schemas import check
 from triton_programs import BY_LENGTH
 
+from evaluators.language.gate import parse_program
+from evaluators.sandbox.cta_queue import cta_queue
 from evaluators.triton_decode.views import TritonShapeView, TritonWorkView
 from evolve.errors import EXIT_NEGATIVE, EXIT_USAGE
+from evolve.export.engine.single_file import single_file
 
 SINGLE_FILE = "triton_decode_evolved.py"
 
@@ -95,22 +99,43 @@ def test_the_file_is_a_module_of_plain_python(evosplit: Command, program: Path, 
     assert f"{held['speedup']:.3f}x as fast as FA3 by itself, {held['worst']:.2f}x at worst" in text
 
 
-def test_the_package_is_whole(evosplit: Command, program: Path, tmp_path: Path) -> None:
+def test_the_file_brings_the_queue_of_ctas() -> None:
+    queue = "cta_queue(work.n_blocks, work.num_heads_kv, 1, 8, gpu.num_sms, 1, LATEST < 8)"
+    source = BY_LENGTH.replace("def schedule", "LATEST = 7\n\n\ndef schedule", 1)
+    source += f"\n\ndef end(work, gpu):\n    return {queue}[0]\n"
+    text = single_file(parse_program(source), sha256="0", version="0", measured="")
+    made: dict[str, Any] = {}
+    exec(text[text.index("\ndef _queue()") : text.index("\ndef _program()")], made)
+    assert made["cta_queue"]([5, 40, 5], 8, 3, 32, 132, 1, True) == cta_queue([5, 40, 5], 8, 3, 32, 132, 1, True)
+    assert "cta_queue" not in single_file(parse_program(BY_LENGTH), sha256="0", version="0", measured="")
+
+
+@pytest.mark.parametrize(
+    ("target", "package", "group"),
+    [
+        ("vllm-plugin", "evosplit_vllm", "vllm.general_plugins"),
+        ("sglang-plugin", "evosplit_sglang", "sglang.srt.plugins"),
+    ],
+)
+def test_the_package_is_whole(
+    evosplit: Command, program: Path, tmp_path: Path, target: str, package: str, group: str
+) -> None:
     out = tmp_path / "out"
-    assert evosplit("export", program, "--target", "vllm-plugin", "-o", out).code == 0
+    assert evosplit("export", program, "--target", target, "-o", out).code == 0
     project = tomllib.loads((out / "pyproject.toml").read_text())
-    assert project["project"]["entry-points"]["vllm.general_plugins"] == {"evosplit_vllm": "evosplit_vllm:register"}
-    assert {p.name for p in (out / "evosplit_vllm").iterdir()} == {
-        "__init__.py",
-        "backend.py",
-        "decode.py",
-        "domain.py",
-    }
+    assert project["project"]["entry-points"][group] == {package: f"{package}:register"}
+    assert project["tool"]["setuptools"]["packages"] == [package]
+    modules = ["__init__.py", "backend.py", "decode.py", "domain.py", "plans.py"]
+    assert sorted(p.name for p in (out / package).iterdir()) == modules
     assert "@" not in (out / "README.md").read_text().replace("@MEASURED@", "@")
-    effects = json.loads((out / "provenance.json").read_text())["measured"]["effects"]
-    assert {e["setting"] for e in effects} == {"triton_decode-paged-cold"}, "vLLM keeps KV in pages"
-    assert f"{effects[0]['speedup']:.3f}x" in (out / "README.md").read_text()
-    for path in (out / "evosplit_vllm").iterdir():
+    provenance = json.loads((out / "provenance.json").read_text())
+    check("export-engine", provenance)
+    effects = provenance["measured"]["effects"]
+    assert {e["setting"] for e in effects} == {"triton_decode-paged-cold"}, "servers keep KV in pages"
+    readme = (out / "README.md").read_text()
+    assert f"{effects[0]['speedup']:.3f}x" in readme
+    assert not effects[0]["batch_invariant"] and "batch-invariant on those shapes, paged KV: no" in readme
+    for path in (out / package).iterdir():
         compile(path.read_text(), path.name, "exec")
 
 

@@ -35,6 +35,8 @@ CHAMPION = ROOT / "results" / "champions" / "fa3-metadata.py"
 EVEN = ROOT / "results" / "certificates" / "fa3-metadata-even.py"
 ABSTAINS = ROOT / "results" / "certificates" / "vllm-metadata-abstains.py"
 VLLM_CHAMPION = ROOT / "results" / "champions" / "vllm-metadata.py"
+TWIN = pytest.mark.slow
+"""For what others here try too, on other numbers: each compiles a kernel for two CPU-seconds."""
 WIDE = WIDEST_WAVE.replace("range(1, min(work.num_splits, 32, work.max_n_blocks) + 1)", "range(1, 100)")
 
 
@@ -67,8 +69,8 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[PrepareBatch]:
         (ABSTAINS.read_text(), "fa3-vllm-prepare"),
         (VLLM_CHAMPION.read_text(), "fa3-vllm-prepare"),
         ((SEEDS / "waves_metadata.py").read_text(), "fa3-sgl-prepare"),
-        ((SEEDS / "waves_vllm.py").read_text(), "fa3-vllm-prepare"),
-        (WIDEST_WAVE, "fa3-prepare"),
+        pytest.param((SEEDS / "waves_vllm.py").read_text(), "fa3-vllm-prepare", marks=TWIN),
+        pytest.param(WIDEST_WAVE, "fa3-prepare", marks=TWIN),
         (WIDE, "fa3-prepare"),
     ],
     ids=["champion", "even", "abstains", "vllm-champion", "waves", "waves-vllm", "32-candidates", "99-candidates"],
@@ -94,12 +96,14 @@ def test_the_kernel_decides_as_the_champion_on_every_recorded_batch(tmp_path: Pa
     ("before", "after", "error", "words"),
     [
         ("other_at > at", "other_at < at", Mismatch, "the program"),
-        ("over_batch_smem[(round + 1) % 3][0][lane] = 0;", "", Mismatch, "the program"),
+        pytest.param("over_batch_smem[(round + 1) % 3][0][lane] = 0;", "", Mismatch, "the program", marks=TWIN),
         ("over_batch_smem[round % 3]", "over_batch_smem[0]", Mismatch, "the program"),
         ("if (n == 0) { continue; }", "", Stopped, "division by zero"),
         ("int i = 16; i > 0", "int i = lane == 3 ? 8 : 16; i > 0", Stopped, "lanes of a warp wait for different"),
         ("if (threadIdx.x < 32) {\n", "if (threadIdx.x < 32) { __syncthreads();\n", Stopped, "a barrier"),
-        ("__reduce_max_sync(0xffffffff, num_n_blocks)", "num_n_blocks", Mismatch, "the program"),
+        pytest.param(
+            "__reduce_max_sync(0xffffffff, num_n_blocks)", "num_n_blocks", Mismatch, "the program", marks=TWIN
+        ),
     ],
 )
 def test_a_wrong_kernel_is_found_out(
@@ -150,6 +154,7 @@ return best"""
         ("cost = sorted(work.n_blocks)[0] * blocks", "something else than a sum, maximum or minimum"),
         ("cost = sum(n for n in work.n_blocks if n > blocks)", "something else than a sum, maximum or minimum"),
         ("most = max(work.n_blocks)\n    cost = sum(min(n, most) for n in work.n_blocks)", "which is a sum itself"),
+        ("cost = cta_queue(work.n_blocks, 8, blocks, 32, gpu.num_sms, 1, True)[0]", "cta_queue .* too dear"),
         ("cost = work.total_n_blocks / (sum(n // blocks for n in work.n_blocks))", "may be 0"),
         ("cost = sum(n // blocks for n in work.n_blocks)\n    if cost > 5:\n        continue", "break, continue"),
     ],

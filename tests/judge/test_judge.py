@@ -230,9 +230,10 @@ def test_regressions_say_what_runs_instead(judge: Judge) -> None:
     found = judge.regressions(result)
     assert [r.case.id for r in found] == sorted(result.regressed, key=lambda i: result.speedups[i])
     assert {Cause.FEWER, Cause.SPLITS} <= {r.cause for r in found}
+    assert 0 < sum(r.outlasts_recordings for r in found) < len(found)
     for regression in found:
         ours, theirs = regression.candidate, regression.baseline
-        assert regression.speedup < 1 / (1 + MIN_REGRESSION)
+        assert regression.speedup < 1 / (1 + MIN_REGRESSION) and regression.error > 0
         if regression.cause is Cause.FEWER:
             assert ours.ctas < theirs.ctas and ours.longest_blocks >= theirs.longest_blocks
         if regression.cause is Cause.SPLITS:

@@ -126,6 +126,33 @@ def schedule(shape, gpu):
 """
 
 
+QUEUE = """\
+def schedule(shape, gpu):
+    best = 1
+    least = 0
+    for splits in range(1, min(9, shape.num_n_blocks) + 1):
+        size = -(-shape.num_n_blocks // splits)
+        # Unsplit tiles take their turn, too.
+        end = cta_queue([shape.num_n_blocks] * min(64, shape.batch), shape.num_heads_kv, size, 32, gpu.num_sms, 1, True)
+        time = end[0] + 2 * splits + sum([end[k] for k in range(64, gpu.num_sms)]) // 64
+        if splits == 1 or time < least:
+            best, least = splits, time
+    return best, None, 0
+"""
+
+
+def test_the_queue_of_ctas_answers_as_its_cpp(tmp_path: Path) -> None:
+    program = parse_program(QUEUE)
+    text = body_of(QUEUE).text
+    assert text.count("auto const cta_queue = ") == 1
+    call = f"heuristic({', '.join(f'int(row[{i}])' for i in range(len(INPUTS)))})"
+    compiled = compile_function(find_compiler(), function("heuristic", text), call, len(INPUTS), tmp_path)
+    views = [(v, s) for v, s in random_views(300, 3) if s == 132]
+    decided = [d.num_splits for d in ask(program, [(v, NO_WORK, s) for v, s in views], "inputs")]
+    assert compiled.answers([row_of(v, s, INPUTS) for v, s in views]) == decided
+    assert len(set(decided)) > 4
+
+
 def test_tables_and_loops_over_tuples_answer_as_their_cpp(tmp_path: Path) -> None:
     program = parse_program(TABLE)
     text = body_of(TABLE).text

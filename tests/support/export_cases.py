@@ -20,6 +20,7 @@ import evolve.export.proof.call_chain
 import evolve.export.proof.equivalence
 import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
+import evolve.export.proof.outside
 import evolve.export.proof.prepare_run
 import evolve.export.targets.targets
 from evaluators.data.workloads import WORKLOADS
@@ -112,7 +113,7 @@ def blocks_per_split(work, gpu):
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., HostFunction]:
     """`compile_function` that compiles each source once: several tests export the same program to the same tree."""
     known: dict[tuple[object, ...], HostFunction] = {}
@@ -139,6 +140,7 @@ def export(
     monkeypatch.setattr(evolve.export.proof.prepare_run, "RANDOM_BATCHES", 150)
     for module in (
         evolve.export.proof.equivalence, evolve.export.proof.call_chain, evolve.export.proof.prepare_run,
+        evolve.export.proof.outside,
     ):  # fmt: skip
         monkeypatch.setattr(module, "compile_function", compiled_once)
     for module in (evolve.export.evidence.evidence, evolve.export.proof.fa4_chain):

@@ -98,7 +98,13 @@ class Writer:
         elif kind == "newlist":
             name = f"xs{len(self.lists)}"
             how = rng.choice(
-                ("[1, 2, 3]", f"[{self.number(1)}]", f"[i * {self.number(0)} for i in range(4)]", "[0] * 5")
+                (
+                    "[1, 2, 3]",
+                    f"[{self.number(1)}]",
+                    f"[i * {self.number(0)} for i in range(4)]",
+                    "[0] * 5",
+                    self.queue(),
+                )
             )
             self.lines.append(f"{pad}{name} = {how}")
             self.lists.append(name)
@@ -134,6 +140,13 @@ class Writer:
             self.lines.append(f"{pad}{name} = {self.number(3)}")
             if name not in self.names:
                 self.names.append(name)
+
+    def queue(self) -> str:
+        """A list of finish times; now and then with arguments that are none."""
+        lengths = "work.n_blocks" if self.view == "work" else f"[{self.view}.num_n_blocks] * {self.view}.batch"
+        lengths = self.rng.choice((lengths, lengths, *self.lists))
+        numbers = ", ".join(self.number(1) if self.rng.random() < 0.1 else f"int({self.number(0)})" for _ in range(3))
+        return f"cta_queue({lengths}, {numbers}, gpu.num_sms, {self.rng.choice((0, 1, 2))}, {self.test(1)})"
 
     def answer(self) -> str:
         whole = f"max(1, min(256, int({self.number(2)})))"

@@ -22,7 +22,7 @@ from evolve.proposers import open_proposer
 from evolve.proposers.fitting import MODEL, FittingProposer
 from evolve.search.controller import Controller, read_journal
 from evolve.tuning.constants import ConstantFitter, Unfit, coordinate_search, search_of
-from evolve.tuning.tunables import Tunable, rewritten, tunables
+from evolve.tuning.tunables import LEAST, Tunable, rewritten, tunables
 
 BLOCK = """# outside: 9
 LIMIT = 5
@@ -56,6 +56,11 @@ def test_marks_choose_and_bound() -> None:
     marked = BLOCK.replace("SHARE = 0.8", "SHARE = 0.8  # tune 0.5..2").replace("range(7):", "range(7):  # tune")
     known = tunables(parse_program(marked))
     assert [(t.value, t.low, t.high) for t in known] == [(0.8, 0.5, 2.0), (7, 1.0, 56.0)]
+
+
+def test_a_lower_bound_of_0_leaves_the_number_positive() -> None:
+    found = tunables(parse_program(BLOCK.replace("SHARE = 0.8", "SHARE = 0.8  # tune 0..2")))
+    assert [(t.low, t.high) for t in found] == [(0.8 * LEAST, 2.0)]
 
 
 def test_rewrites_only_the_numbers() -> None:

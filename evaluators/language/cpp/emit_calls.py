@@ -99,7 +99,10 @@ class CallExpressions(Expressions):
         return Text(f"std::abs({value.text})", POSTFIX, value.kind)
 
     def _bool(self, node: ast.Call, kind: str) -> Text:
-        found = self.condition(node.args[0])
+        return self._bool_of(node.args[0])
+
+    def _bool_of(self, node: ast.expr) -> Text:
+        found = self.condition(node)
         return found if found.kind == "bool" else Text(f"{found.at(EQUAL + 1)} != 0", EQUAL, "bool")
 
     def _float(self, node: ast.Call, kind: str) -> Text:
@@ -202,6 +205,12 @@ class CallExpressions(Expressions):
         listed, kind = written.text, written.kind
         return Text(f"[&] {{ auto items = {listed}; std::sort(items.begin(), items.end()); return items; }}()", POSTFIX,
                     kind)  # fmt: skip
+
+    def _cta_queue(self, node: ast.Call, kind: str) -> Text:
+        self.needed.add("cta_queue")
+        lengths, *numbers, longest_first = node.args
+        parts = [self._listed(lengths).text, *(self.as_type(n, "int64_t").text for n in numbers)]
+        return Text(f"cta_queue({', '.join([*parts, self._bool_of(longest_first).text])})", POSTFIX, kind)
 
     def _range(self, node: ast.Call, kind: str) -> Text:
         raise refuse(node, "range outside a loop", "[i for i in range(...)]")

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
@@ -49,8 +50,9 @@ HELPERS = {
     while ((root + 1) * (root + 1) <= n) { root++; }
     return root;
 };""",
+    "cta_queue": Path(__file__).with_name("queue.cpp").read_text(encoding="utf-8").rstrip(),
 }  # fmt: skip
-"""Python's arithmetic that C++ lacks, as lambdas; each is emitted only where a program needs it."""
+"""Python's arithmetic that C++ lacks, and the queue of CTAs, as lambdas; each only where a program needs it."""
 
 OPERATORS: dict[type[ast.AST], tuple[str, int]] = {
     ast.Add: ("+", PLUS), ast.Sub: ("-", PLUS), ast.Mult: ("*", TIMES), ast.Div: ("/", TIMES),

@@ -30,6 +30,9 @@ HIGHEST_POWER = {"exp": 709, "exp2": 1023}
 SMALLEST_DOUBLE = 5e-324
 LARGEST_FLOAT = 3.4028234663852886e38
 MOST_ITEMS = 2**31 - 1
+LATEST = 2**30
+"""Largest number that `cta_queue` answers with."""
+
 LARGEST_SQUARE = 2**62
 """Up to which the C++ of math.isqrt stays within 64 bits."""
 
@@ -178,6 +181,12 @@ class CallTypes(ExpressionTypes):
         if len(given) != 1 or given[0].kind not in (Kind.LIST, Kind.RANGE):
             raise refuse(node, "sorted takes one list")
         return list_of(given[0].items[0])
+
+    def _cta_queue(self, node: ast.Call, given: list[Type]) -> Type:
+        lengths, *numbers = given
+        if lengths.kind is not Kind.LIST or not (lengths.items[0].whole and all(n.whole for n in numbers)):
+            raise refuse(node, "cta_queue takes a list of integers, five integers and a truth value")
+        return list_of(whole(0, LATEST))
 
     def _sum(self, node: ast.Call, given: list[Type]) -> Type:
         if len(given) != 1 or given[0].kind not in (Kind.LIST, Kind.RANGE):

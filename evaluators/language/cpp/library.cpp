@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <exception>
+#include <map>
 #include <tuple>
 #include <vector>
 

@@ -14,8 +14,9 @@ from evaluators.language.cpp.infer_expressions import refuse
 from evaluators.language.cpp.infer_statements import Inference
 from evaluators.language.cpp.normalise import Form, changed_lists, stored_names
 from evaluators.language.cpp.types import Kind
+from evaluators.language.subset import QUEUE, QUEUE_PARAMETERS
 
-READERS = ("len", "max", "min", "sorted", "sum")
+READERS = ("len", "max", "min", "sorted", "sum", QUEUE)
 """Functions that read a list and keep nothing of it."""
 
 
@@ -126,7 +127,7 @@ def _refuse_shared_lists(body: Sequence[ast.stmt], parameters: set[str], functio
         if isinstance(node, ast.Assign):
             fresh = isinstance(node.value, ast.List | ast.ListComp | ast.BinOp) or (
                 isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name)
-                and node.value.func.id == "sorted"
+                and node.value.func.id in ("sorted", QUEUE)
             )  # fmt: skip
             if fresh and len(node.targets) == 1:
                 fine.add(id(node.targets[0]))
@@ -134,7 +135,11 @@ def _refuse_shared_lists(body: Sequence[ast.stmt], parameters: set[str], functio
             fine.add(id(node.value))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             kind = types.results[node.func.id].kind if node.func.id in types.results else Kind.INT
-            if (node.func.id in READERS and len(node.args) == 1) or kind in (Kind.BOOL, Kind.INT, Kind.DOUBLE):
+            if (node.func.id in READERS and len(node.args) in (1, len(QUEUE_PARAMETERS))) or kind in (
+                Kind.BOOL,
+                Kind.INT,
+                Kind.DOUBLE,
+            ):
                 fine |= {id(a) for a in node.args if node.func.id in READERS or node.func.id in types.results}
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             fine.add(id(node.func.value))

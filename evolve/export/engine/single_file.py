@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import textwrap
 
 from evaluators.language.gate import Program, parse_tree
+from evaluators.sandbox import cta_queue
 from evolve.assets import asset
 
 KERNEL = "kernels/triton_decode"
@@ -31,7 +33,7 @@ Made by evosplit {version} from a program with sha256 {sha256}.
 '''
 
 TAIL = '''
-
+@QUEUE@
 def _program():
     """The searched program, as it was judged."""
     import struct
@@ -86,6 +88,15 @@ def program_source(program: Program) -> str:
     return "\n\n".join(kept)
 
 
+def queue_source() -> str:
+    """`cta_queue` in plain Python, made by a function so that the program's names do not meet those it stands on."""
+    names = ("MOST_ROWS", "MOST_BLOCKS", "MOST_TILES", "MOST_PARTS", "MOST_SMS", "MOST_TURN", "LATEST")
+    constants = [f"{name} = {getattr(cta_queue, name)}" for name in names]
+    functions = [inspect.getsource(f) for f in (cta_queue.as_whole, cta_queue.clamped, cta_queue.cta_queue)]
+    body = textwrap.indent("\n".join(["import heapq", "", *constants, "", *functions, "return cta_queue"]), "    ")
+    return f"\n\ndef _queue():\n{body}\n\n\ncta_queue = _queue()\n"
+
+
 def single_file(program: Program, *, sha256: str, version: str, measured: str) -> str:
     """Text of the module.
 
@@ -103,8 +114,9 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str) -
             imports.setdefault(module, set()).update(names)
         parts.append(f"# {'-' * 20} {name.removesuffix('.py')}\n\n{rest}")
     blocks = ", blocks_per_split" if program.uses_blocks_per_split else ""
+    queue = queue_source() if program.uses_queue else ""
     own = textwrap.indent(program_source(program), "    ")
-    tail = TAIL.replace("@BLOCKS@", blocks).replace("@PROGRAM@", own)
+    tail = TAIL.replace("@BLOCKS@", blocks).replace("@QUEUE@", queue).replace("@PROGRAM@", own)
     head = HEAD.format(version=version, sha256=sha256, measured=measured)
     body = "\n\n\n".join(parts)
     return f"{head}\nfrom __future__ import annotations\n\n" + _import_lines(imports) + f"\n\n{body}\n{tail}"

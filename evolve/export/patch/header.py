@@ -163,7 +163,8 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
 
 INCLUDES = {
     "cmath": rb"std::(?:sqrt|ceil|floor|nearbyint|fabs|trunc|fmod|exp|log\w*|pow)\b", "cstdint": rb"\bint64_t\b",
-    "vector": rb"std::vector\b",
+    "vector": rb"std::vector\b", "map": rb"std::map\b", "array": rb"std::array\b",
+    "algorithm": rb"std::sort\b",
 }  # fmt: skip
 """Headers that a translation may need; vLLM's fork no longer gets the first two through PyTorch's."""
 

@@ -14,6 +14,7 @@ from evaluators.data.gpus import SM_COUNTS
 from evaluators.language.cpp.normalise import Form, NotExpressible, prune
 from evaluators.language.cpp.translate import CppBody, translate
 from evaluators.language.cpp.types import INT32_MAX, Type, whole
+from evaluators.language.subset import QUEUE
 from evolve.export.patch.anchors import AnchorMissing, CppFunction, find_barriers, find_declaration, find_function
 from evolve.export.patch.header import SourceChange
 from evolve.export.patch.per_lane import LaneRule, lane_rule, with_ceil_div, without_ceil_div
@@ -153,6 +154,13 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
     start, end = find_declaration(source, VARIABLE, FILE)
     if not kernel.body_start < start < kernel.body_end or not {"num_batch", "num_head", "num_sm"} <= held:
         raise AnchorMissing(f"{FILE}: {VARIABLE} is not declared in {KERNEL}", hint="nothing was changed")
+    queue = next((n for n in form.statements() if isinstance(n, ast.Name) and n.id == QUEUE), None)
+    if queue is not None:
+        raise NotExpressible(
+            f"line {queue.lineno}: {QUEUE} plays a queue through for every size it is asked about: too dear for one "
+            "block of device code in front of every call",
+            hint="a rule over sums and maxima of the batch; engines that decide on the host can have the queue",
+        )
     sums, stock_sums = with_sums(form), with_sums(stock)
     reads = _rows_of(sums)
     for name in sorted(reads & ABSENT.keys()):

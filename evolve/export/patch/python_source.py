@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from evaluators.language.cpp.normalise import Form, NotExpressible, Rename, stored_names
+from evaluators.language.subset import QUEUE
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.export.patch.anchors import AnchorMissing
 
 INDENT = "    "
-ABSENT = ("float32", "isqrt")
+ABSENT = ("float32", "isqrt", QUEUE)
 
 
 class _Fields(ast.NodeTransformer):
@@ -33,7 +34,7 @@ def python_statements(form: Form, body: Sequence[ast.stmt], names: Mapping[str, 
     """Statements of a form over other names, comments kept, not indented.
 
     Raises:
-        NotExpressible: the target lacks an input, or float32 is used, which plain Python has not.
+        NotExpressible: the target lacks an input, or a function is used that plain Python has not.
     """
     for node in (n for s in (*body, *form.helpers.values()) for n in ast.walk(s)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ABSENT:

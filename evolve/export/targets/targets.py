@@ -17,6 +17,8 @@ class EngineTarget(StrEnum):
     """One importable file with kernel and schedule."""
     VLLM_PLUGIN = "vllm-plugin"
     """An installable package that serves vLLM's decode steps."""
+    SGLANG_PLUGIN = "sglang-plugin"
+    """The same for SGLang."""
 
 
 class TargetKind(StrEnum):

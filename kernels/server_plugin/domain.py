@@ -1,4 +1,4 @@
-"""Which calls the plugin serves. It has no vLLM in it: everything is asked of plain values."""
+"""Which calls a plugin serves. It has no engine in it: everything is asked of plain values."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ class Layers:
         page_size: keys per page.
         sliding_window: whether there is one.
         prefix_window: whether only a prefix and a window are visible (R-SWA).
-        fa_version: FlashAttention that vLLM would run.
+        fa_version: FlashAttention that the engine would run.
         context_parallel: GPUs that share the keys of a sequence.
-        batch_invariant: whether vLLM was told to give equal bits for all batches.
+        batch_invariant: whether the engine was told to give equal bits for all batches.
         mixed_full_graphs: whether prefill and decode share full CUDA graphs.
         capability: compute capability of the GPU.
         num_sms: its multiprocessors.
@@ -130,7 +130,7 @@ def why_not(layers: Layers, domain: Domain) -> str:
         (layers.capability == GPU[0] and layers.num_sms == GPU[1],
          f"the GPU has compute capability {layers.capability} and {layers.num_sms} multiprocessors, "
          f"measured were {GPU[0]} with {GPU[1]}"),
-        (layers.fa_version == 3, f"vLLM would run FlashAttention {layers.fa_version}, measured was 3"),
+        (layers.fa_version == 3, f"the engine would run FlashAttention {layers.fa_version}, measured was 3"),
         (layers.head_dim in domain.head_dims, f"head_dim {layers.head_dim}"),
         (layers.num_heads_q % layers.num_heads_kv == 0 and layers.num_heads_q // layers.num_heads_kv in domain.groups,
          f"{layers.num_heads_q} query heads to {layers.num_heads_kv} KV heads"),
@@ -139,7 +139,7 @@ def why_not(layers: Layers, domain: Domain) -> str:
         (layers.page_size in domain.page_sizes, f"{layers.page_size} keys a page"),
         (not layers.sliding_window and not layers.prefix_window, "a sliding window"),
         (layers.context_parallel == 1, "decode context parallelism"),
-        (not layers.batch_invariant, "VLLM_BATCH_INVARIANT"),
+        (not layers.batch_invariant, "equal bits for all batches"),
         (not layers.mixed_full_graphs, "cudagraph_mode FULL, where prefill and decode share graphs; "
          "FULL_AND_PIECEWISE and FULL_DECODE_ONLY are served"),
     )  # fmt: skip
