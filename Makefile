@@ -12,6 +12,10 @@ DEV_STAMP := $(VENV)/installed-dev-$(KEY)
 
 JS := tests/dashboard/js
 
+# The tests start many processes, each of which would compile every module anew where the environment forbids to keep
+# bytecode.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: run test slow browser fuzz format clean
 
 run: $(RUN_STAMP)
@@ -21,10 +25,17 @@ run: $(RUN_STAMP)
 test: $(DEV_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	@# Linter and types of the page's JavaScript; without npm, or away from a registry, its tests skip themselves.
 	-@! command -v npm >/dev/null || test $(JS)/node_modules/.package-lock.json -nt $(JS)/package-lock.json || \
 		npm ci --prefix $(JS) --no-audit --no-fund --silent
+	@# Types beside the tests: mypy is one process of half a minute.
+	@$(MAKE) --no-print-directory -j 2 types tests
+
+.PHONY: types tests
+types: $(DEV_STAMP)
+	$(BIN)/mypy
+
+tests: $(DEV_STAMP)
 	@# One more try: some tests kill or time processes, which a busy machine may upset.
 	@# -rs: what was skipped says what is missing.
 	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --reruns 1 -rs -m "not gpu and not slow"

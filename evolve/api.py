@@ -253,7 +253,7 @@ def export_bundle(
         certify_from: `confirm.json` files whose unseen shapes certify it, instead of the recorded sealed ones.
 
     Returns:
-        What was written. The bundle states the sealed test shapes, and that is logged in `runs/`.
+        What was written. The bundle states the sealed test shapes, and that is logged (`evolve.run.sealed_log`).
 
     Raises:
         UserError: wrong arguments, a checkout that cannot be patched, or no C++ compiler.
@@ -284,7 +284,7 @@ def export_engine(program: ProgramLike | Run, target: str, output: str | Path) -
 
     Args:
         program: as of `export_bundle`.
-        target: `vllm-plugin` or `triton-python`; see docs/export.md.
+        target: `vllm-plugin`, `sglang-plugin` or `triton-python`; see docs/export.md.
         output: new or empty folder.
 
     Returns:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.contract import DecodeShape, Gpu, Setting, lacking
 from evaluators.data.launches import AnyDecision
 from evaluators.data.questions import Answers
 from evaluators.data.status import Status
+from evaluators.fa3.dispatch import check_call, is_local
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
 from evaluators.targets.registry import target_of
@@ -27,6 +28,23 @@ class NoDecisions(UserError):
         self.status = status
 
 
+def check_runs(shape: DecodeShape, setting: Setting) -> None:
+    """Refuse a call that no kernel of the setting's provider runs; head sizes between the compiled ones are padded.
+
+    Raises:
+        ValueError: naming what is missing, and which settings have it.
+    """
+    check_call(shape, setting)
+    lacks = [name for name in lacking(shape, setting) if name != "window" or is_local(shape, setting)]
+    if lacks:
+        others = (
+            " vllm-metadata-cold has it"
+            if "sinks" in lacks
+            else "s upstream-metadata-cold and vllm-metadata-cold have it"
+        )
+        raise ValueError(f"{setting.provider} has no kernel with {' and '.join(lacks)}: the setting{others}")
+
+
 def decide_shapes(
     source: str, rows: Sequence[tuple[DecodeShape, Setting]], gpu: Gpu | None = None
 ) -> list[dict[str, dict[str, Any]]]:
@@ -39,7 +57,13 @@ def decide_shapes(
 
     Raises:
         NoDecisions: the gate refuses the program, or it fails on a shape.
+        UserError: a call that the provider cannot run; see `check_runs`.
     """
+    for shape, setting in rows:
+        try:
+            check_runs(shape, setting)
+        except ValueError as error:
+            raise UserError(f"{shape.as_json()}: {error}") from error
     try:
         program = parse_program(source)
     except ProgramRefused as refused:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from evaluators.tokens.predict import (
     KernelPair,
     StepModel,
     TokenPrediction,
+    in_step_cost,
     partial_rows,
     predict_tokens,
     read_steps,
@@ -191,7 +192,7 @@ def predicted(opened: OpenedTraffic, judge: Judge, evaluation: Evaluation, split
                 for us, decision in ((before, stock.decision), (after, spelled))
             )
             pairs.append(KernelPair(share, case.shape.batch, *calls))
-    return predict_tokens(opened.model, pairs)
+    return predict_tokens(replace(opened.model, cost=in_step_cost(judge.setting)), pairs)
 
 
 UNASKED = TrafficConfig(model="llama-3.1-70b", tp=8)

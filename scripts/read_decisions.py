@@ -1,7 +1,8 @@
 """Read decisions back from the compiled libraries and compare them with the mirror (needs an H100 or H200).
 
 Writes one JSON line per reading. `tests/fixtures/decisions.jsonl.gz` is its output, `wide_decisions.jsonl.gz` that of
-`--wide 3000`: head ratios, head sizes, windows, softcaps, query tokens and element types of any model. Where readings
+`--wide 3000`: head ratios, head sizes, windows, softcaps, query tokens and element types of any model, and
+`edge_decisions.jsonl.gz` that of `--edges 400`: batches to 1,100, padding, windows, odd head sizes. Where readings
 differ from the mirror, they are shown by class with the tile that would explain them.
 """
 
@@ -26,7 +27,9 @@ from evaluators.measure.compiled_decisions import (
     CAPS,
     MARGINS,
     CompiledDecision,
+    edge_shape,
     mirror,
+    read_capped_splits,
     read_live_splits,
     read_metadata,
     read_num_splits,
@@ -39,7 +42,9 @@ from evaluators.measure.providers.memory import KvPool
 PROVIDERS = ("fa3_fwd", "vllm", "upstream")
 TILES = [(m, n) for n in range(48, 257, 16) for m in (64, 128, 192)]
 FORWARD_KINDS: dict[str, dict[str, Any]] = {
-    "plain": {}, "head_dim 64": {"head_dim": 64}, "head_dim 96": {"head_dim": 96}, "head_dim 192": {"head_dim": 192},
+    "plain": {}, "head_dim 16": {"head_dim": 16}, "head_dim 72": {"head_dim": 72}, "head_dim 120": {"head_dim": 120},
+    "head_dim 136": {"head_dim": 136},
+    "head_dim 64": {"head_dim": 64}, "head_dim 96": {"head_dim": 96}, "head_dim 192": {"head_dim": 192},
     "head_dim 256": {"head_dim": 256}, "head_dim 192/128": {"head_dim": 192, "head_dim_v": 128},
     "head_dim 64/256": {"head_dim": 64, "head_dim_v": 256}, "head_dim 64/512": {"head_dim": 64, "head_dim_v": 512},
     "window": {"window": 200}, "softcap": {"softcap": True}, "4 tokens": {"seqlen_q": 4},
@@ -70,10 +75,37 @@ def read_wide(provider: Provider, count: int, refused: Counter[str]) -> Iterator
             dispatch.check_call(shape, setting)
             found = read_live_splits(provider, setting, shape, decision)
         except (RuntimeError, TypeError, ValueError) as error:
-            refused[f"{class_of(shape, setting)}: {str(error).splitlines()[0][:110]}"] += 1
+            refused[refusal(shape, setting, error)] += 1
             continue
         if found is not None:
             yield found
+
+
+def read_edges(
+    provider: Provider, pools: dict[str, KvPool], count: int, refused: Counter[str]
+) -> Iterator[CompiledDecision]:
+    """Live splits, and num_splits of forward calls, of `count` calls each at the edges: see `edge_shape`."""
+    rng = random.Random(7)
+    for index in range(2 * count):
+        dtype = "fp8" if index % 10 >= 8 else "bf16"
+        setting = reading_setting(f"{provider.name}-metadata" + ("-fp8" if dtype == "fp8" else ""))
+        shape = edge_shape(rng, dtype=dtype)
+        decision = Decision(rng.choice(CAPS), sm_margin=rng.choice(MARGINS))
+        try:
+            if index % 2:
+                found = read_capped_splits(provider, setting, pools[dtype], shape, decision)
+            else:
+                found = read_live_splits(provider, setting, shape, decision)
+        except (RuntimeError, TypeError, ValueError) as error:
+            refused[refusal(shape, setting, error)] += 1
+            continue
+        if found is not None:
+            yield found
+
+
+def refusal(shape: DecodeShape, setting: Setting, error: Exception) -> str:
+    """The class of a call and the first line of why a library does not take it."""
+    return f"{class_of(shape, setting)}: {str(error).splitlines()[0][:110]}"
 
 
 def class_of(shape: DecodeShape, setting: Setting) -> str:
@@ -172,6 +204,7 @@ def main() -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="new file, .jsonl.gz")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--wide", type=int, default=0, metavar="N", help="instead: N calls of any model per provider")
+    parser.add_argument("--edges", type=int, default=0, metavar="N", help="instead: N calls of each kind per provider")
     parser.add_argument("--shown", type=int, default=2, help="examples per class that differs")
     options = parser.parse_args()
     import torch
@@ -187,16 +220,21 @@ def main() -> int:
         except ProviderUnavailable as error:
             print(f"{name}: not read: {error}", file=sys.stderr)
     pool = KvPool((6 << 30) // 2, seed=1)
-    for provider in opened:
-        readings += (
-            read_wide(provider, options.wide, refused) if options.wide else read_grid(provider, pool, options.count)
-        )
+    pools = {"bf16": pool, "fp8": KvPool(3 << 30, seed=1, dtype="fp8")} if options.wide or options.edges else {}
     with gzip.GzipFile(filename=str(options.output), mode="wb", mtime=0) as out:
-        for reading in readings:
-            out.write(json.dumps(reading.as_json(), separators=(",", ":")).encode() + b"\n")
-    if options.wide:
         for provider in opened:
-            probe_forward(provider, {"bf16": pool, "fp8": KvPool(1 << 30, seed=1, dtype="fp8")})
+            if options.edges:
+                found = read_edges(provider, pools, options.edges, refused)
+            elif options.wide:
+                found = read_wide(provider, options.wide, refused)
+            else:
+                found = read_grid(provider, pool, options.count)
+            for reading in found:
+                readings.append(reading)
+                out.write(json.dumps(reading.as_json(), separators=(",", ":")).encode() + b"\n")
+    if options.wide or options.edges:
+        for provider in opened:
+            probe_forward(provider, pools)
     for reason, count in refused.most_common(20):
         print(f"refused {count} times: {reason}")
     wrong = report_differences(readings, gpu, options.shown)

@@ -3,6 +3,9 @@
     python scripts/record_triton_decode.py --seconds 560 -o FOLDER             # contiguous KV
     python scripts/record_triton_decode.py --seconds 560 -o FOLDER --paged     # 16 keys a page; FA3 is vLLM's
 
+With `--table TABLE` only what a recorded table lacks is measured: shapes, and launches of its shapes, these beside a
+few of its launches again (evaluators/latencies/extension.py), for `python scripts/extend_table.py`.
+
 All variants are compiled first, side by side; what this GPU refuses is not recorded. Shapes come in a random order,
 each a line of `slice.jsonl` when it is done, so that whatever was measured when the time is up is a balanced part of
 the workload. The same command goes on with what is left. Needs a Hopper GPU and the extras gpu and triton.
@@ -24,16 +27,18 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
-from evaluators.data.contract import SETTINGS
+from evaluators.data.contract import SETTINGS, Setting
+from evaluators.data.launches import Cell
 from evaluators.data.workloads import Case, Split, llama31_70b
-from evaluators.latencies.table import slice_rows
+from evaluators.latencies.extension import EXTENDS, bridge
+from evaluators.latencies.table import read_table, slice_rows
 from evaluators.measure.device import ClockLog, current_device
 from evaluators.measure.providers.triton_decode import TritonDecode, load_kernel
 from evaluators.measure.recorder import end_torn_line, finished_cases
 from evaluators.measure.shape_timer import ShapeTimer, WrongOutputError
 from evaluators.triton_decode.actions import recorded_actions
 from evaluators.triton_decode.decision import ROW, KernelVariant, TritonDecision, variants
-from evaluators.triton_decode.launch import TritonLaunch
+from evaluators.triton_decode.launch import TritonLaunch, canonical_launch
 
 WORKLOAD = "llama31-70b"
 ROUNDS = 4
@@ -93,6 +98,17 @@ def allowed(actions: Actions, compiled: Sequence[Compiled]) -> Actions:
     """Actions without those whose program was refused."""
     refused = {(c.variant, c.split) for c in compiled if c.refused}
     return {k: (d, la) for k, (d, la) in actions.items() if (la.variant, la.num_splits > 1) not in refused}
+
+
+def lacking(case: Case, setting: Setting, actions: Actions, recorded: Sequence[Cell]) -> Actions:
+    """What a table with these cells of the shape lacks, behind its bridge; all where it lacks the shape."""
+    held = {c.launch for c in recorded}
+    missing = {k: v for k, v in actions.items() if k not in held}
+    if not recorded or not missing:
+        return missing
+    again = [c.decision for c in bridge(recorded) if isinstance(c.decision, TritonDecision)]
+    launches = [canonical_launch(case.shape, setting, d) for d in again]
+    return {la.key: (d, la) for d, la in zip(again, launches, strict=True)} | missing
 
 
 def in_random_order(cases: Sequence[Case]) -> list[Case]:
@@ -171,10 +187,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=560, help="from start to end, compilation included")
     parser.add_argument("--paged", action="store_true", help="KV in pages, scattered")
+    parser.add_argument("--table", type=Path, help="recorded table to extend")
     parser.add_argument("-o", type=Path, required=True, help="folder of slice.jsonl and log.json; continued")
     options = parser.parse_args()
     started = time.monotonic()
     setting = SETTINGS["triton_decode-paged-cold" if options.paged else "triton_decode-metadata-cold"]
+    table = None if options.table is None else read_table(options.table)
     options.o.mkdir(parents=True, exist_ok=True)
     compiled = compile_all(setting.page_size)
     ready = time.monotonic()
@@ -190,7 +208,7 @@ def main() -> None:
     head = {
         "format": 1, "workload": WORKLOAD, "setting": setting.name, **setting.as_json(), "build": provider.build(),
         "device": device.as_dict(), "rounds": ROUNDS, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }  # fmt: skip
+    } | ({EXTENDS: table.digest} if table else {})  # fmt: skip
     path = options.o / "slice.jsonl"
     done = begun(path, head)
     timer = ShapeTimer(setting, provider, device.gpu())
@@ -204,6 +222,10 @@ def main() -> None:
             if time.monotonic() - started > options.seconds:
                 break
             actions = allowed(recorded_actions(case.shape, setting, device.gpu()), compiled)
+            if table is not None:
+                actions = lacking(case, setting, actions, table.cells.get(case.id, ()))
+            if not actions:
+                continue
             row = measure(timer, clocks, case, actions)
             out.write(json.dumps(row, separators=(",", ":")) + "\n")
             out.flush()

@@ -17,9 +17,8 @@ COMBINE_ROW = 0.0001  # tune 0.000001..0.01; and for each split of each query he
 
 def modelled_time(work, gpu, blocks):
     most = work.num_splits
-    # A sequence without keys, as captured graphs pad batches with, still takes a CTA.
-    ctas = sum(max(1, min(most, -(-n // blocks))) for n in work.n_blocks)
-    longest = max(1, max(-(-n // max(1, min(most, -(-n // blocks)))) for n in work.n_blocks))
+    ctas = sum(min(most, -(-n // blocks)) for n in work.n_blocks)
+    longest = max(-(-n // min(most, -(-n // blocks))) for n in work.n_blocks)
     mean = work.total_n_blocks / ctas
     waves = ctas * work.num_heads_kv / gpu.num_sms
     one = longest + CTA

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +91,14 @@ def test_imports_run_down_the_list_of_folders(path: Path) -> None:
 @pytest.mark.parametrize("folder", sorted({p.parent for p in MODULES}), ids=lambda p: str(p.relative_to(ROOT)))
 def test_folders_hold_at_most_twenty_modules(folder: Path) -> None:
     assert len([p for p in folder.glob("*.py") if p.name != "__init__.py"]) <= 20
+
+
+def test_hints_to_install_name_extras_that_exist() -> None:
+    extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    texts = {p: p.read_text(encoding="utf-8") for p in (*MODULES, *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))}
+    named = {(name, p) for p, text in texts.items() for found in re.findall(r"evosplit\[([a-z, ]+)\]", text)
+             for name in found.replace(" ", "").split(",")}  # fmt: skip
+    assert len(named) > 10 and not [(name, p) for name, p in named if name not in extras]
 
 
 def test_every_class_name_is_used_once() -> None:

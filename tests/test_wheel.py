@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -44,13 +45,21 @@ def test_stays_small(wheel: Path) -> None:
     assert wheel.stat().st_size < LARGEST_BYTES
 
 
-def test_runs_the_quickstart_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dependencies", ["shared", pytest.param("installed", marks=pytest.mark.slow)])
+def test_runs_the_quickstart_in_a_clean_environment(wheel: Path, tmp_path: Path, dependencies: str) -> None:
     home = tmp_path / "venv"
     venv.create(home)
+    more = []
+    if dependencies == "shared":
+        # Installing them takes five times as long as the run. What is installed here as editable stays out of sight:
+        # only folders of an environment's own have their .pth files read.
+        (own,) = home.glob("lib/python*/site-packages")
+        (own / "shared.pth").write_text("\n".join({sysconfig.get_path(name) for name in ("purelib", "platlib")}))
+        more = ["--no-deps"]
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME")}
     # By this Python's pip, and without compiling what will not be imported: both take longer than the run.
     pip = [sys.executable, "-m", "pip", "--python", str(home / "bin/python")]
-    install = [*pip, "install", "--quiet", "--no-compile", str(wheel)]
+    install = [*pip, "install", "--quiet", "--no-compile", *more, str(wheel)]
     done = subprocess.run(install, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
     assert done.returncode == 0, done.stderr
     empty = tmp_path / "empty"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -45,6 +45,9 @@ FRESH_BATCHES = 48
 
 MAX_FRESH_BATCH = 64
 
+AT_ONCE = 100
+"""Shapes that a program answers in one sandbox process, within the time that the judge gives it for a workload."""
+
 
 class Group(StrEnum):
     """Why a shape is in the suite."""
@@ -80,6 +83,7 @@ class Subject:
         baseline: decision of the program that is compared against.
         candidate: decision of the program to confirm.
         same_launch: whether both make the same launch, so that there is nothing to measure.
+        beside: the shape with a further program's decision as the candidate, where that makes another launch.
     """
 
     case: Case
@@ -87,6 +91,7 @@ class Subject:
     baseline: AnyDecision
     candidate: AnyDecision
     same_launch: bool
+    beside: Subject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class ShapeVerdict:
         comparison: None where the launch is the same, or where trouble came.
         trouble: what went wrong while measuring; empty where nothing did.
         wrong_output: whether an output disagreed with the reference.
+        beside: the same of a further program; None where it makes the candidate's launch, or none takes part.
     """
 
     subject: Subject
@@ -106,6 +112,16 @@ class ShapeVerdict:
     comparison: Comparison | None = None
     trouble: str = ""
     wrong_output: bool = False
+    beside: ShapeVerdict | None = None
+
+    @property
+    def log_gain(self) -> float | None:
+        """Mean log ratio: 0 where the launch is the same, None where none was measured reliably."""
+        if self.subject.same_launch:
+            return 0.0
+        if self.verdict is Verdict.UNRELIABLE or self.comparison is None or self.comparison.interval is None:
+            return None
+        return self.comparison.interval.mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +199,15 @@ def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu:
     Raises:
         ProgramFailed: it raised, timed out or answered out of range.
     """
-    target = target_of(setting)
-    questions = [target.question(case.shape, setting, gpu) for case in cases]
-    answers = Sandbox(gpu, questions, limits, target=target).ask(program)
-    if answers.status is not Status.OK:
-        raise ProgramFailed(answers.status, answers.message)
-    return [target.spelled_out(c.shape, setting, d, gpu) for c, d in zip(cases, answers.decisions, strict=True)]
+    target, found = target_of(setting), []
+    for start in range(0, len(cases), AT_ONCE):
+        part = cases[start : start + AT_ONCE]
+        questions = [target.question(case.shape, setting, gpu) for case in part]
+        answers = Sandbox(gpu, questions, limits, target=target).ask(program)
+        if answers.status is not Status.OK:
+            raise ProgramFailed(answers.status, answers.message)
+        found += [target.spelled_out(c.shape, setting, d, gpu) for c, d in zip(part, answers.decisions, strict=True)]
+    return found
 
 
 def build_suite(
@@ -196,7 +215,7 @@ def build_suite(
     setting: Setting,
     weighting: Weighting,
     gpu: Gpu,
-    decide: Callable[[Sequence[Case]], tuple[Sequence[AnyDecision], Sequence[AnyDecision]]],
+    decide: Callable[[Sequence[Case]], Sequence[Sequence[AnyDecision]]],
     rng: random.Random,
     *,
     fresh: int | None = None,
@@ -209,7 +228,7 @@ def build_suite(
         setting: how decode calls reach the kernel; static mode has no ragged batches.
         weighting: leaves out shapes that do not count.
         gpu: what heuristics may know of it.
-        decide: (baseline's, candidate's) decisions on cases, resolved.
+        decide: (baseline's, candidate's) decisions on cases, resolved; a third program's beside them, if there is one.
         rng: draws the fresh batches and the order of the suite.
         fresh: shapes drawn anew, half of them uniform, all of them in static mode; `FRESH_BATCHES` ragged ones if None.
         cases: instead of the workload's.
@@ -226,13 +245,16 @@ def build_suite(
     if ragged:
         drawn = fresh_cases(known, weighting, rng, count=FRESH_BATCHES if fresh is None else fresh)
         grouped += [(c, Group.FRESH) for c in drawn]
-    baseline, candidate = decide([c for c, _ in grouped])
+    answers = decide([c for c, _ in grouped])
     subjects, target = [], target_of(setting)
-    for (case, group), a, b in zip(grouped, baseline, candidate, strict=True):
-        one, other = (target.launch(case.shape, setting, d, gpu) for d in (a, b))
+    for (case, group), a, b, *further in zip(grouped, *answers, strict=True):
+        one, other, *third = (target.launch(case.shape, setting, d, gpu) for d in (a, b, *further))
         if one == other and group is Group.CHANGED:
             continue
-        subjects.append(Subject(case, group, a, b, one == other))
+        beside = None
+        if group in UNSEEN and third and third[0] != other:
+            beside = Subject(case, group, a, further[0], one == third[0])
+        subjects.append(Subject(case, group, a, b, one == other, beside))
     # At random, so that a budget that ends early leaves a sample and not the small shapes alone.
     rng.shuffle(subjects)
     return subjects
@@ -257,15 +279,18 @@ def confirm_shapes(
         if deadline is not None and clock() > deadline:
             # Equal launches cost nothing, but going on with them alone would draw the mean towards no difference.
             break
-        if subject.same_launch:
-            found.append(ShapeVerdict(subject, Verdict.SAME))
-        else:
-            found.append(_confirm_shape(subject, worker, rng))
-        on_verdict(found[-1])
+        verdict = _confirm_shape(subject, worker, rng)
+        if subject.beside is not None:
+            verdict = replace(verdict, beside=_confirm_shape(subject.beside, worker, rng))
+        found.append(verdict)
+        on_verdict(verdict)
     return found
 
 
 def _confirm_shape(subject: Subject, worker: GpuWorker, rng: random.Random) -> ShapeVerdict:
+    if subject.same_launch:
+        return ShapeVerdict(subject, Verdict.SAME)
+
     def measure(orders: list[str]) -> list[Block]:
         return worker.pairs(subject.case.shape, subject.baseline, subject.candidate, orders)
 

@@ -259,7 +259,7 @@ class ShapeView:
 class WorkView:
     """First argument of `blocks_per_split`: the batch as the prepare kernel sees it.
 
-    `num_splits` is the cap that `schedule` decided; `n_blocks` holds KV blocks per sequence.
+    `num_splits` is the cap that `schedule` decided; `n_blocks` holds KV blocks per sequence, of those that hold keys.
     """
 
     batch: int
@@ -345,7 +345,12 @@ def runs_on(shape: DecodeShape, setting: Setting) -> bool:
     """Whether the setting's provider has a kernel for the call; ragged batches need varlen or metadata mode."""
     if shape.ragged and setting.mode is Mode.STATIC:
         return False
-    return not any(getattr(shape, name) for name in LACKS.get(setting.provider, ()))
+    return not lacking(shape, setting)
+
+
+def lacking(shape: DecodeShape, setting: Setting) -> tuple[str, ...]:
+    """What the call has that the provider's kernels cannot run, by the names of its fields."""
+    return tuple(name for name in LACKS.get(setting.provider, ()) if getattr(shape, name))
 
 
 def baseline_decision(setting: Setting) -> Decision:

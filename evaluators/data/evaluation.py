@@ -73,6 +73,7 @@ class Opportunity:
             where it is not asked.
         decided: what the candidate decided, with the kernel's own choices filled in; blocks_per_split is what a split
             would take, also where num_splits is 1.
+        cap: what bounds the splits under any blocks_per_split; `decided` may have fewer.
         best: the recorded decision with the lowest latency, filled in likewise.
         speedup: baseline latency / candidate latency; where that is missing, what the score charges.
         missing: whether the candidate's launch has no recorded latency.
@@ -88,6 +89,7 @@ class Opportunity:
     view: dict[str, int | bool]
     work: dict[str, int]
     decided: AnyDecision
+    cap: int
     best: AnyDecision
     speedup: float
     gain: float

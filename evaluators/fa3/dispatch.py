@@ -99,7 +99,7 @@ def tile_16_bit(
         if v_head_dim > 192:
             return 128, 96
         if one_mma_wg:
-            return 64, 160 if local else 192
+            return 64, 192
         if vllm:
             return 192, 128 if causal else 160 if local or non_tma else 192
         return 192, 128 if narrow else 192
@@ -124,7 +124,7 @@ def tile_fp8(
         return 128 if vllm else 192, 128
     if head_dim <= 128:
         if one_mma_wg:
-            return 64, 192 if local else 96
+            return 64, 96
         return 128, 192 if vllm else 160 if non_tma else 192 if softcap and local else 224
     if head_dim <= 192:
         return 128, 96 if vllm else 128 if (non_tma or softcap) and local else 160
@@ -134,14 +134,14 @@ def tile_fp8(
 def tile_size(shape: DecodeShape, setting: Setting) -> tuple[int, int]:
     """(block_m, block_n) of the sm90 kernel, from tile_size_fwd_sm90 (hopper/tile_size.h).
 
-    vLLM's fork takes a 64-row tile when all query rows of a KV head fit in it (use_one_mma_wg in its
-    heuristics.h). Pages smaller than block_n, and few query rows, rule out TMA loads, which makes
-    paged KV take the narrower tile (get_pagedkv_tma).
+    vLLM's fork takes a 64-row tile when all query rows of a KV head fit in it and no window is masked
+    (use_one_mma_wg in its heuristics.h). Pages smaller than block_n, and few query rows, rule out TMA loads, which
+    makes paged KV take the narrower tile (get_pagedkv_tma).
     """
     vllm = setting.provider == "vllm"
     rows = shape.seqlen_q * shape.qheads_per_kvhead
-    one_mma_wg = vllm and shape.head_dim in (64, 128) and rows <= 64
     local, causal = is_local(shape, setting), is_causal(shape, setting)
+    one_mma_wg = vllm and shape.head_dim in (64, 128) and rows <= 64 and not local
 
     def tile(non_tma: bool) -> tuple[int, int]:
         if setting.dtype == "fp8":
@@ -205,9 +205,13 @@ def blocks_of_sequences(shape: DecodeShape, setting: Setting) -> tuple[int, ...]
 
 
 def work_view(shape: DecodeShape, setting: Setting, num_splits: int) -> WorkView:
-    """What `blocks_per_split` sees of a batch; `num_splits` is the cap already decided."""
+    """What `blocks_per_split` sees of a batch; `num_splits` is the cap already decided.
+
+    Sequences without keys, with which captured graphs are padded, count in `batch` alone: nothing is split there. A
+    batch that holds no key at all is shown as one block, and what is answered decides nothing.
+    """
     view = shape_view(shape, setting)
-    n_blocks = blocks_of_sequences(shape, setting)
+    n_blocks = tuple(n for n in blocks_of_sequences(shape, setting) if n) or (1,)
     return WorkView(
         batch=shape.batch,
         num_heads_kv=shape.num_heads_kv,

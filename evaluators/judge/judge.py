@@ -340,6 +340,7 @@ class Judge:
                 view=facts.view,
                 work=facts.works[self.target.work_at(outcome.shown)],
                 decided=outcome.shown,
+                cap=outcome.cap,
                 best=known.best,
                 speedup=math.exp(log_speedup),
                 gain=max(0.0, known.gains[known.oracle.cell].log_speedup - log_speedup),

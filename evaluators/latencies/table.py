@@ -1,11 +1,12 @@
 """Recorded tables: latencies of a workload under one setting, with the card that says how they were made.
 
-A table is a folder: `card.json`, `shapes.csv.gz` (one line per shape) and `cells.csv.gz` (one line per
-measured launch). Plain text, so that anyone can check it without our code.
+A table is a folder: `card.json`, `shapes.csv.gz` (one line per shape), `cells.csv.gz` (one line per measured launch)
+and `SHA256SUMS` of the three. Plain text, so that anyone can check it without our code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -28,6 +29,10 @@ from evaluators.targets.target import AnyTarget
 
 TABLE_FORMAT = 1
 CARD, SHAPES, CELLS = "card.json", "shapes.csv.gz", "cells.csv.gz"
+SUMS = "SHA256SUMS"
+"""As `sha256sum -c` takes it. Numbers of a card that nothing else repeats, such as the SMs, are safe by it alone.
+Tables of earlier versions lack it and are read unchecked."""
+
 SHAPE_COLUMNS = (
     "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q", "gpu", "live_seqlens",
 )  # fmt: skip
@@ -186,6 +191,38 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
     (folder / SHAPES).write_bytes(_csv_bytes((*SHAPE_COLUMNS, *rare), shapes))
     (folder / CELLS).write_bytes(_csv_bytes(cell_columns(target), rows))
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_sums(folder)
+
+
+def write_sums(folder: Path) -> None:
+    """Say what a table's files are."""
+    lines = (f"{_sha256(folder / name)}  {name}\n" for name in (CARD, SHAPES, CELLS))
+    (folder / SUMS).write_text("".join(lines), encoding="ascii")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_sums(folder: Path) -> None:
+    """Refuse files that are not those that were written.
+
+    Raises:
+        TableError: naming the file.
+    """
+    if not (folder / SUMS).exists():
+        return
+    try:
+        lines = (folder / SUMS).read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{folder / SUMS} cannot be read ({error}); restore it from the repository") from error
+    wanted = {name.lstrip(" *"): digest for digest, _, name in (line.partition(" ") for line in lines)}
+    for name in (CARD, SHAPES, CELLS):
+        if wanted.get(name) != _sha256(folder / name):
+            raise TableError(
+                f"{folder / name} is not the file that {SUMS} names: restore the table from the repository; where the "
+                f"change is meant, remove {SUMS}"
+            )
 
 
 def table_digest(folder: Path) -> str:
@@ -272,6 +309,7 @@ def _parsed(folder: Path, digest: str) -> Table:
             raise TableError(f"{folder / CELLS}: {case} holds a launch twice")
         for x in rows:
             check_cell(f"{folder / CELLS}: {case}", x, rounds)
+    _check_sums(folder)
     margin = max((target.sm_margin(x.decision) for rows in cells.values() for x in rows), default=0)
     return Table(
         card=card,
@@ -289,24 +327,39 @@ def restrict(table: Table, splits: Sequence[Split]) -> Table:
     return Table(table.card, table.setting, table.gpu, cases, {c.id: table.cells[c.id] for c in cases}, table.digest)
 
 
+def _lines(path: Path) -> Iterator[tuple[int, object]]:
+    """Lines of a slice with their numbers; None for one that is no JSON."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TableError(f"{path} cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        row: object = None
+        with contextlib.suppress(json.JSONDecodeError, RecursionError):
+            row = json.loads(line)
+        yield number, row
+
+
 def slice_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Lines of a slice, the header first; torn ones are left out.
 
     Raises:
         TableError: it cannot be read, or a line is no object.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path} cannot be read ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-        if not isinstance(row, dict):
+    for number, row in _lines(path):
+        if row is not None and not isinstance(row, dict):
             raise TableError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-        yield row
+        if row is not None:
+            yield row
+
+
+def torn_lines(path: Path) -> list[int]:
+    """Numbers of a slice's lines that were left out: cut short by an interruption, or damaged.
+
+    Raises:
+        TableError: it cannot be read.
+    """
+    return [number for number, row in _lines(path) if row is None]
 
 
 def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dict[str, list[Cell]], dict[str, str]]:

@@ -228,7 +228,7 @@ class GpuBench:
         if self.setting.mode is Mode.METADATA:
             seqlens = torch.tensor(shape.seqlens, dtype=torch.int32, device="cuda")
             raw = self.provider.compiled_metadata(shape, self.setting, asked, seqlens)
-            reply["live_splits"] = list(decode_metadata(raw, shape, self.setting, split=found > 1).live_splits)
+            reply["live_splits"] = list(decode_metadata(raw, shape, self.setting).live_splits)
         return reply
 
     def copy_bandwidth(self) -> float:

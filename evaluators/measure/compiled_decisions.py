@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.contract import MAX_SPLITS, Cache, Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.fa3.dispatch import ceil_div, resolved_num_splits
 from evaluators.fa3.launch import canonical_launch, effective_pack_gqa
 from evaluators.measure.providers.metadata import decode_metadata
@@ -110,6 +110,31 @@ def wide_shape(rng: random.Random, *, dtype: str) -> DecodeShape:
     )
 
 
+EDGE_BATCHES = (1, 3, 31, 32, 62, 63, 256, 500, 700, 960, 991, 992, 993, 994, 1000, 1023, 1024, 1025, 1100)
+EDGE_LENGTHS = (0, 1, 15, 16, 100, 176, 177, 352, 353, 513, 704, 705, 1024, 1500, 2048)
+EDGE_HEADS = ((8, 1), (16, 2), (32, 4), (8, 8), (64, 1), (12, 4), (71, 1))
+
+
+def edge_shape(rng: random.Random, *, dtype: str) -> DecodeShape:
+    """A decode call at an edge: batches to 1,100, empty sequences, windows, head sizes that are no kernel's own.
+
+    Batches lie around what one block of a prepare kernel holds (31 times a warp, 992). Lengths repeat in a pattern, so
+    that a file of many such calls stays small.
+    """
+    batch = rng.choice(EDGE_BATCHES)
+    heads_q, heads_kv = rng.choice(EDGE_HEADS)
+    pattern = rng.choices(EDGE_LENGTHS, k=rng.choice((1, 2, 3, 5, 7)))
+    padded = rng.choice((0, 0, 1, batch // 3, batch - 1, batch))
+    live = tuple(0 if i >= batch - padded else pattern[i % len(pattern)] for i in range(batch))
+    if max(live) and batch <= 63:
+        live = (live[0] * rng.choice((1, 1, 5)), *live[1:])
+    head_dims = tuple(d for d in (16, 64, 72, 96, 120, 128, 128, 136, 192, 256) if dtype != "fp8" or d % 16 == 0)
+    return DecodeShape(
+        batch, max(16, *live) + rng.choice((0, 0, 1, 160)), heads_q, heads_kv, rng.choice(head_dims),
+        rng.choice((1, 1, 1, 2, 4)), live, window=rng.choice((1, 128, 1000)) if rng.random() < 0.3 else 0,
+    )  # fmt: skip
+
+
 def tie_shapes(rng: random.Random) -> Iterator[DecodeShape]:
     """Batches whose blocks * 1.1 * heads / 132 is a whole number, where one rounding decides."""
     for heads_q, heads_kv in ((64, 8), (32, 4), (16, 2), (8, 1)):
@@ -164,7 +189,7 @@ def read_live_splits(
     raw = provider.compiled_metadata(shape, setting, decision, seqlens)
     if not effective_pack_gqa(shape, setting, cap, None):
         return None
-    live = decode_metadata(raw, shape, setting, split=cap > 1).live_splits
+    live = decode_metadata(raw, shape, setting).live_splits
     return CompiledDecision(reading_name(setting), shape, decision.num_splits, decision.sm_margin, live)
 
 
@@ -184,3 +209,27 @@ def read_num_splits(
         inputs = provider.make_inputs(shape, setting, copies=1, pool=pool)
         compiled = provider.compiled_num_splits(inputs, Decision(0, sm_margin=margin))
         yield CompiledDecision(reading_name(setting), shape, 0, margin, (compiled,))
+
+
+def read_capped_splits(
+    provider: Provider, setting: Setting, pool: KvPool, shape: DecodeShape, decision: Decision
+) -> CompiledDecision | None:
+    """num_splits of one varlen forward call as the library resolves it; None where the call needs too much memory.
+
+    Raises:
+        RuntimeError: the library refuses the call, or has no kernel for it.
+    """
+    import torch
+
+    varlen = replace(setting, mode=Mode.VARLEN)
+    kv_bytes = 4 * shape.batch * ceil_div(shape.seqlen_k, 16) * 16 * shape.num_heads_kv * shape.head_dim
+    partial_bytes = (
+        4 * (decision.num_splits or MAX_SPLITS) * shape.num_heads_q * shape.batch * shape.seqlen_q * shape.v_head_dim
+    )
+    if max(kv_bytes, partial_bytes) > MAX_KV_BYTES:
+        return None
+    # Inputs of metadata mode are those of a varlen call; it is called without the metadata.
+    inputs = provider.make_inputs(shape, replace(setting, mode=Mode.METADATA), copies=1, pool=pool)
+    compiled = provider.compiled_num_splits(inputs, decision)
+    torch.cuda.synchronize()
+    return CompiledDecision(reading_name(varlen), shape, decision.num_splits, decision.sm_margin, (compiled,))

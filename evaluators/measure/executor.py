@@ -9,6 +9,8 @@ calls to a Ray actor.
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,7 +20,7 @@ from typing import Any, Protocol
 from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision
-from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
 from evaluators.targets.registry import target_of
 
 
@@ -146,7 +148,11 @@ class Channel(ABC):
             WorkerLost: the worker died over it.
         """
         request = {"op": "open", "settings": [s.as_json() for s in settings], "seed": seed, "self_test": self_test}
-        return WorkerInfo.from_json(self._ask(request))
+        found = self._ask(request)
+        try:
+            return WorkerInfo.from_json(found)
+        except (KeyError, TypeError) as error:
+            raise WorkerLost(f"the worker described itself as {str(found)[:SHOWN]!r} ({error!r})") from error
 
     def run(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
         """Replies in the order of `jobs`.
@@ -168,6 +174,58 @@ class Channel(ABC):
     def _ask(self, request: dict[str, Any]) -> Any:
         (reply,) = self.replies(request, 1)
         return result_of(reply)
+
+
+SHOWN = 120
+"""Characters of a worker's words that a message repeats."""
+
+KINDS = {kind.value for kind in MeasureErrorKind}
+
+
+def reply_of(line: str) -> dict[str, Any]:
+    """A reply, from the line that a worker wrote.
+
+    Raises:
+        WorkerLost: it is none; what comes behind it cannot be told apart either.
+    """
+    reply: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        reply = json.loads(line)
+    if isinstance(reply, dict):
+        error = reply.get("error")
+        if "ok" in reply and error is None:
+            return reply
+        if isinstance(error, str) and error in KINDS and isinstance(reply.get("message"), str):
+            return reply
+    raise WorkerLost(f"the worker wrote {line.strip()[:SHOWN]!r}, expected a reply in JSON")
+
+
+def measured_of(reply: dict[str, Any], job: Job) -> dict[str, Any]:
+    """What a reply says of a job, as of `GpuBench.measure`.
+
+    Raises:
+        MeasureError: the reply is an error.
+        WorkerLost: launches or rounds are missing, or a number is none that a measurement gives.
+    """
+    found = result_of(reply)
+    try:
+        cells, times = found["cells"], (found["total_s"], found["check_s"], found["sm_clock_mhz"])
+        latencies = [cell["latencies_us"] for cell in cells]
+        numbers = [*times, *(cell["error"] for cell in cells), *(v for row in latencies for v in row)]
+        good = isinstance(found["slowed"], bool) and [len(row) for row in latencies] == [job.rounds] * len(
+            job.decisions
+        )
+        good = good and all(type(v) in (int, float) and 0 <= v < math.inf for v in numbers)
+        good = good and all(v > 0 for row in latencies for v in row)
+    except (KeyError, TypeError) as error:
+        raise WorkerLost(f"the worker's measurement lacks {error}: {str(found)[:SHOWN]!r}") from error
+    if not good:
+        raise WorkerLost(
+            f"the worker's measurement is none: expected {len(job.decisions)} launches of {job.rounds} positive, "
+            f"finite latencies, got {str(found)[:SHOWN]!r}"
+        )
+    measured: dict[str, Any] = found
+    return measured
 
 
 def result_of(reply: dict[str, Any]) -> Any:

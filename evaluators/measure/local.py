@@ -13,7 +13,7 @@ from typing import Any
 from evaluators.data.contract import Setting
 from evaluators.measure.device import nvml_uuids
 from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
-from evaluators.measure.executor import Channel, WorkerInfo
+from evaluators.measure.executor import Channel, WorkerInfo, reply_of
 from evaluators.measure.worker_process import BENCH
 
 GOODBYE_S = 20.0
@@ -103,7 +103,7 @@ class ProcessChannel(Channel):
                 line = self._process.stdout.readline()
             if not line.endswith("\n"):
                 raise self._lost()
-            yield json.loads(line)
+            yield reply_of(line)
 
     def open(self, settings: Sequence[Setting], *, seed: int, self_test: bool = True) -> WorkerInfo:
         """See `Channel.open`."""

@@ -68,8 +68,15 @@ class Block:
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> Block:
-        """A block as a worker sends it."""
-        return Block(row["order"], tuple(map(tuple, row["readings_us"])), tuple(row["clocks_mhz"]), row["slowed"])
+        """A block as a worker sends it.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none, or a reading is not positive and finite.
+        """
+        readings = tuple(map(tuple, row["readings_us"]))
+        if len(readings) != len(row["order"]) or not all(0 < v < math.inf for values in readings for v in values):
+            raise ValueError("expected positive, finite readings for each arm")
+        return Block(row["order"], readings, tuple(row["clocks_mhz"]), row["slowed"])
 
     def arm(self, name: str) -> list[float]:
         """All readings of one arm."""

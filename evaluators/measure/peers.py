@@ -1,7 +1,8 @@
 """Other kernels on the same inputs and in the same cache state: where FA3 itself stands.
 
 cuDNN and PyTorch's FlashAttention-2 through `scaled_dot_product_attention`, FlashInfer and FA4 where they can be
-imported, and a device-to-device copy as the floor that no kernel passes. Contiguous KV, one query token.
+imported, and a device-to-device copy as the floor that no kernel passes. Contiguous KV, one query token. Kernels of
+servers on paged KV are in results/peers.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from evaluators.data.contract import Decision, DecodeShape
 from evaluators.measure.providers.base import BoundLaunch, CallInputs
+from evaluators.measure.shape_timer import MAX_RELATIVE_ERROR, reference
 from evaluators.measure.timing import launches_per_replay
 
 if TYPE_CHECKING:
     import torch
 
-    from evaluators.measure.shape_timer import MAX_RELATIVE_ERROR, ShapeTimer, reference
+    from evaluators.measure.shape_timer import ShapeTimer
 
 ROUNDS = 12
 COPY_BYTES = 1 << 30
@@ -27,7 +29,11 @@ Call = Callable[[int], "torch.Tensor"]
 
 
 def _sdpa(inputs: CallInputs, backend: str, *, packed: bool) -> Call:
-    """One SDPA call. Packed: query heads of a KV head become query tokens, which is the same sum without GQA."""
+    """One SDPA call. Packed: query heads of a KV head become query tokens, which is the same sum without GQA.
+
+    A ragged batch has a mask, which not every backend takes; there is no other way to tell SDPA of lengths.
+    """
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -40,10 +46,14 @@ def _sdpa(inputs: CallInputs, backend: str, *, packed: bool) -> Call:
     else:
         q = inputs.q.transpose(1, 2)
     gqa = not packed and shape.qheads_per_kvhead > 1
+    mask = None
+    if shape.ragged:
+        live = torch.tensor(shape.seqlens, device=inputs.q.device)
+        mask = (torch.arange(shape.seqlen_k, device=inputs.q.device) < live[:, None])[:, None, None]
 
     def call(copy: int) -> torch.Tensor:
         with sdpa_kernel(chosen):
-            return scaled_dot_product_attention(q, keys[copy], values[copy], enable_gqa=gqa)
+            return scaled_dot_product_attention(q, keys[copy], values[copy], attn_mask=mask, enable_gqa=gqa)
 
     return call
 

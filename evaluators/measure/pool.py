@@ -20,7 +20,7 @@ from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.latencies.store import BenchKey
 from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
-from evaluators.measure.executor import Channel, Executor, Job, JobResult, WorkerInfo, result_of
+from evaluators.measure.executor import Channel, Executor, Job, JobResult, WorkerInfo, measured_of
 from evaluators.measure.job_queue import Batch, JobQueue, PendingJob, PoolLimits
 from evaluators.measure.local import LocalExecutor, visible_gpus
 from evaluators.measure.pool_worker import START_S, PoolWorker
@@ -326,7 +326,7 @@ class Pool:
                     return self._lost(batch, reply["message"], position)
                 job = batch.jobs[position]
                 try:
-                    measured = result_of(reply)
+                    measured = measured_of(reply, job)
                     result = JobResult(job, worker.uuid, measured, None, measured["total_s"])
                 except MeasureError as error:
                     result = JobResult(job, worker.uuid, None, error, reply.get("busy_s", 0.0))

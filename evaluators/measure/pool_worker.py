@@ -94,6 +94,10 @@ class PoolWorker:
                 return ""
             except WorkerLost as error:
                 why = f"{self.label}: {error} while it started"
+                if self.channel is not None:
+                    # It may live, and hold its GPU: what it said was not understood.
+                    self.channel.kill()
+                    self.channel.close()
                 if self.channel is not None and late.is_set():
                     return f"{self.label}: not ready after {start_s:.0f} s"
             except MeasureError as error:

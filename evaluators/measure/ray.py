@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
-from evaluators.measure.executor import Channel
+from evaluators.measure.executor import Channel, reply_of
 from evaluators.measure.worker_process import BENCH
 
 GOODBYE_S = 20.0
@@ -33,9 +33,9 @@ class RayWorker:
 
         self._server = BenchServer(bench)
 
-    def replies(self, request: str) -> str:
-        """All replies to a request, as JSON."""
-        return json.dumps(list(self._server.replies(json.loads(request))))
+    def replies(self, request: str) -> list[str]:
+        """All replies to a request, each as JSON."""
+        return [json.dumps(reply) for reply in self._server.replies(json.loads(request))]
 
 
 class RayChannel(Channel):
@@ -58,7 +58,7 @@ class RayChannel(Channel):
             raise WorkerLost(f"the Ray worker failed in {request['op']}: {error.cause!r}") from error
         except ray.exceptions.RayError as error:
             raise WorkerLost(f"the Ray worker ended during {request['op']} ({first_and_last(str(error))})") from error
-        yield from json.loads(replies)
+        yield from map(reply_of, replies)
 
     def kill(self) -> None:
         """See `Channel.kill`."""

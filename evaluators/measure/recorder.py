@@ -21,7 +21,7 @@ from evaluators.data.contract import Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision, AnyLaunch
 from evaluators.data.workloads import Case, cases_for
-from evaluators.latencies.table import slice_rows
+from evaluators.latencies.table import TableError, slice_rows
 from evaluators.measure.errors import MeasureErrorKind, RecordingError
 from evaluators.measure.executor import Job, JobResult
 from evaluators.measure.pool import Pool
@@ -118,14 +118,22 @@ def recorded_so_far(output: Path, *, folder: bool) -> frozenset[str]:
 
 
 def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:
-    """Header and ids of the shapes that a slice already holds; a torn last line is ignored."""
+    """Header and ids of the shapes that a slice already holds; a torn last line is ignored.
+
+    Raises:
+        TableError: it cannot be read, or a line is none that `record` writes.
+    """
     if not path.exists():
         return None, set()
     head: dict[str, Any] | None = None
     done: set[str] = set()
     for row in slice_rows(path):
         if head is None:
+            if not isinstance(row.get("device"), dict):
+                raise TableError(f"{path} is no slice that evosplit record wrote: its first line names no device")
             head = row
+        elif not isinstance(row.get("case"), str):
+            raise TableError(f"{path}: a line without a case, {str(row)[:80]}: remove the line, or the file")
         elif "cells" in row:
             done.add(row["case"])
     return head, done
@@ -186,7 +194,7 @@ class SliceWriter:
 
     def _compare(self, path: Path, head: dict[str, Any]) -> None:
         ours = next(iter(self._heads.values()))
-        device, theirs = ours["device"], head.get("device", {})
+        device, theirs = ours["device"], head["device"]
         pairs = {k: (head.get(k), ours[k]) for k in SAME}
         pairs |= {k: (theirs.get(k), device[k]) for k in (SAME_DEVICE if self._folder else device)}
         for key, (was, now) in pairs.items():

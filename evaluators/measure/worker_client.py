@@ -10,7 +10,7 @@ from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision
 from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
-from evaluators.measure.executor import Channel, Job, killed_after, result_of
+from evaluators.measure.executor import SHOWN, Channel, Job, killed_after, measured_of
 from evaluators.measure.local import ProcessChannel
 from evaluators.measure.pairing import Block
 
@@ -42,14 +42,28 @@ class GpuWorker:
             try:
                 return request()
             except WorkerLost as error:
+                self._channel.kill()  # one that lives, but was not understood, cannot be asked again
                 why = f"the GPU worker did not answer for {self._answer_s:.0f} s and was ended"
                 message = f"{why if late.is_set() else error} during {op}; {KEPT}"
                 raise MeasureError(MeasureErrorKind.LOST, message) from error
 
-    def _ask(self, op: str, **arguments: Any) -> Any:
+    def _ask(self, op: str, read: Callable[[Any], T], **arguments: Any) -> T:
+        """Call a method of the bench, and read what it says.
+
+        Raises:
+            MeasureError: see `_answer`; of kind lost also where the answer cannot be read.
+        """
         assert self._setting is not None
         setting = self._setting
-        return self._answer(op, lambda: self._channel.ask(op, setting, **arguments))
+        found = self._answer(op, lambda: self._channel.ask(op, setting, **arguments))
+        try:
+            return read(found)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            self._channel.kill()
+            message = (
+                f"the GPU worker answered {op} with {str(found)[:SHOWN]!r}, which cannot be read ({error!r}); {KEPT}"
+            )
+            raise MeasureError(MeasureErrorKind.LOST, message) from error
 
     def open(self, setting: Setting, *, seed: int) -> tuple[DeviceRecord, str]:
         """Load the provider; returns the GPU and the build. Launches nothing yet."""
@@ -61,43 +75,47 @@ class GpuWorker:
         """Latencies of decisions on one shape, in paired rounds; see `GpuBench.measure`."""
         assert self._setting is not None
         job = Job(self._setting, shape, tuple(decisions), rounds)
-        (reply,) = self._answer("measure", lambda: list(self._channel.run([job])))
-        result: dict[str, Any] = result_of(reply)
-        return result
+
+        def request() -> dict[str, Any]:
+            (reply,) = self._channel.run([job])
+            return measured_of(reply, job)
+
+        return self._answer("measure", request)
 
     def pairs(self, shape: DecodeShape, one: AnyDecision, other: AnyDecision, orders: Sequence[str]) -> list[Block]:
         """Blocks of paired readings over fresh buffers; outputs are checked before and after.
 
         An arm with num_splits 0 is what the library decides by itself.
         """
-        rows = self._ask("pairs", shape=shape.as_json(), one=one.as_row(), other=other.as_row(), orders=list(orders))
-        return [Block.from_json(row) for row in rows]
+        rows = {"one": one.as_row(), "other": other.as_row()}
+        return self._ask("pairs", _blocks, shape=shape.as_json(), orders=list(orders), **rows)
 
     def peers(self, shape: DecodeShape) -> dict[str, Any]:
         """By name of another kernel: its latencies in microseconds, or the reason why there are none."""
-        reply: dict[str, Any] = self._ask("peers", shape=shape.as_json())
-        return reply
+        return self._ask("peers", dict, shape=shape.as_json())
 
     def kernels(self, shape: DecodeShape, decision: AnyDecision) -> list[str]:
         """Names of the kernels that one call runs, as the profiler reports them."""
-        reply: list[str] = self._ask("kernels", shape=shape.as_json(), decision=decision.as_row())
-        return reply
+        return self._ask("kernels", list, shape=shape.as_json(), decision=decision.as_row())
 
     def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
         """What the compiled library decides by itself, num_splits and in metadata mode the live splits.
 
         With `num_splits` it is told that number, as users tell it.
         """
-        reply: dict[str, Any] = self._ask("compiled", shape=shape.as_json(), num_splits=num_splits)
-        return reply
+        return self._ask("compiled", dict, shape=shape.as_json(), num_splits=num_splits)
 
     def copy_bandwidth(self) -> float:
         """Bytes read plus written per microsecond by a large copy on the device."""
-        return float(self._ask("copy_bandwidth"))
+        return self._ask("copy_bandwidth", float)
 
     def close(self) -> None:
         """End the worker."""
         self._channel.close()
+
+
+def _blocks(rows: Any) -> list[Block]:
+    return [Block.from_json(row) for row in rows]
 
 
 def open_worker(library: str = "") -> GpuWorker:

@@ -39,10 +39,18 @@ PAUSE_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one candidate over all questions: CPU seconds and MiB of address space."""
+    """Limits of one candidate over all questions.
+
+    Attributes:
+        time_s: CPU seconds of one try.
+        memory_mb: MiB of address space.
+        time_tries: tries at the limit of time, of which the first that ends within it counts: CPU time varies with the
+            machine's load, which would else decide about a program near the limit.
+    """
 
     time_s: float = 5.0
     memory_mb: int = 512
+    time_tries: int = 3
 
 
 class SandboxUnavailable(Exception):
@@ -86,7 +94,7 @@ class Ended:
 
 
 def run_confined(head: dict[str, Any], body: bytes, limits: Limits, *, rows: int, hash_seed: int) -> Ended:
-    """Run one candidate in a fresh process; again where the machine ended that process, a few times.
+    """Run one candidate in a fresh process; again where the machine ended that process or the time was up, a few times.
 
     Args:
         head: source and how to run it, for `sandbox_child`.
@@ -98,14 +106,15 @@ def run_confined(head: dict[str, Any], body: bytes, limits: Limits, *, rows: int
     Raises:
         SandboxUnavailable: no process could be started.
     """
-    ended = _run_once(head, body, limits, rows, hash_seed)
-    for _ in range(OUTSIDE_KILLS - 1):
+    left = {End.TIME: limits.time_tries, End.OUTSIDE: OUTSIDE_KILLS}
+    while True:
+        ended = _run_once(head, body, limits, rows, hash_seed)
+        kind = End.OUTSIDE if ended.end is End.UNBEGUN else ended.end
+        left[kind] = left.get(kind, 1) - 1
+        if not left[kind]:
+            return ended
         if ended.end is End.UNBEGUN:
             time.sleep(PAUSE_S)
-        elif ended.end is not End.OUTSIDE:
-            break
-        ended = _run_once(head, body, limits, rows, hash_seed)
-    return ended
 
 
 def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash_seed: int) -> Ended:

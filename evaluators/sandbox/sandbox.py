@@ -237,7 +237,7 @@ def self_test() -> SelfTest:
     reason = confine.unsupported()
     if reason:
         return SelfTest(False, {}, (reason,), hint)
-    limits = Limits(time_s=0.2, memory_mb=256)
+    limits = Limits(time_s=0.2, memory_mb=256, time_tries=1)
     plain = _ask_once("def schedule(shape, gpu):\n    return 1, None, 0\n", limits, open_builtins=False)
     if plain.reply is None or plain.reply.get("status") != "ok":
         why = f"a harmless candidate did not run (exit code {plain.code}): seccomp may be refused here"

@@ -26,6 +26,7 @@ class DecisionOutcome:
     Attributes:
         spelled: the decision with the kernel's own choices filled in; blocks_per_split 0 where nothing is split.
         shown: the same with blocks_per_split also where nothing is split, for feedback.
+        cap: what bounds the splits under any blocks_per_split.
         launch: key of its canonical launch.
         mean_live_splits: mean over the sequences.
         result: None where `status` says why there is none.
@@ -33,6 +34,7 @@ class DecisionOutcome:
 
     spelled: AnyDecision
     shown: AnyDecision
+    cap: int
     launch: str
     mean_live_splits: float
     result: ShapeResult | None
@@ -139,6 +141,7 @@ class Outcomes:
         case = facts.case
         chosen = self.spelled(case, decision)
         shown = self.target.shown(decision, chosen, facts.question, self.setting, self.gpu)
+        cap = self.target.cap(decision, chosen)
         launch = self.launch(case, chosen)
         mean = sum(launch.live_splits) / len(launch.live_splits)
         needed = self.target.workspace_bytes(case.shape, chosen)
@@ -147,14 +150,14 @@ class Outcomes:
                 f"{case.id}: num_splits {chosen.num_splits} needs {needed / 2**20:.0f} MiB of fp32 workspace, the cap "
                 f"is {self._cap_bytes // 2**20} MiB: use fewer splits at large batch * num_heads_q"
             )
-            return DecisionOutcome(chosen, shown, launch.key, mean, None, Status.UNSAFE, message)
+            return DecisionOutcome(chosen, shown, cap, launch.key, mean, None, Status.UNSAFE, message)
         try:
             candidate = self.source.latency(case, chosen)
             baseline = self.source.latency(case, facts.baseline)
         except UnrecordedError as error:
-            return DecisionOutcome(chosen, shown, launch.key, mean, None, error.status, str(error))
+            return DecisionOutcome(chosen, shown, cap, launch.key, mean, None, error.status, str(error))
         result = shape_result(baseline, candidate, workspace_bytes=needed)
-        return DecisionOutcome(chosen, shown, launch.key, mean, result, Status.OK, "")
+        return DecisionOutcome(chosen, shown, cap, launch.key, mean, result, Status.OK, "")
 
     def unseen(self, decided: Iterable[tuple[str, AnyDecision]]) -> list[tuple[Case, AnyDecision]]:
         """Decisions on cases not judged before that fit the workspace, the baselines of their cases among them."""

@@ -142,6 +142,10 @@ class Target(ABC, Generic[D, L]):
     def shown(self, decision: D, spelled: D, question: Question, setting: Setting, gpu: Gpu) -> D:
         """A decision for feedback: `spelled`, with the blocks per split also where nothing is split."""
 
+    def cap(self, decision: D, spelled: D) -> int:
+        """What bounds splits under any blocks per split; `spelled` where the decision does not depend on them."""
+        return int(spelled.num_splits)
+
     @abstractmethod
     def launch(self, shape: DecodeShape, setting: Setting, decision: D, gpu: Gpu) -> L:
         """The canonical launch of a decision.

@@ -93,6 +93,10 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
         """See `Target.shown`."""
         return replace(spelled, blocks_per_split=decision.blocks_per_split) if spelled.num_splits else spelled
 
+    def cap(self, decision: TritonDecision, spelled: TritonDecision) -> int:
+        """See `Target.cap`; spelling out cuts num_splits to what blocks_per_split leaves work for."""
+        return decision.num_splits
+
     def launch(self, shape: DecodeShape, setting: Setting, decision: TritonDecision, gpu: Gpu) -> TritonLaunch:
         """See `Target.launch`; with the splits that FA3 runs where the call is left to it."""
         launch = canonical_launch(shape, setting, decision)

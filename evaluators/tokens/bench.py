@@ -17,6 +17,7 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.providers.memory import KvPool, kv_elements
 from evaluators.measure.shape_timer import MAX_RELATIVE_ERROR, WrongOutputError, reference, relative_error
 from evaluators.tokens.captures import Capture, StepComparison, compare_steps
+from evaluators.tokens.ranks import Ranks
 from evaluators.tokens.shard import SPARE_BYTES, Shard, memory_needed
 from evaluators.tokens.step import DecodeStep, random_weights
 
@@ -45,25 +46,28 @@ class StepResult:
 class TokenBench:
     """Decode steps of one shard under one setting on the current GPU."""
 
-    def __init__(self, bench: GpuBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int) -> None:
+    def __init__(
+        self, bench: GpuBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int, ranks: Ranks | None = None
+    ) -> None:
         """Take memory for weights, and for the KV cache of the largest of these shapes that fits beside them.
 
         Args:
             bench: has claimed the GPU and loaded the provider.
             shard: the model's part on this GPU.
             shapes: that will be measured.
-            seed: of weights, caches and orders.
+            seed: of weights, caches and orders; the same on all ranks, so that they do the same.
+            ranks: the GPUs that share the model; this one alone if None.
 
         Raises:
             MeasureError: of kind memory: the weights do not fit, or none of the shapes beside them.
         """
         import torch
 
-        self.bench, self.shard = bench, shard
+        self.bench, self.shard, self.ranks = bench, shard, ranks or Ranks()
         self._rng, self._seed = random.Random(seed), seed
         self._clocks = ClockLog(bench.device.uuid)
         self._stream = torch.cuda.Stream()
-        free, _ = torch.cuda.mem_get_info()
+        free = -int(self.ranks.slowest([[-torch.cuda.mem_get_info()[0]]])[0][0])  # of the fullest GPU
         needed = [memory_needed(shard, s, bench.setting, bench.gpu) for s in shapes]
         fitting = [s for s, n in zip(shapes, needed, strict=True) if n <= free]
         if not fitting:
@@ -73,9 +77,13 @@ class TokenBench:
                 f"{free / 2**30:.1f} GiB are free: a larger --tp has smaller shards",
             )
         self._pool_elements = max(2 * shard.layers * kv_elements(s, bench.setting) for s in fitting)
-        self.distinct_layers = shard.distinct_layers(free - SPARE_BYTES - 2 * self._pool_elements, bench.gpu.l2_bytes)
-        self._weights = random_weights(shard, self.distinct_layers, seed=seed)
-        self._pool = KvPool(self._pool_elements, seed=seed)
+        try:
+            left = free - SPARE_BYTES - 2 * self._pool_elements
+            self.distinct_layers = shard.distinct_layers(left, bench.gpu.l2_bytes)
+        except MemoryError as error:
+            raise MeasureError(MeasureErrorKind.MEMORY, str(error)) from error
+        self._weights = self.ranks.agree(lambda: random_weights(shard, self.distinct_layers, seed=seed))
+        self._pool = self.ranks.agree(lambda: KvPool(self._pool_elements, seed=seed))
 
     def compare(
         self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, *, extra_cycles: int = 0
@@ -108,9 +116,13 @@ class TokenBench:
     ) -> StepResult:
         import torch
 
-        inputs = self.bench.provider.make_inputs(shape, self.bench.setting, copies=self.shard.layers, pool=self._pool)
+        inputs = self.ranks.agree(
+            lambda: self.bench.provider.make_inputs(
+                shape, self.bench.setting, copies=self.shard.layers, pool=self._pool
+            )
+        )
         torch.cuda.synchronize()
-        step = DecodeStep(self.shard, self._weights, inputs, seed=self._seed)
+        step = DecodeStep(self.shard, self._weights, inputs, seed=self._seed, all_reduce=self.ranks.all_reduce)
         decisions = {"A": baseline, "B": program}
         errors, slowed = [], False
 
@@ -118,22 +130,22 @@ class TokenBench:
             return self.bench.provider.bind(inputs, decisions[arm], self.bench.gpu) if arm in decisions else None
 
         for arm in decisions:  # once outside a graph: compiles kernels, opens cuBLAS
-            errors.append(self._checked(inputs, partial(self._enqueue, step, bound(arm), 0)))
+            launch = self.ranks.agree(partial(bound, arm))
+            errors.append(self._checked(inputs, partial(self._enqueue, step, launch, 0)))
 
         def measure(look: int, count: int) -> list[Capture]:
             nonlocal slowed
             arms = ["A", "B"] * count + ["N"] * (BARE_CAPTURES if look == 0 else 0)
             self._rng.shuffle(arms)
-            graphs = []
-            for arm in arms:
-                launch = bound(arm)
-                torch.cuda.synchronize()  # the metadata was made on another stream
-                graphs.append(self._captured(step, launch, extra_cycles if arm == "B" else 0))
+            graphs = self.ranks.agree(
+                lambda: [self._captured(step, bound(arm), extra_cycles if arm == "B" else 0) for arm in arms]
+            )
             for arm, (graph, _) in zip(arms, graphs, strict=True):
                 if arm in decisions:
                     errors.append(self._checked(inputs, graph.replay))
             times = self._timed([graph for graph, _ in graphs])
-            slowed |= self._clocks.sample()[1]
+            own = self.ranks.agree(lambda: self._clocks.sample()[1])
+            slowed |= bool(self.ranks.slowest([[own]])[0][0])
             graphs.clear()
             gc.collect()
             torch.cuda.empty_cache()  # a graph's memory is given back by this alone
@@ -153,6 +165,7 @@ class TokenBench:
         """A graph with memory of its own, and the launch whose tensors it reads."""
         import torch
 
+        torch.cuda.synchronize()  # the metadata was made on another stream
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(self._stream):
             graph.capture_begin(capture_error_mode="thread_local")
@@ -176,29 +189,42 @@ class TokenBench:
         with torch.cuda.stream(self._stream):
             run()
         torch.cuda.synchronize()
-        error = float(relative_error(inputs.out, reference(inputs, inputs.copies - 1)))
-        if not error <= MAX_RELATIVE_ERROR:
-            raise WrongOutputError(f"attention's output in a step is off by {error:.3g} (bound {MAX_RELATIVE_ERROR})")
-        return error
+        return self.ranks.agree(partial(_error_of, inputs))
 
     def _timed(self, graphs: Sequence[Any]) -> list[tuple[float, ...]]:
         """Microseconds of each graph in each round, in a new random order each round."""
         import torch
 
         events = [[self._pair() for _ in graphs] for _ in range(ROUNDS + 1)]
+        begun = torch.zeros(1, device=self._weights.norm.device)
         with torch.cuda.stream(self._stream):
             for row in events:
                 torch.cuda._sleep(HEAD_START_CYCLES)
+                self.ranks.all_reduce(begun)  # all ranks begin a round together
                 for i in self._rng.sample(range(len(graphs)), len(graphs)):
                     start, end = row[i]
                     start.record()
                     graphs[i].replay()
                     end.record()
         self._stream.synchronize()
-        return [tuple(row[i][0].elapsed_time(row[i][1]) * 1e3 for row in events[1:]) for i in range(len(graphs))]
+        return self.ranks.slowest(
+            [[row[i][0].elapsed_time(row[i][1]) * 1e3 for row in events[1:]] for i in range(len(graphs))]
+        )
 
     @staticmethod
     def _pair() -> tuple[Any, Any]:
         import torch
 
         return torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+
+def _error_of(inputs: CallInputs) -> float:
+    """Relative error of the last layer's attention.
+
+    Raises:
+        WrongOutputError: above `MAX_RELATIVE_ERROR`.
+    """
+    error = float(relative_error(inputs.out, reference(inputs, inputs.copies - 1)))
+    if not error <= MAX_RELATIVE_ERROR:
+        raise WrongOutputError(f"attention's output in a step is off by {error:.3g} (bound {MAX_RELATIVE_ERROR})")
+    return error

@@ -48,37 +48,51 @@ class InStepCost:
             splits leave for the combine kernel is written anew.
         half_rows: rows of partial outputs (live splits of sequences that are split, times query heads) at which half
             of that is reached.
+        fused_us: instead of all that, of a kernel that combines its splits by itself: there is no second kernel whose
+            code and arguments have left the caches between two layers.
     """
 
     launch_us: float
     partials_us: float
     half_rows: float
+    fused_us: float = 0.0
 
-    def of(self, partial_rows: int) -> float:
-        """Microseconds of a call with so many rows of partial outputs."""
+    def of(self, partial_rows: int | None) -> float:
+        """Microseconds of a call with so many rows of partial outputs; None: the kernel combines by itself."""
+        if partial_rows is None:
+            return self.fused_us
         return self.launch_us + self.partials_us * partial_rows / (partial_rows + self.half_rows)
 
 
 IN_STEP_FA3 = InStepCost(1.65, 0.99, 411.0)
 """Of FA3 on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
 
+IN_STEP_TRITON = InStepCost(0.85, 1.61, 538.0, 0.60)
+"""Of FA3 and the Triton kernel beside each other, on 45 such shapes (results/tpot/triton). What calls cost in common
+differs from one measurement to the next and hardly matters; what they do not have in common does."""
+
+
+def in_step_cost(setting: Setting) -> InStepCost:
+    """What is known of a setting's calls within steps."""
+    return IN_STEP_FA3 if target_of(setting) is FA3 else IN_STEP_TRITON
+
 
 @dataclass(frozen=True, slots=True)
 class KernelCall:
-    """An attention call: its latency among its like in microseconds, and its rows of partial outputs."""
+    """An attention call: its latency among its like in microseconds, and its rows as of `partial_rows`."""
 
     latency_us: float
-    partial_rows: int = 0
+    partial_rows: int | None = 0
 
 
-def partial_rows(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> int:
+def partial_rows(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> int | None:
     """Rows of partial outputs that FA3 leaves for its combine kernel under a decision that is spelled out.
 
-    Kernels that combine by themselves leave none; where they leave a call to FA3, it is FA3's own choice.
+    None for a kernel that combines by itself; where such a kernel leaves a call to FA3, it is FA3's own choice.
     """
     if target_of(setting) is not FA3:
         if decision.num_splits:
-            return 0
+            return None
         setting = replace(setting, provider="vllm" if setting.paged else "fa3_fwd")
         decision = FA3.spelled_out(shape, setting, FA3.baseline(setting), gpu)
     live = FA3.launch(shape, setting, decision, gpu).live_splits  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """One decode step of a shard with random weights: all layers, as one sequence of launches that a CUDA graph can hold.
 
 RMSNorm, QKV, rotary embedding with the write into the KV cache, attention by a provider, O, RMSNorm, gate and up, SiLU,
-down, per layer; then the last norm and the output head. Every layer has a KV cache of its own. There is no embedding
-look-up, no sampling and no all-reduce between GPUs: under tensor parallelism a real step is longer.
+down, per layer; then the last norm and the output head. Every layer has a KV cache of its own. On several GPUs the
+outputs of O and down are summed over them. There is no embedding look-up, no sampling, no gathering of logits; where
+one GPU stands for several, no all-reduce either: a real step is longer.
 
 Everything but attention writes into buffers that all arms share, so that arms differ by attention alone.
 """
@@ -90,7 +91,10 @@ def cache_rows(inputs: CallInputs) -> Any:
 class DecodeStep:
     """The launches of one step over given inputs; attention is a function of the layer, or left out."""
 
-    def __init__(self, shard: Shard, weights: Weights, inputs: CallInputs, *, seed: int) -> None:
+    def __init__(
+        self, shard: Shard, weights: Weights, inputs: CallInputs, *, seed: int,
+        all_reduce: Callable[[Any], None] = lambda activations: None,
+    ) -> None:  # fmt: skip
         """Make the buffers that all arms share.
 
         Args:
@@ -98,12 +102,13 @@ class DecodeStep:
             weights: its weights.
             inputs: of attention, with one KV copy for each layer.
             seed: of the activations that a step begins with.
+            all_reduce: enqueues the sum of a tensor over the GPUs that share the model, in place.
         """
         import torch
 
         if inputs.copies != shard.layers:
             raise ValueError(f"{shard.layers} layers need as many KV copies, got {inputs.copies}")
-        self.shard, self.weights, self.inputs = shard, weights, inputs
+        self.shard, self.weights, self.inputs, self._all_reduce = shard, weights, inputs, all_reduce
         shape, device = inputs.shape, inputs.q.device
         tokens = shape.batch
 
@@ -133,19 +138,36 @@ class DecodeStep:
         self._x.copy_(self._start)
         self._residual.zero_()
         for layer in range(self.shard.layers):
-            w = self.weights.layers[layer % len(self.weights.layers)]
-            self._add_norm(w.norm_attention)
-            torch.mm(self._normed, w.qkv.t(), out=self._qkv)
-            self._rope(layer)
-            if attention is not None:
-                attention(layer)
-            torch.mm(self._out, w.o.t(), out=self._x)
-            self._add_norm(w.norm_mlp)
-            torch.mm(self._normed, w.gate_up.t(), out=self._gate_up)
-            self._silu()
-            torch.mm(self._mlp, w.down.t(), out=self._x)
+            self.layer(layer, attention)
         self._add_norm(self.weights.norm)
         torch.mm(self._normed, self.weights.head.t(), out=self.logits)
+
+    def layer(self, layer: int, attention: Callable[[int], None] | None) -> None:
+        """Enqueue one layer."""
+        import torch
+
+        w = self._layer_weights(layer)
+        self._add_norm(w.norm_attention)
+        torch.mm(self._normed, w.qkv.t(), out=self._qkv)
+        self.rope(layer)
+        if attention is not None:
+            attention(layer)
+        self.project(layer)
+        self._add_norm(w.norm_mlp)
+        torch.mm(self._normed, w.gate_up.t(), out=self._gate_up)
+        self._silu()
+        torch.mm(self._mlp, w.down.t(), out=self._x)
+        self._all_reduce(self._x)
+
+    def project(self, layer: int) -> None:
+        """Enqueue the product that follows a layer's attention."""
+        import torch
+
+        torch.mm(self._out, self._layer_weights(layer).o.t(), out=self._x)
+        self._all_reduce(self._x)
+
+    def _layer_weights(self, layer: int) -> LayerWeights:
+        return self.weights.layers[layer % len(self.weights.layers)]
 
     def _add_norm(self, weight: Any) -> None:
         from evaluators.tokens.fused import add_rms_norm
@@ -156,7 +178,8 @@ class DecodeStep:
             self._x, self._residual, weight, self._normed, hidden, EPSILON, BLOCK=block, num_warps=8
         )
 
-    def _rope(self, layer: int) -> None:
+    def rope(self, layer: int) -> None:
+        """Enqueue what precedes a layer's attention: rotary embedding, and the write into its KV cache."""
         from evaluators.tokens.fused import rope_and_cache
 
         shard = self.shard

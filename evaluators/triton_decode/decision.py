@@ -38,9 +38,10 @@ CONTIGUOUS_VARIANTS = (
 
 PAGED_VARIANTS = (
     KernelVariant(32, 2, 5), KernelVariant(64, 4, 3), KernelVariant(64, 4, 4), KernelVariant(64, 4, 5),
-    KernelVariant(128, 4, 4), KernelVariant(128, 4, 5), KernelVariant(128, 8, 5),
+    KernelVariant(128, 4, 4), KernelVariant(128, 4, 5),
 )  # fmt: skip
-"""The same with two stages more, since a page is looked up in a stage of its own, and one of those without."""
+"""The same with two stages more, since a page is looked up in a stage of its own, and one of those without; eight warps
+are left out, which were fastest on none of 550 recorded training shapes."""
 
 
 VARIANTS = tuple(sorted({*CONTIGUOUS_VARIANTS, *PAGED_VARIANTS}))

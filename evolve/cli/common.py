@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,11 +19,13 @@ from evaluators.latencies.table import SIMULATED
 from evaluators.scoring.regressions import Regression
 from evaluators.scoring.score import CHARGE
 from evolve.assets import asset
+from evolve.errors import UserError
 
 if TYPE_CHECKING:
     from evolve.run import AnyJudge
 
 MAX_EXPLAINED = 4
+STOCK = "the stock decision"
 
 
 def emit(data: dict[str, Any]) -> None:
@@ -164,3 +168,12 @@ def _regression(r: Regression) -> str:
         return f"{g.ctas} CTAs ({g.ctas / r.num_sms:.2f} waves), longest {g.longest_blocks} blocks"
 
     return f"{r.case.id} ({r.case.split.value}) {r.speedup:.3f}x: {grid(r.candidate)}; baseline {grid(r.baseline)}"
+
+
+def report_folder(output: Path | None, program: str) -> Path:
+    """The folder of the report; a confirmation is never overwritten."""
+    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(program).name)
+    folder = output or Path("runs") / "confirm" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} holds something already", hint="-o names a folder that is new or empty")
+    return folder

@@ -39,17 +39,28 @@ from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
 from evaluators.targets.registry import target_of, target_of_decision
 from evolve.assets import asset
-from evolve.cli.common import compact_json, emit, say
+from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.evaluate import DEFAULT_CONFIG
+from evolve.cli.tokens.tpot import (
+    TokenJob,
+    TokenReport,
+    measure_tokens,
+    print_tokens,
+    require_step_packages,
+    token_cases,
+    token_shard,
+)
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
+from evolve.export.certify.bound import CONFIDENCE, SlowerCount
+from evolve.export.evidence.harm import SLOWER
 from evolve.reports.plain_text import plain
 from evolve.run import configured_cases, log_sealed_read, read_program, require_sandbox
-from evolve.traffic import open_traffic
+from evolve.traffic import UNASKED, open_traffic
 
 SHOWN = 12
 SHAPES_FILE, REPORT_FILE, PICTURE_FILE = "shapes.jsonl", "confirm.json", "confirm.png"
-STOCK = "the stock decision"
+TOKENS_FOLDER = "tokens"
 
 
 def confirm_command(
@@ -58,21 +69,29 @@ def confirm_command(
     sets: list[str],
     *,
     against: str | None,
+    beside: str | None,
     output: Path | None,
     minutes: float | None,
     fresh: int | None,
+    tokens: bool,
     as_json: bool,
 ) -> int:
-    """Compare; exit code 0 when confirmed on the unseen shapes, 1 when not, 4 when the budget ended first."""
+    """Compare; exit code 0 when confirmed on the unseen shapes, 1 when not, 4 when the budget ended first.
+
+    With `tokens`, whole decode steps are compared afterwards, and a program that makes them slower is not confirmed.
+    """
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
     runs_dir = Path(config.runs_dir)
     source = read_program(program, runs_dir)
     candidate = _parse(program, source)
     baseline = None if against is None else _parse(against, read_program(against, runs_dir))
+    further = None if beside is None else _parse(beside, read_program(beside, runs_dir))
     require_sandbox()
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
+    traffic = config.traffic or UNASKED
+    shard = token_shard(traffic.model, traffic.tp, setting) if tokens else None
     folder = report_folder(output, program)
     from evaluators.measure import worker_client
 
@@ -80,16 +99,16 @@ def confirm_command(
     atexit.register(worker.close)
     seed = secrets.randbits(32)
     device, build = worker.open(setting, seed=seed)
+    if tokens:
+        require_step_packages()
     target = target_of(setting)
     gpu = Gpu(device.num_sms, device.l2_bytes, target.live_sm_margin)
     limits = Limits(config.sandbox.time_s, config.sandbox.memory_mb)
 
-    def decide(cases: Sequence[Case]) -> tuple[Sequence[AnyDecision], Sequence[AnyDecision]]:
-        mine = _decisions(program, candidate, cases, setting, gpu, limits)
-        if baseline is None:
-            stock = target.baseline(setting)
-            return [target.spelled_out(c.shape, setting, stock, gpu) for c in cases], mine
-        return _decisions(str(against), baseline, cases, setting, gpu, limits), mine
+    def decide(cases: Sequence[Case]) -> list[Sequence[AnyDecision]]:
+        stock = [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
+        asked = [(str(against), baseline), (program, candidate)] + ([(str(beside), further)] if further else [])
+        return [_decisions(name, p, cases, setting, gpu, limits) if p else stock for name, p in asked]
 
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
     log_sealed_read(program, source, description)
@@ -106,6 +125,7 @@ def confirm_command(
         "program": program,
         "program_sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
         "against": against or STOCK,
+        **({"beside": beside} if beside else {}),
         "workload": config.judge.workload,
         "setting": setting.name,
         "weighting": config.judge.weighting.value,
@@ -118,18 +138,29 @@ def confirm_command(
     }
     found = _measure(suite, worker, rng, folder, head, minutes)
     verdict = judge_suite(found, config.judge.weighting)
-    report = {**head, **report_of(found, verdict, left=len(suite) - len(found))}
+    report = {**head, **report_of(found, verdict, left=len(suite) - len(found), beside=beside is not None)}
     (folder / REPORT_FILE).write_text(compact_json(report), encoding="utf-8")
     from evolve.reports.confirmation import draw_confirmation
 
     draw_confirmation(folder / PICTURE_FILE, found, title=f"{program} against {report['against']}, {setting.name}")
+    if not as_json:
+        _print(report, found, verdict, device, folder)
+    steps: TokenReport | None = None
+    if shard is not None:
+        worker.close()  # which lets go of the GPU
+        cases = token_cases(shard, setting)
+        job = TokenJob(program, source, candidate, against or STOCK, baseline, shard, cases, setting)
+        steps = measure_tokens(job, folder / TOKENS_FOLDER, minutes=minutes)
+        report["tokens"] = steps[0]
     if as_json:
         emit(report)
-    else:
-        _print(report, found, verdict, device, folder)
-    if len(found) < len(suite):
+    elif steps is not None:
+        typer.echo("\ntime per output token")
+        print_tokens(*steps, folder / TOKENS_FOLDER)
+    if len(found) < len(suite) or (steps is not None and steps[0]["left"]):
         return EXIT_BUDGET
-    return 0 if verdict.confirmed else EXIT_NEGATIVE
+    slower = steps is not None and steps[2].verdict is Verdict.SLOWER
+    return 0 if verdict.confirmed and not slower else EXIT_NEGATIVE
 
 
 def _parse(name: str, source: str) -> Program:
@@ -146,15 +177,6 @@ def _setting(config: RunConfig) -> Setting:
             f"judge.setting: cannot measure {config.judge.setting!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}"
         )
     return LIVE_SETTINGS[config.judge.setting]
-
-
-def report_folder(output: Path | None, program: str) -> Path:
-    """The folder of the report; a confirmation is never overwritten."""
-    name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(program).name)
-    folder = output or Path("runs") / "confirm" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} holds something already", hint="-o names a folder that is new or empty")
-    return folder
 
 
 def _decisions(
@@ -216,6 +238,8 @@ def shape_json(found: ShapeVerdict) -> dict[str, Any]:
         "candidate": target.cell_values(subject.candidate),
         "trouble": found.trouble,
     }
+    if found.beside is not None:
+        row["beside"] = shape_json(found.beside)
     if comparison is not None:
         row |= {
             "interval": interval_json(comparison.interval) if comparison.interval else None,
@@ -227,7 +251,7 @@ def shape_json(found: ShapeVerdict) -> dict[str, Any]:
     return row
 
 
-def report_of(found: Sequence[ShapeVerdict], verdict: SuiteVerdict, *, left: int) -> dict[str, Any]:
+def report_of(found: Sequence[ShapeVerdict], verdict: SuiteVerdict, *, left: int, beside: bool) -> dict[str, Any]:
     """The verdicts as JSON."""
     return {
         "verdict": verdict.verdict.value,
@@ -244,8 +268,35 @@ def report_of(found: Sequence[ShapeVerdict], verdict: SuiteVerdict, *, left: int
         },
         "wrong_outputs": verdict.wrong_outputs,
         "left": left,
+        "losses": losses_json(found, beside=beside),
         "shapes": [shape_json(v) for v in found],
     }
+
+
+def losses_json(found: Sequence[ShapeVerdict], *, beside: bool) -> dict[str, Any]:
+    """Per group of unseen shapes: how many became slower by more than 1%, and what of the third program's gain is kept.
+
+    Counted as a certificate counts: what was not measured reliably may be slower, and gains nothing.
+    """
+    told: dict[str, Any] = {}
+    for group in UNSEEN:
+        mine = [v for v in found if v.subject.group is group]
+        if not mine:
+            continue
+        count, gain = _losses(mine)
+        told[group.value] = {"slower": count.slower, "shapes": count.shapes, "bound": round(count.bound, 6)}
+        if beside:
+            # A launch that the candidate makes too was measured once, for both.
+            count, whole = _losses([v.beside or v for v in mine])
+            kept = round(gain / whole, 4) if whole > 0 else None
+            told[group.value] |= {"beside_slower": count.slower, "gain_kept": kept}
+    return told
+
+
+def _losses(found: Sequence[ShapeVerdict]) -> tuple[SlowerCount, float]:
+    gains = [v.log_gain for v in found]
+    slower = sum(g is None or g < -math.log1p(SLOWER) for g in gains)
+    return SlowerCount(slower, len(gains)), math.fsum(g or 0.0 for g in gains)
 
 
 def _print(
@@ -279,6 +330,14 @@ def _print(
     troubles = Counter(v.trouble for v in found if v.trouble)
     for text, n in troubles.most_common(SHOWN):
         typer.echo(f"\n{n} shapes: {plain(text)}")
+    for name, loss in report["losses"].items():
+        text = f"{loss['slower']} of {loss['shapes']} {name} shapes are, or may be, slower by more than {SLOWER:.0%}"
+        typer.echo(f"\n{text}: at most {loss['bound']:.2%} of such shapes at {CONFIDENCE:.0%} confidence")
+        if "beside" in report:
+            kept = "none" if loss["gain_kept"] is None else f"{loss['gain_kept']:.1%}"
+            typer.echo(
+                f"{kept} of the gain of {report['beside']} is kept there, which makes {loss['beside_slower']} slower"
+            )
     unseen = sum(v.subject.group in UNSEEN for v in found)
     typer.echo(
         f"\nverdict    {verdict.verdict.value}: {s['speedup']:.4f}x ({s['low']:.4f} to {s['high']:.4f}) on {unseen} "

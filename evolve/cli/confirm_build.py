@@ -20,8 +20,8 @@ from evaluators.data.workloads import Split
 from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Part, Verdict, suite_interval, suite_verdict
 from evaluators.measure.worker_client import GpuWorker
-from evolve.cli.common import compact_json, emit, result_printer, say
-from evolve.cli.confirm import SHAPES_FILE, SHOWN, interval_json, report_folder, shape_json
+from evolve.cli.common import compact_json, emit, report_folder, result_printer, say
+from evolve.cli.confirm import SHAPES_FILE, SHOWN, interval_json, shape_json
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.export.bundle.table import read_bundle
 from evolve.reports.plain_text import plain

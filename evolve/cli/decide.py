@@ -14,11 +14,10 @@ import typer
 from evaluators.data.contract import ELEMENT_BYTES, LIVE_SETTINGS, Cache, DecodeShape, Mode, Setting
 from evaluators.data.gpus import named_gpu
 from evaluators.data.workloads import heads_text, parse_heads
-from evaluators.fa3.dispatch import check_call
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import target_of
 from evolve.cli.common import emit, result_printer, say
-from evolve.decisions import NoDecisions, decide_shapes
+from evolve.decisions import NoDecisions, check_runs, decide_shapes
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.export.proof.gpus import lines_with_one_gpus_sms
 from evolve.reports.plain_text import plain
@@ -160,7 +159,7 @@ def _calls(
         else:
             shapes = [DecodeShape(**values, **flags, live_seqlens=live)]
         for shape in shapes:
-            check_call(shape, setting)
+            check_runs(shape, setting)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
     return [(shape, setting) for shape in shapes]

@@ -10,7 +10,7 @@ from evaluators.data.contract import SETTINGS
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
-from evaluators.judge.judge import SEARCH_SPLITS, Judge
+from evaluators.judge.judge import SEARCH_SPLITS
 from evaluators.judge.judge_set import JudgeSet
 from evaluators.latencies.table import doubts, read_table, restrict
 from evaluators.scoring.feedback import by_region
@@ -32,6 +32,7 @@ from evolve.cli.tokens.predicted import predictions, token_lines, tokens_json
 from evolve.config import load_config
 from evolve.errors import EXIT_NEGATIVE
 from evolve.reports.plain_text import plain
+from evolve.reports.trust import reach_lines, reaches
 from evolve.run import log_sealed_read, open_configured_judge, read_program
 
 DEFAULT_CONFIG = "configs/quickstart.yaml"
@@ -56,12 +57,14 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         # As a search does with a program that would become its best.
         result = judge.recheck(source, result)
     tokens = predictions(config, judge, result) if result.status is Status.OK else {}
+    reach = reaches(judge, source, result, measure=False) if result.status is Status.OK else []
     if as_json:
         data: dict[str, object] = {"status": result.status.value, "message": result.message}
         data |= {"train": score_json(result.train), "holdout": score_json(result.holdout)}
         if sealed:
             data["test"] = score_json(result.test)
         data["memorised"] = result.overfit
+        data["reach"] = [r.as_json() for r in reach]
         if tokens:
             data["predicted_tokens"] = tokens_json(tokens)
         if isinstance(judge, JudgeSet):
@@ -88,9 +91,8 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     if result.train is not None:
         typer.echo(gap_line(result.train, result.holdout))
     typer.echo(overfit_line(result.features, result.overfit))
-    if isinstance(judge, Judge):
-        varies = judge.batch_variance(result.decisions)
-        typer.echo(f"batch-invariant: {'no: ' + varies if varies else 'yes, on these shapes'}")
+    for line in reach_lines(reach):
+        typer.echo(line)
     for line in regression_lines(judge, result):
         typer.echo(line)
     where = " of the table with the lowest score" if each else ""

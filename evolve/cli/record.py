@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu, Setting
 from evaluators.data.workloads import ALL_WORKLOADS, cases_for, is_workload
-from evaluators.latencies.table import SIMULATED, doubts, merge_slices, read_table, write_table
+from evaluators.latencies.table import SIMULATED, doubts, merge_slices, read_table, torn_lines, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import RecordingCost, RecordingProgress, record, recorded_so_far, recording_cost
 from evolve.assets import asset
@@ -25,6 +25,8 @@ from evolve.errors import EXIT_NEGATIVE, UserError
 
 if TYPE_CHECKING:
     from evaluators.latencies.simulate import SimulationQuality
+
+TORN_SHOWN = 5
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -153,6 +155,11 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     for path in slices:
         if not path.is_file():
             raise UserError(f"{path} is not a slice file")
+        torn = torn_lines(path)
+        if torn:
+            numbers = ", ".join(map(str, torn[:TORN_SHOWN])) + (" ..." if len(torn) > TORN_SHOWN else "")
+            text = f"{path}: {len(torn)} torn or damaged lines left out (line {numbers})"
+            typer.echo(f"{text}: record measures their shapes again", err=True)
     card, cases, cells, gpu_of = merge_slices(slices)
     write_table(output, card, cases, cells, gpu_of)
     typer.echo(f"{output}: {len(cases)} shapes, {card['cells']} launches")

@@ -13,13 +13,15 @@ from typing import Any
 
 import typer
 
-from evaluators.confirm import bsc_paper
+from evaluators.confirm import bsc_paper, bsc_tokens
+from evaluators.confirm.bsc_tokens import measure_tokens
 from evaluators.confirm.confirm import ProgramFailed, decisions_of
 from evaluators.data.contract import Cache, Gpu
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import SM_MARGINS
 from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.latencies.store import shape_key
+from evaluators.measure.errors import MeasureError
 from evaluators.sandbox.sandbox import Limits
 from evolve.cli.common import compact_json, say
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -116,6 +118,12 @@ def _measure(champion: str) -> dict[str, Any]:
             say(f"  {done}/{total} shapes  {time.monotonic() - started:.0f} s")
 
     raw = bsc_paper.measure_all(worker, policies, gpu, seed=seed, on_progress=show)
+    worker.close()  # which lets go of the GPU
+    say("  whole decode steps")
+    try:
+        raw["tokens"] = measure_tokens({p: policies[p] for p in (PUBLISHED, CHAMPION)}, seed=seed)
+    except (MeasureError, ImportError) as error:  # what was measured before is worth its report
+        raw["lost"].append({"setting": "whole decode steps", "shape": bsc_tokens.MODEL, "reason": str(error)})
     described: dict[str, Any] = {STOCK: {"program": "the library's own decision", "sha256": "", "decisions": {}}}
     described |= {
         p: {

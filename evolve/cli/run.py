@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from evaluators.data.evaluation import Evaluation, SplitScore
+from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
-from evaluators.judge.judge import JUDGE_VERSION, readable_version
+from evaluators.judge.judge import JUDGE_VERSION, Judge, readable_version
 from evaluators.judge.judge_set import JudgeSet
+from evaluators.measure.errors import MeasureError
+from evaluators.measure.live import PoolSource
 from evaluators.scoring.feedback import VERSION
 from evolve.assets import asset
 from evolve.cli.common import (
@@ -35,6 +37,7 @@ from evolve.proposers import Proposer, open_proposer
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
 from evolve.reports.run_display import RunDisplay
 from evolve.reports.speedups import draw_speedups
+from evolve.reports.trust import Reach, optimism_line, reach_lines, reaches
 from evolve.run import (
     AnyJudge,
     OpenedRun,
@@ -118,10 +121,15 @@ def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
         tokens = predictions(opened.config, judge, evaluation)
         for line in token_lines(tokens):
             tell(line)
+        if best.holdout is not None:
+            tell(optimism_line(best.holdout, judge.description))
+        reach = _reach(opened, best, evaluation)
+        for line in reach_lines(reach):
+            tell(line)
         with open_journal(summary.path, read_only=False) as journal:  # for the report
             journal.set_meta("predicted_tokens", tokens_text(tokens))
-        if best.holdout is not None:
-            tell(optimism_line(best.holdout))
+            journal.set_meta("winner_off_grid", "; ".join(filter(None, (r.off_grid_text for r in reach))))
+            journal.set_meta("winner_batch_invariant", "; ".join(r.invariance for r in reach))
         _show_leader(summary, judge, tell)
         found = ", ".join(f"{k} {v}" for k, v in sorted(summary.statuses.items()))
         tell(f"\nproposals  {summary.proposals} ({found}), proposer {proposer}")
@@ -136,17 +144,18 @@ def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
         emit(summary_json(summary))
 
 
-OPTIMISM = 0.014
-"""Share of the oracle's gain that winners lose from the holdout, which picked them, to sealed shapes: mean of eight
-searches of 80 proposals, standard error 0.009 (results/optimism)."""
+def _reach(opened: OpenedRun, best: Best, evaluation: Evaluation) -> list[Reach]:
+    """How far the winner carries; nothing, and a note, where the GPU is lost over it: the search has ended well.
 
-
-def optimism_line(holdout: SplitScore) -> str:
-    """What to expect of a winner where it was not picked."""
-    return (
-        f"expected on shapes that picked nothing: about {100 * (holdout.oracle_share - OPTIMISM):.0f}% of the oracle "
-        f"(picking flatters by {100 * OPTIMISM:.1f} points: results/optimism)"
-    )
+    Nothing is measured for it in a sweep, whose runs share their GPUs, or within a budget of GPU seconds.
+    """
+    judge = opened.judge
+    own = isinstance(judge, Judge) and isinstance(judge.source, PoolSource) and opened.config.budget.gpu_s is None
+    try:
+        return reaches(judge, best.source, evaluation, measure=own)
+    except MeasureError as error:
+        say(f"the winner was not read off the grid: {error}")
+        return []
 
 
 def trust_lines(best: Best) -> list[str]:

@@ -117,8 +117,7 @@ def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
     table.add_column("state", overflow="ellipsis", no_wrap=True)
     for index in sorted(chosen):
         state = states[index]
-        s = state.standing
-        held = s.winner_holdout
+        s, held = state.standing, _held(state)
         table.add_row(
             state.member.label,
             f"{s.done}/{state.wanted}",
@@ -130,6 +129,11 @@ def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
             Text(state_text(state.state, state.trouble), style=COLOURS.get(state.state, "dim")),
         )
     return table
+
+
+def _held(state: RunState) -> SplitScore | None:
+    """The winner's holdout, unless whoever answers prompts may watch the progress."""
+    return None if state.member.config.proposer.kind == "manual" else state.standing.winner_holdout
 
 
 def _score(score: SplitScore | None) -> str:
@@ -154,7 +158,7 @@ def _figures(state: RunState) -> str:
     s = state.standing
     if s.winner_train is None or state.state is State.RUNNING:
         return f", {s.done} of {state.wanted} proposals" if s.done else ""
-    held = f", holdout {s.winner_holdout.score:.4f}" if s.winner_holdout else ""
+    held = f", holdout {shown.score:.4f}" if (shown := _held(state)) else ""
     return f", {s.done} of {state.wanted} proposals, winner #{s.winner} train {s.winner_train.score:.4f}{held}"
 
 

@@ -170,6 +170,9 @@ def confirm(
     config: Annotated[Path | None, typer.Option("--config", help="Workload, setting and weighting.")] = None,
     sets: Sets = None,
     against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
+    beside: Annotated[
+        str | None, typer.Option("--beside", help="Third program, also measured: what of its gain does PROGRAM keep?")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for report and picture.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
     fresh: Annotated[
@@ -182,6 +185,9 @@ def confirm(
             help="Draw N shapes anew: half uniform, half ragged; static mode has no ragged.",
         ),
     ] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Then whole decode steps of traffic.model too, as tpot measures them.")
+    ] = False,
     provider: Annotated[
         str | None, typer.Option("--provider", help="PROGRAM is a bundle; its patched build: a library or a package.")
     ] = None,
@@ -192,7 +198,8 @@ def confirm(
     if provider is not None:
         from evolve.cli.confirm_build import confirm_build_command
 
-        other = {"--config": config, "--set": sets, "--against": against, "--runs-dir": runs_dir, "--fresh": fresh}
+        other = {"--config": config, "--set": sets, "--against": against, "--beside": beside, "--runs-dir": runs_dir,
+                 "--fresh": fresh, "--tokens": tokens or None}  # fmt: skip
         raise typer.Exit(confirm_build_command(program, provider, other, output=output, minutes=minutes, as_json=json))
     from evolve.cli.confirm import confirm_command
 
@@ -201,9 +208,11 @@ def confirm(
         config,
         overrides(runs_dir, sets),
         against=against,
+        beside=beside,
         output=output,
         minutes=minutes,
         fresh=fresh,
+        tokens=tokens,
         as_json=json,
     )
     raise typer.Exit(code)
@@ -213,6 +222,9 @@ def tpot(
     program: Annotated[str, typer.Argument(help=PROGRAM)],
     model: Annotated[str, typer.Option("--model", help="Well-known name, or a Hugging Face config.json.")],
     tp: Annotated[int, typer.Option("--tp", min=1, help="Tensor parallel degree: one GPU's part is measured.")] = 1,
+    gpus: Annotated[
+        int, typer.Option("--gpus", min=1, help="GPUs of this machine that share the model: 1, or as many as --tp.")
+    ] = 1,
     shapes: Annotated[
         Path | None, typer.Option("--shapes", help="CSV as decide takes it. [default: 1 to 32 x 256 to 8,192, ragged]")
     ] = None,
@@ -229,7 +241,7 @@ def tpot(
 
     raise typer.Exit(
         tpot_command(
-            program, model, tp, setting_name=setting, shapes_path=shapes, against=against, output=output,
+            program, model, tp, gpus=gpus, setting_name=setting, shapes_path=shapes, against=against, output=output,
             minutes=minutes, runs_dir=runs_dir, dry_run=dry_run, as_json=json,
         )
     )  # fmt: skip
@@ -436,7 +448,7 @@ def export(
     program: Annotated[str, typer.Argument(help="Python file, RUN#ID, or a run's winner by its name.")],
     target: Annotated[
         str,
-        typer.Option("--target", help="fa3, fa3-prepare, fa3-vllm, vllm, fa4, python, vllm-plugin, triton-python, ..."),
+        typer.Option("--target", help="fa3, fa3-prepare, fa3-vllm, vllm, fa4, python, vllm-plugin, sglang-plugin, ..."),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the bundle.")],
     source: Annotated[Path | None, typer.Option("--source", help="Your checkout of the target.")] = None,

@@ -37,6 +37,9 @@ WITHOUT_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 PAUSE_S = 0.1
 """How long accepting rests without file descriptors or memory: the connection that waits would be tried without end."""
 
+REQUEST_S = 120.0
+"""From one answer of a connection to the end of the next: who sends or reads a byte at a time holds one no longer."""
+
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -58,6 +61,7 @@ class DashboardServer(ThreadingHTTPServer):
         self.policy = policy(live=True) + "; frame-ancestors 'none'"
         self.open = True
         self._free = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self.waiting_since: dict[socket.socket, float] = {}
         if ":" in host:
             self.address_family = socket.AF_INET6
         try:
@@ -128,6 +132,14 @@ class DashboardServer(ThreadingHTTPServer):
         finally:
             self._free.release()
 
+    def service_actions(self) -> None:
+        """Hang up on those who take too long; called between connections, twice a second."""
+        late = time.monotonic() - REQUEST_S
+        for connection, since in list(self.waiting_since.items()):
+            if since < late:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A browser that went away is no news."""
 
@@ -156,6 +168,14 @@ class Handler(BaseHTTPRequestHandler):
     @property
     def _app(self) -> DashboardServer:
         return cast(DashboardServer, self.server)
+
+    def handle_one_request(self) -> None:
+        """Wait for a request and answer it, within `REQUEST_S`."""
+        self._app.waiting_since[self.connection] = time.monotonic()
+        try:
+            super().handle_one_request()
+        finally:
+            self._app.waiting_since.pop(self.connection, None)
 
     def log_message(self, format: str, *args: object) -> None:
         """Requests are not logged: the terminal belongs to the user."""

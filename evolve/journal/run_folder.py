@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import sqlite3
 import time
@@ -137,19 +138,37 @@ def find_run(text: str, runs_dir: Path) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """Keep other processes off a run folder.
 
+    The folder itself is locked, too: a lock file that somebody removes under a run would let a second one in.
+
     Raises:
         UserError: another process runs in it, or it cannot be written.
     """
-    try:
-        opened = (folder / LOCK_FILE).open("w")
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}", exit_code=EXIT_MISSING) from error
-    with opened as file:
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context((folder / LOCK_FILE).open("w"))
+            place = os.open(folder, os.O_RDONLY)
+            opened.callback(os.close, place)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror}", exit_code=EXIT_MISSING) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _try_lock(place, fcntl.LOCK_EX)
         except OSError as error:
             raise UserError(f"another process works in {folder}", hint="wait for it, or stop it") from error
         yield
+
+
+def _try_lock(place: int, kind: int) -> None:
+    """Lock an open file or folder; nothing where the file system cannot: NFS knows locks of files alone.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    try:
+        fcntl.flock(place, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        if isinstance(error, BlockingIOError):
+            raise
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -241,13 +260,17 @@ def pick_leader(journal: Journal, folder: Path) -> Best | None:
 
 def is_running(folder: Path) -> bool:
     """Whether another process holds a run's lock."""
-    try:
-        with (folder / LOCK_FILE).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
+    for path in (folder, folder / LOCK_FILE):
+        try:
+            place = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            _try_lock(place, fcntl.LOCK_SH)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(place)
     return False
 
 

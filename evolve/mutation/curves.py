@@ -135,7 +135,7 @@ class Curves:
         assert feedback.setting is not None and feedback.gpu is not None
         rows = sorted(feedback.opportunities, key=lambda o: o.name)
         self.table = _table(rows, feedback.setting, feedback.gpu)
-        self.num_splits: Ints = np.array([o.decided.num_splits for o in rows])
+        self.num_splits: Ints = np.array([o.cap for o in rows])
         self.blocks: Ints = np.array([o.decided.blocks_per_split for o in rows])
         variants = [self.table.variants.index(self.table.target.variant_of(o.decided)) for o in rows]
         self.variants: Ints = np.array(variants)

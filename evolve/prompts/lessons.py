@@ -17,6 +17,11 @@ KEPT = 10
 MESSAGE_CHARS = 300
 EDIT_CHARS = 400
 IDEA_CHARS = 400
+PROMPT_RULES = 2
+"""By which prompts are put together. Rules 1, of journals that do not say: every failure in every prompt of its island,
+the same line as often as it came, and room left empty that lessons and other programs had not used."""
+TOLD_EVERY = 5
+"""Prompts of which one tells a failure of another program. A prime, so that islands that take turns all come to it."""
 TEXTS_KEPT = 512
 """Lessons held in memory as text; others are read from the journal again when they are told."""
 
@@ -41,7 +46,7 @@ class Lessons:
     Attributes:
         tried: edits of this program that were judged or repeated others, with what came of them.
         failed: edits of this program that failed, with the reason.
-        island: other recent failures on its island.
+        island: other recent failures on its island, as far as it is their turn.
     """
 
     tried: tuple[str, ...] = ()
@@ -104,9 +109,10 @@ def lesson_of(journal: Journal, index: int) -> Lesson:
 class LessonBook:
     """Knows the last few lessons of every program and island by their numbers; their texts stay in the journal."""
 
-    def __init__(self, lesson: Callable[[int], Lesson]) -> None:
-        """Before the first seed; `lesson` tells that of a committed proposal."""
+    def __init__(self, lesson: Callable[[int], Lesson], *, rules: int = PROMPT_RULES) -> None:
+        """Before the first seed; `lesson` tells that of a committed proposal. `rules`: see `PROMPT_RULES`."""
         self._lesson = lru_cache(maxsize=TEXTS_KEPT)(lesson)
+        self._rotates = rules > 1
         self._tried: dict[int, tuple[int, ...]] = {}
         self._failed: dict[int, tuple[int, ...]] = {}
         self._island: dict[int, tuple[tuple[int, int], ...]] = {}
@@ -127,11 +133,17 @@ class LessonBook:
             for gone in known.keys() - programs:
                 del known[gone]
 
-    def of(self, parent: int, island: int) -> Lessons:
-        """The lessons for a proposal from this parent on this island."""
+    def of(self, index: int, parent: int, island: int) -> Lessons:
+        """The lessons for proposal `index`, from this parent on this island."""
         others = [i for whose, i in self._island.get(island, ()) if whose != parent]
-        return Lessons(
-            tuple(self._lesson(i).line for i in self._tried.get(parent, ())),
-            tuple(self._lesson(i).line for i in self._failed.get(parent, ())),
-            tuple(self._lesson(i).line for i in others),
-        )
+        if self._rotates:
+            others = [i for i in others if (index - i) % TOLD_EVERY == 0]
+        told: set[str] = set()
+        kinds = []
+        for lessons in (self._tried.get(parent, ()), self._failed.get(parent, ()), others):
+            lines = [self._lesson(i).line for i in lessons]
+            if self._rotates:
+                lines = [line for line in dict.fromkeys(reversed(lines)) if line not in told][::-1]
+                told.update(lines)
+            kinds.append(tuple(lines))
+        return Lessons(*kinds)

@@ -14,16 +14,16 @@ from evaluators.scoring.score import CHARGE, REGRESSION_PENALTY
 from evaluators.targets.registry import target_of_name
 from evaluators.targets.target import AnyTarget
 from evolve.config import PromptsConfig, SandboxConfig
-from evolve.prompts.lessons import Lessons
+from evolve.prompts.lessons import PROMPT_RULES, Lessons
 from evolve.prompts.templates import Templates, fill
 from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import ProgramRecord
 
-FEEDBACK_SHARE = 0.55
-"""Of the tokens that system message, parent and answer format leave; lessons get theirs next, inspirations the rest."""
-LESSONS_SHARE = 0.25
+FEEDBACK_SHARE, LESSONS_SHARE = 0.55, 0.25
+"""Of the tokens that system message, parent and answer format leave. Inspirations get what these leave, and feedback
+what lessons and inspirations do not use."""
 SHOWN_STEPS = (64, 48, 32, 24, 18, 12, 9, 6, 4, 2, 1)
-"""Shapes and regions of each kind spelled out, most first, until they fit."""
+"""Shapes and regions of each kind spelled out, most first, until they fit; since rules 2 any number in between, too."""
 WIDTH = 120
 MIN_SOURCE_TOKENS = 150
 """An inspiration cut shorter than this says nothing."""
@@ -74,6 +74,7 @@ class Prompts:
         *,
         max_tokens: int = PromptsConfig().max_tokens,
         sandbox: SandboxConfig = SandboxConfig(),  # noqa: B008 (frozen)
+        rules: int = PROMPT_RULES,
     ) -> None:
         """Fill the system message, which is the same for all proposals.
 
@@ -82,8 +83,9 @@ class Prompts:
             description: what the judge says of itself.
             max_tokens: of a whole prompt, as estimated. The parent is always shown whole, at the expense of the rest.
             sandbox: limits of a program.
+            rules: see `PROMPT_RULES`.
         """
-        self._templates, self._max_tokens = templates, max_tokens
+        self._templates, self._max_tokens, self._rules = templates, max_tokens, rules
         keys = ("workload", "traffic", "setting", "weighting", "gpu", "build")
         measured = ", ".join(description[key] for key in keys if key in description) or UNKNOWN
         target = target_of_name(description.get("setting", ""))
@@ -105,26 +107,43 @@ class Prompts:
         how = self._templates.diff if diff else self._templates.rewrite
         fixed = (self._templates.user, parent.source, how, _scores(parent.evaluation))
         room = self._max_tokens - self._system_tokens - sum(map(estimate_tokens, fixed))
-        feedback = _feedback(parent.evaluation.feedback, int(room * FEEDBACK_SHARE))
         told = _lessons(lessons, int(room * LESSONS_SHARE))
-        room -= estimate_tokens(feedback) + estimate_tokens(told)
+        if self._rules == 1:
+            feedback = _feedback(parent.evaluation.feedback, int(room * FEEDBACK_SHARE))
+            others = _inspirations(inspirations, room - estimate_tokens(feedback) - estimate_tokens(told))
+        else:
+            others = _inspirations(inspirations, room - int(room * FEEDBACK_SHARE) - estimate_tokens(told))
+            left = room - estimate_tokens(told) - estimate_tokens(others)
+            feedback = _feedback(parent.evaluation.feedback, left, exactly=True)
         values = {
             "scores": _scores(parent.evaluation),
             "parent": parent.source,
             "feedback": feedback,
             "lessons": told,
-            "inspirations": _inspirations(inspirations, room),
+            "inspirations": others,
             "how": how,
         }
         return fill(self._templates.user, values)
 
 
-def _feedback(feedback: Feedback, room: int) -> str:
+def _feedback(feedback: Feedback, room: int, *, exactly: bool = False) -> str:
+    """The longest feedback that fits, by the steps or, where `exactly` is said, by a shape of each kind."""
+    above = SHOWN_STEPS[0]
     for shown in SHOWN_STEPS:
         text = render(feedback, shown=shown)
         if estimate_tokens(text) <= room:
-            return text
-    return ""
+            break
+        above = shown
+    else:
+        return ""
+    while exactly and above - shown > 1:
+        between = (shown + above) // 2
+        longer = render(feedback, shown=between)
+        if estimate_tokens(longer) <= room:
+            text, shown = longer, between
+        else:
+            above = between
+    return text
 
 
 def _lessons(lessons: Lessons, room: int) -> str:

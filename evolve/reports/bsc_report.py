@@ -18,6 +18,7 @@ from evolve.reports.bsc_material import (
     peer_rows,
 )
 from evolve.reports.bsc_tables import ablation, boundary, prose, reading, rows, sweep, table, times, us
+from evolve.reports.bsc_tokens import tokens
 
 LAYERS = 80
 """Decoder layers of Llama-3.1-70B (its published configuration): attention calls per output token."""
@@ -30,7 +31,7 @@ PICTURE = "reproduce-bsc.png"
 
 def markdown(m: Material) -> str:
     """The whole report."""
-    sections = (_head, reading, table, sweep, boundary, ablation, _grid, _tpot, _peers, _foot)
+    sections = (_head, reading, table, sweep, boundary, ablation, _grid, _tpot, tokens, _peers, _foot)
     return "\n".join(line for section in sections for line in section(m)).rstrip() + "\n"
 
 

@@ -41,7 +41,7 @@ def speedup_figure(cases: Sequence[Case], speedups: Mapping[str, float], *, titl
 
     Example:
         >>> from evaluators.latencies.table import read_table
-        >>> table = read_table("results/tables/llama31-70b/fa3_fwd-metadata-cold")  # doctest: +SKIP
+        >>> table = read_table(Path("results/tables/llama31-70b/fa3_fwd-metadata-cold"))  # doctest: +SKIP
         >>> speedup_figure(table.cases, {c.id: 1.0 for c in table.cases})  # doctest: +SKIP
     """
     uniform = [c for c in cases if not c.ragged]

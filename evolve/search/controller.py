@@ -35,7 +35,7 @@ from evolve.journal.run_folder import (
     write_whole,
 )
 from evolve.journal.versions import versions_text
-from evolve.prompts.lessons import LessonBook, lesson_of
+from evolve.prompts.lessons import PROMPT_RULES, LessonBook, lesson_of
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import Templates, load_templates
 from evolve.proposer_config import AgentConfig, EndpointConfig, OpenAIConfig, ReplayConfig
@@ -181,9 +181,11 @@ class Controller:
             prices = {model: price.model_dump() for model, price in self._config.budget.prices.items()}
             self._journal.set_meta("prices", json.dumps(prices))
         self._journal.set_meta("answer_rules", self._answer_rules())
+        self._journal.set_meta("prompt_rules", self._prompt_rules())
         most = self._prompt_tokens()
         self._journal.set_meta("prompt_tokens", str(most))
-        return Prompts(templates, self._judge.description, max_tokens=most, sandbox=self._config.sandbox)
+        rules, sandbox = int(self._journal.meta("prompt_rules")), self._config.sandbox
+        return Prompts(templates, self._judge.description, max_tokens=most, sandbox=sandbox, rules=rules)
 
     def _prompt_tokens(self) -> int:
         """Longest prompt: that of the run's beginning, also when it is replayed."""
@@ -206,6 +208,14 @@ class Controller:
         began_before = self._journal.spending().calls > 0 and not self._journal.meta("answer_rules")
         return REFUSING_RULES if began_before else self._journal.meta("answer_rules") or RESTORING_RULES
 
+    def _prompt_rules(self) -> str:
+        """By which rules prompts are put together: those of the run's beginning, also when it is replayed."""
+        if isinstance(self._config.proposer, ReplayConfig):
+            with open_journal(Path(self._config.proposer.run), read_only=True) as recorded:
+                return recorded.meta("prompt_rules") or "1"
+        began_before = self._journal.spending().calls > 0 and not self._journal.meta("prompt_rules")
+        return "1" if began_before else self._journal.meta("prompt_rules") or str(PROMPT_RULES)
+
     async def _prepare(self) -> None:
         """Let the proposer find out how its endpoints want to be asked, where anything is left to ask."""
         (answered,) = self._journal.select("SELECT count(*) AS count FROM answers")
@@ -217,7 +227,7 @@ class Controller:
         self._started = time.monotonic()
         journal = self._journal
         self._ledger = Ledger(journal)
-        self._lessons = LessonBook(partial(lesson_of, journal))
+        self._lessons = LessonBook(partial(lesson_of, journal), rules=int(journal.meta("prompt_rules")))
         budget = Budget(self._config, journal.spending())
         self._pipeline = Pipeline(
             self._judge,

@@ -46,7 +46,7 @@ class RequestBuilder:
         sample = self.population.sample(index)
         parent = await self.pipeline.record(sample.parent)
         inspirations = tuple([await self.pipeline.record(i) for i in sample.inspirations])
-        lessons = self.lessons.of(sample.parent, sample.island)
+        lessons = self.lessons.of(index, sample.parent, sample.island)
         user = self.prompts.user(parent, inspirations, lessons, diff=sample.diff)
         seed, system = self._seed_of(index), self.prompts.system
         model = self.choice.choose(index, seed)

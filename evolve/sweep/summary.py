@@ -19,6 +19,7 @@ CSV_FILE, JSON_FILE = "summary.csv", "summary.json"
 
 NOT_THE_JUDGES = (
     "schema_version", "created_at", "run", "proposer", "proposals", "templates", "config", "feedback_version",
+    "ended", "checksums", "predicted_tokens", "winner_off_grid", "winner_batch_invariant",
 )  # fmt: skip
 """Keys of a journal's meta table that say nothing of what was judged on."""
 

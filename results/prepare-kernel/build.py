@@ -1,6 +1,7 @@
 """Builds the prepare kernel for sm_90a, stock and patched, with recorded calls to check it on; no GPU.
 
     python results/prepare-kernel/build.py --source ~/flash-attention -o build
+    python results/prepare-kernel/build.py --target fa3-vllm-prepare --source ~/vllm-flash-attention -o build-vllm
 
 Needs nvcc. The kernel is cut out of the tree and compiled with stand-ins for CUTLASS and CUB (kernels/prepare_shim.h);
 `measure.py` runs what is built here on a Hopper GPU. The folder holds compiled FA3 and is not to be committed.
@@ -30,15 +31,21 @@ from evolve.export.targets.targets import TARGETS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PROGRAMS = {
-    "fa3-metadata": ROOT / "results/champions/fa3-metadata.py",
-    "fa3-metadata-abstains": ROOT / "results/certificates/fa3-metadata-abstains.py",
-    "fa3-metadata-32": HERE / "fa3-metadata-32.py",
-    "waves-metadata": ROOT / "seeds/waves_metadata.py",
+KERNELS = {
+    "fa3-prepare": {
+        "fa3-metadata": ROOT / "results/champions/fa3-metadata.py",
+        "fa3-metadata-even": ROOT / "results/certificates/fa3-metadata-even.py",
+        "fa3-metadata-32": HERE / "fa3-metadata-32.py",
+        "waves-metadata": ROOT / "seeds/waves_metadata.py",
+    },
+    "fa3-vllm-prepare": {"vllm-metadata-abstains": ROOT / "results/certificates/vllm-metadata-abstains.py"},
 }
+"""Rules by target whose kernel takes them."""
+LAUNCHED = {"fa3-prepare": "fa3-whole", "fa3-vllm-prepare": "fa3-vllm-prepare"}
+"""Target whose launches count: the champions of FA3 decide the cap too."""
 RANDOM = 400
-STEPS = (6, 4)
-"""Ragged and uniform shapes whose steps are timed."""
+STEPS = {"fa3-metadata": (4, 4), "fa3-metadata-even": (8, 8), "vllm-metadata-abstains": (8, 8)}
+"""Ragged and uniform shapes whose steps are timed, by program."""
 
 
 def cubin(source: bytes, name: str, folder: Path) -> str:
@@ -57,24 +64,28 @@ def cubin(source: bytes, name: str, folder: Path) -> str:
 
 
 def recorded(rows: list[Row], gpu: Gpu) -> list[PrepareBatch]:
-    """Every recorded batch, under stock's cap and under the champion's."""
+    """Every recorded batch, under stock's cap and under the program's."""
     works = [
         work_view(r.case.shape, r.setting, cap) for r in rows for cap in (r.stock.num_splits, r.chosen.num_splits)
     ]  # fmt: skip
     return [batch_of(w, gpu.num_sms) for w in dict.fromkeys(works) if w.num_splits > 1]
 
 
-def steps(rows: list[Row]) -> list[dict[str, object]]:
-    """Shapes whose launch the champion changes, spread evenly over what was recorded as their gain."""
+def steps(program: str, rows: list[Row]) -> list[dict[str, object]]:
+    """Shapes spread evenly over their recorded gain; a quarter are shapes that the program leaves as they are."""
     found = []
-    for ragged, count in zip((True, False), STEPS, strict=True):
-        mine = [r for r in rows if r.case.ragged is ragged and r.changed and r.result]
-        mine = [r for r in mine if r.setting.cache is Cache.COLD]
+    for ragged, count in zip((True, False), STEPS[program], strict=True):
+        cold = [r for r in rows if r.case.ragged is ragged and r.result and r.setting.cache is Cache.COLD]
+        mine = [r for r in cold if r.changed]
+        same = [r for r in cold if not r.changed and r.chosen.num_splits > 1]
         mine.sort(key=lambda r: r.result.log_speedup if r.result else 0.0)
-        for index in range(count):
-            row = mine[(2 * index + 1) * len(mine) // (2 * count)]
-            found.append({"case": row.case.id, "shape": row.case.shape.as_json(), "stock": row.stock.as_row(),
-                          "chosen": row.chosen.as_row()})  # fmt: skip
+        picked = [(part, size, index) for part, size in ((mine, count - count // 4), (same, count // 4))
+                  for index in range(size)]  # fmt: skip
+        for part, size, index in picked:
+            row = part[(2 * index + 1) * len(part) // (2 * size)]
+            found.append({"program": program, "case": row.case.id, "shape": row.case.shape.as_json(),
+                          "recorded": round(row.result.speedup if row.changed and row.result else 1.0, 4),
+                          "stock": row.stock.as_row(), "chosen": row.chosen.as_row()})  # fmt: skip
     return found
 
 
@@ -82,35 +93,45 @@ def main() -> None:
     """Build everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--target", choices=KERNELS, default="fa3-prepare")
     parser.add_argument("-o", type=Path, required=True)
     given = parser.parse_args()
     folder: Path = given.o
     folder.mkdir(parents=True)
-    target, gpu = TARGETS["fa3-prepare"], Gpu()
+    target, gpu, programs = TARGETS[given.target], Gpu(), KERNELS[given.target]
     tree = open_tree(given.source, target)
     before = tree.read(FILE)
     assert before is not None
     built = {"stock": cubin(before, "stock", folder)}
-    champion = read(PROGRAMS["fa3-metadata"].read_text(encoding="utf-8"), "fa3-metadata")
-    whole = TARGETS["fa3-whole"]
-    rows = [r for r in gather(whole, champion, recorded_tables(whole, ROOT / "results/tables"), gpu)
-            if r.setting.mode is Mode.METADATA]  # fmt: skip
+    launched = TARGETS[LAUNCHED[given.target]]
+    tables = recorded_tables(launched, ROOT / "results/tables")
+    by_program = {}
+    for name in STEPS.keys() & programs.keys():
+        asked_of = read(programs[name].read_text(encoding="utf-8"), name)
+        by_program[name] = [r for r in gather(launched, asked_of, tables, gpu) if r.setting.mode is Mode.METADATA]
+    rows = by_program[next(iter(programs))]
     batches = recorded(rows, gpu)
     drawn = random_batches(RANDOM, 7, batches[0].work)
     answers: dict[str, list[int]] = {}
-    for name, path in PROGRAMS.items():
+    for name, path in programs.items():
         form = with_stock_choice(form_of(read(path.read_text(encoding="utf-8"), name), "blocks_per_split"))
         change = change_prepare(tree, form, stock_form("blocks_per_split"), Domain())
         built[name] = cubin(change.edits[FILE], name, folder)
         own = read(form.source(), name)
         asked = [(rows[0].view, b.work, b.num_sms) for b in (*batches, *drawn)]
         answers[name] = [d.blocks_per_split for d in ask(own, asked, "batches")]
+        if min(answers[name]) < 1:
+            raise SystemExit(f"{path} answers 0 other than by `return 0`, which no kernel can divide by")
     calls = [[b.work.num_heads_kv, b.work.qheads_per_kvhead, b.num_sms, b.work.num_splits, b.work.block_m,
               b.work.block_n, list(b.n_blocks)] for b in (*batches, *drawn)]  # fmt: skip
-    told = {"commit": tree.revision, "built": built, "recorded": len(batches), "random": len(drawn), "calls": calls,
-            "answers": answers, "steps": steps(rows)}  # fmt: skip
+    setting = next(r.setting.name for r in rows if r.setting.cache is Cache.COLD)
+    told = {
+        "target": target.name, "commit": tree.revision, "setting": setting, "built": built, "recorded": len(batches),
+        "random": len(drawn), "calls": calls, "answers": answers,
+        "steps": [s for name, mine in sorted(by_program.items()) for s in steps(name, mine)],
+    }  # fmt: skip
     (folder / "calls.json.gz").write_bytes(gzip.compress(json.dumps(told).encode(), 9, mtime=0))
-    print(f"{len(batches)} recorded and {len(drawn)} random batches; {len(told['steps'])} steps; {folder}")
+    print(f"{len(batches)} recorded and {len(drawn)} random batches; {folder}")
     for name, text in built.items():
         print(f"  {name}: {text}")
 

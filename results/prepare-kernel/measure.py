@@ -18,12 +18,12 @@ import random
 import statistics
 import time
 import traceback
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 
-SETTING = "fa3_fwd-metadata-cold"
 LAYERS = 80
 ROUNDS = 15
 SIZES = (1, 8, 31, 64, 256, 992)
@@ -104,43 +104,42 @@ def costs(kernels: dict[str, Kernels], gpu: Gpu) -> list[dict[str, Any]]:
     from evaluators.measure.timing import Evictor
 
     rng, evictor, found = random.Random(3), Evictor(gpu), []
-    for size in SIZES:
-        for label, longest in LONGEST.items():
-            n_blocks = [rng.randint(1, longest) for _ in range(size)]
-            n_blocks[0] = longest
-            call = [1, 8, gpu.num_sms, 32, 128, 176, size]
-            buffers = buffers_for(n_blocks, 176)
-            line: dict[str, Any] = {"batch": size, "longest": label, "blocks": longest}
-            graphs = {}
-            for name, own in kernels.items():
-                own.launch(call, 1, buffers)
-                torch.cuda.synchronize()
-                graphs[name] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graphs[name]):
-                    for _ in range(REPEATS):
-                        own.launch(call, 1, buffers)
-            spans: dict[str, list[float]] = {name: [] for name in kernels}
-            alone: dict[str, list[float]] = {name: [] for name in kernels}
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            for _ in range(ROUNDS):
-                for name in rng.sample(list(kernels), len(kernels)):
-                    start.record()
-                    graphs[name].replay()
-                    end.record()
-                    end.synchronize()
-                    spans[name].append(start.elapsed_time(end) * 1e3 / REPEATS)
-            for _ in range(COLD_READINGS):
-                for name in rng.sample(list(kernels), len(kernels)):
-                    evictor.run()
-                    start.record()
-                    kernels[name].launch(call, 1, buffers)
-                    end.record()
-                    end.synchronize()
-                    alone[name].append(start.elapsed_time(end) * 1e3)
-            for name in kernels:
-                line[f"{name}_us"] = round(statistics.median(spans[name]), 3)
-                line[f"{name}_cold_us"] = round(statistics.median(alone[name]), 3)
-            found.append(line)
+    for size, (label, longest), even in product(SIZES, LONGEST.items(), (False, True)):
+        n_blocks = [longest if even else rng.randint(1, longest) for _ in range(size)]
+        n_blocks[0] = longest
+        call = [1, 8, gpu.num_sms, 32, 128, 176, size]
+        buffers = buffers_for(n_blocks, 176)
+        line: dict[str, Any] = {"batch": size, "longest": label, "blocks": longest, "even": even}
+        graphs = {}
+        for name, own in kernels.items():
+            own.launch(call, 1, buffers)
+            torch.cuda.synchronize()
+            graphs[name] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graphs[name]):
+                for _ in range(REPEATS):
+                    own.launch(call, 1, buffers)
+        spans: dict[str, list[float]] = {name: [] for name in kernels}
+        alone: dict[str, list[float]] = {name: [] for name in kernels}
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        for _ in range(ROUNDS):
+            for name in rng.sample(list(kernels), len(kernels)):
+                start.record()
+                graphs[name].replay()
+                end.record()
+                end.synchronize()
+                spans[name].append(start.elapsed_time(end) * 1e3 / REPEATS)
+        for _ in range(COLD_READINGS):
+            for name in rng.sample(list(kernels), len(kernels)):
+                evictor.run()
+                start.record()
+                kernels[name].launch(call, 1, buffers)
+                end.record()
+                end.synchronize()
+                alone[name].append(start.elapsed_time(end) * 1e3)
+        for name in kernels:
+            line[f"{name}_us"] = round(statistics.median(spans[name]), 3)
+            line[f"{name}_cold_us"] = round(statistics.median(alone[name]), 3)
+        found.append(line)
     return found
 
 
@@ -171,7 +170,7 @@ def step_times(kernels: dict[str, Kernels], told: dict[str, Any], gpu: Gpu) -> l
     from evaluators.measure.providers.registry import open_provider
     from evaluators.measure.shape_timer import ShapeTimer
 
-    setting = SETTINGS[SETTING]
+    setting = SETTINGS[told["setting"]]
     timer = ShapeTimer(setting, open_provider(setting.provider), gpu, seed=11)
     rng, found = random.Random(5), []
     for told_step in told["steps"]:
@@ -182,7 +181,8 @@ def step_times(kernels: dict[str, Kernels], told: dict[str, Any], gpu: Gpu) -> l
             memory = torch.cuda.graph_pool_handle()
             bound = {which: timer.provider.bind(inputs, d, gpu) for which, d in decisions.items()}
             prepares = {}
-            for name, which in (("stock", "stock"), ("fa3-metadata", "chosen"), ("fa3-metadata-32", "chosen")):
+            program = told_step["program"]
+            for name, which in (("stock", "stock"), (program, "chosen")):
                 work = work_view(shape, setting, decisions[which].num_splits)
                 call = [work.num_heads_kv, work.qheads_per_kvhead, gpu.num_sms, work.num_splits, work.block_m,
                         work.block_n, shape.batch]  # fmt: skip
@@ -196,9 +196,8 @@ def step_times(kernels: dict[str, Kernels], told: dict[str, Any], gpu: Gpu) -> l
             arms = {
                 "stock": StepLaunch(prepare("stock"), bound["stock"]),
                 "control": StepLaunch(prepare("stock"), bound["stock"]),
-                "cost": StepLaunch(prepare("fa3-metadata"), bound["stock"]),
-                "cost_32": StepLaunch(prepare("fa3-metadata-32"), bound["stock"]),
-                "rule": StepLaunch(prepare("fa3-metadata"), bound["chosen"]),
+                "cost": StepLaunch(prepare(program), bound["stock"]),
+                "rule": StepLaunch(prepare(program), bound["chosen"]),
             }
             for launch in bound.values():
                 launch.run(0)
@@ -206,15 +205,22 @@ def step_times(kernels: dict[str, Kernels], told: dict[str, Any], gpu: Gpu) -> l
             graphs = [timer.timer.capture(launch, plan, memory) for launch in arms.values()]
             cells = timer.timer.time(graphs, plan, rounds=ROUNDS, rng=rng)
             spans = {arm: [x * LAYERS for x in c.latencies_us] for arm, c in zip(arms, cells, strict=True)}
-            line = {"case": told_step["case"], "step_us": round(statistics.median(spans["stock"]), 2)}
-            for arm in ("control", "cost", "cost_32", "rule"):
+            line = {"program": program, "case": told_step["case"], "recorded": told_step["recorded"],
+                    "step_us": round(statistics.median(spans["stock"]), 2)}  # fmt: skip
+            for arm in ("control", "cost", "rule"):
                 pairs = [b - a for a, b in zip(spans["stock"], spans[arm], strict=True)]
                 line[f"{arm}_us"] = round(statistics.median(pairs), 2)
             line["speedup"] = round(statistics.median(
                 a / b for a, b in zip(spans["stock"], spans["rule"], strict=True)), 4)  # fmt: skip
             found.append(line)
         except Exception as error:  # one shape must not take the others with it
-            found.append({"case": told_step["case"], "error": f"{type(error).__name__}: {error}"[:300]})
+            found.append(
+                {
+                    "program": told_step["program"],
+                    "case": told_step["case"],
+                    "error": f"{type(error).__name__}: {error}"[:300],
+                }
+            )
         timer.tidy()
     return found
 
@@ -241,7 +247,7 @@ def main() -> None:
     kernels = {name: Kernels(given.build / f"{name}.cubin") for name in told["built"]}
     report: dict[str, Any] = {
         "device": properties.name, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
-        "commit": told["commit"], "built": told["built"],
+        "target": told["target"], "setting": told["setting"], "commit": told["commit"], "built": told["built"],
     }  # fmt: skip
     for part, work in (
         ("check", lambda: check(kernels, told)),
@@ -255,11 +261,12 @@ def main() -> None:
             report[f"{part}_error"] = traceback.format_exc()
         report[f"{part}_s"] = round(time.monotonic() - started, 1)
         (given.o / "prepare_kernel.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    for part in ("check", "costs", "steps"):
+    for part in ("costs", "steps", "check"):
         print(part, f"{report[f'{part}_s']} s", report.get(f"{part}_error", ""))
         rows = report.get(part, [])
         for line in rows.items() if isinstance(rows, dict) else rows:
-            print("  ", line if isinstance(line, dict) else f"{line[0]}: {line[1]}")
+            told_of = line if isinstance(line, dict) else {line[0]: line[1]}
+            print("  ", *(f"{k} {v}" for k, v in told_of.items() if not k.endswith("_cold_us")))
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import read_table
 from evaluators.targets.registry import target_of
 from evaluators.tokens.predict import (
-    IN_STEP_FA3,
     InStepCost,
     KernelCall,
     StepModel,
+    in_step_cost,
     measured_model,
     partial_rows,
     roofline_model,
@@ -111,18 +111,34 @@ def fitted_cost(rows: Sequence[Measured]) -> InStepCost:
     from scipy.optimize import least_squares
 
     points = [(c.partial_rows, us) for m in rows for c, us in zip(m.calls, m.extra_us, strict=True)]
+    start, low, high = [1.6, 0.6, 150.0], [0.0, 0.0, 1.0], [4.0, 4.0, 5000.0]
+    if any(partial is None for partial, _ in points):
+        start, low, high = [*start, 0.6], [*low, 0.0], [*high, 4.0]
 
     def residuals(numbers: Sequence[float]) -> list[float]:
         cost = InStepCost(*numbers)
         return [cost.of(partial) - us for partial, us in points]
 
-    found = least_squares(residuals, (1.6, 0.6, 150.0), loss="soft_l1", f_scale=0.3, bounds=([0, 0, 1], [4, 4, 5000]))
+    found = least_squares(residuals, start, loss="soft_l1", f_scale=0.3, bounds=(low, high))
     return InStepCost(*map(float, found.x))
 
 
-def predictions(folder: Path) -> Iterator[dict[str, Any]]:
-    """Measured and predicted token speed-ups of each row of steps.csv."""
-    rows, every = measured_rows(folder), read_rows(folder / "steps.csv") + read_rows(folder / "proof.csv")
+def recorded_again(folder: Path) -> list[Measured]:
+    """Rows with the kernel latencies that `context.py` recorded in another hour, of the shapes that it has."""
+    with (folder / "context.csv").open(encoding="utf-8", newline="") as file:
+        again = {(r["shard"], r["case"], r["arm"]): float(r["recorded"]) for r in csv.DictReader(file)}
+    found = []
+    for m in measured_rows(folder):
+        known = [again.get((m.row["shard"], m.row["case"], arm)) for arm in ("baseline", "program")]
+        if None not in known:
+            calls = (replace(c, latency_us=us) for c, us in zip(m.calls, known, strict=True))  # type: ignore[arg-type]
+            found.append(replace(m, calls=tuple(calls)))  # type: ignore[arg-type]
+    return found
+
+
+def predictions(folder: Path, rows: Sequence[Measured] = ()) -> Iterator[dict[str, Any]]:
+    """Measured and predicted token speed-ups of each row of steps.csv, or of the rows given."""
+    rows, every = rows or measured_rows(folder), read_rows(folder / "steps.csv") + read_rows(folder / "proof.csv")
     first = rows[0].shard
     whole = fitted_cost([m for m in rows if m.shard == first])
     models = {m.shard: measured_rest(m.shard, every) for m in rows}
@@ -146,6 +162,7 @@ def predictions(folder: Path) -> Iterator[dict[str, Any]]:
 
 def from_table(folder: Path, table: Path) -> tuple[int, float, float]:
     """Shapes predicted from a recorded table, the share of them within `BOUND`, and the largest error."""
+    setting = LIVE_SETTINGS[json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]]
     recorded = read_table(table)
     source = TableSource(recorded)
     cases = {c.shape: c for c in recorded.cases}
@@ -159,7 +176,7 @@ def from_table(folder: Path, table: Path) -> tuple[int, float, float]:
         except UnrecordedError:
             continue
         calls = [KernelCall(us, c.partial_rows) for us, c in zip(known, m.calls, strict=True)]
-        model = one_step(measured_rest(m.shard, every), m.shape.batch, IN_STEP_FA3)
+        model = one_step(measured_rest(m.shard, every), m.shape.batch, in_step_cost(setting))
         errors.append(abs(model.token_speedup(m.shape.batch, calls[0], calls[1]) - math.exp(float(m.row["log_ratio"]))))
     return len(errors), sum(e <= BOUND for e in errors) / len(errors) if errors else 0.0, max(errors, default=0.0)
 
@@ -218,6 +235,15 @@ def summary(folder: Path) -> dict[str, Any]:
     measured = measured_rows(folder)
     if measured:
         found["in_step_cost"] = asdict(fitted_cost([m for m in measured if m.shard == measured[0].shard]))
+    if (folder / "context.csv").exists():
+        again = list(predictions(folder, recorded_again(folder)))
+        found["recorded_again"] = {}
+        for name in shards_of(folder):
+            own = [r for r in again if r["shard"] == name]
+            within, worst = accuracy(own, "predicted")
+            found["recorded_again"][name] = {
+                "shapes": len(own), "within_0.3_points": within, "worst_error": worst,
+            }  # fmt: skip
     table = TABLES / json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]
     if table.is_dir():
         shapes, within, worst = from_table(folder, table)
@@ -246,6 +272,9 @@ def summary_lines(folder: Path) -> list[str]:
             f"{100 * s['predicted_worst_error']:.2f}; without what calls cost in a step "
             f"{100 * s['without_cost_within_0.3_points']:.0f}%, roofline {100 * s['roofline_within_0.3_points']:.0f}%)"
         )
+    for name, t in found.get("recorded_again", {}).items():
+        lines.append(f"{name:20} latencies of another hour: {t['shapes']} shapes, within 0.3 points "
+                     f"{100 * t['within_0.3_points']:.0f}% (worst {100 * t['worst_error']:.2f})")  # fmt: skip
     if "from_table" in found:
         t = found["from_table"]
         lines.append(f"from the recorded table: {t['shapes']} shapes, within 0.3 points "

@@ -27,6 +27,8 @@ PROGRAMS = (
     ("seeds/triton_rule.py", CONTIGUOUS),
     ("seeds/triton_waves.py", CONTIGUOUS),
     ("results/triton-schedule/searched-contiguous.py", CONTIGUOUS),
+    ("results/runs/language-model-triton/best.py", CONTIGUOUS),
+    ("results/champions/triton-fallback.py", CONTIGUOUS),
     ("seeds/triton_rule.py", PAGED),
     ("seeds/triton_waves_paged.py", PAGED),
     ("results/triton-schedule/searched-paged.py", PAGED),
@@ -42,6 +44,12 @@ def kinds(case: Case) -> list[str]:
         return ["ragged"]
     chat = case.shape.batch <= CHAT_BATCH and case.shape.seqlen_k <= CHAT_KEYS
     return ["uniform", "chat"] if chat else ["uniform"]
+
+
+def named(program: str) -> str:
+    """Name of a program; a run's winner goes by the run."""
+    path = Path(program)
+    return path.name if path.stem != "best" else path.parent.name
 
 
 def rows(judge: Judge, program: str, setting: str, split: Split) -> list[tuple[object, ...]]:
@@ -70,7 +78,7 @@ def rows(judge: Judge, program: str, setting: str, split: Split) -> list[tuple[o
             slower = sum(math.exp(g) < SLOWER for g, _ in pairs)
             worst = math.exp(min(g for g, _ in pairs))
             numbers = (f"{math.exp(own):.4f}", f"{math.exp(best):.4f}", f"{own / best:.3f}", slower, f"{worst:.3f}")
-            made.append((setting, Path(program).name, split.value, kind, len(pairs), *numbers))
+            made.append((setting, named(program), split.value, kind, len(pairs), *numbers))
     return made
 
 

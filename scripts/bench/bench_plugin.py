@@ -73,9 +73,9 @@ def main() -> None:
 
     query = torch.zeros(8, 8, 128, dtype=torch.bfloat16)
     cache = torch.zeros(8 * 256, 2, 16, 1, 128, dtype=torch.bfloat16)
-    backend.look_up = lambda *_, **__: None
+    importlib.import_module("evosplit_vllm.plans").look_up = lambda *_, **__: None
     impl.forward(None, query, query, query, cache, metadata, query)
-    impl._bound = {key: (layout, lambda *_: None) for key, (layout, _) in impl._bound.items()}
+    impl.launches.bound = {key: (layout, lambda *_: None) for key, (layout, _) in impl.launches.bound.items()}
     forward = best_us(lambda: impl.forward(None, query, query, query, cache, metadata, query))
     print(f"forward of a layer without its launch, us: {forward:.2f}")
 

@@ -28,7 +28,8 @@ def configuration(folder: Path, url: str, **keys: object) -> Path:
     path = folder / "mine.yaml"
     search = {"proposals": 2, "window": 1, "parallel_proposals": 1}
     seeds = [str(ROOT / "seeds/fa3_stock.py")]
-    path.write_text(json.dumps({"proposer": {**proposer, **keys}, "search": search, "seeds": seeds}))
+    judge = {"workload": "bsc-160"}
+    path.write_text(json.dumps({"proposer": {**proposer, **keys}, "search": search, "seeds": seeds, "judge": judge}))
     return path
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, Command
 from json_schemas import check
 
 import evaluators.measure.bench
-import evaluators.tokens.bench
+import evaluators.tokens.crew
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
@@ -63,7 +63,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], None]:
                 return StepResult(comparison, False, 0.0)
 
         monkeypatch.setattr(evaluators.measure.bench, "GpuBench", MadeUpBench)
-        monkeypatch.setattr(evaluators.tokens.bench, "TokenBench", MadeUpSteps)
+        monkeypatch.setattr(evaluators.tokens.crew, "TokenBench", MadeUpSteps)
         found = importlib.util.find_spec
         monkeypatch.setattr(
             "evolve.cli.tokens.tpot.find_spec", lambda name: object() if name == "triton" else found(name)
@@ -74,7 +74,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], None]:
 
 def tpot(folder: Path, **changed: Any) -> int:
     options: dict[str, Any] = {
-        "setting_name": "fa3_fwd-metadata-cold", "shapes_path": None, "against": None, "output": folder,
+        "gpus": 1, "setting_name": "fa3_fwd-metadata-cold", "shapes_path": None, "against": None, "output": folder,
         "minutes": None, "runs_dir": Path("runs"), "dry_run": False, "as_json": True,
     }  # fmt: skip
     return tpot_command(str(THREE), "llama-3.1-8b", 1, **{**options, **changed})
@@ -185,3 +185,8 @@ def test_dry_run_states_memory(evosplit: Command) -> None:
 def test_mistakes(evosplit: Command, arguments: Sequence[str], message: str) -> None:
     result = evosplit("tpot", THREE, *arguments)
     assert result.code == 2 and message in result.err
+
+
+def test_several_gpus_share_a_model_of_as_many_parts(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--gpus 2 with --tp 1: several GPUs share a model of just as many parts"):
+        tpot(tmp_path / "out", gpus=2)

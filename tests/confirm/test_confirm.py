@@ -7,9 +7,11 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, Command, require_sandbox
+from json_schemas import check
 from jsonschema import Draft202012Validator
 from simulated_gpu import SimulatedWorker
 
@@ -19,14 +21,22 @@ from evaluators.confirm.confirm import (
     Subject,
     build_suite,
     confirm_shapes,
+    decisions_of,
     fresh_cases,
     judge_suite,
 )
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.questions import Question
 from evaluators.data.workloads import Case, Split, Weighting, cases_for
 from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.language.gate import parse_program
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Block, Verdict, comparison_of, interval_of
+from evaluators.sandbox.sandbox import Limits, Sandbox
+from evaluators.targets.target import Target
+from evaluators.tokens.bench import StepResult
+from evaluators.tokens.captures import StepComparison, StepInterval
+from evaluators.tokens.shard import Shard
 
 COLD, STATIC = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-static-cold"]
 SETS = ["--set", "judge.weighting=chat"]
@@ -208,6 +218,72 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
     assert again.code == 2 and "holds something" in again.err
 
 
+HALF = PROGRAM.replace("3 <= shape", "4 <= shape")
+
+
+def test_what_is_kept_of_a_third_programs_gain(simulated: None, evosplit: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(HALF)
+    (tmp_path / "whole.py").write_text(PROGRAM)
+    result = evosplit("confirm", "mine.py", "--beside", "whole.py", *SETS, "-o", "out", "--json")
+    schema = json.loads((ROOT / "docs" / "schema" / "confirm.json").read_text(encoding="utf-8"))
+    Draft202012Validator(schema).validate(result.json)
+    alone = evosplit("confirm", "whole.py", *SETS, "-o", "whole", "--json").json
+    sealed = [s for s in result.json["shapes"] if s["group"] == "sealed"]
+    # Only what the third program launches otherwise is measured a second time: blocks of 176 keys, three of them.
+    extra = {s["case"] for s in sealed if "beside" in s}
+    assert extra == {s["case"] for s in sealed if 2 * 176 < s["shape"]["seqlen_k"] <= 3 * 176}
+    assert all(s["same_launch"] and not s["beside"]["same_launch"] for s in sealed if "beside" in s)
+    logs = [math.log(s["interval"]["speedup"]) for s in sealed if "interval" in s]
+    whole = [math.log(s["interval"]["speedup"]) for s in alone["shapes"] if s["group"] == "sealed" and "interval" in s]
+    told = result.json["losses"]["sealed"]
+    assert told["gain_kept"] == pytest.approx(sum(logs) / sum(whole), abs=0.02) and 0.1 < told["gain_kept"] < 0.9
+    assert told["slower"] == told["beside_slower"] == 0 and told["shapes"] == len(sealed)
+    assert told["bound"] == pytest.approx(1 - 0.05 ** (1 / len(sealed)), abs=1e-6)
+    assert "gain_kept" not in alone["losses"]["sealed"]
+    text = evosplit("confirm", "mine.py", "--beside", "whole.py", *SETS, "-o", "again").out
+    assert "of the gain of whole.py is kept there" in text and f"0 of {len(sealed)} sealed shapes" in text
+
+
+@pytest.mark.parametrize(("tokens", "code"), [(1.01, 0), (0.99, 1)])
+def test_confirm_puts_tokens_beside_kernels(
+    simulated: None, monkeypatch: pytest.MonkeyPatch, evosplit: Command, tmp_path: Path, tokens: float, code: int
+) -> None:
+    class MadeUpBench:
+        gpu, device = Gpu(), SimpleNamespace(as_dict=lambda: {"name": "a made-up GPU"})
+        provider = SimpleNamespace(build=lambda: "none")
+
+        def __init__(self, setting: Setting, seed: int) -> None:
+            assert setting.name == COLD.name
+
+    class MadeUpSteps:
+        distinct_layers = 80
+
+        def __init__(self, bench: object, shard: Shard, shapes: object, *, seed: int) -> None:
+            assert shard.name == "llama-3.1-70b-tp4"
+
+        def compare(self, shape: DecodeShape, a: Decision, b: Decision) -> StepResult:
+            ratio = math.log(tokens)
+            interval = StepInterval(ratio, ratio - 1e-3, ratio + 1e-3)
+            verdict = Verdict.FASTER if ratio > 0 else Verdict.SLOWER
+            return StepResult(StepComparison(verdict, interval, 1e-3, 4, 1000.0, 1000 / tokens, 800.0), False, 0.0)
+
+    monkeypatch.setattr("evaluators.measure.bench.GpuBench", MadeUpBench)
+    monkeypatch.setattr("evaluators.tokens.crew.TokenBench", MadeUpSteps)
+    monkeypatch.setattr("evolve.cli.tokens.tpot.find_spec", lambda name: object())
+    program = tmp_path / "mine.py"
+    program.write_text(PROGRAM)
+    model = ("--set", "traffic.model=llama-3.1-70b", "--set", "traffic.tp=4")
+    result = evosplit("confirm", program, *SETS, *model, "--tokens", "-o", "out", "--json")
+    assert result.code == code, result.err
+    check("confirm", result.json)
+    check("tpot", result.json["tokens"])
+    assert result.json["verdict"] == "faster"
+    assert result.json["tokens"]["verdict"] == ("faster" if tokens > 1 else "slower")
+    assert json.loads((tmp_path / "out" / "tokens" / "tpot.json").read_text()) == result.json["tokens"]
+    text = evosplit("confirm", program, *SETS, *model, "--tokens", "-o", "again").out
+    assert "time per output token\n" in text and "verdict    faster: 1." in text
+
+
 def test_confirm_against_itself_is_no_improvement(simulated: None, evosplit: Command) -> None:
     result = evosplit("confirm", ROOT / "seeds/always_4.py", "--against", ROOT / "seeds/always_4.py", *SETS, "-o", "o")
     assert result.code == 1 and "verdict    same" in result.out
@@ -247,6 +323,23 @@ def test_a_lost_gpu_keeps_the_verdicts_so_far(
 def test_mistakes_are_named(evosplit: Command, arguments: list[str], says: str) -> None:
     result = evosplit("confirm", *arguments)
     assert result.code == 2 and says in result.err and "Traceback" not in result.err
+
+
+def test_many_shapes_are_asked_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_sandbox()
+    sizes = []
+
+    class Counting(Sandbox):
+        def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, target: Target) -> None:
+            super().__init__(gpu, questions, limits, target=target)
+            sizes.append(len(questions))
+
+    monkeypatch.setattr("evaluators.confirm.confirm.Sandbox", Counting)
+    cases = fresh_cases(cases_for("llama31-70b", COLD), Weighting.SERVING, random.Random(3), count=250)
+    program = parse_program("def schedule(shape, gpu):\n    return 1 + shape.batch % 5, None, 0\n")
+    found = decisions_of(program, cases, COLD, Gpu(), Limits())
+    assert sizes == [100, 100, 50]
+    assert [d.num_splits for d in found] == [1 + c.shape.batch % 5 for c in cases]
 
 
 def test_a_program_that_raises_is_not_confirmed(simulated: None, evosplit: Command, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Command, require_sandbox
@@ -21,6 +22,17 @@ from evolve.reports.bsc_material import tile_of
 from evolve.reports.bsc_tables import prose, rows
 
 
+def made_up_tokens(policies: Any, *, seed: int) -> dict[str, Any]:
+    """Steps as `measure_tokens` gives them; nothing here is a measurement."""
+    row = {
+        "tp": 8, "seqlen_k": 512, "policy": "rule as published", "verdict": "faster", "log_ratio": 0.0201,
+        "low": 0.019, "high": 0.021, "captures": 4, "stock_us": 9000.0, "policy_us": 8820.0, "rest_us": 8000.0,
+    }  # fmt: skip
+    trouble = {"tp": 1, "seqlen_k": 8192, "policy": "champion", "trouble": "too large"}
+    assert set(policies) == {"rule as published", "champion"}
+    return {"device": {"name": "made-up"}, "build": "none", "date": "2026-01-01", "rows": [row, trouble]}
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One simulated measurement, shared by tests that only read."""
@@ -30,6 +42,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bsc") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evaluators.measure.worker_client.open_worker", SimulatedWorker)
+        patch.setattr("evolve.cli.reproduce.measure_tokens", made_up_tokens)
         assert reproduce_command("bsc", output=folder, champion=None, measured=None, force=False) == 0
     return folder
 
@@ -63,13 +76,19 @@ def test_the_paper_and_the_judge_count_the_same_regressions() -> None:
 def test_the_report_puts_published_and_measured_side_by_side(measured: Path) -> None:
     report = (measured / "README.md").read_text(encoding="utf-8")
     for heading in ("paper's reading differs", "paper's table", "Split sweep", "Boundary sweep", "Guard ablation",
-                    "160 configurations", "per output token: an estimate", "Other kernels"):  # fmt: skip
+                    "160 configurations", "per output token: an estimate", "Per output token, measured",
+                    "Other kernels"):  # fmt: skip
         assert heading in report
     assert "simulated H100" in report and "128 x 176" in report
     assert "| 512 | 1 | 13.72 |" in report
     # The rule as compiled launches what stock launches at 512 keys.
     assert "launches what stock launches" in " ".join(report.split())
     assert "simulated refusal" in report
+    text = " ".join(report.split())
+    assert "3.09 us a call times 80 layers, 0.25 ms (*published*)" in text
+    assert "the rule as published saves 0.18 ms of 9.00 ms (1.0203x)" in text
+    assert "| 8 | 8:1 | 512 | rule as published | 9000 | +180 | 1.0203x | 1.0192 to 1.0212 | faster |" in report
+    assert "| 1 | 64:8 | 8192 | champion | - | - | - | - | too large |" in report
     assert (measured / "reproduce-bsc.png").stat().st_size > 50_000
 
 

@@ -546,21 +546,21 @@ def test_policy_names_what_is_in_the_page() -> None:
     assert "connect-src 'none'" in policy(live=False) and "unsafe" not in policy(live=True)
 
 
-def test_report_command(evosplit: Command, small: RunReader, tmp_path: Path) -> None:
-    result = evosplit("report", small.folder)
+def test_report_command(evosplit: Command, finished_run: FinishedRun, tmp_path: Path) -> None:
+    result = evosplit("report", finished_run.folder)
     assert result.code == 0, result.err
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
-    again = evosplit("report", small.folder)
+    again = evosplit("report", finished_run.folder)
     assert again.code == 2 and "--force" in again.err
-    assert evosplit("report", small.folder, "--force").code == 0
-    lines = evosplit("report", small.folder, "--timeline", "t.json", "--pictures", "pictures").out
+    assert evosplit("report", finished_run.folder, "--force").code == 0
+    lines = evosplit("report", finished_run.folder, "--timeline", "t.json", "--pictures", "pictures").out
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
         f"{name}.{suffix}" for name in ("search", "lineage", "speedup") for suffix in ("png", "svg", "pdf")
     }
     assert b"/FontFile2" in (tmp_path / "pictures" / "search.pdf").read_bytes()  # fonts come with it
     assert "<text" not in (tmp_path / "pictures" / "search.svg").read_text()  # text as outlines
-    again = evosplit("report", small.folder, "--pictures", "pictures")
+    again = evosplit("report", finished_run.folder, "--pictures", "pictures")
     assert again.code == 2 and "--force" in again.err
     assert "speedup.png" in lines
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
     ("transport", "scheme", "width"),
     [
         ("live", "light", 1440),
-        ("report", "dark", 1440),
+        pytest.param("report", "dark", 1440, marks=pytest.mark.slow),
         ("report", "light", 390),
         pytest.param("report", "light", 1440, marks=pytest.mark.slow),
         pytest.param("live", "dark", 1440, marks=pytest.mark.slow),

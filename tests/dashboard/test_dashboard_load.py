@@ -62,9 +62,10 @@ def until(port: int, wanted: int) -> bool:
 
 def test_idle_clients_leave_a_clear_answer_to_others(server: DashboardServer) -> None:
     with ExitStack() as clients:
-        for _ in range(MOST_CONNECTIONS):
+        for _ in range(500):
             clients.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=20))
         assert until(server.port, 503)
+        assert len(server.waiting_since) <= MOST_CONNECTIONS
     assert until(server.port, 200)
 
 
@@ -73,6 +74,31 @@ def test_a_client_that_reads_nothing_holds_up_nobody(server: DashboardServer) ->
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.sendall((b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n" % server.port) * 50)
         assert [status(server.port) for _ in range(5)] == [200] * 5
+
+
+def test_a_client_that_sends_a_byte_at_a_time_is_hung_up_on(
+    server: DashboardServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte comes in time, the request never: without a limit on the whole, such clients take all connections."""
+    monkeypatch.setattr("evolve.dashboard.server.REQUEST_S", 0.5)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as slow:
+        slow.settimeout(0.1)
+        end = time.monotonic() + 20
+        ended = False
+        slow.sendall(b"GET / HTTP/1.1\r\nX: ")
+        while not ended and time.monotonic() < end:
+            try:
+                slow.sendall(b"y")
+                ended = slow.recv(1) == b""
+            except TimeoutError:
+                continue
+            except OSError:
+                ended = True
+        assert ended
+    assert status(server.port) == 200
+    while server.waiting_since and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not server.waiting_since
 
 
 @pytest.mark.parametrize(

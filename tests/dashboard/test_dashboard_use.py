@@ -71,16 +71,22 @@ def test_arrows_walk_over_shapes(browser: Browser, report_url: str) -> None:
 @pytest.mark.parametrize(
     ("place", "selector", "words"),
     [
-        ("candidate?id=4", ".chip", "syntax"),
-        ("candidate?id=2&tab=diff", ".diff .come", "batch <= 4"),
         ("candidate?id=2&tab=diff&vs=seed", ".quiet", "2 lines added"),
         ("shapes?id=1&case=u-b5-h8x1-k704", "#shape-detail h3", "u-b5-h8x1-k704"),
-        ("grid?t=1", "p[aria-live]", "after proposal 1:"),
-        ("lineage?q=no_such_text", ".grow .quiet", "0 of 8"),
-        ("compare?ia=0&ib=1", ".half", "A #0"),
-        ("candidate?id=99", ".notice", "holds no proposal 99"),
         ("overview?run=nobody", ".notice", "No run nobody here"),
         ("nonsense", "h1", "Overview"),
+        *(
+            # A page in Chromium for each: 1.3 CPU-seconds.
+            pytest.param(*link, marks=pytest.mark.slow)
+            for link in (
+                ("candidate?id=4", ".chip", "syntax"),
+                ("candidate?id=2&tab=diff", ".diff .come", "batch <= 4"),
+                ("grid?t=1", "p[aria-live]", "after proposal 1:"),
+                ("lineage?q=no_such_text", ".grow .quiet", "0 of 8"),
+                ("compare?ia=0&ib=1", ".half", "A #0"),
+                ("candidate?id=99", ".notice", "holds no proposal 99"),
+            )
+        ),
     ],
 )
 def test_deep_links(browser: Browser, url: str, place: str, selector: str, words: str) -> None:

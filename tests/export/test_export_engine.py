@@ -110,22 +110,32 @@ def test_the_file_brings_the_queue_of_ctas() -> None:
     assert "cta_queue" not in single_file(parse_program(BY_LENGTH), sha256="0", version="0", measured="")
 
 
-def test_the_package_is_whole(evosplit: Command, program: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "package", "group"),
+    [
+        ("vllm-plugin", "evosplit_vllm", "vllm.general_plugins"),
+        ("sglang-plugin", "evosplit_sglang", "sglang.srt.plugins"),
+    ],
+)
+def test_the_package_is_whole(
+    evosplit: Command, program: Path, tmp_path: Path, target: str, package: str, group: str
+) -> None:
     out = tmp_path / "out"
-    assert evosplit("export", program, "--target", "vllm-plugin", "-o", out).code == 0
+    assert evosplit("export", program, "--target", target, "-o", out).code == 0
     project = tomllib.loads((out / "pyproject.toml").read_text())
-    assert project["project"]["entry-points"]["vllm.general_plugins"] == {"evosplit_vllm": "evosplit_vllm:register"}
-    assert {p.name for p in (out / "evosplit_vllm").iterdir()} == {
-        "__init__.py",
-        "backend.py",
-        "decode.py",
-        "domain.py",
-    }
+    assert project["project"]["entry-points"][group] == {package: f"{package}:register"}
+    assert project["tool"]["setuptools"]["packages"] == [package]
+    modules = ["__init__.py", "backend.py", "decode.py", "domain.py", "plans.py"]
+    assert sorted(p.name for p in (out / package).iterdir()) == modules
     assert "@" not in (out / "README.md").read_text().replace("@MEASURED@", "@")
-    effects = json.loads((out / "provenance.json").read_text())["measured"]["effects"]
-    assert {e["setting"] for e in effects} == {"triton_decode-paged-cold"}, "vLLM keeps KV in pages"
-    assert f"{effects[0]['speedup']:.3f}x" in (out / "README.md").read_text()
-    for path in (out / "evosplit_vllm").iterdir():
+    provenance = json.loads((out / "provenance.json").read_text())
+    check("export-engine", provenance)
+    effects = provenance["measured"]["effects"]
+    assert {e["setting"] for e in effects} == {"triton_decode-paged-cold"}, "servers keep KV in pages"
+    readme = (out / "README.md").read_text()
+    assert f"{effects[0]['speedup']:.3f}x" in readme
+    assert not effects[0]["batch_invariant"] and "batch-invariant on those shapes, paged KV: no" in readme
+    for path in (out / package).iterdir():
         compile(path.read_text(), path.name, "exec")
 
 

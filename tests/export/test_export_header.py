@@ -118,6 +118,9 @@ def test_the_bundle_is_whole_and_its_patch_applies(export: Command, tmp_path: Pa
     body = (out / "PR_BODY.md").read_text()
     for part in ("#2445", "AI assistance", "geomean", "worst", "Workspace", "Batch invariance", "When it activates"):
         assert part in body
+    # It reads total_mblocks, which holds the batch in static mode.
+    assert "Batch invariance: no. num_splits depends on the batch" in body
+    assert json.loads((out / "provenance.json").read_text())["batch_fields"] == ["total_mblocks"]
     rows = list(csv.DictReader((out / "decision_diff.csv").open()))
     new = {r["num_splits_new"] for r in rows if r["num_n_blocks"] == "3" and int(r["total_mblocks"]) <= 2}
     assert new == {"3"}

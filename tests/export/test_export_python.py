@@ -6,6 +6,7 @@ import ast
 import csv
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -176,6 +177,35 @@ def test_the_benchmark_times_the_targets_own_kernel() -> None:
     )
     kernels = [bench.kernel_of({"setting": s, "page_size": str(p)}) for s, p in rows]
     assert kernels == ["fa3_fwd", "fa3 paged", "vllm", "fa4"] and bench.CALLS.keys() >= set(kernels)
+
+
+@pytest.mark.parametrize(
+    ("tree", "file", "calls"),
+    [
+        ("VLLM", "vllm/vllm_flash_attn/flash_attn_interface.py", {
+            "vllm_call": ("get_scheduler_metadata", "flash_attn_varlen_func"),
+        }),
+        ("FA4", "flash_attn/cute/interface.py", {"fa4_call": ("flash_attn_func",)}),
+    ],
+)  # fmt: skip
+def test_the_benchmark_calls_upstreams_functions_as_they_are(
+    tree: str, file: str, calls: dict[str, tuple[str, ...]]
+) -> None:
+    """On a checkout (or an unpacked wheel) that EVOSPLIT_TREE_VLLM or EVOSPLIT_TREE_FA4 names."""
+    where = os.environ.get(f"EVOSPLIT_TREE_{tree}", "")
+    if not (Path(where) / file).is_file():
+        pytest.skip(f"EVOSPLIT_TREE_{tree} names no tree with {file}")
+    upstream = {n.name: n for n in ast.parse((Path(where) / file).read_text()).body if isinstance(n, ast.FunctionDef)}
+    bench = ast.parse((ROOT / "kernels" / "bench_repro.py").read_text())
+    ours = {n.name: n for n in bench.body if isinstance(n, ast.FunctionDef)}
+    for ours_name, names in calls.items():
+        made = [n for n in ast.walk(ours[ours_name]) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+        for name in names:
+            (call,) = [n for n in made if isinstance(n.func, ast.Name) and n.func.id == name]
+            taken = [a.arg for a in (*upstream[name].args.args, *upstream[name].args.kwonlyargs)]
+            given = {k.arg for k in call.keywords} | set(taken[: len(call.args)])
+            required = set(taken[: len(upstream[name].args.args) - len(upstream[name].args.defaults)])
+            assert required <= given <= set(taken)
 
 
 def test_what_a_translation_needs_is_included() -> None:

@@ -6,8 +6,10 @@ import gzip
 import importlib.util
 import json
 import random
+import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -17,20 +19,48 @@ from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Se
 from evaluators.fa3 import dispatch
 from evaluators.fa3.dispatch import check_call, num_splits_heuristic, seqlen_k_loaded, shape_view, tile_size
 from evaluators.fa3.launch import canonical_launch
-from evaluators.measure.compiled_decisions import CompiledDecision, mirror, reading_name, reading_setting, wide_shape
+from evaluators.measure.compiled_decisions import (
+    CompiledDecision,
+    edge_shape,
+    mirror,
+    reading_name,
+    reading_setting,
+    wide_shape,
+)
+from evaluators.measure.providers.metadata import decode_metadata
 
 METADATA = Setting("fa3_fwd", Mode.METADATA, Cache.COLD)
 FP8 = replace(METADATA, dtype="fp8")
+VLLM = Setting("vllm", Mode.METADATA, Cache.COLD, page_size=16)
 WIDE = ROOT / "tests" / "fixtures" / "wide_decisions.jsonl.gz"
+EDGES = ROOT / "tests" / "fixtures" / "edge_decisions.jsonl.gz"
 
 
 def call(**changes: object) -> DecodeShape:
     return DecodeShape(**{"batch": 2, "seqlen_k": 8192, "num_heads_q": 8, "num_heads_kv": 1, **changes})  # type: ignore[arg-type]
 
 
+def readings_of(path: Path) -> list[CompiledDecision]:
+    with gzip.open(path, "rt") as file:
+        return [CompiledDecision.from_json(json.loads(line)) for line in file]
+
+
+def test_mirror_agrees_with_every_reading_at_the_edges() -> None:
+    """Batches to 1,100, empty sequences, windows, head sizes between the compiled ones; num_splits of forward calls."""
+    readings = readings_of(EDGES)
+    large = [r for r in readings if r.shape.batch > 992]
+    asked = [r for r in large if r.num_splits > 1 and "varlen" in r.setting]
+    assert len(large) >= 400 and {"vllm", "fa3_fwd"} == {r.setting.split("-")[0] for r in asked}
+    assert sum(0 in r.shape.live_seqlens for r in readings) >= 900
+    assert not [r for r in readings if mirror(r, Gpu()) != r.compiled]
+    # vLLM's fork alone gives up splitting altogether there; upstream keeps num_splits, and splits nothing.
+    assert {r.compiled for r in asked if r.setting.startswith("vllm")} == {(1,)}
+    assert all(r.compiled == (r.num_splits,) for r in asked if r.setting.startswith("fa3_fwd"))
+    assert all(max(r.compiled) == 1 for r in large if "metadata" in r.setting)
+
+
 def test_mirror_agrees_with_every_wide_reading() -> None:
-    with gzip.open(WIDE, "rt") as file:
-        readings = [CompiledDecision.from_json(json.loads(line)) for line in file]
+    readings = readings_of(WIDE)
     assert len(readings) >= 2000
     assert Counter(r.setting.endswith("fp8") for r in readings)[True] >= 400
     wrong = [r for r in readings if mirror(r, Gpu()) != r.compiled]
@@ -50,6 +80,11 @@ def test_mirror_agrees_with_every_wide_reading() -> None:
         (FP8, {}, (128, 224)),
         (FP8, {"softcap": True, "window": 128}, (128, 192)),
         (FP8, {"head_dim": 256}, (128, 128)),
+        (VLLM, {"head_dim": 64}, (64, 192)),
+        (VLLM, {"head_dim": 64, "window": 128}, (192, 160)),
+        (VLLM, {"window": 128}, (128, 128)),
+        (replace(VLLM, dtype="fp8"), {}, (64, 96)),
+        (replace(VLLM, dtype="fp8"), {"window": 128}, (128, 192)),
     ],
 )
 def test_tiles(setting: Setting, changes: dict[str, object], tile: tuple[int, int]) -> None:
@@ -168,3 +203,51 @@ def test_wide_readings_go_on_after_refusals(script: ModuleType, monkeypatch: pyt
     readings = list(script.read_wide(FakeLibrary(), 300, refused))
     assert len(readings) + sum(refused.values()) == 300 and any("no softcap" in reason for reason in refused)
     assert script.report_differences(readings, Gpu(), shown=1) == 0
+
+
+def test_edge_shapes_reach_both_sides_of_992_and_padding() -> None:
+    rng = random.Random(1)
+    shapes = [edge_shape(rng, dtype="bf16") for _ in range(2000)]
+    assert {992, 993, 1100} <= {s.batch for s in shapes} and {72, 136} <= {s.head_dim for s in shapes}
+    assert any(min(s.live_seqlens) == 0 < max(s.live_seqlens) for s in shapes) and any(s.window for s in shapes)
+    assert any(max(s.live_seqlens) == 0 for s in shapes)
+    assert not [s for s in (edge_shape(rng, dtype="fp8") for _ in range(500)) if s.head_dim % 16]
+
+
+@pytest.mark.parametrize("changes", [{}, {"head_dim": 64}, {"head_dim": 64, "window": 128}])
+def test_the_length_of_vllms_metadata_tells_whether_it_holds_live_splits(changes: dict[str, object]) -> None:
+    """A library that splits where the mirror thinks it does not must be told apart, whatever was asked for."""
+    shape = call(batch=6, **changes)
+    unswizzled = changes == {"head_dim": 64}
+    rows, live, heads = [64] * 8, [3, 2, 2, 1, 1, 4, 0, 0], [] if unswizzled else [1] * 8
+    assert decode_metadata([*rows, *live, *heads, 0], shape, VLLM).live_splits == (3, 2, 2, 1, 1, 4)
+    assert decode_metadata([*rows, *heads, 0], shape, VLLM).live_splits == (1,) * 6
+    for raw in ([*rows, *live, *heads], [0], [*rows, *live, *heads, *live, 0]):
+        with pytest.raises(ValueError, match=re.escape("numbers of metadata")):
+            decode_metadata(raw, shape, VLLM)
+
+
+def test_edge_readings_of_both_kinds_go_on_after_refusals(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulated library without kernels for windows, and whose decisions are the mirror's but for one."""
+
+    def live(provider: object, setting: Setting, shape: DecodeShape, decision: Decision) -> CompiledDecision:
+        asked = CompiledDecision(reading_name(setting), shape, decision.num_splits, decision.sm_margin, ())
+        return replace(asked, compiled=mirror(asked, Gpu()))
+
+    def capped(
+        provider: object, setting: Setting, pool: object, shape: DecodeShape, decision: Decision
+    ) -> CompiledDecision | None:
+        if shape.window:
+            raise RuntimeError("This build has no sliding windows")
+        found = live(provider, replace(setting, mode=Mode.VARLEN), shape, decision)
+        return replace(found, compiled=(decision.num_splits,)) if shape.batch > 992 and decision.num_splits else found
+
+    monkeypatch.setattr(script, "read_live_splits", live)
+    monkeypatch.setattr(script, "read_capped_splits", capped)
+    refused: Counter[str] = Counter()
+    library = FakeLibrary()
+    library.name = "vllm"
+    readings = list(script.read_edges(library, {"bf16": None, "fp8": None}, 150, refused))
+    assert len(readings) + sum(refused.values()) == 300 and all("no sliding windows" in reason for reason in refused)
+    above = [r for r in readings if r.shape.batch > 992 and "varlen" in r.setting and r.num_splits > 1]
+    assert above and script.report_differences(readings, Gpu(), shown=1) == len(above)

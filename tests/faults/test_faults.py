@@ -19,7 +19,7 @@ from small_search import content, run
 
 from evolve.errors import EXIT_MISSING, EXIT_USAGE, UserError
 from evolve.journal.journal import FILE_NAME, Journal
-from evolve.journal.run_folder import find_run, new_run_folder, summarise, write_whole
+from evolve.journal.run_folder import LOCK_FILE, find_run, is_running, new_run_folder, summarise, write_whole
 
 ENV = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
@@ -128,9 +128,15 @@ def test_two_runs_on_one_folder(tmp_path: Path) -> None:
         [sys.executable, "-c", code, tmp_path], env=ENV, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as first:
         assert first.stdout and first.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another process"):
-            run(tmp_path, proposals=4)
+        # Somebody who takes the lock for a leftover and removes it lets nobody in.
+        for removed in (False, True):
+            if removed:
+                (tmp_path / LOCK_FILE).unlink()
+            with pytest.raises(UserError, match="another process"):
+                run(tmp_path, proposals=4)
+            assert is_running(tmp_path)
         first.communicate("\n")
+    assert not is_running(tmp_path)
     assert content(tmp_path) == before
 
 
@@ -234,7 +240,7 @@ def test_damaged_files_are_told_or_do_no_harm(finished_run: FinishedRun, tmp_pat
     """A few of what tests/faults/damage.py does; results/damage holds a long campaign."""
     script = ROOT / "tests" / "faults" / "damage.py"
     done = subprocess.run(
-        [sys.executable, script, "--cases", "10", "--seed", "7", "--run", finished_run.folder],
+        [sys.executable, script, "--cases", "6", "--seed", "7", "--run", finished_run.folder],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -21,7 +21,11 @@ from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.score import MISSING_LOG_SPEEDUP
 from evaluators.targets.fa3 import FA3
 
-FILES = [*sorted((ROOT / "seeds").glob("*.py")), ROOT / "results" / "quickstart" / "best.py"]
+FILES = [
+    p for p in sorted((ROOT / "seeds").glob("*.py")) if p.stem not in ("always_1", "always_2", "always_3", "always_8")
+]
+FILES.append(ROOT / "results" / "quickstart" / "best.py")
+"""Of the seeds that always split alike, one."""
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,12 @@ import pytest
 from conftest import ROOT
 from executor_contract import BENCH, COLD, ExecutorContract, measured, shapes
 
-from evaluators.measure.errors import MeasureError, MeasureErrorKind
-from evaluators.measure.executor import Executor
+from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
+from evaluators.measure.executor import Executor, reply_of
 from evaluators.measure.job_queue import PoolLimits
-from evaluators.measure.local import LocalExecutor, visible_gpus
+from evaluators.measure.local import LocalExecutor, ProcessChannel, visible_gpus
 from evaluators.measure.pool import Pool
+from evaluators.measure.worker_client import GpuWorker
 
 
 class TestLocal(ExecutorContract):
@@ -133,3 +134,52 @@ def test_no_visible_gpu_is_a_mistake_with_a_way_out(monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         with pytest.raises(MeasureError, match="unset it"):
             visible_gpus()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "{", "[1]", "17", "{}", '{"error": "tired", "message": "x"}', '{"error": ["wrong"], "message": "x"}',
+     '{"error": "wrong"}', '{"ok": 1, "error": 2}', "[" * 100_000],
+)  # fmt: skip
+def test_a_malformed_line_of_a_worker_is_quoted(line: str) -> None:
+    with pytest.raises(WorkerLost, match=r"the worker wrote .*expected a reply"):
+        reply_of(line + "\n")
+
+
+def test_lines_that_are_replies_are_read() -> None:
+    assert reply_of('{"ok": null}') == {"ok": None}
+    assert reply_of('{"error": "wrong", "message": "off", "busy_s": 1}')["busy_s"] == 1
+
+
+def test_a_worker_that_is_not_understood_is_ended_and_named(simulated: Path) -> None:
+    garbled = "simulated_gpu:open_garbled"
+    worker = GpuWorker(ProcessChannel(bench=garbled))
+    with closing(worker), pytest.raises(MeasureError, match=r"the worker wrote .*during open") as caught:
+        worker.open(COLD, seed=0)
+    assert caught.value.kind is MeasureErrorKind.LOST
+    with pytest.raises(MeasureError, match=r"no worker could be started: .*the worker wrote"):
+        Pool(LocalExecutor(["GPU-a"], bench=garbled), [COLD])
+
+
+class Told(ProcessChannel):
+    """A worker whose answers are given."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer, self.kills = answer, 0
+
+    def ask(self, op: str, setting: object, **arguments: object) -> object:
+        return self.answer
+
+    def kill(self) -> None:
+        self.kills += 1
+
+
+@pytest.mark.parametrize("answer", [None, [{}], [1], [{"order": "AB", "readings_us": [[1.0], [float("nan")]]}]])
+def test_paired_readings_that_are_none_are_told(answer: object) -> None:
+    channel = Told(answer)
+    worker = GpuWorker(channel)
+    worker._setting = COLD
+    shape = shapes(1)[0].shape
+    with pytest.raises(MeasureError, match=r"answered pairs with .*cannot be read"):
+        worker.pairs(shape, *shapes(1)[0].decisions, ["AB"])
+    assert channel.kills == 1

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, require_sandbox, seed
+from conftest import ON_SMALL, ROOT, Command, require_sandbox, seed
 from simulated_gpu import (
     OPENED,
     SIMULATED_BUILD,
@@ -412,7 +412,7 @@ def test_the_real_worker_says_what_is_missing() -> None:
 def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require_sandbox()
     monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: SimulatedExecutor())
-    sets = ["--set", "judge.weighting=chat", "--set", "search.proposals=4"]
+    sets = ["--set", "judge.weighting=chat", *ON_SMALL, "--set", "search.proposals=4"]
     ran = evosplit("run", "configs/llama31-70b-h100.yaml", *sets, "--json")
     assert ran.code == 0, ran.err
     assert "live: simulated provider, simulated H100" in ran.err and "ms a launch" in ran.err
@@ -429,7 +429,7 @@ def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatc
     store = tmp_path / "runs" / "latencies.db"
     assert store.exists()
     scored = evosplit(
-        "evaluate", ROOT / "seeds" / "always_4.py", "--config", "configs/llama31-70b-h100.yaml", *sets[:2]
+        "evaluate", ROOT / "seeds" / "always_4.py", "--config", "configs/llama31-70b-h100.yaml", *sets[:4]
     )
     assert scored.code == 0 and "none measured" in scored.out
     resumed = evosplit("run", "--resume", "last", "--set", "search.proposals=6")

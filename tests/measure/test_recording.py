@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FA3_SETTINGS, SMALL_TABLE, Command
+from conftest import FA3_SETTINGS, SMALL_TABLE, TABLES, Command
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,7 +81,7 @@ def test_rewritten_metadata_decodes_to_the_asked_splits(lengths: list[int], bloc
     live = live_splits(work.n_blocks, blocks, 32)
     written = rewrite_metadata(raw, shape, setting, live)
     assert len(written) == len(raw) and written[-1] == 0
-    decoded = decode_metadata(written, shape, setting, split=True)
+    decoded = decode_metadata(written, shape, setting)
     assert decoded.live_splits == live
     assert sorted(decoded.order) == list(range(len(lengths)))
     if not paged:
@@ -181,6 +182,50 @@ def test_numbers_that_no_measurement_gives_are_refused(
     result = evosplit("record", "--merge", path, "-o", tmp_path / "table")
     assert result.code == 2 and message in result.err and name in result.err and "1.jsonl" in result.err
     assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize(
+    ("head", "line", "message"),
+    [
+        ({"device": 3}, None, "its first line names no device"),
+        ({}, {"cells": []}, "a line without a case"),
+        ({}, {"case": 7, "cells": []}, "a line without a case"),
+    ],
+)
+def test_lines_that_record_does_not_write_are_told(
+    tmp_path: Path, head: dict[str, object], line: object, message: str
+) -> None:
+    with pytest.raises(TableError, match=message):
+        finished_cases(write(tmp_path / "1", {**HEAD, **head}, *([line] if line else [])))
+
+
+def test_torn_lines_are_counted_when_slices_are_merged(tmp_path: Path, evosplit: Command) -> None:
+    name = next(iter(slice_cases("bsc-160", COLD, (0, 1)))).id
+    path = write(tmp_path / "1.jsonl", HEAD, row(name, 1.0), torn='{"case": "u-b1')
+    result = evosplit("record", "--merge", path, "-o", tmp_path / "table")
+    assert result.code == 0 and "1.jsonl: 1 torn or damaged lines left out (line 3)" in result.err
+
+
+def test_one_changed_digit_of_a_card_is_told(tmp_path: Path, evosplit: Command) -> None:
+    folder = tmp_path / "table"
+    shutil.copytree(SMALL_TABLE, folder)
+    card = (folder / "card.json").read_text()
+    assert '"num_sms": 132' in card
+    (folder / "card.json").write_text(card.replace('"num_sms": 132', '"num_sms": 133'))
+    result = evosplit("evaluate", "seeds/fa3_stock.py", "--table", folder)
+    assert result.code == 2 and "card.json is not the file that SHA256SUMS names" in result.err
+    (folder / "SHA256SUMS").write_text("\xff", encoding="latin-1")
+    assert "SHA256SUMS cannot be read" in evosplit("evaluate", "seeds/fa3_stock.py", "--table", folder).err
+    (folder / "SHA256SUMS").unlink()  # as tables of earlier versions are, and those that somebody changed on purpose
+    assert read_table(folder).gpu.num_sms == 133
+
+
+@pytest.mark.parametrize("card", sorted(TABLES.glob("*/*/card.json")), ids=lambda p: "-".join(p.parts[-3:-1]))
+def test_tables_that_ship_say_what_their_files_are(card: Path) -> None:
+    listed = dict(reversed(line.split()) for line in (card.parent / "SHA256SUMS").read_text().splitlines())
+    assert set(listed) == {"card.json", "cells.csv.gz", "shapes.csv.gz"}
+    for name, digest in listed.items():
+        assert hashlib.sha256((card.parent / name).read_bytes()).hexdigest() == digest
 
 
 def test_a_line_that_is_no_object_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,18 @@ from evaluators.judge.judge import Judge
 from evolve.config import PromptsConfig
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, Journal
-from evolve.prompts.lessons import EDIT_CHARS, IDEA_CHARS, KEPT, LessonBook, Lessons, describe_edit, idea_of, lesson_of
+from evolve.prompts.lessons import (
+    EDIT_CHARS,
+    IDEA_CHARS,
+    KEPT,
+    TOLD_EVERY,
+    Lesson,
+    LessonBook,
+    Lessons,
+    describe_edit,
+    idea_of,
+    lesson_of,
+)
 from evolve.prompts.prompts import Prompts
 from evolve.prompts.templates import FOLDER, MARKS, Templates, fill, load_templates
 from evolve.prompts.tokens import estimate_tokens
@@ -87,6 +98,19 @@ def test_real_prompts_keep_to_the_configured_size(
         for needed in ("By region", "ost left to gain", "waves", "Another program", "do not repeat"):
             assert needed in user
         assert "that failed" in user or most < MAX_TOKENS
+
+
+@pytest.mark.parametrize("most", [8000, 12_000])
+def test_feedback_takes_what_lessons_and_other_programs_leave(judge: Judge, most: int) -> None:
+    source = seed("always_4")
+    parent = record(0, source, judge.evaluate(source))
+    whole = Prompts(load_templates(PromptsConfig()), judge.description, max_tokens=most)
+    before = Prompts(load_templates(PromptsConfig()), judge.description, max_tokens=most, rules=1)
+    text = whole.user(parent, (parent,), NOTHING, diff=False)
+    told = [line for line in text.splitlines() if line.startswith(("- batch", "- ragged", "- uniform"))]
+    assert len(told) > 20 and len(set(told)) == len(told)
+    assert size(before, before.user(parent, (parent,), NOTHING, diff=False)) < 0.85 * most
+    assert 0.95 * most < size(whole, text) <= most
 
 
 def test_a_long_parent_takes_the_room_of_everything_else(prompts: Prompts, judge: Judge) -> None:
@@ -192,7 +216,7 @@ class TestLessons:
         return book
 
     def test_a_parent_knows_what_became_of_its_children(self, known: LessonBook) -> None:
-        lessons = known.of(0, 1)
+        lessons = known.of(9, 0, 1)
         assert lessons.tried == (
             "+b | -a -> score 1.0000 (-0.1000 against its parent), 2 regressions (before: 2)",
             "+c -> same decisions as proposal 1",
@@ -201,16 +225,34 @@ class TestLessons:
         assert lessons.island == ("+d -> timeout: slow",)  # its own failure is told once
 
     def test_other_islands_keep_theirs(self, known: LessonBook) -> None:
-        assert known.of(1, 0) == Lessons((), ("+d -> timeout: slow",), ())
+        assert known.of(9, 1, 0) == Lessons((), ("+d -> timeout: slow",), ())
 
     def test_only_the_last_are_kept(self, known: LessonBook) -> None:
         for index in range(5, 30):
             known.commit(index, 0, Status.RAISED, parent=0)
-        assert known.of(0, 1).failed == tuple(f"raised: no {i}" for i in range(30 - KEPT, 30))
+        assert known.of(9, 0, 1).failed == tuple(f"raised: no {i}" for i in range(30 - KEPT, 30))
+
+    def test_failures_of_other_programs_take_turns(self, known: LessonBook) -> None:
+        told = [index for index in range(5, 5 + 3 * TOLD_EVERY) if known.of(index, 0, 1).island]
+        assert told == [9, 14, 19]  # proposal 4 failed
+        assert all(known.of(index, 1, 1).failed == ("+d -> timeout: slow",) for index in range(5, 12))  # its own always
+
+    def test_no_line_is_told_twice(self) -> None:
+        book = LessonBook(lambda index: Lesson("same idea", "raised: boom" if index < 4 else f"raised: {index}"))
+        for index, parent in ((1, 0), (2, 0), (3, 5), (4, 0)):
+            book.commit(index, 0, Status.RAISED, parent=parent)
+        assert book.of(8, 0, 0) == Lessons((), ("same idea -> raised: boom", "same idea -> raised: 4"), ())
+        assert book.of(8, 7, 0).island == ("same idea -> raised: boom",)
+
+    def test_runs_of_before_tell_what_they_told(self) -> None:
+        book = LessonBook(lambda index: Lesson("", "raised: boom"), rules=1)
+        for index in (1, 2, 3):
+            book.commit(index, 0, Status.RAISED, parent=index % 2)
+        assert [book.of(index, 0, 0) for index in (4, 5)] == 2 * [Lessons((), ("raised: boom",), 2 * ("raised: boom",))]
 
     def test_programs_that_left_are_forgotten(self, known: LessonBook) -> None:
         known.keep_only({1})
-        assert known.of(0, 0) == Lessons() and known.of(1, 0).failed
+        assert known.of(9, 0, 0) == Lessons() and known.of(9, 1, 0).failed
 
     @pytest.mark.parametrize(
         ("before", "after", "text"),
@@ -252,9 +294,9 @@ class TestLessons:
         assert lesson_of(journal, 1).line.startswith("Cut at whole waves. -> score 1.1000 (+0.1000")
 
     def test_a_failed_call_is_no_failed_edit(self, known: LessonBook) -> None:
-        before = known.of(0, 1)
+        before = known.of(9, 0, 1)
         known.commit(5, 1, Status.PROPOSER_FAILED, parent=0)
-        assert known.of(0, 1) == before
+        assert known.of(9, 0, 1) == before
 
     def test_long_edits_are_cut_and_say_so(self) -> None:
         text = describe_edit("", "line of code\n" * 99)

@@ -90,6 +90,20 @@ def test_a_guard_gains_what_the_curves_say(judge: Judge, naive: ProgramRecord) -
     assert found
 
 
+def test_curves_keep_the_cap_that_a_program_answered(judge: Judge) -> None:
+    # At 64 blocks to a program hardly anything is split; what fewer blocks would gain must still be seen.
+    source = "def schedule(shape, gpu):\n    return 40, 64, 4, 3\n\n\n"
+    whole, split = (
+        judge.evaluate(f"{source}def blocks_per_split(work, gpu):\n    return {blocks}\n") for blocks in (64, 2)
+    )
+    curves = Curves(whole.feedback)
+    assert set(curves.num_splits.tolist()) == {40}
+    expected = Curves(split.feedback)
+    found = curves.value(curves.num_splits, np.full_like(curves.blocks, 2))
+    assert found == pytest.approx(expected.value(expected.num_splits, expected.blocks))
+    assert (found > curves.value(curves.num_splits, curves.blocks)).mean() > 0.3
+
+
 def test_constants_are_edited_without_leaving_the_variants() -> None:
     for number in range(40):
         changed = TARGET_EDITS["constant"](RULE, random.Random(number), TRITON_DECODE)

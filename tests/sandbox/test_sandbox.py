@@ -195,6 +195,31 @@ def test_waiting_for_a_cpu_is_no_fault_of_the_candidate(monkeypatch: pytest.Monk
     assert ask(program("return 1, None, 0"))[0] is Status.OK and len(tries) == 3
 
 
+@pytest.mark.parametrize(
+    ("ends", "tries", "last"),
+    [
+        ("T R", 2, "REPLIED"),
+        ("T T R", 3, "REPLIED"),
+        ("T T T", 3, "TIME"),
+        ("T O T R", 4, "REPLIED"),
+        ("T O T O T", 5, "TIME"),
+        ("O O O O O", 5, "OUTSIDE"),
+        ("O T U O T O R", 7, "REPLIED"),
+        ("C", 1, "CALL"),
+    ],
+)
+def test_a_program_near_the_limit_of_time_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, ends: str, tries: int, last: str
+) -> None:
+    """What the machine ended counts apart from what ran into the limit."""
+    kinds = {"T": "TIME", "R": "REPLIED", "O": "OUTSIDE", "U": "UNBEGUN", "C": "CALL"}
+    left = [process.Ended(process.End[kinds[e]], None, 0, 0.0, 0.0) for e in ends.split()]
+    monkeypatch.setattr(process, "_run_once", lambda *arguments: left.pop(0))
+    monkeypatch.setattr(process, "PAUSE_S", 0)
+    assert process.run_confined({}, b"", Limits(), rows=1, hash_seed=0).end.name == last
+    assert len(ends.split()) - len(left) == tries
+
+
 def test_a_candidate_ends_with_its_judge(tmp_path: Path) -> None:
     code = (
         "from evaluators.data.contract import Gpu\n"

@@ -111,6 +111,14 @@ class ExecutorContract:
         assert len(ran) == 2 and len(set(ran)) == 2
         assert any("restarting" in e for e in self.events)
 
+    @pytest.mark.parametrize("batch", [22, 23])
+    def test_numbers_that_no_measurement_gives_are_no_result(self, simulated: Path, batch: int) -> None:
+        with closing(self.pool(1)) as pool:
+            results = measured(pool, [job(batch=batch), *shapes(3)])
+        assert len(results) == 4 and all(a.error is None for a in results)
+        assert [s.lost for s in pool.report()] == [1]
+        assert any("lacks 'cells'" in e or "positive, finite" in e for e in self.events)
+
     def test_a_hung_worker_is_given_up_and_replaced(self, simulated: Path) -> None:
         limits = PoolLimits(answer_s=1.5, answer_s_per_launch=0.0)
         jobs = [*shapes(6), job(batch=19), *shapes(12)[6:]]

@@ -12,6 +12,7 @@ from stand_trees import make_tree
 import evolve.export.bundle.drop_in
 import evolve.export.bundle.plan
 import evolve.export.bundle.plan_python
+import evolve.export.bundle.search_cost
 import evolve.export.distill.search
 import evolve.export.evidence.evidence
 import evolve.export.evidence.harm
@@ -19,6 +20,7 @@ import evolve.export.proof.call_chain
 import evolve.export.proof.equivalence
 import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
+import evolve.export.proof.outside
 import evolve.export.proof.prepare_run
 import evolve.export.targets.targets
 from evaluators.data.workloads import WORKLOADS
@@ -111,7 +113,7 @@ def blocks_per_split(work, gpu):
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., HostFunction]:
     """`compile_function` that compiles each source once: several tests export the same program to the same tree."""
     known: dict[tuple[object, ...], HostFunction] = {}
@@ -138,6 +140,7 @@ def export(
     monkeypatch.setattr(evolve.export.proof.prepare_run, "RANDOM_BATCHES", 150)
     for module in (
         evolve.export.proof.equivalence, evolve.export.proof.call_chain, evolve.export.proof.prepare_run,
+        evolve.export.proof.outside,
     ):  # fmt: skip
         monkeypatch.setattr(module, "compile_function", compiled_once)
     for module in (evolve.export.evidence.evidence, evolve.export.proof.fa4_chain):
@@ -160,8 +163,9 @@ def export(
 
 @pytest.fixture
 def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of translation and proof: recorded losses are not looked at."""
+    """For tests of translation and proof: recorded losses are not looked at, and searches cost nothing."""
     monkeypatch.setattr(evolve.export.evidence.harm, "harms", lambda rows: {})
+    monkeypatch.setattr(evolve.export.bundle.search_cost, "search_us", lambda *_, **__: 0.0)
 
 
 def changed_lines(folder: Path) -> list[str]:

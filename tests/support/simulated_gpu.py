@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
@@ -251,6 +254,17 @@ class PooledBench(SimulatedBench):
             time.sleep(3600)
         if shape.batch == 21 and self._once(f"lost-{shape.seqlen_k}"):
             raise MeasureError(MeasureErrorKind.LOST, "the GPU stopped answering")
+        if shape.batch in (22, 23) and self._once(f"garbled-{shape.batch}"):
+            found = self._worker.measure(shape, decisions, rounds=rounds)
+            found["cells"][-1]["latencies_us"][0] = math.nan
+            return found if shape.batch == 22 else {}
         if "dying" in self.uuid and shape != TEST_SHAPE:
             os._exit(8)
         return self._worker.measure(shape, decisions, rounds=rounds)
+
+
+def open_garbled(setting: Setting, seed: int) -> SimulatedBench:
+    """In a worker process, a bench that garbles every line that the process writes from now on."""
+    process = sys.modules["__main__"]
+    process.json = SimpleNamespace(loads=json.loads, dumps=lambda reply: json.dumps(reply)[:20])  # type: ignore[attr-defined]
+    return SimulatedBench(setting, seed)

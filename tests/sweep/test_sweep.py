@@ -21,6 +21,7 @@ import pytest
 from conftest import ON_SMALL, PATIENCE_S, ROOT, Command, FinishedRun, Result
 from json_schemas import check
 
+from evaluators.data.evaluation import SplitScore
 from evolve.config import load_config
 from evolve.dashboard.hub import Hub
 from evolve.errors import UserError
@@ -373,3 +374,19 @@ def test_the_table_on_a_terminal_shows_first_who_does_something() -> None:
     shown = console.export_text()
     assert "seed-7" in shown and "seed-8" in shown and "seed-0" in shown and "seed-1 " not in shown
     assert "and 7 more" in shown and "10 runs: 1 running, 8 done, 1 failed" in shown and "\x1b" not in shown
+
+
+@pytest.mark.parametrize(("kind", "told"), [("manual", False), ("offline", True)])
+def test_whoever_answers_prompts_sees_no_holdout(kind: str, told: bool) -> None:
+    from rich.console import Console
+
+    from evolve.cli.sweep import progress_table
+    from evolve.sweep.conductor import RunState
+
+    (member,) = plan_sweep(QUICKSTART, [f"proposer={{kind: {kind}}}"], "0..0")
+    train, held = (SplitScore(score, score, 0.5, 0, 1.0, 5, 0, 0) for score in (1.0123, 1.0456))
+    standing = RunStanding(done=3, train=train, winner=1, winner_train=train, winner_holdout=held)
+    console = Console(width=110, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(progress_table([RunState(member, 9, State.RUNNING, standing)], rows=3))
+    shown = console.export_text()
+    assert "1.0123" in shown and ("1.0456" in shown) is told

@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 
-from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.data.contract import LIVE_SETTINGS, SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.data.errors import UserError
 from evaluators.data.models import read_model
 from evaluators.fa3.launch import canonical_launch, spelled_out
+from evaluators.targets.fa3 import FA3
 from evaluators.tokens.predict import (
     H100_BYTES_PER_US,
     IN_STEP_FA3,
+    IN_STEP_TRITON,
     InStepCost,
     KernelCall,
     KernelPair,
     RestOrigin,
     StepModel,
+    in_step_cost,
     measured_model,
     partial_rows,
     predict_tokens,
@@ -29,9 +32,10 @@ from evaluators.tokens.predict import (
     roofline_model,
 )
 from evaluators.tokens.shard import SPARE_BYTES, Shard, memory_needed, roofline, shard_of
+from evaluators.triton_decode.decision import TritonDecision
 
 SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
-COST = InStepCost(2.0, 1.0, 100.0)
+COST = InStepCost(2.0, 1.0, 100.0, 0.5)
 MODEL = StepModel(SHARD, RestOrigin.MEASURED, ((1, 5000.0), (8, 5400.0), (32, 6000.0)), COST)
 
 
@@ -42,6 +46,7 @@ def test_step_is_rest_and_layers_of_attention() -> None:
     assert MODEL.token_speedup(8, KernelCall(13.0), KernelCall(12.5)) == pytest.approx(6000 / 5980)
     assert MODEL.step_us(8, KernelCall(12.5, 100)) == 5400 + 40 * 15.0  # half of what partial outputs cost
     assert MODEL.attention_us(KernelCall(12.5, 10**9)) == pytest.approx(40 * 15.5)
+    assert MODEL.step_us(8, KernelCall(12.5, None)) == 5400 + 40 * 13.0  # a kernel that combines by itself
 
 
 def test_partial_rows_are_those_of_sequences_that_are_split() -> None:
@@ -55,6 +60,11 @@ def test_partial_rows_are_those_of_sequences_that_are_split() -> None:
     uniform = DecodeShape(5, 4096, 8, 1)
     for splits, rows in ((1, 0), (3, 5 * 3 * 8)):
         assert partial_rows(uniform, static, spelled_out(uniform, static, Decision(splits), gpu), gpu) == rows
+    triton = LIVE_SETTINGS["triton_decode-metadata-cold"]
+    assert partial_rows(uniform, triton, TritonDecision(8), gpu) is None
+    stock = FA3.spelled_out(uniform, setting, FA3.baseline(setting), gpu)
+    assert partial_rows(uniform, triton, TritonDecision(0), gpu) == partial_rows(uniform, setting, stock, gpu)
+    assert in_step_cost(triton) is IN_STEP_TRITON and in_step_cost(setting) is IN_STEP_FA3
 
 
 def test_rest_between_and_beyond_measured_batches() -> None:

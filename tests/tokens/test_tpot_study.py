@@ -20,7 +20,7 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.tokens.bench import StepResult
 from evaluators.tokens.captures import StepComparison, StepInterval
-from evaluators.tokens.predict import IN_STEP_FA3
+from evaluators.tokens.predict import IN_STEP_FA3, IN_STEP_TRITON
 from evaluators.tokens.shard import Shard
 
 sys.path.append(str(ROOT / "results" / "tpot"))
@@ -157,6 +157,9 @@ def test_the_shipped_study_is_what_its_readme_says() -> None:
         pytest.approx(cost["launch_us"], abs=0.01), pytest.approx(cost["partials_us"], abs=0.01),
         pytest.approx(cost["half_rows"], abs=1),
     )  # fmt: skip
+    triton = json.loads((ROOT / "results" / "tpot" / "triton" / "summary.json").read_text())["in_step_cost"]
+    for name, value in asdict(IN_STEP_TRITON).items():
+        assert value == pytest.approx(triton[name], rel=0.01)
     for tests in found["proof"].values():
         aa, injected = tests["A/A"], tests["+0.5%"]
         assert aa["faster"] + aa["slower"] <= 0.05 * aa["pairs"]

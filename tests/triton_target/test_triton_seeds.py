@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import seed
+from conftest import ROOT, seed
 
 from evaluators.data.contract import Cache, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.workloads import llama31_70b
@@ -13,16 +13,17 @@ from evaluators.triton_decode.decision import TritonDecision, variants
 from evaluators.triton_decode.launch import canonical_launch, refusal
 from evaluators.triton_decode.views import shape_view, work_view
 
+FALLBACK = "results/champions/triton-fallback.py"
 CONTIGUOUS = Setting("triton_decode", Mode.METADATA, Cache.COLD)
 PAGED = Setting("triton_decode", Mode.METADATA, Cache.COLD, page_size=16)
 
 
 def decide(name: str, shape: DecodeShape, setting: Setting) -> TritonDecision:
     scope: dict[str, Any] = {}
-    exec(seed(name), scope)
+    exec((ROOT / name).read_text() if "/" in name else seed(name), scope)
     num_splits, block_n, num_warps, num_stages = scope["schedule"](shape_view(shape, setting), Gpu())
     blocks = 1
-    if "blocks_per_split" in scope:
+    if "blocks_per_split" in scope and num_splits:  # which is not asked of calls that FA3 keeps
         blocks = scope["blocks_per_split"](work_view(shape, num_splits, block_n), Gpu())
     return TritonDecision(num_splits, blocks, block_n, num_warps, num_stages)
 
@@ -36,6 +37,8 @@ def decide(name: str, shape: DecodeShape, setting: Setting) -> TritonDecision:
         ("triton_rule", PAGED),
         ("triton_waves", CONTIGUOUS),
         ("triton_waves_paged", PAGED),
+        (FALLBACK, CONTIGUOUS),
+        ("results/runs/language-model-triton/best.py", CONTIGUOUS),
     ],
     ids=lambda v: v if isinstance(v, str) else f"page{v.page_size}",
 )
@@ -43,6 +46,14 @@ def test_seeds_decide_only_what_is_compiled(name: str, setting: Setting) -> None
     for case in llama31_70b()[::11]:
         decision = decide(name, case.shape, setting)
         assert refusal(decision) == "" and decision.variant in variants(setting.page_size)
+
+
+def test_the_champion_leaves_many_tiles_of_long_rows_to_fa3() -> None:
+    for batch, keys, left in ((30, 8193, True), (29, 16384, False), (64, 16384, True), (64, 8192, False)):
+        shape = DecodeShape(batch, keys, 64, 8)
+        decision = decide(FALLBACK, shape, CONTIGUOUS)
+        assert (decision.num_splits == 0) is left
+        assert (canonical_launch(shape, CONTIGUOUS, decision).key == "fa3") is left
 
 
 def test_the_rule_fills_the_gpu_once() -> None:

@@ -51,14 +51,20 @@ def heads_in_l2(shape: DecodeShape, setting: Setting, blocks: int) -> int:
     return min(next((n for n in (16, 8, 4, 2) if blocks * n <= fit), 1), shape.num_heads_kv)
 
 
-def decode_metadata(raw: Sequence[int], shape: DecodeShape, setting: Setting, *, split: bool) -> Metadata:
-    """Live splits in batch order from raw metadata of a packed call."""
+def decode_metadata(raw: Sequence[int], shape: DecodeShape, setting: Setting) -> Metadata:
+    """Live splits in batch order from raw metadata of a packed call.
+
+    Raises:
+        ValueError: a length that vLLM's layout does not have.
+    """
     batch, rounded = shape.batch, _rounded(shape.batch)
     identity = tuple(range(batch))
     if setting.provider == "vllm":
-        if not split:
-            return Metadata((1,) * batch, identity)
-        return Metadata(tuple(raw[rounded : rounded + batch]), identity)
+        # The length tells whether there are live splits at all, which is a decision of the library, too.
+        unsplit = 1 + rounded * (2 if is_local(shape, setting) or is_causal(shape, setting) else 1)
+        if len(raw) not in (unsplit, unsplit + rounded):
+            raise ValueError(f"expected {unsplit} or {unsplit + rounded} numbers of metadata, got {len(raw)}")
+        return Metadata((1,) * batch if len(raw) == unsplit else tuple(raw[rounded : rounded + batch]), identity)
     if is_local(shape, setting):
         return Metadata(tuple(raw[:batch]), identity)
     order = tuple(raw[2 * rounded : 2 * rounded + batch])

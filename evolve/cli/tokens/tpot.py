@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import random
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import typer
 
 from evaluators.confirm.confirm import ProgramFailed, decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Gpu, Mode, Setting
 from evaluators.data.launches import AnyDecision
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
@@ -27,6 +28,7 @@ from evaluators.sandbox.sandbox import Limits
 from evaluators.targets.registry import target_of, target_of_decision
 from evaluators.tokens import captures
 from evaluators.tokens.captures import StepInterval
+from evaluators.tokens.crew import check_gpus, opened_steps
 from evaluators.tokens.predict import measured_model
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
 from evaluators.tokens.suite import (
@@ -37,8 +39,7 @@ from evaluators.tokens.suite import (
     measure_steps,
     step_subjects,
 )
-from evolve.cli.common import compact_json, emit, say
-from evolve.cli.confirm import STOCK, report_folder
+from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.decide import read_shapes
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.reports.plain_text import plain
@@ -46,12 +47,43 @@ from evolve.run import read_program, require_sandbox
 
 SHAPES_FILE, REPORT_FILE, STEPS_FILE = "steps.jsonl", "tpot.json", "steps.json"
 
+TokenReport = tuple[dict[str, Any], list[StepVerdict], StepSuite]
+"""The report as JSON, its shapes, and the verdict over them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenJob:
+    """What is compared in whole steps.
+
+    Attributes:
+        program: its name.
+        source: its text.
+        candidate: parsed.
+        against: name of the program that it is compared with.
+        baseline: parsed; None for the stock decision.
+        shard: one GPU's part of the model.
+        cases: shapes with the shard's heads.
+        setting: how calls reach the kernel.
+        gpus: that share the model; 1 where one stands for all of them.
+    """
+
+    program: str
+    source: str
+    candidate: Program
+    against: str
+    baseline: Program | None
+    shard: Shard
+    cases: Sequence[Case]
+    setting: Setting
+    gpus: int = 1
+
 
 def tpot_command(
     program: str,
     model: str,
     tp: int,
     *,
+    gpus: int,
     setting_name: str,
     shapes_path: Path | None,
     against: str | None,
@@ -65,12 +97,13 @@ def tpot_command(
     if setting_name not in LIVE_SETTINGS:
         raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
     setting = LIVE_SETTINGS[setting_name]
-    if setting.dtype != "bf16":
-        raise UserError(f"setting {setting.name}: whole steps are measured in bf16 alone")
-    shard = shard_of(read_model(model), tp)
-    cases = default_cases(shard) if shapes_path is None else cases_of(shapes_path, setting, shard)
-    if setting.mode is Mode.STATIC:
-        cases = [c for c in cases if not c.ragged]
+    if gpus not in (1, tp):
+        raise UserError(
+            f"--gpus {gpus} with --tp {tp}: several GPUs share a model of just as many parts",
+            hint=f"--tp {gpus} --gpus {gpus}, or --gpus 1, where one GPU's part is measured without all-reduce",
+        )
+    shard = token_shard(model, tp, setting)
+    cases = token_cases(shard, setting) if shapes_path is None else cases_of(shapes_path, setting, shard)
     source = read_program(program, runs_dir)
     candidate = _parse(program, source)
     baseline = None if against is None else _parse(against, read_program(against, runs_dir))
@@ -78,56 +111,93 @@ def tpot_command(
         return _plan(shard, cases, setting, as_json=as_json)
     require_sandbox()
     folder = report_folder(output, program)
-    from evaluators.measure.bench import GpuBench
-    from evaluators.tokens.bench import TokenBench
+    job = TokenJob(program, source, candidate, against or STOCK, baseline, shard, cases, setting, gpus)
+    report, found, suite = measure_tokens(job, folder, minutes=minutes)
+    if as_json:
+        emit(report)
+    else:
+        print_tokens(report, found, suite, folder)
+    if report["left"]:
+        return EXIT_BUDGET
+    return 0 if suite.verdict is Verdict.FASTER else EXIT_NEGATIVE
 
-    seed = secrets.randbits(32)
-    bench = GpuBench(setting, seed)
+
+def token_shard(model: str, tp: int, setting: Setting) -> Shard:
+    """One GPU's part of a model whose steps can be measured under a setting.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if setting.dtype != "bf16":
+        raise UserError(f"setting {setting.name}: whole steps are measured in bf16 alone")
+    return shard_of(read_model(model), tp)
+
+
+def token_cases(shard: Shard, setting: Setting) -> list[Case]:
+    """The verb's own shapes; static mode has no ragged ones."""
+    return [c for c in default_cases(shard) if setting.mode is not Mode.STATIC or not c.ragged]
+
+
+def require_step_packages() -> None:
+    """See whether what a step is built of, and judged with, is installed.
+
+    Raises:
+        UserError: it is not.
+    """
     for package in ("scipy", "triton"):
         if find_spec(package) is None:
             raise UserError(f"{package} is missing", hint="pip install 'evosplit[gpu,triton]'", exit_code=EXIT_MISSING)
+
+
+def measure_tokens(job: TokenJob, folder: Path, *, minutes: float | None) -> TokenReport:
+    """Compare whole steps; every verdict is on disk before the next shape starts."""
+    from evaluators.measure.bench import GpuBench
+
+    seed, setting, shard = secrets.randbits(32), job.setting, job.shard
+    bench = GpuBench(setting, seed)
+    require_step_packages()
+    if job.gpus > 1:
+        check_gpus(job.gpus)
     target = target_of(setting)
     gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, target.live_sm_margin)
-    mine = _decisions(program, candidate, cases, setting, gpu)
+    mine = _decisions(job.program, job.candidate, job.cases, setting, gpu)
     theirs = (
-        [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
-        if baseline is None
-        else _decisions(str(against), baseline, cases, setting, gpu)
+        [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in job.cases]
+        if job.baseline is None
+        else _decisions(job.against, job.baseline, job.cases, setting, gpu)
     )
-    subjects = step_subjects(cases, theirs, mine, setting, gpu)
+    subjects = step_subjects(job.cases, theirs, mine, setting, gpu)
     random.Random(seed).shuffle(subjects)  # time that ends early leaves a sample, not the short shapes alone
     todo = [s.case.shape for s in subjects if not s.same_launch]
-    steps = TokenBench(bench, shard, todo, seed=seed) if todo else None
-    folder.mkdir(parents=True, exist_ok=True)
-    head = {
-        "program": program,
-        "program_sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
-        "against": against or STOCK,
-        "shard": asdict(shard),
-        "distinct_layers": steps.distinct_layers if steps else 0,
-        "setting": setting.name,
-        "build": bench.provider.build(),
-        "device": bench.device.as_dict(),
-        "seed": seed,
-        "looks": list(captures.LOOKS),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    say(f"{len(subjects)} shapes, {len(todo)} with another launch; every verdict goes to {folder / SHAPES_FILE}")
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    with (folder / SHAPES_FILE).open("w", encoding="utf-8") as log:
-        log.write(json.dumps(head) + "\n")
+    opened = opened_steps(bench, shard, todo, seed=seed, gpus=job.gpus, on_death=_end)
+    with opened as (compare, distinct_layers):
+        head = {
+            "program": job.program,
+            "program_sha256": hashlib.sha256(job.source.encode("utf-8", "surrogatepass")).hexdigest(),
+            "against": job.against,
+            "shard": asdict(shard),
+            "gpus": job.gpus,
+            "distinct_layers": distinct_layers,
+            "setting": setting.name,
+            "build": bench.provider.build(),
+            "device": bench.device.as_dict(),
+            "seed": seed,
+            "looks": list(captures.LOOKS),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        say(f"{len(subjects)} shapes, {len(todo)} with another launch; every verdict goes to {folder / SHAPES_FILE}")
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        with (folder / SHAPES_FILE).open("w", encoding="utf-8") as log:
+            log.write(json.dumps(head) + "\n")
 
-        def keep(found: StepVerdict) -> None:
-            log.write(json.dumps(step_json(found)) + "\n")
-            log.flush()
-            if not found.subject.same_launch:
-                say(_line(found))
+            def keep(found: StepVerdict) -> None:
+                log.write(json.dumps(step_json(found)) + "\n")
+                log.flush()
+                if not found.subject.same_launch:
+                    say(_line(found))
 
-        def compare(shape: DecodeShape, a: AnyDecision, b: AnyDecision) -> Any:
-            assert steps is not None
-            return steps.compare(shape, a, b)
-
-        found = measure_steps(subjects, compare, deadline=deadline, on_verdict=keep)
+            found = measure_steps(subjects, compare, deadline=deadline, on_verdict=keep)
     suite = judge_steps(found)
     report = {**head, **report_of(found, suite, left=len(subjects) - len(found))}
     (folder / REPORT_FILE).write_text(compact_json(report), encoding="utf-8")
@@ -135,13 +205,13 @@ def tpot_command(
     if rests:
         steps_file = {**{k: head[k] for k in ("device", "setting")}, "steps": [measured_model(shard, rests).as_json()]}
         (folder / STEPS_FILE).write_text(json.dumps(steps_file, indent=1) + "\n", encoding="utf-8")
-    if as_json:
-        emit(report)
-    else:
-        _print(report, found, suite, folder)
-    if report["left"]:
-        return EXIT_BUDGET
-    return 0 if suite.verdict is Verdict.FASTER else EXIT_NEGATIVE
+    return report, found, suite
+
+
+def _end(message: str) -> None:
+    """End this process at once over another GPU that is gone: it may sit in a kernel that waits for it for ever."""
+    typer.echo(f"error: {message}", err=True)
+    os._exit(EXIT_MISSING)
 
 
 def cases_of(path: Path, setting: Setting, shard: Shard) -> list[Case]:
@@ -247,7 +317,8 @@ def _line(found: StepVerdict) -> str:
     )
 
 
-def _print(report: dict[str, Any], found: Sequence[StepVerdict], suite: StepSuite, folder: Path) -> None:
+def print_tokens(report: dict[str, Any], found: Sequence[StepVerdict], suite: StepSuite, folder: Path) -> None:
+    """The shapes, and the verdict over them."""
     typer.echo(f"{report['program']} against {report['against']}: one decode step of {report['shard']['model']} at "
                f"TP {report['shard']['tp']}, {report['setting']}, {report['device']['name']}\n")  # fmt: skip
     for verdict in sorted(found, key=lambda v: v.subject.case.id):
@@ -261,7 +332,11 @@ def _print(report: dict[str, Any], found: Sequence[StepVerdict], suite: StepSuit
     if spread:
         typer.echo(f"A/A        captures of one arm scatter by {100 * spread[len(spread) // 2]:.2f}% (median shape), "
                    f"{100 * spread[-1]:.2f}% at most")  # fmt: skip
-    if report["shard"]["tp"] > 1:
+    if report["gpus"] > 1:
+        typer.echo(
+            f"           on {report['gpus']} GPUs, activations summed by NCCL in the graph; the slowest GPU counts"
+        )
+    elif report["shard"]["tp"] > 1:
         typer.echo("           without all-reduce: a real step is longer, and the gain a little smaller")
     if report["left"]:
         typer.echo(f"left       {report['left']} shapes when the minutes ended")

@@ -14,8 +14,8 @@ from evolve.dashboard.views.reader import RunReader, leader_of, scored, winner_o
 from evolve.dashboard.views.recording import Recording
 
 SHOWN_META = (
-    "workload", "traffic", "setting", "weighting", "objective", "predicted_tokens", "measure", "gpu", "build",
-    "table_sha256", "workspace_cap_mb", "proposer",
+    "workload", "traffic", "setting", "weighting", "objective", "predicted_tokens", "winner_off_grid",
+    "winner_batch_invariant", "measure", "gpu", "build", "table_sha256", "workspace_cap_mb", "proposer",
 )  # fmt: skip
 
 

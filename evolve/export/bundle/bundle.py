@@ -16,7 +16,7 @@ from evolve.assets import asset
 from evolve.errors import UserError
 from evolve.export.bundle.header_check import UNIT_TEST, unit_test
 from evolve.export.bundle.plan import Export
-from evolve.export.bundle.pr_body import HEADER_KINDS, apply_text, module_text, pr_body
+from evolve.export.bundle.pr_body import HEADER_KINDS, apply_text, batch_fields, module_text, pr_body
 from evolve.export.certify.certificate import Certificate
 from evolve.export.certify.curve import certificate_csv, certificate_png
 from evolve.export.distill.distill import curve_csv
@@ -116,6 +116,7 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "certificate": _certificate(export.certificate),
         "gpus": [asdict(e) for e in export.gpus],
         "holds_one_gpus_sms": list(export.one_gpus_sms),
+        "batch_fields": batch_fields(export),
     }
 
 

@@ -18,6 +18,7 @@ from evaluators.language.gate import Program
 from evaluators.latencies.table import Table
 from evolve.assets import asset
 from evolve.errors import UserError
+from evolve.export.bundle.search_cost import cost_notes, step_costs
 from evolve.export.certify.certificate import Certificate
 from evolve.export.distill.distill import Distilled
 from evolve.export.distill.rules import Rule, rules_of
@@ -125,7 +126,7 @@ def decisions_left_out(program: Program, target: ExportTarget) -> dict[str, str]
         texts = sorted(text for n, text in schedule.other if n == name)
         if texts and name in target.refused:
             found[name] = f"{target.refused[name]} (the program says {', '.join(texts)})"
-    if "num_splits" in target.refused and not _leaves_to_stock(schedule):
+    if "num_splits" in target.refused and not _leaves_to_stock(schedule, target.baseline.num_splits):
         found["num_splits"] = target.refused["num_splits"]
     if "blocks_per_split" in target.refused and program.uses_blocks_per_split:
         work = form_of(program, "blocks_per_split")
@@ -134,10 +135,10 @@ def decisions_left_out(program: Program, target: ExportTarget) -> dict[str, str]
     return found
 
 
-def _leaves_to_stock(form: Form) -> bool:
-    """Whether a program says no more than FA3 does."""
+def _leaves_to_stock(form: Form, today: int = 0) -> bool:
+    """Whether a program says no more than FA3 does, or than the constant that the target's users have today."""
     zero = all(
-        isinstance(n.value, ast.Constant) and n.value.value == 0
+        isinstance(n.value, ast.Constant) and n.value.value in (0, today)
         for s in form.body
         for n in ast.walk(s)
         if isinstance(n, ast.Return)
@@ -368,7 +369,9 @@ def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, 
     rows = [r for r in gather(target, own, tables, gpu) if r.setting.mode is not Mode.STATIC]
     with dead_rules_told(form, stock, rows, gpu):
         verdict = modes_of(target, own, rows, gpu, domain, partial=partial)
+    costs = step_costs(form_of(program, "blocks_per_split"), rows, gpu)
     change = change_prepare(tree, form, stock, domain)
+    change = replace(change, notes=(*change.notes, *cost_notes(costs)))
     asked = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
     change, proof = proved_kernel(
         own, read(stock.source(), STOCK_SEED), change, asked, tree, compiler, folder, gpu=gpu, domain=domain

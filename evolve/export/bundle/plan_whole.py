@@ -29,6 +29,7 @@ from evolve.export.bundle.plan import (
     stock_form,
     with_stock_choice,
 )
+from evolve.export.bundle.search_cost import cost_notes, step_costs
 from evolve.export.evidence.answers import read
 from evolve.export.evidence.evidence import confined, gather, recorded_tables
 from evolve.export.patch.guard import guarded_forms
@@ -78,6 +79,7 @@ def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, co
             hint="the target fa3 and its twins, with --partial",
         )
     inside = [r for r in rows if domain.in_mode(r.view.varlen)]
+    costs = step_costs(form_of(program, "blocks_per_split"), inside, gpu)
     lattice = calls_on_all_gpus(inside, gpu.num_sms)
     # The smaller proof first: it refuses what the kernel cannot hold.
     asked = [(r.view, work_view(r.case.shape, r.setting, r.chosen.num_splits)) for r in inside]
@@ -92,7 +94,9 @@ def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, co
     function = compile_change(change, compiler, folder / "fast", FAST)
     fields = form.fields() if not change.keeps_stock else own_fields(form, stock)
     monotone = prove_monotone(function, change.inputs, fields, domain)
-    change = replace(change, edits={**change.edits, **kernel.edits}, notes=(*change.notes, *kernel.notes))
+    change = replace(
+        change, edits={**change.edits, **kernel.edits}, notes=(*change.notes, *kernel.notes, *cost_notes(costs))
+    )
     return exported(
         name, program, target, tree, form, change, proof, verdict,
         stock=stock, rows=rows, tables=tables, gpu=gpu, monotone=monotone, followed=followed, outside=outside,

@@ -120,22 +120,27 @@ def _workspace(rows: tuple[Row, ...]) -> str:
     )
 
 
+BATCH_FIELDS = {"batch", "total_mblocks", "total_n_blocks", "max_n_blocks", "min_n_blocks", "n_blocks"}
+"""What a rule may read that other sequences of the batch decide."""
+
+
+def batch_fields(export: Export) -> list[str]:
+    """Those that the rule reads; a rule that reads none adds no dependence on the batch."""
+    return sorted(export.form.fields() & BATCH_FIELDS)
+
+
 def _batch_invariance(export: Export) -> str:
-    reads = export.form.fields() & {
-        "batch",
-        "total_mblocks",
-        "total_n_blocks",
-        "max_n_blocks",
-        "min_n_blocks",
-        "n_blocks",
-    }
+    reads = batch_fields(export)
     if reads:
         return (
-            "num_splits depends on the batch, as it does in the present rule: the rounding of one sequence's output "
-            f"may change with what else is in the batch (the rule reads {', '.join(sorted(reads))}). Users who need "
+            "no. num_splits depends on the batch, as it does in the present rule: the rounding of one sequence's "
+            f"output may change with what else is in the batch (the rule reads {', '.join(reads)}). Users who need "
             "batch-invariant results pass num_splits themselves, as before."
         )
-    return "The rule does not read the batch; it adds no dependence of a sequence's rounding on its neighbours."
+    return (
+        "the rule does not read the batch; it adds no dependence of a sequence's rounding on its neighbours. In varlen "
+        "calls the target's own prepare kernel, where the rule leaves that as it is, still splits by the whole batch."
+    )
 
 
 def _environment(export: Export) -> list[str]:

@@ -163,13 +163,14 @@ def _choice(curve: Sequence[MarginStep], share: float, asked: float) -> int | No
     """The margin that keeps most gain on holdout shapes with few enough of them slower.
 
     Of margins that keep the same percent the largest is taken. The program without a guard takes part where as few
-    training shapes are slower, too; where no guard is possible, fewer than are asked for suffice there.
+    training shapes are slower, too, and then no guard that keeps the same is put in front of it; where no guard is
+    possible, fewer than are asked for suffice there.
     """
     good = [i for i, s in enumerate(curve) if s.classes and s.slower["holdout"].share <= share]
     trained = curve[0].slower["train"].share
     if curve[0].slower["holdout"].share <= share and (trained <= share if len(curve) > 1 else trained < asked):
         good.append(0)
-    return max(good, key=lambda i: (round(curve[i].kept["holdout"], 2), i), default=None)
+    return max(good, key=lambda i: (round(curve[i].kept["holdout"], 2), i == 0, i), default=None)
 
 
 def _rows(

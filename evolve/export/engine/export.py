@@ -1,4 +1,4 @@
-"""Writes a program of the Triton decode kernel for servers: one file, or a package that vLLM finds by itself."""
+"""Writes a program of the Triton decode kernel for servers: one file, or a package that its engine finds by itself."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ from evolve.export.evidence.answers import read
 from evolve.export.targets.targets import EngineTarget
 
 SINGLE_FILE = "triton_decode_evolved.py"
-PLUGIN = "kernels/vllm_plugin"
-PACKAGE = "evosplit_vllm"
-PACKAGE_FILES = ("__init__.py", "backend.py", "domain.py")
+PLUGINS = {
+    EngineTarget.VLLM_PLUGIN: ("kernels/vllm_plugin", "evosplit_vllm"),
+    EngineTarget.SGLANG_PLUGIN: ("kernels/sglang_plugin", "evosplit_sglang"),
+}
+"""Where the package of an engine is, and its name."""
+
+SHARED = "kernels/server_plugin"
+"""What packages of all engines hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ def export_engine(
     check_output(output)
     program = read(text, name)
     digest = sha256(text.encode()).hexdigest()
-    measured = measured_effects(text, paged_only=target is EngineTarget.VLLM_PLUGIN)
+    measured = measured_effects(text, paged_only=target in PLUGINS)
     words = told(measured)
     module = single_file(program, sha256=digest, version=__version__, measured=words)
     provenance: dict[str, object] = {
@@ -72,13 +77,14 @@ def export_engine(
     if target is EngineTarget.TRITON_PYTHON:
         contents[SINGLE_FILE] = module
     else:
-        source = asset(PLUGIN)
+        folder, package = PLUGINS[target]
+        source, shared = asset(folder), asset(SHARED)
         contents["pyproject.toml"] = (source / "pyproject.toml").read_text(encoding="utf-8")
         readme = (source / "README.md").read_text(encoding="utf-8")
         contents["README.md"] = readme.replace("@MEASURED@", words).replace("@SHA256@", digest)
-        for file in PACKAGE_FILES:
-            contents[f"{PACKAGE}/{file}"] = (source / file).read_text(encoding="utf-8")
-        contents[f"{PACKAGE}/decode.py"] = module
+        for path in (source / "__init__.py", source / "backend.py", shared / "domain.py", shared / "plans.py"):
+            contents[f"{package}/{path.name}"] = path.read_text(encoding="utf-8")
+        contents[f"{package}/decode.py"] = module
     _write(output, contents)
     return EngineExport(output, sorted(contents), measured, provenance)
 

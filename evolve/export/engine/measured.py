@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evaluators.data.evaluation import SplitScore
+from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.judge.judge import Judge, open_judge
 from evolve.assets import asset
@@ -29,6 +29,7 @@ class Effect:
         worst: smallest of them.
         regressions: shapes slower by more than 1% and three standard errors.
         missing: shapes whose launch has no recorded latency; they count as 2% slower.
+        batch_invariant: whether a sequence is cut alike whatever shares its batch, on all shapes of the table.
         gpu: that was measured on.
         build: of Triton, the kernel and FA3.
     """
@@ -41,6 +42,7 @@ class Effect:
     worst: float
     regressions: int
     missing: int
+    batch_invariant: bool
     gpu: str
     build: str
 
@@ -70,6 +72,9 @@ class MeasuredEffects:
                 f"as FA3 by itself, {e.worst:.2f}x at worst,\n  {e.regressions} slower by more than 1%"
                 + (f", {e.missing} not measured" if e.missing else "")
             )
+        for paged, invariant in {e.paged: e.batch_invariant for e in self.effects}.items():
+            kind = "paged" if paged else "contiguous"
+            told.append(f"- batch-invariant on those shapes, {kind} KV: {'yes' if invariant else 'no'}")
         for setting, reason in self.refused.items():
             told.append(f"- not for {setting}: {reason[:90]}")
         return told
@@ -98,7 +103,7 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
         elif all(score.missing == score.shapes for score in found.scores.values()):
             refused[judge.setting.name] = "it decides for launches that nobody measured"
         else:
-            effects += _effects(judge, found.scores)
+            effects += _effects(judge, found)
     if not effects:
         reasons = "; ".join(f"{setting}: {reason}" for setting, reason in refused.items())
         raise UserError(
@@ -116,10 +121,10 @@ def _tables() -> Sequence[Path]:
     return found
 
 
-def _effects(judge: Judge, scores: Mapping[str, SplitScore]) -> list[Effect]:
-    told = judge.description
+def _effects(judge: Judge, found: Evaluation) -> list[Effect]:
+    told, invariant = judge.description, not judge.batch_variance(found.decisions)
     return [
         Effect(judge.setting.name, judge.setting.paged, split, score.shapes, score.geomean_speedup, score.worst_speedup,
-               score.regressions, score.missing, told["gpu"], told["build"])
-        for split, score in scores.items()
+               score.regressions, score.missing, invariant, told["gpu"], told["build"])
+        for split, score in found.scores.items()
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
 from evolve.errors import UserError
 
 AT_ONCE = 20_000
-LIMITS = Limits(time_s=300.0, memory_mb=2048)
+LIMITS = Limits(time_s=300.0, memory_mb=2048, time_tries=1)
 """Of one sandbox process; a proof asks twenty times as many questions as a search."""
 
 NO_WORK = WorkView(1, 1, 1, 128, 128, 128, 1, 1, (1,), 1, 1, 1)

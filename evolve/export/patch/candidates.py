@@ -1,7 +1,8 @@
 """Finds the search in a `blocks_per_split`: a loop over sizes of split that keeps the one of least cost.
 
 What the loop reads of the list of sequences must be sums, maxima and minima of whole numbers, each over the whole
-batch: a device can then try 32 candidates at a time, one per lane. All else about a candidate is arithmetic on these.
+batch: a device can then try 32 candidates at a time, one per lane. All else about a candidate is arithmetic on these. A
+loop that does not read the list at all is tried by lanes too, where it has this form.
 """
 
 from __future__ import annotations
@@ -109,15 +110,24 @@ def reads_list(node: ast.AST, helpers: Mapping[str, ast.FunctionDef]) -> bool:
 
 
 def find_search(form: Form) -> CandidateSearch | None:
-    """The search of a program; None where it does not read the list of sequences.
+    """The search of a program; None where there is none, and it does not read the list of sequences.
 
     Raises:
         NotExpressible: it reads the list in another way, with the line.
     """
-    helpers = form.helpers
-    reading = [i for i, s in enumerate(form.body) if reads_list(s, helpers)]
-    if not reading:
+    reading = [i for i, s in enumerate(form.body) if reads_list(s, form.helpers)]
+    if reading:
+        return _search_at(form, reading)
+    loops = [i for i, s in enumerate(form.body) if isinstance(s, ast.For)]
+    try:
+        return _search_at(form, loops) if loops else None
+    except NotExpressible:
         return None
+
+
+def _search_at(form: Form, reading: Sequence[int]) -> CandidateSearch:
+    """The loop at the last of some places in the body, taken apart."""
+    helpers = form.helpers
     body = copy.deepcopy(form.body)
     loop = body[reading[-1]]
     if not isinstance(loop, ast.For) or not isinstance(loop.target, ast.Name):

@@ -39,7 +39,7 @@ class LaneRule:
 
     Attributes:
         lines: of the rule, which ends with a return, indented once.
-        shared: declaration of its shared memory.
+        shared: declaration of its shared memory; empty where it reduces nothing over the batch.
         clears: assignments that a thread makes before the kernel's first barrier, for its lane `threadIdx.x`.
         notes: on exactness.
     """
@@ -128,7 +128,14 @@ def lane_rule(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str])
         NotExpressible: it reads the list in another way, divides by what may be 0, or sums what is not whole.
     """
     search = find_search(form)
-    return None if search is None else _Writing(form, search, inputs, fields).rule()
+    if search is None:
+        return None
+    try:
+        return _Writing(form, search, inputs, fields).rule()
+    except NotExpressible:
+        if search.reductions:
+            raise
+        return None  # every thread runs the loop by itself, as any other statement
 
 
 class _Inputs(ast.NodeTransformer):
@@ -155,14 +162,14 @@ class _Writing:
         self.chosen, self.found = _unused("chosen", names), _unused("found", names)
         ends = {"first": search.first, "last": search.last, "start": search.start, "limit": search.limit}
         self.ends = {end: (_unused(end, names), value) for end, value in ends.items() if value is not None}
-        item = search.reductions[0].item
+        item = search.reductions[0].item if search.reductions else ""
         self.item = item
         self.reductions = [
             replace(r, value=Rename({r.item: item}).visit(copy.deepcopy(r.value))) for r in search.reductions
         ]
         self.form = replace(form, body=[], comments={k: list(v) for k, v in form.comments.items()})
         self.view = next(iter(form.views))
-        self.numbers: dict[str, Type] = {item: whole(1, MAX_BLOCKS)}
+        self.numbers: dict[str, Type] = {item: whole(1, MAX_BLOCKS)} if item else {}
 
     def _with(self, body: Sequence[ast.stmt]) -> Form:
         """A form of statements in which what each lane has is an input."""
@@ -266,21 +273,16 @@ class _Writing:
             "choice between two candidates whose costs differ by no more",
         )
         return LaneRule(
-            tuple(lines), f"__shared__ int {SHARED}[3][{rows}][32];", tuple(clears),
+            tuple(lines), f"__shared__ int {SHARED}[3][{rows}][32];" if rows else "", tuple(clears),
             (*body.notes, *(notes if self.key_type == "double" else ())),
         )  # fmt: skip
 
     def _spelled(self, name: str) -> str:
         return f"{name}_value" if name in RESERVED or name in self.fields.values() else name
 
-    def _loop(self, prefix: Sequence[str], items: Sequence[str], costs: Sequence[str]) -> list[str]:
-        search = self.search
-        counter, item, key, best, cost = map(
-            self._spelled, (search.counter, self.item, search.key, search.best, search.cost)
-        )
-        kind, sign = self.key_type, OPERATOR[search.better]
-        worst = {"double": "HUGE_VAL", "int": "INT_MAX"}.get(kind, "INT64_MAX")
-        worst = worst if sign[0] == "<" else f"-{worst}"
+    def _over_batch(self, items: Sequence[str]) -> list[str]:
+        """Lines that give each lane the sums and extremes of its candidate."""
+        item = self._spelled(self.item)
         names = [self._spelled(r.name) for r in self.reductions]
         values = [_value_of(text) for text in items]
         comments = [t for r in self.reductions for t in self.form.comments.get(r.line, [])]
@@ -291,19 +293,7 @@ class _Writing:
         ]
         next_clears = [f"{SHARED}[(round + 1) % 3][{k}][lane] = {_neutral(r, self.numbers)};"
                        for k, r in enumerate(self.reductions)]  # fmt: skip
-        own, whole_first = search.chosen is not None, search.limit is None
-        ends = {end: str(v.value) if isinstance(v, ast.Constant) else name for end, (name, v) in self.ends.items()}
-        first, last = ends["first"], ends["last"]
-        begin = "32 * round" if first == "0" else f"{first} + 32 * round"
-        at = first if whole_first else f"{first} - 1" if not first.isdecimal() else str(int(first) - 1)
-        lines = [
-            "// 32 candidates at a time, one per lane; sums and extremes of all warps meet in shared memory.",
-            f"{kind} {key} = {worst if whole_first else ends['limit']};",
-            f"int at = {at};",
-            *([f"int {best} = {ends['start']};"] if own else []),
-            f"for (int round = 0; {begin} <= {last}; round++) {{",
-            f"    int const {counter} = std::min({begin} + lane, {last});",
-            *prefix,
+        return [
             *(f"    // {text}" for text in comments),
             f"    int {starts};",
             "    for (int i = 0; i < kNumBatchPerWarp; i++) {",
@@ -318,6 +308,29 @@ class _Writing:
             "    }",
             "    __syncthreads();",
             *(f"    {n} = over_batch[{k}][lane];" for k, n in enumerate(names)),
+        ]
+
+    def _loop(self, prefix: Sequence[str], items: Sequence[str], costs: Sequence[str]) -> list[str]:
+        search = self.search
+        counter, key, best, cost = map(self._spelled, (search.counter, search.key, search.best, search.cost))
+        kind, sign = self.key_type, OPERATOR[search.better]
+        worst = {"double": "HUGE_VAL", "int": "INT_MAX"}.get(kind, "INT64_MAX")
+        worst = worst if sign[0] == "<" else f"-{worst}"
+        own, whole_first = search.chosen is not None, search.limit is None
+        ends = {end: str(v.value) if isinstance(v, ast.Constant) else name for end, (name, v) in self.ends.items()}
+        first, last = ends["first"], ends["last"]
+        begin = "32 * round" if first == "0" else f"{first} + 32 * round"
+        at = first if whole_first else f"{first} - 1" if not first.isdecimal() else str(int(first) - 1)
+        lines = [
+            "// 32 candidates at a time, one per lane"
+            + ("; sums and extremes of all warps meet in shared memory." if self.reductions else "."),
+            f"{kind} {key} = {worst if whole_first else ends['limit']};",
+            f"int at = {at};",
+            *([f"int {best} = {ends['start']};"] if own else []),
+            f"for (int round = 0; {begin} <= {last}; round++) {{",
+            f"    int const {counter} = std::min({begin} + lane, {last});",
+            *prefix,
+            *(self._over_batch(items) if self.reductions else ()),
             *costs,
             f"    if ({cost} {sign} {key}) {{",
             f"        {key} = {cost};",

@@ -55,10 +55,8 @@ PARAMETERS = ("total_blocks", "num_head", "num_sm", "num_batch", "num_splits_sta
 INPUTS = (*KERNEL_HAS, *REDUCED)
 IN_EVERY_LAYER = "enable_pdl"
 """True in the launcher where no metadata was prepared ahead and every layer's call runs the kernel, for its batches."""
-SEARCH_NOTE = (
-    "the loop over candidates adds one barrier for each 32 of them; what it costs was measured on an H100 "
-    "(results/prepare-kernel of evosplit)"
-)
+BARRIER_NOTE = "the loop over candidates adds one barrier for each 32 of them"
+COST_NOTE = "what the loop over candidates costs was measured on an H100 (results/prepare-kernel of evosplit)"
 ONCE_NOTE = (
     "it runs where metadata is prepared once for all layers. Where each layer's call prepares its own "
     f"({IN_EVERY_LAYER} is set), the present formula decides, since the loop would be paid in every layer"
@@ -182,13 +180,15 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
         conditions.append(f"!{IN_EVERY_LAYER}")
         if not domain.limited:
             text = text.replace("if (total_blocks > 0)", f"if ({INPUT} && total_blocks > 0)", 1)
-        notes = (*notes, SEARCH_NOTE, ONCE_NOTE)
+        notes = (*notes, ONCE_NOTE)
     elif lanes is not None:
-        notes = (*notes, SEARCH_NOTE, EVERY_LAYER_NOTE)
+        notes = (*notes, EVERY_LAYER_NOTE)
+    if lanes is not None:
+        notes = (*notes, *([BARRIER_NOTE] if lanes.shared else []), COST_NOTE)
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
     changed = source[:start] + text.lstrip().encode() + source[end:]
-    if more or lanes is not None:
+    if more or (lanes is not None and lanes.shared):
         changed = _with_shared(changed, kernel, start, more, lanes)
     if conditions:
         changed = _with_argument(changed, kernel.parameters_end, " && ".join(conditions))
@@ -247,7 +247,7 @@ def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence
     if names:
         lines += [f"__shared__ int {', '.join(names)};",
                   f"if (threadIdx.x == 0) {{ {' '.join(f'{n} = {REDUCED[n][1]};' for n in names)} }}"]  # fmt: skip
-    if lanes is not None:
+    if lanes is not None and lanes.shared:
         lines += [lanes.shared, "if (threadIdx.x < 32) {", *(f"    {text}" for text in lanes.clears), "}"]
     return source[: top.start] + "".join(f"{line}\n{pad}" for line in lines).encode() + source[top.start :]
 

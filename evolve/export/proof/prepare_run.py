@@ -243,10 +243,15 @@ def _compare(function: HostFunction, program: Program, batches: Sequence[Prepare
     for start in range(0, len(batches), AT_ONCE):
         part = batches[start : start + AT_ONCE]
         wanted = ask(program, [(shape, b.work, b.num_sms) for b in part], "batches of the proof")
+        # Before the kernel runs, which divides by the answer.
+        for batch, decision in zip(part, wanted, strict=True):
+            if decision.blocks_per_split < 1:
+                raise UserError(
+                    f"blocks_per_split answers {decision.blocks_per_split} at {batch.work}",
+                    hint="FA3's own stands for `return 0` alone: `if best == 0: return 0` in front of `return best`",
+                )
         got = function.answers([b.row(measured=measured) for b in part])
         for batch, decision, answer in zip(part, wanted, got, strict=True):
-            if decision.blocks_per_split < 1:
-                raise UserError(f"blocks_per_split {decision.blocks_per_split} at {batch.work}", hint="max(1, ...)")
             if decision.blocks_per_split != answer:
                 raise Mismatch(
                     f"the kernel says {answer}, the program {decision.blocks_per_split}: {batch}",

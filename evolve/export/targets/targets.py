@@ -17,6 +17,8 @@ class EngineTarget(StrEnum):
     """One importable file with kernel and schedule."""
     VLLM_PLUGIN = "vllm-plugin"
     """An installable package that serves vLLM's decode steps."""
+    SGLANG_PLUGIN = "sglang-plugin"
+    """The same for SGLang."""
 
 
 class TargetKind(StrEnum):
@@ -100,8 +102,9 @@ _IN_VLLM = {
 _IN_FA4 = {
     "pack_gqa": "_get_fwd_config takes pack_gqa as given",
     "sm_margin": "FA4 has no sm_margin",
-    "blocks_per_split": "FA4's formula for it is a kernel of flash_attn/cute/prepare_scheduler.py (since August 2026), "
-    "which no target patches yet",
+    "blocks_per_split": "FA4's formula for it is a kernel in CuTe DSL (flash_attn/cute/prepare_scheduler.py, since "
+    "August 2026) that runs on Blackwell alone, since FA4 does not split KV on Hopper; no latency was recorded there, "
+    "and the kernel cannot be compiled or run without such a GPU",
 }
 _UPSTREAM, _VLLM_FORK, _SGL_FORK = (
     "Dao-AILab/flash-attention",

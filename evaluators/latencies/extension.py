@@ -1,0 +1,175 @@
+"""Extends a recorded table by launches and shapes that were recorded later, maybe on another GPU of the same model.
+
+Of each shape that gets more launches a few that the table holds are measured again: the bridge. What the new launches
+took is multiplied by the geometric mean of old over new medians of the bridge, so that the cells of a shape compare as
+if one GPU had measured them. The card and `bridge.csv.gz` say which cells were scaled, and by how much. Shapes that the
+table lacks come as they were measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evaluators.data.launches import Cell
+from evaluators.data.workloads import Case, cases_for
+from evaluators.latencies.table import (
+    SHAPES,
+    TableError,
+    merge_slices,
+    read_table,
+    round_agreement,
+    slice_rows,
+    write_table,
+)
+
+BRIDGE = "bridge.csv.gz"
+BRIDGE_COLUMNS = ("case", "factor", "disagreement", "scaled_launches", "gpu")
+FASTEST = 2
+"""Launches of the bridge beside the baseline: the fastest, which scores rest on."""
+
+EXTENDS = "extends"
+"""Key of a slice's header: digest of the table whose launches it leaves out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bridged:
+    """A shape that got more launches.
+
+    Attributes:
+        factor: what the new latencies were multiplied by.
+        disagreement: largest less smallest logarithm of old over new among the launches of the bridge.
+        launches: how many were added, the last ones of the shape.
+        gpu: UUID of the GPU that measured them.
+    """
+
+    factor: float
+    disagreement: float
+    launches: int
+    gpu: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """A table and what was added to it; fields as of `write_table`."""
+
+    card: Mapping[str, Any]
+    cases: tuple[Case, ...]
+    cells: Mapping[str, tuple[Cell, ...]]
+    gpu_of: Mapping[str, str]
+    bridged: Mapping[str, Bridged]
+
+
+def bridge(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Recorded launches of a shape to measure again: the baseline, which comes first, and the fastest."""
+    others = sorted(cells[1:], key=lambda c: (statistics.median(c.latencies_us), c.launch))
+    return (cells[0], *others[:FASTEST])
+
+
+def _bridged(case: str, old: Sequence[Cell], new: Sequence[Cell], gpu: str) -> tuple[list[Cell], Bridged]:
+    """New launches in the time of the old ones."""
+    again = {c.launch: statistics.median(c.latencies_us) for c in new}
+    known = {c.launch for c in old}
+    logs = [math.log(statistics.median(c.latencies_us) / again[c.launch]) for c in bridge(old) if c.launch in again]
+    if len(logs) < 1 + FASTEST:
+        raise TableError(f"{case}: {len(logs)} launches of the bridge were measured again, expected {1 + FASTEST}")
+    factor = math.exp(statistics.fmean(logs))
+    added = [
+        replace(c, latencies_us=tuple([round(us * factor, 3) for us in c.latencies_us]))
+        for c in new
+        if c.launch not in known
+    ]
+    return added, Bridged(factor, max(logs) - min(logs), len(added), gpu)
+
+
+def _gpus(folder: Path) -> dict[str, str]:
+    """UUID of the GPU that measured a shape, by case."""
+    with gzip.open(folder / SHAPES, "rt", encoding="utf-8", newline="") as file:
+        return {row["case"]: row["gpu"] for row in csv.DictReader(file)}
+
+
+def extended(folder: Path, slices: Sequence[Path]) -> Extension:
+    """A table with what slices add to it.
+
+    Args:
+        folder: the table.
+        slices: recorded with its digest in their header.
+
+    Raises:
+        TableError: a slice of another table, workload, setting or build, or without the bridge of a shape.
+    """
+    table = read_table(folder)
+    for path in slices:
+        head = next(slice_rows(path), {})
+        if head.get(EXTENDS) != table.digest:
+            raise TableError(f"{path} was not recorded to extend {folder}: record it with --table {folder}")
+    new_card, _, new_cells, new_gpu_of = merge_slices(slices)
+    for key in ("workload", "setting", "build", "rounds"):
+        if new_card[key] != table.card[key]:
+            raise TableError(f"the slices' {key} is {new_card[key]!r}, that of {folder} {table.card[key]!r}; not mixed")
+    if new_card["device"]["name"] != table.card["device"]["name"]:
+        raise TableError(
+            f"the slices are of a {new_card['device']['name']}, {folder} of {table.card['device']['name']}"
+        )
+    cells, gpu_of = dict(table.cells), _gpus(folder)
+    bridged: dict[str, Bridged] = {}
+    for case, new in new_cells.items():
+        if case in cells:
+            added, bridged[case] = _bridged(case, cells[case], new, new_gpu_of[case])
+            cells[case] = (*cells[case], *added)
+        else:
+            cells[case], gpu_of[case] = tuple(new), new_gpu_of[case]
+    cases = tuple(c for c in cases_for(str(table.card["workload"]), table.setting) if c.id in cells)
+    card = {
+        **table.card,
+        "gpu_uuids": sorted({*table.card["gpu_uuids"], *new_card["gpu_uuids"]}),
+        "shapes": len(cases),
+        "cells": sum(map(len, cells.values())),
+        "shapes_lost": sorted(x for x in {*table.card["shapes_lost"], *new_card["shapes_lost"]} if x not in cells),
+        **round_agreement(c.latencies_us for rows in cells.values() for c in rows),
+        "extension": _card(new_card, bridged, len(new_cells)),
+    }
+    return Extension(card, cases, cells, gpu_of, bridged)
+
+
+def _card(new_card: Mapping[str, Any], bridged: Mapping[str, Bridged], shapes: int) -> dict[str, Any]:
+    """What a card says of the extension; figures of the bridge where there is one."""
+    told: dict[str, Any] = {
+        "date": new_card["date"],
+        "device": new_card["device"],
+        "gpu_uuids": new_card["gpu_uuids"],
+        "sm_clock_mhz": new_card["sm_clock_mhz"],
+        "shapes_while_slowed_down": new_card["shapes_while_slowed_down"],
+        "shapes_as_measured": shapes - len(bridged),
+        "shapes_with_scaled_launches": len(bridged),
+        "scaled_launches": sum(b.launches for b in bridged.values()),
+        "scaled_by": f"old over new medians of the baseline and the {FASTEST} fastest of the shape: {BRIDGE}",
+    }
+    if bridged:
+        factors = sorted(b.factor for b in bridged.values())
+        last = len(factors) - 1
+        told["factor"] = {k: round(factors[int(q * last)], 5) for k, q in (("p5", 0.05), ("p50", 0.5), ("p95", 0.95))}
+        told["disagreement_median"] = round(statistics.median(b.disagreement for b in bridged.values()), 5)
+    return told
+
+
+def write_extension(folder: Path, extension: Extension) -> None:
+    """Write the table to a new folder, with the file that says what was scaled.
+
+    Raises:
+        TableError: the folder holds something already.
+    """
+    write_table(folder, extension.card, extension.cases, extension.cells, extension.gpu_of)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(BRIDGE_COLUMNS)
+    for case, b in sorted(extension.bridged.items()):
+        writer.writerow((case, f"{b.factor:.5f}", f"{b.disagreement:.5f}", b.launches, b.gpu))
+    (folder / BRIDGE).write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))

@@ -1,0 +1,174 @@
+"""What a search in the prepare kernel costs a decode step, against what the launches that it chooses gain there.
+
+The search runs once per step, for every batch that reaches it, also where it then leaves the launch as it is; the gain
+comes in every layer. Both are predicted: the cost from the kernel's time on an H100, the gain from recorded latencies.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from evaluators.data.contract import Gpu
+from evaluators.fa3.dispatch import work_view
+from evaluators.language.cpp.normalise import Form
+from evolve.export.evidence.answers import ask, read
+from evolve.export.evidence.evidence import Row
+from evolve.export.evidence.harm import HarmfulRule
+from evolve.export.patch.candidates import CandidateSearch, find_search
+
+LAYERS = 32
+"""Of the step: as in Llama-3.1-8B. Deeper models pay a smaller part."""
+
+LANES = 32
+ROUND_US = ((1, 1.9), (8, 2.95), (31, 6.15), (64, 6.15), (256, 6.95), (992, 12.25))
+"""Largest batch, and microseconds of 32 candidates that read every sequence: the dearest rule of
+results/prepare-kernel/prepare_kernel.json, less the present kernel."""
+
+ALONE_US = 1.55
+"""Microseconds of 32 candidates that read no list, by the same file; they are as many for any batch."""
+
+TURNED_AWAY_US = 0.35
+"""Microseconds of a batch that is turned away in front of the loop, by the same file: reductions and the condition."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """A group of recorded batches in a step that holds `LAYERS` layers of attention alone.
+
+    Attributes:
+        where: workload and setting.
+        ragged: whether the batches are.
+        batches: recorded ones.
+        searched: of these, how many reach the search.
+        dearest_us: of one search.
+        log_gain: mean log speed-up of the layers.
+        log_net: mean log speed-up of the step, with the search.
+        losing: batches whose step becomes slower.
+    """
+
+    where: str
+    ragged: bool
+    batches: int
+    searched: int
+    dearest_us: float
+    log_gain: float
+    log_net: float
+    losing: int
+
+    @property
+    def words(self) -> str:
+        """For a bundle."""
+        kind = "ragged" if self.ragged else "even"
+        return (
+            f"{self.where}: {self.searched} of {self.batches} {kind} batches are searched, for up to "
+            f"{self.dearest_us:.1f} us; a step runs {math.exp(self.log_net):.4f}x as fast with it, its layers "
+            f"{math.exp(self.log_gain):.4f}x, and {self.losing} batches lose"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _PricedBatch:
+    workload: str
+    log_gain: float
+    log_net: float
+    cost_us: float
+    searched: bool
+
+
+def candidates(form: Form, search: CandidateSearch, rows: Sequence[Row], gpu: Gpu) -> list[int]:
+    """Candidates that the kernel tries for each row's batch; 0 where the search is not reached.
+
+    Args:
+        form: `blocks_per_split`, with `return 0` where it leaves the launch to FA3.
+        search: its loop.
+        rows: recorded ones.
+        gpu: of the recordings.
+    """
+
+    class Zero(ast.NodeTransformer):
+        def visit_Return(self, node: ast.Return) -> ast.Return:
+            return ast.Return(ast.Constant(0))
+
+    last, first = (copy.deepcopy(e) for e in (search.last, search.first))
+    count = ast.Call(ast.Name("max", ast.Load()), [
+        ast.Constant(0), ast.BinOp(ast.BinOp(last, ast.Sub(), first), ast.Add(), ast.Constant(1)),
+    ], [])  # fmt: skip
+    body = [*(Zero().visit(copy.deepcopy(s)) for s in search.before), ast.Return(count)]
+    counting = replace(form, body=[ast.fix_missing_locations(s) for s in body], comments={})
+    works = [work_view(r.case.shape, r.setting, r.chosen.num_splits) for r in rows]
+    asked = [(r.view, work, gpu.num_sms) for r, work in zip(rows, works, strict=True)]
+    answers = ask(read(counting.source(), "the search"), asked, "recorded batches")
+    return [a.blocks_per_split if w.num_splits > 1 else 0 for a, w in zip(answers, works, strict=True)]
+
+
+def search_us(tried: int, batch: int, *, reads_batch: bool) -> float:
+    """Microseconds that a search of so many candidates adds to the prepare kernel on an H100, predicted."""
+    if not tried:
+        return TURNED_AWAY_US
+    own = next((us for most, us in ROUND_US if batch <= most), ROUND_US[-1][1]) if reads_batch else ALONE_US
+    return -(-tried // LANES) * own
+
+
+def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
+    """Cost and gain by workload, setting and kind of batch; nothing where the rule holds no search, or without records.
+
+    Raises:
+        HarmfulRule: over all recorded even, or all ragged batches of a setting the search costs more than it gains.
+    """
+    search = find_search(form)
+    rows = [r for r in rows if r.result and r.rounds_us]
+    if search is None or not rows:
+        return []
+    tried = candidates(form, search, rows, gpu)
+    by_group: dict[tuple[str, bool], list[_PricedBatch]] = {}
+    for row, count in zip(rows, tried, strict=True):
+        assert row.result and row.rounds_us
+        gain = row.result.log_speedup if row.changed else 0.0
+        # The kernel asks no rule where the cap is 1.
+        asked = row.chosen.num_splits > 1
+        cost = search_us(count, row.case.shape.batch, reads_batch=bool(search.reductions)) if asked else 0.0
+        stock = LAYERS * statistics.median(row.rounds_us[0])
+        net = -math.log(math.exp(-gain) + cost / stock)
+        by_group.setdefault((row.setting.name, row.case.ragged), []).append(
+            _PricedBatch(row.workload, gain, net, cost, count > 0)
+        )
+    found: list[StepCost] = []
+    harmful = []
+    for (setting, ragged), group in by_group.items():
+        whole = _of_group(setting, ragged, group)
+        if whole.log_net < 0 < whole.dearest_us and whole.searched:
+            harmful.append(whole)
+        for workload in dict.fromkeys(b.workload for b in group):
+            found.append(_of_group(f"{workload}, {setting}", ragged, [b for b in group if b.workload == workload]))
+    if harmful:
+        raise HarmfulRule(
+            f"the search over candidates costs a step of {LAYERS} layers more than its launches gain (predicted from "
+            f"the kernel's time on an H100): {'; '.join(c.words for c in harmful)}",
+            hint="turn such batches away in front of the loop (`if work.min_n_blocks < work.max_n_blocks: return 0` "
+            "leaves ragged ones to FA3), or try 32 candidates",
+        )
+    return found
+
+
+def cost_notes(costs: Sequence[StepCost]) -> tuple[str, ...]:
+    """What a bundle says of them."""
+    told = [c.words for c in costs if c.searched]
+    if not told:
+        return ()
+    return (
+        "the search is paid once per step, also where it changes nothing. Predicted from the kernel's time on an H100 "
+        f"and recorded latencies, for {LAYERS} layers of attention alone: {'; '.join(told)}",
+    )
+
+
+def _of_group(where: str, ragged: bool, group: Sequence[_PricedBatch]) -> StepCost:
+    return StepCost(
+        where, ragged, len(group), sum(b.searched for b in group), max(b.cost_us for b in group),
+        statistics.fmean(b.log_gain for b in group), statistics.fmean(b.log_net for b in group),
+        sum(b.log_net < 0 for b in group),
+    )  # fmt: skip
