@@ -305,8 +305,7 @@ class Journal:
             self._insert("results", row)
 
     def span(self, index: int, lane: str, name: str, started_at: float, seconds: float | None = None) -> None:
-        """Write the duration of work on a proposal from `started_at` (seconds since the epoch), for `seconds` or until
-        now.
+        """Write a span of work on a proposal, from `started_at` (seconds since the epoch), by default until now.
 
         `lane` is a track of the timeline: `proposer`, `sandbox` or `gpu`. Clock readings do not enter comparisons of
         runs.
