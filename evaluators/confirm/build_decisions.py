@@ -23,7 +23,7 @@ class Expected:
 
     Attributes:
         workload: name of the workload.
-        setting: how the call reaches the kernel.
+        setting: provider, mode and cache of the calls.
         case: the shape.
         asked: num_splits passed by users; 0 leaves the decision to the library.
         stock: decision without the patch, resolved.

@@ -225,7 +225,7 @@ def build_suite(
 
     Args:
         workload: name of the workload.
-        setting: how decode calls reach the kernel; static mode has no ragged batches.
+        setting: provider, mode and cache of the calls; static mode has no ragged batches.
         weighting: weighting; shapes that it does not count are left out.
         gpu: properties that heuristics may read.
         decide: returns resolved decisions on cases: (baseline's, candidate's), and a third program's if there is one.

@@ -88,7 +88,7 @@ class Judge:
 
         Args:
             cases: cases to judge; those that the weighting leaves out are dropped.
-            setting: how decode calls reach the kernel.
+            setting: provider, mode and cache of the calls.
             gpu: properties that heuristics may read.
             source: source of latencies.
             description: origin of the latencies, for reports and for the journal of a run.

@@ -20,8 +20,8 @@ def features_of(
     Args:
         program: for its complexity.
         known: facts of the cases.
-        outcomes: of the program's decisions, by case id.
-        weights: of the training cases, by case id; they add up to 1.
+        outcomes: outcomes of the program's decisions, by case id.
+        weights: weights of the training cases, by case id; they add up to 1.
     """
     # At least 1 on every shape; weights add up to 1 but for rounding.
     splits = max(1.0, total(w * outcomes[i].mean_live_splits for i, w in weights.items()))
@@ -34,8 +34,8 @@ def feedback_of(known: Outcomes, outcomes: Mapping[str, DecisionOutcome], weight
 
     Args:
         known: facts, latencies and oracle of the cases.
-        outcomes: of the program's decisions, by case id.
-        weights: of the training cases, by case id.
+        outcomes: outcomes of the program's decisions, by case id.
+        weights: weights of the training cases, by case id.
     """
     rows: list[tuple[bool, Opportunity]] = []
     for case_id, weight in weights.items():

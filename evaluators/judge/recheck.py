@@ -123,7 +123,7 @@ class Recheck:
 
         Args:
             cases: shape and question by case id, in the order of the first evaluation.
-            setting: how decode calls reach the kernel.
+            setting: provider, mode and cache of the calls.
             weights: share of each case in the score of its split.
             gpu: as in `Sandbox`.
             limits: limits of the first evaluation.

@@ -15,28 +15,28 @@ from evaluators.language import subset
 from evaluators.language.tables import is_number, is_table
 
 MAX_REFUSALS = 8
-"""Refusals reported at once; more help nobody."""
+"""Largest number of reported refusals."""
 
 MAX_NAME = 64
-"""Longest name; refusals and exceptions repeat names, and the next prompt repeats refusals."""
+"""Longest name, since refusals and exceptions repeat names, and prompts repeat refusals."""
 
 
 MAX_QUOTED = 120
-"""Characters of a candidate's text, or of the parser's complaint about it, that a refusal repeats."""
+"""Longest quotation of a candidate, or of the parser's message, in a refusal, in characters."""
 
 INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""Characters that Python calls printable and nobody sees: Unicode's Default_Ignorable_Code_Point (variation selectors,
-fillers, the grapheme joiner), and the empty Braille pattern."""
+"""Characters that are printable according to Python, but invisible: Unicode's Default_Ignorable_Code_Point (variation
+selectors, fillers, the grapheme joiner), and the empty Braille pattern."""
 
 FRAMING = {"```": "three backticks", "<<<<<<<": "a diff marker", ">>>>>>>": "a diff marker"}
-"""Text that frames programs in prompts and answers; inside a program it would end them early."""
+"""Delimiters of programs in prompts and answers, which inside a program would end it early."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One construct that the language lacks."""
+    """One construct outside the language."""
 
     line: int
     construct: str
@@ -50,12 +50,12 @@ class Refusal:
 
 
 def quoted(text: str) -> str:
-    """A candidate's text as a refusal may repeat it: one short printable line."""
+    """Quotation of a candidate for a refusal: one short printable line."""
     return "".join(c if c.isprintable() else " " for c in text)[:MAX_QUOTED]
 
 
 class _Checker:
-    """Walks a module and collects refusals."""
+    """Visitor that collects refusals of a module."""
 
     def __init__(self, tree: ast.Module) -> None:
         self.refusals: list[Refusal] = []
@@ -73,7 +73,7 @@ class _Checker:
         self.refuse(node, name, "not part of the heuristic language", subset.INSTEAD.get(name, ""))
 
     def spelling(self, node: ast.AST, name: str) -> bool:
-        """Whether a name is one that the language knows how to spell."""
+        """True if the spelling of a name is allowed."""
         if name.startswith("_") or "__" in name:
             self.refuse(node, name, "names may not begin with or hold underscores doubled", "a plain name")
         elif len(name) > MAX_NAME or not name.isascii():
@@ -83,7 +83,7 @@ class _Checker:
         return False
 
     def name(self, node: ast.AST, name: str) -> None:
-        """A name that is bound here."""
+        """Check a name that is bound here."""
         if not self.spelling(node, name):
             return
         if name in (*subset.BUILTINS, subset.QUEUE, "math"):
@@ -232,13 +232,13 @@ class _Checker:
                     self.operator(node, child)
 
     def value(self, node: ast.Name) -> None:
-        """A name that is read. A function under another name could call itself, or stand in for another function."""
+        """Check a name that is read. A function under another name could call itself, or replace another function."""
         functions = (*self.functions, *self.math_names, *subset.BUILTINS, subset.QUEUE, "math")
         if self.spelling(node, node.id) and node.id in functions:
             self.refuse(node, node.id, "functions are called, and are no values", f"{node.id}(...)")
 
     def comparison(self, node: ast.Compare) -> None:
-        """`is` beside None, True or False alone: which numbers are one object is the interpreter's own affair."""
+        """Check that `is` compares with None, True or False only: identity of numbers depends on the interpreter."""
         sides = [node.left, *node.comparators]
         for operator, pair in zip(node.ops, pairwise(sides), strict=True):
             self.operator(node, operator)
@@ -332,7 +332,7 @@ class _Checker:
 
 
 def framing(source: str) -> Iterator[Refusal]:
-    """Text, mostly in comments, that would break out of where programs are shown."""
+    """Check for text, mostly in comments, that would break the delimiters of programs."""
     for number, line in enumerate(source.split("\n"), start=1):
         odd = next((c for c in line if c != "\t" and (not c.isprintable() or INVISIBLE.match(c))), "")
         if odd:
@@ -343,7 +343,7 @@ def framing(source: str) -> Iterator[Refusal]:
 
 
 def folded(source: str) -> Iterator[Refusal]:
-    """Names with letters that Python reads as others: the tree hides them, and the sandbox cannot load the rules."""
+    """Check for names with letters that Python normalises, which the tree hides and the sandbox cannot load."""
     if source.isascii():
         return
     with suppress(tokenize.TokenError, SyntaxError):  # it was parsed: what the tokeniser minds is no name
@@ -353,11 +353,11 @@ def folded(source: str) -> Iterator[Refusal]:
 
 
 def check(tree: ast.Module, source: str) -> tuple[Refusal, ...]:
-    """What a program holds that the language lacks, at most `MAX_REFUSALS`.
+    """Constructs of a program outside the language, at most `MAX_REFUSALS`.
 
     Args:
-        tree: not deeper than `subset.MAX_DEPTH`.
-        source: the text that it was parsed from.
+        tree: syntax tree, at most `subset.MAX_DEPTH` deep.
+        source: source text of the tree.
     """
     checker = _Checker(tree)
     checker.module(tree)

@@ -1,7 +1,7 @@
-"""The language gate: parses a candidate and refuses what lies outside the heuristic language.
+"""The language gate: parses a candidate and refuses constructs outside the heuristic language.
 
-The gate is a first filter and good feedback for whoever writes candidates. It is not a boundary: the
-sandbox is.
+The gate is a first filter that gives good feedback to authors of candidates. It is not a security boundary, unlike the
+sandbox.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from evaluators.language.checker import Refusal, check, quoted
 
 _PARSING = threading.Lock()
 PARSED_KEPT = 8
-"""Programs that need no second parsing: the controller asks for what the judge and the recheck ask right after."""
+"""Cached programs: controller, judge and recheck parse the same program one after the other."""
 
 __all__ = ["Program", "ProgramRefused", "Refusal", "parse_program", "parse_tree"]
 
@@ -30,11 +30,11 @@ class ProgramRefused(Exception):
 
     Attributes:
         status: `Status.SYNTAX` or `Status.LANGUAGE`.
-        refusals: what was found, the first few.
+        refusals: the first few refusals.
     """
 
     def __init__(self, status: Status, refusals: tuple[Refusal, ...]) -> None:
-        """Keep status and refusals; the message joins the latter."""
+        """Store status and refusals; the message joins the latter."""
         super().__init__("\n".join(map(str, refusals)))
         self.status = status
         self.refusals = refusals
@@ -46,8 +46,8 @@ class Program:
 
     Attributes:
         source: the text as given.
-        uses_blocks_per_split: whether it defines the device-side decision.
-        uses_queue: whether it calls `cta_queue`.
+        uses_blocks_per_split: True if it defines the device-side decision.
+        uses_queue: True if it calls `cta_queue`.
         complexity: syntax nodes of its functions and constants, docstrings apart.
         normal_form: sha256 of the tree without docstrings, comments and positions.
     """
@@ -60,7 +60,7 @@ class Program:
 
     @property
     def tree(self) -> ast.Module:
-        """Its syntax tree, made anew for whoever asks."""
+        """A new copy of its syntax tree."""
         return parse_tree(self.source)
 
 
@@ -77,10 +77,10 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
 
 
 def syntax_text(node: object) -> str:
-    """A syntax tree as text, the same under every Python: journals hold hashes of it.
+    """Syntax tree as text, equal under all versions of Python, since journals have hashes of it.
 
-    It is what `ast.dump` of Python 3.11 wrote. Later ones leave out empty lists, and know type parameters, which the
-    language has not.
+    It equals the output of `ast.dump` in Python 3.11. Later versions omit empty lists, and have type parameters, which
+    the language lacks.
     """
     if isinstance(node, list):
         return f"[{', '.join(map(syntax_text, node))}]"
@@ -101,7 +101,7 @@ def _depths(tree: ast.AST) -> Iterator[int]:
 
 
 def parse_tree(source: str) -> ast.Module:
-    """`ast.parse`, one thread at a time.
+    """Parse with `ast.parse`, one thread at a time.
 
     CPython keeps the recursion depth of its AST constructor in a place that threads share, and raises SystemError
     when two of them meet there (python/cpython issue 106905, fixed in newer releases).
@@ -120,7 +120,7 @@ def parse_program(source: str) -> Program:
     """Parse a candidate.
 
     Raises:
-        ProgramRefused: not Python, too large, or outside the language; says where, why and what instead.
+        ProgramRefused: not Python, too large, or outside the language; with line, reason and alternative.
     """
 
     def refuse(line: int, construct: str, reason: str, instead: str = "") -> ProgramRefused:

@@ -37,10 +37,11 @@ class Ranges:
     """Least and greatest value of every field over the questions.
 
     Attributes:
-        shape: by field of the first argument of `schedule`.
-        work: by field of the first argument of `blocks_per_split`, `n_blocks` over all sequences, without `num_splits`.
-        stock: of the kernel's own num_splits.
-        gpu: by field of `Gpu`.
+        shape: ranges by field of the first argument of `schedule`.
+        work: ranges by field of the first argument of `blocks_per_split`, without `num_splits`; `n_blocks` over all
+            sequences.
+        stock: the kernel's own num_splits.
+        gpu: ranges by field of `Gpu`.
     """
 
     shape: dict[str, Range]
@@ -101,10 +102,10 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges, t
     """The two entry points of a program that the gate has passed, in C++.
 
     Args:
-        source: of the program.
+        source: source of the program.
         bounds: least and greatest value of the literals that each run may choose, by position in `literals`.
-        ranges: of the questions.
-        target: whose schedule the program decides.
+        ranges: ranges of the questions.
+        target: target of the program.
 
     Raises:
         NotExpressible: the C++ could decide otherwise than Python, or cannot be written.

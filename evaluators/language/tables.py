@@ -6,13 +6,13 @@ import ast
 
 
 def is_number(node: ast.expr) -> bool:
-    """Whether an expression is a number as it is written, with or without a sign."""
+    """True if an expression is a number as it is written, with or without a sign."""
     value = node.operand if isinstance(node, ast.UnaryOp) else node
     return isinstance(value, ast.Constant) and type(value.value) in (int, float, bool)
 
 
 def is_table(node: ast.expr) -> bool:
-    """Whether an expression is a table."""
+    """True if an expression is a table."""
     return isinstance(node, ast.Tuple) and bool(node.elts) and all(is_number(n) for n in node.elts)
 
 

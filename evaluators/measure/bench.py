@@ -35,7 +35,7 @@ class GpuBench:
         """Load the provider and check that this GPU can be timed.
 
         Args:
-            setting: how calls reach the kernel.
+            setting: provider, mode and cache of the calls.
             seed: seed of inputs and orders.
             library: another build of the provider's kernel; empty for the installed one.
 

@@ -29,7 +29,7 @@ class Job:
     """Launches of one shape, measured together in the same rounds on one GPU.
 
     Attributes:
-        setting: how the calls reach the kernel.
+        setting: provider, mode and cache of the calls.
         shape: the decode call.
         decisions: one per canonical launch, resolved; the stock decision comes first.
         rounds: number of readings of each launch.

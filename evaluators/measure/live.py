@@ -115,7 +115,7 @@ class LiveSource(ABC):
     """Latencies of one setting, measured on demand; see `latency.LatencySource`.
 
     Attributes:
-        setting: how calls reach the kernel.
+        setting: provider, mode and cache of the calls.
         bench: measuring bench; one of several for a pool of GPUs of one model.
         device: its GPU.
         gpu: properties that heuristics may read.

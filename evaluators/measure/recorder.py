@@ -254,7 +254,7 @@ def record(
     Args:
         pool: pool that was opened with `setting`; of one GPU if the output is a file.
         workload: name of the workload.
-        setting: how the calls reach the kernel.
+        setting: provider, mode and cache of the calls.
         output: slice file, or folder of slices; created or continued.
         folder: True for a folder.
         part: (index, count) of the part to record.

@@ -64,7 +64,7 @@ class Outcomes:
 
         Args:
             cases: cases that can be looked up.
-            setting: how decode calls reach the kernel.
+            setting: provider, mode and cache of the calls.
             gpu: properties that heuristics may read.
             source: source of latencies.
             cap_bytes: decisions whose fp32 workspace is larger are unsafe.

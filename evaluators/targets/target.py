@@ -195,7 +195,7 @@ class Target(ABC, Generic[D, L]):
 
         Args:
             opportunity: the shape.
-            setting: how decode calls reach the kernel.
+            setting: provider, mode and cache of the calls.
             num_splits: num_splits of the decision.
             blocks: blocks per split.
             variant: one of `variants`; empty if there are none.

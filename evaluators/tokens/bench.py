@@ -55,7 +55,7 @@ class TokenBench:
             bench: has claimed the GPU and loaded the provider.
             shard: the model's part on this GPU.
             shapes: that will be measured.
-            seed: of weights, caches and orders; the same on all ranks, so that they do the same.
+            seed: seed of weights, caches and orders; the same on all ranks, so that they do the same.
             ranks: the GPUs that share the model; this one alone if None.
 
         Raises:
@@ -92,8 +92,8 @@ class TokenBench:
 
         Args:
             shape: the decode call of every layer.
-            baseline: of arm A, resolved.
-            program: of arm B, resolved.
+            baseline: decision of arm A, resolved.
+            program: decision of arm B, resolved.
             extra_cycles: that arm B idles at the end of its step; how the proof makes it slower by a known share.
 
         Raises:

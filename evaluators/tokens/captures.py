@@ -47,12 +47,12 @@ class StepInterval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of no difference."""
+        """True if the interval lies on one side of no difference."""
         return self.low > 0 or self.high < 0
 
     @property
     def within_margin(self) -> bool:
-        """Whether the interval rules out a difference of `TOKEN_MARGIN`."""
+        """True if the interval excludes a difference of `TOKEN_MARGIN`."""
         return -math.log1p(TOKEN_MARGIN) <= self.low and self.high <= math.log1p(TOKEN_MARGIN)
 
 
@@ -61,10 +61,10 @@ class StepComparison:
     """One shape, measured as whole decode steps.
 
     Attributes:
-        verdict: of the program against the baseline.
-        interval: of their log ratio, from captures.
+        verdict: verdict of the program against the baseline.
+        interval: interval of their log ratio, from captures.
         capture_sd: standard deviation between captures of one arm, of the logarithm.
-        captures: of each of the two arms.
+        captures: captures of each of the two arms.
         baseline_us: median step of the baseline.
         program_us: the same of the program.
         rest_us: the same without attention.
@@ -111,7 +111,7 @@ def interval_between(values: Mapping[str, Sequence[float]], alpha: float = LOOK_
     """Interval of mean(A) - mean(B) by Student's t with one variance for both arms, and that standard deviation.
 
     Args:
-        values: as `capture_values` gives them, at least two of each arm.
+        values: results of `capture_values`, at least two of each arm.
         alpha: two-sided level.
     """
     a, b = values["A"], values["B"]

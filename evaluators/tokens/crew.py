@@ -29,7 +29,7 @@ class Crew(ManyRanks):
 
         Args:
             size: ranks, this one included.
-            backend: of torch.distributed.
+            backend: backend of torch.distributed.
             on_death: told, from a thread, that another rank ended by itself, after which this one may wait for ever
                 inside a kernel.
 

@@ -32,7 +32,7 @@ H100_BYTES_PER_US = 3.35e6
 
 
 class RestOrigin(StrEnum):
-    """Where the time of everything but attention comes from."""
+    """Origin of the time of everything but attention."""
 
     MEASURED = "measured"
     ROOFLINE = "roofline"
@@ -40,10 +40,10 @@ class RestOrigin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InStepCost:
-    """What an attention call costs within a step beyond its latency among its like.
+    """Cost of an attention call within a step beyond its isolated latency.
 
     Attributes:
-        launch_us: of every call.
+        launch_us: microseconds of every call.
         partials_us: of a call with ever more partial outputs: between two layers the weights go through L2, and what
             splits leave for the combine kernel is written anew.
         half_rows: rows of partial outputs (live splits of sequences that are split, times query heads) at which half
@@ -73,7 +73,7 @@ differs from one measurement to the next and hardly matters; what they do not ha
 
 
 def in_step_cost(setting: Setting) -> InStepCost:
-    """What is known of a setting's calls within steps."""
+    """Model of a setting's calls within steps."""
     return IN_STEP_FA3 if target_of(setting) is FA3 else IN_STEP_TRITON
 
 
@@ -106,9 +106,9 @@ class StepModel:
 
     Attributes:
         shard: the model's part.
-        origin: whether the rest was measured.
+        origin: origin of the time of the rest.
         rest: (batch, microseconds) of everything but attention, by batch.
-        cost: of attention calls beyond their latency.
+        cost: cost of attention calls beyond their latency.
     """
 
     shard: Shard
@@ -191,16 +191,16 @@ class KernelPair:
 
 @dataclass(frozen=True, slots=True)
 class TokenPrediction:
-    """What faster kernels make of a shard's tokens: predicted, not measured.
+    """Predicted (not measured) effect of faster kernels on a shard's tokens.
 
     Attributes:
         shard: its name.
-        origin: whether the rest of the step was measured, or is its lower bound.
+        origin: origin of the time of the rest of the step: measured, or a lower bound.
         kernel_speedup: weighted geometric mean over the shapes, kernels alone.
         token_speedup: mean step before over mean step after.
-        worst: of the shapes, in tokens.
-        best: of the shapes, in tokens.
-        attention_share: of the mean step before.
+        worst: lowest token speed-up of the shapes.
+        best: highest token speed-up of the shapes.
+        attention_share: share of attention in the mean step before.
         shapes: that were recorded with the shard's heads.
     """
 

@@ -1,4 +1,4 @@
-"""What one GPU holds of a model under tensor parallelism, in bytes and in time at the speed of its memory."""
+"""One GPU's part of a model under tensor parallelism, in bytes and in time at the speed of its memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from evaluators.data.workloads import heads_text
 from evaluators.measure.providers.memory import kv_elements, live_kv_bytes
 
 ELEMENT_BYTES = 2
-"""Of weights, activations and KV cache: bf16."""
+"""Bytes per element of weights, activations and KV cache: bf16."""
 
 SPARE_BYTES = 6 << 30
-"""Of the GPU's memory left to CUDA, graphs, attention's workspace and the check of outputs in fp32."""
+"""Share of the GPU's memory for CUDA, graphs, attention's workspace and the check of outputs in fp32."""
 
 DISTINCT_L2 = 4
 """Weights of distinct layers take at least this many times L2, so that no layer finds its weights there."""
@@ -77,7 +77,7 @@ class Shard:
         return DecodeShape(1, 1, self.num_heads_q, self.num_heads_kv, self.head_dim)
 
     def fits(self, shape: DecodeShape) -> str:
-        """Why a shape is no decode step of this shard; empty where it is one."""
+        """Reason why a shape is not a decode step of this shard; empty if it is."""
         theirs = replace(shape, batch=1, seqlen_k=1, live_seqlens=())
         if theirs == self.heads:
             return ""

@@ -100,8 +100,8 @@ class DecodeStep:
         Args:
             shard: the model's part.
             weights: its weights.
-            inputs: of attention, with one KV copy for each layer.
-            seed: of the activations that a step begins with.
+            inputs: inputs of attention, with one KV copy for each layer.
+            seed: seed of the activations that a step begins with.
             all_reduce: enqueues the sum of a tensor over the GPUs that share the model, in place.
         """
         import torch

@@ -1,4 +1,4 @@
-"""Whole decode steps over several shapes: which are measured, what was found, and what it says together."""
+"""Full decode steps over several shapes: selection, results, and a joint verdict."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class StepSubject:
 
 @dataclass(frozen=True, slots=True)
 class StepVerdict:
-    """What was found on one shape.
+    """Result on one shape.
 
     Attributes:
         subject: the shape and its decisions.
         verdict: faster, slower, same or unreliable.
         result: None where the launch is the same, or where trouble came.
-        trouble: what went wrong; empty where nothing did.
-        wrong_output: whether attention's output was wrong.
+        trouble: reason of a failure; empty without one.
+        wrong_output: True if attention's output was wrong.
     """
 
     subject: StepSubject

@@ -1,4 +1,4 @@
-"""Decode batches that a server with stated limits would run for a trace: continuous batching, simulated.
+"""Simulated decode batches of a server with continuous batching and given limits, for a trace.
 
 Requests wait in the order of arrival. Before each decode step the server admits as many as its limits allow and
 computes their prompts, which delays everyone by the prompt's tokens over a stated rate and yields the first token; then
@@ -52,7 +52,7 @@ class DecodeBatch:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a server would have run.
+    """Decode steps of a simulated server.
 
     Attributes:
         batches: a sample of decode steps in the order of time, drawn in proportion to their batch, so that each stands
@@ -62,8 +62,8 @@ class Traffic:
         refused: requests that no limit allows.
         busy: share of the time that decode steps take.
         mean_batch: that an output token shared its step with.
-        mean_keys: of the sequence that an output token belongs to.
-        cut_off: whether the simulation was ended before the trace.
+        mean_keys: mean keys of the sequence that an output token belongs to.
+        cut_off: True if the simulation was ended before the trace.
     """
 
     batches: tuple[DecodeBatch, ...]
@@ -96,12 +96,12 @@ class _Sample:
         self.heap: list[tuple[float, int, DecodeBatch]] = []
 
     def draw(self, weight: int) -> float | None:
-        """Key under which the next step is to be kept; None where it is not."""
+        """Key of the next step in the sample; None if it is not sampled."""
         key = math.log(1.0 - self._rng.random()) / weight
         return key if len(self.heap) < self._size or key > self.heap[0][0] else None
 
     def keep(self, key: float, step: int, batch: DecodeBatch) -> None:
-        """Keep a step, in place of that with the lowest key where the sample is full."""
+        """Add a step, replacing the one with the lowest key if the sample is full."""
         (heapq.heappush if len(self.heap) < self._size else heapq.heapreplace)(self.heap, (key, step, batch))
 
 
@@ -112,10 +112,10 @@ def simulate(
 
     Args:
         trace: the requests.
-        limits: of the server.
+        limits: limits of the server.
         step_us: microseconds of a decode step, by batch and keys of all its sequences.
         batches: size of the sample of decode steps.
-        seed: of the sample.
+        seed: seed of the sample.
     """
     longest = min(limits.max_model_len, limits.kv_tokens)
     fit = [r for r in trace.requests if r.prompt_tokens + r.output_tokens <= longest]

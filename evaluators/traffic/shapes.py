@@ -28,12 +28,12 @@ FAR = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """Weights of recorded shapes, and how well they stand for the traffic.
+    """Weights of recorded shapes, and how well they represent the traffic.
 
     Attributes:
-        weights: by case id, adding up to 1.
-        median_distance: of batches to their nearest shape, in powers of two.
-        far_share: of batches farther than `FAR` from any.
+        weights: weights by case id, with sum 1.
+        median_distance: median distance of batches to their nearest shape, in powers of two.
+        far_share: share of batches farther than `FAR` from all shapes.
     """
 
     weights: Mapping[str, float]
@@ -45,8 +45,8 @@ def traffic_cases(traffic: Traffic, heads: DecodeShape, *, capacity: int | None 
     """The sampled batches as ragged cases, split by stretches of time.
 
     Args:
-        traffic: of a server.
-        heads: of a call of the shard.
+        traffic: decode steps of a server.
+        heads: heads of a call of the shard.
         capacity: in keys, of every call, as servers with full CUDA graphs give it; None: that of the batch's longest
             sequence, rounded up to `CAPACITY_STEP`.
     """

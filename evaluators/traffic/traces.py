@@ -108,7 +108,7 @@ class Trace:
     """Requests in the order of their arrival.
 
     Attributes:
-        name: of the file.
+        name: name of the file.
         format: in which it came.
         requests: with a prompt and an answer.
         empty: rows without one of them, such as failed requests, which are left out.
@@ -180,7 +180,7 @@ def read_trace(path: Path, *, limit: int | None = None) -> Trace:
     """A trace, gzipped or not.
 
     Args:
-        path: of the file.
+        path: path of the file.
         limit: the first so many requests alone.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Long conversations made shorter: the oldest results of tools give way before a model's context is full.
+"""Compaction of long conversations: shortens the oldest results of tools before a model's context is full.
 
-What is shortened follows from the messages and the limit alone, so that a run that goes on after a kill, and a replay,
-shorten the same; digests in the journal are of what was sent. The journal's turns keep every result whole.
+Compaction depends only on the messages and the limit, so that resumed runs and replays shorten alike; digests in the
+journal are of the shortened messages. The journal's turns keep every result in full.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ TARGET = 0.7
 """Share of the limit that is left in use: shortening a little at each turn would lose endpoints' prompt caches."""
 
 KEPT_ANSWERS = 2
-"""The last answers of the model, whose tools' results stay whole."""
+"""Number of last answers whose tool results are never shortened."""
 
 KEPT_CHARS = 240
-"""Of a shortened result: its first lines, which hold the score or the refusal."""
+"""Number of first lines kept of a shortened result, with the score or the refusal."""
 
 
 def tokens_of(messages: list[dict[str, Any]]) -> int:
@@ -34,7 +34,7 @@ def compact(messages: list[dict[str, Any]], most: int, *, apart: int = 0) -> int
         apart: tokens of what is sent beside the messages: system message and tools.
 
     Returns:
-        How many results were shortened.
+        Number of shortened results.
     """
     used = apart + tokens_of(messages)
     if used <= most:

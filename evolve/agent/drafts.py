@@ -1,4 +1,4 @@
-"""Drafts of an expedition, the gate that a child passes, and when an expedition goes round in circles."""
+"""Drafts of an expedition, the gate for a child, and detection of stagnation."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ REPEATED = 3
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A program that an expedition had judged, on the training shapes alone.
+    """A program that an expedition evaluated, on the training shapes alone.
 
     Attributes:
         number: from 1; 0 is the parent.
         source: its text.
-        status: of the evaluation.
+        status: status of the evaluation.
         message: why it has no score, or what is to be known of it.
         score: on the training shapes; 0 where it has none.
         regressions: training shapes that became slower.
         missing: training shapes without a recorded latency.
         decisions: digest of its decisions on the training shapes; empty where it has none.
         features: dimensions of the MAP-Elites grid.
-        charged: whether it cost an evaluation.
+        charged: True if it cost an evaluation.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Draft:
 
 
 def draft_of(number: int, source: str, evaluation: Evaluation, *, charged: bool) -> Draft:
-    """What an evaluation says of a draft, less what it says of other shapes than those of training."""
+    """Draft with the part of its evaluation that concerns training shapes."""
     train = evaluation.train if evaluation.status is Status.OK else None
     return Draft(
         number,
@@ -84,14 +84,14 @@ def gate(
     *,
     more_regressions: int = 0,
 ) -> list[str]:
-    """Why a draft may not become a child; empty where it may.
+    """Reason why a draft cannot become a child; empty if it can.
 
     Args:
-        parent: what it was made from.
-        draft: as it was judged.
+        parent: its parent.
+        draft: the evaluated draft.
         rechecked: its evaluation after the recheck, which lowers the score of what was learnt by heart.
-        opens_cell: whether features open a cell of the island's grid.
-        more_regressions: how many it may have beyond its parent's.
+        opens_cell: tells whether features open a cell of the island's grid.
+        more_regressions: allowed regressions beyond its parent's.
     """
     if rechecked.status is not Status.OK or rechecked.train is None:
         return [f"it fails: {rechecked.status.value}: {rechecked.message}"]
@@ -112,12 +112,12 @@ def gate(
 
 
 def stagnation(parent: Draft, drafts: Sequence[Draft], since: int, *, stall: int) -> str:
-    """Why an expedition has stalled; empty where it has not.
+    """Reason why an expedition has stalled; empty if it has not.
 
     Args:
         parent: the score to beat.
         drafts: in order.
-        since: how many of them were made before the last time that this was said.
+        since: number of drafts before the last time that stagnation was reported.
         stall: drafts in a row without gain, or failed ones, that count.
     """
     recent = drafts[since:]

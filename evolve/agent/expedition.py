@@ -32,7 +32,7 @@ MOST_SUPERVISIONS = 2
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What an external operator says of itself and of what it used; nobody can check it."""
+    """Unverified statement of an external operator about itself and its usage."""
 
     model: str = ""
     tokens_in: int = 0
@@ -41,7 +41,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class ExpeditionEnd:
-    """How an expedition ended; `draft` is the child, None where there is none."""
+    """End of an expedition; `draft` is the child, or None."""
 
     outcome: ExpeditionOutcome
     reason: str
@@ -61,14 +61,14 @@ class Expedition:
         lineage: EarlierPrograms,
         speaker: Speaker | None,
     ) -> None:
-        """Take up an expedition where its journal left it.
+        """Resume an expedition from its journal.
 
         Args:
-            request: what it is to make.
-            config: of the run; its proposer is an agent.
-            journal: of the run.
+            request: request for the child.
+            config: configuration of the run, whose proposer is an agent.
+            journal: journal of the run.
             bench: its tools, untouched.
-            lineage: what is known of earlier programs.
+            lineage: earlier programs of the run.
             speaker: the model; None where an external operator calls the tools.
         """
         assert isinstance(config.proposer, AgentConfig)
@@ -82,11 +82,11 @@ class Expedition:
         self.reported = Reported()
         self.system = request.system
         self.said: list[str] = []
-        """What an external operator was told beside the brief."""
+        """Messages to an external operator besides the brief."""
         self._messages: list[dict[str, Any]] = []
         self._shortened = 0
 
-    # What a model does
+    # Operation by a model
 
     async def run(self) -> Response:
         """Go on to the end.
@@ -162,15 +162,15 @@ class Expedition:
         shortened = {"shortened_results": self._shortened} if self._shortened else {}
         return _readable(spoken), spoken.model, {**spoken.facts, **shortened}
 
-    # What an external operator does
+    # Operation by an external operator
 
     async def call(self, name: str, arguments: str, reported: Reported | None = None) -> str:
         """Call one tool; returns what it says, with what is left.
 
         Args:
-            name: of the tool.
-            arguments: as JSON.
-            reported: what the operator says of itself, with a call that ends the expedition.
+            name: name of the tool.
+            arguments: arguments as JSON.
+            reported: the operator's statement about itself, with a call that ends the expedition.
         """
         await self.take_up()
         self.reported = reported or self.reported
@@ -206,7 +206,7 @@ class Expedition:
         return "\n".join([self._request.user, "", *told, self.left()])
 
     def left(self) -> str:
-        """What is left of the expedition's budgets."""
+        """Remaining budgets of the expedition."""
         agent, bench = self._agent, self.bench
         parts = [f"evaluations {agent.evaluations - bench.charged} of {agent.evaluations}"]
         if agent.fit_tables:

@@ -1,4 +1,4 @@
-"""Earlier programs of a run as an agent sees them: training scores, hypotheses, reasons. No holdout."""
+"""Earlier programs of a run for an agent: training scores, hypotheses, reasons of failure. No holdout."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class EarlierPrograms:
     """Results of all proposals below `settled`: what was known when the expedition began, whatever came since.
 
     Attributes:
-        journal: of the run.
+        journal: journal of the run.
         settled: see `evolve.proposal.Request`.
-        parent: of the expedition.
+        parent: parent of the expedition.
     """
 
     journal: Journal
@@ -44,7 +44,7 @@ class EarlierPrograms:
         return "\n".join(lines) or "nothing but the parent yet"
 
     def show(self, index: int) -> str:
-        """One program with what came of it."""
+        """One program with its result."""
         row = self._row(index)
         if row is None:
             return self._unknown(index)
@@ -69,7 +69,7 @@ class EarlierPrograms:
         return [f"- {t.facts['note']} (proposal {t.id}, {t.facts['evidence']})" for t in kept[-NOTES_TOLD:]]
 
     def without_gain(self, island: int, *, most: int) -> int:
-        """How many of the last expeditions of an island, `most` at most, brought nothing over their parent."""
+        """Number of consecutive last expeditions of an island, at most `most`, without a gain over their parent."""
         rows = self.journal.select(
             "SELECT r.status, r.train, parent.train AS before FROM results r JOIN proposals p ON p.id = r.id "
             "JOIN results parent ON parent.id = p.parent "

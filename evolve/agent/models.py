@@ -1,4 +1,4 @@
-"""What speaks in an expedition: a model at an endpoint, or the answers of a recorded run."""
+"""Speakers in an expedition: a model at an endpoint, or the answers of a recorded run."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FIRST_STEP = 2
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a model is sent.
+    """Messages to a model.
 
     Attributes:
         system: system message.
-        messages: what follows it, in the form of chat completions.
+        messages: further messages, in the form of chat completions.
         tools: that may be called.
     """
 
@@ -36,7 +36,7 @@ class Conversation:
 
     @property
     def digest(self) -> str:
-        """Digest of all of it, by which a replay knows that it asks the same."""
+        """Digest of all messages, for comparison in replays."""
         text = json.dumps([self.system, self.messages, list(self.tools)], sort_keys=True)
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
@@ -47,7 +47,7 @@ class Spoken:
 
     Attributes:
         text: with tools, JSON with `content` and `tool_calls`.
-        model: who answered.
+        model: name of the model.
         facts: tokens and US dollars.
     """
 
@@ -57,7 +57,7 @@ class Spoken:
 
 
 class Speaker(Protocol):
-    """Answers conversations."""
+    """Source of answers in a conversation."""
 
     async def answer(self, request: Request, step: int, conversation: Conversation) -> Spoken:
         """The answer at a step of an expedition.

@@ -24,7 +24,7 @@ class OperatorAwaited(BudgetSpent):
 
 
 class AgentProposer:
-    """Makes expeditions."""
+    """Proposer by expeditions."""
 
     name = "agent"
 
@@ -43,7 +43,7 @@ class AgentProposer:
         self.speaker: Speaker | None = None
         self._judging = asyncio.Semaphore(config.search.parallel_evaluations)
         self.awaited: Request | None = None
-        """What an external operator is to make."""
+        """Request for an external operator."""
 
     def attach(self, journal: Journal, judge: JudgeLike) -> None:
         """See `Attached.attach`."""

@@ -1,4 +1,4 @@
-"""Training shapes as an agent sees them: what is decided there, what was measured, where most is left."""
+"""Training shapes for an agent: decisions, measurements, remaining gains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def named(feedback: Feedback) -> dict[str, Opportunity]:
 
 
 def unknown_shape(name: str) -> str:
-    """What is said of a name that is none of a training shape's, whatever else it may be."""
+    """Message about a name that is not one of a training shape."""
     return f"{name}: no training shape of that name; regions_left and evaluate name some"
 
 
@@ -66,7 +66,7 @@ def curve(name: str, feedback: Feedback) -> str:
 
 
 def regions_left(feedback: Feedback) -> str:
-    """Where most is left to gain, by waves of tiles over SMs and blocks of the longest row."""
+    """Remaining gains by waves of tiles over SMs and blocks of the longest row."""
     if not feedback.opportunities or feedback.gpu is None:
         return "no training shapes"
     groups: dict[tuple[float, int, bool], list[Opportunity]] = defaultdict(list)
@@ -100,7 +100,7 @@ def _edge(value: float, edges: Sequence[float]) -> float:
 
 
 def compared(draft: Feedback, parent: Feedback) -> str:
-    """What a draft changes against its parent: decisions, regions, shapes that became slower than the baseline."""
+    """Changes of a draft against its parent: decisions, regions, shapes that became slower than the baseline."""
     mine, theirs, writer = named(draft), named(parent), _writer(draft)
     if writer is None:
         return ""

@@ -1,4 +1,4 @@
-"""Supervision of an expedition that has stalled: what a supervisor is asked, and what the agent is told."""
+"""Supervision of a stalled expedition: prompt of a supervisor, and message to the agent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prompt(name: str) -> str:
 
 
 class Diagnosis(BaseModel):
-    """What a supervisor answers."""
+    """Answer of a supervisor."""
 
     diagnosis: str
     dead_ends: list[str] = []
@@ -38,13 +38,13 @@ class Diagnosis(BaseModel):
 
 
 def supervision(why: str, request: Request, bench: Workbench, lineage: EarlierPrograms) -> Conversation:
-    """What a supervisor is asked: it has no tools.
+    """Prompt of a supervisor, which has no tools.
 
     Args:
         why: why the expedition has stalled.
-        request: what it is to make.
+        request: request for the child.
         bench: its drafts.
-        lineage: what is known of earlier programs.
+        lineage: earlier programs of the run.
     """
     task = f"{shapes.regions_left(request.parent.evaluation.feedback)}\n```python\n{bench.parent.source}```"
     done = [
@@ -60,13 +60,13 @@ def supervision(why: str, request: Request, bench: Workbench, lineage: EarlierPr
 
 
 def stalled_text(turn: Turn) -> str:
-    """What an agent is told on stagnation."""
+    """Message to an agent on stagnation."""
     text = fill(prompt("stalled"), {"why": turn.facts["why"], "diagnosis": _diagnosis(turn.content)})
     return "\n".join(line for line in text.splitlines() if line)
 
 
 def _diagnosis(text: str) -> str:
-    """A supervisor's answer in words; as it came where it is no JSON of the form."""
+    """A supervisor's answer as text; unchanged if it is not JSON of the expected form."""
     try:
         return Diagnosis.model_validate_json(text[text.index("{") : text.rindex("}") + 1]).text()
     except (ValidationError, ValueError):

@@ -1,4 +1,4 @@
-"""What the tools of an expedition do. None reaches files, a shell, a GPU, the holdout or the sealed shapes."""
+"""Implementation of an expedition's tools. None reaches files, a shell, a GPU, the holdout or the sealed shapes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool answers, in words and as data; see `Turn.content` and `Turn.facts`."""
+    """Result of a tool, as text and as data; see `Turn.content` and `Turn.facts`."""
 
     content: str
     facts: dict[str, Any]
@@ -55,11 +55,11 @@ class Workbench:
         """An expedition that did nothing yet.
 
         Args:
-            request: what it is to make.
+            request: request for the child.
             config: its budgets.
-            judge: of drafts.
-            lineage: what it may know of earlier programs.
-            judging: how many drafts are judged at once.
+            judge: judge of drafts.
+            lineage: earlier programs that it may read.
+            judging: limit of concurrent evaluations.
         """
         self._request, self._config, self._judge = request, config, judge
         self._lineage, self._judging = lineage, judging
@@ -107,7 +107,7 @@ class Workbench:
         return await self._in_thread(partial(self._judge.evaluate, source))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        """What the judge or a fit comes to, beside at most so many others.
+        """Run the judge or a fit, within the limit of concurrent evaluations.
 
         Raises:
             UserError: this system cannot confine a draft: a fault of no proposal.
@@ -219,7 +219,7 @@ class Workbench:
         return ToolResult("ended without a child", {"gave_up": " ".join(storable(asked.reason).split())})
 
     async def refusals(self, draft: Draft) -> list[str]:
-        """Why the gate refuses a draft; empty where it passes."""
+        """Reason why the gate refuses a draft; empty if it passes."""
         if draft.number not in self._rechecked:
             seen = await self._seen(draft.number)
             if seen.status is Status.OK:

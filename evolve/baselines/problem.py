@@ -19,7 +19,7 @@ class Problem:
     """One search problem.
 
     Attributes:
-        config: of the search that the baselines are compared with.
+        config: configuration of the search that the baselines are compared with.
         judge: judges programs.
         seeds: sources to start from.
         policy: source of the parametrised policy.

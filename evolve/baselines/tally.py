@@ -17,7 +17,7 @@ class ComparisonBudgetSpent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ComparisonBudget:
-    """What every method may spend.
+    """Budget of every method.
 
     Attributes:
         model_calls: answers asked of the proposer.

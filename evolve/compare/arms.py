@@ -15,7 +15,7 @@ PLENTY = 10**6
 
 
 class Operator(StrEnum):
-    """What makes new programs of old ones."""
+    """Variation operator: the way in which new programs are made of old ones."""
 
     ONESHOT = "oneshot"
     """One answer of the model per proposal."""
@@ -28,7 +28,7 @@ class Operator(StrEnum):
 
 
 class Equal(StrEnum):
-    """What all arms have alike."""
+    """Quantity that is equal in all arms."""
 
     EVALUATIONS = "evaluations"
     """Drafts judged; scored tables of the parametrised arm."""
@@ -43,8 +43,8 @@ def arm_config(base: RunConfig, operator: Operator, seed: int, *, equal: Equal, 
         base: its proposer is an agent that asks a model.
         operator: any but the parametrised, which is no search.
         seed: the pairing: the same in every arm.
-        equal: what is equal.
-        amount: how much of it a run has.
+        equal: quantity that is equal in all arms.
+        amount: amount of it per run.
 
     Raises:
         UserError: the configuration's agent asks no model, or dollars lack prices.

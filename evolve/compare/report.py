@@ -47,12 +47,12 @@ class Pair:
         first: name of an arm.
         second: name of the other.
         pairs: seeds of both.
-        median: of the differences.
-        mean: of the differences.
+        median: median of the differences.
+        mean: mean of the differences.
         low: lower end of the mean's 95% interval by resampling the pairs.
         high: upper end.
         wins: pairs in which the first is ahead.
-        unequal: what of `SPENDING` the two spent unequally over these seeds, by name: the first's sum and the second's.
+        unequal: entries of `SPENDING` that differ over these seeds, by name: the first's sum and the second's.
     """
 
     first: str
@@ -125,7 +125,7 @@ def pair_up(runs: Sequence[ArmRun]) -> list[Pair]:
 def unequal_spending(
     runs: Sequence[ArmRun], first: str, second: str, seeds: Sequence[int]
 ) -> dict[str, tuple[float, float]]:
-    """What two arms spent unequally on the same seeds; nothing is said of what one of them did not count."""
+    """Unequal spending of two arms on the same seeds, of quantities that both counted."""
     found = {}
     for name in SPENDING:
         one, other = (
@@ -202,7 +202,7 @@ def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[st
 
 
 def verdict(pair: Pair) -> str:
-    """What a pair of arms shows, in words."""
+    """Text on the comparison of a pair of arms."""
     if pair.pairs < FEW:
         return f"too few pairs to tell (below {FEW})"
     unequal = f", at unequal {' and '.join(pair.unequal)}" if pair.unequal else ""

@@ -22,10 +22,10 @@ class Term:
     """A number that depends on the shape.
 
     Attributes:
-        text: as a program spells it.
+        text: text in a program.
         column: its value on each shape, whole.
         values: distinct values, lowest first.
-        ranks: which of them each shape has.
+        ranks: index of each shape's value.
     """
 
     text: str
@@ -56,7 +56,7 @@ class Box:
     Attributes:
         mask: shapes inside.
         gain: their sum.
-        terms: what is bounded.
+        terms: bounded terms.
         ranges: lowest and highest rank of each term inside.
     """
 

@@ -20,7 +20,7 @@ CTAs differ in length, and their number alone does not say when the last one end
 
 
 class Candidates:
-    """What each split count would mean on each training shape: matrices of (shapes, split counts)."""
+    """Quantities of each split count on each training shape: matrices of (shapes, split counts)."""
 
     def __init__(self, curves: Curves, *, span: bool = True) -> None:
         """Tabulate the quantities; impossible split counts are masked by `possible`."""

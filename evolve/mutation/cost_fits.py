@@ -18,7 +18,7 @@ FIT_STEPS = 80
 """Changes of weights tried on the recorded curves in one edit."""
 
 SHADOW = 0.5
-"""How much a shape that loses counts while weights are fitted: a condition may keep it out afterwards."""
+"""Weight of shapes with a loss while weights are fitted, since a condition may exclude them afterwards."""
 
 
 def _random_term(quantities: Sequence[str], fields: Sequence[str], rng: random.Random) -> Factors:
@@ -55,7 +55,7 @@ def fit_cost(
     Args:
         curves: the parent on the training shapes.
         tabulated: quantities of each split count.
-        worth: what each split count is worth on each shape, beyond the parent's decision.
+        worth: gain of each split count on each shape over the parent's decision.
         rng: all chance.
         start: a cost to change; None for a new one.
     """

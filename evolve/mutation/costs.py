@@ -37,7 +37,7 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int, s
         curves: the parent on the training shapes.
         rng: all chance.
         support: training shapes that the cost must change at least.
-        span: whether its terms may read `span`.
+        span: True if its terms may read `span`.
     """
     taken = costs_of(source)
     if len(taken) >= MAX_COSTS:
@@ -110,7 +110,7 @@ def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int,
 
 
 def _worth(curves: Curves, tabulated: Candidates) -> Matrix:
-    """What each split count gains on each shape over the present decision, under the present caps."""
+    """Gain of each split count on each shape over the present decision, under the present caps."""
     now = curves.value(curves.num_splits, curves.blocks)
     columns = []
     for k in range(len(tabulated.splits)):

@@ -47,7 +47,7 @@ class ShapeCurve:
 
 
 class CurveTable:
-    """What never changes between candidates: curves, weights and fields of the training shapes."""
+    """Facts of the training shapes, independent of candidates: curves, weights and fields."""
 
     def __init__(self, rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> None:
         """Take the look-ups of all shapes."""
@@ -91,7 +91,7 @@ class CurveTable:
         return log, lost
 
     def _gains(self, splits: Ints, blocks: Ints, variant: int, wanted: Flags) -> tuple[Vector, Flags]:
-        """The same under one variant; what is not wanted is left as it is."""
+        """Log speed-ups under one variant, computed only for the requested entries."""
         longest = self.blocks_by_variant[variant].longest
         if self.target.edits.most_blocks:
             longest = np.minimum(longest, self.target.edits.most_blocks)

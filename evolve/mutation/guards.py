@@ -30,7 +30,7 @@ CAPS = (1, 2, 4, 8, 16, 32)
 """Caps tried besides the best recorded ones: a cap that binds nowhere leaves the choice to blocks_per_split."""
 
 OWN_SHARE = 0.1
-"""How often FA3's own choice is tried as a value: a later guard may give back what an earlier one took."""
+"""Frequency of FA3's own choice as a value: a later guard may undo an earlier one."""
 
 FINE = 2
 """Support up to which guards are fine."""
@@ -43,7 +43,7 @@ MIN_GAIN, MIN_GAIN_FINE = 2e-5, 4e-6
 """Gain in log score below which a guard is not worth its lines; a single shape cannot gain much more."""
 
 OWN_VARIANT = 0.3
-"""How often a guard keeps to the variant that a shape has, where the target has variants."""
+"""Frequency of guards that keep a shape's variant, if the target has variants."""
 
 TERMS_KEPT = 8
 

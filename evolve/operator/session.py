@@ -27,12 +27,12 @@ from evolve.run import OpenedRun, held_config, resume_run, run_search, start_run
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a call is answered.
+    """Result of a call.
 
     Attributes:
-        text: of the tool, with what is left.
+        text: text of the tool, with the remaining budget.
         ended: outcome of the expedition that this call ended; empty where it goes on.
-        committed: what became of it in the search, where it ended: status and scores on the training shapes.
+        committed: result of an ended expedition: status and scores on the training shapes.
     """
 
     text: str
@@ -82,7 +82,7 @@ class OperatorSession:
         run_search(self._opened)
 
     def _awaited(self) -> bool:
-        """Whether an expedition waits; looks again where another process has gone on."""
+        """True if an expedition waits; reads the journal again if another process has continued."""
         request = self._proposer.awaited
         with open_journal(self.folder, read_only=True) as journal:
             at = journal.committed()
@@ -97,7 +97,7 @@ class OperatorSession:
         return tools.offered(fit=isinstance(agent, AgentConfig) and agent.fit_tables > 0)
 
     def brief(self) -> str:
-        """What the operator is to do now; what it was told already where it has begun."""
+        """Task of the operator, with the messages so far if the expedition has begun."""
         if not self._awaited():
             return f"{self.folder} has ended: no expedition waits"
         return str(asyncio.run(self._with_expedition(_brief)))
@@ -106,9 +106,9 @@ class OperatorSession:
         """Call a tool of the expedition that waits.
 
         Args:
-            name: of the tool.
-            arguments: as JSON.
-            reported: what the operator says of itself, with a call that ends the expedition.
+            name: name of the tool.
+            arguments: arguments as JSON.
+            reported: the operator's statement about itself, with a call that ends the expedition.
         """
         if not self._awaited():
             return Told(f"refused: {self.folder} has ended: no expedition waits", ended="finished")
@@ -139,7 +139,7 @@ class OperatorSession:
         return {"proposal": index, "status": entry.status.value, "message": entry.message, **_train(entry.train)}
 
     def status(self) -> dict[str, Any]:
-        """Where the run stands: training scores alone, since the operator must not climb the holdout."""
+        """Progress of the run, with training scores only, since the operator must not optimise the holdout."""
         waits = self._awaited()
         request, summary = self._proposer.awaited, summarise(self.folder)
         leader = summary.leader

@@ -23,7 +23,7 @@ LOOK_EVERY_S = 0.25
 LOG_TAIL_BYTES = 4096
 
 WORST_FIRST = (EXIT_NEGATIVE, EXIT_MISSING, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BUDGET)
-"""Exit codes of runs by how bad they are; a sweep ends with the worst. 1: a run broke down or was killed."""
+"""Exit codes of runs in order of severity; a sweep ends with the worst. 1: a run crashed or was killed."""
 
 
 class State(StrEnum):
@@ -43,10 +43,10 @@ class RunState:
     """One run as the conductor knows it.
 
     Attributes:
-        member: which run.
+        member: the run's entry in the sweep.
         wanted: proposals that it is to make.
-        state: what it does.
-        standing: where its journal stands.
+        state: state of the run.
+        standing: progress in its journal.
         code: exit code of its process; None before it has ended.
         trouble: why it failed, in a line.
     """
@@ -115,7 +115,7 @@ class Conductor:
             sweep: the runs.
             jobs: most processes at once.
             overrides: `--set` texts for every run, also for those that go on.
-            socket: where live judges ask for latencies; empty where nothing is measured.
+            socket: source of latencies of live judges; empty for recorded tables.
             on_look: called a few times a second with the state of all runs.
 
         Raises:
@@ -153,7 +153,7 @@ class Conductor:
         self._stops += 1  # `_step` does the rest: a child may be starting just now
 
     def _step(self) -> bool:
-        """Start what may start, see who has ended; whether there is more to come."""
+        """Start runs, and check which have ended; returns True if there are more."""
         for state in self.states:
             label = state.member.label
             if state.state is State.WAITING and not self._stops and len(self._children) < self._jobs:

@@ -1,4 +1,4 @@
-"""A sweep's folder: which runs belong to it. Each run is an ordinary run folder below it."""
+"""Folder of a sweep, with the list of its runs. Each run is an ordinary run folder below it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Sweep:
     members: tuple[Member, ...]
 
     def folder(self, member: Member) -> Path:
-        """Where a run keeps its journal."""
+        """Folder of a run."""
         return self.path / member.label
 
     def started(self, member: Member) -> bool:
-        """Whether a run has a journal, so that it is resumed and not begun."""
+        """True if a run has a journal, so that it is resumed."""
         return (self.folder(member) / FILE_NAME).exists()
 
     def config(self, member: Member, overrides: list[str]) -> RunConfig:
@@ -69,7 +69,7 @@ class Sweep:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder is a sweep's."""
+    """True if a folder is that of a sweep."""
     return (path / SWEEP_FILE).is_file()
 
 

@@ -26,7 +26,7 @@ class Member:
 
     Attributes:
         label: name of its folder below the sweep's.
-        variant: what tells it from the other runs, its random seed apart; runs of one variant are summed up together.
+        variant: differences to the other runs, except the random seed; runs of one variant are summarised together.
         config: its whole configuration, as it would be given to `evosplit run`.
     """
 

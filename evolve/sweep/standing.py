@@ -33,7 +33,7 @@ class RunStanding:
         winner: proposal that the holdout picks so far.
         winner_train: its scores on the training shapes.
         winner_holdout: its scores on the holdout; None without one.
-        spending: what the run has cost.
+        spending: cost of the run.
     """
 
     seeds: int = 0
@@ -46,7 +46,7 @@ class RunStanding:
     spending: Spending = NOTHING
 
     def finished(self, config: RunConfig) -> bool:
-        """Whether nothing is left to do."""
+        """True if the run is complete."""
         return self.seeds >= len(config.seeds) and self.done >= config.search.proposals
 
 

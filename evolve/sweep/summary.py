@@ -32,9 +32,9 @@ class RunLine:
     """One run.
 
     Attributes:
-        state: what it does, or how it ended.
+        state: state of the run.
         wanted: proposals that it was to make.
-        judged_on: what its judge says of itself: workload, setting, table or GPU. Scores of two runs may be
+        judged_on: description of its judge: workload, setting, table or GPU. Scores of two runs can be
             compared where these are equal.
         winner: proposal that the holdout picked; None without a score.
         look_ups: latencies looked up: training shapes times distinct decision tables that were scored, and what
@@ -58,7 +58,7 @@ class RunLine:
 
     @property
     def score(self) -> float:
-        """What the winner of several runs is picked by: the holdout, else the training shapes."""
+        """Score that picks the winner of several runs: that on the holdout, otherwise on the training shapes."""
         score = self.holdout or self.train
         assert score is not None
         return score.score
@@ -80,7 +80,7 @@ class Variant:
     """The runs of one variant that have a winner, judged on the same.
 
     Attributes:
-        runs: how many they are.
+        runs: number of runs.
         unfinished: those of them that have not made all their proposals.
         figures: spread by name: shares of the oracle's gain, regressions on both splits, what was spent.
     """
@@ -94,7 +94,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class SweepSummary:
-    """Everything.
+    """Summary of all runs.
 
     Attributes:
         runs: in the order of the sweep.

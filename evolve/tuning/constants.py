@@ -44,7 +44,7 @@ class Fitted:
         source: its text.
         before: training score with its own constants.
         after: training score with the fitted ones.
-        tunables: how many numbers could move.
+        tunables: number of tunable constants.
         evaluations: decision tables that were scored.
         distinct: those of them that differ.
         look_ups: latencies looked up: training shapes times evaluations.
@@ -82,8 +82,8 @@ class ConstantFitter:
         Args:
             program: passed by the gate.
             evaluations: most decision tables to score, the program's own included.
-            seed: of everything random.
-            method: which search.
+            seed: seed of everything random.
+            method: name of the search.
             stopped: ends the fit when it is set.
 
         Raises:
@@ -175,7 +175,7 @@ def _moved(tunable: Tunable, now: Number, step: float, rng: random.Random) -> Nu
 
 
 def _optuna_search() -> Callable[..., tuple[list[Number], float]]:
-    """The same signature as `coordinate_search`, with Optuna's TPE."""
+    """Search with Optuna's TPE, with the signature of `coordinate_search`."""
     try:
         import optuna
     except ImportError as error:

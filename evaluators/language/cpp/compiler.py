@@ -1,4 +1,4 @@
-"""Compiles a heuristic as host C++ and asks it: what the export's proofs stand on."""
+"""Compilation of a heuristic as host C++, and its evaluation, the basis of the export's proofs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLE = ("-std=gnu++17", "-O0", "-w", "-ffp-contract=off")
 FAST = ("-std=c++17", "-O2", "-ffp-contract=off")
 LIBRARY = ("-std=c++17", "-O2", "-w", "-ffp-contract=off", "-shared", "-fPIC",
            *(f"-fno-builtin-{name}" for name in ("exp", "exp2", "log", "log2")))  # fmt: skip
-"""For answers equal to CPython's, whose `math` asks the C library at run time."""
+"""Flags for results equal to CPython's, whose `math` calls the C library at run time."""
 LIMITED = 'ulimit -t "$1"; ulimit -v "$2"; ulimit -f "$3"; shift 3; exec "$@"'
 LIBRARY_LIMITS = (10, 1_000_000, 65_536)
 """CPU seconds, KiB of memory and file size (in 512-byte blocks) of a compiler that is given a candidate's code."""
@@ -35,7 +35,7 @@ class CompileError(Exception):
 
 
 class Stopped(UserError):
-    """The compiled function ended before it had answered, as the sanitizers make it do at undefined behaviour."""
+    """The compiled function ended without a result, e.g. by a sanitizer at undefined behaviour."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Compiler:
     """The system's C++ compiler.
 
     Attributes:
-        path: of the program.
+        path: path of the program.
         version: first line of what it says about itself.
     """
 
@@ -76,18 +76,18 @@ class HostFunction:
     """A compiled heuristic.
 
     Attributes:
-        binary: the program that the harness became.
-        inputs: how many numbers a row has.
+        binary: path of the compiled harness.
+        inputs: numbers per row.
     """
 
     binary: Path
     inputs: int
 
     def answers(self, rows: Sequence[Sequence[int]], *, limit_s: float = RUN_LIMIT_S) -> list[int]:
-        """Its answer for each row.
+        """Evaluate the function on each row.
 
         Raises:
-            Stopped: it did, or took too long.
+            Stopped: it ended without a result, or took too long.
         """
         found = self._ask([v for row in rows for v in row], [], limit_s)
         if len(found) != len(rows):
@@ -95,7 +95,7 @@ class HostFunction:
         return found
 
     def falls(self, walks: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
-        """Where each walk's answer first falls: (seqlen_k, before, after); seqlen_k -1 where it never does."""
+        """First decrease along each walk: (seqlen_k, before, after); seqlen_k is -1 without one."""
         found = self._ask([v for row in walks for v in row], ["walk"], RUN_LIMIT_S)
         if len(found) != 3 * len(walks):
             raise Stopped(f"the compiled function stopped in walk {list(walks[len(found) // 3])}")
@@ -125,12 +125,12 @@ def compile_function(compiler: Compiler, text: str, call: str, inputs: int, fold
     """Compile a function into the harness.
 
     Args:
-        compiler: what to compile with.
+        compiler: compiler to use.
         text: the function, as the patched tree holds it, and what it stands on.
         call: C++ expression of its answer over `row[0]`, `row[1]`, ...
         inputs: numbers in a row.
-        folder: where source and program go.
-        flags: of the compiler.
+        folder: folder for source and binary.
+        flags: flags of the compiler.
 
     Raises:
         CompileError: with the compiler's message.
@@ -177,7 +177,7 @@ def compile_library(compiler: Compiler, text: str, folder: Path) -> Path:
         errors = "it took too long"
     finally:
         if process.poll() is None:
-            # The compiler's own processes, too.
+            # Includes child processes of the compiler.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode:

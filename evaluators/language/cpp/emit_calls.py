@@ -58,14 +58,14 @@ class CallExpressions(Expressions):
         return self._to_whole(f"std::{name}({value.text})", kind, node)
 
     def _to_whole(self, text: str, kind: str, node: ast.Call) -> Text:
-        """What is whole, as an integer."""
+        """Integral value as an integer."""
         if self._types.checked:
             found = Text(f"checked__whole({text}{self.flag(node.args[0])})", POSTFIX, "int64_t")
             return self.cast(found, kind)
         return Text(f"{kind}({text})", POSTFIX, kind)
 
     def _whole_share(self, node: ast.expr, *, up: bool) -> Text | None:
-        """ceil(a / b) and floor(a / b) of integers below 2**53 as C++ writers put them.
+        """ceil(a / b) and floor(a / b) of integers below 2**53 in the usual C++ form.
 
         The quotient lies at least 1 / b from the next integer, and a double below 2**53 / b is finer than that.
         """

@@ -304,7 +304,7 @@ def _begun(node: ast.Assign) -> set[str]:
 
 
 def one_by_one(target: ast.Tuple, value: ast.Tuple) -> bool:
-    """Whether `a, b = x, y` is `a = x` and then `b = y`: no value reads a name that has changed by then."""
+    """True if `a, b = x, y` is `a = x` and then `b = y`: no value reads a name that has changed by then."""
     later = [value.elts[i + 1 :] for i in range(len(value.elts))]
     return len(target.elts) == len(value.elts) and not any(
         names_in(name) & names_in(part) for name, parts in zip(target.elts, later, strict=True) for part in parts
@@ -321,7 +321,7 @@ def names_in(node: ast.AST) -> set[str]:
 
 
 def mentions(body: Sequence[ast.stmt], name: str) -> bool:
-    """Whether a block reads or assigns a name."""
+    """True if a block reads or assigns a name."""
     return any(name in names_in(s) for s in body)
 
 

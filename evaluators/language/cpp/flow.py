@@ -23,7 +23,7 @@ DEPTH = 4
 
 
 class Texts:
-    """How expressions are written, and which names are in them."""
+    """Texts of expressions, and the names in them."""
 
     def __init__(self) -> None:
         self._texts: dict[ast.expr, str] = {}
@@ -46,12 +46,12 @@ class Flow:
     """The state before a statement.
 
     Attributes:
-        texts: of expressions.
-        types: of each name that has a value.
+        texts: texts of expressions.
+        types: types of each name that has a value.
         limits: lowest and highest value of an expression, by its text, as guards say.
         gaps: least value of `a - b` by the texts of both, as guards say.
-        meanings: what a name was last assigned, where nothing in it has changed since.
-        alive: whether this place is reached.
+        meanings: expression last assigned to a name, if nothing in it has changed since.
+        alive: True if this place is reached.
     """
 
     texts: Texts
@@ -68,7 +68,7 @@ class Flow:
         )
 
     def text(self, node: ast.expr) -> str:
-        """How an expression is written, by which it is known here."""
+        """Text of an expression, the key of facts about it."""
         return self.texts.of(node)
 
     def forget(self, names: Iterable[str]) -> None:
@@ -206,14 +206,14 @@ class Flow:
 
 
 def is_call(node: ast.expr, name: str) -> bool:
-    """Whether an expression is a call of min or max with several arguments."""
+    """True if an expression is a call of min or max with several arguments."""
     return (
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name and len(node.args) > 1
     )
 
 
 def merged(states: Sequence[Flow]) -> Flow:
-    """What is known where several ways meet; dead ways do not count unless all are."""
+    """Join of the states of several paths; dead paths are ignored unless all are dead."""
     living = [s for s in states if s.alive] or list(states[:1])
     first = living[0].copy()
     for other in living[1:]:

@@ -43,9 +43,9 @@ class ExpressionTypes(ABC):
         results: type that each function returns.
         parameters: types that each helper is called with.
         divisors: divisions whose divisor may be zero as far as ranges tell.
-        flow: what is known here.
+        flow: facts at this place.
         updated: the statement of each `a op b` that stands for `a op= b`.
-        checked: whether C++ checks at run time what ranges do not rule out; otherwise that is refused.
+        checked: True if C++ checks at run time what ranges cannot exclude; otherwise such code is refused.
         bounds: in checked C++, least and greatest value of expressions that must be checked.
         watched: the expression whose check tells that it was this one.
     """

@@ -22,7 +22,7 @@ LAST_ROUND = 40
 FOLLOWED = 64
 """Rounds of a loop that are followed one by one, so that what they add up stays bounded."""
 FOLLOWED_INSIDE = 6
-"""The same of a loop inside another."""
+"""Rounds of a loop inside another that are followed one by one."""
 
 
 class Inference(CallTypes):
@@ -41,7 +41,7 @@ class Inference(CallTypes):
         Args:
             form: one entry point.
             inputs: range of each input.
-            checked: whether C++ will check at run time what the ranges do not rule out.
+            checked: True if C++ will check at run time what the ranges do not rule out.
             numbers: type of names that stand for numbers given at run time.
 
         Raises:
@@ -182,7 +182,7 @@ class Inference(CallTypes):
         self.flow = self._meet((self.flow, *breaks))
 
     def _rounds(self, made: ast.expr) -> int:
-        """How often a loop runs at most, where that is known and few enough to follow each; otherwise 0."""
+        """Largest number of iterations of a loop, if known and small enough to follow each; otherwise 0."""
         if not (isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id == "range"):
             return 0
         given = [self.type(a) for a in made.args]
@@ -265,7 +265,7 @@ class Inference(CallTypes):
 
 
 def _loaded(target: ast.expr) -> ast.expr:
-    """The same place, read."""
+    """Same place in a load context."""
     if isinstance(target, ast.Name):
         return ast.copy_location(ast.Name(target.id, ast.Load()), target)
     assert isinstance(target, ast.Subscript)

@@ -86,7 +86,7 @@ def as_declared(found: Type, declared: Type) -> Type:
 
 
 def integers_fit(found: Type) -> bool:
-    """Whether a double holds every integer that the value may be in Python."""
+    """True if a double holds every integer that the value may be in Python."""
     if found.integers is None:
         return True
     return found.integers[0] >= -EXACT_IN_DOUBLE and found.integers[1] <= EXACT_IN_DOUBLE

@@ -43,7 +43,7 @@ class Form:
         helpers: functions that are still called, by name, callees first.
         constants: module-level numbers in use, by name.
         comments: comment lines above a statement, by the statement's line; trailing ones by -line.
-        other: what the returns say beside num_splits: pairs of name and source text that are not the default.
+        other: results of the returns other than num_splits: pairs of name and source text that are not the default.
     """
 
     entry: str
@@ -106,7 +106,7 @@ def form_of(program: Program, entry: str) -> Form:
     """One entry point of a program as one function.
 
     Raises:
-        NotExpressible: what it returns cannot be told apart.
+        NotExpressible: its results cannot be separated.
     """
     tree = LoopsOverLists().visit(with_local_tables(copy.deepcopy(program.tree)))
     form = undecided_form(tree, entry)
@@ -140,7 +140,7 @@ def replace_answers(
     """Put something else for an answer of these parts where a function, or one that it ends with, returns it.
 
     Raises:
-        NotExpressible: what is returned is not spelled out.
+        NotExpressible: its results are not explicit.
     """
     seen.add(function.name)
 
@@ -362,7 +362,7 @@ class Rename(ast.NodeTransformer):
 
 
 def always_returns(body: list[ast.stmt]) -> bool:
-    """Whether the end of a block is never reached."""
+    """True if the end of a block is never reached."""
     last = body[-1]
     if isinstance(last, ast.If):
         return bool(last.orelse) and always_returns(last.body) and always_returns(last.orelse)

@@ -29,7 +29,7 @@ TRIES = 400
 SEED = 20_260_401
 HALVINGS = 24
 LIMIT_S = 20.0
-"""Wall seconds of one question to the binary."""
+"""Wall-time limit of one run of the binary."""
 
 EXAMPLE_CALL = """example__(row)"""
 EXAMPLE_TEXT = """#include <exception>
@@ -152,11 +152,11 @@ class Overflow(NotExpressible):
             form: the program.
             inputs: ranges of its inputs.
             node: the expression, or `a op= b`.
-            message: what it may do.
+            message: possible effect.
             low: least value allowed.
             high: greatest value allowed.
             parts: types of its operands, by their text.
-            hint: what to write instead; by default a bound for the first operand.
+            hint: alternative; by default a bound for the first operand.
         """
         found = witness(form, inputs, node)
         if found is None:

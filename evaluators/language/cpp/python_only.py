@@ -25,7 +25,7 @@ def refuse_what_only_python_does(form: Form, types: Inference, imported: frozens
 
     Args:
         form: one entry point.
-        types: of the form.
+        types: types of the form.
         imported: `math` and names from it that the program imports.
 
     Raises:

@@ -21,8 +21,8 @@ class CppBody:
     Attributes:
         statements: text of each top-level statement of the program, in order, comments included.
         preamble: lambdas and constants that stand before them.
-        may_divide_by_zero: which of the statements do where an input is 0; -1 stands for the preamble.
-        notes: what a reviewer should know about exactness.
+        may_divide_by_zero: statements that divide by zero for an input of 0; -1 is the preamble.
+        notes: notes on exactness for reviewers.
     """
 
     statements: tuple[str, ...]
@@ -98,7 +98,7 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
         form: one entry point; every path must return.
         inputs: range of each input that the target has.
         fields: the target's own name for each of them, or an expression.
-        guarded: whether the caller turns away what would divide by zero.
+        guarded: True if the caller excludes inputs that would divide by zero.
 
     Raises:
         NotExpressible: a construct without exact counterpart, or an input that the target lacks.

@@ -19,7 +19,7 @@ EXACT_IN_FLOAT = 2**24
 
 
 class Kind(StrEnum):
-    """What a value is. FLOAT is a double in Python that holds a single-precision number."""
+    """Kind of a value. FLOAT is a double in Python with a single-precision value."""
 
     UNKNOWN = "unknown"
     NONE = "None"
@@ -41,11 +41,11 @@ class Type:
     """A set of values.
 
     Attributes:
-        kind: what they are.
+        kind: kind of the values.
         low: smallest value, of numbers; -inf where no bound is known.
         high: largest value.
         exact: every value is also a float's (constants such as 0.5, ceilings of floats).
-        items: of TUPLE its parts, of LIST and RANGE the one type of its items.
+        items: types of the parts of a TUPLE; the type of the items of a LIST or RANGE.
         integers: range of those of a DOUBLE's values that are ints in Python, as in `0 if few else 1.5`.
         maybe_bool: some of an INT's values are True or False in Python, as in `paged or 2`.
     """
@@ -60,26 +60,26 @@ class Type:
 
     @property
     def number(self) -> bool:
-        """Whether arithmetic is defined on it."""
+        """True if arithmetic is defined on it."""
         return self.kind in NUMBERS
 
     @property
     def whole(self) -> bool:
-        """Whether it is an int or a bool."""
+        """True if it is an int or a bool."""
         return self.kind in (Kind.BOOL, Kind.INT)
 
     def within(self, bound: int) -> bool:
-        """Whether every value lies in -bound..bound."""
+        """True if every value lies in -bound..bound."""
         return -bound <= self.low and self.high <= bound
 
     @property
     def may_be_zero(self) -> bool:
-        """Whether 0 lies in the range."""
+        """True if 0 lies in the range."""
         return self.low <= 0 <= self.high
 
     @property
     def float_exact(self) -> bool:
-        """Whether a C++ float holds every value."""
+        """True if a C++ float holds every value."""
         return self.exact or self.kind is Kind.FLOAT or (self.whole and self.within(EXACT_IN_FLOAT))
 
 

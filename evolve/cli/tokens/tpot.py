@@ -63,7 +63,7 @@ class TokenJob:
         baseline: parsed; None for the stock decision.
         shard: one GPU's part of the model.
         cases: shapes with the shard's heads.
-        setting: how calls reach the kernel.
+        setting: provider, mode and cache of the calls.
         gpus: GPUs that share the model; 1 measures one GPU's part alone.
     """
 

@@ -1,4 +1,4 @@
-"""Writes the folder that a maintainer gets, all of it or nothing."""
+"""Writer of the folder for a maintainer, complete or not at all."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OUTSIDE_COLUMNS = (
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder that holds something.
+    """Check that a folder is new or empty.
 
     Raises:
         UserError: it does, or it is a file.
@@ -87,7 +87,7 @@ def _result_rows(rows: Iterable[Row]) -> Iterable[Sequence[object]]:
 
 
 def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
-    """What the bundle was made from, for machines."""
+    """Origin of the bundle, machine-readable."""
     tree = export.tree
     return {
         "evosplit": __version__,
@@ -150,10 +150,10 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
     """Write the bundle and return the names of its files.
 
     Args:
-        export: what was planned and proved.
+        export: planned and proved export.
         patch: the mailbox.
         folder: new or empty.
-        run: where the program came from.
+        run: origin of the program.
         original: source of the program as given.
     """
     check_output(folder)

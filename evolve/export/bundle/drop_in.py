@@ -1,4 +1,4 @@
-"""The target `python`: one module without dependencies that an application asks for its launch arguments.
+"""The target `python`: one module without dependencies that returns launch arguments to an application.
 
 The module holds the program and, word for word, the part of the dispatch mirror that turns a decode call into what the
 program sees.
@@ -174,7 +174,7 @@ def plan_drop_in(name: str, program: Program, target: ExportTarget, *, gpu: Gpu,
 
 
 def _bare(program: Program) -> Program:
-    """The program without blocks_per_split, which nobody asks here."""
+    """Program without blocks_per_split, which is not used here."""
     tree = ast.parse(program.source)
     kept = [n for n in tree.body if not (isinstance(n, ast.FunctionDef) and n.name == "blocks_per_split")]
     return read(ast.unparse(ast.Module(kept, [])), "program")

@@ -1,4 +1,4 @@
-"""Exports a program: plans it for a target, proves it, and writes the bundle."""
+"""Export of a program: plan for a target, proof, and bundle."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PLANNERS = {
     TargetKind.VLLM: plan_vllm,
     TargetKind.FA4: plan_fa4,
 }
-"""How an export is planned; a module of its own patches nothing."""
+"""Planners of exports; a stand-alone module patches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class WrittenBundle:
     """A bundle that was written.
 
     Attributes:
-        folder: where it lies.
+        folder: path of the folder.
         files: names of its files.
-        export: what was planned and proved.
-        provenance: what it was made from, as in its provenance.json.
+        export: planned and proved export.
+        provenance: origin, as in its provenance.json.
     """
 
     folder: Path
@@ -79,7 +79,7 @@ def export_program(
     """Prove a program, patch the target and write the bundle; nothing is written when anything fails.
 
     Args:
-        name: of the program, for the bundle's texts.
+        name: name of the program, for the bundle's texts.
         text: its source.
         target_name: one of the export targets.
         output: new or empty folder.
@@ -91,7 +91,7 @@ def export_program(
         certify_share: put a guard in front of the program, so that the share of shapes slower by more than 1% is below
             this with 95% confidence on shapes that took no part in the choice.
         certify_from: reports of `evosplit confirm` whose unseen shapes are those; else the recorded sealed ones.
-        run: where the program came from.
+        run: origin of the program.
         tell: told how far rules get where `distill` or the certificate is out of reach.
 
     Raises:
@@ -157,7 +157,7 @@ def _patched(name: str, program: Program, target: ExportTarget, tree: Tree, doma
 
 
 def _distilled(program: Program, target: ExportTarget, eps: float, tell: Callable[[str], None]) -> Distilled:
-    """The distilled program; refuses where EPS is out of reach, and shows how far rules get."""
+    """Distil a program; refuses if EPS cannot be reached, with the curve of the rules."""
     if target.kind not in (TargetKind.HEADER, TargetKind.PYTHON):
         raise UserError(
             f"--distill makes rules for num_splits over what hopper/ knows of a call; {target.name} decides otherwise",
@@ -214,7 +214,7 @@ def _certified(program: Program, target: ExportTarget, domain: Domain, share: fl
 
 
 def read_winner(name: str, runs_dir: Path) -> tuple[str, dict[str, object]]:
-    """Source of a program, of RUN#ID, or of a run's winner, and where it came from."""
+    """Source and origin of a program, of RUN#ID, or of a run's winner."""
     if not Path(name).suffix and "#" not in name and not Path(name).is_file():
         summary = summarise(find_run(name, runs_dir))
         if summary.best is None:

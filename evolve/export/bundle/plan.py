@@ -48,30 +48,30 @@ TABLES = "results/tables"
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Everything that a bundle tells.
+    """Content of a bundle.
 
     Attributes:
-        name: of the program as given.
-        program: as read.
-        target: where it goes.
+        name: name of the program as given.
+        program: parsed program.
+        target: target of the export.
         tree: the user's checkout; None for targets that patch nothing.
         form: the program as one function.
-        change: of the target's files.
-        proof: what was compared.
-        monotone: what was walked; None where the target decides once.
+        change: change of the target's files.
+        proof: result of the comparison.
+        monotone: test of monotonicity; None if the target decides once.
         rows: every shape of the workloads.
         summaries: recorded speed-ups.
         rules: per workload, which rules fire.
         left_out: decisions of the program that the patch does not hold, with the reason.
         tables: digest of each recorded table in use, by workload and setting.
         recorded_on: GPU, driver, build and date of those tables, each once.
-        domain: where the patch decides.
+        domain: calls that are decided.
         followed: on how many calls the target's own caller decides the same; None where there is none in C++.
-        outside: what it does to calls that nobody measured; None where the target decides in Python.
-        distilled: how the program was made from a longer one; None where it was exported as it is.
-        gpus: what it decides on GPUs of other sizes; empty for targets of another architecture.
+        outside: effect on calls that were not measured; None if the target decides in Python.
+        distilled: distillation from a longer program; None if it was exported unchanged.
+        gpus: decisions on GPUs of other sizes; empty for targets of another architecture.
         one_gpus_sms: lines of the program that hold the number of SMs of an H100.
-        certificate: how a guard was put in front of it and what its fresh shapes say; None where none was asked for.
+        certificate: guard in front of it, and results on fresh shapes; None if not requested.
     """
 
     name: str
@@ -98,12 +98,12 @@ class Export:
 
     @property
     def measured(self) -> bool:
-        """Whether the target's own kernel was recorded."""
+        """True if the target's own kernel was recorded."""
         return bool(self.summaries)
 
     @property
     def sha256(self) -> str:
-        """Of the program's source."""
+        """SHA-256 of the program's source."""
         return hashlib.sha256(self.program.source.encode()).hexdigest()
 
 
@@ -113,13 +113,13 @@ def stock_form(entry: str) -> Form:
 
 
 def same(form: Form, other: Form) -> bool:
-    """Whether two programs say the same, statement by statement."""
+    """True if two programs are equal, statement by statement."""
     dumps = [[ast.dump(s) for s in (*f.body, *f.helpers.values())] for f in (form, other)]
     return dumps[0] == dumps[1]
 
 
 def decisions_left_out(program: Program, target: ExportTarget) -> dict[str, str]:
-    """Decisions of a program that the target has no place for, with the reason."""
+    """Decisions of a program that the target cannot express, with the reason."""
     schedule = form_of(program, "schedule")
     found: dict[str, str] = {}
     for name in ("pack_gqa", "sm_margin"):
@@ -136,7 +136,7 @@ def decisions_left_out(program: Program, target: ExportTarget) -> dict[str, str]
 
 
 def _leaves_to_stock(form: Form, today: int = 0) -> bool:
-    """Whether a program says no more than FA3 does, or than the constant that the target's users have today."""
+    """True if a program equals FA3's rule, or the constant of the target's users."""
     zero = all(
         isinstance(n.value, ast.Constant) and n.value.value in (0, today)
         for s in form.body
@@ -147,7 +147,7 @@ def _leaves_to_stock(form: Form, today: int = 0) -> bool:
 
 
 def with_stock_choice(form: Form) -> Form:
-    """FA3's rule spelled out where the program answers 0."""
+    """Program with FA3's explicit rule in place of 0."""
     if not always_returns(form.body):
         raise NotExpressible("schedule may end without a return", hint="end it with a return")
     returns = [n for s in form.body for n in ast.walk(s) if isinstance(n, ast.Return)]
@@ -157,7 +157,7 @@ def with_stock_choice(form: Form) -> Form:
 
 def modes_of(target: ExportTarget, program: Program, rows: Sequence[Row], gpu: Gpu, domain: Domain, *,
              partial: bool) -> HarmVerdict:  # fmt: skip
-    """Where a patch may decide; a kernel without recordings is judged by those of the kernel that it was forked from.
+    """Calls that a patch may decide; a kernel without recordings is judged by those of its upstream kernel.
 
     Raises:
         HarmfulRule: nowhere.
@@ -197,15 +197,15 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
     """An export to hopper/heuristics.h, proved.
 
     Args:
-        name: of the program.
-        program: as read.
-        target: where it goes.
+        name: name of the program.
+        program: parsed program.
+        target: target of the export.
         tree: the user's checkout.
-        compiler: of the proof.
+        compiler: compiler of the proof.
         folder: for what is compiled.
-        gpu: of the recorded tables.
-        domain: where the patch is to decide.
-        partial: whether to leave a mode that the rule makes slower to stock, instead of refusing the rule.
+        gpu: GPU of the recorded tables.
+        domain: calls that the patch is to decide.
+        partial: True to leave a mode that the rule makes slower to stock, instead of refusing the rule.
 
     Raises:
         UserError: the target cannot express the program, the tree is another, or a proof fails.
@@ -239,7 +239,7 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
 
 def proved(forms: Sequence[Form], stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
             compiler: Compiler, folder: Path, domain: Domain) -> tuple[SourceChange, Proof]:  # fmt: skip
-    """The smallest change that holds: with the target's lines and without a guard, then with less and with one."""
+    """Smallest valid change: first with the target's lines and without a guard, then without the lines and with one."""
     failed: UserError | CompileError | None = None
     own = read(stock.source(), STOCK_SEED)
     tries = [(form, keep, guard) for form in forms for keep in (True, False) for guard in (False, True)]
@@ -318,13 +318,13 @@ def proved_kernel(own: Program, stock: Program, change: SourceChange, asked: Seq
     Args:
         own: the program's blocks_per_split, FA3's own spelled out where it answers 0.
         stock: FA3's own.
-        change: of the kernel.
+        change: change of the kernel.
         asked: shapes of the workloads, and their batches under the cap that the patched target decides.
         tree: the user's checkout.
-        compiler: of the proof.
+        compiler: compiler of the proof.
         folder: for what is compiled.
-        gpu: of the recorded tables.
-        domain: where the patch decides.
+        gpu: GPU of the recorded tables.
+        domain: calls that are decided.
 
     Raises:
         UserError: the kernel decides otherwise than the program.

@@ -113,7 +113,7 @@ def _inputs(rows: Sequence[Row], gpu: Gpu) -> tuple[list[tuple[ShapeView, int]],
 
 def _compare(program: Program, patched: Program, own: Program | None, inputs: Sequence[tuple[ShapeView, int]],
              lattice: int, python: str) -> Proof:  # fmt: skip
-    """Ask both; where the program answers 0, `own` says what the target decides."""
+    """Compare both; `own` returns the target's decision for results of 0."""
     asked = [(v, NO_WORK, s) for v, s in inputs]
     wanted, got = (ask(p, asked, "inputs of the proof") for p in (program, patched))
     if own is not None:
@@ -274,7 +274,7 @@ def _zero(above: ast.stmt) -> ast.Return:
 
 
 def _per_sequence(text: str, rows: Sequence[Row]) -> tuple[str, ...]:
-    """What a newer chain does behind this function, compared with the mirror."""
+    """Comparison of a newer chain after this function with the Python version."""
     followed = follow_prepare(text, rows)
     return (
         followed.reason

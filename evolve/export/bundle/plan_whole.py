@@ -49,15 +49,15 @@ def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, co
     """An export to hopper/heuristics.h and hopper/flash_prepare_scheduler.cu, both proved.
 
     Args:
-        name: of the program.
-        program: as read.
-        target: where it goes.
+        name: name of the program.
+        program: parsed program.
+        target: target of the export.
         tree: the user's checkout.
-        compiler: of the proofs.
+        compiler: compiler of the proofs.
         folder: for what is compiled.
-        gpu: of the recorded tables.
-        domain: where the patch is to decide.
-        partial: whether to leave a mode that the program makes slower to stock, instead of refusing it.
+        gpu: GPU of the recorded tables.
+        domain: calls that the patch is to decide.
+        partial: True to leave a mode that the program makes slower to stock, instead of refusing it.
 
     Raises:
         UserError: the target cannot express the program, the tree is another, or a proof fails.

@@ -1,4 +1,4 @@
-"""PR_BODY.md and APPLY.md: what a maintainer reads before the patch. Figures come from the export alone."""
+"""PR_BODY.md and APPLY.md, for maintainers. Figures come from the export alone."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def commit_message(export: Export) -> str:
 
 
 def outside_told(outside: Outside) -> str:
-    """What the patch does to calls that nobody measured, in a sentence."""
+    """Sentence on the patch's effect on calls that were not measured."""
     grid = (
         f"{outside.calls:,} calls that nobody measured (prefill, short queries, windows, other head sizes, types, GPUs)"
     )
@@ -121,11 +121,11 @@ def _workspace(rows: tuple[Row, ...]) -> str:
 
 
 BATCH_FIELDS = {"batch", "total_mblocks", "total_n_blocks", "max_n_blocks", "min_n_blocks", "n_blocks"}
-"""What a rule may read that other sequences of the batch decide."""
+"""Inputs of a rule that depend on other sequences of the batch."""
 
 
 def batch_fields(export: Export) -> list[str]:
-    """Those that the rule reads; a rule that reads none adds no dependence on the batch."""
+    """Such inputs that the rule reads; a rule without any adds no dependence on the batch."""
     return sorted(export.form.fields() & BATCH_FIELDS)
 
 
@@ -155,7 +155,7 @@ def _environment(export: Export) -> list[str]:
 
 
 def _rows_limits(export: Export) -> list[str]:
-    """What the recorded rows are, which is the first thing to know of them."""
+    """Description of the recorded rows."""
     what = "one GPU model, bf16, head_dim 128, one query token per sequence, no sliding window"
     if not export.measured:
         return ["- Nothing was recorded on this kernel; the shapes of the tables are decode calls of head_dim 128."]
@@ -174,7 +174,7 @@ def _needs(export: Export) -> str:
 
 
 def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
-    """Notes, with what is said of several files said once."""
+    """Notes without duplicates over several files."""
     found: dict[str, list[str]] = {}
     for note in notes:
         file, _, text = note.partition(": ")

@@ -1,4 +1,4 @@
-"""Refusals of what a target has no place for: before any work, all at once, first those that no option helps."""
+"""Refusals of programs that a target cannot express: before any work, all at once, unavoidable ones first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _lacking(program: Program, target: ExportTarget) -> tuple[list[str], str]:
 
 
 def _is_sum(source: str, name: str) -> bool:
-    """Whether num_m_blocks is read only as a factor of the batch's sum, which the kernel has."""
+    """True if num_m_blocks is read only as a factor of the batch's sum, which the kernel has."""
     if name != "num_m_blocks":
         return False
     return source.count("num_m_blocks") == source.count("work.total_n_blocks * work.num_m_blocks") + source.count(

@@ -1,4 +1,4 @@
-"""What a search in the prepare kernel costs a decode step, against what the launches that it chooses gain there.
+"""Cost of a search in the prepare kernel per decode step, compared with the gain of its launches.
 
 The search runs once per step, for every batch that reaches it, also where it then leaves the launch as it is; the gain
 comes in every layer. Both are predicted: the cost from the kernel's time on an H100, the gain from recorded latencies.
@@ -22,7 +22,7 @@ from evolve.export.evidence.harm import HarmfulRule
 from evolve.export.patch.candidates import CandidateSearch, find_search
 
 LAYERS = 32
-"""Of the step: as in Llama-3.1-8B. Deeper models pay a smaller part."""
+"""Layers of the step, as in Llama-3.1-8B. For deeper models the cost is a smaller part."""
 
 LANES = 32
 ROUND_US = ((1, 1.9), (8, 2.95), (31, 6.15), (64, 6.15), (256, 6.95), (992, 12.3))
@@ -42,10 +42,10 @@ class StepCost:
 
     Attributes:
         where: workload and setting.
-        ragged: whether the batches are.
+        ragged: True for ragged batches.
         batches: recorded ones.
         searched: of these, how many reach the search.
-        dearest_us: of one search.
+        dearest_us: microseconds of the most expensive search.
         log_gain: mean log speed-up of the layers.
         log_net: mean log speed-up of the step, with the search.
         losing: batches whose step becomes slower.
@@ -87,7 +87,7 @@ def candidates(form: Form, search: CandidateSearch, rows: Sequence[Row], gpu: Gp
         form: `blocks_per_split`, with `return 0` where it leaves the launch to FA3.
         search: its loop.
         rows: recorded ones.
-        gpu: of the recordings.
+        gpu: GPU of the recordings.
     """
 
     class Zero(ast.NodeTransformer):
@@ -156,7 +156,7 @@ def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
 
 
 def cost_notes(costs: Sequence[StepCost]) -> tuple[str, ...]:
-    """What a bundle says of them."""
+    """Lines for a bundle."""
     told = [c.words for c in costs if c.searched]
     if not told:
         return ()

@@ -1,4 +1,4 @@
-"""Reads a bundle's table of decisions back, for the comparison with a patched build."""
+"""Reader of a bundle's table of decisions, for the comparison with a patched build."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TABLE, PROVENANCE = "decision_diff.csv", "provenance.json"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What a bundle says that the patched target will do.
+    """Decisions of the patched target according to a bundle.
 
     Attributes:
-        folder: as given.
-        target: where the patch goes.
-        program_sha256: of the exported program.
+        folder: path of the folder, as given.
+        target: target of the patch.
+        program_sha256: digest of the exported program.
         rows: the table, by setting; hot and cold caches see the same decisions, so one setting stands for both.
     """
 

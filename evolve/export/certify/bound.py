@@ -13,19 +13,19 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class SlowerCount:
-    """Shapes that became slower by more than 1%, out of those looked at."""
+    """Count of shapes that became slower by more than 1%."""
 
     slower: int
     shapes: int
 
     @property
     def share(self) -> float:
-        """Of the shapes looked at."""
+        """Share of the counted shapes."""
         return self.slower / self.shapes if self.shapes else 0.0
 
     @property
     def bound(self) -> float:
-        """Largest share that the count leaves possible at `CONFIDENCE`."""
+        """Upper bound of the share at `CONFIDENCE`."""
         return upper_bound(self.slower, self.shapes)
 
 

@@ -44,7 +44,7 @@ class MarginStep:
         margin: log speed-up that a class must exceed; None for the program without a guard.
         classes: kept; None for the program without a guard.
         kept: share of the program's gain over stock, by set of shapes (`train`, `holdout`, `fresh`).
-        slower: by set of shapes, each once over all its settings.
+        slower: counts by set of shapes, each shape once over all its settings.
     """
 
     margin: float | None
@@ -58,13 +58,13 @@ class Certificate:
     """The chosen rule with its evidence.
 
     Attributes:
-        source: of the guarded program.
+        source: source of the guarded program.
         share: that was asked for.
-        confidence: of the bound, one-sided.
+        confidence: one-sided confidence of the bound.
         curve: the program without a guard, then each margin.
         chosen: the margin's place in the curve.
-        fresh: where the fresh shapes come from.
-        modes: where the rule decides, in words.
+        fresh: origin of the fresh shapes.
+        modes: text on the modes in which the rule decides.
     """
 
     source: str
@@ -82,12 +82,12 @@ class Certificate:
 
     @property
     def holds(self) -> bool:
-        """Whether the bound on the fresh shapes is below the share that was asked for."""
+        """True if the bound on the fresh shapes is below the requested share."""
         return self.step.slower["fresh"].bound < self.share
 
     @property
     def words(self) -> str:
-        """What the fresh shapes say of the chosen rule, in a sentence."""
+        """Sentence on the chosen rule's result on the fresh shapes."""
         count, step = self.step.slower["fresh"], self.step
         return (
             f"{count.slower} of {count.shapes} fresh shapes ({self.fresh}) are slower by more than {SLOWER:.0%}: "
@@ -102,11 +102,11 @@ def certify(program: Program, target: ExportTarget, tables: dict[tuple[str, str]
 
     Args:
         program: to be guarded; where metadata is built its num_splits is capped by the number of blocks.
-        target: whose launches count.
+        target: target whose launches count.
         tables: recorded latencies of its kernel.
-        gpu: of the tables.
+        gpu: GPU of the tables.
         domain: modes in which the patch decides.
-        share: of shapes slower by more than 1% that must not be reached.
+        share: share of shapes slower by more than 1% that must not be reached.
         reports: confirm.json files whose unseen shapes are the fresh ones; without any, the recorded sealed shapes.
 
     Raises:

@@ -25,7 +25,7 @@ from evolve.export.targets.targets import ExportTarget
 
 @dataclass(frozen=True, slots=True)
 class FreshShape:
-    """What a program does to one shape.
+    """Effect of a program on one shape.
 
     Attributes:
         key: workload and case, or the shape itself: the same shape under several settings counts once.
@@ -43,8 +43,8 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
 
     Args:
         files: `confirm.json` of several runs, gzipped or not; a shape that two hold counts with the worse of both.
-        program: whose launches count; the reports may be of another one that launches the same.
-        target: what is left of a decision on it.
+        program: program whose launches count; the reports may be of another one with the same launches.
+        target: target, which may keep only part of a decision.
         domain: modes in which it decides.
 
     Raises:

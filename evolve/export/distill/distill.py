@@ -1,4 +1,4 @@
-"""Distils a program into the fewest rules over what the target's heuristic is given.
+"""Distillation of a program into the fewest rules over the inputs of the target's heuristic.
 
 Rules over the tile-level inputs are tried first, since their patch is the smallest: heuristics.h alone. Where they do
 not keep enough of the gain, rules may read what the callers know too (batch, KV heads, varlen). No rule makes a
@@ -32,10 +32,10 @@ class Step:
     """The rules after one more was added.
 
     Attributes:
-        inputs: what rules may read.
-        rules: how many.
+        inputs: inputs of rules.
+        rules: number of rules.
         log_gain: mean log speed-up over stock on the training and holdout shapes.
-        share: of what the program gains.
+        share: share of the program's gain.
     """
 
     inputs: str
@@ -52,7 +52,7 @@ class Distilled:
         source: the new program.
         curve: rules against gain, from no rule on, for each kind of inputs that was tried; the last step is `source`.
         program_log_gain: mean log speed-up of the program that it stands for.
-        reached: whether `source` is within EPS of it.
+        reached: True if `source` is within EPS of it.
     """
 
     source: str
@@ -67,10 +67,10 @@ def distil(
     """Find the rules.
 
     Args:
-        program: what is distilled; its num_splits alone counts.
+        program: program to distil; only its num_splits counts.
         target: decides on which recorded kernel.
         tables: its recorded tables.
-        gpu: of the tables.
+        gpu: GPU of the tables.
         eps: mean log speed-up that may be given up.
 
     Raises:

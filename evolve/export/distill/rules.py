@@ -24,10 +24,10 @@ class Rule:
     """One return of a program that is not FA3's own.
 
     Attributes:
-        line: of the return in the program.
-        condition: what leads to it, as Python.
+        line: line of the return in the program.
+        condition: condition of the return, as Python.
         fires: shapes on which it decides.
-        changes: of those, shapes on which the GPU does something else than before.
+        changes: number of those on which the launch differs from the present one.
         reason: why it is dead; empty where it changes something.
     """
 
@@ -101,7 +101,7 @@ def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rul
         form: the program as one function.
         stock: FA3's own rule; its returns are no rules of the program's.
         rows: the target's lattice.
-        gpu: whose number of SMs counts.
+        gpu: GPU with the number of SMs.
     """
     own = {ast.dump(s) for s in stock.body}
     mine = [s for s in form.body if ast.dump(s) not in own and s.lineno < STOCK_LINES]

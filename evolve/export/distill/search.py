@@ -76,7 +76,7 @@ class RuleSearch:
         """Rules, each with what it does where the ones before it do not decide.
 
         Args:
-            tile_level: whether to read only what num_splits_heuristic is given.
+            tile_level: True to read only the inputs of num_splits_heuristic.
             most: number of rules.
             enough: mean log speed-up at which to stop.
         """
@@ -243,7 +243,7 @@ class _Grid:
         self.stock = np.array([known[min(int(t), num_sms)] for t in tiles[:, 0]])
 
     def rises(self, boxes: Sequence[RuleBox]) -> bool:
-        """Whether num_splits never decreases with the blocks."""
+        """True if num_splits never decreases with the blocks."""
         splits = self.stock.copy()
         for box in reversed(boxes):
             inside = box.inside(self.columns)

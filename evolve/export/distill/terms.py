@@ -35,8 +35,8 @@ class RuleTerm:
     Attributes:
         text: in the heuristic language.
         values: the same over arrays.
-        tile_level: whether num_splits_heuristic is given what it needs; otherwise its callers change too.
-        flag: whether it is true or false.
+        tile_level: True if num_splits_heuristic has its inputs; otherwise its callers change, too.
+        flag: True for a boolean.
     """
 
     text: str
@@ -74,8 +74,8 @@ class Answer:
     Attributes:
         text: in the heuristic language.
         values: the same over arrays.
-        tile_level: as for `RuleTerm`.
-        effort: of reading it: 0 for a constant.
+        tile_level: as in `RuleTerm`.
+        effort: effort of reading it: 0 for a constant.
         at_most_blocks: constant that num_n_blocks caps; 0 for other forms.
     """
 
@@ -125,7 +125,7 @@ class RuleBox:
     answer: Answer
 
     def inside(self, columns: Columns) -> Any:
-        """Where the rule fires."""
+        """Mask of shapes on which the rule applies."""
         held = columns["num_n_blocks"] > 0
         for index, low, high in self.ranges:
             values = TERMS[index].values(columns)
@@ -169,7 +169,7 @@ class Found:
 
     Attributes:
         box: the rule.
-        gain: what it adds to the mean log speed-up over all of them.
+        gain: its contribution to the mean log speed-up over all of them.
         changed: on how many of them the GPU does something else.
         speedup: geometric mean over those.
     """

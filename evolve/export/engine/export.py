@@ -22,21 +22,21 @@ PLUGINS = {
     EngineTarget.VLLM_PLUGIN: ("kernels/vllm_plugin", "evosplit_vllm"),
     EngineTarget.SGLANG_PLUGIN: ("kernels/sglang_plugin", "evosplit_sglang"),
 }
-"""Where the package of an engine is, and its name."""
+"""Source folder and name of an engine's package."""
 
 SHARED = "kernels/server_plugin"
-"""What packages of all engines hold."""
+"""Files in the packages of all engines."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineExport:
-    """What was written.
+    """A written export.
 
     Attributes:
-        folder: where it lies.
+        folder: path of the folder.
         files: names within, sorted.
-        measured: what recorded latencies say of the program.
-        provenance: what it was made from, as in its provenance.json.
+        measured: scores of the program on recorded latencies.
+        provenance: origin, as in its provenance.json.
     """
 
     folder: Path
@@ -51,11 +51,11 @@ def export_engine(
     """Write the export, all of it or nothing.
 
     Args:
-        name: of the program, for messages.
+        name: name of the program, for messages.
         text: its source.
-        target: what for.
+        target: target of the export.
         output: new or empty folder.
-        run: where the program came from.
+        run: origin of the program.
 
     Raises:
         UserError: the program is refused, or the folder holds something.
@@ -90,7 +90,7 @@ def export_engine(
 
 
 def told(measured: MeasuredEffects) -> str:
-    """What was measured, in lines for a docstring or a README."""
+    """Lines on the measurements, for a docstring or a README."""
     first = measured.effects[0]
     lines = [
         f"Recorded latencies of the kernel alone, {first.gpu}, bf16, head_dim 128, 8 query heads per KV head,",

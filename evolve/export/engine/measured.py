@@ -1,4 +1,4 @@
-"""What recorded latencies say of a program of the Triton decode kernel, for the texts of its export."""
+"""Scores of a program of the Triton decode kernel on recorded latencies, for the texts of its export."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Effect:
     """A program against FA3's own choice, on one part of a recorded table's shapes.
 
     Attributes:
-        setting: of the table.
-        paged: whether KV lies in pages.
+        setting: setting of the table.
+        paged: True for paged KV.
         split: train or holdout.
-        shapes: how many.
+        shapes: number of shapes.
         speedup: weighted geometric mean of FA3's latency / the program's.
         worst: smallest of them.
         regressions: shapes slower by more than 1% and three standard errors.
         missing: shapes whose launch has no recorded latency; they count as 2% slower.
-        batch_invariant: whether a sequence is cut alike whatever shares its batch, on all shapes of the table.
+        batch_invariant: True if the splits of a sequence do not depend on its batch, on all shapes of the table.
         gpu: that was measured on.
-        build: of Triton, the kernel and FA3.
+        build: build of Triton, the kernel and FA3.
     """
 
     setting: str
@@ -52,7 +52,7 @@ class MeasuredEffects:
     """Effects, and why settings have none.
 
     Attributes:
-        effects: by setting and split.
+        effects: scores by setting and split.
         refused: why the program cannot be launched under a setting, or its latency is unknown there, by setting.
     """
 
@@ -85,7 +85,7 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
 
     Args:
         text: source of the program.
-        paged_only: whether what is exported meets KV in pages alone.
+        paged_only: True for exports with paged KV alone.
 
     Raises:
         UserError: the program is valid under none of the settings, or no table is there.

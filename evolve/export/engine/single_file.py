@@ -101,10 +101,10 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str) -
     """Text of the module.
 
     Args:
-        program: what decides.
-        sha256: of its source.
-        version: of evosplit.
-        measured: what was measured of it, in lines that fit the docstring.
+        program: program that decides.
+        sha256: digest of its source.
+        version: version of evosplit.
+        measured: lines on its measurements that fit the docstring.
     """
     imports: dict[str, set[str]] = {}
     parts = []

@@ -14,7 +14,7 @@ from evolve.errors import UserError
 
 AT_ONCE = 20_000
 LIMITS = Limits(time_s=300.0, memory_mb=2048, time_tries=1)
-"""Of one sandbox process; a proof asks twenty times as many questions as a search."""
+"""Limits of one sandbox process; a proof has twenty times as many questions as a search."""
 
 NO_WORK = WorkView(1, 1, 1, 128, 128, 128, 1, 1, (1,), 1, 1, 1)
 
@@ -35,9 +35,9 @@ def ask(program: Program, inputs: Sequence[tuple[ShapeView, WorkView, int]], wha
     """A program's decisions.
 
     Args:
-        program: what is asked.
+        program: program to run.
         inputs: shape, work and number of SMs.
-        what: of the inputs, for messages.
+        what: name of the inputs, for messages.
 
     Raises:
         UserError: it failed on one of them.

@@ -31,16 +31,16 @@ class Row:
 
     Attributes:
         workload: name of the workload.
-        setting: how the call reaches the kernel.
+        setting: provider, mode and cache of the calls.
         case: the shape and its split.
-        view: what the heuristic sees of it.
+        view: input of the heuristic.
         stock: the target's decision today, resolved.
         chosen: the decision with the change, resolved.
-        stock_launch: what the kernel runs today.
-        launch: what it runs with the change.
+        stock_launch: launch without the change.
+        launch: launch with the change.
         rounds_us: recorded latencies of stock and change, paired by round; None where not recorded.
         result: the change against stock; None where not recorded.
-        raw: what the program answered.
+        raw: result of the program.
     """
 
     workload: str
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def changed(self) -> bool:
-        """Whether the GPU does something else."""
+        """True if the launch differs."""
         return self.launch.key != self.stock_launch.key
 
     @property
@@ -72,7 +72,7 @@ class EvidenceSummary:
 
     Attributes:
         name: workload and setting.
-        shapes: how many.
+        shapes: number of shapes.
         changed: launches that are not stock's.
         unrecorded: shapes whose new launch was never measured; the other figures leave them out.
         geomean: over all recorded shapes; 1 means no change.
@@ -96,7 +96,7 @@ class EvidenceSummary:
 
 
 def settings_of(target: ExportTarget) -> tuple[Setting, ...]:
-    """How calls reach the target's kernel, by its own users."""
+    """Settings of the target's users."""
     if target.name.startswith("fa3-sgl"):
         return (Setting(target.mirror, Mode.METADATA, Cache.COLD, page_size=SGLANG_PAGE_SIZE),)
     return tuple(s for s in SETTINGS.values() if s.provider == target.mirror)

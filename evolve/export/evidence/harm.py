@@ -29,7 +29,7 @@ MODE_LOSS = 0.001
 less is within what two recordings of the same launches differ by (results/README.md)."""
 
 SLOWER_SHARE = 0.25
-"""Of the changed launches of one mode, a smaller share than this may be slower, whatever the mean says ..."""
+"""Share of a mode's changed launches that may be slower, independent of the mean ..."""
 
 SLOWER = 0.01
 """... by more than this, which is the floor of what counts as a regression (evaluators/scoring/score.py)."""
@@ -45,10 +45,10 @@ class NothingToPatch(HarmfulRule):
 
 @dataclass(frozen=True, slots=True)
 class HarmVerdict:
-    """Where a patch may decide, and why not elsewhere.
+    """Calls that a patch may decide, with the reasons for exclusions.
 
     Attributes:
-        domain: where it may.
+        domain: calls that it may decide.
         left_out: reasons by mode for what recorded latencies forbid; they need --partial.
         notes: modes that are left out because nothing was recorded, or nothing changes, there.
     """
@@ -63,7 +63,7 @@ def _varlen(row: Row) -> bool:
 
 
 def harms(rows: Sequence[Row]) -> dict[bool, list[str]]:
-    """Why recorded latencies forbid a rule, by mode: True for varlen and metadata mode."""
+    """Reasons of recorded latencies against a rule, by mode: True for varlen and metadata mode."""
     found: dict[bool, list[str]] = {}
     for name in dict.fromkeys((r.workload, r.setting.name) for r in rows):
         group = [r for r in rows if (r.workload, r.setting.name) == name and r.result]
@@ -114,10 +114,10 @@ def judged(
 
     Args:
         rows: every shape of the workloads under every setting of the target.
-        target: where the patch goes.
+        target: target of the patch.
         domain: as asked for; `everywhere` keeps modes that nothing was recorded in, a mode of its own leaves the other
             out.
-        partial: whether a mode that the rule harms may be left to stock.
+        partial: True if a mode that the rule makes slower may be left to stock.
         veto: rows of another build of the same kernel, where the target's own was not recorded.
 
     Raises:

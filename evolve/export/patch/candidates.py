@@ -30,8 +30,8 @@ class Reduction:
         name: that it has in the program, or a new one.
         how: sum, max or min.
         item: name of a sequence's number of blocks in `value`.
-        value: what is added or compared.
-        line: of the program.
+        value: value that is added or compared.
+        line: line of the program.
     """
 
     name: str
@@ -54,14 +54,14 @@ class CandidateSearch:
         reductions: over the batch.
         costs: statements from the reductions to the cost.
         cost: name of the cost.
-        better: how a cost must compare with the least so far.
+        better: comparison of a cost with the least so far.
         key: name of the least cost.
         best: name of what is kept.
-        chosen: what is kept of a candidate; None for the candidate itself.
-        start: what is kept where no candidate is better than `limit`; None where the first one is kept in any case.
+        chosen: value that is kept of a candidate; None for the candidate itself.
+        start: result if no candidate is better than `limit`; None if the first one is always kept.
         limit: cost to beat.
         after: statements behind the loop.
-        line: of the loop.
+        line: line of the loop.
     """
 
     before: list[ast.stmt]
@@ -84,7 +84,7 @@ class CandidateSearch:
 
 @dataclass(slots=True)
 class _Kept:
-    """What the last statement of the loop says."""
+    """Comparison in the last statement of the loop."""
 
     cost: ast.expr
     better: type[ast.cmpop]
@@ -99,7 +99,7 @@ def refused(node: ast.AST, reason: str) -> NotExpressible:
 
 
 def reads_list(node: ast.AST, helpers: Mapping[str, ast.FunctionDef]) -> bool:
-    """Whether a node, or a helper that it calls, reads the list of sequences."""
+    """True if a node, or a helper that it calls, reads the list of sequences."""
     for part in ast.walk(node):
         if isinstance(part, ast.Attribute) and part.attr == BLOCKS:
             return True

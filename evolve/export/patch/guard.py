@@ -27,12 +27,12 @@ GUARD_LINE = 3 * STOCK_LINES
 
 
 def is_zero(node: ast.stmt) -> bool:
-    """Whether a statement leaves the decision to the target."""
+    """True if a statement leaves the decision to the target."""
     return isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value == 0
 
 
 def leaves_some(body: Sequence[ast.stmt]) -> bool:
-    """Whether a program leaves some decisions to the target."""
+    """True if a program leaves some decisions to the target."""
     return any(isinstance(n, ast.stmt) and is_zero(n) for s in body for n in ast.walk(s))
 
 
@@ -88,7 +88,7 @@ def guarded_forms(form: Form, spelled: Form, stock: Form, domain: Domain) -> lis
         form: the program as it is.
         spelled: the program with FA3's rule where it answers 0.
         stock: FA3's own rule.
-        domain: where the program decides.
+        domain: calls that are decided.
     """
     own = _over_views(form, stock)
     flat = fall_through(own.body)

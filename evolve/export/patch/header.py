@@ -38,8 +38,8 @@ class SourceChange:
         edits: content by file name.
         function: the changed function as the patched file holds it.
         call: C++ expression of its answer over row[0], row[1], ...
-        inputs: what each number of a row is, by name of the field.
-        keeps_stock: whether the target's own lines were kept where the program agrees with them.
+        inputs: fields of the numbers of a row.
+        keeps_stock: True if the target's own lines were kept where the program agrees with them.
         notes: for the bundle.
     """
 
@@ -110,9 +110,9 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
         tree: the user's checkout.
         form: the program as one function.
         stock: FA3's own rule in the same form.
-        keep_stock: whether to keep the target's own lines where both agree.
-        guard: whether to turn inputs of 0 away first; where the program divides by them it is done in any case.
-        domain: where the program decides; its form reads whether a call is measured unless that is everywhere.
+        keep_stock: True to keep the target's own lines where both agree.
+        guard: True to exclude inputs of 0 first, which is always done if the program divides by them.
+        domain: calls that are decided; its form reads whether a call is measured unless that is everywhere.
 
     Raises:
         UserError: an anchor is missing, or the target lacks an input.

@@ -38,7 +38,7 @@ class LaneRule:
     """A rule as device code.
 
     Attributes:
-        lines: of the rule, which ends with a return, indented once.
+        lines: lines of the rule, which ends with a return, indented once.
         shared: declaration of its shared memory; empty where it reduces nothing over the batch.
         clears: assignments that a thread makes before the kernel's first barrier, for its lane `threadIdx.x`.
         notes: on exactness.

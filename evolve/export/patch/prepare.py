@@ -253,7 +253,7 @@ def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence
 
 
 def _launcher_knows(source: bytes) -> bool:
-    """Whether the function that launches the kernel is told if every layer's call does."""
+    """True if the function that launches the kernel is told if every layer's call does."""
     launcher = find_function(source, LAUNCHER, FILE)
     return IN_EVERY_LAYER in (name for _, name in launcher.parameters)
 

@@ -63,7 +63,7 @@ def spliced(source: bytes, function: CppFunction, kept: dict[int, int], body: Cp
 
 
 def _separable(form: Form, kept: set[int]) -> bool:
-    """Whether no name is assigned both in kept and in translated statements: C++ would declare it twice."""
+    """True if no name is assigned both in kept and in translated statements: C++ would declare it twice."""
     parts = [[s for i, s in enumerate(form.body) if (i in kept) is side] for side in (True, False)]
     one, other = (stored_names(part) - loop_counters(part) for part in parts)
     return not one & other

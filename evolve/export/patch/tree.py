@@ -106,7 +106,7 @@ def mailbox_patch(tree: Tree, edits: Mapping[str, bytes], message: str, folder: 
     Args:
         tree: the user's checkout.
         edits: new content by file name.
-        message: of the commit; its first line becomes the subject.
+        message: message of the commit; its first line becomes the subject.
         folder: an empty folder to work in.
 
     Raises:

@@ -30,7 +30,7 @@ PLAIN = (-1, 0, 90)
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """Which callers were compiled, on how many calls they agree with the mirror, and why others were not."""
+    """Compiled callers, the number of calls on which they agree with Python, and reasons for missing ones."""
 
     callers: tuple[str, ...]
     calls: int

@@ -13,7 +13,7 @@ from evolve.export.proof.prepare_run import device_source
 ARCHITECTURE = "sm_90a"
 FLAGS = ("-std=c++17", "-O3", "--use_fast_math", "--expt-relaxed-constexpr", "-w", f"-arch={ARCHITECTURE}", "-cubin",
          "-Xptxas", "-v")  # fmt: skip
-"""Those of FA3's setup.py that change code."""
+"""Flags of FA3's setup.py that affect the code."""
 LIMIT_S = 300
 NOT_COMPILED = "the device build was not compiled here: no nvcc was found"
 
@@ -27,7 +27,7 @@ def find_nvcc() -> str | None:
 
 
 def device_note(source: bytes, folder: Path) -> str:
-    """What nvcc says of the kernel in a patched file, in a sentence for the bundle."""
+    """Sentence on nvcc's result for the kernel in a patched file."""
     nvcc = find_nvcc()
     if nvcc is None:
         return NOT_COMPILED

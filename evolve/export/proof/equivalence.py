@@ -26,7 +26,7 @@ LARGEST_NUM_SPLITS = 256
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was compared.
+    """Result of the comparison.
 
     Attributes:
         compiler: version line of the compiler.

@@ -67,7 +67,7 @@ class FollowedFa4:
 
 
 def fa4_view(shape: DecodeShape) -> ShapeView:
-    """What FA4's heuristic is given for a shape, on Blackwell."""
+    """Inputs of FA4's heuristic for a shape, on Blackwell."""
     rows = shape.seqlen_q * shape.qheads_per_kvhead
     block_m = (2 if rows > TILE else 1) * TILE
     num_m_blocks = ceil_div(rows, block_m)
@@ -95,7 +95,7 @@ def fa4_live_splits(shape: DecodeShape, num_splits: int, num_sms: int = FA4_GPU.
 
 
 def fa4_launch(shape: DecodeShape, num_splits: int, *, per_sequence: bool) -> Launch:
-    """What FA4 runs, with packed query heads: num_splits for every sequence, or as many as its own length is worth."""
+    """Splits that FA4 runs, with packed query heads: num_splits for every sequence, or fewer by its own length."""
     packed = shape.qheads_per_kvhead > 1
     bucket = combine_bucket(num_splits, shape.head_dim)
     if per_sequence and num_splits > 1:
@@ -108,7 +108,7 @@ def fa4_rows(ask: Callable[[list[ShapeView]], tuple[list[int], list[int]]], *, p
 
     Args:
         ask: num_splits of the target's own function, and of the patched one, for inputs.
-        per_sequence: whether the tree splits per sequence where lengths are given, as those of ragged batches are.
+        per_sequence: True if the tree splits per sequence where lengths are given, as those of ragged batches are.
     """
     cells = [(w, case, fa4_view(case.shape)) for w in sorted(WORKLOADS) for case in cases_for(w, CASES)]
     rows = []

@@ -1,4 +1,4 @@
-"""What a rule does on GPUs of other sizes, on which nothing was measured, and whether it holds the size of one."""
+"""Decisions of a rule on unmeasured GPUs of other sizes, and a search for the size of a GPU in its constants."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class GpuEffect:
     """A rule on a GPU of some size, over the recorded calls; without latencies.
 
     Attributes:
-        num_sms: of the GPU.
+        num_sms: SMs of the GPU.
         names: GPUs that have so many.
         calls: distinct calls.
         changed: calls that are decided otherwise than FA3 decides there.
@@ -56,12 +56,12 @@ def lines_with_one_gpus_sms(source: str) -> tuple[str, ...]:
 
 
 def gpu_effects(program: Program, rows: Sequence[Row], target: ExportTarget) -> tuple[GpuEffect, ...]:
-    """What a rule decides on GPUs of the sizes in `SM_COUNTS`.
+    """Decisions of a rule on GPUs of the sizes in `SM_COUNTS`.
 
     Args:
-        program: as it is exported.
+        program: exported program.
         rows: recorded calls.
-        target: where it goes, which says what is decided today.
+        target: target, with its present decision.
     """
     calls: list[_Call] = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
     # num_splits is decided by the shape alone, blocks per split by the batch.

@@ -34,7 +34,7 @@ AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class Monotone:
-    """What was walked: the number of walks, and the domain in words."""
+    """Result of a test of monotonicity: number of walks, and text on the domain."""
 
     walks: int
     domain: str
@@ -46,9 +46,9 @@ def prove_monotone(function: HostFunction, inputs: Sequence[str], fields: frozen
 
     Args:
         function: the changed function.
-        inputs: what the numbers of its rows are.
+        inputs: fields of the numbers of its rows.
         fields: inputs that the program itself reads.
-        domain: where it decides; static mode knows no metadata, so that a rule for it alone is free to fall.
+        domain: calls that are decided; static mode knows no metadata, so that a rule for it alone is free to fall.
 
     Raises:
         NotExpressible: num_splits falls somewhere; the message says where.

@@ -101,10 +101,10 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What a patch does to calls that nobody measured.
+    """Effect of a patch on calls that were not measured.
 
     Attributes:
-        calls: how many were asked about, in all callers together each once.
+        calls: number of were asked about, in all callers together each once.
         callers: files whose get_num_splits answered.
         changed: calls that are decided otherwise.
         decided: every call.

@@ -42,7 +42,7 @@ ARGUMENTS = {
     "enable_pdl": "false", "is_causal": "false", "packgqa": "true", "max_kvblocks_in_l2": "1",
     "measured": "call.measured",
 }  # fmt: skip
-"""What a decode call gives the kernel, by the kernel's own names."""
+"""Inputs of the kernel for a decode call, by the kernel's own names."""
 
 CALL = """\
 struct PrepareCall {
@@ -99,9 +99,9 @@ class PrepareBatch:
     """One batch as the kernel meets it.
 
     Attributes:
-        work: as a program sees it, without its empty sequences.
-        n_blocks: of every sequence, empty ones too.
-        num_sms: of the GPU.
+        work: input of a program, without empty sequences.
+        n_blocks: blocks of every sequence, including empty ones.
+        num_sms: SMs of the GPU.
     """
 
     work: WorkView
@@ -122,9 +122,9 @@ class KernelProof:
     """On how many batches the kernel was run.
 
     Attributes:
-        recorded: of the workloads.
+        recorded: number of batches of the workloads.
         random: drawn.
-        padded: of these, with empty sequences.
+        padded: number of these with empty sequences.
         outside: drawn ones, as calls that were not measured.
     """
 
@@ -173,12 +173,12 @@ def kernel_text(source: bytes) -> str:
 
 
 def host_source(source: bytes) -> str:
-    """What is compiled on the host: `prepare_answer(row)` over `INPUTS` numbers."""
+    """Source compiled on the host: `prepare_answer(row)` over `INPUTS` numbers."""
     return "\n".join([asset(SHIM).read_text(encoding="utf-8"), kernel_text(source), HOST])
 
 
 def device_source(source: bytes) -> str:
-    """What is compiled for a GPU: kernels `prepare_1` to `prepare_32`, by their number of warps."""
+    """Source compiled for a GPU: kernels `prepare_1` to `prepare_32`, by their number of warps."""
     return "\n".join([asset(SHIM).read_text(encoding="utf-8"), kernel_text(source), KERNELS])
 
 
@@ -221,7 +221,7 @@ def prove_kernel(program: Program, stock: Program, source: bytes, recorded: Sequ
         shape: any; `blocks_per_split` does not read it.
         compiler: the system's.
         folder: to compile in.
-        limited: whether there are calls that the patch leaves as they were.
+        limited: True if the patch leaves some calls unchanged.
 
     Raises:
         Mismatch: at the first batch where they differ.
@@ -260,5 +260,5 @@ def _compare(function: HostFunction, program: Program, batches: Sequence[Prepare
 
 
 def proof_of(run: KernelProof, compiler: Compiler) -> Proof:
-    """What a bundle tells of a rule that has no other proof."""
+    """Text for a rule without another proof."""
     return Proof(compiler.version, run.recorded, 0, run.random, run.padded, run.outside)

@@ -28,7 +28,7 @@ def mode_name(*, varlen: bool) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """Where a patch decides.
+    """Calls that a patch decides.
 
     Attributes:
         everywhere: also on calls that nobody measured.
@@ -40,11 +40,11 @@ class Domain:
 
     @property
     def limited(self) -> bool:
-        """Whether there are calls that the patch leaves as they were."""
+        """True if the patch leaves some calls unchanged."""
         return not self.everywhere or self.varlen is not None
 
     def in_mode(self, varlen: bool) -> bool:
-        """Whether it decides in a mode."""
+        """True if it decides in a mode."""
         return self.varlen is None or self.varlen is varlen
 
     @property
@@ -57,7 +57,7 @@ class Domain:
 
     @property
     def words(self) -> str:
-        """The same in words."""
+        """Text on these calls."""
         mode = "" if self.varlen is None else mode_name(varlen=self.varlen)
         if self.everywhere:
             return f"every call in {mode}" if mode else "every call"

@@ -29,7 +29,7 @@ TILE_FIELDS = (
 TILE_NAMES = (
     "total_mblocks", "num_SMs", "num_n_blocks", "num_m_blocks", "size_one_kv_head", "is_causal_or_local", "max_splits",
 )  # fmt: skip
-"""The same as the header names them."""
+"""Inputs by the header's names."""
 
 MORE_FIELDS = (
     "batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "qheads_per_kvhead", "block_m",

@@ -11,7 +11,7 @@ from evolve.errors import UserError
 
 
 class EngineTarget(StrEnum):
-    """What a program of the Triton decode kernel is written for."""
+    """Servers and files for programs of the Triton decode kernel."""
 
     TRITON_PYTHON = "triton-python"
     """One importable file with kernel and schedule."""
@@ -22,14 +22,14 @@ class EngineTarget(StrEnum):
 
 
 class TargetKind(StrEnum):
-    """What of the target is changed."""
+    """Part of the target that is changed."""
 
     HEADER = "header"
     """num_splits_heuristic in hopper/heuristics.h, and its callers where the rule reads more than it is given."""
     PREPARE = "prepare"
     """The blocks per SM in hopper/flash_prepare_scheduler.cu."""
     WHOLE = "whole"
-    """Both: what a program decides in metadata mode lies in the two together."""
+    """Both: in metadata mode a decision has parts in both."""
     FA4 = "fa4"
     """num_splits_heuristic in flash_attn/cute/interface.py."""
     VLLM = "vllm"
@@ -43,13 +43,13 @@ class ExportTarget:
     """A place where a decision is made upstream.
 
     Attributes:
-        name: as on the command line.
-        kind: what is changed.
+        name: name on the command line.
+        kind: part that is changed.
         project: repository of the target.
         entry: function of a program that becomes the change.
         provider: kernel build whose recorded latencies are the target's own; empty where none was recorded.
         mirror: provider whose decision chain (tiles, paging) the target follows.
-        baseline: what the target's users get today.
+        baseline: today's decision for the target's users.
         subject: prefix of the patch's subject, in the project's manner.
         refused: why each decision that the target cannot express has no place there.
     """
