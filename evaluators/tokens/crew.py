@@ -113,7 +113,7 @@ def opened_steps(
     gpus: int,
     on_death: Callable[[str], None],
 ) -> Iterator[tuple[Callable[[DecodeShape, AnyDecision, AnyDecision], StepResult], int]]:
-    """What compares steps of these shapes on one GPU or several, and of how many layers weights are distinct.
+    """Open a bench for steps of these shapes on one GPU or several, and the number of layers with distinct weights.
 
     `on_death` is that of `Crew`.
 
