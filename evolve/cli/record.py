@@ -60,7 +60,7 @@ def record_command(
     gpus: str | None = None,
     table: Path | None = None,
 ) -> int:
-    """Measure, and with `table` merge when nothing is left; exit code 1 when shapes are left."""
+    """Measure, and with `table` merge once all shapes are measured; exit code 1 while some are left."""
     if not is_workload(workload):
         raise UserError(
             f"unknown workload {workload!r}", hint=f"known: {', '.join(ALL_WORKLOADS)}, and heads such as h32x4"
@@ -170,7 +170,7 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
 
 
 def simulate_command(table_path: Path, output: Path, workload: str | None, *, launches: int, seed: int) -> int:
-    """Fit a latency model, write what it predicts, and say how far it is from shapes that it did not see."""
+    """Fit a latency model, write its predictions, and print its error on shapes outside the fit."""
     from evaluators.latencies.simulate import fit_table, simulated_card, simulated_cells
 
     table = read_table(asset(str(table_path)))
@@ -194,7 +194,7 @@ def simulate_command(table_path: Path, output: Path, workload: str | None, *, la
 
 
 def quality_line(quality: SimulationQuality | None) -> str:
-    """How good a simulation is where it was not fitted."""
+    """Quality of a simulation on measured shapes outside its fit."""
     if quality is None:
         return "how far that is from the truth is not known: the table has no holdout shapes"
     return (
