@@ -121,7 +121,7 @@ def later_recordings(table: Table) -> Iterator[tuple[str, Timed]]:
 
 
 def blind_rows(table: Table) -> Iterator[dict[str, object]]:
-    """Fits on launches of the table's training shapes, on holdout shapes of later recordings; and the table's own choice.
+    """Fits on 64 launches of the table, on holdout shapes of later recordings; and what the table itself would choose.
 
     The table's medians say what is best there as a simulation would: what they lose is what two recordings differ by.
     """
