@@ -143,7 +143,7 @@ class Target(ABC, Generic[D, L]):
         """A decision for feedback: `spelled`, with the blocks per split also where nothing is split."""
 
     def cap(self, decision: D, spelled: D) -> int:
-        """What bounds splits under any blocks per split; `spelled` where the decision does not depend on them."""
+        """What bounds the splits of a decision, whatever its blocks per split."""
         return int(spelled.num_splits)
 
     @abstractmethod

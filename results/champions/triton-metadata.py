@@ -114,14 +114,8 @@ def blocks_per_split(work, gpu):
             longest = max(longest, -(-n // live))
         idle = (work.batch * splits - parts) * work.num_heads_kv
         time = modelled_time(
-            kind,
-            parts * work.num_heads_kv,
-            longest,
-            work.total_n_blocks / parts,
-            work.total_n_blocks * work.num_heads_kv,
-            splits,
-            idle,
-            gpu.num_sms,
+            kind, parts * work.num_heads_kv, longest, work.total_n_blocks / parts,
+            work.total_n_blocks * work.num_heads_kv, splits, idle, gpu.num_sms
         )
         if time < best_time:
             best_time = time

@@ -95,7 +95,9 @@ def main() -> int:
                 "beyond_half_a_percent": sum(abs(v) > MAX_DIFFERENCE for v in ratios),
             }
         )
-    options.output.write_text(json.dumps({"summary": summary, "pairs": rows}, indent=1) + "\n", encoding="utf-8")
+    options.output.write_text(
+        json.dumps({"summary": summary, "pairs": rows}, separators=(",", ":")) + "\n", encoding="utf-8"
+    )
     for line in summary:
         print(line)
     return int(any(abs(float(str(line["median_difference"]))) > MAX_DIFFERENCE for line in summary))
