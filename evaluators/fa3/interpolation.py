@@ -24,9 +24,9 @@ is taken as that of 32: the pairs of models-mixed differ by less than 0.1 us whe
 """
 
 WALKED_SPLIT_US = 0.05
-"""Microseconds for each further split that a combine kernel walks through (`walked_splits`): on the pairs of
-models-mixed whose tiles are not filled, 32, 64 and 128 against 16 take 0.8, 2.5 and 5.7 us, 64 and 128 against 32 take
-1.3 and 3.9 us with heads of V above 64."""
+"""Microseconds for each further split that a combine kernel walks through (`walked_splits`): on pairs of models-mixed
+whose tiles are not filled, 32, 64 and 128 against 16 take 0.8, 2.4 and 5.8 us, with heads of V above 64 64 and 128
+against 32 take 1.3 and 3.9 us. See results/combine-kernels."""
 
 SMALL_HEAD = 64
 """Largest head of V whose small counts of splits are recorded under a combine kernel of their own, for up to 16:
