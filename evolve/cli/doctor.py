@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from evaluators.data.contract import SETTINGS
+from evaluators.data.contract import LIVE_SETTINGS
 from evaluators.data.workloads import ALL_WORKLOADS
 from evaluators.measure.providers import ProviderUnavailable, open_provider, provider_names
 from evaluators.sandbox.sandbox import self_test
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def _tables() -> list[str]:
     found = []
     for workload in ALL_WORKLOADS:
-        for setting in SETTINGS:
+        for setting in LIVE_SETTINGS:
             try:
                 asset(f"results/tables/{workload}/{setting}")
             except UserError:
