@@ -56,7 +56,7 @@ class LaunchWork:
         block_scores: scores of one block: block_m times block_n.
         readers: tiles that read the same block at about the same time, so that memory delivers it once: the query heads
             of a KV head if they are not packed.
-        combined_splits: largest number of splits that a tile of the combine kernel walks through; 0 if nothing is split.
+        combined_splits: largest count of splits that a combine tile walks through; 0 if nothing is split.
         partial_bytes: fp32 partial outputs that the combine kernel reads.
         combine: True if a combine kernel is launched.
     """
