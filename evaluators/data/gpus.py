@@ -1,7 +1,7 @@
-"""Hopper GPUs by name: what a decision depends on of a GPU that nobody here owns.
+"""Hopper GPUs by name, with the properties that decisions depend on.
 
-SM counts and L2 sizes are those of NVIDIA's data sheets; recordings read both from the device itself. A GPU with SMs
-switched off otherwise (MIG) is asked for by its number of SMs.
+SM counts and L2 sizes are from NVIDIA's data sheets; recordings read both from the device. Other SM counts (e.g. MIG)
+are given as a number.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ SM_COUNTS = (132, 114, 78, B200_SMS)
 
 
 def named_gpu(text: str) -> Gpu:
-    """A GPU by name or by its number of SMs.
+    """Look up a GPU by name or by its number of SMs.
 
     Raises:
-        UserError: neither, or a GPU that FA3 does not run on.
+        UserError: neither a known name nor a number, or a GPU that FA3 does not run on.
     """
     if text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= 1024:
         return _gpu(int(text[:5]))
