@@ -1,4 +1,4 @@
-"""`evosplit doctor`: what works here, and why the rest does not."""
+"""`evosplit doctor`: a report of the parts that work on this machine, and the reasons for those that do not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _tables() -> list[str]:
 
 
 def _provider(name: str) -> str:
-    """Empty when the provider works, else why it does not."""
+    """Reason why a provider does not work; empty if it works."""
     try:
         open_provider(name)
     except ProviderUnavailable as error:
@@ -47,7 +47,7 @@ def _provider(name: str) -> str:
 
 
 def _gpu() -> str:
-    """Empty when this machine's GPU can be timed, else why not."""
+    """Reason why this machine's GPU cannot be timed; empty if it can."""
     try:
         import torch
 
@@ -55,14 +55,14 @@ def _gpu() -> str:
 
         if not torch.cuda.is_available():
             return "torch sees no CUDA GPU"
-        torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
+        torch.empty(1, device="cuda")  # opens this process's context, so that it can be distinguished from others
         return measuring_problem(current_device().uuid)
     except (ImportError, RuntimeError) as error:
         return str(error).splitlines()[0]
 
 
 def _fitness() -> TimingFitness | None:
-    """State of this machine's GPU; None where there is none or nothing tells."""
+    """State of this machine's GPU; None without a GPU or where its state cannot be read."""
     try:
         import torch
 
@@ -74,14 +74,14 @@ def _fitness() -> TimingFitness | None:
 
 
 def say_reports(reports: list[EndpointReport]) -> bool:
-    """Print what came of asking models; whether all of them can be used."""
+    """Print reports on model endpoints; returns True if all can be used."""
     for report in reports:
         typer.echo(f"endpoint   {plain(report.line())}")
     return not any(report.reason for report in reports)
 
 
 def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
-    """Report; exit code 3 where searches cannot run, or a model of the configuration `endpoint` cannot be asked."""
+    """Print the report; exit code 3 if searches cannot run, or a model of the file `endpoint` is unreachable."""
     reports = endpoint_reports(load_config(asset(str(endpoint)), [])) if endpoint else []
     test = self_test()
     providers = {name: _provider(name) for name in provider_names()}
