@@ -2,7 +2,7 @@
 
 For each table the latency model is fitted on 64 launches of the training shapes, five times with other launches, and
 compared with the measured holdout shapes. Then programs are scored on the measured holdout and on the simulated one.
-`--blind` compares with later recordings on other GPUs instead, which nobody looked at while the model was made.
+`--blind` compares with later recordings on other GPUs instead, which had no part in making the model.
 """
 
 from __future__ import annotations
