@@ -87,6 +87,22 @@ def combine_bucket(num_splits: int, v_head_dim: int) -> int:
     raise ValueError(f"num_splits must be at most {MAX_NUM_SPLITS}, got {num_splits}")
 
 
+def walked_splits(shape: DecodeShape, most: int, bucket: int) -> int:
+    """Splits that the slowest tile of the combine kernel walks through; 0 when nothing is split.
+
+    A tile stops at its last split that has a sum. The sums of rows beyond the last query head are left as they lie in
+    shared memory (flash_fwd_combine_kernel.h), so a tile with such rows walks through all that its kernel is made for.
+
+    Args:
+        shape: of the call.
+        most: most splits of a sequence.
+        bucket: splits that the combine kernel is made for.
+    """
+    rows = 16 if shape.v_head_dim <= 64 else 8
+    filled = shape.num_heads_q * shape.seqlen_q % rows == 0
+    return 0 if most == 1 else most if filled else bucket
+
+
 def effective_pack_gqa(shape: DecodeShape, setting: Setting, num_splits: int, asked: bool | None) -> bool:
     """Effective pack_gqa of the forward kernel: always on if split or paged (flash_api.cpp, get_pack_gqa)."""
     if num_splits > 1 or setting.paged:

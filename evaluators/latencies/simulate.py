@@ -24,7 +24,7 @@ from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import recorded_actions
 from evaluators.fa3.dispatch import blocks_of_sequences, ceil_div, is_local, shape_view
-from evaluators.fa3.launch import canonical_launch
+from evaluators.fa3.launch import canonical_launch, walked_splits
 from evaluators.latencies.table import SIMULATED, Table
 
 MIN_LAUNCHES = 64
@@ -35,6 +35,10 @@ ROUNDS = 2
 
 PRIOR_WEIGHT = 0.01
 """Weight of the prior, which keeps undetermined parameters at their initial values."""
+
+WHOLE_SHARE = 0.4
+"""Share of the drawn launches that are taken from those that split nothing: few of a table are, and without them what
+splitting costs is not told from what any launch does."""
 
 OUTLIER = 0.05
 """Log error beyond which the robust loss reduces a launch's weight."""
@@ -52,7 +56,7 @@ class LaunchWork:
         block_scores: scores of one block: block_m times block_n.
         readers: tiles that read the same block at about the same time, so that memory delivers it once: the query heads
             of a KV head if they are not packed.
-        most_splits: largest number of splits of a sequence; 1 if nothing is split.
+        combined_splits: largest count of splits that a combine tile walks through; 0 if nothing is split.
         partial_bytes: fp32 partial outputs that the combine kernel reads.
         combine: True if a combine kernel is launched.
     """
@@ -63,7 +67,7 @@ class LaunchWork:
     block_bytes: int
     block_scores: int
     readers: int
-    most_splits: int
+    combined_splits: int
     partial_bytes: int
     combine: bool
 
@@ -144,7 +148,7 @@ def work_of(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gp
         block_bytes=view.block_n * (shape.head_dim + shape.v_head_dim) * setting.element_bytes,
         block_scores=view.block_m * view.block_n,
         readers=1 if launch.pack_gqa else shape.qheads_per_kvhead,
-        most_splits=max(live),
+        combined_splits=walked_splits(shape, max(live), launch.combine_bucket),
         partial_bytes=sum(s for s in live if s > 1) * rows * shape.v_head_dim * 4,
         combine=launch.combine_bucket > 0,
     )
@@ -163,7 +167,7 @@ class LatencyModel:
         bandwidth_mb_per_us: memory bandwidth.
         corner: sharpness of the smooth maximum.
         combine_us: time of a combine kernel with work.
-        combine_split_us: time per split of the sequence with most splits.
+        combine_split_us: time per split that the combine kernel walks through.
         combine_mb_per_us: rate of writing and reading partial outputs.
         launch_us: time of a combine kernel without work.
     """
@@ -209,7 +213,7 @@ def _columns(works: Sequence[LaunchWork]) -> _Columns:
         empty=np.array([w.empty_tiles for w in works]),
         blocks=blocks,
         kinds=kinds.reshape(-1),
-        splits=np.array([w.most_splits if w.most_splits > 1 else 0 for w in works], dtype=float),
+        splits=np.array([w.combined_splits for w in works], dtype=float),
         partial_mb=np.array([w.partial_bytes for w in works]) / 1e6,
         combine=np.array([w.combine for w in works], dtype=float),
     )
@@ -312,12 +316,27 @@ def compare(measured: Mapping[str, Sequence[float]], simulated: Mapping[str, Seq
     )
 
 
+def drawn(cases: Sequence[Case], cells: Mapping[str, Sequence[Cell]], count: int, seed: int) -> list[tuple[Case, Cell]]:
+    """So many launches of measured shapes, one shape after the other in random order, round after round."""
+    rng = random.Random(seed)
+    pools = {c: list(cells[c.id]) for c in rng.sample(cases, len(cases))}
+    found: list[tuple[Case, Cell]] = []
+    while len(found) < count:
+        for case, pool in pools.items():
+            if pool and len(found) < count:
+                whole = [cell for cell in pool if cell.decision.num_splits == 1]
+                cell = rng.choice(whole if whole and rng.random() < WHOLE_SHARE else pool)
+                pool.remove(cell)
+                found.append((case, cell))
+    return found
+
+
 def fit_table(table: Table, launches: int = 0, seed: int = 0) -> tuple[LatencyModel, SimulationQuality | None, int]:
     """Fit on launches of a table's training shapes, and compare on its holdout shapes; sealed shapes are not used.
 
     Args:
         table: measured table.
-        launches: number of launches to use, drawn at random; 0 for all.
+        launches: number of launches to use, drawn by shapes; 0 for all.
         seed: random seed of the draw.
 
     Returns:
@@ -328,14 +347,15 @@ def fit_table(table: Table, launches: int = 0, seed: int = 0) -> tuple[LatencyMo
     """
     if str(table.card["build"]).startswith(SIMULATED):
         raise UserError("the table is simulated itself", hint="fit on a measured one")
-    rows = [(c, cell) for c in table.cases if c.split is Split.TRAIN for cell in table.cells[c.id]]
-    if launches > len(rows):
-        raise UserError(f"--launches {launches}: the training shapes have {len(rows)}")
-    drawn = random.Random(seed).sample(rows, launches) if launches else rows
-    works = [work_of(c.shape, table.setting, cell.decision, table.gpu) for c, cell in drawn]
-    model = fit_model(works, [statistics.median(cell.latencies_us) for _, cell in drawn])
+    train = [c for c in table.cases if c.split is Split.TRAIN]
+    known = sum(len(table.cells[c.id]) for c in train)
+    if launches > known:
+        raise UserError(f"--launches {launches}: the training shapes have {known}")
+    rows = drawn(train, table.cells, launches or known, seed)
+    works = [work_of(c.shape, table.setting, cell.decision, table.gpu) for c, cell in rows]
+    model = fit_model(works, [statistics.median(cell.latencies_us) for _, cell in rows])
     others = [c for c in table.cases if c.split is Split.HOLDOUT and len(table.cells[c.id]) > 1]
-    return model, compare_cases(table, model, others) if others else None, len(drawn)
+    return model, compare_cases(table, model, others) if others else None, len(rows)
 
 
 def compare_cases(table: Table, model: LatencyModel, cases: Sequence[Case]) -> SimulationQuality:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from evaluators.data.contract import SETTINGS
+from evaluators.data.contract import LIVE_SETTINGS
 from evaluators.data.workloads import ALL_WORKLOADS
 from evaluators.measure.providers import ProviderUnavailable, open_provider, provider_names
 from evaluators.sandbox.sandbox import self_test
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def _tables() -> list[str]:
     found = []
     for workload in ALL_WORKLOADS:
-        for setting in SETTINGS:
+        for setting in LIVE_SETTINGS:
             try:
                 asset(f"results/tables/{workload}/{setting}")
             except UserError:
@@ -96,6 +96,7 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
             "reason": gpu,
             "facts": list(state.facts) if state else [],
             "doubts": list(state.doubts) if state else [],
+            "fit": not gpu and state is not None and not state.doubts,
         },
         "providers": {name: {"ok": not why, "reason": why} for name, why in providers.items()},
         "tables": _tables(),
@@ -113,7 +114,8 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
         for name, why in {"live GPU": gpu, **providers}.items():
             typer.echo(f"{name:10} {'ok' if not why else 'no: ' + why}")
             if name == "live GPU" and state is not None:
-                typer.echo(f"           {', '.join(state.facts)}")
+                fit = "fit to be timed: " if not gpu and not state.doubts else ""
+                typer.echo(f"           {fit}{', '.join(state.facts)}")
                 for doubt in state.doubts:
                     typer.echo(f"           latencies would be unlike those of others: {doubt}")
         typer.echo(f"tables     {', '.join(_tables()) or 'none'}")

@@ -152,6 +152,7 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     """Merge slices into a new table folder."""
     if output is None:
         raise UserError("missing option -o", hint="-o results/tables/WORKLOAD/SETTING")
+    left_out = []
     for path in slices:
         if not path.is_file():
             raise UserError(f"{path} is not a slice file")
@@ -159,11 +160,11 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
         if torn:
             numbers = ", ".join(map(str, torn[:TORN_SHOWN])) + (" ..." if len(torn) > TORN_SHOWN else "")
             text = f"{path}: {len(torn)} torn or damaged lines left out (line {numbers})"
-            typer.echo(f"{text}: record measures their shapes again", err=True)
+            left_out.append(f"{text}: record measures their shapes again")
     card, cases, cells, gpu_of = merge_slices(slices)
     write_table(output, card, cases, cells, gpu_of)
     typer.echo(f"{output}: {len(cases)} shapes, {card['cells']} launches")
-    for text in doubts(cells):
+    for text in (*left_out, *doubts(cells)):
         typer.echo(text, err=True)
     return 0
 

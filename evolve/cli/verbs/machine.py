@@ -59,7 +59,7 @@ def record(
 def simulate(
     table: Annotated[Path, typer.Argument(help="Folder of a measured table; a few shapes are enough.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the simulated table.")],
-    launches: Annotated[int, typer.Option("--launches", min=0, help="Fit on so many, drawn at random; 0: on all.")] = 0,
+    launches: Annotated[int, typer.Option("--launches", min=0, help="Fit on so many, drawn by shapes; 0: on all.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
     workload: Annotated[
         str | None, typer.Option("--workload", help="Shapes to simulate. [default: the table's]")
