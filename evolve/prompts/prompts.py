@@ -33,7 +33,7 @@ UNKNOWN = "not known"
 
 SEES_CAPACITY = "It sees the capacity seqlen_k, not live lengths."
 SEES_LENGTHS = """It sees the capacity seqlen_k and
-two live lengths in keys: max_live_seqlen, the longest row of the batch, and mean_live_seqlen, the mean over all its rows,
+two live lengths in keys: max_live_seqlen, the longest row of the batch, and mean_live_seqlen, the mean of all its rows,
 rounded down. seqlen_k and num_n_blocks stay those of the capacity, which may be far above them."""
 
 
