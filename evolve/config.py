@@ -50,6 +50,10 @@ class JudgeConfig(Section):
     batch_invariant: bool = Field(
         False, description="refuse programs that cut a sequence into splits by what shares its batch"
     )
+    live_lengths: bool = Field(
+        False,
+        description="tell schedule the largest and the mean live length: for callers that know them (FA3, metadata)",
+    )
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
 
 

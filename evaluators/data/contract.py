@@ -169,6 +169,8 @@ class Setting:
         cache: L2 state at launch.
         page_size: keys per page of a paged KV cache; 0 for contiguous KV.
         dtype: element type of Q, K and V, one of `ELEMENT_BYTES`.
+        live_lengths: whether `schedule` is told the largest and the mean live length. It says who asks, not what is
+            measured: names, cards and recordings leave it out.
     """
 
     provider: str
@@ -176,6 +178,7 @@ class Setting:
     cache: Cache
     page_size: int = 0
     dtype: str = "bf16"
+    live_lengths: bool = False
 
     @property
     def paged(self) -> bool:
@@ -253,6 +256,17 @@ class ShapeView:
     varlen: bool
     paged: bool
     max_splits: int
+
+
+@dataclass(frozen=True, slots=True)
+class LengthsView(ShapeView):
+    """The same where the caller knows the lengths of the step: see `Setting.live_lengths`.
+
+    Both in keys, of all sequences of the batch, those of 0 keys included; the mean is rounded down.
+    """
+
+    max_live_seqlen: int
+    mean_live_seqlen: int
 
 
 @dataclass(frozen=True, slots=True)

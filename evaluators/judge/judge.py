@@ -31,6 +31,7 @@ from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.overfit import constant_bits, is_table, overfit_gain, penalised
 from evaluators.scoring.regressions import Regression, regression_of
 from evaluators.scoring.score import CHARGE, split_score
+from evaluators.targets.registry import with_live_lengths
 
 if TYPE_CHECKING:
     from evaluators.measure.live import LiveSource
@@ -123,6 +124,7 @@ class Judge:
             "workspace_cap_mb": str(workspace_cap_mb),
             "judge_version": str(JUDGE_VERSION),
             **({"batch_invariant": "true"} if batch_invariant else {}),
+            **({"live_lengths": "true"} if setting.live_lengths else {}),
             **description,
         }
         self._batch_invariant = batch_invariant
@@ -346,6 +348,7 @@ def open_judge(
     limits: Limits = DEFAULT_LIMITS,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     batch_invariant: bool = False,
+    live_lengths: bool = False,
     splits: Sequence[Split] = SEARCH_SPLITS,
     weigh: Callable[[Table], Weigh] | None = None,
     about: Mapping[str, str] | None = None,
@@ -354,16 +357,17 @@ def open_judge(
     """Open a judge on a recorded table; the test split stays sealed unless `splits` names it.
 
     `weigh` computes weights from the table's latencies, and `about` describes them. `version` is the version of the
-    rules, at least `OLDEST_VERSION`.
+    rules, at least `OLDEST_VERSION`. With `live_lengths` programs are told them in `schedule`.
 
     Raises:
         TableError: the table cannot be read.
+        UserError: live lengths in a setting that has none to tell.
         SandboxUnavailable: this system cannot confine candidates.
     """
     table = restrict(read_table(table_folder), splits)
     return Judge(
         table.cases,
-        table.setting,
+        with_live_lengths(table.setting) if live_lengths else table.setting,
         table.gpu,
         TableSource(table, kernels_last=kernels_last(version)),
         description={
@@ -390,6 +394,7 @@ def open_live_judge(
     limits: Limits,
     workspace_cap_mb: int = WORKSPACE_CAP_MB,
     batch_invariant: bool = False,
+    live_lengths: bool = False,
     splits: Sequence[Split] = SEARCH_SPLITS,
     cases: Sequence[Case] | None = None,
     weigh: Weigh | None = None,
@@ -419,7 +424,7 @@ def open_live_judge(
     known = cases_for(workload, source.setting) if cases is None else cases
     return Judge(
         [c for c in known if c.split in splits],
-        source.setting,
+        with_live_lengths(source.setting) if live_lengths else source.setting,
         source.gpu,
         source,
         description={**description, **(about or {})},

@@ -266,7 +266,8 @@ class _Checker:
                 self.refuse(node, f"math.{node.attr}", "functions are called, and are no values", f"{node.attr}(x)")
             return
         if node.attr not in subset.FIELDS:
-            self.refuse(node, f".{node.attr}", "not a field of shape, work or gpu", ", ".join(sorted(subset.FIELDS)))
+            known = ", ".join(sorted(subset.USUAL_FIELDS))
+            self.refuse(node, f".{node.attr}", "not a field of shape, work or gpu", known)
         if isinstance(node.value, ast.Name):
             self.spelling(node.value, node.value.id)
             return

@@ -48,6 +48,7 @@ class Program:
         source: the text as given.
         uses_blocks_per_split: True if it defines the device-side decision.
         uses_queue: True if it calls `cta_queue`.
+        uses_live_lengths: True if its `schedule` reads live lengths, which it gets only on request.
         complexity: syntax nodes of its functions and constants, docstrings apart.
         normal_form: sha256 of the tree without docstrings, comments and positions.
     """
@@ -55,6 +56,7 @@ class Program:
     source: str
     uses_blocks_per_split: bool
     uses_queue: bool
+    uses_live_lengths: bool
     complexity: int
     normal_form: str
 
@@ -146,6 +148,7 @@ def parse_program(source: str) -> Program:
         source=source,
         uses_blocks_per_split=any(isinstance(n, ast.FunctionDef) and n.name == "blocks_per_split" for n in tree.body),
         uses_queue=any(isinstance(n, ast.Name) and n.id == subset.QUEUE for n in ast.walk(tree)),
+        uses_live_lengths=any(isinstance(n, ast.Attribute) and n.attr in subset.LIVE_LENGTHS for n in ast.walk(tree)),
         complexity=sum(1 for n in ast.walk(bare) if not isinstance(n, ast.expr_context | ast.Load | ast.Module)),
         normal_form=hashlib.sha256(syntax_text(bare).encode()).hexdigest(),
     )

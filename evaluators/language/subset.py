@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 from dataclasses import fields
 
-from evaluators.data.contract import Gpu
+from evaluators.data.contract import Gpu, LengthsView, ShapeView
 from evaluators.targets.registry import TARGETS
 from evaluators.targets.target import AnyTarget
 
@@ -31,8 +31,21 @@ MATH_NAMES = ("ceil", "exp", "exp2", "floor", "inf", "isqrt", "log", "log2", "pi
 LIST_METHODS = ("append",)
 """Methods that may be called, on local lists."""
 
-FIELDS = frozenset(f.name for t in TARGETS.values() for view in (t.shape_type, t.work_type, Gpu) for f in fields(view))
-"""Attributes that may be read: the fields of shape, work and gpu under any target."""
+LIVE_LENGTHS = tuple(f.name for f in fields(LengthsView)[len(fields(ShapeView)) :])
+"""Fields that `schedule` is told on request: see `Setting.live_lengths`."""
+
+NO_LIVE_LENGTHS = (
+    f"{' and '.join(LIVE_LENGTHS)} are told to FA3's schedule, in metadata mode, where judge.live_lengths is true "
+    "(decide --live-lengths)"
+)
+
+USUAL_FIELDS = frozenset(
+    f.name for t in TARGETS.values() for view in (t.shape_type, t.work_type, Gpu) for f in fields(view)
+)
+"""The fields of shape, work and gpu under any target."""
+
+FIELDS = USUAL_FIELDS | set(LIVE_LENGTHS)
+"""Attributes that may be read."""
 
 MAX_SOURCE_BYTES = 65_536
 MAX_NODES = 20_000

@@ -15,6 +15,7 @@ from evaluators.data.questions import Answers, Question
 from evaluators.data.status import Status
 from evaluators.language.checker import quoted
 from evaluators.language.gate import Program
+from evaluators.language.subset import LIVE_LENGTHS, NO_LIVE_LENGTHS
 from evaluators.sandbox import confine
 from evaluators.sandbox.process import OUTSIDE_KILLS, End, Ended, Limits, SandboxUnavailable, run_confined
 from evaluators.sandbox.queue_library import queue_library
@@ -117,9 +118,13 @@ class Sandbox:
     def ask(self, program: Program, *, hash_seed: int = 0) -> Answers:
         """Run a program on all questions in a fresh process; failures are returned as a status.
 
+        A program that reads live lengths where they are not told is not run.
+
         Raises:
             SandboxUnavailable: no process could be started, or all were killed from outside.
         """
+        if program.uses_live_lengths and LIVE_LENGTHS[0] not in self._target.shape_fields:
+            return Answers(Status.LANGUAGE, f"it reads live lengths: {NO_LIVE_LENGTHS}", (), 0.0)
         queue = queue_library() if program.uses_queue else None
         return self._ask(
             program.source, work=program.uses_blocks_per_split, open_builtins=False, hash_seed=hash_seed, queue=queue

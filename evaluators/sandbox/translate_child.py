@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from evaluators.language.cpp.normalise import NotExpressible
 from evaluators.language.native import Ranges, functions_source
 from evaluators.sandbox import confine
-from evaluators.targets.registry import TARGETS
+from evaluators.targets.registry import told_target
 
 LONGEST = 1_000_000
 """Largest C++ source in characters; the programs that ship have at most 20,000."""
@@ -28,7 +28,8 @@ def main() -> None:
     confine.confine(**request["limits"])
     bounds = {int(position): tuple(ends) for position, ends in request["bounds"].items()}
     try:
-        text = functions_source(request["source"], bounds, Ranges(**request["ranges"]), TARGETS[request["target"]])
+        target = told_target(request["target"])
+        text = functions_source(request["source"], bounds, Ranges(**request["ranges"]), target)
         reply = {"text": text} if len(text) <= LONGEST else {"refused": "its C++ is too long"}
     except NotExpressible as refused:
         reply = {"refused": str(refused)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from evaluators.data.contract import (
@@ -11,6 +11,7 @@ from evaluators.data.contract import (
     Decision,
     DecodeShape,
     Gpu,
+    LengthsView,
     Mode,
     Setting,
     ShapeView,
@@ -36,7 +37,7 @@ class Fa3(Target[Decision, Launch]):
     name = "fa3"
     title = "FA3"
     decision_type = Decision
-    shape_type = ShapeView
+    shape_type: type = ShapeView
     work_type = WorkView
     blocks = Knob("blocks_per_split", 0, MAX_BLOCKS_PER_SPLIT)
     answer_names = ("num_splits", "pack_gqa", "sm_margin", "blocks_per_split")
@@ -162,7 +163,7 @@ class Fa3(Target[Decision, Launch]):
 
     def own(self, opportunity: Opportunity, gpu: Gpu) -> tuple[int, int]:
         """See `Target.own`: FA3's own choices; no blocks in static mode."""
-        view = ShapeView(**opportunity.view)  # type: ignore[arg-type]
+        view = self.shape_type(**opportunity.view)
         blocks = 0
         if opportunity.work:
             work = WorkView(**opportunity.work, num_splits=0, n_blocks=())
@@ -196,4 +197,22 @@ class Fa3(Target[Decision, Launch]):
         return at, 3 * (MAX_NUM_SPLITS + 1)
 
 
+class Fa3Lengths(Fa3):
+    """FA3 for callers that know the lengths of a step where they choose num_splits."""
+
+    name = "fa3_lengths"
+    shape_type = LengthsView
+
+    def question(self, shape: DecodeShape, setting: Setting, gpu: Gpu) -> Question:
+        """See `Target.question`."""
+        question = super().question(shape, setting, gpu)
+        known = LengthsView(
+            **asdict(question.shape),
+            max_live_seqlen=max(shape.seqlens),
+            mean_live_seqlen=sum(shape.seqlens) // shape.batch,
+        )
+        return replace(question, shape=known)
+
+
 FA3 = Fa3()
+FA3_LENGTHS = Fa3Lengths()

@@ -23,7 +23,7 @@ from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.errors import UserError
 from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
-from evaluators.targets.fa3 import FA3
+from evaluators.targets.fa3 import FA3, Fa3
 from evaluators.targets.registry import target_of
 from evaluators.tokens.shard import Shard
 
@@ -74,7 +74,7 @@ differs from one measurement to the next and hardly matters; what they do not ha
 
 def in_step_cost(setting: Setting) -> InStepCost:
     """Model of a setting's calls within steps."""
-    return IN_STEP_FA3 if target_of(setting) is FA3 else IN_STEP_TRITON
+    return IN_STEP_FA3 if isinstance(target_of(setting), Fa3) else IN_STEP_TRITON
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def partial_rows(shape: DecodeShape, setting: Setting, decision: AnyDecision, gp
 
     None for a kernel that combines by itself; where such a kernel leaves a call to FA3, it is FA3's own choice.
     """
-    if target_of(setting) is not FA3:
+    if not isinstance(target_of(setting), Fa3):
         if decision.num_splits:
             return None
         setting = replace(setting, provider="vllm" if setting.paged else "fa3_fwd")

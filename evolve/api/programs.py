@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from evaluators.data.contract import LIVE_SETTINGS, DecodeShape
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.gpus import named_gpu
+from evaluators.targets.registry import with_live_lengths
 from evolve.api.runs import QUICKSTART, Run, configured
 from evolve.assets import asset
 from evolve.config import RunConfig
@@ -86,6 +87,8 @@ def decide(
     shapes: Iterable[DecodeShape] | Iterable[Mapping[str, Any]] | DataFrame,
     setting: str = "fa3_fwd-metadata-cold",
     gpu: str = "h100",
+    *,
+    live_lengths: bool = False,
 ) -> DataFrame:
     """Decisions of a program and the kernel's launches, on any shapes.
 
@@ -94,6 +97,7 @@ def decide(
         shapes: `evaluators.DecodeShape`s, mappings of their fields, or a DataFrame with such columns.
         setting: provider, mode and cache, one of `evaluators.SETTINGS` or another that can be measured.
         gpu: name of a Hopper GPU, or its number of SMs.
+        live_lengths: whether `schedule` is told the largest and the mean live length.
 
     Returns:
         One row per shape: its fields, the decision by name (of FA3 `num_splits`, 0 for its own choice, `pack_gqa`,
@@ -110,7 +114,7 @@ def decide(
 
     if setting not in LIVE_SETTINGS:
         raise UserError(f"unknown setting {setting!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
-    where = LIVE_SETTINGS[setting]
+    where = with_live_lengths(LIVE_SETTINGS[setting]) if live_lengths else LIVE_SETTINGS[setting]
     records: list[Any] = shapes.to_dict("records") if isinstance(shapes, pd.DataFrame) else list(shapes)
     found = decide_shapes(_source(program), [(_shape(record), where) for record in records], named_gpu(gpu))
     return pd.DataFrame(

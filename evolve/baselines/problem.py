@@ -38,6 +38,7 @@ def fast_judge(config: RunConfig) -> Judge:
         weighting=config.judge.weighting,
         limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
         workspace_cap_mb=config.judge.workspace_cap_mb,
+        live_lengths=config.judge.live_lengths,
         weigh=weigh_table(config, open_traffic(config)),
     )
 

@@ -15,7 +15,7 @@ from evaluators.data.contract import ELEMENT_BYTES, LIVE_SETTINGS, Cache, Decode
 from evaluators.data.gpus import named_gpu
 from evaluators.data.workloads import heads_text, parse_heads
 from evaluators.targets.fa3 import FA3
-from evaluators.targets.registry import target_of
+from evaluators.targets.registry import target_of, with_live_lengths
 from evolve.cli.common import emit, result_printer, say
 from evolve.decisions import NoDecisions, check_runs, decide_shapes
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -47,6 +47,7 @@ def decide_command(
     *,
     kinds: str | None = None,
     gpu: str = "h100",
+    live_lengths: bool = False,
     as_json: bool,
 ) -> int:
     """Print decisions and launches in input order; exit code 1 when the program fails.
@@ -58,6 +59,7 @@ def decide_command(
         runs_dir: folder of run folders.
         kinds: heads of a model's layers, as a workload's name; each row is decided for each kind.
         gpu: name or number of SMs.
+        live_lengths: whether `schedule` is told the largest and the mean live length.
         as_json: print one line of JSON.
     """
     if setting_name not in LIVE_SETTINGS:
@@ -68,6 +70,8 @@ def decide_command(
     source = read_program(program, runs_dir)
     heads = [parse_heads(text) for text in kinds.split("+")] if kinds else []
     rows = read_shapes(shapes_path, LIVE_SETTINGS[setting_name], [h for h in heads if h is not None])
+    if live_lengths:
+        rows = [(shape, with_live_lengths(setting)) for shape, setting in rows]
     try:
         found = decide_shapes(source, rows, device)
     except NoDecisions as none:

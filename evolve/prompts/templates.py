@@ -19,7 +19,7 @@ from evolve.errors import UserError
 FOLDER = Path(__file__).with_name("default")
 
 MARKS: dict[str, tuple[str, ...]] = {
-    "system": ("measured", "limits", "recordable", "variants", "language"),
+    "system": ("measured", "limits", "recordable", "variants", "sees", "language"),
     "user": ("scores", "parent", "feedback", "lessons", "inspirations", "how"),
     "diff": (),
     "rewrite": (),

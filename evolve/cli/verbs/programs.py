@@ -124,6 +124,9 @@ def decide(
     tp: Tp = None,
     seqlen_q: SeqlenQ = None,
     gpu: Annotated[str, typer.Option("--gpu", help="h100, h100-pcie, h200, h800, h20, gh200, or SMs.")] = "h100",
+    live_lengths: Annotated[
+        bool, typer.Option("--live-lengths", help="Tell schedule the largest and the mean live length.")
+    ] = False,
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
@@ -131,7 +134,11 @@ def decide(
     from evolve.cli.decide import decide_command
 
     kinds = workload_of(model, tp, seqlen_q)
-    raise typer.Exit(decide_command(program, shapes, setting, runs_dir, kinds=kinds, gpu=gpu, as_json=json))
+    raise typer.Exit(
+        decide_command(
+            program, shapes, setting, runs_dir, kinds=kinds, gpu=gpu, live_lengths=live_lengths, as_json=json
+        )
+    )
 
 
 def export(

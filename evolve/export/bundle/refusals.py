@@ -11,9 +11,22 @@ from evolve.export.bundle.plan_python import FA4_NAMES, VLLM_NAMES
 from evolve.export.patch.prepare import ABSENT
 from evolve.export.targets.targets import ExportTarget, TargetKind
 
+WITHOUT_LENGTHS = {
+    TargetKind.HEADER: "heuristics.h runs on the host, lengths lie on the GPU: it is told the capacity",
+    TargetKind.PREPARE: "the prepare kernel gets num_splits as a cap, chosen on the host, which is told the capacity",
+    TargetKind.WHOLE: "heuristics.h runs on the host, lengths lie on the GPU: it is told the capacity",
+    TargetKind.FA4: "_get_fwd_config is told the capacity",
+    TargetKind.VLLM: "num_splits is a constant of captured graphs, decided before there are lengths",
+    TargetKind.PYTHON: "launch_arguments takes a capacity; what the bundle measures and proves holds no lengths",
+}
+"""Why a target cannot give `schedule` the live lengths."""
+
 
 def _lacking(program: Program, target: ExportTarget) -> tuple[list[str], str]:
     """Inputs of the rule that the target does not know where it decides, with what to write instead."""
+    if program.uses_live_lengths:
+        why = f"schedule reads live lengths (judge.live_lengths): {WITHOUT_LENGTHS[target.kind]}"
+        return [why], "a rule over the capacity; decide --live-lengths asks the program itself"
     if target.kind in (TargetKind.PREPARE, TargetKind.WHOLE):
         if not program.uses_blocks_per_split:
             return ["it defines no blocks_per_split"], "a rule for num_splits goes to the target fa3 and its twins"
