@@ -47,11 +47,17 @@ __all__ = [
     "run_search",
 ]
 
-_HOMES = {"RunConfig": "config", "load_config": "config", "InterruptedRun": "errors", "UserError": "errors"}
+_HOMES = {
+    "InterruptedRun": "errors",
+    "RunConfig": "config",
+    "SearchProgress": "search.ledger",
+    "UserError": "errors",
+    "load_config": "config",
+}
 
 
 def __getattr__(name: str) -> object:
-    # `evosplit --help` and recording on a rented machine load this package; neither needs what its names import.
+    # Lazy: `evosplit --help` and recording on a rented machine load this package and need none of these imports.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

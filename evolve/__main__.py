@@ -1,4 +1,4 @@
-"""Entry point of `evosplit` and of `python -m evolve`: imports the command line where an interruption is answered."""
+"""Entry point of `evosplit` and of `python -m evolve`: handles Ctrl-C also while the command line is imported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run a command; Ctrl-C while modules are imported ends it as Ctrl-C does later, without a traceback."""
+    """Run a command; Ctrl-C during imports ends it without a traceback, as it does later."""
     try:
         from evolve.cli import main as command
 

@@ -12,10 +12,10 @@ CHECKOUT = Path(__file__).parent.parent
 
 
 def asset(name: str) -> Path:
-    """A path as the user gave it, else as packaged in the wheel or, without one, in the checkout.
+    """Path of a file: as given if it exists, otherwise in the wheel or the checkout.
 
     Raises:
-        UserError: in none of them.
+        UserError: the file exists in none of these places.
     """
     shipped = PACKAGED if PACKAGED.is_dir() else CHECKOUT
     for path in (Path(name), shipped / name):
@@ -33,7 +33,7 @@ def asset(name: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Text of a file, gzipped or not: reports of thousands of rows ship gzipped.
+    """Text of a file, gzipped or not: large reports ship gzipped.
 
     Raises:
         OSError: it cannot be read, or its gzip is damaged.

@@ -101,7 +101,7 @@ class Price(Section):
 
 
 class BudgetConfig(Section):
-    """Limits of a whole run, resumed or not; see also search.proposals and search.wall_s."""
+    """Limits of a run, including all resumptions; see also search.proposals and search.wall_s."""
 
     usd: float | None = Field(None, gt=0, description="US dollars, by `prices`")
     tokens: int | None = Field(None, gt=0, description="prompt and answer tokens")
@@ -110,7 +110,7 @@ class BudgetConfig(Section):
 
 
 class PromptsConfig(Section):
-    """Texts of the prompts; a run keeps those that it began with."""
+    """Texts of the prompts; fixed at the start of a run."""
 
     max_tokens: int = Field(
         24000, ge=4000, description="longest prompt, as estimated; the parent is always shown whole, even if longer"
@@ -145,7 +145,7 @@ class SearchConfig(Section):
     proposals: int = Field(400, ge=0, description="proposals after the seeds; the budget of a run")
     wall_s: float | None = Field(None, gt=0, description="stop after this many seconds")
     window: int = Field(4, ge=1, description="proposal k samples from the results up to k - window")
-    parallel_proposals: int = Field(2, ge=1, description="proposals under way at once")
+    parallel_proposals: int = Field(2, ge=1, description="proposals running at once")
     parallel_evaluations: int = Field(2, ge=1, description="sandboxes running at once")
     islands: int = Field(2, ge=1)
     migration_interval: int = Field(10, ge=1, description="proposals per island between two migrations")
@@ -186,16 +186,16 @@ class RunConfig(Section):
     runs_dir: str = Field("runs", description="folder of run folders")
 
     def table_path(self) -> str:
-        """Folder of the recorded table, as the config names it or as it ships."""
+        """Folder of the recorded table: the configured one or the one that ships."""
         workload = RECORDED_FOR_TRACES if self.judge.workload == TRACE else self.judge.workload
         return self.judge.table or f"results/tables/{workload}/{self.judge.setting}"
 
     def store_path(self) -> str:
-        """File of live latencies, shared by the runs of a folder."""
+        """SQLite file of live latencies, shared by the runs of a folder."""
         return self.judge.store or f"{self.runs_dir}/latencies.db"
 
     def table_paths(self) -> tuple[str, ...]:
-        """Folders of all recorded tables that are judged."""
+        """Folders of all recorded tables of the judge."""
         return self.judge.tables or (self.table_path(),)
 
     def dump_yaml(self) -> str:
@@ -227,7 +227,7 @@ def _explain(error: ValidationError) -> tuple[str, str]:
     first = error.errors()[0]
     path = first["loc"]
     if path[:1] == ("proposer",) and len(path) > 1:
-        path = (path[0], *path[2:])  # pydantic puts the kind in between, which is no key
+        path = (path[0], *path[2:])  # pydantic inserts the kind, which is not a key
     where = ".".join(map(str, path)) or "config"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key", _nearest(str(path[-1]), _known_keys(RunConfig, path), "keys")
@@ -248,10 +248,10 @@ def _nearest(name: str, known: Sequence[str], what: str) -> str:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML in which a key stands once: the last of two would win in silence."""
+    """YAML loader that refuses duplicate keys, of which PyYAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As PyYAML's, but for keys that occur twice."""
+        """Build a mapping as PyYAML does; a duplicate key is an error."""
         lines: dict[Any, int] = {}
         for key, _ in node.value:
             name, line = key.value, key.start_mark.line + 1
@@ -281,7 +281,7 @@ def _override(data: dict[str, Any], text: str) -> None:
 
 
 def _why(error: Exception) -> str:
-    """Error of a YAML text, on one line; the library's own message draws the place on several."""
+    """YAML error as one line; the library's own message takes several."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         mark = error.problem_mark
         return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
@@ -292,7 +292,7 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
     """Validate plain data.
 
     Raises:
-        UserError: naming the key, what came, and the nearest known key.
+        UserError: the message names the key, its value and the nearest known key.
     """
     try:
         config = RunConfig.model_validate(data)
@@ -338,7 +338,7 @@ def parse_config(data: dict[str, Any]) -> RunConfig:
 
 
 def _check_traffic(config: RunConfig) -> None:
-    """Refuse a workload or an objective without the model and the requests that it needs."""
+    """Check that workload and objective have the model and the requests that they need."""
     judge, traffic = config.judge, config.traffic
     example = "traffic: {model: llama-3.1-70b, tp: 8, trace: configs/traces/chat.jsonl}"
     if judge.workload == TRACE and (traffic is None or traffic.trace is None):
@@ -352,10 +352,10 @@ def _check_traffic(config: RunConfig) -> None:
 
 
 def _check_agent(config: RunConfig, agent: AgentConfig) -> None:
-    """Refuse what an agent's run cannot be.
+    """Check that a configuration suits the agent proposer.
 
     Raises:
-        UserError: naming the key.
+        UserError: the message names the unsuitable key.
     """
     if config.judge.measure == "live":
         hint = "no tool of an agent reaches a GPU: record a table, search on it, then evosplit confirm"
@@ -369,10 +369,10 @@ def _check_agent(config: RunConfig, agent: AgentConfig) -> None:
 
 
 def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """A configuration's text with `--set` overrides.
+    """Configuration from YAML text with `--set` overrides.
 
     Raises:
-        UserError: broken YAML, a key twice, an unknown key or a bad value.
+        UserError: broken YAML, a duplicate key, an unknown key or a bad value.
     """
     try:
         data = yaml.load(text, _UniqueKeys)
@@ -403,7 +403,7 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
 
 
 def changed_keys(one: RunConfig, other: RunConfig) -> dict[str, tuple[object, object]]:
-    """Keys in which two configurations differ, in their order, with both values."""
+    """Keys in which two configurations differ, in the order of the fields, with both values."""
 
     def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}

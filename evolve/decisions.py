@@ -1,4 +1,4 @@
-"""Decisions of a program on shapes, and what the kernel then launches: on any shape, without latencies."""
+"""Decisions of a program and the kernel's launches, on any shape, without latencies."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from evaluators.targets.registry import target_of
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 AT_ONCE = 1000
-"""Shapes that one sandbox process is asked about: its limits are meant for about as many."""
+"""Shapes for one sandbox process, whose limits suit about this number."""
 
 
 class NoDecisions(UserError):
-    """The program was refused or failed; the message begins with its status."""
+    """A program was refused or failed; the message begins with its status."""
 
     def __init__(self, status: Status, message: str) -> None:
-        """Keep the status beside the message."""
+        """Store the status beside the message."""
         super().__init__(f"{status.value}: {message}", exit_code=EXIT_NEGATIVE)
         self.status = status
 
 
 def check_runs(shape: DecodeShape, setting: Setting) -> None:
-    """Refuse a call that no kernel of the setting's provider runs; head sizes between the compiled ones are padded.
+    """Check that the setting's provider has a kernel for a call; head sizes between the compiled ones are padded.
 
     Raises:
-        ValueError: naming what is missing, and which settings have it.
+        ValueError: no kernel; the message names the missing feature and the settings that have it.
     """
     check_call(shape, setting)
     lacks = [name for name in lacking(shape, setting) if name != "window" or is_local(shape, setting)]
@@ -48,12 +48,12 @@ def check_runs(shape: DecodeShape, setting: Setting) -> None:
 def decide_shapes(
     source: str, rows: Sequence[tuple[DecodeShape, Setting]], gpu: Gpu | None = None
 ) -> list[dict[str, dict[str, Any]]]:
-    """The decision and the launch of each shape, in the form of `evosplit decide --json`.
+    """Decision and launch of each shape, in the form of `evosplit decide --json`.
 
     Args:
-        source: of the program.
-        rows: shapes, each with the setting that it runs in; all of one target.
-        gpu: where they run; None for an H100 SXM.
+        source: source of the program.
+        rows: shapes, each with its setting; all of one target.
+        gpu: GPU of the launches; None for an H100 SXM.
 
     Raises:
         NoDecisions: the gate refuses the program, or it fails on a shape.
@@ -81,7 +81,7 @@ def decide_shapes(
 
 
 def _ask(program: Program, rows: Sequence[tuple[DecodeShape, Setting]], gpu: Gpu) -> Answers:
-    """Ask in the sandbox; where a process cannot be confined, under limits of time and memory alone."""
+    """Run the program in the sandbox; where a process cannot be confined, under limits of time and memory alone."""
     target = target_of(rows[0][1])
     questions = [target.question(shape, setting, gpu) for shape, setting in rows]
     return Sandbox(gpu, questions, Limits(), target=target, confined=self_test().ok).ask(program)

@@ -1,4 +1,4 @@
-"""Errors that users can mend, and the exit codes of the command line."""
+"""Errors that users can fix, and the exit codes of the command line."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ __all__ = [
 
 
 class InterruptedRun(Exception):
-    """The run was stopped by Ctrl-C; its journal is whole and can be resumed."""
+    """The run was stopped by Ctrl-C; its journal is complete and the run can be resumed."""

@@ -1,4 +1,4 @@
-"""A request for one program, the response to it, and the calls of an endpoint that the answer took."""
+"""A request for one program, its response, and the endpoint calls in between."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from evaluators.data.evaluation import Evaluation
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The answer to a request.
+    """Response to a request.
 
     Attributes:
         text: SEARCH/REPLACE blocks, or one fenced program.
         model: name of the model; `offline` where there is none.
-        note: what the proposer says of it, e.g. the name of the edit.
+        note: remark of the proposer, e.g. the name of the edit.
         look_ups: latencies looked up in the recorded table to make it.
     """
 
@@ -33,22 +33,22 @@ class Response:
 
 
 CUT_OFF = "cut off at max_tokens"
-"""Note of an answer that ended at the limit of its length."""
+"""Note of an answer that was truncated at the token limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointCall:
-    """What came of one call to an endpoint.
+    """Result of one call to an endpoint.
 
     Attributes:
         model: name of the model.
-        text: its answer; empty where there was none.
-        note: what is to be known of the answer, e.g. `CUT_OFF`.
-        error: why there is no text.
+        text: answer; empty if there was none.
+        note: remark on the answer, e.g. `CUT_OFF`.
+        error: reason for a missing text.
         tokens_in: tokens of the prompt, by the endpoint's count or an estimate.
         tokens_out: tokens of the answer, likewise.
         cost_usd: US dollars, where the endpoint names them.
-        answered: whether the endpoint answered this call for good: with text, or by refusing it.
+        answered: True if the endpoint answered finally, with text or a refusal.
     """
 
     model: str
@@ -62,10 +62,10 @@ class EndpointCall:
 
 
 class Calls(Protocol):
-    """Account of the calls of one request; at most one is under way.
+    """Account of the calls of one request, of which at most one runs at a time.
 
     Attributes:
-        step: what the next calls are for; an expedition counts its answers there.
+        step: purpose of the next calls; an expedition counts its answers here.
     """
 
     step: int
@@ -79,12 +79,12 @@ class Calls(Protocol):
         ...
 
     def end(self, call: EndpointCall) -> None:
-        """Store what came of the call, before anybody reads it."""
+        """Store the result of the call before it is used."""
         ...
 
 
 class UncountedCalls:
-    """No account: for requests outside a run."""
+    """Calls without an account, for requests outside a run."""
 
     step = 0
 
@@ -98,7 +98,7 @@ class UncountedCalls:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """An answer that could not be read, and why: for the one further try that a request has."""
+    """An answer that could not be parsed, with the reason; a request has one further try."""
 
     text: str
     problem: str
@@ -114,7 +114,7 @@ class ProgramRecord:
 
 
 def _opens_none(features: Mapping[str, float]) -> bool:
-    """No population, no cell."""
+    """Default of requests outside a population: no cell is opened."""
     return False
 
 
@@ -129,14 +129,14 @@ class Request:
         inspirations: other programs worth borrowing from.
         system: system message of the prompt.
         user: user message of the prompt.
-        diff: whether SEARCH/REPLACE blocks are wanted, rather than the whole program.
+        diff: True for SEARCH/REPLACE blocks, False for a complete program.
         seed: seed of everything random in the answer.
-        run_dir: folder of the run, for proposers that leave files there.
-        model: which of several models is asked; empty where there is no choice.
-        correction: what was wrong with the answer before, where this is another try.
-        calls: where the calls of an endpoint are accounted for.
-        settled: proposals whose results were known when this one was sampled: all below this number.
-        opens_cell: whether a program of these features would open a cell of its island's grid, as it stood then.
+        run_dir: folder of the run, for proposers that write files there.
+        model: one of several models; empty where there is no choice.
+        correction: error of the previous answer, if this is the second try.
+        calls: account of endpoint calls.
+        settled: proposals below this number had results when this one was sampled.
+        opens_cell: tells whether a program with these features would open a cell of its island's grid at sampling.
     """
 
     index: int

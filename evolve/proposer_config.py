@@ -1,4 +1,4 @@
-"""Sections of a run configuration that say who answers: one per kind of proposer."""
+"""Configuration sections of proposers, one per kind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Named = Annotated[dict[str, str], BeforeValidator(as_texts), AfterValidator(name
 
 
 class _RequestKeys(Section):
-    """How an endpoint is asked."""
+    """Keys of requests to an endpoint."""
 
     base_url: EndpointUrl = Field(
         "https://api.openai.com/v1",
@@ -65,12 +65,12 @@ class _RequestKeys(Section):
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of the longest answer, whichever name the limit has."""
+        """Tokens of the longest answer, under either name of the limit."""
         return self.max_completion_tokens or self.max_tokens
 
 
 class ModelConfig(_RequestKeys):
-    """One of several models; what is left out is taken from the proposer's own keys."""
+    """One of several models; missing keys are taken from the proposer's own."""
 
     name: str = Field(description="model name as the endpoint knows it")
     weight: float = Field(1.0, gt=0, description="how often it is asked, relative to the others")
@@ -85,13 +85,13 @@ class ModelConfig(_RequestKeys):
 
     @model_serializer(mode="wrap")
     def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Keys that were given: a null that was written down is not one that was left out."""
+        """Dump explicitly given keys only: an explicit null differs from a missing key."""
         whole: dict[str, Any] = handler(self)
         return {key: value for key, value in whole.items() if key in self.model_fields_set}
 
 
 class EndpointConfig(_RequestKeys):
-    """How a proposer asks models of OpenAI-compatible endpoints."""
+    """Models of OpenAI-compatible endpoints, and retries."""
 
     model: str | None = Field(None, description="model name as the endpoint knows it")
     models: tuple[ModelConfig, ...] = Field((), description="several models, instead of `model`")
@@ -101,10 +101,10 @@ class EndpointConfig(_RequestKeys):
     backoff_s: float = Field(1.0, gt=0, description="first wait; doubled each time")
 
     def check_models(self) -> None:
-        """Refuse anything but one model or several different ones.
+        """Check that there is one model, or several different ones.
 
         Raises:
-            ValueError: saying which.
+            ValueError: no model, both keys, or a model named twice.
         """
         if (self.model is None) == (not self.models):
             raise ValueError("name one model under `model`, or several under `models`")
@@ -113,7 +113,7 @@ class EndpointConfig(_RequestKeys):
             raise ValueError("`models` names a model twice")
 
     def all_models(self) -> tuple[ModelConfig, ...]:
-        """Every model with all its keys filled in; none where no model is asked."""
+        """Every model with all its keys filled in; empty for an external operator."""
         own = {key: getattr(self, key) for key in _RequestKeys.model_fields}
         named = self.models or ((ModelConfig(name=self.model),) if self.model else ())
         return tuple(ModelConfig(**{**own, **{key: getattr(m, key) for key in m.model_fields_set}}) for m in named)
@@ -168,7 +168,7 @@ class ManualConfig(Section):
 
 
 class ReplayConfig(Section):
-    """Proposer that gives the answers of a recorded run."""
+    """Proposer that returns the answers of a recorded run."""
 
     kind: Literal["replay"] = "replay"
     run: str = Field(description="folder of the recorded run")

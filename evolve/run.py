@@ -54,7 +54,7 @@ RESUMABLE = (
     "search.parallel_proposals", "search.parallel_evaluations",
     "budget.usd", "budget.tokens", "budget.gpu_s", "measure", "measure.executor", "measure.gpus",
 )  # fmt: skip
-"""Keys that may change when a run is resumed: budgets, parallelism and GPUs, which decide nothing."""
+"""Keys that may change when a run is resumed: budgets, parallelism and GPUs, which do not affect results."""
 
 AnyJudge = Judge | JudgeSet
 
@@ -94,11 +94,11 @@ class SearchResult:
 
 
 def _ignore(_: object) -> None:
-    """Callback of callers that want none."""
+    """Default callback: does nothing."""
 
 
 def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
-    """Source of a program: a file of the user's, one that ships (seeds/...), or RUN#ID.
+    """Source of a program: a user's file, one that ships (seeds/...), or RUN#ID.
 
     Raises:
         UserError: no such file, run or proposal, or not text.
@@ -140,10 +140,10 @@ def read_seeds(config: RunConfig) -> list[str]:
 
 
 def require_sandbox() -> None:
-    """Refuse to go on where candidates cannot be confined.
+    """Check that candidates can be confined on this machine.
 
     Raises:
-        UserError: naming what did not hold.
+        UserError: the sandbox's self-test failed; the message names the problems.
     """
     test = self_test()
     if not test.ok:
@@ -159,15 +159,15 @@ def open_configured_judge(
     on_event: Callable[[str], None] = _ignore,
     version: int = JUDGE_VERSION,
 ) -> AnyJudge:
-    """The judge of a configuration, of one table or of several, or of a live GPU.
+    """Open the judge of a configuration: for one table, for several, or for a live GPU.
 
     Args:
         config: the run's configuration.
         tables: folders of recorded tables; default: those of the configuration.
-        splits: what is scored.
-        pool: where a run of a sweep asks for latencies.
-        on_event: told in a sentence when a GPU is left out or a worker is lost.
-        version: of the rules by which a recorded table is read, for replays.
+        splits: splits to score.
+        pool: source of latencies of a run in a sweep.
+        on_event: called with a sentence when a GPU is left out or a worker is lost.
+        version: version of the rules for recorded tables, for replays.
 
     Raises:
         UserError: there is no sandbox here, or a table is missing.
@@ -208,7 +208,7 @@ def open_configured_judge(
 def _open_live_judge(
     config: RunConfig, splits: Sequence[Split], pool: SharedPool | None, on_event: Callable[[str], None]
 ) -> Judge:
-    """A judge that measures; its workers end with this process."""
+    """Open a judge that measures; its workers end with this process."""
     from evaluators.judge.judge import open_live_judge
 
     traffic, setting = open_traffic(config), LIVE_SETTINGS[config.judge.setting]
@@ -229,7 +229,7 @@ def _open_live_judge(
 
 
 def _about(config: RunConfig, traffic: OpenedTraffic | None) -> dict[str, str]:
-    """What a judge's description says of the traffic that its weights come from."""
+    """Entries of a judge's description about the traffic behind its weights."""
     tokens = {"objective": Objective.TOKENS.value} if config.judge.objective is Objective.TOKENS else {}
     return {"workload": config.judge.workload, **(traffic.about if traffic else {}), **tokens}
 
@@ -249,7 +249,7 @@ def configured_cases(config: RunConfig, setting: Setting, traffic: OpenedTraffic
 
 
 def _live_source(config: RunConfig, shared: SharedPool | None, on_event: Callable[[str], None]) -> LiveSource:
-    """Source of latencies: the parent's GPUs, GPUs of its own, or the one GPU of this machine."""
+    """Source of latencies: the sweep's GPUs, a pool of GPUs, or the current GPU."""
     if shared is not None:
         from evaluators.measure.shared_pool import SharedPoolSource
 
@@ -260,16 +260,16 @@ def _live_source(config: RunConfig, shared: SharedPool | None, on_event: Callabl
     setting, measure = LIVE_SETTINGS[config.judge.setting], config.measure
     executor, gpus = (measure.executor, measure.gpus) if measure else (None, 1)
     pool = open_pool(executor, gpus, [setting], on_event=on_event)
-    # atexit waits for workers to let go of their GPUs: the next command may want them.
+    # atexit waits until workers have released their GPUs: the next command may need them.
     atexit.register(pool.close)
     return PoolSource(pool, Path(config.store_path()), setting, client=config.name, one_gpu=measure is None)
 
 
 def open_configured_proposer(config: RunConfig) -> Proposer:
-    """The proposer of a configuration.
+    """Open the proposer of a configuration.
 
     Raises:
-        UserError: it cannot run here, e.g. for want of a key.
+        UserError: it cannot run here, e.g. because a key is missing.
     """
     from evolve.agent.proposer import AgentProposer
 
@@ -282,7 +282,7 @@ def open_configured_proposer(config: RunConfig) -> Proposer:
 
 
 def _with_constant_fitting(config: RunConfig, proposer: Proposer, judge: AnyJudge) -> Proposer:
-    """The proposer, with fitted constants among its proposals where the configuration wants them."""
+    """Wrap the proposer so that some proposals fit constants, if configured."""
     if not config.constants.every:
         return proposer
     from evolve.proposers.fitting import FittingProposer
@@ -293,19 +293,19 @@ def _with_constant_fitting(config: RunConfig, proposer: Proposer, judge: AnyJudg
 
 
 def evaluate_source(judge: AnyJudge, source: str) -> Evaluation:
-    """Score a program, and recheck it as a search does with a program that would become its best."""
+    """Score a program, with the recheck that a search applies to a new best program."""
     found = judge.evaluate(source)
     return judge.recheck(source, found) if found.status is Status.OK else found
 
 
 def sealed_log() -> Path:
-    """The user's one log of looks at sealed shapes, wherever runs are kept: below XDG_STATE_HOME, or ~/.local/state."""
+    """Path of the user's log of evaluations on sealed shapes: below XDG_STATE_HOME, or ~/.local/state."""
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
     return (state if state.is_absolute() else Path.home() / ".local" / "state") / "evosplit" / SEALED_LOG
 
 
 def log_sealed_read(program: str, source: str, description: dict[str, str]) -> None:
-    """Log that the sealed shapes were scored: a split read often is no test any more.
+    """Log an evaluation on the sealed shapes: a split that is read often is no longer a test.
 
     Raises:
         UserError: the log cannot be written.
@@ -329,10 +329,10 @@ def log_sealed_read(program: str, source: str, description: dict[str, str]) -> N
 
 
 def check_resumable(sets: Sequence[str]) -> None:
-    """Refuse overrides that would turn a resumed run into another one.
+    """Check that overrides keep a resumed run the same run.
 
     Raises:
-        UserError: naming the key.
+        UserError: an override that cannot change; the message names the key.
     """
     for text in sets:
         if text.partition("=")[0] not in RESUMABLE:
@@ -340,17 +340,17 @@ def check_resumable(sets: Sequence[str]) -> None:
 
 
 def held_config(folder: Path, sets: Sequence[str] = ()) -> RunConfig:
-    """Configuration that a run goes on with: what its journal says it began with, and overrides.
+    """Configuration of a resumed run: the one in its journal, with overrides.
 
-    A `config.yaml` that is missing, empty or no YAML any more is written anew when the run goes on.
+    A missing or empty `config.yaml` is written again when the run resumes.
 
     Raises:
-        UserError: `config.yaml` was edited where it would make another run of it, or an override is wrong.
+        UserError: `config.yaml` is not YAML or has an edited key that cannot change, or an override is wrong.
     """
     path = folder / CONFIG_FILE
     with open_journal(folder, read_only=True) as journal:
         kept = journal.meta("config")
-    if not kept:  # it died before it wrote that down
+    if not kept:  # it ended before the configuration was written
         return load_config(path, list(sets))
     held = parse_yaml(kept, str(folder / FILE_NAME))
     text = ""
@@ -387,7 +387,7 @@ def start_run(
     """
     tables = [] if config.judge.measure == "live" else [asset(p) for p in config.table_paths()]
     seeds, proposer = read_seeds(config), open_configured_proposer(config)
-    # Its errors come before a folder is made.
+    # Templates are loaded to raise errors before a folder is made.
     load_templates(config.prompts, config.judge.setting, agent=isinstance(config.proposer, AgentConfig))
     judge = open_configured_judge(config, tables=tables, pool=pool, on_event=on_event)
     proposer = _with_constant_fitting(config, proposer, judge)
@@ -404,10 +404,10 @@ def resume_run(
     pool: SharedPool | None = None,
     on_event: Callable[[str], None] = _ignore,
 ) -> OpenedRun:
-    """Open a run that has a journal, with the judge's rules that it began with.
+    """Open a run that has a journal, under the judge's rules at its start.
 
-    `on_event` is told, too, when the run began on other versions: it goes on, but may differ from one that never
-    stopped.
+    `on_event` is also called if the run began with other versions: the result may differ from that of an uninterrupted
+    run.
 
     Raises:
         UserError: the proposer cannot run, or there is no sandbox.
@@ -419,7 +419,7 @@ def resume_run(
     proposer = open_configured_proposer(config)
     judge = open_configured_judge(config, tables=kept_tables(folder), pool=pool, on_event=on_event, version=rules)
     proposer = _with_constant_fitting(config, proposer, judge)
-    # From the journal: the files may have changed since, or lie elsewhere.
+    # From the journal: the files may have changed or moved since.
     kept = kept_seeds(folder)
     seeds = kept if len(kept) == len(config.seeds) else read_seeds(config)
     return OpenedRun(config, judge, proposer, seeds, folder)
@@ -433,7 +433,7 @@ def run_search(opened: OpenedRun, *, on_progress: Callable[[SearchProgress], Non
         on_progress: called after each commit; an exception in it stops the run, which can be resumed.
 
     Raises:
-        InterruptedRun: Ctrl-C; the journal is whole.
+        InterruptedRun: Ctrl-C; the journal is complete.
         UserError: a seed fails, or another process works in the folder.
     """
     controller = Controller(

@@ -1,6 +1,6 @@
-"""Keys and where they belong: in the environment, and in no configuration, journal or message.
+"""API keys, which belong in the environment and never in configurations, journals or messages.
 
-The validators here refuse a value without repeating it, since it may be the secret itself.
+The validators here never repeat a refused value, since it may be the secret.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from evolve.errors import EXIT_MISSING, UserError
 
 IN_THE_ENVIRONMENT = "keys come from the environment alone"
 MAX_NAME, MAX_DIGITS = 64, 6
-"""A longer name, or one of more digits, is a key that was pasted."""
+"""A longer name, or one with more digits, is taken for a pasted key."""
 
 LEAST_CHARS = 8
-"""Shorter values are placeholders that local servers ask for, such as `x`: no secrets, and parts of words."""
+"""Shorter values are placeholders for local servers, such as `x`, and not secret."""
 
 _SECRET_NAME = re.compile(
     r"key|token|secret|passw|credential|authorization|cookie|signature|^sig$|^auth$", re.IGNORECASE
@@ -30,10 +30,10 @@ _OURS = ("model", "messages", "stream", "n", "temperature", "max_tokens", "max_c
 
 
 def environment_name(name: str) -> str:
-    """A name of an environment variable, or an empty one.
+    """Validate the name of an environment variable; empty is allowed.
 
     Raises:
-        ValueError: it is none, or looks like a key.
+        ValueError: not a name, or it looks like a key.
     """
     digits = sum(c.isdigit() for c in name)
     if re.fullmatch(r"([A-Z_][A-Z0-9_]*)?", name) and len(name) <= MAX_NAME and digits <= MAX_DIGITS:
@@ -45,17 +45,17 @@ def environment_name(name: str) -> str:
 
 
 def endpoint_url(url: str) -> str:
-    """A URL without anything secret, and without the slash at its end.
+    """Validate a URL without secrets; returns it without the trailing slash.
 
     Raises:
-        ValueError: not http or https, a port that is none, or a user name, password, query or fragment in it.
+        ValueError: not http or https, an invalid port, or a user name, password, query or fragment in it.
     """
     wrong = ""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise ValueError("a host or port that is none") from None
+        raise ValueError("invalid host or port") from None
     if "@" in url:
         wrong = f"holds a user name or password: {IN_THE_ENVIRONMENT}"
     elif parts.query or parts.fragment or "?" in url or "#" in url:
@@ -68,7 +68,7 @@ def endpoint_url(url: str) -> str:
 
 
 def as_texts(values: Any) -> Any:
-    """Headers or query items with numbers and dates as texts: YAML takes `2024-10-21` for a date."""
+    """Headers or query items with numbers and dates as text: YAML parses `2024-10-21` as a date."""
     if not isinstance(values, dict):
         return values
     return {
@@ -77,10 +77,10 @@ def as_texts(values: Any) -> Any:
 
 
 def named_values(values: dict[str, str]) -> dict[str, str]:
-    """Headers or query items whose secrets are references to the environment.
+    """Validate headers or query items whose secrets are references to the environment.
 
     Raises:
-        ValueError: a secret written out, a name or a value that cannot be sent, or a reference to no name.
+        ValueError: a literal secret, a name or a value that cannot be sent, or an invalid reference.
     """
     for name, value in values.items():
         if not _HEADER.match(name):
@@ -98,10 +98,10 @@ def named_values(values: dict[str, str]) -> dict[str, str]:
 
 
 def body_keys(values: dict[str, Any]) -> dict[str, Any]:
-    """Further keys of a request.
+    """Validate further keys of a request.
 
     Raises:
-        ValueError: a key that has one of its own in the configuration, or that holds a secret.
+        ValueError: a key that the configuration sets elsewhere, or that contains a secret.
     """
     for name, value in values.items():
         if name in _OURS:
@@ -115,7 +115,7 @@ def read_key(name: str) -> str:
     """The value of an environment variable, fit to be sent in a header.
 
     Raises:
-        UserError: not set, or it holds what no key holds.
+        UserError: not set, or not a valid key.
     """
     value = os.environ.get(name, "")
     if not value:
@@ -143,7 +143,7 @@ def read_key(name: str) -> str:
 
 
 def filled_in(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Values with the environment's in place of references, and the secrets among them.
+    """Values with references replaced from the environment, and the list of secrets among them.
 
     Raises:
         UserError: see `read_key`.
@@ -158,7 +158,7 @@ def filled_in(values: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
-    """Text without the secrets, should an endpoint have repeated them."""
+    """Text with secrets removed, in case an endpoint repeated them."""
     for secret in secrets:
         if len(secret) >= LEAST_CHARS:
             text = text.replace(secret, "***")

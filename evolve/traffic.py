@@ -1,4 +1,4 @@
-"""The traffic of a configuration: its model's step, its trace as decode batches, and what each shape weighs."""
+"""The traffic of a configuration: the model's decode step, the trace as decode batches, and weights of shapes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHIPPED_STEPS = "results/tpot/steps.json"
 
 
 def step_model(shard: Shard, steps: str | None) -> StepModel:
-    """The shard's measured step: of a file, else of the one that ships; where neither has it, the roofline.
+    """Measured step of a shard, from a file or the one that ships; otherwise the roofline.
 
     Raises:
         UserError: the file cannot be read.
@@ -58,10 +58,10 @@ class OpenedTraffic:
     """A model on a server.
 
     Attributes:
-        config: what it was opened from.
-        seed: of the sample of batches.
-        model: its step.
-        trace: its requests; None where only the model is known.
+        config: configuration that it was opened from.
+        seed: seed of the sample of batches.
+        model: model of its decode step.
+        trace: requests; None where only the model is known.
     """
 
     config: TrafficConfig
@@ -71,7 +71,7 @@ class OpenedTraffic:
 
     @cached_property
     def traffic(self) -> Traffic:
-        """The trace, served."""
+        """Decode steps of the simulated server for the trace."""
         assert self.trace is not None
         c = self.config
         limits = ServerLimits(c.max_batch, c.kv_tokens, c.max_model_len, c.prefill_tokens_per_s)
@@ -79,7 +79,7 @@ class OpenedTraffic:
 
     @property
     def about(self) -> dict[str, str]:
-        """What a judge's description says of it: enough to tell that something changed."""
+        """Entries of a judge's description, enough to detect changes."""
         known = {"limits": self.config.model_dump(mode="json"), "seed": self.seed, "model": self.model.as_json()}
         if self.trace is not None:
             known["requests"] = [asdict(r) for r in self.trace.requests]
@@ -88,21 +88,21 @@ class OpenedTraffic:
         return {"traffic": f"{self.model.shard.name}, {named}, {digest[:12]}"}
 
     def shares(self, cases: Sequence[Case]) -> Mapping[str, float]:
-        """How many output tokens each case stands for, adding up to 1.
+        """Share of output tokens that each case represents; the sum is 1.
 
         Raises:
-            UserError: none of them has the model's heads.
+            UserError: no case has the model's heads.
         """
         if self.trace is not None:
             return self.mapped(cases).weights
         return weights(map_heads(cases, self.model.shard), Weighting.SERVING)
 
     def mapped(self, cases: Sequence[Case]) -> Mapped:
-        """The trace's batches on recorded cases."""
+        """Batches of the trace, mapped to recorded cases."""
         return map_to_recorded(self.traffic.batches, cases, self.model.shard.heads)
 
     def live_cases(self, setting: Setting) -> tuple[Case, ...]:
-        """The trace's batches as cases of their own; on pages every call has the capacity of the longest request."""
+        """Batches of the trace as new cases; on pages every call has the capacity of the longest request."""
         return traffic_cases(
             self.traffic, self.model.shard.heads, capacity=self.config.max_model_len if setting.paged else None
         )
@@ -116,12 +116,12 @@ def map_heads(cases: Sequence[Case], shard: Shard) -> list[Case]:
     """
     found = [c for c in cases if not shard.fits(c.shape)]
     if not found:
-        map_to_recorded((), cases, shard.heads)  # says which heads there are
+        map_to_recorded((), cases, shard.heads)  # raises with the list of known heads
     return found
 
 
 def open_traffic(config: RunConfig) -> OpenedTraffic | None:
-    """The traffic of a configuration; None where it names none.
+    """Open the traffic of a configuration; None if it has none.
 
     Raises:
         UserError: unknown model, heads that cannot be cut so, a trace or a file of steps that cannot be read.
@@ -147,7 +147,7 @@ def _weigh(opened: OpenedTraffic, kernel_us: Callable[[str], float] | None, case
 
 
 def weigh_table(config: RunConfig, opened: OpenedTraffic | None) -> Callable[[Table], Weigh] | None:
-    """Weights of recorded shapes as `judge.workload` and `judge.objective` want them; None for the weighting's own."""
+    """Weights of recorded shapes for `judge.workload` and `judge.objective`; None for the default weighting."""
     tokens = config.judge.objective is Objective.TOKENS
     if opened is None or not (tokens or config.judge.workload == TRACE):
         return None
@@ -155,7 +155,7 @@ def weigh_table(config: RunConfig, opened: OpenedTraffic | None) -> Callable[[Ta
 
 
 def weigh_live(config: RunConfig, opened: OpenedTraffic | None, cases: Sequence[Case]) -> Weigh | None:
-    """The same for shapes that are measured: attention's time is estimated from bytes, before anything is measured."""
+    """Weights of live shapes: attention's time is estimated from bytes, before any measurement."""
     if opened is None or config.judge.objective is not Objective.TOKENS:
         return None
     shapes = {c.id: c.shape for c in cases}
@@ -169,7 +169,7 @@ def weigh_live(config: RunConfig, opened: OpenedTraffic | None, cases: Sequence[
 
 
 def predicted(opened: OpenedTraffic, judge: Judge, evaluation: Evaluation, split: Split) -> TokenPrediction | None:
-    """Predicted tokens of a program over a split's recorded shapes of the model's heads; None where there is none."""
+    """Predicted tokens of a program over a split's recorded shapes with the model's heads; None without such shapes."""
     cases = [
         c
         for c in judge.cases
@@ -196,13 +196,13 @@ def predicted(opened: OpenedTraffic, judge: Judge, evaluation: Evaluation, split
 
 
 UNASKED = TrafficConfig(model="llama-3.1-70b", tp=8)
-"""Model that predictions are made for where a configuration names none: the one that recorded workloads are of."""
+"""Default model of predictions: the one of the recorded workloads."""
 
 
 def predict_splits(config: RunConfig, judge: Judge, evaluation: Evaluation) -> dict[str, TokenPrediction]:
-    """Predicted tokens of a program by split, for the configured model; none where its heads were not recorded.
+    """Predicted tokens of a program by split, for the configured model; empty if its heads were not recorded.
 
-    Without a model of its own, a configuration gets `UNASKED`.
+    A configuration without a model gets `UNASKED`.
     """
     opened = open_traffic(config) or open_traffic(config.model_copy(update={"traffic": UNASKED}))
     assert opened is not None

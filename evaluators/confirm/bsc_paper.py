@@ -1,4 +1,4 @@
-"""The experiments of arXiv 2604.00028 on this machine's GPU: what it published, and what has to be measured.
+"""The experiments of arXiv 2604.00028 on this machine's GPU: published numbers and measurements.
 
 Published numbers are microseconds on an H100, bf16, head_dim 128, batch 1, heads_q = max(heads_kv, 64), contiguous
 KV, CUDA graph, one KV copy (hot L2), precomputed metadata.
@@ -31,7 +31,7 @@ TABLE: dict[tuple[int, int], tuple[float, float | None]] = {
     (2048, 1): (11.99, None), (2048, 2): (12.66, None), (2048, 8): (12.73, None),
     (4096, 1): (13.88, None), (4096, 2): (13.53, None), (4096, 8): (15.05, None),
 }  # fmt: skip
-"""(keys, KV heads): (stock, with the rule where the paper says that it fires)."""
+"""(keys, KV heads): (stock, with the rule where it applies according to the paper)."""
 
 SWEEP: dict[int, float] = {
     1: 13.59, 2: 13.22, 3: 11.36, 4: 11.38, 5: 11.24, 8: 11.30, 12: 11.30, 16: 11.46, 24: 11.48, 32: 11.36, 64: 11.14,
@@ -47,13 +47,13 @@ ABLATION = (384, 13.58, 11.19)
 """Keys, stock, and the rule without its guard, one KV head."""
 
 FORCED_SPLITS = 3
-"""num_splits that the rule sets where it applies."""
+"""num_splits of the rule where it applies."""
 
 WITHOUT_METADATA = {1: 1.05, 2: 1.07}
 """KV heads: published speed-up at 512 keys when the metadata is computed within the call."""
 
 GUARD_LENGTHS = (352, 353, 512, 513, 640, 704, 705, 768)
-"""Capacities on both sides of the kernel's own guard, for its tile of 176 keys and the paper's of 128."""
+"""Capacities on both sides of the kernel's guard, for its tile of 176 keys and the paper's of 128."""
 
 LLAMA_LENGTHS = (512, 1024, 2048, 4096, 8192)
 PEER_LENGTHS = (128, 256, 384, 512, 1024, 2048, 4096)
@@ -70,7 +70,7 @@ VARLEN = {c: setting(Mode.VARLEN, c) for c in Cache}
 
 
 def paper_shape(seqlen_k: int, heads_kv: int, batch: int = 1) -> DecodeShape:
-    """A decode call as the paper makes it."""
+    """Decode call of the paper."""
     return DecodeShape(batch, seqlen_k, max(heads_kv, 64), heads_kv)
 
 
@@ -85,14 +85,14 @@ def grid_shapes() -> list[DecodeShape]:
 
 
 def policy_shapes() -> list[DecodeShape]:
-    """Every shape on which the four policies are compared, each once."""
+    """All shapes on which the four policies are compared, each once."""
     table = [paper_shape(n, kv) for n, kv in TABLE]
     boundary = [paper_shape(n, 1) for n in BOUNDARY]
     return list(dict.fromkeys([*grid_shapes(), *table, *boundary, *llama_shapes()]))
 
 
 Policies = Mapping[str, Mapping[DecodeShape, Decision]]
-"""By policy: its decision on each shape, resolved."""
+"""Resolved decisions of each policy, by shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ class Measured:
         setting: name of the setting.
         shape: the decode call.
         launch: key of the canonical launch.
-        decision: the decision that was launched.
-        latencies_us: by round, paired with the other launches of the same shape and setting.
+        decision: decision of the launch.
+        latencies_us: latencies by round, paired with the other launches of the same shape and setting.
         error: worst relative error against the fp32 reference.
     """
 
@@ -122,7 +122,7 @@ class Measured:
 
 
 class Readings:
-    """What was measured, looked up by setting, shape and decision."""
+    """Measurements by setting, shape and decision."""
 
     def __init__(self, rows: Sequence[Measured], gpu: Gpu) -> None:
         """Index the rows."""
@@ -130,7 +130,7 @@ class Readings:
         self._gpu = gpu
 
     def of(self, where: Setting, shape: DecodeShape, decision: Decision) -> Measured:
-        """The reading of a decision.
+        """Measurement of a decision.
 
         Raises:
             KeyError: not measured.
@@ -144,7 +144,7 @@ class Readings:
 
 
 def wanted_decisions(policies: Policies) -> Iterator[tuple[Setting, DecodeShape, list[Decision]]]:
-    """Everything that has to be timed: setting, shape and decisions, the stock decision first."""
+    """Setting, shape and decisions of everything to time, the stock decision first."""
     swept, ablated = paper_shape(512, 1), paper_shape(ABLATION[0], 1)
     for cache in Cache:
         more: dict[DecodeShape, list[Decision]] = {
@@ -170,12 +170,12 @@ def measure_all(
     seed: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Run every experiment; plain data that `load` reads back.
+    """Run every experiment; returns plain data for `load`.
 
-    A shape that the GPU cannot hold is listed under `lost` and costs itself alone.
+    A shape that does not fit on the GPU is listed under `lost`.
 
     Raises:
-        MeasureError: the GPU was lost, or an output was wrong: then no number here means anything.
+        MeasureError: the GPU was lost, or an output was wrong, which makes all numbers meaningless.
     """
     plan = list(wanted_decisions(policies))
     rows: list[dict[str, Any]] = []
@@ -217,7 +217,7 @@ def measure_all(
 
 
 def _facts_of(worker: GpuWorker, where: Setting) -> dict[str, Any]:
-    """What is read once per setting: peers, copy bandwidth, compiled decisions, kernel names."""
+    """Facts read once per setting: peers, copy bandwidth, compiled decisions, kernel names."""
     if where.mode is Mode.VARLEN:
         return {}
     if where.mode is Mode.STATIC:
@@ -238,7 +238,7 @@ def _facts_of(worker: GpuWorker, where: Setting) -> dict[str, Any]:
 
 
 def load(raw: Mapping[str, Any]) -> list[Measured]:
-    """Rows of `measure_all`, typed."""
+    """Parse the rows of `measure_all`."""
     return [
         Measured(
             r["setting"], DecodeShape.from_json(r["shape"]), r["launch"], Decision(**r["decision"]),

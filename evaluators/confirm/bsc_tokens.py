@@ -1,4 +1,4 @@
-"""What the reference paper's rule is worth per output token: whole decode steps of its model, batch 1, measured."""
+"""Effect of the reference paper's rule per output token: measured decode steps of its model, batch 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evaluators.tokens.shard import shard_of
 MODEL, DEGREES = "llama-3.1-70b", (8, 4, 2, 1)
 
 CLAIM_US, CLAIM_LAYERS = 3.09, 80
-"""Published for TP 8: what the rule saves per attention call, and how many of them make a token (0.25 ms)."""
+"""Published for TP 8: saving of the rule per attention call, and attention calls per token (0.25 ms in all)."""
 
 
 def measure_tokens(
@@ -28,12 +28,12 @@ def measure_tokens(
     seed: int,
     on_row: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """Steps of Llama-3.1-70B at each tensor parallel degree, stock against each policy where its launch differs.
+    """Measure steps of Llama-3.1-70B at each tensor parallel degree, stock against each policy with another launch.
 
     Args:
-        policies: by name, decisions on batch 1 at `LLAMA_LENGTHS` keys with the heads of every degree.
-        seed: of weights, caches and orders.
-        on_row: told of each comparison as it comes.
+        policies: decisions by name, on batch 1 at `LLAMA_LENGTHS` keys with the heads of every degree.
+        seed: seed of weights, caches and orders.
+        on_row: called after each comparison.
 
     Raises:
         MeasureError: there is no GPU, it was lost, or an output was wrong.

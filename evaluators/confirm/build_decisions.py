@@ -1,7 +1,7 @@
-"""Decisions of a kernel build, compared with those that a bundle's table predicts.
+"""Decisions of a kernel build, compared with the predictions of a bundle's table.
 
-A patched build is asked as its users ask it, with num_splits = 0 (or the constant that they pass). What it really does
-is read back: num_splits from the partial outputs that a forward call allocates, live splits from the scheduler
+A patched build is called as by its users, with num_splits = 0 (or the constant that they pass). Its actual decisions
+are read back: num_splits from the partial outputs that a forward call allocates, live splits from the scheduler
 metadata.
 """
 
@@ -25,7 +25,7 @@ class Expected:
         workload: name of the workload.
         setting: how the call reaches the kernel.
         case: the shape.
-        asked: num_splits that users pass; 0 leaves it to the library.
+        asked: num_splits passed by users; 0 leaves the decision to the library.
         stock: decision without the patch, resolved.
         chosen: decision with the patch, resolved.
     """
@@ -38,25 +38,25 @@ class Expected:
     chosen: Decision
 
     def launch(self, gpu: Gpu) -> Launch:
-        """What the patched build should run."""
+        """Expected launch of the patched build."""
         return canonical_launch(self.case.shape, self.setting, self.chosen, gpu)
 
     def changes(self, gpu: Gpu) -> bool:
-        """Whether the GPU should do something else than without the patch."""
+        """True if the launch should differ from that without the patch."""
         return self.launch(gpu).key != canonical_launch(self.case.shape, self.setting, self.stock, gpu).key
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a build did on one shape.
+    """Decision of a build on one shape.
 
     Attributes:
-        expected: what the table says.
-        num_splits: as read back; 0 where the call failed.
-        live_splits: per sequence, in metadata mode; empty otherwise.
-        agrees: whether both are the table's.
-        stock: whether both are those of a build without the patch.
-        trouble: why nothing was read; empty where something was.
+        expected: the table's prediction.
+        num_splits: value read back; 0 if the call failed.
+        live_splits: live splits per sequence in metadata mode; otherwise empty.
+        agrees: True if both equal the table's.
+        stock: True if both equal those of a build without the patch.
+        trouble: reason of a failed reading; empty otherwise.
     """
 
     expected: Expected
@@ -68,14 +68,14 @@ class Choice:
 
     @property
     def writes_out_of_bounds(self) -> bool:
-        """Whether the metadata asks for more splits than the forward call allocates."""
+        """True if the metadata has more splits than the forward call allocates."""
         return max(self.live_splits, default=0) > self.num_splits > 0
 
 
 def read_choices(
     worker: GpuWorker, table: Sequence[Expected], gpu: Gpu, *, on_choice: Callable[[Choice], None] = lambda _: None
 ) -> list[Choice]:
-    """Ask the build about every shape of one setting; the worker must be open for it.
+    """Read the build's decision on every shape of one setting, for which the worker must be open.
 
     Raises:
         MeasureError: the GPU was lost, or nothing can be measured here.

@@ -1,4 +1,4 @@
-"""Confirmation: one program against another on a live GPU, shape by shape, on shapes that no search saw."""
+"""Confirmation: one program against another on a live GPU, shape by shape, on shapes outside all searches."""
 
 from __future__ import annotations
 
@@ -41,49 +41,49 @@ from evaluators.sandbox.sandbox import Limits, Sandbox
 from evaluators.targets.registry import target_of
 
 FRESH_BATCHES = 48
-"""Ragged batches drawn anew for each confirmation."""
+"""Number of ragged batches drawn for each confirmation."""
 
 MAX_FRESH_BATCH = 64
 
 AT_ONCE = 100
-"""Shapes that a program answers in one sandbox process, within the time that the judge gives it for a workload."""
+"""Shapes per sandbox process, within the judge's time limit for a workload."""
 
 
 class Group(StrEnum):
-    """Why a shape is in the suite."""
+    """Origin of a shape in the suite."""
 
     SEALED = "sealed"
-    """The test split, which no search and no choice of a winner has seen."""
+    """The test split, which no search and no selection of a winner has used."""
     FRESH = "fresh"
-    """Drawn for this confirmation, ragged unless more were asked for; never recorded."""
+    """Drawn for this confirmation, ragged unless `fresh` is given; never recorded."""
     CHANGED = "changed"
     """A training or holdout shape whose launch changed."""
 
 
 UNSEEN = (Group.SEALED, Group.FRESH)
-"""Groups whose shapes the suite's verdict rests on."""
+"""Groups behind the suite's verdict."""
 
 
 class ProgramFailed(Exception):
-    """A program gave no decisions; the message says which status it ended with."""
+    """A program failed to decide; the message gives its status."""
 
     def __init__(self, status: Status, message: str) -> None:
-        """Keep the status."""
+        """Store the status."""
         super().__init__(f"{status.value}: {message}")
         self.status = status
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A shape of the suite with both programs' decisions, resolved.
+    """A shape of the suite with both programs' resolved decisions.
 
     Attributes:
         case: the shape.
-        group: why it is in the suite.
+        group: origin of the shape.
         baseline: decision of the program that is compared against.
         candidate: decision of the program to confirm.
-        same_launch: whether both make the same launch, so that there is nothing to measure.
-        beside: the shape with a further program's decision as the candidate, where that makes another launch.
+        same_launch: True if both lead to the same launch, so that nothing is measured.
+        beside: the shape with a third program's decision as the candidate, if that leads to another launch.
     """
 
     case: Case
@@ -96,15 +96,15 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class ShapeVerdict:
-    """What was found on one shape.
+    """Result on one shape.
 
     Attributes:
         subject: the shape and its decisions.
         verdict: faster, slower, same or unreliable.
-        comparison: None where the launch is the same, or where trouble came.
-        trouble: what went wrong while measuring; empty where nothing did.
-        wrong_output: whether an output disagreed with the reference.
-        beside: the same of a further program; None where it makes the candidate's launch, or none takes part.
+        comparison: measured comparison; None for the same launch, or after a failure.
+        trouble: failure while measuring; empty without one.
+        wrong_output: True if an output disagreed with the reference.
+        beside: the same for a third program; None if its launch is the candidate's, or there is none.
     """
 
     subject: Subject
@@ -116,7 +116,7 @@ class ShapeVerdict:
 
     @property
     def log_gain(self) -> float | None:
-        """Mean log ratio: 0 where the launch is the same, None where none was measured reliably."""
+        """Mean log ratio: 0 for the same launch, None without a reliable measurement."""
         if self.subject.same_launch:
             return 0.0
         if self.verdict is Verdict.UNRELIABLE or self.comparison is None or self.comparison.interval is None:
@@ -129,7 +129,7 @@ class SuiteVerdict:
     """The verdict over the unseen shapes.
 
     Attributes:
-        verdict: never faster where an output was wrong.
+        verdict: verdict; never faster after a wrong output.
         interval: weighted mean log ratio over the unseen shapes that were measured.
         by_group: the same per group, weighted likewise.
         wrong_outputs: shapes with a wrong output, in any group.
@@ -142,19 +142,19 @@ class SuiteVerdict:
 
     @property
     def slower_groups(self) -> tuple[Group, ...]:
-        """Groups of unseen shapes on which the candidate is slower as a whole."""
+        """Groups of unseen shapes on which the candidate is slower on average."""
         return tuple(g for g in UNSEEN if suite_verdict(self.by_group[g]) is Verdict.SLOWER)
 
     @property
     def confirmed(self) -> bool:
-        """Faster on the unseen shapes together, and slower on neither group of them."""
+        """True if faster on the unseen shapes together, and slower on no group of them."""
         return self.verdict is Verdict.FASTER and not self.slower_groups
 
 
 def fresh_cases(
     known: Sequence[Case], weighting: Weighting, rng: random.Random, *, count: int = FRESH_BATCHES
 ) -> list[Case]:
-    """Ragged batches over the head counts of `known`, at any batch size, none of them among `known`."""
+    """Draw ragged batches over the head counts of `known`, at any batch size, none of them in `known`."""
     heads = sorted({(c.shape.num_heads_q, c.shape.num_heads_kv) for c in known})
     seen = {c.shape for c in known}
     found: list[Case] = []
@@ -174,9 +174,9 @@ def fresh_cases(
 
 
 def fresh_uniform_cases(known: Sequence[Case], weighting: Weighting, rng: random.Random, *, count: int) -> list[Case]:
-    """Uniform batches over the head counts of `known`, none of them twice or among `known`.
+    """Draw distinct uniform batches over the head counts of `known`, none of them in `known`.
 
-    Any batch up to `MAX_FRESH_BATCH`; capacities are drawn evenly on a logarithmic scale.
+    Batches are at most `MAX_FRESH_BATCH`; capacities are drawn evenly on a logarithmic scale.
     """
     heads = sorted({(c.shape.num_heads_q, c.shape.num_heads_kv) for c in known})
     shortest, longest = min(SEQLENS), max(SEQLENS)
@@ -194,10 +194,10 @@ def fresh_uniform_cases(known: Sequence[Case], weighting: Weighting, rng: random
 
 
 def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits) -> list[Any]:
-    """A program's decisions on any cases, asked in the sandbox, resolved.
+    """Resolved decisions of a program on any cases, from the sandbox.
 
     Raises:
-        ProgramFailed: it raised, timed out or answered out of range.
+        ProgramFailed: it raised, timed out or returned values out of range.
     """
     target, found = target_of(setting), []
     for start in range(0, len(cases), AT_ONCE):
@@ -226,12 +226,12 @@ def build_suite(
     Args:
         workload: name of the workload.
         setting: how decode calls reach the kernel; static mode has no ragged batches.
-        weighting: leaves out shapes that do not count.
-        gpu: what heuristics may know of it.
-        decide: (baseline's, candidate's) decisions on cases, resolved; a third program's beside them, if there is one.
-        rng: draws the fresh batches and the order of the suite.
-        fresh: shapes drawn anew, half of them uniform, all of them in static mode; `FRESH_BATCHES` ragged ones if None.
-        cases: instead of the workload's.
+        weighting: weighting; shapes that it does not count are left out.
+        gpu: properties that heuristics may read.
+        decide: returns resolved decisions on cases: (baseline's, candidate's), and a third program's if there is one.
+        rng: random generator of the fresh batches and the order of the suite.
+        fresh: number of fresh shapes, half of them uniform (all in static mode); None for `FRESH_BATCHES` ragged ones.
+        cases: cases instead of the workload's.
     """
     known = cases_for(workload, setting) if cases is None else cases
     counted = weights(known, weighting)
@@ -255,7 +255,7 @@ def build_suite(
         if group in UNSEEN and third and third[0] != other:
             beside = Subject(case, group, a, further[0], one == third[0])
         subjects.append(Subject(case, group, a, b, one == other, beside))
-    # At random, so that a budget that ends early leaves a sample and not the small shapes alone.
+    # In random order, so that a budget that ends early leaves a sample, not the small shapes alone.
     rng.shuffle(subjects)
     return subjects
 
@@ -272,12 +272,12 @@ def confirm_shapes(
     """Compare the launches of each shape; stops at the deadline.
 
     Raises:
-        MeasureError: the GPU was lost; what was found before went to `on_verdict`.
+        MeasureError: the GPU was lost; earlier results have gone to `on_verdict`.
     """
     found = []
     for subject in subjects:
         if deadline is not None and clock() > deadline:
-            # Equal launches cost nothing, but going on with them alone would draw the mean towards no difference.
+            # Equal launches cost nothing, but adding them alone would bias the mean towards no difference.
             break
         verdict = _confirm_shape(subject, worker, rng)
         if subject.beside is not None:
@@ -306,7 +306,7 @@ def _confirm_shape(subject: Subject, worker: GpuWorker, rng: random.Random) -> S
 
 
 def judge_suite(found: Sequence[ShapeVerdict], weighting: Weighting) -> SuiteVerdict:
-    """Verdict over the unseen shapes: ragged and uniform ones weigh as they do in the score."""
+    """Verdict over the unseen shapes, with the score's weights of ragged and uniform ones."""
 
     def interval(groups: Sequence[Group]) -> Interval:
         counted = [

@@ -1,8 +1,8 @@
-"""Shapes, settings and decisions: what a heuristic is asked about, what it may answer, and both as plain data.
+"""Shapes, settings and decisions: inputs and results of heuristics, and both as plain data.
 
-A `DecodeShape` is one decode call as a server would issue it. A `Setting` says how that call reaches the
-kernel (provider, mode, cache state, paging). A heuristic never sees either: it sees the `ShapeView` and
-`WorkView` that the dispatch mirror derives from them, and answers with a `Decision`.
+A `DecodeShape` is one decode call as a server would issue it. A `Setting` is how that call reaches the
+kernel (provider, mode, cache state, paging). A heuristic never sees either: it gets the `ShapeView` and
+`WorkView` that `evaluators.fa3.dispatch` derives from them, and returns a `Decision`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ELEMENT_BYTES = {"bf16": 2, "fp8": 1}
 
 
 class Mode(StrEnum):
-    """How a decode call is made; decides the batch that the stock heuristic sees and who picks live splits."""
+    """Form of a decode call; determines the batch that the stock heuristic sees and the origin of live splits."""
 
     STATIC = "static"
     """`cache_seqlens=None`: exactly `num_splits` splits run for every sequence."""
@@ -47,17 +47,17 @@ class DecodeShape:
 
     Attributes:
         batch: sequences in the call.
-        seqlen_k: KV capacity in keys, the size of the cache that the call is given (not the live length).
+        seqlen_k: KV capacity in keys, the size of the call's cache (not the live length).
         num_heads_q: query heads on this GPU.
         num_heads_kv: KV heads on this GPU.
         head_dim: size of one head of Q and K.
         seqlen_q: query tokens per sequence.
         live_seqlens: live keys per sequence, 0 for one that pads a CUDA graph; empty means that every sequence fills
             the capacity.
-        head_dim_v: size of one head of V where it differs from `head_dim`, else 0.
-        window: keys that a query token sees, itself included; 0 without a sliding window.
-        softcap: whether scores are capped.
-        sinks: whether each head has a learned sink.
+        head_dim_v: size of one head of V if it differs from `head_dim`, otherwise 0.
+        window: visible keys of a query token, including itself; 0 without a sliding window.
+        softcap: True if scores are capped.
+        sinks: True if each head has a learned sink.
     """
 
     batch: int
@@ -94,7 +94,7 @@ class DecodeShape:
                 )
 
     def _check_heads(self) -> None:
-        """Refuse head sizes that FA3 has no kernel for (mha_fwd in flash_api.cpp)."""
+        """Check that FA3 has a kernel for the head sizes (mha_fwd in flash_api.cpp)."""
         size, size_v = self.head_dim, self.v_head_dim
         if size > 512 and size_v == 512:
             raise ValueError(
@@ -119,7 +119,7 @@ class DecodeShape:
 
     @property
     def ragged(self) -> bool:
-        """Whether live lengths are given, so that the batch may be uneven."""
+        """True if live lengths are given, so that the batch can be uneven."""
         return bool(self.live_seqlens)
 
     @property
@@ -133,7 +133,7 @@ class DecodeShape:
         return self.num_heads_q // self.num_heads_kv
 
     def as_json(self) -> dict[str, Any]:
-        """Fields by name; those that most models lack (see `RARE_FIELDS`) only where they are set."""
+        """Fields by name; `RARE_FIELDS` only if they are set."""
         return {name: value for name, value in asdict(self).items() if value or name not in RARE_FIELDS}
 
     @staticmethod
@@ -150,18 +150,18 @@ class DecodeShape:
 
 
 RARE_FIELDS = ("head_dim_v", "window", "softcap", "sinks")
-"""Fields of a shape that JSON and tables hold only where they are set, so that older ones stay what they are."""
+"""Fields of a shape that JSON and tables contain only if set, which keeps older files valid."""
 
 
 def rare_text(shape: DecodeShape, before: str) -> str:
-    """The rare fields that are set, each led by `before`, e.g. `-v128-w1024-softcap-sinks`; empty where none is."""
+    """Rare fields that are set, each preceded by `before`, e.g. `-v128-w1024-softcap-sinks`; empty if none is."""
     values = (("v", shape.head_dim_v), ("w", shape.window), ("softcap", shape.softcap), ("sinks", shape.sinks))
     return "".join(f"{before}{name}{'' if value is True else value}" for name, value in values if value)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How decode calls reach the kernel while they are measured.
+    """Conditions under which decode calls are measured.
 
     Attributes:
         provider: kernel build, `fa3_fwd`, `vllm` or `upstream`.
@@ -179,14 +179,14 @@ class Setting:
 
     @property
     def paged(self) -> bool:
-        """Whether KV lives in pages."""
+        """True for paged KV."""
         return self.page_size > 0
 
     @property
     def name(self) -> str:
         """Short name used in file names and on the command line, e.g. `fa3_fwd-metadata-cold`; fp8 is named last.
 
-        A provider of paged and of contiguous KV names the paged ones so: `triton_decode-paged-cold`.
+        For a provider of both paged and contiguous KV, paged settings are named: `triton_decode-paged-cold`.
         """
         kind = "paged" if self.paged and self.provider == "triton_decode" else self.mode.value
         return f"{self.provider}-{kind}-{self.cache.value}" + ("-fp8" if self.dtype == "fp8" else "")
@@ -197,7 +197,7 @@ class Setting:
         return ELEMENT_BYTES[self.dtype]
 
     def as_json(self) -> dict[str, Any]:
-        """Fields by name, as cards of tables and headers of recordings hold them."""
+        """Fields by name, as in cards of tables and headers of recordings."""
         return {
             "provider": self.provider,
             "mode": self.mode.value,
@@ -208,7 +208,7 @@ class Setting:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Setting:
-        """Inverse of `as_json`; other keys, such as those of a card, are passed over.
+        """Inverse of `as_json`; other keys, such as those of a card, are ignored.
 
         Raises:
             KeyError: a field is missing.
@@ -221,7 +221,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What a heuristic may know about the GPU. Defaults: H100 SXM."""
+    """Properties of the GPU that heuristics may read. Defaults: H100 SXM."""
 
     num_sms: int = 132
     l2_bytes: int = 50 * 1024 * 1024
@@ -232,7 +232,7 @@ class Gpu:
 class ShapeView:
     """First argument of `schedule`. The fields from `block_m` on are those of FA3's C++ function.
 
-    `batch` is the real batch; `total_mblocks` holds it in static mode only (flash_api.cpp,
+    `batch` is the real batch; `total_mblocks` includes it in static mode only (flash_api.cpp,
     get_num_splits). `num_heads_q` and `seqlen_k` are per GPU and capacity.
     """
 
@@ -259,7 +259,7 @@ class ShapeView:
 class WorkView:
     """First argument of `blocks_per_split`: the batch as the prepare kernel sees it.
 
-    `num_splits` is the cap that `schedule` decided; `n_blocks` holds KV blocks per sequence, of those that hold keys.
+    `num_splits` is the cap that `schedule` decided; `n_blocks` has the KV blocks of each sequence with keys.
     """
 
     batch: int
@@ -278,7 +278,7 @@ class WorkView:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A heuristic's answer for one shape.
+    """Decision of a heuristic for one shape.
 
     Attributes:
         num_splits: 0 means FA3's own choice; in varlen and metadata mode a cap on the live splits.
@@ -293,12 +293,12 @@ class Decision:
     blocks_per_split: int = 0
 
     def as_row(self) -> list[int | bool | None]:
-        """`[num_splits, pack_gqa, sm_margin, blocks_per_split]`, as journals and messages hold it."""
+        """`[num_splits, pack_gqa, sm_margin, blocks_per_split]`, for journals and messages."""
         return [self.num_splits, self.pack_gqa, self.sm_margin, self.blocks_per_split]
 
     @staticmethod
     def from_row(row: Sequence[Any]) -> Decision:
-        """Inverse of `as_row`; `pack_gqa` may also be 0 or 1, as databases hold it.
+        """Inverse of `as_row`; `pack_gqa` may also be 0 or 1, as in databases.
 
         Raises:
             ValueError: not four values.
@@ -342,19 +342,19 @@ vLLM's fork has sinks."""
 
 
 def runs_on(shape: DecodeShape, setting: Setting) -> bool:
-    """Whether the setting's provider has a kernel for the call; ragged batches need varlen or metadata mode."""
+    """True if the setting's provider has a kernel for the call; ragged batches need varlen or metadata mode."""
     if shape.ragged and setting.mode is Mode.STATIC:
         return False
     return not lacking(shape, setting)
 
 
 def lacking(shape: DecodeShape, setting: Setting) -> tuple[str, ...]:
-    """What the call has that the provider's kernels cannot run, by the names of its fields."""
+    """Fields of the call that the provider's kernels do not support."""
     return tuple(name for name in LACKS.get(setting.provider, ()) if getattr(shape, name))
 
 
 def baseline_decision(setting: Setting) -> Decision:
-    """What the setting's user gets today, and what a candidate is compared with.
+    """Today's decision for users of the setting, the baseline of candidates.
 
     vLLM's full CUDA graphs launch the constant 32 (`flash_attn_max_num_splits_for_cuda_graph` in
     vllm/config/attention.py); everything else lets FA3 decide.

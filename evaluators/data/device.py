@@ -19,9 +19,9 @@ class DeviceRecord:
     l2_bytes: int
 
     def as_dict(self) -> dict[str, str | int]:
-        """Plain mapping for JSON."""
+        """Mapping for JSON."""
         return asdict(self)
 
     def gpu(self) -> Gpu:
-        """What heuristics may know of it."""
+        """Properties that heuristics may read."""
         return Gpu(num_sms=self.num_sms, l2_bytes=self.l2_bytes, max_sm_margin=self.num_sms - 1)

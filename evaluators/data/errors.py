@@ -1,4 +1,4 @@
-"""A mistake that a user can mend, and how the command line ends for each kind."""
+"""Errors that a user can fix, and exit codes of the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class UserError(Exception):
     """A mistake or a missing prerequisite; printed as `error:` and `hint:` lines, never as a traceback."""
 
     def __init__(self, message: str, *, hint: str = "", exit_code: int = EXIT_USAGE) -> None:
-        """Keep what was wrong, what to do about it, and how the process ends."""
+        """Store message, hint and exit code."""
         super().__init__(message)
         self.hint = hint
         self.exit_code = exit_code

@@ -12,10 +12,10 @@ from evaluators.data.launches import AnyDecision
 from evaluators.data.status import Status
 
 OVERFIT_SHARE, OVERFIT = "lone_share", "memorised"
-"""Features that a recheck adds, by their names in journals and JSON, which are older than the word overfit."""
+"""Features that a recheck adds, by their original names in journals and JSON."""
 
 CONSTANT_BITS = "constant_bits"
-"""Feature of a program that is a table of constants: their size."""
+"""Feature of a program that is a table of constants: size of the constants in bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +23,15 @@ class SplitScore:
     """Scores of one candidate on one part of the shapes (train, holdout or test).
 
     Attributes:
-        score: weighted geometric mean speed-up less the penalty for regressions; 1.0 is the baseline.
+        score: weighted geometric mean speed-up minus the penalty for regressions; 1.0 is the baseline.
         geomean_speedup: weighted geometric mean of baseline latency / candidate latency; missing shapes count as
             2% slower.
-        oracle_share: log(geomean_speedup) as a share of the oracle's; 0.0 where the oracle gains nothing.
+        oracle_share: log(geomean_speedup) as a share of the oracle's; 0.0 if the oracle has no gain.
         regressions: shapes slower than the baseline by more than max(1%, 3 standard errors).
         worst_speedup: smallest speed-up over the shapes.
-        shapes: how many shapes were scored.
-        workspace_bytes: largest fp32 workspace that a decision asks for.
-        interpolated: shapes whose latency was made from recorded launches instead of being recorded.
+        shapes: number of scored shapes.
+        workspace_bytes: largest fp32 workspace of a decision.
+        interpolated: shapes whose latency was interpolated from recorded launches.
         missing: shapes whose launch has no recorded latency: charged as regressions, see `evaluators.scoring.score`.
     """
 
@@ -48,12 +48,12 @@ class SplitScore:
 
 @dataclass(frozen=True, slots=True)
 class KnownLaunch:
-    """A launch of one shape whose latency is known.
+    """A launch of one shape with a known latency.
 
     Attributes:
-        decision: what makes it, with the kernel's own choices filled in.
+        decision: decision that leads to it, with the kernel's own choices filled in.
         latency_us: median over rounds.
-        gain: over the baseline.
+        gain: gain over the baseline.
     """
 
     decision: AnyDecision
@@ -63,25 +63,25 @@ class KnownLaunch:
 
 @dataclass(frozen=True, slots=True)
 class Opportunity:
-    """A training shape on which the candidate leaves time on the table, or loses to the baseline.
+    """A training shape with a possible improvement, or on which the candidate is slower than the baseline.
 
     Attributes:
         name: the case's id.
         shape: the decode call.
         view: fields of the first argument of `schedule` by name.
         work: fields of the first argument of `blocks_per_split` by name without `n_blocks` and `num_splits`; empty
-            where it is not asked.
-        decided: what the candidate decided, with the kernel's own choices filled in; blocks_per_split is what a split
-            would take, also where num_splits is 1.
-        cap: what bounds the splits under any blocks_per_split; `decided` may have fewer.
+            if it is not called.
+        decided: the candidate's decision, with the kernel's own choices filled in, including blocks_per_split if
+            num_splits is 1.
+        cap: upper bound on splits for any blocks_per_split; `decided` may have fewer.
         best: the recorded decision with the lowest latency, filled in likewise.
-        speedup: baseline latency / candidate latency; where that is missing, what the score charges.
-        missing: whether the candidate's launch has no recorded latency.
-        gain: log of the speed-up still to be had.
-        weight: share of the shape in the score.
-        look_up: gain over the baseline of any decision on the shape, as the judge would find it; None where it is
-            neither recorded nor between two recorded ones. `num_splits` must be resolved.
-        known: all launches whose latency is known, the baseline's first.
+        speedup: baseline latency / candidate latency, or the charge of a missing latency.
+        missing: True if the candidate's launch has no recorded latency.
+        gain: log of the remaining speed-up to the best launch.
+        weight: weight of the shape in the score.
+        look_up: returns the judge's gain over the baseline for any decision on the shape with resolved `num_splits`;
+            None if it is neither recorded nor interpolated.
+        known: all launches with a known latency, the baseline's first.
     """
 
     name: str
@@ -101,11 +101,11 @@ class Opportunity:
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What the next proposal may learn from this candidate; training shapes only.
+    """Feedback on a candidate for the next proposal; training shapes only.
 
-    `opportunities` holds every training shape, the most weighted gain first, so that a proposer also knows
-    what must not change; `regressions` those that lose to the baseline, without the missing ones. `setting` and
-    `gpu` say what the shapes were measured on; None in feedback that holds no shapes.
+    `opportunities` has every training shape, by remaining weighted gain, so that a proposer also knows what to keep;
+    `regressions` has the slower ones, without the missing ones. `setting` and `gpu` are those of the measurements; None
+    in feedback without shapes.
     """
 
     opportunities: tuple[Opportunity, ...] = ()
@@ -116,13 +116,13 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class Measuring:
-    """A stretch of time in which launches of a candidate were measured, one after the other.
+    """Time in which launches of a candidate were measured.
 
     Attributes:
-        started_at: of the first request, in seconds since the epoch.
-        seconds: until the last answer.
-        busy_s: what the requests took, one by one; the rest is the store's.
-        launches: how many were measured anew.
+        started_at: start of the first request, in seconds since the epoch.
+        seconds: time until the last result.
+        busy_s: summed time of the requests; the rest is spent in the store.
+        launches: number of new launches.
     """
 
     started_at: float
@@ -133,15 +133,15 @@ class Measuring:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The judge's answer for one candidate.
+    """Result of the judge for one candidate.
 
     The scores are None, and `decisions` is empty, unless `status` is `OK`; `test` stays None while sealed.
     `features` are the MAP-Elites dimensions: complexity, mean_splits, share_changed; after a recheck also
-    `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, where the scores were
-    lowered, for that share or for a table of `CONSTANT_BITS` (see `evaluators.scoring.overfit`). `speedups` holds the
+    `OVERFIT_SHARE`, the share of the gain that no neighbouring shape shares, and `OVERFIT`, if the scores were lowered
+    for that share or for a table of `CONSTANT_BITS` (see `evaluators.scoring.overfit`). `speedups` has the
     speed-up over the baseline by case id, `regressed` the cases that are regressions, `missing` those without a
-    recorded latency. `gpu_s` are the seconds that measuring kept a GPU busy, `measured` when that was; 0 and empty
-    where latencies are recorded ones, or all of them were known.
+    recorded latency. `gpu_s` is the GPU time of measurements, `measured` their periods; 0 and empty if all latencies
+    were recorded or known.
     """
 
     status: Status
@@ -163,11 +163,11 @@ class Evaluation:
 
     @property
     def overfit(self) -> bool:
-        """Whether the recheck lowered the scores."""
+        """True if the recheck lowered the scores."""
         return OVERFIT in self.features
 
     @property
     def scores(self) -> dict[str, SplitScore]:
-        """Scores by split name, those that were asked for."""
+        """Available scores by split name."""
         named = {"train": self.train, "holdout": self.holdout, "test": self.test}
         return {name: score for name, score in named.items() if score is not None}

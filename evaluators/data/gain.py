@@ -1,6 +1,6 @@
-"""Speed-up of one launch over another, from rounds that are paired: its size, its error, and whether it is a loss.
+"""Speed-up of one launch over another from paired rounds: size, error, and test for a regression.
 
-The only place where latencies are turned into speed-ups: judge, proposers, dashboard, reports and exports all ask here.
+The only conversion of latencies to speed-ups, used by judge, proposers, dashboard, reports and exports.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from evaluators.data.sums import total
 
 MIN_REGRESSION = 0.01
-"""A shape is a regression when slower than the baseline by more than this ..."""
+"""A shape is a regression if slower than the baseline by more than this ..."""
 
 REGRESSION_ERRORS = 3.0
 """... and by more than this many standard errors of its paired rounds."""
 
 BETWEEN_RECORDINGS = 0.008
-"""What two recordings of one launch's speed-up differ by (standard deviation, results/bounds), which rounds of one
-recording cannot show."""
+"""Standard deviation between recordings of one launch's speed-up (results/bounds), which the rounds of one recording
+cannot show."""
 
 
 def log_speedups(baseline_us: Sequence[float], candidate_us: Sequence[float]) -> list[float]:
@@ -29,19 +29,19 @@ def log_speedups(baseline_us: Sequence[float], candidate_us: Sequence[float]) ->
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean of paired rounds, of which there must be two at least."""
+    """Standard error of the mean of at least two paired rounds."""
     count = len(values)
     mean = total(values) / count
     return math.sqrt(total([(v - mean) ** 2 for v in values]) / ((count - 1) * count))
 
 
 def is_regression(log_speedup: float, error: float) -> bool:
-    """Whether a shape is slower by more than max(1%, 3 standard errors); `error` is that of the log speed-up."""
+    """True if a shape is slower by more than max(1%, 3 standard errors); `error` is that of the log speed-up."""
     return log_speedup < 0 and math.exp(-log_speedup) - 1 > max(MIN_REGRESSION, REGRESSION_ERRORS * error)
 
 
 def outlasts_recordings(log_speedup: float, error: float) -> bool:
-    """Whether a regression is more than what differs between recordings: another one would likely show it, too."""
+    """True if a regression exceeds the difference between recordings, so that another one would likely show it, too."""
     return is_regression(log_speedup, math.hypot(error, BETWEEN_RECORDINGS))
 
 
@@ -51,7 +51,7 @@ class Gain:
 
     Attributes:
         log_speedup: median over paired rounds of log(baseline / candidate).
-        standard_error: of the mean of these logarithms.
+        standard_error: standard error of the mean of these logarithms.
         regression: slower by more than max(1%, 3 standard errors), see `is_regression`.
     """
 

@@ -1,7 +1,7 @@
-"""Hopper GPUs by name: what a decision depends on of a GPU that nobody here owns.
+"""Hopper GPUs by name, with the properties that decisions depend on.
 
-SM counts and L2 sizes are those of NVIDIA's data sheets; recordings read both from the device itself. A GPU with SMs
-switched off otherwise (MIG) is asked for by its number of SMs.
+SM counts and L2 sizes are from NVIDIA's data sheets; recordings read both from the device. Other SM counts (e.g. MIG)
+are given as a number.
 """
 
 from __future__ import annotations
@@ -29,18 +29,25 @@ GPUS: dict[str, Gpu] = {
 }
 """GPUs of compute capability 9.0, which FA3's kernels need."""
 
-SM_COUNTS = (132, 114, 78, 148)
+B200_SMS = 148
+
+SM_COUNTS = (132, 114, 78, B200_SMS)
 """SM counts that exported rules are checked for: H100 SXM, H100 PCIe, H20, and B200, which FA4's rules run on."""
 
 
 def named_gpu(text: str) -> Gpu:
-    """A GPU by name or by its number of SMs.
+    """Look up a GPU by name or by its number of SMs.
 
     Raises:
-        UserError: neither.
+        UserError: neither a known name nor a number, or a GPU that FA3 does not run on.
     """
     if text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= 1024:
         return _gpu(int(text[:5]))
+    if text.lower() == "b200":
+        raise UserError(
+            "b200 has compute capability 10.0: FA3's kernels need 9.0",
+            hint=f"what a rule would decide for as many SMs: {B200_SMS}",
+        )
     if text.lower() not in GPUS:
         near = difflib.get_close_matches(text.lower(), GPUS, n=1)
         raise UserError(

@@ -1,4 +1,4 @@
-"""Decisions and launches of any target, and what was measured of them."""
+"""Decisions and launches of any target, and their measurements."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any, Protocol
 
 
 class AnyDecision(Protocol):
-    """What a heuristic answers for one shape, under any target: a frozen dataclass of a few small numbers."""
+    """Decision of a heuristic for one shape, for any target: a frozen dataclass of a few small numbers."""
 
     @property
     def num_splits(self) -> int:
-        """Splits of a sequence, at most; 0 leaves the call to what users have today."""
+        """Largest number of splits of a sequence; 0 leaves the call to today's decision."""
         ...
 
     @property
     def blocks_per_split(self) -> int:
-        """KV blocks that one split takes."""
+        """KV blocks per split."""
         ...
 
     def as_row(self) -> list[Any]:
-        """The numbers, as journals and messages hold them."""
+        """Numbers of the decision, for journals and messages."""
         ...
 
 
 class AnyLaunch(Protocol):
-    """What the GPU is asked to run for one decode call, under any target; equal where the GPU does the same work."""
+    """Work of the GPU for one decode call, for any target; equal launches do the same work."""
 
     @property
     def key(self) -> str:
@@ -35,25 +35,25 @@ class AnyLaunch(Protocol):
 
     @property
     def live_splits(self) -> tuple[int, ...]:
-        """Splits that run, per sequence in batch order; one entry where all sequences run as many."""
+        """Splits that run, per sequence in batch order; one entry if equal for all sequences."""
         ...
 
     @property
     def whole(self) -> bool:
-        """Whether the kernel without splits runs."""
+        """True if the kernel without splits runs."""
         ...
 
     def order(self, splits: int) -> str:
-        """In which order a sequence that runs so many splits is added up, in words; equal where bits are equal."""
+        """Description of the order of additions for a sequence with this many splits; equal orders give equal bits."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What a launch runs.
+    """Grid of a launch.
 
     Attributes:
-        ctas: CTAs that have work: live splits times tiles.
+        ctas: CTAs with work: live splits times tiles.
         longest_blocks: KV blocks of the longest CTA.
     """
 
@@ -69,7 +69,7 @@ class Cell:
         decision: the decision that was launched, resolved.
         launch: key of its canonical launch.
         error: worst relative error against the fp32 reference.
-        latencies_us: one per round; rounds are paired across the cells of a shape.
+        latencies_us: latency by round; rounds are paired across the cells of a shape.
     """
 
     decision: AnyDecision
@@ -84,7 +84,7 @@ class Latency:
 
     Attributes:
         rounds_us: microseconds by round, paired with the other launches of the same shape.
-        interpolated: whether it was made from launches that were measured, instead of being measured itself.
+        interpolated: True if it was interpolated from measured launches.
     """
 
     rounds_us: tuple[float, ...]

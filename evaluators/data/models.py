@@ -1,4 +1,4 @@
-"""Decoder models from a Hugging Face `config.json`: what of a model decides its decode calls.
+"""Decoder models from a Hugging Face `config.json`: the properties that determine decode calls.
 
 A configuration may nest the text model (multimodal models), leave out what its model class defaults to, and mix layers
 with and without a sliding window. `known_models.json` holds excerpts of the published files of well-known models, each
@@ -17,7 +17,7 @@ from typing import Any
 from evaluators.data.errors import UserError
 
 NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
-"""Sections in which multimodal models keep their text model."""
+"""Sections of the text model in configurations of multimodal models."""
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
@@ -29,7 +29,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "vocab_size": ("vocab_size", "padded_vocab_size"),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
 }
-"""Keys that different model classes use for the same number, the most usual first."""
+"""Keys of different model classes for the same number, the most common first."""
 
 CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma": {"head_dim": 256},
@@ -39,7 +39,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "vocab_size": 262208,
     },
 }  # fmt: skip
-"""What configurations of these model classes leave out, since their class says it (Hugging Face transformers)."""
+"""Defaults of model classes for keys that their configurations omit (Hugging Face transformers)."""
 
 WINDOW_PERIODS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4}
 """Model classes in which every n-th layer has full attention and the others a window, unless they list their layers."""
@@ -49,7 +49,7 @@ NOT_ATTENTION = ("linear_attention", "conv", "mamba", "recurrent")
 
 
 class ModelRefused(UserError):
-    """A model whose decode calls are not FA3's, or not mirrored; the message names what it is."""
+    """A model whose decode calls are not supported; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class ModelShard:
     Attributes:
         tp: GPUs of the group.
         num_heads_q: query heads on this GPU.
-        num_heads_kv: KV heads on this GPU; where there are fewer than GPUs, each GPU holds a copy of one.
+        num_heads_kv: KV heads on this GPU; if there are fewer than GPUs, each GPU has a copy of one.
         intermediate_size: columns of the feed-forward layers on this GPU, rounded up.
         vocab_size: rows of the embedding on this GPU, rounded up.
     """
@@ -76,23 +76,23 @@ class DecoderModel:
     """A decoder model.
 
     Attributes:
-        name: of the table, or of the file.
-        source: where its numbers come from.
+        name: name in the table, or of the file.
+        source: source of the numbers.
         hidden_size: width of the residual stream.
-        num_layers: all layers.
+        num_layers: number of layers.
         num_heads_q: query heads.
         num_heads_kv: KV heads.
         head_dim: size of one head of Q and K.
         head_dim_v: size of one head of V.
-        intermediate_size: width of one feed-forward layer; of one expert where there are experts.
-        vocab_size: tokens.
-        experts: experts per layer that has any; 0 for a dense model.
-        experts_per_token: experts that one token runs through; 0 for a dense model.
-        windows: keys that a query sees, of each layer with attention; 0 for all. Layers that attend within chunks
-            count as 0: up to a chunk of keys they are the same call.
+        intermediate_size: width of one feed-forward layer, or of one expert.
+        vocab_size: number of tokens.
+        experts: experts per layer with experts; 0 for a dense model.
+        experts_per_token: active experts per token; 0 for a dense model.
+        windows: visible keys of a query, for each layer with attention; 0 for all. Layers with chunked attention count
+            as 0, since they are the same call up to a chunk of keys.
         kv_dtype: element type of the KV cache, `bf16` or `fp8`; fp16 counts as bf16, which decides alike.
-        softcap: whether attention scores are capped.
-        sinks: whether heads have learned sinks.
+        softcap: True if attention scores are capped.
+        sinks: True if heads have learned sinks.
     """
 
     name: str
@@ -113,7 +113,7 @@ class DecoderModel:
     sinks: bool
 
     def shard(self, tp: int) -> ModelShard:
-        """What one of `tp` GPUs holds.
+        """Part of the model on one of `tp` GPUs.
 
         Raises:
             UserError: heads cannot be cut so.
@@ -169,7 +169,7 @@ def _kv_dtype(config: Mapping[str, Any]) -> str:
 
 
 def _refuse_unlike(config: Mapping[str, Any], heads_kv: int, head_dim: int) -> None:
-    """Refuse models whose layers differ in more than their window."""
+    """Check that layers differ only in their window."""
     for key, usual in (
         ("swa_num_key_value_heads", heads_kv), ("num_global_key_value_heads", heads_kv), ("global_head_dim", head_dim),
         ("swa_head_dim", head_dim),
@@ -183,7 +183,7 @@ def _refuse_unlike(config: Mapping[str, Any], heads_kv: int, head_dim: int) -> N
 
 
 def model_from_config(config: Mapping[str, Any], name: str, source: str) -> DecoderModel:
-    """A model from the content of its `config.json`.
+    """Parse the content of a `config.json`.
 
     Raises:
         UserError: a number is missing, or no number.
@@ -256,10 +256,10 @@ def known_models() -> tuple[str, ...]:
 
 
 def read_model(text: str) -> DecoderModel:
-    """A model by the name of a well-known one, or by the path of its `config.json` or the folder that holds it.
+    """Read a model by a well-known name, or by the path of its `config.json` or of its folder.
 
     Raises:
-        UserError: neither; unreadable; see `model_from_config`.
+        UserError: not found, unreadable, or see `model_from_config`.
     """
     if text.lower() in _known():
         row = _known()[text.lower()]

@@ -1,4 +1,4 @@
-"""Questions that candidates are asked, and what they answered."""
+"""Inputs of candidates ("questions"), and their results."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from evaluators.data.status import Status
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One shape that candidates are asked about.
+    """Input of a candidate for one shape.
 
     Attributes:
         shape: argument of `schedule`.
-        stock_num_splits: the kernel's own choice, which `blocks_per_split` sees where the candidate answers 0; 0 where
-            it is not asked then.
+        stock_num_splits: the kernel's own choice, which `blocks_per_split` gets if the candidate returns 0; 0 if it is
+            not called then.
         works: argument of `blocks_per_split` for each value of the target's `work_knob`, or one; its num_splits is
-            replaced by what the candidate decided.
+            replaced by the candidate's.
     """
 
     shape: Any
@@ -27,7 +27,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a candidate answered; `decisions` is empty unless `status` is `OK`."""
+    """Result of a candidate; `decisions` is empty unless `status` is `OK`."""
 
     status: Status
     message: str

@@ -1,4 +1,4 @@
-"""Every way in which judging a candidate can end."""
+"""Statuses of evaluations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Status(StrEnum):
 
     OK = "ok"
     NO_ANSWER = "no_answer"
-    """The proposer gave nothing that could be read as a program or a diff."""
+    """The proposer's answer had neither a program nor an applicable diff."""
     FROZEN_CODE = "frozen_code"
     """The proposal changed code outside the EVOLVE-BLOCK markers."""
     DUPLICATE = "duplicate"
@@ -22,19 +22,19 @@ class Status(StrEnum):
     RAISED = "raised"
     """The heuristic raised an exception."""
     BAD_ANSWER = "bad_answer"
-    """An answer of the wrong type or out of range."""
+    """The heuristic returned a value of the wrong type or out of range."""
     TIMEOUT = "timeout"
     """The sandbox's time limit was reached."""
     MEMORY = "memory"
     """The sandbox's memory limit was reached."""
     FORBIDDEN = "forbidden"
-    """The sandbox killed the process for a system call that heuristics have no use for."""
+    """The sandbox killed the process for a forbidden system call."""
     CRASHED = "crashed"
     """The sandbox process ended in another way without a complete answer."""
     UNSTABLE = "unstable"
-    """Asked again in another process, with another hash seed and order, the program decided differently."""
+    """The program decided differently in another process, with another hash seed and order."""
     UNRECORDED = "unrecorded"
-    """A decision whose launch the recorded table neither holds nor brackets."""
+    """A decision whose launch the recorded table neither has nor brackets."""
     UNSAFE = "unsafe"
     """A launch above the workspace cap, outside what the kernel accepts, or refused by `judge.batch_invariant`."""
     WRONG = "wrong"

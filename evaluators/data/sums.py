@@ -1,4 +1,4 @@
-"""Sums that are the same under every Python, since scores, and with them whole searches, hang on their last digit."""
+"""Sums that are equal under all versions of Python, since searches depend on the last digit of scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workloads: which decode calls a heuristic is judged on, and how much each counts.
+"""Workloads: decode calls on which heuristics are judged, and their weights.
 
 `llama31-70b` holds the attention shapes of Llama-3.1-70B (64 query heads, 8 KV heads, head_dim 128) at tensor
 parallel degrees 1, 2, 4 and 8, as uniform batches and as ragged ones. `bsc-160` is the regression grid of
@@ -21,13 +21,13 @@ from evaluators.data.errors import UserError
 from evaluators.data.models import DecoderModel
 
 BATCHES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
-"""Batches as servers see them: tiles that do not divide 132 SMs are where schedules go wrong."""
+"""Batches of servers, including tile counts that do not divide 132 SMs, for which schedules tend to be bad."""
 
 LLAMA_HEADS = ((64, 8), (32, 4), (16, 2), (8, 1))
 """(num_heads_q, num_heads_kv) per GPU at tensor parallel degrees 1, 2, 4, 8."""
 
 SEQLENS = (64, 128, 176, 177, 352, 353, 512, 513, 640, 704, 705, 1024, 1536, 2048, 3000, 4096, 8192, 16384)
-"""KV capacities in keys; 176 and 128 are block_n of contiguous and paged KV, hit on both sides."""
+"""KV capacities in keys, on both sides of multiples of block_n: 176 for contiguous and 128 for paged KV."""
 
 BSC_BATCHES = (1, 2, 4, 8)
 BSC_HEADS_KV = (1, 2, 4, 8, 32)
@@ -45,10 +45,10 @@ class Split(StrEnum):
 
 
 class Weighting(StrEnum):
-    """How much each case counts.
+    """Weights of cases.
 
-    `SERVING`: all cases; ragged batches carry half of the weight where there are any.
-    `CHAT`: batch at most 4 and capacity at most 1,024 keys, every case the same.
+    `SERVING`: all cases; ragged batches, if any, have half of the weight.
+    `CHAT`: batch at most 4 and capacity at most 1,024 keys, with equal weights.
     """
 
     SERVING = "serving"
@@ -71,7 +71,7 @@ class Case:
 
     @property
     def ragged(self) -> bool:
-        """Whether live lengths differ from the capacity."""
+        """True if live lengths differ from the capacity."""
         return self.shape.ragged
 
 
@@ -95,7 +95,7 @@ MIXES = (
 """Chat-like and log-normal live lengths; `onelong` is mostly short with a few very long sequences."""
 
 CAPACITY_FACTORS = (1.1, 1.5, 2.0, 4.0)
-"""Capacity over the longest live sequence; servers allocate for the longest that they admit."""
+"""Ratio of capacity to the longest live sequence; servers allocate for the longest admitted request."""
 
 
 def neighbourhood_split(batch_band: int, length_band: int, heads_band: int) -> Split:
@@ -111,9 +111,9 @@ def neighbourhood_split(batch_band: int, length_band: int, heads_band: int) -> S
 
 
 def heads_text(heads: DecodeShape) -> str:
-    """Name of what a model decides of its decode calls, e.g. `h64x8`, `h16x8-d256-q4-w4096-softcap`.
+    """Name of a kind of heads, e.g. `h64x8`, `h16x8-d256-q4-w4096-softcap`.
 
-    head_dim 128 and one query token are left out, as is what most models lack (`rare_text`).
+    head_dim 128 and one query token are omitted, and so are unset rare fields (`rare_text`).
     """
     size = f"-d{heads.head_dim}" if heads.head_dim != 128 else ""
     tokens = f"-q{heads.seqlen_q}" if heads.seqlen_q != 1 else ""
@@ -127,10 +127,10 @@ HEADS_PATTERN = re.compile(
 
 
 def parse_heads(text: str) -> DecodeShape | None:
-    """Inverse of `heads_text`, as a call of one sequence and one key; None where the text is no such name.
+    """Inverse of `heads_text`, as a call with one sequence and one key; None if the text is not such a name.
 
     Raises:
-        ValueError: heads that FA3 does not take.
+        ValueError: heads that FA3 does not support.
     """
     found = HEADS_PATTERN.fullmatch(text)
     if found is None:
@@ -202,7 +202,7 @@ def bsc_160() -> tuple[Case, ...]:
 
 
 def heads_workload(name: str) -> tuple[Case, ...] | None:
-    """Uniform and ragged decode calls of the kinds of heads that a name lists, joined by `+`; None for other names.
+    """Uniform and ragged decode calls of the kinds of heads in a name, joined by `+`; None for other names.
 
     Left out are calls whose KV cache is larger than any of Llama-3.1-70B's, and those with a window over the whole
     capacity where the same heads without a window are listed too: it is the same call.
@@ -229,7 +229,7 @@ def cache_elements(shape: DecodeShape) -> int:
 
 
 MAX_KV_ELEMENTS = 64 * 16384 * 8 * 256
-"""Of the largest call of Llama-3.1-70B: 4 GiB in bf16."""
+"""KV elements of the largest call of Llama-3.1-70B: 4 GiB in bf16."""
 
 
 MIXED_MODELS: tuple[tuple[str, Split | None], ...] = (
@@ -249,7 +249,7 @@ MIXED_MODELS: tuple[tuple[str, Split | None], ...] = (
     ("h16x8-d256-w1024", None),  # its sliding layers
     ("h4x2-d256", Split.TEST),  # the same, tp 4
 )
-"""Heads of `models-mixed`, and the split of models that are held out whole; sinks and softcaps decide nothing."""
+"""Heads of `models-mixed`, and the split of models that are held out entirely; sinks and softcaps have no effect."""
 
 MIXED_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 MIXED_SEQLENS = (256, 640, 1024, 2048, 4096, 8192, 16384)
@@ -259,7 +259,7 @@ MIXED_TOKENS = (2, 4, 8)
 def models_mixed() -> tuple[Case, ...]:
     """Decode calls of many models.
 
-    Of the grid of batches and lengths every second one, of these every third again with several query tokens, and
+    Every second call of the grid of batches and lengths, every third of these again with several query tokens, and
     ragged batches of every mix.
     """
     cases: list[Case] = []
@@ -285,20 +285,20 @@ def models_mixed() -> tuple[Case, ...]:
 
 
 def _is_own(shape: DecodeShape) -> bool:
-    """Whether a window is one: over the whole capacity it makes no other call."""
+    """True if a window has an effect, that is, does not cover the capacity."""
     return not shape.window or shape.window < shape.seqlen_k
 
 
 WORKLOADS = {"llama31-70b": llama31_70b, "bsc-160": bsc_160}
-"""Functions that make the cases of a workload, by name: those of head_dim 128 and one query token, which exports are
-proved on."""
+"""Functions that make the cases of a workload, by name: those with head_dim 128 and one query token, used in proofs of
+exports."""
 
 ALL_WORKLOADS = {**WORKLOADS, "models-mixed": models_mixed}
-"""The same with workloads of other calls; `heads_workload` knows further names."""
+"""All named workloads; `heads_workload` has further ones."""
 
 
 def is_workload(name: str) -> bool:
-    """Whether `cases_for` knows the name."""
+    """True if `cases_for` accepts the name."""
     return name in ALL_WORKLOADS or heads_workload(name) is not None
 
 
@@ -308,10 +308,10 @@ def model_workload(model: DecoderModel, tp: int, seqlen_q: int = 1) -> str:
     Args:
         model: the model.
         tp: tensor parallel degree.
-        seqlen_q: query tokens per sequence: 1, or with speculative decoding one more than are drafted.
+        seqlen_q: query tokens per sequence: 1, or with speculative decoding one more than drafted tokens.
 
     Raises:
-        UserError: heads that cannot be cut so, or that FA3 does not take.
+        UserError: heads that cannot be cut so, or that FA3 does not support.
     """
     shard = model.shard(tp)
     size_v = model.head_dim_v if model.head_dim_v != model.head_dim else 0
@@ -345,7 +345,7 @@ def cases_for(workload: str, setting: Setting) -> tuple[Case, ...]:
 
 
 def weights(cases: Sequence[Case], weighting: Weighting) -> dict[str, float]:
-    """Weight per case id, adding up to 1 over the cases that count; cases that do not count are absent."""
+    """Weight per case id, with sum 1; cases without a weight are absent."""
     if weighting is Weighting.CHAT:
         counted = [c for c in cases if c.shape.batch <= 4 and c.shape.seqlen_k <= 1024]
         return {c.id: 1 / len(counted) for c in counted}

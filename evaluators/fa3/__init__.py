@@ -1,1 +1,1 @@
-"""FlashAttention-3: its decision chain, its canonical launches, and what compiled libraries decided."""
+"""FlashAttention-3: its decision chain and its canonical launches."""

@@ -1,7 +1,7 @@
 """Decisions that a recording measures for each shape.
 
-The oracle ranges over exactly these. Uniform batches need live splits in steps that widen as they grow; ragged ones
-need blocks per split around and away from FA3's value, crossed with caps on the splits.
+The oracle ranges over exactly these. Uniform batches need live splits in growing steps; ragged ones need blocks per
+split around FA3's value and away from it, crossed with caps on the splits.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from evaluators.fa3.dispatch import (
 from evaluators.fa3.launch import Launch, canonical_launch
 
 SPLIT_STEPS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 33, 40, 48, 64, 65, 80, 96, 128)
-"""Split counts measured up to the number of blocks; 33 and 65 open the next combine kernel."""
+"""Split counts measured up to the number of blocks; 33 and 65 are the first of the next combine kernels."""
 
 TOP_SPLITS = (32, 64, 128)
-"""Caps measured for every shape, however short: vLLM's constant and the next two combine kernels."""
+"""Caps measured for every shape: vLLM's constant and the next two combine kernels."""
 
 RAGGED_CAPS = (2, 4, 8, 16, 32)
 """Caps on the splits crossed with the blocks per split on ragged batches."""
@@ -37,7 +37,7 @@ MARGIN_SEQLENS = (512, 2048, 8192)
 
 
 def has_margins(shape: DecodeShape) -> bool:
-    """Whether the margins are measured for this shape."""
+    """True if the margins are measured for this shape."""
     return not shape.ragged and shape.batch in MARGIN_BATCHES and shape.seqlen_k in MARGIN_SEQLENS
 
 
@@ -96,7 +96,7 @@ def _ragged_decisions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> list[De
 def recorded_actions(shape: DecodeShape, setting: Setting, gpu: Gpu) -> dict[str, tuple[Decision, Launch]]:
     """Decisions to measure for a shape, one per canonical launch, by launch key; the baseline comes first.
 
-    num_splits is always resolved; blocks_per_split is 0 in static mode and where FA3's formula rules.
+    num_splits is always resolved; blocks_per_split is 0 in static mode and for FA3's formula.
     """
     auto = Decision()
     decisions = [baseline_decision(setting), auto]

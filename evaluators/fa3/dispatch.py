@@ -2,8 +2,8 @@
 
 Mirrors Dao-AILab/flash-attention `hopper/` (and vllm-project/flash-attention where it differs):
 `tile_size.h`, `heuristics.h`, `flash_api.cpp` (get_num_splits, get_pack_gqa, get_pagedkv_tma) and
-`flash_prepare_scheduler.cu`. What one decode call on sm90 needs is mirrored, in bf16 and fp8, with a sliding
-window, unequal K and V heads or a softcap; not appended KV, MLA's third operand or attention chunks.
+`flash_prepare_scheduler.cu`. Covers decode calls on sm90 in bf16 and fp8, with a sliding window,
+unequal K and V heads or a softcap; not appended KV, MLA's third operand or attention chunks.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _F32 = struct.Struct("<f")
 
 
 def float32(value: float) -> float:
-    """Round to the nearest single-precision number, as a C++ `float` would hold it."""
+    """Round to the nearest single-precision number, like a C++ `float`."""
     return float(_F32.unpack(_F32.pack(value))[0])
 
 
 SHAPES_KEPT = 1 << 14
-"""Shapes whose views are remembered: a workload with the neighbours that the recheck asks about."""
+"""Cached views of shapes: enough for a workload with the neighbours of the recheck."""
 
 _POINT_EIGHT = float32(0.8)
 _ONE_POINT_ONE = float32(1.1)
@@ -47,10 +47,10 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def check_call(shape: DecodeShape, setting: Setting) -> None:
-    """Refuse a call that FA3 refuses by its element type; shapes refuse the rest themselves.
+    """Check a call against FA3's limits by element type; `DecodeShape` checks the others.
 
     Raises:
-        ValueError: naming what FA3 does not take.
+        ValueError: an unsupported call; the message gives the reason.
     """
     if setting.dtype != "fp8":
         return
@@ -71,12 +71,12 @@ def capacity(shape: DecodeShape, setting: Setting) -> int:
 
 
 def is_local(shape: DecodeShape, setting: Setting) -> bool:
-    """Whether the kernel masks a sliding window: one that reaches over the whole capacity is dropped."""
+    """True if the kernel masks a sliding window; one that covers the capacity is dropped."""
     return 0 < shape.window < capacity(shape, setting)
 
 
 def is_causal(shape: DecodeShape, setting: Setting) -> bool:
-    """Whether the kernel keeps the causal flag of a causal decode call without a sliding window.
+    """True if the kernel keeps the causal flag of a causal decode call without a sliding window.
 
     mha_fwd drops it for one query token, except for paged KV with head_dim 65..128 (flash_api.cpp,
     "Special case of hdim 128"). Decode calls here are causal when seqlen_q > 1.
@@ -161,7 +161,7 @@ def tile_size(shape: DecodeShape, setting: Setting) -> tuple[int, int]:
 
 
 def seqlen_k_loaded(shape: DecodeShape, setting: Setting, block_m: int) -> int:
-    """Keys that the stock heuristic counts: of a sliding window no more than one tile of queries can see.
+    """Keys that the stock heuristic counts; with a sliding window, those visible to one tile of queries.
 
     get_num_splits adds the keys to the left of the window, those to its right (none), the key itself and block_m.
     """
@@ -171,7 +171,7 @@ def seqlen_k_loaded(shape: DecodeShape, setting: Setting, block_m: int) -> int:
 
 @lru_cache(maxsize=SHAPES_KEPT)
 def shape_view(shape: DecodeShape, setting: Setting) -> ShapeView:
-    """What `schedule` sees of a shape; the last fields are the arguments of num_splits_heuristic."""
+    """First argument of `schedule` for a shape; the last fields are the arguments of num_splits_heuristic."""
     block_m, block_n = tile_size(shape, setting)
     seqlen_k = capacity(shape, setting)
     num_m_blocks = ceil_div(shape.seqlen_q * shape.qheads_per_kvhead, block_m)
@@ -205,10 +205,10 @@ def blocks_of_sequences(shape: DecodeShape, setting: Setting) -> tuple[int, ...]
 
 
 def work_view(shape: DecodeShape, setting: Setting, num_splits: int) -> WorkView:
-    """What `blocks_per_split` sees of a batch; `num_splits` is the cap already decided.
+    """First argument of `blocks_per_split` for a batch; `num_splits` is the cap already decided.
 
     Sequences without keys, with which captured graphs are padded, count in `batch` alone: nothing is split there. A
-    batch that holds no key at all is shown as one block, and what is answered decides nothing.
+    batch without any key is given as one block, and the result has no effect.
     """
     view = shape_view(shape, setting)
     n_blocks = tuple(n for n in blocks_of_sequences(shape, setting) if n) or (1,)
@@ -262,7 +262,7 @@ def stock_blocks_per_split(work: WorkView, num_sms: int, *, qheads_unpacked: int
 
     Args:
         work: the batch.
-        num_sms: SMs of the device less sm_margin.
+        num_sms: SMs of the device minus sm_margin.
         qheads_unpacked: query heads when pack_gqa is off in the metadata; 0 when it is on.
     """
     num_head = qheads_unpacked or work.num_heads_kv
@@ -279,9 +279,9 @@ def live_splits(n_blocks: tuple[int, ...], blocks_per_split: int, num_splits: in
 
 
 def resolved_num_splits(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> int:
-    """num_splits with FA3's own choice filled in where the decision says 0.
+    """Resolved num_splits, with FA3's own choice in place of 0.
 
-    vLLM's fork runs large varlen batches unsplit, whatever it is asked for: no split kernel, no combine, no workspace
+    vLLM's fork runs large varlen batches unsplit in any case: no split kernel, no combine, no workspace
     (flash_api.cpp, since January 2026). Upstream keeps num_splits, and its prepare kernel splits nothing.
     """
     if setting.provider == "vllm" and setting.mode is not Mode.STATIC and shape.batch > PREPARE_MAX_BATCH:

@@ -12,20 +12,25 @@ from functools import cached_property
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.launches import Cell, Latency
 from evaluators.fa3.dispatch import stock_blocks_per_split, work_view
-from evaluators.fa3.launch import Launch, canonical_launch, combine_bucket
+from evaluators.fa3.launch import Launch, canonical_launch, combine_bucket, walked_splits
 
 COMBINE_COST_US = {16: 0.0, 32: 0.0, 64: 0.0, 128: 0.05}
-"""Microseconds that the same live splits take longer under the combine kernel for up to so many splits.
+"""Additional microseconds of the same live splits under the combine kernel for up to this many splits.
 
 Medians over pairs of recorded launches of llama31-70b that differ in nothing else: 64 against 32 takes -0.02 us
 (fa3_fwd) and +0.03 us (vllm), 128 against 64 takes +0.04 to +0.05 us, 0.3% at most; nine of ten pairs lie within 1.6%,
 which is noise of the rounds for the most part. See results/combine-kernels. That of 16, which heads of V up to 64 have,
-is taken as that of 32: it was not compared.
+is taken as that of 32: the pairs of models-mixed differ by less than 0.1 us where tiles are filled.
 """
 
+WALKED_SPLIT_US = 0.05
+"""Microseconds for each further split that a combine kernel walks through (`walked_splits`): on pairs of models-mixed
+whose tiles are not filled, 32, 64 and 128 against 16 take 0.8, 2.4 and 5.8 us, with heads of V above 64 64 and 128
+against 32 take 1.3 and 3.9 us. See results/combine-kernels."""
+
 SMALL_HEAD = 64
-"""Largest head of V whose small counts of splits are recorded under a combine kernel of their own, for up to 16:
-between the counts that the other kernels were recorded with there are wide gaps."""
+"""Largest head of V with a separate combine kernel for up to 16 splits, under which small counts of splits are
+recorded; the counts recorded with the other kernels have wide gaps."""
 
 
 def _between(low: Latency, high: Latency, share: float) -> Latency:
@@ -34,7 +39,7 @@ def _between(low: Latency, high: Latency, share: float) -> Latency:
 
 
 def _later(latency: Latency, cost_us: float) -> Latency:
-    """A latency so much longer: not measured itself."""
+    """Latency increased by a number of microseconds, marked as interpolated."""
     return Latency(tuple(us + cost_us for us in latency.rounds_us), interpolated=True)
 
 
@@ -46,7 +51,7 @@ def _neighbours(values: list[int], wanted: int) -> tuple[int | None, int | None]
 
 
 class ShapeCells:
-    """Recorded launches of one shape and the coordinates that interpolation walks along."""
+    """Recorded launches of one shape and the coordinates of interpolation."""
 
     def __init__(
         self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu, *, kernels_last: bool = False
@@ -95,14 +100,19 @@ class ShapeCells:
         return self.by_launch.get(canonical_launch(self.shape, self._setting, decision, self._gpu).key)
 
     def _other_kernels(self, launch: Launch) -> list[tuple[Launch, float]]:
-        """The same splits under the other combine kernels, the nearest first, and what `launch` takes longer, in us."""
+        """The same splits under other combine kernels, the nearest first, and the additional time of `launch` in us."""
         if self._setting.mode is Mode.STATIC or launch.combine_bucket not in COMBINE_COST_US:
             return []
         own = launch.combine_bucket
         others = sorted((b for b in COMBINE_COST_US if b != own), key=lambda b: (abs(b - own), b))
         fits = [b for b in others if b >= max(launch.live_splits)]
-        cost = COMBINE_COST_US[own]
-        return [(replace(launch, num_splits=b, combine_bucket=b), cost - COMBINE_COST_US[b]) for b in fits]
+        found = (replace(launch, num_splits=b, combine_bucket=b) for b in fits)
+        return [(other, self._combine_cost_us(launch) - self._combine_cost_us(other)) for other in found]
+
+    def _combine_cost_us(self, launch: Launch) -> float:
+        """What differs between launches of the same splits."""
+        walked = walked_splits(self.shape, max(launch.live_splits), launch.combine_bucket)
+        return COMBINE_COST_US.get(launch.combine_bucket, 0.0) + WALKED_SPLIT_US * walked
 
     def _same_splits(self, decision: Decision) -> Latency | None:
         """Measured latency of a decision, or of the same splits under another combine kernel, or None."""
@@ -117,9 +127,9 @@ class ShapeCells:
         return None
 
     def lookup(self, decision: Decision) -> Latency | None:
-        """Measured or interpolated latency of a decision that is resolved, or None.
+        """Measured or interpolated latency of a resolved decision, or None.
 
-        What was measured of the same splits is nearer than what lies between: see results/combine-kernels.
+        Measurements of the same splits are preferred to interpolation, see results/combine-kernels.
         """
         launch = canonical_launch(self.shape, self._setting, decision, self._gpu)
         found = self.by_launch.get(launch.key)
@@ -160,7 +170,7 @@ class ShapeCells:
         return _between(self.by_launch[ends[0]], self.by_launch[ends[1]], (live - low) / max(1, high - low))
 
     def _along_all_live(self, launch: Launch) -> Latency | None:
-        """Uniform batches: between two counts of live splits, each under whichever combine kernel it was recorded."""
+        """Uniform batches: between two counts of live splits, each under any combine kernel."""
         live = launch.live_splits[0]
         known = {s: bucket for bucket in COMBINE_COST_US for s in self._uniform_live.get(bucket, [])}
         low, high = _neighbours(list(known), live)
@@ -170,7 +180,8 @@ class ShapeCells:
         for splits in (low, high):
             bucket = known[splits]
             there = replace(launch, num_splits=bucket, combine_bucket=bucket, live_splits=(splits,) * self.shape.batch)
-            cost_us = COMBINE_COST_US.get(launch.combine_bucket, 0.0) - COMBINE_COST_US[bucket]
+            own = replace(there, num_splits=launch.num_splits, combine_bucket=launch.combine_bucket)
+            cost_us = self._combine_cost_us(own) - self._combine_cost_us(there)
             ends.append(_later(self.by_launch[there.key], cost_us))
         return _between(ends[0], ends[1], (live - low) / max(1, high - low))
 
@@ -209,7 +220,7 @@ class ShapeCells:
         return _between(ends[0], ends[1], (decision.num_splits - low) / (high - low))
 
     def unknown_text(self, decision: Decision) -> str:
-        """Says of a decision that its latency is unknown, and what is recorded."""
+        """Message about an unknown latency, with the recorded decisions."""
         return (
             f"num_splits {decision.num_splits}, blocks_per_split {decision.blocks_per_split}, pack_gqa "
             f"{decision.pack_gqa}, sm_margin {decision.sm_margin} is not recorded and not between two recorded "

@@ -1,4 +1,4 @@
-"""Canonical launches: two decisions that make the GPU do the same work are one launch.
+"""Canonical launches: two decisions with the same work of the GPU are the same launch.
 
 Two decisions are the same launch when they run the same kernel variant (split or not, packed or not),
 on the same number of SMs, with the same live splits per sequence and the same combine kernel.
@@ -36,13 +36,13 @@ COMBINE_BUCKETS_SMALL_HEAD = (16, *COMBINE_BUCKETS)
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What the GPU is asked to run for one decode call.
+    """Work of the GPU for one decode call.
 
     Attributes:
         mode: static, varlen or metadata.
         num_splits: 1 when unsplit; in static mode the exact count; otherwise the combine bucket.
-        pack_gqa: whether query heads of one KV head share a tile (effective value).
-        sm_margin: SMs left free; 0 where the kernel's grid does not depend on it.
+        pack_gqa: True if query heads of one KV head share a tile (effective value).
+        sm_margin: SMs left free; 0 if the kernel's grid does not depend on it.
         live_splits: splits that run, per sequence in batch order; static mode has one entry.
         combine_bucket: largest num_splits that the same combine kernel serves; 0 when unsplit.
     """
@@ -56,11 +56,11 @@ class Launch:
 
     @property
     def whole(self) -> bool:
-        """Whether the kernel without splits runs."""
+        """True if the kernel without splits runs."""
         return self.combine_bucket == 0
 
     def order(self, splits: int) -> str:
-        """In which order a sequence that runs so many splits is added up, in words: the combine kernel has its own."""
+        """Description of the order of additions for this many splits, which depends on the combine kernel."""
         return "unsplit" if splits == 1 else f"{splits} splits (combine kernel for {self.combine_bucket})"
 
     @property
@@ -87,8 +87,24 @@ def combine_bucket(num_splits: int, v_head_dim: int) -> int:
     raise ValueError(f"num_splits must be at most {MAX_NUM_SPLITS}, got {num_splits}")
 
 
+def walked_splits(shape: DecodeShape, most: int, bucket: int) -> int:
+    """Splits that the slowest tile of the combine kernel walks through; 0 when nothing is split.
+
+    A tile stops at its last split that has a sum. The sums of rows beyond the last query head are left as they lie in
+    shared memory (flash_fwd_combine_kernel.h), so a tile with such rows walks through all that its kernel is made for.
+
+    Args:
+        shape: of the call.
+        most: most splits of a sequence.
+        bucket: splits that the combine kernel is made for.
+    """
+    rows = 16 if shape.v_head_dim <= 64 else 8
+    filled = shape.num_heads_q * shape.seqlen_q % rows == 0
+    return 0 if most == 1 else most if filled else bucket
+
+
 def effective_pack_gqa(shape: DecodeShape, setting: Setting, num_splits: int, asked: bool | None) -> bool:
-    """pack_gqa that the forward kernel honours: always on when split or paged (flash_api.cpp, get_pack_gqa)."""
+    """Effective pack_gqa of the forward kernel: always on if split or paged (flash_api.cpp, get_pack_gqa)."""
     if num_splits > 1 or setting.paged:
         return True
     if asked is not None:
@@ -99,7 +115,7 @@ def effective_pack_gqa(shape: DecodeShape, setting: Setting, num_splits: int, as
 
 
 def spelled_out(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> Decision:
-    """The decision with FA3's own choices filled in; blocks_per_split 0 where nothing is split."""
+    """Decision with FA3's own choices filled in; blocks_per_split is 0 if nothing is split."""
     num_splits = resolved_num_splits(shape, setting, decision, gpu)
     blocks = decision.blocks_per_split
     if setting.mode is Mode.STATIC or num_splits == 1:
@@ -110,7 +126,7 @@ def spelled_out(shape: DecodeShape, setting: Setting, decision: Decision, gpu: G
 
 
 def canonical_launch(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> Launch:
-    """The launch that a decision makes.
+    """Launch of a decision.
 
     The harness passes the effective pack_gqa and the resolved num_splits to metadata and forward alike:
     different values on the two sides read and write out of bounds, unchecked.

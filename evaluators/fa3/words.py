@@ -1,4 +1,4 @@
-"""FA3's launches in words: what feedback tells of a shape and of its measured launches."""
+"""Text about FA3's decisions and measured launches, for feedback."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ RECORDABLE = (
 
 
 def choice(decision: Decision) -> str:
-    """A decision, e.g. `4 x 6`."""
+    """Text of a decision, e.g. `4 x 6`."""
     blocks = f" x {decision.blocks_per_split}" if decision.blocks_per_split and decision.num_splits > 1 else ""
     return f"{decision.num_splits}{blocks}"
 
 
 def rows_text(shape: DecodeShape, setting: Setting) -> str:
-    """The rows of a batch in KV blocks."""
+    """Text of a batch's sequences in KV blocks."""
     if not shape.ragged:
         return f", {shape_view(shape, setting).num_n_blocks} blocks a row"
     rows = sorted(blocks_of_sequences(shape, setting))
@@ -38,7 +38,7 @@ def rows_text(shape: DecodeShape, setting: Setting) -> str:
 def curve_point(
     shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu
 ) -> tuple[tuple[int, ...], str] | None:
-    """Where a launch stands on a shape's curve, and its name there; None for those that no curve shows."""
+    """Position and name of a launch on a shape's curve; None for those without a place on it."""
     if decision.pack_gqa is False or decision.sm_margin:
         return None
     if shape.ragged:
@@ -48,5 +48,5 @@ def curve_point(
 
 
 def curve_title(shape: DecodeShape) -> str:
-    """What the points of a shape's curve differ in."""
+    """Coordinate of a shape's curve."""
     return "num_splits x blocks" if shape.ragged else "splits"

@@ -1,1 +1,1 @@
-"""Source in, evaluation out."""
+"""Evaluation of programs: from source to scores."""

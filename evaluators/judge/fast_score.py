@@ -1,7 +1,7 @@
-"""Scores of decision arrays: the judge's own score, looked up for all shapes at once.
+"""Vectorised scores of decision arrays, equal to the judge's.
 
-The judge is asked once per shape and decision; its answer is kept in flat arrays. Equal to the judge's score but
-for the order of additions.
+The judge evaluates each pair of shape and decision once; results are cached in flat arrays. Scores differ from the
+judge's by the order of additions alone.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.score import MISSING_LOG_SPEEDUP, REGRESSION_PENALTY
 
 ROOM = 1 << 16
-"""Answers for which there is room at first; doubled when full."""
+"""Initial capacity of the cache; doubled when full."""
 
 OK, REGRESSION, MISSING, FAILED = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A decision table on one split.
+    """Score of a decision table on one split.
 
     Attributes:
-        score: as in `SplitScore`: geometric mean speed-up less the penalty for regressions.
+        score: geometric mean speed-up minus the penalty for regressions, as in `SplitScore`.
         log_gain: weighted mean log speed-up over the baseline.
         regressions: shapes slower than the baseline by more than max(1%, 3 standard errors).
     """
@@ -43,7 +43,7 @@ class Scorer:
     """Scores decisions on the cases of one judge. Not thread-safe."""
 
     def __init__(self, judge: Judge) -> None:
-        """Take the judge's cases and weights."""
+        """Read the judge's cases and weights."""
         self._judge = judge
         self._ids = [c.id for c in judge.cases]
         lanes = len(self._ids)
@@ -51,7 +51,7 @@ class Scorer:
             split: np.array([shares.get(i, 0.0) for i in self._ids]) for split, shares in judge.weights.items()
         }
         static = not judge.target.asks_work(judge.setting)
-        # Beyond the longest sequence and the largest recorded value, every number of blocks is the same launch.
+        # Beyond the longest sequence and the largest recorded value, all numbers of blocks give the same launch.
         self._last = np.array([0 if static else 1 + judge.most_blocks(i) for i in self._ids], np.int64)
         self._row: npt.NDArray[np.int64] | None = None
         self._lane = np.arange(lanes)
@@ -59,10 +59,10 @@ class Scorer:
         self._log = np.full(ROOM, np.nan)
         self._state = np.zeros(ROOM, np.int8)
         self.asked = 0
-        """Distinct pairs of shape and decision that the judge was asked for."""
+        """Distinct pairs of shape and decision that the judge has evaluated."""
 
     def _rows(self, at: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
-        """Where the answers of each shape begin, by what is decided but blocks per split (see `Target.dense`)."""
+        """First cache row of each shape, by all knobs but blocks per split (see `Target.dense`)."""
         if self._row is None:
             self._row = np.full((len(self._ids), size), -1, np.int64)
         rows: npt.NDArray[np.int64] = self._row[self._lane, at]
@@ -100,7 +100,7 @@ class Scorer:
         return result.log_speedup, REGRESSION if result.regression else OK
 
     def fits(self, decisions: DecisionArrays) -> dict[Split, Fit] | None:
-        """Scores by split; None where the judge has none, since a launch cannot be scored."""
+        """Scores by split; None if a launch cannot be scored."""
         log, state = self.look_up(decisions)
         if (state == FAILED).any():
             return None

@@ -1,13 +1,12 @@
-"""The judge: source in, evaluation out.
+"""Judge of programs: from source to evaluation.
 
-gate -> sandbox -> decision table -> canonical launches -> latencies -> score. The code of a candidate is
-seen by the gate and run by the sandbox alone; everything after that sees decisions.
+gate -> sandbox -> decision table -> canonical launches -> latencies -> score. Only the gate reads
+the code of a candidate and only the sandbox runs it; later stages see decisions.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evaluators.data.contract import Gpu, Setting
-from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT, Evaluation, Feedback, Measuring, Opportunity
+from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT, Evaluation, Measuring
 from evaluators.data.launches import AnyDecision
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
 from evaluators.data.sums import total
 from evaluators.data.workloads import Case, Split, Weighting, cases_for, weights
+from evaluators.judge.opportunities import features_of, feedback_of
 from evaluators.judge.recheck import Recheck
 from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.latencies.latency import LatencySource, TableSource
@@ -30,7 +30,7 @@ from evaluators.scoring.invariance import batch_variance
 from evaluators.scoring.outcomes import DecisionOutcome, Outcomes
 from evaluators.scoring.overfit import constant_bits, is_table, overfit_gain, penalised
 from evaluators.scoring.regressions import Regression, regression_of
-from evaluators.scoring.score import CHARGE, MISSING_LOG_SPEEDUP, split_score
+from evaluators.scoring.score import CHARGE, split_score
 
 if TYPE_CHECKING:
     from evaluators.measure.live import LiveSource
@@ -39,36 +39,36 @@ WORKSPACE_CAP_MB = 256
 """Default cap on the fp32 workspace of one decision: partial outputs cause out-of-memory in servers."""
 
 JUDGE_VERSION = 3
-"""Of the rules by which programs are scored, in the journals of runs.
+"""Version of the scoring rules, stored in the journals of runs.
 
-Version 1, in journals that do not say: one shape whose launch has no recorded latency refused the whole program, other
-combine kernels were not looked up, tables of constants were not marked, and the holdout decided what is rechecked.
-Version 2: the same splits under another combine kernel were looked up only where nothing lay between.
+Version 1 (journals without a version): one shape without a recorded latency refused the program, other combine kernels
+were not looked up, tables of constants were not marked, and the holdout selected programs for the recheck.
+Version 2: the same splits under another combine kernel were looked up only without neighbouring splits.
 """
 
 OLDEST_VERSION = 2
-"""Rules by which a judge can still score."""
+"""Oldest version of the rules that a judge can still apply."""
 
 
 def readable_version(kept: str) -> int:
-    """The rules nearest to those that a journal names by which a judge can score; journals of version 1 name none."""
+    """Supported version of the rules nearest to a journal's; journals of version 1 have none."""
     return min(max(OLDEST_VERSION, int(kept or 1)), JUDGE_VERSION)
 
 
 def kernels_last(version: int) -> bool:
-    """Whether these rules look for other combine kernels last: see `Target.latencies`."""
+    """True if a version of the rules looks up other combine kernels last; see `Target.latencies`."""
     return version < 3
 
 
 Weigh = Callable[[Sequence[Case]], Mapping[str, float]]
-"""Weights by case id, adding up to 1, of the cases of one split that count: those of 0 can still regress."""
+"""Function from the cases of one split to weights by case id, with sum 1; cases of weight 0 can still regress."""
 
 SEARCH_SPLITS = (Split.TRAIN, Split.HOLDOUT)
 DEFAULT_LIMITS = Limits()
 
 
 class Judge:
-    """Judges programs on cases whose latencies a source knows or measures. Thread-safe."""
+    """Judge of programs on cases whose latencies a source knows or measures. Thread-safe."""
 
     def __init__(
         self,
@@ -87,16 +87,17 @@ class Judge:
         """Prepare questions and weights.
 
         Args:
-            cases: what is judged, less what the weighting leaves out.
+            cases: cases to judge; those that the weighting leaves out are dropped.
             setting: how decode calls reach the kernel.
-            gpu: what heuristics may know of it.
-            source: where latencies come from.
-            description: what the latencies are, for reports and for the journal of a run.
-            weighting: how much each case counts.
-            limits: of the sandbox, for one candidate.
+            gpu: properties that heuristics may read.
+            source: source of latencies.
+            description: origin of the latencies, for reports and for the journal of a run.
+            weighting: weights of the cases.
+            limits: sandbox limits for one candidate.
             workspace_cap_mb: decisions that need more are unsafe.
-            batch_invariant: so are programs that cut a sequence by what shares its batch, on the training shapes.
-            weigh: weights of its own, instead of those of the weighting, for the cases that the weighting counts.
+            batch_invariant: programs whose splits of a sequence depend on its batch are unsafe, too, by the training
+                shapes.
+            weigh: computes weights for the cases that the weighting counts, instead of the weighting's own.
         """
         self.setting, self.gpu = setting, gpu
         self.source = source
@@ -133,12 +134,12 @@ class Judge:
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """The cases that are judged."""
+        """Cases of the judge."""
         return tuple(f.case for f in self._facts.values())
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        """What candidates are asked, in the order of `cases`."""
+        """Inputs of candidates, in the order of `cases`."""
         return tuple(f.question for f in self._facts.values())
 
     def outcome(self, case_id: str, decision: AnyDecision) -> DecisionOutcome:
@@ -150,12 +151,12 @@ class Judge:
         return self._outcomes.most_blocks(case_id)
 
     def recorded_cells(self, split: Split) -> int:
-        """Launches recorded for the cases of a split."""
+        """Number of launches recorded for the cases of a split."""
         return sum(len(self.source.cells(self._facts[i].case)) for i in self.weights[split])
 
     @property
     def oracle_log_gain(self) -> dict[Split, float]:
-        """Weighted log speed-up of the best launches known, by split."""
+        """Weighted log speed-up of the best known launches, by split."""
         return self._oracle_now() if self.grows else self._oracle_for_good
 
     @cached_property
@@ -179,13 +180,13 @@ class Judge:
         )
 
     def _gains(self, decided: Sequence[tuple[str, AnyDecision]], *, measured: list[Measuring]) -> list[float | None]:
-        """Log speed-up of decisions on cases; None where one has no latency."""
+        """Log speed-ups of decisions on cases; None for a decision without a latency."""
         self._prepare(decided, measured)
         results = [self._outcomes.of(case_id, decision).result for case_id, decision in decided]
         return [r.log_speedup if r else None for r in results]
 
     def _prepare(self, decided: Iterable[tuple[str, AnyDecision]], measured: list[Measuring]) -> None:
-        """Have measured what is not known; adds when that was to `measured`."""
+        """Measure unknown launches; appends the time spent to `measured`."""
         stretch = self.source.prepare(self._outcomes.unseen(decided))
         if stretch is not None:
             measured.append(stretch)
@@ -205,12 +206,12 @@ class Judge:
         return _paid(self._score(program, source_hash, answers.decisions, measured), measured)
 
     def score(self, source: str, decisions: Sequence[AnyDecision]) -> Evaluation:
-        """The evaluation of a program that passed the gate and decided so, without asking it."""
+        """Evaluate a program by known decisions, without running it."""
         measured: list[Measuring] = []
         return _paid(self._score(parse_program(source), _hash(source), decisions, measured), measured)
 
     def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
-        """The regressions of an evaluation of this judge, worst first, each with its class."""
+        """Regressions of an evaluation by this judge, worst first, each with its class."""
         decided = dict(zip(self._facts, evaluation.decisions, strict=True))
         found = []
         for case_id in evaluation.regressed:
@@ -226,7 +227,7 @@ class Judge:
         return tuple(sorted(found, key=lambda r: r.speedup))
 
     def batch_variance(self, decisions: Sequence[AnyDecision], splits: Sequence[Split] = tuple(Split)) -> str:
-        """How decisions on all cases depend on what shares a batch, on shapes of these splits; empty if not at all.
+        """Description of how decisions depend on the rest of a batch, on shapes of these splits; empty if they do not.
 
         See `evaluators.scoring.invariance`.
         """
@@ -238,7 +239,7 @@ class Judge:
         return batch_variance([self._facts[i].case for i in launches], launches)
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Recheck a program that would become best; `evaluation` is what `evaluate` said of it, `OK`.
+        """Recheck a program that would become best; `evaluation` is the result of `evaluate`, with status `OK`.
 
         See `Recheck.run`.
         """
@@ -250,7 +251,7 @@ class Judge:
         seen = self._recheck.run(program, evaluation, partial(self._gains, measured=measured))
         if seen.status is not Status.OK or not self.grows:
             return seen
-        # It may have measured more: what is said of the program is the same whether a search was interrupted here.
+        # The recheck may have measured more launches. Scoring again gives the same result after an interruption here.
         now = self._score(program, evaluation.source_hash, evaluation.decisions, measured)
         scores = [
             before and after and replace(before, oracle_share=after.oracle_share)
@@ -268,13 +269,13 @@ class Judge:
             return Evaluation(refused[0], refused[1], source_hash, program.normal_form)
         results = {i: outcome.result for i, outcome in outcomes.items()}
         if self._batch_invariant:
-            # By the training shapes alone: a verdict that hung on the holdout would tell of it.
+            # On the training shapes alone: a verdict that depended on the holdout would leak information about it.
             varies = self.batch_variance(decisions, (Split.TRAIN,))
             if varies:
                 return Evaluation(Status.UNSAFE, f"not batch-invariant: {varies}", source_hash, program.normal_form)
         oracle = self.oracle_log_gain
         scores = {s: split_score(results, w, oracle[s]) for s, w in self.weights.items()}
-        features, message = self._features(program, outcomes), ""
+        features, message = features_of(program, self._outcomes, outcomes, self.weights[Split.TRAIN]), ""
         missing = sum(results[i] is None for i in self._shown)
         if missing:
             message = f"{missing} of {len(self._shown)} training shapes have no recorded latency: {CHARGE}"
@@ -301,14 +302,14 @@ class Judge:
             speedups={i: r.speedup for i, r in results.items() if r},
             regressed=tuple(i for i, r in results.items() if r and r.regression),
             missing=tuple(i for i, r in results.items() if r is None),
-            feedback=self._feedback(outcomes),
+            feedback=feedback_of(self._outcomes, outcomes, self.weights[Split.TRAIN]),
         )
 
     def _refused(self, outcomes: Mapping[str, DecisionOutcome]) -> tuple[Status, str] | None:
-        """Status and message of a program with a launch that cannot be scored; None where all can.
+        """Status and message of a program with a launch that cannot be scored; None if all can.
 
         On recorded tables a launch without a latency is charged instead (see `split_score`). The message names
-        training shapes alone.
+        only training shapes.
         """
         charged = Status.OK if self.grows else Status.UNRECORDED
         failed = [(i, o) for i, o in outcomes.items() if o.result is None and o.status is not charged]
@@ -318,41 +319,6 @@ class Judge:
         if shown is not None:
             return shown.status, shown.message
         return failed[0][1].status, f"a launch that cannot be scored ({failed[0][1].status.value}) at {HIDDEN}"
-
-    def _features(self, program: Program, outcomes: Mapping[str, DecisionOutcome]) -> dict[str, float]:
-        """MAP-Elites dimensions over the training shapes."""
-        shares = self.weights[Split.TRAIN]
-        # At least 1 on every shape; shares add up to 1 but for rounding.
-        splits = max(1.0, total(w * outcomes[i].mean_live_splits for i, w in shares.items()))
-        changed = sum(outcomes[i].launch != self._facts[i].baseline_launch for i in shares) / len(shares)
-        return {"complexity": float(program.complexity), "mean_splits": splits, "share_changed": changed}
-
-    def _feedback(self, outcomes: Mapping[str, DecisionOutcome]) -> Feedback:
-        rows: list[tuple[bool, Opportunity]] = []
-        for case_id, weight in self.weights[Split.TRAIN].items():
-            facts, outcome = self._facts[case_id], outcomes[case_id]
-            result = outcome.result
-            known = self._outcomes.known(case_id)
-            log_speedup = result.log_speedup if result else MISSING_LOG_SPEEDUP
-            opportunity = Opportunity(
-                name=case_id,
-                shape=facts.case.shape,
-                view=facts.view,
-                work=facts.works[self.target.work_at(outcome.shown)],
-                decided=outcome.shown,
-                cap=outcome.cap,
-                best=known.best,
-                speedup=math.exp(log_speedup),
-                gain=max(0.0, known.gains[known.oracle.cell].log_speedup - log_speedup),
-                weight=weight,
-                look_up=known.gain,
-                known=known.known_launches,
-                missing=result is None,
-            )
-            rows.append((result is not None and result.regression, opportunity))
-        rows.sort(key=lambda row: -row[1].weight * row[1].gain)
-        lost = sorted((o for bad, o in rows if bad), key=lambda o: o.weight * math.log(o.speedup))
-        return Feedback(tuple(o for _, o in rows), tuple(lost), self.setting, self.gpu)
 
 
 def _weights(cases: Sequence[Case], weighting: Weighting, weigh: Weigh | None) -> dict[str, float]:
@@ -364,7 +330,7 @@ def _weights(cases: Sequence[Case], weighting: Weighting, weigh: Weigh | None) -
 
 
 def _paid(evaluation: Evaluation, measured: Sequence[Measuring], *, first: Evaluation | None = None) -> Evaluation:
-    """The evaluation with what was measured for it, after what the first look had measured."""
+    """Add measurements and GPU time to an evaluation, after those of the first evaluation."""
     before, spent = (first.measured, first.gpu_s) if first else ((), 0.0)
     return replace(evaluation, gpu_s=spent + total(m.busy_s for m in measured), measured=(*before, *measured))
 
@@ -385,10 +351,10 @@ def open_judge(
     about: Mapping[str, str] | None = None,
     version: int = JUDGE_VERSION,
 ) -> Judge:
-    """A judge on a recorded table; the test split stays sealed unless `splits` names it.
+    """Open a judge on a recorded table; the test split stays sealed unless `splits` names it.
 
-    `weigh` makes weights from the table's latencies, and `about` describes them. `version` is that of the rules, from
-    `OLDEST_VERSION` on.
+    `weigh` computes weights from the table's latencies, and `about` describes them. `version` is the version of the
+    rules, at least `OLDEST_VERSION`.
 
     Raises:
         TableError: the table cannot be read.
@@ -429,12 +395,12 @@ def open_live_judge(
     weigh: Weigh | None = None,
     about: Mapping[str, str] | None = None,
 ) -> Judge:
-    """A judge of measurements; the test split stays sealed unless `splits` names it.
+    """Open a judge that measures; the test split stays sealed unless `splits` names it.
 
-    `cases` are those of the workload, unless they are given; `weigh` gives weights of its own, `about` describes them.
+    `cases` default to those of the workload; `weigh` computes weights, and `about` describes them.
 
-    Its description names the GPU by UUID only where one GPU measures all: on a pool a run may go on with others of the
-    same kind, since every speed-up is a ratio on one GPU.
+    The description has the GPU's UUID only if one GPU measures all: on a pool a run may resume on other GPUs of the
+    same model, since every speed-up is a ratio on one GPU.
 
     Raises:
         SandboxUnavailable: this system cannot confine candidates.

@@ -1,4 +1,4 @@
-"""Several judges as one: a heuristic that must do well on each of several recorded tables, e.g. of several GPUs."""
+"""Several judges as one, for a heuristic that must do well on several recorded tables, e.g. of several GPUs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from evaluators.scoring.regressions import Regression
 
 
 class Objective(StrEnum):
-    """What the score is; over several tables, how theirs are put together.
+    """Definition of the score, and its combination over several tables.
 
-    `WORST`: the lowest of the scores, so that no table pays for another.
+    `WORST`: the lowest score, so that a gain on one table cannot make up for a loss on another.
     `MEAN`: their geometric mean.
-    `TOKENS`: on one table, shapes weigh by the time that attention takes in a model's decode steps.
+    `TOKENS`: on one table, with shapes weighted by the time of attention in a model's decode steps.
     """
 
     WORST = "worst"
@@ -58,20 +58,20 @@ def _geomean(values: Sequence[float]) -> float:
 
 
 def _combined(scores: Sequence[SplitScore | None], objective: Objective) -> SplitScore | None:
-    """A split counts where every table has it."""
+    """Combined score of a split; None unless every table has the split."""
     known = [s for s in scores if s is not None]
     return combined_score(known, objective) if len(known) == len(scores) else None
 
 
 def _features(every: Sequence[Evaluation]) -> dict[str, float]:
-    """Means over the tables; marked as overfit where one table is."""
+    """Mean features over the tables; overfit if one table's evaluation is."""
     shared = [key for key in every[0].features if all(key in e.features for e in every)]
     marked = {OVERFIT: 1.0} if any(e.overfit for e in every) else {}
     return {key: statistics.fmean(e.features[key] for e in every) for key in shared} | marked
 
 
 def table_labels(descriptions: Sequence[Mapping[str, str]]) -> list[str]:
-    """Short names that tell tables apart, from what they were measured on."""
+    """Short distinct names of tables, from the parts of their descriptions that differ."""
     named = [f"{d['workload']}/{d['setting']}" for d in descriptions]
     devices = [f"{name}/{d['gpu']}" for name, d in zip(named, descriptions, strict=True)]
     for names in (named, devices):
@@ -81,10 +81,10 @@ def table_labels(descriptions: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 class JudgeSet:
-    """Judges a program on several tables. Thread-safe, as its judges are."""
+    """Judge of programs on several tables. Thread-safe."""
 
     def __init__(self, judges: Mapping[str, Judge], objective: Objective) -> None:
-        """Take judges by the names under which their shapes are told apart.
+        """Combine judges, named by the prefix of their case ids.
 
         Raises:
             ValueError: fewer than two judges, or an objective for one table.
@@ -103,7 +103,7 @@ class JudgeSet:
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """The cases of all tables, each under its table's name."""
+        """Cases of all tables, with ids prefixed by the table's name."""
         return tuple(replace(c, id=f"{name}/{c.id}") for name, j in self.judges.items() for c in j.cases)
 
     @property
@@ -121,11 +121,11 @@ class JudgeSet:
         return found
 
     def evaluate(self, source: str) -> Evaluation:
-        """See `Judge.evaluate`; a program that fails on one table fails."""
+        """Evaluate as `Judge.evaluate`; a program that fails on one table fails."""
         return self.combine(self.evaluate_each(source))
 
     def score(self, source: str, decisions: Sequence[AnyDecision]) -> Evaluation:
-        """See `Judge.score`; the decisions are those of all tables, in the order of `cases`."""
+        """Score as `Judge.score`; the decisions cover all tables, in the order of `cases`."""
         return self.combine(self._score_each(source, decisions))
 
     def _score_each(self, source: str, decisions: Sequence[AnyDecision]) -> dict[str, Evaluation]:
@@ -133,7 +133,7 @@ class JudgeSet:
         return {name: j.score(source, list(islice(left, len(j.cases)))) for name, j in self.judges.items()}
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """See `Judge.recheck`; `evaluation` is what `evaluate` said, and stands when every table agrees."""
+        """Recheck as `Judge.recheck` on every table; `evaluation` is the result of `evaluate`."""
         scored = self._score_each(source, evaluation.decisions)
         again = {name: self.judges[name].recheck(source, e) for name, e in scored.items()}
         combined = self.combine(again)
@@ -144,7 +144,7 @@ class JudgeSet:
         )
 
     def regressions(self, evaluation: Evaluation) -> tuple[Regression, ...]:
-        """See `Judge.regressions`; each case under its table's name."""
+        """List regressions as `Judge.regressions`, with ids prefixed by the table's name."""
         found = [
             replace(regression, case=replace(regression.case, id=f"{name}/{regression.case.id}"))
             for name, own in self._parts(evaluation)
@@ -153,7 +153,7 @@ class JudgeSet:
         return tuple(sorted(found, key=lambda r: r.speedup))
 
     def _parts(self, evaluation: Evaluation) -> Iterator[tuple[str, Evaluation]]:
-        """Decisions and speed-ups by table, as that table's judge names the cases."""
+        """Decisions and speed-ups by table, under the table's own case ids."""
         start = 0
         for name, judge in self.judges.items():
             end, prefix = start + len(judge.cases), f"{name}/"
@@ -172,7 +172,7 @@ class JudgeSet:
             start = end
 
     def combine(self, found: Mapping[str, Evaluation]) -> Evaluation:
-        """One evaluation out of those by table. Its feedback is that of the table with the lowest training score."""
+        """Combine evaluations by table into one, with the feedback of the table with the lowest training score."""
         gpu_s = total(e.gpu_s for e in found.values())
         measured = tuple(m for e in found.values() for m in e.measured)
         for name, e in found.items():

@@ -1,12 +1,12 @@
-"""Off the grid: what a program gains on shapes that stand in no file.
+"""Gain of a program on shapes between the published ones ("off the grid").
 
-The measured shapes are published with their latencies, and so are the neighbours that the recheck asks about. A table
+The measured shapes are published with their latencies, and so are the neighbours that the recheck uses. A look-up table
 of them may be small enough, and its rows wide enough, to pass for a rule there. Here lengths and batches are drawn
-between measured ones, from a hash of the program: it cannot know them, since whoever writes them into it draws others.
+between measured ones, from a hash of the program: writing them into the program would change the hash and so the draw.
 
-On recorded latencies the program's decision there is looked up on the two measured shapes beside it, and lies between
-them as the shape does: an estimate. Rules keep 66% of their gain and more that way (they decide for the shape, not for
-its neighbours), tables of single shapes nothing. On a GPU it is measured, on ragged batches too.
+On recorded latencies the decision's gain is estimated by interpolation between the two measured shapes beside it.
+Rules keep at least 66% of their gain that way (they decide for the shape, not for its neighbours), tables of single
+shapes nothing. A live judge measures the gain, on ragged batches too.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from evaluators.sandbox.sandbox import Sandbox
 from evaluators.scoring.overfit import OVERFIT_FLOOR
 
 SHAPES, SHAPES_MEASURED = 400, 64
-"""Shapes drawn, looked up and measured."""
+"""Number of shapes drawn for a look-up and for a measurement."""
 
 KEPT = 0.5
-"""Share of the gain beside it below which a program is marked."""
+"""Share of the gain on the neighbouring measured shapes below which a program is marked."""
 
 
 @dataclass(frozen=True, slots=True)
 class OffGrid:
-    """One reading.
+    """Result of evaluating a program off the grid.
 
     Attributes:
-        shapes: drawn.
-        gain: weighted mean log speed-up of the program's decisions there.
-        beside: of its decisions on the measured shapes beside them.
-        measured: whether `gain` was measured; else it was looked up.
-        problem: why the program has no decisions there; empty where it has.
+        shapes: number of shapes drawn.
+        gain: weighted mean log speed-up of the program's decisions on them.
+        beside: the same on the measured shapes beside them.
+        measured: True if `gain` was measured, False if it was interpolated.
+        problem: reason for missing decisions; empty if there are decisions.
     """
 
     shapes: int
@@ -58,16 +58,16 @@ class OffGrid:
 
     @property
     def kept(self) -> float:
-        """Share of the gain beside it; 1.0 where nothing is gained."""
+        """Gain as a share of the gain on the measured shapes; 1.0 without a gain."""
         return self.gain / self.beside if self.beside > 0 else 1.0
 
     @property
     def marked(self) -> bool:
-        """Whether the program's decisions hold on the measured shapes alone."""
+        """True if the program's gain does not carry over from the measured shapes."""
         return bool(self.problem) or (self.kept < KEPT and self.beside - self.gain > OVERFIT_FLOOR)
 
     def as_json(self) -> dict[str, object]:
-        """Fields by name, with what follows from them."""
+        """Fields and derived values by name."""
         return {
             "shapes": self.shapes,
             "speedup": math.exp(self.gain),
@@ -85,10 +85,10 @@ class Drawn:
 
     Attributes:
         shape: the decode call.
-        below: id of the measured case before it; of a ragged batch the case that it was made from.
-        above: id of the one behind it.
-        at: how far towards `above` it lies, 0 to 1.
-        weight: mean weight of the two.
+        below: id of the measured case before it; for a ragged batch, its original.
+        above: id of the measured case after it.
+        at: position between `below` (0) and `above` (1).
+        weight: mean weight of both.
     """
 
     shape: DecodeShape
@@ -105,16 +105,16 @@ def _with(shape: DecodeShape, axis: str, value: int) -> DecodeShape:
 def draw(
     cases: Sequence[Case], shares: Mapping[str, float], block_n: int, rng: random.Random, *, ragged: bool
 ) -> list[Drawn]:
-    """A shape between any two measured uniform ones that are next to each other in length or in batch.
+    """Draw a shape between any two measured uniform ones that are adjacent in length or batch.
 
-    Where there is room it lies further from both than the recheck's neighbours: more than a block, or a sequence.
+    If possible it is more than a block or a sequence away from both, further than the recheck's neighbours.
 
     Args:
-        cases: what was measured.
-        shares: weight of each.
-        block_n: keys of a block.
-        rng: what draws.
-        ragged: also one batch for each ragged one, its lengths moved by up to two blocks each.
+        cases: measured cases.
+        shares: weights by case id.
+        block_n: keys per block.
+        rng: random generator.
+        ragged: also draw one batch per ragged case, with each length moved by up to two blocks.
     """
     drawn = []
     rows: dict[tuple[str, DecodeShape], list[Case]] = defaultdict(list)
@@ -143,13 +143,13 @@ def draw(
 
 
 def read_off_grid(judge: Judge, source: str, evaluation: Evaluation, *, measure: bool = True) -> OffGrid | None:
-    """Read a program on shapes drawn from its hash; None where no two measured shapes leave room.
+    """Evaluate a program on shapes drawn from its hash; None if no two measured shapes leave room.
 
     Args:
-        judge: its training and holdout shapes are the measured ones; sealed ones are left out.
-        source: of the program.
-        evaluation: what the judge said of it, `OK`.
-        measure: whether a live judge may use its GPU for it; else it reads nothing.
+        judge: judge whose training and holdout shapes are the measured ones; sealed ones are left out.
+        source: source of the program.
+        evaluation: the judge's evaluation, with status `OK`.
+        measure: True if a live judge may use its GPU; otherwise a live judge returns None.
 
     Raises:
         MeasureError: a live judge lost its GPU.

@@ -28,13 +28,13 @@ ORDER_SEED = 20250
 
 @dataclass(frozen=True, slots=True)
 class RecheckResult:
-    """Answers of a program that was asked once more.
+    """Decisions of a program that was run again.
 
     Attributes:
         status: as in `Answers`.
         message: as in `Answers`.
         decisions: per question, in the order of the questions.
-        near: per question, the decisions on its neighbours.
+        near: decisions on the neighbours of each question.
     """
 
     status: Status
@@ -44,7 +44,7 @@ class RecheckResult:
 
 
 class ShuffledSandbox:
-    """Asks the same questions and their neighbours, shuffled together. Thread-safe."""
+    """Sandbox for the same questions and their neighbours, shuffled together. Thread-safe."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class ShuffledSandbox:
 
         Args:
             gpu: as in `Sandbox`.
-            questions: those of the first look.
+            questions: questions of the first evaluation.
             near: neighbours of each question.
-            limits: of the first look; the time grows with the number of questions.
+            limits: limits of the first evaluation; the time grows with the number of questions.
             target: as in `Sandbox`.
-            hidden: questions of which, and of whose neighbours, no message tells anything.
+            hidden: questions that messages must not reveal, nor their neighbours.
 
         Raises:
             SandboxUnavailable: this system cannot confine candidates.
@@ -85,7 +85,7 @@ class ShuffledSandbox:
         self._questions = len(questions)
 
     def ask(self, run: Callable[[Sandbox], Answers]) -> RecheckResult:
-        """Ask through `run`, which hands the sandbox a program."""
+        """Run a program: `run` passes it to the sandbox."""
         answers = run(self._sandbox)
         if answers.status is not Status.OK:
             return RecheckResult(answers.status, answers.message, (), ())
@@ -99,16 +99,16 @@ class ShuffledSandbox:
 
 
 Gains = Callable[[Sequence[tuple[str, AnyDecision]]], list[float | None]]
-"""Log speed-ups of decisions on cases, by case id; None where one has no latency."""
+"""Function from decisions on cases to log speed-ups; None for a decision without a latency."""
 
 
 def difference(first: Sequence[AnyDecision], second: Sequence[AnyDecision]) -> int | None:
-    """Index of the first question that was answered differently; None where there is none."""
+    """Index of the first differing decision; None if all are equal."""
     return next((i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b), None)
 
 
 class Recheck:
-    """Runs programs once more, and judges what that shows. Thread-safe."""
+    """Second run of programs, with tests of stability and overfitting. Thread-safe."""
 
     def __init__(
         self,
@@ -122,11 +122,11 @@ class Recheck:
         """Find the neighbours of every case.
 
         Args:
-            cases: shape and question by case id, in the order of the first look.
+            cases: shape and question by case id, in the order of the first evaluation.
             setting: how decode calls reach the kernel.
             weights: share of each case in the score of its split.
             gpu: as in `Sandbox`.
-            limits: of the first look.
+            limits: limits of the first evaluation.
         """
         self._weights = weights
         self._target = target = target_of(setting)
@@ -138,15 +138,15 @@ class Recheck:
         self._shuffled = ShuffledSandbox(gpu, asked, near, limits, target=target, hidden=hidden)
 
     def run(self, program: Program, evaluation: Evaluation, gains: Gains) -> Evaluation:
-        """The evaluation with what the recheck adds to it.
+        """Run a program again and return its evaluation with the recheck's findings.
 
-        The program is asked once more in another process, with another hash seed, in another order and among near-by
-        shapes. Any difference makes it `UNSTABLE`. Where much of its gain is overfit, that is taken off its scores.
+        The program runs in another process, with another hash seed, in another order and among near-by shapes. Any
+        difference makes it `UNSTABLE`. If much of its gain is overfit, the overfit part is subtracted from its scores.
 
         Args:
-            program: what was evaluated.
-            evaluation: what the first look said, `OK`.
-            gains: what near-by shapes' decisions would gain.
+            program: program that was evaluated.
+            evaluation: first evaluation, with status `OK`.
+            gains: looks up gains of near-by shapes' decisions.
         """
         again = self._shuffled.ask(lambda sandbox: sandbox.ask(program, hash_seed=HASH_SEED))
         problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"
@@ -172,7 +172,7 @@ class Recheck:
         known |= zip(wanted, gains(wanted), strict=True)
         parts: dict[str, tuple[float, float]] = {}
         for case_id, near in self._near.items():
-            gain = math.log(evaluation.speedups.get(case_id, 1.0))  # what has no recorded latency gains nothing
+            gain = math.log(evaluation.speedups.get(case_id, 1.0))  # without a recorded latency there is no gain
             answers = zip(near, decided[case_id], strict=True)
             parts[case_id] = (gain, overfit_part(gain, [(axis, known.get((case_id, d))) for (axis, _), d in answers]))
         overfit = {split: overfit_gain(parts, weights) for split, weights in self._weights.items()}

@@ -1,9 +1,9 @@
-"""Extends a recorded table by launches and shapes that were recorded later, maybe on another GPU of the same model.
+"""Extension of a recorded table by launches and shapes recorded later, possibly on another GPU of the same model.
 
-Of each shape that gets more launches a few that the table holds are measured again: the bridge. What the new launches
-took is multiplied by the geometric mean of old over new medians of the bridge, so that the cells of a shape compare as
-if one GPU had measured them. The card and `bridge.csv.gz` say which cells were scaled, and by how much. Shapes that the
-table lacks come as they were measured.
+For each shape with new launches, a few launches of the table are measured again: the bridge. New latencies are
+multiplied by the geometric mean of old over new medians of the bridge, so that the cells of a shape compare as if one
+GPU had measured them. The card and `bridge.csv.gz` list the scaled cells and the factors. New shapes are added as
+measured.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from evaluators.latencies.table import (
 BRIDGE = "bridge.csv.gz"
 BRIDGE_COLUMNS = ("case", "factor", "disagreement", "scaled_launches", "gpu")
 FASTEST = 2
-"""Launches of the bridge beside the baseline: the fastest, which scores rest on."""
+"""Launches of the bridge besides the baseline: the fastest, on which scores depend."""
 
 EXTENDS = "extends"
-"""Key of a slice's header: digest of the table whose launches it leaves out."""
+"""Key of a slice's header: digest of the table that it extends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bridged:
-    """A shape that got more launches.
+    """A shape with added launches.
 
     Attributes:
-        factor: what the new latencies were multiplied by.
-        disagreement: largest less smallest logarithm of old over new among the launches of the bridge.
-        launches: how many were added, the last ones of the shape.
+        factor: factor applied to the new latencies.
+        disagreement: range of the logarithms of old over new among the launches of the bridge.
+        launches: number of added launches, the last ones of the shape.
         gpu: UUID of the GPU that measured them.
     """
 
@@ -58,7 +58,7 @@ class Bridged:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A table and what was added to it; fields as of `write_table`."""
+    """An extended table and its added cells; fields as in `write_table`."""
 
     card: Mapping[str, Any]
     cases: tuple[Case, ...]
@@ -68,13 +68,13 @@ class Extension:
 
 
 def bridge(cells: Sequence[Cell]) -> tuple[Cell, ...]:
-    """Recorded launches of a shape to measure again: the baseline, which comes first, and the fastest."""
+    """Recorded launches of a shape to measure again: the baseline, first, and the fastest."""
     others = sorted(cells[1:], key=lambda c: (statistics.median(c.latencies_us), c.launch))
     return (cells[0], *others[:FASTEST])
 
 
 def _bridged(case: str, old: Sequence[Cell], new: Sequence[Cell], gpu: str) -> tuple[list[Cell], Bridged]:
-    """New launches in the time of the old ones."""
+    """New launches, scaled to the old ones."""
     again = {c.launch: statistics.median(c.latencies_us) for c in new}
     known = {c.launch for c in old}
     logs = [math.log(statistics.median(c.latencies_us) / again[c.launch]) for c in bridge(old) if c.launch in again]
@@ -90,17 +90,17 @@ def _bridged(case: str, old: Sequence[Cell], new: Sequence[Cell], gpu: str) -> t
 
 
 def _gpus(folder: Path) -> dict[str, str]:
-    """UUID of the GPU that measured a shape, by case."""
+    """UUID of the GPU that measured each shape, by case."""
     with gzip.open(folder / SHAPES, "rt", encoding="utf-8", newline="") as file:
         return {row["case"]: row["gpu"] for row in csv.DictReader(file)}
 
 
 def extended(folder: Path, slices: Sequence[Path]) -> Extension:
-    """A table with what slices add to it.
+    """Extend a table by slices.
 
     Args:
-        folder: the table.
-        slices: recorded with its digest in their header.
+        folder: folder of the table.
+        slices: slice files with the table's digest in their header.
 
     Raises:
         TableError: a slice of another table, workload, setting or build, or without the bridge of a shape.
@@ -140,7 +140,7 @@ def extended(folder: Path, slices: Sequence[Path]) -> Extension:
 
 
 def _card(new_card: Mapping[str, Any], bridged: Mapping[str, Bridged], shapes: int) -> dict[str, Any]:
-    """What a card says of the extension; figures of the bridge where there is one."""
+    """Entries of a card about the extension, with figures of the bridge if there is one."""
     told: dict[str, Any] = {
         "date": new_card["date"],
         "device": new_card["device"],
@@ -161,10 +161,10 @@ def _card(new_card: Mapping[str, Any], bridged: Mapping[str, Bridged], shapes: i
 
 
 def write_extension(folder: Path, extension: Extension) -> None:
-    """Write the table to a new folder, with the file that says what was scaled.
+    """Write the table to a new folder, with the file of scaled cells.
 
     Raises:
-        TableError: the folder holds something already.
+        TableError: the folder is not empty.
     """
     write_table(folder, extension.card, extension.cases, extension.cells, extension.gpu_of)
     text = io.StringIO()

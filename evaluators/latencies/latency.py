@@ -1,4 +1,4 @@
-"""Where latencies come from: a recorded table, or what a live GPU measured."""
+"""Sources of latencies: a recorded table, or a live GPU."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from evaluators.targets.registry import target_of
 from evaluators.targets.target import ShapeLatencies
 
 ANSWERS_KEPT = 20
-"""Look-ups remembered per case, on average; a search of any length must not fill the memory."""
+"""Cached look-ups per case, on average; a long search must not fill the memory."""
 
 
 class UnrecordedError(Exception):
     """A launch without a latency; the message says why.
 
     Attributes:
-        status: what this makes of the candidate: by default a launch that the table neither holds nor brackets.
+        status: status of the candidate: by default, a launch that the table neither has nor brackets.
     """
 
     def __init__(self, message: str, status: Status = Status.UNRECORDED) -> None:
-        """Keep message and status."""
+        """Store message and status."""
         super().__init__(message)
         self.status = status
 
 
 class LatencySource(Protocol):
-    """Where latencies come from: a recorded table, or a live GPU.
+    """Source of latencies: a recorded table, or a live GPU.
 
     Attributes:
-        grows: whether a latency that is not known now may be known later.
-        kernels_last: whether other combine kernels are looked up last: see `Target.latencies`.
+        grows: True if an unknown latency may become known later.
+        kernels_last: True if other combine kernels are looked up last; see `Target.latencies`.
     """
 
     grows: bool
     kernels_last: bool
 
     def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
-        """Make latencies of these decisions known where that takes work; failures show when they are asked for.
+        """Measure the latencies of these decisions if necessary; failures are raised by `latency`.
 
         Returns:
-            When this call kept a GPU busy, None where nothing had to be measured; what another call had begun to
-            measure is not counted again.
+            Time in which this call kept a GPU busy, None without measurements; measurements that another call had begun
+            are not counted again.
         """
         ...
 
     def cells(self, case: Case) -> Sequence[Cell]:
-        """Launches of a case whose latency is known, the baseline's first; rounds are paired across them.
+        """Launches of a case with known latency, the baseline's first; rounds are paired across them.
 
-        The same object as long as nothing new is known.
+        Returns the same object until more is known.
         """
         ...
 
@@ -61,18 +61,18 @@ class LatencySource(Protocol):
         """Latency of a decision whose num_splits is resolved.
 
         Raises:
-            UnrecordedError: not known and not to be had.
+            UnrecordedError: no latency is known or can be interpolated.
         """
         ...
 
 
 class TableSource:
-    """Latencies of a recorded table. Answers are remembered, since candidates repeat decisions."""
+    """Latencies of a recorded table; cached, since candidates repeat decisions."""
 
     grows = False
 
     def __init__(self, table: Table, *, interpolate: bool = True, kernels_last: bool = False) -> None:
-        """Take a table; without `interpolate` only what was measured itself is known.
+        """Index a table; without `interpolate` only measured launches have latencies.
 
         `kernels_last`: see `Target.latencies`.
         """
@@ -81,14 +81,14 @@ class TableSource:
         self._known: dict[tuple[str, AnyDecision], Latency | None] = {}
 
     def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
-        """See `LatencySource.prepare`; a table knows all that it will ever know."""
+        """Do nothing: a table does not grow."""
 
     def cells(self, case: Case) -> Sequence[Cell]:
         """See `LatencySource.cells`."""
         return self._table.cells[case.id]
 
     def _cells_of(self, case: Case) -> ShapeLatencies[Any]:
-        """The index of a case, made when it is first needed: a reader may need few."""
+        """Index of a case, built at the first use: a reader may need few cases."""
         found = self._shapes.get(case.id)
         if found is None:
             t = self._table

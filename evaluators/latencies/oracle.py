@@ -1,4 +1,4 @@
-"""Gains of one shape's launches over its baseline, and the oracle: the best of them without the luck of the pick."""
+"""Gains of one shape's launches over its baseline, and the oracle: the best of them, free of selection bias."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class OracleShape:
     """The oracle on one shape.
 
     Attributes:
-        cell: index of the launch with the best median over all rounds.
-        log_gain: log speed-up over the baseline, chosen on one half of the rounds and scored on the other,
-            averaged over the two ways round. Never the gain of `cell` itself, which luck inflates.
+        cell: index of the launch with the lowest median over all rounds.
+        log_gain: log speed-up over the baseline, selected on one half of the rounds and scored on the other,
+            averaged over the two ways round. Not the gain of `cell`, which selection inflates.
     """
 
     cell: int
@@ -31,7 +31,7 @@ class OracleShape:
 
 
 def oracle_of(cells: Sequence[Cell]) -> OracleShape:
-    """The oracle over a shape's cells; the first is the baseline."""
+    """Oracle over a shape's cells, the first of which is the baseline."""
     baseline = cells[0].latencies_us
     logs = [log_speedups(baseline, c.latencies_us) for c in cells]
     halves = [[row[h::2] for row in logs] for h in (0, 1)]
@@ -44,12 +44,12 @@ def oracle_of(cells: Sequence[Cell]) -> OracleShape:
 
 
 class ShapeGains:
-    """Launches of one shape whose latency is known, against its baseline. Worked out when first asked for."""
+    """Gains of one shape's known launches over its baseline, computed at the first use."""
 
     def __init__(
         self, shape: DecodeShape, cells: Sequence[Cell], setting: Setting, gpu: Gpu, *, kernels_last: bool = False
     ) -> None:
-        """Take the cells, the baseline's first; `kernels_last`: see `Target.latencies`."""
+        """Store the cells, the baseline's first; `kernels_last`: see `Target.latencies`."""
         self.cells = cells
         self._kernels_last = kernels_last
         self._of = (shape, setting, gpu)
@@ -93,6 +93,6 @@ class ShapeGains:
         return self._target.latencies(shape, self.cells, setting, gpu, kernels_last=self._kernels_last)
 
     def gain(self, decision: AnyDecision) -> Gain | None:
-        """Gain of a decision whose num_splits is resolved: measured, interpolated, or None where it is unknown."""
+        """Gain of a decision with resolved num_splits: measured, interpolated, or None if unknown."""
         found = self._index.lookup(decision)
         return None if found is None else gain_of(self.cells[0].latencies_us, found.rounds_us)

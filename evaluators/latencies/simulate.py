@@ -1,9 +1,9 @@
-"""Simulated latencies: a model of what a launch takes, fitted on few measured ones. Nothing here measures anything.
+"""Simulated latencies: a model of a launch's latency, fitted on few measured ones. Nothing here measures.
 
-The work of a launch is cut into tiles as the kernel cuts it, and handed to SMs in the kernel's order. Then time runs
-through the phases in which fewer and fewer SMs are busy: with k of them a block of keys takes as long as one SM needs
-for it alone, or as long as memory needs for k, whichever is longer (rounded at the corner). Splits add a combine
-kernel. Eleven numbers are fitted, on the logarithms of latencies.
+The work of a launch is cut into tiles as in the kernel, and assigned to SMs in the kernel's order. The latency is the
+sum over phases in which fewer and fewer SMs are busy: with k busy SMs a block of keys takes the time of one SM alone,
+or the time of memory for k blocks, whichever is longer (with a smooth maximum). Splits add a combine kernel. Eleven
+parameters are fitted to the logarithms of latencies.
 """
 
 from __future__ import annotations
@@ -24,37 +24,41 @@ from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import recorded_actions
 from evaluators.fa3.dispatch import blocks_of_sequences, ceil_div, is_local, shape_view
-from evaluators.fa3.launch import canonical_launch
+from evaluators.fa3.launch import canonical_launch, walked_splits
 from evaluators.latencies.table import SIMULATED, Table
 
 MIN_LAUNCHES = 64
-"""Measured launches below which nothing is simulated."""
+"""Smallest number of measured launches for a fit."""
 
 ROUNDS = 2
-"""Equal rounds of a simulated launch: tables need two."""
+"""Identical rounds of a simulated launch: tables need two."""
 
 PRIOR_WEIGHT = 0.01
-"""How strongly numbers that the launches say nothing about are held at where the fit begins."""
+"""Weight of the prior, which keeps undetermined parameters at their initial values."""
+
+WHOLE_SHARE = 0.4
+"""Share of the drawn launches that are taken from those that split nothing: few of a table are, and without them what
+splitting costs is not told from what any launch does."""
 
 OUTLIER = 0.05
-"""Log error from which a launch counts less and less."""
+"""Log error beyond which the robust loss reduces a launch's weight."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchWork:
-    """What a launch gives the GPU to do.
+    """Work of a launch.
 
     Attributes:
-        phases: blocks that the busiest SMs do while exactly k SMs are busy, at index k; index 0 is unused.
+        phases: blocks of the busiest SMs while exactly k SMs are busy, at index k; index 0 is unused.
         tiles: tiles of the SM that is busy longest.
         empty_tiles: splits without keys, per SM.
         block_bytes: bytes of K and V of one block.
         block_scores: scores of one block: block_m times block_n.
-        readers: tiles that read the same block at about the same time, so that memory is asked for it once: the query
-            heads of a KV head where they are not packed.
-        most_splits: most splits of a sequence; 1 when nothing is split.
+        readers: tiles that read the same block at about the same time, so that memory delivers it once: the query heads
+            of a KV head if they are not packed.
+        combined_splits: largest count of splits that a combine tile walks through; 0 if nothing is split.
         partial_bytes: fp32 partial outputs that the combine kernel reads.
-        combine: whether a combine kernel is launched.
+        combine: True if a combine kernel is launched.
     """
 
     phases: tuple[float, ...]
@@ -63,7 +67,7 @@ class LaunchWork:
     block_bytes: int
     block_scores: int
     readers: int
-    most_splits: int
+    combined_splits: int
     partial_bytes: int
     combine: bool
 
@@ -71,10 +75,10 @@ class LaunchWork:
 def tiles_in_order(
     shape: DecodeShape, setting: Setting, live: Sequence[int], *, packed: bool
 ) -> tuple[list[tuple[int, int]], int]:
-    """(KV blocks of a tile, number of such tiles) in the order in which SMs take them, and the tiles without keys.
+    """Pairs (KV blocks of a tile, number of such tiles) in scheduling order, and the number of tiles without keys.
 
     FA3 sorts sequences by the blocks of a split, longest first; vLLM's fork, and calls with a window, keep the batch's
-    order. With a sliding window a tile begins where its first query's window does.
+    order. With a sliding window a tile begins at its first query's window.
     """
     view = shape_view(shape, setting)
     blocks = blocks_of_sequences(shape, setting)
@@ -100,9 +104,9 @@ def tiles_in_order(
 
 
 def busy_phases(tiles: Sequence[tuple[int, int]], num_sms: int) -> tuple[tuple[float, ...], int]:
-    """Blocks done by the busiest SMs while k SMs are busy (k from 0 to num_sms), and the tiles of the busiest one.
+    """Blocks of the busiest SMs while k SMs are busy (k from 0 to num_sms), and the number of tiles of the busiest SM.
 
-    Each tile goes to the SM that has done least when it is taken.
+    Each tile is assigned to the SM with the least work so far.
     """
     loads = [(0, 0)] * num_sms
     if len(tiles) == 1:
@@ -122,7 +126,7 @@ def busy_phases(tiles: Sequence[tuple[int, int]], num_sms: int) -> tuple[tuple[f
 
 
 def work_of(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> LaunchWork:
-    """What a decision's launch gives the GPU to do.
+    """Work of a decision's launch.
 
     Raises:
         UserError: a decision of another kernel than FA3's.
@@ -144,7 +148,7 @@ def work_of(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gp
         block_bytes=view.block_n * (shape.head_dim + shape.v_head_dim) * setting.element_bytes,
         block_scores=view.block_m * view.block_n,
         readers=1 if launch.pack_gqa else shape.qheads_per_kvhead,
-        most_splits=max(live),
+        combined_splits=walked_splits(shape, max(live), launch.combine_bucket),
         partial_bytes=sum(s for s in live if s > 1) * rows * shape.v_head_dim * 4,
         combine=launch.combine_bucket > 0,
     )
@@ -155,17 +159,17 @@ class LatencyModel:
     """A fitted model; all numbers positive.
 
     Attributes:
-        fixed_us: any launch.
-        tile_us: beginning and ending a tile.
-        empty_us: a tile without keys.
-        block_us_per_mb: one SM alone with a megabyte of K and V.
-        scores_us_per_million: one SM with a million scores, whatever the size of a head.
-        bandwidth_mb_per_us: of memory.
-        corner: how sharply the two limits meet; large is sharp.
-        combine_us: a combine kernel with something to combine.
-        combine_split_us: each split of the sequence with most.
-        combine_mb_per_us: partial outputs written and read.
-        launch_us: a combine kernel that finds nothing split.
+        fixed_us: fixed time of a launch.
+        tile_us: prologue and epilogue of a tile.
+        empty_us: time of a tile without keys.
+        block_us_per_mb: time of one SM alone for a megabyte of K and V.
+        scores_us_per_million: time of one SM for a million scores, for any head size.
+        bandwidth_mb_per_us: memory bandwidth.
+        corner: sharpness of the smooth maximum.
+        combine_us: time of a combine kernel with work.
+        combine_split_us: time per split that the combine kernel walks through.
+        combine_mb_per_us: rate of writing and reading partial outputs.
+        launch_us: time of a combine kernel without work.
     """
 
     fixed_us: float = 7.0
@@ -181,7 +185,7 @@ class LatencyModel:
     launch_us: float = 0.2
 
     def predict(self, works: Sequence[LaunchWork]) -> np.ndarray:
-        """Microseconds of each launch."""
+        """Predict the latency of each launch in microseconds."""
         return _predict(np.log(np.array([getattr(self, f.name) for f in fields(self)])), _columns(works))
 
 
@@ -209,7 +213,7 @@ def _columns(works: Sequence[LaunchWork]) -> _Columns:
         empty=np.array([w.empty_tiles for w in works]),
         blocks=blocks,
         kinds=kinds.reshape(-1),
-        splits=np.array([w.most_splits if w.most_splits > 1 else 0 for w in works], dtype=float),
+        splits=np.array([w.combined_splits for w in works], dtype=float),
         partial_mb=np.array([w.partial_bytes for w in works]) / 1e6,
         combine=np.array([w.combine for w in works], dtype=float),
     )
@@ -232,7 +236,7 @@ def _predict(log_numbers: np.ndarray, c: _Columns) -> np.ndarray:
 
 
 def fit_model(works: Sequence[LaunchWork], latencies_us: Sequence[float]) -> LatencyModel:
-    """Fit the model; launches far off count less.
+    """Fit the model with a robust loss.
 
     Raises:
         UserError: fewer than `MIN_LAUNCHES`, or no scipy.
@@ -245,7 +249,7 @@ def fit_model(works: Sequence[LaunchWork], latencies_us: Sequence[float]) -> Lat
         raise UserError("simulating needs scipy", hint="pip install 'evosplit[simulate]'") from error
     columns, logs = _columns(works), np.log(np.array(latencies_us))
     start = np.log(np.array([getattr(LatencyModel(), f.name) for f in fields(LatencyModel)]))
-    # least_squares weighs all residuals by one loss: the prior's are small, where that is their square.
+    # least_squares applies one loss to all residuals: the prior's are small, where the loss is the square.
     weight = PRIOR_WEIGHT * math.sqrt(len(works) / MIN_LAUNCHES)
 
     def residuals(numbers: np.ndarray) -> np.ndarray:
@@ -257,16 +261,16 @@ def fit_model(works: Sequence[LaunchWork], latencies_us: Sequence[float]) -> Lat
 
 @dataclass(frozen=True, slots=True)
 class SimulationQuality:
-    """How far simulated latencies are from measured ones.
+    """Difference between simulated and measured latencies.
 
     Attributes:
-        shapes: shapes with at least two launches.
-        launches: their launches.
+        shapes: number of shapes with at least two launches.
+        launches: number of their launches.
         log_error: standard deviation of the logarithm of simulated over measured latency.
         rank_correlation: Spearman's, over all launches.
-        oracle_loss: how much longer the launches that the simulation would choose take than the best measured ones,
-            mean over shapes, as a share.
-        gain_kept: log speed-up over the baseline of the chosen launches, as a share of the best ones'.
+        oracle_loss: relative excess latency of the launches that the simulation would choose over the best measured
+            ones, mean over shapes.
+        gain_kept: log speed-up over the baseline of the chosen launches, as a share of that of the best.
     """
 
     shapes: int
@@ -278,7 +282,7 @@ class SimulationQuality:
 
 
 def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Ranks from 0, ties in between."""
+    """Ranks from 0; ties get their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts + 1) / 2)[inverse]
@@ -312,30 +316,46 @@ def compare(measured: Mapping[str, Sequence[float]], simulated: Mapping[str, Seq
     )
 
 
+def drawn(cases: Sequence[Case], cells: Mapping[str, Sequence[Cell]], count: int, seed: int) -> list[tuple[Case, Cell]]:
+    """So many launches of measured shapes, one shape after the other in random order, round after round."""
+    rng = random.Random(seed)
+    pools = {c: list(cells[c.id]) for c in rng.sample(cases, len(cases))}
+    found: list[tuple[Case, Cell]] = []
+    while len(found) < count:
+        for case, pool in pools.items():
+            if pool and len(found) < count:
+                whole = [cell for cell in pool if cell.decision.num_splits == 1]
+                cell = rng.choice(whole if whole and rng.random() < WHOLE_SHARE else pool)
+                pool.remove(cell)
+                found.append((case, cell))
+    return found
+
+
 def fit_table(table: Table, launches: int = 0, seed: int = 0) -> tuple[LatencyModel, SimulationQuality | None, int]:
-    """Fit on launches of a table's training shapes, and compare on its holdout shapes; sealed ones are not looked at.
+    """Fit on launches of a table's training shapes, and compare on its holdout shapes; sealed shapes are not used.
 
     Args:
-        table: measured.
-        launches: how many are used, drawn at random; 0 for all.
-        seed: of the draw.
+        table: measured table.
+        launches: number of launches to use, drawn by shapes; 0 for all.
+        seed: random seed of the draw.
 
     Returns:
-        The model, its quality on the holdout where there is one, and the launches that it was fitted on.
+        The model, its quality on the holdout if there is one, and the number of launches in the fit.
 
     Raises:
         UserError: too few launches, or the table is itself simulated.
     """
     if str(table.card["build"]).startswith(SIMULATED):
         raise UserError("the table is simulated itself", hint="fit on a measured one")
-    rows = [(c, cell) for c in table.cases if c.split is Split.TRAIN for cell in table.cells[c.id]]
-    if launches > len(rows):
-        raise UserError(f"--launches {launches}: the training shapes have {len(rows)}")
-    drawn = random.Random(seed).sample(rows, launches) if launches else rows
-    works = [work_of(c.shape, table.setting, cell.decision, table.gpu) for c, cell in drawn]
-    model = fit_model(works, [statistics.median(cell.latencies_us) for _, cell in drawn])
+    train = [c for c in table.cases if c.split is Split.TRAIN]
+    known = sum(len(table.cells[c.id]) for c in train)
+    if launches > known:
+        raise UserError(f"--launches {launches}: the training shapes have {known}")
+    rows = drawn(train, table.cells, launches or known, seed)
+    works = [work_of(c.shape, table.setting, cell.decision, table.gpu) for c, cell in rows]
+    model = fit_model(works, [statistics.median(cell.latencies_us) for _, cell in rows])
     others = [c for c in table.cases if c.split is Split.HOLDOUT and len(table.cells[c.id]) > 1]
-    return model, compare_cases(table, model, others) if others else None, len(drawn)
+    return model, compare_cases(table, model, others) if others else None, len(rows)
 
 
 def compare_cases(table: Table, model: LatencyModel, cases: Sequence[Case]) -> SimulationQuality:
@@ -351,7 +371,7 @@ def compare_cases(table: Table, model: LatencyModel, cases: Sequence[Case]) -> S
 
 
 def simulated_cells(model: LatencyModel, case: Case, setting: Setting, gpu: Gpu) -> tuple[Cell, ...]:
-    """Every launch that a recording would measure for a shape, with its simulated latency; the baseline's first."""
+    """Launches that a recording would measure for a shape, with simulated latencies; the baseline's first."""
     actions = recorded_actions(case.shape, setting, gpu)
     found = model.predict([work_of(case.shape, setting, decision, gpu) for decision, _ in actions.values()])
     return tuple(
@@ -363,14 +383,14 @@ def simulated_cells(model: LatencyModel, case: Case, setting: Setting, gpu: Gpu)
 def simulated_card(
     table: Table, workload: str, model: LatencyModel, error: SimulationQuality | None, launches: int
 ) -> dict[str, object]:
-    """Card of a simulated table: GPU and build begin with `SIMULATED`, and what it rests on is said.
+    """Card of a simulated table: GPU and build begin with `SIMULATED`; it names the measured table behind it.
 
     Args:
-        table: the measured one.
-        workload: of the simulated shapes.
-        model: what was fitted.
-        error: on measured shapes that the fit did not see, where there are any.
-        launches: that the model was fitted on.
+        table: measured table.
+        workload: workload of the simulated shapes.
+        model: fitted model.
+        error: quality on measured shapes outside the fit, if there are any.
+        launches: number of launches in the fit.
     """
     device = dict(table.card["device"])
     device["name"] = f"{SIMULATED} {device['name']}"

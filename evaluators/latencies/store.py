@@ -1,8 +1,8 @@
-"""The latency store: what live measurements found, shared between runs, one SQLite file.
+"""The latency store: live measurements in one SQLite file, shared between runs.
 
 A launch is measured once per bench (GPU, driver, provider build, mode, cache state) and shape. Every reading
 is kept with the baseline's readings of the same rounds, so that launches measured minutes or days apart can be
-compared although clocks drift. What is stored first counts: asking again does not draw new luck.
+compared although clocks drift. The first stored reading counts, so that measuring again cannot draw a luckier one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import TARGETS, target_of_decision
 
 STORE_FORMAT = 2
-"""Format 1, before `launch` had `knobs`, is read, and brought up to date where it is written."""
+"""Format of the file. Format 1, without `launch.knobs`, can be read, and is upgraded when written."""
 
 METHOD = "graph-6"
-"""How latencies are taken (CUDA graphs, six rounds); other methods' readings are not mixed with these."""
+"""Measuring method (CUDA graphs, six rounds); readings of different methods are not mixed."""
 
 SCHEMA = """
 CREATE TABLE bench (
@@ -48,12 +48,12 @@ CREATE TABLE launch (
 
 
 class StoreError(Exception):
-    """The store cannot be read or written; the message says which file and what to do."""
+    """The store cannot be read or written; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class BenchKey:
-    """What latencies depend on beside shape and launch. Two GPUs of one model are two benches."""
+    """Everything but shape and launch that latencies depend on. Two GPUs of one model are two benches."""
 
     device: DeviceRecord
     build: str
@@ -62,7 +62,7 @@ class BenchKey:
 
     @property
     def key(self) -> str:
-        """Stable text form; equal where latencies may be compared."""
+        """Stable text form; equal if latencies may be compared."""
         d, s = self.device, self.setting
         parts = (d.name, d.uuid, d.driver, self.build, s.provider, s.mode.value, s.cache.value, s.page_size, s.dtype)
         return "|".join(map(str, (*parts, self.method)))
@@ -74,12 +74,12 @@ class StoredLatency:
 
     Attributes:
         launch: key of its canonical launch.
-        decision: one decision that makes it, resolved.
+        decision: a resolved decision that leads to it.
         latencies_us: microseconds by round.
         baseline_us: the baseline's readings in the same rounds.
         error: worst relative error against the fp32 reference.
         sm_clock_mhz: SM clock after the rounds.
-        slowed: whether NVML then reported a slow-down by heat or power.
+        slowed: True if NVML then reported throttling by heat or power.
     """
 
     launch: str
@@ -101,7 +101,7 @@ def shape_key(shape: DecodeShape) -> str:
 
 
 def _json(values: Sequence[float]) -> str:
-    """Finite numbers as `json.dumps` writes them, in about half its time, of which recording takes much."""
+    """Finite numbers as `json.dumps` writes them, in about half the time, which matters for recordings."""
     return f"[{', '.join(map(repr, values))}]"
 
 
@@ -111,13 +111,13 @@ READING_COLUMNS = (
 
 
 def _knobs_text(decision: AnyDecision) -> str | None:
-    """A decision of another target than FA3, with that target's name; FA3's has columns of its own."""
+    """Decision of a target other than FA3 as text, with the target's name; FA3's knobs have columns."""
     target = target_of_decision(decision)
     return None if target is FA3 else json.dumps([target.name, *decision.as_row()])
 
 
 def _decision(row: Sequence[Any], knobs: str | None) -> AnyDecision:
-    """Inverse of `_knobs_text`, given FA3's columns."""
+    """Decision of a row: the inverse of `_knobs_text`, or from FA3's columns."""
     if knobs is None:
         return Decision.from_row(row)
     name, *numbers = json.loads(knobs)
@@ -139,13 +139,13 @@ def _reading(
 
 
 def read_bench(path: Path, bench: BenchKey) -> dict[str, dict[str, StoredLatency]]:
-    """All readings of a bench by shape (see `shape_key`) and launch, while others may write; empty without any.
+    """All readings of a bench by shape (see `shape_key`) and launch, also while others write.
 
-    Without a UUID it is any GPU of that model and driver: a shape is then read as the GPU measured it that knows most
-    of it, since times of two GPUs are not compared.
+    Without a UUID the bench is any GPU of that model and driver: each shape is then read from the GPU with most of its
+    launches, since times of two GPUs are not compared.
 
     Raises:
-        StoreError: no store that can be read.
+        StoreError: not a readable store.
     """
     by_gpu: dict[str, dict[int, dict[str, StoredLatency]]] = {}
     d, s = bench.device, bench.setting
@@ -211,7 +211,7 @@ class LatencyStore:
         self._db.close()
 
     def bench_id(self, bench: BenchKey) -> int:
-        """Number of a bench in this file, entered when new."""
+        """Row id of a bench in this file, inserted if new."""
         d, s = bench.device, bench.setting
         row = (bench.key, d.name, d.uuid, d.driver, bench.build, s.provider, s.mode.value, s.cache.value, s.page_size,
                s.dtype, bench.method)  # fmt: skip
@@ -224,7 +224,7 @@ class LatencyStore:
             return int(self._db.execute("SELECT id FROM bench WHERE key = ?", (bench.key,)).fetchone()[0])
 
     def add(self, bench: int, shape: DecodeShape, readings: Sequence[StoredLatency]) -> None:
-        """Keep readings; those of launches that are known already are thrown away.
+        """Insert readings; those of known launches are ignored.
 
         Raises:
             StoreError: the file cannot be written (disk full, removed).
@@ -232,7 +232,7 @@ class LatencyStore:
         self.add_all([(bench, shape, readings)])
 
     def add_all(self, found: Sequence[tuple[int, DecodeShape, Sequence[StoredLatency]]]) -> None:
-        """`add` for several benches and shapes at once, all or nothing.
+        """Insert readings of several benches and shapes in one transaction.
 
         Raises:
             StoreError: the file cannot be written (disk full, removed).
@@ -245,7 +245,7 @@ class LatencyStore:
             for r in readings:
                 d = r.decision
                 if r.baseline_us is not baseline_us:
-                    # The same rounds for all launches that were measured together.
+                    # Launches measured together share the baseline's rounds.
                     baseline_us, baseline = r.baseline_us, _json(r.baseline_us)
                 rows.append((
                     bench, key, r.launch, d.num_splits, d.blocks_per_split, getattr(d, "pack_gqa", None),
@@ -278,7 +278,7 @@ class LatencyStore:
         return found
 
     def launches_known(self, benches: Sequence[int], shape: DecodeShape) -> dict[int, int]:
-        """How many launches of a shape each of these benches knows; those that know none are left out.
+        """Number of known launches of a shape by bench; benches without any are left out.
 
         Raises:
             StoreError: the file cannot be read.
@@ -292,6 +292,6 @@ class LatencyStore:
             raise StoreError(f"{self.path} cannot be read ({error})") from error
 
     def count(self, bench: int) -> int:
-        """Launches known of a bench."""
+        """Number of known launches of a bench."""
         with self._lock:
             return int(self._db.execute("SELECT count(*) FROM launch WHERE bench = ?", (bench,)).fetchone()[0])

@@ -1,7 +1,7 @@
-"""Recorded tables: latencies of a workload under one setting, with the card that says how they were made.
+"""Recorded tables: latencies of a workload under one setting, with a card that describes the measurement.
 
 A table is a folder: `card.json`, `shapes.csv.gz` (one line per shape), `cells.csv.gz` (one line per measured launch)
-and `SHA256SUMS` of the three. Plain text, so that anyone can check it without our code.
+and `SHA256SUMS` of the three. Plain text, so that it can be checked without evosplit.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from evaluators.targets.target import AnyTarget
 TABLE_FORMAT = 1
 CARD, SHAPES, CELLS = "card.json", "shapes.csv.gz", "cells.csv.gz"
 SUMS = "SHA256SUMS"
-"""As `sha256sum -c` takes it. Numbers of a card that nothing else repeats, such as the SMs, are safe by it alone.
-Tables of earlier versions lack it and are read unchecked."""
+"""Checksums in the format of `sha256sum -c`, the only protection of a card's numbers such as the SMs. Tables of earlier
+versions lack the file and are read unchecked."""
 
 SHAPE_COLUMNS = (
     "case", "split", "batch", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "seqlen_q", "gpu", "live_seqlens",
 )  # fmt: skip
-"""Columns of a table's shapes; `RARE_FIELDS` follow where a shape has one of them."""
+"""Columns of a table's shapes; `RARE_FIELDS` follow if a shape has one of them."""
 
 
 SIMULATED = "simulated"
-"""First word of GPU and build in the card of a table that was not measured: every output that names them says it."""
+"""First word of GPU and build in the card of a simulated table, so that all output that names them shows it."""
 
 
 class TableError(Exception):
-    """A table or slice cannot be read or written; the message says which file and why."""
+    """A table or slice cannot be read or written; the message gives file and reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def _csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> byte
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    # mtime 0: the same recording gives the same bytes.
+    # mtime 0 makes the bytes depend on the content alone.
     return gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0)
 
 
@@ -74,23 +74,23 @@ def cell_columns(target: AnyTarget) -> tuple[str, ...]:
 
 
 def _text(value: object) -> str:
-    """A number or a flag of a decision."""
+    """Number or flag of a decision as text."""
     return "" if value is None else str(int(value))  # type: ignore[call-overload]
 
 
 @cache
 def _numbers_of(decision_type: type) -> tuple[str, ...]:
-    """Fields of a decision that are numbers; the one flag that there is may be None."""
+    """Numeric fields of a decision; the only flag may be None."""
     return tuple(f.name for f in fields(decision_type) if f.name != "pack_gqa")
 
 
 def check_cell(where: str, cell: Cell, rounds: int) -> None:
-    """Refuse a launch whose numbers no measurement gives.
+    """Check that the numbers of a launch can come from a measurement.
 
     Args:
-        where: file and shape, for the message.
-        cell: the launch.
-        rounds: how many latencies each launch of the recording has.
+        where: file and shape, for messages.
+        cell: launch with its latencies.
+        rounds: latencies per launch in the recording.
 
     Raises:
         TableError: a latency or the error is not a number, not positive or not finite, or rounds are missing.
@@ -110,18 +110,18 @@ def check_cell(where: str, cell: Cell, rounds: int) -> None:
 
 
 FAR = 2.0
-"""A split launch this many times faster than every other one of its shape, or slower than both beside it, is doubtful;
-the tables that ship come to 1.3."""
+"""Limit of doubt: a split launch faster than every other of its shape, or slower than both neighbours, by this factor;
+at most 1.3 in the tables that ship."""
 
 FAR_UNSPLIT = 10.0
-"""The same for an unsplit launch, which spares short sequences the combine kernel: up to 6 times in those tables."""
+"""The same for an unsplit launch, which needs no combine kernel: up to 6 in those tables for short sequences."""
 
 
 def off_the_curve(cells: Mapping[str, Sequence[Cell]]) -> list[str]:
-    """Launches whose latency does not fit the others of their shape, in words: one broken reading decides scores.
+    """Descriptions of launches whose latency does not fit the others of their shape: one bad reading can decide scores.
 
-    Doubtful is a launch far faster than the next fastest of its shape, and a split one far slower than both that run
-    one split more and one less.
+    A launch is doubtful if it is far faster than the next fastest of its shape, or, if split, far slower than those
+    with one split more and one split less.
     """
     found = []
     for case, rows in cells.items():
@@ -151,7 +151,7 @@ DOUBTS_SHOWN = 5
 
 
 def doubts(cells: Mapping[str, Sequence[Cell]]) -> list[str]:
-    """Lines that warn of launches off the curve, the first few by name."""
+    """Warnings about launches off the curve, the first few by name."""
     found = off_the_curve(cells)
     if not found:
         return []
@@ -165,7 +165,7 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
     """Write a table to a new or empty folder.
 
     Raises:
-        TableError: the folder holds something already.
+        TableError: the folder is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
         raise TableError(f"{folder} is not empty: choose another folder, or remove it first")
@@ -195,7 +195,7 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
 
 
 def write_sums(folder: Path) -> None:
-    """Say what a table's files are."""
+    """Write the checksums of a table's files."""
     lines = (f"{_sha256(folder / name)}  {name}\n" for name in (CARD, SHAPES, CELLS))
     (folder / SUMS).write_text("".join(lines), encoding="ascii")
 
@@ -205,10 +205,10 @@ def _sha256(path: Path) -> str:
 
 
 def _check_sums(folder: Path) -> None:
-    """Refuse files that are not those that were written.
+    """Check a table's files against their checksums.
 
     Raises:
-        TableError: naming the file.
+        TableError: a file differs; the message names it.
     """
     if not (folder / SUMS).exists():
         return
@@ -226,7 +226,7 @@ def _check_sums(folder: Path) -> None:
 
 
 def table_digest(folder: Path) -> str:
-    """sha256 over the three files of a table."""
+    """SHA-256 digest of the three files of a table."""
     digest = hashlib.sha256()
     for name in (CARD, SHAPES, CELLS):
         digest.update((folder / name).read_bytes())
@@ -234,7 +234,7 @@ def table_digest(folder: Path) -> str:
 
 
 def _rows(path: Path, columns: Sequence[str], further: Sequence[str] = ()) -> list[list[str]]:
-    """Lines below the header, which names the columns, and may name the further ones."""
+    """Rows below the header, which must have the columns and may have the further ones."""
     try:
         with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
@@ -247,11 +247,11 @@ def _rows(path: Path, columns: Sequence[str], further: Sequence[str] = ()) -> li
 
 _recent: dict[str, Table] = {}
 TABLES_KEPT = 2
-"""Tables that `read_table` remembers: a run reads its table to judge and again for its report."""
+"""Tables in the cache of `read_table`: a run reads its table to judge and again for its report."""
 
 
 def read_table(folder: Path) -> Table:
-    """Load a table; the last few that were read are remembered by the digest of their files.
+    """Load a table; the last few are cached by the digest of their files.
 
     Raises:
         TableError: missing, damaged or of a newer format.
@@ -259,7 +259,7 @@ def read_table(folder: Path) -> Table:
     try:
         digest = table_digest(folder)
     except OSError:
-        return _parsed(folder, "")  # which says what is missing
+        return _parsed(folder, "")  # raises with the missing file
     table = _recent.pop(digest, None) or _parsed(folder, digest)
     _recent[digest] = table
     for oldest in list(_recent)[:-TABLES_KEPT]:
@@ -322,13 +322,13 @@ def _parsed(folder: Path, digest: str) -> Table:
 
 
 def restrict(table: Table, splits: Sequence[Split]) -> Table:
-    """The table without the cases of other splits."""
+    """Table with the cases of some splits only."""
     cases = tuple(c for c in table.cases if c.split in splits)
     return Table(table.card, table.setting, table.gpu, cases, {c.id: table.cells[c.id] for c in cases}, table.digest)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, object]]:
-    """Lines of a slice with their numbers; None for one that is no JSON."""
+    """Numbered lines of a slice; None for a line that is not JSON."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -341,10 +341,10 @@ def _lines(path: Path) -> Iterator[tuple[int, object]]:
 
 
 def slice_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a slice, the header first; torn ones are left out.
+    """Rows of a slice, the header first; torn lines are left out.
 
     Raises:
-        TableError: it cannot be read, or a line is no object.
+        TableError: it cannot be read, or a line is not an object.
     """
     for number, row in _lines(path):
         if row is not None and not isinstance(row, dict):
@@ -354,7 +354,7 @@ def slice_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def torn_lines(path: Path) -> list[int]:
-    """Numbers of a slice's lines that were left out: cut short by an interruption, or damaged.
+    """Numbers of a slice's torn lines: cut short by an interruption, or damaged.
 
     Raises:
         TableError: it cannot be read.
@@ -365,7 +365,7 @@ def torn_lines(path: Path) -> list[int]:
 def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dict[str, list[Cell]], dict[str, str]]:
     """Card, cases, cells and GPU UUID per case from slices of one setting.
 
-    Half-recorded shapes (torn lines) are discarded; of a shape recorded twice the first slice counts.
+    Torn lines are discarded; the first slice counts for a shape that was recorded twice.
 
     Raises:
         TableError: slices of different settings, builds or GPU models, or nothing recorded.
@@ -440,7 +440,7 @@ def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], path: Path) 
 
 
 def round_agreement(rounds: Iterable[Sequence[float]]) -> dict[str, float]:
-    """How far rounds of one cell disagree: (max - min) / median, its median and 95th percentile over cells."""
+    """Disagreement of the rounds of one cell: (max - min) / median, its median and 95th percentile over cells."""
     spreads = sorted((max(v) - min(v)) / statistics.median(v) for v in rounds)
     return {
         "round_spread_median": round(statistics.median(spreads), 5),

@@ -1,1 +1,1 @@
-"""Measures kernels on GPUs: timing, workers, pools, recordings."""
+"""Measurements of kernels on GPUs: timing, workers, pools, recordings."""

@@ -23,20 +23,20 @@ from evaluators.measure.shape_timer import ShapeTimer, WrongOutputError, error_b
 from evaluators.measure.timing import launches_per_replay
 
 READINGS = 2
-"""Replays per arm of a block: four readings per arm, so that one outlier does not move the median."""
+"""Replays per position of a block: four readings per arm, so that one outlier does not move the median."""
 
 T = TypeVar("T")
 
 
 class GpuBench:
-    """One setting on the current GPU. Memory is taken at the first measurement."""
+    """Bench for one setting on the current GPU. Memory is allocated at the first measurement."""
 
     def __init__(self, setting: Setting, seed: int, library: str = "") -> None:
-        """Load the provider and look whether this GPU can be timed.
+        """Load the provider and check that this GPU can be timed.
 
         Args:
             setting: how calls reach the kernel.
-            seed: of inputs and orders.
+            seed: seed of inputs and orders.
             library: another build of the provider's kernel; empty for the installed one.
 
         Raises:
@@ -54,18 +54,18 @@ class GpuBench:
         self._opened: ShapeTimer | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Device and build."""
+        """Device and build, as JSON."""
         return {"device": asdict(self.device), "build": self.provider.build()}
 
     @property
     def shapes(self) -> ShapeTimer:
-        """What measures, made when first needed."""
+        """Timer of shapes, created at the first use."""
         if self._opened is None:
             self._opened = ShapeTimer(self.setting, self.provider, self.gpu, seed=self._seed)
         return self._opened
 
     def close_shapes(self) -> None:
-        """Give back the memory for KV copies; the next measurement takes it anew."""
+        """Free the memory for KV copies; the next measurement allocates it again."""
         import torch
 
         self._opened = None
@@ -73,7 +73,7 @@ class GpuBench:
         torch.cuda.empty_cache()
 
     def guarded(self, shape: DecodeShape, work: Callable[[], T]) -> T:
-        """Run a measurement; what goes wrong becomes a `MeasureError` that says whether to go on."""
+        """Run a measurement; failures become a `MeasureError`, whose kind tells whether to go on."""
         import torch
 
         try:
@@ -99,7 +99,7 @@ class GpuBench:
 
     def measure(self, shape: DecodeShape, decisions: Sequence[AnyDecision], rounds: int) -> dict[str, Any]:
         """See `GpuWorker.measure`."""
-        shapes = self.guarded(shape, lambda: self.shapes)  # takes the memory for KV copies at first
+        shapes = self.guarded(shape, lambda: self.shapes)  # allocates the memory for KV copies at the first call
         started = time.monotonic()
         case = Case(shape_key(shape), shape, Split.TRAIN)
         timed = self.guarded(shape, lambda: shapes.time_decisions(case, decisions, rounds=rounds))
@@ -122,15 +122,15 @@ class GpuBench:
         orders: Sequence[str],
         calls: tuple[int, int] | None = None,
     ) -> list[dict[str, Any]]:
-        """See `GpuWorker.pairs`.
+        """Measure paired blocks; see `GpuWorker.pairs`.
 
         Args:
             shape: the decode call.
             one: arm A.
             other: arm B.
-            orders: one per block.
-            calls: calls per replay of A and B where they differ; B's span is still divided by A's number. This
-                is how the proof of the bench makes B slower by a known share.
+            orders: order of each block.
+            calls: calls per replay of A and B if they differ; B's span is still divided by A's number. Tests of the
+                bench use it to make B slower by a known share.
         """
         blocks = self.guarded(shape, lambda: self._pairs(shape, one, other, orders, calls))
         self.shapes.tidy()
@@ -154,11 +154,11 @@ class GpuBench:
         plans = {"A": plan.of(each[0]), "B": plan.of(each[1])}
         errors, blocks = [], []
         for order in orders:
-            # Metadata, workspaces and graphs are made anew for each block: where they land in memory is worth
+            # Metadata, workspaces and graphs are created anew for each block: their place in memory changes times by
             # up to 0.5% and must not stick to one arm.
             graphs, bound = {}, {}
             for arm in self._rng.sample("AB", 2):
-                # Kept until the block ends: the graph reads the metadata that a bound launch owns.
+                # Kept until the end of the block: the graph reads the metadata that a bound launch owns.
                 bound[arm] = self._bound(inputs, decisions[arm])
                 errors.append(shapes.checked_run(inputs, expected, bound[arm]))
                 torch.cuda.synchronize()
@@ -169,7 +169,7 @@ class GpuBench:
             events, clocks, slowed = [], [], False
             for arm in order:
                 events.append(shapes.timer.read_arm(graphs[arm], plans[arm], readings=READINGS))
-                # While the replays run: an idle GPU would show another clock.
+                # Read during the replays: an idle GPU has another clock.
                 clock, slow = self._clocks.sample()
                 clocks.append(clock)
                 slowed = slowed or slow
@@ -186,7 +186,7 @@ class GpuBench:
         return blocks
 
     def _bound(self, inputs: CallInputs, decision: AnyDecision) -> BoundLaunch:
-        """A launch; num_splits 0 leaves it to the library."""
+        """Bind a launch; num_splits 0 leaves the decision to the library."""
         if decision.num_splits == 0:
             return self.provider.bind_own(inputs, 0)
         return self.provider.bind(inputs, decision, self.gpu)
@@ -211,7 +211,7 @@ class GpuBench:
         with profile(activities=[ProfilerActivity.CUDA]) as trace:
             bound.run(0)
             torch.cuda.synchronize()
-        # Without the profiler's library (CUPTI may be denied in a virtual machine) there are no names.
+        # Without the profiler's library (virtual machines may deny CUPTI) there are no names.
         return [e.name for e in trace.events() if "flash::" in e.name]
 
     def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
@@ -239,5 +239,5 @@ class GpuBench:
 
 
 def open_bench(setting: Setting, seed: int, library: str = "") -> GpuBench:
-    """A bench on this machine's GPU."""
+    """Open a bench on this machine's GPU."""
     return GpuBench(setting, seed, library)

@@ -1,8 +1,8 @@
-"""Decisions read back from a compiled FA3 library, and the same decisions by the mirror.
+"""Decisions read back from a compiled FA3 library, and the same decisions computed in Python.
 
 The live splits are read from the scheduler metadata, the static num_splits from the shape of the partial
-outputs that a forward call allocates. Readings ship as a fixture, so that the mirror is checked against
-the compiled library on machines without a GPU too.
+outputs that a forward call allocates. Readings ship as a fixture, so that the Python
+version is tested against the compiled library on machines without a GPU, too.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class CompiledDecision:
     Attributes:
         setting: name of provider and mode, e.g. `fa3_fwd-metadata`.
         shape: the decode call.
-        num_splits: asked of the library; 0 is its own choice.
-        sm_margin: asked of the library.
+        num_splits: value passed to the library; 0 for its own choice.
+        sm_margin: value passed to the library.
         compiled: static num_splits (static, varlen) as one number, or live splits per sequence (metadata).
     """
 
@@ -47,7 +47,7 @@ class CompiledDecision:
     compiled: tuple[int, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain mapping for a JSON line."""
+        """Mapping for a JSON line."""
         row = asdict(self)
         row["shape"] = {k: v for k, v in self.shape.as_json().items() if v}
         return row
@@ -60,7 +60,7 @@ class CompiledDecision:
 
 
 def reading_setting(name: str) -> Setting:
-    """Setting of a reading, e.g. `fa3_fwd-metadata` or `fa3_fwd-metadata-fp8`; the cache state plays no part."""
+    """Setting of a reading, e.g. `fa3_fwd-metadata` or `fa3_fwd-metadata-fp8`; the cache state is irrelevant."""
     provider, mode, *dtype = name.split("-")
     return Setting(provider, Mode(mode), Cache.COLD, 16 if provider == "vllm" else 0, dtype[0] if dtype else "bf16")
 
@@ -71,7 +71,7 @@ def reading_name(setting: Setting) -> str:
 
 
 def random_shape(rng: random.Random, *, ragged: bool) -> DecodeShape:
-    """A decode call over the head counts, head sizes, lengths and batches that servers use."""
+    """Random decode call over the head counts, head sizes, lengths and batches that servers use."""
     heads_q, heads_kv = rng.choice(HEADS)
     batch = rng.choice((1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 31, 32, 33, 48, 64, 100))
     capacity = rng.choice((64, 128, 176, 352, 353, 512, 513, 640, 704, 705, 1024, 1500, 2048, 4096, 8192, 16384))
@@ -92,7 +92,7 @@ WINDOWS = (1, 128, 512, 1024, 4096, 100_000)
 
 
 def wide_shape(rng: random.Random, *, dtype: str) -> DecodeShape:
-    """A decode call of any model: head ratios to 71, V of another size, windows, softcaps, 1 to 16 query tokens."""
+    """Random decode call of any model: head ratios to 71, V sizes, windows, softcaps, 1 to 16 query tokens."""
     base = random_shape(rng, ragged=rng.random() < 0.6)
     heads_kv = rng.choice(HEADS_KV)
     head_dim, head_dim_v = rng.choice(WIDE_HEAD_DIMS), 0
@@ -116,10 +116,10 @@ EDGE_HEADS = ((8, 1), (16, 2), (32, 4), (8, 8), (64, 1), (12, 4), (71, 1))
 
 
 def edge_shape(rng: random.Random, *, dtype: str) -> DecodeShape:
-    """A decode call at an edge: batches to 1,100, empty sequences, windows, head sizes that are no kernel's own.
+    """Random edge case: batches to 1,100, empty sequences, windows, head sizes without a kernel of their own.
 
-    Batches lie around what one block of a prepare kernel holds (31 times a warp, 992). Lengths repeat in a pattern, so
-    that a file of many such calls stays small.
+    Batches are near the capacity of one block of a prepare kernel (31 times a warp, 992). Lengths repeat in a pattern,
+    which keeps files of many such calls small.
     """
     batch = rng.choice(EDGE_BATCHES)
     heads_q, heads_kv = rng.choice(EDGE_HEADS)
@@ -136,7 +136,7 @@ def edge_shape(rng: random.Random, *, dtype: str) -> DecodeShape:
 
 
 def tie_shapes(rng: random.Random) -> Iterator[DecodeShape]:
-    """Batches whose blocks * 1.1 * heads / 132 is a whole number, where one rounding decides."""
+    """Batches whose blocks * 1.1 * heads / 132 is an integer, so that the rounding decides."""
     for heads_q, heads_kv in ((64, 8), (32, 4), (16, 2), (8, 1)):
         for k in range(1, 41):
             total = 120 * k // heads_kv if 120 * k % heads_kv == 0 else 0
@@ -153,7 +153,7 @@ def tie_shapes(rng: random.Random) -> Iterator[DecodeShape]:
 
 
 def mirror(reading: CompiledDecision, gpu: Gpu) -> tuple[int, ...]:
-    """The same decision by `evaluators.fa3.dispatch`."""
+    """Decision by `evaluators.fa3.dispatch` for a reading."""
     setting = reading_setting(reading.setting)
     decision = Decision(reading.num_splits, sm_margin=reading.sm_margin)
     if setting.mode is Mode.METADATA:
@@ -162,7 +162,7 @@ def mirror(reading: CompiledDecision, gpu: Gpu) -> tuple[int, ...]:
 
 
 def read_metadata(provider: Provider, setting: Setting, *, count: int, seed: int) -> Iterator[CompiledDecision]:
-    """Live splits of `count` random batches and of the tie batches."""
+    """Read live splits of `count` random batches and of the tie batches."""
     rng = random.Random(seed)
     shapes = [random_shape(rng, ragged=rng.random() < 0.6) for _ in range(count)]
     cases = [(s, rng.choice(CAPS), rng.choice(MARGINS)) for s in shapes]
@@ -176,10 +176,10 @@ def read_metadata(provider: Provider, setting: Setting, *, count: int, seed: int
 def read_live_splits(
     provider: Provider, setting: Setting, shape: DecodeShape, decision: Decision
 ) -> CompiledDecision | None:
-    """Live splits of one batch in metadata mode; None where query heads are not packed, which the layout needs.
+    """Read live splits of one batch in metadata mode; None if query heads are not packed, which the layout needs.
 
     Raises:
-        RuntimeError: the library refuses the call.
+        RuntimeError: the library rejects the call.
     """
     import torch
 
@@ -196,7 +196,7 @@ def read_live_splits(
 def read_num_splits(
     provider: Provider, setting: Setting, pool: KvPool, *, count: int, seed: int
 ) -> Iterator[CompiledDecision]:
-    """Static num_splits of `count` random batches, from real forward calls with num_splits = 0."""
+    """Read static num_splits of `count` random batches, from real forward calls with num_splits = 0."""
     rng = random.Random(seed)
     found = 0
     while found < count:
@@ -214,10 +214,10 @@ def read_num_splits(
 def read_capped_splits(
     provider: Provider, setting: Setting, pool: KvPool, shape: DecodeShape, decision: Decision
 ) -> CompiledDecision | None:
-    """num_splits of one varlen forward call as the library resolves it; None where the call needs too much memory.
+    """Read the resolved num_splits of one varlen forward call; None if the call needs too much memory.
 
     Raises:
-        RuntimeError: the library refuses the call, or has no kernel for it.
+        RuntimeError: the library rejects the call, or has no kernel for it.
     """
     import torch
 
@@ -228,7 +228,7 @@ def read_capped_splits(
     )
     if max(kv_bytes, partial_bytes) > MAX_KV_BYTES:
         return None
-    # Inputs of metadata mode are those of a varlen call; it is called without the metadata.
+    # Metadata mode has the inputs of a varlen call, which is made without the metadata.
     inputs = provider.make_inputs(shape, replace(setting, mode=Mode.METADATA), copies=1, pool=pool)
     compiled = provider.compiled_num_splits(inputs, decision)
     torch.cuda.synchronize()

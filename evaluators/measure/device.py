@@ -1,4 +1,4 @@
-"""GPUs of this machine: model, UUID, driver, clocks, throttling, and whether one can be timed."""
+"""GPUs of this machine: model, UUID, driver, clocks, throttling, and fitness for timing."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _nvml() -> Any:
 
 
 class DeviceLost(RuntimeError):
-    """NVML does not answer for a GPU any more: it fell off the bus, or the driver is gone."""
+    """NVML no longer answers for a GPU, which fell off the bus or lost its driver."""
 
 
 @contextlib.contextmanager
 def _answering(nvml: Any) -> Iterator[None]:
-    """What NVML refuses becomes a `RuntimeError` that says so."""
+    """Convert errors of NVML to a `RuntimeError`."""
     try:
         yield
     except nvml.NVMLError as error:
@@ -39,7 +39,7 @@ def _answering(nvml: Any) -> Iterator[None]:
 
 
 def current_device() -> DeviceRecord:
-    """The GPU that torch uses now."""
+    """GPU that torch uses at present."""
     import torch
 
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
@@ -57,7 +57,7 @@ def current_device() -> DeviceRecord:
 
 
 def nvml_uuids() -> list[str]:
-    """UUIDs of this machine's GPUs in NVML's order, without opening any of them.
+    """UUIDs of this machine's GPUs in NVML's order, without opening a GPU.
 
     Raises:
         ImportError: nvidia-ml-py is missing.
@@ -71,7 +71,7 @@ def nvml_uuids() -> list[str]:
 
 
 def measuring_problem(uuid: str) -> str:
-    """Why nothing should be timed on a GPU: MIG, or another process on it; empty where it can be timed.
+    """Reason not to time on a GPU: MIG, or another process on it; empty if there is none.
 
     Raises:
         ImportError: nvidia-ml-py is missing.
@@ -89,7 +89,7 @@ def measuring_problem(uuid: str) -> str:
         return f"{uuid} is in MIG mode, where a slice of the SMs is timed, not the GPU: use a whole GPU"
     others = {p.pid: p.usedGpuMemory for p in running}
     if others.pop(os.getpid(), None) is None and len(others) == 1:
-        # In a container NVML counts in the host's process ids: a single one is this process.
+        # In a container NVML returns process ids of the host: a single one is this process.
         others = {}
     if not others:
         return ""
@@ -99,11 +99,11 @@ def measuring_problem(uuid: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TimingFitness:
-    """What of a GPU's state moves latencies.
+    """State of a GPU that affects latencies.
 
     Attributes:
-        facts: power cap, clocks, temperature and driver, in words.
-        doubts: what makes its latencies unlike those of the same model elsewhere; none where it is fit to be timed.
+        facts: power cap, clocks, temperature and driver, as text.
+        doubts: reasons why its latencies may differ from those of the same model elsewhere; empty if it is fit.
     """
 
     facts: tuple[str, ...]
@@ -111,14 +111,14 @@ class TimingFitness:
 
 
 HOT_C = 80
-"""Temperature in degrees from which a GPU is about to slow down."""
+"""Temperature in degrees above which a GPU is about to throttle."""
 
 LEAST_DRIVER = 580
 """First driver of CUDA 13, for which fa3-fwd is built."""
 
 
 def timing_fitness(uuid: str) -> TimingFitness:
-    """Power cap, clocks, temperature and driver of a GPU, and which of them are unusual.
+    """Power cap, clocks, temperature and driver of a GPU, with warnings about unusual values.
 
     Raises:
         ImportError: nvidia-ml-py is missing.
@@ -133,7 +133,7 @@ def timing_fitness(uuid: str) -> TimingFitness:
         try:
             return int(getattr(nvml, name)(handle, *arguments))
         except (nvml.NVMLError, AttributeError):
-            return None  # not every driver and virtual machine tells everything
+            return None  # not every driver and virtual machine reports everything
 
     cap, usual = asked("nvmlDeviceGetPowerManagementLimit"), asked("nvmlDeviceGetPowerManagementDefaultLimit")
     clock, most = (
@@ -162,7 +162,7 @@ def timing_fitness(uuid: str) -> TimingFitness:
 
 
 def _slowdowns(nvml: Any) -> int:
-    """Reasons for lower clocks that spoil latencies."""
+    """Bit mask of throttling reasons that affect latencies."""
     return int(
         nvml.nvmlClocksThrottleReasonHwSlowdown
         | nvml.nvmlClocksThrottleReasonHwThermalSlowdown
@@ -173,10 +173,10 @@ def _slowdowns(nvml: Any) -> int:
 
 
 class ClockLog:
-    """Samples SM clock and throttle reasons of the current GPU through NVML."""
+    """Sampler of SM clock and throttling of the current GPU through NVML."""
 
     def __init__(self, uuid: str) -> None:
-        """Open the device by UUID, so that CUDA_VISIBLE_DEVICES cannot mix two GPUs up.
+        """Open the device by UUID, independent of CUDA_VISIBLE_DEVICES.
 
         Raises:
             ImportError: nvidia-ml-py is missing.
@@ -188,7 +188,7 @@ class ClockLog:
         self._bad = _slowdowns(self._nvml)
 
     def sample(self) -> tuple[int, bool]:
-        """(SM clock in MHz, whether the GPU is slowed down by heat or power).
+        """Sample (SM clock in MHz, True if the GPU throttles by heat or power).
 
         Raises:
             DeviceLost: NVML does not answer.

@@ -1,7 +1,7 @@
-"""Jobs, results, and the one protocol between the pool and its workers.
+"""Jobs, results, and the protocol between the pool and its workers.
 
 A request is one JSON object with `op`: `open` (providers loaded, GPU tested), `run` (a batch of jobs) or the name of
-any other method of a bench. `run` has a reply for each job, everything else one: `{"ok": ...}` or
+any other method of a bench. `run` has a reply for each job, every other request has one: `{"ok": ...}` or
 `{"error": kind, "message": text}`, for a job with `busy_s`. A channel carries them to a worker: a pipe to a process, or
 calls to a Ray actor.
 """
@@ -32,7 +32,7 @@ class Job:
         setting: how the calls reach the kernel.
         shape: the decode call.
         decisions: one per canonical launch, resolved; the stock decision comes first.
-        rounds: readings of each launch.
+        rounds: number of readings of each launch.
     """
 
     setting: Setting
@@ -43,15 +43,15 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """A `Job`'s outcome. Exactly one reaches the client, however often the job was run.
+    """Result of a `Job`. Exactly one reaches the client, however often the job runs.
 
     Attributes:
-        job: what was asked.
-        uuid: the GPU that measured; empty when none could.
-        reply: as of `GpuBench.measure`; None when it failed.
-        error: why it failed; of kind DEADLY when several workers were lost over it, of kind LOST when no worker is
-            left.
-        busy_s: seconds that it kept the GPU busy.
+        job: job that was run.
+        uuid: GPU that measured; empty if none could.
+        reply: result of `GpuBench.measure`; None if it failed.
+        error: reason of a failure, of kind DEADLY if several workers were lost during the job, of kind LOST if no
+            worker is left.
+        busy_s: seconds of GPU time.
     """
 
     job: Job
@@ -63,11 +63,11 @@ class JobResult:
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker's description of itself, once its GPU passed the self-test.
+    """Description of a worker whose GPU has passed the self-test.
 
     Attributes:
         device: the GPU.
-        builds: kernel build by the name of each setting that was opened.
+        builds: kernel build by setting name, for each open setting.
         host: name of the machine.
     """
 
@@ -77,7 +77,7 @@ class WorkerInfo:
 
     @property
     def model(self) -> tuple[object, ...]:
-        """Equal for workers that may measure for one run: decisions depend on the GPU's model, latencies on all."""
+        """Identity that workers of one run must share: decisions depend on the GPU's model, latencies on all."""
         d = self.device
         return d.name, d.num_sms, d.l2_bytes, d.driver, tuple(sorted(self.builds.items()))
 
@@ -92,11 +92,11 @@ class WorkerInfo:
 
 
 SHAPE_FIELDS = tuple(f.name for f in fields(DecodeShape))
-"""Of a shape in a request, in this order."""
+"""Fields of a shape in a request, in order."""
 
 
 def run_request(jobs: Sequence[Job]) -> dict[str, Any]:
-    """The request `run`; all jobs have the first one's setting. Rows instead of mappings: there are many of them."""
+    """Request `run` for jobs with the same setting, in rows instead of mappings, to be short."""
     rows = []
     for job in jobs:
         s = job.shape
@@ -119,33 +119,33 @@ class Channel(ABC):
     """A connection to one worker. One request at a time; `kill` may come from any thread at any time.
 
     Attributes:
-        streams: whether `run` yields each reply when it is made, so that a lost worker's guilty job is known.
+        streams: True if `run` yields each reply at once, so that the job that lost a worker is known.
     """
 
     streams: bool
 
     @abstractmethod
     def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-        """Send a request; its replies, of which there are `count`.
+        """Send a request and yield its `count` replies.
 
         Raises:
-            WorkerLost: before all replies were there.
+            WorkerLost: the worker ended before the last reply.
         """
 
     @abstractmethod
     def kill(self) -> None:
-        """End the worker at once; a request that runs raises `WorkerLost`."""
+        """End the worker at once; a running request raises `WorkerLost`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let the worker end by itself, and wait until it let go of its GPU."""
+        """End the worker gracefully, and wait until it has released its GPU."""
 
     def open(self, settings: Sequence[Setting], *, seed: int, self_test: bool = True) -> WorkerInfo:
-        """Take the GPU, load the providers of these settings instead of earlier ones, and test them.
+        """Claim the GPU, load the providers of these settings instead of earlier ones, and test them.
 
         Raises:
-            MeasureError: of kind unavailable: nothing can be measured there, and the message says why.
-            WorkerLost: the worker died over it.
+            MeasureError: of kind unavailable: nothing can be measured there; the message gives the reason.
+            WorkerLost: the worker died.
         """
         request = {"op": "open", "settings": [s.as_json() for s in settings], "seed": seed, "self_test": self_test}
         found = self._ask(request)
@@ -155,15 +155,15 @@ class Channel(ABC):
             raise WorkerLost(f"the worker described itself as {str(found)[:SHOWN]!r} ({error!r})") from error
 
     def run(self, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
-        """Replies in the order of `jobs`.
+        """Yield replies in the order of `jobs`.
 
         Raises:
-            WorkerLost: before all replies were there.
+            WorkerLost: the worker ended before the last reply.
         """
         return self.replies(run_request(jobs), len(jobs))
 
     def ask(self, op: str, setting: Setting, **arguments: Any) -> Any:
-        """Call any other method of a bench; shapes are given as JSON, decisions as rows.
+        """Call another method of the bench, with shapes as JSON and decisions as rows.
 
         Raises:
             MeasureError: the worker reports a failure.
@@ -177,16 +177,16 @@ class Channel(ABC):
 
 
 SHOWN = 120
-"""Characters of a worker's words that a message repeats."""
+"""Longest quotation of a worker's reply in a message, in characters."""
 
 KINDS = {kind.value for kind in MeasureErrorKind}
 
 
 def reply_of(line: str) -> dict[str, Any]:
-    """A reply, from the line that a worker wrote.
+    """Parse a reply from a line of a worker's output.
 
     Raises:
-        WorkerLost: it is none; what comes behind it cannot be told apart either.
+        WorkerLost: not a reply; later lines cannot be matched to requests either.
     """
     reply: Any = None
     with contextlib.suppress(ValueError, RecursionError):
@@ -201,11 +201,11 @@ def reply_of(line: str) -> dict[str, Any]:
 
 
 def measured_of(reply: dict[str, Any], job: Job) -> dict[str, Any]:
-    """What a reply says of a job, as of `GpuBench.measure`.
+    """Measurement in the reply to a job, as returned by `GpuBench.measure`.
 
     Raises:
         MeasureError: the reply is an error.
-        WorkerLost: launches or rounds are missing, or a number is none that a measurement gives.
+        WorkerLost: launches or rounds are missing, or a number is not credible.
     """
     found = result_of(reply)
     try:
@@ -229,7 +229,7 @@ def measured_of(reply: dict[str, Any], job: Job) -> dict[str, Any]:
 
 
 def result_of(reply: dict[str, Any]) -> Any:
-    """A reply's value.
+    """Value of a reply.
 
     Raises:
         MeasureError: the reply is an error.
@@ -241,7 +241,7 @@ def result_of(reply: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def killed_after(channel: Channel, seconds: float) -> Iterator[threading.Event]:
-    """Kill a worker that takes longer than so many seconds for what is asked inside; the event says that it did."""
+    """Kill a worker if the body takes longer than `seconds`; the event is then set."""
     late = threading.Event()
 
     def kill() -> None:
@@ -258,20 +258,20 @@ def killed_after(channel: Channel, seconds: float) -> Iterator[threading.Event]:
 
 
 class Executor(Protocol):
-    """A place where workers run."""
+    """Starter of workers on GPUs."""
 
     name: str
 
     def gpus(self) -> Sequence[str]:
-        """Names of GPUs that can have a worker each, in the order in which they are to be used.
+        """Names of GPUs that can have a worker each, in the order of use.
 
         Raises:
-            MeasureError: of kind unavailable: there is no GPU, or what the executor needs is not installed.
+            MeasureError: of kind unavailable: there is no GPU, or a package is missing.
         """
         ...
 
     def start(self, gpu: str) -> Channel:
-        """Start a worker for a GPU; it opens nothing yet.
+        """Start a worker for a GPU, without opening settings.
 
         Raises:
             WorkerLost: it could not be started.
@@ -279,5 +279,5 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of everything once all channels are closed."""
+        """Release all resources, after all channels are closed."""
         ...

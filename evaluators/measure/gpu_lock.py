@@ -1,4 +1,4 @@
-"""One process per GPU: an exclusive lock file per GPU UUID, which the kernel lets go of when its holder dies."""
+"""One process per GPU: an exclusive lock file per GPU UUID, which the kernel releases when its holder dies."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from evaluators.measure.device import current_device, measuring_problem
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 
 LOCK_FOLDER = Path(tempfile.gettempdir()) / "evosplit-gpu-locks"
-"""Shared by all users of a host. Containers with a /tmp of their own do not see each other's; there NVML's list of
-processes on the GPU is what tells (`device.measuring_problem`)."""
+"""Folder of lock files, shared by all users of a host. Containers with a separate /tmp do not share it; there only
+NVML's list of processes on the GPU helps (`device.measuring_problem`)."""
 
 COMMAND_CHARS = 200
-"""Of a command line, what the lock file keeps."""
+"""Characters of a command line in the lock file."""
 
 _held: dict[str, IO[str]] = {}
-"""Locks of this process, by UUID, until it ends. A second bench in the same process shares the GPU on purpose."""
+"""Locks of this process, by UUID, until it ends. A second bench in the same process may share the GPU."""
 
 
 class GpuLockedError(RuntimeError):
@@ -32,9 +32,9 @@ class GpuLockedError(RuntimeError):
 
 
 def _open(path: Path) -> int:
-    """The lock file, made for all users where it is missing.
+    """Open the lock file, creating it for all users if it is missing.
 
-    Opened without O_CREAT where it exists: Linux refuses that for other users' files in a sticky folder
+    An existing file is opened without O_CREAT, which Linux refuses for other users' files in a sticky folder
     (fs.protected_regular).
     """
     before = os.umask(0)
@@ -51,7 +51,7 @@ def _open(path: Path) -> int:
 
 
 def _command_line(pid: int) -> str:
-    """How a process was started; empty where the system does not say."""
+    """Command line of a process; empty if unknown."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -60,7 +60,7 @@ def _command_line(pid: int) -> str:
 
 
 def _self_description() -> str:
-    """Process id, command and time, a line each; of a worker also who started it, for that is what people know."""
+    """Process id, command and time, a line each; for a worker the command names its parent, which users know."""
     command = shlex.join(sys.orig_argv)
     if "-m evaluators." in command:
         parent = os.getppid()
@@ -70,17 +70,17 @@ def _self_description() -> str:
 
 
 def holder(text: str) -> str:
-    """Who holds a lock, in words, from what it wrote into the file."""
+    """Description of a lock's holder, from the text of the lock file."""
     pid, command, since = [*text.splitlines(), "", "", ""][:3]
     return ", ".join(filter(None, (f"process {pid or 'unknown'}", command, since and f"since {since}")))
 
 
 def hold(uuid: str) -> None:
-    """Lock a GPU for the rest of this process; nothing to do where it holds it already.
+    """Lock a GPU for the rest of this process, unless it has the lock already.
 
     Raises:
-        GpuLockedError: another process holds it; the message says which.
-        OSError: the lock file cannot be made.
+        GpuLockedError: another process has the lock; the message names it.
+        OSError: the lock file cannot be created.
     """
     if uuid in _held:
         return
@@ -102,7 +102,7 @@ def hold(uuid: str) -> None:
 
 
 def claim_gpu() -> DeviceRecord:
-    """The GPU that torch uses now, locked until this process ends.
+    """Lock the GPU that torch uses at present until this process ends.
 
     Raises:
         MeasureError: of kind unavailable: CUDA does not start, another process measures on the GPU or runs on it, it
@@ -111,7 +111,7 @@ def claim_gpu() -> DeviceRecord:
     try:
         import torch
 
-        torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
+        torch.empty(1, device="cuda")  # opens this process's context, so that it can be distinguished from others
         device = current_device()
         hold(device.uuid)
         problem = measuring_problem(device.uuid)

@@ -1,8 +1,8 @@
-"""Fair queues of jobs, batches that run, and the affinity of shapes to GPUs.
+"""Fair queues of jobs, running batches, and the affinity of shapes to GPUs.
 
-Plain bookkeeping without threads, processes or clocks of its own: the pool holds a lock around every call and passes
-its own monotonic clock's reading, so that no other machine's clock decides anything. Nothing outlives the controller:
-after a restart the store says what is known, and the rest is asked for again.
+Bookkeeping without threads, processes or clocks: the pool holds a lock around every call and passes the time of its
+own monotonic clock, so that the clocks of other machines do not matter. The queue is not persistent: after a restart
+the store has the known launches, and the rest is requested again.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from evaluators.measure.executor import Job, JobResult
 
 @dataclass(frozen=True, slots=True)
 class PoolLimits:
-    """Sizes and times of a pool; tests shorten them.
+    """Limits of a pool; tests use smaller ones.
 
     Attributes:
-        max_launches: most launches of a batch: 1.6 s of an H100 at the median of 12.4 ms a launch, and what a lost
-            worker costs.
-        max_deaths: workers that may be lost over one job before it is given up.
-        answer_s: a worker is given up this long after its batch began or it last answered, and ...
-        answer_s_per_launch: ... this much more for each launch that is open: a minute for what a worker's first launch
-            of a setting prepares, and 80 times the median launch.
+        max_launches: largest number of launches of a batch, which a lost worker costs: 1.6 s of an H100 at the median
+            of 12.4 ms a launch.
+        max_deaths: workers that may be lost during one job before it fails.
+        answer_s: time limit of a worker since the start of its batch or its last reply, plus ...
+        answer_s_per_launch: ... this time for each open launch: a minute covers the set-up before the first launch of a
+            setting, and this is 80 times the median launch.
     """
 
     max_launches: int = 128
@@ -37,13 +37,13 @@ class PoolLimits:
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """A queue of one run, with its fair share of the pool.
+    """Queue of one run, with its fair share of the pool.
 
     Attributes:
-        served: launches handed out so far; the client with the least is next.
-        free: jobs that any GPU may take.
-        assigned: by GPU, jobs whose shapes are measured there.
-        alone: jobs over which a worker was lost; each is a batch of its own, so that only the guilty one dies again.
+        served: launches started so far; the client with the fewest is next.
+        free: jobs for any GPU.
+        assigned: jobs by the GPU that measures their shapes.
+        alone: jobs during which a worker was lost; each becomes a separate batch, to isolate the cause.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Client:
 
     @property
     def queues(self) -> list[deque[PendingJob]]:
-        """All that waits."""
+        """All queues of waiting jobs."""
         return [self.free, self.alone, *self.assigned.values()]
 
 
@@ -63,11 +63,11 @@ class PendingJob:
     """A job without a result.
 
     Attributes:
-        job: what is to be measured.
-        client: who wants it.
-        results: where the result goes.
-        deaths: why each worker was lost that ran it alone, or was running it.
-        avoid: GPUs where that happened.
+        job: job to run.
+        client: client of the job.
+        results: queue for the result.
+        deaths: reasons of workers lost while they ran it.
+        avoid: GPUs of these workers.
     """
 
     job: Job
@@ -79,14 +79,14 @@ class PendingJob:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Jobs that one worker runs now.
+    """Jobs that one worker is running.
 
     Attributes:
-        gpu: UUID.
-        jobs: what it runs, in order.
-        open: by position, jobs without a result; whoever takes one out, and no one else, gives its result.
-        launches: launches of jobs whose results have not come.
-        deadline_s: when the worker is given up, by the pool's clock.
+        gpu: UUID of the GPU.
+        jobs: jobs in order.
+        open: jobs without a result, by position; only the caller that removes one may deliver its result.
+        launches: launches of open jobs.
+        deadline_s: time limit of the worker, by the pool's clock.
     """
 
     gpu: str
@@ -97,7 +97,7 @@ class Batch:
 
 
 class JobQueue:
-    """Jobs of all clients from asked to answered. Not thread-safe."""
+    """Jobs of all clients, from request to result. Not thread-safe."""
 
     def __init__(self, limits: PoolLimits | None = None) -> None:
         """Nothing waits."""
@@ -111,18 +111,18 @@ class JobQueue:
     # GPUs, and which shapes they measure.
 
     def drop_gpu(self, gpu: str) -> None:
-        """Leave a GPU out: its shapes and the jobs that wait for it may go elsewhere."""
+        """Remove a GPU: its shapes and the jobs that wait for it can go to others."""
         self.gpus.discard(gpu)
         self._affinity = {key: g for key, g in self._affinity.items() if g != gpu}
         for client in self.clients.values():
             client.free.extendleft(reversed(client.assigned.pop(gpu, deque())))
 
     def affinity(self, setting: Setting, shape: DecodeShape) -> str:
-        """The GPU that measures a shape; empty while it is undecided."""
+        """GPU that measures a shape; empty if unassigned."""
         return self._affinity.get((setting, shape), "")
 
     def assign(self, setting: Setting, shape: DecodeShape, gpu: str) -> str:
-        """Let a GPU measure a shape unless another does; returns which one does."""
+        """Assign a shape to a GPU unless it is assigned already; returns its GPU."""
         if gpu not in self.gpus:
             return self.affinity(setting, shape)
         return self._affinity.setdefault((setting, shape), gpu)
@@ -130,7 +130,7 @@ class JobQueue:
     # Clients and their jobs.
 
     def open_client(self, name: str) -> None:
-        """Add a client; it starts level with those that have been served least, so as not to starve them.
+        """Add a client; it starts level with the least served clients, so as not to starve them.
 
         Raises:
             ValueError: the name is taken.
@@ -144,7 +144,7 @@ class JobQueue:
         return min(served or (c.served for c in self.clients.values()), default=0)
 
     def close_client(self, name: str) -> None:
-        """Forget a client; what it still waits for is not run, and what is running is thrown away."""
+        """Remove a client; its waiting jobs are dropped, and results of running ones discarded."""
         self.cancel(name)
         del self.clients[name]
 
@@ -152,14 +152,14 @@ class JobQueue:
         """Queue jobs of a client."""
         client = self.clients[name]
         if not any(client.queues):
-            # No one saves up a share by asking for nothing.
+            # An idle client does not accumulate a share.
             client.served = max(client.served, self._least_served())
         for job in jobs:
             client.free.append(PendingJob(job, client, results))
             self._waiting_launches += len(job.decisions)
 
     def cancel(self, name: str, results: SimpleQueue[JobResult] | None = None) -> None:
-        """Forget a client's jobs, waiting or running: those whose results would go there, or all."""
+        """Drop a client's jobs, waiting or running: those with this result queue, or all."""
         client = self.clients[name]
 
         def kept(pending: PendingJob) -> bool:
@@ -174,13 +174,13 @@ class JobQueue:
             batch.open = {k: p for k, p in batch.open.items() if kept(p)}
 
     def open_jobs(self, name: str) -> tuple[int, int]:
-        """(waiting, running) jobs of a client."""
+        """Numbers of (waiting, running) jobs of a client."""
         client = self.clients[name]
         running = sum(p.client is client for batch in self.batches for p in batch.open.values())
         return sum(map(len, client.queues)), running
 
     def drain(self) -> Iterator[PendingJob]:
-        """Take out everything that waits."""
+        """Remove and yield all waiting jobs."""
         for client in self.clients.values():
             for queue in client.queues:
                 yield from queue
@@ -190,7 +190,7 @@ class JobQueue:
     # Batches.
 
     def take(self, gpu: str, now_s: float) -> Batch | None:
-        """The next batch for a GPU, of the client that has been served least; None when nothing suits it."""
+        """Next batch for a GPU, from the least served client; None if no job suits it."""
         if gpu not in self.gpus:
             return None
         for client in sorted((c for c in self.clients.values() if any(c.queues)), key=lambda c: c.served):
@@ -213,7 +213,7 @@ class JobQueue:
             key = pending.job.setting, pending.job.shape
             if gpu in pending.avoid and self.gpus - pending.avoid:
                 continue
-            # Where another job has brought the shape back to a GPU that is to be avoided, it moves once more.
+            # If another job has moved the shape back to a GPU to avoid, it moves again.
             if self.affinity(*key) not in ("", gpu, *pending.avoid):
                 continue
             self._affinity[key] = gpu
@@ -222,7 +222,7 @@ class JobQueue:
         return []
 
     def _take_several(self, client: Client, gpu: str) -> list[PendingJob]:
-        # Towards the end batches shrink, so that no GPU works on while the others have nothing left.
+        # Batches shrink towards the end, so that all GPUs finish at about the same time.
         room = max(1, min(self.limits.max_launches, self._waiting_launches // (2 * len(self.gpus))))
         mine = client.assigned.setdefault(gpu, deque())
         taken: list[PendingJob] = []
@@ -241,23 +241,23 @@ class JobQueue:
         return taken
 
     def answered(self, batch: Batch, position: int, now_s: float) -> PendingJob | None:
-        """Take out the job whose result has come; None where it was cancelled, or the worker given up."""
+        """Remove the job of a result; None if it was cancelled, or the worker timed out."""
         batch.launches -= len(batch.jobs[position].decisions)
         self._renew(batch, now_s)
         return batch.open.pop(position, None)
 
     def finish(self, batch: Batch) -> bool:
-        """End a batch all of whose results have come; False where its worker was given up before."""
+        """End a finished batch; False if its worker had timed out."""
         known = batch in self.batches
         self.batches.discard(batch)
         return known
 
     def lost(self, batch: Batch, reason: str, *, guilty: int | None = None) -> list[PendingJob]:
-        """End a batch whose worker is lost; returns jobs that are given up.
+        """End the batch of a lost worker; returns jobs that fail.
 
-        The other open jobs wait again. Those that may have killed the worker are held against it: the one at position
-        `guilty`, or all that were open when that is not known. Their shapes move to another GPU, if there is one: it
-        may have been this GPU's fault.
+        The other open jobs wait again. Jobs that may have killed the worker are marked: the one at position `guilty`,
+        or all open ones if that is unknown. Their shapes move to another GPU, if there is one, since this GPU may be
+        the cause.
         """
         if not self.finish(batch):
             return []
@@ -279,9 +279,9 @@ class JobQueue:
         return given_up
 
     def overdue(self, now_s: float) -> list[Batch]:
-        """Batches past their deadline; the caller declares each lost."""
+        """Batches past their deadline; the caller must call `lost` for each."""
         return [batch for batch in self.batches if batch.deadline_s <= now_s]
 
     def next_deadline_s(self) -> float | None:
-        """When the next batch is overdue."""
+        """Earliest deadline of the running batches."""
         return min((batch.deadline_s for batch in self.batches), default=None)

@@ -1,8 +1,8 @@
-"""Latencies measured on live GPUs: the store is asked first, and a pool measures only launches that it lacks.
+"""Latencies measured on live GPUs: read from the store if known, otherwise measured by a pool.
 
-A shape lives on one GPU: its launches and its stock decision are measured there, and only times of one GPU are ever
-compared. Where that GPU is lost, the shape moves; what was measured before keeps its ratio to the stock decision of
-its own GPU, and what is new is measured on the new one. One GPU is a pool of one.
+Each shape has one GPU, which measures all its launches and its stock decision, since times of different GPUs are never
+compared. If that GPU is lost, the shape moves; earlier launches keep their ratio to the stock decision on the old GPU,
+and new ones are measured on the new GPU. A single GPU is a pool of one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from evaluators.measure.pool import Pool
 from evaluators.targets.registry import target_of
 
 ROUNDS = 6
-"""As in recorded tables: even, so that the oracle can be cross-fitted."""
+"""Rounds, as in recorded tables: an even number, so that the oracle can be cross-fitted."""
 
 STATUS_OF = {
     MeasureErrorKind.WRONG: Status.WRONG,
@@ -44,10 +44,11 @@ STATUS_OF = {
 
 @dataclass(slots=True)
 class LiveCount:
-    """What a source has done: launches answered from the store, launches measured, and the GPU time of each.
+    """Statistics of a source: launches from the store, launches measured, and GPU time.
 
-    `slowed` are launches measured while heat or power slowed the GPU down. `ms_per_launch` holds one entry per measured
-    shape: milliseconds per new launch, the correctness check apart.
+    `slowed` counts launches measured while the GPU throttled by heat or power. `ms_per_launch` has one entry per
+    measured
+    shape: milliseconds per new launch, without the correctness check.
     """
 
     known: int = 0
@@ -58,7 +59,7 @@ class LiveCount:
     ms_per_launch: list[float] = field(default_factory=list)
 
     def add(self, reply: Mapping[str, Any], fresh: int) -> None:
-        """Count a worker's reply with so many new launches."""
+        """Add a worker's reply with `fresh` new launches."""
         self.measured += fresh
         self.slowed += fresh if reply["slowed"] else 0
         self.worker_s += reply["total_s"]
@@ -70,7 +71,7 @@ class LiveCount:
         return asdict(self)
 
     def line(self) -> str:
-        """One line for people."""
+        """Statistics as one line of text."""
         if not self.measured:
             return f"{self.known} launches from the store, none measured"
         slowed = f"; {self.slowed} while heat or power slowed the GPU down" if self.slowed else ""
@@ -83,12 +84,12 @@ class LiveCount:
 
 @dataclass(slots=True)
 class KnownLatencies:
-    """Launches of one setting that a process knows, by case id; whoever shares it between threads holds a lock.
+    """Known launches of one setting, by case id. Not thread-safe.
 
     Attributes:
-        cells: launches with their rounds, the baseline's first; what the oracle is taken over.
+        cells: launches with their rounds, the baseline's first, as input of the oracle.
         by_launch: latency by key of the canonical launch.
-        failed: by case id and launch, why a launch cannot be measured.
+        failed: reason why a launch cannot be measured, by case id and launch.
     """
 
     cells: dict[str, tuple[Cell, ...]] = field(default_factory=dict)
@@ -96,31 +97,31 @@ class KnownLatencies:
     failed: dict[tuple[str, str], UnrecordedError] = field(default_factory=dict)
 
     def of(self, case: Case) -> Mapping[str, Latency]:
-        """Latencies of a case by launch; empty where none is known."""
+        """Latencies of a case by launch; empty if none is known."""
         return self.by_launch.get(case.id, {})
 
     def missing(self, case: Case, decisions: Mapping[str, AnyDecision]) -> dict[str, AnyDecision]:
-        """Those launches whose latency is neither known nor known not to be had."""
+        """Launches without a known latency or a known failure."""
         known = self.of(case)
         return {k: d for k, d in decisions.items() if k not in known and (case.id, k) not in self.failed}
 
     def take(self, case: Case, cells: tuple[Cell, ...], others: Mapping[str, Latency] | None = None) -> None:
-        """Know these launches of a case, and latencies of others that are no cells; forget what was known before."""
+        """Replace the known launches of a case: cells, and latencies of further launches that are no cells."""
         self.cells[case.id] = cells
         self.by_launch[case.id] = {**(others or {}), **{c.launch: Latency(c.latencies_us) for c in cells}}
 
 
 class LiveSource(ABC):
-    """Latencies of one setting that grow while they are asked for; see `latency.LatencySource`.
+    """Latencies of one setting, measured on demand; see `latency.LatencySource`.
 
     Attributes:
         setting: how calls reach the kernel.
-        bench: what measures; of several GPUs of one kind, one of them.
+        bench: measuring bench; one of several for a pool of GPUs of one model.
         device: its GPU.
-        gpu: what heuristics may know of it.
-        one_gpu: whether all latencies come from the GPU of `bench`.
-        count: what this source has cost.
-        known: what this process knows.
+        gpu: properties that heuristics may read.
+        one_gpu: True if all latencies come from the GPU of `bench`.
+        count: statistics of this source.
+        known: launches known to this process.
     """
 
     grows = True
@@ -128,7 +129,7 @@ class LiveSource(ABC):
     one_gpu = False
 
     def __init__(self, bench: BenchKey) -> None:
-        """Know nothing yet."""
+        """Start without known launches."""
         self.bench = bench
         self.setting: Setting = bench.setting
         self.device: DeviceRecord = bench.device
@@ -143,12 +144,12 @@ class LiveSource(ABC):
         """See `LatencySource.prepare`.
 
         Raises:
-            MeasureError: nothing can be measured any more, or a baseline cannot be; what was measured is kept.
+            MeasureError: nothing more can be measured, or a baseline cannot; finished measurements are kept.
             StoreError: the store cannot be written.
         """
 
     def by_case(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> list[tuple[Case, dict[str, AnyDecision]]]:
-        """Each case with the launches that are wanted of it, and a decision that makes each."""
+        """Cases with their requested launches, and a decision that leads to each launch."""
         found: dict[str, tuple[Case, dict[str, AnyDecision]]] = {}
         for case, decision in wanted:
             launch, spelled = self._launch(case, decision)
@@ -156,7 +157,7 @@ class LiveSource(ABC):
         return list(found.values())
 
     def baseline(self, case: Case) -> tuple[str, AnyDecision]:
-        """The stock decision's launch on a case, and that decision resolved."""
+        """Launch of the stock decision on a case, and that decision, resolved."""
         return self._launch(case, self.target.baseline(self.setting))
 
     def _launch(self, case: Case, decision: AnyDecision) -> tuple[str, AnyDecision]:
@@ -180,7 +181,7 @@ class LiveSource(ABC):
 
 
 def anchored_cells(readings: Mapping[str, StoredLatency], baseline: str) -> tuple[Cell, ...]:
-    """A case's readings on the rounds in which its baseline was measured, that first; empty where it was not."""
+    """Readings of a case relative to the rounds of its baseline, which comes first; empty without a baseline."""
     if baseline not in readings:
         return ()
     reference = readings[baseline].latencies_us
@@ -189,7 +190,7 @@ def anchored_cells(readings: Mapping[str, StoredLatency], baseline: str) -> tupl
 
 
 def latencies_of(reply: Mapping[str, Any], launches: Sequence[tuple[str, AnyDecision]]) -> list[StoredLatency]:
-    """What the store keeps of a worker's reply; the baseline's rounds, which come first, go with each launch."""
+    """Convert a worker's reply for the store; the baseline's rounds, which come first, are stored with each launch."""
     rows = reply["cells"]
     anchor = tuple(rows[0]["latencies_us"])
     return [
@@ -201,13 +202,13 @@ def latencies_of(reply: Mapping[str, Any], launches: Sequence[tuple[str, AnyDeci
 
 
 def anchored(reading: StoredLatency, baseline_us: Sequence[float]) -> Cell:
-    """A launch on other rounds of the baseline: each round's ratio to the baseline is kept, the drift is not."""
+    """Convert a launch to other rounds of the baseline: keeps each round's ratio to the baseline, removes drift."""
     rounds = (b * v / a for v, a, b in zip(reading.latencies_us, reading.baseline_us, baseline_us, strict=True))
     return Cell(reading.decision, reading.launch, reading.error, tuple(rounds))
 
 
 Wanted = dict[str, tuple[Case, dict[str, AnyDecision]]]
-"""By case id: launches to measure, and a decision that makes each."""
+"""Launches to measure by case id, and a decision that leads to each."""
 
 
 class PoolSource(LiveSource):
@@ -216,15 +217,15 @@ class PoolSource(LiveSource):
     def __init__(
         self, pool: Pool, store: LatencyStore | Path, setting: Setting, *, client: str, one_gpu: bool = False
     ) -> None:
-        """Become a client of the pool, and look the benches up.
+        """Open a client of the pool, and look up the benches in the store.
 
         Args:
-            pool: workers; the setting is one of those that it was opened with.
-            store: what is known, or its file; sources of one pool may share a store or have their own.
-            setting: what is measured.
-            client: a name that no other client of the pool has.
-            one_gpu: the pool has one GPU and will never have another. Callers then measure one after the other: no
-                other candidate's launches come in between.
+            pool: pool that was opened with the setting, among others.
+            store: store of known latencies, or its file; sources of one pool may share a store.
+            setting: setting to measure.
+            client: unique name among the pool's clients.
+            one_gpu: the pool has one GPU, permanently. Callers then measure one after the other, so that launches of
+                different candidates do not mix.
 
         Raises:
             MeasureError: no worker is left.
@@ -243,9 +244,9 @@ class PoolSource(LiveSource):
         self._turn = threading.Lock() if one_gpu else contextlib.nullcontext()
 
     def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
-        """Measure what neither memory nor store knows, on all GPUs at once.
+        """Measure unknown launches, on all GPUs at once.
 
-        A launch that another caller is measuring is waited for, and counts as that caller's.
+        Waits for launches that another caller is measuring, which count as that caller's.
 
         Raises:
             MeasureError: no worker is left, or a baseline cannot be measured.
@@ -279,7 +280,7 @@ class PoolSource(LiveSource):
         return self._store.path, self.setting, shape_key(case.shape), launch
 
     def _missing(self, groups: Sequence[tuple[Case, Mapping[str, AnyDecision]]], *, first: bool) -> tuple[Wanted, bool]:
-        """What this caller is to measure now, and whether there is more that another is measuring."""
+        """Launches that this caller must measure, and True if another caller is measuring more of them."""
         mine: Wanted = {}
         others = False
         with self.lock:
@@ -288,7 +289,7 @@ class PoolSource(LiveSource):
                     self._load(case)
                 missing = self.known.missing(case, decisions)
                 if missing:
-                    # Another run may have measured it since.
+                    # Another run may have measured it in the meantime.
                     self._load(case)
                     missing = self.known.missing(case, decisions)
                 if first:
@@ -301,7 +302,7 @@ class PoolSource(LiveSource):
         return mine, others
 
     def _bench_of(self, case: Case) -> int | None:
-        """Bench that measures a shape: where this pool has measured it, else where most of it is known."""
+        """Bench that measures a shape: the pool's GPU for the shape, otherwise the one with most known launches."""
         uuid = self._pool.affinity(self.setting, case.shape)
         if not uuid:
             alive = {u: self._benches[u] for u in self._pool.benches(self.setting) if u in self._benches}
@@ -312,7 +313,7 @@ class PoolSource(LiveSource):
         return self._benches.get(uuid)
 
     def _load(self, case: Case) -> None:
-        """Read a case's launches as its GPU measured them; keep the ratios of one that it has left."""
+        """Read a case's launches on its GPU; launches of an earlier GPU keep their ratios."""
         bench = self._bench_of(case)
         readings = {} if bench is None else self._store.readings(bench, case.shape)
         first, _ = self.baseline(case)
@@ -328,7 +329,7 @@ class PoolSource(LiveSource):
         self.known.take(case, cells, gone)
 
     def _measure_all(self, wanted: Wanted) -> float:
-        """Measure; what fails together is measured one by one, so that the guilty launch is found. Seconds of GPU."""
+        """Measure, and return the GPU seconds; failing groups are measured one by one to find the failing launch."""
         parts, total = list(wanted.values()), 0.0
         while parts:
             parts, seconds = self._measure_parts(parts)
@@ -341,7 +342,7 @@ class PoolSource(LiveSource):
         """One pass over cases and their new launches.
 
         Returns:
-            What has to be tried again in smaller parts, and the seconds that it took GPUs.
+            Smaller parts to try again, and the GPU seconds.
         """
         seconds = 0.0
         asked: dict[int, tuple[Case, list[tuple[str, AnyDecision]]]] = {}
@@ -374,7 +375,7 @@ class PoolSource(LiveSource):
     def _failure(
         self, case: Case, launches: Sequence[tuple[str, AnyDecision]], result: JobResult
     ) -> list[tuple[Case, dict[str, AnyDecision]]]:
-        """Smaller parts to try; none when the guilty launch is found, which is then remembered."""
+        """Smaller parts to try; empty if the failing launch is found, which is then recorded."""
         error = result.error
         assert error is not None
         if error.kind not in STATUS_OF:

@@ -17,13 +17,13 @@ from evaluators.measure.executor import Channel, WorkerInfo, reply_of
 from evaluators.measure.worker_process import BENCH
 
 GOODBYE_S = 20.0
-"""A worker that is told to end is killed after this long."""
+"""Time until a worker that was asked to end is killed."""
 
 
 def visible_gpus() -> list[str]:
-    """UUIDs of this machine's GPUs, those of CUDA_VISIBLE_DEVICES where it is set, in its order.
+    """UUIDs of this machine's GPUs; if CUDA_VISIBLE_DEVICES is set, of its GPUs, in its order.
 
-    Numbers in there count in NVML's order, which is CUDA's where all GPUs are of one model, or where
+    Numbers in the variable are taken in NVML's order, which equals CUDA's if all GPUs are of one model, or if
     CUDA_DEVICE_ORDER is PCI_BUS_ID.
 
     Raises:
@@ -52,7 +52,7 @@ def visible_gpus() -> list[str]:
 
 
 class ProcessChannel(Channel):
-    """A worker process and the pipe to it."""
+    """Worker process with pipes."""
 
     streams = True
 
@@ -60,9 +60,9 @@ class ProcessChannel(Channel):
         """Start the process.
 
         Args:
-            uuid: the only GPU that it sees; empty leaves that to CUDA.
-            bench: what measures, as module:function.
-            library: another build of the kernels than the installed one.
+            uuid: only visible GPU of the process; empty for CUDA's choice.
+            bench: function that opens the bench, as module:function.
+            library: build of the kernels, instead of the installed one.
 
         Raises:
             WorkerLost: it could not be started.
@@ -78,7 +78,7 @@ class ProcessChannel(Channel):
                 text=True,
                 encoding="utf-8",
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": uuid} if uuid else None,
-                # Ctrl-C must not tear a measurement; the worker ends when its stdin does.
+                # Ctrl-C must not interrupt a measurement; the worker ends with its stdin.
                 start_new_session=True,
             )
         except OSError as error:
@@ -90,7 +90,7 @@ class ProcessChannel(Channel):
         return WorkerLost(f"the worker process{self._uuid and ' on '}{self._uuid} ended ({how})")
 
     def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-        """See `Channel.replies`; replies come as the worker makes them."""
+        """Yield replies as the worker sends them; see `Channel.replies`."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             self._process.stdin.write(json.dumps(request, separators=(",", ":")) + "\n")
@@ -121,7 +121,7 @@ class ProcessChannel(Channel):
         self._process.kill()
 
     def close(self) -> None:
-        """See `Channel.close`; the process leaves by itself when its input ends, and is killed where it does not."""
+        """Close stdin, at which the process should end, and kill it if it does not."""
         with contextlib.suppress(BrokenPipeError, OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -140,11 +140,11 @@ class LocalExecutor:
     name = "local"
 
     def __init__(self, uuids: Sequence[str] = (), *, bench: str = BENCH) -> None:
-        """Use these GPUs, or all that are visible; `bench` replaces what measures."""
+        """Use these GPUs, or all visible ones; `bench` replaces the default bench."""
         self._uuids, self._bench = tuple(uuids), bench
 
     def gpus(self) -> Sequence[str]:
-        """UUIDs; see `Executor.gpus`."""
+        """UUIDs of the GPUs; see `Executor.gpus`."""
         if not self._uuids:
             self._uuids = tuple(visible_gpus())
         return self._uuids
@@ -154,4 +154,4 @@ class LocalExecutor:
         return ProcessChannel(gpu, bench=self._bench)
 
     def close(self) -> None:
-        """Nothing outlives the channels."""
+        """Do nothing."""

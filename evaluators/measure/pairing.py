@@ -1,9 +1,9 @@
-"""Paired comparison of two launches: ABBA blocks in random order, fixed looks, drop rules, verdicts.
+"""Paired comparison of two launches: ABBA blocks in random order, interim analyses, drop rules, verdicts.
 
-Clocks and temperature drift by several percent over minutes, so that timing all of A and then all of B finds
-differences that are not there. Here both arms run within a few milliseconds of each other in every block, a
-block runs A B B A or B A A B (a linear drift cancels within it), and the log ratio of the block's medians is
-the unit of analysis. Arm A is the baseline, arm B the candidate; a positive log ratio means that B is faster.
+Clocks and temperature drift by several percent over minutes, so that timing first A and then B would show false
+differences. Here both arms run within a few milliseconds of each other in every block, a block runs A B B A or B A A B
+(a linear drift cancels within it), and the log ratio of the block's medians is the unit of analysis. Arm A is the
+baseline, arm B the candidate; a positive log ratio means that B is faster.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 from evaluators.data.sums import total
 
 LOOKS = (6, 12, 24)
-"""Blocks after which the data are looked at; nowhere in between."""
+"""Numbers of blocks at which the data are analysed."""
 
 LOOK_ALPHA = 0.022
-"""Two-sided level of each look: three looks at it keep the total below 5% (Pocock's bound for three looks)."""
+"""Two-sided level of each analysis: three analyses keep the total below 5% (Pocock's bound)."""
 
 SUITE_ALPHA = 0.05
 
 MARGIN = 0.01
-"""Two launches are the same when the interval lies within this of no difference."""
+"""Two launches are the same if the interval is within this margin of no difference."""
 
 MAX_CLOCK_DIFFERENCE = 0.01
-"""Of the arms' SM clocks within one block; above it the block is dropped."""
+"""Largest relative difference of the arms' SM clocks within a block; above it the block is dropped."""
 
 MAX_DROPPED = 0.2
 """Share of blocks that may be dropped before a comparison counts as unreliable."""
@@ -40,14 +40,14 @@ RESAMPLES = 2000
 
 
 class Verdict(StrEnum):
-    """What a comparison says of the candidate."""
+    """Result of a comparison for the candidate."""
 
     FASTER = "faster"
     SLOWER = "slower"
     SAME = "same"
-    """The interval holds no difference, and lies within `MARGIN` of it."""
+    """The interval includes no difference, and is within `MARGIN` of it."""
     UNRELIABLE = "unreliable"
-    """Too many blocks dropped, or the interval is still too wide to say."""
+    """Too many blocks were dropped, or the interval is too wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class Block:
 
     Attributes:
         order: `ABBA` or `BAAB`.
-        readings_us: per arm of `order`, the readings taken there, in microseconds per call.
-        clocks_mhz: SM clock while each arm ran.
-        slowed: whether NVML reported a slow-down by heat or power at any arm.
+        readings_us: readings at each position of `order`, in microseconds per call.
+        clocks_mhz: SM clock at each position.
+        slowed: True if NVML reported throttling by heat or power at any position.
     """
 
     order: str
@@ -68,10 +68,10 @@ class Block:
 
     @staticmethod
     def from_json(row: Mapping[str, Any]) -> Block:
-        """A block as a worker sends it.
+        """Parse a block of a worker's reply.
 
         Raises:
-            KeyError, TypeError, ValueError: it is none, or a reading is not positive and finite.
+            KeyError, TypeError, ValueError: malformed, or a reading is not positive and finite.
         """
         readings = tuple(map(tuple, row["readings_us"]))
         if len(readings) != len(row["order"]) or not all(0 < v < math.inf for values in readings for v in values):
@@ -88,7 +88,7 @@ class Block:
 
     @property
     def log_ratio(self) -> float:
-        """log(median of A / median of B): positive where the candidate is faster."""
+        """log(median of A / median of B): positive if the candidate is faster."""
         return math.log(self.median_us("A") / self.median_us("B"))
 
     def clock_mhz(self, arm: str) -> float:
@@ -97,7 +97,7 @@ class Block:
 
     @property
     def drop_reason(self) -> str:
-        """Why both arms of this block are dropped; empty where they count."""
+        """Reason for dropping this block; empty if it counts."""
         if self.slowed:
             return "slowed down by heat or power"
         a, b = self.clock_mhz("A"), self.clock_mhz("B")
@@ -108,7 +108,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Mean log ratio of blocks with a confidence interval, and the bootstrap's beside it."""
+    """Mean log ratio of blocks with a t interval and a bootstrap interval."""
 
     mean: float
     low: float
@@ -118,12 +118,12 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether both intervals lie on one side of no difference."""
+        """True if both intervals exclude no difference on the same side."""
         return min(self.low, self.boot_low) > 0 or max(self.high, self.boot_high) < 0
 
     @property
     def within_margin(self) -> bool:
-        """Whether the interval rules out a difference of `MARGIN`."""
+        """True if the interval excludes a difference of `MARGIN`."""
         return -math.log1p(MARGIN) <= self.low and self.high <= math.log1p(MARGIN)
 
 
@@ -132,11 +132,11 @@ class Comparison:
     """A finished comparison.
 
     Attributes:
-        verdict: of arm B against arm A.
-        interval: None where fewer than two blocks count.
-        standard_error: of the mean log ratio; 0.0 without an interval.
-        blocks: blocks that count.
-        dropped: reasons of the blocks that do not.
+        verdict: verdict on arm B against arm A.
+        interval: interval of the log ratio; None if fewer than two blocks count.
+        standard_error: standard error of the mean log ratio; 0.0 without an interval.
+        blocks: number of blocks that count.
+        dropped: reasons of dropped blocks.
         baseline_us: median over the blocks of arm A's medians.
         candidate_us: the same for arm B.
     """
@@ -152,7 +152,7 @@ class Comparison:
 
 
 def draw_orders(blocks: int, rng: random.Random) -> list[str]:
-    """Orders of the next blocks, each drawn on its own."""
+    """Orders of the next blocks, drawn independently."""
     return [rng.choice(ORDERS) for _ in range(blocks)]
 
 
@@ -164,7 +164,7 @@ def t_quantile(probability: float, degrees: float) -> float:
 
 
 def bootstrap_interval(values: Sequence[float], alpha: float, *, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the mean under resampling of blocks; the same values give the same interval."""
+    """Percentile interval of the mean under resampling of blocks; deterministic."""
     import numpy as np
 
     draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
@@ -174,25 +174,25 @@ def bootstrap_interval(values: Sequence[float], alpha: float, *, seed: int = 0) 
 
 
 def interval_of(values: Sequence[float], alpha: float = LOOK_ALPHA) -> Interval:
-    """Interval of the mean by Student's t at level `alpha`, with the bootstrap's; needs two values."""
+    """Interval of the mean by Student's t at level `alpha`, and by bootstrap; needs two values."""
     mean = statistics.fmean(values)
     half = t_quantile(1 - alpha / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half, *bootstrap_interval(values, alpha))
 
 
 def judge_blocks(blocks: Sequence[Block], *, last: bool) -> tuple[Verdict | None, Interval | None]:
-    """Verdict of one look, or None where more blocks are needed.
+    """Verdict of one analysis; None if more blocks are needed.
 
     Args:
         blocks: all blocks so far.
-        last: whether no further look follows.
+        last: True for the last analysis.
     """
     kept = [b.log_ratio for b in blocks if not b.drop_reason]
     if len(kept) < 2:
         return (Verdict.UNRELIABLE if last else None), None
     interval = interval_of(kept)
     if len(blocks) - len(kept) > MAX_DROPPED * len(blocks):
-        # Later blocks may be better: a short slow-down must not cost the comparison.
+        # Later blocks may be better: brief throttling must not spoil the comparison.
         return (Verdict.UNRELIABLE if last else None), interval
     if interval.excludes_zero:
         return (Verdict.FASTER if interval.mean > 0 else Verdict.SLOWER), interval
@@ -202,11 +202,11 @@ def judge_blocks(blocks: Sequence[Block], *, last: bool) -> tuple[Verdict | None
 
 
 def compare(measure: Callable[[list[str]], Sequence[Block]], rng: random.Random) -> Comparison:
-    """Run a comparison look by look until it says something.
+    """Run a comparison, analysis by analysis, until there is a verdict.
 
     Args:
-        measure: takes orders and returns one block for each; every call uses fresh buffers.
-        rng: draws the orders.
+        measure: measures one block for each order; every call uses fresh buffers.
+        rng: random generator of the orders.
     """
     blocks: list[Block] = []
     for look in LOOKS:
@@ -236,7 +236,7 @@ def comparison_of(blocks: Sequence[Block], verdict: Verdict, interval: Interval 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One shape's share in a suite: weight and log ratios of its blocks, none where the launch is the same."""
+    """One shape of a suite: weight, and log ratios of its blocks, none if the launch is the same."""
 
     weight: float
     log_ratios: tuple[float, ...]
@@ -245,8 +245,8 @@ class Part:
 def suite_interval(parts: Sequence[Part], alpha: float = SUITE_ALPHA) -> Interval:
     """Weighted mean log ratio over shapes, t interval by Welch-Satterthwaite, blocks resampled within shapes.
 
-    Weights are scaled to add up to 1. Shapes are the suite, not a sample: the interval is that of the
-    measurement. Shapes without readings (one launch for both programs) differ by nothing.
+    Weights are scaled to sum 1. The shapes are fixed, not a sample: the interval covers measurement errors alone.
+    Shapes without readings (the same launch for both programs) have a difference of zero.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
-"""Other kernels on the same inputs and in the same cache state: where FA3 itself stands.
+"""Other kernels on the same inputs and in the same cache state, for comparison with FA3.
 
 cuDNN and PyTorch's FlashAttention-2 through `scaled_dot_product_attention`, FlashInfer and FA4 where they can be
-imported, and a device-to-device copy as the floor that no kernel passes. Contiguous KV, one query token. Kernels of
+imported, and a device-to-device copy as a lower bound. Contiguous KV, one query token. Kernels of
 servers on paged KV are in results/peers.
 """
 
@@ -29,9 +29,9 @@ Call = Callable[[int], "torch.Tensor"]
 
 
 def _sdpa(inputs: CallInputs, backend: str, *, packed: bool) -> Call:
-    """One SDPA call. Packed: query heads of a KV head become query tokens, which is the same sum without GQA.
+    """Bind one SDPA call. Packed: query heads of a KV head become query tokens, which gives the same sum without GQA.
 
-    A ragged batch has a mask, which not every backend takes; there is no other way to tell SDPA of lengths.
+    A ragged batch has a mask, which not every backend supports; SDPA has no other argument for lengths.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -86,17 +86,17 @@ PEERS: dict[str, Callable[[CallInputs], Call]] = {
     "FlashInfer": _flashinfer,
     "FA4": _fa4,
 }
-"""Peers that are tried, by name; each may be missing or refuse a shape."""
+"""Peers by name; each may be missing or reject a shape."""
 
 
 def _relative_error(out: torch.Tensor, expected: torch.Tensor) -> float:
-    """Against the reference, whatever axes of one element a peer keeps or drops."""
+    """Relative error against the reference, ignoring axes of one element."""
     difference = (out.float().reshape(-1) - expected.reshape(-1)).norm() / expected.norm()
     return float(difference)
 
 
 def time_peers(shapes: ShapeTimer, shape: DecodeShape) -> dict[str, dict[str, Any]]:
-    """Latencies and error of each peer, or the reason why there are none; timed together in random order."""
+    """Latencies and error of each peer, or the reason for none; timed together in random order."""
     import random
 
     import torch

@@ -1,8 +1,8 @@
-"""A pool of workers: starts them, replaces them, and gives every result to its client exactly once.
+"""A pool of workers: starts and replaces them, and delivers every result exactly once.
 
-One thread per GPU talks to its worker. A watchdog gives up workers that do not answer in time: their jobs wait again,
-the worker is killed, and whatever it may still say finds no open job. A job may be run twice; since the store keeps
-the first result of a launch, that costs time and nothing else.
+One thread per GPU serves its worker. A watchdog kills workers that do not answer in time: their jobs wait again, and
+late replies find no open job. A job may run twice; since the store keeps the first result of a launch, that costs only
+time.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from evaluators.measure.pool_worker import START_S, PoolWorker
 EXECUTORS = ("local", "ray")
 
 MAX_LOST_IN_A_ROW = 8
-"""Workers lost one after the other on one GPU, none having finished a batch, before the GPU is left out."""
+"""Consecutive workers lost on one GPU without a finished batch before the GPU is left out."""
 
 CLOSE_S = 60.0
-"""All workers must have let go of their GPUs this long after the pool was closed."""
+"""Time for all workers to release their GPUs after the pool is closed."""
 
 JOBS_AT_ONCE = 32
-"""Jobs drawn from a client at once."""
+"""Jobs taken from a client's iterable at a time."""
 
 CLOSED = "the pool is closed"
 TOO_LATE = "it did not answer in time"
@@ -44,7 +44,7 @@ class Pool:
     """Workers of one GPU model and one set of kernel builds. Thread-safe.
 
     Attributes:
-        in_flight: launches that sources are having measured, so that another waits for them; `landed` guards it.
+        in_flight: launches that sources are measuring, so that others wait for them; guarded by `landed`.
     """
 
     def __init__(
@@ -58,24 +58,24 @@ class Pool:
         start_s: float = START_S,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Start workers and wait until each has passed its self-test or was left out.
+        """Start workers and wait until each has passed its self-test or is left out.
 
         Args:
-            executor: where workers come from; closed with the pool.
-            settings: what will be measured; all are opened and tested now.
-            gpus: how many to use; where one is left out, the next of the executor's takes its place.
-            seed: of inputs and orders; every worker draws its own from it.
-            limits: sizes of batches, and times.
-            start_s: how long a worker may take to start.
-            on_event: told in a sentence when a GPU is left out or a worker is lost; called from several threads.
+            executor: starter of workers; closed with the pool.
+            settings: settings to measure; all are opened and tested now.
+            gpus: number of GPUs; one that is left out is replaced by the executor's next.
+            seed: seed of inputs and orders; every worker derives its own.
+            limits: sizes of batches, and time limits.
+            start_s: time limit for a worker's start.
+            on_event: called with a sentence when a GPU is left out or a worker is lost, from several threads.
 
         Raises:
-            MeasureError: of kind unavailable: no worker could be had, and why.
+            MeasureError: of kind unavailable: no worker could be started; the message gives the reason.
         """
         self.executor, self.settings = executor, tuple(settings)
         self._start_s, self._tell = start_s, on_event
         self._queue = JobQueue(limits)
-        # The watchdog has a condition of its own: woken by every job, it would cost more than it watches over.
+        # The watchdog has its own condition: waking it for every job would be too expensive.
         lock = threading.RLock()
         self._change, self._closed = threading.Condition(lock), threading.Condition(lock)
         self._closing = False
@@ -102,16 +102,16 @@ class Pool:
 
     @property
     def devices(self) -> list[DeviceRecord]:
-        """GPUs that measure now."""
+        """GPUs in use."""
         return [w.info.device for w in self._workers if w.info and not w.out]
 
     def benches(self, setting: Setting) -> dict[str, BenchKey]:
-        """By UUID: what latencies of a setting are stored under."""
+        """Store keys of a setting's latencies, by UUID."""
         ready = [(w.uuid, w.info) for w in self._workers if w.info and not w.out]
         return {uuid: BenchKey(info.device, info.builds[setting.name], setting) for uuid, info in ready}
 
     def report(self) -> list[PoolWorker]:
-        """Every GPU that was tried, with what happened there; copies."""
+        """State of every GPU that was tried; copies."""
         with self._change:
             return [replace(w, channel=None) for w in self._workers]
 
@@ -121,29 +121,29 @@ class Pool:
             self._queue.open_client(name)
 
     def close_client(self, name: str) -> None:
-        """Forget a client and what it still waits for."""
+        """Remove a client and its waiting jobs."""
         with self._change:
             self._queue.close_client(name)
 
     def open_jobs(self, client: str) -> tuple[int, int]:
-        """(waiting, running) jobs of a client."""
+        """Numbers of (waiting, running) jobs of a client."""
         with self._change:
             return self._queue.open_jobs(client)
 
     def assign(self, setting: Setting, shape: DecodeShape, uuid: str) -> str:
-        """Let a GPU measure a shape unless another does; the UUID of the one that does, or nothing."""
+        """Assign a shape to a GPU unless it is assigned already; returns the UUID, empty if the GPU is not in use."""
         with self._change:
             return self._queue.assign(setting, shape, uuid)
 
     def affinity(self, setting: Setting, shape: DecodeShape) -> str:
-        """UUID of the GPU that measures a shape; empty while it is undecided."""
+        """UUID of the GPU that measures a shape; empty if unassigned."""
         with self._change:
             return self._queue.affinity(setting, shape)
 
     def measure(self, client: str, jobs: Iterable[Job]) -> Generator[list[JobResult], None, None]:
-        """Results in the order in which they come, one per job, several at a time.
+        """Yield lists of results, one result per job, in the order of arrival.
 
-        Jobs are drawn from the iterable as the pool needs them. A caller that stops iterating cancels what is left.
+        Jobs are taken from the iterable as needed. Closing the generator cancels the rest.
 
         Raises:
             MeasureError: of kind lost: no worker is left.
@@ -162,7 +162,7 @@ class Pool:
                         self._add(client, chunk, results)
                 if not unread:
                     return
-                # No one else reads them, so that as many as are there can be had.
+                # This is the only reader, so that all available results can be taken.
                 found = [results.get(), *(results.get() for _ in range(results.qsize()))]
                 unread -= len(found)
                 launches -= sum(len(result.job.decisions) for result in found)
@@ -180,15 +180,15 @@ class Pool:
             self._change.notify_all()
 
     def no_worker(self, why: str = "") -> MeasureError:
-        """What to raise when no worker is left."""
+        """Error for a pool without workers."""
         outs = "; ".join(w.out for w in self._workers if w.out)
         why = CLOSED if self._closing else why or outs or "no GPU is within reach"
         return MeasureError(MeasureErrorKind.LOST, f"no worker is left: {why}; what was measured is kept")
 
     def close(self) -> None:
-        """End all workers and wait until they let go of their GPUs; callers that still wait are told.
+        """End all workers and wait until they have released their GPUs; waiting callers get an error.
 
-        A worker that cannot even be killed, on a host that is out of reach, is not waited for.
+        Does not wait for a worker that cannot be killed, on an unreachable host.
         """
         with self._change:
             if self._closing:
@@ -213,7 +213,7 @@ class Pool:
     # Starting workers, and leaving GPUs out.
 
     def _start_all(self, names: list[str], wanted: int) -> None:
-        """Start as many as are wanted at once; spare GPUs take the place of those that are left out."""
+        """Start the workers concurrently; spare GPUs replace those that are left out."""
         model: tuple[object, ...] | None = None
         while names and (missing := wanted - sum(not w.out for w in self._workers)) > 0:
             batch = [PoolWorker(name) for name in names[:missing]]
@@ -234,21 +234,21 @@ class Pool:
             self._queue.gpus |= {w.uuid for w in self._workers if not w.out}
 
     def _dismiss(self, worker: PoolWorker, info: WorkerInfo) -> None:
-        """Leave out a GPU that is not of the pool's model, driver or kernel build."""
+        """Leave out a GPU with another model, driver or kernel build than the pool's."""
         assert worker.channel is not None
         worker.channel.close()
         kind = f"{info.device.name}, driver {info.device.driver}, {', '.join(info.builds.values())}"
         self._leave_out(worker, f"{worker.label} is another kind than the pool's other GPUs ({kind})")
 
     def _leave_out(self, worker: PoolWorker, why: str) -> None:
-        """Use a GPU no more, and say so."""
+        """Leave out a GPU, with an event."""
         with self._change:
             worker.out = why
             self._drop(worker, self.no_worker())
         self._tell(f"left out: {why}")
 
     def _drop(self, worker: PoolWorker, error: MeasureError) -> None:
-        """Let a GPU's shapes move to others; with the last GPU, everything that waits fails."""
+        """Move a GPU's shapes to others; with the last GPU, all waiting jobs fail."""
         self._queue.drop_gpu(worker.uuid)
         if not self._queue.gpus:
             self._fail(self._queue.drain(), error)
@@ -259,7 +259,7 @@ class Pool:
             p.results.put(JobResult(p.job, "", None, error))
 
     def _start(self, worker: PoolWorker) -> bool:
-        """Start a GPU's worker. False: the pool is closing, or the GPU is left out."""
+        """Start a GPU's worker; False if the pool is closing, or the GPU is left out."""
 
         def pause(seconds: float) -> bool:
             with self._change:
@@ -308,7 +308,7 @@ class Pool:
                 self._queue.gpus.add(worker.uuid)
 
     def _next_batch(self, uuid: str) -> Batch | None:
-        """Wait for jobs that suit a GPU; None when the pool closes."""
+        """Wait for jobs for a GPU; None when the pool closes."""
         with self._change:
             while not self._closing:
                 batch = self._queue.take(uuid, time.monotonic())
@@ -318,7 +318,7 @@ class Pool:
         return None
 
     def _run(self, worker: PoolWorker, channel: Channel, batch: Batch) -> str:
-        """Run a batch; why its worker is lost, or nothing."""
+        """Run a batch; returns the reason of a lost worker, otherwise an empty text."""
         position = 0
         try:
             for reply in channel.run(batch.jobs):
@@ -344,7 +344,7 @@ class Pool:
             return "" if self._queue.finish(batch) else TOO_LATE
 
     def _lost(self, batch: Batch, why: str, guilty: int | None) -> str:
-        """Queue again what a lost worker held; returns why it was lost."""
+        """Queue the jobs of a lost worker again; returns the reason of the loss."""
         with self._change:
             if batch not in self._queue.batches:
                 return TOO_LATE
@@ -357,7 +357,7 @@ class Pool:
         return why
 
     def _watch(self) -> None:
-        """Give up workers that do not answer in time."""
+        """Kill workers that do not answer in time."""
         answer_s = self._queue.limits.answer_s
         with self._change:
             while not self._closing:
@@ -373,20 +373,20 @@ class Pool:
                     )
                     channel.kill()
                 for worker in self._workers:
-                    # Where there is no other GPU, a worker that starts is waited for.
+                    # Without another GPU, jobs wait for a worker that is starting.
                     waited_for = worker.starting and len(self._queue.gpus) == 1
                     since = worker.lost_at_s
                     if since is None or now - since <= answer_s or waited_for or worker.uuid not in self._queue.gpus:
                         continue
                     self._drop(worker, self.no_worker(f"{worker.label} is out of reach"))
                     self._tell(f"out of reach: the worker on {worker.label}; its shapes move to other GPUs")
-                # No batch that begins meanwhile can be overdue sooner.
+                # No batch that starts in the meantime can be overdue sooner.
                 deadline_s = self._queue.next_deadline_s()
                 self._closed.wait(answer_s if deadline_s is None else max(0.0, min(answer_s, deadline_s - now)))
 
 
 def open_executor(name: str | None) -> Executor:
-    """An executor by name; None is this machine's first visible GPU alone.
+    """Open an executor by name; None is this machine's first visible GPU alone.
 
     Raises:
         MeasureError: of kind unavailable: there is no GPU, or what the executor needs is not installed.
@@ -405,7 +405,7 @@ def open_pool(
     *,
     on_event: Callable[[str], None] = lambda text: None,
 ) -> Pool:
-    """Workers for all of these settings, each tested.
+    """Open a pool with tested workers for all of these settings.
 
     Raises:
         MeasureError: of kind unavailable.

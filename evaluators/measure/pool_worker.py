@@ -1,4 +1,4 @@
-"""One GPU of a pool: how its worker is started, and what happened there."""
+"""One GPU of a pool: start of its worker, and its state."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind, WorkerLost
 from evaluators.measure.executor import Channel, Executor, WorkerInfo, killed_after
 
 START_S = 300.0
-"""A worker must have loaded its provider and passed its self-test after this long."""
+"""Time for a worker to load its provider and pass its self-test."""
 
 STARTS = 2
-"""Workers that may die over their start before their GPU is left out."""
+"""Workers that may die during their start before their GPU is left out."""
 
 RESTARTS, RESTART_S = 4, 2.0
-"""Tries to replace a lost worker, and the pause between two."""
+"""Tries to replace a lost worker, and the pause between them."""
 
 
 @dataclass(slots=True)
 class PoolWorker:
-    """One GPU of a pool, its worker, and what happened there.
+    """One GPU of a pool, its worker, and statistics.
 
     Attributes:
         name: the executor's name of the GPU.
-        info: its worker's description; None before, and where there is none.
-        channel: its worker, or the last that it had.
-        starting: whether that worker is being opened.
-        lost_at_s: since when it has no worker, by the pool's clock; None while it has one.
-        out: why the GPU is left out; empty while it is not.
-        lost: workers lost.
-        lost_in_a_row: workers lost since one finished a batch.
-        launches: launches measured.
-        busy_s: seconds in which it had a batch.
+        info: its worker's description; None without a tested worker.
+        channel: its present or last worker.
+        starting: True while that worker is being opened.
+        lost_at_s: time of the loss of its worker, by the pool's clock; None while it has one.
+        out: reason why the GPU is left out; empty if it is in use.
+        lost: number of workers lost.
+        lost_in_a_row: workers lost since the last finished batch.
+        launches: number of launches measured.
+        busy_s: seconds with a running batch.
     """
 
     name: str
@@ -49,12 +49,12 @@ class PoolWorker:
 
     @property
     def uuid(self) -> str:
-        """The GPU's UUID."""
+        """UUID of the GPU."""
         return self.info.device.uuid if self.info else ""
 
     @property
     def label(self) -> str:
-        """The GPU and where it is, for people."""
+        """GPU and host, for messages."""
         return f"{self.uuid} on {self.info.host}" if self.info else self.name
 
     def start(
@@ -66,16 +66,16 @@ class PoolWorker:
         start_s: float,
         pause: Callable[[float], bool],
     ) -> str:
-        """Start a worker, another one where the first dies over it; why there is none, or nothing.
+        """Start a worker, with retries; returns the reason of a failure, otherwise an empty text.
 
-        A GPU that has measured before gets more time: what was killed may not have let go of it yet.
+        A GPU that has measured before gets more time, since a killed worker may not have released it yet.
 
         Args:
-            executor: where workers come from.
-            settings: what the worker is to open and test.
-            seeds: one for each try.
-            start_s: how long a try may take.
-            pause: waits for so many seconds; True when the pool is closing.
+            executor: starter of workers.
+            settings: settings to open and test.
+            seeds: seed of each try.
+            start_s: time limit of a try.
+            pause: waits for a number of seconds; returns True if the pool is closing.
         """
         known, why = self.info, ""
         for k in range(RESTARTS if known else STARTS):
@@ -95,7 +95,7 @@ class PoolWorker:
             except WorkerLost as error:
                 why = f"{self.label}: {error} while it started"
                 if self.channel is not None:
-                    # It may live, and hold its GPU: what it said was not understood.
+                    # It may still run and occupy its GPU: only its reply was not understood.
                     self.channel.kill()
                     self.channel.close()
                 if self.channel is not None and late.is_set():

@@ -1,4 +1,4 @@
-"""Workers as Ray actors, one GPU each: on the cluster that RAY_ADDRESS names, or on this machine alone."""
+"""Workers as Ray actors, one GPU each, on the cluster of RAY_ADDRESS, or on this machine alone."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ CONNECT_HINT = "RAY_ADDRESS names a cluster, as host:6379; without it one is sta
 
 
 def first_and_last(text: str) -> str:
-    """What happened and, below a remote traceback, why: a package that a node lacks is named in the last line."""
+    """First line of an error and, with a remote traceback, the last, which names e.g. a missing package."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
     return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
 
 
 class RayWorker:
-    """The actor: a `BenchServer`. Ray shows it one GPU."""
+    """Actor with a `BenchServer` and one GPU."""
 
     def __init__(self, bench: str) -> None:
-        """Load nothing yet."""
+        """Create the server without opening a bench."""
         from evaluators.measure.worker_process import BenchServer
 
         self._server = BenchServer(bench)
 
     def replies(self, request: str) -> list[str]:
-        """All replies to a request, each as JSON."""
+        """Compute all replies to a request, each as JSON."""
         return [json.dumps(reply) for reply in self._server.replies(json.loads(request))]
 
 
 class RayChannel(Channel):
-    """An actor and calls to it. A batch comes back as a whole: a message per job would cost more than it saves."""
+    """Calls to an actor. All replies of a batch return together: a message per job would be too expensive."""
 
     streams = False
 
     def __init__(self, actor: Any) -> None:
-        """Wrap an actor; Ray may still be placing it."""
+        """Wrap an actor, which Ray may not have placed yet."""
         self._actor = actor
 
     def replies(self, request: dict[str, Any], count: int) -> Iterator[dict[str, Any]]:
-        """See `Channel.replies`; the first request waits until Ray has found the actor a GPU."""
+        """Yield replies; the first request waits until Ray has a GPU for the actor; see `Channel.replies`."""
         import ray
 
         try:
             replies = ray.get(self._actor.replies.remote(json.dumps(request, separators=(",", ":"))))
         except ray.exceptions.RayTaskError as error:
-            # An error of ours: the actor lives, but what state it is in no one knows.
+            # An exception in our code: the actor lives, but its state is unknown.
             raise WorkerLost(f"the Ray worker failed in {request['op']}: {error.cause!r}") from error
         except ray.exceptions.RayError as error:
             raise WorkerLost(f"the Ray worker ended during {request['op']} ({first_and_last(str(error))})") from error
@@ -71,16 +71,16 @@ class RayChannel(Channel):
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
-            # Answered with an error once the process is gone.
+            # Returns with an error once the process has ended.
             ray.get(self._actor.__ray_terminate__.remote(), timeout=GOODBYE_S)
         self.kill()
 
 
 def _knock(address: str) -> None:
-    """Fail at once where no one listens; Ray itself tries for minutes.
+    """Fail at once if nothing listens at an address; Ray itself tries for minutes.
 
     Raises:
-        OSError: no one listens at `host:port`.
+        OSError: nothing listens at `host:port`.
     """
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
@@ -90,8 +90,8 @@ def _knock(address: str) -> None:
 class RayExecutor:
     """One actor with `num_gpus=1` per GPU of a Ray cluster.
 
-    A worker's death is the pool's business, which asks for another actor; Ray restarts and retries nothing: it knows
-    neither deadlines of batches nor which job is to blame.
+    The pool replaces dead workers; Ray's own restarts and retries are off, since it knows neither deadlines of batches
+    nor the job at fault.
     """
 
     name = "ray"
@@ -100,8 +100,8 @@ class RayExecutor:
         """Connect to the cluster, or start one here.
 
         Args:
-            bench: replaces what measures.
-            simulated_gpus: GPUs that a Ray started here believes in, where there are none.
+            bench: function that opens the bench, instead of the default.
+            simulated_gpus: number of GPUs to declare to a Ray started here, for tests without GPUs.
 
         Raises:
             MeasureError: of kind unavailable.
@@ -113,7 +113,7 @@ class RayExecutor:
                 MeasureErrorKind.UNAVAILABLE, "executor ray: Ray is not installed: pip install 'evosplit[ray]'"
             ) from error
         self._bench = bench
-        # Where another part of this process has connected already, that connection is used and left open.
+        # An existing connection of this process is used and left open.
         self._ours = not ray.is_initialized()
         if self._ours:
             address = os.environ.get("RAY_ADDRESS") or "local"
@@ -132,7 +132,7 @@ class RayExecutor:
         self._actor = ray.remote(num_gpus=1, num_cpus=0, max_restarts=0, max_task_retries=0)(RayWorker)
 
     def gpus(self) -> Sequence[str]:
-        """One name per GPU that Ray knows; which GPU it will be, the worker says."""
+        """One name per GPU in Ray; the worker reports the actual GPU."""
         import ray
 
         total = int(ray.cluster_resources().get("GPU", 0))
@@ -149,7 +149,7 @@ class RayExecutor:
         return RayChannel(self._actor.remote(self._bench))
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Disconnect from the cluster; a cluster that was started here ends."""
         import ray
 
         if self._ours:

@@ -1,8 +1,8 @@
-"""Records latencies of a workload with a pool: a slice file of one GPU, or a folder with a slice per GPU.
+"""Recording of a workload's latencies with a pool: a slice file of one GPU, or a folder with a slice per GPU.
 
-A slice is JSON lines: a header, then one line per finished shape. A shape that was interrupted leaves no line. A
-shape's launches are measured together on one GPU, and go into that GPU's slice. Whatever the slices hold counts as
-done, so that the same command goes on after any interruption; into a folder also on other GPUs.
+A slice is JSON lines: a header, then one line per finished shape. An interrupted shape leaves no line. A
+shape's launches are measured together on one GPU, and written to that GPU's slice. Shapes in the slices count as done,
+so that the same command resumes after any interruption; with a folder also on other GPUs.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from evaluators.targets.target import AnyTarget
 
 SLICE_FORMAT = 1
 ROUNDS = 6
-"""Even and at least 4: the oracle is chosen on one half of the rounds and scored on the other."""
+"""Rounds per launch; even and at least 4: the oracle is selected on one half of them and scored on the other."""
 
 MS_PER_CELL = 9.3
-"""Measured on an H100 over llama31-70b; used for `--dry-run` and the time left only."""
+"""Average time per launch, measured on an H100 over llama31-70b; only for `--dry-run` and the time left."""
 
 CLIENT = "record"
 SAME = ("format", "workload", "setting", "build", "rounds")
 SAME_DEVICE = ("name", "num_sms", "driver")
-"""Keys of the header that slices of one folder must share; the rest tells one GPU from another."""
+"""Keys of the header that slices of one folder must share; the others depend on the GPU."""
 
 Actions = dict[str, tuple[AnyDecision, AnyLaunch]]
 
@@ -56,7 +56,7 @@ class RecordingProgress:
 
 
 def header(workload: str, setting: Setting, device: DeviceRecord, build: str) -> dict[str, Any]:
-    """First line of a slice: everything that the latencies' key needs."""
+    """First line of a slice: everything that identifies the latencies."""
     return {
         "format": SLICE_FORMAT,
         "workload": workload,
@@ -71,14 +71,14 @@ def header(workload: str, setting: Setting, device: DeviceRecord, build: str) ->
 
 @dataclass(frozen=True, slots=True)
 class RecordingCost:
-    """What a recording will take: an estimate.
+    """Estimated cost of a recording.
 
     Attributes:
-        shapes: to measure.
-        cells: their launches.
-        seconds: of one GPU.
-        slice_bytes: of the slice.
-        table_bytes: of the merged table.
+        shapes: number of shapes to measure.
+        cells: number of their launches.
+        seconds: seconds of one GPU.
+        slice_bytes: size of the slice.
+        table_bytes: size of the merged table.
     """
 
     shapes: int
@@ -89,13 +89,13 @@ class RecordingCost:
 
 
 TABLE_SHARE = 0.15
-"""Size of a table as a share of its slices; the tables that ship come to 0.13 to 0.14."""
+"""Size of a table as a share of its slices; 0.13 to 0.14 for the tables that ship."""
 
 
 def recording_cost(
     workload: str, setting: Setting, gpu: Gpu, part: tuple[int, int] = (0, 1), done: frozenset[str] = frozenset()
 ) -> RecordingCost:
-    """Cost of a part of a recording without the shapes that are done; lines are written with made-up latencies."""
+    """Estimate the cost of the missing shapes of a part; sizes are computed with made-up latencies."""
     shapes = cells = size = 0
     target = target_of(setting)
     for case in slice_cases(workload, setting, part):
@@ -112,16 +112,16 @@ def recording_cost(
 
 
 def recorded_so_far(output: Path, *, folder: bool) -> frozenset[str]:
-    """Ids of the shapes that a slice, or the slices of a folder, hold already."""
+    """Ids of the shapes in a slice, or in the slices of a folder."""
     paths = sorted(output.glob("*.jsonl")) if folder else [output]
     return frozenset(case for path in paths for case in finished_cases(path)[1])
 
 
 def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:
-    """Header and ids of the shapes that a slice already holds; a torn last line is ignored.
+    """Header of a slice and ids of its shapes; a torn last line is ignored.
 
     Raises:
-        TableError: it cannot be read, or a line is none that `record` writes.
+        TableError: it cannot be read, or a line was not written by `record`.
     """
     if not path.exists():
         return None, set()
@@ -140,7 +140,7 @@ def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:
 
 
 def end_torn_line(path: Path) -> None:
-    """End a line that an interruption cut short, so that what is appended does not join it and get lost too."""
+    """Terminate a torn last line, so that the next appended line is not lost, too."""
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         with path.open("ab") as out:
             out.write(b"\n")
@@ -149,7 +149,7 @@ def end_torn_line(path: Path) -> None:
 def cell_row(
     decision: dict[str, Any], launch: AnyLaunch, latencies_us: Sequence[float], error: float
 ) -> dict[str, Any]:
-    """One recorded launch as JSON; the decision as of `Target.cell_values`."""
+    """One recorded launch as JSON; the decision as in `Target.cell_values`."""
     return {
         **decision,
         "launch": launch.key,
@@ -170,14 +170,14 @@ class SliceWriter:
     """The slices of one recording.
 
     Attributes:
-        done: ids of the cases that they hold.
+        done: ids of the cases in them.
     """
 
     def __init__(self, output: Path, pool: Pool, workload: str, setting: Setting, *, folder: bool) -> None:
-        """Read what is there.
+        """Read the existing slices.
 
         Raises:
-            RecordingError: it was recorded with something else.
+            RecordingError: they were recorded under other conditions.
         """
         self._output, self._folder = output, folder
         self._open = ExitStack()
@@ -205,7 +205,7 @@ class SliceWriter:
                 )
 
     def add(self, uuid: str, row: dict[str, Any]) -> None:
-        """Append a line to a GPU's slice, which is begun when needed."""
+        """Append a line to a GPU's slice, which is created if necessary."""
         file = self._files.get(uuid)
         if file is None:
             path = self._output / f"{uuid}.jsonl" if self._folder else self._output
@@ -217,7 +217,7 @@ class SliceWriter:
         file.write(json.dumps(row, separators=(",", ":")) + "\n")
 
     def flush(self) -> None:
-        """Hand what was added to the system."""
+        """Flush all slices to the system."""
         for file in self._files.values():
             file.flush()
 
@@ -227,7 +227,7 @@ class SliceWriter:
 
 
 def _row(case: Case, actions: Actions, result: JobResult, target: AnyTarget) -> dict[str, Any]:
-    """One slice line: the cells, or why this shape failed (it then costs this shape alone)."""
+    """One slice line: the cells, or the reason of a failure of this shape."""
     if result.reply is None:
         return {"case": case.id, "failed": str(result.error).splitlines()[0]}
     cells = [
@@ -249,21 +249,21 @@ def record(
     deadline: float | None = None,
     on_progress: Callable[[RecordingProgress], None] = lambda _: None,
 ) -> int:
-    """Measure the cases that the output lacks; returns how many are left.
+    """Measure the cases that the output lacks; returns the number left.
 
     Args:
-        pool: opened with `setting`; of one GPU where the output is a file.
+        pool: pool that was opened with `setting`; of one GPU if the output is a file.
         workload: name of the workload.
         setting: how the calls reach the kernel.
-        output: slice file, or folder of slices; created, or continued.
-        folder: whether it is a folder.
-        part: (index, count) of the part of the cases that is recorded.
-        deadline: `time.monotonic()` after which no new case is handed to the pool.
+        output: slice file, or folder of slices; created or continued.
+        folder: True for a folder.
+        part: (index, count) of the part to record.
+        deadline: `time.monotonic()` after which no new case starts.
         on_progress: called after each case.
 
     Raises:
-        RecordingError: the output was recorded with something else.
-        MeasureError: no worker is left; what is recorded is kept.
+        RecordingError: the output was recorded under other conditions.
+        MeasureError: no worker is left; recorded shapes are kept.
     """
     asked: dict[int, tuple[Case, Actions, Job]] = {}
     with closing(SliceWriter(output, pool, workload, setting, folder=folder)) as slices:
@@ -289,7 +289,7 @@ def record(
                         if result.error is not None and result.error.kind is MeasureErrorKind.LOST:
                             raise result.error
                         row = _row(case, actions, result, target)
-                        # A launch that no GPU survived is written down where the slices begin.
+                        # A launch that no GPU survived is written to the first slice.
                         slices.add(result.uuid or next(iter(pool.benches(setting))), row)
                         count += 1
                         left = (time.monotonic() - started) / count * (len(todo) - count)

@@ -1,4 +1,4 @@
-"""Times decisions on shapes with one provider on the current GPU, and checks every output."""
+"""Timing of decisions on shapes with one provider on the current GPU, with a check of every output."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from evaluators.measure.providers import BoundLaunch, CallInputs
 
 POOL_BYTES = 24 << 30
-"""Memory for KV copies, which is taken at once, where so much is free."""
+"""Memory for KV copies, allocated at once if this much is free."""
 
 FREE_SHARE = 0.6
-"""Share of the free memory that KV copies may take."""
+"""Largest share of the free memory for KV copies."""
 
 SPARE_BYTES = 16 << 30
-"""Cached memory beyond the KV copies above which it is given back after a shape."""
+"""Cached memory besides the KV copies above which it is freed after a shape."""
 
 MAX_RELATIVE_ERROR = 5e-3
 """Bound on |out - ref| / |ref|; bf16 decode gives about 2.2e-3, a missing split or row far more."""
@@ -44,15 +44,15 @@ class WrongOutputError(Exception):
 
 
 def error_bound(setting: Setting) -> float:
-    """Largest relative error of a launch that counts as right."""
+    """Largest relative error of a correct launch."""
     return MAX_RELATIVE_ERROR_FP8 if setting.dtype == "fp8" else MAX_RELATIVE_ERROR
 
 
 def reference(inputs: CallInputs, copy: int) -> torch.Tensor:
     """Attention of one KV copy in fp32, in the shape of `inputs.out`.
 
-    The mask is causal and aligned to the end of each sequence's live keys; with a window, keys before it are hidden.
-    A sink is one more score per head, which takes its share of the softmax and adds no value.
+    The mask is causal and aligned to the end of each sequence's live keys; with a window, earlier keys are masked. A
+    sink is an additional score per head, which enters the softmax without a value.
     """
     import torch
 
@@ -78,7 +78,7 @@ def reference(inputs: CallInputs, copy: int) -> torch.Tensor:
         scores = torch.einsum("bthgd,bshd->bhgts", q[start:stop], k.float()) * dim**-0.5
         if shape.softcap:
             scores = torch.tanh(scores / SOFTCAP) * SOFTCAP
-        last = live[start:stop, None] - tokens + token  # (batch, tokens): last key a token sees
+        last = live[start:stop, None] - tokens + token  # (batch, tokens): last visible key of a token
         hidden = position > last[:, :, None]  # (batch, tokens, keys)
         if shape.window:
             hidden |= position <= last[:, :, None] - shape.window
@@ -93,19 +93,19 @@ def reference(inputs: CallInputs, copy: int) -> torch.Tensor:
 
 
 def relative_error(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """|out - expected| / |expected| as a scalar on the device; NaN where anything was left unwritten."""
+    """|out - expected| / |expected| as a scalar on the device; NaN if anything was left unwritten."""
     difference: torch.Tensor = (out.float() - expected).norm() / expected.norm()
     return difference
 
 
 class ShapeTimer:
-    """Measures decisions of one setting on the current GPU.
+    """Timer of decisions of one setting on the current GPU.
 
     Attributes:
-        provider: what launches the kernel.
-        gpu: decides which launches decisions are.
-        timer: takes the readings.
-        check_s: seconds that the last `time_decisions` spent on the reference and on checking outputs.
+        provider: kernel provider.
+        gpu: properties of the GPU, for canonical launches.
+        timer: timer of graphs.
+        check_s: seconds of the last `time_decisions` for the reference and checks of outputs.
     """
 
     def __init__(self, setting: Setting, provider: Provider, gpu: Gpu, *, seed: int = 0) -> None:
@@ -123,7 +123,7 @@ class ShapeTimer:
     def time_decisions(
         self, case: Case, decisions: Sequence[AnyDecision], *, rounds: int
     ) -> list[tuple[tuple[float, ...], float]]:
-        """(latencies in microseconds by round, worst relative error) of each decision on one case.
+        """Measure (latencies in microseconds by round, worst relative error) of each decision on one case.
 
         Outputs are poisoned with NaN and compared with the reference before and after timing.
 
@@ -171,7 +171,7 @@ class ShapeTimer:
 
     @staticmethod
     def checked_run(inputs: CallInputs, expected: torch.Tensor, launch: BoundLaunch) -> torch.Tensor:
-        """Relative error of one call over copy 0 into an output poisoned with NaN; not waited for."""
+        """Relative error of one call over copy 0 into an output poisoned with NaN; asynchronous."""
         inputs.out.fill_(float("nan"))
         launch.run(0)
         return relative_error(inputs.out, expected)
@@ -187,7 +187,7 @@ class ShapeTimer:
         return relative_error(inputs.out, expected)
 
     def tidy(self) -> None:
-        """Give cached memory back where graphs left much of it in private pools: only this does."""
+        """Free cached memory if graphs left much of it in private pools, for which there is no other way."""
         import torch
 
         if torch.cuda.memory_reserved() - self._pool.bytes > SPARE_BYTES:

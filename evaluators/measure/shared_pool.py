@@ -1,7 +1,7 @@
-"""One pool for several runs: each run's process asks over a socket, and this process alone writes the store.
+"""One pool for several runs: each run's process uses a socket, and only this process writes the store.
 
-What goes over the socket are pickled shapes and decisions one way, latencies the other: no candidate code. Only this
-user can open it, and only with the key that lies beside it.
+The socket carries pickled shapes and decisions in one direction, latencies in the other, and no candidate code. Only
+this user can open it, and only with the key in the same folder.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from evaluators.measure.pool import Pool
 
 SOCKET, KEY = "pool.sock", "key"
 BACKLOG = 128
-"""Runs that may knock at once."""
+"""Backlog of connecting runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a run learns from one request.
+    """Result of one request of a run.
 
     Attributes:
-        measuring: when GPUs were busy for it; None when nothing was measured.
-        cells: by case, launches with their rounds; only of cases of which the run knew less.
-        by_launch: of the same cases, latencies.
-        failed: by case and launch, why a launch cannot be measured.
-        count: what the run has cost so far.
+        measuring: time in which GPUs were busy for it; None without measurements.
+        cells: launches with their rounds by case, for cases of which the run knew less.
+        by_launch: latencies of the same cases.
+        failed: reason why a launch cannot be measured, by case and launch.
+        count: statistics of the run so far.
     """
 
     measuring: Measuring | None
@@ -54,14 +54,14 @@ class Prepared:
 
 
 class PoolServer:
-    """Runs by label, each with a client of the pool, and with it a fair share."""
+    """Server for runs by label, each of which is a client of the pool with a fair share."""
 
     def __init__(self, pool: Pool) -> None:
-        """Open the socket in a folder of its own; close it before the pool."""
+        """Open the socket in a new folder; must be closed before the pool."""
         self._pool, self._closing = pool, False
         self._sources: dict[str, PoolSource] = {}
         self._stores: dict[Path, LatencyStore] = {}
-        # Paths of sockets are short: a run folder may lie too deep. mkdtemp lets no one else in.
+        # Socket paths have a length limit, which a run folder may exceed. mkdtemp is private to the user.
         self._folder = Path(tempfile.mkdtemp(prefix="evosplit-"))
         self.path = self._folder / SOCKET
         key = secrets.token_bytes(32)
@@ -72,7 +72,7 @@ class PoolServer:
         self._thread.start()
 
     def add_run(self, label: str, setting: Setting, store_path: Path) -> None:
-        """Let a run in, under a name that no other run has.
+        """Register a run under a unique name.
 
         Raises:
             MeasureError: no worker is left.
@@ -85,7 +85,7 @@ class PoolServer:
         self._sources[label] = PoolSource(self._pool, self._stores[path], setting, client=label)
 
     def source(self, label: str) -> PoolSource:
-        """A run's source: what it found and cost."""
+        """Source of a run, with its statistics."""
         return self._sources[label]
 
     def _accept(self) -> None:
@@ -93,12 +93,12 @@ class PoolServer:
             try:
                 connection = self._listener.accept()
             except (AuthenticationError, EOFError, OSError):
-                time.sleep(0.1)  # a run that died while it connected, a stranger, or no descriptor left
+                time.sleep(0.1)  # a run died while it connected, a wrong key, or no descriptor is left
                 continue
             threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: Connection) -> None:
-        """Answer one request. A run that is gone by then has lost nothing: the store keeps what was measured."""
+        """Answer one request. If the run has ended in the meantime, the store still keeps the measurements."""
         with connection, contextlib.suppress(EOFError, OSError):
             run, wanted, known = connection.recv()
             reply: BenchKey | Prepared | Exception
@@ -112,7 +112,7 @@ class PoolServer:
     def _prepared(
         self, source: PoolSource, wanted: Sequence[tuple[Case, AnyDecision]], known: Mapping[str, int]
     ) -> Prepared:
-        """Measure what is missing; then everything that the run does not know yet of the shapes that it named."""
+        """Measure missing launches; returns everything about the requested shapes that the run does not know yet."""
         measuring = source.prepare(wanted)
         with source.lock:
             latencies, cells = source.known.by_launch, source.known.cells
@@ -126,10 +126,10 @@ class PoolServer:
             )
 
     def close(self) -> None:
-        """Answer nothing more, and remove the socket."""
+        """Stop answering, and remove the socket."""
         self._closing = True
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as knock:
-            knock.connect(str(self.path))  # wakes the thread that accepts, if it is not awake
+            knock.connect(str(self.path))  # wakes the accepting thread
         self._thread.join()
         self._listener.close()
         for store in self._stores.values():
@@ -146,26 +146,26 @@ class SharedPoolSource(LiveSource):
     """Latencies of one setting on the GPUs of a shared pool. Thread-safe; several callers may measure at once."""
 
     def __init__(self, path: Path, run: str) -> None:
-        """Ask what is measured on.
+        """Connect, and get the bench of the pool.
 
         Args:
             path: socket of a `PoolServer`.
-            run: label under which the server knows this run.
+            run: label of this run in the server.
 
         Raises:
-            MeasureError: the server is gone.
+            MeasureError: the server has ended.
         """
         self._path, self._run = path, run
         bench = self._request([], {})
         assert isinstance(bench, BenchKey)
         super().__init__(bench)
-        self._remembered = self._looked_up = 0  # launches known to this process; known to the server when asked
+        self._remembered = self._looked_up = 0  # launches known to this process, and to the server
 
     def prepare(self, wanted: Sequence[tuple[Case, AnyDecision]]) -> Measuring | None:
-        """Have measured what neither memory nor store knows; returns when GPUs were busy for this run.
+        """Let the server measure unknown launches; returns the time in which GPUs were busy for this run.
 
         Raises:
-            MeasureError: no worker is left, a baseline cannot be measured, or the server is gone.
+            MeasureError: no worker is left, a baseline cannot be measured, or the server has ended.
             StoreError: the store cannot be written.
         """
         asked: list[tuple[Case, AnyDecision]] = []
@@ -188,7 +188,7 @@ class SharedPoolSource(LiveSource):
 
     def _learn(self, found: Prepared) -> None:
         for name, latencies in found.by_launch.items():
-            # Replies to two threads may overtake each other; what is known of a shape only grows.
+            # Replies to two threads may arrive in any order; the known launches of a shape only grow.
             if len(latencies) > len(self.known.by_launch.get(name, {})):
                 self.known.cells[name] = found.cells[name]
                 self.known.by_launch[name] = latencies

@@ -1,8 +1,8 @@
 """Timing of launches of about ten microseconds: CUDA graphs of many calls, replayed in random order.
 
-CUDA events resolve about half a microsecond, so one call is never timed: a graph of N calls is, and its
-span divided by N is one reading. The cells of one shape are timed together, in a new random order each
-round, so that drift falls on all of them alike.
+CUDA events resolve about half a microsecond, so a graph of N calls is timed instead of one call, and its span divided
+by N is one reading. The cells of one shape are timed together, in a new random order each round, so that drift affects
+all of them alike.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from evaluators.measure.providers.base import BoundLaunch
 
 SPAN_US = 500.0
-"""Wanted span of one replay: event resolution is then about 0.1% of it."""
+"""Target span of one replay, of which the event resolution is about 0.1%."""
 
 MIN_LAUNCHES = 3
 MAX_LAUNCHES = 40
 BYTES_PER_US = 2.4e6
-"""Read bandwidth assumed when choosing the number of calls per replay; measured copies reach about this."""
+"""Assumed read bandwidth for the number of calls per replay; measured copies reach about this."""
 
 LAUNCH_FLOOR_US = 9.0
-"""Shortest decode call seen on an H100, for the same choice."""
+"""Shortest decode call seen on an H100, for the number of calls per replay."""
 
 EVICT_FACTOR = 3
-"""Bytes read to evict L2, in multiples of its size. Reading leaves no dirty lines behind to be written
-back during the timed span, as writing would."""
+"""Bytes read to evict L2, in multiples of its size. Unlike writing, reading leaves no dirty lines that would be written
+back during the timed span."""
 
 
 def launches_per_replay(shape: DecodeShape) -> int:
-    """Calls captured in one graph, so that a replay takes about `SPAN_US`."""
+    """Calls per graph, so that a replay takes about `SPAN_US`."""
     estimate_us = max(LAUNCH_FLOOR_US, live_kv_bytes(shape) / BYTES_PER_US)
     return max(MIN_LAUNCHES, min(MAX_LAUNCHES, round(SPAN_US / estimate_us)))
 
@@ -47,14 +47,14 @@ class TimedCell:
     """Readings of one launch.
 
     Attributes:
-        latencies_us: one per round, in round order; the same rounds for all cells of a shape.
+        latencies_us: latency by round; the same rounds for all cells of a shape.
     """
 
     latencies_us: tuple[float, ...]
 
 
 class Evictor:
-    """Flushes L2 by reading a buffer of several times its size."""
+    """Eviction of L2 by reading a buffer of several times its size."""
 
     def __init__(self, gpu: Gpu) -> None:
         """Allocate the buffer on the current device."""
@@ -71,7 +71,7 @@ class Evictor:
 
 
 class GraphTimer:
-    """Captures launches as CUDA graphs and times their replays on one stream."""
+    """Timer of replays of captured CUDA graphs on one stream."""
 
     def __init__(self, gpu: Gpu) -> None:
         """Prepare stream, memory pool and eviction buffer on the current device."""
@@ -81,7 +81,7 @@ class GraphTimer:
         self._evictor = Evictor(gpu)
 
     def capture(self, launch: BoundLaunch, plan: CopyPlan, pool: tuple[int, int]) -> torch.cuda.CUDAGraph:
-        """A graph of `plan.launches` calls; graphs of one shape share a memory pool."""
+        """Capture a graph of `plan.launches` calls; graphs of one shape share a memory pool."""
         import torch
 
         graph = torch.cuda.CUDAGraph()
@@ -98,7 +98,7 @@ class GraphTimer:
     def read_arm(
         self, graph: torch.cuda.CUDAGraph, plan: CopyPlan, *, readings: int
     ) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:
-        """Enqueue `readings` replays, cold or hot as planned; events to read once the stream is done."""
+        """Enqueue `readings` replays, cold or hot as planned; returns events to read once the stream is done."""
         import torch
 
         events = []
@@ -113,21 +113,21 @@ class GraphTimer:
         return events
 
     def quiet(self, plan: CopyPlan) -> None:
-        """Enqueue what precedes a timed replay: L2 eviction when cold, and time for the host when hot."""
+        """Enqueue work before a timed replay: L2 eviction if cold, a delay for the host if hot."""
         import torch
 
         if plan.evict:
             self._evictor.run()
         else:
-            # Keeps the device busy while the host enqueues, as the eviction does when cold.
+            # Keeps the device busy while the host enqueues, as the eviction does if cold.
             torch.cuda._sleep(40_000)
 
     def wait(self) -> None:
-        """Wait for everything enqueued."""
+        """Wait for all enqueued work."""
         self._stream.synchronize()
 
     def replay(self, graph: torch.cuda.CUDAGraph) -> None:
-        """One untimed replay."""
+        """Enqueue one untimed replay."""
         import torch
 
         with torch.cuda.stream(self._stream):
@@ -136,7 +136,7 @@ class GraphTimer:
     def time(
         self, graphs: Sequence[torch.cuda.CUDAGraph], plan: CopyPlan, *, rounds: int, rng: random.Random
     ) -> list[TimedCell]:
-        """Per-call latency of each graph in each round, after one round that is thrown away.
+        """Measure the per-call latency of each graph in each round, after one discarded round.
 
         The first round after a pause runs up to 8% slow while clocks and instruction caches settle.
         """

@@ -1,4 +1,4 @@
-"""One worker for what needs no pool: paired readings, other kernels, and what a compiled library decides."""
+"""One worker without a pool: paired readings, other kernels, and decisions of a compiled library."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from evaluators.measure.local import ProcessChannel
 from evaluators.measure.pairing import Block
 
 ANSWER_S = 300.0
-"""A worker that has not answered after this long is given up: loading libraries from a cold network disk takes
-minutes, everything else seconds."""
+"""Time limit of a worker's reply: loading libraries from a cold network disk takes minutes, everything else seconds."""
 
 KEPT = "what was measured is kept, go on with the same command"
 
@@ -24,10 +23,10 @@ T = TypeVar("T")
 
 
 class GpuWorker:
-    """A worker behind a channel, with one setting open at a time. One request at a time; thread-safe."""
+    """Client of a worker, with one setting open and one request running at a time. Thread-safe."""
 
     def __init__(self, channel: Channel, *, answer_s: float = ANSWER_S) -> None:
-        """Use a worker that has been started; tests wait less for an answer."""
+        """Wrap a started worker; tests shorten `answer_s`."""
         self._channel, self._answer_s = channel, answer_s
         self._lock = threading.Lock()
         self._setting: Setting | None = None
@@ -36,22 +35,22 @@ class GpuWorker:
         """Wait for an answer.
 
         Raises:
-            MeasureError: the worker reports a failure, died, or hangs and was ended.
+            MeasureError: the worker reports a failure, died, or hung and was killed.
         """
         with self._lock, killed_after(self._channel, self._answer_s) as late:
             try:
                 return request()
             except WorkerLost as error:
-                self._channel.kill()  # one that lives, but was not understood, cannot be asked again
+                self._channel.kill()  # a running worker with a malformed reply cannot be used again
                 why = f"the GPU worker did not answer for {self._answer_s:.0f} s and was ended"
                 message = f"{why if late.is_set() else error} during {op}; {KEPT}"
                 raise MeasureError(MeasureErrorKind.LOST, message) from error
 
     def _ask(self, op: str, read: Callable[[Any], T], **arguments: Any) -> T:
-        """Call a method of the bench, and read what it says.
+        """Call a method of the bench, and parse its result.
 
         Raises:
-            MeasureError: see `_answer`; of kind lost also where the answer cannot be read.
+            MeasureError: see `_answer`; of kind lost also if the result cannot be parsed.
         """
         assert self._setting is not None
         setting = self._setting
@@ -66,13 +65,13 @@ class GpuWorker:
             raise MeasureError(MeasureErrorKind.LOST, message) from error
 
     def open(self, setting: Setting, *, seed: int) -> tuple[DeviceRecord, str]:
-        """Load the provider; returns the GPU and the build. Launches nothing yet."""
+        """Load the provider; returns the GPU and the build. Launches nothing."""
         info = self._answer("open", lambda: self._channel.open([setting], seed=seed, self_test=False))
         self._setting = setting
         return info.device, info.builds[setting.name]
 
     def measure(self, shape: DecodeShape, decisions: Sequence[AnyDecision], *, rounds: int) -> dict[str, Any]:
-        """Latencies of decisions on one shape, in paired rounds; see `GpuBench.measure`."""
+        """Measure latencies of decisions on one shape, in paired rounds; see `GpuBench.measure`."""
         assert self._setting is not None
         job = Job(self._setting, shape, tuple(decisions), rounds)
 
@@ -83,30 +82,30 @@ class GpuWorker:
         return self._answer("measure", request)
 
     def pairs(self, shape: DecodeShape, one: AnyDecision, other: AnyDecision, orders: Sequence[str]) -> list[Block]:
-        """Blocks of paired readings over fresh buffers; outputs are checked before and after.
+        """Measure blocks of paired readings over fresh buffers; outputs are checked before and after.
 
-        An arm with num_splits 0 is what the library decides by itself.
+        An arm with num_splits 0 is the library's own decision.
         """
         rows = {"one": one.as_row(), "other": other.as_row()}
         return self._ask("pairs", _blocks, shape=shape.as_json(), orders=list(orders), **rows)
 
     def peers(self, shape: DecodeShape) -> dict[str, Any]:
-        """By name of another kernel: its latencies in microseconds, or the reason why there are none."""
+        """Latencies of other kernels in microseconds, or the reason for none, by name."""
         return self._ask("peers", dict, shape=shape.as_json())
 
     def kernels(self, shape: DecodeShape, decision: AnyDecision) -> list[str]:
-        """Names of the kernels that one call runs, as the profiler reports them."""
+        """Names of the kernels of one call, from the profiler."""
         return self._ask("kernels", list, shape=shape.as_json(), decision=decision.as_row())
 
     def compiled(self, shape: DecodeShape, num_splits: int = 0) -> dict[str, Any]:
-        """What the compiled library decides by itself, num_splits and in metadata mode the live splits.
+        """Read the compiled library's own decision: num_splits, and in metadata mode the live splits.
 
-        With `num_splits` it is told that number, as users tell it.
+        A `num_splits` other than 0 is passed to the library.
         """
         return self._ask("compiled", dict, shape=shape.as_json(), num_splits=num_splits)
 
     def copy_bandwidth(self) -> float:
-        """Bytes read plus written per microsecond by a large copy on the device."""
+        """Measure bytes read plus written per microsecond by a large copy on the device."""
         return self._ask("copy_bandwidth", float)
 
     def close(self) -> None:
@@ -119,5 +118,5 @@ def _blocks(rows: Any) -> list[Block]:
 
 
 def open_worker(library: str = "") -> GpuWorker:
-    """Start a worker on the current GPU; `library` names another build of the kernels than the installed one."""
+    """Start a worker on the current GPU; `library` names a build of the kernels, instead of the installed one."""
     return GpuWorker(ProcessChannel(library=library))

@@ -1,7 +1,7 @@
-"""The worker: owns one GPU, opens benches, tests them, and measures. It never sees candidate code.
+"""Main program of a worker: owns one GPU, opens and tests benches, and measures. It never gets candidate code.
 
-As a process it reads requests as lines of JSON from stdin and writes replies as lines to what was stdout; `ray` puts
-the same `BenchServer` into an actor. `evaluators.measure.executor` describes the protocol.
+The process reads requests as lines of JSON from stdin and writes replies as lines to the original stdout; `ray` runs
+the same `BenchServer` in an actor. `evaluators.measure.executor` describes the protocol.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ BENCH = "evaluators.measure.bench:open_bench"
 """Bench of a real GPU, as module:function; tests and load measurements name a simulated one."""
 
 MAX_BENCHES = 2
-"""Settings that stay open at once: each takes up to 24 GiB for KV copies (`shape_timer.POOL_BYTES`)."""
+"""Open settings at a time: each uses up to 24 GiB for KV copies (`shape_timer.POOL_BYTES`)."""
 
 TEST_SHAPE = DecodeShape(2, 2048, 8, 1)
 TEST_ROUNDS = 4
 TEST_SPREAD = 1.5
-"""Slowest over fastest round of one launch beyond which a GPU is not fit for timing. Clocks and instruction caches
-are worth up to 8% (`timing.GraphTimer.time`); half as long again is another program, or a card in trouble."""
+"""Largest ratio of the slowest to the fastest round of one launch on a GPU fit for timing. Clocks and instruction
+caches cause up to 8% (`timing.GraphTimer.time`); 50% indicates another program, or a faulty card."""
 
 
 class BenchServer:
-    """Answers requests with benches on the GPU that this process sees."""
+    """Server of requests with benches on the visible GPU."""
 
     def __init__(self, bench: str = BENCH, *, uuid: str = "", library: str = "") -> None:
-        """Load nothing yet.
+        """Store the options; opens nothing.
 
         Args:
             bench: function that opens a bench, as module:function.
-            uuid: locked before a library touches the GPU; empty leaves that to the bench.
-            library: another build of the kernels than the installed one.
+            uuid: GPU to lock before a library uses it; empty leaves that to the bench.
+            library: build of the kernels, instead of the installed one.
         """
         module, _, function = bench.partition(":")
         opener: Callable[..., Any] = getattr(importlib.import_module(module), function)
@@ -60,7 +60,7 @@ class BenchServer:
         self._seed = 0
 
     def replies(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """A reply per job of a batch, up to the loss of the GPU, and one to anything else; failures are replies too."""
+        """Yield a reply per job of a batch, up to a loss of the GPU, or one to any other request."""
         try:
             op = request.pop("op")
             if op == "run":
@@ -109,7 +109,7 @@ class BenchServer:
             bench = self._bench(job.setting)
             return {"ok": bench.measure(shape=job.shape, decisions=job.decisions, rounds=job.rounds)}
         except MeasureError as error:
-            # A bench that cannot be opened any more is a lost GPU, not a bad launch.
+            # A bench that can no longer be opened means a lost GPU, not a bad launch.
             lost = error.kind is MeasureErrorKind.UNAVAILABLE
             reply = _error(MeasureErrorKind.LOST if lost else error.kind, error)
             return {**reply, "busy_s": time.monotonic() - started}
@@ -129,7 +129,7 @@ def _error(kind: MeasureErrorKind, error: Exception) -> dict[str, Any]:
 
 
 def _test(bench: Any, setting: Setting, device: DeviceRecord) -> None:
-    """Measure a small shape. `measure` compares outputs with the reference; here latencies must be comparable.
+    """Measure a small shape as a self-test. `measure` checks outputs; here the latencies are checked.
 
     Raises:
         MeasureError: of kind unavailable: this GPU is not fit for timing.
@@ -152,7 +152,7 @@ def _test(bench: Any, setting: Setting, device: DeviceRecord) -> None:
 
 
 def lines_of(requests: TextIO) -> Iterator[str]:
-    """Lines as they come; the end of input is the end of the controller, and so of this process, even amid a request.
+    """Yield lines as they arrive; the end of input means the end of the controller, and ends this process at once.
 
     Otherwise a worker whose GPU hangs would outlive a killed controller and keep the GPU.
     """
@@ -169,7 +169,7 @@ def lines_of(requests: TextIO) -> Iterator[str]:
 
 
 def main() -> None:
-    """Entry point of the process. Libraries print to stdout; replies go to a copy of it that they cannot see."""
+    """Entry point of the process. Libraries may print to stdout, so replies go to a private copy of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bench", default=BENCH)
     parser.add_argument("--uuid", default="")

@@ -1,1 +1,1 @@
-"""Runs candidates in confined processes."""
+"""Confined processes for candidates."""

@@ -1,10 +1,11 @@
-"""The program that runs in the sandbox: one candidate, all questions, then the end.
+"""Main program of a sandbox process: runs one candidate on all questions.
 
 Started as `python -s -S -P -B sandbox_child.py` with a hash seed in an otherwise empty environment. The request
-comes on stdin: the length of its head, the head (source, limits, a nonce), then the questions, both as `marshal` writes
-them. The reply is JSON: who reads it trusts nothing in it. It confines itself before the candidate's first statement
-runs. Imports its neighbour `confine` and, since it is started for every candidate, only what of the standard library
-starts fast: json, pathlib, typing and signal would double its time.
+comes on stdin: the length of its head, the head (source, limits, a nonce), then the questions, both in `marshal`
+format. The reply is JSON, which the reader must not trust. The process confines itself before the candidate's first
+statement runs. Imports its neighbour `confine` and, since it is started for every candidate, only fast modules of the
+standard
+library: json, pathlib, typing and signal would double its start-up time.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 FILE_NAME = "<heuristic>\ud800"
-"""No file has this name: CPython would open the file for the text of a syntax error, which the sandbox kills for."""
+"""Name of no file: CPython would open a file to quote a syntax error, for which the sandbox kills the process."""
 
 MAX_MESSAGE = 400
 BEGUN = b"begun\n"
-"""Written once the process is confined, before the candidate's code is looked at."""
+"""Written once the process is confined, before the candidate's code is compiled."""
 
 CONSTANTS = {None: "null", True: "true", False: "false"}
 
@@ -39,7 +40,7 @@ class BadAnswer(Exception):
 
 
 def view_class(name: str, fields: list[str]) -> type:
-    """A class with just these attributes, built once so that a thousand objects are made quickly."""
+    """Make a class with exactly these attributes, for fast construction of many objects."""
     arguments = ", ".join(fields)
     body = "".join(f"        self.{f} = {f}\n" for f in fields)
     text = f"class {name}:\n    __slots__ = {tuple(fields)!r}\n    def __init__(self, {arguments}):\n{body}"
@@ -50,7 +51,7 @@ def view_class(name: str, fields: list[str]) -> type:
 
 
 def whole(value: object, name: str, low: int, high: int) -> int:
-    """An exact int in range; bool, float and subclasses of int are refused."""
+    """Check for an exact int in range; bool, float and subclasses of int are refused."""
     if type(value) is not int:
         raise BadAnswer(f"{name} must be an int, got {type(value).__name__}")
     if not low <= value <= high:
@@ -67,19 +68,19 @@ def single_precision(value: float) -> float:
 
 
 def sum_in_order(values: Iterable[Any], start: Any = 0) -> Any:
-    """The sum as C++ and Python before 3.12 have it: from left to right, rounded at each step."""
+    """Sum from left to right with rounding at each step, as in C++ and Python before 3.12."""
     for value in values:
         start = start + value
     return start
 
 
 def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -> list[list[Any]]:
-    """Ask the candidate about every shape.
+    """Run the candidate on every shape.
 
     Raises:
-        BadAnswer: with the shape's index as second argument; other exceptions are the candidate's own.
+        BadAnswer: wrong result, with the shape's index as second argument; other exceptions are the candidate's own.
     """
-    # From 3.12 on the interpreter's own sum rounds otherwise: scores must not depend on its version.
+    # From 3.12 on the built-in sum rounds differently: scores must not depend on Python's version.
     plain_sum = sum if sys.version_info < (3, 12) else sum_in_order
     builtins = {
         "abs": abs, "bool": bool, "float": float, "float32": single_precision, "int": int, "len": len, "max": max,
@@ -87,7 +88,7 @@ def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -
         "cta_queue": request["queue"], "__import__": lambda name, *_: math if name == "math" else None,
     }  # fmt: skip
     if request["open_builtins"]:
-        # Tests of the confinement itself run code that the gate would refuse.
+        # Tests of the confinement run code that the gate would refuse.
         builtins = vars(sys.modules["builtins"])
     knobs, variants, work_at = questions["knobs"], questions["variants"], questions["work_at"]
     names, width = [name for name, *_ in knobs], len(knobs)
@@ -126,13 +127,13 @@ def decide(request: dict[str, Any], questions: dict[str, Any], code: CodeType) -
 
 
 def queue_function(library: str) -> Any:
-    """`cta_queue`, of the compiled library where there is one."""
+    """`cta_queue`, from the compiled library if there is one."""
     module = SourceFileLoader("cta_queue", os.path.join(os.path.dirname(__file__), "cta_queue.py")).load_module()
     return module.compiled_queue(library) if library else module.cta_queue
 
 
 def candidate_line(error: BaseException) -> int:
-    """Line of the candidate where an exception came from; 0 if it did not."""
+    """Line of the candidate that raised an exception; 0 if it came from elsewhere."""
     line, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == FILE_NAME:
@@ -142,7 +143,7 @@ def candidate_line(error: BaseException) -> int:
 
 
 def encoded(reply: dict[str, Any]) -> bytes:
-    """A reply as JSON: text, numbers, and mappings and lists of them."""
+    """Encode a reply as JSON: text, numbers, and mappings and lists of them."""
 
     def of(value: object) -> str:
         if isinstance(value, str):
@@ -157,7 +158,7 @@ def encoded(reply: dict[str, Any]) -> bytes:
 
 
 def main() -> None:
-    """Read, confine, run, answer."""
+    """Read the request, confine the process, run the candidate, write the reply."""
     # By path: -P keeps this folder off sys.path.
     confine = SourceFileLoader("confine", os.path.join(os.path.dirname(__file__), "confine.py")).load_module()
     confine.end_with_the_parent()
@@ -169,14 +170,14 @@ def main() -> None:
     library = request.get("queue")
     request["queue"] = None if library is None else queue_function(library)
     if request["open_builtins"]:
-        # What tests of the confinement have in reach, since nothing can be imported later.
+        # For tests of the confinement, since nothing can be imported later.
         import json  # noqa: F401
         import pathlib  # noqa: F401
         import signal  # noqa: F401
-    # The parser warns of odd code, and what prints warnings opens files.
+    # The parser may warn about code, and printing warnings opens files.
     _warnings.filters.insert(0, ("ignore", None, Warning, None, 0))
     confined = (confine.confine if request["confined"] else confine.limit)(**request["limits"])
-    # From here on what happens is the candidate's doing.
+    # From here on failures are the candidate's.
     os.write(1, BEGUN)
     reply: dict[str, Any]
     code: CodeType | None = None
@@ -198,7 +199,7 @@ def main() -> None:
     reply |= {"nonce": nonce, "at": request["at"], "confined": confined}
     sys.stdout.buffer.write(encoded(reply))
     sys.stdout.buffer.flush()
-    # The interpreter's own way out restores signal handlers, which the filter does not allow.
+    # The interpreter's regular exit restores signal handlers, which the filter forbids.
     os._exit(0)
 
 

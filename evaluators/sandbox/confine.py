@@ -1,10 +1,10 @@
 """Confinement of the process that runs candidate code: capabilities, rlimits, timers, Landlock, seccomp. Linux.
 
 x86-64 and aarch64. The aarch64 table follows the kernel's own list and is unit-tested, but has never run on aarch64:
-there, as everywhere, the sandbox's self-test decides whether candidates may run.
+there, too, the sandbox's self-test decides whether candidates may run.
 
 Runs inside the sandbox's child process, which imports nothing but the standard library, so this module
-must not import anything of ours.
+must not import other modules of the project.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Machine:
     """System-call numbers of one architecture.
 
     Attributes:
-        audit_arch: what the kernel calls it (include/uapi/linux/audit.h).
-        allowed: memory management, the two pipes, leaving.
-        no_exec: allowed unless they ask for executable memory (third argument).
-        madvise: allowed with the advice in `MADVICE` only (third argument): as root, others poison memory pages.
-        foreign_from: call numbers from here on belong to another table of the same architecture (x32); 0 for none.
+        audit_arch: the kernel's number of the architecture (include/uapi/linux/audit.h).
+        allowed: calls for memory management, the two pipes and exit.
+        no_exec: calls that are allowed unless they request executable memory (third argument).
+        madvise: allowed only with advice in `MADVICE` (third argument): as root, other advice can poison memory pages.
+        foreign_from: first call number of another table of the same architecture (x32); 0 for none.
     """
 
     __slots__ = ("allowed", "audit_arch", "foreign_from", "madvise", "no_exec")
@@ -73,13 +73,13 @@ MACHINES = {
         foreign_from=0,
     ),
 }
-"""Architectures that the sandbox knows, by `machine_name`.
+"""Supported architectures, by `machine_name`.
 
 No call that waits (futex, nanosleep, poll), that handles signals, or that opens, maps or names a file.
 """
 
 MADVICE = {"MADV_DONTNEED": 4, "MADV_FREE": 8, "MADV_HUGEPAGE": 14, "MADV_NOHUGEPAGE": 15}
-"""Names that allocators give their memory (include/uapi/asm-generic/mman-common.h)."""
+"""Advice that allocators give on their memory (include/uapi/asm-generic/mman-common.h)."""
 
 SYS_LANDLOCK_CREATE_RULESET = 444
 SYS_LANDLOCK_RESTRICT_SELF = 446
@@ -105,12 +105,12 @@ class _Program(ctypes.Structure):
 
 
 def machine_name() -> str:
-    """The architecture, as the kernel calls it."""
+    """The kernel's name of the architecture."""
     return os.uname().machine
 
 
 def unsupported() -> str:
-    """Why this system cannot confine candidates; empty where it can."""
+    """Reason why this system cannot confine candidates; empty if it can."""
     if sys.platform != "linux":
         return f"the sandbox needs Linux (seccomp), this is {sys.platform}"
     if machine_name() not in MACHINES or sys.byteorder != "little" or sys.maxsize < 2**32:
@@ -142,12 +142,12 @@ def filter_instructions(machine: Machine) -> list[tuple[int, int, int, int]]:
 
 
 def cpu_limit_s(cpu_s: float) -> int:
-    """The limit that the kernel keeps behind the timer's `cpu_s`: whole seconds, from the start of the process."""
+    """CPU limit in whole seconds since the start of the process, as a backup of the timer for `cpu_s`."""
     return math.ceil(cpu_s) + 2
 
 
 def set_limits(*, memory_mb: int, cpu_s: int) -> None:
-    """Resource limits; they hold for this process and everything it could start."""
+    """Set resource limits of this process and all its children."""
     memory = memory_mb * 2**20
     limits = {
         resource.RLIMIT_AS: memory,
@@ -162,7 +162,7 @@ def set_limits(*, memory_mb: int, cpu_s: int) -> None:
             resource.setrlimit(what, (value, value))
         except (OSError, ValueError):
             if sys.platform == "linux":
-                raise  # other systems know RLIMIT_AS and do not keep it
+                raise  # other systems define RLIMIT_AS, but do not enforce it
 
 
 def deny_files(libc: ctypes.CDLL) -> bool:
@@ -182,10 +182,10 @@ def deny_files(libc: ctypes.CDLL) -> bool:
 
 
 def drop_capabilities(libc: ctypes.CDLL) -> None:
-    """Give up what root may do beyond files and calls.
+    """Drop all capabilities of root.
 
     Raises:
-        OSError: refused, which no kernel does.
+        OSError: refused, which is not expected of any kernel.
     """
     header = (ctypes.c_uint32 * 2)(LINUX_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
@@ -194,7 +194,7 @@ def drop_capabilities(libc: ctypes.CDLL) -> None:
 
 
 def set_timers(libc: ctypes.CDLL, *, cpu_s: float, wall_s: float) -> None:
-    """End this process after so much CPU or wall time; no call that could undo it stays allowed."""
+    """End this process after this much CPU or wall time; calls that could undo it are forbidden later."""
     alarms = {ITIMER_PROF: (cpu_s, _signal.SIGPROF), ITIMER_REAL: (wall_s, _signal.SIGALRM)}
     for which, (seconds, number) in alarms.items():
         _signal.signal(number, _signal.SIG_DFL)
@@ -205,18 +205,18 @@ def set_timers(libc: ctypes.CDLL, *, cpu_s: float, wall_s: float) -> None:
 
 
 def end_with_the_parent() -> None:
-    """Have the kernel kill this process when its parent ends: also one that was stopped, or that reads no end of file.
+    """Make the kernel kill this process when its parent ends, even if this process is stopped or does not read.
 
-    Called first of all; the confinement checks that the parent had not ended before.
+    Must be called first; the confinement checks that the parent had not ended before.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, _signal.SIGKILL, 0, 0, 0)
 
 
 def limit(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict[str, bool]:
-    """Limit this process without confining it, where the system has no seccomp; for programs that the gate has passed.
+    """Limit this process without confinement, on systems without seccomp; for programs that the gate has passed.
 
-    Args: as of `confine`.
+    Args: as in `confine`.
     """
     if os.getppid() != parent:
         raise OSError("the parent process has ended")
@@ -226,24 +226,24 @@ def limit(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict[s
 
 
 def leave() -> None:
-    """End a confined process; the interpreter's own way out restores signal handlers, which the filter kills for."""
+    """End a confined process; the interpreter's regular exit restores signal handlers, for which the filter kills."""
     os._exit(0)
 
 
 def confine(*, memory_mb: int, cpu_s: float, wall_s: float, parent: int) -> dict[str, bool]:
-    """Confine this process for good; returns which mechanisms took hold.
+    """Confine this process irrevocably; returns the mechanisms in effect.
 
     Args:
         memory_mb: address space in MiB.
         cpu_s: CPU seconds from now on.
-        wall_s: wall seconds from now on, a second line behind the parent's own clock.
-        parent: process that waits for the answer; this process ends when it does.
+        wall_s: wall seconds from now on, as a backup of the parent's own limit.
+        parent: process that waits for the answer; this process ends with it.
 
     Raises:
         OSError: seccomp was refused.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    # A failed allocation would otherwise look for another arena by counting CPUs, which seccomp kills.
+    # A failed allocation would otherwise try another arena after counting CPUs, for which seccomp kills.
     libc.mallopt(M_ARENA_MAX, 1)
     end_with_the_parent()
     if os.getppid() != parent:

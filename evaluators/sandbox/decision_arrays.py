@@ -1,4 +1,4 @@
-"""Decisions on a whole table of questions, as numbers."""
+"""Decisions on a table of questions, as arrays of numbers."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class DecisionArrays:
     """Decisions on all shapes, in the order of the questions.
 
     Attributes:
-        target: whose decisions they are.
-        rows: (decisions, knobs): what `schedule` answers, then what `blocks_per_split` does; a flag is -1 for None.
+        target: target of the decisions.
+        rows: (decisions, knobs): the results of `schedule`, then of `blocks_per_split`; a flag is -1 for None.
     """
 
     target: AnyTarget
@@ -31,7 +31,7 @@ class DecisionArrays:
 
     @classmethod
     def of(cls, target: AnyTarget, decisions: Sequence[AnyDecision]) -> DecisionArrays:
-        """Rows of a list of decisions."""
+        """Convert a list of decisions."""
         flags = [i for i, name in enumerate(target.answer_names) if name in target.flags]
         answers = [list(target.answer(d)) for d in decisions]
         for answer in answers:
@@ -41,19 +41,19 @@ class DecisionArrays:
 
     @property
     def blocks_per_split(self) -> Int64:
-        """Of all shapes."""
+        """Blocks per split of all shapes."""
         return self.rows[:, -1]
 
     def digest(self) -> bytes:
-        """Tells decision tables apart."""
+        """Digest that identifies the decision table."""
         return hashlib.sha256(np.ascontiguousarray(self.rows).tobytes()).digest()
 
     def decision(self, row: int) -> Any:
-        """The decision on one shape."""
+        """Decision on one shape."""
         return self._decision(self.rows[row].tolist())
 
     def decisions(self) -> tuple[Any, ...]:
-        """The same as objects."""
+        """Decisions as objects."""
         return tuple(map(self._decision, self.rows.tolist()))
 
     def _decision(self, answer: list[Any]) -> Any:

@@ -1,9 +1,9 @@
-"""Native code of programs: translated, compiled and run in confined child processes, never in this one.
+"""Native code of programs: translated, compiled and run in confined child processes, never in this process.
 
-Answers a whole table of questions, for many vectors of tunable numbers, hundreds of times faster than the sandbox's
-CPython and with the same decisions, or none: a program that cannot be translated, and a vector on which Python would
-fail or leave what 64 bits hold, are left to the sandbox (`tables.py`). Bounds on time and memory are looser than the
-sandbox's: native code needs less of both.
+Decides a table of questions for many vectors of tunable constants, hundreds of times faster than CPython in the
+sandbox, with the same decisions or none: programs that cannot be translated, and vectors on which Python would fail or
+exceed 64 bits, are left to the sandbox (`tables.py`). Limits on time and memory are looser than the sandbox's: native
+code needs less of both.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ TRANSLATE_S, TRANSLATE_MB = 5.0, 1024
 """CPU seconds and MiB of one translation; the largest program that ships takes 0.3 s."""
 
 SESSION_S = 24 * 3600.0
-"""Longest life of a process that answers; each request has its own limit."""
+"""Longest lifetime of a process with native code; each request has its own limit."""
 
 LOOK_AGAIN_S = 0.2
-"""How often the CPU time of a process that has not answered is read."""
+"""Interval at which the CPU time of a running process is read."""
 
 
 class NotNative(Exception):
-    """Only the sandbox can answer; the message says why."""
+    """Only the sandbox can run the program; the message gives the reason."""
 
 
 class NativeCompiler:
-    """Compiles programs for one table of questions. Thread-safe."""
+    """Compiler of programs for one table of questions. Thread-safe."""
 
     def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, target: AnyTarget = FA3) -> None:
         """Serialise the questions once.
 
         Args:
-            gpu: what programs may know of it.
+            gpu: properties that programs may read.
             questions: at least one.
-            limits: of one table: CPU seconds, and MiB of the process.
-            target: whose schedule programs decide.
+            limits: limits of one table: CPU seconds, and MiB of the process.
+            target: target of the programs.
         """
         self.limits, self.count, self.target = limits, len(questions), target
         self._gpu, self._ranges = gpu, ranges_of(gpu, questions, target)
@@ -85,8 +85,8 @@ class NativeCompiler:
         """Compile a program once for many runs; close it, or use it in a `with` statement.
 
         Args:
-            program: passed by the gate.
-            bounds: least and greatest value of the literals that each run may choose, by position in `literals`.
+            program: program that the gate has passed.
+            bounds: least and greatest value of tunable literals, by position in `literals`.
 
         Raises:
             NotNative: it cannot be translated or compiled within the limits, or no compiler is here.
@@ -110,7 +110,7 @@ class NativeCompiler:
             raise
 
     def translate(self, program: Program, bounds: Mapping[int, Range]) -> str:
-        """The C++ of a program; arguments and errors as of `compile`."""
+        """Translate a program to C++; arguments and errors as in `compile`."""
         wall_s = TRANSLATE_S + START_UP_S
         limits = {"memory_mb": TRANSLATE_MB, "cpu_s": TRANSLATE_S, "wall_s": wall_s, "parent": os.getpid()}
         request = {
@@ -139,7 +139,7 @@ class NativeCompiler:
 
 
 class NativeProgram:
-    """A compiled program and the process that answers with it. Not thread-safe.
+    """A compiled program and its process. Not thread-safe.
 
     The process ends with the thread that started it.
     """
@@ -174,13 +174,13 @@ class NativeProgram:
         """Decide on all questions, once for each vector.
 
         Args:
-            vectors: values of the literals that were left open, in the order of their positions.
+            vectors: values of the tunable literals, in the order of their positions.
 
         Returns:
-            The decisions of each vector; None where only the sandbox can answer.
+            Decisions of each vector; None where only the sandbox can decide.
 
         Raises:
-            NotNative: the process cannot be started any more.
+            NotNative: the process can no longer be started.
         """
         found: list[DecisionArrays | None] = []
         while len(found) < len(vectors):
@@ -199,7 +199,7 @@ class NativeProgram:
         return found
 
     def _answer(self) -> DecisionArrays | None:
-        """One table; a process that ends instead leaves that vector without an answer."""
+        """Read one table; None if the process ended instead."""
         count, width = self._table.count, len(self._table.target.answer_names)
         raw = self._read(8 + 4 * width * count, self._table.limits.time_s)
         if raw is None:
@@ -260,10 +260,10 @@ class NativeProgram:
             while left:
                 left = left[self._process.stdin.write(left) or 0 :]
         except BrokenPipeError:
-            pass  # it has ended, which reading tells
+            pass  # it has ended, which the next read reports
 
     def _read(self, size: int, cpu_s: float) -> bytes | None:
-        """So many bytes; None where the process ends first, or spends more CPU time on them than it may."""
+        """Read `size` bytes; None if the process ends first or exceeds its CPU time."""
         assert self._process is not None and self._process.stdout is not None
         pipe, found = self._process.stdout.fileno(), bytearray()
         spent: float | None = None
@@ -283,7 +283,7 @@ class NativeProgram:
 
 
 def _cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used (proc_pid_stat(5), fields 14 and 15); infinite where it is gone."""
+    """CPU seconds that a process has used (proc_pid_stat(5), fields 14 and 15); infinite if it has ended."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,9 +1,9 @@
-"""The program that answers with a candidate's native code, confined: one library, then one table per request.
+"""Main program of a confined process with a candidate's native code: loads a library, then decides tables.
 
-Started as `python -s -S -P -B native_child.py`. The first line of stdin says how many bytes of request follow, as
-`marshal` writes them; the library is loaded before the process confines itself. Then it writes `ready`. Each further
-request is a number of vectors, then the vectors as doubles; each is answered by an 8-byte number of rows decided, then
-`width` 32-bit numbers a row.
+Started as `python -s -S -P -B native_child.py`. The first line of stdin is the number of bytes of the request, which
+follows in `marshal` format; the library is loaded before the process confines itself. Then it writes `ready`. Each
+further request is a number of vectors, then the vectors as doubles; each is answered by an 8-byte number of rows
+decided, then `width` 32-bit numbers a row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.machinery import SourceFileLoader
 
 
 def main() -> None:
-    """Load, confine, answer until stdin ends."""
+    """Load the library, confine the process, answer requests until stdin ends."""
     # By path: -P keeps this folder off sys.path.
     confine = SourceFileLoader("confine", os.path.join(os.path.dirname(__file__), "confine.py")).load_module()
     confine.end_with_the_parent()

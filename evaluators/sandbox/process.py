@@ -1,4 +1,4 @@
-"""One sandbox process: request in, reply out, and how it ended."""
+"""One sandbox process: request, reply, and the reason of its end."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from evaluators.sandbox import confine
 
 CHILD = Path(__file__).with_name("child.py")
 START_UP_S = 15.0
-"""Wall time beside the candidate's own limit: starting the interpreter and waiting for a CPU on a busy machine."""
+"""Wall time on top of the candidate's limit, for the interpreter's start and for waits on a busy machine."""
 
 REPLY_BYTES = 16_384
 REPLY_BYTES_PER_ROW = 64
 """Longest reply that is read; a row of four numbers takes at most 27 bytes, a message 5,000."""
 
 BEGUN = b"begun\n"
-"""Message of `child.py` once it is confined, before the candidate's code is looked at."""
+"""Message of `child.py` once it is confined, before the candidate's code is compiled."""
 
 OUTSIDE_KILLS = 5
-"""Tries for a candidate whose process was ended from outside, or never came to look at it."""
+"""Tries for a candidate whose process was killed from outside, or ended before it ran the candidate."""
 
 PAUSE_S = 0.5
-"""Wait before another try where the process could not begin: a file may be missing for a moment."""
+"""Wait before another try if the process could not begin: a file may be missing for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class Limits:
     Attributes:
         time_s: CPU seconds of one try.
         memory_mb: MiB of address space.
-        time_tries: tries at the limit of time, of which the first that ends within it counts: CPU time varies with the
-            machine's load, which would else decide about a program near the limit.
+        time_tries: tries within the time limit, of which the first success counts: CPU time varies with the machine's
+            load, which would otherwise decide about a program near the limit.
     """
 
     time_s: float = 5.0
@@ -54,36 +54,37 @@ class Limits:
 
 
 class SandboxUnavailable(Exception):
-    """This system cannot confine candidates; the message says why."""
+    """This system cannot confine candidates; the message gives the reason."""
 
 
 class End(Enum):
-    """How a sandbox process ended."""
+    """Reason of a sandbox process's end."""
 
     REPLIED = auto()
     TIME = auto()
-    """At its CPU or wall limit."""
+    """It reached its CPU or wall limit."""
     CALL = auto()
-    """At a system call that is not allowed."""
+    """It was killed for a forbidden system call."""
     OUTSIDE = auto()
-    """By a SIGKILL that was not ours, or at the wall limit with CPU time left. No candidate can cause either by itself:
-    it may neither send signals nor wait. One that fills the machine's memory is killed like that, too."""
+    """It was killed by another process's SIGKILL, or reached the wall limit with CPU time left. A candidate cannot
+    cause either directly, since it may neither send signals nor wait. One that fills the machine's memory is killed so,
+    too."""
     UNBEGUN = auto()
-    """Before it was confined and looked at the candidate: the machine's fault, never the candidate's."""
+    """It ended before it was confined and read the candidate: the machine's fault, never the candidate's."""
     OTHER = auto()
-    """In another way, or without a whole reply."""
+    """It ended in another way, or without a complete reply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a sandbox process left behind.
+    """Result of a sandbox process.
 
     Attributes:
-        end: how it ended.
-        reply: what it said; None unless `end` is `REPLIED`. Whatever is in it may be forged.
+        end: reason of its end.
+        reply: its reply, which may be forged; None unless `end` is `REPLIED`.
         code: exit code, or minus the number of the signal that ended it.
         elapsed_s: wall seconds from start to end.
-        peak_mb: most MiB that it had in RAM; 0 where that cannot be told.
+        peak_mb: peak resident memory in MiB; 0 if unknown.
     """
 
     end: End
@@ -94,14 +95,14 @@ class Ended:
 
 
 def run_confined(head: dict[str, Any], body: bytes, limits: Limits, *, rows: int, hash_seed: int) -> Ended:
-    """Run one candidate in a fresh process; again where the machine ended that process or the time was up, a few times.
+    """Run one candidate in a fresh process, with a few retries if the machine killed the process or time ran out.
 
     Args:
-        head: source and how to run it, for `sandbox_child`.
-        body: the questions, as `marshal` writes them.
-        limits: of this candidate.
-        rows: how many questions there are.
-        hash_seed: what Python's hashes of text are seeded with.
+        head: source and options, for `child.py`.
+        body: questions in `marshal` format.
+        limits: limits of this candidate.
+        rows: number of questions.
+        hash_seed: seed of Python's text hashes.
 
     Raises:
         SandboxUnavailable: no process could be started.
@@ -146,7 +147,7 @@ def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash
     timer.start()
     longest = len(BEGUN) + REPLY_BYTES + REPLY_BYTES_PER_ROW * rows
     try:
-        # The child reads all of it before the candidate runs, or has died.
+        # The child reads all of it before the candidate runs, unless it has died.
         for send in (
             lambda: process.stdin.write(b"%d\n" % len(request) + request + body),
             process.stdin.close,
@@ -163,7 +164,7 @@ def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash
         code = process.returncode = os.waitstatus_to_exitcode(status)
         process.stdout.close()
     elapsed_s = time.monotonic() - started
-    # A program that catches its own end may have replied before; only a proper end counts.
+    # A program that catches its own end may have replied before; only a regular exit counts.
     begun = raw.startswith(BEGUN)
     reply = _checked(raw[len(BEGUN) :], nonce) if begun and code == 0 and len(raw) <= longest else None
     cpu_s = usage.ru_utime + usage.ru_stime
@@ -176,11 +177,11 @@ def _run_once(head: dict[str, Any], body: bytes, limits: Limits, rows: int, hash
     elif code == -signal.SIGSYS:
         end = End.CALL
     elif late.is_set() or code == -signal.SIGALRM or (code == -signal.SIGKILL and len(raw) <= longest):
-        # The kernel's own limit on CPU time, which stands behind the timer's, ends a process by SIGKILL.
+        # The kernel's CPU limit, the backup of the timer, ends a process by SIGKILL.
         end = End.TIME if cpu_s >= confine.cpu_limit_s(limits.time_s) else End.OUTSIDE
     else:
         end = End.OTHER
-    # Linux counts the memory of the parent, out of which a process was started, as its own.
+    # Linux counts the memory of the parent at the fork as the child's own.
     mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_mb = usage.ru_maxrss / 1024 if usage.ru_maxrss > mine else 0.0
     return Ended(end, reply, code, elapsed_s, peak_mb)
@@ -194,10 +195,10 @@ def _kill(group: int) -> None:
 
 
 def _checked(raw: bytes, nonce: str) -> dict[str, Any] | None:
-    """The reply if it is whole and carries the nonce.
+    """Parse a reply; None unless it is complete and has the nonce.
 
-    The nonce tells a reply from what a candidate printed. It is no secret from a program that searches its own
-    process: such a program can forge a reply, and gains nothing, for what a reply says is checked again.
+    The nonce distinguishes a reply from a candidate's output. It is not secret from a program that searches its own
+    process. Such a program can forge a reply, but gains nothing, since replies are checked again.
     """
     try:
         reply = json.loads(raw)

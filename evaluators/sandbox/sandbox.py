@@ -1,4 +1,4 @@
-"""Runs candidates in a fresh confined process each, and turns every way to fail into a status."""
+"""Sandbox: runs each candidate in a fresh confined process, and turns every failure into a status."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from evaluators.targets.target import AnyTarget
 __all__ = ["Limits", "Sandbox", "SandboxUnavailable", "SelfTest", "self_test"]
 
 LARGE = 0.25
-"""Share of its memory limit from which on a process that is killed again and again is taken for too large for this
-machine: the interpreter and all shapes take less, and who runs out of memory kills what is large."""
+"""If a process that is killed repeatedly from outside used more than this share of its memory limit, the program is
+blamed, not the machine: the interpreter and all shapes need less, and a kernel out of memory kills large processes."""
 
 HIDDEN = "a shape that is not shown"
 
 
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """Whether the sandbox holds on this system.
+    """Result of the sandbox's self-test on this system.
 
     Attributes:
-        ok: every probe was stopped as it should be.
-        mechanisms: what took hold; Landlock may be absent, seccomp alone already denies opening files.
-        problems: what did not hold.
-        hint: how to go on.
+        ok: True if every probe was stopped as expected.
+        mechanisms: mechanisms in effect; Landlock may be absent, since seccomp alone denies opening files.
+        problems: descriptions of failed probes.
+        hint: remedy.
     """
 
     ok: bool
@@ -52,7 +52,7 @@ def _printable(text: str) -> str:
 
 
 def answer_rules(target: AnyTarget, gpu: Gpu) -> dict[str, Any]:
-    """What answers must look like, as `child.py` reads it."""
+    """Rules for valid results of a program, in the form for `child.py`."""
     knobs = target.knobs(gpu)
     at = next((i for i, knob in enumerate(knobs) if knob.name == target.work_knob), -1)
     return {
@@ -64,7 +64,7 @@ def answer_rules(target: AnyTarget, gpu: Gpu) -> dict[str, Any]:
 
 
 class Sandbox:
-    """Asks candidates a fixed set of questions. Thread-safe."""
+    """Runs candidates on a fixed set of questions. Thread-safe."""
 
     def __init__(
         self,
@@ -79,13 +79,13 @@ class Sandbox:
         """Serialise the questions once.
 
         Args:
-            gpu: what candidates may know of it.
-            questions: what they are asked.
-            limits: of one candidate over all of them.
-            target: whose schedule they decide.
-            hidden: indices of questions that no message may tell anything of: their shapes are a search's holdout.
+            gpu: properties that candidates may read.
+            questions: inputs of candidates.
+            limits: limits of one candidate over all questions.
+            target: target of the candidates.
+            hidden: indices of questions that messages must not reveal: a search's holdout.
             confined: False runs programs that the gate has passed under limits of time and memory alone: for `decide`
-                and the export of one's own program where the system has no seccomp, never for a search.
+                and the export of a user's own program on systems without seccomp, never for a search.
 
         Raises:
             SandboxUnavailable: this system cannot confine candidates.
@@ -115,10 +115,10 @@ class Sandbox:
         self._body_without_work = marshal.dumps({**body, "rows": bare})
 
     def ask(self, program: Program, *, hash_seed: int = 0) -> Answers:
-        """Run a program on all questions in a fresh process; failures come back as a status.
+        """Run a program on all questions in a fresh process; failures are returned as a status.
 
         Raises:
-            SandboxUnavailable: no process could be started, or none is left alone: no fault of the program.
+            SandboxUnavailable: no process could be started, or all were killed from outside.
         """
         queue = queue_library() if program.uses_queue else None
         return self._ask(
@@ -126,7 +126,7 @@ class Sandbox:
         )
 
     def ask_ungated(self, source: str, *, work: bool = False, hash_seed: int = 0) -> Answers:
-        """Run a source that the gate has not seen, with all of Python: for proving what the sandbox holds."""
+        """Run a source without the gate, with all of Python, for tests of the confinement."""
         return self._ask(source, work=work, open_builtins=True, hash_seed=hash_seed)
 
     def _ask(
@@ -188,7 +188,7 @@ class Sandbox:
         return ", ".join(f"{n}={getattr(shape, n)}" for n in names if hasattr(shape, n))
 
     def _decisions(self, rows: object) -> tuple[AnyDecision, ...] | None:
-        """Checked again here: the child may have been taken over by what it ran."""
+        """Check and convert the rows of a reply, since the candidate may have taken over the child."""
         if not isinstance(rows, list) or len(rows) != len(self._questions):
             return None
         return self._target.decisions(rows, self._gpu)
@@ -210,7 +210,7 @@ PROBES: dict[str, tuple[str, tuple[Status, ...]]] = {
 
 
 def _ask_once(source: str, limits: Limits, *, open_builtins: bool) -> Ended:
-    """One question of one field to a program that the gate has not seen."""
+    """Run a program without the gate on one question with one field."""
     questions = {
         "shape_fields": ["batch"],
         "work_fields": ["num_splits", "n_blocks"],
@@ -229,7 +229,7 @@ def _probe(statement: str, limits: Limits) -> Status:
 
 @cache
 def self_test() -> SelfTest:
-    """Prove on real children that files, network, processes, memory and time are denied."""
+    """Test with real processes that files, network, processes, memory and time are denied."""
     hint = (
         "use a Linux system on x86-64 or aarch64 where seccomp filters are allowed; decide, show and reports work "
         "without the sandbox"

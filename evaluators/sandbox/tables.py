@@ -1,4 +1,4 @@
-"""Decision tables of one program whose numbers move: from native code, or from the sandbox where that cannot answer."""
+"""Decision tables of one program with varying constants, from native code or, as a fall-back, from the sandbox."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SAID = threading.Event()
 
 
 def _say_once(reason: NotNative) -> None:
-    """Warn of the first program in this process that native code does not serve."""
+    """Log a warning about the first program in this process without native code."""
     if not _SAID.is_set():
         _SAID.set()
         LOG.warning("constants are fitted with CPython in the sandbox, which is slower: %s", reason)
 
 
 class Tables:
-    """Opens programs on a fixed set of questions."""
+    """Factory of programs on a fixed set of questions."""
 
     def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, target: AnyTarget = FA3) -> None:
         """Serialise the questions once.
@@ -46,7 +46,7 @@ class Tables:
         self.compiler = NativeCompiler(gpu, questions, limits, target=target)
 
     def open(self, program: Program, bounds: Mapping[int, Range]) -> ProgramTables:
-        """A program whose literals at some positions (in `literals`) may take other values within bounds."""
+        """Open a program whose literals at some positions (in `literals`) can vary within bounds."""
         try:
             native: NativeProgram | None = self.compiler.compile(program, bounds)
         except NotNative as reason:
@@ -56,17 +56,17 @@ class Tables:
 
 
 class ProgramTables:
-    """One program, open for many vectors of numbers; close it, or use it in a `with` statement. Not thread-safe."""
+    """One program, ready for many vectors of constants; close it, or use it in a `with` statement. Not thread-safe."""
 
     def __init__(
         self, tables: Tables, program: Program, positions: Sequence[int], native: NativeProgram | None
     ) -> None:
-        """Keep both ways to answer."""
+        """Store the native program and the fall-back."""
         self._tables, self._program, self._positions, self._native = tables, program, positions, native
 
     @property
     def is_native(self) -> bool:
-        """Whether native code answers."""
+        """True if native code decides."""
         return self._native is not None
 
     def __enter__(self) -> ProgramTables:
@@ -83,7 +83,7 @@ class ProgramTables:
             self._native.close()
 
     def run(self, numbers: Sequence[Number]) -> DecisionArrays | None:
-        """Decisions with these numbers in place, in the order of the positions; None where the program fails.
+        """Decide with these constants, in the order of the positions; None if the program fails.
 
         Raises:
             SandboxUnavailable: no process could be started.

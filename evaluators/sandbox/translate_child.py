@@ -1,4 +1,4 @@
-"""The program that translates one candidate to C++, confined: translation walks code that may be deep and wide.
+"""Main program of a confined process that translates one candidate to C++, which may be deeply nested or large.
 
 Started as `python -s -S -P -B translate_child.py`. The request comes on stdin as JSON, the reply goes to stdout:
 `{"text": ...}` or `{"refused": ...}`.
@@ -18,11 +18,11 @@ from evaluators.sandbox import confine
 from evaluators.targets.registry import TARGETS
 
 LONGEST = 1_000_000
-"""Characters of C++ that are worth compiling; what ships takes 20,000."""
+"""Largest C++ source in characters; the programs that ship have at most 20,000."""
 
 
 def main() -> None:
-    """Read, confine, translate, answer."""
+    """Read the request, confine the process, translate, write the reply."""
     confine.end_with_the_parent()
     request = json.load(sys.stdin)
     confine.confine(**request["limits"])
@@ -32,7 +32,7 @@ def main() -> None:
         reply = {"text": text} if len(text) <= LONGEST else {"refused": "its C++ is too long"}
     except NotExpressible as refused:
         reply = {"refused": str(refused)}
-    except Exception as error:  # too deep, too large, or what it has no case for: the sandbox answers
+    except Exception as error:  # too deep, too large or unsupported: the sandbox decides instead
         reply = {"refused": f"the translator gave up ({type(error).__name__})"}
     sys.stdout.write(json.dumps(reply))
     sys.stdout.flush()

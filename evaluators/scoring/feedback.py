@@ -1,4 +1,4 @@
-"""Feedback for the next proposal: where the candidate leaves time on the table, in words and as data."""
+"""Feedback for the next proposal: remaining gains of the candidate, as text and as data."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from evaluators.scoring.score import CHARGE
 from evaluators.targets.registry import target_of
 
 VERSION = 3
-"""Of the text. Version 1, in journals that do not say: the best launch by the upper of the two middle rounds, not the
-median, so that shapes that ran it already were told that time is left. Version 2: one best launch of each shape instead
-of a measured curve, regressions twice, nothing of what was gained."""
+"""Version of the text. Version 1 (journals without a version): best launch by the upper of the two middle rounds, not
+the median, so that shapes already at their best launch showed a remaining gain. Version 2: one best launch per shape
+instead of a measured curve, regressions twice, no gains so far."""
 
 SHOWN = 12
-"""Shapes of each kind spelled out in the journal; prompts hold as many as fit. The regions summarise the rest."""
+"""Shapes of each kind listed in the journal; prompts list as many as fit. The regions summarise the rest."""
 
 CURVE_BEST, CURVE_SPREAD = 5, 6
-"""Launches told of a shape's measured curve: so many of the best, and so many evenly over all of them."""
+"""Launches listed of a shape's measured curve: this many of the best, and this many spread over all."""
 
 MIN_LEFT, MIN_TOLD = 0.01, 1e-4
-"""Log speed-up from which on a shape has something left to gain, and share of the score from which on a region is
-told of."""
+"""Smallest log speed-up that counts as a remaining gain of a shape, and smallest share of the score of a listed
+region."""
 
 BATCH_EDGES = (1, 4, 16, 64)
 KEY_EDGES = (256, 704, 2048, 8192, 32768)
@@ -37,7 +37,7 @@ KEY_EDGES = (256, 704, 2048, 8192, 32768)
 
 @lru_cache(maxsize=4096)
 def region(shape: DecodeShape) -> str:
-    """Region of the shape space, coarse enough that a rule can speak of it."""
+    """Region of the shape space, coarse enough for a rule to refer to it."""
     kind = "ragged" if shape.ragged else "uniform"
     batch = next((edge for edge in BATCH_EDGES if shape.batch <= edge), BATCH_EDGES[-1])
     keys = next((edge for edge in KEY_EDGES if shape.seqlen_k <= edge), KEY_EDGES[-1])
@@ -50,10 +50,10 @@ class RegionSummary:
 
     Attributes:
         name: see `region`.
-        left: weighted log speed-up still to be had.
+        left: weighted log speed-up that remains to the oracle.
         gained: weighted log speed-up over the baseline so far.
-        shapes: how many.
-        speedup: geometric mean over them, each counted alike.
+        shapes: number of shapes.
+        speedup: unweighted geometric mean over them.
     """
 
     name: str
@@ -64,7 +64,7 @@ class RegionSummary:
 
 
 def by_region(opportunities: Iterable[Opportunity]) -> list[RegionSummary]:
-    """Regions of the training shapes, the most left to gain first."""
+    """Regions of the training shapes, largest remaining gain first."""
     groups: dict[str, list[Opportunity]] = defaultdict(list)
     for opportunity in opportunities:
         groups[region(opportunity.shape)].append(opportunity)
@@ -88,10 +88,10 @@ def _times(gain: Gain) -> str:
 
 
 class ShapeWriter:
-    """Lines about single shapes under one setting on one GPU."""
+    """Writer of lines about single shapes under one setting on one GPU."""
 
     def __init__(self, setting: Setting, gpu: Gpu) -> None:
-        """Take what the shapes were measured on."""
+        """Store the setting and GPU of the measurements."""
         self._setting, self._gpu, self._target = setting, gpu, target_of(setting)
 
     def _grid(self, shape: DecodeShape, decision: AnyDecision) -> str:
@@ -100,13 +100,13 @@ class ShapeWriter:
         return f"{grid.ctas} CTAs, {grid.ctas / self._gpu.num_sms:.2f} waves, longest {grid.longest_blocks}"
 
     def shape(self, opportunity: Opportunity) -> str:
-        """The shape in the terms that the program sees."""
+        """Shape in the terms that the program sees."""
         shape = opportunity.shape
         text = f"batch {shape.batch}, {shape.num_heads_q}:{shape.num_heads_kv} heads, {shape.seqlen_k} keys"
         return text + self._target.rows_text(shape, self._setting)
 
     def line(self, opportunity: Opportunity) -> str:
-        """Shape, decision and baseline, each with what it runs and takes."""
+        """Line with shape, decision and baseline, each with its launch and latency."""
         o = opportunity
         baseline = o.known()[0]
         gain = None if o.missing else o.look_up(o.decided)
@@ -120,7 +120,7 @@ class ShapeWriter:
         return f"{self.shape(o)}: decided {decided} ({took}; {own}), {beside}"
 
     def curve(self, opportunity: Opportunity) -> str:
-        """The measured launches that matter: the best, and a spread over all."""
+        """Line with the best measured launches and a spread over all."""
         shape = opportunity.shape
         points: dict[tuple[int, ...], tuple[str, Gain]] = {}
         for known in opportunity.known():
@@ -141,7 +141,7 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
 
 
 def render(feedback: Feedback, *, shown: int = SHOWN) -> str:
-    """Feedback as text for a prompt; training shapes only, each at most once, `shown` of each kind spelled out."""
+    """Feedback as text for a prompt; training shapes only, each at most once, `shown` of each kind."""
     if feedback.setting is None or feedback.gpu is None or not feedback.opportunities:
         return ""
     writer = ShapeWriter(feedback.setting, feedback.gpu)

@@ -1,8 +1,8 @@
-"""Batch invariance: whether a sequence is attended to in the same order of additions, whatever shares its batch.
+"""Batch invariance: attention over a sequence adds in the same order, independent of the rest of its batch.
 
-A sequence's keys are cut into splits whose results a combine kernel adds up. What must not depend on the batch is
-therefore the number of splits that run, and the combine kernel where there are several (its number of slots orders its
-reduction). Servers ask for that so that an answer does not change with the load.
+A sequence's keys are cut into splits whose results a combine kernel adds up. So the number of
+splits that run must not depend on the batch, nor, with several, the combine kernel (its number of slots orders its
+reduction). Servers need this so that an answer does not change with the load.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from evaluators.data.workloads import Case
 
 
 def batch_variance(cases: Sequence[Case], launches: Mapping[str, AnyLaunch]) -> str:
-    """The first sequence that is cut differently in two batches, in words; empty where there is none.
+    """Description of the first sequence that is split differently in two batches; empty if there is none.
 
     Args:
         cases: shapes, of one setting.

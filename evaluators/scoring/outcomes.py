@@ -1,4 +1,4 @@
-"""Look-up of a decision on a case: launch, latency and gain over the baseline, remembered."""
+"""Evaluation of a decision on a case: launch, latency and gain over the baseline, cached."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from evaluators.scoring.score import ShapeResult, shape_result
 from evaluators.targets.registry import target_of
 
 OUTCOMES_KEPT = 20
-"""Outcomes remembered per case, on average; a search of any length must not fill the memory."""
+"""Cached outcomes per case, on average; a long search must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecisionOutcome:
-    """A decision on one case, carried through to its result.
+    """Launch, latency and result of a decision on one case.
 
     Attributes:
         spelled: the decision with the kernel's own choices filled in; blocks_per_split 0 where nothing is split.
-        shown: the same with blocks_per_split also where nothing is split, for feedback.
-        cap: what bounds the splits under any blocks_per_split.
+        shown: the same, but with blocks_per_split kept where nothing is split; for feedback.
+        cap: upper bound on splits for any blocks_per_split.
         launch: key of its canonical launch.
-        mean_live_splits: mean over the sequences.
-        result: None where `status` says why there is none.
+        mean_live_splits: splits that have keys, mean over the sequences.
+        result: None if there is none, with the reason in `status`.
     """
 
     spelled: AnyDecision
@@ -44,7 +44,7 @@ class DecisionOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CaseFacts:
-    """What never changes between candidates on one case."""
+    """Facts of one case, independent of candidates."""
 
     case: Case
     question: Question
@@ -55,18 +55,18 @@ class CaseFacts:
 
 
 class Outcomes:
-    """Decisions on a fixed set of cases of one setting. Thread-safe."""
+    """Cached outcomes of decisions on a fixed set of cases of one setting. Thread-safe."""
 
     def __init__(
         self, cases: Iterable[Case], setting: Setting, gpu: Gpu, source: LatencySource, *, cap_bytes: int
     ) -> None:
-        """Work out what never changes.
+        """Compute the facts of the cases.
 
         Args:
-            cases: those that may be asked for.
+            cases: cases that can be looked up.
             setting: how decode calls reach the kernel.
-            gpu: what heuristics may know of it.
-            source: where latencies come from.
+            gpu: properties that heuristics may read.
+            source: source of latencies.
             cap_bytes: decisions whose fp32 workspace is larger are unsafe.
         """
         self.setting, self.gpu, self.source = setting, gpu, source
@@ -78,17 +78,17 @@ class Outcomes:
         """By case id, in the order of the cases."""
 
     def spelled(self, case: Case, decision: AnyDecision) -> AnyDecision:
-        """The decision with the kernel's own choices filled in."""
+        """Decision with the kernel's own choices filled in."""
         spelled: AnyDecision = self.target.spelled_out(case.shape, self.setting, decision, self.gpu)
         return spelled
 
     def launch(self, case: Case, decision: AnyDecision) -> AnyLaunch:
-        """The canonical launch of a decision."""
+        """Canonical launch of a decision."""
         launch: AnyLaunch = self.target.launch(case.shape, self.setting, decision, self.gpu)
         return launch
 
     def question(self, shape: DecodeShape) -> Question:
-        """What candidates are asked about a shape."""
+        """Input of candidates for a shape."""
         return self.target.question(shape, self.setting, self.gpu)
 
     def _case_facts(self, case: Case) -> CaseFacts:
@@ -119,14 +119,14 @@ class Outcomes:
         return known
 
     def most_blocks(self, case_id: str) -> int:
-        """Largest blocks per split that makes a difference on a case: recorded, or that of the longest sequence."""
+        """Largest blocks per split that changes the launch of a case: recorded, or that of the longest sequence."""
         facts = self.facts[case_id]
         known = (self.spelled(facts.case, c.decision).blocks_per_split for c in self.source.cells(facts.case))
         longest: list[int] = [work.max_n_blocks for work in facts.question.works]
         return max(*longest, *known)
 
     def of(self, case_id: str, decision: AnyDecision) -> DecisionOutcome:
-        """What a decision comes to on one case; remembered, since candidates repeat each other's decisions."""
+        """Outcome of a decision on one case; cached, since candidates repeat each other's decisions."""
         known = self._outcomes.get((case_id, decision))
         if known is None:
             known = self._fresh_outcome(self.facts[case_id], decision)
@@ -160,7 +160,7 @@ class Outcomes:
         return DecisionOutcome(chosen, shown, cap, launch.key, mean, result, Status.OK, "")
 
     def unseen(self, decided: Iterable[tuple[str, AnyDecision]]) -> list[tuple[Case, AnyDecision]]:
-        """Decisions on cases not judged before that fit the workspace, the baselines of their cases among them."""
+        """Decisions without a cached outcome that fit the workspace, and the baselines of their cases."""
         wanted = []
         for case_id, decision in decided:
             if (case_id, decision) in self._outcomes:

@@ -1,16 +1,16 @@
-"""Overfitting: how much of a program's gain sits in decisions that fit the measured shape alone.
+"""Overfitting: the part of a program's gain from decisions that suit the measured shape alone.
 
-A general rule decides alike, or as well, on shapes that differ by one key, one KV block or one sequence. A program that
-has learnt the measured shapes by heart falls back on something else there. So each shape's neighbours are asked, and
-their decisions are looked up on the shape itself: what the better neighbour along the worst axis keeps of the gain is
-general, the rest is overfit.
+A general rule makes the same, or an equally good, decision on shapes that differ by one key, one KV block or one
+sequence. A program that memorised the measured shapes does not. So the program also decides for each shape's
+neighbours, and their decisions are looked up on the shape itself: the gain that the better neighbour along the worst
+axis keeps is general, the rest is overfit.
 
-The penalty, and the only one: where more than `OVERFIT_LIMIT` of the gain on the training shapes is overfit, and more
-than `OVERFIT_FLOOR` in all, the program is marked, and the overfit gain of a split is taken off the logarithm of the
-score of that split.
+The only penalty: if more than `OVERFIT_LIMIT` of the gain on the training shapes is overfit, and more
+than `OVERFIT_FLOOR` in absolute terms, the program is marked, and the overfit gain of a split is subtracted from the
+logarithm of the split's score.
 
-A program whose constants hold more than a rule needs is a table of the published shapes, however it is looked up: its
-neighbours share its entries, so that only the size tells. It keeps nothing of its gain.
+A program with far more constants than a rule needs is a table of the published shapes, whatever its form. Neighbours
+may share its entries, so only the size reveals it. It keeps nothing of its gain.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ of the 100 or 260 best training shapes 54% to 85%.
 """
 
 OVERFIT_FLOOR = 0.002
-"""Overfit gain (log) up to which nothing is marked: two rules that differ on one shape of 160 differ by as much."""
+"""Overfit gain (log) up to which no program is marked: the difference of two rules that differ on one shape of 160."""
 
 
 TABLE_BITS, TABLE_BITS_PER_SHAPE = 1500, 2
-"""Bits of constants from which on a program is a table: per training shape, and at least so many.
+"""Smallest number of bits of constants that makes a program a table: per training shape, and in all.
 
 Seeds have at most 90 bits, the best programs of searches 70 to 520, the longest chain of offline edits 1,110; a table
 of the decisions for all published shapes of llama31-70b 32,600.
@@ -58,19 +58,19 @@ def constant_bits(tree: ast.AST) -> float:
 
 
 def _digits(number: float) -> int:
-    """The number's digits without sign, point and exponent."""
+    """Digits of a number without sign, point and exponent."""
     if isinstance(number, int):
         return abs(number)
     return int(repr(number).partition("e")[0].replace(".", "").strip("-0") or 0) if math.isfinite(number) else 0
 
 
 def is_table(bits: float, shapes: int) -> bool:
-    """Whether constants of so many bits are a table, given the number of training shapes."""
+    """True if constants of this many bits are a table, given the number of training shapes."""
     return bits > max(TABLE_BITS, TABLE_BITS_PER_SHAPE * shapes)
 
 
 class Axis(StrEnum):
-    """What a neighbour differs in, by one more or one less."""
+    """Property in which a neighbour differs, by one more or one less."""
 
     KEY = "key"
     BLOCK = "block"
@@ -82,7 +82,7 @@ class OverfitGain:
     """Gain of a program on one split, and the part of it that is overfit.
 
     Attributes:
-        gain: weighted mean log speed-up over the shapes that gain anything.
+        gain: weighted mean log speed-up over the shapes with a gain.
         overfit: the part of it that no neighbour shares along the worst axis.
     """
 
@@ -91,17 +91,17 @@ class OverfitGain:
 
     @property
     def share(self) -> float:
-        """Overfit part of the gain; 0.0 where nothing is gained."""
+        """Overfit part of the gain; 0.0 without a gain."""
         return self.overfit / self.gain if self.gain > 0 else 0.0
 
     @property
     def marked(self) -> bool:
-        """Whether a program with this gain on the training shapes is marked."""
+        """True if a program with this gain on the training shapes is marked."""
         return self.share > OVERFIT_LIMIT and self.overfit > OVERFIT_FLOOR
 
 
 def _longer(shape: DecodeShape, keys: int) -> DecodeShape | None:
-    """The shape with so many more keys in each sequence; None where one would have none left."""
+    """Shape with `keys` more keys in each sequence; None if a sequence would be empty."""
     shortest = min(shape.seqlens)
     if shape.seqlen_k + keys < 1 or (shape.ragged and shortest + keys < 1 and keys == -1):
         return None
@@ -110,7 +110,7 @@ def _longer(shape: DecodeShape, keys: int) -> DecodeShape | None:
 
 
 def _wider(shape: DecodeShape, sequences: int) -> DecodeShape | None:
-    """The shape with one sequence more (the last one again) or less."""
+    """Shape with one sequence more (a copy of the last) or less."""
     batch = shape.batch + sequences
     if batch < 1:
         return None
@@ -132,12 +132,12 @@ def neighbours(shape: DecodeShape, block_n: int) -> list[tuple[Axis, DecodeShape
 
 
 def overfit_part(gain: float, near: Sequence[tuple[Axis, float | None]]) -> float:
-    """What no neighbour shares of a shape's gain, along the axis where that is most.
+    """Part of a shape's gain that no neighbour shares, for the axis with the largest part.
 
     Args:
         gain: log speed-up of the program's own decision on the shape; losses count as 0.
-        near: for each neighbour, the log speed-up of its decision on the same shape; None where it is not known,
-            which counts as no gain: else a program could hide behind decisions that nobody recorded.
+        near: for each neighbour, the log speed-up of its decision on the same shape; None if unknown,
+            which counts as no gain: otherwise a program could hide behind decisions that were not recorded.
     """
     gain = max(0.0, gain)
     best: dict[Axis, float] = {}
@@ -147,7 +147,7 @@ def overfit_part(gain: float, near: Sequence[tuple[Axis, float | None]]) -> floa
 
 
 def overfit_gain(parts: Mapping[str, tuple[float, float]], weights: Mapping[str, float]) -> OverfitGain:
-    """Add up shapes, given (gain, overfit part) and weight by case id."""
+    """Sum over shapes, given (gain, overfit part) and weight by case id."""
     return OverfitGain(
         gain=total(share * max(0.0, parts[i][0]) for i, share in weights.items()),
         overfit=total(share * parts[i][1] for i, share in weights.items()),
@@ -155,5 +155,5 @@ def overfit_gain(parts: Mapping[str, tuple[float, float]], weights: Mapping[str,
 
 
 def penalised(score: SplitScore, found: OverfitGain) -> SplitScore:
-    """The score of a marked program."""
+    """Score of a marked program."""
     return replace(score, score=score.score * math.exp(-found.overfit))

@@ -1,4 +1,4 @@
-"""Regressions by class: what a candidate launches differently where it loses to the baseline."""
+"""Regressions by class: differences between the launches of candidate and baseline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evaluators.targets.registry import target_of
 
 
 class Cause(StrEnum):
-    """How the candidate's launch differs from the baseline's."""
+    """Difference between the candidate's launch and the baseline's."""
 
     SPLITS = "splits what the baseline leaves whole"
     LEAVES_WHOLE = "leaves whole what the baseline splits"
@@ -30,11 +30,11 @@ class Regression:
     Attributes:
         case: the shape.
         speedup: below 1.
-        error: of its logarithm, by the rounds of its recording.
+        error: standard error of its logarithm, from the rounds of its recording.
         cause: how the launches differ.
-        candidate: what runs now.
-        baseline: what ran before.
-        num_sms: of the GPU.
+        candidate: the candidate's grid.
+        baseline: the baseline's grid.
+        num_sms: SMs of the GPU.
     """
 
     case: Case
@@ -47,12 +47,12 @@ class Regression:
 
     @property
     def outlasts_recordings(self) -> bool:
-        """Whether another recording would likely show it, too."""
+        """True if another recording would likely show it, too."""
         return outlasts_recordings(math.log(self.speedup), self.error)
 
 
 def cause_of(candidate: AnyLaunch, baseline: AnyLaunch) -> Cause:
-    """Class of a regression, by the splits that run."""
+    """Class of a regression, by the number of splits that run."""
     ours, theirs = sum(candidate.live_splits), sum(baseline.live_splits)
     if candidate.whole != baseline.whole:
         return Cause.LEAVES_WHOLE if candidate.whole else Cause.SPLITS
@@ -69,7 +69,7 @@ def regression_of(
     baseline: AnyLaunch,
     num_sms: int,
 ) -> Regression:
-    """A regression with its class and both grids; `gain` is the speed-up and the error of its logarithm."""
+    """Build a regression with its class and both grids; `gain` is the speed-up and the error of its logarithm."""
     target = target_of(setting)
     return Regression(
         case,

@@ -1,7 +1,7 @@
-"""The score: weighted geometric mean speed-up over the baseline, less a penalty for regressions.
+"""The score: weighted geometric mean speed-up over the baseline, minus a penalty for regressions.
 
-A shape whose launch nobody recorded counts as `MISSING_SLOWDOWN` slower than the baseline and as a regression, so that
-not knowing never pays; it is counted as missing, not among the regressions that were measured.
+A shape whose launch was not recorded counts as a regression that is slower by `MISSING_SLOWDOWN`, so that unrecorded
+launches never pay. It is reported as missing, not among the measured regressions.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from evaluators.data.launches import Latency
 from evaluators.data.sums import total
 
 REGRESSION_PENALTY = 2e-4
-"""Taken off the log of the score for each regression, beside its weighted log slow-down counted a second time."""
+"""Subtracted from the log of the score for each regression, besides its weighted log slow-down, counted twice."""
 
 MISSING_SLOWDOWN = 1.02
-"""Latency over the baseline's that a launch without a recorded latency is charged with."""
+"""Latency relative to the baseline's that is charged for a launch without a recorded latency."""
 
 CHARGE = f"charged as regressions that are {100 * (MISSING_SLOWDOWN - 1):.0f}% slower"
 
@@ -31,8 +31,8 @@ class ShapeResult:
     """A candidate on one shape.
 
     Attributes:
-        latency: of its launch.
-        gain: of its launch over the baseline's.
+        latency: latency of its launch.
+        gain: gain of its launch over the baseline's.
         workspace_bytes: fp32 workspace of the decision.
     """
 
@@ -57,7 +57,7 @@ class ShapeResult:
 
     @property
     def interpolated(self) -> bool:
-        """Whether the latency lies between two measured ones."""
+        """True if the latency is interpolated between two measured ones."""
         return self.latency.interpolated
 
 

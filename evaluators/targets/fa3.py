@@ -58,7 +58,7 @@ class Fa3(Target[Decision, Launch]):
         return Decision(*answer)
 
     def decisions(self, rows: Sequence[Any], gpu: Gpu) -> tuple[Decision, ...] | None:
-        """See `Target.decisions`; spelled out, since this runs for every shape of every candidate."""
+        """See `Target.decisions`; specialised for speed, since it runs for every shape of every candidate."""
         found, most_margin = [], gpu.max_sm_margin
         for row in rows:
             if not isinstance(row, list) or len(row) != 4:

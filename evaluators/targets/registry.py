@@ -1,4 +1,4 @@
-"""The targets by name, and which of them a setting or a decision belongs to."""
+"""Targets by name, setting or decision."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ TARGETS: dict[str, AnyTarget] = {FA3.name: FA3, TRITON_DECODE.name: TRITON_DECOD
 
 
 def target_of(setting: Setting) -> AnyTarget:
-    """The target whose kernel the setting's provider runs: the one of that name, or FA3."""
+    """Target of a setting: the one named like its provider, or FA3."""
     return TARGETS.get(setting.provider, FA3)
 
 
 def target_of_name(setting: str) -> AnyTarget:
-    """The same by the setting's name, as journals hold it; of several settings, joined by ` + `, the first's."""
+    """Target by the name of a setting, or of several settings joined by ` + `, as in journals."""
     return TARGETS.get(setting.partition("-")[0], FA3)
 
 
 def target_of_decision(decision: AnyDecision) -> AnyTarget:
-    """The target whose decision it is."""
+    """Target of a decision."""
     return next(t for t in TARGETS.values() if isinstance(decision, t.decision_type))

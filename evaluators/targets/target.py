@@ -1,4 +1,4 @@
-"""What a target is: a kernel whose schedule is searched, with all that judge and controller must know of it."""
+"""Interface of targets: kernels whose schedule is searched, with everything that judge and controller need."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ L = TypeVar("L", bound=AnyLaunch)
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One number of a heuristic's answer.
+    """One number of a heuristic's result.
 
     Attributes:
         name: field of the decision.
         low: least value.
         high: greatest value.
-        values: those that are allowed, ascending; empty where all in between are.
-        flag: whether it is None, True or False instead.
+        values: allowed values, ascending; empty if all in between are.
+        flag: True if it is None, True or False instead.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Knob:
     flag: bool = False
 
     def allows(self, value: object) -> bool:
-        """Whether a heuristic may answer so."""
+        """True if the value is allowed."""
         if self.flag:
             return value is None or type(value) is bool
         if type(value) is not int:
@@ -46,11 +46,11 @@ class Knob:
 
 @dataclass(frozen=True, slots=True)
 class EditRules:
-    """What edits of programs must know of a target's answers.
+    """Bounds for edits of programs.
 
     Attributes:
-        top_splits: largest num_splits that an edit writes.
-        most_blocks: largest blocks_per_split that it writes; 0 for no bound.
+        top_splits: largest num_splits of an edit.
+        most_blocks: largest blocks_per_split of an edit; 0 for no bound.
         tile_factors: fields of `work` whose product with the splits of all sequences is the number of programs.
     """
 
@@ -60,41 +60,41 @@ class EditRules:
 
 
 class ShapeLatencies(Protocol[Asked]):
-    """Recorded launches of one shape, and what lies between them."""
+    """Recorded launches of one shape, with interpolation."""
 
     def exact(self, decision: Asked) -> Latency | None:
-        """Measured latency of a decision that is spelled out, or None."""
+        """Measured latency of a resolved decision, or None."""
         ...
 
     def lookup(self, decision: Asked) -> Latency | None:
-        """Measured or interpolated latency of a decision that is spelled out, or None."""
+        """Measured or interpolated latency of a resolved decision, or None."""
         ...
 
     def unknown_text(self, decision: Asked) -> str:
-        """Says of a decision that its latency is unknown, and what is recorded."""
+        """Message about an unknown latency, with the recorded decisions."""
         ...
 
 
 class Target(ABC, Generic[D, L]):
-    """A target.
+    """A kernel whose schedule a heuristic decides.
 
     Attributes:
-        name: in folders and in text.
-        title: of the kernel, for people.
-        decision_type: of decisions; a frozen dataclass with `from_row`, the inverse of `as_row`.
+        name: name in folders and in text.
+        title: readable name of the kernel.
+        decision_type: class of decisions; a frozen dataclass with `from_row`, the inverse of `as_row`.
         shape_type: first argument of `schedule`.
         work_type: first argument of `blocks_per_split`; has `num_splits` and `n_blocks`.
-        blocks: what `blocks_per_split` answers; its `low` holds where a program has no such function.
-        variants: answers of `schedule` after the first that exist together; None where all that knobs allow do.
+        blocks: knob of `blocks_per_split`; its `low` is the value of programs without that function.
+        variants: valid combinations of the results of `schedule` after the first; None if all are valid.
         work_knob: knob that `blocks_per_split` depends on: its argument exists once for each of the knob's values.
-        answer_names: fields of decisions in the order of answers: those of `schedule`, then of `blocks_per_split`.
+        answer_names: fields of decisions in the order of results: of `schedule`, then of `blocks_per_split`.
         flags: knobs that are flags.
-        cell_columns: fields of decisions, in the order in which recordings hold them.
-        edits: what edits of programs must know.
-        how_to_read: notation of feedback, in words.
-        workspace_rule: bytes of workspace of a decision, in words.
-        recordable: which launches recordings know of, in words.
-        live_sm_margin: `Gpu.max_sm_margin` where latencies are measured.
+        cell_columns: fields of decisions, in the order of recordings.
+        edits: bounds for edits of programs.
+        how_to_read: explanation of the notation in feedback.
+        workspace_rule: text on the workspace of a decision.
+        recordable: text on the launches in recordings.
+        live_sm_margin: `Gpu.max_sm_margin` of live measurements.
     """
 
     name: str
@@ -116,39 +116,39 @@ class Target(ABC, Generic[D, L]):
 
     @abstractmethod
     def knobs(self, gpu: Gpu) -> tuple[Knob, ...]:
-        """What `schedule` answers, in that order; the first is num_splits."""
+        """Results of `schedule`, in order; the first is num_splits."""
 
     @abstractmethod
     def decided(self, answer: Sequence[Any]) -> D:
-        """The decision of an answer: what `schedule` returned, then what `blocks_per_split` did."""
+        """Decision from the results of `schedule`, then of `blocks_per_split`."""
 
     @abstractmethod
     def baseline(self, setting: Setting) -> D:
-        """What the setting's user gets today, and what a candidate is compared with."""
+        """Today's decision for users of the setting, the baseline of candidates."""
 
     @abstractmethod
     def question(self, shape: DecodeShape, setting: Setting, gpu: Gpu) -> Question:
-        """What candidates are asked about a shape."""
+        """Input of candidates for a shape."""
 
     @abstractmethod
     def asks_work(self, setting: Setting) -> bool:
-        """Whether `blocks_per_split` decides anything under a setting."""
+        """True if `blocks_per_split` has an effect under a setting."""
 
     @abstractmethod
     def spelled_out(self, shape: DecodeShape, setting: Setting, decision: D, gpu: Gpu) -> D:
-        """The decision with the kernel's own choices filled in, and what makes no difference set to one value."""
+        """Decision with the kernel's own choices filled in, and irrelevant knobs set to a fixed value."""
 
     @abstractmethod
     def shown(self, decision: D, spelled: D, question: Question, setting: Setting, gpu: Gpu) -> D:
-        """A decision for feedback: `spelled`, with the blocks per split also where nothing is split."""
+        """Decision for feedback: `spelled`, with the blocks per split kept if nothing is split."""
 
     def cap(self, decision: D, spelled: D) -> int:
-        """What bounds the splits of a decision, whatever its blocks per split."""
+        """Upper bound on the splits of a decision, for any blocks per split."""
         return int(spelled.num_splits)
 
     @abstractmethod
     def launch(self, shape: DecodeShape, setting: Setting, decision: D, gpu: Gpu) -> L:
-        """The canonical launch of a decision.
+        """Canonical launch of a decision.
 
         Raises:
             ValueError: the kernel does not accept it.
@@ -156,7 +156,7 @@ class Target(ABC, Generic[D, L]):
 
     @abstractmethod
     def workspace_bytes(self, shape: DecodeShape, decision: D) -> int:
-        """Memory between the splits of a decision that is spelled out."""
+        """Workspace of a resolved decision in bytes."""
 
     @abstractmethod
     def recorded_actions(self, shape: DecodeShape, setting: Setting, gpu: Gpu) -> dict[str, tuple[D, L]]:
@@ -166,18 +166,18 @@ class Target(ABC, Generic[D, L]):
     def latencies(
         self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting, gpu: Gpu, *, kernels_last: bool = False
     ) -> ShapeLatencies[D]:
-        """What recorded launches of one shape tell of other decisions.
+        """Look-up of latencies from the recorded launches of one shape.
 
-        `kernels_last`: as runs of the judge's version 2 looked up, for a target with several combine kernels.
+        `kernels_last`: the order of the judge's version 2, for a target with several combine kernels.
         """
 
     @abstractmethod
     def grid(self, shape: DecodeShape, setting: Setting, launch: L) -> Grid:
-        """What a launch runs."""
+        """Grid of a launch."""
 
     @abstractmethod
     def launch_values(self, launch: L) -> dict[str, Any]:
-        """What a launch is beside its splits, as `evosplit decide` tells it."""
+        """Properties of a launch other than its splits, for `evosplit decide`."""
 
     @abstractmethod
     def block_n(self, shape: DecodeShape, setting: Setting) -> int:
@@ -185,29 +185,29 @@ class Target(ABC, Generic[D, L]):
 
     @abstractmethod
     def own(self, opportunity: Opportunity, gpu: Gpu) -> tuple[int, int]:
-        """num_splits and blocks per split that an answer of 0, or of the least there is, comes to on a shape."""
+        """Effective num_splits and blocks per split on a shape, for results of 0 or the least value."""
 
     @abstractmethod
     def stand_in(
         self, opportunity: Opportunity, setting: Setting, num_splits: int, blocks: int, variant: tuple[int, ...]
     ) -> D | None:
-        """A decision that stands for all that launch the same, so that few have to be looked up; None for none.
+        """Representative of all decisions with the same launch, to reduce look-ups; None if there is none.
 
         Args:
             opportunity: the shape.
             setting: how decode calls reach the kernel.
-            num_splits: as decided.
-            blocks: per split.
-            variant: one of `variants`; empty where there are none.
+            num_splits: num_splits of the decision.
+            blocks: blocks per split.
+            variant: one of `variants`; empty if there are none.
         """
 
     def variant_of(self, decision: D) -> tuple[int, ...]:
-        """Which of the variants a decision takes; empty where there are none."""
+        """Variant of a decision; empty if there are none."""
         return () if self.variants is None else self.answer(decision)[1:-1]
 
     @abstractmethod
     def returned(self, num_splits: str, variant: tuple[int, ...]) -> str:
-        """What a program's `schedule` returns for an expression of num_splits."""
+        """Return expression of `schedule`, given an expression for num_splits."""
 
     def keys_per_block(self, opportunity: Opportunity, variant: tuple[int, ...]) -> int:
         """Keys of a block of `blocks_per_split`."""
@@ -216,7 +216,7 @@ class Target(ABC, Generic[D, L]):
         return variant[self.answer_names.index(self.work_knob) - 1]
 
     def work_at(self, decision: D) -> int:
-        """Which of a question's `works` belongs to a decision."""
+        """Index into a question's `works` for a decision."""
         if not self.work_knob:
             return 0
         knob = next(k for k in self.knobs(Gpu()) if k.name == self.work_knob)
@@ -224,33 +224,33 @@ class Target(ABC, Generic[D, L]):
 
     @abstractmethod
     def dense(self, rows: Any) -> tuple[Any, int]:
-        """Where to keep what is known of decisions that are looked up again and again.
+        """Dense cache indices of frequent decisions.
 
         Args:
-            rows: int64 (decisions, knobs): answers, of flags -1 for None.
+            rows: int64 (decisions, knobs): results, with -1 for a flag of None.
 
         Returns:
-            An int64 index for each by all that it decides but blocks per split, -1 for what is rare, and how many
-            there are.
+            An int64 index for each decision by all knobs but blocks per split, -1 for rare ones, and the number of
+            indices.
         """
 
     @abstractmethod
     def choice(self, decision: D) -> str:
-        """A decision that is spelled out, in as few signs as `how_to_read` explains."""
+        """Short text of a resolved decision, in the notation of `how_to_read`."""
 
     @abstractmethod
     def rows_text(self, shape: DecodeShape, setting: Setting) -> str:
-        """The rows of a batch in KV blocks, to go on a line that names its keys."""
+        """Text of a batch's sequences in KV blocks, to continue a line with its keys."""
 
     @abstractmethod
     def curve_point(
         self, shape: DecodeShape, setting: Setting, decision: D, gpu: Gpu
     ) -> tuple[tuple[int, ...], str] | None:
-        """Where a launch stands on a shape's curve in feedback, and its name there; None where it is not shown."""
+        """Position and name of a launch on a shape's curve in feedback; None if it is not shown."""
 
     @abstractmethod
     def curve_title(self, shape: DecodeShape) -> str:
-        """What the points of a shape's curve differ in."""
+        """Coordinate of a shape's curve."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -264,11 +264,11 @@ class Target(ABC, Generic[D, L]):
 
     @property
     def work_fields(self) -> list[str]:
-        """Fields of the first argument of `blocks_per_split`, but for those that a question leaves open."""
+        """Fields of the first argument of `blocks_per_split`, except those that depend on the decision."""
         return [f.name for f in fields(self.work_type) if f.name not in ("num_splits", "n_blocks")]
 
     def decisions(self, rows: Sequence[Any], gpu: Gpu) -> tuple[D, ...] | None:
-        """Decisions of untrusted answers; None where one of them is none."""
+        """Decisions from untrusted results; None if one is invalid."""
         knobs = (*self.knobs(gpu), self.blocks)
         found = []
         for row in rows:
@@ -286,23 +286,23 @@ class Target(ABC, Generic[D, L]):
         return tuple(getattr(decision, name) for name in self.answer_names)
 
     def text(self, decision: D) -> str:
-        """A decision in words."""
+        """Text of a decision."""
         return ", ".join(f"{name} {value}" for name, value in zip(self.names, decision.as_row(), strict=True))
 
     def from_row(self, row: Sequence[Any]) -> D:
-        """A decision as journals and messages hold it.
+        """Parse a decision of a journal or message.
 
         Raises:
-            ValueError: not as many values as there are.
+            ValueError: wrong number of values.
         """
         return self.decision_type.from_row(row)  # type: ignore[attr-defined, no-any-return]
 
     def cell_values(self, decision: D) -> dict[str, Any]:
-        """A decision as recordings and reports hold it."""
+        """Decision in the form of recordings and reports."""
         return {name: getattr(decision, name) for name in self.cell_columns}
 
     def from_cell(self, values: Mapping[str, Any]) -> D:
-        """Inverse of `cell_values`; other keys are passed over.
+        """Inverse of `cell_values`; other keys are ignored.
 
         Raises:
             KeyError: a value is missing.
@@ -310,10 +310,10 @@ class Target(ABC, Generic[D, L]):
         return self.decision_type(**{name: values[name] for name in self.cell_columns})
 
     def from_texts(self, texts: Sequence[str]) -> D:
-        """A decision of the cells of a table, each as text: numbers, and of flags 0, 1 or nothing.
+        """Parse a decision from the cells of a table: numbers as text, flags as 0, 1 or empty.
 
         Raises:
-            ValueError: no numbers.
+            ValueError: not numbers.
         """
         values: dict[str, Any] = {}
         for name, text in zip(self.cell_columns, texts, strict=True):

@@ -34,12 +34,12 @@ BLOCK_NS = words.knob_values("block_n")
 
 
 def fa3_setting(setting: Setting) -> Setting:
-    """The setting whose FA3 runs where a call is left to it."""
+    """Setting of FA3 for calls that are left to it."""
     return replace(setting, provider="vllm" if setting.paged else "fa3_fwd")
 
 
 def _code(block_n: Any, num_warps: Any, num_stages: Any) -> Any:
-    """A number for a variant, ascending with it."""
+    """Number of a variant, in ascending order."""
     return (block_n * 16 + num_warps) * 16 + num_stages
 
 
@@ -94,11 +94,11 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
         return replace(spelled, blocks_per_split=decision.blocks_per_split) if spelled.num_splits else spelled
 
     def cap(self, decision: TritonDecision, spelled: TritonDecision) -> int:
-        """See `Target.cap`; spelling out cuts num_splits to what blocks_per_split leaves work for."""
+        """See `Target.cap`; resolving reduces num_splits to the programs that have work."""
         return decision.num_splits
 
     def launch(self, shape: DecodeShape, setting: Setting, decision: TritonDecision, gpu: Gpu) -> TritonLaunch:
-        """See `Target.launch`; with the splits that FA3 runs where the call is left to it."""
+        """See `Target.launch`; with FA3's splits for calls that are left to it."""
         launch = canonical_launch(shape, setting, decision)
         if launch.variant is not None:
             return launch

@@ -1,1 +1,1 @@
-"""The decode kernel of `kernels/triton_decode/` as the judge sees it: questions, decisions, launches."""
+"""Decision chain of the kernel in `kernels/triton_decode/`: inputs, decisions, launches."""

@@ -1,8 +1,8 @@
 """Decisions of the Triton decode kernel that a recording measures for each shape.
 
-Two variants are measured with many splits; the others, whose curves have the same course, with few. Of every variant
-the smallest and the largest count of splits are measured, so that any decision lies between two that were. Whole waves
-are measured, too: as many programs as the multiprocessors hold, once or a few times over, is what rules ask for.
+Two variants are measured with many splits; the others, whose curves are similar, with few. For every variant the
+smallest and the largest count of splits are measured, so that all decisions can be interpolated. Whole waves, which
+rules often choose, are measured, too: multiples of the number of programs that fit on the GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ were fastest on no ragged training shape."""
 
 MAIN_WAVES = (1, 2, 3, 4)
 SIDE_WAVES = (1, 2)
-"""Programs per multiprocessor of the whole waves that are measured."""
+"""Programs per multiprocessor of the measured whole waves."""
 
 WAVE_CAPS = (16, 48)
 """Caps of ragged batches under which whole waves are measured."""
@@ -45,7 +45,7 @@ SELDOM = frozenset({KernelVariant(64, 4, 4)})
 
 
 def main_variants(page_size: int) -> tuple[KernelVariant, KernelVariant]:
-    """The variants that are measured with many splits."""
+    """Variants that are measured with many splits."""
     return (
         (KernelVariant(64, 4, 5), KernelVariant(128, 4, 5))
         if page_size
@@ -60,7 +60,7 @@ def uniform_splits(num_n_blocks: int, tiles: int, num_sms: int, steps: tuple[int
         num_n_blocks: blocks of a sequence.
         tiles: batch * heads_kv.
         num_sms: multiprocessors of the GPU.
-        steps: of this variant.
+        steps: steps of this variant.
     """
     most = min(num_n_blocks, MAX_NUM_SPLITS)
     useful = max(2, USEFUL_WAVES * num_sms // tiles)
@@ -68,7 +68,7 @@ def uniform_splits(num_n_blocks: int, tiles: int, num_sms: int, steps: tuple[int
 
 
 def uniform_waves(num_n_blocks: int, tiles: int, num_sms: int, waves: tuple[int, ...]) -> list[int]:
-    """Splits that make whole waves of a uniform batch, and the fewest whose longest program is as short.
+    """Splits that give whole waves of a uniform batch, and the fewest with the same longest program.
 
     Args:
         num_n_blocks: blocks of a sequence.

@@ -1,4 +1,4 @@
-"""A schedule of the Triton decode kernel, or FA3 for the calls that are better off with it."""
+"""Schedule of the Triton decode kernel, or FA3 for calls on which FA3 is faster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_NUM_SPLITS = 48
-"""Largest num_splits that a heuristic may decide; the kernel takes more, no recorded shape gains from it."""
+"""Largest num_splits of heuristics; the kernel supports more, without a gain on any recorded shape."""
 
 MAX_BLOCKS_PER_SPLIT = 64
 """Largest blocks_per_split that a heuristic may decide: 8,192 keys of the largest block_n to a program."""
@@ -17,7 +17,7 @@ ROW = ("num_splits", "blocks_per_split", "block_n", "num_warps", "num_stages")
 
 @dataclass(frozen=True, slots=True, order=True)
 class KernelVariant:
-    """What is compiled: each costs about 1.5 seconds once, and is compiled unsplit and split.
+    """Compile-time constants; each variant takes about 1.5 seconds to compile, unsplit and split.
 
     Attributes:
         block_n: keys per step of the inner loop.
@@ -54,11 +54,12 @@ def variants(page_size: int) -> tuple[KernelVariant, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TritonDecision:
-    """A heuristic's answer for one shape; the default leaves the call to FA3.
+    """Decision of a heuristic for one shape; the default leaves the call to FA3.
 
     Attributes:
-        num_splits: programs per KV head of a sequence, at most; 0 leaves the call to FA3, whatever the rest says.
-        blocks_per_split: blocks of `block_n` keys for which a sequence gets one program more.
+        num_splits: largest number of programs per KV head of a sequence; 0 leaves the call to FA3, regardless of the
+            rest.
+        blocks_per_split: blocks of `block_n` keys per program.
         block_n: keys per step of the inner loop.
         num_warps: warps per program.
         num_stages: depth of the software pipeline.
@@ -72,11 +73,11 @@ class TritonDecision:
 
     @property
     def variant(self) -> KernelVariant:
-        """What has to be compiled for it."""
+        """Compiled variant of the decision."""
         return KernelVariant(self.block_n, self.num_warps, self.num_stages)
 
     def as_row(self) -> list[int]:
-        """Its fields in the order of `ROW`, as journals and messages hold it."""
+        """Fields in the order of `ROW`, for journals and messages."""
         return [self.num_splits, self.blocks_per_split, self.block_n, self.num_warps, self.num_stages]
 
     @staticmethod
@@ -91,4 +92,4 @@ class TritonDecision:
 
 
 FA3_STOCK = TritonDecision()
-"""The baseline: FA3 decides and runs."""
+"""Baseline: FA3 decides and runs."""

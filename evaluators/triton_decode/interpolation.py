@@ -1,8 +1,7 @@
-"""Latency of a schedule on a recorded shape: measured, interpolated between measured ones, or unknown.
+"""Latency of a schedule on a recorded shape: measured, interpolated, or unknown.
 
-A variant that was measured at few points follows the curve of the main variant of the same `block_n`: what is
-interpolated is its ratio to that curve, which bends less than the curve itself. Nothing interpolated is faster than the
-fastest launch that was measured.
+For a variant with few measured points, the ratio to the curve of the main variant with the same `block_n` is
+interpolated, which is smoother than the curve itself. No interpolated latency is below the fastest measured one.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ def _ratio(one: Rounds, other: Rounds) -> float:
 def along(
     known: Sequence[int], at: int, scale: Callable[[int], float], own: Curve, base: Curve | None
 ) -> Rounds | None:
-    """A curve between two of its known points.
+    """Interpolate a curve between two known points.
 
     Args:
-        known: where `own` is known.
-        at: where it is wanted.
-        scale: in which coordinate it is nearly straight.
-        own: the curve.
-        base: one of the same course that is known at more points, or None.
+        known: coordinates at which `own` is known.
+        at: coordinate to interpolate at.
+        scale: transformation of coordinates under which it is nearly linear.
+        own: values of the curve.
+        base: a similar curve that is known at more points, or None.
     """
     low, high = _neighbours(known, at)
     if low is None or high is None:
@@ -61,16 +60,16 @@ def along(
 
 
 TIE = 1e-3
-"""Tells launches apart whose longest programs are equal."""
+"""Coordinate that distinguishes launches with equal longest programs."""
 
 
 def _inverse(splits: int) -> float:
-    """Keys per program go with one over the splits."""
+    """Coordinate proportional to keys per program: one over the splits."""
     return 1 / splits
 
 
 class ScheduleLatencies:
-    """Recorded launches of one shape, and what lies between them."""
+    """Recorded launches of one shape, with interpolation."""
 
     def __init__(self, shape: DecodeShape, cells: Iterable[Cell], setting: Setting) -> None:
         """Index the cells by canonical launch, and by the knobs that they were recorded with."""
@@ -87,7 +86,7 @@ class ScheduleLatencies:
         self._main = {v.block_n: v for v in main_variants(setting.page_size)}
 
     def _cap(self, decision: TritonDecision) -> int:
-        """num_splits; of ragged batches the largest of all where it leaves no sequence short of programs."""
+        """num_splits; for ragged batches the largest recorded one if it limits no sequence."""
         d = spelled_out(self._shape, self._setting, decision)
         if not self._shape.ragged or d.num_splits == 1:
             return d.num_splits
@@ -120,10 +119,10 @@ class ScheduleLatencies:
         return Latency(tuple([us * slower for us in near]), interpolated=True)
 
     def _base(self, variant: KernelVariant) -> KernelVariant | None:
-        """The main variant whose course another one follows.
+        """Main variant with a similar curve.
 
-        Blocks of 128 keys in a shorter pipeline take a course of their own: taken for that of the main variant they
-        seemed 4% faster than measured on recorded ragged batches.
+        Blocks of 128 keys in a shorter pipeline have a different curve: interpolated by the main variant's they seemed
+        4% faster than measured on recorded ragged batches.
         """
         main = self._main.get(variant.block_n)
         if main is None or main == variant or (variant.block_n == 128 and variant.num_stages < main.num_stages):
@@ -134,7 +133,7 @@ class ScheduleLatencies:
         return TritonDecision(num_splits, blocks_per_split, variant.block_n, variant.num_warps, variant.num_stages)
 
     def _of_uniform(self, variant: KernelVariant, live: int) -> Rounds | None:
-        """Along the splits of a uniform batch; in between the measured ones programs have about the same work."""
+        """Interpolate along the splits of a uniform batch, where programs have about the same work."""
         base = self._base(variant)
         return along(
             sorted(self._caps.get(variant, ())),
@@ -145,7 +144,7 @@ class ScheduleLatencies:
         )
 
     def _of_ragged(self, decision: TritonDecision, cap: int) -> Rounds | None:
-        """Between two caps on the splits, and under each between two numbers of blocks per split."""
+        """Interpolate between two caps on the splits, and under each between two numbers of blocks per split."""
         variant = decision.variant
         base = self._base(variant)
         like_base = None if base is None else replace(
@@ -160,7 +159,7 @@ class ScheduleLatencies:
         )
 
     def _of_cap(self, variant: KernelVariant, cap: int, blocks: int) -> Rounds | None:
-        """Along the blocks per split under a cap that was measured."""
+        """Interpolate along the blocks per split under a measured cap."""
         found = self._measured(self._knobs(variant, cap, blocks))
         if found is not None:
             return found
@@ -174,7 +173,7 @@ class ScheduleLatencies:
         )
 
     def _longest(self, block_n: int, cap: int, blocks: int) -> float:
-        """Blocks of the program that has most of them."""
+        """Blocks of the longest program."""
         counts = n_blocks_of(self._shape, block_n)
         return max(n / min(cap, -(-n // blocks)) for n in counts)
 
@@ -182,7 +181,7 @@ class ScheduleLatencies:
         return self._of_cap(variant, cap, blocks) if cap in self._caps.get(variant, ()) else None
 
     def _blocks_of(self, variant: KernelVariant, cap: int) -> list[int]:
-        """Blocks per split that were measured under a cap, whichever decision led to the launch."""
+        """Blocks per split measured under a cap, by any decision with the launch."""
         key = (variant, cap)
         if key not in self._blocks:
             every = range(1, MAX_BLOCKS_PER_SPLIT + 1)
@@ -190,7 +189,7 @@ class ScheduleLatencies:
         return self._blocks[key]
 
     def unknown_text(self, decision: TritonDecision) -> str:
-        """Says of a decision that its latency is unknown, and what is recorded."""
+        """Message about an unknown latency, with the recorded decisions."""
         recorded = self._caps.get(decision.variant)
         known = f"num_splits {min(recorded)} to {max(recorded)}" if recorded else "nothing"
         v = decision.variant

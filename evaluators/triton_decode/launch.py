@@ -1,4 +1,4 @@
-"""Canonical launches of the Triton decode kernel: two decisions that make the GPU do the same work are one launch."""
+"""Canonical launches of the Triton decode kernel: decisions with the same work of the GPU are the same launch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FA3_KEY = "fa3"
 
 @dataclass(frozen=True, slots=True)
 class TritonLaunch:
-    """What the GPU is asked to run for one decode call.
+    """Work of the GPU for one decode call.
 
     Attributes:
-        variant: what is compiled; None where FA3 runs.
-        num_splits: programs per KV head of a sequence in the grid; 0 where FA3 runs.
-        live_splits: programs that have keys to read, per sequence in batch order; the others end at once. Empty where
-            FA3 runs, whose own chain tells.
+        variant: compiled variant; None if FA3 runs.
+        num_splits: programs per KV head of a sequence in the grid; 0 if FA3 runs.
+        live_splits: programs with keys to read, per sequence in batch order; the others end at once. Empty if FA3 runs,
+            which decides itself.
     """
 
     variant: KernelVariant | None
@@ -39,11 +39,11 @@ class TritonLaunch:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is split."""
+        """True if nothing is split."""
         return self.num_splits == 1 or (self.variant is None and max(self.live_splits, default=1) == 1)
 
     def order(self, splits: int) -> str:
-        """In which order a sequence that so many programs share is added up, in words."""
+        """Description of the order of additions for a sequence with this many programs."""
         if self.variant is None:
             return "unsplit by FA3" if splits == 1 else f"{splits} splits of FA3"
         v = self.variant
@@ -63,7 +63,7 @@ class TritonLaunch:
 
 
 def refusal(decision: TritonDecision) -> str:
-    """Why a decision cannot be launched, empty where it can: a knob out of bounds, or a variant nobody compiles."""
+    """Reason why a decision cannot be launched (a knob out of bounds, or an unknown variant); empty if it can."""
     if decision.num_splits == 0:
         return ""
     if not 1 <= decision.num_splits <= MAX_NUM_SPLITS:
@@ -81,10 +81,10 @@ def refusal(decision: TritonDecision) -> str:
 
 
 def spelled_out(shape: DecodeShape, setting: Setting, decision: TritonDecision) -> TritonDecision:
-    """The same launch in its simplest form.
+    """Simplest decision with the same launch.
 
-    num_splits is cut to the programs that a sequence of the full capacity has work for; 1 for every sequence drops
-    blocks_per_split, and FA3 drops all knobs.
+    num_splits is reduced to the programs with work for a sequence of the full capacity; 1 for every sequence resets
+    blocks_per_split, and FA3 resets all knobs.
     """
     if decision.num_splits == 0:
         return FA3_STOCK
@@ -96,7 +96,7 @@ def spelled_out(shape: DecodeShape, setting: Setting, decision: TritonDecision) 
 
 
 def canonical_launch(shape: DecodeShape, setting: Setting, decision: TritonDecision) -> TritonLaunch:
-    """The launch that a decision makes.
+    """Launch of a decision.
 
     A sequence of n blocks is read by min(num_splits, ceil(n / blocks_per_split)) programs, which share them evenly.
 

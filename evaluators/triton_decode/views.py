@@ -1,4 +1,4 @@
-"""What a heuristic for the Triton decode kernel is told of a call, and of the lengths of each step."""
+"""Inputs of heuristics for the Triton decode kernel: a call, and the lengths of each step."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SHAPES_KEPT = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class TritonShapeView:
-    """First argument of `schedule`: what the host knows when it captures a CUDA graph.
+    """First argument of `schedule`: facts known to the host when it captures a CUDA graph.
 
-    `seqlen_k` is the capacity in keys, per sequence; how many of them will be live is not known. `page_size` is 0 for
+    `seqlen_k` is the capacity in keys per sequence; live lengths are unknown. `page_size` is 0 for
     contiguous KV.
     """
 
@@ -32,8 +32,8 @@ class TritonShapeView:
 class TritonWorkView:
     """First argument of `blocks_per_split`: the lengths of one step.
 
-    `num_splits` and `block_n` are as `schedule` decided them; `n_blocks` holds blocks of `block_n` keys per sequence,
-    at least 1 each.
+    `num_splits` and `block_n` are those that `schedule` decided; `n_blocks` has the blocks of `block_n` keys per
+    sequence, at least 1 each.
     """
 
     batch: int
@@ -62,7 +62,7 @@ def n_blocks_of(shape: DecodeShape, block_n: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=SHAPES_KEPT)
 def shape_view(shape: DecodeShape, setting: Setting) -> TritonShapeView:
-    """What `schedule` sees of a call."""
+    """First argument of `schedule` for a call."""
     return TritonShapeView(
         batch=shape.batch,
         seqlen_q=shape.seqlen_q,
@@ -76,7 +76,7 @@ def shape_view(shape: DecodeShape, setting: Setting) -> TritonShapeView:
 
 
 def work_view(shape: DecodeShape, num_splits: int, block_n: int) -> TritonWorkView:
-    """What `blocks_per_split` sees of a step, given what `schedule` decided."""
+    """First argument of `blocks_per_split` for a step, given the decision of `schedule`."""
     n_blocks = n_blocks_of(shape, block_n)
     return TritonWorkView(
         batch=shape.batch,

@@ -1,4 +1,4 @@
-"""Schedules of the Triton kernel in words: what feedback tells of a shape and of its measured launches."""
+"""Text about the Triton kernel's schedules and measured launches, for feedback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evaluators.triton_decode.launch import canonical_launch
 from evaluators.triton_decode.views import n_blocks_of
 
 TOLD_BLOCK_N = 128
-"""Blocks in which rows of a batch are told."""
+"""Size of the blocks in which batches are described."""
 
 HOW_TO_READ = """\
 How to read this: `8 x 2 @64/4/3` is num_splits 8, the most programs of a row, at 2 blocks per split, block_n 64,
@@ -36,7 +36,7 @@ def knob_values(name: str) -> tuple[int, ...]:
 
 
 def choice(decision: TritonDecision) -> str:
-    """A decision, e.g. `8 x 2 @64/4/3`."""
+    """Text of a decision, e.g. `8 x 2 @64/4/3`."""
     if decision.num_splits == 0:
         return "FA3"
     blocks = f" x {decision.blocks_per_split}" if decision.num_splits > 1 else ""
@@ -44,7 +44,7 @@ def choice(decision: TritonDecision) -> str:
 
 
 def rows_text(shape: DecodeShape) -> str:
-    """The rows of a batch in blocks."""
+    """Text of a batch's sequences in blocks."""
     rows = sorted(n_blocks_of(shape, TOLD_BLOCK_N))
     if not shape.ragged:
         return f", {rows[0]} blocks of {TOLD_BLOCK_N} a row"
@@ -52,7 +52,7 @@ def rows_text(shape: DecodeShape) -> str:
 
 
 def curve_point(shape: DecodeShape, setting: Setting, decision: TritonDecision) -> tuple[tuple[int, ...], str] | None:
-    """Where a launch stands on a shape's curve, and its name there; None for FA3."""
+    """Position and name of a launch on a shape's curve; None for FA3."""
     if decision.num_splits == 0:
         return None
     knobs = (decision.block_n, decision.num_warps, decision.num_stages)
@@ -63,5 +63,5 @@ def curve_point(shape: DecodeShape, setting: Setting, decision: TritonDecision) 
 
 
 def curve_title(shape: DecodeShape) -> str:
-    """What the points of a shape's curve differ in."""
+    """Coordinate of a shape's curve."""
     return "num_splits x blocks @variant" if shape.ragged else "splits @variant"

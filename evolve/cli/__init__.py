@@ -1,4 +1,4 @@
-"""The command line: `verbs.py` says what each verb takes, a module per verb does it, imported when it is called."""
+"""The command line: `verbs` holds the options of each verb, a module per verb does the work, imported when called."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ METHODS: dict[str, Method] = {
 }
 
 POLICIES = {"static": "seeds/waves_static.py", "metadata": "seeds/waves_metadata.py", "vllm": "seeds/waves_vllm.py"}
-"""Parametrised policy: for static mode, for metadata mode, and for vLLM's, whose table holds fewer splits."""
+"""Parametrised policies: for static mode, for metadata mode, and for vLLM's build, whose table has fewer splits."""
 
 
 def baselines_command(
@@ -72,7 +72,7 @@ def baselines_command(
     output.mkdir(parents=True, exist_ok=True)
     runs: list[MethodRun] = []
     for name in methods or list(METHODS):
-        # Nothing about the oracle is random.
+        # The oracle does not depend on the seed.
         for seed in range(1 if name == "oracle" else seeds):
             started = time.monotonic()
             tally = Tally(problem.judge, budget)
@@ -113,10 +113,10 @@ def facts_of(problem: Problem, policy: str, budget: ComparisonBudget) -> dict[st
 
 
 def open_problem(config: RunConfig, policy: str) -> Problem:
-    """Read what all methods are given.
+    """Read the seeds, the policy and the table that all methods start from.
 
     Raises:
-        UserError: a seed or the policy cannot be read or is not of the language, or there is no sandbox.
+        UserError: a seed or the policy cannot be read or is outside the language, or there is no sandbox.
     """
     require_sandbox()
     judge = fast_judge(config)

@@ -29,12 +29,12 @@ STOCK = "the stock decision"
 
 
 def emit(data: dict[str, Any]) -> None:
-    """One line of JSON on stdout."""
+    """Print one line of JSON on stdout."""
     typer.echo(json.dumps(data))
 
 
 def compact_json(data: Mapping[str, Any]) -> str:
-    """JSON with one key, and one element of a table, per line: small files whose differences can be read."""
+    """JSON with one key, or one element of a table, per line: small files with readable diffs."""
 
     def dense(value: object) -> str:
         return json.dumps(value, separators=(",", ":"))
@@ -48,24 +48,24 @@ def compact_json(data: Mapping[str, Any]) -> str:
 
 
 def say(text: str = "") -> None:
-    """A line of progress, or a note beside a result, on stderr."""
+    """Print a line of progress, or a note beside a result, on stderr."""
     typer.echo(text, err=True)
 
 
 def result_printer(*, as_json: bool) -> Callable[[str], None]:
-    """Prints lines of a result: on stdout, which can be piped; on stderr where stdout carries JSON."""
+    """Printer for lines of a result: to stdout, which can be piped; to stderr where stdout carries JSON."""
     return say if as_json else typer.echo
 
 
 def measured_how(judge: AnyJudge) -> str:
-    """Origin of a judge's latencies, for the line that says what was judged."""
+    """Origin of a judge's latencies, for the heading of scores."""
     d = judge.description
     how = "live: " if "measure" in d else "" if d["build"].startswith(SIMULATED) else "recorded: "
     return f"{how}{d['build']}, {d['gpu']}"
 
 
 def live_lines(judge: AnyJudge) -> list[str]:
-    """Lines about what a live judge measured; none for a recorded one."""
+    """Lines about the measurements of a live judge; none for a recorded table."""
     from evaluators.judge.judge import Judge
     from evaluators.measure.live import LiveSource
 
@@ -83,7 +83,7 @@ def score_json(score: SplitScore | None) -> dict[str, Any] | None:
 
 
 def score_lines(scores: dict[str, SplitScore]) -> list[str]:
-    """A small table of scores, one line per split, and what must be known to read it."""
+    """A small table of scores, one line per split, with notes on missing latencies and the oracle."""
     lines = [f"{'':9}{'score':>9}{'speed-up':>10}{'of oracle':>11}{'regressions':>13}{'worst':>8}{'shapes':>8}"]
     for name, s in scores.items():
         lines.append(
@@ -105,10 +105,10 @@ CEILING = "results/bounds/queue_learner.csv"
 
 
 def ceiling_lines(about: Mapping[str, str]) -> list[str]:
-    """What a learner keeps of the oracle's gain on the holdout, beside which a program's share is to be read.
+    """Share of the oracle's gain that a fitted learner reaches on the holdout, as a reference for a program's share.
 
     Args:
-        about: description of the judge; nothing is known but of the settings and the workload that were studied.
+        about: description of the judge; the reference exists only for the settings and the workload that were studied.
     """
     if (about.get("workload"), about.get("weighting")) != ("llama31-70b", "serving"):
         return []
@@ -122,7 +122,7 @@ def ceiling_lines(about: Mapping[str, str]) -> list[str]:
 
 
 def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
-    """How much better the search's own shapes do than those that it never saw; empty without a holdout."""
+    """Difference of scores between training and holdout shapes; empty without a holdout."""
     if holdout is None:
         return ""
     score, share = train.score - holdout.score, train.oracle_share - holdout.oracle_share
@@ -130,7 +130,7 @@ def gap_line(train: SplitScore, holdout: SplitScore | None) -> str:
 
 
 def overfit_line(features: Mapping[str, float], overfit: bool) -> str:
-    """Share of the gain that is overfit, as the recheck found it; empty where there was none."""
+    """Share of the gain that the recheck classed as overfit; empty without a recheck."""
     if CONSTANT_BITS in features:
         return f"OVERFIT: a table of constants ({features[CONSTANT_BITS]:.0f} bits), not a rule; its gain is taken off"
     if OVERFIT_SHARE not in features:
@@ -142,7 +142,7 @@ def overfit_line(features: Mapping[str, float], overfit: bool) -> str:
 
 
 def regression_lines(judge: AnyJudge, evaluation: Evaluation) -> list[str]:
-    """The shapes that became slower, by class: what runs there instead of what the baseline runs."""
+    """Shapes that became slower, by class of regression, with the launch of the candidate and of the baseline."""
     found = judge.regressions(evaluation)
     if not found:
         return []

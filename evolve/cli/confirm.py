@@ -1,4 +1,4 @@
-"""`evosplit confirm`: is a program really faster? Paired, on a live GPU, in a fresh process."""
+"""`evosplit confirm`: a paired comparison of two programs on a live GPU, in a fresh process."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def confirm_command(
         _print(report, found, verdict, device, folder)
     steps: TokenReport | None = None
     if shard is not None:
-        worker.close()  # which lets go of the GPU
+        worker.close()  # releases the GPU
         cases = token_cases(shard, setting)
         job = TokenJob(program, source, candidate, against or STOCK, baseline, shard, cases, setting)
         steps = measure_tokens(job, folder / TOKENS_FOLDER, minutes=minutes)
@@ -171,7 +171,7 @@ def _parse(name: str, source: str) -> Program:
 
 
 def _setting(config: RunConfig) -> Setting:
-    """The setting, which must be one that can be measured here."""
+    """The setting of the configuration, if it can be measured live."""
     if config.judge.setting not in LIVE_SETTINGS:
         raise UserError(
             f"judge.setting: cannot measure {config.judge.setting!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}"
@@ -191,7 +191,7 @@ def _decisions(
 def _measure(
     suite: Sequence[Subject], worker: Any, rng: Random, folder: Path, head: dict[str, Any], minutes: float | None
 ) -> list[ShapeVerdict]:
-    """Compare shape by shape; every verdict is on disk before the next shape starts."""
+    """Compare shape by shape; each verdict is written to disk before the next shape starts."""
     todo = sum(not s.same_launch for s in suite)
     say(f"{len(suite)} shapes, {todo} of them with another launch; every verdict goes to {folder / SHAPES_FILE}")
     started, done = time.monotonic(), 0
@@ -274,9 +274,9 @@ def report_of(found: Sequence[ShapeVerdict], verdict: SuiteVerdict, *, left: int
 
 
 def losses_json(found: Sequence[ShapeVerdict], *, beside: bool) -> dict[str, Any]:
-    """Per group of unseen shapes: how many became slower by more than 1%, and what of the third program's gain is kept.
+    """Count of unseen shapes slower by more than 1%, and share of the third program's gain that is kept, by group.
 
-    Counted as a certificate counts: what was not measured reliably may be slower, and gains nothing.
+    Counts follow the rules of a certificate: shapes without a reliable measurement count as slower and gain nothing.
     """
     told: dict[str, Any] = {}
     for group in UNSEEN:
@@ -286,7 +286,7 @@ def losses_json(found: Sequence[ShapeVerdict], *, beside: bool) -> dict[str, Any
         count, gain = _losses(mine)
         told[group.value] = {"slower": count.slower, "shapes": count.shapes, "bound": round(count.bound, 6)}
         if beside:
-            # A launch that the candidate makes too was measured once, for both.
+            # Where the candidate has the same launch, one measurement serves both.
             count, whole = _losses([v.beside or v for v in mine])
             kept = round(gain / whole, 4) if whole > 0 else None
             told[group.value] |= {"beside_slower": count.slower, "gain_kept": kept}

@@ -1,4 +1,4 @@
-"""`evosplit confirm BUNDLE --provider BUILD`: does a patched build decide what the bundle says, and is it faster?"""
+"""`evosplit confirm BUNDLE --provider BUILD`: decisions and speed of a patched build, compared with its bundle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REPORT_FILE, CHOICES_FILE = "confirm-build.json", "choices.jsonl"
 
 def confirm_build_command(name: str, library: str, other: Mapping[str, object], *, output: Path | None,
                           minutes: float | None, as_json: bool) -> int:  # fmt: skip
-    """Read the build's own choices and time them; exit code 0 when they are the bundle's and no mode is slower."""
+    """Read the build's own decisions and time them; exit code 0 if they match the bundle and no mode is slower."""
     for option, value in other.items():
         if value:
             raise UserError(
@@ -101,7 +101,7 @@ def _log(file: Any, row: dict[str, Any]) -> None:
 
 def _time(worker: GpuWorker, setting: Setting, read: Sequence[Choice], gpu: Gpu, rng: Random, deadline: float | None,
           log: Any) -> tuple[list[ShapeVerdict], int]:  # fmt: skip
-    """Time stock against the build's own choice where the launch should change and what was read is the table's."""
+    """Time stock against the build's own decision where the launch should change and the reading matches the table."""
     todo = [c.expected for c in read if c.agrees and not c.writes_out_of_bounds and c.expected.changes(gpu)]
     subjects = [_subject(row) for row in todo]
     rng.shuffle(subjects)
@@ -113,7 +113,7 @@ def _time(worker: GpuWorker, setting: Setting, read: Sequence[Choice], gpu: Gpu,
 
 
 def _subject(row: Expected) -> Subject:
-    # With splits of stock's own formula spelled out, arm A is stock also where the patch changed that formula.
+    # Explicit splits of stock's own formula keep arm A at stock where the patch changed that formula.
     group = Group.SEALED if row.case.split is Split.TEST else Group.CHANGED
     return Subject(row.case, group, row.stock, Decision(row.asked), same_launch=False)
 
@@ -152,7 +152,7 @@ def setting_json(read: Sequence[Choice], timed: Sequence[ShapeVerdict], gpu: Gpu
 
 
 def verdict_json(settings: dict[str, dict[str, Any]], left: int) -> dict[str, Any]:
-    """The verdict over all settings: first what the build decides, then how fast it is."""
+    """Verdict over all settings: first the build's decisions, then its speed."""
     found = list(settings.values())
     differ = sum(s["read"] - s["agree"] for s in found)
     changed, as_stock = sum(s["changed"] for s in found), sum(s["changed_as_stock"] for s in found)

@@ -1,4 +1,4 @@
-"""`evosplit decide`: what a heuristic decides and what the kernel then launches, for any shape."""
+"""`evosplit decide`: decisions of a heuristic, and the kernel's launches, for any shape."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from evolve.run import read_program
 CALL = ("batch", "seqlen_k")
 REQUIRED_HEADS = ("num_heads_q", "num_heads_kv")
 OF_MODEL = (*REQUIRED_HEADS, "seqlen_q", "head_dim", "head_dim_v", "window", "softcap", "sinks")
-"""Columns that `--model` fills."""
+"""Columns that `--model` fills in."""
 
 WHOLE = (*CALL, *REQUIRED_HEADS, "seqlen_q", "head_dim", "head_dim_v", "window")
 FLAGS = ("softcap", "sinks")
@@ -34,7 +34,7 @@ COLUMNS = (*WHOLE, *FLAGS, "dtype", "mode", "paged", "live_seqlens")
 YES, NO = ("1", "true", "yes"), ("", "0", "false", "no")
 PAGE_SIZE = 16
 LARGEST = {"batch": 65_535}
-"""Of columns whose largest value is not that of a 32-bit integer; live splits are listed per sequence."""
+"""Largest value of columns that take less than a 32-bit integer; live splits are listed per sequence."""
 
 INT_MAX = 2**31 - 1
 
@@ -54,7 +54,7 @@ def decide_command(
     Args:
         program: source file, or one of a run.
         shapes_path: CSV file.
-        setting_name: of rows that name nothing else.
+        setting_name: setting of rows that name none.
         runs_dir: folder of run folders.
         kinds: heads of a model's layers, as a workload's name; each row is decided for each kind.
         gpu: name or number of SMs.
@@ -96,12 +96,12 @@ def read_shapes(path: Path, default: Setting, kinds: Sequence[DecodeShape] = ())
     """Shapes and settings of a CSV file.
 
     Args:
-        path: of the file.
-        default: setting of rows that name no other.
-        kinds: heads of a model's layers, which then no column gives; each row stands for one call of each.
+        path: CSV file.
+        default: setting of rows that name none.
+        kinds: heads of a model's layers, instead of columns for heads; each row becomes one call per kind of layer.
 
     Raises:
-        UserError: naming row and column of what is wrong.
+        UserError: a wrong value; the message names row and column.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -132,7 +132,7 @@ def read_shapes(path: Path, default: Setting, kinds: Sequence[DecodeShape] = ())
             raise UserError(f"{path}: two columns {name!r}", hint="remove one of them")
     if not rows:
         raise UserError(f"{path} holds no shape below its header")
-    # Line numbers as an editor counts them: blank lines are no rows.
+    # Line numbers as in an editor: blank lines count, but are not rows.
     return [found for line, row in rows for found in _calls(row, f"{path}, row {line}", default, kinds)]
 
 
@@ -166,7 +166,7 @@ def _calls(
 
 
 def _setting(row: Mapping[str, str | None], where: str, default: Setting) -> Setting:
-    """The default with what the row changes of it."""
+    """The default setting with the changes that a row makes."""
     setting = default
     for name, known in (("mode", [m.value for m in Mode]), ("dtype", list(ELEMENT_BYTES))):
         text = (row.get(name) or "").strip()

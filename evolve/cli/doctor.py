@@ -1,4 +1,4 @@
-"""`evosplit doctor`: what works here, and why the rest does not."""
+"""`evosplit doctor`: a report of the parts that work on this machine, and the reasons for those that do not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from evaluators.data.contract import SETTINGS
+from evaluators.data.contract import LIVE_SETTINGS
 from evaluators.data.workloads import ALL_WORKLOADS
 from evaluators.measure.providers import ProviderUnavailable, open_provider, provider_names
 from evaluators.sandbox.sandbox import self_test
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def _tables() -> list[str]:
     found = []
     for workload in ALL_WORKLOADS:
-        for setting in SETTINGS:
+        for setting in LIVE_SETTINGS:
             try:
                 asset(f"results/tables/{workload}/{setting}")
             except UserError:
@@ -38,7 +38,7 @@ def _tables() -> list[str]:
 
 
 def _provider(name: str) -> str:
-    """Empty when the provider works, else why it does not."""
+    """Reason why a provider does not work; empty if it works."""
     try:
         open_provider(name)
     except ProviderUnavailable as error:
@@ -47,7 +47,7 @@ def _provider(name: str) -> str:
 
 
 def _gpu() -> str:
-    """Empty when this machine's GPU can be timed, else why not."""
+    """Reason why this machine's GPU cannot be timed; empty if it can."""
     try:
         import torch
 
@@ -55,14 +55,14 @@ def _gpu() -> str:
 
         if not torch.cuda.is_available():
             return "torch sees no CUDA GPU"
-        torch.empty(1, device="cuda")  # opens this process's context, so that it can be told from others
+        torch.empty(1, device="cuda")  # opens this process's context, so that it can be distinguished from others
         return measuring_problem(current_device().uuid)
     except (ImportError, RuntimeError) as error:
         return str(error).splitlines()[0]
 
 
 def _fitness() -> TimingFitness | None:
-    """State of this machine's GPU; None where there is none or nothing tells."""
+    """State of this machine's GPU; None without a GPU or where its state cannot be read."""
     try:
         import torch
 
@@ -74,14 +74,14 @@ def _fitness() -> TimingFitness | None:
 
 
 def say_reports(reports: list[EndpointReport]) -> bool:
-    """Print what came of asking models; whether all of them can be used."""
+    """Print reports on model endpoints; returns True if all can be used."""
     for report in reports:
         typer.echo(f"endpoint   {plain(report.line())}")
     return not any(report.reason for report in reports)
 
 
 def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
-    """Report; exit code 3 where searches cannot run, or a model of the configuration `endpoint` cannot be asked."""
+    """Print the report; exit code 3 if searches cannot run, or a model of the file `endpoint` is unreachable."""
     reports = endpoint_reports(load_config(asset(str(endpoint)), [])) if endpoint else []
     test = self_test()
     providers = {name: _provider(name) for name in provider_names()}
@@ -96,6 +96,7 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
             "reason": gpu,
             "facts": list(state.facts) if state else [],
             "doubts": list(state.doubts) if state else [],
+            "fit": not gpu and state is not None and not state.doubts,
         },
         "providers": {name: {"ok": not why, "reason": why} for name, why in providers.items()},
         "tables": _tables(),
@@ -113,7 +114,8 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
         for name, why in {"live GPU": gpu, **providers}.items():
             typer.echo(f"{name:10} {'ok' if not why else 'no: ' + why}")
             if name == "live GPU" and state is not None:
-                typer.echo(f"           {', '.join(state.facts)}")
+                fit = "fit to be timed: " if not gpu and not state.doubts else ""
+                typer.echo(f"           {fit}{', '.join(state.facts)}")
                 for doubt in state.doubts:
                     typer.echo(f"           latencies would be unlike those of others: {doubt}")
         typer.echo(f"tables     {', '.join(_tables()) or 'none'}")

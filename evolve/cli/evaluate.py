@@ -54,7 +54,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     each = judge.evaluate_each(source) if isinstance(judge, JudgeSet) else {}
     result = judge.combine(each) if isinstance(judge, JudgeSet) else judge.evaluate(source)
     if result.status is Status.OK:
-        # As a search does with a program that would become its best.
+        # The same recheck as for a program that would become a search's best.
         result = judge.recheck(source, result)
     tokens = predictions(config, judge, result) if result.status is Status.OK else {}
     reach = reaches(judge, source, result, measure=False) if result.status is Status.OK else []
@@ -105,7 +105,7 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
 
 
 def _kernel_hint(setting: str) -> str:
-    """Which kernel the program was asked for: one that decides for another gets its fields and its answer wrong."""
+    """Hint for a program written for another kernel, which uses the wrong fields and returns the wrong values."""
     others = [name for name in SETTINGS if target_of_name(name) is not target_of_name(setting)]
     return (
         f"hint: it was asked for {setting} ({target_of_name(setting).name}); for another kernel: "

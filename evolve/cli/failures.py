@@ -17,7 +17,7 @@ from evolve.errors import EXIT_INTERRUPTED, EXIT_MISSING, EXIT_USAGE, Interrupte
 
 @contextlib.contextmanager
 def stopped_as_by_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM (schedulers) and SIGHUP (closed terminals) stop a command as Ctrl-C does; `nohup` stays in force."""
+    """Make SIGTERM (schedulers) and SIGHUP (closed terminals) stop a command like Ctrl-C; `nohup` keeps its effect."""
 
     def stop(*_: object) -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job
@@ -36,7 +36,7 @@ def stopped_as_by_ctrl_c() -> Iterator[None]:
 
 
 def guarded(command: Callable[[], Any]) -> NoReturn:
-    """Exit with a command's code; turns users' mistakes into `error:` and `hint:` lines."""
+    """Run a command and exit with its code; turns users' mistakes into `error:` and `hint:` lines."""
     try:
         with stopped_as_by_ctrl_c():
             code = command()
@@ -74,11 +74,11 @@ def _known(error: Exception) -> int | None:
     from evaluators.measure.providers import ProviderUnavailable
     from evaluators.sandbox.sandbox import SandboxUnavailable
 
-    # Disk full, quota, broken, read-only, not ours: not bugs, wherever they strike.
+    # A full, broken, read-only or foreign disk is not a bug, wherever the error occurs.
     faults = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
     if isinstance(error, OSError) and error.errno in faults:
         return EXIT_MISSING
-    # Any argument may be a path, and merely looking for it fails then.
+    # Any argument may be a path that is too long even to look for.
     if isinstance(error, OSError) and error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
         return EXIT_USAGE
     if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:

@@ -23,7 +23,7 @@ def _queue(run: str, runs_dir: Path) -> PromptQueue:
 
 
 def task_json(task: Task) -> dict[str, object]:
-    """A prompt's place in the queue as JSON, without its text."""
+    """State of a prompt in the queue as JSON, without its text."""
     return {
         "id": task.id,
         "state": task.state.value,
@@ -39,7 +39,7 @@ def task_json(task: Task) -> dict[str, object]:
 
 
 def list_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
-    """Prompts that wait for an answer; as JSON all of them."""
+    """List the prompts that wait for an answer; as JSON, all prompts."""
     queue = _queue(run, runs_dir)
     tasks = queue.tasks()
     if as_json:
@@ -54,7 +54,7 @@ def list_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
 
 
 def show_command(name: str, run: str, runs_dir: Path, *, as_json: bool) -> int:
-    """A prompt as text, ready to be given to a model."""
+    """Print a prompt as text, ready for a model."""
     task = _queue(run, runs_dir).task(_name(name))
     if as_json:
         emit({**task_json(task), "display_prompt": task.display_prompt})
@@ -64,7 +64,7 @@ def show_command(name: str, run: str, runs_dir: Path, *, as_json: bool) -> int:
 
 
 def answer_command(name: str, file: Path, run: str, runs_dir: Path, *, reply: Reply, as_json: bool) -> int:
-    """Answer a prompt with the text of a file; `reply` carries what else is said of the answer."""
+    """Answer a prompt with the text of a file; `reply` carries model, note and token counts."""
     text = _answer_text(file)
     if not text.strip():
         raise UserError(f"{file} is empty", hint="an answer holds SEARCH/REPLACE blocks or one fenced program")
@@ -87,5 +87,5 @@ def _answer_text(file: Path) -> str:
 
 
 def _name(text: str) -> str:
-    """A prompt's name; a bare number is a proposal's."""
+    """Name of a prompt; a bare number is that of a proposal."""
     return task_id(int(text)) if text.isdecimal() else text

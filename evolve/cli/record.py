@@ -60,7 +60,7 @@ def record_command(
     gpus: str | None = None,
     table: Path | None = None,
 ) -> int:
-    """Measure, and with `table` merge when nothing is left; exit code 1 when shapes are left."""
+    """Measure, and with `table` merge once all shapes are measured; exit code 1 while some are left."""
     if not is_workload(workload):
         raise UserError(
             f"unknown workload {workload!r}", hint=f"known: {', '.join(ALL_WORKLOADS)}, and heads such as h32x4"
@@ -152,6 +152,7 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     """Merge slices into a new table folder."""
     if output is None:
         raise UserError("missing option -o", hint="-o results/tables/WORKLOAD/SETTING")
+    left_out = []
     for path in slices:
         if not path.is_file():
             raise UserError(f"{path} is not a slice file")
@@ -159,17 +160,17 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
         if torn:
             numbers = ", ".join(map(str, torn[:TORN_SHOWN])) + (" ..." if len(torn) > TORN_SHOWN else "")
             text = f"{path}: {len(torn)} torn or damaged lines left out (line {numbers})"
-            typer.echo(f"{text}: record measures their shapes again", err=True)
+            left_out.append(f"{text}: record measures their shapes again")
     card, cases, cells, gpu_of = merge_slices(slices)
     write_table(output, card, cases, cells, gpu_of)
     typer.echo(f"{output}: {len(cases)} shapes, {card['cells']} launches")
-    for text in doubts(cells):
+    for text in (*left_out, *doubts(cells)):
         typer.echo(text, err=True)
     return 0
 
 
 def simulate_command(table_path: Path, output: Path, workload: str | None, *, launches: int, seed: int) -> int:
-    """Fit a latency model, write what it predicts, and say how far it is from shapes that it did not see."""
+    """Fit a latency model, write its predictions, and print its error on shapes outside the fit."""
     from evaluators.latencies.simulate import fit_table, simulated_card, simulated_cells
 
     table = read_table(asset(str(table_path)))
@@ -193,7 +194,7 @@ def simulate_command(table_path: Path, output: Path, workload: str | None, *, la
 
 
 def quality_line(quality: SimulationQuality | None) -> str:
-    """How good a simulation is where it was not fitted."""
+    """Quality of a simulation on measured shapes outside its fit."""
     if quality is None:
         return "how far that is from the truth is not known: the table has no holdout shapes"
     return (

@@ -36,7 +36,7 @@ def report_command(
     timeline: Path | None,
     force: bool,
 ) -> int:
-    """Write what was asked for; the page where nothing else was."""
+    """Write data, pictures or timeline as requested; by default the page."""
     if view is not None:
         if output or pictures or timeline:
             raise UserError("--json prints, and writes no file", hint="leave -o, --pictures and --timeline out")
@@ -63,7 +63,7 @@ def document(view: str, names: list[str], runs_dir: Path) -> Document:
     """The data of one view.
 
     Raises:
-        UserError: no such view, run or proposal, or too many or too few of them.
+        UserError: no such view, run or proposal, or the wrong number of them.
     """
     if view not in VIEWS:
         raise UserError(f"no view {view!r}", hint=f"one of {', '.join(VIEWS)}")
@@ -96,7 +96,7 @@ def document(view: str, names: list[str], runs_dir: Path) -> Document:
 
 
 def _chosen(name: str, folder: Path, label: str) -> tuple[RunReader, int, Recording | None, str]:
-    """The run, proposal (the winner where none is named) and table of RUN or RUN#ID."""
+    """Run, proposal (by default the winner) and table of RUN or RUN#ID."""
     run, mark, index = name.rpartition("#")
     reader = RunReader(folder, label)
     recording, missing = recording_of(reader)

@@ -1,4 +1,4 @@
-"""`evosplit reproduce bsc`: the reference paper's experiments again, on this machine's GPU."""
+"""`evosplit reproduce bsc`: repeats the reference paper's experiments on this machine's GPU."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RAW, REPORT, GRID, PEERS = "measurements.json", "README.md", "grid.csv", "peers.
 def reproduce_command(
     paper: str, *, output: Path | None, champion: str | None, measured: Path | None, force: bool
 ) -> int:
-    """Measure (or read measurements), write the report."""
+    """Measure, or read measurements, and write the report."""
     if paper not in PAPERS:
         raise UserError(f"unknown paper {paper!r}", hint=f"known: {', '.join(PAPERS)}")
     if measured is not None and champion is not None:
@@ -52,7 +52,7 @@ def reproduce_command(
     raw = _read(measured) if measured is not None else _measure(champion or DEFAULT_CHAMPION)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Readings first: a report can be written anew, a measurement cannot.
+        # Measurements first: a report can be written again from them.
         (folder / RAW).write_text(compact_json(raw), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
@@ -118,11 +118,11 @@ def _measure(champion: str) -> dict[str, Any]:
             say(f"  {done}/{total} shapes  {time.monotonic() - started:.0f} s")
 
     raw = bsc_paper.measure_all(worker, policies, gpu, seed=seed, on_progress=show)
-    worker.close()  # which lets go of the GPU
+    worker.close()  # releases the GPU
     say("  whole decode steps")
     try:
         raw["tokens"] = measure_tokens({p: policies[p] for p in (PUBLISHED, CHAMPION)}, seed=seed)
-    except (MeasureError, ImportError) as error:  # what was measured before is worth its report
+    except (MeasureError, ImportError) as error:  # earlier measurements still get their report
         raw["lost"].append({"setting": "whole decode steps", "shape": bsc_tokens.MODEL, "reason": str(error)})
     described: dict[str, Any] = {STOCK: {"program": "the library's own decision", "sha256": "", "decisions": {}}}
     described |= {

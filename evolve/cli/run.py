@@ -75,7 +75,7 @@ def search(opened: OpenedRun, *, as_json: bool) -> int:
     """Search to the end or to a budget, with progress and a report; returns the exit code."""
     _announce(opened)
     limits = opened.config.search
-    shown = opened.config.proposer.kind != "manual"  # whoever answers prompts may watch the terminal
+    shown = opened.config.proposer.kind != "manual"  # the person who answers prompts may watch the terminal
     with RunDisplay(opened.folder, wanted=limits.proposals, wall_s=limits.wall_s, holdout=shown) as display:
         found = run_search(opened, on_progress=display.update)
     say("scoring the winner shape by shape, drawing it and writing the report ...")
@@ -91,7 +91,7 @@ def search(opened: OpenedRun, *, as_json: bool) -> int:
 
 
 def _exit_of(summary: RunSummary) -> int:
-    """Exit code of a finished search: one in which no proposal came to a program has found nothing."""
+    """Exit code of a finished search: negative if no proposal produced a program."""
     failed = summary.statuses.get(Status.PROPOSER_FAILED, 0)
     empty = failed + sum(summary.statuses.get(s, 0) for s in (Status.NO_ANSWER, Status.FROZEN_CODE))
     if not summary.proposals or empty < summary.proposals:
@@ -145,9 +145,9 @@ def _finish(summary: RunSummary, opened: OpenedRun, *, as_json: bool) -> None:
 
 
 def _reach(opened: OpenedRun, best: Best, evaluation: Evaluation) -> list[Reach]:
-    """How far the winner carries; nothing, and a note, where the GPU is lost over it: the search has ended well.
+    """Scores of the winner beyond the search's shapes; empty, with a note, if the GPU fails during this check.
 
-    Nothing is measured for it in a sweep, whose runs share their GPUs, or within a budget of GPU seconds.
+    Skips measuring in a sweep, whose runs share their GPUs, and within a budget of GPU seconds.
     """
     judge = opened.judge
     own = isinstance(judge, Judge) and isinstance(judge.source, PoolSource) and opened.config.budget.gpu_s is None
@@ -159,12 +159,12 @@ def _reach(opened: OpenedRun, best: Best, evaluation: Evaluation) -> list[Reach]
 
 
 def trust_lines(best: Best) -> list[str]:
-    """How far the winner's score carries beyond the shapes of the search."""
+    """Lines about the winner's score beyond the shapes of the search."""
     return [line for line in (gap_line(best.train, best.holdout), overfit_line(best.features, best.overfit)) if line]
 
 
 def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) -> list[Path]:
-    """One picture per table; the first keeps the name that everybody looks for."""
+    """Draw one picture per table; the first keeps the usual file name."""
     drawn = []
     judges = judge.judges if isinstance(judge, JudgeSet) else {"": judge}
     for number, (name, one) in enumerate(judges.items(), start=1):
@@ -177,7 +177,7 @@ def _draw(judge: AnyJudge, evaluation: Evaluation, picture: Path, title: str) ->
 
 
 def _write_report(folder: Path) -> Path:
-    """The run's page, rewritten when a run is resumed."""
+    """Write the run's page; a resumed run replaces it."""
     from evolve.dashboard.report import report
     from evolve.dashboard.views.reader import RunReader
 
@@ -196,14 +196,14 @@ def _show_leader(summary: RunSummary, judge: AnyJudge, tell: Callable[[str], Non
 
 
 def _show(program: Best, judge: AnyJudge, evaluation: Evaluation, tell: Callable[[str], None]) -> None:
-    """Scores of the journal, which the recheck may have lowered, and the shapes that became slower."""
+    """Print the journal's scores, which the recheck may have lowered, and the shapes that became slower."""
     scores = {"train": program.train} | ({"holdout": program.holdout} if program.holdout else {})
     for line in (*score_lines(scores), *trust_lines(program), *regression_lines(judge, evaluation)):
         tell(line)
 
 
 def spent_text(spending: Spending) -> str:
-    """Cost of a run, in a line."""
+    """Cost of a run in one line."""
     parts = [f"${spending.cost_usd:.2f}", f"{spending.tokens} tokens", f"{spending.calls} calls"]
     if spending.look_ups:
         parts.append(f"{spending.look_ups:,} look-ups by proposers")
@@ -240,7 +240,7 @@ def summary_json(summary: RunSummary) -> dict[str, object]:
 
 
 def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool) -> int:
-    """Replay a run into a folder of its own; exit code 1 where the two differ."""
+    """Replay a run into a new folder; exit code 1 if the two differ."""
     recorded = find_run(run, runs_dir)
     with open_journal(recorded, read_only=True) as journal:
         entries = list(journal.entries())
@@ -284,7 +284,7 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
 
 
 def _rejudge(recorded: Path, entries: list[Entry], judge: AnyJudge, versions: tuple[int, ...], *, as_json: bool) -> int:
-    """Judge the programs of a run again that was made as none is now; exit code 1 where one differs."""
+    """Judge the programs of a run from an earlier version again; exit code 1 if one differs."""
     say(
         f"{recorded} was made with version {versions[0]} of the judge's rules and {versions[1]} of the feedback, now "
         f"{JUDGE_VERSION} and {VERSION} (see CHANGELOG.md): it is not run again, its programs are judged again, "
@@ -311,7 +311,7 @@ def _rejudge(recorded: Path, entries: list[Entry], judge: AnyJudge, versions: tu
 
 
 def _replaying_proposer(config: RunConfig, recorded: Path) -> Proposer:
-    """Who gives the recorded answers; expeditions are made again, with their tools."""
+    """Proposer that returns the recorded answers; expeditions run again, with their tools."""
     was = load_config(recorded / CONFIG_FILE, [])
     while isinstance(was.proposer, ReplayConfig) and (Path(was.proposer.run) / CONFIG_FILE).exists():
         was = load_config(Path(was.proposer.run) / CONFIG_FILE, [])
@@ -324,7 +324,7 @@ def _replaying_proposer(config: RunConfig, recorded: Path) -> Proposer:
 
 
 def _with_result(entries: list[Entry]) -> list[int]:
-    """Proposals with a result, from the first on: results are committed in order."""
+    """Proposals with a result, from the first on: results are committed in this order."""
     done = [e.id for e in entries if e.status is not None]
     if not any(e.kind == "proposal" and e.status is not Status.PROPOSER_FAILED for e in entries if e.id in done):
         raise UserError("that run holds no answer to replay")

@@ -23,7 +23,7 @@ TURN_CHARS = 90
 
 
 def ls_command(runs_dir: Path, *, as_json: bool) -> int:
-    """A table of runs, the latest first."""
+    """Print a table of runs, the latest first."""
     runs, unreadable = list_runs(runs_dir)
     if as_json:
         problems = [{"path": str(path), "problem": str(error)} for path, error in unreadable.items()]
@@ -39,7 +39,7 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
 
 
 def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool, as_json: bool) -> int:
-    """A run's proposals, or one proposal in full."""
+    """Print a run's proposals, or one proposal in full."""
     if prompt and proposal is None:
         raise UserError("--prompt needs the number of a proposal", hint=f"evosplit show {run} 1 --prompt")
     folder = find_run(run, runs_dir)
@@ -79,7 +79,7 @@ def show_command(run: str, proposal: int | None, runs_dir: Path, *, prompt: bool
 
 
 def _turn_line(turn: Turn) -> str:
-    """A step of an agent's expedition, in a line."""
+    """A step of an agent's expedition in one line."""
     said = " ".join(turn.content.split())
     return f"{turn.step:3} {turn.kind.value:10} {turn.name:14} {said[:TURN_CHARS]}"
 
@@ -106,7 +106,7 @@ def entry_json(entry: Entry) -> dict[str, object]:
 
 
 def diff_command(one: str, other: str, runs_dir: Path) -> int:
-    """Unified diff of two sources."""
+    """Print a unified diff of two sources."""
     a, b = read_program(one, runs_dir), read_program(other, runs_dir)
     lines = list(difflib.unified_diff(a.splitlines(), b.splitlines(), one, other, lineterm=""))
     if lines:

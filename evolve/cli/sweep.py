@@ -1,4 +1,4 @@
-"""`evosplit sweep`, and `evosplit run` of several configurations: many runs, one view, one summary."""
+"""`evosplit sweep`, and `evosplit run` with several configurations: many runs, one display, one summary."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ SHOWN_FIRST = (State.FAILED, State.STOPPING, State.RUNNING, State.INTERRUPTED, S
 
 
 class SweepDisplay:
-    """One view of all runs; a context manager, since the table has to be taken down."""
+    """Live table of all runs on stderr; a context manager."""
 
     def __init__(self) -> None:
-        """Look at what stderr is."""
+        """Detect whether stderr is a terminal."""
         console = Console(stderr=True)
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._height = console.height
@@ -55,7 +55,7 @@ class SweepDisplay:
         self._known: dict[str, State] = {}
 
     def __enter__(self) -> SweepDisplay:
-        """Begin to show."""
+        """Start the display."""
         if self._live:
             self._live.start()
         return self
@@ -68,9 +68,9 @@ class SweepDisplay:
             self._live.stop()
 
     def update(self, states: Sequence[RunState]) -> None:
-        """Show where all runs are."""
+        """Update the progress of all runs."""
         if self._live:
-            # Title, heading, rules and the line of those that are left out.
+            # Title, heading, rules and the line that counts hidden runs.
             self._live.update(progress_table(states, rows=max(3, self._height - 6)), refresh=True)
             return
         for state in states:
@@ -87,19 +87,19 @@ class SweepDisplay:
 
 
 def headline(states: Sequence[RunState]) -> str:
-    """How many runs are in which state."""
+    """Number of runs in each state."""
     counts = Counter(s.state for s in states)
     parts = [f"{counts[state]} {state.value}" for state in State if counts[state]]
     return f"{len(states)} runs: {', '.join(parts)}"
 
 
 def state_text(state: State, trouble: str) -> str:
-    """State of a run, and why it failed."""
+    """State of a run, with the reason of a failure."""
     return plain(f"{state.value}: {trouble}" if trouble else state.value)
 
 
 def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
-    """The table: as many runs as fit, those that matter most first, in the order of the sweep."""
+    """Table of the runs that fit on the screen: active ones are preferred, and shown in the order of the sweep."""
     chosen = sorted(range(len(states)), key=lambda i: (SHOWN_FIRST.index(states[i].state), i))[:rows]
     left = len(states) - len(chosen)
     stopping = any(s.state is State.STOPPING for s in states)
@@ -132,7 +132,7 @@ def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
 
 
 def _held(state: RunState) -> SplitScore | None:
-    """The winner's holdout, unless whoever answers prompts may watch the progress."""
+    """The winner's holdout score, hidden where a person who answers prompts may watch."""
     return None if state.member.config.proposer.kind == "manual" else state.standing.winner_holdout
 
 
@@ -141,7 +141,7 @@ def _score(score: SplitScore | None) -> str:
 
 
 def short_spending(spending: Spending) -> str:
-    """Dollars, GPU seconds or tokens, whichever there are; else the number of answers."""
+    """Dollars, GPU seconds or tokens, as available; otherwise the number of answers."""
     parts = [f"${spending.cost_usd:.2f}"] if spending.cost_usd else []
     parts += [f"{spending.gpu_s:.0f} s GPU"] if spending.gpu_s else []
     parts += [f"{spending.tokens:,} tokens"] if spending.tokens and not parts else []
@@ -173,7 +173,7 @@ def sweep_command(
     jobs: int | None,
     as_json: bool,
 ) -> int:
-    """Start a sweep over seeds and values, or go on with one; returns the worst exit code of its runs."""
+    """Start or resume a sweep over seeds and values; returns the worst exit code of its runs."""
     if resume is not None:
         if config is not None or seeds is not None or name is not None:
             raise UserError("--resume takes the sweep's own configurations", hint="leave CONFIG, --seeds, --name out")
@@ -187,13 +187,13 @@ def sweep_command(
 def runs_command(configs: Sequence[Path], sets: list[str], *, name: str | None, jobs: int | None, as_json: bool) -> int:
     """Start a run of each configuration; returns the worst of their exit codes."""
     members = plan_runs(configs, sets)
-    # The folder's name is held to what the name of a run is held to.
+    # The folder's name follows the rules for names of runs.
     folder = "runs" if name is None else load_config(asset(str(configs[0])), [*sets, *named(name)]).name
     return _begin(members, folder, jobs=jobs, as_json=as_json)
 
 
 def resume_command(path: Path, sets: list[str], *, jobs: int | None, as_json: bool) -> int:
-    """Go on with what is unfinished in a sweep; returns the worst exit code."""
+    """Run the unfinished members of a sweep; returns the worst exit code."""
     check_resumable(sets)
     _check_jobs(jobs)
     sweep = read_sweep(path)
@@ -221,7 +221,7 @@ def _check_jobs(jobs: int | None) -> None:
 
 
 def _check(members: Sequence[Member]) -> None:
-    """Tell every mistake before a folder is made: seeds, proposers, templates, tables."""
+    """Raise on mistakes in seeds, proposers, templates or tables before a folder is made."""
     require_sandbox()
     tables: set[str] = set()
     for member in members:
@@ -264,7 +264,7 @@ def _cores() -> int:
 
 
 def _write_report(summary: SweepSummary) -> Path | None:
-    """One page over all runs that have begun."""
+    """Write one page over all runs that have begun."""
     from evolve.dashboard.report import report
     from evolve.dashboard.views.reader import RunReader
 
@@ -297,7 +297,7 @@ def _tell(summary: SweepSummary, files: Sequence[Path], tell: Callable[[str], No
 
 
 def _tell_variant(variant: Variant, tell: Callable[[str], None]) -> None:
-    """Medians and quartiles; budgets that were not used are left out."""
+    """Print medians and quartiles; leaves out budgets that were not used."""
     f, d = variant.figures, variant.judged_on
     unfinished = f" ({variant.unfinished} unfinished)" if variant.unfinished else ""
     tell(f"\n{variant.variant}, {d.get('workload')}, {d.get('setting')}: {variant.runs} runs{unfinished}, "

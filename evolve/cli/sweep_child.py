@@ -1,8 +1,8 @@
 """The process of one run of a sweep: `python -m evolve.cli.sweep_child SWEEP LABEL SOCKET [KEY=VALUE...]`.
 
-SOCKET is where a live judge asks for latencies (`evaluators/measure/shared_pool.py`); empty where nothing is measured.
+SOCKET serves latencies to a live judge (`evaluators/measure/shared_pool.py`); empty for recorded tables.
 
-Its output goes to the parent, which keeps it in the run's folder; how it went is its exit code, as of
+The parent keeps its output in the run's folder; its exit code is that of
 `evosplit run`. It stops as by Ctrl-C when its input ends, so that no run outlives a parent that was killed.
 """
 
@@ -41,7 +41,7 @@ def run_member(path: Path, label: str, socket: str, overrides: list[str]) -> int
     if sweep.started(member):
         return search(resume_run(config, folder, pool=pool, on_event=say), as_json=False)
     with locked(folder):
-        # Without a journal nothing has been judged by it: what a killed process left may be half a copy.
+        # Without a journal nothing has been judged yet, and a killed process may have left an incomplete copy.
         shutil.rmtree(folder / TABLE_FOLDER, ignore_errors=True)
         opened = start_run(config, folder, pool=pool, on_event=say)
     return search(opened, as_json=False)

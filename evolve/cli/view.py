@@ -1,4 +1,4 @@
-"""`evosplit view`: the dashboard, live."""
+"""`evosplit view`: serves the live dashboard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evolve.journal.run_folder import find_run
 
 
 def view_command(names: list[str], runs_dir: Path, *, host: str, port: int, expose: bool) -> int:
-    """Serve runs until Ctrl-C; all runs, also those to come, where none is named."""
+    """Serve runs until Ctrl-C; by default all runs, including later ones."""
     if not is_loopback(host) and not expose:
         raise UserError(
             f"{host} can be reached from other machines, and anyone who reaches it can read the runs",

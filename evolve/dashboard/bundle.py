@@ -1,7 +1,7 @@
-"""The bundle: documents packed for one file. `static/unpack.js` is its other half.
+"""The bundle: documents packed for one file; `static/unpack.js` unpacks them.
 
-Programs and prompts of a run repeat each other line by line, and a program decides as its parent does on most shapes:
-each line, each text and each outcome is kept once, and decisions as what differs from the parent's.
+Programs and prompts of a run share most lines, and a program decides like its parent on most shapes: each line, text
+and outcome is stored once, and decisions as differences to the parent's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OUTCOME_FIELDS = tuple(Outcome.__annotations__)
 
 
 class _Numbers(dict[str, int]):
-    """Numbers for texts, in order of first use."""
+    """Numbers of texts, in order of first use."""
 
     def __missing__(self, text: str) -> int:
         number = self[text] = len(self)
@@ -29,10 +29,10 @@ class _Numbers(dict[str, int]):
 
 
 def pack_candidates(candidates: Iterable[Packable], recording: Recording | None) -> dict[str, Any]:
-    """Candidates of one run; nodes are left to the lineage document.
+    """Pack the candidates of one run; nodes are in the lineage document.
 
-    A row is [id, numbers of its texts, proposal that `picks` starts from or None, `picks`, constants]; `picks` are
-    numbers of outcomes by shape, or where it starts from another's, [shape, number, shape, number, ...].
+    A row is [id, numbers of its texts, proposal that `picks` refers to or None, `picks`, constants]; `picks` are
+    numbers of outcomes by shape, or as differences to another proposal [shape, number, shape, number, ...].
     """
     lines, texts = _Numbers(), _Numbers()
     chosen: dict[int, list[int]] = {}
@@ -63,6 +63,6 @@ def pack_candidates(candidates: Iterable[Packable], recording: Recording | None)
 
 
 def block(data: object) -> str:
-    """A document as text that is inert anywhere in a page: JSON, gzip, base64."""
+    """Encode a document as text that is inert in a page: JSON, gzip, base64."""
     raw = json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
     return base64.b64encode(gzip.compress(raw, compresslevel=6, mtime=0)).decode()

@@ -1,4 +1,4 @@
-"""The hub: the runs that a live dashboard serves, each read once for all who look at it."""
+"""The hub: runs of a live dashboard, each read once for all clients."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from evolve.errors import UserError
 from evolve.journal.run_folder import run_folders, run_labels
 
 LOOK_EVERY_S = 0.4
-"""How often a journal is looked at, however many readers there are."""
+"""Shortest interval between two reads of a journal, for any number of clients."""
 
 READ_EVERY_S = 5.0
-"""How often the launches of a live run are read again while it goes on."""
+"""Interval between two reads of a live run's launches."""
 
 
 class FollowedRun:
-    """One run and what is derived from it, up to date to `LOOK_EVERY_S`. Thread-safe."""
+    """One run and its documents, at most `LOOK_EVERY_S` old. Thread-safe."""
 
     def __init__(self, folder: Path, name: str = "") -> None:
-        """Read the run; see `RunReader`.
+        """Read a run; see `RunReader`.
 
         Raises:
-            UserError: no journal that can be read.
+            UserError: no readable journal.
         """
         self.reader = RunReader(folder, name)
         self._changes = 1
@@ -50,7 +50,7 @@ class FollowedRun:
         self._line: tuple[str, ListedRun] | None = None
 
     def look(self) -> str:
-        """Look at the journal again when due; returns the revision, another one after every change."""
+        """Read the journal again if due; returns the revision, which changes with every change."""
         with self._guard:
             if time.monotonic() - self._looked_at >= LOOK_EVERY_S:
                 if self.reader.refresh():
@@ -59,7 +59,7 @@ class FollowedRun:
             return f"{self._made_at}.{self._changes}"
 
     def _table(self) -> tuple[Recording | None, str]:
-        # A run writes its weighting after its folder; without it there is nothing to read yet. Live runs measure on.
+        # A run writes its weighting after its folder; before that nothing can be read. Live runs keep measuring.
         lacking = self._recording is None or (self._recording[0] is None and self.reader.running)
         grown = (
             self.reader.meta.get("measure") == "live"
@@ -76,7 +76,7 @@ class FollowedRun:
         return self._replay
 
     def document(self, view: str, index: int | None = None) -> Document | dict[str, Any]:
-        """The document of a view.
+        """Document of a view.
 
         Raises:
             UserError: no such proposal.
@@ -103,7 +103,7 @@ class FollowedRun:
             raise KeyError(view)
 
     def line(self) -> ListedRun:
-        """The run in short, worked out once per change."""
+        """Summary of the run, computed once per change."""
         with self._guard:
             revision = self.look()
             if self._line is None or self._line[0] != revision:
@@ -111,15 +111,15 @@ class FollowedRun:
             return self._line[1]
 
     def search(self, text: str) -> list[int]:
-        """Proposals whose program, answer or message holds a text."""
+        """Proposals whose program, answer or message contains a text."""
         return self.reader.search(text)
 
     def changes(self, since: int, revision: str) -> dict[str, Any] | None:
-        """All that changed for a reader who knows every proposal below `since` as settled; None where nothing did.
+        """Changes for a client that has every proposal below `since` as settled; None without changes.
 
         Args:
-            since: proposals that the reader knows as settled; more than there are settled is read as all of them.
-            revision: the one that the reader was told last, or anything else.
+            since: number of settled proposals that the client has; too large a number means all of them.
+            revision: the client's last revision, or any other text.
         """
         with self._guard:
             now = self.look()
@@ -141,13 +141,13 @@ class FollowedRun:
 
 
 class Hub:
-    """Runs by name: those that were named, or all below a folder, also those that start later."""
+    """Runs by name: given ones, or all below a folder, including later ones."""
 
     def __init__(self, folders: Sequence[Path], runs_dir: Path | None) -> None:
-        """Name the runs.
+        """Assign names to the runs.
 
         Raises:
-            UserError: a named run cannot be read, or one is named twice.
+            UserError: a run cannot be read, or is given twice.
         """
         self._runs_dir = runs_dir
         self._runs: dict[str, FollowedRun] = {}
@@ -167,23 +167,23 @@ class Hub:
                         try:
                             self._runs[name] = FollowedRun(folder, name)
                         except UserError:
-                            continue  # being made just now, or damaged: the others are shown all the same
+                            continue  # being created, or damaged: the others are still shown
             return sorted(self._runs, key=lambda n: (-self._runs[n].reader.created_at, n))
 
     def lines(self) -> Runs:
-        """The document of all runs."""
+        """Document of all runs."""
         found = []
         for name in self.names():
-            with suppress(UserError, OSError):  # removed just now
+            with suppress(UserError, OSError):  # just removed
                 found.append(self._runs[name].line())
         return Runs(view="runs", runs=found)
 
     def warm(self) -> None:
-        """Work out in the background what the first look at the latest run needs."""
+        """Prepare the documents of the latest run in the background."""
         names = self.names()
         if names:
             threading.Thread(target=self._runs[names[0]].document, args=("lineage",), daemon=True).start()
 
     def run(self, name: str) -> FollowedRun | None:
-        """A run by name; names are never used as paths."""
+        """Look up a run by name; names are never used as paths."""
         return self._runs.get(name)

@@ -1,7 +1,7 @@
-"""The page: front end and documents in one file that opens from disk, or without documents for the live server.
+"""The page: front end and documents in one file for disks, or without documents for the live server.
 
-The front end is plain JavaScript modules. They are put one after the other into one inline script, each in a scope
-of its own, so that a report needs no other file and the content-security policy can name its hash.
+The front end consists of plain JavaScript modules. They are concatenated into one inline script, each in its own scope,
+so that a report needs no other file and the content-security policy can name the script's hash.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 VENDORED = {"uplot.js": "uPlot"}
-"""Scripts of others, as they were published, and the name that each defines; static/VENDORED.md says whose."""
+"""Unchanged third-party scripts, and the name that each defines; static/VENDORED.md lists their origin."""
 
 MODULES = (
     "dom.js",
@@ -42,7 +42,7 @@ MODULES = (
     "view_compare.js",
     "main.js",
 )
-"""Each after those that it imports."""
+"""Modules in order of imports."""
 
 _IMPORT = re.compile(r'^import (\{[^}]*\}) from "\./([\w.]+)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
@@ -50,12 +50,12 @@ _HOLE = re.compile(r"\{\{(\w+)\}\}")
 
 
 def static(name: str) -> str:
-    """Text of a front-end file."""
+    """Read a front-end file."""
     return files("evolve.dashboard").joinpath("static", name).read_text(encoding="utf-8")
 
 
 def _scoped(name: str) -> str:
-    """A module as a function that imports from `modules` and leaves its exports there."""
+    """Wrap a module as a function that imports from `modules` and adds its exports."""
     source = static(name)
     if name in VENDORED:
         return f'await (async () => {{\n{source}\nmodules["{name}"] = {{ {VENDORED[name]} }};\n}})();\n'
@@ -65,12 +65,12 @@ def _scoped(name: str) -> str:
 
 
 def script() -> str:
-    """All modules as one."""
+    """All modules as one script."""
     return "\nconst modules = {};\n" + "\n".join(map(_scoped, MODULES))
 
 
 def style() -> str:
-    """All style sheets as one."""
+    """All style sheets as one text."""
     return static("uplot.css") + "\n" + static("style.css")
 
 
@@ -79,7 +79,7 @@ def _digest(text: str) -> str:
 
 
 def policy(*, live: bool) -> str:
-    """The content-security policy: our own script and style by their hashes, and no request but to our server."""
+    """Content-security policy: only our script and style, by their hashes, and requests only to our server."""
     connect = "'self'" if live else "'none'"
     return (
         f"default-src 'none'; script-src {_digest(script())}; style-src {_digest(style())}; "
@@ -89,11 +89,11 @@ def policy(*, live: bool) -> str:
 
 
 def page(blocks: Mapping[str, str], *, live: bool) -> str:
-    """The page.
+    """Build the page.
 
     Args:
-        blocks: text of each data block by id, as `bundle.block` makes it: base64 alone, inert wherever it stands.
-        live: whether documents come from a server instead.
+        blocks: data blocks by id, from `bundle.block`: base64, and so inert.
+        live: True if documents come from a server instead.
     """
     data = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in blocks.items())
     holes = {
@@ -103,5 +103,5 @@ def page(blocks: Mapping[str, str], *, live: bool) -> str:
         "blocks": data,
         "script": script(),
     }
-    # One pass: nothing that is put in is looked at again.
+    # One pass: inserted text is not searched again.
     return _HOLE.sub(lambda hole: holes[hole[1]], static("page.html"))

@@ -1,4 +1,4 @@
-"""The report: everything of some runs in one file."""
+"""The report: all views of some runs in one file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evolve.dashboard.views.story import story
 
 
 def report(readers: Sequence[RunReader]) -> str:
-    """The page with the documents of all views inside."""
+    """Build the page with the documents of all views."""
     runs = []
     blocks = {}
     for number, reader in enumerate(readers):

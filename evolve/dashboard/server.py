@@ -1,7 +1,7 @@
-"""The live server: the page, its documents and what changed, on loopback.
+"""The live server: the page, its documents and changes, on loopback.
 
-What it refuses: any method but GET and HEAD, a Host header that is not its own (a name that some site points here), an
-Origin or a Sec-Fetch-Site of another site. It serves no files: runs are looked up by name, never by path.
+It refuses methods other than GET and HEAD, foreign Host headers (DNS rebinding), and an Origin or a Sec-Fetch-Site of
+another site. It serves no files: runs are looked up by name, never by path.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from evolve.dashboard.page import page, policy
 from evolve.errors import UserError
 
 COMPRESS_FROM = 1400
-"""Bytes of an answer that are worth compressing: more than a packet."""
+"""Smallest response to compress, in bytes: more than a packet."""
 
 MOST_SEARCHED = 200
-"""Characters of a text that is looked for."""
+"""Longest search text in characters."""
 
 MOST_CONNECTIONS = 200
-"""Connections served at a time, each by a thread; a browser opens six."""
+"""Largest number of connections, each with a thread; a browser opens six."""
 
 WITHOUT_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 PAUSE_S = 0.1
-"""How long accepting rests without file descriptors or memory: the connection that waits would be tried without end."""
+"""Pause after a failed accept without file descriptors or memory, to avoid a busy loop."""
 
 REQUEST_S = 120.0
-"""From one answer of a connection to the end of the next: who sends or reads a byte at a time holds one no longer."""
+"""Time limit between two responses of a connection, against clients that send or read slowly."""
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class DashboardServer(ThreadingHTTPServer):
-    """Serves a hub."""
+    """Server of a hub."""
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 128
 
     def __init__(self, hub: Hub, host: str, port: int) -> None:
-        """Bind; port 0 takes a free one.
+        """Bind the address; port 0 takes a free one.
 
         Raises:
             UserError: the address cannot be bound.
@@ -77,14 +77,14 @@ class DashboardServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where to look."""
+        """URL of the dashboard."""
         host = f"[{self._named}]" if ":" in self._named else self._named
         return f"http://{host}:{self.port}/"
 
     def is_own_host(self, header: str) -> bool:
-        """Whether a Host header names this server.
+        """True if a Host header names this server.
 
-        Bound beyond loopback, addresses are taken as they come: only names can be pointed here by somebody else.
+        If bound beyond loopback, any IP address is accepted: only names can be rebound by others.
         """
         try:
             parts = urlsplit(f"//{header}")
@@ -102,7 +102,7 @@ class DashboardServer(ThreadingHTTPServer):
         return address.is_loopback or not self._loopback
 
     def get_request(self) -> tuple[socket.socket, object]:
-        """The next connection."""
+        """Accept the next connection."""
         try:
             return super().get_request()
         except OSError as error:
@@ -111,7 +111,7 @@ class DashboardServer(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
-        """Serve a connection in a thread of its own, or say that all are taken."""
+        """Serve a connection in a new thread, or reply that there are too many."""
         if not self._free.acquire(blocking=False):
             with suppress(OSError):
                 cast(socket.socket, request).sendall(BUSY)
@@ -133,7 +133,7 @@ class DashboardServer(ThreadingHTTPServer):
             self._free.release()
 
     def service_actions(self) -> None:
-        """Hang up on those who take too long; called between connections, twice a second."""
+        """Close overdue connections; called between connections, twice a second."""
         late = time.monotonic() - REQUEST_S
         for connection, since in list(self.waiting_since.items()):
             if since < late:
@@ -141,16 +141,16 @@ class DashboardServer(ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A browser that went away is no news."""
+        """Ignore closed connections."""
 
     def shutdown(self) -> None:
-        """Stop, also for those whose connection is still open."""
+        """Stop, and close open connections."""
         self.open = False
         super().shutdown()
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
+    """True if only this machine can reach an address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -178,14 +178,14 @@ class Handler(BaseHTTPRequestHandler):
             self._app.waiting_since.pop(self.connection, None)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are not logged: the terminal belongs to the user."""
+        """Log nothing: the terminal belongs to the user."""
 
     def do_HEAD(self) -> None:
-        """As GET, without the body."""
+        """Answer as GET, without the body."""
         self.do_GET()
 
     def do_GET(self) -> None:
-        """The page, a document, or what changed since a reader's last look."""
+        """Answer with the page, a document, or changes since the client's last request."""
         if not self._app.open:
             self.close_connection = True
             return
@@ -234,7 +234,7 @@ class Handler(BaseHTTPRequestHandler):
         return True
 
     def _is_link(self) -> bool:
-        """Whether somebody follows a link to the page; it cannot be framed, so the other site learns nothing."""
+        """True for a followed link to the page; it cannot be framed, so the other site gets no information."""
         return urlsplit(self.path).path == "/" and self.headers.get("Sec-Fetch-Mode") == "navigate"
 
     def _document(self, run: FollowedRun, rest: list[str]) -> None:
@@ -275,5 +275,5 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _number(text: str) -> int | None:
-    """The number of a proposal in an address; None where it is none."""
+    """Number of a proposal in an address; None if malformed."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -1,7 +1,7 @@
-"""Checksums of a journal's rows: whether it still holds what was written.
+"""Checksums of a journal's rows, to detect damage.
 
-SQLite notices a damaged page only where its structure suffers. A changed digit, a lost row or a page of an older copy
-would pass as other numbers, so every row has a checksum, and `meta` says how many there are.
+SQLite detects a damaged page only if its structure is affected. A changed digit, a lost row or a page of an older copy
+would go unnoticed, so every row has a checksum, and `meta` has their number.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TABLE = """CREATE TABLE IF NOT EXISTS checksums (
     part TEXT NOT NULL, key NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (part, key)) WITHOUT ROWID"""
 
 COUNT = "checksums"
-"""Key of `meta` that says how many rows have a checksum; it has none itself."""
+"""Key of `meta` for the number of rows with a checksum; it has no checksum itself."""
 
 KEYS = {
     "meta": "key",
@@ -26,18 +26,18 @@ KEYS = {
     "spans": "rowid",
     "turns": "number",
 }
-"""Tables whose rows are checked, each with the column that names a row."""
+"""Tables with checksums, each with the column that identifies a row."""
 
 DIGEST_CHARS = 32
-"""Hexadecimal digits of sha256 that are kept: 128 bits tell any damage."""
+"""Hexadecimal digits kept of SHA-256: 128 bits detect any damage."""
 
 _Known = tuple[tuple[object, ...], int, int]
 _seen: dict[Path, _Known] = {}
-"""Journals found whole: state of the files, last committed result, last span; a view often looks at a growing one."""
+"""Cache of undamaged journals: state of the files, last result, last span; views read growing journals often."""
 
 
 class JournalDamaged(Exception):
-    """A row is not what was written; the message names it."""
+    """A row differs from its checksum; the message names it."""
 
 
 def digest_of(row: sqlite3.Row, columns: int) -> str:
@@ -45,13 +45,13 @@ def digest_of(row: sqlite3.Row, columns: int) -> str:
     names = row.keys()[:columns]
     try:
         text = json.dumps({name: row[index] for index, name in enumerate(names)}, sort_keys=True)
-    except TypeError:  # bytes, which no column holds
+    except TypeError:  # bytes, which no column has
         return ""
     return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_CHARS]
 
 
 def seal(db: sqlite3.Connection, part: str, key: object) -> None:
-    """Give a row that was just written its checksum, within the same transaction."""
+    """Write the checksum of a new row, in the same transaction."""
     row = db.execute(f"SELECT * FROM {part} WHERE {KEYS[part]} = ?", (key,)).fetchone()
     new = db.execute("SELECT 1 FROM checksums WHERE part = ? AND key = ?", (part, key)).fetchone() is None
     db.execute("INSERT OR REPLACE INTO checksums VALUES (?, ?, ?)", (part, key, digest_of(row, len(row))))
@@ -60,13 +60,13 @@ def seal(db: sqlite3.Connection, part: str, key: object) -> None:
 
 
 def _parts(db: sqlite3.Connection) -> dict[str, str]:
-    """Those of `KEYS` that this journal has: one without expeditions, of before they were kept, lacks `turns`."""
+    """Tables of `KEYS` in this journal: older ones without expeditions lack `turns`."""
     tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     return {part: key for part, key in KEYS.items() if part in tables or part != "turns"}
 
 
 def seal_all(db: sqlite3.Connection) -> None:
-    """Give every row of a journal without checksums one, within a transaction."""
+    """Add checksums to all rows of a journal without them, in a transaction."""
     db.execute(TABLE)
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, '0')", (COUNT,))
     for part, key in _parts(db).items():
@@ -76,25 +76,25 @@ def seal_all(db: sqlite3.Connection) -> None:
 
 
 def verify(db: sqlite3.Connection, path: Path) -> None:
-    """Compare every row with its checksum; of a journal that grew since this process saw it whole, the new rows.
+    """Compare every row with its checksum; if this process has verified the journal before, only the new rows.
 
     Args:
-        db: the journal, with `sqlite3.Row` as its row factory.
-        path: its file.
+        db: database with `sqlite3.Row` as its row factory.
+        path: file of the journal.
 
     Raises:
-        JournalDamaged: a row was changed, lost or put in from elsewhere.
+        JournalDamaged: a row was changed, lost or inserted.
         sqlite3.Error: SQLite itself cannot read it.
     """
     state = tuple(_state(p) for p in (path, path.with_name(f"{path.name}-wal")))
     before, settled, timed = _seen.get(path.absolute(), ((), -1, -1))
     if before == state:
         return
-    db.execute("BEGIN")  # one view of the file, however much is written meanwhile
+    db.execute("BEGIN")  # one snapshot of the file, also during writes
     try:
         last = int(db.execute("SELECT ifnull(max(id), -1) FROM results").fetchone()[0])
         last_span = int(db.execute("SELECT ifnull(max(rowid), -1) FROM spans").fetchone()[0])
-        if last <= settled:  # it did not grow: somebody else changed the file
+        if last <= settled:  # it did not grow, so the file was changed otherwise
             settled = timed = -1
         if settled < 0:
             problem = db.execute("PRAGMA integrity_check(1)").fetchone()[0]

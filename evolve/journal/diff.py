@@ -13,12 +13,12 @@ SHOWN_CHARS = 120
 
 
 def first_difference(one: Path, other: Path, *, ids: Collection[int], without: Collection[str] = ()) -> str:
-    """The first proposal and column in which two runs differ; empty when they agree.
+    """First proposal and column in which two runs differ; empty if they agree.
 
     Args:
         one: folder of a run.
         other: folder of another.
-        ids: proposals to compare: what was asked, answered and judged, but no clock readings.
+        ids: proposals to compare: requests, answers and results, without clock readings.
         without: columns to leave out.
     """
     with open_journal(one, read_only=True) as a, open_journal(other, read_only=True) as b:

@@ -17,9 +17,9 @@ from evolve.proposal import Response
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One proposal with all that is known of it; fields of stages not reached are None or empty.
+    """One proposal with all its data; fields of stages not reached are None or empty.
 
-    `spent` holds what the answer cost, also where the proposer gave up and `answer` is None.
+    `spent` is the cost of the answer, also if the proposer gave up and `answer` is None.
     """
 
     id: int
@@ -53,12 +53,12 @@ class Entry:
 
     @property
     def overfit(self) -> bool:
-        """Whether the recheck lowered the scores."""
+        """True if the recheck lowered the scores."""
         return OVERFIT in self.features
 
     @property
     def rechecked(self) -> bool:
-        """Whether the program was rechecked, and may win."""
+        """True if the program was rechecked, and can win."""
         return OVERFIT_SHARE in self.features
 
 
@@ -77,10 +77,10 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Cost of a run so far; failed calls that were billed count as well.
+    """Cost of a run so far, including failed calls that were billed.
 
-    `gpu_s` are seconds of measuring on a GPU; on recorded tables there are none. `look_ups` are those that
-    proposers made; the judge's own come on top.
+    `gpu_s` is the time of measurements on a GPU; 0 on recorded tables. `look_ups` counts those of proposers, without
+    the judge's own.
     """
 
     calls: int = 0
@@ -92,7 +92,7 @@ class Spending:
 
     @property
     def tokens(self) -> int:
-        """Prompts and answers together."""
+        """Tokens of prompts and answers together."""
         return self.tokens_in + self.tokens_out
 
 
@@ -101,16 +101,16 @@ WinnerOrder = tuple[bool, float, float, int]
 
 
 def winner_order(features: Mapping[str, float], score: float, index: int) -> WinnerOrder:
-    """Sort key of the programs that may win: rechecked ones first, then the best score, the simpler, the older.
+    """Sort key of possible winners: rechecked ones first, then by score, simplicity and age.
 
-    A program is rechecked when it is among the best two of its island on the training shapes; `score` is that on the
-    holdout, where there is one.
+    A program is rechecked if it is among the best two of its island on the training shapes; `score` is that on the
+    holdout, if there is one.
     """
     return OVERFIT_SHARE not in features, -score, features.get("complexity", 0.0), index
 
 
 def storable(text: str) -> str:
-    """Text without lone surrogates, which JSON may carry and UTF-8 cannot."""
+    """Text without lone surrogates, which are possible in JSON, but not in UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -119,7 +119,7 @@ def score_of(text: str | None) -> SplitScore | None:
 
     Raises:
         ValueError: not a score.
-        TypeError: a field too many or too few.
+        TypeError: an unknown or missing field.
     """
     if not text:
         return None
@@ -131,17 +131,17 @@ def score_of(text: str | None) -> SplitScore | None:
 
 
 def score_text(score: SplitScore | None) -> str | None:
-    """A score as the journal holds it."""
+    """Serialise a score for the journal."""
     return None if score is None else json.dumps(asdict(score))
 
 
 def decisions_text(decisions: tuple[AnyDecision, ...]) -> str:
-    """A decision table as the journal holds it: rows of numbers, in the order of the cases."""
+    """Serialise a decision table for the journal: rows of numbers, in the order of the cases."""
     return json.dumps([d.as_row() for d in decisions], separators=(",", ":"))
 
 
 def evaluation_of(entry: Entry) -> Evaluation:
-    """The evaluation as the journal holds it: all but the feedback of single shapes."""
+    """Evaluation of an entry, without the feedback on single shapes."""
     return Evaluation(
         entry.status or Status.CRASHED,
         entry.message,
@@ -163,7 +163,7 @@ COMMIT_QUERY = """SELECT r.id, p.island, p.parent, p.asked_model, ifnull(a.cost_
 
 
 def commit_of(row: sqlite3.Row) -> Commit:
-    """A row of `COMMIT_QUERY`."""
+    """Parse a row of `COMMIT_QUERY`."""
     evaluation = Evaluation(
         Status(row["status"]),
         source_hash=row["source_hash"],
@@ -176,11 +176,11 @@ def commit_of(row: sqlite3.Row) -> Commit:
 
 
 def entry_of(row: sqlite3.Row, target: AnyTarget) -> Entry:
-    """A row of proposals, answers and results joined.
+    """Parse a joined row of proposals, answers and results.
 
     Args:
-        row: as the journal has it.
-        target: whose decisions it holds.
+        row: row of the journal.
+        target: target of the decisions.
     """
     spent = Response("", "")
     if row["text"] is not None:

@@ -1,9 +1,9 @@
-"""The journal: one SQLite file per run that holds every proposal, also the failed ones.
+"""The journal: one SQLite file per run with every proposal, also the failed ones.
 
-Tables: `meta` (run-wide values), `proposals` (what was asked), `answers` (what the proposer said, stored
-before it is used), `results` (what the judge said, committed in index order), `calls` (every call to an endpoint, begun
-and ended), `turns` (of expeditions, see `evolve.journal.turns`), `spans` (what took how long, for the timeline) and
-`checksums` (of every row). The last four are absent in journals of before they were kept.
+Tables: `meta` (run-wide values), `proposals` (requests), `answers` (of the proposer, stored before use), `results` (of
+the judge, committed in index order), `calls` (start and end of every call to an endpoint), `turns` (of expeditions, see
+`evolve.journal.turns`), `spans` (durations, for the timeline) and `checksums` (of every row). Older journals lack some
+of the last four.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ __all__ = ["CLOCK_COLUMNS", "FILE_NAME", "SCHEMA_VERSION", "Entry", "Journal", "
 
 
 class Journal:
-    """Reads and writes one journal. Writers commit each step in a transaction of its own."""
+    """Reader and writer of one journal. Each step is committed in a separate transaction."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Open a journal, creating it if it may be written.
+        """Open a journal, creating it if necessary unless `read_only`.
 
         Raises:
             UserError: not a journal, of a newer version, or unreadable.
@@ -98,11 +98,11 @@ class Journal:
 
     @property
     def checked(self) -> bool:
-        """Whether rows carry checksums; those that an earlier version wrote do not, until its run is resumed."""
+        """True if rows have checksums; journals of earlier versions get them when their run is resumed."""
         return self._version >= CHECKED_SINCE and not self.meta("sealed_later")
 
     def verify(self) -> None:
-        """Compare every row with its checksum, or read it where it has none.
+        """Compare every row with its checksum, or read it if there is none.
 
         Raises:
             UserError: the file is damaged; the message names the row.
@@ -122,10 +122,10 @@ class Journal:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn what a damaged file does to its readers into a message.
+        """Convert errors from a damaged file to a `UserError`.
 
         Raises:
-            UserError: the file cannot be read, or a row holds what no version of this program wrote.
+            UserError: the file cannot be read, or a row is malformed.
         """
         try:
             yield
@@ -134,10 +134,11 @@ class Journal:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One transaction.
+        """Run the body in one transaction.
 
         Raises:
-            UserError: the disk is full, broken or read-only, or another program holds the file; nothing was written.
+            UserError: the disk is full, broken or read-only, or another program has locked the file; nothing was
+                written.
         """
         try:
             with self._db:
@@ -156,7 +157,7 @@ class Journal:
 
     @contextmanager
     def _durably(self) -> Iterator[None]:
-        """One transaction that is on the disk when it ends: what was paid for outlives a power cut."""
+        """Run the body in one transaction that is synced to disk, so that paid answers survive a power cut."""
         self._db.execute("PRAGMA synchronous=FULL")
         try:
             with self._writing():
@@ -165,9 +166,9 @@ class Journal:
             self._db.execute("PRAGMA synchronous=NORMAL")
 
     def close(self) -> None:
-        """Close the file. A writer leaves it without a write-ahead log, so that it can be copied and read anywhere."""
+        """Close the file. A writer removes the write-ahead log, so that the file can be copied and read anywhere."""
         if not self._read_only:
-            with suppress(sqlite3.OperationalError):  # somebody is reading: the log stays, which costs nothing
+            with suppress(sqlite3.OperationalError):  # another process is reading: the log stays, which is harmless
                 self._db.execute("PRAGMA journal_mode=DELETE")
         self._db.close()
 
@@ -184,15 +185,15 @@ class Journal:
             seal(self._db, "meta", key)
 
     def ask(self, entry: dict[str, Any]) -> None:
-        """Write what is asked: keys are the columns of `proposals` but `asked_at`."""
+        """Write a request: keys are the columns of `proposals` without `asked_at`."""
         row = {**entry, "inspirations": json.dumps(list(entry["inspirations"])), "asked_at": time.time()}
         with self._writing():
             self._insert("proposals", row)
 
     def answer(self, index: int, answer: Response | None, error: str = "") -> None:
-        """Write a proposer's answer, or why there is none, before anything is done with it.
+        """Write a proposer's answer, or its error, before it is used.
 
-        With an error, `answer` holds what the failed tries cost, and no text.
+        With an error, `answer` has the cost of the failed tries, and no text.
         """
         said = answer or Response("", "")
         paid = said.tokens_in or said.tokens_out or said.cost_usd
@@ -200,10 +201,9 @@ class Journal:
             self._insert("answers", {"id": index, "error": error, **asdict(said)})
 
     def call_begun(self, index: int, step: int, model: str, key: str) -> int:
-        """Write that a call is about to be made; returns its number.
+        """Write the start of a call; returns its number.
 
-        A call without an end was cut off: whether its endpoint answered and billed it can be told there, by its
-        idempotency key.
+        A call without an end was interrupted: its endpoint can tell by the idempotency key whether it was billed.
         """
         with self._durably():
             row = self._db.execute(
@@ -214,7 +214,7 @@ class Journal:
         return int(row.lastrowid or 0)
 
     def call_ended(self, number: int, call: EndpointCall) -> None:
-        """Write what came of a call, before anything is done with it."""
+        """Write the result of a call, before it is used."""
         row = {**asdict(call), "number": number, "ended_at": time.time()}
         values = {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
         with self._durably():
@@ -227,7 +227,7 @@ class Journal:
             seal(self._db, "calls", number)
 
     def calls(self, index: int) -> list[tuple[int, EndpointCall]]:
-        """The calls of a proposal that ended, in order: what each was for (`step`), and what came of it."""
+        """Finished calls of a proposal, in order, with their purpose (`step`) and result."""
         if not self._has_calls:
             return []
         columns = "step, model, text, note, error, tokens_in, tokens_out, cost_usd, answered"
@@ -248,21 +248,21 @@ class Journal:
         return bool(self._db.execute("SELECT count(*) FROM sqlite_master WHERE name = ?", (table,)).fetchone()[0])
 
     def turn(self, turn: Turn) -> None:
-        """Write a turn of an expedition, before anything is done with it."""
+        """Write a turn of an expedition, before it is used."""
         with self._durably():
             self._insert("turns", {**turn_row(turn), "asked_at": time.time() - turn.elapsed_s})
 
     @property
     def turn_count(self) -> int:
-        """Turns of all expeditions so far."""
+        """Number of turns of all expeditions so far."""
         return int(self._db.execute("SELECT count(*) FROM turns").fetchone()[0]) if self._has("turns") else 0
 
     def turns(self, where: str = "1", parameters: tuple[object, ...] = ()) -> list[Turn]:
-        """Turns of expeditions by proposal and step; none in journals of before they were kept.
+        """Turns of expeditions by proposal and step; empty in journals of earlier versions.
 
         Args:
             where: SQL condition on the columns of `turns`.
-            parameters: for its question marks.
+            parameters: values for its question marks.
         """
         if not self._has("turns"):
             return []
@@ -305,9 +305,10 @@ class Journal:
             self._insert("results", row)
 
     def span(self, index: int, lane: str, name: str, started_at: float, seconds: float | None = None) -> None:
-        """Write that work on a proposal took from `started_at` (seconds since the epoch) for `seconds`, or until now.
+        """Write a span of work on a proposal, from `started_at` (seconds since the epoch), by default until now.
 
-        Lanes are `proposer`, `sandbox` and `gpu`. Clock readings: no part of what a run is.
+        `lane` is a track of the timeline: `proposer`, `sandbox` or `gpu`. Clock readings do not enter comparisons of
+        runs.
         """
         took = max(0.0, time.time() - started_at) if seconds is None else seconds
         row = {"id": index, "lane": lane, "name": name, "started_at": started_at, "seconds": took}
@@ -322,7 +323,7 @@ class Journal:
         seal(self._db, table, made.lastrowid)
 
     def spending(self) -> Spending:
-        """What all answers and evaluations cost, and calls that came to no answer yet."""
+        """Cost of all answers and evaluations, and of calls without an answer yet."""
         sums = "count(*), total(tokens_in), total(tokens_out), total(cost_usd)"
         with self.reading():
             row = list(self._db.execute(f"SELECT {sums} FROM answers").fetchone())
@@ -343,7 +344,7 @@ class Journal:
 
     @cached_property
     def _target(self) -> AnyTarget:
-        """The target that the run is about."""
+        """Target of the run."""
         return target_of_name(self.meta("setting"))
 
     @property
@@ -354,7 +355,7 @@ class Journal:
         """All proposals in order."""
         rows = iter(self._db.execute(f"{self._query} ORDER BY p.id"))
         while True:
-            with self.reading():  # not around the yield: what readers do with an entry is their own affair
+            with self.reading():  # not around the yield, to leave errors of the caller alone
                 row = next(rows, None)
                 if row is None:
                     return
@@ -373,15 +374,15 @@ class Journal:
             yield commit
 
     def find(self, index: int) -> Entry | None:
-        """One proposal; None where there is none."""
-        if abs(index) >= 2**63:  # more than SQLite's integers hold
+        """Read one proposal; None if there is none."""
+        if abs(index) >= 2**63:  # beyond SQLite's integers
             return None
         with self.reading():
             row = self._db.execute(f"{self._query} WHERE p.id = ?", (index,)).fetchone()
             return None if row is None else entry_of(row, self._target)
 
     def entry(self, index: int) -> Entry:
-        """One proposal.
+        """Read one proposal.
 
         Raises:
             UserError: no such proposal.
@@ -412,7 +413,7 @@ class Journal:
             raise UserError(f"{self.path} cannot be read ({error})") from error
 
     def content(self) -> dict[str, list[dict[str, Any]]]:
-        """Everything but clock readings, for comparing two runs."""
+        """Content without clock readings, to compare runs."""
         tables = {}
         for table in ("meta", "proposals", "answers", "results"):
             rows = [dict(r) for r in self._db.execute(f"SELECT * FROM {table} ORDER BY 1")]
@@ -428,10 +429,10 @@ class Journal:
 
 @contextmanager
 def open_journal(folder: Path, *, read_only: bool) -> Iterator[Journal]:
-    """The journal of a run folder, compared with its checksums.
+    """Open the journal of a run folder, and verify its checksums.
 
     Raises:
-        UserError: the folder holds none (when reading), it cannot be opened, it is damaged, or packed (when writing).
+        UserError: there is none (when reading), it cannot be opened, it is damaged, or packed (when writing).
     """
     if read_only and not has_journal(folder):
         raise UserError(f"{folder} holds no {FILE_NAME}", hint="evosplit ls lists runs")

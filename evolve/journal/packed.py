@@ -1,6 +1,6 @@
-"""Packed journals: the journal of a finished run as one `journal.sqlite.xz`, which is read from a copy.
+"""Packed journals: the journal of a finished run as `journal.sqlite.xz`, which is read from an unpacked copy.
 
-Prompts repeat each other, so `xz -9e journal.sqlite` leaves some 2% of a journal. Nothing writes into a packed one.
+Since prompts repeat each other, `xz -9e journal.sqlite` reduces a journal to some 2%. Packed journals are read-only.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ PACKED_NAME = f"{FILE_NAME}.xz"
 
 
 def has_journal(folder: Path) -> bool:
-    """Whether a folder is that of a run: it holds a journal, as it is or packed."""
+    """True if a folder has a journal, packed or not."""
     return (folder / FILE_NAME).exists() or (folder / PACKED_NAME).exists()
 
 
 def is_packed(folder: Path) -> bool:
-    """Whether a folder holds a journal that is packed and nowhere else."""
+    """True if a folder has only a packed journal."""
     return (folder / PACKED_NAME).exists() and not (folder / FILE_NAME).exists()
 
 
 def refuse_packed(folder: Path) -> None:
-    """Keep writers off a packed journal.
+    """Check that a journal can be written.
 
     Raises:
         UserError: the folder's journal is packed.
@@ -41,10 +41,10 @@ def refuse_packed(folder: Path) -> None:
 
 @contextmanager
 def unpacked(folder: Path) -> Iterator[Path]:
-    """A copy of a packed journal, for as long as it is read.
+    """Make a temporary copy of a packed journal.
 
     Raises:
-        UserError: it is cut off or damaged, or there is no room for the copy.
+        UserError: it is truncated or damaged, or there is no room for the copy.
     """
     packed = folder / PACKED_NAME
     with tempfile.TemporaryDirectory(prefix="evosplit-") as copy:

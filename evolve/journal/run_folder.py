@@ -1,4 +1,4 @@
-"""Run folders: where a run keeps its journal, configuration, table rows and winner."""
+"""Run folders, with journal, configuration, table rows and winner."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from evolve.journal.schema import settle
 
 CONFIG_FILE, BEST_FILE, TABLE_FOLDER, LOCK_FILE = "config.yaml", "best.py", "table", "lock"
 INTERRUPTED = "interrupted"
-"""Value of a journal's `ended` after Ctrl-C; else `finished`, the limit or error that ended the run, or empty."""
+"""Value of a journal's `ended` after Ctrl-C; others are `finished`, the limit or error that ended the run, or empty."""
 SWEEP_FILE = "sweep.json"
-"""In a folder that holds several runs (evolve/sweep/)."""
+"""File in a folder of several runs (evolve/sweep/)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,11 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run in short, from its journal alone.
+    """Summary of a run, from its journal alone.
 
-    `best` is the winner, which the holdout picked; `leader` is ahead on the training shapes alone. Where the
-    two are far apart, the search has learnt the training shapes by heart. `state` is that of `run_state`; `created_at`
-    is in seconds since the epoch, 0 where the journal does not say. `checked` says whether the journal's rows were
-    compared with checksums.
+    `best` is the winner by the holdout; `leader` is the best on the training shapes. A large difference between the two
+    indicates overfitting. `state` is that of `run_state`; `created_at` is in seconds since the epoch, 0 if unknown.
+    `checked` is True if the journal's rows were compared with checksums.
     """
 
     run: str
@@ -66,7 +65,7 @@ class RunSummary:
 
 
 def new_run_folder(runs_dir: Path, name: str) -> Path:
-    """A fresh folder `<name>-<date>-<time>`, never one that exists."""
+    """Create a new folder `<name>-<date>-<time>`."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for suffix in ("", *(f"-{n}" for n in range(2, 100))):
         folder = runs_dir / f"{name}-{stamp}{suffix}"
@@ -81,23 +80,23 @@ def new_run_folder(runs_dir: Path, name: str) -> Path:
 
 
 def _started(folder: Path) -> float:
-    """When a run last started; the folder's own time changes whenever its journal is read."""
+    """Time of a run's last start; the folder's own time changes whenever its journal is read."""
     config = folder / CONFIG_FILE
     return config.stat().st_mtime if config.exists() else 0.0
 
 
 def run_folders(runs_dir: Path) -> list[Path]:
-    """Every run below a folder, also those of sweeps."""
+    """All runs below a folder, also those of sweeps."""
     single = (p for p in runs_dir.glob("*") if has_journal(p))
     swept = (p.parent for p in runs_dir.glob(f"*/*/{FILE_NAME}") if (p.parent.parent / SWEEP_FILE).exists())
     return [*single, *swept]
 
 
 def run_labels(folders: Sequence[Path]) -> list[str]:
-    """A name for each of several run folders: the folder's, with as much of its path as tells it from the others.
+    """Distinct names of run folders: the folder's name, with as much of its path as necessary.
 
     Raises:
-        UserError: a folder twice.
+        UserError: a folder is given twice.
     """
     paths = [folder.resolve() for folder in folders]
     for k, path in enumerate(paths):
@@ -113,10 +112,10 @@ def run_labels(folders: Sequence[Path]) -> list[str]:
 
 
 def find_run(text: str, runs_dir: Path) -> Path:
-    """A run folder by path, by name, or `last`.
+    """Find a run folder by path, by name, or `last`.
 
     Raises:
-        UserError: no such run; names those that exist.
+        UserError: no such run; the message names those that exist.
     """
     if text == "last":
         found = sorted(run_folders(runs_dir), key=_started)
@@ -136,9 +135,9 @@ def find_run(text: str, runs_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes off a run folder.
+    """Lock a run folder against other processes.
 
-    The folder itself is locked, too: a lock file that somebody removes under a run would let a second one in.
+    The folder itself is locked, too: if the lock file were removed during a run, a second one could start.
 
     Raises:
         UserError: another process runs in it, or it cannot be written.
@@ -159,10 +158,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _try_lock(place: int, kind: int) -> None:
-    """Lock an open file or folder; nothing where the file system cannot: NFS knows locks of files alone.
+    """Lock an open file or folder, if the file system supports it: NFS has locks of files alone.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process has locked it.
     """
     try:
         fcntl.flock(place, kind | fcntl.LOCK_NB)
@@ -172,7 +171,7 @@ def _try_lock(place: int, kind: int) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is always the old or the new one, also when the process is killed.
+    """Write a file atomically, also if the process is killed.
 
     Raises:
         UserError: the disk is full, broken or read-only; the old file stays.
@@ -204,14 +203,14 @@ def keep_tables(tables: Sequence[Path], folder: Path) -> None:
 
 
 def kept_tables(folder: Path) -> list[Path]:
-    """Folders that `keep_tables` made; empty when the folder holds none."""
+    """Folders that `keep_tables` made; empty without any."""
     target = folder / TABLE_FOLDER
     several = sorted(p for p in target.glob("[0-9][0-9]") if p.is_dir())
     return several or ([target] if target.is_dir() else [])
 
 
 def kept_seeds(folder: Path) -> list[str]:
-    """Sources of the programs that a run started from, as far as it came to judge them."""
+    """Sources of a run's seeds that have been judged."""
     with open_journal(folder, read_only=True) as journal:
         rows = journal.select(
             "SELECT r.source FROM results r JOIN proposals p ON p.id = r.id WHERE p.kind = 'seed' ORDER BY r.id"
@@ -235,7 +234,7 @@ def _best(journal: Journal, index: int, folder: Path) -> Best:
 
 
 def _first(journal: Journal, folder: Path, *, by_holdout: bool) -> Best | None:
-    """The program with the best score; ties to the simpler, then older."""
+    """Program with the best score; ties go to the simpler, then the older."""
     columns = "id, train, holdout, features"
     rows = journal.select(f"SELECT {columns} FROM results WHERE status = ? AND train IS NOT NULL", (Status.OK.value,))
 
@@ -249,17 +248,17 @@ def _first(journal: Journal, folder: Path, *, by_holdout: bool) -> Best | None:
 
 
 def pick_best(journal: Journal, folder: Path) -> Best | None:
-    """The winner: of the rechecked programs, see `winner_order`, the best on the holdout."""
+    """Pick the winner: the best on the holdout among the rechecked programs, see `winner_order`."""
     return _first(journal, folder, by_holdout=True)
 
 
 def pick_leader(journal: Journal, folder: Path) -> Best | None:
-    """The best on the training shapes, which is what the search climbs."""
+    """Pick the best program on the training shapes, the search's objective."""
     return _first(journal, folder, by_holdout=False)
 
 
 def is_running(folder: Path) -> bool:
-    """Whether another process holds a run's lock."""
+    """True if another process has locked a run."""
     for path in (folder, folder / LOCK_FILE):
         try:
             place = os.open(path, os.O_RDONLY)
@@ -275,16 +274,16 @@ def is_running(folder: Path) -> bool:
 
 
 def run_state(folder: Path, *, finished: bool, ended: str | None) -> str:
-    """What a run is doing, or how it ended.
+    """State of a run.
 
     Args:
-        folder: the run's.
-        finished: whether all proposals were made.
-        ended: what its journal says under that key; None for journals that do not know the key.
+        folder: run folder.
+        finished: True if all proposals were made.
+        ended: value of the key in its journal; None for journals without it.
 
     Returns:
         `running`, `finished`, `interrupted` (Ctrl-C), `stopped` (a limit or an error), or `broken off`: its process
-        ended without a word.
+        ended without writing a reason.
     """
     if is_running(folder):
         return "running"
@@ -297,7 +296,7 @@ def summarise(folder: Path) -> RunSummary:
     """Read a run's summary.
 
     Raises:
-        UserError: no journal that can be read.
+        UserError: no readable journal.
     """
     with open_journal(folder, read_only=True) as journal, journal.reading():
         counted = journal.select(
@@ -323,11 +322,11 @@ def summarise(folder: Path) -> RunSummary:
 
 
 def list_runs(runs_dir: Path) -> tuple[list[RunSummary], dict[Path, UserError]]:
-    """Summaries of all runs below a folder, by name, and why the others cannot be read."""
+    """Summaries of all runs below a folder, by name, and errors of unreadable ones."""
     found, unreadable = [], {}
     for folder in sorted(run_folders(runs_dir)):
         try:
             found.append(summarise(folder))
-        except UserError as error:  # one damaged journal must not hide the others
+        except UserError as error:  # a damaged journal must not hide the others
             unreadable[folder] = error
     return found, unreadable

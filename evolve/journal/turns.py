@@ -1,4 +1,4 @@
-"""Turns of expeditions: what an agent was told, asked and answered, in the order in which it happened."""
+"""Turns of expeditions: messages, tool calls and results of an agent, in order."""
 
 from __future__ import annotations
 
@@ -18,43 +18,43 @@ TURN_COLUMNS = "id, step, turn, kind, name, asked, content, facts, elapsed_s"
 
 
 class TurnKind(StrEnum):
-    """What a row of `turns` holds."""
+    """Kind of a row of `turns`."""
 
     MODEL = "model"
-    """An answer of the model: its text and the tools that it calls, as JSON."""
+    """An answer of the model: its text and tool calls, as JSON."""
     TOOL = "tool"
     """The result of one tool."""
     SUPERVISOR = "supervisor"
     """A diagnosis on stagnation."""
     END = "end"
-    """How the expedition ended."""
+    """The end of the expedition."""
 
 
 class ExpeditionOutcome(StrEnum):
-    """How an expedition ended."""
+    """Outcome of an expedition."""
 
     SUBMITTED = "submitted"
     """A child passed the gate."""
     DEAD = "dead"
-    """It evaluated drafts, and none passed."""
+    """Drafts were evaluated, and none passed the gate."""
     BLIND = "blind"
-    """It never evaluated a draft: a fault of the harness or of the operator, not of an idea."""
+    """No draft was evaluated: a fault of the harness or of the operator, not of an idea."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One row.
+    """One turn of an expedition.
 
     Attributes:
-        id: proposal that the expedition makes.
+        id: proposal of the expedition.
         step: number within the expedition, from 0.
-        turn: answers of the model so far, this one included; calls so far with an external operator.
-        kind: what it is.
-        name: of the tool, or of the model.
-        asked: arguments of the tool as JSON, or the digest of what the model was sent.
-        content: what came of it, as text.
-        facts: the same as data: tokens and dollars of an answer, score and source of a draft, outcome of the end.
-        elapsed_s: how long it took.
+        turn: answers of the model so far, including this one; with an external operator, calls so far.
+        kind: kind of the turn.
+        name: name of the tool, or of the model.
+        asked: arguments of the tool as JSON, or digest of the messages sent to the model.
+        content: result as text.
+        facts: result as data: tokens and dollars of an answer, score and source of a draft, outcome of the end.
+        elapsed_s: duration in seconds.
     """
 
     id: int
@@ -69,7 +69,7 @@ class Turn:
 
 
 def turn_row(turn: Turn) -> dict[str, Any]:
-    """A turn as the journal holds it."""
+    """Convert a turn to a row of the journal."""
     return {
         "id": turn.id,
         "step": turn.step,
@@ -87,7 +87,7 @@ def turn_of(row: Any) -> Turn:
     """Inverse of `turn_row`, of a row with `TURN_COLUMNS`.
 
     Raises:
-        ValueError: a kind or facts that no version of this program wrote.
+        ValueError: an unknown kind or malformed facts.
     """
     index, step, turn, kind, name, asked, content, facts, elapsed_s = tuple(row)
     return Turn(index, step, turn, TurnKind(kind), name, asked, content, json.loads(facts), elapsed_s)

@@ -1,4 +1,4 @@
-"""Versions that decide what a search does, as its journal keeps them."""
+"""Versions of libraries that affect a search, as stored in its journal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = ("openevolve", "numpy")
-"""Both draw and sum: another version may sample other parents or fit other numbers."""
+"""Libraries that draw random numbers or sum: another version may sample other parents or fit other constants."""
 
 
 def versions() -> dict[str, str]:
@@ -22,12 +22,12 @@ def versions() -> dict[str, str]:
 
 
 def versions_text() -> str:
-    """`versions` as the journal holds them."""
+    """Serialise `versions` for the journal."""
     return json.dumps(versions())
 
 
 def other_versions(kept: str) -> list[str]:
-    """What differs from the versions that a journal names, in words; patch releases of Python do not count.
+    """Differences to the versions in a journal, as text; patch releases of Python do not count.
 
     Raises:
         ValueError: not what `versions_text` wrote.

@@ -1,1 +1,1 @@
-"""Prompts, their templates and what a run has learnt."""
+"""Prompts, their templates, and lessons of a run."""

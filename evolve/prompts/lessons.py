@@ -1,4 +1,4 @@
-"""Lessons: what became of earlier proposals, for those who make the next one. Rebuilt by replaying the commits."""
+"""Lessons: outcomes of earlier proposals, for later prompts. Rebuilt by replaying the commits."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from evolve.journal.entry import score_of
 from evolve.journal.journal import Journal
 
 KEPT = 10
-"""Of each kind, per parent and per island."""
+"""Lessons kept of each kind, per parent and per island."""
 MESSAGE_CHARS = 300
 EDIT_CHARS = 400
 IDEA_CHARS = 400
 PROMPT_RULES = 2
-"""By which prompts are put together. Rules 1, of journals that do not say: every failure in every prompt of its island,
-the same line as often as it came, and room left empty that lessons and other programs had not used."""
+"""Version of the rules for building prompts. Rules 1 (journals without a version): every failure in every prompt of its
+island, repeated lines, and no reuse of room that lessons and other programs had left."""
 TOLD_EVERY = 5
-"""Prompts of which one tells a failure of another program. A prime, so that islands that take turns all come to it."""
+"""One in this many prompts has a failure of another program. A prime, so that alternating islands all get one."""
 TEXTS_KEPT = 512
-"""Lessons held in memory as text; others are read from the journal again when they are told."""
+"""Lessons cached as text; others are read from the journal when needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """The idea of one proposal, in its proposer's words or else as the lines that it changed, and what came of it."""
+    """Idea of one proposal, in the proposer's words or as the changed lines, and its result."""
 
     idea: str
     result: str
@@ -44,9 +44,9 @@ class Lessons:
     """Lessons about a program, oldest first.
 
     Attributes:
-        tried: edits of this program that were judged or repeated others, with what came of them.
+        tried: edits of this program that were judged or were duplicates, with their results.
         failed: edits of this program that failed, with the reason.
-        island: other recent failures on its island, as far as it is their turn.
+        island: other recent failures on its island, if due in this prompt.
     """
 
     tried: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Lessons:
 
 
 def describe_edit(before: str, after: str) -> str:
-    """The changed lines, new ones first, shortened; empty where nothing is known of the outcome."""
+    """Changed lines, new ones first, shortened; empty if one of the sources is unknown."""
     if not after:
         return ""
     lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm=""))[2:]
@@ -67,7 +67,7 @@ def describe_edit(before: str, after: str) -> str:
 
 
 _NOT_PROSE = re.compile(
-    r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)"  # reasoning, which may be as long as a book
+    r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)"  # reasoning, which may be very long
     r"|^[ \t]*(`{3,}|~{3,})[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)"
     r"|^<{5,9} ?SEARCH.*?(?:^>{5,9} ?REPLACE[ \t]*$|\Z)",
     re.DOTALL | re.MULTILINE | re.IGNORECASE,
@@ -75,7 +75,7 @@ _NOT_PROSE = re.compile(
 
 
 def idea_of(answer: str) -> str:
-    """Text of an answer without reasoning, programs and edits, shortened: its idea. Empty for code alone."""
+    """Idea of an answer: its text without reasoning, programs and edits, shortened. Empty for code alone."""
     text = " ".join(_NOT_PROSE.sub(" ", answer.replace("\r\n", "\n")).split())
     if "def schedule" in text:
         return ""  # a program without a fence
@@ -83,7 +83,7 @@ def idea_of(answer: str) -> str:
 
 
 def lesson_of(journal: Journal, index: int) -> Lesson:
-    """The lesson of a committed proposal that had a parent."""
+    """Lesson of a committed proposal with a parent."""
     (row,) = journal.select(
         "SELECT own.status, own.message, own.train, own.source, parent.train AS before, "
         "parent.source AS parent_source, "
@@ -107,10 +107,10 @@ def lesson_of(journal: Journal, index: int) -> Lesson:
 
 
 class LessonBook:
-    """Knows the last few lessons of every program and island by their numbers; their texts stay in the journal."""
+    """Index of the last few lessons of every program and island; their texts stay in the journal."""
 
     def __init__(self, lesson: Callable[[int], Lesson], *, rules: int = PROMPT_RULES) -> None:
-        """Before the first seed; `lesson` tells that of a committed proposal. `rules`: see `PROMPT_RULES`."""
+        """Start before the first seed; `lesson` returns that of a committed proposal. `rules`: see `PROMPT_RULES`."""
         self._lesson = lru_cache(maxsize=TEXTS_KEPT)(lesson)
         self._rotates = rules > 1
         self._tried: dict[int, tuple[int, ...]] = {}
@@ -118,7 +118,7 @@ class LessonBook:
         self._island: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def commit(self, index: int, island: int, status: Status, *, parent: int) -> None:
-        """Take note of a result, in index order; where no answer came, there is nothing to learn."""
+        """Record a result, in index order; a proposal without an answer gives no lesson."""
         if status is Status.PROPOSER_FAILED:
             return
         if status in (Status.OK, Status.DUPLICATE):
@@ -128,13 +128,13 @@ class LessonBook:
             self._island[island] = (*self._island.get(island, ()), (parent, index))[-KEPT:]
 
     def keep_only(self, programs: Collection[int]) -> None:
-        """Forget the programs that left the population: they will not be edited again."""
+        """Drop lessons of programs that left the population: they will not be edited again."""
         for known in (self._tried, self._failed):
             for gone in known.keys() - programs:
                 del known[gone]
 
     def of(self, index: int, parent: int, island: int) -> Lessons:
-        """The lessons for proposal `index`, from this parent on this island."""
+        """Lessons for proposal `index`, from this parent on this island."""
         others = [i for whose, i in self._island.get(island, ()) if whose != parent]
         if self._rotates:
             others = [i for i in others if (index - i) % TOLD_EVERY == 0]

@@ -1,4 +1,4 @@
-"""Prompts: templates filled with the parent, its scores and feedback, lessons of earlier attempts, inspirations."""
+"""Prompts: templates filled with the parent, its scores and feedback, lessons, and inspirations."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from evolve.prompts.tokens import estimate_tokens
 from evolve.proposal import ProgramRecord
 
 FEEDBACK_SHARE, LESSONS_SHARE = 0.55, 0.25
-"""Of the tokens that system message, parent and answer format leave. Inspirations get what these leave, and feedback
-what lessons and inspirations do not use."""
+"""Shares of the tokens that system message, parent and answer format leave. Inspirations get the remainder, and
+feedback also the tokens that lessons and inspirations do not use."""
 SHOWN_STEPS = (64, 48, 32, 24, 18, 12, 9, 6, 4, 2, 1)
-"""Shapes and regions of each kind spelled out, most first, until they fit; since rules 2 any number in between, too."""
+"""Numbers of listed shapes and regions of each kind, tried in this order until they fit; since rules 2 also any number
+in between."""
 WIDTH = 120
 MIN_SOURCE_TOKENS = 150
-"""An inspiration cut shorter than this says nothing."""
+"""Shortest inspiration: a shorter excerpt is useless."""
 
 UNKNOWN = "not known"
 
@@ -43,7 +44,7 @@ def _scores(evaluation: Evaluation) -> str:
 
 
 def limits_text(target: AnyTarget, time_s: float, memory_mb: int, workspace_cap_mb: str) -> str:
-    """What a program may use, and what its score is less than its speed-up, in words."""
+    """Limits of a program and penalties of the score, as text."""
     return (
         f"All shapes together, some 1,500 calls, must be decided within {time_s:g} s of CPU time and {memory_mb} MiB. "
         f"A decision may need {workspace_cap_mb} MiB of workspace, which is {target.workspace_rule}. "
@@ -55,7 +56,7 @@ def limits_text(target: AnyTarget, time_s: float, memory_mb: int, workspace_cap_
 
 
 def recordable_text(target: AnyTarget, *, live: bool) -> str:
-    """What can be scored, in words."""
+    """Description of the decisions that can be scored."""
     if live:
         return "Launches are measured on a GPU when a program first asks for them: every decision can be scored."
     return (
@@ -65,7 +66,7 @@ def recordable_text(target: AnyTarget, *, live: bool) -> str:
 
 
 class Prompts:
-    """Writes the prompts of one run."""
+    """Writer of the prompts of one run."""
 
     def __init__(
         self,
@@ -76,12 +77,12 @@ class Prompts:
         sandbox: SandboxConfig = SandboxConfig(),  # noqa: B008 (frozen)
         rules: int = PROMPT_RULES,
     ) -> None:
-        """Fill the system message, which is the same for all proposals.
+        """Fill in the system message, which is the same for all proposals.
 
         Args:
-            templates: the texts.
-            description: what the judge says of itself.
-            max_tokens: of a whole prompt, as estimated. The parent is always shown whole, at the expense of the rest.
+            templates: texts of the prompts.
+            description: description of the judge.
+            max_tokens: estimated length of a complete prompt. The parent is never cut, at the expense of the rest.
             sandbox: limits of a program.
             rules: see `PROMPT_RULES`.
         """
@@ -103,7 +104,7 @@ class Prompts:
     def user(
         self, parent: ProgramRecord, inspirations: Sequence[ProgramRecord], lessons: Lessons, *, diff: bool
     ) -> str:
-        """Everything that differs between proposals, within `max_tokens` unless the parent alone is longer."""
+        """User message of a proposal, within `max_tokens` unless the parent alone is longer."""
         how = self._templates.diff if diff else self._templates.rewrite
         fixed = (self._templates.user, parent.source, how, _scores(parent.evaluation))
         room = self._max_tokens - self._system_tokens - sum(map(estimate_tokens, fixed))
@@ -127,7 +128,7 @@ class Prompts:
 
 
 def _feedback(feedback: Feedback, room: int, *, exactly: bool = False) -> str:
-    """The longest feedback that fits, by the steps or, where `exactly` is said, by a shape of each kind."""
+    """Longest feedback that fits, in steps, or with `exactly` to the shape."""
     above = SHOWN_STEPS[0]
     for shown in SHOWN_STEPS:
         text = render(feedback, shown=shown)
@@ -147,7 +148,7 @@ def _feedback(feedback: Feedback, room: int, *, exactly: bool = False) -> str:
 
 
 def _lessons(lessons: Lessons, room: int) -> str:
-    """The newest of each kind that fit; this program's own come first, and what one kind leaves the next may take."""
+    """Newest lessons of each kind that fit, this program's own first; each kind may use the room left by the last."""
     kinds = (
         ("Edits of this program that were tried already, idea -> result (do not repeat them):", lessons.tried),
         ("Edits of this program that failed, idea -> reason:", lessons.failed),
@@ -181,7 +182,7 @@ def _inspirations(others: Sequence[ProgramRecord], room: int) -> str:
 
 
 def _cut(source: str, limit: int) -> str:
-    """The whole source, its first lines, or nothing when too little would be left."""
+    """Complete source, its first lines, or nothing if too little would be left."""
     if estimate_tokens(source) <= limit:
         return source
     if limit < MIN_SOURCE_TOKENS:

@@ -1,7 +1,7 @@
-"""Prompt templates: the texts that ship in evolve/prompts/default/, or files that a configuration names instead.
+"""Prompt templates: files in evolve/prompts/default/, or those that a configuration names instead.
 
-`$name` marks where values go; `$$` is a dollar sign. A paragraph that is one mark alone is left out where its
-value is empty.
+`$name` is a placeholder; `$$` is a dollar sign. A paragraph that consists of one placeholder is left out if its value
+is empty.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MARKS: dict[str, tuple[str, ...]] = {
     "diff": (),
     "rewrite": (),
 }
-"""Marks that each template may hold."""
+"""Placeholders that each template may have."""
 
 REQUIRED: dict[str, tuple[str, ...]] = {"system": ("language",), "user": ("parent", "how"), "diff": (), "rewrite": ()}
-"""Marks without which no model could answer."""
+"""Placeholders that a template must have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Templates:
     rewrite: str
 
     def to_json(self) -> str:
-        """For the journal: a run goes on with the texts that it began with."""
+        """Serialise for the journal: a resumed run keeps the texts of its start."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -71,15 +71,15 @@ def _read(name: str, path: Path) -> str:
 
 
 def load_templates(config: PromptsConfig, setting: str = "", *, agent: bool = False) -> Templates:
-    """Read the templates; those of an agent say how it works with tools instead of what form an answer has.
+    """Read the templates; those of an agent describe its tools instead of the form of an answer.
 
     Args:
-        config: names those that are not the ones that ship.
-        setting: name of the judge's setting, whose target has a system message of its own.
-        agent: whether they are an agent's.
+        config: names files that replace templates.
+        setting: name of the judge's setting, whose target has its own system message.
+        agent: True for the templates of an agent.
 
     Raises:
-        UserError: a file cannot be read, holds an unknown mark or lacks a needed one.
+        UserError: a file cannot be read, has an unknown placeholder or lacks a required one.
     """
     named = {name: getattr(config, name) for name in MARKS}
     own = {"diff": "agent.md", "rewrite": "agent.md"} if agent else {}
@@ -90,6 +90,6 @@ def load_templates(config: PromptsConfig, setting: str = "", *, agent: bool = Fa
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The text with its values; paragraphs whose one mark is empty are left out."""
+    """Fill in a template; paragraphs that consist of an empty placeholder are left out."""
     kept = [p for p in template.split("\n\n") if values.get(p.strip().removeprefix("$"), p)]
     return Template("\n\n".join(kept)).substitute(values)

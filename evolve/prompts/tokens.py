@@ -1,4 +1,4 @@
-"""Tokens of a text, estimated: no tokenizer ships, and every model has its own."""
+"""Estimated number of tokens of a text, without a tokenizer, which differs by model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _OTHERS = re.compile(r"[^\s\x00-\x7f]")
 
 @lru_cache(maxsize=64)
 def estimate_tokens(text: str) -> int:
-    """An estimate from above, for byte-pair vocabularies of about 100,000 entries.
+    """Upper estimate for byte-pair vocabularies of about 100,000 entries.
 
-    A run of letters counts one token for every six letters begun, digits one for three, any other character one of
-    its own (two outside ASCII), a line break with its indentation one; spaces between words ride along. Real
-    vocabularies join more than that, e.g. `):` or a whole long word.
+    A run of letters counts one token per six letters (rounded up), digits one per three, any other character one (two
+    outside ASCII), a line break with its indentation one; spaces between words are free. Real vocabularies join more
+    than that, e.g. `):` or a long word.
     """
     return len(_TOKENS.findall(text)) + (0 if text.isascii() else len(_OTHERS.findall(text)))

@@ -1,6 +1,6 @@
 """Sources of new programs.
 
-`openai` asks models, `manual` people or programs that answer files; `offline` edits without a model, and
+`openai` calls models; `manual` writes prompts to files that people or programs answer; `offline` edits without a model;
 `replay` repeats the answers of a run.
 """
 
@@ -14,10 +14,10 @@ __all__ = ["EndpointError", "ProgramRecord", "Proposer", "ProposerError", "Reque
 
 
 def open_proposer(config: ProposerConfig) -> Proposer:
-    """The proposer that a configuration names.
+    """Open the proposer of a configuration.
 
     Raises:
-        UserError: it cannot run here, e.g. for want of a key.
+        UserError: it cannot run here, e.g. because a key is missing.
     """
     if isinstance(config, OpenAIConfig):
         from evolve.proposers.openai import OpenAIProposer

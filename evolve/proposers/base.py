@@ -1,4 +1,4 @@
-"""Interface of proposers: asked for one program, they answer with text, as a model would."""
+"""Interface of proposers, which answer a request for one program with text, as a model would."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from evolve.proposal import Calls, Request, Response
 
 
 class ProposerError(Exception):
-    """The proposer gave up on one proposal; the message says why. The search goes on.
+    """The proposer gave up on one proposal; the message gives the reason. The search continues.
 
-    `spent` holds what its tries cost, where any was billed.
+    `spent` has the cost of its tries, if any was billed.
     """
 
     def __init__(self, message: str, *, spent: Response | None = None) -> None:
-        """Keep the reason and the cost."""
+        """Store the reason and the cost."""
         super().__init__(message)
         self.spent = spent
 
 
 class EndpointError(ProposerError):
-    """An endpoint could not be reached, or gave nothing that could be read: the next request may fare likewise."""
+    """An endpoint could not be reached, or returned nothing readable; the next request may fail likewise."""
 
 
 class RequestRefused(ProposerError):
-    """An endpoint answered this request for good, and not with a program: the next request may fare likewise."""
+    """An endpoint refused this request finally; the next request may fail likewise."""
 
 
 class EndpointStopped(UserError):
-    """No request can succeed: the key, the model or the account. The run stops, and can be resumed."""
+    """No request can succeed, because of the key, the model or the account. The run stops, and can be resumed."""
 
 
 class Proposer(Protocol):
-    """Makes proposals. Must be deterministic in `Request.seed` where the method allows it."""
+    """Source of proposals. Must be deterministic in `Request.seed` if the method allows it."""
 
     name: str
 
@@ -52,17 +52,17 @@ class Proposer(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A proposer that finds out something before the first request of a run."""
+    """A proposer with a preparation before the first request of a run."""
 
     async def prepare(self, kept: str, calls: Calls) -> str:
-        """Get ready.
+        """Prepare for requests.
 
         Args:
-            kept: what an earlier start of the run returned here; empty at the first.
-            calls: where the calls that this takes are accounted for.
+            kept: return value of an earlier start of the run; empty at the first.
+            calls: account of the calls.
 
         Returns:
-            What to keep with the run.
+            Data to store with the run.
 
         Raises:
             EndpointStopped: no request would succeed.

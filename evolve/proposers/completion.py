@@ -1,4 +1,4 @@
-"""Content of an endpoint's body: a completion, or why there is none. Nothing here fails, whatever the body holds."""
+"""Parser of an endpoint's body: a completion, or the reason for none. Robust against any content."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 BELIEVED_TOKENS = 10**9
-"""More tokens than this are no count of one call."""
+"""Largest credible token count of one call."""
 
 BELIEVED_USD = 10_000.0
-"""A higher price is none of one call."""
+"""Largest credible price of one call."""
 
 SHOWN_CHARS = 300
 
 
 class NoCompletion(Exception):
-    """A body that is no completion; the message quotes the endpoint. `code` is the status it names, 0 where none."""
+    """A body without a completion; the message quotes the endpoint. `code` is the status that it names, or 0."""
 
     def __init__(self, message: str, code: int = 0) -> None:
         """Keep both."""
@@ -28,7 +28,7 @@ class NoCompletion(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that a model calls; `arguments` is JSON as the model wrote it, which may be none."""
+    """A tool call of a model; `arguments` is JSON as the model wrote it, possibly malformed."""
 
     id: str
     name: str
@@ -37,17 +37,17 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer as the endpoint gave it.
+    """A parsed answer of an endpoint.
 
     Attributes:
-        text: empty where there was none.
-        finish: why it ended, `stop`, `length`, `content_filter` or the endpoint's own word.
-        refusal: what the model or the provider said instead of an answer.
-        tokens_in: tokens of the prompt; None where no count was given or the one given cannot be.
-        tokens_out: tokens of the answer with its reasoning; None likewise.
-        cost_usd: US dollars of the call, where the endpoint names them.
-        doubt: what was given and is not believed.
-        tool_calls: tools that the model calls.
+        text: text of the answer; may be empty.
+        finish: reason of its end: `stop`, `length`, `content_filter` or the endpoint's own word.
+        refusal: message of the model or the provider instead of an answer.
+        tokens_in: tokens of the prompt; None without a credible count.
+        tokens_out: tokens of the answer with its reasoning; None without a credible count.
+        cost_usd: US dollars of the call, if the endpoint reports them.
+        doubt: counts that are not credible.
+        tool_calls: tool calls of the model.
     """
 
     text: str
@@ -61,14 +61,14 @@ class Completion:
 
 
 def read_completion(body: bytes, *, cost_header: str = "") -> Completion:
-    """A body of a 200 response.
+    """Parse the body of a 200 response.
 
     Args:
-        body: as it came, decompressed.
-        cost_header: the price of the call as a header gives it (LiteLLM), or empty.
+        body: body, decompressed.
+        cost_header: price of the call from a header (LiteLLM), or empty.
 
     Raises:
-        NoCompletion: it is HTML, an error, or nothing that is known.
+        NoCompletion: it is HTML, an error, or an unknown format.
     """
     data = _parsed(body)
     if isinstance(data, list) and data and isinstance(data[0], dict):
@@ -90,7 +90,7 @@ def read_completion(body: bytes, *, cost_header: str = "") -> Completion:
     text = _text_of(message.get("content"))
     tool_calls = _tool_calls(message.get("tool_calls"))
     if not text.strip() and not tool_calls and finish != "length":
-        # Some servers put everything there when they cannot tell reasoning from answer.
+        # Some servers put everything there if they cannot separate reasoning from the answer.
         text = _text_of(message.get("reasoning_content") or message.get("reasoning"))
     tokens_in, tokens_out, cost, doubt = _usage_of(data.get("usage"), cost_header)
     refusal = str(message.get("refusal") or "")[:SHOWN_CHARS]
@@ -98,7 +98,7 @@ def read_completion(body: bytes, *, cost_header: str = "") -> Completion:
 
 
 def _tool_calls(given: object) -> tuple[ToolCall, ...]:
-    """Tools that are called; what is no call is left out. Some servers give arguments as an object, not as text."""
+    """Valid tool calls. Some servers send arguments as an object, not as text."""
     found: list[ToolCall] = []
     for call in given if isinstance(given, list) else []:
         function = call.get("function") if isinstance(call, dict) else None
@@ -111,7 +111,7 @@ def _tool_calls(given: object) -> tuple[ToolCall, ...]:
 
 
 def error_text(body: bytes) -> str:
-    """What the body of a failed response says, without what it repeats of the request."""
+    """Message in the body of a failed response, without repeated parts of the request."""
     try:
         data = _parsed(body)
     except NoCompletion as error:
@@ -121,7 +121,7 @@ def error_text(body: bytes) -> str:
 
 
 def token_count(value: object) -> int | None:
-    """A count of tokens that can be true: None for anything else."""
+    """A credible count of tokens; None for anything else."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,12}", value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -147,7 +147,7 @@ def _parsed(body: bytes) -> Any:
 
 
 def _from_events(text: str) -> Any:
-    """A stream of events that nobody asked for, put together."""
+    """Completion assembled from an unrequested event stream."""
     whole: dict[str, Any] = {}
     parts: list[str] = []
     for line in text.splitlines():
@@ -186,7 +186,7 @@ def _error_of(error: object) -> tuple[str, int]:
 
 
 def _texts(data: object, depth: int = 0) -> list[str]:
-    """Texts of an error body, by the keys that hold them; `input` repeats the request and is left out."""
+    """Texts of an error body under the usual keys; `input` repeats the request and is left out."""
     if isinstance(data, str):
         return [data] if data.strip() else []
     if depth > 6:
@@ -214,7 +214,7 @@ def _texts(data: object, depth: int = 0) -> list[str]:
 
 
 def _usage_of(usage: object, cost_header: str) -> tuple[int | None, int | None, float | None, str]:
-    """Tokens in and out, US dollars, and what was not believed."""
+    """Tokens in and out, US dollars, and counts that are not credible."""
     given = usage if isinstance(usage, dict) else {}
     doubts = []
     counts: dict[str, int | None] = {}
@@ -224,7 +224,7 @@ def _usage_of(usage: object, cost_header: str) -> tuple[int | None, int | None, 
             doubts.append(f"{key} {str(given[key])[:40]}")
     tokens_in, tokens_out, total = counts.values()
     if total and tokens_in is not None:
-        # Reasoning that some endpoints leave out of the answer's count and in the total.
+        # Some endpoints count reasoning in the total, but not in the answer.
         tokens_out = max(tokens_out or 0, total - tokens_in)
     cost = None
     for value in (given.get("cost"), cost_header):
@@ -238,7 +238,7 @@ def _usage_of(usage: object, cost_header: str) -> tuple[int | None, int | None, 
             cost = number
             break
         doubts.append(f"cost {str(value)[:40]}")
-    # A call without any token is no call: zeros mean that nobody counted.
+    # Every call has tokens: zeros mean that they were not counted.
     return tokens_in or None, tokens_out or None, cost, ", ".join(doubts)
 
 

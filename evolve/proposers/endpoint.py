@@ -1,6 +1,6 @@
-"""One model of one endpoint: its client, secrets and pace, and a request whose body is bounded while it is read.
+"""One model of one endpoint: client, secrets, rate limit, and requests with a bounded response body.
 
-The `openai` client makes the requests. What it stands on, httpx or httpx2, depends on its version, so neither is
+The `openai` client sends the requests. Its HTTP library, httpx or httpx2, depends on its version, so neither is
 imported here: requests and responses come from the client.
 """
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 MAX_BODY_BYTES = 16 * 2**20
-"""Longest body that is read, compressed or not; a whole program has 64 KiB at most."""
+"""Longest body that is read, compressed or not; a program has 64 KiB at most."""
 
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 CLIENT_HEADERS = {"host", "connection", "content-type", "content-length", "cookie", "idempotency-key"}
-"""Headers that are left to the client; all others are ours or the configuration's."""
+"""Headers set by the client; all others are set here or in the configuration."""
 
 
 class BodyTooLarge(Exception):
@@ -37,12 +37,12 @@ class BodyTooLarge(Exception):
 
 
 class Unreachable(Exception):
-    """No whole response came; the message says what happened."""
+    """No complete response arrived; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpReply:
-    """An HTTP response, read to its end."""
+    """A complete HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -50,7 +50,7 @@ class HttpReply:
 
 
 class Endpoint:
-    """Asks one model."""
+    """Client of one model."""
 
     def __init__(self, config: ModelConfig, timeout_s: float) -> None:
         """Open the client.
@@ -71,7 +71,7 @@ class Endpoint:
         limit_name = "max_completion_tokens" if config.max_completion_tokens else "max_tokens"
         self.configured = Wire(config.temperature, limit_name, config.answer_tokens, config.seeded)
         self.wire = self.configured
-        """How it is asked by now: changed where the endpoint refused something."""
+        """Form of requests, adapted after refusals of the endpoint."""
         self._not_before = 0.0
 
     @property
@@ -80,15 +80,15 @@ class Endpoint:
         return self.config.name
 
     def mask(self, text: str) -> str:
-        """Text without this endpoint's secrets."""
+        """Remove this endpoint's secrets from a text."""
         return masked(text, self._secrets)
 
     def hold(self, seconds: float) -> None:
-        """Begin no call to this model before so many seconds have passed."""
+        """Delay further calls to this model for this many seconds."""
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
     async def turn(self) -> None:
-        """Wait until the next call may begin: calls of a model keep their distance, and heed what it asked for."""
+        """Wait until the next call may begin, by the rate limit and the delays that the endpoint requested."""
         gap = 60.0 / self.config.requests_per_minute if self.config.requests_per_minute else 0.0
         now = time.monotonic()
         start = max(now, self._not_before)
@@ -102,16 +102,16 @@ class Endpoint:
 
         Args:
             system: system message.
-            messages: what follows it, the user's first.
-            wire: how to ask.
-            seed: of the proposal.
-            prompt_tokens: of all messages, as estimated.
-            idempotency_key: the same for the same call, so that an endpoint that knows such keys bills it once.
-            tools: that the model may call.
+            messages: further messages, the user's first.
+            wire: form of the request.
+            seed: seed of the proposal.
+            prompt_tokens: estimated tokens of all messages.
+            idempotency_key: unique per call, so that an endpoint that supports such keys bills it once.
+            tools: tools that the model may call.
 
         Raises:
-            BodyTooLarge: the body was not read to its end.
-            Unreachable: no connection, no whole response, or none in time.
+            BodyTooLarge: the body exceeds the limit.
+            Unreachable: no connection, an incomplete response, or none in time.
         """
         from openai import APIConnectionError, APIStatusError, APITimeoutError, HttpxBinaryResponseContent
 
@@ -132,14 +132,14 @@ class Endpoint:
             options={"headers": {"Idempotency-Key": idempotency_key}},
         )
         try:
-            # The client's own timeout starts anew with each byte; a slow stream needs one over all.
+            # The client's own timeout restarts with each byte; a slow stream needs an overall one.
             response = (await asyncio.wait_for(request, self._timeout_s)).response
         except APIStatusError as error:
             response = error.response
         except (TimeoutError, APITimeoutError):
             raise Unreachable(f"no answer within proposer.timeout_s = {self._timeout_s:g} seconds") from None
         except (APIConnectionError, OSError, zlib.error) as error:
-            # Some versions of the client wrap whatever goes wrong, others the errors of httpx alone.
+            # Some versions of the client wrap all errors, others only those of httpx.
             cause = error.__cause__ if isinstance(error, APIConnectionError) and error.__cause__ else error
             if isinstance(cause, BodyTooLarge):
                 raise cause from None
@@ -147,27 +147,27 @@ class Endpoint:
         return HttpReply(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.content)
 
     async def aclose(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._client.close()
 
 
 async def _read_bounded(response: Any) -> None:
-    """Read a response's body, decompressed and bounded, and leave it there to be read by the client.
+    """Read a response's body, decompressed and bounded, and store it in the response for the client.
 
     Raises:
-        BodyTooLarge: the body is longer than is read.
-        zlib.error: it is in a coding that nobody asked for, or damaged.
+        BodyTooLarge: the body exceeds the limit.
+        zlib.error: unrequested coding, or damaged.
     """
     body = await _bounded_body(response)
     response.stream = type(response)(response.status_code, content=body).stream
     response.is_closed = response.is_stream_consumed = False
     response.headers.pop("content-encoding", None)
-    # The client decodes the body of an error by the charset that the endpoint names, and `zlib` and `hex` are some.
+    # The client decodes an error's body by the endpoint's charset, which may be a codec such as `zlib` or `hex`.
     response.encoding = "utf-8"
 
 
 async def _bounded_body(response: Any) -> bytes:
-    """A body, decompressed where an endpoint compresses it though asked not to."""
+    """Read a body, decompressed if an endpoint compresses it despite the request."""
     coding = response.headers.get("content-encoding", "identity").lower()
     if coding not in ("identity", "", "gzip", "x-gzip", "deflate"):
         raise zlib.error(f"a body in the coding {coding[:20]!r}, which was not asked for")
@@ -181,7 +181,7 @@ async def _bounded_body(response: Any) -> bytes:
 
 
 def _client(base_url: str, headers: dict[str, str], query: dict[str, str], timeout_s: float) -> AsyncOpenAI:
-    """A client that sends these headers and no others, with the proxies and certificates of the environment.
+    """Open a client that sends only these headers, with the proxies and certificates of the environment.
 
     Raises:
         UserError: the base URL or one of the variables is wrong; the message names it.
@@ -189,7 +189,7 @@ def _client(base_url: str, headers: dict[str, str], query: dict[str, str], timeo
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     async def send_ours_alone(request: Any) -> None:
-        # The client adds what it runs on, and from the environment an organisation, a project and headers of any name.
+        # The client adds its platform, and from the environment an organisation, a project and arbitrary headers.
         for name in set(request.headers) - CLIENT_HEADERS:
             del request.headers[name]
         request.headers.update(headers | {"idempotency-key": request.headers["idempotency-key"]})
@@ -197,11 +197,11 @@ def _client(base_url: str, headers: dict[str, str], query: dict[str, str], timeo
     hooks: dict[str, list[Any]] = {"request": [send_ours_alone], "response": [_read_bounded]}
     try:
         http_client = DefaultAsyncHttpxClient(timeout=timeout_s, follow_redirects=False, event_hooks=hooks)
-    except Exception as error:  # httpx's InvalidURL is of no other class; the environment alone can be wrong
+    except Exception as error:  # httpx's InvalidURL has no other base class; only the environment can be wrong
         raise _wrong_variable(error) from None
     try:
         return AsyncOpenAI(
-            api_key="in the headers",  # where there is one; the client would look for another
+            api_key="in the headers",  # if there is one; prevents the client from looking for another
             base_url=base_url,
             default_query=query,
             timeout=timeout_s,
@@ -213,7 +213,7 @@ def _client(base_url: str, headers: dict[str, str], query: dict[str, str], timeo
 
 
 def _wrong_variable(error: Exception) -> UserError:
-    """The error that names the variable for proxies or certificates which `error` comes from."""
+    """Error that names the environment variable (proxies, certificates) behind `error`."""
     wanted: tuple[str, ...] = PROXY_VARIABLES
     if isinstance(error, OSError):
         wanted = tuple(n for n in CERTIFICATE_VARIABLES if n in os.environ and not os.path.exists(os.environ[n]))

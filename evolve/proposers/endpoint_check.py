@@ -14,7 +14,7 @@ from evolve.proposer_config import EndpointConfig
 
 @dataclass(slots=True)
 class _SummedCalls(UncountedCalls):
-    """Calls and what they took."""
+    """Calls with summed tokens."""
 
     made: list[EndpointCall] = field(default_factory=list)
 
@@ -25,12 +25,12 @@ class _SummedCalls(UncountedCalls):
 
 @dataclass(frozen=True, slots=True)
 class EndpointReport:
-    """What came of asking a model.
+    """Result of a test call to a model.
 
     Attributes:
-        changes: what requests to it do without, because it refuses it.
-        reason: why it cannot be used; empty where it can.
-        hint: what to do about that.
+        changes: adaptations of requests after refusals.
+        reason: reason why it cannot be used; empty if it can.
+        hint: remedy.
     """
 
     model: str
@@ -42,7 +42,7 @@ class EndpointReport:
     elapsed_s: float
 
     def line(self) -> str:
-        """The report for people."""
+        """Report as one line of text."""
         if self.reason:
             return f"{self.model}: no: {self.reason}" + (f" ({self.hint})" if self.hint else "")
         changes = f"; sent differently: {', '.join(self.changes)}" if self.changes else ""
@@ -50,7 +50,7 @@ class EndpointReport:
 
 
 def endpoint_reports(config: RunConfig) -> list[EndpointReport]:
-    """Ask each model of a configuration once.
+    """Make one test call to each model of a configuration.
 
     Raises:
         UserError: its proposer has no endpoint, or a key is missing.

@@ -1,6 +1,6 @@
-"""Constant fitting inside a search: every n-th proposal of an island is its parent with fitted numbers.
+"""Constant fitting inside a search: every n-th proposal of an island is its parent with fitted constants.
 
-All other proposals, and those where fitting finds nothing, are the wrapped proposer's.
+All other proposals, and those without an improvement by fitting, come from the wrapped proposer.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from evolve.proposers.base import Prepares, Proposer, ProposerError
 from evolve.tuning.constants import ConstantFitter, Fitted, Unfit
 
 MODEL = "constants"
-"""Name in the journal of what answered."""
+"""Name of the proposer in the journal."""
 
 
 class FittingProposer:
-    """Wraps a proposer; deterministic in `Request.seed` where that is."""
+    """Wrapper of a proposer; deterministic in `Request.seed` if the wrapped one is."""
 
     def __init__(self, inner: Proposer, judge: Judge, config: ConstantsConfig, *, islands: int) -> None:
-        """Wrap.
+        """Wrap a proposer.
 
         Args:
-            inner: makes the other proposals.
-            judge: whose training shapes are fitted to.
-            config: how often, and how long each time.
-            islands: of the search, so that each island gets its turn.
+            inner: source of the other proposals.
+            judge: judge whose training shapes are fitted.
+            config: frequency and budget of fits.
+            islands: number of islands of the search.
         """
         self.name = inner.name
         self._inner, self._config, self._islands = inner, config, islands
@@ -46,7 +46,7 @@ class FittingProposer:
         try:
             found = await asyncio.to_thread(self._fit, request, stopped)
         except asyncio.CancelledError:
-            # The thread cannot be cancelled, and the end of the run would wait for it.
+            # The thread cannot be cancelled, and the run would wait for it at its end.
             stopped.set()
             raise
         except Unfit:
@@ -80,10 +80,10 @@ class FittingProposer:
         return await self._inner.prepare(kept, calls) if isinstance(self._inner, Prepares) else ""
 
     async def aclose(self) -> None:
-        """Release what the wrapped proposer holds."""
+        """Close the wrapped proposer."""
         await self._inner.aclose()
 
 
 def _added(answer: Response, found: Fitted) -> Response:
-    """An answer that was asked for after a fit in vain, with the fit's look-ups."""
+    """Answer after an unsuccessful fit, with the fit's look-ups added."""
     return replace(answer, look_ups=answer.look_ups + found.look_ups)

@@ -1,4 +1,4 @@
-"""Proposer `manual`: a person or any program is the model. Prompts are files of the run, answered by files."""
+"""Proposer `manual`: a person or any program answers. Prompts and answers are files in the run folder."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from evolve.proposers.prompt_queue import QUEUE_FOLDER, NoAnswer, PromptQueue, t
 
 
 class ManualProposer:
-    """Puts prompts into the run's queue folder and waits for their answers, as long as it takes.
+    """Proposer that writes prompts to the run's queue folder and waits for answers without a limit.
 
-    Nothing is kept in memory: after a restart the same prompt waits under the same name, and an answer that
-    came in between is taken at once.
+    There is no state in memory: after a restart the same prompt waits under the same name, and an answer from the
+    meantime is read at once.
     """
 
     name = "manual"
 
     def __init__(self, config: ManualConfig) -> None:
-        """Keep how often to look, and whom to name where an answer names nobody."""
+        """Store the poll interval, and the model name of answers without one."""
         self._config = config
 
     async def propose(self, request: Request) -> Response:
@@ -28,7 +28,7 @@ class ManualProposer:
         started = time.monotonic()
         queue, name = PromptQueue(request.run_dir / QUEUE_FOLDER), task_id(request.index)
         messages = [{"role": "system", "content": request.system}, {"role": "user", "content": request.user}]
-        # Parameters of a request that the format has and a person has no use for are null, as OpenEvolve writes them.
+        # Parameters of the format that do not apply to a person are null, as in OpenEvolve.
         meta: dict[str, object] = dict.fromkeys(
             ("max_tokens", "max_completion_tokens", "temperature", "top_p", "reasoning_effort", "verbosity")
         )
@@ -38,7 +38,7 @@ class ManualProposer:
             try:
                 reply = queue.reply(name)
             except NoAnswer:
-                reply = None  # perhaps half written; `evosplit queue list` says what is wrong with it
+                reply = None  # possibly incomplete; `evosplit queue list` shows the problem
             if reply is not None:
                 elapsed_s = time.monotonic() - started
                 model = reply.model or self._config.model
@@ -46,4 +46,4 @@ class ManualProposer:
             await asyncio.sleep(self._config.poll_s)
 
     async def aclose(self) -> None:
-        """Nothing to release; open prompts stay."""
+        """Do nothing; open prompts stay."""

@@ -1,6 +1,6 @@
-"""Proposer `offline`: no model, generic edits of the program's text, chosen at random.
+"""Proposer `offline`: random generic edits of the program, without a model.
 
-Its results are named offline wherever they are shown. docs/offline-edits.md lists the edits.
+Its results are labelled offline wherever they are shown. docs/offline-edits.md lists the edits.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ EDIT_WEIGHTS = {
     "crossover": 1.0,
     "variant": 1.0,
 }
-"""How often each kind of edit is tried; `variant` where the target has variants."""
+"""Relative frequency of each kind of edit; `variant` only for targets with variants."""
 
 FINE_WEIGHTS = {"grow": 14.0, "cost": 0.5, "refit": 0.5}
-"""The same where single shapes are left to fit: a cost decides too many at once."""
+"""The same for programs with gains left on single shapes only: a cost function decides too many at once."""
 
 SPAN = "span"
-"""No kind of edit but a quantity that costs may read; an ablation can leave it out, too."""
+"""Quantity that cost functions may read; not a kind of edit, but an ablation can leave it out."""
 
 GROW_GUARDS, GROW_GUARDS_FINE = 4, 24
-"""Guards that one `grow` tries to add, each chosen after the one before; fine ones gain little each."""
+"""Guards that one `grow` tries to add, chosen one after the other; fine ones gain little each."""
 
 MAX_TRIES = 12
 
@@ -53,25 +53,25 @@ def _support(request: Request) -> int:
 
 
 def _target(request: Request) -> AnyTarget:
-    """Whose schedule the parent decides."""
+    """Target of the parent."""
     setting = request.parent.evaluation.feedback.setting
     return FA3 if setting is None else target_of(setting)
 
 
 class OfflineProposer:
-    """Edits the parent; deterministic in `Request.seed`."""
+    """Random editor of the parent; deterministic in `Request.seed`."""
 
     name = "offline"
 
     def __init__(self, *, without: frozenset[str] = frozenset(), weights: Mapping[str, float] | None = None) -> None:
-        """Choose among kinds of edits.
+        """Set the frequencies of edits.
 
         Args:
             without: kinds to leave out, or `span`, for ablations.
-            weights: how often kinds are tried, in place of `EDIT_WEIGHTS`.
+            weights: frequencies that replace those of `EDIT_WEIGHTS`.
 
         Raises:
-            ValueError: a name that is none of these.
+            ValueError: an unknown kind of edit.
         """
         weights = weights or {}
         unknown = (without - {SPAN} | weights.keys()) - EDIT_WEIGHTS.keys()
@@ -95,7 +95,7 @@ class OfflineProposer:
             for kind, weight in self._weights.items()
             if kind != "variant" or target.variants is not None
         }
-        look_ups = 0  # of all tries: those that found nothing were paid for, too
+        look_ups = 0  # of all tries, including unsuccessful ones
         for _ in range(MAX_TRIES):
             kind = rng.choices(list(weights), weights=list(weights.values()))[0]
             source, note, looked_up = self._edit(kind, request, rng)
@@ -107,7 +107,7 @@ class OfflineProposer:
         raise ProposerError(f"no edit found in {MAX_TRIES} tries", spent=Response("", "offline", look_ups=look_ups))
 
     def _edit(self, kind: str, request: Request, rng: random.Random) -> tuple[str | None, str, int]:
-        """An edited program, what was done, and the look-ups that it took."""
+        """An edited program, a description of the edit, and the look-ups used."""
         source = request.parent.source
         if kind in SYNTAX_EDITS:
             return SYNTAX_EDITS[kind](source, rng), kind, 0
@@ -141,10 +141,10 @@ class OfflineProposer:
                 found.append(guard)
         changed: str | None = source if found else None
         for function in dict.fromkeys(guard.function for guard in found):
-            # The newest comes first: it was chosen on top of the others.
+            # The newest comes first: it was chosen given the others.
             lines = [line for guard in reversed(found) if guard.function == function for line in guard.lines()]
             changed = changed and insert_at_top(changed, function, lines, curves.table.target.blocks.low)
         return changed, f"{kind}: {len(found)} guards"
 
     async def aclose(self) -> None:
-        """Nothing to release."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""Proposer `openai`: any OpenAI-compatible endpoint. Keys come from the environment alone."""
+"""Proposer `openai`: any OpenAI-compatible endpoint. Keys come only from the environment."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from evolve.proposers.refusals import RefusalKind, Wire, adapted, asked_wait_s, 
 
 MESSAGE_CHARS = 500
 MAX_ADAPTATIONS = 8
-"""Parameters that one request may lose before it is given up."""
+"""Adaptations of one request before it fails."""
 
 COST_HEADER = "x-litellm-response-cost"
 MODERATED = ("content_filter", "safety", "refusal", "prohibited_content", "recitation")
-"""Finish reasons of answers that somebody withheld."""
+"""Finish reasons of withheld answers."""
 
 CORRECTION = """That answer cannot be used: $problem.
 Answer again, in the form that was asked for and nothing else."""
 
 
 class _Busy(Exception):
-    """Another try may succeed; `wait_s` is how long the endpoint asked to wait, 0 where it did not."""
+    """A retry may succeed; `wait_s` is the delay that the endpoint requested, or 0."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class _Busy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Conversation:
-    """A conversation to be continued; with tools, an answer is the JSON of its text and the calls of tools."""
+    """Messages of a conversation; with tools, an answer is JSON of its text and tool calls."""
 
     system: str
     messages: list[dict[str, Any]]
@@ -57,7 +57,7 @@ class _Conversation:
 
 @dataclass(slots=True)
 class _Tries:
-    """What the tries of one request have used."""
+    """Usage summed over the tries of one request."""
 
     calls: Calls
     tokens_in: int = 0
@@ -66,20 +66,20 @@ class _Tries:
     started: float = field(default_factory=time.monotonic)
 
     def end(self, call: EndpointCall) -> None:
-        """Count a call, also one that brought no text: it is billed."""
+        """Add a call, also one without a text, which may be billed."""
         self.calls.end(call)
         self.tokens_in += call.tokens_in
         self.tokens_out += call.tokens_out
         self.cost_usd += call.cost_usd or 0.0
 
     def answer(self, text: str, model: str, note: str = "") -> Response:
-        """An answer that carries the use of all tries."""
+        """Response with the usage of all tries."""
         elapsed_s = time.monotonic() - self.started
         return Response(text, model, note, self.tokens_in, self.tokens_out, self.cost_usd, elapsed_s)
 
 
 class OpenAIProposer:
-    """Asks chat-completions endpoints, with retries and growing waits."""
+    """Client of chat-completions endpoints, with retries and exponential waits."""
 
     name = "openai"
 
@@ -93,7 +93,7 @@ class OpenAIProposer:
         self._endpoints = {m.name: Endpoint(m, config.timeout_s) for m in config.all_models()}
 
     async def prepare(self, kept: str, calls: Calls) -> str:
-        """Request each model once what it takes, unless an earlier start of the run did; see `Prepares.prepare`."""
+        """Probe each model once for the parameters that it accepts, unless done before; see `Prepares.prepare`."""
         known: dict[str, Any] = json.loads(kept) if kept else {}
         for endpoint in self._endpoints.values():
             found = known.get(endpoint.name, {})
@@ -109,13 +109,13 @@ class OpenAIProposer:
         )
 
     async def check(self, name: str, calls: Calls) -> list[str]:
-        """Make one short call to a model, and adapt to what it refuses.
+        """Make one short call to a model, and adapt requests to its refusals.
 
         Returns:
-            What requests to it do without, for people.
+            Adaptations, as text.
 
         Raises:
-            EndpointStopped: it refuses, or cannot be reached.
+            EndpointStopped: it refuses finally, or cannot be reached.
         """
         endpoint = self._endpoints[name]
         conversation = _Conversation(
@@ -133,9 +133,9 @@ class OpenAIProposer:
         """See `Proposer.propose`.
 
         Raises:
-            EndpointError: no readable answer after all tries.
-            RequestRefused: this request is refused for good.
-            EndpointStopped: the key, the model or the account is refused, as in every further request.
+            EndpointError: no readable answer after all retries.
+            RequestRefused: this request is refused finally.
+            EndpointStopped: the key, the model or the account is refused, which would affect every request.
         """
         endpoint = self._endpoints[request.model] if request.model else next(iter(self._endpoints.values()))
         messages: list[dict[str, Any]] = [{"role": "user", "content": request.user}]
@@ -154,16 +154,16 @@ class OpenAIProposer:
         messages: list[dict[str, Any]],
         tools: Sequence[dict[str, Any]],
     ) -> Response:
-        """The model's next answer in a conversation, on the account of a request.
+        """Get the model's next answer in a conversation, on the account of a request.
 
         Args:
-            request: whose model is asked.
+            request: names the model and has the account.
             system: system message.
-            messages: what follows it, in the form of chat completions.
-            tools: that may be called; with some, the answer is JSON with `content` and `tool_calls`.
+            messages: further messages, in the form of chat completions.
+            tools: callable tools; if there are any, the answer is JSON with `content` and `tool_calls`.
 
         Raises:
-            ProposerError: as `propose`.
+            ProposerError: as in `propose`.
         """
         endpoint = self._endpoints[request.model] if request.model else next(iter(self._endpoints.values()))
         tries = _Tries(request.calls)
@@ -173,7 +173,7 @@ class OpenAIProposer:
     async def _answered(
         self, endpoint: Endpoint, conversation: _Conversation, tries: _Tries, *, any_answer: bool = False
     ) -> tuple[str, str]:
-        """Text and note of the answer after as many tries as it takes; `any_answer` may lack text."""
+        """Text and note of the answer, with retries; with `any_answer` the text may be empty."""
         problem = ""
         for attempt in range(self._config.retries + 1):
             try:
@@ -182,7 +182,7 @@ class OpenAIProposer:
                 problem = str(busy)
                 growing = self._config.backoff_s * 2**attempt
                 if busy.wait_s:
-                    # Other requests to this model would be refused likewise.
+                    # Other requests to this model would be refused, too.
                     endpoint.hold(max(growing, min(busy.wait_s, self._config.timeout_s)))
                 elif attempt < self._config.retries:
                     await asyncio.sleep(growing)
@@ -197,7 +197,7 @@ class OpenAIProposer:
     async def _adapting(
         self, endpoint: Endpoint, conversation: _Conversation, tries: _Tries, *, any_answer: bool
     ) -> tuple[str, str]:
-        """One try, made again without each parameter that the endpoint refuses."""
+        """Make one try, repeated without each parameter that the endpoint refuses."""
         text = ""
         for _ in range(MAX_ADAPTATIONS + 1):
             wire = endpoint.wire
@@ -207,7 +207,7 @@ class OpenAIProposer:
             text = error_text(reply.body)
             shown = endpoint.mask(f"HTTP {reply.status}: {text}")[:MESSAGE_CHARS]
             if reply.status in (400, 422):
-                # Another request may have learnt it while this one was under way.
+                # Another request may have adapted the form in the meantime.
                 found = adapted(wire, text, conversation.tokens)
                 answered = endpoint.wire != wire or found is not None
                 tries.end(EndpointCall(endpoint.name, error=shown))
@@ -238,7 +238,7 @@ class OpenAIProposer:
             tries.end(EndpointCall(endpoint.name, error=message, answered=False))
             raise _Busy(message) from None
         except BodyTooLarge as error:
-            # Nobody knows what it cost: as much as a call can.
+            # The cost is unknown: assume the upper bound.
             tries.end(EndpointCall(endpoint.name, error=str(error), tokens_in=tokens, tokens_out=wire.limit))
             raise RequestRefused(str(error)) from None
 
@@ -252,7 +252,7 @@ class OpenAIProposer:
         *,
         any_answer: bool,
     ) -> tuple[str, str]:
-        """Text and note of a response, which is stored whatever it holds."""
+        """Text and note of a response, which is stored in any case."""
         try:
             found = read_completion(reply.body, cost_header=reply.headers.get(COST_HEADER, ""))
         except NoCompletion as error:
@@ -276,7 +276,7 @@ class OpenAIProposer:
         raise _Busy(problem)
 
     async def aclose(self) -> None:
-        """Close the clients' connections."""
+        """Close the connections of all clients."""
         for endpoint in self._endpoints.values():
             await endpoint.aclose()
 
@@ -286,7 +286,7 @@ def _described(endpoint: Endpoint, wire: Wire) -> dict[str, Any]:
 
 
 def _counted(found: Completion, prompt_tokens: int, wire: Wire, model: str, *, text: str, problem: str) -> EndpointCall:
-    """A response as a call: with counts that can be true, or estimates of ours in their place."""
+    """Convert a completion to a call, with estimates in place of counts that are not credible."""
     notes = [CUT_OFF] if found.finish == "length" and text else []
     if found.doubt:
         notes.append(f"not believed: {found.doubt}")
@@ -314,12 +314,12 @@ def _why_no_text(found: Completion, wire: Wire) -> str:
 
 
 def _raise(endpoint: Endpoint, status: int, shown: str, text: str, headers: dict[str, str]) -> NoReturn:
-    """Tell what a failed response means.
+    """Raise the error of a failed response.
 
     Raises:
         EndpointStopped: every further request would fail.
-        RequestRefused: this one would.
-        _Busy: another try may succeed.
+        RequestRefused: this request would fail again.
+        _Busy: a retry may succeed.
     """
     found = verdict(status, text)
     if found is RefusalKind.STOP:

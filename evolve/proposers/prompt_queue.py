@@ -1,7 +1,7 @@
-"""The prompt queue: prompts as files, answered by files, in the format of OpenEvolve's manual mode.
+"""The prompt queue: prompts and answers as files, in the format of OpenEvolve's manual mode.
 
-`<id>.json` holds a prompt, `<id>.answer.json` its answer; both appear whole, by a rename. Nothing here is the
-record of a run: that is the journal, which an answer enters as soon as it is read.
+`<id>.json` is a prompt, `<id>.answer.json` its answer; both are written atomically, by a rename. The record of a run is
+its journal, which gets an answer as soon as it is read.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from evolve.errors import UserError
 from evolve.proposers.completion import token_count
 
 QUEUE_FOLDER = "manual_tasks_queue"
-"""Within a run folder; OpenEvolve's name, so that programs that answer its queue find this one."""
+"""Subfolder of a run; OpenEvolve's name, so that programs that answer its queue work here."""
 
 TASK_SUFFIX, ANSWER_SUFFIX = ".json", ".answer.json"
 
 
 class TaskState(StrEnum):
-    """Where a prompt stands."""
+    """State of a prompt."""
 
     OPEN = "open"
     ANSWERED = "answered"
     UNREADABLE = "unreadable"
-    """There is an answer file that holds no answer; it is read again until it does."""
+    """There is an answer file without a valid answer; it is read again until it has one."""
 
 
 class NoAnswer(Exception):
-    """An answer file that holds no answer; the message says what was expected and what came."""
+    """An answer file without a valid answer; the message gives the expected and the actual content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer as a file gave it. `model` is empty where the file names none."""
+    """An answer from a file. `model` is empty if the file names none."""
 
     text: str
     model: str = ""
@@ -51,7 +51,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One prompt of the queue, with what became of it."""
+    """One prompt of the queue, with its state."""
 
     id: str
     path: Path
@@ -64,15 +64,15 @@ class Task:
 
 
 def task_id(index: int) -> str:
-    """Name of a proposal's prompt: the same after a restart."""
+    """Name of a proposal's prompt, stable across restarts."""
     return f"{index:05d}"
 
 
 def _named(name: str) -> str:
-    """A prompt's name as a user gave it.
+    """Validate a prompt's name from a user.
 
     Raises:
-        UserError: it would lead out of the queue.
+        UserError: it would point outside the queue.
     """
     if not name or name.startswith(".") or Path(name).name != name:
         raise UserError(f"{name!r} is no prompt's name", hint="evosplit queue list shows them")
@@ -80,7 +80,7 @@ def _named(name: str) -> str:
 
 
 def display_prompt(messages: Sequence[dict[str, str]]) -> str:
-    """Messages as one text, laid out as OpenEvolve shows them."""
+    """Messages as one text, in OpenEvolve's layout."""
     return "\n".join(f"### {m['role'].upper()}\n{m['content']}\n" for m in messages).rstrip() + "\n"
 
 
@@ -89,7 +89,7 @@ def _now() -> str:
 
 
 def _write(path: Path, data: dict[str, Any], *, replace: bool) -> None:
-    """Write a file that appears whole or not at all.
+    """Write a file atomically.
 
     Raises:
         FileExistsError: it exists and may not be replaced.
@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _count(usage: object, key: str) -> tuple[int, str]:
-    """A count of tokens, and what was given instead of one that can be true."""
+    """A credible count of tokens (or 0), and the given value if it is not credible."""
     value = usage.get(key) if isinstance(usage, dict) else None
     count = token_count(value)
     return count or 0, "" if value is None or count is not None else f"{key} {str(value)[:40]}"
@@ -128,10 +128,10 @@ def _text(data: dict[str, Any], key: str) -> str:
 
 
 class PromptQueue:
-    """The queue folder of one run. Any number of processes may read it and answer."""
+    """Queue folder of one run, shared by any number of processes."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; it is made with the first prompt."""
+        """Set the folder, which is created with the first prompt."""
         self.folder = folder
 
     def _task_path(self, name: str) -> Path:
@@ -143,7 +143,7 @@ class PromptQueue:
         return self.folder / f"{name}{ANSWER_SUFFIX}"
 
     def put(self, name: str, messages: Sequence[dict[str, str]], *, model: str, meta: dict[str, Any]) -> None:
-        """Put a prompt up, or leave it as it is when it hangs there already."""
+        """Write a prompt, unless it exists already."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self._task_path(name)
         try:
@@ -162,10 +162,10 @@ class PromptQueue:
         _write(path, task, replace=True)
 
     def reply(self, name: str) -> Reply | None:
-        """The answer to a prompt, if there is one.
+        """Read the answer to a prompt; None without one.
 
         Raises:
-            NoAnswer: the file holds no text under `answer`; its writer may not be done.
+            NoAnswer: the file has no text under `answer`; it may be incomplete.
         """
         path = self._answer_path(name)
         if not path.exists():
@@ -184,10 +184,10 @@ class PromptQueue:
         return Reply(answer, _text(data, "model"), note, tokens_in, tokens_out)
 
     def answer(self, name: str, reply: Reply) -> Path:
-        """Answer a prompt; returns the file.
+        """Write the answer to a prompt; returns the file.
 
         Raises:
-            UserError: no such prompt, or it has an answer.
+            UserError: no such prompt, or it has an answer already.
         """
         if not self._task_path(_named(name)).exists():
             waiting = ", ".join(t.id for t in self.tasks() if t.state is TaskState.OPEN)
@@ -217,10 +217,10 @@ class PromptQueue:
         return [self.task(name) for name in names]
 
     def task(self, name: str) -> Task:
-        """One prompt.
+        """Read one prompt.
 
         Raises:
-            UserError: there is none of this name, or it cannot be read.
+            UserError: no such prompt, or it cannot be read.
         """
         path = self._task_path(_named(name))
         if not path.exists():

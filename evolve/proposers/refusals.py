@@ -1,4 +1,4 @@
-"""Meaning of a failed response: try again, change the request, give this one up, or stop the run."""
+"""Classification of failed responses: retry, change the request, fail this request, or stop the run."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from enum import StrEnum
 from typing import Any
 
 LEAST_ANSWER_TOKENS = 256
-"""A context that leaves less for the answer is too small for any."""
+"""Smallest useful limit for the answer's tokens."""
 
 
 class RefusalKind(StrEnum):
-    """What to do after a failed response."""
+    """Reaction to a failed response."""
 
     BUSY = "busy"
-    """Another try may succeed: too many requests, an overloaded or broken server."""
+    """A retry may succeed: too many requests, an overloaded or broken server."""
     REFUSED = "refused"
-    """This request will not be answered, unless it can do without what is refused."""
+    """This request fails, unless it can be sent without the refused part."""
     STOP = "stop"
-    """No request will be: the key, the model or the account."""
+    """All requests fail, because of the key, the model or the account."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """How one model is asked, as far as endpoints may refuse it; what they refused is written down with the run.
+    """Form of requests to one model, adapted to refusals, and stored with the run.
 
     Attributes:
-        temperature: None: not sent.
-        limit_name: name under which the longest answer is sent.
+        temperature: sampling temperature; None is not sent.
+        limit_name: name of the parameter for the longest answer.
         limit: tokens of the longest answer.
-        seeded: whether the proposal's seed is sent.
-        merged: whether the system message is sent as the beginning of the user's.
-        context: tokens of prompt and answer together, where the endpoint named its limit; 0 where not.
+        seeded: True if the proposal's seed is sent.
+        merged: True if the system message is sent as the beginning of the user's.
+        context: limit on tokens of prompt and answer together, if the endpoint named one; otherwise 0.
     """
 
     temperature: float | None
@@ -46,7 +46,7 @@ class Wire:
     context: int = 0
 
     def options(self, seed: int, prompt_tokens: int) -> dict[str, Any]:
-        """Keys of a request."""
+        """Keys of a request in this form."""
         limit = self.limit
         if self.context:
             limit = max(1, min(limit, self.context - prompt_tokens))
@@ -58,7 +58,7 @@ class Wire:
         return sent
 
     def differences(self, other: Wire) -> list[str]:
-        """What another way of asking leaves out or changes, for people."""
+        """Differences to another form of requests, as text."""
         said = []
         if self.limit_name != other.limit_name:
             said.append(f"{self.limit_name} is sent as {other.limit_name}")
@@ -76,11 +76,11 @@ class Wire:
 
 
 def verdict(status: int, text: str) -> RefusalKind:
-    """What a response with an error status means.
+    """Classify a response with an error status.
 
     Args:
-        status: of HTTP, or the one that a body names.
-        text: what the endpoint says.
+        status: HTTP status, or the one that a body names.
+        text: message of the endpoint.
     """
     said = text.lower()
     if status in (401, 402, 404) or (status == 403 and not re.search(r"moderat|flagged|safety|policy", said)):
@@ -97,17 +97,17 @@ def verdict(status: int, text: str) -> RefusalKind:
 
 
 def adapted(wire: Wire, text: str, prompt_tokens: int) -> Wire | None:
-    """How to ask instead, where a request can do without what was refused; None where it cannot.
+    """Form of requests without the refused part; None if it is essential.
 
     Args:
-        wire: how it was asked.
-        text: what the endpoint says; names of parameters are looked for in it, since not every one has a key for them.
-        prompt_tokens: of the prompt, as estimated.
+        wire: form of the refused request.
+        text: message of the endpoint, which is searched for names of parameters, since there is no standard key.
+        prompt_tokens: estimated tokens of the prompt.
     """
     said = text.lower()
     context = re.search(r"(?:maximum )?context (?:length|window|size)\D{0,40}?(\d{3,8})", said)
     if context and not wire.context:
-        # What it counted of the prompt is exact, where it says so.
+        # The endpoint's own count of the prompt is exact.
         counted = re.search(r"\(?(\d+) (?:tokens )?(?:in|from) the (?:messages|input|prompt)|(\d+) input tokens", said)
         exact = int(next(filter(None, counted.groups()))) if counted else 0
         room = int(context[1]) - max(exact, prompt_tokens)
@@ -119,7 +119,7 @@ def adapted(wire: Wire, text: str, prompt_tokens: int) -> Wire | None:
         if most and LEAST_ANSWER_TOKENS <= int(most[1]) < wire.limit:
             return replace(wire, limit=int(most[1]))
         other = "max_completion_tokens" if wire.limit_name == "max_tokens" else "max_tokens"
-        # Back again only where the other name was not refused before.
+        # Switch back only if the other name was not refused before.
         if other == "max_completion_tokens" or "unrecognized" in said or "unknown" in said or "extra" in said:
             return replace(wire, limit_name=other)
         return None
@@ -139,7 +139,7 @@ def _names(text: str, parameter: str) -> bool:
 
 
 def asked_wait_s(headers: Mapping[str, str], text: str) -> float:
-    """Seconds that a busy endpoint asks to wait, in any of the forms in use; 0 where it asks for nothing."""
+    """Delay in seconds that a busy endpoint requests, in any of the usual forms; 0 without one."""
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds:
         return milliseconds / 1000

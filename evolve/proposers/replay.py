@@ -1,4 +1,4 @@
-"""Proposer `replay`: the answers of a recorded run, so that the whole search runs again without the model."""
+"""Proposer `replay`: the answers of a recorded run, to repeat the search without the model."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ SHOWN_CHARS = 160
 
 
 def recorded_entries(config: ReplayConfig) -> dict[int, Entry]:
-    """All proposals of the recorded run.
+    """Read all proposals of the recorded run.
 
     Raises:
-        UserError: the folder holds no journal.
+        UserError: the folder has no journal.
     """
     with open_journal(Path(config.run), read_only=True) as journal:
         return {e.id: e for e in journal.entries()}
 
 
 def recorded_models(config: ReplayConfig) -> dict[int, str]:
-    """The model that each recorded proposal asked."""
+    """Model of each recorded proposal."""
     return {index: e.asked_model for index, e in recorded_entries(config).items()}
 
 
 class ReplayProposer:
-    """Answers as the recorded run was answered, as long as it is asked what that run asked."""
+    """Proposer that returns recorded answers, as long as the requests equal the recorded ones."""
 
     name = "replay"
 
@@ -38,7 +38,7 @@ class ReplayProposer:
         """Read the recorded run.
 
         Raises:
-            UserError: the folder holds no journal.
+            UserError: the folder has no journal.
         """
         self._config = config
         self._entries = recorded_entries(config)
@@ -47,8 +47,8 @@ class ReplayProposer:
         """See `Proposer.propose`.
 
         Raises:
-            ProposerError: the recorded run got no answer here either.
-            UserError: this is not what the recorded run asked; the message says where the two part.
+            ProposerError: the recorded run has an error here, too.
+            UserError: the request differs from the recorded one; the message gives the first difference.
         """
         entry = self._entries.get(request.index)
         if entry is None or (entry.answer is None and not entry.error):
@@ -72,7 +72,7 @@ class ReplayProposer:
         return sum(e.kind == "seed" for e in self._entries.values())
 
     def _difference(self, entry: Entry, request: Request) -> str:
-        """Where the request and the recorded one part; empty when they are equal."""
+        """First difference between a request and the recorded one; empty if they are equal."""
         inspirations = tuple(record.id for record in request.inspirations)
         for what, recorded, now in (
             ("parent", entry.parent, request.parent.id),
@@ -91,7 +91,7 @@ class ReplayProposer:
         return ""
 
     async def aclose(self) -> None:
-        """Nothing to release."""
+        """Do nothing."""
 
 
 def _first_difference(recorded: str, now: str) -> str:

@@ -1,4 +1,4 @@
-"""Measurements of `evosplit reproduce bsc`, looked up by policy, and as lines of CSV."""
+"""Measurements of `evosplit reproduce bsc`, by policy and as rows of CSV."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ POLICIES = (STOCK, PUBLISHED, COMPILED, CHAMPION)
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What a report is written from."""
+    """Input of the report."""
 
     raw: Mapping[str, Any]
     readings: Readings
     policies: Mapping[str, Mapping[str, Decision]]
-    """By policy: decision by shape key, spelled out."""
+    """Resolved decisions by policy and shape key."""
 
     @staticmethod
     def of(raw: Mapping[str, Any]) -> Material:
-        """Read what `reproduce` wrote."""
+        """Parse the measurements of `reproduce`."""
         device = raw["device"]
         gpu = Gpu(device["num_sms"], device["l2_bytes"])
         policies = {
@@ -40,7 +40,7 @@ class Material:
         return Material(raw, Readings(bsc_paper.load(raw), gpu), policies)
 
     def decision(self, policy: str, shape: DecodeShape) -> Decision:
-        """A policy's decision; the stock decision is the library's own."""
+        """Decision of a policy; for stock, the library's own."""
         return Decision() if policy == STOCK else self.policies[policy][shape_key(shape)]
 
     def us(self, where: Setting, shape: DecodeShape, policy: str) -> float:
@@ -57,7 +57,7 @@ class Material:
 
 
 def tile_of(kernels: Sequence[str]) -> tuple[int, int] | None:
-    """(block_m, block_n) from profiler names; None where no name carries a tile."""
+    """(block_m, block_n) from kernel names; None if no name has a tile."""
     for name in kernels:
         numbers = re.findall(r"C<(\d+)>", name) if "FlashAttnFwdSm90" in name else []
         if len(numbers) >= 6:
@@ -66,7 +66,7 @@ def tile_of(kernels: Sequence[str]) -> tuple[int, int] | None:
 
 
 def grid_rows(m: Material) -> Iterator[dict[str, object]]:
-    """One line per configuration, cache state and policy: the whole of the paper's grid, all of it timed."""
+    """One row per configuration of the paper's grid, cache state and policy."""
     for cache in (Cache.HOT, Cache.COLD):
         where = METADATA[cache]
         for shape in bsc_paper.grid_shapes():
@@ -94,7 +94,7 @@ def grid_rows(m: Material) -> Iterator[dict[str, object]]:
 
 
 def peer_rows(m: Material) -> Iterator[dict[str, object]]:
-    """One line per shape, cache state and peer, FA3's stock decision and champion among them."""
+    """One row per shape, cache state and kernel, including FA3's stock decision and the champion."""
     for cache in (Cache.HOT, Cache.COLD):
         where = METADATA[cache]
         for entry in m.raw[f"peers_{cache.value}"]:

@@ -1,4 +1,4 @@
-"""The picture of `evosplit reproduce bsc`: published beside measured, sweep, grid, and other kernels."""
+"""The picture of `evosplit reproduce bsc`: published and measured latencies, sweep, grid, and other kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLOURS = {STOCK: "#000000", PUBLISHED: "#e66101", COMPILED: "#8c8c8c", CHAMPION
 
 
 def draw_reproduction(path: Path, m: Material) -> None:
-    """Four panels. Writes a PNG."""
+    """Draw four panels to a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -30,7 +30,7 @@ PICTURE = "reproduce-bsc.png"
 
 
 def markdown(m: Material) -> str:
-    """The whole report."""
+    """Write the report as Markdown."""
     sections = (_head, reading, table, sweep, boundary, ablation, _grid, _tpot, tokens, _peers, _foot)
     return "\n".join(line for section in sections for line in section(m)).rstrip() + "\n"
 

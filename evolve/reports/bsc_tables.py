@@ -1,4 +1,4 @@
-"""Sections of the report of `evosplit reproduce bsc` that stand beside the paper's own tables, as Markdown."""
+"""Sections of the report of `evosplit reproduce bsc` that correspond to the paper's tables, as Markdown."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def rows(header: Sequence[str], lines: Sequence[Sequence[object]]) -> list[str]:
 
 
 def us(value: float | None) -> str:
-    """Microseconds for a table."""
+    """Microseconds as text for a table."""
     return "" if value is None else f"{value:.2f}"
 
 
 def times(gain: float) -> str:
-    """A log ratio as a factor."""
+    """Log ratio as a factor."""
     return f"{math.exp(gain):.3f}x"
 
 
 def reading(m: Material) -> list[str]:
-    """Which tile the kernel runs, read in three ways."""
+    """Section on the kernel's tile, determined in three ways."""
     kernels = m.raw["kernels"]
     tiles = {name: tile_of(found) for name, found in kernels.items()}
     static, metadata = m.raw["compiled_static"], m.raw["compiled_metadata"]
@@ -80,7 +80,7 @@ def reading(m: Material) -> list[str]:
 
 
 def table(m: Material) -> list[str]:
-    """The table of speed-ups."""
+    """Section with the table of speed-ups."""
     lines = []
     for (n, kv), (stock, rule) in bsc_paper.TABLE.items():
         shape = paper_shape(n, kv)
@@ -97,7 +97,7 @@ def table(m: Material) -> list[str]:
 
 
 def sweep(m: Material) -> list[str]:
-    """The sweep over num_splits."""
+    """Section on the sweep over num_splits."""
     shape = paper_shape(512, 1)
     columns = [METADATA[Cache.HOT], METADATA[Cache.COLD], STATIC[Cache.HOT], STATIC[Cache.COLD]]
     lines = [
@@ -120,7 +120,7 @@ def sweep(m: Material) -> list[str]:
 
 
 def boundary(m: Material) -> list[str]:
-    """Lengths around the guard."""
+    """Section on lengths around the guard."""
     hot, cold = METADATA[Cache.HOT], METADATA[Cache.COLD]
     lines = []
     for n, (stock, rule) in bsc_paper.BOUNDARY.items():
@@ -146,7 +146,7 @@ def boundary(m: Material) -> list[str]:
 
 
 def ablation(m: Material) -> list[str]:
-    """The guard off, and no metadata."""
+    """Section on the ablation of the guard and of the metadata."""
     n, stock, unguarded = bsc_paper.ABLATION
     shape = paper_shape(n, 1)
     guard = [("published", us(stock), us(unguarded), f"{stock / unguarded:.3f}x")]

@@ -1,4 +1,4 @@
-"""The section of `evosplit reproduce bsc` about measured time per output token."""
+"""Section of the report of `evosplit reproduce bsc` on measured time per output token."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from evolve.reports.bsc_material import PUBLISHED, Material
 from evolve.reports.bsc_tables import prose, rows
 
 CLAIM_KEYS = 512
-"""The longest prompts of the paper's search, and where its table has a gain."""
+"""Keys of the longest prompts in the paper's search, where its table has a gain."""
 
 
 def tokens(m: Material) -> list[str]:
-    """The paper's claim beside whole decode steps; nothing where none were measured."""
+    """The paper's claim and measured decode steps; empty without measurements."""
     found = m.raw.get("tokens")
     if not found:
         return []

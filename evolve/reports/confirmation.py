@@ -15,7 +15,7 @@ COLOURS = {
     Verdict.SAME: "#8c8c8c",
     Verdict.UNRELIABLE: "#d9c400",
 }
-"""Told apart also by colour-blind readers."""
+"""Colours that colour-blind readers can distinguish."""
 
 TITLES = {
     Group.SEALED: "sealed test shapes",
@@ -25,7 +25,7 @@ TITLES = {
 
 
 def draw_confirmation(path: Path, found: Sequence[ShapeVerdict], *, title: str) -> None:
-    """Sorted speed-ups with intervals, one panel per group; same launches are counted in the title. Writes a PNG."""
+    """Draw sorted speed-ups with intervals to a PNG, one panel per group; titles count equal launches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

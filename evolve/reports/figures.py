@@ -1,4 +1,4 @@
-"""Common parts of figures: how they are made without a display, and files that a paper can use."""
+"""Common parts of figures: creation without a display, and files for papers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DPI = 150
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """An empty figure in inches. It needs no display and no pyplot, and shows itself as the last value of a cell."""
+    """Create an empty figure, size in inches. Needs no display or pyplot, and is shown as a cell's last value."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -24,12 +24,12 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
-    """Write a figure in several formats; the same figure always makes the same files.
+    """Write a figure in several formats, deterministically.
 
     Args:
-        figure: any.
-        path: its suffix is replaced by each format's.
-        formats: of `FORMATS`. PDF embeds its fonts as TrueType, SVG holds them as outlines: no reader needs them.
+        figure: figure to write.
+        path: path whose suffix is replaced for each format.
+        formats: some of `FORMATS`. PDF embeds fonts as TrueType, SVG has outlines, so readers need no fonts.
     """
     from matplotlib import rc_context
 

@@ -1,4 +1,4 @@
-"""The progress of one run on stderr: a live panel on a terminal, a line now and then elsewhere."""
+"""Progress of one run on stderr: a live panel on a terminal, otherwise occasional lines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAME_CHARS = len("best on holdout")
 
 
 class RunDisplay:
-    """A context manager around a search. Everything shown is read from the run's journal.
+    """Display of a run; a context manager around a search. All content is read from the run's journal.
 
     Example:
         >>> with RunDisplay(Path("runs/mine"), wanted=300, wall_s=None) as display:  # doctest: +SKIP
@@ -43,14 +43,14 @@ class RunDisplay:
         holdout: bool = True,
         console: Console | None = None,
     ) -> None:
-        """Look at what stderr is.
+        """Detect whether stderr is a terminal.
 
         Args:
-            folder: the run's; its journal may not be there yet.
-            wanted: proposals that the run will make.
-            wall_s: time after which it ends all the same.
-            holdout: whether to show the holdout; not where whoever proposes may read along.
-            console: where to show it; stderr without one.
+            folder: run folder, possibly without a journal yet.
+            wanted: total number of proposals.
+            wall_s: time limit of the run.
+            holdout: True to show the holdout; False if a proposing person could read it.
+            console: output; stderr by default.
         """
         self._console = console or Console(stderr=True)
         self._watch = RunWatch(folder)
@@ -64,7 +64,7 @@ class RunDisplay:
         )
 
     def __enter__(self) -> RunDisplay:
-        """Begin to show."""
+        """Start the display."""
         if self._live:
             self._live.start(refresh=True)
         return self
@@ -77,7 +77,7 @@ class RunDisplay:
             self._live.stop()
 
     def update(self, progress: SearchProgress) -> None:
-        """Take note of a commit: off a terminal, a line every few seconds and at the end."""
+        """Update after a commit; without a terminal, print a line every few seconds and at the end."""
         now = time.monotonic()
         if self._live or (now - self._last < PLAIN_EVERY_S and progress.done < progress.total):
             return
@@ -86,7 +86,7 @@ class RunDisplay:
         self._console.print(self._line(), soft_wrap=True, markup=False, highlight=False)
 
     def _look(self) -> None:
-        # Being made just now, or moved away: the search itself says what is wrong.
+        # It is being created, or was moved: the search itself reports problems.
         with suppress(UserError, sqlite3.Error, OSError):
             self._watch.look()
 
@@ -97,7 +97,7 @@ class RunDisplay:
         return min(left, max(0.0, self._wall_s - (time.monotonic() - self._began)))
 
     def _line(self) -> str:
-        """One line that says it all."""
+        """State of the run in one line."""
         w = self._watch
         failed = sum(w.causes.values())
         parts = [f"{w.done}/{self._wanted}"]
@@ -114,7 +114,7 @@ class RunDisplay:
         return "  ".join(parts)
 
     def _panel(self) -> RenderableType:
-        """The live view: rows of a name and what is to be said of it, none wider than the terminal."""
+        """Live panel: rows of name and value, at most as wide as the terminal."""
         self._look()
         w, rows = self._watch, Table.grid(padding=(0, 2))
         rows.add_column(style="dim", no_wrap=True, min_width=NAME_CHARS)
@@ -156,7 +156,7 @@ class RunDisplay:
 
 
 def _missing(best: BestSoFar) -> str:
-    """How many shapes a program was charged for instead of scored."""
+    """Number of shapes that were charged instead of scored, as text."""
     return f", MISSING {best.missing} shapes" if best.missing else ""
 
 
@@ -165,7 +165,7 @@ def _outcomes_text(watch: RunWatch) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A stretch of time as people read it: 42 s, 3 min 05 s, 2 h 10 min."""
+    """Readable duration: 42 s, 3 min 05 s, 2 h 10 min."""
     whole = int(seconds)
     if whole < 90:
         return f"{whole} s"

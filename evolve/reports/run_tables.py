@@ -1,4 +1,4 @@
-"""Runs and their proposals as tables for a terminal, and coloured differences."""
+"""Tables of runs and proposals for a terminal, and coloured diffs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evolve.journal.run_folder import RunSummary
 from evolve.reports.plain_text import plain, rationale_of
 
 WIDE = 10_000
-"""Characters of a line that goes into a file or a pipe: nothing is cut or wrapped there."""
+"""Width of lines for a file or a pipe, large enough to avoid cutting or wrapping."""
 
 STATE_STYLES = {
     "running": "cyan",
@@ -29,7 +29,7 @@ RATIONALE_CHARS = 200
 
 
 def stdout_console() -> Console:
-    """Where results go: coloured and as wide as the terminal, or plain and unbounded in a pipe."""
+    """Console for results: coloured and as wide as the terminal, or plain and unbounded in a pipe."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=WIDE)
@@ -37,7 +37,7 @@ def stdout_console() -> Console:
 
 
 def print_table(table: Table, console: Console) -> None:
-    """Print a table; in a pipe without the blanks that fill its last column."""
+    """Print a table; in a pipe without trailing blanks."""
     if console.is_terminal:
         console.print(table)
         return
@@ -83,7 +83,7 @@ def _cost(run: RunSummary) -> str:
 
 
 def proposals_table(entries: Iterable[Entry], width: int) -> Table:
-    """Proposals with status and scores; in the last column what was changed, or why there is no score."""
+    """Proposals with status and scores; the last column has the change, or the reason for a missing score."""
     table = _table()
     fixed = (("#", 5), ("status", 15), ("train", 6), ("holdout", 7), ("from", 5))
     for name, chars in fixed:
@@ -108,7 +108,7 @@ def proposals_table(entries: Iterable[Entry], width: int) -> Table:
 
 
 def _what(entry: Entry) -> str:
-    """One line on a proposal."""
+    """Description of a proposal in one line."""
     if entry.status not in (None, Status.OK):
         return (entry.message or entry.error).strip().split("\n")[0]
     if entry.kind == "seed":
@@ -124,7 +124,7 @@ def _what(entry: Entry) -> str:
 
 
 def diff_text(lines: Iterable[str]) -> Text:
-    """A unified diff in the colours that everybody knows."""
+    """Unified diff in the usual colours."""
     styles = (("+++", "bold"), ("---", "bold"), ("@@", "cyan"), ("+", "green"), ("-", "red"))
     text = Text()
     for line in lines:

@@ -1,4 +1,4 @@
-"""State of a running search, read from its journal bit by bit."""
+"""State of a running search, read incrementally from its journal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from evolve.journal.entry import WinnerOrder, score_of, winner_order
 from evolve.journal.journal import FILE_NAME, open_journal
 
 PACE_OVER = 20
-"""Commits whose pace says how long the rest will take."""
+"""Number of last commits for the estimate of the remaining time."""
 
 MESSAGE_CHARS = 200
 
@@ -26,7 +26,7 @@ _COMMITS = f"""SELECT r.id, p.kind, r.status, r.train, r.holdout, r.features, r.
 
 @dataclass(frozen=True, slots=True)
 class BestSoFar:
-    """A program that is ahead on some shapes; `missing` are those of them that have no recorded latency."""
+    """Best program on some shapes; `missing` counts those without a recorded latency."""
 
     id: int
     score: float
@@ -36,16 +36,16 @@ class BestSoFar:
 
 @dataclass(slots=True)
 class RunWatch:
-    """A run as of the last look. Results are committed in order, so that each look reads only what is new.
+    """State of a run at the last update. Results are committed in order, so that each update reads only new ones.
 
     Attributes:
         train: the leader, best on the training shapes.
-        holdout: the winner, as `run_folder.pick_best` picks it.
-        curve: the best training score after each commit.
-        statuses: how proposals ended, by status.
-        causes: failures by status and first line of the message, numbers masked.
-        under_way: proposals that were asked for and are not committed.
-        last_at: when the last commit was, in seconds since the epoch; None before the first.
+        holdout: the winner, by the rules of `run_folder.pick_best`.
+        curve: best training score after each commit.
+        statuses: number of proposals by status.
+        causes: failures by status and first line of the message, with numbers masked.
+        under_way: number of requested proposals that are not committed.
+        last_at: time of the last commit, in seconds since the epoch; None before the first.
     """
 
     folder: Path
@@ -64,7 +64,7 @@ class RunWatch:
     _times: list[float] = field(default_factory=list)
 
     def look(self) -> None:
-        """Read what was committed since the last look; nothing where there is no journal yet."""
+        """Read new commits; does nothing without a journal."""
         if not (self.folder / FILE_NAME).exists():
             return
         with open_journal(self.folder, read_only=True) as journal:
@@ -103,7 +103,7 @@ class RunWatch:
         return BestSoFar(self._seen, score.score, score.oracle_share, score.missing)
 
     def seconds_left(self, wanted: int) -> float | None:
-        """Time for the rest at the pace of the last commits; None before there is one."""
+        """Estimated time for the rest at the pace of the last commits; None before the first."""
         if len(self._times) < 3 or self.done >= wanted:
             return None
         pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
@@ -111,7 +111,7 @@ class RunWatch:
 
 
 def masked(message: str) -> str:
-    """The first line of a message without its numbers and shapes, which would tell every two failures apart."""
+    """First line of a message without numbers and shapes, to group similar failures."""
     line = message.strip().split("\n")[0]
     line = re.sub(r"\b[ur]-b\d+-h\d+x\d+-\w+", "a shape", line)
     return re.sub(r"(?<![A-Za-z_])\d[\d.,]*", "#", line)
@@ -121,7 +121,7 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: list[float], width: int) -> str:
-    """The course of some values in a line of at most `width` characters, from the least to the greatest."""
+    """Sparkline of values in at most `width` characters, scaled from the least to the greatest."""
     if not values or width < 1:
         return ""
     count = min(width, len(values))

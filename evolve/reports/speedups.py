@@ -1,4 +1,4 @@
-"""The picture of a program: speed-up over the baseline by shape."""
+"""Picture of a program: speed-up over the baseline by shape."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 SLOWER = 0.99
-"""A speed-up below which a shape is outlined: its colour, near the middle of the scale, would not be seen in print."""
+"""Speed-up below which a shape is outlined, since its colour near the middle of the scale is hard to see in print."""
 
 LEAST, MOST = (0.8, 0.97), (1.05, 2.0)
-"""Bounds of the ends of the colour scale: the extremes of the data, within these."""
+"""Bounds of the ends of the colour scale, which are the extremes of the data, clipped to these."""
 
 
 def draw_speedups(path: Path, cases: Sequence[Case], speedups: Mapping[str, float], *, title: str = "") -> None:
-    """Write the figure as PNG."""
+    """Draw the figure to a PNG."""
     save_figure(speedup_figure(cases, speedups, title=title), path, ("png",))
 
 
 def speedup_figure(cases: Sequence[Case], speedups: Mapping[str, float], *, title: str = "") -> Figure:
-    """Heat maps of speed-up over the baseline: uniform batches by KV length, ragged ones by their mix of lengths.
+    """Draw heat maps of speed-up over the baseline: uniform batches by KV length, ragged ones by their mix of lengths.
 
-    One map per head count. Held-out shapes carry a dot, shapes slower than `SLOWER` an outline, shapes that were not
+    One map per head count. Held-out shapes have a dot, shapes slower than `SLOWER` an outline; shapes that were not
     judged are grey.
 
     Args:
-        cases: the shapes to draw.
-        speedups: baseline latency / latency, by case.
-        title: above all maps; empty for a paper, which has captions.
+        cases: shapes to draw.
+        speedups: baseline latency / latency, by case id.
+        title: title of the figure; empty for a paper, which has captions.
 
     Example:
         >>> from evaluators.latencies.table import read_table
@@ -74,7 +74,7 @@ def _heads(case: Case) -> tuple[int, int]:
 
 
 def _scale(values: Sequence[float]) -> tuple[TwoSlopeNorm, str]:
-    """Colours from the least to the greatest speed-up, 1 in the middle; and which ends lie within the data."""
+    """Colour scale from the least to the greatest speed-up with 1 in the middle, and the ends that the data exceed."""
     from matplotlib.colors import TwoSlopeNorm
 
     low, high = min(values, default=1.0), max(values, default=1.0)
@@ -94,7 +94,7 @@ def _by_length(mix: str) -> tuple[float, str]:
 
 
 def _map(axes: Axes, cases: Sequence[Case], speedups: Mapping[str, float], norm: TwoSlopeNorm) -> AxesImage:
-    """One heat map of cases of the same head count, all uniform or all ragged."""
+    """Draw one heat map of cases with the same head count, all uniform or all ragged."""
     from matplotlib.patches import Rectangle
 
     is_ragged = cases[0].ragged
@@ -118,7 +118,7 @@ def _map(axes: Axes, cases: Sequence[Case], speedups: Mapping[str, float], norm:
     if held_out:
         axes.plot(*zip(*held_out, strict=True), "k.", markersize=2.5)
     image = axes.imshow(values, cmap="PuOr_r", norm=norm, aspect="auto", origin="lower")
-    # Grey, since white already means that nothing changed.
+    # Grey, since white means no change.
     axes.set_facecolor("#b8b8b8")
     q, kv = _heads(cases[0])
     axes.set_title(f"{q} query, {kv} KV heads, {'ragged' if is_ragged else 'uniform'}", fontsize=10)

@@ -1,4 +1,4 @@
-"""How far a score carries: beyond the shapes that picked it, beyond the grid, beyond the batch."""
+"""Generality of a score: beyond the shapes of the selection, off the grid, and independent of the batch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from evaluators.judge.judge_set import JudgeSet
 from evaluators.judge.off_grid import OffGrid, read_off_grid
 
 OPTIMISM = {("llama31-70b", "fa3_fwd-metadata-cold"): 0.014}
-"""By workload and setting, the share of the oracle's gain that winners lose from the holdout, which picked them, to
-sealed shapes: mean of eight searches of 80 proposals, standard error 0.009 (results/optimism)."""
+"""Share of the oracle's gain that winners lose between the holdout, which picked them, and sealed shapes, by workload
+and setting: mean of eight searches of 80 proposals, standard error 0.009 (results/optimism)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """What a program's decisions on one table say of other calls.
+    """Generality of a program's decisions on one table.
 
     Attributes:
-        table: its name among several; empty for the only one.
-        varies: how a sequence's splits depend on what shares its batch; empty where they do not.
-        off_grid: its gain on drawn shapes; None where none could be drawn.
+        table: name of the table; empty if it is the only one.
+        varies: description of how a sequence's splits depend on its batch; empty if they do not.
+        off_grid: gain on drawn shapes; None if none could be drawn.
     """
 
     table: str
@@ -36,12 +36,12 @@ class Reach:
 
     @property
     def invariance(self) -> str:
-        """Whether the rule is batch-invariant, in words."""
+        """Text on batch invariance."""
         return f"no{self._of}: {self.varies}" if self.varies else f"yes, on the shapes scored{self._of}"
 
     @property
     def off_grid_text(self) -> str:
-        """What is kept off the grid, in words; empty where nothing was drawn."""
+        """Text on the gain off the grid; empty if nothing was drawn."""
         found = self.off_grid
         if found is None:
             return ""
@@ -60,13 +60,13 @@ class Reach:
 
 
 def reaches(judge: Judge | JudgeSet, source: str, evaluation: Evaluation, *, measure: bool) -> list[Reach]:
-    """How far a program's decisions carry, on each table of the judge.
+    """Generality of a program's decisions, on each table of the judge.
 
     Args:
-        judge: what evaluated it.
-        source: of the program.
-        evaluation: what the judge said, `OK`.
-        measure: whether a live judge may use its GPU for shapes off the grid.
+        judge: judge that evaluated it.
+        source: source of the program.
+        evaluation: the judge's evaluation, with status `OK`.
+        measure: True if a live judge may use its GPU for shapes off the grid.
 
     Raises:
         MeasureError: a live judge lost its GPU.
@@ -83,7 +83,7 @@ def _each(judge: JudgeSet, source: str) -> dict[str, tuple[Judge, Evaluation]]:
 
 
 def reach_lines(found: list[Reach]) -> list[str]:
-    """Lines for people."""
+    """Lines of text for a report."""
     lines = []
     for reach in found:
         if reach.off_grid_text:
@@ -93,7 +93,7 @@ def reach_lines(found: list[Reach]) -> list[str]:
 
 
 def optimism_line(holdout: SplitScore, description: Mapping[str, str]) -> str:
-    """What to expect of a winner where it was not picked, and of which setting the correction is."""
+    """Line on the expected share of a winner on unselected shapes, with the setting of the correction."""
     own = (description.get("workload", ""), description.get("setting", ""))
     measured = own if own in OPTIMISM else next(iter(OPTIMISM))
     points = OPTIMISM[measured]

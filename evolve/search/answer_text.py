@@ -1,7 +1,6 @@
-"""The parts of an answer's text: reasoning to leave out, fenced blocks, SEARCH/REPLACE blocks, unified diffs.
+"""Parser of answers: strips reasoning, finds fenced blocks, SEARCH/REPLACE blocks and unified diffs.
 
-All of it is the project's own, since OpenEvolve's parsing changes between releases and an answer that cannot be read is
-paid for in vain.
+OpenEvolve's parser is not used: it changes between releases, and an answer that cannot be parsed is paid for in vain.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 REASONING = ("think", "thinking", "thought", "reasoning")
-"""Tags around what a model says to itself; local servers without a reasoning parser leave it in the text."""
+"""Tags around a model's reasoning, which local servers without a reasoning parser leave in the text."""
 
 _TAG = re.compile(rf"<(/?)(?:{'|'.join(REASONING)})>", re.IGNORECASE)
 _FINAL_CHANNEL = re.compile(r"<\|channel\|>\s*final\b[^<\n]*(?:<\|message\|>)?")
@@ -24,12 +23,12 @@ _HUNK = re.compile(r"^@@.*@@")
 
 
 class MalformedEdit(Exception):
-    """SEARCH/REPLACE blocks that cannot be taken apart; the message says what is missing."""
+    """SEARCH/REPLACE blocks that cannot be parsed; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class FencedBlock:
-    """A fenced block: what stands behind the opening fence, its text, and whether a closing fence was there."""
+    """A fenced block: info string, text, and whether it has a closing fence."""
 
     info: str
     text: str
@@ -38,14 +37,14 @@ class FencedBlock:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Lines to look for, and lines to put in their place."""
+    """Lines to search for, and their replacement."""
 
     search: tuple[str, ...]
     replace: tuple[str, ...]
 
 
 def visible_text(text: str) -> str:
-    """The answer without byte-order mark, carriage returns and reasoning; empty when it never came to an answer."""
+    """Answer without byte-order mark, carriage returns and reasoning; empty if the reasoning never ended."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if "<|" in text:
         finals = [found.end() for found in _FINAL_CHANNEL.finditer(text)]
@@ -58,7 +57,7 @@ def _without_reasoning(text: str) -> str:
     start, opened = 0, -1
     for tag in _TAG.finditer(text):
         if tag[1]:
-            # A closing tag alone ends what the prompt opened: all before it was reasoning.
+            # A lone closing tag ends reasoning that the prompt opened.
             kept = [*kept, text[start:opened]] if opened >= 0 else []
             start, opened = tag.end(), -1
         elif opened < 0:
@@ -71,8 +70,8 @@ def _without_reasoning(text: str) -> str:
 def fenced_blocks(text: str) -> list[FencedBlock]:
     """All fenced blocks in order.
 
-    Fences may be of backticks or tildes, three or more, indented, with any words behind the first, and the last may be
-    missing. A fence that names a language begins a block, also where the one before was never closed.
+    A fence is three or more backticks or tildes, may be indented and have an info string; the last may be missing. A
+    fence that names a language begins a block, even if the previous block was not closed.
     """
     blocks: list[FencedBlock] = []
     opened: tuple[str, str, str] | None = None
@@ -109,7 +108,7 @@ def fenced_blocks(text: str) -> list[FencedBlock]:
 
 
 def unfenced_code(text: str) -> str:
-    """A program that stands in the text itself: from the first line that looks like code, fences left out."""
+    """Program outside fences: from the first line that looks like code, without fence lines."""
     lines = [line for line in text.split("\n") if not _FENCE.match(line)]
     start = next((i for i, line in enumerate(lines) if _CODE.match(line)), 0)
     return "\n".join(lines[start:])
@@ -120,15 +119,15 @@ def _outdented(line: str, indent: str) -> str:
 
 
 def has_edits(text: str) -> bool:
-    """Whether any line looks like the beginning or end of a SEARCH/REPLACE block."""
+    """True if any line looks like the beginning or end of a SEARCH/REPLACE block."""
     return any(_SEARCH.match(line) or re.match(r"^[ \t]*>{5,}[ \t]*REPLACE", line) for line in text.split("\n"))
 
 
 def search_replace_edits(text: str) -> list[Edit]:
-    """SEARCH/REPLACE blocks in order; marks of five or more characters, the last with or without its word.
+    """SEARCH/REPLACE blocks in order; markers have five or more characters, the word of the last is optional.
 
     Raises:
-        MalformedEdit: marks that do not follow each other as they must.
+        MalformedEdit: markers out of order or missing.
     """
     edits: list[Edit] = []
     search: list[str] = []
@@ -160,7 +159,7 @@ def search_replace_edits(text: str) -> list[Edit]:
 
 
 def unified_edits(text: str) -> list[Edit]:
-    """Hunks of a unified diff, by their lines alone: models count lines wrongly. Empty where there is no hunk."""
+    """Hunks of a unified diff, without their line numbers, which models count wrongly. Empty without hunks."""
     edits: list[Edit] = []
     for source in [b.text for b in fenced_blocks(text)] or [text]:
         hunk: list[str] | None = None

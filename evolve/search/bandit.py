@@ -1,13 +1,13 @@
-"""Choice of the model that is asked next: fixed weights, or a bandit that favours score gained per cost.
+"""Choice of the next model: fixed weights, or a bandit that favours gain in score per cost.
 
-A choice follows from the committed results and the proposal's seed alone, so that a resumed or replayed run
+A choice depends on the committed results and the proposal's seed alone, so that a resumed or replayed run
 chooses the same. The weights are those of the configuration times
 
     (gain + PRIOR_CALLS * mean gain per call of all) / (cost + PRIOR_CALLS * mean cost per call of this model)
 
-where a call's gain is what its program's training score has over its parent's, 0 if nothing, and older calls fade.
-Before anything was gained the configured weights rule; each model keeps `EXPLORE` of its configured share, since
-a model that is never asked cannot show that it has become the better one.
+where a call's gain is the improvement of its program's training score over its parent's, at least 0, and older calls
+decay. Before the first gain the configured weights apply; each model keeps `EXPLORE` of its configured share, since an
+unused model cannot show that it has become the better one.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from evolve.proposer_config import EndpointConfig, ProposerConfig, ReplayConfig
 PRIOR_CALLS = 4.0
 """Calls of average yield that every model starts with."""
 LEAST_GAIN = 1e-12
-"""Faded sums below this are rounding."""
+"""Decayed sums below this are rounding."""
 FADE = 0.98
-"""Factor by which the weight of a call falls with each later one."""
+"""Decay of a call's weight with each later call."""
 EXPLORE = 0.15
 
 
 @dataclass(slots=True)
 class Record:
-    """Faded totals of one model."""
+    """Decayed totals of one model."""
 
     calls: float = 0.0
     gain: float = 0.0
@@ -39,28 +39,28 @@ class Record:
     tokens: float = 0.0
 
     def fade(self) -> None:
-        """One more call was committed, by whichever model."""
+        """Decay the totals after a committed call of any model."""
         self.calls, self.gain = self.calls * FADE, self.gain * FADE
         self.usd, self.tokens = self.usd * FADE, self.tokens * FADE
 
 
 class ModelChoice(Protocol):
-    """Names the model of each proposal."""
+    """Strategy that chooses the model of each proposal."""
 
     def choose(self, index: int, seed: int) -> str:
-        """The model to ask; empty where there is no choice."""
+        """Return the model for a proposal; empty if there is no choice."""
         ...
 
     def commit(self, model: str, *, gain: float, usd: float, tokens: int) -> None:
-        """Take note of a call's outcome, in index order."""
+        """Record a call's outcome, in index order."""
         ...
 
 
 class Bandit:
-    """Several models with weights."""
+    """Weighted choice among several models."""
 
     def __init__(self, weights: Sequence[tuple[str, float]], *, shifting: bool) -> None:
-        """Start from the configured weights; without `shifting` they stay."""
+        """Start from the configured weights; without `shifting` they are fixed."""
         self._names = [name for name, _ in weights]
         whole = total(weight for _, weight in weights)
         self._prior = [weight / whole for _, weight in weights]
@@ -73,7 +73,7 @@ class Bandit:
         gain, calls = total(r.gain for r in records), total(r.calls for r in records)
         if not self._shifting or gain < LEAST_GAIN:
             return self._prior
-        # Dollars where every model that was asked has a price, else tokens, else calls: never one against the other.
+        # Cost in dollars if every used model has a price, otherwise in tokens, otherwise in calls: one unit for all.
         asked = [r for r in records if r.calls > 0]
         unit = "usd" if all(r.usd > 0 for r in asked) else "tokens" if all(r.tokens > 0 for r in asked) else "calls"
         usual = total(getattr(r, unit) for r in asked) / calls
@@ -104,7 +104,7 @@ class Bandit:
 
 
 class OneModel:
-    """No choice: the proposer knows its only model."""
+    """No choice: the proposer has one model."""
 
     def choose(self, index: int, seed: int) -> str:
         """See `ModelChoice.choose`."""
@@ -115,10 +115,10 @@ class OneModel:
 
 
 class RecordedChoice(OneModel):
-    """The models that a recorded run asked."""
+    """Models of a recorded run."""
 
     def __init__(self, models: dict[int, str]) -> None:
-        """Keep them by proposal."""
+        """Store the models by proposal."""
         self._models = models
 
     def choose(self, index: int, seed: int) -> str:
@@ -127,7 +127,7 @@ class RecordedChoice(OneModel):
 
 
 def open_choice(config: ProposerConfig) -> ModelChoice:
-    """How a configuration chooses models."""
+    """Open the model choice of a configuration."""
     if isinstance(config, EndpointConfig) and config.models:
         return Bandit([(m.name, m.weight) for m in config.models], shifting=config.bandit)
     if isinstance(config, ReplayConfig):

@@ -1,4 +1,4 @@
-"""Budgets of a run: US dollars, tokens, GPU seconds. Running calls are reserved at what they may cost at most.
+"""Budgets of a run: US dollars, tokens, GPU seconds. Running calls reserve an upper bound of their cost.
 
 Wall time and proposals are limits of the search itself (`search.wall_s`, `search.proposals`).
 """
@@ -16,7 +16,7 @@ from evolve.proposer_config import EndpointConfig
 
 
 class BudgetSpent(Exception):
-    """The next step would overrun a budget; the message says which, and by how much."""
+    """The next step would exceed a budget; the message names it with the amounts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,16 @@ def spend_of(response: Response) -> Spend:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ticket:
-    """A place held for one step, until it is settled."""
+    """Reservation for one step, until it is settled."""
 
     reserved: Spend
 
 
 class Budget:
-    """Amounts spent and reserved, and whether the next step still fits. Runs inside one event loop."""
+    """Amounts spent and reserved, and admission of further steps. Runs inside one event loop."""
 
     def __init__(self, config: RunConfig, spent: Spending) -> None:
-        """Begin where the journal left off."""
+        """Start from the spending in the journal."""
         self._limits, self._prices = config.budget, config.budget.prices
         self._answer_tokens, self._only_model = {"": 0}, ""
         if isinstance(config.proposer, EndpointConfig):
@@ -59,40 +59,40 @@ class Budget:
         self._settled = asyncio.Event()
 
     def priced(self, answer: Response) -> Response:
-        """The answer with its price by the table of the configuration, where its model has one."""
+        """Answer with its price by the configured price table, if its model is listed."""
         price = self._prices.get(answer.model)
         if price is None or answer.cost_usd:
             return answer
         return replace(answer, cost_usd=price.of(answer.tokens_in, answer.tokens_out))
 
     def call_priced(self, call: EndpointCall) -> EndpointCall:
-        """A call with its price: the endpoint's own, or that of the configuration's table."""
+        """Call with its price: the endpoint's own, or by the configured price table."""
         price = self._prices.get(call.model)
         if price is None or call.cost_usd is not None:
             return call
         return replace(call, cost_usd=price.of(call.tokens_in, call.tokens_out))
 
     def call(self, request: Request) -> Spend:
-        """Upper bound of a call: the prompt as estimated, and the longest answer."""
+        """Upper bound of a call's cost: the estimated prompt and the longest answer."""
         tokens_in = estimate_tokens(request.system) + estimate_tokens(request.user)
         model = request.model or self._only_model
         return self.most(model, tokens_in, self._answer_tokens.get(model, 0))
 
     def most(self, model: str, tokens_in: int, tokens_out: int) -> Spend:
-        """What a call of so many tokens may cost at most."""
+        """Upper bound of the cost of a call, given its tokens."""
         price = self._prices.get(model)
         usd = price.of(tokens_in, tokens_out) if price else 0.0
         return Spend(usd, tokens_in + tokens_out)
 
     def evaluation(self) -> Spend:
-        """Estimate of an evaluation: as much as the longest so far."""
+        """Estimated cost of an evaluation: that of the longest so far."""
         return Spend(gpu_s=self._longest_gpu_s)
 
     async def reserve(self, cost: Spend) -> Ticket:
-        """Wait until a step fits beside running ones, which mostly cost less than reserved; then hold its place.
+        """Wait until a step fits beside running ones, which mostly cost less than reserved; then reserve it.
 
         Raises:
-            BudgetSpent: it does not fit, and no running step could leave room.
+            BudgetSpent: it does not fit, and no running step could free enough.
         """
         while True:
             over = self._over(cost)
@@ -106,18 +106,18 @@ class Budget:
             await self._settled.wait()
 
     def settle(self, ticket: Ticket, actual: Spend) -> None:
-        """Replace a reservation by what the step cost."""
+        """Replace a reservation by the actual cost."""
         self._tickets.remove(ticket)
         self._spent += actual
         self._longest_gpu_s = max(self._longest_gpu_s, actual.gpu_s)
         self._settled.set()
 
     def charge(self, actual: Spend) -> None:
-        """Count what a step cost that could not be refused."""
+        """Add the cost of a step that needs no reservation."""
         self._spent += actual
 
     def _over(self, cost: Spend) -> str:
-        """The limit that the step would break; empty when none. Calls take no GPU time, evaluations no tokens."""
+        """Message about the limit that a step would exceed; empty if none. Calls use no GPU, evaluations no tokens."""
         total = self._spent + cost
         for ticket in self._tickets:
             total += ticket.reserved

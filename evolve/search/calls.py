@@ -1,4 +1,4 @@
-"""Accounts of calls to endpoints: each is reserved before it is made, and stored durably before it is read."""
+"""Accounts of calls to endpoints: each is reserved before it is sent, and its result journalled before it is used."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from evolve.proposal import EndpointCall, Response
 from evolve.search.budget import Budget, Spend, Ticket
 
 PREPARING = -1
-"""Stands for a proposal's number in calls that prepare a run."""
+"""Index of calls that prepare a run, in place of a proposal's number."""
 
 FIRST, CORRECTING = 0, 1
-"""Purpose of a call: the answer, or the one further try after an answer that could not be read."""
+"""Purpose of a call: the answer, or the second try after an answer that could not be parsed."""
 
 
 class CallLog:
-    """The calls of one proposal, also those of before an interruption. See `evolve.proposal.Calls`."""
+    """Calls of one proposal, including those before an interruption. See `evolve.proposal.Calls`."""
 
     def __init__(self, journal: Journal, budget: Budget, index: int, ticket: Ticket | None = None) -> None:
-        """Read what an interrupted run left.
+        """Read the calls that an interrupted run journalled.
 
         Args:
-            journal: of the run.
-            budget: of the run.
+            journal: journal of the run.
+            budget: budget of the run.
             index: number of the proposal, or `PREPARING`.
-            ticket: what the first call is reserved with already.
+            ticket: existing reservation for the first call.
         """
         self._journal, self._budget, self._index, self._ticket = journal, budget, index, ticket
         self._row = 0
@@ -37,22 +37,22 @@ class CallLog:
 
     @property
     def used(self) -> bool:
-        """Whether there was any call."""
+        """True if there was any call."""
         return bool(self._known)
 
     def recalled(self, step: int) -> EndpointCall | None:
-        """The text that a step came to before an interruption, which is not asked for again."""
+        """Result of a step from before an interruption, so that it is not repeated; None without one."""
         return next((call for at, call in self._known if at == step and call.text), None)
 
     async def begin(self, model: str, *, tokens_in: int, tokens_out: int) -> str:
         """See `Calls.begin`.
 
         Raises:
-            BudgetSpent: the call might overrun a budget.
+            BudgetSpent: the call could exceed a budget.
         """
         if self._ticket is None:
             self._ticket = await self._budget.reserve(self._budget.most(model, tokens_in, tokens_out))
-        # The same for a call that nobody answered, so that an endpoint that knows such keys does not bill it again.
+        # An unanswered call keeps its key, so that an endpoint that supports such keys does not bill it again.
         answered = sum(call.answered for at, call in self._known if at == self.step)
         text = f"{self._journal.meta('created_at')}:{self._index}:{self.step}:{answered}"
         key = f"evosplit-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
@@ -71,18 +71,18 @@ class CallLog:
         self._known.append((self.step, call))
 
     def settle(self, spend: Spend) -> None:
-        """Give the place back that the call under way holds, if any."""
+        """Settle the reservation of the running call, if any."""
         if self._ticket is not None:
             self._budget.settle(self._ticket, spend)
             self._ticket = None
 
     def total(self, response: Response) -> Response:
-        """A response with what all calls cost, those of before an interruption included."""
+        """Response with the cost of all calls, including those before an interruption."""
         return with_spend_of([call for _, call in self._known], response) if self._known else response
 
 
 def with_spend_of(calls: Sequence[EndpointCall], response: Response) -> Response:
-    """A response that carries what its calls cost."""
+    """Response with the cost of its calls."""
     return replace(
         response,
         tokens_in=sum(call.tokens_in for call in calls),

@@ -1,7 +1,7 @@
-"""The controller: samples, asks, judges and commits, in an order that does not depend on timing.
+"""The controller: samples, prompts, evaluates and commits, in an order that does not depend on timing.
 
-Proposal k samples from the population as it stood after commit k - window; results are committed in index
-order. Proposals and evaluations overlap, but nothing that is written depends on which ends first.
+Proposal k samples from the population after commit k - window; results are committed in index order. Proposals and
+evaluations overlap, but the journal does not depend on which ends first.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ from evolve.search.population import Population
 from evolve.search.requests import Origin, RequestBuilder
 
 UNREAD_TOKENS = 6000
-"""Longest prompt of a proposer that reads feedback as data: journals of long searches stay small."""
+"""Longest prompt of a proposer that reads feedback as data; keeps journals of long searches small."""
 
 AGENT_TOKENS = 9000
-"""Longest brief of an agent: it is sent again with every turn, and tools tell the rest."""
+"""Longest brief of an agent: it is sent again with every turn, and tools give the rest."""
 
 FORGET_EVERY = 256
-"""Commits after which lessons of displaced programs and free memory are given up."""
+"""Commits between two clean-ups of lessons of displaced programs and of free memory."""
 
 
 @cache
 def _malloc_trim() -> Callable[[int], int] | None:
-    """Glibc's malloc_trim; None with another C library."""
+    """Return glibc's malloc_trim; None with another C library."""
     try:
         return ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):
@@ -67,11 +67,11 @@ def _malloc_trim() -> Callable[[int], int] | None:
 
 
 def return_free_memory() -> None:
-    """Return free pages of the heap to the system, where the C library can.
+    """Return free pages of the heap to the system, if the C library can.
 
-    Every parsed program adds names to CPython's table of interned strings and takes them away again, so that the
-    interpreter rebuilds the table from time to time: some MiB, which glibc keeps together with other holes of the
-    heap. See results/soak.
+    Every parsed program adds names to CPython's table of interned strings and removes them again, so that the
+    interpreter rebuilds the table from time to time. That frees some MiB, which glibc keeps with other free parts of
+    the heap. See results/soak.
     """
     trim = _malloc_trim()
     if trim is not None:
@@ -79,7 +79,7 @@ def return_free_memory() -> None:
 
 
 REFUSING_RULES, RESTORING_RULES = "1", "2"
-"""Answers that change frozen text are refused (runs begun before version 0.2), or the text is put back."""
+"""Rules for answers that change frozen text: refuse them (runs begun before version 0.2), or restore the text."""
 
 
 class Controller:
@@ -99,8 +99,8 @@ class Controller:
 
         Args:
             config: the run's configuration.
-            judge: judges candidates.
-            proposer: makes them.
+            judge: judge of candidates.
+            proposer: source of candidates.
             run_dir: existing folder.
             seeds: sources of the programs to start from.
             on_progress: called after each commit.
@@ -113,20 +113,20 @@ class Controller:
         self._choice = open_choice(config.proposer)
         self._origins: dict[int, Origin] = {}
         self.stopped = ""
-        """The limit that ended `run` before all proposals were made, and how far it was reached."""
+        """Limit that ended `run` before all proposals were made, with the amount used."""
         self.reached = ""
-        """The key of `search.stop` that ended it, and how."""
+        """Key of `search.stop` that ended `run`, with the reason."""
         self._total = len(seeds) + config.search.proposals
 
     def run(self) -> RunSummary:
-        """Run to the budget; continues where an earlier run in this folder stopped.
+        """Run to the budget; continues an earlier run in this folder.
 
         Raises:
-            InterruptedRun: Ctrl-C; the journal is whole.
+            InterruptedRun: Ctrl-C; the journal is complete.
             UserError: a seed fails, or another process works in the folder.
         """
         with locked(self._run_dir):
-            # First of all: a folder with a journal is a run that can be resumed.
+            # Created first: a folder with a journal is a run that can be resumed.
             write_whole(self._run_dir / CONFIG_FILE, self._config.dump_yaml())
             self._run()
         return summarise(self._run_dir)
@@ -139,7 +139,7 @@ class Controller:
             try:
                 asyncio.run(self._main(prompts))
             except BaseException as error:
-                with suppress(UserError, sqlite3.Error):  # what ended the run says more
+                with suppress(UserError, sqlite3.Error):  # the error that ended the run matters more
                     self._journal.set_meta("ended", _ended_by(error))
                     self._write_best()
                 if isinstance(error, KeyboardInterrupt):
@@ -156,7 +156,7 @@ class Controller:
             write_whole(self._run_dir / BEST_FILE, best.source)
 
     def _write_meta(self) -> Prompts:
-        """Write what the run is; what it asks is what it asked when it began."""
+        """Write the run's metadata, and return its prompts: those from its start."""
         begun = bool(self._journal.meta("config"))
         for key, value in self._judge.description.items():
             known = self._journal.meta(key) or ("1" if begun and key == "judge_version" else "")
@@ -169,7 +169,7 @@ class Controller:
         self._journal.set_meta("run", self._run_dir.name)
         self._journal.set_meta("proposer", self._proposer.name)
         self._journal.set_meta("proposals", str(self._search.proposals))
-        if not begun:  # a run that goes on keeps the version that it began with
+        if not begun:  # a resumed run keeps the version of its start
             self._journal.set_meta("feedback_version", str(VERSION))
             self._journal.set_meta("versions", versions_text())
         kept = self._journal.meta("templates")
@@ -188,7 +188,7 @@ class Controller:
         return Prompts(templates, self._judge.description, max_tokens=most, sandbox=sandbox, rules=rules)
 
     def _prompt_tokens(self) -> int:
-        """Longest prompt: that of the run's beginning, also when it is replayed."""
+        """Longest prompt, as at the start of the run or of the replayed run."""
         known, config = self._journal.meta("prompt_tokens"), self._config
         if not known and isinstance(config.proposer, ReplayConfig):
             with open_journal(Path(config.proposer.run), read_only=True) as recorded:
@@ -201,7 +201,7 @@ class Controller:
         return min(most, UNREAD_TOKENS) if config.proposer.kind == "offline" else most
 
     def _answer_rules(self) -> str:
-        """By which rules answers are read: those of the run's beginning, also when it is replayed."""
+        """Rules for parsing answers, as at the start of the run or of the replayed run."""
         if isinstance(self._config.proposer, ReplayConfig):
             with open_journal(Path(self._config.proposer.run), read_only=True) as recorded:
                 return recorded.meta("answer_rules") or REFUSING_RULES
@@ -209,7 +209,7 @@ class Controller:
         return REFUSING_RULES if began_before else self._journal.meta("answer_rules") or RESTORING_RULES
 
     def _prompt_rules(self) -> str:
-        """By which rules prompts are put together: those of the run's beginning, also when it is replayed."""
+        """Rules for building prompts, as at the start of the run or of the replayed run."""
         if isinstance(self._config.proposer, ReplayConfig):
             with open_journal(Path(self._config.proposer.run), read_only=True) as recorded:
                 return recorded.meta("prompt_rules") or "1"
@@ -217,7 +217,7 @@ class Controller:
         return "1" if began_before else self._journal.meta("prompt_rules") or str(PROMPT_RULES)
 
     async def _prepare(self) -> None:
-        """Let the proposer find out how its endpoints want to be asked, where anything is left to ask."""
+        """Let the proposer probe its endpoints, unless all proposals have answers."""
         (answered,) = self._journal.select("SELECT count(*) AS count FROM answers")
         if answered["count"] < self._search.proposals:
             found = await self._pipeline.prepare(self._journal.meta("endpoints"))
@@ -259,7 +259,7 @@ class Controller:
             known, commits = journal.committed(), journal.commits()
             asked = committed = len(self._seeds)
             while committed < self._total:
-                # The order of the first run, also when it is replayed: k is sampled right after k - window.
+                # The same order in every run and replay: k is sampled right after commit k - window.
                 while asked < min(self._total, committed + self._search.window):
                     if asked >= known:
                         await self._begin(asked, journal.find(asked), tasks, settled=committed)
@@ -274,13 +274,13 @@ class Controller:
                         return
                     await self._commit(committed, tasks.pop(committed).result())
                 committed += 1
-                # Also of an interrupted run's commits: a search that has reached its end stays there.
+                # Includes commits before an interruption: a search that has reached its end stays ended.
                 self.reached = self._ledger.reached(self._search.stop, committed - 1)
                 if self.reached:
                     await self._pipeline.finish_calls(tasks.values(), within_s=self._longest_call_s())
                     return
         except SandboxUnavailable as error:
-            hint = f"once it is mended: evosplit run --resume {self._run_dir}"
+            hint = f"once it is fixed: evosplit run --resume {self._run_dir}"
             raise UserError(str(error), hint=hint, exit_code=EXIT_MISSING) from error
         except BudgetSpent as spent:
             self.stopped = str(spent)
@@ -297,13 +297,13 @@ class Controller:
         return None if wall is None else max(0.0, self._started + wall - time.monotonic())
 
     def _longest_call_s(self) -> float:
-        """How long a call that costs money may take; 0 where none does."""
+        """Longest duration of a call that costs money; 0 if calls are free."""
         return self._config.proposer.timeout_s if isinstance(self._config.proposer, EndpointConfig) else 0.0
 
     async def _begin(
         self, index: int, entry: Entry | None, tasks: dict[int, asyncio.Task[ProposalOutcome]], *, settled: int
     ) -> None:
-        """Start a proposal, from the point that an interrupted run reached."""
+        """Start a proposal, or continue it from the point of an interruption."""
         if entry is None:
             stored = None
             request, self._origins[index] = await self._request_builder.new(index, settled=settled)
@@ -333,7 +333,7 @@ class Controller:
         self._population.add_seed(index, evaluation.source_hash, evaluation)
 
     async def _commit(self, index: int, outcome: ProposalOutcome) -> None:
-        """Settle duplicates, recheck a would-be best, enter the population, write the result."""
+        """Detect duplicates, recheck a would-be best program, update the population, write the result."""
         evaluation, original = outcome.evaluation, self._ledger.original(outcome.evaluation)
         if original is not None:
             evaluation = Evaluation(
@@ -363,12 +363,12 @@ class Controller:
         self._report(index)
 
     def _recommit(self, made: Commit) -> None:
-        """Enter a commit of the interrupted run again."""
+        """Apply a journalled commit again after an interruption."""
         origin = Origin(made.island, made.parent, made.asked_model)
         self._enter(origin, made.id, made.evaluation, Spend(made.usd, made.tokens))
 
     def _enter(self, origin: Origin, index: int, evaluation: Evaluation, spend: Spend) -> tuple[int, ...]:
-        """Update ledger, model choice, population and lessons; returns what the program displaced."""
+        """Update ledger, model choice, population and lessons; returns the displaced programs."""
         scored = evaluation if evaluation.status is Status.OK else None
         gain = 0.0
         if scored is not None and scored.train is not None:
@@ -391,12 +391,12 @@ class Controller:
 
 
 def _ended_by(error: BaseException) -> str:
-    """How a run that an error ended is said to have ended."""
+    """Description of a run's end by an error."""
     return INTERRUPTED if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"[:300]
 
 
 def read_journal(folder: Path) -> list[Entry]:
-    """All proposals of a run."""
+    """Read all proposals of a run."""
     with open_journal(folder, read_only=True) as journal:
         return list(journal.entries())
 

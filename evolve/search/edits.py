@@ -1,4 +1,4 @@
-"""Edits put into a program: the place is looked for exactly first, then with other white space, then by likeness."""
+"""Application of edits to a program: by exact match, then ignoring white space, then by similarity."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from evolve.search.answer_text import Edit
 
 LIKENESS = 0.9
-"""Least similarity (difflib's ratio, 0 to 1) of lines that are taken for those a SEARCH block means."""
+"""Least similarity (difflib's ratio, 0 to 1) of lines that match a SEARCH block."""
 
 LIKENESS_LEAD = 0.05
-"""By how much the most similar place must lead over any other."""
+"""Least lead in similarity of the best match over any other."""
 
 
 LIKENESS_CHARS, LIKENESS_LINES = 4000, 60
-"""Longest SEARCH text that is looked for by likeness, which takes time by the square of it."""
+"""Longest SEARCH text that is matched by similarity, which takes quadratic time."""
 
 MAX_EDITS = 100
 
@@ -24,11 +24,11 @@ _NUMBER = re.compile(r"\d+")
 
 
 class EditRefused(Exception):
-    """An edit that fits nowhere, or in several places; the message says which and why."""
+    """An edit that matches nowhere, or in several places; the message gives the reason."""
 
 
 def apply_edits(lines: Sequence[str], edits: Sequence[Edit]) -> list[str]:
-    """The lines after all edits, one after the other.
+    """Lines after all edits, applied in order.
 
     Raises:
         EditRefused: SEARCH lines that are empty, do not occur, or occur more than once.
@@ -68,7 +68,7 @@ def _without_indent(line: str) -> str:
 
 
 def _place(lines: Sequence[str], edit: Edit) -> tuple[int, int, list[str]] | None:
-    """Where an edit belongs, and the lines to put there."""
+    """Start and end of the lines that an edit replaces, and the new lines."""
     for form in (_exact, _without_tail):
         start = _only(lines, edit.search, form)
         if start is not None:
@@ -84,7 +84,7 @@ def _place(lines: Sequence[str], edit: Edit) -> tuple[int, int, list[str]] | Non
 
 
 def _trimmed(lines: Sequence[str]) -> list[str]:
-    """Without blank lines at either end."""
+    """Lines without blank lines at either end."""
     kept = list(lines)
     while kept and not kept[0].strip():
         del kept[0]
@@ -94,10 +94,10 @@ def _trimmed(lines: Sequence[str]) -> list[str]:
 
 
 def _only(lines: Sequence[str], search: Sequence[str], form: Callable[[str], str]) -> int | None:
-    """The one place where lines occur, compared in some form.
+    """Only place where lines occur, compared in a normal form; None if nowhere.
 
     Raises:
-        EditRefused: there are several.
+        EditRefused: there are several places.
     """
     wanted, known = [form(line) for line in search], [form(line) for line in lines]
     size = len(wanted)
@@ -111,7 +111,7 @@ def _only(lines: Sequence[str], search: Sequence[str], form: Callable[[str], str
 
 
 def _most_alike(lines: Sequence[str], search: Sequence[str]) -> int | None:
-    """The one place that is alike enough and clearly more so than others."""
+    """Only place that is similar enough, and clearly more so than others; None if there is none."""
     wanted = "\n".join(map(_without_indent, search))
     size = len(search)
     if len(wanted) > LIKENESS_CHARS or size > LIKENESS_LINES:
@@ -120,7 +120,7 @@ def _most_alike(lines: Sequence[str], search: Sequence[str]) -> int | None:
     ranked: list[tuple[float, int]] = []
     for start in range(len(lines) - size + 1):
         known = "\n".join(map(_without_indent, lines[start : start + size]))
-        # Another number is another program's line, however alike.
+        # Lines with different numbers never match, however similar.
         if _NUMBER.findall(known) != _NUMBER.findall(wanted):
             continue
         matcher.set_seq1(known)
@@ -139,7 +139,7 @@ def _indent(line: str) -> str:
 
 
 def _shifted(line: str, there: str, here: str) -> str:
-    """A line of the replacement with the indentation that its place has."""
+    """Line of the replacement with the indentation of its place."""
     if not line.strip():
         return ""
     own = _indent(line)

@@ -1,7 +1,7 @@
-"""The ledger: what the commits so far add up to.
+"""The ledger: leader, counts and duplicates of the commits so far.
 
-The leader and the counts are rebuilt by replaying the commits. Which programs are known is asked of the journal, so
-that a long search needs no more memory than a short one.
+The leader and the counts are rebuilt by replaying the commits. Known programs are looked up in the journal, so that a
+long search needs no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from evolve.config import StopConfig
 from evolve.journal.journal import Journal
 
 RECHECKED = 2
-"""Best programs of an island on the training shapes that may win; few, since a recheck costs seven evaluations."""
+"""Number of an island's best programs on the training shapes that are rechecked; a recheck costs seven evaluations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """The earlier proposal that a duplicate repeats, and in what: source, syntax tree or decisions."""
+    """Earlier proposal that a duplicate repeats, and the kind of match: source, syntax tree or decisions."""
 
     id: int
     same: str
@@ -28,7 +28,7 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """The best on the training shapes so far."""
+    """Best program on the training shapes so far."""
 
     id: int
     train: SplitScore
@@ -40,13 +40,13 @@ class SearchProgress:
 
     Attributes:
         done: proposals committed.
-        total: proposals wanted.
-        best_id: number of the program that leads on the training shapes.
+        total: proposals in all.
+        best_id: number of the leader on the training shapes.
         best: its score on the training shapes.
         failures: programs refused or failed.
         duplicates: programs that repeat an earlier one.
         seconds: wall time so far.
-        seconds_left: wall time of the rest at the past pace.
+        seconds_left: estimated wall time of the rest.
     """
 
     done: int
@@ -63,7 +63,7 @@ class Ledger:
     """Known programs, the leader, counts."""
 
     def __init__(self, journal: Journal) -> None:
-        """Before the first seed; `journal` holds the results committed so far."""
+        """Start before the first seed; `journal` has the results committed so far."""
         self._journal = journal
         self.leader: Leader | None = None
         self._best_of: dict[int | None, list[float]] = {}
@@ -71,16 +71,16 @@ class Ledger:
         self.duplicates = 0
 
     def knows(self, source_hash: str, normal_form: str) -> bool:
-        """Whether a source or a syntax tree was committed before. What is known stays known."""
+        """True if a source or a syntax tree was committed before."""
         return any(
             self._first(column, digest) is not None
             for column, digest in (("source_hash", source_hash), ("normal_form", normal_form))
         )
 
     def original(self, evaluation: Evaluation) -> Original | None:
-        """The earlier proposal that this one repeats, if any.
+        """Earlier proposal that this one repeats, if any.
 
-        The same decisions by a strictly simpler program are not a repetition: ties go to the simpler.
+        A strictly simpler program with the same decisions is not a duplicate.
         """
         for same, column in (("source", "source_hash"), ("syntax tree", "normal_form")):
             found = self._first(column, getattr(evaluation, column))
@@ -96,7 +96,7 @@ class Ledger:
         return Original(rows[0]["id"], "decisions") if evaluation.features.get("complexity", 0) >= simplest else None
 
     def _first(self, column: str, digest: str) -> int | None:
-        """The first proposal with a digest that is no repetition itself."""
+        """First proposal with a digest that is not itself a duplicate."""
         if not digest:
             return None
         rows = self._journal.select(
@@ -106,10 +106,10 @@ class Ledger:
         return rows[0]["id"] if rows else None
 
     def may_win(self, evaluation: Evaluation, island: int | None = None) -> bool:
-        """Whether this would be among the `RECHECKED` best of its island on the training shapes, or tie with them.
+        """True if this would be among the `RECHECKED` best of its island on the training shapes, or tie with them.
 
-        Such programs are rechecked, and the holdout picks the winner among them. It has no say in who is rechecked:
-        what that finds is told to proposers, who must learn nothing of the holdout. Seeds belong to all islands.
+        Such programs are rechecked, and the holdout picks the winner among them. The holdout does not decide on
+        rechecks: proposers see their findings, and must learn nothing about the holdout. Seeds belong to all islands.
         """
         train = evaluation.train
         if evaluation.status is not Status.OK or train is None:
@@ -118,7 +118,7 @@ class Ledger:
         return len(known) < RECHECKED or train.score >= known[-RECHECKED]
 
     def commit(self, index: int, evaluation: Evaluation, island: int | None = None) -> None:
-        """Take note of a result, in index order; without an island, of a seed."""
+        """Record a result, in index order; without an island, that of a seed."""
         if evaluation.status is Status.DUPLICATE:
             self.duplicates += 1
         elif evaluation.status is not Status.OK:
@@ -129,7 +129,7 @@ class Ledger:
                 self.leader = Leader(index, train)
 
     def reached(self, stop: StopConfig, index: int) -> str:
-        """The end of the search that the leader has reached by commit `index`, and how; empty while there is none."""
+        """Stop condition that holds at commit `index`, with the reason; empty if none holds."""
         leader = self.leader
         if leader is None:
             return ""
@@ -143,7 +143,7 @@ class Ledger:
         return ""
 
     def progress(self, done: int, total: int, seconds: float) -> SearchProgress:
-        """The state after `done` of `total` proposals, at least one, in `seconds`."""
+        """State after `done` of `total` proposals, at least one, in `seconds`."""
         assert self.leader is not None
         left_s = seconds / done * (total - done)
         best = self.leader

@@ -1,7 +1,7 @@
-"""OpenEvolve's modules without its package's own imports, which are model clients that are not used here.
+"""Loader of OpenEvolve's modules without the imports of its package, which are model clients not used here.
 
-Importing any module of a package runs the package first, and OpenEvolve's imports the openai client: a second of CPU
-time before every search, new or resumed.
+Importing a module runs its package first, and OpenEvolve's package imports the openai client: a second of CPU time
+before every search.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ PACKAGE = "openevolve"
 
 
 def part(name: str) -> ModuleType:
-    """The module `openevolve.<name>`.
+    """Import the module `openevolve.<name>`.
 
-    The package itself runs when somebody asks for a name that it defines, as `from openevolve import OpenEvolve` does:
-    into the same module object, so that everybody sees the same classes.
+    The package itself runs at the first access to one of its names, e.g. by `from openevolve import OpenEvolve`, and in
+    the same module object, so that all importers share its classes.
 
     Raises:
         ModuleNotFoundError: OpenEvolve is not installed, or has no such module.
@@ -33,7 +33,7 @@ def part(name: str) -> ModuleType:
 
 
 def _deferred(spec: ModuleSpec) -> ModuleType:
-    """The package with its place and none of its names."""
+    """Empty package module with the right path, which loads at the first access."""
     package = module_from_spec(spec)
 
     def fill(name: str) -> object:

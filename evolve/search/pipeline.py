@@ -1,4 +1,4 @@
-"""Runs proposals concurrently: ask the proposer, journal its response, evaluate the program."""
+"""Concurrent execution of proposals: call the proposer, journal its response, evaluate the program."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from evolve.search.ledger import Ledger
 from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
 KEPT_PROGRAMS = 128
-"""Evaluations held in memory with their feedback; others are scored again when sampled."""
+"""Evaluations kept in memory with their feedback; others are scored again when sampled."""
 
 
 GIVE_UP_AFTER = 5
@@ -35,17 +35,17 @@ GIVE_UP_AFTER = 5
 
 
 class ProposerDown(UserError):
-    """The proposer fails every time; the run stops before it uses up its proposals, and can be resumed."""
+    """Repeated failure of the proposer: the run stops before it uses up its proposals, and can be resumed."""
 
 
 class JudgeLike(Protocol):
-    """Interface of judges, as the controller needs it."""
+    """Interface of judges for the controller."""
 
     description: dict[str, str]
 
     @property
     def grows(self) -> bool:
-        """Whether evaluations of known programs gain detail as new ones are judged: live, not on recorded tables."""
+        """True if evaluations of known programs gain detail as others are judged: live, not on recorded tables."""
         ...
 
     def evaluate(self, source: str) -> Evaluation:
@@ -53,26 +53,26 @@ class JudgeLike(Protocol):
         ...
 
     def score(self, source: str, decisions: Sequence[AnyDecision]) -> Evaluation:
-        """The evaluation of a program whose decisions are known; as `evaluate`."""
+        """Evaluate a program by its known decisions; as `evaluate`."""
         ...
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Run a program that would become best once more; as `evaluate`."""
+        """Run a would-be best program again; as `evaluate`."""
         ...
 
 
 @runtime_checkable
 class Attached(Protocol):
-    """A proposer that works with the judge, and keeps its steps in the journal of the run."""
+    """Proposer that uses the judge, and journals its steps."""
 
     def attach(self, journal: Journal, judge: JudgeLike) -> None:
-        """Take both before the first request; the journal is used in the thread of the event loop alone."""
+        """Set journal and judge before the first request; only the event loop's thread uses the journal."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalOutcome:
-    """Result of one proposal before commit, and what the call cost."""
+    """Result of one proposal before commit, and the cost of the call."""
 
     source: str
     evaluation: Evaluation
@@ -82,14 +82,14 @@ class ProposalOutcome:
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """Result of a call: a response, or an error with an empty response that says what the tries cost."""
+    """Result of a call: a response, or an error with an empty response that carries the cost."""
 
     response: Response
     error: str
 
 
 class Pipeline:
-    """Asks the proposer and the judge, each within its own limit. Runs inside one event loop."""
+    """Bounded concurrent calls of proposer and judge. Runs inside one event loop."""
 
     def __init__(
         self,
@@ -103,17 +103,17 @@ class Pipeline:
         correct: bool = False,
         restore: bool = True,
     ) -> None:
-        """Open the judge's threads.
+        """Start the judge's threads.
 
         Args:
-            judge: judges programs.
-            proposer: makes them.
-            journal: of the run.
-            ledger: of the run.
-            search: how much at once.
-            budget: of the run.
-            correct: whether an answer that cannot be read is asked for once more.
-            restore: whether frozen text that an answer changed is put back, see `program_from`.
+            judge: judge of programs.
+            proposer: source of programs.
+            journal: journal of the run.
+            ledger: ledger of the run.
+            search: limits of concurrency.
+            budget: budget of the run.
+            correct: True to request a second answer if the first cannot be parsed.
+            restore: True to restore frozen text that an answer changed, see `program_from`.
         """
         self._judge, self._proposer, self._journal, self._ledger = judge, proposer, journal, ledger
         self._budget, self._correct, self._restore = budget, correct, restore
@@ -124,7 +124,7 @@ class Pipeline:
         self._asking = True
 
     async def finish_calls(self, tasks: Collection[asyncio.Task[ProposalOutcome]], *, within_s: float) -> None:
-        """Start no further call, and wait for running ones: they are billed in any case."""
+        """Start no further call, and wait for running ones, which are billed in any case."""
         self._asking = False
         if tasks and within_s:
             await asyncio.wait(tasks, timeout=within_s)
@@ -138,7 +138,7 @@ class Pipeline:
         """Judge a program in a thread.
 
         Raises:
-            BudgetSpent: no GPU time is left for it.
+            BudgetSpent: not enough GPU time is left.
         """
         return await self._in_thread(partial(self._judge.evaluate, source))
 
@@ -160,12 +160,12 @@ class Pipeline:
         return again
 
     def note_measured(self, index: int, measured: Sequence[Measuring]) -> None:
-        """Write into the timeline when a GPU measured for a proposal."""
+        """Add a proposal's GPU measurements to the timeline."""
         for m in measured:
             self._journal.span(index, "gpu", f"{m.launches} launches", m.started_at, m.seconds)
 
     def keep(self, index: int, source: str, evaluation: Evaluation) -> None:
-        """Keep a program of the population and its evaluation, as it was committed, while there is room."""
+        """Cache a program of the population and its committed evaluation."""
         self._programs[index] = ProgramRecord(index, source, evaluation)
         while len(self._programs) > KEPT_PROGRAMS:
             self._programs.popitem(last=False)
@@ -176,10 +176,10 @@ class Pipeline:
         return known.evaluation.train if known else self._journal.train(index)
 
     async def record(self, index: int) -> ProgramRecord:
-        """A committed program with its full evaluation, as the judge's present knowledge has it.
+        """Committed program with its full evaluation by the judge's present knowledge.
 
-        The judge scores its decisions again when it is no longer in memory, or when more may be known by now. Its
-        scores stay as they were committed.
+        The judge scores its decisions again if the evaluation is not cached, or more may be known by now. The scores
+        stay as committed.
         """
         if index not in self._programs or self._judge.grows:
             entry = self._journal.entry(index)
@@ -190,10 +190,10 @@ class Pipeline:
         return self._programs[index]
 
     async def work(self, request: Request, stored: CallResult | None = None) -> ProposalOutcome:
-        """Evaluate the response to a request; a response that an interrupted run stored is used again.
+        """Get and evaluate the response to a request; a stored response of an interrupted run is used again.
 
         Raises:
-            BudgetSpent: the next call or evaluation would overrun a budget.
+            BudgetSpent: the next call or evaluation would exceed a budget.
             UserError: no further proposal can succeed either.
         """
         started = time.monotonic()
@@ -204,14 +204,14 @@ class Pipeline:
         if not stored.error:
             judged_at = time.time()
             source, evaluation = await self._judged(stored.response, request.parent.source)
-            # Measuring has a lane of its own.
+            # Measurements have a track of their own in the timeline.
             judged_s = evaluation.measured[0].started_at - judged_at if evaluation.measured else None
             self._journal.span(request.index, "sandbox", evaluation.status.value, judged_at, judged_s)
             self.note_measured(request.index, evaluation.measured)
         return ProposalOutcome(source, evaluation, time.monotonic() - started, spend_of(stored.response))
 
     async def prepare(self, kept: str) -> str:
-        """Let the proposer get ready; returns what to keep with the run. See `Prepares`."""
+        """Prepare the proposer; returns data to store with the run. See `Prepares`."""
         if not isinstance(self._proposer, Prepares):
             return ""
         log = CallLog(self._journal, self._budget, PREPARING)
@@ -221,7 +221,7 @@ class Pipeline:
             log.settle(Spend())
 
     async def _ask(self, request: Request) -> CallResult:
-        """Ask the proposer, once more where its answer cannot be read, and journal the response before it is used."""
+        """Call the proposer, twice if its answer cannot be parsed, and journal the response before it is used."""
         ticket = await self._budget.reserve(self._budget.call(request))
         if not self._asking:
             self._budget.settle(ticket, Spend())
@@ -243,7 +243,7 @@ class Pipeline:
         return CallResult(total, result.error)
 
     def _correctable(self, result: CallResult, request: Request) -> str:
-        """Why an answer deserves another try; empty where it does not."""
+        """Reason for a second try; empty if there is none."""
         if result.error or not self._correct or CUT_OFF in result.response.note:
             return ""
         try:
@@ -253,7 +253,7 @@ class Pipeline:
         return ""
 
     async def _corrected(self, request: Request, log: CallLog, first: CallResult, problem: str) -> CallResult:
-        """The result of the one further try, or the first where that brings none."""
+        """Result of the second try, or the first result if the second fails."""
         log.step = CORRECTING
         again = replace(request, correction=Correction(first.response.text, problem), calls=log)
         try:
@@ -268,7 +268,7 @@ class Pipeline:
         return CallResult(replace(second.response, note=storable(note)), "")
 
     async def _call(self, request: Request, log: CallLog, step: int) -> CallResult:
-        """Ask the proposer, unless an interrupted run was answered already."""
+        """Call the proposer, unless the journal has an answer from before an interruption."""
         known = log.recalled(step)
         if known is not None:
             return CallResult(Response(known.text, known.model, known.note), "")
@@ -282,12 +282,12 @@ class Pipeline:
                 call.cancel()
                 await asyncio.gather(call, return_exceptions=True)
                 raise
-            # The response came while the run was stopping: it is stored, and the next await ends this task.
+            # The response arrived while the run was stopping: it is stored, and the next await ends this task.
             asyncio.current_task().cancel()  # type: ignore[union-attr]
         return self._result_of(call, request)
 
     def _result_of(self, call: asyncio.Future[Response], request: Request) -> CallResult:
-        """The response with its price; after a failure, what was spent and the error."""
+        """Response with its price; after a failure, the cost and the error."""
         try:
             result = CallResult(self._budget.priced(_storable(call.result())), "")
             self._failed_in_a_row = 0
@@ -303,7 +303,7 @@ class Pipeline:
         return result
 
     def _count(self, failing: bool, error: str, request: Request) -> None:
-        """Stop the run after several failures in a row that the next request is likely to share."""
+        """Stop the run after several consecutive failures that further requests are likely to share."""
         self._failed_in_a_row = self._failed_in_a_row + 1 if failing else 0
         if self._failed_in_a_row >= GIVE_UP_AFTER:
             raise ProposerDown(
@@ -328,13 +328,13 @@ class Pipeline:
         except ProgramRefused as refused:
             return source, Evaluation(refused.status, "\n".join(map(str, refused.refusals)), digest)
         if self._ledger.knows(digest, program.normal_form):
-            # Settled at commit, where the original is looked up; here it only saves a sandbox.
+            # The original is looked up at commit; here this only saves a sandbox run.
             return source, Evaluation(Status.DUPLICATE, "", digest, program.normal_form)
         return source, await self.evaluate(source)
 
 
 def _with_cause(problem: str, response: Response) -> str:
-    """Why there is no program, with what the endpoint said of the answer."""
+    """Reason for a missing program, with the endpoint's remark on the answer."""
     if CUT_OFF not in response.note:
         return problem
     return f"the answer was cut off at max_tokens, after {response.tokens_out} tokens: {problem}"

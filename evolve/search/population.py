@@ -1,8 +1,8 @@
 """The population: OpenEvolve's program database, made deterministic.
 
-The database is a projection of the journal: `rebuild` replays seeds and commits in order and gives the same
-population. Where OpenEvolve draws from the global random state, it is reseeded from the proposal's
-number first, so that no state has to be saved between two operations.
+The database is a projection of the journal: replaying seeds and commits in order gives the same population. Where
+OpenEvolve draws from the global random state, it is first reseeded from the proposal's number, so that no state has to
+be saved between operations.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from evolve.config import SearchConfig
 from evolve.search.openevolve_parts import part
 
 FEATURES = ("complexity", "mean_splits", "share_changed")
-"""MAP-Elites dimensions, raw values of `Evaluation.features`."""
+"""MAP-Elites dimensions: raw values of `Evaluation.features`."""
 
 
 class OrderedSet(MutableSet[str]):
-    """A set that iterates in insertion order: plain sets of strings follow the interpreter's hash seed."""
+    """A set that iterates in insertion order; the order of plain sets of strings depends on the hash seed."""
 
     def __init__(self, items: Iterable[str] = ()) -> None:
-        """Keep items in the order given."""
+        """Insert items in the given order."""
         self._items = dict.fromkeys(items)
 
     def __contains__(self, item: object) -> bool:
@@ -41,15 +41,15 @@ class OrderedSet(MutableSet[str]):
         return len(self._items)
 
     def add(self, value: str) -> None:
-        """Add at the end unless present."""
+        """Append a value unless present."""
         self._items[value] = None
 
     def discard(self, value: str) -> None:
-        """Remove if present."""
+        """Remove a value if present."""
         self._items.pop(value, None)
 
     def copy(self) -> OrderedSet:
-        """A copy in the same order."""
+        """Copy in the same order."""
         return OrderedSet(self._items)
 
 
@@ -77,7 +77,7 @@ class Population:
     """Islands of programs on a MAP-Elites grid."""
 
     def __init__(self, search: SearchConfig, random_seed: int) -> None:
-        """An empty population."""
+        """Create an empty population."""
         self._parts = part("database")
         self._search = search
         self._seed = random_seed
@@ -110,7 +110,7 @@ class Population:
         return self._parts.Program(id=name, code=digest, iteration_found=index, metrics=metrics, timestamp=0.0)
 
     def add_seed(self, index: int, digest: str, evaluation: Evaluation) -> None:
-        """Put a seed on every island, so that none starts empty; `digest` is that of its source."""
+        """Add a seed to every island; `digest` is that of its source."""
         self._seeds.add(index)
         for island in range(self._search.islands):
             self._reseed("seed", index, island)
@@ -118,10 +118,10 @@ class Population:
             self._db.add(program, iteration=index, target_island=island)
 
     def commit(self, index: int, island: int, digest: str, evaluation: Evaluation | None) -> tuple[int, ...]:
-        """Enter a proposal's program, or only count the proposal when it has none; returns displaced ids.
+        """Add a proposal's program, or count a proposal without one; returns displaced ids.
 
-        Migration happens here when due. Programs are told apart by the digest of their source, which is all that this
-        class keeps of it: a population of a thousand long programs takes no more memory than one of short ones.
+        Migration happens here when due. Programs are identified by the digest of their source, which is all that this
+        class stores of it: a population of a thousand long programs takes no more memory than one of short ones.
         """
         displaced: tuple[int, ...] = ()
         if evaluation is not None:
@@ -137,7 +137,7 @@ class Population:
         return displaced
 
     def _evict(self, exclude_program_id: str | None = None) -> None:
-        """Programs that OpenEvolve's database removes after an addition, found without sorting all of it every time.
+        """Remove the programs that OpenEvolve's database would remove, without sorting all of it each time.
 
         The worst programs that own no cell, then the worst owners; never the best, nor the one just added.
         """
@@ -167,16 +167,16 @@ class Population:
         db._cleanup_stale_island_bests()
 
     def members(self) -> set[int]:
-        """Proposals whose programs may still be sampled."""
+        """Proposals whose programs can still be sampled."""
         return {self._index(name) for name in self._db.programs}
 
     def cells(self, island: int) -> Mapping[str, str]:
-        """Owners of an island's grid cells as they stand: `owner_of` reads an owner, `bins_of` a cell."""
+        """Owners of an island's grid cells: `owner_of` parses an owner, `bins_of` a cell."""
         found: Mapping[str, str] = self._db.island_feature_maps[island]
         return found
 
     def cell_test(self, island: int) -> Callable[[Mapping[str, float]], bool]:
-        """Whether a program of given features would open a cell of an island's grid, as it stands now.
+        """Test whether a program with given features would open a cell of an island's present grid.
 
         Features beyond the ranges seen so far count as the nearest within, so that a longer program alone opens none.
         """
@@ -193,22 +193,22 @@ class Population:
         return opens
 
     def owner_of(self, name: str) -> int:
-        """Proposal that a cell's owner came from."""
+        """Proposal of a cell's owner."""
         return self._index(name)
 
     @staticmethod
     def bins_of(cell: str) -> list[int]:
-        """A cell's bin per feature, in the order of `FEATURES`."""
+        """Bins of a cell, in the order of `FEATURES`."""
         return [int(part) for part in cell.split("-")]
 
     def feature_ranges(self) -> dict[str, tuple[float, float]]:
-        """Smallest and largest value of each feature so far, between which its bins lie."""
+        """Smallest and largest value of each feature so far, the range of its bins."""
         return {name: (float(s["min"]), float(s["max"])) for name, s in self._db.feature_stats.items()}
 
     def _migrate(self, index: int) -> None:
-        """Copy the best of each island to its right neighbour, under names that do not depend on chance.
+        """Copy the best of each island to its right neighbour, under deterministic names.
 
-        OpenEvolve's own migrate_programs names copies by uuid4, which makes every later draw differ.
+        OpenEvolve's own migrate_programs names copies by uuid4, which would change every later draw.
         """
         count = len(self._db.islands)
         moves: list[tuple[Any, int, int]] = []
@@ -222,7 +222,7 @@ class Population:
                 known[target] = {self._db.programs[p].code for p in self._db.islands[target]}
             if count < 2 or program.code in known[target]:
                 continue
-            known.clear()  # what is added may displace others, on any island
+            known.clear()  # an addition may displace others, on any island
             name = f"{self._index(program.id)}@{target}"
             self._reseed("migrate", name)
             copy = type(program)(
@@ -258,10 +258,10 @@ class Population:
         )
 
     def _parent(self, island: int) -> Any:
-        """A parent: any of the island's programs, one of its best few, or any by rank.
+        """Draw a parent: any of the island's programs, one of its best few, or any by rank.
 
-        Programs that the search started from are left out once the island holds a better one. Not OpenEvolve's own
-        sampling: that exploits one archive for all islands, and weighs by scores, which differ by a few per cent.
+        Seeds are left out once the island has a better program. OpenEvolve's own sampling is not used: it exploits one
+        archive for all islands, and weights by scores, which differ by a few per cent only.
         """
         count = len(self._db.programs)
         ranked = self._db.get_top_programs(n=count, island_idx=island) or self._db.get_top_programs(n=count)
@@ -279,7 +279,7 @@ class Population:
         return int(name.split("@")[0])
 
     def fingerprint(self) -> tuple[object, ...]:
-        """Everything that later draws depend on, for tests of determinism."""
+        """All state that later draws depend on, for tests of determinism."""
         return (
             [list(i) for i in self._db.islands],
             list(self._db.archive),

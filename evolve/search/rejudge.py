@@ -1,8 +1,7 @@
-"""Judging the programs of a recorded run again, where the rules of the judge have changed since.
+"""Evaluation of a recorded run's programs under changed rules of the judge.
 
-Such a search cannot be run again: a program that was refused then is scored now, so parents would be others.
-What does not depend on the search can be compared: that each answer gives the same program, and that the program
-decides and scores as before.
+Such a search cannot be replayed: a program that was refused then is scored now, so parents would differ. The parts that
+do not depend on the search are compared: each answer gives the same program, with the same decisions and scores.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from evolve.search.pipeline import JudgeLike
 from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program_from
 
 UNJUDGED = (Status.DUPLICATE, Status.NO_ANSWER, Status.FROZEN_CODE, Status.PROPOSER_FAILED)
-"""Outcomes for which no judge was asked."""
+"""Outcomes without an evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejudged:
-    """Programs of a run that were judged again.
+    """Result of judging a run's programs again.
 
     Attributes:
         same: those with the same program, decisions and scores, or refused for the same reason.
-        now_scored: those that the old rules refused for a launch without a recorded latency, and that have a score now.
-        different: the first thing that differs; empty where nothing does.
+        now_scored: those that the old rules refused for a launch without a recorded latency, and that now have a score.
+        different: the first difference; empty if there is none.
     """
 
     same: int
@@ -35,7 +34,7 @@ class Rejudged:
 
 
 def rejudge(entries: Sequence[Entry], judge: JudgeLike) -> Rejudged:
-    """Judge every program again that was judged when the run was made."""
+    """Judge again every program that was judged in the run."""
     sources = {e.id: e.source for e in entries}
     same, scored = 0, []
     for entry in entries:
@@ -65,7 +64,7 @@ def rejudge(entries: Sequence[Entry], judge: JudgeLike) -> Rejudged:
 
 
 def _answered_otherwise(entry: Entry, sources: dict[int, str]) -> str:
-    """`source` where the answer does not give the program any more; empty where it does."""
+    """`source` if the answer no longer gives the recorded program; otherwise empty."""
     if entry.answer is None or entry.parent is None:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""Builds requests to the proposer. Each is journalled before it is sent, and can be rebuilt from the journal."""
+"""Requests to the proposer. Each is journalled before it is sent, and can be rebuilt from the journal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class RequestBuilder:
-    """Builds the requests of one run from its present state."""
+    """Builder of a run's requests from its present state."""
 
     random_seed: int
     run_dir: Path
@@ -38,7 +38,7 @@ class RequestBuilder:
     choice: ModelChoice
 
     def write_seed(self, index: int) -> None:
-        """Journal a program that the search starts from."""
+        """Journal a seed."""
         self._write(index, "seed", None, "", "", "")
 
     async def new(self, index: int, *, settled: int) -> tuple[Request, Origin]:
@@ -58,7 +58,7 @@ class RequestBuilder:
         return request, Origin(sample.island, sample.parent, model)
 
     async def again(self, entry: Entry, *, settled: int) -> tuple[Request, Origin]:
-        """The request that an interrupted run had journalled; `settled` as it was then."""
+        """Rebuild a request that an interrupted run had journalled, with the same `settled`."""
         assert entry.parent is not None
         origin = Origin(entry.island, entry.parent, entry.asked_model)
         parent = await self.pipeline.record(origin.parent)

@@ -1,4 +1,4 @@
-"""From a proposer's text to a program: edits of the parent, or a whole program in whatever wrapping it came."""
+"""Extraction of a program from a proposer's text: edits of the parent, or a complete program in any wrapping."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from evolve.search.edits import EditRefused, apply_edits
 
 MARKERS = ("EVOLVE-BLOCK-START", "EVOLVE-BLOCK-END")
 ENTRY = re.compile(r"^[ \t]*def schedule\(", re.MULTILINE)
-"""Name that every program defines."""
+"""Definition that every program has."""
 
 MAX_ANSWER_CHARS = 2**20
-"""Longest answer that is looked into."""
+"""Longest answer that is parsed."""
 
 ONLY_THE_BLOCK = (
     "only the code between # EVOLVE-BLOCK-START and # EVOLVE-BLOCK-END may change; keep both markers and everything "
@@ -32,28 +32,28 @@ ONLY_THE_BLOCK = (
 
 
 class UnreadableAnswer(Exception):
-    """The text holds neither a program nor a diff that applies; the message says what was missing."""
+    """The text has neither a program nor a diff that applies; the message gives the reason."""
 
 
 class FrozenCodeChanged(Exception):
-    """Nothing but code outside the EVOLVE-BLOCK markers was changed."""
+    """Only code outside the EVOLVE-BLOCK markers was changed."""
 
 
 def program_from(text: str, parent: str, *, cut_off: bool = False, restore: bool = True) -> str:
-    """The proposed program.
+    """Extract the proposed program.
 
     Reasoning is left out. Edits (SEARCH/REPLACE blocks, or a unified diff) are applied to the parent; otherwise the
-    block with the markers is taken, or the longest that is a whole program. Text outside the markers stays as it was.
+    block with the markers is used, or the longest block with a complete program. Text outside the markers is kept.
 
     Args:
         text: the answer.
         parent: source that edits refer to; without EVOLVE-BLOCK markers, all of it may change.
-        cut_off: the answer ended at the limit of its length; what has no end is refused then.
-        restore: put changed frozen text back; otherwise such an answer is refused, as it was before version 0.2.
+        cut_off: the answer was truncated at the token limit; an incomplete program is then refused.
+        restore: restore changed frozen text; otherwise such an answer is refused, as before version 0.2.
 
     Raises:
-        UnreadableAnswer: no program, or edits that fit nowhere or in several places.
-        FrozenCodeChanged: code outside the markers was all that changed, or differs and `restore` is off.
+        UnreadableAnswer: no program, or edits that match nowhere or in several places.
+        FrozenCodeChanged: only code outside the markers changed, or it changed and `restore` is off.
     """
     if len(text) > MAX_ANSWER_CHARS:
         raise UnreadableAnswer(f"the answer is longer than {MAX_ANSWER_CHARS} characters")
@@ -65,7 +65,7 @@ def program_from(text: str, parent: str, *, cut_off: bool = False, restore: bool
         try:
             return _tidy(_edited(parent, said))
         except (UnreadableAnswer, FrozenCodeChanged) as error:
-            refusal = error  # unless a whole program stands beside the edits
+            refusal = error  # unless there is also a complete program
     block = _whole_program(said, parent)
     if block is None:
         edits = unified_edits(said) if refusal is None else []
@@ -90,7 +90,7 @@ def _edited(parent: str, text: str) -> str:
 
 
 def _applied(parent: str, edits: Sequence[Edit]) -> str:
-    """The parent with edits between its markers."""
+    """Parent with edits applied between its markers."""
     head, body, tail = _split(parent)
     try:
         changed = apply_edits(body, edits)
@@ -110,7 +110,7 @@ def _fits(lines: list[str], edits: Sequence[Edit]) -> bool:
 
 
 def _split(source: str) -> tuple[list[str], list[str], list[str]]:
-    """Lines up to the first marker with it, lines between the markers, lines from the last marker on."""
+    """Lines up to and including the first marker, lines between the markers, lines from the last marker on."""
     lines = source.split("\n")
     starts = [i for i, line in enumerate(lines) if MARKERS[0] in line]
     ends = [i for i, line in enumerate(lines) if MARKERS[1] in line]
@@ -120,11 +120,11 @@ def _split(source: str) -> tuple[list[str], list[str], list[str]]:
 
 
 def _whole_program(text: str, parent: str) -> FencedBlock | None:
-    """The block that is the new program: of those with both markers the last, otherwise the longest."""
+    """Block with the new program: the last one with both markers, otherwise the longest."""
     programs = [block for block in fenced_blocks(text) if ENTRY.search(block.text)]
     if not programs and ENTRY.search(text):
         programs = [FencedBlock("", unfenced_code(text), closed=False)]
-    # A quotation of the old program is no answer where there is another.
+    # A quotation of the old program counts only if there is no other block.
     others = [block for block in programs if _tidy(block.text) != _tidy(parent)] or programs
     marked = [block for block in others if all(marker in block.text for marker in MARKERS)]
     if marked:
@@ -133,7 +133,7 @@ def _whole_program(text: str, parent: str) -> FencedBlock | None:
 
 
 def _within(parent: str, program: str, *, restore: bool) -> str:
-    """A whole program with the parent's text outside the markers."""
+    """Complete program with the parent's text outside the markers."""
     if MARKERS[0] not in parent or frozen_part(program) == frozen_part(parent):
         return program
     if not restore:
@@ -150,7 +150,7 @@ def _text(lines: Sequence[str]) -> str:
 
 
 def _body_of(program: str, head: list[str], tail: list[str]) -> list[str]:
-    """The lines of a program that belong between the markers, whichever markers it kept."""
+    """Lines of a program that belong between the markers, whichever markers it kept."""
     lines = program.strip("\n").split("\n")
     starts = [i for i, line in enumerate(lines) if MARKERS[0] in line]
     ends = [i for i, line in enumerate(lines) if MARKERS[1] in line]
@@ -166,7 +166,7 @@ def _body_of(program: str, head: list[str], tail: list[str]) -> list[str]:
 
 
 def _without_first(lines: list[str], frozen: list[str]) -> list[str]:
-    """Lines without those at their beginning that are the frozen ones, blank lines aside."""
+    """Lines without leading copies of the frozen ones, ignoring blank lines."""
     wanted = [line.rstrip() for line in frozen if line.strip()]
     for i, line in enumerate(lines):
         if not wanted:
@@ -177,7 +177,7 @@ def _without_first(lines: list[str], frozen: list[str]) -> list[str]:
 
 
 def _without_docstring(lines: list[str]) -> list[str]:
-    """Lines without a docstring of the module, which is part of the frozen text."""
+    """Lines without a module docstring, which is part of the frozen text."""
     text = "\n".join(lines).lstrip("\n")
     for quotes in ('"""', "'''"):
         if text.startswith(quotes) and quotes in text[3:]:
@@ -186,7 +186,7 @@ def _without_docstring(lines: list[str]) -> list[str]:
 
 
 def frozen_part(source: str) -> tuple[str, ...]:
-    """Lines outside the evolve blocks, with the markers, but for blank ones."""
+    """Non-blank lines outside the evolve blocks, with the markers."""
     kept, inside = [], False
     for line in source.splitlines():
         if MARKERS[0] in line:

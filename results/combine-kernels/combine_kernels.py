@@ -1,7 +1,8 @@
 """Time that the same splits take under one combine kernel more than under another, in the recorded tables.
 
 python results/combine-kernels/combine_kernels.py writes combine_kernels.json beside it. A pair is two recorded launches
-of one shape that differ in the combine kernel alone; differences are medians over paired rounds.
+of one shape that differ in the combine kernel alone; differences are medians over paired rounds. Tiles
+of the kernel that are not filled with query heads are told apart (`walked_splits`).
 
 `left_out` compares two ways to look up a launch that is not recorded: every launch that has a pair is left out once,
 and the measured latency of the same splits, and what is interpolated between its neighbours, are compared with its own.
@@ -20,14 +21,14 @@ from pathlib import Path
 from evaluators.data.contract import Mode
 from evaluators.data.launches import Cell
 from evaluators.fa3.interpolation import ShapeCells
-from evaluators.fa3.launch import Launch, canonical_launch
+from evaluators.fa3.launch import Launch, canonical_launch, walked_splits
 from evaluators.latencies.table import Table, read_table
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import target_of
 
 HERE = Path(__file__).parent
 TABLES = HERE.parent / "tables"
-WORKLOADS = ("bsc-160", "llama31-70b")
+WORKLOADS = ("bsc-160", "llama31-70b", "models-mixed")
 
 
 def pairs(table: Table) -> dict[str, list[tuple[float, float]]]:
@@ -44,7 +45,11 @@ def pairs(table: Table) -> dict[str, list[tuple[float, float]]]:
                 rounds = list(zip(low.latencies_us, high.latencies_us, strict=True))
                 log = statistics.median(math.log(y / x) for x, y in rounds)
                 us = statistics.median(y - x for x, y in rounds)
-                found[f"{b.combine_bucket} against {a.combine_bucket}"].append((log, us))
+                most = max(a.live_splits)
+                filled = walked_splits(case.shape, most, b.combine_bucket) in (0, most)
+                small = ", V up to 64" if case.shape.v_head_dim <= 64 else ""
+                kind = small + ("" if filled else ", tiles not filled")
+                found[f"{b.combine_bucket} against {a.combine_bucket}{kind}"].append((log, us))
     return found
 
 

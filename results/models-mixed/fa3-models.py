@@ -1,103 +1,65 @@
 # EVOLVE-BLOCK-START
-"""The policy of waves_metadata.py for any model: tiles of several query blocks, and blocks of any size.
+"""fa3_fwd, scheduler metadata (H100), heads of any kind: the queue of CTAs played through, and the combine kernel's walk.
 
-Times are in units of one block of 176 keys and head_dim 128 in bf16, read by an SM that is alone. `# tune` marks what a
-numeric search may move.
+Microseconds as the simulated latency model has them; caps and margins by hand. Written by a language model.
 """
 
 import math
 
-CTA = 0.962  # tune 0.1..10; a CTA's start and end
-BANDWIDTH = 1.98  # tune 0.5..8; slow-down of a block when all SMs read
-READ = 0.473  # tune 0.01..4; memory traffic of one more CTA, in blocks
-TAIL = 0.03  # tune 0.001..2; cost of CTAs of unequal length
-LATE = 0.114  # tune 0.01..3; how long CTAs beyond the first wave outlast their fair share
-COMBINE = 0.02  # tune 0.001..1; combine kernel, for each split of the longest row
-COMBINE_ROW = 7.11e-06  # tune 0.000001..0.01; and for each split of each query head
-WORKSPACE = 33000000  # numbers of the fp32 partial outputs that may be taken, half of 256 MiB
+SIZES = (100, 25, 40, 50, 60, 70, 80, 90, 110, 120, 135, 150, 175, 200, 250, 300, 400, 600)  # percent of FA3's own size
 
 
-def modelled_time(work, gpu, blocks):
-    most = work.num_splits
-    size = work.block_n * work.head_dim / 22528
-    tiles = work.num_heads_kv * work.num_m_blocks
-    ctas = sum(min(most, -(-n // blocks)) for n in work.n_blocks)
-    longest = size * max(-(-n // min(most, -(-n // blocks))) for n in work.n_blocks)
-    mean = size * work.total_n_blocks / ctas
-    waves = ctas * tiles / gpu.num_sms
-    one = longest + CTA
-    busy = one
-    if waves > 1:
-        # Equal CTAs run in whole waves; unequal ones fill each other's gaps.
-        even = mean / longest
-        even = even * even * even
-        even = even * even * even
-        whole = math.ceil(waves) * one
-        filled = waves * (mean + CTA) + LATE * one
-        busy = max(one, min(whole, even * whole + (1 - even) * filled))
-    read = BANDWIDTH * (size * work.total_n_blocks + READ * ctas) * tiles / gpu.num_sms
-    read = read * read
-    busy = busy * busy
-    time = math.sqrt(math.sqrt(busy * busy + read * read)) + TAIL * (longest - mean)
-    heads = work.num_heads_kv * work.qheads_per_kvhead
-    return time + COMBINE * min(most, -(-work.max_n_blocks // blocks)) + COMBINE_ROW * ctas * heads
+def modelled_us(n_blocks, longest, tiles, heads, head_dim, block_m, block_n, blocks, most, gpu):
+    # In half blocks of a lone SM; a CTA takes one more. With more than `share` SMs busy, memory is what they wait for.
+    end = cta_queue(n_blocks, tiles, blocks, most, gpu.num_sms, 1, True)
+    share = 30 + 34.3 * block_m / head_dim
+    some, many = math.ceil(0.65 * share), math.ceil(1.1 * share)
+    half_blocks = end[0] + 0.5 / share * sum([max(0, end[k] - 1) for k in range(some, gpu.num_sms)])
+    half_blocks += 0.45 / share * sum([max(0, end[k] - 1) for k in range(many, gpu.num_sms)])
+    time = 6.5 + half_blocks * 6.67e-7 * block_n * head_dim * share
+    parts = min(most, -(-longest // blocks))
+    if parts > 1:
+        # Tiles of the combine kernel that are not filled (an even cap, see below) walk through all splits it is made for.
+        time += 0.7 + 0.055 * (parts if most % 2 == 1 else most) + 2e-6 * len(n_blocks) * heads * head_dim * parts
+    return time
 
 
 def schedule(shape, gpu):
-    if shape.batch * shape.num_m_blocks <= 10 and shape.batch * shape.is_causal_or_local <= 5:
-        return min(32, shape.num_m_blocks * shape.num_n_blocks), None, 0
-    tiles = shape.batch * shape.num_heads_kv * shape.num_m_blocks
-    if shape.num_n_blocks <= 1:
-        return 1, None, 0
-    # Enough short rows to fill the SMs: no split, no combine kernel.
-    if tiles >= 44 and shape.num_n_blocks * shape.block_n <= 704:  # tune
-        return 1, None, 0
-    partial = shape.batch * shape.num_heads_q * shape.seqlen_q * shape.head_dim
-    fits = max(1, min(WORKSPACE // partial, 64))
-    if tiles <= 4:  # tune
-        return fits, None, 0
-    return min(fits, 32), None, 0
-
-
-def span_of(work, gpu, blocks):
-    # When the last CTA ends if the longest start first: each takes its blocks, and one more to start and end.
-    # All that last at least `each` fill whole waves of SMs. Length and live splits are sorted as one number.
-    cuts = sorted([-512 * math.ceil(n / math.ceil(n / blocks)) - math.ceil(n / blocks) for n in work.n_blocks])
-    ctas = 0
-    last = 0
-    for cut in cuts:
-        ctas += -cut % 512 * work.num_heads_kv * work.num_m_blocks
-        each = -cut // 512 + 1
-        last = max(last, math.ceil(ctas / gpu.num_sms) * each)
-    load = work.total_n_blocks * work.num_heads_kv * work.num_m_blocks + ctas
-    return max(last, load / gpu.num_sms)
-
-
-def cheapest(work, gpu):
-    lowest = 1e30
-    chosen = 1
-    for splits in range(1, min(32, work.max_n_blocks) + 1):
-        blocks = math.ceil(work.max_n_blocks / splits)
-        if math.ceil(work.max_n_blocks / blocks) < splits:
-            continue
-        span = span_of(work, gpu, blocks)
-        cost = 0.073 * span * splits + 1.6 * span - 0.017 * work.batch * splits
-        if cost < lowest:
-            lowest = cost
-            chosen = blocks
-    return chosen
+    n, tiles, size = shape.num_n_blocks, shape.num_heads_kv * shape.num_m_blocks, shape.head_dim
+    rows = shape.num_heads_q * shape.seqlen_q
+    filled = rows % (16 if size <= 64 else 8) == 0
+    # The smallest combine kernel that lets the batch fill one wave; where tiles are filled a larger one costs nothing.
+    cap = 16 if size <= 64 and not filled else 32
+    wave = gpu.num_sms if shape.batch > 1 else 0.9 * gpu.num_sms
+    for kernel in (16, 32):
+        if cap == kernel and n > kernel and kernel * tiles * shape.batch < wave:
+            cap = 2 * kernel
+    if filled:
+        # An odd cap launches the same kernel, and tells `blocks_per_split`, which does not see the query tokens.
+        cap = 63 if n > 32 and tiles <= 2 else cap - 1
+    # At most 128 MiB of partial outputs.
+    cap = min(cap, max(1, 33000000 // (shape.batch * rows * size)))
+    if n > 6:
+        return cap, None, 0
+    lengths = [n] * shape.batch
+    whole = modelled_us(lengths, n, tiles, rows, size, shape.block_m, shape.block_n, n, 1, gpu)
+    split = min([modelled_us(lengths, n, tiles, rows, size, shape.block_m, shape.block_n, b, cap, gpu)
+                 for b in range(1, n + 1)])  # fmt: skip
+    # FA3's own choice where neither is clearly better.
+    return cap if split < 0.99 * whole else 1 if whole < 0.99 * split else 0, None, 0
 
 
 def blocks_per_split(work, gpu):
-    if work.block_n * work.total_n_blocks > 28600 and work.block_n * work.total_n_blocks <= 217000:
-        return cheapest(work, gpu)
-    best = 1
-    best_time = modelled_time(work, gpu, 1)
-    for blocks in range(2, work.max_n_blocks + 1):
-        time = modelled_time(work, gpu, blocks)
-        if time <= best_time:
-            best = blocks
-            best_time = time
+    # FA3's own size, unless another promises 1.5%.
+    tiles, heads = work.num_heads_kv * work.num_m_blocks, work.num_heads_kv * work.qheads_per_kvhead
+    own = max(1, math.ceil(1.1 * work.total_n_blocks * tiles / gpu.num_sms))
+    best, least = own, 1e30
+    for percent in SIZES:
+        blocks = own if percent == 100 else min(work.max_n_blocks, max(1, round(own * percent / 100)))
+        time = modelled_us(work.n_blocks, work.max_n_blocks, tiles, heads, work.head_dim, work.block_m, work.block_n,
+                           blocks, work.num_splits, gpu)  # fmt: skip
+        if time < least:
+            best, least = blocks, 0.985 * time if percent == 100 else time
     return best
 
 

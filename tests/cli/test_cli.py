@@ -19,6 +19,7 @@ from conftest import ON_SMALL, PATIENCE_S, ROOT, SMALL_TABLE, Command, FinishedR
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.fa3.launch import canonical_launch
+from evaluators.measure.device import TimingFitness
 from evolve.cli.common import CEILING, ceiling_lines
 from evolve.journal.journal import open_journal
 
@@ -263,6 +264,20 @@ def test_what_works_without_a_sandbox(
     monkeypatch.setattr(import_module("evolve.cli.doctor"), "self_test", _failed_self_test())
     assert evosplit("show", finished_run.folder).code == 0
     assert evosplit("doctor").code == 3
+
+
+@pytest.mark.parametrize(
+    ("problem", "doubts", "fit"), [("", (), True), ("", ("it is hot",), False), ("MIG", (), False)]
+)
+def test_doctor_says_whether_a_gpu_is_fit_to_be_timed(
+    evosplit: Command, monkeypatch: pytest.MonkeyPatch, problem: str, doubts: tuple[str, ...], fit: bool
+) -> None:
+    doctor = import_module("evolve.cli.doctor")
+    monkeypatch.setattr(doctor, "_gpu", lambda: problem)
+    monkeypatch.setattr(doctor, "_fitness", lambda: TimingFitness(("driver 580",), doubts))
+    assert evosplit("doctor", "--json").json["gpu"]["fit"] is fit
+    said = evosplit("doctor").out
+    assert ("fit to be timed: driver 580" in said) is fit and all(doubt in said for doubt in doubts)
 
 
 def test_run_leaves_winner_and_picture(finished_run: FinishedRun) -> None:

@@ -29,7 +29,7 @@ READING = FIXED.replace("132", "gpu.num_sms")
 def test_gpus_by_name_and_size() -> None:
     assert {gpu.num_sms for gpu in GPUS.values()} == {132, 114, 78} < set(SM_COUNTS)
     assert named_gpu("H20").num_sms == named_gpu("78").num_sms == 78
-    for text, hint in (("h2000", "h200"), ("rtx4090", "known"), ("0", "known"), ("99999", "known")):
+    for text, hint in (("h2000", "h200"), ("b200", "148"), ("rtx4090", "known"), ("0", "known"), ("99999", "known")):
         with pytest.raises(UserError) as told:
             named_gpu(text)
         assert hint in told.value.hint

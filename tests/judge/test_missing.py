@@ -8,7 +8,7 @@ import statistics
 from dataclasses import replace
 
 import pytest
-from conftest import seed
+from conftest import ROOT, seed
 
 from evaluators.data.contract import Decision
 from evaluators.data.status import Status
@@ -18,6 +18,7 @@ from evaluators.fa3.launch import canonical_launch
 from evaluators.judge.fast_score import Scorer
 from evaluators.judge.judge import Judge, kernels_last, readable_version
 from evaluators.latencies.latency import UnrecordedError
+from evaluators.latencies.table import read_table
 from evaluators.sandbox.decision_arrays import DecisionArrays
 from evaluators.scoring.feedback import render
 from evaluators.scoring.overfit import constant_bits, is_table
@@ -91,6 +92,28 @@ def test_other_combine_kernels_serve_where_their_splits_are_recorded(judge: Judg
     assert abs(statistics.median(errors)) < 0.002
     assert sorted(map(abs, errors))[int(0.9 * len(errors))] < 0.015
     assert COMBINE_COST_US[32] == 0
+
+
+def test_tiles_without_all_their_rows_are_looked_up_with_what_they_walk_through() -> None:
+    """Recorded launches of such heads, each left out and looked up by the same splits under another kernel."""
+    table = read_table(ROOT / "results/tables/models-mixed/fa3_fwd-metadata-cold")
+    errors: dict[bool, list[float]] = {True: [], False: []}
+    for case in [c for c in table.cases if c.shape.num_heads_q in (4, 28) and c.shape.seqlen_q == 1]:
+        cells = table.cells[case.id]
+        for cell in cells:
+            launch = canonical_launch(case.shape, table.setting, cell.decision, table.gpu)
+            if launch.combine_bucket < 64 or max(launch.live_splits) == 1:
+                continue
+            index = ShapeCells(case.shape, [c for c in cells if c is not cell], table.setting, table.gpu)
+            twin = index.by_launch.get(replace(launch, num_splits=32, combine_bucket=32).key)
+            same = index._same_splits(cell.decision)
+            if twin is None or same is None:
+                continue
+            measured = statistics.median(cell.latencies_us)
+            errors[True].append(abs(math.log(same.median_us / measured)))
+            errors[False].append(abs(math.log(twin.median_us / measured)))
+    assert len(errors[True]) > 100
+    assert statistics.median(errors[True]) < 0.02 < 0.04 < statistics.median(errors[False])
 
 
 def test_the_same_splits_are_nearer_than_what_lies_between(judge: Judge) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.data.errors import UserError
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.interpolation import ShapeCells
+from evaluators.fa3.launch import walked_splits
 from evaluators.judge.judge import open_judge
 from evaluators.latencies.simulate import (
     LatencyModel,
     busy_phases,
     compare,
+    compare_cases,
+    drawn,
     fit_model,
     fit_table,
     simulated_card,
@@ -79,6 +83,35 @@ def test_64_launches_are_enough_on_the_shipped_tables(setting: object) -> None:
     _, quality, used = fit_table(table, 64)
     assert used == 64 and quality is not None
     assert quality.oracle_loss <= 0.015 and quality.rank_correlation >= 0.98
+
+
+def test_many_models_fitted_together_lose_little() -> None:
+    """On training shapes with other draws than those that are published."""
+    table = read_table(ROOT / "results/tables/models-mixed/fa3_fwd-metadata-cold")
+    train = [c for c in table.cases if c.split is Split.TRAIN]
+    rows = drawn(train, table.cells, 64, seed=100)
+    assert len({c.id for c, _ in rows}) == 64 and rows == drawn(train, table.cells, 64, seed=100)
+    assert 15 <= sum(cell.decision.num_splits == 1 for _, cell in rows) <= 40
+    works = [work_of(c.shape, table.setting, cell.decision, table.gpu) for c, cell in rows]
+    model = fit_model(works, [statistics.median(cell.latencies_us) for _, cell in rows])
+    quality = compare_cases(table, model, [c for c in train if len(table.cells[c.id]) > 1])
+    assert quality.oracle_loss < 0.01 and quality.rank_correlation > 0.99
+
+
+def test_all_launches_of_a_table_are_drawn_once() -> None:
+    table = read_table(BSC / METADATA.name)
+    cases = list(table.cases)[:9]
+    count = sum(len(table.cells[c.id]) for c in cases)
+    rows = drawn(cases, table.cells, count, seed=0)
+    assert len({(c.id, cell.launch) for c, cell in rows}) == len(rows) == count
+
+
+def test_a_combine_tile_that_is_not_filled_walks_through_all_splits() -> None:
+    assert walked_splits(DecodeShape(1, 8192, 8, 1), 5, 64) == 5
+    assert walked_splits(DecodeShape(1, 8192, 4, 1), 5, 64) == 64
+    assert walked_splits(DecodeShape(1, 8192, 4, 1, seqlen_q=2), 5, 64) == 5
+    assert walked_splits(DecodeShape(1, 8192, 8, 1, 64), 5, 16) == 16
+    assert walked_splits(DecodeShape(1, 8192, 4, 1), 1, 64) == 0
 
 
 def test_a_simulated_table_says_so_and_is_not_simulated_from_again(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 SOFTCAP = 50.0
-"""Cap of the scores of calls that have one; its size changes nothing in schedule or time."""
+"""Softcap of calls that have one; its value does not affect schedule or time."""
 
 
 class ProviderUnavailable(Exception):
-    """The provider cannot run here; the message says why and what to do."""
+    """The provider cannot run here; the message gives reason and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,9 @@ class CallInputs:
 
     Attributes:
         shape: the decode call.
-        setting: how it reaches the kernel.
+        setting: mode and cache of the call.
         q: queries, (batch, seqlen_q, heads_q, head_dim), or (batch * seqlen_q, heads_q, head_dim) when paged.
-        keys: one K cache per copy: (batch, capacity, heads_kv, head_dim), or (pages, page_size, heads_kv,
+        keys: K cache of each copy: (batch, capacity, heads_kv, head_dim), or (pages, page_size, heads_kv,
             head_dim) when paged.
         values: the same for V, with its head size.
         seqlens: live keys per sequence, int32 on the device; None in static mode.
@@ -78,20 +78,20 @@ class Provider(Protocol):
         ...
 
     def make_inputs(self, shape: DecodeShape, setting: Setting, *, copies: int, pool: KvPool) -> CallInputs:
-        """Fresh random inputs for a shape, with `copies` disjoint KV copies."""
+        """Make random inputs for a shape, with `copies` disjoint KV copies."""
         ...
 
     def bind(self, inputs: CallInputs, decision: Any, gpu: Gpu) -> BoundLaunch:
-        """Prepare a launch; in metadata mode this computes, and where asked rewrites, the metadata."""
+        """Prepare a launch; in metadata mode this computes, and if necessary rewrites, the metadata."""
         ...
 
     def bind_own(self, inputs: CallInputs, num_splits: int) -> BoundLaunch:
-        """Prepare a launch that the library decides itself, as its users call it.
+        """Prepare a launch by the library's own decision, as its users call it.
 
         Args:
-            inputs: of the call.
-            num_splits: 0, or the constant that users pass. Metadata and forward get the same, and the same lengths:
-                with 0 both then decide alike, which `compiled` on the worker looks at first.
+            inputs: inputs of the call.
+            num_splits: 0, or the constant that users pass. Metadata and forward get the same value and lengths, so that
+                with 0 both decide alike, which the worker's `compiled` checks first.
         """
         ...
 
@@ -102,5 +102,5 @@ class Provider(Protocol):
         ...
 
     def compiled_num_splits(self, inputs: CallInputs, decision: Decision) -> int:
-        """num_splits that the compiled forward call chose, read from the shape of its partial outputs."""
+        """Chosen num_splits of the compiled forward call, read from the shape of its partial outputs."""
         ...

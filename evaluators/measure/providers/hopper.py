@@ -1,4 +1,4 @@
-"""Whether the current GPU can run FA3 at all, and in CUDA's own words why not."""
+"""Check that the current GPU can run FA3."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ NEEDS = "FA3 needs an H100 or H200"
 
 
 def hopper_problem() -> str:
-    """Why FA3 cannot run on the GPU that torch uses now; empty where it can.
+    """Reason why FA3 cannot run on torch's current GPU; empty if it can.
 
     Raises:
         ImportError: torch is missing.
@@ -17,10 +17,10 @@ def hopper_problem() -> str:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # says what is said below, at length
+            warnings.simplefilter("ignore")  # a long version of the messages below
             available = torch.cuda.is_available()
         if not available:
-            # Why, it does not say: no driver, one that is too old, a build without CUDA, no visible GPU.
+            # The reason is unknown: no driver, an old one, a build without CUDA, or no visible GPU.
             torch.cuda.init()
             return f"torch sees no CUDA GPU; {NEEDS}"
         major, minor = torch.cuda.get_device_capability()

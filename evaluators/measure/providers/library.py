@@ -1,4 +1,4 @@
-"""Operators of a build that the user names: a shared library, or an importable package."""
+"""Operators of a user's build: a shared library, or an importable package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEEDED = ("fwd", "get_scheduler_metadata")
 
 
 def _namespaces() -> set[str]:
-    """Namespaces of torch that hold all of `NEEDED`."""
+    """Namespaces of torch that have all of `NEEDED`."""
     import torch
 
     names = [tuple(n.split(".")[0].split("::")) for n in torch._C._dispatch_get_all_op_names()]
@@ -28,10 +28,10 @@ def _namespaces() -> set[str]:
 
 @cache
 def load_operators(build: str) -> tuple[Any, str]:
-    """Operators that a build registers, and what identifies it; a process loads a build once.
+    """Load a build; returns its operators and its identity. A process loads a build once.
 
     Args:
-        build: path of a shared library, or name of a package; with `:NAMESPACE` behind it where loading it brings
+        build: path of a shared library, or name of a package; followed by `:NAMESPACE` if loading it registers
             the operators of several builds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Device memory for KV copies, and how many copies a cold measurement needs."""
+"""Device memory for KV copies, and the number of copies for a cold measurement."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def torch_dtype(dtype: str) -> torch.dtype:
 
 
 COLD_DISTANCE = 3
-"""KV bytes touched between two uses of one copy, in multiples of L2, where copies repeat within a replay."""
+"""KV bytes read between two uses of one copy, in multiples of L2, if copies repeat within a replay."""
 
 
 def kv_elements(shape: DecodeShape, setting: Setting) -> int:
@@ -31,7 +31,7 @@ def kv_elements(shape: DecodeShape, setting: Setting) -> int:
 
 
 def live_kv_bytes(shape: DecodeShape, element_bytes: int = 2) -> int:
-    """Bytes of K and V that one call reads; of a sequence longer than the window what its query tokens see."""
+    """Bytes of K and V that one call reads; for a sequence longer than the window, only the visible keys."""
     reach = shape.window + shape.seqlen_q - 1 if shape.window else shape.seqlen_k
     keys = sum(min(length, reach) for length in shape.seqlens)
     return keys * shape.num_heads_kv * (shape.head_dim + shape.v_head_dim) * element_bytes
@@ -39,12 +39,12 @@ def live_kv_bytes(shape: DecodeShape, element_bytes: int = 2) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """How a replay of `launches` calls walks over KV copies.
+    """Assignment of the calls of a replay to KV copies.
 
     Attributes:
         launches: calls per replay.
         copies: distinct KV copies.
-        evict: whether L2 is evicted, untimed, before each replay.
+        evict: True if L2 is evicted, untimed, before each replay.
     """
 
     launches: int
@@ -52,26 +52,26 @@ class CopyPlan:
     evict: bool
 
     def copy_of(self, launch: int) -> int:
-        """Copy used by a launch; the last launch uses copy 0, whose reference output is known."""
+        """Copy for a launch; the last launch uses copy 0, whose reference output is known."""
         return (self.launches - 1 - launch) % self.copies
 
     def of(self, launches: int) -> CopyPlan:
-        """The same copies walked by another number of calls."""
+        """The same copies with another number of calls."""
         return replace(self, launches=launches)
 
     def bytes_between_uses(self, live_bytes: int) -> int | None:
-        """KV bytes touched by other copies between two uses of one within a replay; None if used once."""
+        """KV bytes read from other copies between two uses of one within a replay; None if used once."""
         return None if self.copies >= self.launches else (self.copies - 1) * live_bytes
 
 
 def plan_copies(shape: DecodeShape, setting: Setting, *, launches: int, l2_bytes: int, pool_elements: int) -> CopyPlan:
-    """Copies for a cold or hot replay.
+    """Plan the copies for a cold or hot replay.
 
     Cold: each launch of a replay reads its own copy, and L2 is evicted before the replay. Where the pool
     cannot hold that many, copies repeat at a distance of at least `COLD_DISTANCE` x L2.
 
     Raises:
-        MemoryError: the pool holds neither.
+        MemoryError: the pool is too small for either.
     """
     if setting.cache is Cache.HOT:
         return CopyPlan(launches, 1, evict=False)
@@ -91,8 +91,8 @@ def plan_copies(shape: DecodeShape, setting: Setting, *, launches: int, l2_bytes
 class KvPool:
     """One allocation of random numbers from which KV copies are cut.
 
-    Filling it once per recording is cheaper than drawing fresh numbers for each of hundreds of copies;
-    each shape starts at a fresh random offset, so that no two shapes see the same data.
+    Filling it once per recording is cheaper than drawing numbers for each of hundreds of copies; each shape starts at
+    a random offset, so that shapes have different data.
     """
 
     def __init__(self, elements: int, *, seed: int, dtype: str = "bf16") -> None:
@@ -113,16 +113,16 @@ class KvPool:
 
     @property
     def bytes(self) -> int:
-        """Memory that the pool holds."""
+        """Size of the pool in bytes."""
         return self.elements * ELEMENT_BYTES[self.dtype]
 
     @property
     def generator(self) -> torch.Generator:
-        """Random numbers of this pool's stream, for queries and page tables."""
+        """Random generator of this pool, for queries and page tables."""
         return self._generator
 
     def take(self, pieces: int, elements: int) -> list[torch.Tensor]:
-        """`pieces` disjoint flat views of `elements` each, starting at a random offset, wrapping around."""
+        """Take `pieces` disjoint flat views of `elements` each, from a random offset, wrapping around."""
         import torch
 
         slots = self.elements // elements
@@ -136,7 +136,7 @@ class KvPool:
 
 
 def random_queries(shape: tuple[int, ...], setting: Setting, pool: KvPool) -> torch.Tensor:
-    """Normal numbers of the setting's element type, from the pool's stream."""
+    """Normal random numbers of the setting's element type, from the pool's generator."""
     import torch
 
     drawn = torch.empty(shape, dtype=torch.bfloat16, device="cuda").normal_(generator=pool.generator)
@@ -144,5 +144,5 @@ def random_queries(shape: tuple[int, ...], setting: Setting, pool: KvPool) -> to
 
 
 def cut(pieces: Sequence[torch.Tensor], shape: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
-    """The beginning of each flat piece in the given shape."""
+    """Beginning of each flat piece, in the given shape."""
     return tuple(p[: math.prod(shape)].view(shape) for p in pieces)

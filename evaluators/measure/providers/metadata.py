@@ -1,4 +1,4 @@
-"""Scheduler metadata of varlen decode, laid out as the two libraries lay it out.
+"""Scheduler metadata of varlen decode, in the layouts of the two libraries.
 
 Upstream (Dao-AILab/flash-attention hopper/flash_api.cpp, mha_fwd_get_scheduler_metadata): blocks of
 round_up(batch, 4) int32: live splits, m blocks, batch index (both in the order sorted by blocks per split,
@@ -60,7 +60,7 @@ def decode_metadata(raw: Sequence[int], shape: DecodeShape, setting: Setting) ->
     batch, rounded = shape.batch, _rounded(shape.batch)
     identity = tuple(range(batch))
     if setting.provider == "vllm":
-        # The length tells whether there are live splits at all, which is a decision of the library, too.
+        # The length shows whether there are live splits at all, which is a decision of the library, too.
         unsplit = 1 + rounded * (2 if is_local(shape, setting) or is_causal(shape, setting) else 1)
         if len(raw) not in (unsplit, unsplit + rounded):
             raise ValueError(f"expected {unsplit} or {unsplit + rounded} numbers of metadata, got {len(raw)}")

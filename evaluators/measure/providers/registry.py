@@ -20,11 +20,11 @@ def open_provider(name: str, library: str = "", *, paged: bool = False) -> Provi
 
     Args:
         name: one of `provider_names()`.
-        library: another build of its kernel, by the path of a shared library or the name of a package.
-        paged: whether KV will be paged, for providers that serve both.
+        library: another build of its kernel: path of a shared library, or name of a package.
+        paged: True for paged KV, for providers that serve both.
 
     Raises:
-        ProviderUnavailable: unknown name, or the provider cannot run here; the message says why.
+        ProviderUnavailable: unknown name, or the provider cannot run here; the message gives the reason.
     """
     if name == "fa3_fwd":
         from evaluators.measure.providers.fa3_fwd import Fa3Fwd

@@ -1,7 +1,7 @@
-"""Provider `triton_decode`: the decode kernel of `kernels/triton_decode/`, and beside it FA3 for the same calls.
+"""Provider `triton_decode`: the decode kernel of `kernels/triton_decode/`, and FA3 for the same calls.
 
 FA3 is fa3-fwd for contiguous KV and vLLM's library for paged KV, so that both kernels are timed in one process, over
-the same memory, in turns. Inputs are FA3's own.
+the same memory, alternately. Inputs are those of FA3's provider.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[3]
 KERNEL_FOLDERS = (ROOT / "kernels", ROOT / "evolve" / "_assets" / "kernels")
-"""Where the kernel is in a checkout, and in a wheel."""
+"""Folders of the kernel in a checkout and in a wheel."""
 
 FA3_OF = {False: "fa3_fwd", True: "vllm"}
-"""Provider that runs FA3, by whether KV is paged."""
+"""Provider that runs FA3, for contiguous (False) and paged (True) KV."""
 
 
 def load_kernel() -> Any:
-    """The package `triton_decode`.
+    """Import the package `triton_decode`.
 
     Raises:
         ProviderUnavailable: the kernel's folder, torch or Triton is missing.
@@ -57,20 +57,20 @@ def load_kernel() -> Any:
 
 
 def kernel_digest() -> str:
-    """Hash of what runs on the GPU, which changes latencies without a version."""
+    """Hash of the kernel's sources, which have no version."""
     device = Path(load_kernel().__file__).with_name("device.py")
     return hashlib.sha256(device.read_bytes()).hexdigest()[:12]
 
 
 def open_fa3(paged: bool, library: str = "") -> Provider:
-    """Provider of FA3 for the same calls."""
+    """Open the provider of FA3 for the same calls."""
     from evaluators.measure.providers.registry import open_provider
 
     return open_provider(FA3_OF[paged], library)
 
 
 class TritonDecode:
-    """The Triton kernel; decisions with num_splits 0, and all that FA3 decides itself, run FA3."""
+    """The Triton kernel; decisions with num_splits 0, and launches by FA3's own decision, run FA3."""
 
     name = "triton_decode"
 
@@ -81,13 +81,13 @@ class TritonDecode:
 
         Args:
             library: another build of FA3, by path or name of a package; empty for the installed one.
-            paged: whether the calls that will come have paged KV.
+            paged: True if calls will have paged KV.
             fa3: opens the provider of FA3.
 
         Raises:
             ProviderUnavailable: one of them cannot run here.
         """
-        self._fa3 = fa3(paged, library)  # which looks at the GPU first
+        self._fa3 = fa3(paged, library)  # checks the GPU first
         self._kernel = load_kernel()
         self._paged = paged
         self._workspace: Workspace | None = None
@@ -108,11 +108,11 @@ class TritonDecode:
         return replace(setting, provider=FA3_OF[self._paged])
 
     def make_inputs(self, shape: DecodeShape, setting: Setting, *, copies: int, pool: KvPool) -> CallInputs:
-        """See `Provider.make_inputs`; as FA3's provider makes them."""
+        """Make the inputs of FA3's provider; see `Provider.make_inputs`."""
         return self._fa3.make_inputs(shape, self._as_fa3(setting), copies=copies, pool=pool)
 
     def _workspace_of(self, shape: DecodeShape, device: torch.device) -> Workspace:
-        """Memory for every schedule of a shape, so that all of them find theirs in the same place."""
+        """Workspace for every schedule of a shape, so that all use the same memory."""
         kernel = self._kernel
         needed = kernel.workspace_size(
             kernel.Schedule(num_splits=MAX_NUM_SPLITS), batch=shape.batch, seqlen_q=shape.seqlen_q,
@@ -120,7 +120,7 @@ class TritonDecode:
         )  # fmt: skip
         found = self._workspace
         if found is None or not found.size.holds(needed):
-            # Launches that are bound already keep the one that they have.
+            # Launches that are bound already keep their workspace.
             found = kernel.Workspace(needed if found is None else needed.union(found.size), device)
             self._workspace = found
         return found
@@ -149,14 +149,14 @@ class TritonDecode:
         ]  # fmt: skip
 
         def run(copy: int) -> None:
-            # Checks, captures and replays use different streams, each waiting for what came before.
+            # Checks, captures and replays use different streams, each of which waits for earlier work.
             workspace.release()
             launches[copy].run()
 
         return BoundLaunch(decision, run)
 
     def bind_own(self, inputs: CallInputs, num_splits: int) -> BoundLaunch:
-        """FA3 as its users call it: vLLM's full CUDA graphs pass a constant where 0 is asked for."""
+        """Bind FA3 as its users call it: vLLM's full CUDA graphs pass a constant instead of 0."""
         asked = num_splits or baseline_decision(inputs.setting).num_splits
         own = self._fa3.bind_own(inputs, asked)
         return BoundLaunch(TritonDecision(), own.run)
@@ -164,9 +164,9 @@ class TritonDecode:
     def compiled_metadata(
         self, shape: DecodeShape, setting: Setting, decision: Decision, seqlens: torch.Tensor
     ) -> list[int]:
-        """See `Provider.compiled_metadata`; of FA3."""
+        """Read FA3's metadata; see `Provider.compiled_metadata`."""
         return self._fa3.compiled_metadata(shape, self._as_fa3(setting), decision, seqlens)
 
     def compiled_num_splits(self, inputs: CallInputs, decision: Decision) -> int:
-        """See `Provider.compiled_num_splits`; of FA3."""
+        """Read FA3's num_splits; see `Provider.compiled_num_splits`."""
         return self._fa3.compiled_num_splits(inputs, decision)

@@ -20,7 +20,7 @@ INSTALL_HINT = (
 
 
 class Upstream(Fa3Fwd):
-    """An installed upstream build; the operators are those of `fa3_fwd`, which packages the same sources."""
+    """An installed upstream build; its operators are those of `fa3_fwd`, which packages the same sources."""
 
     name = "upstream"
 
@@ -40,7 +40,7 @@ class Upstream(Fa3Fwd):
         return ops
 
     def build(self) -> str:
-        """Hash of the compiled library: a build from source has no version that says what is in it."""
+        """Hash of the compiled library: a build from source has no meaningful version."""
         import torch
 
         if self._named:

@@ -35,7 +35,7 @@ def find_library() -> Path:
     """Path of vLLM's FA3 library.
 
     Raises:
-        ProviderUnavailable: neither the environment variable nor an installed vLLM leads to it.
+        ProviderUnavailable: found neither by the environment variable nor in an installed vLLM.
     """
     named = os.environ.get(LIBRARY_VARIABLE)
     if named:
@@ -54,12 +54,12 @@ def find_library() -> Path:
 
 
 def _window_left(shape: DecodeShape) -> int:
-    """Keys before the query's own that it sees; -1 for all."""
+    """Visible keys before the query's own; -1 for all."""
     return shape.window - 1 if shape.window else -1
 
 
 def _window_right(shape: DecodeShape) -> int:
-    """Keys behind the query's own: none with a window; -1 leaves it to the causal mask."""
+    """Visible keys after the query's own: none with a window; -1 leaves it to the causal mask."""
     return 0 if shape.window else -1
 
 
@@ -100,7 +100,7 @@ class Vllm:
         self._ops = torch.ops._vllm_fa3_C
 
     def build(self) -> str:
-        """VLLM's version where installed, and the library's hash: its kernels change without a version."""
+        """VLLM's version if installed, and the library's hash: its kernels change without a version."""
         import torch
 
         if self._named:
@@ -113,7 +113,7 @@ class Vllm:
         return f"vllm {version} sha256:{digest}, torch {torch.__version__}"
 
     def make_inputs(self, shape: DecodeShape, setting: Setting, *, copies: int, pool: KvPool) -> CallInputs:
-        """See `Provider.make_inputs`; pages of a sequence are scattered at random over the copy."""
+        """Make inputs with the pages of a sequence at random places of the copy; see `Provider.make_inputs`."""
         import torch
 
         if not setting.paged or setting.mode is not Mode.METADATA:
@@ -181,7 +181,7 @@ class Vllm:
     def compiled_num_splits(self, inputs: CallInputs, decision: Decision) -> int:
         """See `Provider.compiled_num_splits`; partial outputs are (num_splits, heads_q, tokens, head_dim).
 
-        Where nothing is split they are empty in vLLM 0.25.1 and None in later forks.
+        Without splits they are empty in vLLM 0.25.1 and None in later forks.
         """
         partial = self._forward(inputs, 0, decision.num_splits, decision.sm_margin, None)[2]
         return int(partial.shape[0]) if partial is not None and partial.numel() else 1

@@ -34,7 +34,7 @@ def open_command(config: Path, sets: list[str], *, as_json: bool) -> int:
 
 
 def tools_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
-    """The tools and their arguments."""
+    """Print the tools and their arguments."""
     agent = held_config(find_run(run, runs_dir)).proposer
     names = tools.offered(fit=isinstance(agent, AgentConfig) and agent.fit_tables > 0)
     if as_json:
@@ -49,7 +49,7 @@ def tools_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
 
 
 def brief_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
-    """The task of the expedition that waits, with what it was told so far."""
+    """Print the task of the open expedition and the tool results so far."""
     session = OperatorSession.take_up(find_run(run, runs_dir), on_event=say)
     if as_json:
         emit({**session.status(), "brief": session.brief()})
@@ -59,7 +59,7 @@ def brief_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
 
 
 def status_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
-    """Where the run stands."""
+    """Print the progress of a run."""
     found = OperatorSession.take_up(find_run(run, runs_dir), on_event=say).status()
     if as_json:
         emit(found)
@@ -78,7 +78,7 @@ def status_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
 def call_command(
     run: str, tool: str, runs_dir: Path, *, args: str, draft: Path | None, reported: Reported, as_json: bool
 ) -> int:
-    """Call one tool; `draft` is a file whose text is its argument of that name."""
+    """Call one tool; `draft` is a file whose text becomes the argument of that name."""
     arguments = arguments_of(_text(args) if args == "-" else args)
     if draft is not None:
         arguments = arguments_of(_with_draft(arguments, _text(str(draft))))
@@ -92,7 +92,7 @@ def call_command(
 
 
 def serve_command(run: str, runs_dir: Path) -> int:
-    """Serve the tools over MCP on standard input and output; a configuration's file begins a run."""
+    """Serve the tools over MCP on standard input and output; a configuration file starts a new run."""
     from evolve.operator.mcp_server import serve
 
     if run.endswith((".yaml", ".yml")):
@@ -105,7 +105,7 @@ def serve_command(run: str, runs_dir: Path) -> int:
 
 
 def skill_command() -> int:
-    """The Agent Skill, to be kept where an agent looks for skills."""
+    """Print the Agent Skill, to be saved where an agent looks for skills."""
     typer.echo(SKILL.read_text(encoding="utf-8"), nl=False)
     return 0
 

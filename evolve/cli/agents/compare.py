@@ -47,7 +47,7 @@ def compare_command(
         raise UserError("--amount: at least one evaluation", hint="--amount 24")
     others = [_added(text, runs_dir) for text in added]
     searches = [arm for arm in arms if arm is not Operator.PARAMETRISED]
-    configs = {  # all of them before the first is paid for
+    configs = {  # built before the first run costs anything
         (arm, seed): arm_config(config, arm, seed, equal=equally, amount=amount) for arm in searches for seed in seeds
     }
     plan = {"config": config.dump_yaml(), "equal": equally.value, "amount": amount}
@@ -103,10 +103,10 @@ def _added(text: str, runs_dir: Path) -> tuple[str, Path]:
 
 
 def _claim(output: Path, plan: Mapping[str, object]) -> None:
-    """Take a folder for this comparison.
+    """Reserve a folder for this comparison.
 
     Raises:
-        UserError: it holds something else.
+        UserError: the folder contains something else.
     """
     path = output / PLAN
     if path.exists():
@@ -120,7 +120,7 @@ def _claim(output: Path, plan: Mapping[str, object]) -> None:
 
 
 def _made(config: RunConfig, runs: Path) -> Path:
-    """Folder of a run that has ended: made now, gone on with, or found as it is."""
+    """Folder of a finished run: a new one, a resumed one, or one that was finished before."""
     folder = runs / config.name
     if (folder / FILE_NAME).exists():
         if summarise(folder).state != "finished" and not _spent(folder):
@@ -132,7 +132,7 @@ def _made(config: RunConfig, runs: Path) -> Path:
 
 
 def _spent(folder: Path) -> bool:
-    """Whether a run's dollars ended it, as they end every run that has an amount of them."""
+    """True if the dollar budget ended a run, the regular end of runs with such a budget."""
     from evolve.journal.journal import open_journal
 
     with open_journal(folder, read_only=True) as journal:
@@ -140,10 +140,10 @@ def _spent(folder: Path) -> bool:
 
 
 def _read(arm: str, folder: Path, about: dict[str, str]) -> ArmRun:
-    """A run's outcome.
+    """Outcome of a run.
 
     Raises:
-        UserError: it was judged on something else than the runs before.
+        UserError: it was judged on other data than the runs before it.
     """
     run, judged = read_arm(arm, folder)
     if about and judged != about:

@@ -1,4 +1,4 @@
-"""Verbs of agents and what they take, as `evolve.cli.verbs` has the others."""
+"""Verbs of agents and their options; `evolve.cli.verbs` holds the others."""
 
 from __future__ import annotations
 

@@ -20,12 +20,12 @@ ORIGINS = {
 
 
 def predictions(config: RunConfig, judge: AnyJudge, evaluation: Evaluation) -> dict[str, TokenPrediction]:
-    """By split; none over several tables."""
+    """Predictions by split; empty for several tables."""
     return predict_splits(config, judge, evaluation) if isinstance(judge, Judge) else {}
 
 
 def token_lines(found: Mapping[str, TokenPrediction]) -> list[str]:
-    """A small table, headed by what it is: a prediction, of which model."""
+    """A small table under a heading that names the model and says that it is predicted."""
     if not found:
         return []
     first = next(iter(found.values()))
@@ -42,7 +42,7 @@ def token_lines(found: Mapping[str, TokenPrediction]) -> list[str]:
 
 
 def tokens_text(found: Mapping[str, TokenPrediction]) -> str:
-    """The last split in a line, for reports; empty where nothing was predicted."""
+    """Prediction for the last split in one line, for reports; empty without predictions."""
     if not found:
         return ""
     split, p = list(found.items())[-1]
@@ -51,7 +51,7 @@ def tokens_text(found: Mapping[str, TokenPrediction]) -> str:
 
 
 def tokens_json(found: Mapping[str, TokenPrediction]) -> dict[str, dict[str, Any]]:
-    """By split, rounded."""
+    """Predictions by split, rounded, as JSON."""
     return {
         name: {k: round(v, 6) if isinstance(v, float) else v for k, v in asdict(p).items()} for name, p in found.items()
     }

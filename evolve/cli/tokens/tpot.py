@@ -1,4 +1,4 @@
-"""`evosplit tpot`: what a program is worth in time per output token, as whole decode steps on a live GPU."""
+"""`evosplit tpot`: time per output token with a program and with stock, as full decode steps on a live GPU."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ TokenReport = tuple[dict[str, Any], list[StepVerdict], StepSuite]
 
 @dataclass(frozen=True, slots=True)
 class TokenJob:
-    """What is compared in whole steps.
+    """Comparison of two programs by full decode steps.
 
     Attributes:
-        program: its name.
+        program: name of the candidate.
         source: its text.
         candidate: parsed.
         against: name of the program that it is compared with.
@@ -64,7 +64,7 @@ class TokenJob:
         shard: one GPU's part of the model.
         cases: shapes with the shard's heads.
         setting: how calls reach the kernel.
-        gpus: that share the model; 1 where one stands for all of them.
+        gpus: GPUs that share the model; 1 measures one GPU's part alone.
     """
 
     program: str
@@ -93,7 +93,7 @@ def tpot_command(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Compare steps; exit code 0 when faster over all shapes together and wrong on none, 4 when time ended first."""
+    """Compare steps; exit code 0 if faster over all shapes together and wrong on none, 4 if time ran out."""
     if setting_name not in LIVE_SETTINGS:
         raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
     setting = LIVE_SETTINGS[setting_name]
@@ -126,7 +126,7 @@ def token_shard(model: str, tp: int, setting: Setting) -> Shard:
     """One GPU's part of a model whose steps can be measured under a setting.
 
     Raises:
-        UserError: they cannot.
+        UserError: the setting is not in bf16, or the model cannot be cut so.
     """
     if setting.dtype != "bf16":
         raise UserError(f"setting {setting.name}: whole steps are measured in bf16 alone")
@@ -134,15 +134,15 @@ def token_shard(model: str, tp: int, setting: Setting) -> Shard:
 
 
 def token_cases(shard: Shard, setting: Setting) -> list[Case]:
-    """The verb's own shapes; static mode has no ragged ones."""
+    """Default shapes of the verb; static mode has no ragged ones."""
     return [c for c in default_cases(shard) if setting.mode is not Mode.STATIC or not c.ragged]
 
 
 def require_step_packages() -> None:
-    """See whether what a step is built of, and judged with, is installed.
+    """Check that the packages of decode steps and their statistics are installed.
 
     Raises:
-        UserError: it is not.
+        UserError: one is missing.
     """
     for package in ("scipy", "triton"):
         if find_spec(package) is None:
@@ -150,7 +150,7 @@ def require_step_packages() -> None:
 
 
 def measure_tokens(job: TokenJob, folder: Path, *, minutes: float | None) -> TokenReport:
-    """Compare whole steps; every verdict is on disk before the next shape starts."""
+    """Compare full steps; each verdict is written to disk before the next shape starts."""
     from evaluators.measure.bench import GpuBench
 
     seed, setting, shard = secrets.randbits(32), job.setting, job.shard
@@ -167,7 +167,7 @@ def measure_tokens(job: TokenJob, folder: Path, *, minutes: float | None) -> Tok
         else _decisions(job.against, job.baseline, job.cases, setting, gpu)
     )
     subjects = step_subjects(job.cases, theirs, mine, setting, gpu)
-    random.Random(seed).shuffle(subjects)  # time that ends early leaves a sample, not the short shapes alone
+    random.Random(seed).shuffle(subjects)  # if time runs out, a random sample is left, not the short shapes alone
     todo = [s.case.shape for s in subjects if not s.same_launch]
     opened = opened_steps(bench, shard, todo, seed=seed, gpus=job.gpus, on_death=_end)
     with opened as (compare, distinct_layers):
@@ -209,7 +209,7 @@ def measure_tokens(job: TokenJob, folder: Path, *, minutes: float | None) -> Tok
 
 
 def _end(message: str) -> None:
-    """End this process at once over another GPU that is gone: it may sit in a kernel that waits for it for ever."""
+    """End this process at once after another GPU failed: a kernel may wait for that GPU for ever."""
     typer.echo(f"error: {message}", err=True)
     os._exit(EXIT_MISSING)
 
@@ -218,7 +218,7 @@ def cases_of(path: Path, setting: Setting, shard: Shard) -> list[Case]:
     """Shapes of a CSV file as `decide --model` takes them: the model gives the heads, `--setting` the mode.
 
     Raises:
-        UserError: naming the shape that changes the setting.
+        UserError: a shape that changes the setting; the message names it.
     """
     cases = []
     for number, (shape, own) in enumerate(read_shapes(path, setting, [shard.heads]), start=1):
@@ -229,7 +229,7 @@ def cases_of(path: Path, setting: Setting, shard: Shard) -> list[Case]:
 
 
 def _plan(shard: Shard, cases: Sequence[Case], setting: Setting, *, as_json: bool) -> int:
-    """Print what would be measured and how much memory each shape takes on an H100."""
+    """Print the shapes to measure and the memory that each takes on an H100."""
     rows = [
         {"case": c.id, "batch": c.shape.batch, "seqlen_k": c.shape.seqlen_k,
          "gib": round(memory_needed(shard, c.shape, setting, Gpu()) / 2**30, 1)}
@@ -318,7 +318,7 @@ def _line(found: StepVerdict) -> str:
 
 
 def print_tokens(report: dict[str, Any], found: Sequence[StepVerdict], suite: StepSuite, folder: Path) -> None:
-    """The shapes, and the verdict over them."""
+    """Print the shapes and the verdict over them."""
     typer.echo(f"{report['program']} against {report['against']}: one decode step of {report['shard']['model']} at "
                f"TP {report['shard']['tp']}, {report['setting']}, {report['device']['name']}\n")  # fmt: skip
     for verdict in sorted(found, key=lambda v: v.subject.case.id):

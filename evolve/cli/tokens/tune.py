@@ -1,7 +1,7 @@
-"""`evosplit tune`: from a serving trace to a certified rule in one command, with the tokens that it should gain.
+"""`evosplit tune`: from a serving trace to a certified rule in one command, with its predicted gain in tokens.
 
-Trace, simulated server, weights of recorded shapes, search, certificate, export: each step is a verb or a key of its
-own, and what this command ran can be run again piece by piece.
+Trace, simulated server, weights of recorded shapes, search, certificate, export: each step is also a verb or a
+configuration key of its own, and can be repeated by itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BASE = "configs/tokens-chat.yaml"
 
 @dataclass(frozen=True, slots=True)
 class TuneOptions:
-    """What `evosplit tune` was asked for.
+    """Options of `evosplit tune`.
 
     Attributes:
         trace: file of requests.
@@ -40,8 +40,8 @@ class TuneOptions:
         tp: tensor parallel degree.
         config: YAML file instead of `BASE`; its trace, model and tp are replaced.
         sets: overrides.
-        proposals: of the search; None for the configuration's.
-        target: of the export.
+        proposals: number of proposals; None for the configuration's.
+        target: target of the export.
         source: checkout of the target; None for the module that stands alone.
         certify: largest share of shapes that may become slower.
         output: new folder of the bundle; None makes one beside the run.
@@ -60,7 +60,7 @@ class TuneOptions:
 
 
 def tune_command(options: TuneOptions, *, as_json: bool) -> int:
-    """Search, certify, export; exit code 1 where nothing certified came of it, that of the search where it stopped."""
+    """Search, certify, export; exit code 1 if no rule could be certified, or that of a search that stopped."""
     config = tuned_config(options)
     target = target_named(options.target)
     check_certify(target, options.certify)
@@ -78,7 +78,7 @@ def tune_command(options: TuneOptions, *, as_json: bool) -> int:
     for line in traffic_lines(opened, run.judge):
         say(line)
     say()
-    if as_json:  # the search's result is part of a larger one
+    if as_json:  # the search's result becomes part of this verb's JSON
         code = EXIT_BUDGET if run_search(run).stopped_by else 0
     else:
         code = search(run, as_json=False)
@@ -128,7 +128,7 @@ def tuned_config(options: TuneOptions) -> RunConfig:
 
 
 def traffic_lines(opened: OpenedTraffic, judge: Judge) -> list[str]:
-    """What the server would run, and how near the recorded shapes come to it."""
+    """Lines about the simulated batches and their distance to the recorded shapes."""
     trace, traffic = opened.trace, opened.traffic
     assert trace is not None
     left_out = [f"{trace.empty} rows without prompt or answer"] if trace.empty else []

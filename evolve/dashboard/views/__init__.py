@@ -1,1 +1,1 @@
-"""Documents that the dashboard's views show, one module each."""
+"""Documents of the dashboard's views, one module each."""

@@ -1,4 +1,4 @@
-"""One candidate in full: texts, status, the constants that moved, and its outcome on every shape."""
+"""One candidate in full: texts, status, changed constants, and its outcome on every shape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evolve.journal.turns import Turn
 
 
 def candidate(reader: RunReader, index: int, recording: Recording | None) -> Candidate:
-    """The document of one proposal.
+    """Document of one proposal.
 
     Raises:
         UserError: no such proposal.
@@ -31,7 +31,7 @@ def candidate(reader: RunReader, index: int, recording: Recording | None) -> Can
 
 @dataclass(frozen=True, slots=True)
 class Packable:
-    """What a document of one proposal is made of; `picks` are numbers in `Recording.outcomes_known` by shape."""
+    """Parts of a proposal's document; `picks` are numbers in `Recording.outcomes_known` by shape."""
 
     id: int
     parent: int | None
@@ -42,7 +42,7 @@ class Packable:
 
 
 def candidates(reader: RunReader, recording: Recording | None) -> Iterator[Packable]:
-    """All proposals, in order."""
+    """Parts of all proposals, in order."""
     texts = reader.full_all()
     sources = {n["id"]: t["source"] for n, t in zip(reader.nodes, texts, strict=False)}
     expeditions: dict[int, list[Turn]] = {}
@@ -63,7 +63,7 @@ def assemble(
     source_of: Callable[[int], str],
     expedition: ExpeditionView | None,
 ) -> Candidate:
-    """Put one document together; `source_of` finds a parent's source."""
+    """Assemble the parts of one document; `source_of` returns a parent's source."""
     parent = node["parent"]
     before = "" if parent is None else source_of(parent)
     return Candidate(
@@ -84,8 +84,8 @@ def assemble(
 
 
 def constants_moved(before: str, after: str) -> list[Constant]:
-    """Numbers that differ between two programs that are otherwise the same, character by character."""
-    # Lines are counted first, since that settles most pairs of programs at no cost.
+    """Numbers that differ between two programs that are otherwise equal, character by character."""
+    # Comparing line counts first decides most pairs of programs cheaply.
     if not before or before == after or before.count("\n") != after.count("\n"):
         return []
     if _NUMBER.sub("0", before) != _NUMBER.sub("0", after):
@@ -99,4 +99,4 @@ def constants_moved(before: str, after: str) -> list[Constant]:
 
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d*)?(?:[eE][+-]?\d+)?(?!\w)")
-"""A numeric literal of the heuristic language."""
+"""True for a numeric literal of the heuristic language."""

@@ -1,4 +1,4 @@
-"""Two candidates side by side, of one run or of two. `static/view_compare.js` makes the same document in the page."""
+"""Comparison of two candidates, of one run or of two. `static/view_compare.js` makes the same document in the page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Chosen = tuple[RunReader, int, Recording | None]
 
 
 def compare(a: Chosen, b: Chosen) -> Compare:
-    """The comparison of two proposals.
+    """Document of the comparison of two proposals.
 
     Raises:
         UserError: no such proposal.
@@ -45,7 +45,7 @@ def _decisions(
 ) -> tuple[int, list[DecisionChange]]:
     if table_a is None or table_b is None or not one["outcomes"] or not other["outcomes"]:
         return 0, []
-    # Where a run has several tables, a shape is that of the same workload, setting and GPU in the other.
+    # With several tables, a shape is matched by workload, setting and GPU.
     whole = len(table_a.tables) > 1 or len(table_b.tables) > 1
     theirs = dict(
         zip(table_b.names(whole=whole), zip(table_b.names(whole=False), other["outcomes"], strict=True), strict=True)

@@ -1,6 +1,7 @@
-"""The documents of the dashboard: what `--json` prints, and what the page draws. One per view.
+"""Documents of the dashboard, which `--json` prints and the page draws. One per view.
 
-Plain dictionaries, typed: a report holds hundreds of thousands of rows. docs/schema/dashboard.json is made from them.
+Typed plain dictionaries, since a report has hundreds of thousands of rows. docs/schema/dashboard.json is made from
+them.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ class Score(TypedDict):
     shapes: int
     workspace_bytes: int
     interpolated: int
-    missing: NotRequired[int]  # absent in journals of before it was counted
+    missing: NotRequired[int]  # absent in older journals
 
 
 class Node(TypedDict):
-    """One proposal in a line: what the lineage draws.
+    """Summary of one proposal, for the lineage.
 
-    `status` is `asked` or `answered` while the proposal is under way. Seconds count from the start of the run;
-    None where the stage is not reached. `displaced` are the proposals whose grid cell this one took. `note` is the
-    proposer's own word for the edit, `rationale` the first sentence of an answer that begins with prose.
+    `status` is `asked` or `answered` while the proposal is running. Seconds count from the start of the run;
+    None if the stage is not reached. `displaced` are the proposals whose grid cell this one took. `note` is the
+    proposer's name of the edit, `rationale` the first sentence of an answer that begins with prose.
     """
 
     id: int
@@ -58,11 +59,11 @@ class Node(TypedDict):
 
 
 class CurvePoint(TypedDict):
-    """The state of the search after one commit that changed it. Shares are of the oracle's log gain, 1 is all of it.
+    """State of the search after one commit that changed it. Shares are of the oracle's log gain, 1 for all of it.
 
-    `train_*` is the program of the best score on the training shapes so far and `its_holdout_*` what it gets on the
-    holdout; `holdout_*` is the one of the best score on the holdout so far, which is the winner. Best scores never
-    fall; the share of the program that has the best score may, since a score is the speed-up less penalties.
+    `train_*` is the program with the best score on the training shapes so far and `its_holdout_*` its scores on the
+    holdout; `holdout_*` is the one with the best score on the holdout so far, the winner. Best scores never fall; the
+    share of the best program can, since a score is the speed-up minus penalties.
     """
 
     id: int
@@ -78,7 +79,7 @@ class CurvePoint(TypedDict):
 
 
 class SearchLimits(TypedDict):
-    """What the run may spend, beside proposals and time; None where there is no limit."""
+    """Budgets of a run, besides proposals and time; None for no limit."""
 
     usd: float | None
     tokens: int | None
@@ -89,9 +90,9 @@ class Overview(TypedDict):
     """A run at a glance.
 
     `state`: running (another process holds its lock), finished, interrupted (Ctrl-C), stopped (by a limit or an error,
-    which `ended` names), or broken off (its process ended without a word). `last_event_s` is when anything last
-    happened, in seconds from the start. `settings` is the configuration by dotted key. `expeditions` counts those of an
-    agent by outcome.
+    which `ended` names), or broken off (its process ended without writing a reason). `last_event_s` is the time of
+    the last event, in seconds from the start. `settings` is the configuration by dotted key. `expeditions` counts those
+    of an agent by outcome.
     """
 
     view: Literal["overview"]
@@ -159,7 +160,7 @@ class Constant(TypedDict):
 
 
 class StoryStep(TypedDict):
-    """One program on the way from a seed to the winner; lines and constants differ from the step before."""
+    """One program on the path from a seed to the winner, with changed lines and constants."""
 
     id: int
     added: int
@@ -168,7 +169,7 @@ class StoryStep(TypedDict):
 
 
 class Story(TypedDict):
-    """How the winner came about: its ancestors, the seed first."""
+    """Ancestors of the winner, the seed first."""
 
     view: Literal["story"]
     run: str
@@ -185,7 +186,7 @@ class MigrationMark(TypedDict):
 
 
 class Lineage(TypedDict):
-    """Every proposal, and how programs came about. `path` leads from a seed to the winner."""
+    """All proposals with their origins. `path` leads from a seed to the winner."""
 
     view: Literal["lineage"]
     run: str
@@ -198,7 +199,7 @@ class Lineage(TypedDict):
 
 
 class LaunchGrid(TypedDict):
-    """What a launch runs: CTAs with work, how often they fill the GPU's SMs, KV blocks of the longest one."""
+    """Grid of a launch: CTAs with work, waves over the GPU's SMs, KV blocks of the longest CTA."""
 
     ctas: int
     waves: float
@@ -206,13 +207,13 @@ class LaunchGrid(TypedDict):
 
 
 class Outcome(TypedDict):
-    """What a program's decision comes to on one recorded shape.
+    """Outcome of a program's decision on one recorded shape.
 
-    `num_splits` and `blocks_per_split` have the kernel's own choices filled in; `variant` names what else was decided,
-    and is empty where the target has no variants; `live_splits` is the mean over the sequences.
+    `num_splits` and `blocks_per_split` have the kernel's own choices filled in; `variant` names further knobs, and is
+    empty if the target has no variants; `live_splits` is the mean over the sequences.
     `speedup` is stock latency / latency, `error` the standard error of its logarithm, `left` the speed-up that the best
-    recorded launch would add. Latencies in microseconds; None, with `interpolated` False, where the table neither holds
-    nor brackets the launch.
+    recorded launch would add. Latencies in microseconds; None, with `interpolated` False, if the table neither has nor
+    brackets the launch.
     """
 
     num_splits: int
@@ -236,7 +237,7 @@ class ExpeditionTurn(TypedDict):
 
     `kind`: model (its `text`, and the `calls` of tools), tool (`asked` are its arguments), supervisor (a diagnosis on
     stagnation) or end. `draft`, `status` and `score` are those of the draft that the step evaluated, the score on the
-    training shapes; `charged` says whether it cost an evaluation. `status` is `refused` where a tool did nothing.
+    training shapes; `charged` tells if it used an evaluation. `status` is `refused` if a tool did nothing.
     """
 
     step: int
@@ -258,9 +259,9 @@ class ExpeditionTurn(TypedDict):
 class ExpeditionView(TypedDict):
     """An expedition of an agent.
 
-    `outcome`: submitted, dead (evaluated drafts, none passed), blind (never evaluated any), or under way. `by` is who
-    ended it, `agent` or `harness`; `child` the number of the draft that was submitted, 0 without. `answers` are those
-    of the model, or the calls of an external operator.
+    `outcome`: submitted, dead (evaluated drafts, none passed), blind (never evaluated any), or under way. `by` is the
+    party that ended it, `agent` or `harness`; `child` the number of the draft that was submitted, 0 without. `answers`
+    are those of the model, or the calls of an external operator.
     """
 
     outcome: str
@@ -278,9 +279,9 @@ class ExpeditionView(TypedDict):
 
 
 class Candidate(TypedDict):
-    """One proposal in full. `outcomes` follow the order of `Shapes.cases`; empty where nothing was decided.
+    """One proposal in full. `outcomes` follow the order of `Shapes.cases`; empty without decisions.
 
-    `expedition` is how an agent came to it; None where none did.
+    `expedition` is that of an agent; None for other proposals.
     """
 
     view: Literal["candidate"]
@@ -302,7 +303,7 @@ class Cells(TypedDict):
     """Recorded launches of one shape as columns; the first is the baseline's.
 
     `median_us`, `low_us` and `high_us` are over the rounds; `speedup` is the median over paired rounds of baseline /
-    launch and `error` the standard error of its logarithm. `variant` is empty where the target has no variants.
+    launch and `error` the standard error of its logarithm. `variant` is empty if the target has no variants.
     """
 
     num_splits: list[int]
@@ -319,9 +320,9 @@ class Cells(TypedDict):
 
 
 class ShapeCase(TypedDict):
-    """One recorded shape. `oracle_speedup` is cross-fitted; `best` is the cell of the best median, which luck flatters.
+    """One recorded shape. `oracle_speedup` is cross-fitted; `best` is the cell with the best median.
 
-    `table` is its table's place in `Shapes.cards`. `live_seqlens` is empty where every sequence fills the capacity;
+    `table` is its table's index in `Shapes.cards`. `live_seqlens` is empty if every sequence fills the capacity;
     `mix` names the distribution of a ragged batch.
     """
 
@@ -343,10 +344,10 @@ class ShapeCase(TypedDict):
 
 
 class Shapes(TypedDict):
-    """What was measured, as far as the search may see it; sealed test shapes are never in it.
+    """Measurements that a search may see, never of sealed test shapes.
 
-    One card per table: its `label`, what it was measured on, and whether it is `recorded` or `live`. Of a live run only
-    launches that some program decided are known; `unmeasured` counts the shapes of which there are none.
+    One card per table: its `label`, the origin of the measurements, and `recorded` or `live`. A live run has only
+    launches that some program decided; `unmeasured` counts the shapes without any.
     """
 
     view: Literal["shapes"]
@@ -367,7 +368,7 @@ class GridEvent(TypedDict):
 
 
 class GridView(TypedDict):
-    """The MAP-Elites grid over time. Ranges are of the values seen so far; bins were set when a program entered."""
+    """MAP-Elites grid over time. Ranges are of the values so far; bins were computed when a program was added."""
 
     view: Literal["grid"]
     run: str
@@ -397,7 +398,7 @@ class ConfigChange(TypedDict):
 
 
 class DecisionChange(TypedDict):
-    """A shape that both sides decide differently; `case` is its name in B's run."""
+    """A shape with different decisions; `case` is its name in B's run."""
 
     case: str
     split: str
@@ -421,7 +422,7 @@ VIEWS = ("runs", "overview", "story", "lineage", "candidate", "shapes", "grid", 
 
 
 def dashboard_schema() -> dict[str, object]:
-    """The JSON schema of all documents; no surplus keys anywhere."""
+    """JSON schema of all documents, without additional keys."""
     schema = TypeAdapter(Document).json_schema()
     for definition in schema["$defs"].values():
         definition["additionalProperties"] = False

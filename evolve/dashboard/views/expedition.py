@@ -1,4 +1,4 @@
-"""Expeditions of agents: turns, drafts and costs of one, and how those of a run ended."""
+"""Expeditions of agents: turns, drafts and costs of one, and outcomes of all in a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNDER_WAY = "under way"
 
 
 def expedition_view(turns: Sequence[Turn]) -> ExpeditionView | None:
-    """The document of one expedition; None where the proposal was none."""
+    """Document of one expedition; None for other proposals."""
     if not turns:
         return None
     end = next((turn.facts for turn in turns if turn.kind is TurnKind.END), {})
@@ -62,7 +62,7 @@ def _turn(turn: Turn) -> ExpeditionTurn:
 
 
 def expeditions_ended(turns: Sequence[Turn]) -> dict[str, int]:
-    """How many expeditions ended how; empty where there were none."""
+    """Number of expeditions by outcome; empty without any."""
     ended = {turn.id: turn.name for turn in turns if turn.kind is TurnKind.END}
     begun = {turn.id for turn in turns}
     return dict(Counter([*ended.values(), *(UNDER_WAY for _ in begun - ended.keys())]))

@@ -1,4 +1,4 @@
-"""The MAP-Elites grid over time, by replaying the journal's commits into the population that made it."""
+"""MAP-Elites grid over time, by replaying the journal's commits into a population."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from evolve.dashboard.views.reader import RunReader
 
 
 class GridReplay:
-    """The population as of the last commit seen, and every change of a cell's owner on the way."""
+    """Population after the last replayed commit, and all changes of a cell's owner."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Before the first seed."""
+        """Start before the first seed."""
         from evolve.search.population import Population  # OpenEvolve takes half a second to import
 
         self._population = Population(config.search, config.random_seed)
@@ -23,7 +23,7 @@ class GridReplay:
         self.seen = 0
 
     def feed(self, nodes: list[Node], digests: list[str]) -> None:
-        """Replay further commits, in order. Programs are told apart by their hash, which is all the grid looks at."""
+        """Replay further commits, in order. Programs are identified by their hash, all that the grid needs."""
         for node, digest in zip(nodes, digests, strict=True):
             moved = len(self._population.migrations)
             evaluation = _evaluation(node)
@@ -66,7 +66,7 @@ def _evaluation(node: Node) -> Evaluation | None:
 
 
 def replay(reader: RunReader, known: GridReplay | None = None) -> GridReplay | None:
-    """Bring a replay up to the last settled commit; None where the run's configuration cannot be read."""
+    """Advance a replay to the last settled commit; None if the run's configuration cannot be read."""
     if known is None:
         config = reader.config
         if config is None:
@@ -77,7 +77,7 @@ def replay(reader: RunReader, known: GridReplay | None = None) -> GridReplay | N
 
 
 def grid(reader: RunReader, known: GridReplay | None) -> GridView:
-    """The grid's document; without events where there is no replay."""
+    """Document of the grid; without events if there is no replay."""
     config = reader.config
     return GridView(
         view="grid",

@@ -1,4 +1,4 @@
-"""The lineage: every proposal, its parents, its island, and the path that led to the winner."""
+"""The lineage: all proposals with parents and islands, and the path to the winner."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from evolve.dashboard.views.reader import RunReader, leader_of, winner_of
 
 
 def lineage(reader: RunReader, known: GridReplay | None) -> Lineage:
-    """The lineage of a run; migrations come from the replay of its commits."""
+    """Document of a run's lineage; migrations come from the replay of its commits."""
     winner, leader = winner_of(reader.nodes), leader_of(reader.nodes)
     config = reader.config
     islands = config.search.islands if config else 1 + max((n["island"] for n in reader.nodes), default=0)

@@ -20,7 +20,7 @@ SHOWN_META = (
 
 
 def overview(reader: RunReader, recording: Recording | None) -> Overview:
-    """The overview of a run; `recording` adds what the oracle gains."""
+    """Document of a run's overview; `recording` adds the oracle's gain."""
     nodes = reader.nodes
     proposals = [n for n in nodes if n["kind"] != "seed"]
     done = [n for n in proposals if n["committed_at_s"] is not None]
@@ -61,7 +61,7 @@ def overview(reader: RunReader, recording: Recording | None) -> Overview:
 
 
 def curve(nodes: list[Node]) -> list[CurvePoint]:
-    """The commits that improved a best, and the last one, in order."""
+    """Commits that improved a best score, and the last one, in order."""
     points: list[CurvePoint] = []
     cost, evaluations = 0.0, 0
     best: Node | None = None
@@ -104,7 +104,7 @@ def _point(node: Node, best: Node, held: Node | None, evaluations: int, cost: fl
 
 
 def settings_of(config: str) -> dict[str, str]:
-    """Leaves of a configuration given as YAML, by dotted key; lists joined by commas. Empty where it is no mapping."""
+    """Leaves of a configuration given as YAML, by dotted key; lists joined by commas. Empty if it is not a mapping."""
     try:
         value = yaml.safe_load(config)
     except yaml.YAMLError:

@@ -33,7 +33,7 @@ TRAIN, ITS, HELD, QUIET = "#0072b2", "#d55e00", "#009e73", "#7b858e"
 def draw_pictures(
     reader: RunReader, recording: Recording | None, folder: Path, formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Write `search`, `lineage` and, where the shapes' latencies can be read, `speedup` into a folder."""
+    """Write `search`, `lineage` and, if the shapes' latencies can be read, `speedup` to a folder."""
     figures = {"search": search_figure(reader, recording), "lineage": lineage_figure(reader)}
     for number, figure in enumerate(winner_figures(reader, recording), start=1):
         figures["speedup" if number == 1 else f"speedup-{number}"] = figure
@@ -41,7 +41,7 @@ def draw_pictures(
 
 
 def search_figure(reader: RunReader, recording: Recording | None = None) -> Figure:
-    """Best scores against proposals; with a recording also what the oracle gains."""
+    """Best scores against proposals; with a recording also the oracle's gain."""
     figure = new_figure(8, 4)
     axes = figure.add_subplot()
     points = curve(reader.nodes)
@@ -70,9 +70,9 @@ def search_figure(reader: RunReader, recording: Recording | None = None) -> Figu
 
 
 def lineage_figure(reader: RunReader) -> Figure:
-    """Training score of every proposal, island by island; those without a score lie in a strip below each.
+    """Training score of every proposal by island; proposals without a score are in a strip below.
 
-    Scores below the visible range are arrows at its lower edge: one bad program would press all others flat.
+    Scores below the visible range are arrows at its lower edge, since one bad program would dominate the scale.
     """
     nodes = reader.nodes
     islands = 1 + max((n["island"] for n in nodes), default=0)
@@ -109,7 +109,7 @@ def lineage_figure(reader: RunReader) -> Figure:
 
 
 def _draw_island(axes: Axes, strip: Axes, nodes: Sequence[Node], island: int, low: float) -> None:
-    """One island's scored proposals, parents, path to the winner and failures; seeds stand on every island."""
+    """Draw one island's scored proposals, parents, path to the winner and failures; seeds are on every island."""
     scores = {n["id"]: n["train"]["score"] for n in nodes if n["train"]}
     here = {n["id"]: n for n in nodes if n["kind"] == "seed" or n["island"] == island}
     winner, leader = winner_of(list(nodes)), leader_of(list(nodes))
@@ -143,7 +143,7 @@ def _draw_island(axes: Axes, strip: Axes, nodes: Sequence[Node], island: int, lo
 
 
 def winner_figures(reader: RunReader, recording: Recording | None) -> list[Figure]:
-    """The winner's speed-ups by shape, a figure per table; none without a winner or a recording."""
+    """Figures of the winner's speed-ups by shape, one per table; empty without a winner or a recording."""
     winner = winner_of(reader.nodes)
     if winner is None or recording is None:
         return []

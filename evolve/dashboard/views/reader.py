@@ -1,6 +1,6 @@
-"""The reader: follows one run folder, also while another process writes its journal.
+"""Reader of one run folder, also while another process writes its journal.
 
-Only columns that the views need are read, and only rows that may have changed since the last look.
+Reads only the columns that the views need, and only rows that may have changed since the last read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from evolve.reports.plain_text import rationale_of
 MESSAGE_CHARS = 300
 RATIONALE_CHARS = 240
 ASKED, ANSWERED = "asked", "answered"
-"""Status of a proposal that the judge has not settled."""
+"""Status of a proposal without a result."""
 
 _NODES = f"""SELECT p.id, p.kind, p.island, p.parent, p.inspirations, p.asked_at,
     a.model, a.note, a.error, substr(a.text, 1, {RATIONALE_CHARS}) AS begins,
@@ -42,9 +42,9 @@ _NODES = f"""SELECT p.id, p.kind, p.island, p.parent, p.inspirations, p.asked_at
 
 @contextmanager
 def any_journal(folder: Path) -> Iterator[Journal]:
-    """The journal of a run folder for reading, also where the folder cannot be written.
+    """Open the journal of a run folder for reading, also in a read-only folder.
 
-    SQLite needs to write beside a journal whose writer was killed, even to read it: then a copy is read instead.
+    SQLite must write to the folder to read a journal whose writer was killed; if it cannot, a copy is read instead.
     """
     writable = os.access(folder, os.W_OK)
     log = folder / f"{FILE_NAME}-wal"
@@ -66,31 +66,31 @@ class RunReader:
     """One run: its proposals as nodes, its configuration, its folder. Thread-safe."""
 
     def __init__(self, folder: Path, name: str = "") -> None:
-        """Read what is there.
+        """Read the journal.
 
         Args:
-            folder: the run's.
-            name: what it is called among others; empty for the folder's own name.
+            folder: run folder.
+            name: name of the run; empty for the folder's name.
 
         Raises:
-            UserError: no journal that can be read.
+            UserError: no readable journal.
         """
         self.folder = folder
         self.name = name or folder.resolve().name
         self.meta: dict[str, str] = {}
         self.nodes: list[Node] = []
         self.digests: list[str] = []
-        """Source hash per node; empty before it is judged."""
+        """Source hash per node; empty before its result."""
         self.gpu_s = 0.0
-        """Seconds that measuring kept a GPU busy."""
+        """Seconds of measurements on GPUs."""
         self.settled = 0
-        """Every proposal below this one is committed, and will not change."""
+        """All proposals below this one are committed, and will not change."""
         self._guard = threading.RLock()
         self._look: tuple[object, ...] = ()
         self.refresh()
 
     def refresh(self) -> bool:
-        """Look again; whether anything changed."""
+        """Read changes; returns True if there were any."""
         with self._guard, any_journal(self.folder) as journal:
             look = (*journal.select(_LOOK)[0], journal.turn_count, self.running)
             if look == self._look:
@@ -108,26 +108,26 @@ class RunReader:
 
     @property
     def created_at(self) -> float:
-        """When the run began, in seconds since the epoch."""
+        """Start of the run, in seconds since the epoch."""
         return float(self.meta.get("created_at") or 0.0)
 
     @property
     def last_event_s(self) -> float:
-        """When the journal last heard of anything, in seconds since the start."""
+        """Time of the last event in the journal, in seconds since the start."""
         return max(
             (max(n["committed_at_s"] or 0.0, n["asked_at_s"] + (n["answer_s"] or 0.0)) for n in self.nodes), default=0.0
         )
 
     @property
     def state(self) -> str:
-        """What the run is doing, or how it ended; see `Overview`."""
+        """State of the run; see `Overview`."""
         done = sum(n["kind"] != "seed" and n["committed_at_s"] is not None for n in self.nodes)
         finished = done >= int(self.meta.get("proposals") or 0)
         return run_state(self.folder, finished=finished, ended=self.meta.get("ended"))
 
     @property
     def config(self) -> RunConfig | None:
-        """The run's configuration; None where this version cannot read it."""
+        """Configuration of the run; None if this version cannot read it."""
         import yaml
 
         try:
@@ -137,11 +137,11 @@ class RunReader:
 
     @property
     def running(self) -> bool:
-        """Whether another process holds the run's lock."""
+        """True if another process has locked the run."""
         return is_running(self.folder)
 
     def full(self, index: int) -> dict[str, str]:
-        """The large columns of one proposal, by name.
+        """Large columns of one proposal, by name.
 
         Raises:
             UserError: no such proposal.
@@ -153,13 +153,13 @@ class RunReader:
         return {name: value or "" for name, value in dict(rows[0]).items()}
 
     def full_all(self) -> list[dict[str, str]]:
-        """The large columns of every proposal, in order."""
+        """Large columns of every proposal, in order."""
         with any_journal(self.folder) as journal:
             rows = journal.select(f"{_FULL} ORDER BY p.id")
         return [{name: value or "" for name, value in dict(row).items()} for row in rows]
 
     def search(self, text: str) -> list[int]:
-        """Proposals whose program, answer or message holds a text, whatever its case."""
+        """Proposals whose program, answer or message contains a text, ignoring case."""
         where = " OR ".join(f"instr(lower({column}), ?)" for column in ("r.source", "a.text", "r.message", "a.error"))
         query = f"""SELECT p.id FROM proposals p LEFT JOIN answers a ON a.id = p.id LEFT JOIN results r ON r.id = p.id
             WHERE {where} ORDER BY p.id"""
@@ -172,7 +172,7 @@ class RunReader:
             return journal.turns() if index is None else journal.turns("id = ?", (index,))
 
     def spans(self) -> list[tuple[int, str, str, float, float]]:
-        """(proposal, lane, name, start, seconds) of what was timed; empty for journals that hold none."""
+        """Timed work as (proposal, track, name, start, seconds); empty for journals without it."""
         with any_journal(self.folder) as journal:
             if not journal.select("SELECT 1 FROM sqlite_master WHERE name = 'spans'"):
                 return []
@@ -227,7 +227,7 @@ def scored(nodes: list[Node]) -> list[Node]:
 
 
 def winner_of(nodes: list[Node]) -> Node | None:
-    """The winner, as `run_folder.pick_best` picks it."""
+    """Winner, by the rules of `run_folder.pick_best`."""
 
     def order(node: Node) -> WinnerOrder:
         score = node["holdout"] or node["train"]
@@ -238,7 +238,7 @@ def winner_of(nodes: list[Node]) -> Node | None:
 
 
 def leader_of(nodes: list[Node]) -> Node | None:
-    """The best on the training shapes. As `run_folder.pick_leader` picks it."""
+    """Leader on the training shapes, by the rules of `run_folder.pick_leader`."""
 
     def order(node: Node) -> tuple[float, float, int]:
         assert node["train"] is not None

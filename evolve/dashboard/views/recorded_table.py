@@ -1,4 +1,4 @@
-"""One table of measured launches, read for display: the launches of each shape, the outcomes of programs' decisions."""
+"""One table of measured launches for display: launches of each shape, and outcomes of programs' decisions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ CARD_FIELDS = ("workload", "setting", "build", "recorded", "rounds", "round_spre
 
 
 class RecordedTable:
-    """The cases that a run was judged on, in the order of its decisions. The sealed test shapes are left out.
+    """Cases of a run's judge, in the order of its decisions, without the sealed test shapes.
 
-    Shapes of which not even the baseline is measured yet, as a live run may have them, are left out as well.
+    Shapes without a measured baseline, which a live run may have, are left out as well.
     """
 
     def __init__(self, table: Table, weighting: Weighting, *, live: bool = False, version: int = JUDGE_VERSION) -> None:
-        """Take a table; `live` ones hold what was measured so far, and nothing is read out between two launches.
+        """Index a table; a `live` one has the measurements so far, and is not interpolated.
 
-        `version` is that of the rules by which the run was judged.
+        `version` is the version of the run's scoring rules.
         """
         table = restrict(table, SEARCH_SPLITS)
         self._setting, self._gpu = table.setting, table.gpu
@@ -38,16 +38,16 @@ class RecordedTable:
         self._weights = {i: w for found in by_split.values() for i, w in found.items()}
         judged = [c for c in table.cases if c.id in self._weights]
         self.judged = len(judged)
-        """Decisions that a program makes on this table."""
+        """Number of decisions of a program on this table."""
         self._at = [i for i, c in enumerate(judged) if table.cells[c.id]]
         self.cases: tuple[Case, ...] = tuple(judged[i] for i in self._at)
         source = TableSource(table, interpolate=not live, kernels_last=kernels_last(version))
-        # No cap on the workspace: what was measured is shown, also where the judge refuses it.
+        # No cap on the workspace: measurements are shown even if the judge refuses the launch.
         self._look_up = Outcomes(self.cases, table.setting, table.gpu, source, cap_bytes=sys.maxsize)
         self._grids: dict[tuple[str, str], LaunchGrid] = {}
         self._numbers: list[dict[str, int]] = [{} for _ in self.cases]
         self.outcomes: list[list[Outcome]] = [[] for _ in self.cases]
-        """By case, every outcome that was asked for; `picks` counts in these."""
+        """Known outcomes by case; `picks` are indices into these."""
         self.card = {k: str(table.card[k]) for k in CARD_FIELDS if k in table.card} | {
             "gpu": str(table.card["device"]["name"]),
             "driver": str(table.card["device"].get("driver", "")),
@@ -57,7 +57,7 @@ class RecordedTable:
         }
 
     def oracle_speedup(self) -> dict[str, float]:
-        """What the oracle gains on each split, by name."""
+        """Gain of the oracle by name of split."""
         totals: dict[str, float] = {}
         for case in self.cases:
             split, oracle = case.split.value, self._look_up.known(case.id).oracle
@@ -65,7 +65,7 @@ class RecordedTable:
         return {split: math.exp(total) for split, total in totals.items()}
 
     def shape_cases(self, number: int, prefix: str) -> list[ShapeCase]:
-        """Every case with its launches, as table `number`, under names with a prefix."""
+        """All cases with their launches, as table `number`, with a prefix to their names."""
         return [self._shape_case(case, number, prefix) for case in self.cases]
 
     def _shape_case(self, case: Case, number: int, prefix: str) -> ShapeCase:
@@ -90,7 +90,7 @@ class RecordedTable:
 
     def _cells(self, case: Case, known: ShapeGains) -> Cells:
         cells = known.cells
-        # Tables hold decisions spelled out, but for the blocks of those that leave them to FA3.
+        # Tables have resolved decisions, except for blocks that are left to FA3.
         spelled = [
             d if (d.num_splits == 1 and not d.blocks_per_split) or (d.num_splits and d.blocks_per_split)
             else self._look_up.spelled(case, d)
@@ -112,17 +112,17 @@ class RecordedTable:
         )
 
     def _mean_live(self, case: Case, cell: Cell) -> float:
-        """Mean live splits of a recorded launch, from its key where that names them: there are many."""
+        """Mean live splits of a recorded launch, from its key if possible, which is fast."""
         if ":" in cell.launch:
             return mean_live(cell.launch)
         live = self._look_up.launch(case, cell.decision).live_splits
         return round(sum(live) / len(live), 3)
 
     def picks(self, rows: Sequence[str]) -> list[int]:
-        """Which outcome each of a program's decisions comes to, by case.
+        """Index of the outcome of each decision of a program, by case.
 
         Args:
-            rows: a decision per judged case, as the journal writes it, without brackets: `3,null,0,0`.
+            rows: a decision per judged case, in the journal's form without brackets: `3,null,0,0`.
         """
         found = []
         for i, (at, numbers) in enumerate(zip(self._at, self._numbers, strict=True)):
@@ -169,7 +169,7 @@ class RecordedTable:
 
 
 def variant_text(target: AnyTarget, decision: AnyDecision) -> str:
-    """What a decision is beside its splits, e.g. `64/4/3`; the baseline's kernel where that runs."""
+    """Knobs of a decision other than its splits, e.g. `64/4/3`; the baseline's kernel if that runs."""
     if target.variants is None:
         return ""
     return "/".join(map(str, target.variant_of(decision))) if decision.num_splits else "FA3"

@@ -1,4 +1,4 @@
-"""Everything measured that a run was judged on, table after table, as its programs' decisions are."""
+"""All tables of a run, in the order of its programs' decisions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from evolve.dashboard.views.recorded_table import RecordedTable
 
 
 class Recording:
-    """The tables of a run, most often one. With several, a shape's name begins with its table's."""
+    """Tables of a run, usually one. With several, a shape's name begins with its table's."""
 
     def __init__(self, tables: Sequence[RecordedTable]) -> None:
-        """Take tables in the order in which the run was judged on them."""
+        """Combine tables in the order of the run's judge."""
         self.tables = tuple(tables)
         labels = table_labels([t.card for t in tables])
         self.cards = [{"label": label, **t.card} for label, t in zip(labels, tables, strict=True)]
@@ -24,16 +24,16 @@ class Recording:
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """The shapes of all tables."""
+        """Shapes of all tables."""
         return tuple(c for t in self.tables for c in t.cases)
 
     @property
     def outcomes_known(self) -> list[list[Outcome]]:
-        """By shape, every outcome that was asked for so far."""
+        """Known outcomes by shape."""
         return [known for t in self.tables for known in t.outcomes]
 
     def names(self, *, whole: bool) -> list[str]:
-        """By shape, its name in this run's documents, or one that other runs' tables can be matched with."""
+        """Names of shapes in this run's documents, or names that match other runs' tables."""
         if not whole:
             return [p + c.id for p, t in zip(self._prefixes, self.tables, strict=True) for c in t.cases]
         return [
@@ -42,7 +42,7 @@ class Recording:
 
     @cached_property
     def oracle_speedup(self) -> dict[str, float]:
-        """What the oracle gains, by split; by table and split where there are several tables."""
+        """Gain of the oracle by split, or by table and split with several tables."""
         if len(self.tables) == 1:
             return self.tables[0].oracle_speedup()
         every = zip(self.cards, self.tables, strict=True)
@@ -50,17 +50,17 @@ class Recording:
 
     @cached_property
     def shape_cases(self) -> list[ShapeCase]:
-        """Every case with its launches."""
+        """All cases with their launches."""
         every = zip(self._prefixes, self.tables, strict=True)
         return [c for number, (prefix, t) in enumerate(every) for c in t.shape_cases(number, prefix)]
 
     def picks(self, decisions: str) -> list[int]:
-        """Which of `outcomes_known` a program's decisions come to, by shape; empty where it decided nothing.
+        """Indices into `outcomes_known` of a program's decisions, by shape; empty without decisions.
 
         Args:
-            decisions: the journal's JSON.
+            decisions: JSON of the journal.
         """
-        # Told apart as text: programs share nearly all decisions, and most need not be parsed.
+        # Compared as text: programs share nearly all decisions, so most need not be parsed.
         rows = decisions.replace(" ", "")[2:-2].split("],[")
         if len(rows) != self._judged:
             return []

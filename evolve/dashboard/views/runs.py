@@ -1,4 +1,4 @@
-"""Several runs beside each other: state, winner, cost, and their curves."""
+"""Several runs: state, winner, cost, and curves."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from evolve.dashboard.views.reader import RunReader, winner_of
 
 
 def runs(readers: Sequence[RunReader]) -> Runs:
-    """The document of several runs, the latest first."""
+    """Document of several runs, the latest first."""
     latest_first = sorted(readers, key=lambda r: (-r.created_at, r.name))
     return Runs(view="runs", runs=[run_line(reader) for reader in latest_first])
 
 
 def run_line(reader: RunReader) -> ListedRun:
-    """One run in short."""
+    """Summary of one run."""
     winner = winner_of(reader.nodes)
     proposals = [n for n in reader.nodes if n["kind"] != "seed"]
     return ListedRun(

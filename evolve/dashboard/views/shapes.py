@@ -1,4 +1,4 @@
-"""The shapes: what was measured, where it is kept, and why it cannot be shown when it is not there."""
+"""The shapes: measurements of a run, or the reason why they cannot be shown."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ LIVE_META = ("gpu", "driver", "build", "setting", "workload", "num_sms", "l2_byt
 
 
 def recording_of(reader: RunReader) -> tuple[Recording | None, str]:
-    """What was measured of the run's shapes: its recorded tables, or of a live run the launches in its store.
+    """Measurements of the run's shapes: its recorded tables, or for a live run the launches in its store.
 
-    None, and the reason, where that is not to be had.
+    Returns None and the reason if there are none.
     """
     try:
         weighting = Weighting(reader.meta.get("weighting", ""))
@@ -46,7 +46,7 @@ def recording_of(reader: RunReader) -> tuple[Recording | None, str]:
 
 
 def _configured(reader: RunReader) -> list[Path]:
-    """The tables that the configuration names, where they are still those that the run was judged on."""
+    """Tables of the configuration, if they are still the same as at the run."""
     config = reader.config
     try:
         paths = [asset(path) for path in config.table_paths()] if config else []
@@ -58,9 +58,9 @@ def _configured(reader: RunReader) -> list[Path]:
 
 
 def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, str]:
-    """The launches that the run's store holds of its GPU and build, also those that other runs measured.
+    """Launches in the run's store for its GPU and build, including those of other runs.
 
-    A run on a pool names no GPU by UUID: each shape is read as one GPU of the pool's kind measured it.
+    A run on a pool has no UUID of a GPU: each shape is then read from one GPU of the pool's model.
     """
     meta, config = reader.meta, reader.config
     lacking = [key for key in LIVE_META if not meta.get(key)]
@@ -94,7 +94,7 @@ def _live(reader: RunReader, weighting: Weighting) -> tuple[Recording | None, st
 
 
 def shapes(reader: RunReader, recording: Recording | None, missing: str) -> Shapes:
-    """The shapes of a run; empty, with the reason in `missing`, where nothing measured can be read."""
+    """Document of a run's shapes; empty, with the reason in `missing`, without measurements."""
     return Shapes(
         view="shapes",
         run=reader.name,

@@ -1,4 +1,4 @@
-"""How the winner came about: what each program on its path changed."""
+"""Story of the winner: the changes of each program on its path."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evolve.dashboard.views.reader import RunReader, winner_of
 
 
 def story(reader: RunReader) -> Story:
-    """The document of the winner's path; no steps where nothing is scored yet."""
+    """Document of the winner's path; without steps before the first score."""
     winner = winner_of(reader.nodes)
     steps = []
     before = ""

@@ -1,7 +1,7 @@
-"""The timeline of a run in Chrome's trace format, which Perfetto (ui.perfetto.dev) and chrome://tracing open.
+"""Timeline of a run in Chrome's trace format, for Perfetto (ui.perfetto.dev) and chrome://tracing.
 
-One process per lane (proposer, turns of expeditions, sandbox, GPU), as many threads in it as worked at once. Runs from
-before spans were kept have one lane, from a proposal's request to its commit.
+One process per track (proposer, turns of expeditions, sandbox, GPU), with as many threads as worked concurrently. Older
+runs without spans have one track, from a proposal's request to its commit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Span = tuple[int, str, float, float]
 
 
 def timeline(reader: RunReader) -> dict[str, Any]:
-    """The trace; times in microseconds from the start of the run."""
+    """Trace with times in microseconds from the start of the run."""
     spans: dict[str, list[Span]] = {lane: [] for lane in (*LANES, WHOLE)}
     for index, lane, name, start, seconds in reader.spans():
         spans.setdefault(lane, []).append((index, name, start, seconds))
@@ -40,7 +40,7 @@ def timeline(reader: RunReader) -> dict[str, Any]:
 
 
 def _events(spans: list[Span], pid: int, reader: RunReader) -> list[dict[str, Any]]:
-    """Complete events, each in the first thread that is free when it starts."""
+    """Complete events, each in the first thread that is free at its start."""
     free: list[float] = []
     events = []
     for index, name, start, seconds in sorted(spans, key=lambda s: s[2]):
