@@ -23,6 +23,7 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.latencies.store import shape_key
 from evaluators.measure.errors import MeasureError
 from evaluators.sandbox.sandbox import Limits
+from evolve.assets import read_text
 from evolve.cli.common import compact_json, say
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
@@ -72,9 +73,9 @@ def reproduce_command(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        raw: dict[str, Any] = json.loads(read_text(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error})", hint=f"expected a {RAW} of evosplit reproduce") from error
     missing = [k for k in ("rows", "policies", "device", "kernels") if not isinstance(raw, dict) or k not in raw]
