@@ -15,7 +15,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,44 +63,55 @@ def read_grid(provider: Provider, pool: KvPool, count: int) -> Iterator[Compiled
             )
 
 
-def read_wide(provider: Provider, count: int, refused: Counter[str]) -> Iterator[CompiledDecision]:
-    """Live splits of calls of any model, in bf16 and fp8; what the library refuses is counted by its reason."""
-    rng = random.Random(5)
+def read_calls(
+    provider: Provider,
+    count: int,
+    refused: Counter[str],
+    *,
+    seed: int,
+    fp8: Callable[[int], bool],
+    draw: Callable[..., DecodeShape],
+    read: Callable[[int, Setting, DecodeShape, Decision], CompiledDecision | None],
+) -> Iterator[CompiledDecision]:
+    """Decisions on drawn calls, in fp8 where `fp8` says so; what the library refuses is counted by its reason."""
+    rng = random.Random(seed)
     for index in range(count):
-        dtype = "fp8" if index % 3 == 2 else "bf16"
+        dtype = "fp8" if fp8(index) else "bf16"
         setting = reading_setting(f"{provider.name}-metadata" + ("-fp8" if dtype == "fp8" else ""))
-        shape = wide_shape(rng, dtype=dtype)
+        shape = draw(rng, dtype=dtype)
         decision = Decision(rng.choice(CAPS), sm_margin=rng.choice(MARGINS))
         try:
-            dispatch.check_call(shape, setting)
-            found = read_live_splits(provider, setting, shape, decision)
+            found = read(index, setting, shape, decision)
         except (RuntimeError, TypeError, ValueError) as error:
             refused[refusal(shape, setting, error)] += 1
             continue
         if found is not None:
             yield found
+
+
+def read_wide(provider: Provider, count: int, refused: Counter[str]) -> Iterator[CompiledDecision]:
+    """Live splits of calls of any model, in bf16 and fp8."""
+
+    def read(_: int, setting: Setting, shape: DecodeShape, decision: Decision) -> CompiledDecision | None:
+        dispatch.check_call(shape, setting)
+        return read_live_splits(provider, setting, shape, decision)
+
+    return read_calls(provider, count, refused, seed=5, fp8=lambda index: index % 3 == 2, draw=wide_shape, read=read)
 
 
 def read_edges(
     provider: Provider, pools: dict[str, KvPool], count: int, refused: Counter[str]
 ) -> Iterator[CompiledDecision]:
     """Live splits, and num_splits of forward calls, of `count` calls each at the edges: see `edge_shape`."""
-    rng = random.Random(7)
-    for index in range(2 * count):
-        dtype = "fp8" if index % 10 >= 8 else "bf16"
-        setting = reading_setting(f"{provider.name}-metadata" + ("-fp8" if dtype == "fp8" else ""))
-        shape = edge_shape(rng, dtype=dtype)
-        decision = Decision(rng.choice(CAPS), sm_margin=rng.choice(MARGINS))
-        try:
-            if index % 2:
-                found = read_capped_splits(provider, setting, pools[dtype], shape, decision)
-            else:
-                found = read_live_splits(provider, setting, shape, decision)
-        except (RuntimeError, TypeError, ValueError) as error:
-            refused[refusal(shape, setting, error)] += 1
-            continue
-        if found is not None:
-            yield found
+
+    def read(index: int, setting: Setting, shape: DecodeShape, decision: Decision) -> CompiledDecision | None:
+        if index % 2:
+            return read_capped_splits(provider, setting, pools[setting.dtype], shape, decision)
+        return read_live_splits(provider, setting, shape, decision)
+
+    return read_calls(
+        provider, 2 * count, refused, seed=7, fp8=lambda index: index % 10 >= 8, draw=edge_shape, read=read
+    )
 
 
 def refusal(shape: DecodeShape, setting: Setting, error: Exception) -> str:
