@@ -56,8 +56,8 @@ def schedule(shape, gpu):
     tiles = shape.batch * shape.num_heads_kv
     splits = cap_of(shape, ROOM)
     narrow_splits = cap_of(shape, NARROW_ROOM)
-    if shape.seqlen_k > 8192 and tiles >= 240:
-        # Tiles fill the SMs whole, and what long rows may lose is more than there is to gain: FA3.
+    if shape.seqlen_k > 8192 and tiles >= 120 or shape.seqlen_k > 4096 and tiles >= 192:
+        # Tiles alone fill the SMs, and what long rows may lose is more than there is to gain: FA3.
         return 0, 128, 4, 3
     if shape.seqlen_k <= 1070 and tiles > gpu.num_sms:  # tune
         return narrow_splits, 64, 4, 2
