@@ -3,7 +3,7 @@
 For each shape with new launches, a few launches of the table are measured again: the bridge. New latencies are
 multiplied by the geometric mean of old over new medians of the bridge, so that the cells of a shape compare as if one
 GPU had measured them. The card and `bridge.csv.gz` list the scaled cells and the factors. New shapes are added as
-measured.
+measured. A table can be extended again: what was said of earlier extensions is kept.
 """
 
 from __future__ import annotations
@@ -58,13 +58,17 @@ class Bridged:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """An extended table and its added cells; fields as in `write_table`."""
+    """An extended table and its added cells; fields as in `write_table`.
+
+    `earlier` holds rows of `bridge.csv.gz` that earlier extensions wrote.
+    """
 
     card: Mapping[str, Any]
     cases: tuple[Case, ...]
     cells: Mapping[str, tuple[Cell, ...]]
     gpu_of: Mapping[str, str]
     bridged: Mapping[str, Bridged]
+    earlier: tuple[tuple[str, ...], ...] = ()
 
 
 def bridge(cells: Sequence[Cell]) -> tuple[Cell, ...]:
@@ -93,6 +97,15 @@ def _gpus(folder: Path) -> dict[str, str]:
     """UUID of the GPU that measured each shape, by case."""
     with gzip.open(folder / SHAPES, "rt", encoding="utf-8", newline="") as file:
         return {row["case"]: row["gpu"] for row in csv.DictReader(file)}
+
+
+def _earlier(folder: Path) -> tuple[tuple[str, ...], ...]:
+    """Rows of a table's own bridge, without the head; none where it was never extended."""
+    path = folder / BRIDGE
+    if not path.is_file():
+        return ()
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        return tuple(map(tuple, csv.reader(file)))[1:]
 
 
 def extended(folder: Path, slices: Sequence[Path]) -> Extension:
@@ -134,9 +147,10 @@ def extended(folder: Path, slices: Sequence[Path]) -> Extension:
         "cells": sum(map(len, cells.values())),
         "shapes_lost": sorted(x for x in {*table.card["shapes_lost"], *new_card["shapes_lost"]} if x not in cells),
         **round_agreement(c.latencies_us for rows in cells.values() for c in rows),
-        "extension": _card(new_card, bridged, len(new_cells)),
+        "extension": _card(new_card, bridged, len(new_cells))
+        | ({"before": table.card["extension"]} if "extension" in table.card else {}),
     }
-    return Extension(card, cases, cells, gpu_of, bridged)
+    return Extension(card, cases, cells, gpu_of, bridged, _earlier(folder))
 
 
 def _card(new_card: Mapping[str, Any], bridged: Mapping[str, Bridged], shapes: int) -> dict[str, Any]:
@@ -170,6 +184,7 @@ def write_extension(folder: Path, extension: Extension) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(BRIDGE_COLUMNS)
+    writer.writerows(extension.earlier)
     for case, b in sorted(extension.bridged.items()):
         writer.writerow((case, f"{b.factor:.5f}", f"{b.disagreement:.5f}", b.launches, b.gpu))
     (folder / BRIDGE).write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))

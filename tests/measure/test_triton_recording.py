@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import json
 import sys
@@ -15,7 +16,7 @@ from conftest import ROOT
 from evaluators.data.contract import Gpu
 from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import Case, Split, llama31_70b
-from evaluators.latencies.extension import extended, write_extension
+from evaluators.latencies.extension import BRIDGE, extended, write_extension
 from evaluators.latencies.table import TableError, merge_slices, read_table, write_table
 from evaluators.triton_decode.actions import recorded_actions
 from evaluators.triton_decode.decision import TritonDecision, variants
@@ -185,6 +186,14 @@ def test_a_table_is_extended_on_another_gpu(
     with pytest.raises(TableError, match="was not recorded to extend"):
         extended(tmp_path / "new", [more])
     head, *rows = map(json.loads, more.read_text().splitlines())
+    # Extended again, by a shape of its own launches: what the first extension said stays.
+    again = tmp_path / "again.jsonl"
+    told_again = json.dumps(head | {"extends": after.digest})
+    again.write_text("\n".join([told_again, *(json.dumps(r) for r in rows if r["case"] in found.bridged)]) + "\n")
+    write_extension(tmp_path / "third", extended(tmp_path / "new", [again]))
+    assert read_table(tmp_path / "third").card["extension"]["before"] == told
+    first, third = (gzip.decompress((tmp_path / f / BRIDGE).read_bytes()).splitlines() for f in ("new", "third"))
+    assert third[: len(first)] == first and len(third) == 2 * len(first) - 1
     for row in rows:
         row["cells"] = [c for c in row.get("cells", []) if c["launch"] != "fa3" or row["case"] not in found.bridged]
     rows = [r for r in rows if r["cells"]]
