@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import SMALL_TABLE, Command, FinishedRun, require_sandbox
+from conftest import ROOT, SMALL_TABLE, Command, FinishedRun, require_sandbox
 from journal_edits import rewrite
 from json_schemas import check
 
@@ -52,6 +52,16 @@ def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path, tmp_path: P
     folder = Path(result.json["replay"])
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["proposer"]["kind"] == "replay" and folder.parent == Path("runs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["language-model-2", "language-model-triton"])
+def test_shipped_runs_of_a_language_model_come_out_the_same(evosplit: Command, name: str) -> None:
+    """Minutes each: all prompts are written, and all programs judged, again."""
+    result = evosplit("replay", ROOT / "results/runs" / name, "--json")
+    assert result.code == 0, result.err
+    assert (result.json["same"], result.json["difference"], result.json["not_compared"]) == (True, "", [])
+    assert result.json["replay"] is not None  # run again, not judged again as runs under earlier rules are
 
 
 @pytest.mark.usefixtures("warm")
