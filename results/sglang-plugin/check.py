@@ -274,7 +274,9 @@ class Check:
             worst = max(
                 error(out, self.expected(q, la, live)) for out, (q, _, _), la in zip(outs, given, layers, strict=True)
             )
-            self.write(check="graph", seqlens=seqlens, blocks_per_split=blocks, error=round(worst, 5), ok=worst < TOLERANCE)
+            self.write(
+                check="graph", seqlens=seqlens, blocks_per_split=blocks, error=round(worst, 5), ok=worst < TOLERANCE
+            )
 
     def left(self) -> None:
         """What FA3 keeps: a soft cap, and a batch size that the rule leaves to it."""

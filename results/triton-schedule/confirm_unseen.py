@@ -39,8 +39,8 @@ def main() -> None:
     confirm.build_suite = unseen  # type: ignore[assignment]
     sys.exit(
         confirm.confirm_command(
-            options.program, CONFIG, [f"sandbox.time_s={SECONDS}"], against=None, output=options.o,
-            minutes=options.minutes, fresh=options.fresh, as_json=False,
+            options.program, CONFIG, [f"sandbox.time_s={SECONDS}"], against=None, beside=None, output=options.o,
+            minutes=options.minutes, fresh=options.fresh, tokens=False, as_json=False,
         )
     )  # fmt: skip
 

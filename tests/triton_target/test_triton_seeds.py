@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from conftest import ROOT, seed
@@ -49,11 +53,26 @@ def test_seeds_decide_only_what_is_compiled(name: str, setting: Setting) -> None
 
 
 def test_the_champion_leaves_many_tiles_of_long_rows_to_fa3() -> None:
-    for batch, keys, left in ((30, 8193, True), (29, 16384, False), (64, 16384, True), (64, 8192, False)):
+    on_the_edge = ((15, 8193, True), (14, 16384, False), (24, 4097, True), (23, 8192, False), (64, 4096, False))
+    for batch, keys, left in on_the_edge:
         shape = DecodeShape(batch, keys, 64, 8)
         decision = decide(FALLBACK, shape, CONTIGUOUS)
         assert (decision.num_splits == 0) is left
         assert (canonical_launch(shape, CONTIGUOUS, decision).key == "fa3") is left
+
+
+def test_the_script_of_unseen_shapes_asks_what_the_verb_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("unseen", ROOT / "results/triton-schedule/confirm_unseen.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    verb = create_autospec(script.confirm.confirm_command, return_value=0)
+    monkeypatch.setattr(script.confirm, "confirm_command", verb)
+    monkeypatch.setattr(script.confirm, "build_suite", script.confirm.build_suite)  # put back, since it is replaced
+    monkeypatch.setattr(sys, "argv", ["unseen", FALLBACK, "-o", str(tmp_path), "--fresh", "7"])
+    with pytest.raises(SystemExit, match="0"):
+        script.main()
+    assert verb.call_args.kwargs["fresh"] == 7 and verb.call_args.args[0] == FALLBACK
 
 
 def test_the_rule_fills_the_gpu_once() -> None:
