@@ -1,6 +1,8 @@
 """The SGLang plugin on a GPU, within the real SGLang: its backend `fa3` over a real KV pool, layer by layer.
 
-    python results/sglang-plugin/check.py -o FOLDER      # an H100; SGLang 0.5.23; about a minute
+    PYTHONPATH=.:kernels:tests/support python results/sglang-plugin/check.py -o FOLDER
+
+Needs an H100 and SGLang 0.5.23; about a minute.
 
 Writes check.jsonl, a line per check: outputs of decode steps against an fp32 reference and SGLang's own Triton decode
 kernel, a captured CUDA graph whose lengths change, and what is left to FA3. No model and no server take part.
@@ -17,24 +19,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "kernels")]
-os.environ["SGLANG_USE_SGL_FA3_KERNEL"] = "1"
-
 import sglang_engine
+import torch
 from triton_decode import reference
 
 from evolve.export.engine.export import export_engine
 from evolve.export.targets.targets import EngineTarget
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = ROOT / "seeds" / "triton_waves_paged.py"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CONTEXT, SLOTS, PAGE = (8192, 12288, 16) if DEVICE == "cuda" else (1024, 256, 16)
@@ -229,13 +227,13 @@ class Check:
                 layer, (q, k, v) = self.layer(number), self.tokens(len(seqlens))
                 out = self.plugin.forward_decode(q, k, v, layer, batch)
                 served = self.fa3.calls - before
-                others: dict[str, Callable[[], torch.Tensor]] = {"reference": lambda: self.expected(q, layer, batch)}
+                others = {"reference": self.expected(q, layer, batch)}
                 if DEVICE == "cuda":
-                    others["sglang_triton"] = lambda: self.sglang_triton(q, layer, batch)
+                    others["sglang_triton"] = self.sglang_triton(q, layer, batch)
                 self.stock.init_forward_metadata(batch)
-                others["fa3"] = lambda: self.stock.forward_decode(q, k, v, layer, batch)
+                others["fa3"] = self.stock.forward_decode(q, k, v, layer, batch)
                 for name, other in others.items():
-                    worst[name] = max(worst[name], error(out, other()))
+                    worst[name] = max(worst[name], error(out, other))
                 before = self.fa3.calls
             self.write(
                 check="step", seqlens=short(seqlens), errors={n: round(e, 5) for n, e in worst.items()},
@@ -314,12 +312,13 @@ def main() -> None:
     parser.add_argument("-o", type=Path, required=True, help="new folder")
     options = parser.parse_args()
     options.o.mkdir(parents=True)
+    os.environ["SGLANG_USE_SGL_FA3_KERNEL"] = "1"  # not one that SGLang would fetch
     torch.manual_seed(0)
     check = Check(options.o / "check.jsonl", options.o / "package")
     for part in (check.steps, check.left, *((check.graph,) if DEVICE == "cuda" else ())):
         try:
             part()
-        except Exception as problem:  # noqa: BLE001 - any failure is a finding
+        except Exception as problem:  # any failure is a finding
             check.write(check=part.__name__, failed=f"{type(problem).__name__}: {problem}", ok=False)
 
 

@@ -3,9 +3,9 @@
     python results/triton-schedule/second_recording.py      # second-recording.csv.gz, no GPU
 
 The file has log speed-ups over FA3 of the fastest and the second fastest launch of 735 training and holdout shapes of
-contiguous KV, in the first recording, which they were picked from, and in the one that extended the table, where FA3 and
-these two were bridges.
-Were picking by noise what makes them fast, the fastest would lose its lead over the second when both are measured again.
+contiguous KV, in the first recording, which they were picked from, and in the one that extended the table, where FA3
+and these two were bridges. Were picking by noise what makes them fast, the fastest would lose its lead over the second
+when both are measured again.
 """
 
 from __future__ import annotations

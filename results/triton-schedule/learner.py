@@ -1,0 +1,142 @@
+"""What a learner keeps of the oracle's gain: a reference for rules, as results/bounds has for FA3.
+
+    pip install 'evosplit[study]'
+    python results/triton-schedule/learner.py > results/triton-schedule/learner.csv      # no GPU; minutes
+
+Extremely random trees predict each recorded launch's time over FA3's from the shape, the launch and the kernel's queue
+of programs played through in its own order; they learn from the training shapes and choose on the holdout. `any launch`
+takes the launch that looks best; `capacity` takes variant and cap by trees that see what `schedule` sees, then blocks
+per split by the first ones. Sealed shapes are not read.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluators.data.launches import Cell
+from evaluators.data.workloads import Case, Split
+from evaluators.latencies.oracle import oracle_of
+from evaluators.latencies.table import read_table, restrict
+from evaluators.sandbox.cta_queue import compiled_queue, cta_queue
+from evaluators.sandbox.queue_library import queue_library
+from evaluators.triton_decode.decision import TritonDecision
+from evaluators.triton_decode.views import n_blocks_of
+
+TABLE = Path(__file__).parents[1] / "tables" / "llama31-70b" / "triton_decode-metadata-cold"
+QUEUE = compiled_queue(queue_library()) if queue_library() else cta_queue
+NEAR = 1.6
+"""Launches slower than the fastest of their shape by more than this factor teach nothing about a choice."""
+
+BESIDE = {32: (2, 4), 64: (3, 2), 128: (8, 1)}
+"""Half blocks that a program takes beside its blocks, and programs beside each other on an SM, by block_n: rough."""
+
+TREES: dict[str, Any] = {
+    "n_estimators": 200,
+    "min_samples_leaf": 2,
+    "max_features": 0.5,
+    "random_state": 0,
+    "n_jobs": 2,
+}
+
+
+def what_schedule_sees(case: Case) -> list[float]:
+    """Logs of batch, KV heads, their product and the capacity."""
+    shape = case.shape
+    return [math.log(v) for v in (shape.batch, shape.num_heads_kv, shape.batch * shape.num_heads_kv, shape.seqlen_k)]
+
+
+def features(case: Case, decision: TritonDecision, num_sms: int) -> list[float]:
+    """Of one launch."""
+    d, shape = decision, case.shape
+    blocks = n_blocks_of(shape, d.block_n)
+    cap = min(d.num_splits, -(-max(1, -(-shape.seqlen_k // d.block_n)) // d.blocks_per_split))
+    parts = [min(cap, -(-n // d.blocks_per_split)) for n in blocks]
+    order = [
+        n * (k + 1) // p - n * k // p
+        for k in range(max(parts) - 1, -1, -1)
+        for n, p in zip(blocks, parts, strict=True)
+        if k < p
+    ]
+    turn, beside = BESIDE[d.block_n]
+    end = QUEUE(order, shape.num_heads_kv, 1 << 20, 1, num_sms * beside, turn, False)
+    total, programs = sum(blocks) * shape.num_heads_kv, sum(parts) * shape.num_heads_kv
+    played = [end[0], sum(end) / len(end), end[len(end) // 2], end[len(end) * 3 // 4], max(order), programs, max(parts)]
+    idle = cap * shape.batch * shape.num_heads_kv - programs
+    live = [max(shape.seqlens), statistics.fmean(shape.seqlens), min(shape.seqlens) + 1, sum(shape.seqlens)]
+    return [
+        *what_schedule_sees(case), *map(math.log, live), max(shape.seqlens) / live[1], *d.as_row(),
+        *map(math.log1p, played), math.log1p(idle), math.log(total), *(v / total for v in played),
+        math.log(end[0] * d.block_n / 64 + 6),
+    ]  # fmt: skip
+
+
+def option(decision: TritonDecision) -> tuple[int, ...]:
+    """What `schedule` decides."""
+    return decision.num_splits, decision.block_n, decision.num_warps, decision.num_stages
+
+
+def main() -> None:
+    """Learn, choose, print shares."""
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    table = restrict(read_table(TABLE), (Split.TRAIN, Split.HOLDOUT))
+    seen: dict[str, tuple[list[Cell], Any, Any]] = {}
+    for case in table.cases:
+        stock, *cells = table.cells[case.id]
+        own = statistics.median(stock.latencies_us)
+        rows = np.array([features(case, c.decision, table.gpu.num_sms) for c in cells])  # type: ignore[arg-type]
+        seen[case.id] = cells, rows, np.array([math.log(statistics.median(c.latencies_us) / own) for c in cells])
+    train, holdout = ([c for c in table.cases if c.split is s] for s in (Split.TRAIN, Split.HOLDOUT))
+    near = {c.id: seen[c.id][2] < seen[c.id][2].min() + math.log(NEAR) for c in train}
+    full = ExtraTreesRegressor(**TREES).fit(
+        np.concatenate([seen[c.id][1][near[c.id]] for c in train]),
+        np.concatenate([seen[c.id][2][near[c.id]] for c in train]),
+    )
+    # What an option is worth where the lengths are not known: of each training shape, the best launch that it leaves.
+    asked, answers = [], []
+    for case in train:
+        best: dict[tuple[int, ...], float] = defaultdict(lambda: math.inf)
+        for cell, log in zip(seen[case.id][0], seen[case.id][2], strict=True):
+            best[option(cell.decision)] = min(best[option(cell.decision)], log)  # type: ignore[arg-type]
+        known = [(o, v) for o, v in best.items() if v < min(best.values()) + math.log(NEAR)]
+        asked += [[*what_schedule_sees(case), *o] for o, _ in known]
+        answers += [v for _, v in known]
+    coarse = ExtraTreesRegressor(**TREES).fit(np.array(asked), np.array(answers))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(("split", "decides", "kind", "shapes", "speedup", "share"))
+    gains: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for case in holdout:
+        cells, rows, logs = seen[case.id]
+        predicted = full.predict(rows)
+        options = sorted({option(c.decision) for c in cells})  # type: ignore[arg-type]
+        worth = coarse.predict(np.array([[*what_schedule_sees(case), *o] for o in options]))
+        chosen = options[int(worth.argmin())]
+        allowed = [option(c.decision) == chosen for c in cells]  # type: ignore[arg-type]
+        oracle = oracle_of(table.cells[case.id]).log_gain
+        kind = "ragged" if case.ragged else "uniform"
+        for how, scores in (("any launch", predicted), ("capacity", np.where(allowed, predicted, np.inf))):
+            for group in (kind, "as weighted"):
+                gains[how, group].append((-float(logs[int(scores.argmin())]), oracle))
+    weight = {c.id: w for c, w in zip(holdout, weights(holdout), strict=True)}
+    for (how, group), pairs in gains.items():
+        each = [weight[c.id] for c in holdout] if group == "as weighted" else [1 / len(pairs)] * len(pairs)
+        own, best_gain = (sum(w * p[k] for w, p in zip(each, pairs, strict=True)) for k in (0, 1))
+        writer.writerow(("holdout", how, group, len(pairs), f"{math.exp(own):.4f}", f"{own / best_gain:.3f}"))
+
+
+def weights(cases: list[Case]) -> list[float]:
+    """As scores weigh them: ragged batches have half."""
+    ragged = sum(c.ragged for c in cases)
+    return [0.5 / ragged if c.ragged else 0.5 / (len(cases) - ragged) for c in cases]
+
+
+if __name__ == "__main__":
+    main()
