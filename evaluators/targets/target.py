@@ -52,15 +52,11 @@ class EditRules:
         top_splits: largest num_splits of an edit.
         most_blocks: largest blocks_per_split of an edit; 0 for no bound.
         tile_factors: fields of `work` whose product with the splits of all sequences is the number of programs.
-        even_parts: True if each sequence is shared out evenly among its programs, at most num_splits of them, and the
-            grid holds as many for every sequence as the longest one has: costs then know of the cap, of the longest
-            program and of programs without keys.
     """
 
     top_splits: int
     most_blocks: int
     tile_factors: tuple[str, ...]
-    even_parts: bool = False
 
 
 class ShapeLatencies(Protocol[Asked]):

@@ -56,9 +56,7 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
     work_knob = "block_n"
     answer_names = ("num_splits", "block_n", "num_warps", "num_stages", "blocks_per_split")
     cell_columns = ROW
-    edits = EditRules(
-        top_splits=MAX_NUM_SPLITS, most_blocks=MAX_BLOCKS_PER_SPLIT, tile_factors=("num_heads_kv",), even_parts=True
-    )  # fmt: skip
+    edits = EditRules(top_splits=MAX_NUM_SPLITS, most_blocks=MAX_BLOCKS_PER_SPLIT, tile_factors=("num_heads_kv",))
     how_to_read = words.HOW_TO_READ
     workspace_rule = "num_splits * batch * num_heads_kv * max(16, qheads_per_kvhead) * (head_dim + 2) * 4 bytes"
     recordable = words.RECORDABLE

@@ -14,14 +14,7 @@ Matrix = NDArray[np.float64]
 Factors = tuple[str, ...]
 """Names of the factors of a product."""
 
-NO_CAP = 1 << 30
-"""Splits of a sequence where nothing limits them but its blocks."""
-
-PARTS = ("walk", "idle", "joins")
-"""Quantities that exist where programs share a sequence evenly (`EditRules.even_parts`): blocks of the longest program,
-programs that find no keys, and 1 where a sequence has more than one program, whose results are joined."""
-
-CANDIDATES = ("splits", "blocks", "tiles", "waves", "span", *PARTS)
+CANDIDATES = ("splits", "blocks", "tiles", "waves", "span")
 """Quantities of a candidate. `span` is in blocks and exists where a prepare kernel cuts each sequence by itself: there
 CTAs differ in length, and their number alone does not say when the last one ends."""
 
@@ -42,12 +35,12 @@ class Candidates:
             self.possible &= -(-longest[:, None] // blocks) == self.splits
         if rules.most_blocks:
             self.possible &= blocks <= rules.most_blocks
-        caps = curves.num_splits.tolist() if rules.even_parts else [NO_CAP] * len(blocks)
-        live = [
-            self.splits if curves.table.static else _parts(sequences[i], tuple(row), caps[i])
-            for i, row in enumerate(blocks.tolist())
-        ]
-        tiles = np.array([heads[i] * parts for i, parts in enumerate(live)])
+        tiles = np.array(
+            [
+                heads[i] * _ceil_sums(sequences[i], tuple(row)) if not curves.table.static else heads[i] * self.splits
+                for i, row in enumerate(blocks.tolist())
+            ]
+        )
         sms = curves.table.num_sms
         self.quantities: dict[str, Matrix] = {
             "splits": np.broadcast_to(self.splits.astype(float), blocks.shape),
@@ -59,13 +52,6 @@ class Candidates:
             self.quantities["span"] = np.array(
                 [_spans(sequences[i], tuple(row), heads[i], sms) for i, row in enumerate(blocks.tolist())]
             )
-        if rules.even_parts:
-            most = np.minimum(np.array(caps)[:, None], -(-longest[:, None] // blocks))
-            batch = np.array([len(s) for s in sequences])[:, None]
-            walks = [_walks(sequences[i], tuple(row), caps[i]) for i, row in enumerate(blocks.tolist())]
-            self.quantities["walk"] = np.array(walks, float)
-            self.quantities["idle"] = (most * batch * np.array(heads)[:, None] - tiles).astype(float)
-            self.quantities["joins"] = (most > 1).astype(float)
         self.values = np.broadcast_to(self.splits, blocks.shape) if curves.table.static else blocks
 
     def term(self, names: Factors) -> Matrix:
@@ -89,23 +75,11 @@ class Candidates:
 
 
 @lru_cache(maxsize=1 << 16)
-def _parts(sequences: tuple[int, ...], blocks: tuple[int, ...], cap: int) -> NDArray[np.int64]:
-    """Splits in all when each sequence is cut every `blocks`, at most `cap` each, for each entry of `blocks`."""
-    sums: NDArray[np.int64] = _live(sequences, blocks, cap).sum(axis=0)
-    return sums
-
-
-@lru_cache(maxsize=1 << 16)
-def _walks(sequences: tuple[int, ...], blocks: tuple[int, ...], cap: int) -> NDArray[np.int64]:
-    """Blocks of the longest program, for each entry of `blocks`; arguments as in `_parts`."""
-    longest: NDArray[np.int64] = (-(-np.array(sequences)[:, None] // _live(sequences, blocks, cap))).max(axis=0)
-    return longest
-
-
-def _live(sequences: tuple[int, ...], blocks: tuple[int, ...], cap: int) -> NDArray[np.int64]:
+def _ceil_sums(sequences: tuple[int, ...], blocks: tuple[int, ...]) -> NDArray[np.int64]:
+    """Splits in all when each sequence is cut every `blocks`, for each entry of `blocks`."""
     lengths = np.array(sequences)[:, None]
-    live: NDArray[np.int64] = np.maximum(1, np.minimum(cap, -(-lengths // np.array(blocks)[None, :])))
-    return live
+    sums: NDArray[np.int64] = (-(-lengths // np.array(blocks)[None, :])).sum(axis=0)
+    return sums
 
 
 @lru_cache(maxsize=1 << 14)

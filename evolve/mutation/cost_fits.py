@@ -69,8 +69,7 @@ def fit_cost(
         known = dict(zip(start.terms, start.weights, strict=True))
         weights = [known.get(t, 0.0) for t in terms]
     matrices = [tabulated.term(t) for t in terms]
-    # A term may be nothing everywhere, as programs without keys are where nothing is split.
-    sizes = [float(np.mean(m[tabulated.possible])) or 1.0 for m in matrices]
+    sizes = [float(np.mean(m[tabulated.possible])) for m in matrices]
     level = max((abs(w) * s for w, s in zip(weights, sizes, strict=True)), default=0.0) or 1.0
     weights = [_rounded(w or level * math.exp(rng.gauss(-1, 1.2)) / s) for w, s in zip(weights, sizes, strict=True)]
     rows = np.arange(len(worth))

@@ -6,7 +6,7 @@ import ast
 from dataclasses import dataclass
 
 from evaluators.targets.target import EditRules
-from evolve.mutation.cost_features import CANDIDATES, PARTS, Factors
+from evolve.mutation.cost_features import CANDIDATES, Factors
 from evolve.mutation.syntax import drop_unused, functions, insert_function, replace_span
 
 SPAN_NAME = "span_of"
@@ -57,24 +57,15 @@ def helper(cost: CostModel, name: str, rules: EditRules, *, static: bool) -> lis
     if not static:
         beyond = f" or blocks > {rules.most_blocks}" if rules.most_blocks else ""
         quantities += [f"        if math.ceil({longest} / blocks) < splits{beyond}:", "            continue"]
-    if used & {"tiles", "waves", *PARTS}:
-        each = "min(work.num_splits, math.ceil(n / blocks))" if rules.even_parts else "math.ceil(n / blocks)"
+    if used & {"tiles", "waves"}:
         quantities += (
             ["        tiles = splits * shape.total_mblocks"]
             if static
             else [
-                f"        tiles = sum({each} for n in work.n_blocks)",
+                "        tiles = sum(math.ceil(n / blocks) for n in work.n_blocks)",
                 f"        tiles = tiles * {_tiles(rules)}",
             ]
         )
-    if used & {"idle", "joins"}:
-        quantities.append(f"        most = min(work.num_splits, math.ceil({longest} / blocks))")
-    if "walk" in used:
-        quantities.append(f"        walk = max(math.ceil(n / {each}) for n in work.n_blocks)")
-    if "idle" in used:
-        quantities.append(f"        idle = most * work.batch * {_tiles(rules)} - tiles")
-    if "joins" in used:
-        quantities.append("        joins = min(1, most - 1)")
     if "waves" in used:
         quantities.append("        waves = math.ceil(tiles / gpu.num_sms)")
     if "span" in used:

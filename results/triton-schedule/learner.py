@@ -4,9 +4,9 @@
     python results/triton-schedule/learner.py > results/triton-schedule/learner.csv      # no GPU; minutes
 
 Extremely random trees predict each recorded launch's time over FA3's from the shape, the launch and the kernel's queue
-of programs played through in its own order; they learn from the training shapes and choose on the holdout. `any launch`
-takes the launch that looks best; `capacity` takes variant and cap by trees that see what `schedule` sees, then blocks
-per split by the first ones. Sealed shapes are not read.
+of programs played through in its own order. They learn from the training shapes and take, on the holdout, the launch
+that looks best. They see all lengths, where a rule must choose variant and cap from the capacity. Sealed shapes are
+not read.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import csv
 import math
 import statistics
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluators.data.launches import Cell
 from evaluators.data.workloads import Case, Split
 from evaluators.latencies.oracle import oracle_of
 from evaluators.latencies.table import read_table, restrict
@@ -78,64 +76,43 @@ def features(case: Case, decision: TritonDecision, num_sms: int) -> list[float]:
     ]  # fmt: skip
 
 
-def option(decision: TritonDecision) -> tuple[int, ...]:
-    """What `schedule` decides."""
-    return decision.num_splits, decision.block_n, decision.num_warps, decision.num_stages
-
-
 def main() -> None:
     """Learn, choose, print shares."""
     from sklearn.ensemble import ExtraTreesRegressor
 
     table = restrict(read_table(TABLE), (Split.TRAIN, Split.HOLDOUT))
-    seen: dict[str, tuple[list[Cell], Any, Any]] = {}
+    seen: dict[str, tuple[Any, Any]] = {}
     for case in table.cases:
         stock, *cells = table.cells[case.id]
         own = statistics.median(stock.latencies_us)
         rows = np.array([features(case, c.decision, table.gpu.num_sms) for c in cells])  # type: ignore[arg-type]
-        seen[case.id] = cells, rows, np.array([math.log(statistics.median(c.latencies_us) / own) for c in cells])
+        seen[case.id] = rows, np.array([math.log(statistics.median(c.latencies_us) / own) for c in cells])
     train, holdout = ([c for c in table.cases if c.split is s] for s in (Split.TRAIN, Split.HOLDOUT))
-    near = {c.id: seen[c.id][2] < seen[c.id][2].min() + math.log(NEAR) for c in train}
+    near = {c.id: seen[c.id][1] < seen[c.id][1].min() + math.log(NEAR) for c in train}
     full = ExtraTreesRegressor(**TREES).fit(
+        np.concatenate([seen[c.id][0][near[c.id]] for c in train]),
         np.concatenate([seen[c.id][1][near[c.id]] for c in train]),
-        np.concatenate([seen[c.id][2][near[c.id]] for c in train]),
     )
-    # What an option is worth where the lengths are not known: of each training shape, the best launch that it leaves.
-    asked, answers = [], []
-    for case in train:
-        best: dict[tuple[int, ...], float] = defaultdict(lambda: math.inf)
-        for cell, log in zip(seen[case.id][0], seen[case.id][2], strict=True):
-            best[option(cell.decision)] = min(best[option(cell.decision)], log)  # type: ignore[arg-type]
-        known = [(o, v) for o, v in best.items() if v < min(best.values()) + math.log(NEAR)]
-        asked += [[*what_schedule_sees(case), *o] for o, _ in known]
-        answers += [v for _, v in known]
-    coarse = ExtraTreesRegressor(**TREES).fit(np.array(asked), np.array(answers))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(("split", "decides", "kind", "shapes", "speedup", "share"))
-    gains: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    writer.writerow(("split", "kind", "shapes", "speedup", "share"))
+    pairs = []
     for case in holdout:
-        cells, rows, logs = seen[case.id]
-        predicted = full.predict(rows)
-        options = sorted({option(c.decision) for c in cells})  # type: ignore[arg-type]
-        worth = coarse.predict(np.array([[*what_schedule_sees(case), *o] for o in options]))
-        chosen = options[int(worth.argmin())]
-        allowed = [option(c.decision) == chosen for c in cells]  # type: ignore[arg-type]
-        oracle = oracle_of(table.cells[case.id]).log_gain
-        kind = "ragged" if case.ragged else "uniform"
-        for how, scores in (("any launch", predicted), ("capacity", np.where(allowed, predicted, np.inf))):
-            for group in (kind, "as weighted"):
-                gains[how, group].append((-float(logs[int(scores.argmin())]), oracle))
-    weight = {c.id: w for c, w in zip(holdout, weights(holdout), strict=True)}
-    for (how, group), pairs in gains.items():
-        each = [weight[c.id] for c in holdout] if group == "as weighted" else [1 / len(pairs)] * len(pairs)
-        own, best_gain = (sum(w * p[k] for w, p in zip(each, pairs, strict=True)) for k in (0, 1))
-        writer.writerow(("holdout", how, group, len(pairs), f"{math.exp(own):.4f}", f"{own / best_gain:.3f}"))
+        logs = seen[case.id][1]
+        pairs.append(
+            (-float(logs[int(full.predict(seen[case.id][0]).argmin())]), oracle_of(table.cells[case.id]).log_gain)
+        )
+    for kind in ("uniform", "ragged", "as weighted"):
+        each = weights(holdout, kind)
+        own, best = (sum(w * p[k] for w, p in zip(each, pairs, strict=True)) for k in (0, 1))
+        shapes = sum(w > 0 for w in each)
+        writer.writerow(("holdout", kind, shapes, f"{math.exp(own):.4f}", f"{own / best:.3f}"))
 
 
-def weights(cases: list[Case]) -> list[float]:
-    """As scores weigh them: ragged batches have half."""
+def weights(cases: list[Case], kind: str) -> list[float]:
+    """Weights of a kind of batch; or as scores weigh shapes, where ragged batches have half."""
     ragged = sum(c.ragged for c in cases)
-    return [0.5 / ragged if c.ragged else 0.5 / (len(cases) - ragged) for c in cases]
+    share = {"uniform": 0.0, "ragged": 1.0}.get(kind, 0.5)
+    return [share / ragged if c.ragged else (1 - share) / (len(cases) - ragged) for c in cases]
 
 
 if __name__ == "__main__":

@@ -16,9 +16,6 @@ from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
 from evaluators.language.literals import literals
 from evaluators.targets.triton_decode import TRITON_DECODE
-from evolve.mutation.cost_features import Candidates
-from evolve.mutation.cost_functions import CostModel, helper
-from evolve.mutation.costs import add_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import find_guard
 from evolve.mutation.syntax import TARGET_EDITS, insert_at_top, variant_numbers, with_math
@@ -74,26 +71,6 @@ def test_a_short_search_gains_and_writes_compiled_variants_only(judge: Judge, na
             best = ProgramRecord(number, source, result)
     assert naive.evaluation.train and best.evaluation.train and Status.OK in statuses
     assert best.evaluation.train.score > 2 * naive.evaluation.train.score
-
-
-@pytest.mark.parametrize("cap", [5, 48])
-def test_a_cost_of_even_parts_decides_as_the_curves_said(judge: Judge, cap: int) -> None:
-    cost = CostModel((0.5, 0.03, 2.0, 0.02), (("walk",), ("idle",), ("joins",), ("tiles",)))
-    lines = helper(cost, "cheapest", TRITON_DECODE.edits, static=False)
-    schedule = ["def schedule(shape, gpu):", "    if shape.batch > 7:", f"        return {cap}, 128, 4, 3",
-                f"    return {cap}, 64, 4, 3"]  # fmt: skip
-    blocks = ["def blocks_per_split(work, gpu):", "    return cheapest(work, gpu)"]
-    curves = Curves(judge.evaluate("\n".join(["import math", "", *lines, *schedule, *blocks, ""])).feedback)
-    tabulated = Candidates(curves)
-    chosen = tabulated.cheapest(cost.weights, [tabulated.term(t) for t in cost.terms])
-    values = tabulated.values[np.arange(len(chosen)), chosen]
-    assert len(chosen) > 900 and (values == curves.blocks).all() and len(set(values.tolist())) > 10
-
-
-def test_a_cost_is_found_where_nothing_is_split(judge: Judge, naive: ProgramRecord) -> None:
-    """Terms of programs without keys are nothing there."""
-    for number in range(6):
-        add_cost(naive.source, Curves(naive.evaluation.feedback), random.Random(number), support=8)
 
 
 def test_a_guard_gains_what_the_curves_say(judge: Judge, naive: ProgramRecord) -> None:
