@@ -66,8 +66,9 @@ def main() -> None:
                     continue
                 seen.add(launch.key)
                 graphs, outputs = [], []
-                for build in builds:
-                    bound = build.bind(inputs, Decision(launch.num_splits), GPU)
+                # A graph reads the metadata that its bound launch holds.
+                bounds = [build.bind(inputs, Decision(launch.num_splits), GPU) for build in builds]
+                for bound in bounds:
                     inputs.out.fill_(float("nan"))
                     bound.run(0)
                     outputs.append(inputs.out.clone())

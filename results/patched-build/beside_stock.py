@@ -117,8 +117,8 @@ def compare_metadata(builds: Builds, domain: Domain) -> dict[str, Any]:
     rng, found = random.Random(1), Counter[str]()
     differ = []
     for call in outside_calls(domain):
-        if call.arch != 90 or not call.varlen:
-            continue
+        if call.arch != 90 or not call.varlen or call.window >= call.seqlen_k - 1:
+            continue  # FA3 drops a window that reaches over the whole cache
         kind = call.what.partition(",")[0]
         for live in lengths(rng, call.batch, call.seqlen_k):
             on_device = torch.tensor(live, dtype=torch.int32, device="cuda")
