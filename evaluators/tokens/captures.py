@@ -107,17 +107,16 @@ def capture_values(captures: Sequence[Capture]) -> dict[str, list[float]]:
     return values
 
 
-def interval_between(values: Mapping[str, Sequence[float]], alpha: float = LOOK_ALPHA) -> tuple[StepInterval, float]:
+def interval_between(values: Mapping[str, Sequence[float]]) -> tuple[StepInterval, float]:
     """Interval of mean(A) - mean(B) by Student's t with one variance for both arms, and that standard deviation.
 
     Args:
         values: results of `capture_values`, at least two of each arm.
-        alpha: two-sided level.
     """
     a, b = values["A"], values["B"]
     degrees = len(a) + len(b) - 2
     variance = (statistics.variance(a) * (len(a) - 1) + statistics.variance(b) * (len(b) - 1)) / degrees
-    half = t_quantile(1 - alpha / 2, degrees) * math.sqrt(variance * (1 / len(a) + 1 / len(b)))
+    half = t_quantile(1 - LOOK_ALPHA / 2, degrees) * math.sqrt(variance * (1 / len(a) + 1 / len(b)))
     mean = statistics.fmean(a) - statistics.fmean(b)
     return StepInterval(mean, mean - half, mean + half), math.sqrt(variance)
 

@@ -174,9 +174,9 @@ def measured_model(shard: Shard, measured: Iterable[tuple[int, float]]) -> StepM
     return StepModel(shard, RestOrigin.MEASURED, rest)
 
 
-def roofline_model(shard: Shard, *, bytes_per_us: float = H100_BYTES_PER_US) -> StepModel:
+def roofline_model(shard: Shard) -> StepModel:
     """The shortest conceivable rest: every weight read once at peak bandwidth."""
-    return StepModel(shard, RestOrigin.ROOFLINE, ((1, shard.weight_bytes / bytes_per_us),))
+    return StepModel(shard, RestOrigin.ROOFLINE, ((1, shard.weight_bytes / H100_BYTES_PER_US),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One GPU's part of a model under tensor parallelism, in bytes and in time at the speed of its memory."""
+"""One GPU's part of a model under tensor parallelism: its sizes and the memory that it needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.models import DecoderModel, ModelRefused
 from evaluators.data.workloads import heads_text
-from evaluators.measure.providers.memory import kv_elements, live_kv_bytes
+from evaluators.measure.providers.memory import kv_elements
 
 ELEMENT_BYTES = 2
 """Bytes per element of weights, activations and KV cache: bf16."""
@@ -101,24 +101,6 @@ class Shard:
                 f"{max(0, free_bytes) / 2**30:.1f} GiB are free: a larger --tp has smaller shards"
             )
         return fit
-
-
-@dataclass(frozen=True, slots=True)
-class Roofline:
-    """Shortest conceivable step: bytes over bandwidth; a lower bound, no measurement."""
-
-    weights_us: float
-    kv_us: float
-
-    @property
-    def share(self) -> float:
-        """Attention's share."""
-        return self.kv_us / (self.weights_us + self.kv_us)
-
-
-def roofline(shard: Shard, shape: DecodeShape, *, bytes_per_us: float) -> Roofline:
-    """Bytes that a step reads, at a bandwidth."""
-    return Roofline(shard.weight_bytes / bytes_per_us, shard.layers * live_kv_bytes(shape) / bytes_per_us)
 
 
 def memory_needed(shard: Shard, shape: DecodeShape, setting: Setting, gpu: Gpu) -> int:

@@ -87,7 +87,6 @@ def measure_steps(
     *,
     deadline: float | None = None,
     on_verdict: Callable[[StepVerdict], None] = lambda _: None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> list[StepVerdict]:
     """Compare shape by shape; stops at the deadline.
 
@@ -96,7 +95,7 @@ def measure_steps(
     """
     found = []
     for subject in subjects:
-        if deadline is not None and clock() > deadline:
+        if deadline is not None and time.monotonic() > deadline:
             break
         if subject.same_launch:
             verdict = StepVerdict(subject, Verdict.SAME)
