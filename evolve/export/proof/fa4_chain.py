@@ -81,12 +81,12 @@ def fa4_view(shape: DecodeShape) -> ShapeView:
     )  # fmt: skip
 
 
-def fa4_live_splits(shape: DecodeShape, num_splits: int, num_sms: int = FA4_GPU.num_sms) -> tuple[int, ...]:
+def fa4_live_splits(shape: DecodeShape, num_splits: int) -> tuple[int, ...]:
     """Splits of each sequence where lengths are on the device (flash_attn/cute/prepare_scheduler.py, since 2026-08).
 
     FA3's formula, rounded down instead of up, with a margin that grows with the number of SMs.
     """
-    view = fa4_view(shape)
+    view, num_sms = fa4_view(shape), FA4_GPU.num_sms
     blocks = [ceil_div(n, TILE) for n in shape.seqlens]
     margin = max(float32(float32(num_sms / 128) + float32(0.001)), 1.1)
     work = float32(float32(sum(blocks) * view.num_m_blocks * float32(margin)) * shape.num_heads_kv)

@@ -76,13 +76,13 @@ def edge_views() -> Iterator[tuple[ShapeView, int]]:
 
 
 def _view(total_mblocks: int, num_n_blocks: int, num_m_blocks: int, *, seqlen_k: int, size: int = 0,
-          causal: bool = False, num_sms: int = 132) -> tuple[ShapeView, int]:  # fmt: skip
+          causal: bool = False) -> tuple[ShapeView, int]:  # fmt: skip
     return ShapeView(
         batch=1, seqlen_q=1, seqlen_k=seqlen_k, num_heads_q=8, num_heads_kv=1, head_dim=128, qheads_per_kvhead=8,
         block_m=128, block_n=128, num_m_blocks=num_m_blocks, num_n_blocks=num_n_blocks, total_mblocks=total_mblocks,
         size_one_kv_head=size or min(MAX_BYTES, seqlen_k * 512), is_causal_or_local=causal, varlen=True, paged=False,
         max_splits=MAX_SPLITS,
-    ), num_sms  # fmt: skip
+    ), 132  # fmt: skip
 
 
 def random_views(count: int, seed: int) -> Iterator[tuple[ShapeView, int]]:

@@ -74,11 +74,6 @@ class ExportTarget:
             TargetKind.PYTHON: "",
         }[self.kind]  # fmt: skip
 
-    @property
-    def fork(self) -> str:
-        """The kernel's repository in a word."""
-        return {"Dao-AILab/flash-attention": "FA3"}.get(self.project, self.project.partition("/")[0])
-
 
 _IN_HEADER = {
     "pack_gqa": "num_splits_heuristic answers num_splits alone; pack_gqa is decided behind it (get_pack_gqa)",
