@@ -18,9 +18,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from installed_engine import H100
 
 CUDA_ONLY = tuple(name for name in ("sgl_kernel", "torchvision") if importlib.util.find_spec(name) is None)
-H100 = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
 CONTEXT, PAGE, SLOTS = 1024, 16, 256
 """Keys of a sequence, keys of a page, pages of the pool."""
 
