@@ -397,7 +397,7 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
                 slowed += bool(row["slowed"])
                 rounds = int(ours["rounds"])
             except (KeyError, TypeError, ValueError) as error:
-                what = f"{path}: {row['case']}" if "case" in row else f"{path} is no slice that evosplit record wrote"
+                what = f"{path}: {row['case']}" if "case" in row else f"{path} is not a slice of evosplit record"
                 raise TableError(f"{what}: a field is missing or damaged ({error!r})") from error
             if not found:
                 raise TableError(f"{path}: {case}: no launches")

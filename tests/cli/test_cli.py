@@ -98,7 +98,7 @@ MISTAKES = [
     (
         ["record", "--merge", "other.jsonl", "-o", "table"],
         2,
-        "is no slice that evosplit record wrote",
+        "is not a slice of evosplit record",
         "",
     ),
     (["show", "nope"], 2, "no run 'nope'", "evosplit run"),

@@ -132,7 +132,7 @@ def test_files_of_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rest": []}, "one batch at least"),
+        ({"rest": []}, "at least one batch"),
         ({"rest": [{"batch": 1, "rest_us": 0}]}, "time above 0"),
         ({"rest": [{"batch": 1, "rest_us": float("nan")}]}, "time above 0"),
         ({"rest": [{"batch": 1}]}, "rest_us"),

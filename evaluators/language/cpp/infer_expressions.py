@@ -210,7 +210,7 @@ class ExpressionTypes(ABC):
         if isinstance(view, ast.Name) and name in ("num_sms", "l2_bytes", "max_sm_margin"):
             name = f"gpu.{name}"
         if name not in self.inputs:
-            raise refuse(node, f"{ast.unparse(node)} is no input of this target")
+            raise refuse(node, f"{ast.unparse(node)} is not an input of this target")
         return self.inputs[name]
 
     def _subscript(self, node: ast.Subscript) -> Type:
