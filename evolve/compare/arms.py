@@ -75,7 +75,7 @@ def _agent(data: dict[str, Any], agent: AgentConfig, equal: Equal, amount: float
         return
     if int(amount) % agent.evaluations:
         raise UserError(
-            f"{amount:g} evaluations are no whole number of expeditions of {agent.evaluations}",
+            f"{amount:g} evaluations are not a whole number of expeditions of {agent.evaluations}",
             hint="--amount, or --set proposer.evaluations",
         )
     data["search"]["proposals"] = int(amount) // agent.evaluations

@@ -189,5 +189,5 @@ def arguments_of(text: str) -> str:
     except ValueError as error:
         raise UserError(f"the arguments are not JSON ({error})", hint="""--args '{"draft": 1}'""") from error
     if not isinstance(found, dict):
-        raise UserError("the arguments are no JSON object", hint="""--args '{"draft": 1}'""")
+        raise UserError("the arguments are not a JSON object", hint="""--args '{"draft": 1}'""")
     return json.dumps(found)
