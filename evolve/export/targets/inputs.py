@@ -1,6 +1,6 @@
-"""The inputs of the heuristics: which values a target may pass, and which of them a proof tries.
+"""Inputs of the heuristics: the values that a target may pass, and those that a proof tries.
 
-The bounds are generous: what lies beyond them overflows 32 bits elsewhere in FA3 already.
+The bounds are generous: values beyond them overflow 32 bits elsewhere in FA3 already.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from evolve.export.targets.domain import INPUT
 
 MAX_SEQLEN_K = 2**24
 MAX_BYTES = 2_000_000_000
-"""Of one KV head: FA3 adds 50 MiB to it in 32 bits."""
+"""Most bytes of one KV head: FA3 adds 50 MiB to it in 32 bits."""
 
 L2_BYTES = 50 * 1024 * 1024
 """FA3 assumes this size of the L2 cache (hopper/heuristics.h)."""
@@ -92,7 +92,7 @@ def random_views(count: int, seed: int) -> Iterator[tuple[ShapeView, int]]:
     def any_size(high: int) -> int:
         return min(high, max(1, int(2 ** rng.uniform(0, high.bit_length()))))
 
-    # Few SM counts: each is asked about in a process of its own.
+    # Few SM counts: each needs a process of its own.
     sm_counts = (132, 132, *SM_COUNTS, *(rng.randint(1, 160) for _ in range(4)))
     for index in range(count):
         num_sms = rng.choice(sm_counts)
