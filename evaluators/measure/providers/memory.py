@@ -56,7 +56,7 @@ class CopyPlan:
         return (self.launches - 1 - launch) % self.copies
 
     def of(self, launches: int) -> CopyPlan:
-        """The same copies with another number of calls."""
+        """Plan of the same copies with another number of calls."""
         return replace(self, launches=launches)
 
 
