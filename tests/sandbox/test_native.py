@@ -121,7 +121,7 @@ def test_programs_of_the_whole_language(source: str, compiler: NativeCompiler, s
 
 
 def agree(source: str, compiler: NativeCompiler, sandbox: Sandbox) -> bool:
-    """Whether native code answered; it must answer as the sandbox, and never where the program fails there."""
+    """True if native code answered; it must answer as the sandbox, and never where the program fails there."""
     program = parse_program(source)
     found, answers = decided(compiler, program), sandbox.ask(program)
     # Native code needs less time and memory than CPython; within the same limits it may know more.

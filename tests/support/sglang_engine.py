@@ -69,7 +69,7 @@ def without_cuda() -> None:
 
 
 def runner(**changes: Any) -> Any:
-    """What a backend asks of SGLang's model runner, for a made-up Llama shard of two layers with 8 heads to 1."""
+    """Stand-in of SGLang's model runner for a backend, with a made-up Llama shard of two layers with 8 heads to 1."""
     import torch
     from sglang.srt.configs.model_config import AttentionArch
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
