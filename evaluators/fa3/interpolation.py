@@ -100,7 +100,7 @@ class ShapeCells:
         return self.by_launch.get(canonical_launch(self.shape, self._setting, decision, self._gpu).key)
 
     def _other_kernels(self, launch: Launch) -> list[tuple[Launch, float]]:
-        """Launches with the same splits and another combine kernel, nearest first, each with `launch`'s extra time in us."""
+        """Launches with the same splits and another combine kernel, nearest first, each with its extra time in us."""
         if self._setting.mode is Mode.STATIC or launch.combine_bucket not in COMBINE_COST_US:
             return []
         own = launch.combine_bucket
