@@ -271,7 +271,9 @@ def _parsed(folder: Path, digest: str) -> Table:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TableError(f"{folder} holds no readable {CARD} ({error}); expected a recorded table") from error
+        raise TableError(
+            f"{folder} is not a recorded table: {CARD} cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     if not isinstance(card, dict):
         raise TableError(f"{folder / CARD}: expected an object, got {type(card).__name__}")
     if card.get("format") != TABLE_FORMAT:

@@ -142,7 +142,7 @@ def _format_of(names: Iterable[str], where: str) -> TraceFormat:
         if known.issuperset(layout.fields):
             return kind
     expected = "; ".join(", ".join(layout.fields) for layout in LAYOUTS.values())
-    raise UserError(f"{where}: no trace of requests; found {', '.join(sorted(map(str, known))) or 'nothing'}",
+    raise UserError(f"{where}: no trace of requests; found {', '.join(sorted(filter(None, known))) or 'nothing'}",
                     hint=f"expected one of: {expected}")  # fmt: skip
 
 
