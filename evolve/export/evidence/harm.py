@@ -132,7 +132,7 @@ def judged(
     if not useful:
         where = "recorded shape" if evidence[0].result else "shape of the workloads"
         raise NothingToPatch(
-            f"on no {where} does this rule change what {target.name} launches: there is nothing to patch"
+            f"this rule changes no launch of the target {target.name} on any {where}: there is nothing to patch"
         )
     left = useful - forbidden.keys()
     told = "; ".join(reason for reasons in forbidden.values() for reason in reasons)
