@@ -257,17 +257,15 @@ def should_pack_gqa(shape: DecodeShape, block_m: int) -> bool:
     return nopack < 0.9 * pack
 
 
-def stock_blocks_per_split(work: WorkView, num_sms: int, *, qheads_unpacked: int = 0) -> int:
-    """FA3's KV blocks per split (flash_prepare_scheduler.cu, blocks_per_sm), at least 1.
+def stock_blocks_per_split(work: WorkView, num_sms: int) -> int:
+    """FA3's KV blocks per split (flash_prepare_scheduler.cu, blocks_per_sm), at least 1; split calls pack query heads.
 
     Args:
         work: the batch.
         num_sms: SMs of the device minus sm_margin.
-        qheads_unpacked: query heads when pack_gqa is off in the metadata; 0 when it is on.
     """
-    num_head = qheads_unpacked or work.num_heads_kv
     total = work.total_n_blocks * work.num_m_blocks
-    blocks = float32(float32(float32(total) * _ONE_POINT_ONE) * num_head)
+    blocks = float32(float32(float32(total) * _ONE_POINT_ONE) * work.num_heads_kv)
     return max(1, math.ceil(float32(blocks / num_sms)))
 
 

@@ -53,11 +53,6 @@ MAX_DEPTH = 60
 MAX_INT = 2**53
 """Largest integer literal; beyond it a double cannot follow."""
 
-STATEMENTS: tuple[type[ast.stmt], ...] = (
-    ast.FunctionDef, ast.Return, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.If, ast.For, ast.Break,
-    ast.Continue, ast.Pass, ast.Expr,
-)  # fmt: skip
-
 EXPRESSIONS: tuple[type[ast.expr], ...] = (
     ast.Constant, ast.Name, ast.Attribute, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,
     ast.Call, ast.Tuple, ast.List, ast.Subscript, ast.ListComp, ast.GeneratorExp,

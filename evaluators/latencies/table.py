@@ -271,7 +271,9 @@ def _parsed(folder: Path, digest: str) -> Table:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TableError(f"{folder} holds no readable {CARD} ({error}); expected a recorded table") from error
+        raise TableError(
+            f"{folder} is not a recorded table: {CARD} cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     if not isinstance(card, dict):
         raise TableError(f"{folder / CARD}: expected an object, got {type(card).__name__}")
     if card.get("format") != TABLE_FORMAT:
@@ -397,7 +399,7 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
                 slowed += bool(row["slowed"])
                 rounds = int(ours["rounds"])
             except (KeyError, TypeError, ValueError) as error:
-                what = f"{path}: {row['case']}" if "case" in row else f"{path} is no slice that evosplit record wrote"
+                what = f"{path}: {row['case']}" if "case" in row else f"{path} is not a slice of evosplit record"
                 raise TableError(f"{what}: a field is missing or damaged ({error!r})") from error
             if not found:
                 raise TableError(f"{path}: {case}: no launches")

@@ -43,7 +43,7 @@ class AgentProposer:
         self.speaker: Speaker | None = None
         self._judging = asyncio.Semaphore(config.search.parallel_evaluations)
         self.awaited: Request | None = None
-        """Request for an external operator."""
+        """Request that waits for an external operator."""
 
     def attach(self, journal: Journal, judge: JudgeLike) -> None:
         """See `Attached.attach`."""
@@ -60,7 +60,7 @@ class AgentProposer:
 
         Raises:
             ProposerError: the expedition ended without a child.
-            OperatorAwaited: it is an external operator's, who has not ended it.
+            OperatorAwaited: an external operator has not ended it yet.
         """
         assert self._journal is not None
         expedition = self.expedition(request, self._journal)

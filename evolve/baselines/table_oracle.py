@@ -1,4 +1,4 @@
-"""The exhaustive oracle: every recorded launch of every shape. What no rule can beat, at the price of no rule."""
+"""The exhaustive oracle: the best recorded launch of every shape, an upper bound for all rules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from evolve.baselines.tally import Tally
 
 
 def table_oracle(problem: Problem, tally: Tally, seed: int) -> None:
-    """Look at all cells once; the shares are 1 by definition, and regressions cannot be.
+    """Look at all cells once; the shares are 1 by definition, and there are no regressions.
 
-    The oracle's gain is cross-fitted (chosen on half of the rounds, scored on the other), so that the luck of
-    picking among noisy readings is not counted.
+    The oracle's gain is cross-fitted (chosen on half of the rounds, scored on the other half), so that picking among
+    noisy readings adds nothing to it.
     """
     del seed
     from evaluators.data.workloads import Split

@@ -279,7 +279,7 @@ class Population:
         return int(name.split("@")[0])
 
     def fingerprint(self) -> tuple[object, ...]:
-        """All state that later draws depend on, for tests of determinism."""
+        """State that determines later draws, for tests of determinism."""
         return (
             [list(i) for i in self._db.islands],
             list(self._db.archive),

@@ -1,4 +1,4 @@
-"""What an export refuses, and what it says."""
+"""Refusals of exports, and their messages."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def find_compiler() -> Compiler:
         if path:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
             return Compiler(path, done.stdout.partition("\n")[0])
-    tried = f"CXX names {wanted!r}, which is no program" if wanted else f"none of {', '.join(COMPILERS)} is on PATH"
+    tried = f"CXX names {wanted!r}, which is not a program" if wanted else f"none of {', '.join(COMPILERS)} is on PATH"
     raise UserError(
         f"no C++ compiler: {tried}",
         hint="install g++ or clang++, or set CXX; without one the proof cannot run",

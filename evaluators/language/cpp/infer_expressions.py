@@ -118,8 +118,7 @@ class ExpressionTypes(ABC):
             )
         return found
 
-    def _overflow(self, node: ast.expr, message: str, *, low: float = -math.inf, high: float = math.inf,
-                  hint: str = "") -> None:  # fmt: skip
+    def _overflow(self, node: ast.expr, message: str, *, low: float = -math.inf, high: float = math.inf) -> None:
         """Refuse, or have checked, what may leave a range; nothing while ranges are not final."""
         if not self._recording:
             return
@@ -131,9 +130,7 @@ class ExpressionTypes(ABC):
             return
         parts = [node.left, node.right] if isinstance(node, ast.BinOp) else [node]
         seen = {ast.unparse(p): self.look(p) for p in parts if not isinstance(p, ast.Constant)}
-        raise Overflow(
-            self.form, self.inputs, self.updated.get(node, node), message, low=low, high=high, parts=seen, hint=hint
-        )
+        raise Overflow(self.form, self.inputs, self.updated.get(node, node), message, low=low, high=high, parts=seen)
 
     def _type(self, node: ast.expr) -> Type:
         if isinstance(node, ast.Constant):
@@ -213,7 +210,7 @@ class ExpressionTypes(ABC):
         if isinstance(view, ast.Name) and name in ("num_sms", "l2_bytes", "max_sm_margin"):
             name = f"gpu.{name}"
         if name not in self.inputs:
-            raise refuse(node, f"{ast.unparse(node)} is no input of this target")
+            raise refuse(node, f"{ast.unparse(node)} is not an input of this target")
         return self.inputs[name]
 
     def _subscript(self, node: ast.Subscript) -> Type:

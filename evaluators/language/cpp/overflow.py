@@ -145,7 +145,7 @@ class Overflow(NotExpressible):
     """An expression whose value may leave the range that C++ keeps exact."""
 
     def __init__(self, form: Form, inputs: Mapping[str, Type], node: ast.AST, message: str, *, low: float, high: float,
-                 parts: Mapping[str, Type], hint: str = "") -> None:  # fmt: skip
+                 parts: Mapping[str, Type]) -> None:  # fmt: skip
         """Look for an example.
 
         Args:
@@ -156,11 +156,10 @@ class Overflow(NotExpressible):
             low: least value allowed.
             high: greatest value allowed.
             parts: types of its operands, by their text.
-            hint: alternative; by default a bound for the first operand.
         """
         found = witness(form, inputs, node)
         if found is None:
-            example = f"none of {TRIES} inputs tried makes it so, and nothing in the program rules it out"
+            example = f"{TRIES} inputs were tried without an example, but the program does not rule it out"
         else:
             given = ", ".join(f"{n.removeprefix('gpu.')}={v}" for n, v in found[0].items())
             example = f"at {given} it is {found[1]:,}"
@@ -168,7 +167,7 @@ class Overflow(NotExpressible):
         line = getattr(node, "lineno", 1)
         super().__init__(
             f"line {line}: `{ast.unparse(node)}` {message} ({ranges}); {example}",
-            hint=hint or f"bound it: {_bounded(node, low, high, parts)}, or turn such inputs away with an if above",
+            hint=f"bound it: {_bounded(node, low, high, parts)}, or turn such inputs away with an if above",
         )
 
 

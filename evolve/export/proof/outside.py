@@ -1,7 +1,7 @@
-"""Asks the target's own get_num_splits, before and after the patch, about calls that nobody measured.
+"""Compares the target's own get_num_splits before and after the patch on unmeasured calls.
 
-The grid holds prefill, short queries, sliding windows, other head sizes, other types and other GPUs. Behind its
-condition a patch decides none of them otherwise; with `--everywhere` those that it does are listed.
+The grid holds prefill, short queries, sliding windows, other head sizes, other types and other GPUs. With its condition
+a patch changes none of them; with `--everywhere` those that change are listed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KIND, ARCH = ("bf16", "fp16", "fp8"), (90, 80)
 
 @dataclass(frozen=True, slots=True)
 class ForeignCall:
-    """One call that reaches get_num_splits; a window of -1 is none."""
+    """One call that reaches get_num_splits; a window of -1 means none."""
 
     what: str
     batch: int
@@ -87,7 +87,7 @@ def outside_calls(domain: Domain) -> Iterator[ForeignCall]:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A call with what the target decided before and decides after."""
+    """A call with the target's decisions before and after the patch."""
 
     call: ForeignCall
     stock: int
@@ -104,10 +104,10 @@ class Outside:
     """Effect of a patch on calls that were not measured.
 
     Attributes:
-        calls: number of were asked about, in all callers together each once.
-        callers: files whose get_num_splits answered.
-        changed: calls that are decided otherwise.
-        decided: every call.
+        calls: number of distinct calls over all callers.
+        callers: files whose get_num_splits was run.
+        changed: calls that are decided differently.
+        decided: all calls.
     """
 
     calls: int
@@ -117,7 +117,7 @@ class Outside:
 
     @property
     def worst(self) -> Decided | None:
-        """The call whose workspace grows most; None where none grows."""
+        """The call whose workspace grows most; None if none grows."""
         grown = [d for d in self.changed if d.grown > 0]
         return max(grown, key=lambda d: d.grown, default=None)
 
@@ -132,7 +132,7 @@ def prove_outside(tree: Tree, change: SourceChange, num_sms: int, compiler: Comp
     """Compare both on the grid.
 
     Raises:
-        UserError: a call is decided otherwise though the patch is not to be everywhere, or no caller could be asked.
+        UserError: a call is decided differently without `everywhere`, or no caller could be compiled.
     """
     calls = list(outside_calls(domain))
     rows = [c.row(num_sms) for c in calls]
@@ -175,10 +175,10 @@ def _refuse(decided: Sequence[Decided], caller: str, domain: Domain) -> None:
 
 
 def prove_condition(domain: Domain, num_sms: int, compiler: Compiler, folder: Path) -> int:
-    """Compile the condition alone and ask it about the grid; how many calls it rightly turns away.
+    """Compile the condition alone and evaluate it on the grid; returns the number of excluded calls.
 
     Raises:
-        UserError: it lets one through.
+        UserError: it holds on an unmeasured call.
     """
     calls = list(outside_calls(domain))
     text = asset(SHIM).read_text(encoding="utf-8") + (
