@@ -39,12 +39,12 @@ class ExpressionTypes(ABC):
     Attributes:
         of: type of each expression by node, over all the times that it is computed.
         names: type that C++ gives each local name, by function ("" for the body).
-        places: function and name that an ast.Name stands for, by node.
+        places: function and name that an ast.Name denotes, by node.
         results: type that each function returns.
         parameters: types that each helper is called with.
         divisors: divisions whose divisor may be zero as far as ranges tell.
         flow: facts at this place.
-        updated: the statement of each `a op b` that stands for `a op= b`.
+        updated: the statement of each `a op b` that was `a op= b`.
         checked: True if C++ checks at run time what ranges cannot exclude; otherwise such code is refused.
         bounds: in checked C++, least and greatest value of expressions that must be checked.
         watched: the expression whose check tells that it was this one.
@@ -96,7 +96,7 @@ class ExpressionTypes(ABC):
             self._recording = before
 
     def declared(self, node: ast.expr) -> Type:
-        """The type of the C++ variable that a name stands for; of other expressions their own."""
+        """The type of the C++ variable of a name, or the type of another expression."""
         if isinstance(node, ast.Name) and node in self.places:
             function, name = self.places[node]
             return self.names[function][name]

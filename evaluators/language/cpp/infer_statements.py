@@ -1,6 +1,6 @@
 """Follows a program statement by statement, to know at each place what its names may hold.
 
-Helpers are followed anew for each combination of types that they are called with, loops until nothing moves. C++
+Helpers are followed for each combination of argument types, loops until the types are stable. C++
 declares a name once per function, with the type of all its assignments.
 """
 
@@ -42,7 +42,7 @@ class Inference(CallTypes):
             form: one entry point.
             inputs: range of each input.
             checked: True if C++ will check at run time what the ranges do not rule out.
-            numbers: type of names that stand for numbers given at run time.
+            numbers: type of names whose numbers are given at run time.
 
         Raises:
             NotExpressible: something has no type in C++.
@@ -145,7 +145,7 @@ class Inference(CallTypes):
         return met
 
     def update(self, node: ast.AugAssign) -> ast.BinOp:
-        """`a op b` that stands for `a op= b`."""
+        """The expression `a op b` of a statement `a op= b`."""
         if node not in self._updates:
             joined = ast.copy_location(ast.BinOp(_loaded(node.target), node.op, node.value), node)
             self._updates[node], self.updated[joined] = joined, node

@@ -38,7 +38,7 @@ class Form:
 
     Attributes:
         entry: schedule or blocks_per_split.
-        views: parameter names that stand for the inputs and for the GPU, by name.
+        views: parameter names of the inputs and of the GPU, by name.
         body: statements; every return holds one number.
         helpers: functions that are still called, by name, callees first.
         constants: module-level numbers in use, by name.
@@ -211,7 +211,7 @@ def _inline_tail_calls(form: Form) -> None:
         if helper is None or sum(isinstance(c.func, ast.Name) and c.func.id == helper.name for c in _calls(form)) != 1:
             return
         taken = stored_names(head) | set(form.views)
-        # C++ declares counters of loops anew; other names may hold something else in the helper.
+        # C++ declares counters of loops again; other names may hold something else in the helper.
         counters = loop_counters(head) & loop_counters(helper.body)
         names = {n: f"{n}_2" for n in stored_names(helper.body) - counters if n in taken}
         given: list[ast.stmt] = []

@@ -1,6 +1,6 @@
 """Refusals of programs that lean on what C++ does not do: names without a value, shared lists, generators.
 
-Python raises where a name has no value yet, lets two names stand for one list, and computes a generator when it is
+Python raises where a name has no value yet, lets two names refer to one list, and computes a generator when it is
 read. The C++ of `emit_statements` would go on with another value instead.
 """
 
