@@ -123,6 +123,10 @@ def parse_program(source: str) -> Program:
 
     Raises:
         ProgramRefused: not Python, too large, or outside the language; with line, reason and alternative.
+
+    Example:
+        >>> evaluators.parse_program("def schedule(shape, gpu): return 4, None, 0").uses_blocks_per_split
+        False
     """
 
     def refuse(line: int, construct: str, reason: str, instead: str = "") -> ProgramRefused:
