@@ -1,4 +1,4 @@
-"""Follows a program statement by statement, to know at each place what its names may hold.
+"""Follows a program statement by statement, to know the possible values of its names at each place.
 
 Helpers are followed for each combination of argument types, loops until the types are stable. C++
 declares a name once per function, with the type of all its assignments.
@@ -41,7 +41,7 @@ class Inference(CallTypes):
         Args:
             form: one entry point.
             inputs: range of each input.
-            checked: True if C++ will check at run time what the ranges do not rule out.
+            checked: True if C++ checks at run time what the ranges cannot exclude.
             numbers: type of names whose numbers are given at run time.
 
         Raises:
@@ -173,7 +173,7 @@ class Inference(CallTypes):
                 if after.types == head.types:
                     break
                 head = after if rounds or step < ROUNDS_BEFORE_WIDENING else widened(head, after)
-            # From a state that holds all, one more round only takes away.
+            # From a state that includes all, one more round only narrows.
             for _ in range(0 if rounds else NARROWING_ROUNDS):
                 head = self._meet((entry, self._turn(node, items, head)[0]))
         end, breaks = self._turn(node, items, head)
@@ -201,7 +201,7 @@ class Inference(CallTypes):
         return self._meet((self.flow, *continues)), breaks
 
     def _order_range(self, node: ast.For) -> None:
-        """Know that i of `range(a, b)` lies from a to b - 1."""
+        """Note that i of `range(a, b)` lies from a to b - 1."""
         made, target = node.iter, node.target
         if not (isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id == "range"):
             return

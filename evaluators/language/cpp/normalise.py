@@ -1,8 +1,8 @@
 """Brings a program into the form that a C++ function has: one body that returns one number.
 
 `schedule` returns three decisions, calls helpers and may leave the choice to FA3 (0); a function of the target
-returns num_splits. What the program says is not changed: tail calls become part of the body, the other two
-decisions are kept aside, and 0 becomes FA3's own rule spelled out.
+returns num_splits. The meaning of the program stays: tail calls become part of the body, the other two decisions are
+kept apart, and 0 becomes FA3's own explicit rule.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ STOCK_LINES = 1_000_000
 
 
 class NotExpressible(UserError):
-    """A program, or a part of it, that the target has no place for."""
+    """A program, or a part of it, that the target cannot express."""
 
 
 class MayBeZero(NotExpressible):
-    """A division, or a logarithm, of what the ranges of the inputs do not keep from being 0."""
+    """A divisor, or an argument of a logarithm, that may be 0 according to the ranges of the inputs."""
 
 
 @dataclass(slots=True)
@@ -137,7 +137,7 @@ def replace_answers(
     seen: set[str],
     names: Sequence[str],
 ) -> None:
-    """Put something else for an answer of these parts where a function, or one that it ends with, returns it.
+    """Replace a returned answer with these parts in a function, or in one that it ends with.
 
     Raises:
         NotExpressible: its results are not explicit.
