@@ -396,6 +396,10 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
 
     Raises:
         UserError: unreadable file, broken YAML, unknown key or bad value.
+
+    Example:
+        >>> evolve.load_config(Path("configs/quickstart.yaml"), ["search.proposals=20"]).search.proposals
+        20
     """
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -1,7 +1,7 @@
 """The heuristic language: the subset of Python that candidates may use, defined once.
 
-The gate enforces it, the prompt states it (`describe`), the sandbox runs it. It is what a C++ function over
-plain numbers can say: arithmetic, comparisons, local names, helper functions, lists, bounded loops.
+The gate enforces it, the prompt states it (`describe`), the sandbox runs it. It has the constructs of a C++ function
+over plain numbers: arithmetic, comparisons, local names, helper functions, lists, bounded loops.
 """
 
 from __future__ import annotations

@@ -255,6 +255,10 @@ def read_table(folder: Path) -> Table:
 
     Raises:
         TableError: missing, damaged or of a newer format.
+
+    Example:
+        >>> len(evaluators.read_table(Path("results/tables/bsc-160/fa3_fwd-metadata-cold")).cases)
+        160
     """
     try:
         digest = table_digest(folder)

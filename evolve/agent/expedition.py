@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from evolve.proposal import Request, Response
 from evolve.proposer_config import AgentConfig
 from evolve.proposers.base import EndpointError, ProposerError, RequestRefused
 from evolve.search.budget import BudgetSpent
+from evolve.search.pipeline import JudgeLike
 
 MOST_CALLS = 8
 """Most tool calls in one answer of a model."""
@@ -57,8 +59,8 @@ class Expedition:
         request: Request,
         config: RunConfig,
         journal: Journal,
-        bench: Workbench,
-        lineage: EarlierPrograms,
+        judge: JudgeLike,
+        judging: asyncio.Semaphore,
         speaker: Speaker | None,
     ) -> None:
         """Resume an expedition from its journal.
@@ -67,13 +69,15 @@ class Expedition:
             request: request for the child.
             config: configuration of the run, whose proposer is an agent.
             journal: journal of the run.
-            bench: its tools, untouched.
-            lineage: earlier programs of the run.
+            judge: judge of drafts.
+            judging: limit of concurrent evaluations.
             speaker: the model; None where an external operator calls the tools.
         """
         assert isinstance(config.proposer, AgentConfig)
         self._request, self._config, self._agent = request, config, config.proposer
-        self._journal, self.bench, self._lineage, self._speaker = journal, bench, lineage, speaker
+        self._journal, self._speaker = journal, speaker
+        self._lineage = EarlierPrograms(journal, request.settled, request.parent.id)
+        self.bench = Workbench(request, config.proposer, judge, self._lineage, judging)
         self._known = deque(journal.turns("id = ?", (request.index,)))
         self._step = self.turn = self._supervised = self._supervisions = 0
         self.tokens, self.usd = 0, 0.0

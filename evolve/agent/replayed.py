@@ -6,9 +6,7 @@ import asyncio
 from pathlib import Path
 
 from evolve.agent.expedition import Expedition, Reported
-from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import RecordedSpeaker
-from evolve.agent.workbench import Workbench
 from evolve.config import RunConfig
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Journal, open_journal
@@ -78,10 +76,7 @@ class ReplayedAgent:
     async def _made_again(self, request: Request) -> str:
         """Text of the repeated expedition's answer, or of its error."""
         assert self._journal is not None and self._judge is not None
-        assert isinstance(self._config.proposer, AgentConfig)
-        lineage = EarlierPrograms(self._journal, request.settled, request.parent.id)
-        bench = Workbench(request, self._config.proposer, self._judge, lineage, self._judging)
-        expedition = Expedition(request, self._config, self._journal, bench, lineage, self._speaker)
+        expedition = Expedition(request, self._config, self._journal, self._judge, self._judging, self._speaker)
         try:
             if self._speaker is not None:
                 return (await expedition.run()).text

@@ -160,7 +160,7 @@ class WorkerModel:
         shown = CURRENT.search(user)
         source = shown.group(1) if shown else ""
         self._asked += 1
-        # Workers are started anew now and then; the process id keeps their draws apart.
+        # OpenEvolve restarts workers now and then; the process id makes their draws distinct.
         draw = (config.random_seed * 1_000_003 + os.getpid()) * 4096 + self._asked
         parent = ProgramRecord(0, source, judge.evaluate(source))
         island = self._asked % config.search.islands

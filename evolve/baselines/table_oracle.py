@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from evaluators.data.workloads import Split
 from evolve.baselines.problem import Problem
 from evolve.baselines.tally import Tally
 
@@ -15,8 +16,6 @@ def table_oracle(problem: Problem, tally: Tally, seed: int) -> None:
     noisy readings adds nothing to it.
     """
     del seed
-    from evaluators.data.workloads import Split
-
     tally.look_up(problem.judge.recorded_cells(Split.TRAIN) - tally.train_shapes)
     gain = problem.judge.oracle_log_gain[Split.TRAIN]
     tally.scored("oracle", math.exp(gain), (1.0, 1.0), 0)

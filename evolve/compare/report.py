@@ -83,21 +83,15 @@ def summarise_arms(runs: Sequence[ArmRun]) -> list[ArmSummary]:
         submitted, dead, blind = (sum(getattr(run, name) for run in mine) for name in ("submitted", "dead", "blind"))
         found.append(
             ArmSummary(
-                arm,
-                len(mine),
-                who,
-                median["holdout_share"],
-                low,
-                high,
-                median["train_share"],
-                median["regressions"],
-                median["evaluations"],
-                median["calls"],
-                median["tokens"],
-                median["usd"],
-                submitted,
-                dead,
-                blind,
+                arm=arm,
+                seeds=len(mine),
+                who=who,
+                holdout_low=low,
+                holdout_high=high,
+                submitted=submitted,
+                dead=dead,
+                blind=blind,
+                **median,
             )
         )
     return sorted(found, key=lambda s: -s.holdout_share)

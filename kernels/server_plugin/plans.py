@@ -142,7 +142,7 @@ class LayerLaunches:
 
         Args:
             plan: plan of the step.
-            cache: the layer's KV cache; another object is bound anew.
+            cache: the layer's KV cache; another object is bound again.
             pages_of: its keys and values, (pages, page_size, heads_kv, head_dim).
             query: (tokens, heads_q, head_dim), at least `batch` tokens.
             output: likewise; rows behind the batch stay as they are.

@@ -83,7 +83,7 @@ def reproduce(
     paper: Annotated[str, typer.Argument(metavar="PAPER", help="bsc: arXiv 2604.00028.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the report.")] = None,
     champion: Annotated[str | None, typer.Option("--champion", help="Program; default: fa3-metadata.")] = None,
-    measured: Annotated[Path | None, typer.Option("--from", help="measurements.json: write the report anew.")] = None,
+    measured: Annotated[Path | None, typer.Option("--from", help="measurements.json: write the report again.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report in the folder.")] = False,
 ) -> None:
     """Measure a paper's experiments again on this machine's GPU. Writes Markdown, PNG and CSV."""

@@ -51,7 +51,7 @@ def confirm(
             min=1,
             max=5000,
             metavar="N",
-            help="Draw N shapes anew: half uniform, half ragged; static mode has no ragged.",
+            help="Draw N new shapes: half uniform, half ragged; static mode has no ragged.",
         ),
     ] = None,
     tokens: Annotated[
@@ -154,7 +154,7 @@ def export(
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what the target cannot express.")] = False,
     unmeasured: Annotated[bool, typer.Option("--unmeasured", help="Export to a kernel without recordings.")] = False,
     everywhere: Annotated[
-        bool, typer.Option("--everywhere", help="Also decide calls that nobody measured: prefill, windows, ...")
+        bool, typer.Option("--everywhere", help="Also decide unmeasured calls: prefill, windows, ...")
     ] = False,
     distill: Annotated[
         float | None,

@@ -101,7 +101,7 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
         if found.status is not Status.OK:
             refused[judge.setting.name] = f"{found.status.value}: {found.message}".splitlines()[0]
         elif all(score.missing == score.shapes for score in found.scores.values()):
-            refused[judge.setting.name] = "it decides for launches that nobody measured"
+            refused[judge.setting.name] = "it decides for launches that were not measured"
         else:
             effects += _effects(judge, found)
     if not effects:

@@ -53,7 +53,7 @@ schedule_for = RULE.schedule_for
 def _imports_and_rest(text: str) -> tuple[dict[str, set[str]], str]:
     """Imports of a module but for those of its siblings, and what follows them, without its docstring.
 
-    Imports are names by module; an empty name stands for the module itself, as it is written.
+    Imports are names by module; an empty name means the module itself.
     """
     tree, imports = ast.parse(text), dict[str, set[str]]()
     first = 0

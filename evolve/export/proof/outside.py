@@ -157,7 +157,7 @@ def prove_outside(tree: Tree, change: SourceChange, num_sms: int, compiler: Comp
         _refuse(decided, caller, domain)
     if not callers and not domain.everywhere:
         raise UserError(
-            f"calls that nobody measured could not be tried on the target's own get_num_splits ({'; '.join(reasons)})",
+            f"unmeasured calls could not be tried on the target's own get_num_splits ({'; '.join(reasons)})",
             hint="another revision of the target, or --everywhere, which does without and says so",
         )
     return Outside(len(calls), tuple(callers), tuple(d for d in decided if d.stock != d.new), tuple(decided))
@@ -168,7 +168,7 @@ def _refuse(decided: Sequence[Decided], caller: str, domain: Domain) -> None:
     if changed and not domain.everywhere:
         first = max(changed, key=lambda d: d.grown)
         raise UserError(
-            f"{caller} decides {len(changed)} of {len(decided)} calls otherwise that nobody measured, such as "
+            f"{caller} decides {len(changed)} of {len(decided)} unmeasured calls otherwise, such as "
             f"{first.call} (num_splits {first.stock} -> {first.new})",
             hint="report this as a bug of evosplit, with the program",
         )
@@ -189,7 +189,7 @@ def prove_condition(domain: Domain, num_sms: int, compiler: Compiler, folder: Pa
     through = [c for c, held in zip(calls, function.answers([c.row(num_sms) for c in calls]), strict=True) if held]
     if through:
         raise UserError(
-            f"the patch's condition holds on a call that nobody measured: {through[0]}",
+            f"the patch's condition holds on an unmeasured call: {through[0]}",
             hint="report this as a bug of evosplit",
         )
     return len(calls)

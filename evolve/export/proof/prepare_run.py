@@ -248,7 +248,7 @@ def _compare(function: HostFunction, program: Program, batches: Sequence[Prepare
             if decision.blocks_per_split < 1:
                 raise UserError(
                     f"blocks_per_split answers {decision.blocks_per_split} at {batch.work}",
-                    hint="FA3's own stands for `return 0` alone: `if best == 0: return 0` in front of `return best`",
+                    hint="only `return 0` leaves a call to FA3: put `if best == 0: return 0` in front of `return best`",
                 )
         got = function.answers([b.row(measured=measured) for b in part])
         for batch, decision, answer in zip(part, wanted, got, strict=True):
