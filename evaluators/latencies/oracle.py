@@ -78,9 +78,7 @@ class ShapeGains:
     def _launches(self) -> tuple[KnownLaunch, ...]:
         shape, setting, gpu = self._of
         return tuple(
-            KnownLaunch(
-                self._target.spelled_out(shape, setting, c.decision, gpu), median(c.latencies_us), gain
-            )
+            KnownLaunch(self._target.spelled_out(shape, setting, c.decision, gpu), median(c.latencies_us), gain)
             for c, gain in zip(self.cells, self.gains, strict=True)
         )
 
