@@ -39,7 +39,7 @@ WORK = "def schedule(shape, gpu):\n    return 0, None, 0\n\n\ndef blocks_per_spl
 
 
 def patched(shape: DecodeShape, setting: Setting, asked: int) -> Decision:
-    """What PROGRAM makes of a call."""
+    """Decision of PROGRAM for a call."""
     from evaluators.fa3.dispatch import shape_view
 
     view = shape_view(shape, setting)

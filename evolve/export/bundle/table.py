@@ -28,7 +28,7 @@ class Bundle:
         folder: path of the folder, as given.
         target: target of the patch.
         program_sha256: digest of the exported program.
-        rows: the table, by setting; hot and cold caches see the same decisions, so one setting stands for both.
+        rows: the table, by setting; one setting for hot and cold caches, whose decisions are equal.
     """
 
     folder: Path
@@ -41,8 +41,7 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
     """A bundle that `evosplit export` wrote.
 
     Raises:
-        UserError: no bundle, one whose target is not a compiled kernel, or one that another evosplit would write
-            otherwise.
+        UserError: not a bundle, one whose target is not a compiled kernel, or one of a different version of evosplit.
     """
     if not (folder / TABLE).is_file() or not (folder / PROVENANCE).is_file():
         raise UserError(
