@@ -1,7 +1,7 @@
 """The heuristic language: the subset of Python that candidates may use, defined once.
 
-The gate enforces it, the prompt states it (`describe`), the sandbox runs it. It is what a C++ function over
-plain numbers can say: arithmetic, comparisons, local names, helper functions, lists, bounded loops.
+The gate enforces it, the prompt states it (`describe`), the sandbox runs it. It has the constructs of a C++ function
+over plain numbers: arithmetic, comparisons, local names, helper functions, lists, bounded loops.
 """
 
 from __future__ import annotations
@@ -52,11 +52,6 @@ MAX_NODES = 20_000
 MAX_DEPTH = 60
 MAX_INT = 2**53
 """Largest integer literal; beyond it a double cannot follow."""
-
-STATEMENTS: tuple[type[ast.stmt], ...] = (
-    ast.FunctionDef, ast.Return, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.If, ast.For, ast.Break,
-    ast.Continue, ast.Pass, ast.Expr,
-)  # fmt: skip
 
 EXPRESSIONS: tuple[type[ast.expr], ...] = (
     ast.Constant, ast.Name, ast.Attribute, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,
@@ -115,9 +110,11 @@ def describe(target: AnyTarget) -> str:
         return ", ".join(f.name for f in fields(view))
 
     return f"""A program is a Python module with `schedule(shape, gpu)` and optionally `blocks_per_split(work, gpu)`.
-Allowed at module level: `import math`, `from math import ...`, numeric constants, function definitions, a docstring.
+Allowed at module level: `import math`, `from math import ...`, numeric constants, tables (tuples of numbers), function
+definitions, a docstring.
 Allowed in functions: assignments to local names (also tuples of names, `+=` and list items), if / elif / else,
-`for` over range(...) or a list, break, continue, return, conditional expressions, comparisons, and / or / not,
+`for` over range(...), a list or a tuple of numbers, break, continue, return, conditional expressions, comparisons,
+and / or / not,
 + - * / // %, numbers, booleans, None, lists, list comprehensions, `list.append`, calls of helper functions
 (no recursion) and of {", ".join(BUILTINS)}, math.{{{", ".join(MATH_NAMES)}}}.
 float32(x) rounds to single precision (C++ float). Not allowed: while, try, with, class, lambda, dicts, sets, strings,
