@@ -237,10 +237,15 @@ def num_splits_heuristic(view: ShapeView, num_sms: int) -> int:
         return 1
     if view.num_n_blocks <= 4:
         return 1
-    max_splits = min(view.max_splits, num_sms, view.num_n_blocks)
+    return _efficient_splits(view.total_mblocks, min(view.max_splits, num_sms, view.num_n_blocks), num_sms)
+
+
+@lru_cache(maxsize=SHAPES_KEPT)
+def _efficient_splits(total_mblocks: int, max_splits: int, num_sms: int) -> int:
+    """The fewest splits whose last wave is nearly as full as that of any others."""
     efficiency = []
     for num_splits in range(1, max_splits + 1):
-        n_waves = float32(float32(view.total_mblocks * num_splits) / num_sms)
+        n_waves = float32(float32(total_mblocks * num_splits) / num_sms)
         efficiency.append(float32(n_waves / math.ceil(n_waves)))
     threshold = 0.85 * max(efficiency, default=0.0)
     for num_splits, eff in enumerate(efficiency, start=1):

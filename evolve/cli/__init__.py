@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from evolve import __version__
 from evolve.cli import verbs
@@ -67,7 +69,13 @@ def _root(
     """Options before the verb."""
 
 
+@cache
+def _command() -> Any:
+    """All verbs with their options, made once for a process that calls several."""
+    return get_command(app)
+
+
 def main() -> None:
     """Entry point."""
     # Typer's stand-alone mode would end a Ctrl-C with exit code 1 and print errors in a form of its own.
-    guarded(lambda: app(standalone_mode=False))
+    guarded(lambda: _command()(standalone_mode=False))

@@ -180,15 +180,15 @@ def _distilled(program: Program, target: ExportTarget, eps: float, tell: Callabl
 
 
 def check_certify(target: ExportTarget, share: float) -> None:
-    """Refuse a target that cannot have a guard, and an invalid share.
+    """Refuse a target whose launches hopper/ does not decide, and an invalid share.
 
     Raises:
         UserError: with the reason.
     """
-    if target.kind not in (TargetKind.HEADER, TargetKind.WHOLE, TargetKind.PYTHON):
+    if target.kind in (TargetKind.FA4, TargetKind.VLLM):
         raise UserError(
-            f"--certify guards num_splits by what hopper/ knows of a call; {target.name} decides otherwise",
-            hint="the targets fa3, fa3-vllm, their whole twins and python",
+            f"--certify counts launches that hopper/ decides; {target.name} decides elsewhere",
+            hint="the targets fa3, fa3-vllm, their prepare and whole twins, and python",
         )
     if not 0 < share < 1:
         raise UserError(f"--certify expects a share between 0 and 1, got {share}", hint="--certify 0.02")

@@ -330,7 +330,7 @@ def apply_text(export: Export, patch_name: str) -> str:
     )  # fmt: skip
     return f"""# How to apply
 
-    cd {tree.path.name}
+    cd {export.target.project.rpartition("/")[2]}
     git checkout {tree.revision}
     git apply --check {patch_name}
     git am --keep-non-patch {patch_name}

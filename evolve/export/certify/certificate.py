@@ -133,7 +133,7 @@ def certify(program: Program, target: ExportTarget, tables: dict[tuple[str, str]
             exit_code=EXIT_NEGATIVE,
         )
     # Blocks per split are decided from live lengths, which a guard over classes of calls does not see.
-    guards = target.kind is not TargetKind.WHOLE
+    guards = target.kind not in (TargetKind.WHOLE, TargetKind.PREPARE)
     gains = predicted_gains([r for r in rows if r.case.split is Split.TRAIN]) if guards else {}
     grid = SplitsGrid(program) if rising else None
     full = {name: sum(s.log_gain or 0.0 for s in shapes) for name, shapes in whole.items()}
