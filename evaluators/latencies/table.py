@@ -289,9 +289,8 @@ def _parsed(folder: Path, digest: str) -> Table:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TableError(
-            f"{folder} is not a recorded table: {CARD} cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+        why = getattr(error, "strerror", None) or error
+        raise TableError(f"{folder} is not a recorded table: {CARD} cannot be read ({why})") from error
     if not isinstance(card, dict):
         raise TableError(f"{folder / CARD}: expected an object, got {type(card).__name__}")
     if card.get("format") != TABLE_FORMAT:
@@ -336,14 +335,8 @@ def _parsed(folder: Path, digest: str) -> Table:
             _check_numbers(where, x, rounds)
     _check_sums(folder)
     margin = max((target.sm_margin(x.decision) for rows in cells.values() for x in rows), default=0)
-    return Table(
-        card=card,
-        setting=setting,
-        gpu=Gpu(device["num_sms"], device["l2_bytes"], margin),
-        cases=tuple(cases),
-        cells={k: tuple(v) for k, v in cells.items()},
-        digest=digest,
-    )
+    gpu = Gpu(device["num_sms"], device["l2_bytes"], margin)
+    return Table(card, setting, gpu, tuple(cases), {k: tuple(v) for k, v in cells.items()}, digest)
 
 
 def restrict(table: Table, splits: Sequence[Split]) -> Table:
