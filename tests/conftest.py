@@ -81,7 +81,7 @@ def has_hopper() -> bool:
 
 
 LONG_FIRST = (
-    "cli", "dashboard_use", "prepare_lists", "dashboard", "faults", "hostile", "sweep", "export_header",
+    "cli_runs", "cli", "dashboard_use", "prepare_lists", "dashboard", "faults", "hostile", "sweep", "export_header",
     "export_refusals", "native", "wheel", "dashboard_browser", "fast_score", "certificate", "endpoint_faults",
     "controller", "baselines",
 )  # fmt: skip
