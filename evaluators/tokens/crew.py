@@ -112,9 +112,10 @@ def opened_steps(
     seed: int,
     gpus: int,
     on_death: Callable[[str], None],
-) -> Iterator[tuple[Callable[[DecodeShape, AnyDecision, AnyDecision], StepResult], int]]:
+) -> Iterator[tuple[Callable[..., StepResult], int]]:
     """Open a bench for steps of these shapes on one GPU or several, and the number of layers with distinct weights.
 
+    What it yields is called as `TokenBench.compare`; of several GPUs the first one alone idles for `extra_cycles`.
     `on_death` is that of `Crew`.
 
     Raises:
@@ -136,9 +137,11 @@ def opened_steps(
             raise MeasureError(MeasureErrorKind.UNAVAILABLE, str(error)) from error
         steps = TokenBench(bench, shard, shapes, seed=seed, ranks=crew)
 
-        def compare(shape: DecodeShape, baseline: AnyDecision, program: AnyDecision) -> StepResult:
+        def compare(
+            shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, *, extra_cycles: int = 0
+        ) -> StepResult:
             crew.tell(("compare", shape, baseline, program))
-            return steps.compare(shape, baseline, program)
+            return steps.compare(shape, baseline, program, extra_cycles=extra_cycles)
 
         yield compare, steps.distinct_layers
     except BaseException:

@@ -210,6 +210,17 @@ def proof_summary(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
     return found
 
 
+def proof_lines(name: str, tests: dict[str, Any]) -> list[str]:
+    """The figures of a proof as text."""
+    return [
+        f"{name:20} {test:6} {s['pairs']:3} pairs: {s['faster']} faster, {s['slower']} slower, "
+        f"{s['same']} same, {s['unreliable']} unreliable; mean {100 * s['mean_log_ratio']:+.3f}%, "
+        f"captures {s['median_captures']}, scatter {100 * s['median_capture_sd']:.3f}%, "
+        f"half width {100 * s['median_half_width']:.3f}%"
+        for test, s in tests.items()
+    ]
+
+
 def summary(folder: Path) -> dict[str, Any]:
     """All figures of the README."""
     rows, proof = list(predictions(folder)), read_rows(folder / "proof.csv")
@@ -253,15 +264,8 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def summary_lines(folder: Path) -> list[str]:
     """The figures as text."""
-    found, lines = summary(folder), []
-    for name, tests in found["proof"].items():
-        for test, s in tests.items():
-            lines.append(
-                f"{name:20} {test:6} {s['pairs']:3} pairs: {s['faster']} faster, {s['slower']} slower, "
-                f"{s['same']} same, {s['unreliable']} unreliable; mean {100 * s['mean_log_ratio']:+.3f}%, "
-                f"captures {s['median_captures']}, scatter {100 * s['median_capture_sd']:.3f}%, "
-                f"half width {100 * s['median_half_width']:.3f}%"
-            )
+    found = summary(folder)
+    lines = [line for name, tests in found["proof"].items() for line in proof_lines(name, tests)]
     for name, s in found["shards"].items():
         low, high = s["attention_share"]
         lines.append(
