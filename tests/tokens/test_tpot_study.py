@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from conftest import ROOT
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.workloads import Case, Split
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.tokens.bench import StepResult
 from evaluators.tokens.captures import StepComparison, StepInterval
 from evaluators.tokens.predict import IN_STEP_FA3, IN_STEP_TRITON
 from evaluators.tokens.shard import Shard
+from evaluators.tokens.suite import StepSubject
 
 sys.path.append(str(ROOT / "results" / "tpot"))
 import measure
@@ -122,6 +125,48 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
         aa, slower = found["proof"][name]["A/A"], found["proof"][name]["+0.5%"]
         assert aa["same"] == aa["pairs"] > 0 and slower["slower"] == slower["pairs"] > 0
         assert slower["mean_log_ratio"] == pytest.approx(-0.005, abs=1e-4)
+
+
+def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drifting(MadeUpBench):
+        asked: ClassVar[list[int]] = []
+
+        def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+            self.asked.append(shape.batch)
+            take = self.asked.count(shape.batch)
+            return {"cells": [{"latencies_us": (10.0 * (1 + i) + take,) * rounds} for i in range(len(decisions))]}
+
+    setting = LIVE_SETTINGS["fa3_fwd-metadata-cold"]
+    one, other = (Decision(n, None, 0, 1) for n in (1, 2))
+    subjects = [
+        StepSubject(Case(f"b{b}", replace(SHARD.heads, batch=b, seqlen_k=512), Split.TEST), one, other, False)
+        for b in (1, 2)
+    ]
+    bench = Drifting(setting, 0)
+    found = measure.kernel_latencies(bench, subjects, math.inf)  # type: ignore[arg-type]
+    assert bench.asked == [1, 2] * measure.TAKES  # once each before any again
+    assert found["b2"] == ([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
+    assert measure.kernel_latencies(bench, subjects, -math.inf) == {}  # type: ignore[arg-type]
+
+
+def test_the_proof_on_two_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def opened(bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], **options: Any) -> Any:
+        assert shard.tp == options["gpus"] == 2
+        yield MadeUpSteps(bench, shard, shapes, seed=0).compare, 32
+
+    monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
+    monkeypatch.setattr(measure, "opened_steps", opened)
+    monkeypatch.setattr(measure, "check_gpus", lambda count: None)
+    monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
+    monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "0.3", "--gpus", "2"])
+    measure.main()
+    assert json.loads((tmp_path / "card.json").read_text())["shapes"] > 0
+    assert "0 faster, 0 slower" in capsys.readouterr().out
+    tests = summarise.proof_summary(summarise.read_rows(tmp_path / "proof.csv"))
+    assert tests["+0.5%"]["slower"] == tests["+0.5%"]["pairs"] > 0
 
 
 def test_steps_that_follow_the_model_are_predicted(tmp_path: Path) -> None:
