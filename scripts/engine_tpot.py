@@ -263,7 +263,12 @@ def main() -> None:
         meaning_of(name)
     if any(name.startswith("build") for name in options.arms) and not (options.library and options.library.is_file()):
         parser.error("an arm named build needs --library FILE, a _vllm_fa3_C.abi3.so")
-    run(options, [sys.executable, str(Path(__file__).with_name("engine_arm.py"))])
+    try:
+        run(options, [sys.executable, str(Path(__file__).with_name("engine_arm.py"))])
+    except ArmError as error:
+        raise SystemExit(
+            f"error: {error}; an engine needs a GPU and vLLM ({options.output}/*.log has what it said)"
+        ) from None
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:

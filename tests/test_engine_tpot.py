@@ -87,6 +87,17 @@ def test_a_build_of_fa3_is_loaded_by_its_own_arms_alone(
         assert "needs --library FILE" in capsys.readouterr().err
 
 
+def test_an_engine_that_cannot_start_says_why(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is here")
+    monkeypatch.setattr(sys, "argv", ["engine_tpot.py", "-o", str(tmp_path), "--model", "tiny"])
+    with pytest.raises(SystemExit, match=r"error: stock: ModuleNotFoundError: .*; an engine needs a GPU and vLLM"):
+        script.main()
+    assert (tmp_path / "card.json").is_file()
+
+
 def test_writes_over_nothing(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "steps.jsonl").write_text("{}\n")
     with pytest.raises(SystemExit):
