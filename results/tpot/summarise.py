@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Setting
 from evaluators.data.launches import AnyDecision
 from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import read_table
@@ -87,23 +87,30 @@ class Measured:
         return one, other
 
 
-def measured_rows(folder: Path) -> list[Measured]:
-    """Rows whose kernels and steps were both measured."""
-    setting = LIVE_SETTINGS[json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]]
-    shards, found = shards_of(folder), []
+def setting_of(folder: Path) -> Setting:
+    """Setting of a study."""
+    return LIVE_SETTINGS[json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]]
+
+
+def step_rows(folder: Path) -> list[Measured]:
+    """Rows whose steps were measured; a kernel that was not has the latency NaN."""
+    setting, shards, found = setting_of(folder), shards_of(folder), []
     for row in read_rows(folder / "steps.csv"):
-        if not row["kernel_baseline_us"]:
-            continue
         shard = shards[row["shard"]]
         live = tuple(map(int, row["live_seqlens"].split()))
         shape = replace(shard.heads, batch=int(row["batch"]), seqlen_k=int(row["seqlen_k"]), live_seqlens=live)
         one, other = (target_of(setting).from_row(json.loads(row[arm])) for arm in ("baseline", "program"))
         calls = (
-            KernelCall(float(row[f"kernel_{arm}_us"]), partial_rows(shape, setting, decision, Gpu()))
+            KernelCall(float(row[f"kernel_{arm}_us"] or "nan"), partial_rows(shape, setting, decision, Gpu()))
             for arm, decision in (("baseline", one), ("program", other))
         )
         found.append(Measured(row, shard, shape, (one, other), tuple(calls)))  # type: ignore[arg-type]
     return found
+
+
+def measured_rows(folder: Path) -> list[Measured]:
+    """Rows whose kernels and steps were both measured."""
+    return [m for m in step_rows(folder) if m.row["kernel_baseline_us"]]
 
 
 def fitted_cost(rows: Sequence[Measured]) -> InStepCost:
@@ -162,7 +169,7 @@ def predictions(folder: Path, rows: Sequence[Measured] = ()) -> Iterator[dict[st
 
 def from_table(folder: Path, table: Path) -> tuple[int, float, float]:
     """Shapes predicted from a recorded table, the share of them within `BOUND`, and the largest error."""
-    setting = LIVE_SETTINGS[json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]]
+    setting = setting_of(folder)
     recorded = read_table(table)
     source = TableSource(recorded)
     cases = {c.shape: c for c in recorded.cases}
