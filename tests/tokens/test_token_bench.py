@@ -27,7 +27,6 @@ os.environ["TRITON_INTERPRET"] = "1"
 from conftest import ROOT
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
-from evaluators.data.workloads import Case, Split
 from evaluators.measure import timing
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
@@ -39,11 +38,9 @@ from evaluators.tokens.bench import TokenBench
 from evaluators.tokens.predict import KernelCall
 from evaluators.tokens.shard import SPARE_BYTES, Shard
 from evaluators.tokens.step import DecodeStep, random_weights
-from evaluators.tokens.suite import StepSubject
 
 sys.path.append(str(ROOT / "results" / "tpot"))
 import again
-import context
 from summarise import Measured
 
 torch.set_num_threads(1)  # threads that wait for each other take minutes on a busy machine
@@ -172,17 +169,6 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_runs(bench: Any) -> 
         TokenBench(bench, SHARD, [large], seed=1)
     with pytest.raises(MeasureError, match="tiny-tp1 has the heads h2x1-d16, the shape has h4x1-d16"):
         steps.compare(DecodeShape(1, 16, 4, 1, 16), Decision(1), Decision(2))
-
-
-def test_what_a_call_costs_between_other_kernels(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(timing, "Evictor", lambda gpu: SimpleNamespace(run=lambda: None))
-    subject = StepSubject(Case("c", SHAPE, Split.TEST), Decision(1), Decision(2), same_launch=False)
-    weights, pool = random_weights(SHARD, 2, seed=1, device="cpu"), SimpleNamespace(elements=10**9)
-    rows = context.rows_of(bench, timing.GraphTimer(bench.gpu), SHARD, weights, pool, subject)  # type: ignore[arg-type]
-    for row, kernel_us in zip(rows, (100.0, 80.0), strict=True):
-        for column in ("recorded", "alone", *context.CONTEXTS):
-            assert row[column] == pytest.approx(kernel_us, abs=2.0)
 
 
 def test_kernels_behind_an_eviction_are_told_from_it(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
