@@ -51,6 +51,8 @@ class Reach:
         how = "measured" if found.measured else "looked up beside them and interpolated"
         kept = f", {100 * found.kept:.0f}% of the gain of its decisions beside them" if found.beside > 0 else ""
         text = f"{math.exp(found.gain):.4f}x on {shapes} ({how}){kept}"
+        if found.too_far:
+            text += f"; no verdict: measured neighbours differ by a factor of {found.ratio:.3g}"
         return f"LEARNT BY HEART: {text}" if found.marked else text
 
     def as_json(self) -> dict[str, object]:

@@ -9,13 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMALL_TABLE, Command, require_sandbox, seed
+from conftest import ROOT, SMALL_TABLE, TABLES, Command, require_sandbox, seed
 from simulated_gpu import SimulatedWorker, simulated_source
 
 from evaluators.data.contract import SETTINGS, DecodeShape
 from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting
-from evaluators.judge.judge import Judge, open_live_judge
+from evaluators.judge.judge import Judge, open_judge, open_live_judge
 from evaluators.judge.off_grid import KEPT, SHAPES, SHAPES_MEASURED, OffGrid, draw, read_off_grid
 from evaluators.sandbox.process import Limits
 from evolve.reports.trust import Reach
@@ -84,6 +84,15 @@ def test_a_table_of_single_shapes_keeps_nothing(judge: Judge) -> None:
     other = source + "\n# again\n"
     again = read_off_grid(judge, other, judge.evaluate(other))
     assert again is not None and again.beside != found.beside and again.marked
+
+
+@pytest.mark.parametrize("path", ["seeds/waves_models.py", "results/models-mixed/fa3-models.py"])
+def test_rules_get_no_verdict_where_the_measured_shapes_lie_far_apart(path: str) -> None:
+    require_sandbox()
+    judge = open_judge(TABLES / "models-mixed" / "fa3_fwd-metadata-cold", workspace_cap_mb=1024)
+    source = (ROOT / path).read_text()
+    found = read_off_grid(judge, source, judge.evaluate(source))
+    assert found is not None and found.ratio == 4 and found.kept < KEPT and not found.marked
 
 
 def test_a_program_that_fails_off_the_grid_is_marked(judge: Judge) -> None:

@@ -29,6 +29,8 @@ def test_the_correction_is_that_of_the_setting_or_says_of_which() -> None:
         (OffGrid(400, 0.02, 0.025, False), "off the grid: 1.0202x on 400 shapes drawn between the measured ones"),
         (OffGrid(64, 0.02, 0.025, True), "(measured), 80% of the gain"),
         (OffGrid(400, 0.0, 0.03, False), "off the grid: LEARNT BY HEART: 1.0000x on 400 shapes"),
+        (OffGrid(400, 0.0, 0.03, False, ratio=4.0), "no verdict: measured neighbours differ by a factor of 4"),
+        (OffGrid(400, 0.0, 0.0, False, "raised: no", 4.0), "LEARNT BY HEART: fails on 400 shapes"),
         (OffGrid(400, 0.0, 0.0, False, "raised: division by zero"), "LEARNT BY HEART: fails on 400 shapes"),
     ],
 )
