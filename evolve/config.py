@@ -381,7 +381,7 @@ def parse_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> RunConfi
     try:
         data = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{where} is not YAML: {_why(error)}") from error
+        raise UserError(f"{where} is not YAML: {_why(error)}", hint="configs/ holds examples") from error
     if data is None:
         data = {}
     if not isinstance(data, dict):
@@ -396,13 +396,17 @@ def load_config(path: Path, overrides: list[str]) -> RunConfig:
 
     Raises:
         UserError: unreadable file, broken YAML, unknown key or bad value.
+
+    Example:
+        >>> evolve.load_config(Path("configs/quickstart.yaml"), ["search.proposals=20"]).search.proposals
+        20
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}", hint="configs/ holds examples") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not YAML: {_why(error)}") from error
+        raise UserError(f"{path} is not YAML: {_why(error)}", hint="configs/ holds examples") from error
     return parse_yaml(text, str(path), overrides)
 
 

@@ -106,7 +106,10 @@ def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
     run, mark, index = name.rpartition("#")
     if mark and not Path(name).exists():
         if not index.isdecimal():
-            raise UserError(f"{name}: expected RUN#ID with a number after #")
+            raise UserError(
+                f"{name}: expected RUN#ID with a number after #",
+                hint="evosplit ls lists runs, evosplit show RUN their proposals",
+            )
         with open_journal(find_run(run, runs_dir), read_only=True) as journal:
             entry = journal.entry(int(index))
         if not entry.source:

@@ -30,7 +30,7 @@ from typing import Any
 
 
 def kernel_of(row: dict[str, str]) -> str:
-    """Which kernel a row is of."""
+    """Name of a row's kernel."""
     provider, page = row["setting"].partition("-")[0], int(row["page_size"])
     # SGLang's fork with vLLM's tiles is called as FA3, with one key per page.
     return "fa3 paged" if page == 1 or (provider == "fa3_fwd" and page) else provider

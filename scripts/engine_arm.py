@@ -1,4 +1,4 @@
-"""One vLLM engine in a process of its own, which does what lines of JSON on standard input say: see engine_tpot.py."""
+"""One vLLM engine in a process of its own, driven by lines of JSON on standard input: see engine_tpot.py."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class EngineArm:
         return {"seconds": seconds}
 
     def end(self) -> dict[str, Any]:
-        """Abort the requests, and step until nothing is under way."""
+        """Abort the requests, and step until none is running."""
         self.engine.abort_request(self.requests, internal=False)
         for _ in range(4):
             self.engine.step()

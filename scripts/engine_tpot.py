@@ -200,22 +200,22 @@ def measure(
     return rounds
 
 
-def interval(logs: Sequence[float], seed: int = 0) -> tuple[float, float]:
+def interval(logs: Sequence[float]) -> tuple[float, float]:
     """95% of the medians of resampled log ratios."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     medians = sorted(statistics.median(rng.choices(logs, k=len(logs))) for _ in range(RESAMPLES))
     return medians[int(0.025 * RESAMPLES)], medians[int(0.975 * RESAMPLES)]
 
 
 def compared(rounds: Sequence[dict[str, list[float]]], baseline: str, other: str) -> tuple[float, float, float]:
-    """How many times as fast as the baseline: median over rounds, and its interval."""
+    """Speed-up over the baseline: median over rounds, and its interval."""
     logs = [math.log(statistics.median(r[baseline]) / statistics.median(r[other])) for r in rounds]
     low, high = interval(logs)
     return math.exp(statistics.median(logs)), math.exp(low), math.exp(high)
 
 
 def probe_differences(arms: Sequence[Arm]) -> dict[str, Any]:
-    """How far answers to the probe are from the baseline's, while tokens still agree."""
+    """Differences of answers to the probe from the baseline's, while tokens still agree."""
     answers = {arm.name: arm.ask("probe")["probe"] for arm in arms}
     base = answers[arms[0].name]
     told: dict[str, Any] = {"logprobs": sorted(round(log, 3) for rows in base.values() for _, log in rows)}

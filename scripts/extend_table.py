@@ -16,7 +16,7 @@ from evaluators.latencies.table import TableError, doubts
 
 
 def main() -> None:
-    """Merge, write, and say what is doubtful."""
+    """Merge, write, and print doubts about the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("slices", type=Path, nargs="+")

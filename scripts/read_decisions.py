@@ -120,7 +120,7 @@ def refusal(shape: DecodeShape, setting: Setting, error: Exception) -> str:
 
 
 def class_of(shape: DecodeShape, setting: Setting) -> str:
-    """What a tile depends on, in words."""
+    """Class of a call: the properties that its tile depends on, as text."""
     size = f"{shape.head_dim}" + (f"/{shape.head_dim_v}" if shape.head_dim_v else "")
     local = dispatch.is_local(shape, setting)
     parts = [

@@ -7,8 +7,8 @@ With `--table TABLE` only what a recorded table lacks is measured: shapes, and l
 few of its launches again (evaluators/latencies/extension.py), for `python scripts/extend_table.py`.
 
 All variants are compiled first, side by side; what this GPU refuses is not recorded. Shapes come in a random order,
-each a line of `slice.jsonl` when it is done, so that whatever was measured when the time is up is a balanced part of
-the workload. The same command goes on with what is left. Needs a Hopper GPU and the extras gpu and triton.
+each a line of `slice.jsonl` when it is done, so that the shapes measured in time are a balanced part of the workload.
+The same command continues with the rest. Needs a Hopper GPU and the extras gpu and triton.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def compile_variant(task: tuple[KernelVariant, bool, int]) -> Compiled:
     schedule = kernel.Schedule(2 if split else 1, 1, variant.block_n, variant.num_warps, variant.num_stages)
     q = torch.randn(2, 1, GROUP, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
     seqlens = torch.full((2,), 500, dtype=torch.int32, device="cuda")
-    # Triton compiles anew where the rows of a page table are no longer multiples of 16 pages.
+    # Triton compiles again where the rows of a page table are no longer multiples of 16 pages.
     lengths = [(32 * page_size, True), (33 * page_size, True)] if page_size else [(512, False)]
     started = time.monotonic()
     try:
@@ -101,7 +101,7 @@ def allowed(actions: Actions, compiled: Sequence[Compiled]) -> Actions:
 
 
 def lacking(case: Case, setting: Setting, actions: Actions, recorded: Sequence[Cell]) -> Actions:
-    """What a table with these cells of the shape lacks, behind its bridge; all where it lacks the shape."""
+    """Launches that a table with these cells of the shape lacks, after its bridge; all if it lacks the shape."""
     held = {c.launch for c in recorded}
     missing = {k: v for k, v in actions.items() if k not in held}
     if not recorded or not missing:
@@ -162,7 +162,7 @@ def measure(timer: ShapeTimer, clocks: ClockLog, case: Case, actions: Actions) -
 
 
 def summary(path: Path) -> str:
-    """What a slice holds, and how fast the fastest schedule of each training shape is, in the geometric mean."""
+    """Summary of a slice, with the geometric mean speed-up of the fastest schedule of each training shape."""
     rows = list(slice_rows(path))[1:]
     cases = {c.id: c for c in llama31_70b()}
     lines = []

@@ -29,7 +29,7 @@ settings.load_profile("untimed")
 
 
 def examples(number: int) -> int:
-    """How many examples a test asks for that would do with `number` in `make test`; more under the profile `many`."""
+    """Number of examples of a test: `number` in `make test`, more under the profile `many`."""
     return number * settings().max_examples // 100
 
 
@@ -61,7 +61,7 @@ pytest.register_assert_rewrite("executor_contract")
 
 @pytest.fixture
 def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where simulated GPUs write down what they ran; worker processes find the module and the folder."""
+    """Folder in which simulated GPUs log their launches; worker processes find the module and the folder."""
     monkeypatch.setenv("EVOSPLIT_SIMULATED", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # locks
@@ -102,7 +102,7 @@ def pytest_collection_finish() -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended."""
+    """Result of a command."""
 
     code: int
     out: str

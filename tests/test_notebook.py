@@ -15,7 +15,7 @@ pytest.importorskip("ipykernel")
 
 
 def texts(notebook: Any) -> list[str]:
-    """What each code cell printed or returned, as text; the layout of tables may differ between versions of pandas."""
+    """Output of each code cell as text; the layout of tables may differ between versions of pandas."""
     found = []
     for cell in notebook.cells:
         if cell.cell_type == "code":

@@ -69,9 +69,9 @@ STATIC = {c: setting(Mode.STATIC, c) for c in Cache}
 VARLEN = {c: setting(Mode.VARLEN, c) for c in Cache}
 
 
-def paper_shape(seqlen_k: int, heads_kv: int, batch: int = 1) -> DecodeShape:
-    """Decode call of the paper."""
-    return DecodeShape(batch, seqlen_k, max(heads_kv, 64), heads_kv)
+def paper_shape(seqlen_k: int, heads_kv: int) -> DecodeShape:
+    """Decode call of the paper, of one sequence."""
+    return DecodeShape(1, seqlen_k, max(heads_kv, 64), heads_kv)
 
 
 def llama_shapes() -> list[DecodeShape]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from evaluators.confirm.bsc_paper import LLAMA_LENGTHS, METADATA
@@ -22,18 +22,12 @@ CLAIM_US, CLAIM_LAYERS = 3.09, 80
 """Published for TP 8: saving of the rule per attention call, and attention calls per token (0.25 ms in all)."""
 
 
-def measure_tokens(
-    policies: Mapping[str, Mapping[DecodeShape, Decision]],
-    *,
-    seed: int,
-    on_row: Callable[[dict[str, Any]], None] = lambda row: None,
-) -> dict[str, Any]:
+def measure_tokens(policies: Mapping[str, Mapping[DecodeShape, Decision]], *, seed: int) -> dict[str, Any]:
     """Measure steps of Llama-3.1-70B at each tensor parallel degree, stock against each policy with another launch.
 
     Args:
         policies: decisions by name, on batch 1 at `LLAMA_LENGTHS` keys with the heads of every degree.
         seed: seed of weights, caches and orders.
-        on_row: called after each comparison.
 
     Raises:
         MeasureError: there is no GPU, it was lost, or an output was wrong.
@@ -72,7 +66,6 @@ def measure_tokens(
                     raise
                 row["trouble"] = str(error)
             rows.append(row)
-            on_row(row)
         del steps
         gc.collect()
         torch.cuda.empty_cache()

@@ -260,7 +260,7 @@ class ShapeView:
 
 @dataclass(frozen=True, slots=True)
 class LengthsView(ShapeView):
-    """The same where the caller knows the lengths of the step: see `Setting.live_lengths`.
+    """`ShapeView` of callers that know the lengths of the step: see `Setting.live_lengths`.
 
     Both in keys, of all sequences of the batch, those of 0 keys included; the mean is rounded down.
     """

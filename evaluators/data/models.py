@@ -215,7 +215,7 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Deco
         head_dim = number("head_dim", hidden // heads_q)
         _refuse_unlike(config, heads_kv, head_dim)
         if heads_q % heads_kv:
-            raise UserError(f"{heads_q} query heads are no multiple of {heads_kv} KV heads")
+            raise UserError(f"{heads_q} query heads are not a multiple of {heads_kv} KV heads")
         experts = number("experts", 0, least=0)
         width = number("intermediate_size", 4 * hidden)
         return DecoderModel(
@@ -239,7 +239,7 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Deco
     except UserError as error:
         raise type(error)(f"{source}: {error}", hint=error.hint, exit_code=error.exit_code) from None
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{source} is no config.json of a decoder model ({error})") from error
+        raise UserError(f"{source} is not the config.json of a decoder model ({error})") from error
 
 
 @cache
@@ -268,13 +268,13 @@ def read_model(text: str) -> DecoderModel:
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
         raise UserError(
-            f"unknown model {text!r}: no well-known name, and no file",
+            f"unknown model {text!r}: neither a well-known name nor a file",
             hint=f"a config.json, or one of: {', '.join(known_models())}",
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON that can be read ({error})") from error
+        raise UserError(f"{path} is not readable JSON ({error})") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected an object, got {type(config).__name__}")
     name = path.parent.resolve().name if path.name == "config.json" else path.stem

@@ -237,10 +237,15 @@ def num_splits_heuristic(view: ShapeView, num_sms: int) -> int:
         return 1
     if view.num_n_blocks <= 4:
         return 1
-    max_splits = min(view.max_splits, num_sms, view.num_n_blocks)
+    return _efficient_splits(view.total_mblocks, min(view.max_splits, num_sms, view.num_n_blocks), num_sms)
+
+
+@lru_cache(maxsize=SHAPES_KEPT)
+def _efficient_splits(total_mblocks: int, max_splits: int, num_sms: int) -> int:
+    """The fewest splits whose last wave is nearly as full as that of any others."""
     efficiency = []
     for num_splits in range(1, max_splits + 1):
-        n_waves = float32(float32(view.total_mblocks * num_splits) / num_sms)
+        n_waves = float32(float32(total_mblocks * num_splits) / num_sms)
         efficiency.append(float32(n_waves / math.ceil(n_waves)))
     threshold = 0.85 * max(efficiency, default=0.0)
     for num_splits, eff in enumerate(efficiency, start=1):
@@ -257,17 +262,15 @@ def should_pack_gqa(shape: DecodeShape, block_m: int) -> bool:
     return nopack < 0.9 * pack
 
 
-def stock_blocks_per_split(work: WorkView, num_sms: int, *, qheads_unpacked: int = 0) -> int:
-    """FA3's KV blocks per split (flash_prepare_scheduler.cu, blocks_per_sm), at least 1.
+def stock_blocks_per_split(work: WorkView, num_sms: int) -> int:
+    """FA3's KV blocks per split (flash_prepare_scheduler.cu, blocks_per_sm), at least 1; split calls pack query heads.
 
     Args:
         work: the batch.
         num_sms: SMs of the device minus sm_margin.
-        qheads_unpacked: query heads when pack_gqa is off in the metadata; 0 when it is on.
     """
-    num_head = qheads_unpacked or work.num_heads_kv
     total = work.total_n_blocks * work.num_m_blocks
-    blocks = float32(float32(float32(total) * _ONE_POINT_ONE) * num_head)
+    blocks = float32(float32(float32(total) * _ONE_POINT_ONE) * work.num_heads_kv)
     return max(1, math.ceil(float32(blocks / num_sms)))
 
 

@@ -100,7 +100,7 @@ class ShapeCells:
         return self.by_launch.get(canonical_launch(self.shape, self._setting, decision, self._gpu).key)
 
     def _other_kernels(self, launch: Launch) -> list[tuple[Launch, float]]:
-        """The same splits under other combine kernels, the nearest first, and the additional time of `launch` in us."""
+        """Launches with the same splits and another combine kernel, nearest first, each with its extra time in us."""
         if self._setting.mode is Mode.STATIC or launch.combine_bucket not in COMBINE_COST_US:
             return []
         own = launch.combine_bucket
@@ -110,7 +110,7 @@ class ShapeCells:
         return [(other, self._combine_cost_us(launch) - self._combine_cost_us(other)) for other in found]
 
     def _combine_cost_us(self, launch: Launch) -> float:
-        """What differs between launches of the same splits."""
+        """Difference between launches of the same splits."""
         walked = walked_splits(self.shape, max(launch.live_splits), launch.combine_bucket)
         return COMBINE_COST_US.get(launch.combine_bucket, 0.0) + WALKED_SPLIT_US * walked
 

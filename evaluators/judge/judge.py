@@ -361,8 +361,13 @@ def open_judge(
 
     Raises:
         TableError: the table cannot be read.
-        UserError: live lengths in a setting that has none to tell.
+        UserError: live lengths in a setting without them.
         SandboxUnavailable: this system cannot confine candidates.
+
+    Example:
+        >>> judge = evaluators.open_judge(Path("results/tables/bsc-160/fa3_fwd-metadata-cold"))
+        >>> judge.evaluate("def schedule(shape, gpu): return 0, None, 0").train.score
+        1.0
     """
     table = restrict(read_table(table_folder), splits)
     return Judge(

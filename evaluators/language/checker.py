@@ -307,7 +307,7 @@ class _Checker:
             }
             for name, function in self.functions.items()
         }
-        # What calls nothing, or only such functions, is out of question: a program of a thousand helpers is fine.
+        # Functions that call nothing, or only such functions, cannot recurse: a program of a thousand helpers is fine.
         callers: dict[str, list[str]] = {name: [] for name in calls}
         for name, called in calls.items():
             for callee in called:
@@ -347,7 +347,7 @@ def folded(source: str) -> Iterator[Refusal]:
     """Check for names with letters that Python normalises, which the tree hides and the sandbox cannot load."""
     if source.isascii():
         return
-    with suppress(tokenize.TokenError, SyntaxError):  # it was parsed: what the tokeniser minds is no name
+    with suppress(tokenize.TokenError, SyntaxError):  # it was parsed: other errors of the tokeniser concern no name
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.NAME and not token.string.isascii():
                 yield Refusal(token.start[0], quoted(token.string), "names hold ASCII letters alone", "a plain name")

@@ -49,7 +49,7 @@ class Program:
         uses_blocks_per_split: True if it defines the device-side decision.
         uses_queue: True if it calls `cta_queue`.
         uses_live_lengths: True if its `schedule` reads live lengths, which it gets only on request.
-        complexity: syntax nodes of its functions and constants, docstrings apart.
+        complexity: number of syntax nodes of its functions and constants, without docstrings.
         normal_form: sha256 of the tree without docstrings, comments and positions.
     """
 
@@ -89,7 +89,7 @@ def syntax_text(node: object) -> str:
     if not isinstance(node, ast.AST):
         return repr(node)
     fields = [(name, getattr(node, name, None)) for name in node._fields if name != "type_params"]
-    # What may be missing has None as its default; only a constant's own value says so.
+    # Optional fields have None as their default; only a constant has a value None.
     shown = [(n, v) for n, v in fields if v is not None or (isinstance(node, ast.Constant) and n == "value")]
     return f"{type(node).__name__}({', '.join(f'{name}={syntax_text(value)}' for name, value in shown)})"
 
@@ -123,6 +123,10 @@ def parse_program(source: str) -> Program:
 
     Raises:
         ProgramRefused: not Python, too large, or outside the language; with line, reason and alternative.
+
+    Example:
+        >>> evaluators.parse_program("def schedule(shape, gpu): return 4, None, 0").uses_blocks_per_split
+        False
     """
 
     def refuse(line: int, construct: str, reason: str, instead: str = "") -> ProgramRefused:

@@ -9,13 +9,13 @@ Number = int | float
 
 
 def literals(tree: ast.Module) -> list[ast.Constant]:
-    """Numeric literals of a program in the order of the text; docstrings, booleans and None are none."""
+    """Numeric literals of a program in the order of the text; docstrings, booleans and None do not count."""
     found = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
     return sorted(found, key=lambda n: (n.lineno, n.col_offset))
 
 
 def with_numbers(source: str, tree: ast.Module, numbers: Mapping[int, Number]) -> str:
-    """The program's text with other numbers in place, by position in `literals`; nothing else changes."""
+    """The program's text with other numbers, by position in `literals`, otherwise unchanged."""
     known = literals(tree)
     lines = [line.encode() for line in source.splitlines(keepends=True)]
     for position in sorted(numbers, reverse=True):

@@ -1,7 +1,7 @@
 """Native code of a whole program: its C++ as a library that decides on every row of a table.
 
-The text that the exporter writes, with run-time checks in place of refusals: wherever Python would fail, go beyond 64
-bits, or where a double could not follow, the library answers nothing and CPython in the sandbox must be asked.
+It is the exporter's text with run-time checks instead of refusals: where Python would fail or exceed 64 bits, or a
+double would be inexact, the library gives no answer, and CPython in the sandbox must.
 Numeric literals may be left open, so that one compilation serves a whole fit.
 """
 
@@ -67,7 +67,7 @@ def ranges_of(gpu: Gpu, questions: Sequence[Question], target: AnyTarget) -> Ran
 
 
 class _OpenNumbers(ast.NodeTransformer):
-    """Names in place of the literals that each run may choose, and in place of module constants made of them."""
+    """Replaces literals that each run may choose, and module constants made of them, by names."""
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.names, self.constants = names, dict[str, ast.expr]()
@@ -108,7 +108,7 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges, t
         target: target of the program.
 
     Raises:
-        NotExpressible: the C++ could decide otherwise than Python, or cannot be written.
+        NotExpressible: the C++ could decide differently from Python, or cannot be written.
     """
     tree = parse_tree(source)
     known = literals(tree)
@@ -125,7 +125,7 @@ def functions_source(source: str, bounds: Mapping[int, Range], ranges: Ranges, t
         declared[f"number__{slot}"] = f"{cpp_type(kind)} const number__{slot} = {cpp_type(kind)}(numbers[{slot}]);"
     tree = ast.fix_missing_locations(_OpenNumbers(names).visit(tree))
     imported = frozenset(a.name for n in top if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names)
-    # A name that is a constant and a function, or twice a constant, is whatever came last.
+    # A name with several definitions has the last one.
     defined = [n.name for n in top if isinstance(n, ast.FunctionDef)]
     defined += [n.targets[0].id for n in top if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)]
     if len(set(defined)) < len(defined) or set(defined) & imported:
@@ -178,7 +178,7 @@ def library_source(functions: str, gpu: Gpu, ranges: Ranges, target: AnyTarget) 
 
 
 def _form(tree: ast.Module, entry: str, target: AnyTarget) -> tuple[Form, list[ast.expr]]:
-    """One entry point with flags as numbers (-1 for None), and what else must be a bool there."""
+    """One entry point with flags as numbers (-1 for None), and the expressions that must be bools."""
     tree = copy.deepcopy(tree)
     form = undecided_form(tree, entry)
     functions = form.helpers

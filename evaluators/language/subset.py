@@ -1,7 +1,7 @@
 """The heuristic language: the subset of Python that candidates may use, defined once.
 
-The gate enforces it, the prompt states it (`describe`), the sandbox runs it. It is what a C++ function over
-plain numbers can say: arithmetic, comparisons, local names, helper functions, lists, bounded loops.
+The gate enforces it, the prompt states it (`describe`), the sandbox runs it. It has the constructs of a C++ function
+over plain numbers: arithmetic, comparisons, local names, helper functions, lists, bounded loops.
 """
 
 from __future__ import annotations
@@ -52,11 +52,6 @@ MAX_NODES = 20_000
 MAX_DEPTH = 60
 MAX_INT = 2**53
 """Largest integer literal; beyond it a double cannot follow."""
-
-STATEMENTS: tuple[type[ast.stmt], ...] = (
-    ast.FunctionDef, ast.Return, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.If, ast.For, ast.Break,
-    ast.Continue, ast.Pass, ast.Expr,
-)  # fmt: skip
 
 EXPRESSIONS: tuple[type[ast.expr], ...] = (
     ast.Constant, ast.Name, ast.Attribute, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp,

@@ -1,4 +1,4 @@
-"""Tables of a program: tuples of numbers at module level. Compilers see them as lists of the functions that read."""
+"""Tables of a program: tuples of numbers at module level. Compilers see lists in the functions that read them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 
 
 def is_number(node: ast.expr) -> bool:
-    """True if an expression is a number as it is written, with or without a sign."""
+    """True if an expression is a literal number, with or without a sign."""
     value = node.operand if isinstance(node, ast.UnaryOp) else node
     return isinstance(value, ast.Constant) and type(value.value) in (int, float, bool)
 
@@ -48,16 +48,16 @@ def _listed(table: ast.Assign) -> ast.Assign:
 
 
 class LoopsOverLists(ast.NodeTransformer):
-    """Loops over a tuple of numbers as loops over a list."""
+    """Turns loops over a tuple of numbers into loops over a list."""
 
     def visit_For(self, node: ast.For) -> ast.For:
-        """One loop."""
+        """Change a loop."""
         self.generic_visit(node)
         node.iter = self._list(node.iter)
         return node
 
     def visit_comprehension(self, node: ast.comprehension) -> ast.comprehension:
-        """One part of a comprehension."""
+        """Change a part of a comprehension."""
         self.generic_visit(node)
         node.iter = self._list(node.iter)
         return node

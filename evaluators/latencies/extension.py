@@ -153,9 +153,11 @@ def _card(new_card: Mapping[str, Any], bridged: Mapping[str, Bridged], shapes: i
         "scaled_by": f"old over new medians of the baseline and the {FASTEST} fastest of the shape: {BRIDGE}",
     }
     if bridged:
-        factors = sorted(b.factor for b in bridged.values())
-        last = len(factors) - 1
-        told["factor"] = {k: round(factors[int(q * last)], 5) for k, q in (("p5", 0.05), ("p50", 0.5), ("p95", 0.95))}
+        import numpy as np
+
+        percentiles = {"p5": 5, "p50": 50, "p95": 95}
+        factors = np.percentile([b.factor for b in bridged.values()], list(percentiles.values()), method="lower")
+        told["factor"] = {name: round(float(f), 5) for name, f in zip(percentiles, factors, strict=True)}
         told["disagreement_median"] = round(statistics.median(b.disagreement for b in bridged.values()), 5)
     return told
 

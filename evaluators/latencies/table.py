@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import MAX_NUM_SPLITS, RARE_FIELDS, DecodeShape, Gpu, Setting
-from evaluators.data.launches import Cell
+from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Split, cases_for
 from evaluators.targets.registry import target_of
 from evaluators.targets.target import AnyTarget
@@ -95,18 +95,32 @@ def check_cell(where: str, cell: Cell, rounds: int) -> None:
     Raises:
         TableError: a latency or the error is not a number, not positive or not finite, or rounds are missing.
     """
-    where = f"{where}, launch {cell.launch}"
-    if len(cell.latencies_us) != rounds:
-        raise TableError(f"{where}: {len(cell.latencies_us)} latencies, expected one for each of {rounds} rounds")
-    for value in cell.latencies_us:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise TableError(f"{where}: a latency of {value!r} us, expected a positive, finite number")
-    if isinstance(cell.error, bool) or not isinstance(cell.error, int | float) or not 0 <= cell.error < math.inf:
-        raise TableError(f"{where}: an error of {cell.error!r}, expected a finite number from 0 on")
-    d = cell.decision
-    whole = [getattr(d, name) for name in _numbers_of(type(d))]
-    if any(type(v) is not int or not 0 <= v < 2**31 for v in whole) or d.num_splits > MAX_NUM_SPLITS:
-        raise TableError(f"{where}: not a decision that the kernel takes: {d.as_row()}")
+    _check_numbers(where, cell, rounds)
+    _check_decision(where, cell.launch, cell.decision)
+
+
+def _check_numbers(where: str, cell: Cell, rounds: int) -> None:
+    latencies, error = cell.latencies_us, cell.error
+    if len(latencies) != rounds:
+        problem = f"{len(latencies)} latencies, expected one for each of {rounds} rounds"
+        raise TableError(f"{where}, launch {cell.launch}: {problem}")
+    for value in latencies:
+        if not _number(value) or not 0 < value < math.inf:
+            problem = f"a latency of {value!r} us, expected a positive, finite number"
+            raise TableError(f"{where}, launch {cell.launch}: {problem}")
+    if not _number(error) or not 0 <= error < math.inf:
+        problem = f"an error of {error!r}, expected a finite number from 0 on"
+        raise TableError(f"{where}, launch {cell.launch}: {problem}")
+
+
+def _number(value: object) -> bool:
+    return type(value) is float or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _check_decision(where: str, launch: str, decision: AnyDecision) -> None:
+    whole = [getattr(decision, name) for name in _numbers_of(type(decision))]
+    if any(type(v) is not int or not 0 <= v < 2**31 for v in whole) or decision.num_splits > MAX_NUM_SPLITS:
+        raise TableError(f"{where}, launch {launch}: not a decision that the kernel takes: {decision.as_row()}")
 
 
 FAR = 2.0
@@ -255,6 +269,10 @@ def read_table(folder: Path) -> Table:
 
     Raises:
         TableError: missing, damaged or of a newer format.
+
+    Example:
+        >>> len(evaluators.read_table(Path("results/tables/bsc-160/fa3_fwd-metadata-cold")).cases)
+        160
     """
     try:
         digest = table_digest(folder)
@@ -271,7 +289,9 @@ def _parsed(folder: Path, digest: str) -> Table:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TableError(f"{folder} holds no readable {CARD} ({error}); expected a recorded table") from error
+        raise TableError(
+            f"{folder} is not a recorded table: {CARD} cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
     if not isinstance(card, dict):
         raise TableError(f"{folder / CARD}: expected an object, got {type(card).__name__}")
     if card.get("format") != TABLE_FORMAT:
@@ -289,8 +309,12 @@ def _parsed(folder: Path, digest: str) -> Table:
             cases.append(Case(case, shape, Split(split)))
         cells: dict[str, list[Cell]] = {c.id: [] for c in cases}
         target = target_of(setting)
-        for case, *decided, launch, off, latencies in _rows(folder / CELLS, cell_columns(target)):
-            decision = target.from_texts(decided)
+        known: dict[tuple[str, ...], AnyDecision] = {}  # few differ
+        for case, *texts, launch, off, latencies in _rows(folder / CELLS, cell_columns(target)):
+            decision = known.get(decided := tuple(texts))
+            if decision is None:
+                decision = known[decided] = target.from_texts(decided)
+                _check_decision(f"{folder / CELLS}: {case}", launch, decision)
             cells[case].append(Cell(decision, launch, float(off), tuple(map(float, latencies.split()))))
     except (ValueError, KeyError, TypeError) as error:
         raise TableError(f"{folder}: a damaged line ({error!r}); restore the table from the repository") from error
@@ -307,8 +331,9 @@ def _parsed(folder: Path, digest: str) -> Table:
             raise TableError(f"{folder / CELLS}: no launch of {case}, which {SHAPES} names")
         if len({x.launch for x in rows}) < len(rows):
             raise TableError(f"{folder / CELLS}: {case} holds a launch twice")
+        where = f"{folder / CELLS}: {case}"
         for x in rows:
-            check_cell(f"{folder / CELLS}: {case}", x, rounds)
+            _check_numbers(where, x, rounds)
     _check_sums(folder)
     margin = max((target.sm_margin(x.decision) for rows in cells.values() for x in rows), default=0)
     return Table(
@@ -397,7 +422,7 @@ def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dic
                 slowed += bool(row["slowed"])
                 rounds = int(ours["rounds"])
             except (KeyError, TypeError, ValueError) as error:
-                what = f"{path}: {row['case']}" if "case" in row else f"{path} is no slice that evosplit record wrote"
+                what = f"{path}: {row['case']}" if "case" in row else f"{path} is not a slice of evosplit record"
                 raise TableError(f"{what}: a field is missing or damaged ({error!r})") from error
             if not found:
                 raise TableError(f"{path}: {case}: no launches")

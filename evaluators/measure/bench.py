@@ -154,7 +154,7 @@ class GpuBench:
         plans = {"A": plan.of(each[0]), "B": plan.of(each[1])}
         errors, blocks = [], []
         for order in orders:
-            # Metadata, workspaces and graphs are created anew for each block: their place in memory changes times by
+            # Metadata, workspaces and graphs are created again for each block: their addresses change times by
             # up to 0.5% and must not stick to one arm.
             graphs, bound = {}, {}
             for arm in self._rng.sample("AB", 2):

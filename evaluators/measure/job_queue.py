@@ -100,7 +100,7 @@ class JobQueue:
     """Jobs of all clients, from request to result. Not thread-safe."""
 
     def __init__(self, limits: PoolLimits | None = None) -> None:
-        """Nothing waits."""
+        """Start with empty queues."""
         self.limits = limits or PoolLimits()
         self.clients: dict[str, Client] = {}
         self.batches: set[Batch] = set()

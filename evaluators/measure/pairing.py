@@ -163,21 +163,21 @@ def t_quantile(probability: float, degrees: float) -> float:
     return float(t.ppf(probability, degrees))
 
 
-def bootstrap_interval(values: Sequence[float], alpha: float, *, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the mean under resampling of blocks; deterministic."""
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Percentile interval of the mean at level `LOOK_ALPHA` under resampling of blocks; deterministic."""
     import numpy as np
 
-    draws = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
     means = np.asarray(values)[draws].mean(axis=1)
-    low, high = np.quantile(means, (alpha / 2, 1 - alpha / 2))
+    low, high = np.quantile(means, (LOOK_ALPHA / 2, 1 - LOOK_ALPHA / 2))
     return float(low), float(high)
 
 
-def interval_of(values: Sequence[float], alpha: float = LOOK_ALPHA) -> Interval:
-    """Interval of the mean by Student's t at level `alpha`, and by bootstrap; needs two values."""
+def interval_of(values: Sequence[float]) -> Interval:
+    """Interval of the mean at level `LOOK_ALPHA` by Student's t, and by bootstrap; needs two values."""
     mean = statistics.fmean(values)
-    half = t_quantile(1 - alpha / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return Interval(mean, mean - half, mean + half, *bootstrap_interval(values, alpha))
+    half = t_quantile(1 - LOOK_ALPHA / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half, *bootstrap_interval(values))
 
 
 def judge_blocks(blocks: Sequence[Block], *, last: bool) -> tuple[Verdict | None, Interval | None]:
@@ -242,7 +242,7 @@ class Part:
     log_ratios: tuple[float, ...]
 
 
-def suite_interval(parts: Sequence[Part], alpha: float = SUITE_ALPHA) -> Interval:
+def suite_interval(parts: Sequence[Part]) -> Interval:
     """Weighted mean log ratio over shapes, t interval by Welch-Satterthwaite, blocks resampled within shapes.
 
     Weights are scaled to sum 1. The shapes are fixed, not a sample: the interval covers measurement errors alone.
@@ -260,13 +260,13 @@ def suite_interval(parts: Sequence[Part], alpha: float = SUITE_ALPHA) -> Interva
     if not variance:
         return Interval(mean, mean, mean, mean, mean)
     degrees = variance**2 / total(v * v / (len(logs) - 1) for v, (_, logs) in zip(variances, measured, strict=True))
-    half = t_quantile(1 - alpha / 2, max(1.0, degrees)) * math.sqrt(variance)
+    half = t_quantile(1 - SUITE_ALPHA / 2, max(1.0, degrees)) * math.sqrt(variance)
     rng = np.random.default_rng(0)
     means = np.zeros(RESAMPLES)
     for w, logs in measured:
         values = np.asarray(logs)
         means += w * values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, (alpha / 2, 1 - alpha / 2))
+    low, high = np.quantile(means, (SUITE_ALPHA / 2, 1 - SUITE_ALPHA / 2))
     return Interval(mean, mean - half, mean + half, float(low), float(high))
 
 

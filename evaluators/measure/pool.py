@@ -53,7 +53,6 @@ class Pool:
         settings: Sequence[Setting],
         *,
         gpus: int | Literal["all"] = "all",
-        seed: int = 0,
         limits: PoolLimits | None = None,
         start_s: float = START_S,
         on_event: Callable[[str], None] = lambda text: None,
@@ -64,7 +63,6 @@ class Pool:
             executor: starter of workers; closed with the pool.
             settings: settings to measure; all are opened and tested now.
             gpus: number of GPUs; one that is left out is replaced by the executor's next.
-            seed: seed of inputs and orders; every worker derives its own.
             limits: sizes of batches, and time limits.
             start_s: time limit for a worker's start.
             on_event: called with a sentence when a GPU is left out or a worker is lost, from several threads.
@@ -82,7 +80,7 @@ class Pool:
         self.in_flight, self.landed = set[Hashable](), threading.Condition()
         self._workers: list[PoolWorker] = []
         self._threads: list[threading.Thread] = []
-        self._seeds = itertools.count(seed)
+        self._seeds = itertools.count()
         if not (names := list(executor.gpus())):
             raise MeasureError(MeasureErrorKind.UNAVAILABLE, f"executor {executor.name}: there is no GPU to measure on")
         self._start_all(names, len(names) if gpus == "all" else gpus)

@@ -130,7 +130,7 @@ def finished_cases(path: Path) -> tuple[dict[str, Any] | None, set[str]]:
     for row in slice_rows(path):
         if head is None:
             if not isinstance(row.get("device"), dict):
-                raise TableError(f"{path} is no slice that evosplit record wrote: its first line names no device")
+                raise TableError(f"{path} is not a slice of evosplit record: its first line names no device")
             head = row
         elif not isinstance(row.get("case"), str):
             raise TableError(f"{path}: a line without a case, {str(row)[:80]}: remove the line, or the file")

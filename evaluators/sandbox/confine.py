@@ -30,8 +30,8 @@ M_ARENA_MAX = -8
 ITIMER_REAL = 0
 ITIMER_PROF = 2
 
-ARGUMENT_1, ARGUMENT_2 = 24, 32
-"""Offsets of the low halves of the second and third argument in seccomp_data, on little-endian machines."""
+ARGUMENT_2 = 32
+"""Offset of the low half of the third argument in seccomp_data, on little-endian machines."""
 
 
 class Machine:
@@ -50,7 +50,7 @@ class Machine:
     def __init__(
         self, *, audit_arch: int, allowed: dict[str, int], no_exec: dict[str, int], madvise: int, foreign_from: int
     ) -> None:
-        """Keep them."""
+        """Store the numbers."""
         self.audit_arch, self.allowed, self.no_exec = audit_arch, allowed, no_exec
         self.madvise, self.foreign_from = madvise, foreign_from
 

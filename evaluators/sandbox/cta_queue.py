@@ -1,7 +1,7 @@
-"""The queue of CTAs played through: `cta_queue` of the heuristic language, for the process that runs candidates.
+"""Simulation of the queue of CTAs: `cta_queue` of the heuristic language, for the process that runs candidates.
 
-`evaluators/language/cpp/queue.cpp` says the same in C++, for programs that become native code or a patch, and, compiled
-once, for the sandbox: both answer with the same whole numbers. Imports nothing of ours: `child.py` loads it by path.
+`evaluators/language/cpp/queue.cpp` is the same in C++, for programs that become native code or a patch, and, compiled
+once, for the sandbox; both give the same whole numbers. Imports only the standard library: `child.py` loads it by path.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 MOST_ROWS = 2**16
-"""Sequences that are queued; those behind are left out."""
+"""Most sequences that are queued; further ones are left out."""
 
 MOST_BLOCKS, MOST_TILES, MOST_PARTS, MOST_SMS, MOST_TURN = 2**20, 4096, 256, 1024, 1024
-"""What arguments are taken for where they are larger; whatever is less than one is one, a turn at least 0."""
+"""Upper bounds to which arguments are clamped; the lower bound is 1, for `turn` 0."""
 
 LATEST = 2**30
-"""Half blocks that stand for all later times."""
+"""Latest time in half blocks; later ones become this."""
 
 SYMBOL = "cta_queue__fill"
-"""Of the compiled library: lengths, their number, the six arguments, 1,024 places for answers; returns how many."""
+"""Function of the compiled library: takes lengths, their number, six arguments, and a buffer for 1,024 answers;
+returns the number of answers."""
 
 
 def as_whole(value: object) -> int:
     """A value that must be a whole number.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not one.
     """
     if not isinstance(value, int):
         raise TypeError(f"cta_queue takes whole numbers, got {type(value).__name__}")
@@ -44,7 +45,7 @@ def clamped(
     """The arguments, each within its limits.
 
     Raises:
-        TypeError: one is no whole number.
+        TypeError: one is not a whole number.
     """
     lengths = [min(max(as_whole(n), 1), MOST_BLOCKS) for n in n_blocks][:MOST_ROWS]
     bounds = ((tiles, 1, MOST_TILES), (blocks, 1, MOST_BLOCKS), (most, 1, MOST_PARTS), (sms, 1, MOST_SMS),
@@ -57,7 +58,7 @@ def cta_queue(
     n_blocks: Iterable[object], tiles: object, blocks: object, most: object, sms: object, turn: object,
     longest_first: object,
 ) -> list[int]:  # fmt: skip
-    """When each SM is done with the CTAs of a decode call, in half blocks, the last one first.
+    """Times at which the SMs end the CTAs of a decode call, in half blocks, the last one first.
 
     A sequence of n blocks has min(most, ceil(n / blocks)) parts, of equal size but for the last ones. They queue up
     sequence by sequence, of each the full parts of all its tiles, the rest, then parts that are left empty; equal
@@ -65,19 +66,19 @@ def cta_queue(
     its blocks, and `turn` beside them.
 
     Args:
-        n_blocks: of each sequence.
+        n_blocks: KV blocks of each sequence.
         tiles: CTAs of each part: KV heads times tiles along the queries.
-        blocks: per split.
-        most: the cap on splits.
-        sms: of the GPU.
-        turn: half blocks that a CTA takes beside its blocks; where it is 0, empty parts take none.
-        longest_first: whether sequences with longer parts go first, as FA3 sorts them; else they keep their order.
+        blocks: KV blocks per split.
+        most: cap on the splits of a sequence.
+        sms: SMs of the GPU.
+        turn: half blocks that a CTA takes besides its blocks; if 0, empty parts take none.
+        longest_first: True if sequences with longer parts go first, as FA3 sorts them; else they keep their order.
 
     Returns:
         `sms` numbers; all beyond 2**30 are 2**30. Item k is how long more than k SMs are busy.
 
     Raises:
-        TypeError: an argument is no whole number.
+        TypeError: an argument is not a whole number.
     """
     lengths, tiles_, blocks_, most_, sms_, turn_ = clamped(n_blocks, tiles, blocks, most, sms, turn)
     rows = []
@@ -96,7 +97,7 @@ def cta_queue(
         for group in groups[-3:]:
             group[2] += tiles_
         before = row
-    # SMs by when they are free, and these times as a heap; the latest is the end of the run so far.
+    # Number of SMs by the time when they are free, and these times as a heap; `latest` is the end so far.
     idle, times, latest = {0: sms_}, [0], 0
     for took, count, alike in groups:
         left = count * alike if took else 0
@@ -123,7 +124,7 @@ def cta_queue(
 
 
 def compiled_queue(path: str) -> Callable[..., list[int]]:
-    """The same function of the library at `path`."""
+    """Load `cta_queue` from the library at `path`."""
     fill = getattr(ctypes.CDLL(path), SYMBOL)
     fill.restype = ctypes.c_int64
     fill.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 7, ctypes.c_void_p]
@@ -139,7 +140,7 @@ def compiled_queue(path: str) -> Callable[..., list[int]]:
             lengths = array("q", listed)[:MOST_ROWS]
             _, *numbers = clamped((), tiles, blocks, most, sms, turn)
         except (TypeError, OverflowError):
-            # Beyond 64 bits, or no whole number.
+            # Beyond 64 bits, or not a whole number.
             limited, *numbers = clamped(listed, tiles, blocks, most, sms, turn)
             lengths = array("q", limited)
         count = fill(lengths.buffer_info()[0], len(lengths), *numbers, bool(longest_first), place)

@@ -1,4 +1,4 @@
-"""`cta_queue` compiled once for all candidates of this process; without a compiler they run it in Python."""
+"""Library of `cta_queue`, compiled once for all candidates of this process; without a compiler they run Python."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PATHS: list[str] = []
 
 
 def queue_library() -> str:
-    """Path of the library, which is deleted with this process; empty without a compiler."""
+    """Path of the library, which is deleted at the end of this process; empty without a compiler."""
     with _COMPILING:
         if not _PATHS:
             _PATHS.append(_compiled())

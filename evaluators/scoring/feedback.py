@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from evaluators.data.contract import DecodeShape, Gpu, Setting
-from evaluators.data.evaluation import Feedback, Opportunity
+from evaluators.data.evaluation import Feedback, KnownLaunch, Opportunity
 from evaluators.data.gain import Gain
 from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
@@ -30,6 +30,12 @@ CURVE_BEST, CURVE_SPREAD = 5, 6
 MIN_LEFT, MIN_TOLD = 0.01, 1e-4
 """Smallest log speed-up that counts as a remaining gain of a shape, and smallest share of the score of a listed
 region."""
+
+LINES_KEPT = 1 << 14
+"""Lines about decisions that a writer keeps."""
+
+Line = tuple[Sequence[KnownLaunch], str]
+"""Known launches of a shape, and what was written of them."""
 
 BATCH_EDGES = (1, 4, 16, 64)
 KEY_EDGES = (256, 704, 2048, 8192, 32768)
@@ -88,11 +94,16 @@ def _times(gain: Gain) -> str:
 
 
 class ShapeWriter:
-    """Writer of lines about single shapes under one setting on one GPU."""
+    """Writer of lines about single shapes under one setting on one GPU.
+
+    Lines are kept for as long as the shape's known launches are the same: prompts repeat most of them.
+    """
 
     def __init__(self, setting: Setting, gpu: Gpu) -> None:
         """Store the setting and GPU of the measurements."""
         self._setting, self._gpu, self._target = setting, gpu, target_of(setting)
+        self._lines: dict[tuple[str, AnyDecision, bool], Line] = {}
+        self._curves: dict[str, Line] = {}
 
     def _grid(self, shape: DecodeShape, decision: AnyDecision) -> str:
         launch = self._target.launch(shape, self._setting, decision, self._gpu)
@@ -107,8 +118,16 @@ class ShapeWriter:
 
     def line(self, opportunity: Opportunity) -> str:
         """Line with shape, decision and baseline, each with its launch and latency."""
-        o = opportunity
-        baseline = o.known()[0]
+        o, known = opportunity, opportunity.known()
+        key = (o.name, o.decided, o.missing)
+        kept = self._lines.get(key)
+        if kept is None or kept[0] is not known:
+            if len(self._lines) >= LINES_KEPT:
+                self._lines.clear()
+            kept = self._lines[key] = known, self._line(o, known[0])
+        return kept[1]
+
+    def _line(self, o: Opportunity, baseline: KnownLaunch) -> str:
         gain = None if o.missing else o.look_up(o.decided)
         took = "no recorded latency"
         if gain is not None:
@@ -121,12 +140,18 @@ class ShapeWriter:
 
     def curve(self, opportunity: Opportunity) -> str:
         """Line with the best measured launches and a spread over all."""
-        shape = opportunity.shape
+        name, known = opportunity.name, opportunity.known()
+        kept = self._curves.get(name)
+        if kept is None or kept[0] is not known:
+            kept = self._curves[name] = known, self._curve(opportunity.shape, known)
+        return kept[1]
+
+    def _curve(self, shape: DecodeShape, known: Sequence[KnownLaunch]) -> str:
         points: dict[tuple[int, ...], tuple[str, Gain]] = {}
-        for known in opportunity.known():
-            point = self._target.curve_point(shape, self._setting, known.decision, self._gpu)
+        for launch in known:
+            point = self._target.curve_point(shape, self._setting, launch.decision, self._gpu)
             if point is not None:
-                points.setdefault(point[0], (point[1], known.gain))
+                points.setdefault(point[0], (point[1], launch.gain))
         order = sorted(points)
         best = sorted(order, key=lambda k: -points[k][1].log_speedup)[:CURVE_BEST]
         step = max(1, -(-len(order) // CURVE_SPREAD))
@@ -136,50 +161,71 @@ class ShapeWriter:
         return f"  measured by {what}: {curve}; best {points[best[0]][0]}"
 
 
+@lru_cache(maxsize=4)
+def _writer(setting: Setting, gpu: Gpu) -> ShapeWriter:
+    return ShapeWriter(setting, gpu)
+
+
 def _section(title: str, lines: Sequence[str]) -> list[str]:
     return [title, *lines, ""] if lines else []
 
 
+class FeedbackText:
+    """Feedback on one candidate as text of any length; training shapes only, each at most once."""
+
+    def __init__(self, feedback: Feedback) -> None:
+        """Sort the shapes once for all lengths."""
+        self._feedback = feedback
+        slower: dict[str, int] = defaultdict(int)
+        for o in feedback.regressions:
+            slower[region(o.shape)] += 1
+        self._regions = [
+            f"- {r.name}: {r.shapes} shapes, now {r.speedup:.3f}x, gained {100 * r.gained:+.2f}%, "
+            f"left {100 * r.left:.2f}%" + (f", {slower[r.name]} slower" if slower[r.name] else "")
+            for r in by_region(feedback.opportunities)
+            if r.left > MIN_TOLD or abs(r.gained) > MIN_TOLD
+        ]
+        self._absent = sorted((o for o in feedback.opportunities if o.missing), key=lambda o: -o.weight)
+        told = {o.name for o in (*self._absent, *feedback.regressions)}
+        further = [o for o in feedback.opportunities if o.name not in told]
+        self._left = [o for o in further if o.gain > MIN_LEFT]
+        self._gained = sorted(
+            (o for o in further if o.speedup > 1 + MIN_LEFT), key=lambda o: -o.weight * math.log(o.speedup)
+        )
+
+    def render(self, shown: int) -> str:
+        """Text that lists `shown` shapes of each kind."""
+        feedback = self._feedback
+        if feedback.setting is None or feedback.gpu is None or not feedback.opportunities:
+            return ""
+        writer = _writer(feedback.setting, feedback.gpu)
+        regions, most = self._regions, 3 * shown
+        if len(regions) > most:
+            regions = [*regions[: most - 1], f"- and {len(regions) - most + 1} more with less left"]
+        absent, left = self._absent, self._left[:shown]
+        told = {o.name for o in left}
+        gained = [o for o in self._gained if o.name not in told]
+
+        def spelled(opportunities: Sequence[Opportunity], *, curves: bool = True) -> list[str]:
+            return [f"- {writer.line(o)}" + (f"\n{writer.curve(o)}" if curves else "") for o in opportunities]
+
+        lines = [
+            *_section("By region of the training shapes, in % of the score, the most left to gain first:", regions),
+            *_section(
+                f"Without a recorded latency ({len(absent)} of {len(feedback.opportunities)} training shapes), "
+                f"{CHARGE}:",
+                spelled(absent[:shown]),
+            ),
+            *_section(
+                f"Slower than the baseline by more than 1% ({len(feedback.regressions)} in all), the costliest first:",
+                spelled(feedback.regressions[:shown]),
+            ),
+            *_section("Most left to gain, beside those above:", spelled(left)),
+            *_section("Gained most so far, and little left:", spelled(gained[: (shown + 1) // 2], curves=False)),
+        ]
+        return "\n".join([target_of(feedback.setting).how_to_read, "", *lines]).rstrip()
+
+
 def render(feedback: Feedback, *, shown: int = SHOWN) -> str:
-    """Feedback as text for a prompt; training shapes only, each at most once, `shown` of each kind."""
-    if feedback.setting is None or feedback.gpu is None or not feedback.opportunities:
-        return ""
-    writer = ShapeWriter(feedback.setting, feedback.gpu)
-    slower: dict[str, int] = defaultdict(int)
-    for o in feedback.regressions:
-        slower[region(o.shape)] += 1
-    regions = [
-        f"- {r.name}: {r.shapes} shapes, now {r.speedup:.3f}x, gained {100 * r.gained:+.2f}%, left {100 * r.left:.2f}%"
-        + (f", {slower[r.name]} slower" if slower[r.name] else "")
-        for r in by_region(feedback.opportunities)
-        if r.left > MIN_TOLD or abs(r.gained) > MIN_TOLD
-    ]
-    most = 3 * shown
-    if len(regions) > most:
-        regions[most - 1 :] = [f"- and {len(regions) - most + 1} more with less left"]
-    absent = sorted((o for o in feedback.opportunities if o.missing), key=lambda o: -o.weight)
-    told = {o.name for o in (*absent, *feedback.regressions)}
-    left = [o for o in feedback.opportunities if o.gain > MIN_LEFT and o.name not in told][:shown]
-    told |= {o.name for o in left}
-    gained = sorted(
-        (o for o in feedback.opportunities if o.speedup > 1 + MIN_LEFT and o.name not in told),
-        key=lambda o: -o.weight * math.log(o.speedup),
-    )
-
-    def spelled(opportunities: Sequence[Opportunity], *, curves: bool = True) -> list[str]:
-        return [f"- {writer.line(o)}" + (f"\n{writer.curve(o)}" if curves else "") for o in opportunities]
-
-    lines = [
-        *_section("By region of the training shapes, in % of the score, the most left to gain first:", regions),
-        *_section(
-            f"Without a recorded latency ({len(absent)} of {len(feedback.opportunities)} training shapes), {CHARGE}:",
-            spelled(absent[:shown]),
-        ),
-        *_section(
-            f"Slower than the baseline by more than 1% ({len(feedback.regressions)} in all), the costliest first:",
-            spelled(feedback.regressions[:shown]),
-        ),
-        *_section("Most left to gain, beside those above:", spelled(left)),
-        *_section("Gained most so far, and little left:", spelled(gained[: (shown + 1) // 2], curves=False)),
-    ]
-    return "\n".join([target_of(feedback.setting).how_to_read, "", *lines]).rstrip()
+    """Feedback as text for a prompt, see `FeedbackText`."""
+    return FeedbackText(feedback).render(shown)

@@ -1,1 +1,1 @@
-"""Time per output token: one decode step of a model's shard, measured, and what a faster kernel makes of it."""
+"""Time per output token: decode steps of a model's shard, measured and predicted."""

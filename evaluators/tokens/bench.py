@@ -1,4 +1,4 @@
-"""Measures decode steps on the current GPU: arms captured anew several times, interleaved, outputs checked."""
+"""Measures decode steps on the current GPU: each arm in several captures, interleaved, with outputs checked."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from evaluators.measure.providers import BoundLaunch, CallInputs
 
 ROUNDS = 6
-"""Timed replays of each capture, after one that is thrown away."""
+"""Timed replays of each capture, after one that is not timed."""
 
 BARE_CAPTURES = 2
-"""Captures without attention; they say how large its share is and take part in no verdict."""
+"""Captures without attention: they give its share of a step, and no verdict uses them."""
 
 HEAD_START_CYCLES = 2_000_000
 """The GPU waits this long (1 ms) before a round, so that the host has enqueued the first replays by then."""
@@ -36,7 +36,13 @@ HEAD_START_CYCLES = 2_000_000
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """A comparison of steps, and whether the GPU was slowed down by heat or power meanwhile."""
+    """Comparison of two decisions on whole steps.
+
+    Attributes:
+        comparison: verdict and times.
+        slowed: True if heat or power slowed the GPU down meanwhile.
+        worst_error: largest relative error of attention's output.
+    """
 
     comparison: StepComparison
     slowed: bool
@@ -52,10 +58,10 @@ class TokenBench:
         """Take memory for weights, and for the KV cache of the largest of these shapes that fits beside them.
 
         Args:
-            bench: has claimed the GPU and loaded the provider.
+            bench: session of the GPU and the provider.
             shard: the model's part on this GPU.
-            shapes: that will be measured.
-            seed: seed of weights, caches and orders; the same on all ranks, so that they do the same.
+            shapes: shapes to measure.
+            seed: seed of weights, caches and orders; the same on all ranks.
             ranks: the GPUs that share the model; this one alone if None.
 
         Raises:
@@ -94,10 +100,10 @@ class TokenBench:
             shape: the decode call of every layer.
             baseline: decision of arm A, resolved.
             program: decision of arm B, resolved.
-            extra_cycles: that arm B idles at the end of its step; how the proof makes it slower by a known share.
+            extra_cycles: GPU cycles that arm B idles at the end of its step, for tests with a known slow-down.
 
         Raises:
-            MeasureError: it does not fit, an output is wrong, the library refuses it, or the GPU is lost.
+            MeasureError: the shape does not fit, an output is wrong, the library refuses it, or the GPU is lost.
         """
         problem = self.shard.fits(shape)
         if problem:
@@ -148,7 +154,7 @@ class TokenBench:
             slowed |= bool(self.ranks.slowest([[own]])[0][0])
             graphs.clear()
             gc.collect()
-            torch.cuda.empty_cache()  # a graph's memory is given back by this alone
+            torch.cuda.empty_cache()  # nothing else returns a graph's memory
             return [Capture(arm, look, t) for arm, t in zip(arms, times, strict=True)]
 
         comparison = compare_steps(measure)
@@ -176,7 +182,7 @@ class TokenBench:
         return graph, launch
 
     def _checked(self, inputs: CallInputs, run: Callable[[], None]) -> float:
-        """Relative error of the last layer's attention after one step, its output poisoned before.
+        """Relative error of the last layer's attention after one step that starts with NaN in its output.
 
         Raises:
             WrongOutputError: above `MAX_RELATIVE_ERROR`.

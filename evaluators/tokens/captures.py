@@ -1,7 +1,7 @@
-"""Verdicts about a decode step, from CUDA graphs that were captured anew several times for each arm.
+"""Verdicts about a decode step, from several captured CUDA graphs of each arm.
 
-Where tensors land when a graph is captured moves a whole step by up to 0.9%, and every replay of that graph alike. So
-replays say nothing about whether two arms differ; captures do. The unit of analysis is one capture: its time over the
+The addresses of a captured graph's tensors change a whole step by up to 0.9%, and all replays of that graph alike. So
+captures, not replays, tell whether two arms differ. The unit of analysis is one capture: its time over the
 geometric mean of all captures of the same round, as the median over rounds. Arm A is the baseline, arm B the program;
 a positive log ratio means that B is faster.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from evaluators.measure.pairing import LOOK_ALPHA, Verdict, t_quantile
 
 LOOKS = (4, 8, 16)
-"""Captures of each arm after which the data are looked at; nowhere in between."""
+"""Captures of each arm at each analysis of the data; there is none in between."""
 
 TOKEN_MARGIN = 0.005
 """Two steps are the same when the interval lies within this of no difference."""
@@ -28,8 +28,8 @@ class Capture:
 
     Attributes:
         arm: `A` (baseline), `B` (program) or `N` (no attention).
-        look: captures are timed together with those of the same look.
-        step_us: one per round; rounds are shared by all captures of a look.
+        look: number of the analysis; captures of one look are timed together.
+        step_us: microseconds in each round; all captures of a look share its rounds.
     """
 
     arm: str
@@ -66,8 +66,8 @@ class StepComparison:
         capture_sd: standard deviation between captures of one arm, of the logarithm.
         captures: captures of each of the two arms.
         baseline_us: median step of the baseline.
-        program_us: the same of the program.
-        rest_us: the same without attention.
+        program_us: median step of the program.
+        rest_us: median step without attention.
     """
 
     verdict: Verdict
@@ -80,7 +80,7 @@ class StepComparison:
 
     @property
     def token_speedup(self) -> float:
-        """Baseline's step over the program's."""
+        """The baseline's step over the program's."""
         return math.exp(self.interval.mean)
 
     @property
@@ -107,17 +107,16 @@ def capture_values(captures: Sequence[Capture]) -> dict[str, list[float]]:
     return values
 
 
-def interval_between(values: Mapping[str, Sequence[float]], alpha: float = LOOK_ALPHA) -> tuple[StepInterval, float]:
+def interval_between(values: Mapping[str, Sequence[float]]) -> tuple[StepInterval, float]:
     """Interval of mean(A) - mean(B) by Student's t with one variance for both arms, and that standard deviation.
 
     Args:
         values: results of `capture_values`, at least two of each arm.
-        alpha: two-sided level.
     """
     a, b = values["A"], values["B"]
     degrees = len(a) + len(b) - 2
     variance = (statistics.variance(a) * (len(a) - 1) + statistics.variance(b) * (len(b) - 1)) / degrees
-    half = t_quantile(1 - alpha / 2, degrees) * math.sqrt(variance * (1 / len(a) + 1 / len(b)))
+    half = t_quantile(1 - LOOK_ALPHA / 2, degrees) * math.sqrt(variance * (1 / len(a) + 1 / len(b)))
     mean = statistics.fmean(a) - statistics.fmean(b)
     return StepInterval(mean, mean - half, mean + half), math.sqrt(variance)
 
@@ -132,7 +131,7 @@ def verdict_of(interval: StepInterval, *, last: bool) -> Verdict | None:
 
 
 def compare_steps(measure: Callable[[int, int], Sequence[Capture]]) -> StepComparison:
-    """Capture and time look by look until that says something.
+    """Capture and time, look by look, until there is a verdict.
 
     Args:
         measure: takes (look, captures of each arm) and returns fresh captures of A, B and, in look 0 at least, N.

@@ -1,4 +1,4 @@
-"""The first rank of several: starts the processes of the other GPUs, tells them what to do, ends them."""
+"""First of several ranks: starts the processes of the other GPUs, sends them commands, and ends them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluators.tokens.ranks import NCCL, ManyRanks, joined
 from evaluators.tokens.shard import Shard
 
 JOIN_S = 180.0
-"""Loading torch and the kernel's library in a fresh process takes up to a minute from a cold disk."""
+"""Time limit for joining: loading torch and the kernel's library takes up to a minute from a cold disk."""
 
 
 class Crew(ManyRanks):
@@ -30,7 +30,7 @@ class Crew(ManyRanks):
         Args:
             size: ranks, this one included.
             backend: backend of torch.distributed.
-            on_death: told, from a thread, that another rank ended by itself, after which this one may wait for ever
+            on_death: called, from a thread, when another rank has ended by itself: this one may wait for it forever
                 inside a kernel.
 
         Raises:
@@ -54,7 +54,7 @@ class Crew(ManyRanks):
                 why = "ended" if ended else f"did not join within {JOIN_S:.0f} s"
                 self.close(told=False)
                 raise MeasureError(
-                    MeasureErrorKind.UNAVAILABLE, f"the process of GPU {(ended or [1])[0]} {why}; what it said is above"
+                    MeasureErrorKind.UNAVAILABLE, f"the process of GPU {(ended or [1])[0]} {why}; its output is above"
                 )
             time.sleep(0.05)
         super().__init__(store, 0, size, backend=backend)
@@ -68,7 +68,7 @@ class Crew(ManyRanks):
             on_death(f"the process of GPU {rank} ended (exit code {code}); what was measured is kept")
 
     def close(self, *, told: bool = True) -> None:
-        """End the other processes: by telling them, or by force where they may be waiting for this one."""
+        """End the other processes: by a command, or by force where they may be waiting for this one."""
         self._done = True
         if told:
             self.tell(None)
@@ -82,7 +82,7 @@ class Crew(ManyRanks):
 
 
 def check_gpus(count: int) -> None:
-    """See whether so many GPUs can share a model here.
+    """Check that this many GPUs of the machine can share a model.
 
     Raises:
         MeasureError: of kind unavailable: there are fewer, or torch has no NCCL.
@@ -113,8 +113,9 @@ def opened_steps(
     gpus: int,
     on_death: Callable[[str], None],
 ) -> Iterator[tuple[Callable[[DecodeShape, AnyDecision, AnyDecision], StepResult], int]]:
-    """Open a bench for steps of these shapes on one GPU or several, and the number of layers with distinct weights.
+    """Open a bench for steps of these shapes on one GPU or several.
 
+    Yields the function that compares two decisions on a shape, and the number of layers with distinct weights.
     `on_death` is that of `Crew`.
 
     Raises:
@@ -148,4 +149,4 @@ def opened_steps(
 
 
 def _nothing(shape: DecodeShape, baseline: AnyDecision, program: AnyDecision) -> StepResult:
-    raise AssertionError(f"{shape} was not announced")
+    raise AssertionError(f"{shape} is not among the shapes of this bench")

@@ -1,10 +1,9 @@
 """Predicted time per output token: kernel latencies put into a step whose rest was measured, or bounded by bandwidth.
 
 step = rest + layers x (kernel latency + what a call costs within a step beyond it). The rest (everything but
-attention) depends on the batch alone; it comes from steps that were measured without attention, or from the bytes of
-the shard's weights at a bandwidth, which is a lower bound of the rest and so an upper bound of what a faster kernel
-is worth. Kernel latencies are those of calls that follow each other, as recordings have them. Nothing here is a
-measurement of a program.
+attention) depends only on the batch; it comes from steps that were measured without attention, or from the bytes of
+the shard's weights at peak bandwidth, a lower bound of the rest and so an upper bound of a kernel's effect. Kernel
+latencies are those of recordings. These are predictions, not measurements.
 """
 
 from __future__ import annotations
@@ -44,12 +43,11 @@ class InStepCost:
 
     Attributes:
         launch_us: microseconds of every call.
-        partials_us: of a call with ever more partial outputs: between two layers the weights go through L2, and what
-            splits leave for the combine kernel is written anew.
-        half_rows: rows of partial outputs (live splits of sequences that are split, times query heads) at which half
-            of that is reached.
-        fused_us: instead of all that, of a kernel that combines its splits by itself: there is no second kernel whose
-            code and arguments have left the caches between two layers.
+        partials_us: limit, for many partial outputs, of the microseconds that they add: between two layers the weights
+            evict them from L2.
+        half_rows: rows of partial outputs (live splits of split sequences, times query heads) that add half of it.
+        fused_us: microseconds of a call, instead of all these, where the kernel combines its splits itself: there is
+            no second kernel whose code and arguments have left the caches between two layers.
     """
 
     launch_us: float
@@ -58,18 +56,18 @@ class InStepCost:
     fused_us: float = 0.0
 
     def of(self, partial_rows: int | None) -> float:
-        """Microseconds of a call with so many rows of partial outputs; None: the kernel combines by itself."""
+        """Microseconds of a call with this many rows of partial outputs; None: the kernel combines by itself."""
         if partial_rows is None:
             return self.fused_us
         return self.launch_us + self.partials_us * partial_rows / (partial_rows + self.half_rows)
 
 
 IN_STEP_FA3 = InStepCost(1.65, 0.99, 411.0)
-"""Of FA3 on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
+"""Cost for FA3 on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
 
 IN_STEP_TRITON = InStepCost(0.85, 1.61, 538.0, 0.60)
-"""Of FA3 and the Triton kernel beside each other, on 45 such shapes (results/tpot/triton). What calls cost in common
-differs from one measurement to the next and hardly matters; what they do not have in common does."""
+"""Cost for FA3 and the Triton kernel in one process, on 45 such shapes (results/tpot/triton). The part common to both
+differs from one measurement to the next and hardly matters; their difference does."""
 
 
 def in_step_cost(setting: Setting) -> InStepCost:
@@ -79,16 +77,16 @@ def in_step_cost(setting: Setting) -> InStepCost:
 
 @dataclass(frozen=True, slots=True)
 class KernelCall:
-    """An attention call: its latency among its like in microseconds, and its rows as of `partial_rows`."""
+    """An attention call: its recorded latency in microseconds, and its rows by `partial_rows`."""
 
     latency_us: float
     partial_rows: int | None = 0
 
 
 def partial_rows(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> int | None:
-    """Rows of partial outputs that FA3 leaves for its combine kernel under a decision that is spelled out.
+    """Rows of partial outputs that FA3 leaves for its combine kernel under a resolved decision.
 
-    None for a kernel that combines by itself; where such a kernel leaves a call to FA3, it is FA3's own choice.
+    None for a kernel that combines by itself; where such a kernel leaves a call to FA3, the rows of FA3's own choice.
     """
     if not isinstance(target_of(setting), Fa3):
         if decision.num_splits:
@@ -102,7 +100,7 @@ def partial_rows(shape: DecodeShape, setting: Setting, decision: AnyDecision, gp
 
 @dataclass(frozen=True, slots=True)
 class StepModel:
-    """A shard's step, but for the latencies of its attention calls.
+    """A shard's step without the latencies of its attention calls.
 
     Attributes:
         shard: the model's part.
@@ -144,7 +142,7 @@ class StepModel:
         return self.step_us(batch, baseline) / self.step_us(batch, program)
 
     def as_json(self) -> dict[str, Any]:
-        """As files of steps hold it."""
+        """The model in the form of a file of steps."""
         rest = [{"batch": b, "rest_us": round(t, 2)} for b, t in self.rest]
         return {"shard": asdict(self.shard), "origin": self.origin.value, "rest": rest}
 
@@ -161,7 +159,7 @@ class StepModel:
         except (KeyError, TypeError) as error:
             raise ValueError(f"expected shard, origin and rest of a step ({error!r})") from error
         if not rest or any(b < 1 or not 0 < t < math.inf for b, t in rest):
-            raise ValueError("expected one batch at least, each with a time above 0")
+            raise ValueError("expected at least one batch, each with a time above 0")
         return model
 
 
@@ -174,14 +172,14 @@ def measured_model(shard: Shard, measured: Iterable[tuple[int, float]]) -> StepM
     return StepModel(shard, RestOrigin.MEASURED, rest)
 
 
-def roofline_model(shard: Shard, *, bytes_per_us: float = H100_BYTES_PER_US) -> StepModel:
+def roofline_model(shard: Shard) -> StepModel:
     """The shortest conceivable rest: every weight read once at peak bandwidth."""
-    return StepModel(shard, RestOrigin.ROOFLINE, ((1, shard.weight_bytes / bytes_per_us),))
+    return StepModel(shard, RestOrigin.ROOFLINE, ((1, shard.weight_bytes / H100_BYTES_PER_US),))
 
 
 @dataclass(frozen=True, slots=True)
 class KernelPair:
-    """The calls of one shape, and how many output tokens it stands for, relative to others."""
+    """The calls of one shape; `weight` is its share of output tokens, on any common scale."""
 
     weight: float
     batch: int
@@ -201,7 +199,7 @@ class TokenPrediction:
         worst: lowest token speed-up of the shapes.
         best: highest token speed-up of the shapes.
         attention_share: share of attention in the mean step before.
-        shapes: that were recorded with the shard's heads.
+        shapes: number of recorded shapes with the shard's heads.
     """
 
     shard: str
@@ -215,7 +213,7 @@ class TokenPrediction:
 
 
 def predict_tokens(model: StepModel, pairs: Sequence[KernelPair]) -> TokenPrediction:
-    """Time per output token over shapes.
+    """Predict the time per output token over shapes.
 
     Raises:
         ValueError: no pair, or none that weighs anything.

@@ -1,4 +1,4 @@
-"""Entry point of every rank but the first: does with its own GPU what the first one says, until it says no more.
+"""Entry point of every rank but the first: follows the first one's commands on its own GPU.
 
 Commands are tuples: ("open", setting, shard, shapes, seed) once, then ("compare", shape, baseline, program).
 """
@@ -16,7 +16,7 @@ from evaluators.tokens.ranks import NCCL, ManyRanks, end_with_parent, joined
 
 
 def open_steps(ranks: ManyRanks, setting: Any, shard: Any, shapes: Any, seed: int) -> Any:
-    """A bench of decode steps on this rank's GPU; in step with `crew.opened_steps` of the first rank."""
+    """A bench of decode steps on this rank's GPU; agrees with `crew.opened_steps` of the first rank."""
     from evaluators.measure.bench import GpuBench
     from evaluators.tokens.bench import TokenBench
 
@@ -25,7 +25,7 @@ def open_steps(ranks: ManyRanks, setting: Any, shard: Any, shapes: Any, seed: in
 
 
 def serve(ranks: ManyRanks, opened: Callable[..., Any] = open_steps) -> None:
-    """Follow the first rank; what fails on one rank fails on all, and the first one reports it."""
+    """Follow the first rank; a failure on one rank fails on all, and the first one reports it."""
     steps = None
     while (command := ranks.tell(None)) is not None:
         name, *arguments = command
@@ -40,7 +40,7 @@ def serve(ranks: ManyRanks, opened: Callable[..., Any] = open_steps) -> None:
 
 
 def main() -> None:
-    """Join, and serve."""
+    """Join the first rank and serve it."""
     import torch
     import torch.distributed as dist
 

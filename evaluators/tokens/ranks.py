@@ -1,9 +1,8 @@
-"""Tensor parallelism over several GPUs of this machine: one process each, which do the same and wait for each other.
+"""Tensor parallelism over several GPUs of this machine: one process each, all doing the same in step.
 
-The first rank is the process that was started; it starts the others, tells them what to do (`crew`), and decides alone
-when to stop. Activations are summed by NCCL; what ranks tell each other goes by gloo through the CPU.
-A rank that fails before a step is enqueued says so, so that all of them give up that shape; one that dies ends the
-measurement.
+The first rank is the process that was started; it starts the others, sends them commands (`crew`), and decides alone
+when to stop. NCCL sums activations; messages between ranks go by gloo through the CPU. A rank that fails before a step
+is enqueued says so, and all of them skip that shape; one that dies ends the measurement.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from evaluators.measure.shape_timer import WrongOutputError
 NCCL = "cpu:gloo,cuda:nccl"
 """Backends of torch.distributed: sums on GPUs by NCCL."""
 
-ANSWER = datetime.timedelta(minutes=5)
-"""The longest that one rank waits for another: two minutes of compilation were seen."""
+ANSWER_TIMEOUT = datetime.timedelta(minutes=5)
+"""Longest wait of one rank for another: two minutes of compilation were seen."""
 
 T = TypeVar("T")
 
 
 class Ranks:
-    """One GPU alone: nobody to wait for, nothing to sum."""
+    """A single GPU: no other rank to wait for, nothing to sum."""
 
     rank, size = 0, 1
 
     def agree(self, work: Callable[[], T]) -> T:
-        """Do something that no other rank takes part in; where it fails on one rank, it fails on all."""
+        """Do this rank's own part of a step; if it fails on one rank, it fails on all."""
         return work()
 
     def slowest(self, times: Sequence[Sequence[float]]) -> list[tuple[float, ...]]:
-        """The longest of the ranks' times, one by one."""
+        """The longest of the ranks' times, element by element."""
         return [tuple(row) for row in times]
 
     def all_reduce(self, activations: Any) -> None:
@@ -44,22 +43,22 @@ class Ranks:
 
 
 class ManyRanks(Ranks):
-    """One of several processes, joined through a store that the first one holds."""
+    """One of several processes, joined through a store of the first one."""
 
     def __init__(self, store: Any, rank: int, size: int, *, backend: str = NCCL) -> None:
-        """Join the others, which waits for all of them."""
+        """Join the others; waits for all of them."""
         import torch.distributed as dist
 
         self.rank, self.size, self._dist = rank, size, dist
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=ANSWER)
-        self._control = dist.new_group(backend="gloo", timeout=ANSWER)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=ANSWER_TIMEOUT)
+        self._control = dist.new_group(backend="gloo", timeout=ANSWER_TIMEOUT)
 
     def agree(self, work: Callable[[], T]) -> T:
         """See `Ranks.agree`.
 
         Raises:
             WrongOutputError: an output is wrong on another rank.
-            RuntimeError: something else went wrong there; on the rank itself what was raised.
+            RuntimeError: another failure on another rank; a rank's own exception is raised as it is.
         """
         found, error = None, None
         try:
@@ -89,7 +88,7 @@ class ManyRanks(Ranks):
         self._dist.all_reduce(activations)
 
     def tell(self, command: Any) -> Any:
-        """Give all ranks what the first has: each calls it, and gets the first one's object."""
+        """Broadcast the first rank's object: every rank calls this, and gets that object."""
         box = [command]
         self._dist.broadcast_object_list(box, src=0, group=self._control)
         return box[0]

@@ -1,4 +1,4 @@
-"""One GPU's part of a model under tensor parallelism, in bytes and in time at the speed of its memory."""
+"""One GPU's part of a model under tensor parallelism: its sizes and the memory that it needs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.models import DecoderModel, ModelRefused
 from evaluators.data.workloads import heads_text
-from evaluators.measure.providers.memory import kv_elements, live_kv_bytes
+from evaluators.measure.providers.memory import kv_elements
 
 ELEMENT_BYTES = 2
 """Bytes per element of weights, activations and KV cache: bf16."""
 
 SPARE_BYTES = 6 << 30
-"""Share of the GPU's memory for CUDA, graphs, attention's workspace and the check of outputs in fp32."""
+"""Bytes left for CUDA, graphs, attention's workspace and the check of outputs in fp32."""
 
 DISTINCT_L2 = 4
 """Weights of distinct layers take at least this many times L2, so that no layer finds its weights there."""
@@ -24,7 +24,7 @@ class Shard:
     """One GPU's part of a dense decoder.
 
     Attributes:
-        model: its name.
+        model: name of the model.
         tp: tensor parallel degree.
         hidden: width of the residual stream.
         layers: decoder layers.
@@ -47,7 +47,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """For example `llama-3.1-70b-tp8`."""
+        """Name with the degree, for example `llama-3.1-70b-tp8`."""
         return f"{self.model}-tp{self.tp}"
 
     @property
@@ -88,10 +88,10 @@ class Shard:
         return self.layers * 2 * ELEMENT_BYTES * kv_elements(shape, setting)
 
     def distinct_layers(self, free_bytes: int, l2_bytes: int) -> int:
-        """Layers of which weights of their own fit; all of them where they do.
+        """Number of layers whose own weights fit into memory, at most all.
 
         Raises:
-            MemoryError: so few that a layer could find its weights in L2.
+            MemoryError: so few fit that a layer could find its weights in L2.
         """
         fit = min(self.layers, (free_bytes - self.head_bytes) // self.layer_bytes)
         needed = min(self.layers, 1 + -(-DISTINCT_L2 * l2_bytes // self.layer_bytes))
@@ -103,26 +103,8 @@ class Shard:
         return fit
 
 
-@dataclass(frozen=True, slots=True)
-class Roofline:
-    """Shortest conceivable step: bytes over bandwidth; a lower bound, no measurement."""
-
-    weights_us: float
-    kv_us: float
-
-    @property
-    def share(self) -> float:
-        """Attention's share."""
-        return self.kv_us / (self.weights_us + self.kv_us)
-
-
-def roofline(shard: Shard, shape: DecodeShape, *, bytes_per_us: float) -> Roofline:
-    """Bytes that a step reads, at a bandwidth."""
-    return Roofline(shard.weight_bytes / bytes_per_us, shard.layers * live_kv_bytes(shape) / bytes_per_us)
-
-
 def memory_needed(shard: Shard, shape: DecodeShape, setting: Setting, gpu: Gpu) -> int:
-    """Least bytes that a step of this shape takes on a GPU, its KV cache and the weights that it must have."""
+    """Fewest bytes that a step of this shape needs on a GPU: its KV cache and the necessary weights."""
     distinct = min(shard.layers, 1 + -(-DISTINCT_L2 * gpu.l2_bytes // shard.layer_bytes))
     return shard.head_bytes + distinct * shard.layer_bytes + shard.kv_bytes(shape, setting) + SPARE_BYTES
 
@@ -131,8 +113,8 @@ def shard_of(model: DecoderModel, tp: int) -> Shard:
     """One GPU's part of a model.
 
     Raises:
-        UserError: its heads cannot be cut so.
-        ModelRefused: no dense decoder with full attention in bf16, which is all that a step is built of here.
+        UserError: its heads cannot be divided by this degree.
+        ModelRefused: the model is not a dense decoder with full attention in bf16.
     """
     unlike = {
         f"{model.experts} experts": model.experts,
@@ -146,8 +128,8 @@ def shard_of(model: DecoderModel, tp: int) -> Shard:
     named = [what for what, has in unlike.items() if has]
     if named:
         raise ModelRefused(
-            f"{model.name} has {' and '.join(named)}: whole steps are measured of dense decoders with full attention "
-            "in bf16 alone"
+            f"{model.name} has {' and '.join(named)}: whole steps are measured only for dense decoders with full "
+            "attention in bf16"
         )
     part = model.shard(tp)
     return Shard(

@@ -1,11 +1,11 @@
-"""One decode step of a shard with random weights: all layers, as one sequence of launches that a CUDA graph can hold.
+"""One decode step of a shard with random weights: all layers, as launches that a CUDA graph can hold.
 
 RMSNorm, QKV, rotary embedding with the write into the KV cache, attention by a provider, O, RMSNorm, gate and up, SiLU,
 down, per layer; then the last norm and the output head. Every layer has a KV cache of its own. On several GPUs the
-outputs of O and down are summed over them. There is no embedding look-up, no sampling, no gathering of logits; where
-one GPU stands for several, no all-reduce either: a real step is longer.
+outputs of O and down are summed over them. There is no embedding look-up, no sampling, no gathering of logits; on
+one GPU of several, no all-reduce either: a real step is longer.
 
-Everything but attention writes into buffers that all arms share, so that arms differ by attention alone.
+Everything but attention writes into buffers that all arms share, so that arms differ only in attention.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def cache_rows(inputs: CallInputs) -> Any:
 
 
 class DecodeStep:
-    """The launches of one step over given inputs; attention is a function of the layer, or left out."""
+    """Launches of one step over given inputs; attention is a function of the layer, or left out."""
 
     def __init__(
         self, shard: Shard, weights: Weights, inputs: CallInputs, *, seed: int,

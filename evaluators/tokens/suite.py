@@ -26,7 +26,7 @@ RAGGED_BATCHES = (6, 12, 24)
 
 @dataclass(frozen=True, slots=True)
 class StepSubject:
-    """A shape with both programs' decisions, resolved; `same_launch` leaves nothing to measure."""
+    """A shape with both programs' resolved decisions; with `same_launch` there is nothing to measure."""
 
     case: Case
     baseline: AnyDecision
@@ -41,7 +41,7 @@ class StepVerdict:
     Attributes:
         subject: the shape and its decisions.
         verdict: faster, slower, same or unreliable.
-        result: None where the launch is the same, or where trouble came.
+        result: None where the launch is the same, or where measuring failed.
         trouble: reason of a failure; empty without one.
         wrong_output: True if attention's output was wrong.
     """
@@ -87,16 +87,15 @@ def measure_steps(
     *,
     deadline: float | None = None,
     on_verdict: Callable[[StepVerdict], None] = lambda _: None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> list[StepVerdict]:
     """Compare shape by shape; stops at the deadline.
 
     Raises:
-        MeasureError: the GPU was lost; what was found before went to `on_verdict`.
+        MeasureError: the GPU was lost; earlier verdicts have gone to `on_verdict`.
     """
     found = []
     for subject in subjects:
-        if deadline is not None and clock() > deadline:
+        if deadline is not None and time.monotonic() > deadline:
             break
         if subject.same_launch:
             verdict = StepVerdict(subject, Verdict.SAME)
@@ -116,7 +115,7 @@ def measure_steps(
 
 @dataclass(frozen=True, slots=True)
 class StepSuite:
-    """The verdict over all shapes, each weighing the same; launches that are the same count as no difference."""
+    """Verdict over all shapes with equal weights; equal launches count as no difference."""
 
     verdict: Verdict
     interval: StepInterval
@@ -125,7 +124,7 @@ class StepSuite:
 
 
 def judge_steps(found: Sequence[StepVerdict]) -> StepSuite:
-    """Mean log ratio over the shapes that were measured or need not be; never faster where an output was wrong."""
+    """Joint verdict: mean log ratio over measured shapes and equal launches; never faster if an output was wrong."""
     measured = [v.result.comparison for v in found if v.result is not None]
     counted = len(measured) + sum(v.subject.same_launch for v in found)
     wrong = sum(v.wrong_output for v in found)

@@ -1,1 +1,1 @@
-"""Traffic of a server: traces of requests, the decode batches that they make, and what each recorded shape weighs."""
+"""Traffic of a server: traces of requests, the decode batches that they cause, and weights of recorded shapes."""

@@ -1,10 +1,10 @@
-"""Simulated decode batches of a server with continuous batching and given limits, for a trace.
+"""Simulated decode batches of a server with continuous batching that serves a trace.
 
 Requests wait in the order of arrival. Before each decode step the server admits as many as its limits allow and
-computes their prompts, which delays everyone by the prompt's tokens over a stated rate and yields the first token; then
-one step yields a token for every running request. A request keeps room for its whole answer in the KV cache, so that
-none is ever preempted. How long a step takes follows from the shard's step model; it decides how many requests arrive
-meanwhile, and nothing else. Chunked prefill, prefix caching and padding of batches to captured sizes are left out.
+computes their prompts, which delays all requests by the prompt's tokens over a stated rate and yields the first token;
+then one step yields a token for every running request. A request keeps room for its whole answer in the KV cache, so
+that none is ever preempted. The time of a step comes from the shard's step model; it only decides how many requests
+arrive meanwhile. Chunked prefill, prefix caching and padding of batches to captured sizes are left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evaluators.tokens.predict import KernelCall, StepModel
 from evaluators.traffic.traces import ServedRequest, Trace
 
 MAX_STEPS = 20_000_000
-"""A simulation that has not ended by then is cut off, and says so."""
+"""Limit of decode steps; a longer simulation is cut off, and says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ServerLimits:
     """Limits of a server.
 
     Attributes:
-        max_batch: most requests that decode together.
+        max_batch: most requests in one decode step.
         kv_tokens: keys that the KV cache holds.
         max_model_len: longest request, prompt and answer.
         prefill_tokens_per_s: rate at which prompts are computed.
@@ -55,15 +55,15 @@ class Traffic:
     """Decode steps of a simulated server.
 
     Attributes:
-        batches: a sample of decode steps in the order of time, drawn in proportion to their batch, so that each stands
-            for as many output tokens.
-        steps: all decode steps.
-        tokens: that they yielded.
-        refused: requests that no limit allows.
+        batches: a sample of decode steps in the order of time, drawn in proportion to their batch, so that each
+            represents as many output tokens.
+        steps: number of all decode steps.
+        tokens: output tokens of these steps.
+        refused: requests longer than the limits allow.
         busy: share of the time that decode steps take.
-        mean_batch: that an output token shared its step with.
-        mean_keys: mean keys of the sequence that an output token belongs to.
-        cut_off: True if the simulation was ended before the trace.
+        mean_batch: mean batch of an output token's step.
+        mean_keys: mean keys of an output token's sequence.
+        cut_off: True if the simulation ended before the trace.
     """
 
     batches: tuple[DecodeBatch, ...]
@@ -77,7 +77,7 @@ class Traffic:
 
 
 def estimated_kernel_us(heads: DecodeShape, keys: int) -> float:
-    """Rough latency of a decode call over so many keys in all, from its bytes: no measurement."""
+    """Rough latency in microseconds of a decode call over `keys` keys in all, from its bytes; not measured."""
     live_bytes = keys * heads.num_heads_kv * (heads.head_dim + heads.v_head_dim) * 2
     return max(LAUNCH_FLOOR_US, live_bytes / BYTES_PER_US)
 
@@ -108,7 +108,7 @@ class _Sample:
 def simulate(
     trace: Trace, limits: ServerLimits, step_us: Callable[[int, int], float], *, batches: int, seed: int
 ) -> Traffic:
-    """Serve a trace.
+    """Simulate a server on a trace.
 
     Args:
         trace: the requests.

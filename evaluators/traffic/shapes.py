@@ -1,4 +1,4 @@
-"""Decode batches as shapes: cases of their own for a live judge, weights of recorded shapes for a table."""
+"""Decode batches as shapes: new cases for a live judge, weights of recorded shapes for a table."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from evaluators.traffic.batching import DecodeBatch, Traffic
 
 BLOCK_SPLITS = (Split.TRAIN, Split.TRAIN, Split.HOLDOUT, Split.TRAIN, Split.TEST)
 BLOCKS = 20
-"""Stretches of time that the sample is cut into; whole stretches are trained on or held out, since neighbouring steps
-are almost the same."""
+"""Stretches of time that the sample is divided into; each goes to one split as a whole, since neighbouring steps are
+almost the same."""
 
 CAPACITY_STEP = 256
 NEAREST = 8
@@ -47,7 +47,7 @@ def traffic_cases(traffic: Traffic, heads: DecodeShape, *, capacity: int | None 
     Args:
         traffic: decode steps of a server.
         heads: heads of a call of the shard.
-        capacity: in keys, of every call, as servers with full CUDA graphs give it; None: that of the batch's longest
+        capacity: keys of every call's capacity, as in servers with full CUDA graphs; None for the batch's longest
             sequence, rounded up to `CAPACITY_STEP`.
     """
     cases = []
@@ -61,7 +61,7 @@ def traffic_cases(traffic: Traffic, heads: DecodeShape, *, capacity: int | None 
 
 
 def measures(seqlens: Sequence[int]) -> tuple[float, float, float]:
-    """Batch, mean and longest live length, as powers of two: what decides a launch's time."""
+    """Batch, mean and longest live length, as powers of two; they determine most of a launch's time."""
     return math.log2(len(seqlens)), math.log2(max(1.0, statistics.fmean(seqlens))), math.log2(max(1, *seqlens))
 
 

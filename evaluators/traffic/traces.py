@@ -27,7 +27,7 @@ from typing import Any
 from evaluators.data.errors import UserError
 
 MAX_TOKENS = 10_000_000
-"""A prompt or an answer that is longer is no length in tokens."""
+"""Longest prompt or answer in tokens; a larger number is refused."""
 
 
 class TraceFormat(StrEnum):
@@ -50,7 +50,7 @@ class Layout:
 
     @property
     def fields(self) -> tuple[str, str, str]:
-        """All three."""
+        """Names of the three fields."""
         return self.arrival, self.prompt, self.output
 
 
@@ -93,9 +93,9 @@ class ServedRequest:
     """One request.
 
     Attributes:
-        arrival_s: after the first request of the trace.
-        prompt_tokens: at least 1.
-        output_tokens: generated, at least 1.
+        arrival_s: seconds after the first request of the trace.
+        prompt_tokens: tokens of the prompt, at least 1.
+        output_tokens: generated tokens, at least 1.
     """
 
     arrival_s: float
@@ -109,9 +109,9 @@ class Trace:
 
     Attributes:
         name: name of the file.
-        format: in which it came.
-        requests: with a prompt and an answer.
-        empty: rows without one of them, such as failed requests, which are left out.
+        format: format of the file.
+        requests: requests with a prompt and an answer.
+        empty: rows without prompt or answer, such as failed requests, which are left out.
     """
 
     name: str
@@ -121,7 +121,7 @@ class Trace:
 
     @property
     def span_s(self) -> float:
-        """From the first arrival to the last."""
+        """Seconds from the first arrival to the last."""
         return self.requests[-1].arrival_s
 
 
@@ -142,7 +142,7 @@ def _format_of(names: Iterable[str], where: str) -> TraceFormat:
         if known.issuperset(layout.fields):
             return kind
     expected = "; ".join(", ".join(layout.fields) for layout in LAYOUTS.values())
-    raise UserError(f"{where}: no trace of requests; found {', '.join(sorted(map(str, known))) or 'nothing'}",
+    raise UserError(f"{where}: no trace of requests; found {', '.join(sorted(filter(None, known))) or 'nothing'}",
                     hint=f"expected one of: {expected}")  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: no JSON ({error})") from error
+            raise UserError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
         yield number, row
@@ -166,7 +166,7 @@ def _csv_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
+        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from error
 
 
 def _tokens(value: Any) -> int:
@@ -177,11 +177,11 @@ def _tokens(value: Any) -> int:
 
 
 def read_trace(path: Path, *, limit: int | None = None) -> Trace:
-    """A trace, gzipped or not.
+    """Read a trace, gzipped or not.
 
     Args:
         path: path of the file.
-        limit: the first so many requests alone.
+        limit: number of requests to read; None for all.
 
     Raises:
         UserError: it cannot be read, is in no known format, a line is wrong, or no request is left.

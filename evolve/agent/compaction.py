@@ -11,13 +11,13 @@ from typing import Any
 from evolve.prompts.tokens import estimate_tokens
 
 TARGET = 0.7
-"""Share of the limit that is left in use: shortening a little at each turn would lose endpoints' prompt caches."""
+"""Share of the limit in use after a shortening: shortening at each turn would lose endpoints' prompt caches."""
 
 KEPT_ANSWERS = 2
-"""Number of last answers whose tool results are never shortened."""
+"""Latest answers whose tool results are never shortened."""
 
 KEPT_CHARS = 240
-"""Number of first lines kept of a shortened result, with the score or the refusal."""
+"""Most characters kept of a shortened result: its first lines, with the score or the refusal."""
 
 
 def tokens_of(messages: list[dict[str, Any]]) -> int:
@@ -30,8 +30,8 @@ def compact(messages: list[dict[str, Any]], most: int, *, apart: int = 0) -> int
 
     Args:
         messages: in the form of chat completions, the oldest first.
-        most: tokens that the conversation may have.
-        apart: tokens of what is sent beside the messages: system message and tools.
+        most: limit of the conversation in tokens.
+        apart: tokens sent beside the messages: system message and tools.
 
     Returns:
         Number of shortened results.

@@ -12,7 +12,7 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 
 REPEATED = 3
-"""Drafts with the same decisions that count as going round in circles."""
+"""Drafts with the same decisions that count as stagnation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Draft:
         number: from 1; 0 is the parent.
         source: its text.
         status: status of the evaluation.
-        message: why it has no score, or what is to be known of it.
+        message: reason for a missing score, or a warning.
         score: on the training shapes; 0 where it has none.
         regressions: training shapes that became slower.
         missing: training shapes without a recorded latency.
@@ -54,7 +54,7 @@ class Draft:
 
 
 def draft_of(number: int, source: str, evaluation: Evaluation, *, charged: bool) -> Draft:
-    """Draft with the part of its evaluation that concerns training shapes."""
+    """Make a draft, with the part of its evaluation that concerns training shapes."""
     train = evaluation.train if evaluation.status is Status.OK else None
     return Draft(
         number,
@@ -71,7 +71,7 @@ def draft_of(number: int, source: str, evaluation: Evaluation, *, charged: bool)
 
 
 def decisions_digest(evaluation: Evaluation) -> str:
-    """Digest of the decisions on the training shapes: that of all shapes would tell of the others."""
+    """Digest of the decisions on the training shapes; one of all shapes would reveal something of the others."""
     rows = sorted((o.name, repr(o.decided)) for o in evaluation.feedback.opportunities)
     return hashlib.sha256(repr(rows).encode()).hexdigest() if rows else evaluation.decisions_hash
 
@@ -84,12 +84,12 @@ def gate(
     *,
     more_regressions: int = 0,
 ) -> list[str]:
-    """Reason why a draft cannot become a child; empty if it can.
+    """Reasons why a draft cannot become a child; empty if it can.
 
     Args:
         parent: its parent.
         draft: the evaluated draft.
-        rechecked: its evaluation after the recheck, which lowers the score of what was learnt by heart.
+        rechecked: its evaluation after the recheck, which lowers the score of overfitted programs.
         opens_cell: tells whether features open a cell of the island's grid.
         more_regressions: allowed regressions beyond its parent's.
     """
@@ -116,9 +116,9 @@ def stagnation(parent: Draft, drafts: Sequence[Draft], since: int, *, stall: int
 
     Args:
         parent: the score to beat.
-        drafts: in order.
+        drafts: drafts in order.
         since: number of drafts before the last time that stagnation was reported.
-        stall: drafts in a row without gain, or failed ones, that count.
+        stall: drafts in a row, without gain or failed, that count as stagnation.
     """
     recent = drafts[since:]
     failed = 0

@@ -1,7 +1,8 @@
-"""One expedition: from a parent and a brief, by tools, to at most one child. Every turn is stored before it is used."""
+"""One expedition: tool calls from a parent and a brief to at most one child. Every turn is stored before it is used."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections import deque
@@ -24,9 +25,10 @@ from evolve.proposal import Request, Response
 from evolve.proposer_config import AgentConfig
 from evolve.proposers.base import EndpointError, ProposerError, RequestRefused
 from evolve.search.budget import BudgetSpent
+from evolve.search.pipeline import JudgeLike
 
 MOST_CALLS = 8
-"""Tools that one answer of a model may call."""
+"""Most tool calls in one answer of a model."""
 MOST_SUPERVISIONS = 2
 
 
@@ -50,15 +52,15 @@ class ExpeditionEnd:
 
 
 class Expedition:
-    """The turns of one expedition, those of before an interruption included."""
+    """The turns of one expedition, including those before an interruption."""
 
     def __init__(
         self,
         request: Request,
         config: RunConfig,
         journal: Journal,
-        bench: Workbench,
-        lineage: EarlierPrograms,
+        judge: JudgeLike,
+        judging: asyncio.Semaphore,
         speaker: Speaker | None,
     ) -> None:
         """Resume an expedition from its journal.
@@ -67,13 +69,15 @@ class Expedition:
             request: request for the child.
             config: configuration of the run, whose proposer is an agent.
             journal: journal of the run.
-            bench: its tools, untouched.
-            lineage: earlier programs of the run.
+            judge: judge of drafts.
+            judging: limit of concurrent evaluations.
             speaker: the model; None where an external operator calls the tools.
         """
         assert isinstance(config.proposer, AgentConfig)
         self._request, self._config, self._agent = request, config, config.proposer
-        self._journal, self.bench, self._lineage, self._speaker = journal, bench, lineage, speaker
+        self._journal, self._speaker = journal, speaker
+        self._lineage = EarlierPrograms(journal, request.settled, request.parent.id)
+        self.bench = Workbench(request, config.proposer, judge, self._lineage, judging)
         self._known = deque(journal.turns("id = ?", (request.index,)))
         self._step = self.turn = self._supervised = self._supervisions = 0
         self.tokens, self.usd = 0, 0.0
@@ -89,11 +93,11 @@ class Expedition:
     # Operation by a model
 
     async def run(self) -> Response:
-        """Go on to the end.
+        """Run the expedition to its end.
 
         Raises:
             ProposerError: it ended without a child; the message begins with `dead` or `blind`.
-            BudgetSpent: the run's budget is spent, and no draft passes: the expedition waits for more.
+            BudgetSpent: the run's budget is spent, and no draft passes; more budget resumes the expedition.
         """
         assert self._speaker is not None
         self._messages = [{"role": "user", "content": self.brief()}]
@@ -165,7 +169,7 @@ class Expedition:
     # Operation by an external operator
 
     async def call(self, name: str, arguments: str, reported: Reported | None = None) -> str:
-        """Call one tool; returns what it says, with what is left.
+        """Call one tool; returns its text, with the remaining budget.
 
         Args:
             name: name of the tool.
@@ -187,7 +191,7 @@ class Expedition:
         return "\n\n".join(told)
 
     async def take_up(self) -> None:
-        """Bring an external operator's expedition to where its journal left it."""
+        """Restore an external operator's expedition from its journal."""
         turn = None
         while self._known:
             turn = self._known.popleft()
@@ -197,7 +201,7 @@ class Expedition:
         if self._step == 0:
             await self._supervise(self._without_gain())
 
-    # Both
+    # Either way
 
     def brief(self) -> str:
         """Task, notes of earlier expeditions and budgets, as the first message."""
@@ -220,7 +224,7 @@ class Expedition:
         return f"Left: {', '.join(parts)}."
 
     async def _tool(self, name: str, arguments: str) -> Turn:
-        """Call a tool, store what it says, and end where it ends the expedition."""
+        """Call a tool, store its result, and end the expedition if the tool does."""
 
         async def work() -> tuple[str, str, dict[str, Any]]:
             result = await self.bench.call(name, arguments)
@@ -231,7 +235,7 @@ class Expedition:
         return turn
 
     async def _settle(self, turn: Turn) -> None:
-        """End where a tool ended the expedition."""
+        """End the expedition if a tool ended it."""
         if turn.kind is not TurnKind.TOOL:
             return
         if "accepted" in turn.facts:
@@ -243,7 +247,7 @@ class Expedition:
             await self._ends(ExpeditionEnd(self._without_child(), turn.facts["gave_up"], None, ""), by="agent")
 
     def _left_after(self, result: ToolResult) -> str:
-        """`left` as it is once a result is taken note of."""
+        """`left` after a result has been counted."""
         charged = bool(isinstance(result.facts.get("draft"), dict) and result.facts["draft"]["charged"])
         tables, turns = int(result.facts.get("fit_tables", 0)), int(self._speaker is None)
         self.bench.charged += charged
@@ -259,7 +263,7 @@ class Expedition:
     async def _row(
         self, kind: TurnKind, asked: str, work: Callable[[], Awaitable[tuple[str, str, dict[str, Any]]]]
     ) -> Turn:
-        """The next turn: the one of before an interruption, or a new one, stored."""
+        """The next turn: one from before an interruption, or a new one, which is stored."""
         if self._known:
             turn = self._known.popleft()
             assert turn.kind is kind, f"step {turn.step} is {turn.kind}, not {kind}"
@@ -290,7 +294,7 @@ class Expedition:
             self.end = ExpeditionEnd(ExpeditionOutcome(facts["outcome"]), facts["reason"], draft, facts["hypothesis"])
 
     def _spent(self) -> str:
-        """The expedition's budget that is used up, or would be by the next answer; empty where none is."""
+        """Message on a budget that is used up, or would be by the next answer; empty if there is none."""
         agent = self._agent
         if self.turn >= agent.turns:
             return f"its {agent.turns} turns are used up"
@@ -309,7 +313,7 @@ class Expedition:
         return ""
 
     async def _rescue(self, why: str) -> None:
-        """End an expedition whose budget is used up: with its best draft, where that passes the gate."""
+        """End an expedition whose budget is used up, with its best draft if that passes the gate."""
         await self._harness_ends(why, await self.bench.best_passing())
 
     async def _harness_ends(self, why: str, child: Draft | None, *, endpoint_failed: bool = False) -> None:
@@ -381,7 +385,7 @@ class Expedition:
         return f"the last {count} expeditions of this island brought no gain" if count >= self._agent.stall else ""
 
     async def _supervise(self, why: str) -> str:
-        """Ask for a diagnosis where there is a reason; returns what the agent is told."""
+        """Ask for a diagnosis if there is a reason; returns the message to the agent."""
         if not why or self._supervisions >= MOST_SUPERVISIONS:
             return ""
         turn = await self._row(
@@ -410,7 +414,7 @@ class Expedition:
 
 
 def _readable(spoken: Spoken) -> str:
-    """An answer as JSON with `content` and `tool_calls`, whatever the speaker gave."""
+    """An answer as JSON with `content` and `tool_calls`, whatever its form."""
     try:
         found = json.loads(spoken.text)
         calls = [{key: str(call[key]) for key in ("id", "name", "arguments")} for call in found["tool_calls"]]

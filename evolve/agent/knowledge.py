@@ -6,7 +6,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent.parent / "knowledge"
 NOTES = "notes"
-"""Topic that is no file: what earlier expeditions of the run left."""
+"""Topic without a file: lessons of earlier expeditions of the run."""
 
 
 def topics() -> dict[str, str]:

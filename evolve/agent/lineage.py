@@ -19,7 +19,7 @@ NOTES_TOLD = 20
 
 @dataclass(frozen=True, slots=True)
 class EarlierPrograms:
-    """Results of all proposals below `settled`: what was known when the expedition began, whatever came since.
+    """Results of all proposals below `settled`, which were known when the expedition began.
 
     Attributes:
         journal: journal of the run.
@@ -63,7 +63,7 @@ class EarlierPrograms:
         return scores + "\n" + ("\n".join(changed) or "the same text")
 
     def notes(self) -> list[str]:
-        """Lessons that earlier expeditions left, newest last, each with its evidence."""
+        """Lessons of earlier expeditions, newest last, each with its evidence."""
         turns = self.journal.turns("kind = ? AND name = 'note' AND id < ?", (TurnKind.TOOL.value, self.settled))
         kept = [turn for turn in turns if "note" in turn.facts]
         return [f"- {t.facts['note']} (proposal {t.id}, {t.facts['evidence']})" for t in kept[-NOTES_TOLD:]]

@@ -27,7 +27,7 @@ class Conversation:
     Attributes:
         system: system message.
         messages: further messages, in the form of chat completions.
-        tools: that may be called.
+        tools: tools that may be called.
     """
 
     system: str
@@ -64,16 +64,16 @@ class Speaker(Protocol):
 
         Raises:
             BudgetSpent: the run's budget does not allow it.
-            ProposerError: none came.
+            ProposerError: there was no answer.
         """
         ...
 
 
 class EndpointSpeaker:
-    """Asks the models of the configuration; what an interrupted run was answered is not asked again."""
+    """Asks the models of the configuration; answers from before an interruption are not asked for again."""
 
     def __init__(self, endpoints: OpenAIProposer, journal: Journal) -> None:
-        """Take who is asked and where every call is stored."""
+        """Store the endpoints, and the journal that keeps every call."""
         self._endpoints, self._journal = endpoints, journal
 
     async def answer(self, request: Request, step: int, conversation: Conversation) -> Spoken:
@@ -94,12 +94,12 @@ class EndpointSpeaker:
 
 
 class RecordedSpeaker:
-    """Answers as a recorded expedition was answered, as long as it is asked the same."""
+    """Gives the answers of a recorded expedition, as long as the conversation is the same."""
 
     def __init__(self, turns: Mapping[int, Sequence[Turn]], errors: Mapping[int, str], *, any_prompt: bool) -> None:
-        """Take the recorded turns and the errors of expeditions that were cut off, by proposal.
+        """Store the recorded turns, and the errors of expeditions that were cut off, by proposal.
 
-        `any_prompt` lets what is asked differ.
+        With `any_prompt` the conversation may differ.
         """
         self._turns, self._errors, self._any_prompt = turns, errors, any_prompt
 
@@ -107,7 +107,7 @@ class RecordedSpeaker:
         """See `Speaker.answer`.
 
         Raises:
-            UserError: the recorded run asked something else here.
+            UserError: the recorded conversation was another one.
         """
         turns = self._turns.get(request.index, ())
         turn = next((t for t in turns if t.step == step), None)

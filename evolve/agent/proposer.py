@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from evolve.agent.expedition import Expedition
-from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import EndpointSpeaker, Speaker
-from evolve.agent.workbench import Workbench
 from evolve.config import RunConfig
 from evolve.journal.journal import Journal
 from evolve.proposal import Calls, Request, Response
@@ -43,7 +41,7 @@ class AgentProposer:
         self.speaker: Speaker | None = None
         self._judging = asyncio.Semaphore(config.search.parallel_evaluations)
         self.awaited: Request | None = None
-        """Request for an external operator."""
+        """Request that waits for an external operator."""
 
     def attach(self, journal: Journal, judge: JudgeLike) -> None:
         """See `Attached.attach`."""
@@ -60,7 +58,7 @@ class AgentProposer:
 
         Raises:
             ProposerError: the expedition ended without a child.
-            OperatorAwaited: it is an external operator's, who has not ended it.
+            OperatorAwaited: an external operator has not ended it yet.
         """
         assert self._journal is not None
         expedition = self.expedition(request, self._journal)
@@ -74,10 +72,8 @@ class AgentProposer:
 
     def expedition(self, request: Request, journal: Journal) -> Expedition:
         """The expedition that makes a proposal."""
-        assert isinstance(self._config.proposer, AgentConfig) and self._judge is not None
-        lineage = EarlierPrograms(journal, request.settled, request.parent.id)
-        bench = Workbench(request, self._config.proposer, self._judge, lineage, self._judging)
-        return Expedition(request, self._config, journal, bench, lineage, self.speaker)
+        assert self._judge is not None
+        return Expedition(request, self._config, journal, self._judge, self._judging, self.speaker)
 
     async def aclose(self) -> None:
         """Close the connections."""

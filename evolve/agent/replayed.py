@@ -1,4 +1,4 @@
-"""Replays of expeditions: recorded answers of the model, tools worked again, every turn compared."""
+"""Replays of expeditions: recorded answers of the model, tools called again, every turn compared."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 from pathlib import Path
 
 from evolve.agent.expedition import Expedition, Reported
-from evolve.agent.lineage import EarlierPrograms
 from evolve.agent.models import RecordedSpeaker
-from evolve.agent.workbench import Workbench
 from evolve.config import RunConfig
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.journal.journal import Journal, open_journal
@@ -22,7 +20,7 @@ from evolve.search.pipeline import JudgeLike
 
 
 class ReplayedAgent:
-    """Answers as a recorded run of an agent was answered, and makes its expeditions again."""
+    """Repeats the expeditions of a recorded run with its recorded answers."""
 
     name = "replay"
 
@@ -56,7 +54,7 @@ class ReplayedAgent:
 
         Raises:
             ProposerError: the recorded expedition ended without a child.
-            UserError: this one does not go as the recorded one did; the message says where they part.
+            UserError: the expedition differs from the recorded one; the message says where.
         """
         found, failed = None, None
         try:
@@ -76,12 +74,9 @@ class ReplayedAgent:
         return found
 
     async def _made_again(self, request: Request) -> str:
-        """Text of the answer that the expedition comes to, or of its error."""
+        """Text of the repeated expedition's answer, or of its error."""
         assert self._journal is not None and self._judge is not None
-        assert isinstance(self._config.proposer, AgentConfig)
-        lineage = EarlierPrograms(self._journal, request.settled, request.parent.id)
-        bench = Workbench(request, self._config.proposer, self._judge, lineage, self._judging)
-        expedition = Expedition(request, self._config, self._journal, bench, lineage, self._speaker)
+        expedition = Expedition(request, self._config, self._journal, self._judge, self._judging, self._speaker)
         try:
             if self._speaker is not None:
                 return (await expedition.run()).text

@@ -15,7 +15,7 @@ from evaluators.scoring.feedback import ShapeWriter, by_region
 REGIONS_TOLD, GROUPS_TOLD, NAMES_TOLD, SLOWER_TOLD = 6, 12, 3, 4
 WAVE_EDGES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 BLOCK_N = 128
-"""Keys of a block where the kernel's own is a choice of the program."""
+"""Keys of a block, for kernels whose block size is chosen by the program."""
 BLOCK_EDGES = (2, 4, 8, 16, 32, 64, 128)
 
 

@@ -31,7 +31,7 @@ class Diagnosis(BaseModel):
     directions: list[str]
 
     def text(self) -> str:
-        """For the agent."""
+        """Text for the agent."""
         dead = [f"Dead end: {text}" for text in self.dead_ends[:5]]
         ways = [f"Direction {n}: {text}" for n, text in enumerate(self.directions[:3], start=1)]
         return "\n".join([self.diagnosis, *dead, *ways])
@@ -41,7 +41,7 @@ def supervision(why: str, request: Request, bench: Workbench, lineage: EarlierPr
     """Prompt of a supervisor, which has no tools.
 
     Args:
-        why: why the expedition has stalled.
+        why: reason of the stagnation.
         request: request for the child.
         bench: its drafts.
         lineage: earlier programs of the run.

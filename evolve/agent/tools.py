@@ -1,4 +1,4 @@
-"""What an agent may call: names, arguments and descriptions, the same for models, MCP and the command line."""
+"""Tools of an agent: names, arguments and descriptions, the same for models, MCP and the command line."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def offered(*, fit: bool) -> list[str]:
 
 
 def description(name: str) -> str:
-    """What a tool does."""
+    """Description of a tool."""
     return " ".join((TOOLS[name].__doc__ or "").split())
 
 
@@ -147,12 +147,12 @@ def parse_call(name: str, text: str, names: list[str]) -> _Arguments:
     """Arguments of a call.
 
     Args:
-        name: of the tool.
-        text: its arguments as JSON, as a model wrote them.
+        name: name of the tool.
+        text: arguments as JSON, as a model wrote them.
         names: tools of this expedition.
 
     Raises:
-        BadArguments: no such tool, no JSON, or other arguments than the tool takes.
+        BadArguments: unknown tool, invalid JSON, or arguments that the tool does not take.
     """
     if name not in names:
         raise BadArguments(f"there is no tool {name!r}; the tools: {', '.join(names)}")

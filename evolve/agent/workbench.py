@@ -41,7 +41,7 @@ class ToolResult:
 class Workbench:
     """The drafts of one expedition and the tools that work on them.
 
-    What it holds follows from the facts of the turns so far: `apply` each of them, and it stands where it stood.
+    Its state follows from the facts of the turns so far: calling `apply` with each of them restores it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Workbench:
         lineage: EarlierPrograms,
         judging: asyncio.Semaphore,
     ) -> None:
-        """An expedition that did nothing yet.
+        """Start without drafts.
 
         Args:
             request: request for the child.
@@ -72,7 +72,7 @@ class Workbench:
         self.names = tools.offered(fit=config.fit_tables > 0)
 
     def apply(self, facts: Mapping[str, Any]) -> None:
-        """Take note of a tool's facts."""
+        """Update the state by a tool's facts."""
         if "draft" in facts and isinstance(facts["draft"], dict):
             draft = Draft.from_json(facts["draft"])
             self.drafts.append(draft)
@@ -80,7 +80,7 @@ class Workbench:
         self.fit_tables += int(facts.get("fit_tables", 0))
 
     async def call(self, name: str, arguments: str) -> ToolResult:
-        """Do what a call asks; what cannot be done is said in the result."""
+        """Make a call; a refusal is a result too."""
         try:
             asked: Any = tools.parse_call(name, arguments, self.names)
         except tools.BadArguments as error:
@@ -98,7 +98,7 @@ class Workbench:
         return self.drafts[number - 1] if number else self.parent
 
     async def _seen(self, number: int) -> Evaluation:
-        """Evaluation of a draft, made again where this process has not made it: that costs nothing."""
+        """Evaluation of a draft, repeated free of charge if another process made it."""
         if number not in self._evaluations:
             self._evaluations[number] = await self._judged(self.draft(number).source)
         return self._evaluations[number]
@@ -110,7 +110,7 @@ class Workbench:
         """Run the judge or a fit, within the limit of concurrent evaluations.
 
         Raises:
-            UserError: this system cannot confine a draft: a fault of no proposal.
+            UserError: this system cannot confine a draft.
         """
         async with self._judging:
             try:
@@ -136,7 +136,7 @@ class Workbench:
         return await self._kept(source, await self._judged(source))
 
     async def _kept(self, source: str, evaluation: Evaluation, facts: Mapping[str, Any] | None = None) -> ToolResult:
-        """Number a judged draft and tell of it."""
+        """Number a judged draft and describe it."""
         number = len(self.drafts) + 1
         draft = draft_of(number, source, evaluation, charged=True)
         same = next((d for d in (self.parent, *self.drafts) if d.decisions and d.decisions == draft.decisions), None)
@@ -219,7 +219,7 @@ class Workbench:
         return ToolResult("ended without a child", {"gave_up": " ".join(storable(asked.reason).split())})
 
     async def refusals(self, draft: Draft) -> list[str]:
-        """Reason why the gate refuses a draft; empty if it passes."""
+        """Reasons why the gate refuses a draft; empty if it passes."""
         if draft.number not in self._rechecked:
             seen = await self._seen(draft.number)
             if seen.status is Status.OK:

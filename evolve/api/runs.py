@@ -49,12 +49,12 @@ def run_search(
         on_progress: called after each proposal.
 
     Raises:
-        InterruptedRun: Ctrl-C; `resume_search` goes on.
+        InterruptedRun: Ctrl-C; `resume_search` continues the run.
         UserError: a wrong configuration, a seed that fails, or no sandbox here.
 
     Example:
-        >>> run = evolve.run_search(overrides={"search.proposals": 20}, on_progress=lambda p: print(p.done, p.best))
-        >>> run.best.path
+        >>> run = evolve.run_search(overrides={"search.proposals": 20})  # doctest: +SKIP
+        >>> run.best.path  # doctest: +SKIP
     """
     opened = start_run(configured(config, overrides))
     _run(opened, on_progress)
@@ -81,7 +81,7 @@ def resume_search(
         UserError: no such run, or an override that cannot change within a run.
 
     Example:
-        >>> evolve.resume_search("last", {"search.proposals": 200})
+        >>> evolve.resume_search("last", {"search.proposals": 200})  # doctest: +SKIP
     """
     folder = run.folder if isinstance(run, Run) else find_run(str(run), Path(runs_dir))
     sets = _sets(overrides)
@@ -101,7 +101,9 @@ def open_run(run: str | Path = "last", runs_dir: str | Path = RUNS_DIR) -> Run:
         UserError: no such run; the message names those that exist.
 
     Example:
-        >>> evolve.open_run("results/runs/language-model").proposals().status.value_counts()
+        >>> run = evolve.open_run("results/runs/language-model")
+        >>> int(run.proposals().status.value_counts()["ok"])
+        46
     """
     return Run(find_run(str(run), Path(runs_dir)))
 

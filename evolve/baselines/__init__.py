@@ -1,5 +1,5 @@
-"""Baselines: simpler ways to spend the same budget, so that a search has something to beat.
+"""Baselines: simpler methods for the same budget, to compare a search with.
 
-Each has a file of its own. All count model calls, distinct decision tables and table look-ups in one `Tally`, and
-stop where the first of the three runs out.
+Each has a file of its own. All count model calls, distinct decision tables and table look-ups in a `Tally`, and stop
+when the first of the three runs out.
 """

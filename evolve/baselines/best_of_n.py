@@ -1,4 +1,4 @@
-"""Best of N: the proposer is asked N times for an improvement of the seed, and never sees its own results."""
+"""Best of N: asks the proposer N times to improve a seed, without its own earlier results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evolve.search.responses import FrozenCodeChanged, UnreadableAnswer, program
 
 
 def best_of_n(problem: Problem, tally: Tally, seed: int) -> None:
-    """Spend the budget."""
+    """Spend the budget on independent improvements of the seeds."""
     asyncio.run(_search(problem, tally, seed))
 
 

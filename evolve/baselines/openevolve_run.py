@@ -1,7 +1,7 @@
-"""`OpenEvolve.run()` itself: its own loop, population and prompts, with our proposer and our judge.
+"""`OpenEvolve.run()` as a baseline: its own loop, population and prompts, with our proposer and our judge.
 
-It runs candidates' evaluations and model calls in worker processes. The evaluator file and the model below run
-there; what they did comes back as one line of JSON per call or evaluation.
+It runs evaluations and model calls in worker processes. The evaluator file and the model below run there and write
+one line of JSON per call or evaluation.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EVALUATOR = "from evolve.baselines.openevolve_run import evaluate\n\n__all__ = [
 
 
 def openevolve_run(problem: Problem, tally: Tally, seed: int) -> None:
-    """Let it run for as many iterations as there are model calls, then count what it did."""
+    """Run OpenEvolve for as many iterations as there are model calls, then count its calls and evaluations."""
     from openevolve import OpenEvolve
 
     with tempfile.TemporaryDirectory(prefix="evosplit-openevolve-") as name:
@@ -99,7 +99,7 @@ def _settings(config: RunConfig, system: str, iterations: int) -> Any:
 
 
 def replay(trace: Path, judge: Judge, tally: Tally) -> None:
-    """Count what the workers wrote down; programs are judged again, which costs nothing new."""
+    """Count the calls and evaluations that the workers wrote; programs are judged again at no cost."""
     for line in trace.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         if row["what"] == "call":
@@ -127,7 +127,7 @@ def _worker() -> tuple[RunConfig, Judge]:
 
 
 def evaluate(program_path: str) -> Any:
-    """OpenEvolve's evaluator; every feature dimension is always there, also after a failure."""
+    """OpenEvolve's evaluator; its metrics hold every feature dimension, also after a failure."""
     from openevolve.evaluation_result import EvaluationResult
 
     from evaluators.scoring.feedback import render
@@ -160,7 +160,7 @@ class WorkerModel:
         shown = CURRENT.search(user)
         source = shown.group(1) if shown else ""
         self._asked += 1
-        # Workers are started anew now and then; the process id keeps their draws apart.
+        # OpenEvolve restarts workers now and then; the process id makes their draws distinct.
         draw = (config.random_seed * 1_000_003 + os.getpid()) * 4096 + self._asked
         parent = ProgramRecord(0, source, judge.evaluate(source))
         island = self._asked % config.search.islands

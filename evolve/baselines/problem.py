@@ -1,4 +1,4 @@
-"""Problem that all baselines are given, and the proposer that counts."""
+"""Problem of all baselines, and a proposer that counts its calls."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Problem:
     Attributes:
         config: configuration of the search that the baselines are compared with.
         judge: judges programs.
-        seeds: sources to start from.
+        seeds: sources of the initial programs.
         policy: source of the parametrised policy.
     """
 
@@ -32,7 +32,7 @@ class Problem:
 
 
 def fast_judge(config: RunConfig) -> Judge:
-    """The judge of a search's table."""
+    """Open the judge of a search's recorded table."""
     return open_judge(
         asset(config.table_path()),
         weighting=config.judge.weighting,
@@ -44,7 +44,7 @@ def fast_judge(config: RunConfig) -> Judge:
 
 
 class Counted:
-    """Wraps a proposer: counts its calls and look-ups, and gives up when a budget has run out."""
+    """Wraps a proposer: counts its calls and look-ups, and fails when a budget has run out."""
 
     def __init__(self, inner: Proposer, tally: Tally, *, calls: bool = True, look_ups: bool = True) -> None:
         """Count calls, look-ups, or both."""
@@ -73,5 +73,5 @@ class Counted:
             self._tally.look_up(said.look_ups)
 
     async def aclose(self) -> None:
-        """Release what the proposer holds."""
+        """Close the proposer."""
         await self._inner.aclose()

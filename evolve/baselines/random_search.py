@@ -15,7 +15,7 @@ DEPTH, RULES = 3, 3
 
 
 def random_search(problem: Problem, tally: Tally, seed: int) -> None:
-    """Spend the budget on tables and look-ups; there are no calls to spend."""
+    """Spend the budget of tables and look-ups; nothing calls a model."""
     rng = random.Random(seed)
     metadata = problem.judge.setting.mode is not Mode.STATIC
     try:
@@ -27,7 +27,7 @@ def random_search(problem: Problem, tally: Tally, seed: int) -> None:
 
 
 def random_program(rng: random.Random, *, metadata: bool) -> str:
-    """A program of rules: conditions and results are random expressions over the fields."""
+    """Write a program of rules whose conditions and results are random expressions over the fields."""
     lines = ["import math", "", "", "def schedule(shape, gpu):"]
     lines += _rules(rng, SHAPE, "shape", "max(1, min(64, int({}))), None, 0", "0, None, 0")
     if metadata:
@@ -42,7 +42,7 @@ def _rules(rng: random.Random, fields: tuple[str, ...], view: str, result: str, 
         left, right = _expression(rng, fields, view, 1), _expression(rng, fields, view, 1)
         lines.append(f"    if {left} {rng.choice(('<', '<=', '>', '>='))} {right}:")
         lines.append(f"        return {result.format(_expression(rng, fields, view, DEPTH))}")
-    # FA3's own choice elsewhere, half of the time: most of the shapes are best left alone.
+    # FA3's own choice elsewhere, half of the time: it is best for most shapes.
     last = stock if rng.random() < 0.5 else result.format(_expression(rng, fields, view, DEPTH))
     return [*lines, f"    return {last}"]
 

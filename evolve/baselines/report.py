@@ -31,7 +31,7 @@ class MethodRun:
 class Summary:
     """A method over its seeds: medians, and the quartiles of the shares.
 
-    Shares are those of the oracle's gain that the leader on the training shapes has at the end.
+    Shares of the oracle's gain are those of the final leader on the training shapes.
     """
 
     method: str
@@ -51,7 +51,7 @@ class Summary:
 
 
 def summarise(runs: Sequence[MethodRun]) -> list[Summary]:
-    """One line per method, the best on the holdout first."""
+    """Summaries of all methods, the best on the holdout first."""
     import pandas
 
     ends = pandas.DataFrame([{**asdict(run.standings[-1]), "method": run.method} for run in runs])
@@ -89,21 +89,21 @@ def write_report(folder: Path, runs: Sequence[MethodRun], facts: Mapping[str, st
 
 
 def write_tables(folder: Path, runs: Sequence[MethodRun]) -> list[Summary]:
-    """Write the two tables alone."""
+    """Write only the two tables."""
     import pandas
 
     summaries = summarise(runs)
     rows = [{"method": run.method, "seed": run.seed, **asdict(row)} for run in runs for row in run.standings]
     for name, lines in ((STANDINGS, rows), (SUMMARY, summaries)):
-        # Objects: a column of a table keeps whole numbers whole beside others.
+        # Objects: whole numbers stay whole beside others in a column.
         pandas.DataFrame(lines, dtype=object).map(_short).to_csv(folder / name, index=False, lineterminator="\n")
     return summaries
 
 
 def read_report(folder: Path) -> tuple[list[MethodRun], dict[str, str]]:
-    """Runs and facts of a report, so that methods measured later can join those measured before.
+    """Read runs and facts of a report, so that methods measured later can be added.
 
-    Standings come back with six digits; what stopped a run, as its method's summary says for all of its runs.
+    Standings have six digits; the reason of a run's end is that of its method's summary.
     """
     import pandas
 
@@ -182,7 +182,7 @@ def draw(path: Path, runs: Sequence[MethodRun], *, title: str) -> None:
 
 
 def _bands(runs: Sequence[MethodRun], spent: str, share: str) -> DataFrame:
-    """Quartiles of the share wherever some run moves on; a run that has ended keeps its last share."""
+    """Quartiles of the share at 120 points of spending; a run that has ended keeps its last share."""
     import pandas
 
     shares = [pandas.Series({getattr(s, spent): getattr(s, share) for s in run.standings}, dtype=float) for run in runs]

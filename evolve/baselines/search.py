@@ -16,7 +16,7 @@ from evolve.search.controller import Controller
 
 
 class _Judge:
-    """Counts what the controller asks; its questions about known programs, for feedback, are free."""
+    """Counts the controller's evaluations; repeated ones of known programs, for feedback, are free."""
 
     def __init__(self, problem: Problem, tally: Tally) -> None:
         self.description, self.grows = problem.judge.description, problem.judge.grows
@@ -42,15 +42,15 @@ def evosplit_search(problem: Problem, tally: Tally, seed: int) -> None:
 
 
 def evosplit_fitted(problem: Problem, tally: Tally, seed: int) -> None:
-    """The same with constant fitting: as configured, or every third proposal."""
+    """Run the same search with constant fitting: as configured, or every third proposal."""
     _run(problem, tally, seed, fit=problem.config.constants.every or 3)
 
 
 def _run(problem: Problem, tally: Tally, seed: int, *, fit: int) -> None:
     calls = tally.budget.model_calls
-    # Fits are proposals too, but no model calls.
+    # Fits are proposals without a model call.
     proposals = calls if not fit else calls + calls // max(1, fit - 1)
-    # One at a time: with more, a budget would be overrun by those under way.
+    # One at a time: several running proposals could exceed a budget.
     update = {"proposals": proposals, "window": 1, "parallel_proposals": 1, "parallel_evaluations": 1}
     search = problem.config.search.model_copy(update=update)
     config = problem.config.model_copy(update={"random_seed": seed, "search": search})

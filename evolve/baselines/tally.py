@@ -1,4 +1,4 @@
-"""Spending of a method, its score after each evaluation, and when it must stop."""
+"""Spending of a method, its score after each evaluation, and the end of its budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ComparisonBudget:
     Attributes:
         model_calls: answers asked of the proposer.
         decision_tables: distinct decision tables that are scored.
-        look_ups: latencies looked up: training shapes times scored tables, and what a proposer looks at itself.
+        look_ups: latencies looked up: training shapes times scored tables, and the proposer's own.
     """
 
     model_calls: int
@@ -32,7 +32,7 @@ class ComparisonBudget:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A method after an evaluation: what it has spent, and its leader on the training shapes.
+    """A method after an evaluation: its spending, and its leader on the training shapes.
 
     Attributes:
         evaluations: programs or tables scored so far, repeated ones included.
@@ -59,7 +59,7 @@ class Tally:
     """Counts one run of one method. Thread-safe."""
 
     def __init__(self, judge: Judge, budget: ComparisonBudget) -> None:
-        """Nothing spent."""
+        """Start with nothing spent."""
         self._judge, self.budget = judge, budget
         self.train_shapes = len(judge.weights[Split.TRAIN])
         self.standings: list[Standing] = []
@@ -70,10 +70,10 @@ class Tally:
         self._leader = (0.0, 0.0, 0.0, 0)
 
     def check(self) -> None:
-        """Raise where a budget has run out.
+        """Raise an error if a budget has run out.
 
         Raises:
-            ComparisonBudgetSpent: naming the budget.
+            ComparisonBudgetSpent: a budget has run out; the message names it.
         """
         spent = (
             ("model calls", self._calls, self.budget.model_calls),
@@ -89,7 +89,7 @@ class Tally:
         """Count a model call, if the budgets allow one.
 
         Raises:
-            ComparisonBudgetSpent: they do not.
+            ComparisonBudgetSpent: the budgets allow none.
         """
         with self._lock:
             self.check()
@@ -101,7 +101,7 @@ class Tally:
             self._look_ups += count
 
     def scored(self, digest: str, train_score: float, shares: tuple[float, float], regressions: int) -> None:
-        """Count a scored decision table; shares of the oracle are on train and holdout."""
+        """Count a scored decision table; `shares` of the oracle's gain are on train and holdout."""
         with self._lock:
             self._look_ups += self.train_shapes
             self._tables.add(digest)
@@ -110,7 +110,7 @@ class Tally:
             self._stand()
 
     def failed(self) -> None:
-        """Count an evaluation without a score: it may have looked up as much."""
+        """Count an evaluation without a score, which may have looked up as much."""
         with self._lock:
             self._look_ups += self.train_shapes
             self._stand()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from evolve import __version__
 from evolve.cli import verbs
@@ -60,12 +62,20 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Options before the verb."""
+
+
+@cache
+def _command() -> Any:
+    """All verbs with their options, made once for a process that calls several."""
+    return get_command(app)
 
 
 def main() -> None:
     """Entry point."""
     # Typer's stand-alone mode would end a Ctrl-C with exit code 1 and print errors in a form of its own.
-    guarded(lambda: app(standalone_mode=False))
+    guarded(lambda: _command()(standalone_mode=False))

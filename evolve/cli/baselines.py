@@ -95,7 +95,9 @@ def policy_for(config: RunConfig) -> str:
     """The parametrised policy for the configuration's setting."""
     setting = SETTINGS[config.judge.setting]
     if target_of(setting) is not FA3:
-        raise UserError(f"baselines decide for FA3, and {setting.name} is no setting of it", hint="evosplit sweep")
+        raise UserError(
+            f"baselines decide for FA3, and {setting.name} is not one of its settings", hint="evosplit sweep"
+        )
     kind = "static" if setting.mode is Mode.STATIC else "vllm" if setting.provider == "vllm" else "metadata"
     return POLICIES[kind]
 

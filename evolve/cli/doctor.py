@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -86,7 +86,7 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
     test = self_test()
     providers = {name: _provider(name) for name in provider_names()}
     gpu, state = _gpu(), _fitness()
-    report = {
+    report: dict[str, Any] = {
         "evosplit": __version__,
         "python": platform.python_version(),
         "system": f"{sys.platform} {platform.machine()}",
@@ -111,13 +111,17 @@ def doctor_command(endpoint: Path | None, *, as_json: bool) -> int:
         typer.echo(f"evosplit {__version__}, Python {report['python']}, {report['system']}")
         holds = ", ".join(k for k, v in test.mechanisms.items() if v)
         typer.echo(f"sandbox    {'ok: ' + holds if test.ok else 'no: ' + '; '.join(test.problems)}")
-        for name, why in {"live GPU": gpu, **providers}.items():
-            typer.echo(f"{name:10} {'ok' if not why else 'no: ' + why}")
-            if name == "live GPU" and state is not None:
-                fit = "fit to be timed: " if not gpu and not state.doubts else ""
-                typer.echo(f"           {fit}{', '.join(state.facts)}")
-                for doubt in state.doubts:
-                    typer.echo(f"           latencies would be unlike those of others: {doubt}")
-        typer.echo(f"tables     {', '.join(_tables()) or 'none'}")
+        typer.echo(f"live GPU   {'ok' if not gpu else 'no: ' + gpu}")
+        if state is not None:
+            fit = "fit to be timed: " if not gpu and not state.doubts else ""
+            typer.echo(f"           {fit}{', '.join(state.facts)}")
+            for doubt in state.doubts:
+                typer.echo(f"           latencies would be unlike those of others: {doubt}")
+        for why in dict.fromkeys(providers.values()):
+            names = ", ".join(name for name, own in providers.items() if own == why)
+            typer.echo(f"provider   {names}: {'ok' if not why else 'no: ' + why}")
+        for workload in dict.fromkeys(table.partition("/")[0] for table in report["tables"]):
+            settings = [table.partition("/")[2] for table in report["tables"] if table.startswith(f"{workload}/")]
+            typer.echo(f"tables     {workload}: {', '.join(settings)}")
         say_reports(reports)
     return 0 if test.ok and not any(r.reason for r in reports) else EXIT_MISSING

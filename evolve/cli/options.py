@@ -12,7 +12,7 @@ from evolve.errors import UserError
 PROGRAM = "Python file with schedule(shape, gpu), or RUN#ID."
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. --set search.proposals=50.")]
-ConfigFile = Annotated[Path, typer.Argument(help="YAML file.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file.")]
 RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Folder of run folders.")]
 OwnRunsDir = Annotated[
     Path | None,

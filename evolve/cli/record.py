@@ -87,7 +87,7 @@ def record_command(
         return 0
     if output is None:
         hint = "-o slice.jsonl, or a folder with --executor; an existing slice of the same recording is continued"
-        raise UserError("missing option -o", hint=hint)
+        raise UserError("Missing option '-o'.", hint=hint)
     if executor is not None and (output.is_file() or not output.absolute().parent.is_dir()):
         raise UserError(f"{output} cannot be a folder of slices", hint="-o names a folder, or one to make")
     if executor is None and (output.is_dir() or not output.absolute().parent.is_dir()):
@@ -151,7 +151,7 @@ def _cost_line(workload: str, setting: Setting, cost: RecordingCost, part: str, 
 def merge_command(slices: list[Path], output: Path | None) -> int:
     """Merge slices into a new table folder."""
     if output is None:
-        raise UserError("missing option -o", hint="-o results/tables/WORKLOAD/SETTING")
+        raise UserError("Missing option '-o'.", hint="-o results/tables/WORKLOAD/SETTING")
     left_out = []
     for path in slices:
         if not path.is_file():

@@ -67,7 +67,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
         refuse_packed(folder)
         return search(resume_run(held_config(folder, sets), folder, on_event=say), as_json=as_json)
     if config_path is None:
-        raise UserError("missing argument CONFIG", hint="evosplit run configs/quickstart.yaml")
+        raise UserError("Missing argument 'CONFIG'.", hint="evosplit run configs/quickstart.yaml")
     return search(start_run(load_config(asset(str(config_path)), sets), on_event=say), as_json=as_json)
 
 

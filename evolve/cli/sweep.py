@@ -179,7 +179,7 @@ def sweep_command(
             raise UserError("--resume takes the sweep's own configurations", hint="leave CONFIG, --seeds, --name out")
         return resume_command(find_sweep(resume, runs_dir), sets, jobs=jobs, as_json=as_json)
     if config is None:
-        raise UserError("missing argument CONFIG", hint="evosplit sweep configs/quickstart.yaml --seeds 0..9")
+        raise UserError("Missing argument 'CONFIG'.", hint="evosplit sweep configs/quickstart.yaml --seeds 0..9")
     members = plan_sweep(config, [*sets, *named(name)], seeds)
     return _begin(members, f"{members[0].config.name}-sweep", jobs=jobs, as_json=as_json)
 

@@ -1,1 +1,1 @@
-"""Variation operators beside each other at equal budget: paired seeds, the holdout, intervals."""
+"""Comparison of variation operators at equal budget: paired seeds, the holdout, intervals."""

@@ -11,7 +11,7 @@ from evolve.errors import UserError
 from evolve.proposer_config import AgentConfig
 
 PLENTY = 10**6
-"""Proposals of an arm that dollars end."""
+"""Limit that no arm reaches, for quantities that do not end it."""
 
 
 class Operator(StrEnum):
@@ -41,8 +41,8 @@ def arm_config(base: RunConfig, operator: Operator, seed: int, *, equal: Equal, 
 
     Args:
         base: its proposer is an agent that asks a model.
-        operator: any but the parametrised, which is no search.
-        seed: the pairing: the same in every arm.
+        operator: an operator other than the parametrised, which is not a search.
+        seed: random seed, by which runs of the arms are paired.
         equal: quantity that is equal in all arms.
         amount: amount of it per run.
 
@@ -75,7 +75,7 @@ def _agent(data: dict[str, Any], agent: AgentConfig, equal: Equal, amount: float
         return
     if int(amount) % agent.evaluations:
         raise UserError(
-            f"{amount:g} evaluations are no whole number of expeditions of {agent.evaluations}",
+            f"{amount:g} evaluations are not a whole number of expeditions of {agent.evaluations}",
             hint="--amount, or --set proposer.evaluations",
         )
     data["search"]["proposals"] = int(amount) // agent.evaluations
@@ -84,11 +84,13 @@ def _agent(data: dict[str, Any], agent: AgentConfig, equal: Equal, amount: float
 def _session(data: dict[str, Any], agent: AgentConfig, equal: Equal, amount: float) -> None:
     evaluations = int(amount) if equal is Equal.EVALUATIONS else PLENTY
     times = -(-evaluations // agent.evaluations)
-    whole: dict[str, Any] = {"evaluations": evaluations, "turns": agent.turns * times, "fit_tables": 0}
-    whole["fit_tables"] = agent.fit_tables * times
-    whole["tokens"] = agent.tokens and agent.tokens * times
-    whole["usd"] = amount if equal is Equal.DOLLARS else agent.usd and agent.usd * times
-    data["proposer"] |= whole
+    data["proposer"] |= {
+        "evaluations": evaluations,
+        "turns": agent.turns * times,
+        "fit_tables": agent.fit_tables * times,
+        "tokens": agent.tokens and agent.tokens * times,
+        "usd": amount if equal is Equal.DOLLARS else agent.usd and agent.usd * times,
+    }
     data["search"] |= {"proposals": 1, "islands": 1, "window": 1}
 
 

@@ -1,4 +1,4 @@
-"""Outcomes of the arms: each run's leader on the training shapes, what it has on the holdout, what it cost."""
+"""Outcomes of the arms: each run's leader on the training shapes, its holdout score, its cost."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from evolve.journal.turns import ExpeditionOutcome
 from evolve.run import held_config
 
 UNJUDGED = (Status.NO_ANSWER, Status.FROZEN_CODE, Status.PROPOSER_FAILED, Status.LANGUAGE, Status.DUPLICATE)
-"""Outcomes of a proposal for which no evaluation was spent, or hardly any."""
+"""Outcomes of a proposal that cost no evaluation, or hardly any."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmRun:
     """One run of one arm.
 
-    Shares are those of the oracle's gain that the leader on the training shapes has: the holdout picks nothing here,
-    so that it is not flattered.
+    Shares of the oracle's gain are those of the leader on the training shapes: the holdout picks nothing here, so its
+    share is not biased.
 
     Attributes:
         arm: name of the arm.
-        seed: the pairing.
+        seed: random seed, by which runs of the arms are paired.
         who: models that answered, as the journal names them.
-        train_share: on the training shapes.
-        holdout_share: on the holdout.
-        train_score: on the training shapes, less the penalty for regressions.
-        regressions: on training shapes and holdout.
+        train_share: share on the training shapes.
+        holdout_share: share on the holdout.
+        train_score: score on the training shapes, with the penalty for regressions.
+        regressions: regressions on training shapes and holdout.
         evaluations: drafts judged, or tables scored.
         calls: answers of models.
-        tokens: prompts and answers; 0 where nobody counted.
-        usd: US dollars; 0 where nobody counted.
-        submitted: expeditions that brought a child.
-        dead: expeditions without.
+        tokens: tokens of prompts and answers; 0 if they were not counted.
+        usd: US dollars; 0 if they were not counted.
+        submitted: expeditions with a child.
+        dead: expeditions without a child.
         blind: expeditions that never evaluated anything.
     """
 
@@ -61,10 +61,10 @@ class ArmRun:
 
 
 def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
-    """A run as an arm's, and on what it was judged.
+    """A run as part of an arm, and the description of its judge.
 
     Raises:
-        UserError: nothing that can be read, or no leader.
+        UserError: it cannot be read, or has no leader.
     """
     summary, config = summarise(folder), held_config(folder)
     leader = summary.leader
@@ -105,7 +105,7 @@ def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
 
 
 def run_parametrised(problem: Problem, seed: int, tables: int) -> ArmRun:
-    """The numeric search, with so many scored tables."""
+    """Run the numeric search, with a limit of scored tables."""
     tally = Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, tables * tally_shapes(problem)))
     policy_coordinate(problem, tally, seed)
     end = tally.standings[-1]

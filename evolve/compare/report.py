@@ -15,11 +15,11 @@ RUNS, PAIRS, PICTURE, TEXT = "runs.csv", "pairs.csv", "operators.png", "report.m
 RESAMPLES = 10_000
 SPENDING = ("evaluations", "tokens", "usd")
 UNEQUAL = 1.1
-"""Times that one arm may have spent what the other did before the report says so of a pair."""
+"""Ratio of spending above which the report calls a pair unequal."""
 T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 """Student's t at 97.5% for 1 to 10 degrees of freedom: scipy is in extras alone."""
 FEW = 5
-"""Pairs below which an interval says little, and the report says so."""
+"""Number of pairs below which the report gives no verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Pair:
     Attributes:
         first: name of an arm.
         second: name of the other.
-        pairs: seeds of both.
+        pairs: number of common seeds.
         median: median of the differences.
         mean: mean of the differences.
         low: lower end of the mean's 95% interval by Student's t over the pairs; the mean where there is one pair.
@@ -87,28 +87,22 @@ def summarise_arms(runs: Sequence[ArmRun]) -> list[ArmSummary]:
         submitted, dead, blind = (sum(getattr(run, name) for run in mine) for name in ("submitted", "dead", "blind"))
         found.append(
             ArmSummary(
-                arm,
-                len(mine),
-                who,
-                median["holdout_share"],
-                low,
-                high,
-                median["train_share"],
-                median["regressions"],
-                median["evaluations"],
-                median["calls"],
-                median["tokens"],
-                median["usd"],
-                submitted,
-                dead,
-                blind,
+                arm=arm,
+                seeds=len(mine),
+                who=who,
+                holdout_low=low,
+                holdout_high=high,
+                submitted=submitted,
+                dead=dead,
+                blind=blind,
+                **median,
             )
         )
     return sorted(found, key=lambda s: -s.holdout_share)
 
 
 def pair_up(runs: Sequence[ArmRun]) -> list[Pair]:
-    """Every two arms that share a seed."""
+    """Compare every two arms that share a seed."""
     import numpy as np
 
     shares = {(run.arm, run.seed): run.holdout_share for run in runs}
@@ -160,7 +154,7 @@ def _interval_of_mean(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def _interval(values, statistic) -> tuple[float, float]:  # type: ignore[no-untyped-def]
-    """The middle 95% of a statistic over resamples, drawn alike every time."""
+    """The middle 95% of a statistic over resamples; deterministic."""
     import numpy as np
 
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
@@ -226,7 +220,7 @@ def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[st
 
 
 def verdict(pair: Pair) -> str:
-    """Text on the comparison of a pair of arms."""
+    """Verdict on a pair of arms, as text."""
     if pair.pairs < FEW:
         return f"too few pairs to tell (below {FEW})"
     unequal = f", at unequal {' and '.join(pair.unequal)}" if pair.unequal else ""

@@ -46,8 +46,6 @@ BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0
 class DashboardServer(ThreadingHTTPServer):
     """Server of a hub."""
 
-    daemon_threads = True
-    allow_reuse_address = True
     request_queue_size = 128
 
     def __init__(self, hub: Hub, host: str, port: int) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from evolve.mutation.curves import Vector
 
 NEAR = 0.3
-"""Relative distance within which shapes count as near, where a box starts from."""
+"""Relative distance within which shapes count as near at the start of a box."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +23,9 @@ class Term:
 
     Attributes:
         text: text in a program.
-        column: its value on each shape, whole.
+        column: value on each shape, a whole number.
         values: distinct values, lowest first.
-        ranks: index of each shape's value.
+        ranks: index in `values` of each shape's value.
     """
 
     text: str
@@ -44,7 +44,7 @@ class Term:
 
 
 def make_term(text: str, column: Vector) -> Term:
-    """A term of its text and its value on each shape."""
+    """Make a term from its text and its value on each shape."""
     values, ranks = np.unique(column, return_inverse=True)
     return Term(text, column, values, ranks)
 
@@ -54,8 +54,8 @@ class Box:
     """An interval for each of a few terms, and the gain of the shapes inside.
 
     Attributes:
-        mask: shapes inside.
-        gain: their sum.
+        mask: True for the shapes inside.
+        gain: sum of their gains.
         terms: bounded terms.
         ranges: lowest and highest rank of each term inside.
     """
@@ -91,9 +91,9 @@ def _interval(gains: Vector, term: Term, start: int) -> tuple[int, int, float]:
 
 
 def grow_box(gains: Vector, pool: Sequence[Term], start: int) -> Box:
-    """A box around one shape: each term's interval in turn is the best one given the others'.
+    """Grow a box around one shape: each term's interval in turn is the best one given the others'.
 
-    Cutting bad parts off the whole finds no small region whose surroundings lose; growing from a shape that
+    Removing bad parts from the whole would find no small region with losses around it; growing from a shape that
     gains does.
     """
     everywhere = np.full(len(gains), True)
@@ -115,7 +115,7 @@ def grow_box(gains: Vector, pool: Sequence[Term], start: int) -> Box:
 
 
 def _threshold(low: float, high: float) -> int:
-    """The roundest whole number in [low, high), so that a reader is not shown a data point."""
+    """The roundest whole number in [low, high); a threshold need not be a data point."""
     for step in (1000, 500, 100, 50, 20, 10, 5, 2, 1):
         rounded = int(-(-low // step) * step)
         if low <= rounded < high:

@@ -1,4 +1,4 @@
-"""Quantities of a cost: what each number of splits of the longest sequence would mean on each training shape."""
+"""Quantities of a cost, for each number of splits of the longest sequence on each training shape."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Factors = tuple[str, ...]
 """Names of the factors of a product."""
 
 CANDIDATES = ("splits", "blocks", "tiles", "waves", "span")
-"""Quantities of a candidate. `span` is in blocks and exists where a prepare kernel cuts each sequence by itself: there
-CTAs differ in length, and their number alone does not say when the last one ends."""
+"""Quantities of a candidate. `span` is a time in blocks, for kernels that split each sequence by its own length: CTAs
+differ in length there, and their number alone does not determine when the last one ends."""
 
 
 class Candidates:
@@ -76,7 +76,7 @@ class Candidates:
 
 @lru_cache(maxsize=1 << 16)
 def _ceil_sums(sequences: tuple[int, ...], blocks: tuple[int, ...]) -> NDArray[np.int64]:
-    """Splits in all when each sequence is cut every `blocks`, for each entry of `blocks`."""
+    """Total splits when each sequence is cut every `blocks` blocks, for each entry of `blocks`."""
     lengths = np.array(sequences)[:, None]
     sums: NDArray[np.int64] = (-(-lengths // np.array(blocks)[None, :])).sum(axis=0)
     return sums
@@ -84,7 +84,7 @@ def _ceil_sums(sequences: tuple[int, ...], blocks: tuple[int, ...]) -> NDArray[n
 
 @lru_cache(maxsize=1 << 14)
 def _spans(sequences: tuple[int, ...], blocks: tuple[int, ...], heads: int, num_sms: int) -> Matrix:
-    """`span` in a program (see `SPAN`), for each entry of `blocks`."""
+    """Quantity `span` of a program (see `cost_functions.SPAN`), for each entry of `blocks`."""
     lengths = np.array(sequences)[None, :]
     live = -(-lengths // np.array(blocks)[:, None])
     each = -(-lengths // live) + 1

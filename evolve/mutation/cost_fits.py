@@ -30,7 +30,7 @@ def _random_term(quantities: Sequence[str], fields: Sequence[str], rng: random.R
 def _changed_terms(
     terms: list[Factors], quantities: Sequence[str], fields: Sequence[str], rng: random.Random
 ) -> list[Factors]:
-    """A term more, a term less, or another one."""
+    """Add, remove or replace a term."""
     kept = list(terms)
     move = rng.random()
     if len(kept) > 1 and (move < 0.3 or len(kept) >= MAX_TERMS):
@@ -43,21 +43,21 @@ def _changed_terms(
 
 
 def _rounded(weight: float) -> float:
-    """Two digits, as a person would write it."""
+    """Weight rounded to two digits."""
     return float(f"{weight:.2g}")
 
 
 def fit_cost(
     curves: Curves, tabulated: Candidates, worth: Matrix, rng: random.Random, *, start: CostModel | None
 ) -> tuple[CostModel, NDArray[np.intp]]:
-    """A cost with its weights fitted, and the split counts that it chooses.
+    """Fit the weights of a cost; returns it with the split counts that it chooses.
 
     Args:
         curves: the parent on the training shapes.
         tabulated: quantities of each split count.
         worth: gain of each split count on each shape over the parent's decision.
-        rng: all chance.
-        start: a cost to change; None for a new one.
+        rng: random generator.
+        start: cost to change; None for a new one.
     """
     quantities = list(tabulated.quantities)
     fields = [n for n in tabulated.fields if tabulated.fields[n].min() > 0]
@@ -82,7 +82,7 @@ def fit_cost(
 
     costs = tabulated.costs(weights, matrices)
     best, chosen = score(costs)
-    trial = np.empty_like(costs)  # written over again and again: new matrices of this size cost more than the sums
+    trial = np.empty_like(costs)  # reused: new matrices of this size cost more than the sums
     for _ in range(FIT_STEPS):
         k = rng.randrange(len(weights))
         factor = math.exp(rng.gauss(0, 0.5)) * (-1 if rng.random() < 0.05 else 1)

@@ -1,4 +1,4 @@
-"""Costs as functions of a program: loops that try each number of splits and take the one with the lowest cost."""
+"""Costs as functions of a program: loops over the numbers of splits that keep the one with the lowest cost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPAN = (
     "    load = work.total_n_blocks * TILES + ctas",
     "    return max(last, load / gpu.num_sms)",
 )
-"""Function of a program that says what `span` is; 512 is more than any sequence can have live splits (256)."""
+"""Function of a program that computes `span`; 512 exceeds the live splits of any sequence (256)."""
 
 
 def _tiles(rules: EditRules) -> str:
@@ -34,7 +34,7 @@ def _tiles(rules: EditRules) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """A weighted sum of products; `terms` holds the names of each product's factors."""
+    """Weighted sum of products; `terms` holds the names of each product's factors."""
 
     weights: tuple[float, ...]
     terms: tuple[Factors, ...]
@@ -49,7 +49,7 @@ class CostModel:
 
 
 def helper(cost: CostModel, name: str, rules: EditRules, *, static: bool) -> list[str]:
-    """The function that tries each number of splits, as lines of a program; it works out what the cost reads."""
+    """Lines of the function that tries each number of splits and computes the quantities of the cost."""
     argument = "shape" if static else "work"
     longest = "shape.num_n_blocks" if static else "work.max_n_blocks"
     used = {factor for names in cost.terms for factor in names}
@@ -96,7 +96,7 @@ def costs_of(source: str) -> dict[str, ast.Assign]:
 
 
 def read_cost(statement: ast.Assign) -> CostModel | None:
-    """The cost that a statement spells out; None when other edits made it something else than a sum of products."""
+    """The cost in a statement; None if other edits have changed it into something else than a sum of products."""
     weights, terms = [], []
     for sign, product in _summands(statement.value, 1.0):
         weight, names = sign, []
@@ -134,14 +134,14 @@ def _factors(node: ast.expr) -> list[ast.expr]:
 
 
 def replace_cost(source: str, name: str, cost: CostModel, rules: EditRules, *, static: bool) -> str | None:
-    """The program with another cost in one of its functions, which is written anew."""
+    """The program with another cost in one of its functions, which is rewritten."""
     changed = replace_span(source, functions(source)[name], "\n".join(helper(cost, name, rules, static=static)))
     changed = drop_unused(changed)
     return with_span(changed, name, cost, rules)
 
 
 def with_span(source: str, name: str, cost: CostModel, rules: EditRules) -> str | None:
-    """The program with the function that works out `span`, where the cost of function `name` needs it."""
+    """The program with the function that computes `span`, if the cost of function `name` needs it."""
     if not any("span" in names for names in cost.terms) or SPAN_NAME in functions(source):
         return source
     return insert_function(source, name, [line.replace("TILES", _tiles(rules)) for line in SPAN])

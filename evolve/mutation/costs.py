@@ -1,8 +1,8 @@
 """Edits that add a cost: try each number of splits of the longest sequence, take the one with the lowest cost.
 
 A cost is a weighted sum of generic terms of a candidate: products of its splits, its blocks per split, the tiles that
-would run, their waves over the SMs, the time at which the last of them ends, and fields of the batch. Which terms and
-which weights is searched on the recorded curves of the training shapes. No cost known to be good is written down here.
+would run, their waves over the SMs, the time at which the last of them ends, and fields of the batch. Terms and weights
+are searched on the recorded curves of the training shapes; no cost known to be good is given.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MAX_COSTS = 3
 
 
 def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int, span: bool = True) -> str | None:
-    """Let a new cost decide, where the curves say that it gains; None where it gains nowhere.
+    """Let a new cost decide where it gains on the curves; None if it gains nowhere.
 
     Args:
         source: the parent.
         curves: the parent on the training shapes.
-        rng: all chance.
-        support: training shapes that the cost must change at least.
+        rng: random generator.
+        support: fewest training shapes that the cost must change.
         span: True if its terms may read `span`.
     """
     taken = costs_of(source)
@@ -80,10 +80,10 @@ def add_cost(source: str, curves: Curves, rng: random.Random, *, support: int, s
 
 
 def refit_cost(source: str, curves: Curves, rng: random.Random, *, support: int, span: bool = True) -> str | None:
-    """Change terms and weights of a cost that the program has; None where it has none or nothing gains.
+    """Change terms and weights of a cost of the program; None if it has none or no change gains.
 
-    Arguments are those of `add_cost`; without `span`, a cost that reads it is left alone. The shapes that the cost
-    decides are taken to be those whose decision is the one that it chooses.
+    Arguments are those of `add_cost`; without `span`, a cost that reads it stays. A shape counts as decided by the
+    cost if its decision is the one that the cost chooses.
     """
     readable = [(name, node, cost) for name, node in costs_of(source).items() if (cost := read_cost(node)) is not None]
     if not readable:

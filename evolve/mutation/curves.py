@@ -1,7 +1,7 @@
 """Recorded curves of the training shapes as arrays: the gain of any decision, without running a program.
 
-The feedback of every candidate looks decisions up as the judge does. Proposers look here while they choose an edit; the
-judge alone says what the edit is worth.
+The feedback of every candidate looks decisions up as the judge does. Proposers choose edits by these curves; only the
+judge scores the result.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DENSE_SPLITS = 64
 """Split counts up to which looked-up log speed-ups are kept in an array."""
 
 UNKNOWN_LOG = -0.5
-"""Taken for decisions that no recorded ones bracket, and for a regression: so edits stay where measurements are."""
+"""Log speed-up assumed outside recorded decisions, which also count as regressions: edits stay near measurements."""
 
 
 class ShapeCurve:
-    """Log speed-ups of one shape by what is decided, each launch looked up once."""
+    """Log speed-ups of one shape by decision, each launch looked up once."""
 
     def __init__(self, opportunity: Opportunity, setting: Setting) -> None:
-        """Take the shape's look-up."""
+        """Store the shape's look-up."""
         self._opportunity, self._setting, self._target = opportunity, setting, target_of(setting)
         self._known: dict[AnyDecision | None, tuple[float, bool]] = {None: (UNKNOWN_LOG, True)}
 
@@ -50,7 +50,7 @@ class CurveTable:
     """Facts of the training shapes, independent of candidates: curves, weights and fields."""
 
     def __init__(self, rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> None:
-        """Take the look-ups of all shapes."""
+        """Store the look-ups of all shapes."""
         self.key = tuple(o.look_up for o in rows)
         self.rows, self.target = rows, target_of(setting)
         self._curves = [ShapeCurve(o, setting) for o in rows]
@@ -115,23 +115,23 @@ class BlockCounts:
     """KV blocks of the sequences of all shapes.
 
     Attributes:
-        sequences: of each shape, blocks of each sequence; in static mode of the capacity, once.
-        longest: of each shape, those of the longest.
-        keys: of each shape, keys of a block.
+        sequences: blocks of each sequence, for each shape; in static mode one number, of the capacity.
+        longest: blocks of the longest sequence, for each shape.
+        keys: keys of a block, for each shape.
     """
 
     def __init__(self, sequences: list[tuple[int, ...]], keys: tuple[int, ...]) -> None:
-        """Find the longest ones."""
+        """Compute the longest ones."""
         self.sequences = sequences
         self.longest: Ints = np.array([max(blocks) for blocks in sequences])
         self.keys: Ints = np.array(keys)
 
 
 class Curves:
-    """A candidate on all training shapes: its present decisions, and what others would gain."""
+    """A candidate on all training shapes: its decisions, and the gain of others."""
 
     def __init__(self, feedback: Feedback) -> None:
-        """Index a candidate's feedback; shapes come in the order of their names, the same for all candidates."""
+        """Index a candidate's feedback; shapes are in the order of their names, the same for all candidates."""
         assert feedback.setting is not None and feedback.gpu is not None
         rows = sorted(feedback.opportunities, key=lambda o: o.name)
         self.table = _table(rows, feedback.setting, feedback.gpu)
@@ -163,7 +163,7 @@ class Curves:
         return np.array([max(blocks) for blocks in self.sequences])
 
     def value(self, num_splits: Ints, blocks: Ints, variants: Ints | None = None) -> Vector:
-        """Part of each shape in the log of the score: weighted log speed-up less what a regression costs.
+        """Contribution of each shape to the log of the score: weighted log speed-up less the cost of a regression.
 
         Args:
             num_splits: of each shape.
@@ -180,7 +180,7 @@ class Curves:
         return worth
 
     def take(self, num_splits: Ints, variants: Ints) -> None:
-        """Let other splits and variants be the present decisions."""
+        """Replace the present splits and variants."""
         self.num_splits = num_splits
         if (variants != self.variants).any():
             self.blocks = self.rescaled(self.blocks, variants)
@@ -189,7 +189,7 @@ class Curves:
                 self.__dict__.pop(name, None)
 
     def rescaled(self, blocks: Ints, variants: Ints) -> Ints:
-        """Blocks per split of about as many keys under other variants; 1 stays 1, which is no choice of a length."""
+        """Blocks per split of about as many keys under other variants; 1 stays 1, as it does not mean a length."""
         counts, rows = self.table.blocks_by_variant, range(len(blocks))
         now = np.array([counts[v].keys[i] for i, v in zip(rows, self.variants.tolist(), strict=True)])
         then = np.array([counts[v].keys[i] for i, v in zip(rows, variants.tolist(), strict=True)])
@@ -201,7 +201,7 @@ _TABLES: list[CurveTable] = []
 
 
 def _table(rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> CurveTable:
-    """The table of these shapes; a judge hands out the same look-ups for all candidates, so it is made once."""
+    """The table of these shapes, made once: a judge has the same look-ups for all candidates."""
     key = tuple(o.look_up for o in rows)
     known = next((t for t in _TABLES if t.key == key), None)
     if known is None:
@@ -211,14 +211,14 @@ def _table(rows: Sequence[Opportunity], setting: Setting, gpu: Gpu) -> CurveTabl
 
 
 def _n_blocks(opportunity: Opportunity, keys: int) -> tuple[int, ...]:
-    """KV blocks of so many keys of each sequence; in static mode of the capacity, once."""
+    """KV blocks of `keys` keys of each sequence; in static mode one number, of the capacity."""
     if not opportunity.work:
         return (int(opportunity.view["num_n_blocks"]),)
     return tuple(max(1, -(-n // keys)) for n in opportunity.shape.seqlens)
 
 
 def _target_blocks(opportunity: Opportunity, table: CurveTable, i: int, variant: int) -> int:
-    """Blocks per split of the best recorded decision; its cap counts where that is what limits the splits."""
+    """Blocks per split of the best recorded decision, taking its cap into account where that limits the splits."""
     best = opportunity.best
     if table.static:
         return 0

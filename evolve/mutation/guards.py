@@ -1,8 +1,8 @@
 """Edits that add a guard: `if <condition>: return <value>` at the top of a decision.
 
 Condition and value are generic: fields, products of two fields, thresholds; constants, quotients of fields and
-constants. Which of them an edit uses is chosen by what the recorded curves of the training shapes say, one
-random part of all possibilities at a time. No rule known to be good is written down here.
+constants. An edit chooses among a random part of the possibilities by the recorded curves of the training shapes. No
+rule known to be good is given.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from evolve.mutation.boxes import Term, grow_box, make_term
 from evolve.mutation.curves import Curves, CurveTable, Ints, Vector
 
 BROAD_SUPPORT = 16
-"""Training shapes that a guard must change at least, on islands of broad rules. Guards of many shapes hold on others,
-too; guards of few fit the training shapes closely, and learn them by heart."""
+"""Fewest training shapes that a guard must change, on islands of broad rules. Guards of many shapes generalise; guards
+of few fit the training shapes closely and overfit."""
 
 FINE_SUPPORTS = ((0.7, 16), (0.8, 8), (0.85, 4), (0.9, 2), (math.inf, 1))
-"""The same on islands of fine rules: it follows the parent's share of the oracle's gain (up to, support)."""
+"""Fewest training shapes on islands of fine rules, by the parent's share of the oracle's gain: (up to, support)."""
 
 VALUES_TRIED = 20
 CAPS = (1, 2, 4, 8, 16, 32)
-"""Caps tried besides the best recorded ones: a cap that binds nowhere leaves the choice to blocks_per_split."""
+"""Caps tried besides the best recorded ones; one that limits nothing leaves the choice to blocks_per_split."""
 
 OWN_SHARE = 0.1
 """Frequency of FA3's own choice as a value: a later guard may undo an earlier one."""
@@ -36,11 +36,11 @@ FINE = 2
 """Support up to which guards are fine."""
 
 CONDITIONS, CONDITIONS_FINE = (1, 2, 2, 3), (3, 3, 4)
-"""Terms that a condition bounds. A fine guard is drawn tightly around its shapes, so that others keep their rule."""
+"""Numbers of terms in a condition. Fine guards have more, so that other shapes keep their rule."""
 
 BOXES_TRIED = 6
 MIN_GAIN, MIN_GAIN_FINE = 2e-5, 4e-6
-"""Gain in log score below which a guard is not worth its lines; a single shape cannot gain much more."""
+"""Least gain in log score of a guard; a single shape cannot gain much more."""
 
 OWN_VARIANT = 0.3
 """Frequency of guards that keep a shape's variant, if the target has variants."""
@@ -50,7 +50,7 @@ TERMS_KEPT = 8
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A guard and what the curves say that it gains."""
+    """A guard with its gain on the curves."""
 
     function: str
     condition: str
@@ -193,20 +193,20 @@ def _floor_text(above: str, below: str) -> str:
 
 
 def support_for(island: int, oracle_share: float) -> int:
-    """Training shapes that a guard must change at least: broad rules on even islands, fine ones on odd."""
+    """Fewest training shapes that a guard must change: broad rules on even islands, fine ones on odd."""
     if island % 2 == 0:
         return BROAD_SUPPORT
     return next(support for share, support in FINE_SUPPORTS if oracle_share < share)
 
 
 def find_guard(curves: Curves, function: str, rng: random.Random, *, support: int) -> Guard | None:
-    """The guard with most gain among a random part of the possibilities; None when none gains.
+    """Find the guard with most gain among a random part of the possibilities; None if none gains.
 
     Args:
         curves: the parent on the training shapes.
         function: decision to guard, `schedule` or `blocks_per_split`.
-        rng: all chance.
-        support: training shapes that the guard must change at least.
+        rng: random generator.
+        support: fewest training shapes that the guard must change.
     """
     schedule = function == "schedule"
     pool = terms_for(curves, function)
@@ -231,7 +231,7 @@ def find_guard(curves: Curves, function: str, rng: random.Random, *, support: in
 
 
 def apply_guard(curves: Curves, guard: Guard) -> None:
-    """Let the curves' present decisions follow a guard, so that the next one builds on it."""
+    """Apply a guard to the curves' present decisions, so that the next one builds on it."""
     if guard.function == "schedule":
         variants = curves.variants.copy()
         if guard.variant >= 0:

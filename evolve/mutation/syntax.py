@@ -31,7 +31,7 @@ def replace_span(source: str, node: ast.expr | ast.stmt, text: str) -> str:
 
 @lru_cache(maxsize=8)
 def functions(source: str) -> Mapping[str, ast.FunctionDef]:
-    """Functions of a program by name. Remembered, so nobody may change the trees."""
+    """Functions of a program by name; cached, so callers must not change the trees."""
     return {n.name: n for n in parse_tree(source).body if isinstance(n, ast.FunctionDef)}
 
 
@@ -40,7 +40,7 @@ def _inside(source: str, kind: type[ast.AST]) -> list[ast.AST]:
 
 
 def variant_numbers(nodes: Iterable[ast.AST], target: AnyTarget) -> list[list[ast.expr]]:
-    """Of each answer that is returned, the numbers that name a variant; none where the target has no variants."""
+    """Numbers that name a variant, for each returned answer; none if the target has no variants."""
     width = len(target.answer_names) - 1
     answers = [n.value for n in nodes if isinstance(n, ast.Return)]
     if target.variants is None:
@@ -139,7 +139,7 @@ def edit_move_up(source: str, rng: random.Random) -> str | None:
 def insert_at_top(source: str, function: str, new: list[str], least: int = 0) -> str | None:
     """Put statements at the top of a function, after its docstring.
 
-    Adds `blocks_per_split` where it is missing; `least` is what it then answers elsewhere.
+    Adds `blocks_per_split` if it is missing; `least` is its answer elsewhere then.
     """
     found = functions(source)
     if function not in found:
@@ -161,7 +161,7 @@ def insert_at_top(source: str, function: str, new: list[str], least: int = 0) ->
 
 
 def replace_body(source: str, function: str, new: list[str], least: int = 0) -> str | None:
-    """A function with another body; helpers that nothing calls any more go away. None where it does not exist."""
+    """The program with another body of a function, without unused helpers; None if the function does not exist."""
     found = functions(source)
     if function not in found:
         return insert_at_top(source, function, new, least)
@@ -172,7 +172,7 @@ def replace_body(source: str, function: str, new: list[str], least: int = 0) -> 
 
 
 def insert_function(source: str, before: str, new: list[str]) -> str | None:
-    """A new function in front of another one; None where that does not exist."""
+    """The program with a new function in front of another one; None if that does not exist."""
     found = functions(source)
     if before not in found:
         return None
@@ -182,7 +182,7 @@ def insert_function(source: str, before: str, new: list[str]) -> str | None:
 
 
 def with_math(source: str) -> str:
-    """Source that imports what edits write, before its first function."""
+    """Source with the import that edits need, before its first function."""
     if "math." not in source or "import math" in source:
         return source
     lines = source.splitlines()
@@ -191,7 +191,7 @@ def with_math(source: str) -> str:
 
 
 def drop_unused(source: str) -> str:
-    """Source without the helpers that neither decision reaches."""
+    """Source without the helpers that neither entry point calls."""
     while True:
         found = functions(source)
         reached = {n for root in ("schedule", "blocks_per_split") if root in found for n in _helpers(found, root)}
@@ -245,12 +245,11 @@ SYNTAX_EDITS: dict[str, Callable[[str, random.Random], str | None]] = {
     "drop": edit_drop,
     "move_up": edit_move_up,
 }
-"""Edits that are the same for all targets, by name; each returns the new source, or None where it finds nothing to
-change."""
+"""Edits for all targets, by name; each returns the new source, or None if there is nothing to change."""
 
 TARGET_EDITS: dict[str, Callable[[str, random.Random, AnyTarget], str | None]] = {
     "constant": edit_constant,
     "field": edit_field,
     "variant": edit_variant,
 }
-"""Edits of what a target's answers and questions look like."""
+"""Edits that depend on a target's fields and answers, by name."""

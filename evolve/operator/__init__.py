@@ -1,1 +1,1 @@
-"""External operators: any agent makes the expeditions of a run, by MCP or by the command line."""
+"""External operators: any agent can make the expeditions of a run, by MCP or by the command line."""

@@ -55,7 +55,7 @@ def build_server(session: OperatorSession) -> Any:
 
 
 def _answer(session: OperatorSession, name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
-    """Text of a call, and whether it could not be made."""
+    """Text of a call, and True if it failed."""
     if name == "brief":
         return session.brief(), False
     if name == "status":

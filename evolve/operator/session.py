@@ -1,7 +1,7 @@
 """A run whose expeditions an external operator makes: each call is one step, stored before it is answered.
 
-The budget is enforced here, not by the operator. Between two calls nothing is held but the opened judge, so that
-processes that make one call each, and a server that makes many, do the same.
+This module enforces the budget, not the operator. Between two calls only the opened judge is kept, so that processes
+with one call each and a server with many do the same.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class OperatorSession:
     """One run, opened for an external operator."""
 
     def __init__(self, opened: OpenedRun) -> None:
-        """Go to the expedition that waits.
+        """Advance to the expedition that waits.
 
         Raises:
-            UserError: its operator is a model, or another process works in the folder.
+            UserError: its operator is a model, or another process uses the folder.
         """
         if not isinstance(opened.proposer, AgentProposer) or opened.proposer.speaker is not None:
             raise UserError(f"{opened.folder} has no external operator", hint=WANTED)
@@ -67,7 +67,7 @@ class OperatorSession:
 
     @staticmethod
     def take_up(folder: Path, *, on_event: Callable[[str], None]) -> OperatorSession:
-        """Go on with a run.
+        """Resume a run.
 
         Raises:
             UserError: it has no external operator, or cannot be opened.
@@ -77,7 +77,7 @@ class OperatorSession:
         return OperatorSession(resume_run(config, folder, on_event=on_event))
 
     def _advance(self) -> None:
-        """Commit what has ended, and sample what comes next."""
+        """Commit an ended expedition and sample the next."""
         self._proposer.awaited = None
         run_search(self._opened)
 
@@ -189,5 +189,5 @@ def arguments_of(text: str) -> str:
     except ValueError as error:
         raise UserError(f"the arguments are not JSON ({error})", hint="""--args '{"draft": 1}'""") from error
     if not isinstance(found, dict):
-        raise UserError("the arguments are no JSON object", hint="""--args '{"draft": 1}'""")
+        raise UserError("the arguments are not a JSON object", hint="""--args '{"draft": 1}'""")
     return json.dumps(found)

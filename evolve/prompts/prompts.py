@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from evaluators.data.evaluation import Evaluation, Feedback
 from evaluators.data.gain import MIN_REGRESSION, REGRESSION_ERRORS
 from evaluators.language.subset import describe
-from evaluators.scoring.feedback import render
+from evaluators.scoring.feedback import FeedbackText
 from evaluators.scoring.overfit import TABLE_BITS
 from evaluators.scoring.score import CHARGE, REGRESSION_PENALTY
 from evaluators.targets.fa3 import FA3_LENGTHS
@@ -137,9 +137,9 @@ class Prompts:
 
 def _feedback(feedback: Feedback, room: int, *, exactly: bool = False) -> str:
     """Longest feedback that fits, in steps, or with `exactly` to the shape."""
-    above = SHOWN_STEPS[0]
+    above, told = SHOWN_STEPS[0], FeedbackText(feedback)
     for shown in SHOWN_STEPS:
-        text = render(feedback, shown=shown)
+        text = told.render(shown)
         if estimate_tokens(text) <= room:
             break
         above = shown
@@ -147,7 +147,7 @@ def _feedback(feedback: Feedback, room: int, *, exactly: bool = False) -> str:
         return ""
     while exactly and above - shown > 1:
         between = (shown + above) // 2
-        longer = render(feedback, shown=between)
+        longer = told.render(between)
         if estimate_tokens(longer) <= room:
             text, shown = longer, between
         else:

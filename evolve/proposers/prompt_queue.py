@@ -75,7 +75,7 @@ def _named(name: str) -> str:
         UserError: it would point outside the queue.
     """
     if not name or name.startswith(".") or Path(name).name != name:
-        raise UserError(f"{name!r} is no prompt's name", hint="evosplit queue list shows them")
+        raise UserError(f"{name!r} is not the name of a prompt", hint="evosplit queue list shows them")
     return name
 
 
@@ -136,7 +136,7 @@ class PromptQueue:
 
     def _task_path(self, name: str) -> Path:
         if name != Path(name).name or name.startswith("."):
-            raise UserError(f"{name!r} is no prompt's name", hint="evosplit queue list shows them")
+            raise UserError(f"{name!r} is not the name of a prompt", hint="evosplit queue list shows them")
         return self.folder / f"{name}{TASK_SUFFIX}"
 
     def _answer_path(self, name: str) -> Path:

@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluators.data.evaluation import Evaluation
 from evolve.config import SearchConfig
-from evolve.search.openevolve_parts import part
+from evolve.search.openevolve_parts import part, without_embeddings
 
 FEATURES = ("complexity", "mean_splits", "share_changed")
 """MAP-Elites dimensions: raw values of `Evaluation.features`."""
@@ -94,7 +94,8 @@ class Population:
             random_seed=None,
             log_prompts=False,
         )
-        self._db: Any = self._parts.ProgramDatabase(config)
+        with without_embeddings():
+            self._db: Any = self._parts.ProgramDatabase(config)
         self._db.islands = [OrderedSet() for _ in range(search.islands)]
         self._db.archive = OrderedSet()
         self._db._enforce_population_limit = self._evict
@@ -279,7 +280,7 @@ class Population:
         return int(name.split("@")[0])
 
     def fingerprint(self) -> tuple[object, ...]:
-        """All state that later draws depend on, for tests of determinism."""
+        """State that determines later draws, for tests of determinism."""
         return (
             [list(i) for i in self._db.islands],
             list(self._db.archive),

@@ -1,4 +1,4 @@
-"""The conductor: starts the runs of a sweep as processes, follows their journals, stops them together."""
+"""Conductor of a sweep: starts its runs as processes, follows their journals, stops them together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOK_EVERY_S = 0.25
 LOG_TAIL_BYTES = 4096
 
 WORST_FIRST = (EXIT_NEGATIVE, EXIT_MISSING, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_BUDGET)
-"""Exit codes of runs in order of severity; a sweep ends with the worst. 1: a run crashed or was killed."""
+"""Exit codes of runs in order of severity; a sweep ends with the worst. 1 means a run that crashed or was killed."""
 
 
 class State(StrEnum):
@@ -44,11 +44,11 @@ class RunState:
 
     Attributes:
         member: the run's entry in the sweep.
-        wanted: proposals that it is to make.
+        wanted: number of proposals to make.
         state: state of the run.
         standing: progress in its journal.
         code: exit code of its process; None before it has ended.
-        trouble: why it failed, in a line.
+        trouble: reason of a failure, in a line.
     """
 
     member: Member
@@ -60,7 +60,7 @@ class RunState:
 
 
 class _Child:
-    """A run's process. Its input is held open: it stops when this process is gone."""
+    """A run's process. Its standard input stays open; the run stops when this process ends."""
 
     def __init__(self, sweep: Sweep, member: Member, socket: str, overrides: Sequence[str]) -> None:
         folder = sweep.folder(member)
@@ -73,12 +73,12 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C comes from the conductor, once.
+                # The conductor alone passes Ctrl-C on, once.
                 start_new_session=True,
             )
 
     def stop(self) -> None:
-        """Ask for a clean stop, once: a second Ctrl-C would tear what the first began."""
+        """Request a clean stop, once: a second Ctrl-C would interrupt it."""
         if self.told:
             return
         self.told = True
@@ -86,19 +86,19 @@ class _Child:
             self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """End it at once; its journal is whole all the same."""
+        """End it at once; its journal stays whole."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
     def close(self) -> None:
-        """Let go of its input, after its end."""
+        """Close its input, after its end."""
         if self.process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.close()
 
 
 class Conductor:
-    """Runs the members of a sweep, so many at once."""
+    """Runs the members of a sweep, at most `jobs` at once."""
 
     def __init__(
         self,
@@ -109,17 +109,17 @@ class Conductor:
         socket: str = "",
         on_look: Callable[[Sequence[RunState]], None] = lambda _: None,
     ) -> None:
-        """Look at what has been done already.
+        """Read the state of all runs.
 
         Args:
             sweep: the runs.
             jobs: most processes at once.
-            overrides: `--set` texts for every run, also for those that go on.
+            overrides: `--set` texts for every run, also for resumed ones.
             socket: source of latencies of live judges; empty for recorded tables.
             on_look: called a few times a second with the state of all runs.
 
         Raises:
-            UserError: the configuration of a run that goes on cannot be read.
+            UserError: the configuration of a resumed run cannot be read.
         """
         self._sweep, self._jobs, self._overrides, self._socket, self._on_look = sweep, jobs, overrides, socket, on_look
         self._followers = {m.label: Follower(sweep.folder(m)) for m in sweep.members}
@@ -143,7 +143,7 @@ class Conductor:
                 while self._step():
                     time.sleep(LOOK_EVERY_S)
             finally:
-                for child in self._children.values():  # none, but for a fault in here
+                for child in self._children.values():  # none, unless this method failed
                     child.stop()
                     child.close()
         codes = {s.code for s in self.states} | ({EXIT_INTERRUPTED} if self._stops else set())
@@ -153,7 +153,7 @@ class Conductor:
         self._stops += 1  # `_step` does the rest: a child may be starting just now
 
     def _step(self) -> bool:
-        """Start runs, and check which have ended; returns True if there are more."""
+        """Start runs, and check which have ended; returns True while some are left."""
         for state in self.states:
             label = state.member.label
             if state.state is State.WAITING and not self._stops and len(self._children) < self._jobs:
@@ -200,7 +200,7 @@ def _tail(log: Path) -> list[str]:
 
 
 def last_error(log: Path) -> str:
-    """The line that says why a run failed: its `error:` line, or the last line of a traceback."""
+    """Reason of a run's failure: its `error:` line, or the last line of a traceback."""
     lines = _tail(log)
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (told or lines or ["no output"])[-1]
@@ -214,7 +214,7 @@ def stopped_by(log: Path) -> str:
 
 @contextlib.contextmanager
 def _interruptible(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP call `stop`, instead of ending this process; `nohup` stays in force."""
+    """Let Ctrl-C, SIGTERM and SIGHUP call `stop` instead of ending this process; `nohup` stays in force."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         stop()

@@ -19,7 +19,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep that has a folder.
+    """A sweep with its folder.
 
     Attributes:
         path: the folder; holds `sweep.json` and one run folder per member.
@@ -38,7 +38,7 @@ class Sweep:
         return (self.folder(member) / FILE_NAME).exists()
 
     def config(self, member: Member, overrides: list[str]) -> RunConfig:
-        """A run's configuration with overrides; a run that was resumed alone keeps what it was given then.
+        """A run's configuration with overrides; a run that was resumed alone keeps the overrides given then.
 
         Raises:
             UserError: the run's own configuration cannot be read, or an override is wrong.
@@ -48,7 +48,7 @@ class Sweep:
         return with_overrides(member.config, overrides)
 
     def unfinished(self, overrides: list[str]) -> dict[str, RunConfig]:
-        """By label, the configurations of the runs that have not made all their proposals."""
+        """Configurations of the runs that have not made all their proposals, by label."""
         found = {}
         for member in self.members:
             config = self.config(member, overrides)
@@ -63,7 +63,7 @@ class Sweep:
         write_whole(self.path / SWEEP_FILE, json.dumps({"format": FORMAT, "runs": runs}, indent=1) + "\n")
 
     def overridden(self, overrides: list[str]) -> Sweep:
-        """The same sweep with overrides for the runs that have not begun."""
+        """Copy of the sweep with overrides for the runs that have not begun."""
         members = (replace(m, config=with_overrides(m.config, overrides)) for m in self.members)
         return replace(self, members=tuple(members))
 
@@ -77,7 +77,7 @@ def read_sweep(path: Path) -> Sweep:
     """The sweep of a folder.
 
     Raises:
-        UserError: no sweep, or one of another version, or a configuration that this version cannot read.
+        UserError: the folder holds no sweep, one of another version, or a configuration that cannot be read.
     """
     file = path / SWEEP_FILE
     try:

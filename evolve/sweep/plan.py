@@ -14,7 +14,7 @@ from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
 
 MAX_RUNS = 1000
-"""More runs than this in one sweep is taken for a mistake."""
+"""Most runs of one sweep; more would be a mistake."""
 
 SEED_KEY = "random_seed"
 SEEDS_HINT = "for example --seeds 0..9, or --seeds 0,3,7"
@@ -27,7 +27,7 @@ class Member:
     Attributes:
         label: name of its folder below the sweep's.
         variant: differences to the other runs, except the random seed; runs of one variant are summarised together.
-        config: its whole configuration, as it would be given to `evosplit run`.
+        config: whole configuration, as for `evosplit run`.
     """
 
     label: str
@@ -36,7 +36,7 @@ class Member:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Random seeds of `0..9` (both ends belong to it) or `0,3,7`.
+    """Random seeds of `0..9` (both ends included) or `0,3,7`.
 
     Raises:
         UserError: neither form, a range that runs backwards, a seed twice, or too many.
@@ -59,7 +59,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def split_values(text: str) -> tuple[str, ...]:
-    """The alternatives of `a,b`: commas inside brackets, braces or quotes part nothing, so that lists stay whole."""
+    """The alternatives of `a,b`; commas inside brackets, braces or quotes do not separate, so that lists stay whole."""
     parts, depth, quote = [""], 0, ""
     for character in text:
         if quote:
@@ -78,7 +78,7 @@ def split_values(text: str) -> tuple[str, ...]:
 
 
 def plan_sweep(path: Path, sets: Sequence[str], seeds: str | None) -> list[Member]:
-    """Every combination of the values of `--set key=a,b` and of the seeds.
+    """Plan every combination of the values of `--set key=a,b` and of the seeds.
 
     Raises:
         UserError: the configuration or a value is wrong, or there is nothing to vary.
@@ -114,7 +114,7 @@ def plan_sweep(path: Path, sets: Sequence[str], seeds: str | None) -> list[Membe
 
 
 def plan_runs(paths: Sequence[Path], sets: Sequence[str]) -> list[Member]:
-    """One run for each of several configuration files.
+    """Plan one run for each of several configuration files.
 
     Raises:
         UserError: a configuration is missing or wrong, or two are the same.
@@ -127,12 +127,12 @@ def plan_runs(paths: Sequence[Path], sets: Sequence[str]) -> list[Member]:
 
 
 def _distinct(members: Sequence[Member]) -> list[Member]:
-    """Labels that are names of folders and differ; refuses runs that would be the same."""
+    """Runs with distinct labels that can name folders; refuses equal runs."""
     labels: Counter[str] = Counter()
     seen: dict[str, str] = {}
     result: list[Member] = []
     for member in members:
-        # The name of a run decides nothing.
+        # The name of a run changes no result.
         same = member.config.model_copy(update={"name": "run"}).model_dump_json()
         if same in seen:
             raise UserError(

@@ -11,12 +11,12 @@ from evolve.errors import UserError
 
 
 def measure_of(configs: Mapping[str, RunConfig]) -> MeasureConfig | None:
-    """The measure section that the live runs among these share; None where nothing is measured.
+    """The `measure` section shared by the live runs; None if nothing is measured.
 
-    Without a `measure` section it is one GPU of this machine, as for a run alone.
+    Without such a section it is one GPU of this machine, as for a single run.
 
     Raises:
-        UserError: they ask for different pools.
+        UserError: the runs ask for different pools.
     """
     asked = {label: c.measure or MeasureConfig(gpus=1) for label, c in configs.items() if c.judge.measure == "live"}
     if not asked:
@@ -37,14 +37,14 @@ def _text(measure: MeasureConfig) -> str:
 
 @contextlib.contextmanager
 def shared_pool(configs: Mapping[str, RunConfig], tell: Callable[[str], None]) -> Iterator[str]:
-    """Open what the live runs ask for; yields the socket at which they find it, or nothing where none measures.
+    """Open the pool of the live runs; yields the path of its socket, or an empty text if none measures.
 
     Args:
-        configs: by label, the runs that are still to do.
-        tell: told in a sentence when a GPU is left out or a worker is lost.
+        configs: configurations of the unfinished runs, by label.
+        tell: called with a sentence when a GPU is left out or a worker is lost.
 
     Raises:
-        MeasureError: nothing can be measured here.
+        MeasureError: no GPU here can measure.
         StoreError: a store cannot be opened.
         UserError: the runs ask for different pools.
     """

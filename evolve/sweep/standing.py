@@ -23,12 +23,12 @@ NOTHING = Spending()
 
 @dataclass(frozen=True, slots=True)
 class RunStanding:
-    """A run in a line.
+    """Progress of a run.
 
     Attributes:
-        seeds: programs to start from that have been judged.
-        done: finished proposals, seeds apart.
-        failed: those of them without a score, duplicates apart.
+        seeds: initial programs that have been judged.
+        done: finished proposals, without seeds.
+        failed: proposals among them without a score, except duplicates.
         train: best score on the training shapes so far.
         winner: proposal that the holdout picks so far.
         winner_train: its scores on the training shapes.
@@ -51,7 +51,7 @@ class RunStanding:
 
 
 class Follower:
-    """Reads what a journal has gained since the last look; results are committed in order and never change."""
+    """Reads new results of a journal since the last look; results are committed in order and never change."""
 
     def __init__(self, folder: Path) -> None:
         """Follow a run folder, which may not exist yet."""
@@ -68,7 +68,7 @@ class Follower:
             with open_journal(self._folder, read_only=True) as journal:
                 rows = journal.select(_ROWS, (self._last,))
                 spending = journal.spending()
-        except (UserError, sqlite3.Error):  # its last writer closes it just now
+        except (UserError, sqlite3.Error):  # its last writer is closing it
             return self._standing
         for row in rows:
             self._take(row["id"], row["kind"], row["status"], row["train"], row["holdout"], row["features"])
@@ -88,7 +88,7 @@ class Follower:
             held = SplitScore(**json.loads(holdout)) if holdout else None
             if s.train is None or scores.score > s.train.score:
                 s = replace(s, train=scores)
-            # As `run_folder.pick_best` picks it.
+            # The same order as in `run_folder.pick_best`.
             order = winner_order(json.loads(features), (held or scores).score, index)
             if self._order is None or order < self._order:
                 self._order = order

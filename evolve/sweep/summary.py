@@ -21,7 +21,7 @@ NOT_THE_JUDGES = (
     "schema_version", "created_at", "run", "proposer", "proposals", "templates", "config", "feedback_version",
     "ended", "checksums", "predicted_tokens", "winner_off_grid", "winner_batch_invariant",
 )  # fmt: skip
-"""Keys of a journal's meta table that say nothing of what was judged on."""
+"""Keys of a journal's meta table that do not describe the judge."""
 
 _LOOK_UPS = """SELECT (SELECT count(DISTINCT decisions_hash) FROM results WHERE status = 'ok' AND train IS NOT NULL),
     (SELECT total(look_ups) FROM answers)"""
@@ -33,12 +33,11 @@ class RunLine:
 
     Attributes:
         state: state of the run.
-        wanted: proposals that it was to make.
-        judged_on: description of its judge: workload, setting, table or GPU. Scores of two runs can be
-            compared where these are equal.
+        wanted: number of proposals to make.
+        judged_on: description of its judge: workload, setting, table or GPU. Only scores of runs with equal
+            descriptions can be compared.
         winner: proposal that the holdout picked; None without a score.
-        look_ups: latencies looked up: training shapes times distinct decision tables that were scored, and what
-            the proposer looked at itself.
+        look_ups: latencies looked up: training shapes times distinct scored decision tables, and the proposer's own.
     """
 
     label: str
@@ -66,7 +65,7 @@ class RunLine:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median and quartiles over the runs of a variant, and its two ends."""
+    """Median, quartiles and extremes over the runs of a variant."""
 
     median: float
     low: float
@@ -77,12 +76,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """The runs of one variant that have a winner, judged on the same.
+    """The runs of one variant that have a winner and equal judges.
 
     Attributes:
         runs: number of runs.
-        unfinished: those of them that have not made all their proposals.
-        figures: spread by name: shares of the oracle's gain, regressions on both splits, what was spent.
+        unfinished: number of those that have not made all their proposals.
+        figures: spread by name: shares of the oracle's gain, regressions on both splits, spending.
     """
 
     variant: str
@@ -97,9 +96,9 @@ class SweepSummary:
     """Summary of all runs.
 
     Attributes:
-        runs: in the order of the sweep.
-        variants: in the order of the sweep.
-        winners: the run whose winner is best on the holdout, for each thing that was judged on.
+        runs: all runs, in the order of the sweep.
+        variants: all variants, in the order of the sweep.
+        winners: the run whose winner is best on the holdout, for each judge.
     """
 
     path: Path
@@ -109,7 +108,7 @@ class SweepSummary:
 
 
 def summarise(sweep: Sweep, states: Sequence[RunState]) -> SweepSummary:
-    """Read the journals once more, and sum them up."""
+    """Read the journals once more and summarise them."""
     runs = tuple(_line(sweep, state) for state in states)
     scored = [r for r in runs if r.train is not None]
     variants = []
@@ -139,7 +138,7 @@ def _line(sweep: Sweep, state: RunState) -> RunLine:
             tables, own = journal.select(_LOOK_UPS)[0]
             look_ups = int(own) + tables * (s.winner_train.shapes if s.winner_train else 0)
     except UserError:
-        pass  # not begun, or killed as it began: a line without figures
+        pass  # not begun, or killed at its start: a line without figures
     return RunLine(
         label=member.label,
         variant=member.variant,
@@ -228,7 +227,7 @@ COLUMNS = (
 
 
 def summary_csv(summary: SweepSummary) -> str:
-    """One line per run; cells of what a run does not have are empty."""
+    """CSV with one line per run; missing values are empty."""
     import pandas
 
     rows = []
@@ -249,7 +248,7 @@ def summary_csv(summary: SweepSummary) -> str:
 
 
 def write_summary(summary: SweepSummary, code: int) -> list[Path]:
-    """Write both files beside the runs; they are rewritten when a sweep goes on, as journals are the truth."""
+    """Write both files beside the runs; a resumed sweep rewrites them from its journals."""
     files = {CSV_FILE: summary_csv(summary), JSON_FILE: json.dumps(summary_json(summary, code), indent=1) + "\n"}
     for name, text in files.items():
         write_whole(summary.path / name, text)

@@ -1,1 +1,1 @@
-"""Fits the numbers of a program."""
+"""Fits of the numbers of a program."""

@@ -1,7 +1,7 @@
-"""Constant fitting: moves the numbers of a program to where its training score is best.
+"""Constant fitting: a numeric search for the numbers of a program with the best training score.
 
-A numeric search over the recorded table, with no model asked: thousands of decision tables cost less than one
-answer. `coordinate` needs nothing beyond the base install; `tpe` is Optuna's sampler (extra `fit`).
+It looks latencies up in the recorded table and asks no model: thousands of decision tables cost less than one answer.
+ `coordinate` needs nothing beyond the base install; `tpe` is Optuna's sampler (extra `fit`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Fitted:
         after: training score with the fitted ones.
         tunables: number of tunable constants.
         evaluations: decision tables that were scored.
-        distinct: those of them that differ.
+        distinct: number of distinct ones among them.
         look_ups: latencies looked up: training shapes times evaluations.
     """
 
@@ -63,7 +63,7 @@ class ConstantFitter:
     """Fits programs on the training shapes of a judge. Not thread-safe."""
 
     def __init__(self, judge: Judge) -> None:
-        """Take the judge's questions and answers."""
+        """Prepare the judge's questions and latencies."""
         self._tables = Tables(judge.gpu, judge.questions, judge.limits, target=judge.target)
         self._scorer = Scorer(judge)
         self.train_shapes = len(judge.weights[Split.TRAIN])
@@ -80,14 +80,14 @@ class ConstantFitter:
         """Fit a program.
 
         Args:
-            program: passed by the gate.
-            evaluations: most decision tables to score, the program's own included.
-            seed: seed of everything random.
+            program: a program that has passed the gate.
+            evaluations: most decision tables to score, including the program's own.
+            seed: random seed.
             method: name of the search.
-            stopped: ends the fit when it is set.
+            stopped: event that ends the fit.
 
         Raises:
-            Unfit: nothing to move, the program has no score, or the fit was stopped.
+            Unfit: the program has no number to move or no score, or the fit was stopped.
             SandboxUnavailable: no process could be started.
             UserError: the method needs the extra `fit`.
         """

@@ -25,7 +25,7 @@ REACH = 8.0
 """A literal without bounds may become this many times larger or smaller."""
 
 LEAST = 1e-3
-"""Share of a literal's value that a lower bound of 0 stands for."""
+"""Share of a literal's value that replaces a lower bound of 0."""
 
 DIGITS = 3
 """Significant digits of a fitted number: more would describe the noise of the table."""
@@ -36,8 +36,8 @@ class Tunable:
     """One number that may move.
 
     Attributes:
-        position: in `evaluators.language.literals.literals` of the program.
-        value: what the text says; its type stays.
+        position: index in `evaluators.language.literals.literals` of the program.
+        value: number in the text; its type stays.
         low: smallest value, above 0.
         high: largest value.
     """
@@ -48,7 +48,7 @@ class Tunable:
     high: float
 
     def at(self, value: float) -> Number:
-        """The nearest number that the text may hold."""
+        """The nearest number that may replace it."""
         rounded = significant(min(max(value, self.low), self.high))
         return rounded if isinstance(self.value, float) else max(math.ceil(self.low), round(rounded))
 
@@ -85,7 +85,7 @@ def _open_lines(source: str) -> set[int]:
 
 
 def _most(tree: ast.Module, target: AnyTarget) -> dict[int, int]:
-    """Largest values of literals that are an answer, or a bound of one, by id: beyond them a program fails."""
+    """Largest valid values of literals that are returned or bound a returned value, by id."""
     found: dict[int, int] = {}
     for function in (n for n in tree.body if isinstance(n, ast.FunctionDef)):
         for node in ast.walk(function):
@@ -103,7 +103,7 @@ def _most(tree: ast.Module, target: AnyTarget) -> dict[int, int]:
 
 
 def tunables(program: Program, target: AnyTarget = FA3) -> list[Tunable]:
-    """The numbers of a program that may move, in the order of the text; not those that name one of few variants."""
+    """Numbers of a program that may move, in the order of the text, except those that name a variant."""
     open_lines, lines = _open_lines(program.source), program.source.splitlines()
     tree = program.tree
     known = [(i, n) for i, n in enumerate(literals(tree)) if n.lineno in open_lines]
@@ -132,5 +132,5 @@ def tunables(program: Program, target: AnyTarget = FA3) -> list[Tunable]:
 
 
 def rewritten(program: Program, moved: Sequence[tuple[Tunable, Number]]) -> str:
-    """The program's text with other numbers in place; nothing else changes."""
+    """The program's text with other numbers, otherwise unchanged."""
     return with_numbers(program.source, program.tree, {tunable.position: number for tunable, number in moved})

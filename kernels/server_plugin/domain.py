@@ -1,4 +1,4 @@
-"""Which calls a plugin serves. It has no engine in it: everything is asked of plain values."""
+"""Domain of calls that a plugin serves, over plain values, independent of an engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Full CUDA graphs fix the schedule of a batch size before lengths are known. Any 
 """
 
 MAX_MEASURED_SEQLEN = 16384
-"""Keys per sequence that were measured, at most: schedules are decided for no more."""
+"""Most keys per sequence that were measured; schedules are decided for no more."""
 
 MAX_WORKSPACE_BYTES = 512 * 1024 * 1024
 """Batches that need more memory between their programs are left to FA3."""
@@ -32,7 +32,7 @@ def table_batch(batch: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """Calls that are served.
+    """Calls that a plugin serves.
 
     Attributes:
         name: in messages.
@@ -52,11 +52,11 @@ class Domain:
 
 
 MEASURED = Domain("measured", (128,), (8,), ("bfloat16",), (16,), 64)
-"""What latencies were recorded for: attention of Llama-3.1-70B at tensor parallel degrees 1 to 8."""
+"""Calls whose latencies were recorded: attention of Llama-3.1-70B at tensor parallel degrees 1 to 8."""
 
 CORRECT = Domain("correct", (64, 80, 96, 128, 192, 256), tuple(range(1, 17)), ("bfloat16", "float16"),
                  (16, 32, 64, 128), 1024)  # fmt: skip
-"""What the kernel's tests hold it to; whether it is faster there, nobody has measured."""
+"""Calls that the kernel's tests cover; its speed there was not measured."""
 
 GPU = ((9, 0), 132)
 """Compute capability and multiprocessors of the GPUs that were measured: H100 SXM and H200."""
@@ -64,7 +64,7 @@ GPU = ((9, 0), 132)
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What is known of the layers of a KV cache group when the engine starts.
+    """Properties of the layers of a KV cache group, known when the engine starts.
 
     Attributes:
         num_heads_q: query heads on this GPU.
@@ -100,10 +100,10 @@ class Layers:
 
 
 def chosen_domain() -> Domain:
-    """The domain that the environment asks for.
+    """The domain named by the environment.
 
     Raises:
-        ValueError: it asks for another.
+        ValueError: the environment names an unknown one.
     """
     name = os.environ.get(DOMAIN_VARIABLE, MEASURED.name)
     known = {d.name: d for d in (MEASURED, CORRECT)}
@@ -125,7 +125,7 @@ def decided_seqlen(max_model_len: int) -> int:
 
 
 def why_not(layers: Layers, domain: Domain) -> str:
-    """Why FA3 keeps all steps of these layers; empty where decode steps are served."""
+    """Reason why FA3 keeps all steps of these layers; empty if decode steps are served."""
     wanted = (
         (layers.capability == GPU[0] and layers.num_sms == GPU[1],
          f"the GPU has compute capability {layers.capability} and {layers.num_sms} multiprocessors, "
@@ -156,9 +156,9 @@ def is_decode_step(
     bidirectional_ranges: object,
     drafting: bool,
 ) -> bool:
-    """Whether every sequence of a step has one new token, and nothing special is asked.
+    """True if every sequence of a step has one new token and no special request.
 
-    A step of a captured graph is padded: then num_reqs and num_tokens are those of the graph.
+    A step of a captured graph is padded: num_reqs and num_tokens are then those of the graph.
     """
     return (
         max_query_len == 1

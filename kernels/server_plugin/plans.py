@@ -1,9 +1,8 @@
-"""How an engine's decode steps are served: schedules by batch size, memory for them, launches of its layers.
+"""Plans of an engine's decode steps: schedules by batch size, memory for them, launches of its layers.
 
-It has no engine in it. What serves a step follows from its number of sequences alone, so that a CUDA graph and the
-steps that replay it always agree. Nothing is asked of the lengths on the host: where the program decides blocks per
-split by them, the first layer of a step enqueues a look-up, one program, ahead of its attention, and the other layers
-read what it found.
+Independent of an engine. The plan of a step follows from its number of sequences alone, so that a CUDA graph and the
+steps that replay it always agree. The host never reads lengths: where the program decides blocks per split by them, the
+first layer of a step enqueues a look-up, one program, ahead of its attention, and the other layers read its result.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from .domain import MAX_WORKSPACE_BYTES, Layers, decided_seqlen, table_batch
 
 @dataclass(eq=False, slots=True)
 class Plan:
-    """How the steps of one batch size are served.
+    """Plan of the steps of one batch size.
 
     Attributes:
         owner: holds what plans share.
@@ -54,11 +53,11 @@ class Plans:
     They share one workspace, as large as the most that any of them needs.
 
     Attributes:
-        layers: what is known of them.
+        layers: properties of the layers.
         by_batch: plans of the batch sizes that are served.
         capacity: keys that a sequence may have.
         blocks: blocks per split of the step that runs, int32 (1,) on the device.
-        first_layer: which layer looks them up; the first that comes.
+        first_layer: layer that looks them up, the first one that runs.
     """
 
     def __init__(
@@ -67,11 +66,11 @@ class Plans:
         """Decide all batch sizes.
 
         Args:
-            layers: what is known of them.
-            device: of the engine.
+            layers: properties of the layers.
+            device: device of the engine.
             capacity: keys that a sequence may have.
-            max_batch: sequences in a step, at most.
-            logger: told what is served.
+            max_batch: most sequences in a step.
+            logger: receives a line on the plans.
 
         Raises:
             ValueError: the environment names no positive number of keys.
@@ -142,8 +141,8 @@ class LayerLaunches:
         """Enqueue a layer's attention.
 
         Args:
-            plan: of the step.
-            cache: the layer's KV cache; another object is bound anew.
+            plan: plan of the step.
+            cache: the layer's KV cache; another object is bound again.
             pages_of: its keys and values, (pages, page_size, heads_kv, head_dim).
             query: (tokens, heads_q, head_dim), at least `batch` tokens.
             output: likewise; rows behind the batch stay as they are.

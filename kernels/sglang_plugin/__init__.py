@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def switched_on() -> bool:
-    """Whether the environment lets the plugin take part."""
+    """True unless the environment switches the plugin off."""
     return os.environ.get(SWITCH, "1") != "0"
 
 

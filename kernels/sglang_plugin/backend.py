@@ -53,7 +53,7 @@ class DecodeBackend(FlashAttentionBackend):
         )  # fmt: skip
 
     def _unlike(self, model_runner: Any) -> str:
-        """What of a model or server is not plain attention over a cache of its own, empty where nothing is."""
+        """Reason why a model or server is not plain attention over a cache of its own; empty if it is."""
         wrong = (
             (self.use_mla, "multi-head latent attention"),
             (self.is_encoder_decoder, "an encoder"),
@@ -64,9 +64,9 @@ class DecodeBackend(FlashAttentionBackend):
         return next((reason for truth, reason in wrong if truth), "")
 
     def plan_of(self, q: torch.Tensor, layer: Any, forward_batch: Any, special: dict[str, Any]) -> Plan | None:
-        """How a layer's step is served; None leaves it to FA3.
+        """Plan of a layer's step; None leaves it to FA3.
 
-        What asks for more than causal attention of one token over all keys of its sequence is left.
+        FA3 keeps steps that need more than causal attention of one token over all keys of its sequence.
         """
         plans, metadata = self.plans, self.forward_metadata
         if (

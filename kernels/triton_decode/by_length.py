@@ -19,7 +19,7 @@ COLUMNS = 128
 """Entries per row of the table of uneven batches: enough for 262,143 blocks."""
 
 UNEVEN = 4
-"""A batch is planned for a longest sequence of up to so many times the mean; programs without keys cost time, too."""
+"""Ratio of longest to mean that a batch is planned for; programs without keys cost time, too."""
 
 _EXACT = 16
 

@@ -102,7 +102,7 @@ class Launch:
     enqueue: Callable[..., object]
 
     def run(self) -> torch.Tensor:
-        """Enqueue; the lengths, the page table and the scales are read on the device, anew each time."""
+        """Enqueue; the lengths, the page table and the scales are read on the device at each run."""
         if self.workspace is not None:
             self.workspace.claim()
         try:
@@ -116,8 +116,8 @@ class Launch:
     def elsewhere(self) -> Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], object]:
         """A function of (batch, q, out, seqlens, page_table) that enqueues the same call over other tensors.
 
-        For servers, which call it once per layer and step: nobody checks that heads, strides and dtypes are those of
-        this call, that the workspace is large enough, and that launches of different streams do not share it.
+        For servers, which call it once per layer and step. It does not check that heads, strides and dtypes are those
+        of this call, that the workspace is large enough, and that launches of different streams do not share it.
         """
         _, k, v, _, _, _, *others = self.arguments
         enqueue = self.enqueue
@@ -249,7 +249,7 @@ def prepare(
         sinks: one score per query head (heads_q,) that takes part in the softmax without a value.
         k_scale: fp32 factor of fp8 keys, of a shape that expands to (batch, heads_kv).
         v_scale: fp32 factor of fp8 values, likewise.
-        blocks_per_split: int32 (1,) on the device that stands for the schedule's, read anew by each run (see
+        blocks_per_split: int32 (1,) on the device in place of the schedule's, read at each run (see
             `by_length`); less than 1 counts as 1.
 
     Raises:

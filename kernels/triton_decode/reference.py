@@ -1,4 +1,4 @@
-"""The same attention in plain fp32 torch, one sequence at a time: slow, and short enough to be checked by reading."""
+"""Reference attention in plain fp32 torch, one sequence at a time: slow, and short enough to check by reading."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from .schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What the host knows of a decode call when it captures a CUDA graph.
+    """A decode call as the host knows it when it captures a CUDA graph.
 
     Attributes:
         batch: sequences in the call.
@@ -51,7 +51,7 @@ class Rule:
         """The schedule of a call; None leaves it to the stock kernel.
 
         Args:
-            call: what is known of it.
+            call: the call.
             seqlens: live keys per sequence, where they are known; else blocks per split stays 1.
         """
         page = max(1, call.page_size)
@@ -92,8 +92,8 @@ class Rule:
     def blocks_by_length(self, call: Call, schedule: Schedule) -> Callable[[int, int], int] | None:
         """The rule by mean and greatest number of blocks, for `by_length.answers_of`; None where 1 always does.
 
-        It is asked about one sequence of the greatest length among others that are even. Of even batches, and of rules
-        that read the total and the greatest alone, nothing is lost by that.
+        It is called with one sequence of the greatest length among equal others, which is exact for even batches and
+        for rules that read only the total and the greatest.
         """
         if self.blocks_per_split is None or schedule.num_splits == 1:
             return None

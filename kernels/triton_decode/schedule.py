@@ -1,4 +1,4 @@
-"""How a decode call is cut into programs: the knobs, their bounds, and the memory they need. No torch here."""
+"""Schedule of a decode call: its knobs, their bounds, and the memory they need. Imports no torch."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ class WorkspaceSize:
 
     @property
     def num_bytes(self) -> int:
-        """All of it."""
+        """Total bytes."""
         return 4 * (self.acc_floats + self.stats_floats + self.counters)
 
     def holds(self, other: WorkspaceSize) -> bool:
-        """Whether a launch that needs `other` fits."""
+        """True if a launch that needs `other` fits."""
         return (
             self.acc_floats >= other.acc_floats
             and self.stats_floats >= other.stats_floats
@@ -103,7 +103,7 @@ def row_blocks(seqlen_q: int, group: int) -> int:
 def workspace_size(
     schedule: Schedule, *, batch: int, seqlen_q: int, heads_q: int, heads_kv: int, head_dim: int
 ) -> WorkspaceSize:
-    """What a launch needs at most, whatever the lengths.
+    """Most memory that a launch needs, for any lengths.
 
     Example:
         >>> heads = {"heads_q": 8, "heads_kv": 1, "head_dim": 128}

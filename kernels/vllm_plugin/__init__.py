@@ -20,7 +20,7 @@ logger = logging.getLogger(f"vllm.{__name__}")  # below vLLM's logger, which dec
 
 
 def switched_on() -> bool:
-    """Whether the environment lets the plugin take part."""
+    """True unless the environment switches the plugin off."""
     return os.environ.get(SWITCH, "1") != "0"
 
 

@@ -32,7 +32,7 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
     """
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
-        """See `FlashAttentionMetadataBuilder`; what is served is found out at the first decode step."""
+        """See `FlashAttentionMetadataBuilder`; plans are made at the first decode step."""
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.domain = chosen_domain()
         decided_seqlen(self.model_config.max_model_len)  # a wrong variable stops the engine now, not at its first step
@@ -64,7 +64,7 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
         return metadata
 
     def _begin(self) -> Plans | None:
-        """How steps are served; None where there is a reason to leave all to FA3."""
+        """Plans of steps; None if there is a reason to leave all to FA3."""
         layers = self._layers()
         reason = why_not(layers, self.domain) or self._unlike_layers()
         if reason:
@@ -76,7 +76,7 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
         )  # fmt: skip
 
     def _unlike_layers(self) -> str:
-        """Why layers of this group cannot be served, empty where all can."""
+        """Reason why layers of this group cannot be served; empty if all can."""
         heads = (self.num_heads_q, self.num_heads_kv, self.headdim)
         for name, layer in get_layers_from_vllm_config(self.vllm_config, Attention, self.layer_names).items():
             if not getattr(layer.impl, "plain", False):
@@ -112,7 +112,7 @@ class DecodeImpl(FlashAttentionImpl):
         self.launches = LayerLaunches(self.scale)
 
     def _is_plain(self) -> bool:
-        """Whether the layer asks for nothing but causal attention over all of its keys."""
+        """True if the layer needs only causal attention over all of its keys."""
         return (
             self.attn_type == AttentionType.DECODER
             and self.alibi_slopes is None

@@ -60,7 +60,7 @@ def main() -> None:
     lines = ["champion,unseen_shapes,slower,unreliable,bound,bound_unreliable_as_slower"]
     for champion in (
         "fa3-static", "fa3-metadata", "vllm-metadata", "fa3-static-fresh", "fa3-metadata-fresh", "fa3-static-guarded",
-        "fa3-metadata-even",
+        "fa3-metadata-even", "vllm-metadata-abstains",
     ):  # fmt: skip
         report = json.loads(read_text(RESULTS / "confirm" / champion / "confirm.json.gz"))
         unseen = [s for s in report["shapes"] if s["group"] in ("sealed", "fresh")]

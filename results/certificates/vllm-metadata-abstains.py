@@ -48,9 +48,9 @@ def schedule(shape, gpu):
 
 
 def blocks_per_split(work, gpu):
-    # One block cannot be split. With rows for less than a fifth of the SMs, or for 1.25 times all, little is gained.
+    # Two blocks gain nothing; rows for less than a fifth of the SMs, or for 1.25 times all, gain little.
     tiles = work.batch * work.num_heads_kv
-    if work.max_n_blocks == 1 or 5 * tiles < gpu.num_sms or 4 * tiles > 5 * gpu.num_sms:
+    if work.max_n_blocks <= 2 or 5 * tiles < gpu.num_sms or 4 * tiles > 5 * gpu.num_sms:
         return 0
     # 32 candidates, one round: FA3's own size, and those that cut the longest sequence into 1 to 31 parts.
     stock = min(work.max_n_blocks, fa3_blocks(work, gpu))

@@ -2,8 +2,8 @@
 
     python results/live-lengths/fit.py PROGRAM --setting vllm-metadata-cold --evaluations 1000 -o FITTED
 
-Deterministic, no GPU. The holdout is scored once, after the fit, and sealed shapes are not read. A program without
-live lengths is fitted just so: for a comparison at equal budget.
+Deterministic, no GPU. The holdout is scored once, after the fit, and sealed shapes are not read. Programs that
+read no live lengths are fitted alike, for comparisons at equal budget.
 """
 
 from __future__ import annotations

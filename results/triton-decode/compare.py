@@ -5,7 +5,7 @@ num_splits, a few rounds each, and finds the fastest of both. The second times t
 FA3's own choice, every one of them captured twice (A/A), so that the best of many is not reported by the readings that
 made it the best. Outputs are compared with an fp32 reference before and after.
 
-    python results/triton-decode/compare.py --seconds 240 -o FOLDER   # first-pass.csv.gz, second-pass.csv, card.json
+    python results/triton-decode/compare.py --seconds 240 -o FOLDER   # first-pass.csv.gz, second-pass.csv.gz, card.json
 
 Needs a Hopper GPU and the extras gpu and triton. Sealed test shapes are left alone. `table.py` summarises.
 """
@@ -310,7 +310,7 @@ def main() -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
         writer.writerows(rows(first, rounds=False))
-    with open(options.o / "second-pass.csv", "x", newline="", encoding="utf-8") as file:
+    with gzip.open(options.o / "second-pass.csv.gz", "xt", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
         writer.writerows(rows(second, rounds=True))

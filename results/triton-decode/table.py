@@ -1,4 +1,4 @@
-"""Tables of this folder's README from `second-pass.csv`; needs no GPU.
+"""Tables of this folder's README from `second-pass.csv.gz`; needs no GPU.
 
 python results/triton-decode/table.py
 """
@@ -6,6 +6,7 @@ python results/triton-decode/table.py
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -25,7 +26,7 @@ def read(path: Path) -> list[tuple[Case, Medians]]:
     """Medians of every shape."""
     cases = {case.id: case for case in llama31_70b()}
     medians: dict[str, Medians] = {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with gzip.open(path, "rt", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             medians.setdefault(row["case"], {})[row["arm"]] = float(row["latency_us"])
     return [(cases[name], by_arm) for name, by_arm in medians.items()]
@@ -57,7 +58,7 @@ def noise(group: Sequence[Medians], arm: str) -> str:
 
 def main() -> None:
     """Print all tables."""
-    shapes = read(Path(__file__).parent / "second-pass.csv")
+    shapes = read(Path(__file__).parent / "second-pass.csv.gz")
     for ragged in (False, True):
         kind = "ragged" if ragged else "uniform"
         group = [(c, m) for c, m in shapes if c.ragged is ragged]

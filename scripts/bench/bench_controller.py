@@ -50,11 +50,11 @@ class FreeJudge:
         )
 
     def score(self, source: str, decisions: Sequence[Decision]) -> Evaluation:
-        """As it was."""
+        """Give the same evaluation again."""
         return self.evaluate(source)
 
     def recheck(self, source: str, evaluation: Evaluation) -> Evaluation:
-        """Agree."""
+        """Return the evaluation unchanged."""
         return evaluation
 
 

@@ -1,4 +1,4 @@
-"""What the pool costs per launch: many launches through many workers whose kernel takes no time.
+"""Cost of the pool per launch: many launches through many workers whose kernel takes no time.
 
 Needs no GPU. Every job is queued, sent and answered as on GPUs; with --store the results are recorded, too.
 Wall time is that of this machine's cores, which controller and workers share; CPU time of the controller is what
@@ -49,7 +49,7 @@ class FreeBench:
         return {"device": asdict(self._device), "build": "no kernel"}
 
     def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
-        """The same latencies always."""
+        """Give constant latencies."""
         return {
             "cells": [{"latencies_us": LATENCIES_US, "error": 0.0021} for _ in decisions],
             "sm_clock_mhz": 1980,
@@ -60,7 +60,7 @@ class FreeBench:
 
 
 def jobs(launches: int, per_shape: int) -> Iterator[Job]:
-    """Distinct shapes with so many launches each."""
+    """Distinct shapes with a given number of launches each."""
     decisions = tuple(Decision(s, blocks_per_split=1) for s in range(1, per_shape + 1))
     for k in range(launches // per_shape):
         yield Job(COLD, DecodeShape(1 + k % 64, 1024 + k, 8, 1), decisions, ROUNDS)
@@ -115,7 +115,7 @@ def open_executor(name: str, workers: int) -> Executor:
 
 
 def profiled(executor: Executor, workers: int, launches: int, per_shape: int) -> str:
-    """Where the controller's time goes: the workers' threads and the caller's, profiled together."""
+    """Profile of the controller's time: the workers' threads and the caller's together."""
     profile = cProfile.Profile()
     threading.setprofile(lambda *_: None)
     profile.enable()

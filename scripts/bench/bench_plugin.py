@@ -1,4 +1,4 @@
-"""What the vLLM plugin costs the host per step: metadata with the plugin on and off, and a layer's forward.
+"""Cost of the vLLM plugin on the host per step: metadata with the plugin on and off, and a layer's forward.
 
     PYTHONPATH=.:tests/support python scripts/bench/bench_plugin.py PACKAGE
 

@@ -1,4 +1,4 @@
-"""What the dashboard says of expeditions: turns, drafts, costs, outcomes."""
+"""Expeditions in the dashboard: turns, drafts, costs, outcomes."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ LONG = "a" * 300
 """Longer than the name of a file may be."""
 
 MISTAKES = [
-    (["run"], 2, "missing argument CONFIG", "configs/quickstart.yaml"),
+    (["run"], 2, "Missing argument 'CONFIG'.", "configs/quickstart.yaml"),
     (["run", "nope.yaml"], 2, "nope.yaml does not exist", "configs/"),
     (["run", "configs/nope.yaml"], 2, "configs/nope.yaml does not exist", "quickstart.yaml"),
     (["run", "folder"], 2, "folder cannot be read", ""),
@@ -91,14 +91,14 @@ MISTAKES = [
     (["record", "--executor", "local", "--gpus", "\u00b2"], 2, "--gpus \u00b2", "--gpus 4"),
     (["record", "--minutes", "-1", "--dry-run"], 2, "--minutes", "evosplit record --help"),
     (["confirm", str(STOCK), "--minutes", "-1"], 2, "--minutes", "evosplit confirm --help"),
-    (["record"], 2, "missing option -o", "-o slice.jsonl"),
+    (["record"], 2, "Missing option '-o'.", "-o slice.jsonl"),
     (["record", "-o", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written", "a folder that exists"),
     (["record", "--merge", "nope", "-o", "table"], 2, "nope is not a slice file", ""),
     (["record", "--merge", "short.py", "-o", "table"], 2, "nothing recorded in short.py", ""),
     (
         ["record", "--merge", "other.jsonl", "-o", "table"],
         2,
-        "is no slice that evosplit record wrote",
+        "is not a slice of evosplit record",
         "",
     ),
     (["show", "nope"], 2, "no run 'nope'", "evosplit run"),

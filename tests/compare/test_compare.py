@@ -100,7 +100,7 @@ def test_arms_have_the_same_dollars() -> None:
         (["--operators", "best"], "no operator 'best'"),
         (["--equal", "time"], "cannot be equal"),
         (["--equal", "dollars", "--operators", "parametrised"], "costs no dollars"),
-        (["--amount", "7"], "no whole number of expeditions"),
+        (["--amount", "7"], "not a whole number of expeditions"),
         (["--operators", ""], "nothing to compare"),
         (["--add", "agent"], "expected ARM=RUN"),
         (["configs/quickstart.yaml"], "an agent that asks a model"),

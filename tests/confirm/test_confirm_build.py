@@ -39,7 +39,7 @@ WORK = "def schedule(shape, gpu):\n    return 0, None, 0\n\n\ndef blocks_per_spl
 
 
 def patched(shape: DecodeShape, setting: Setting, asked: int) -> Decision:
-    """What PROGRAM makes of a call."""
+    """Decision of PROGRAM for a call."""
     from evaluators.fa3.dispatch import shape_view
 
     view = shape_view(shape, setting)
@@ -184,6 +184,22 @@ def test_the_prepare_kernel_is_asked_for_its_live_splits(
     assert found["read"] == found["agree"] and found["changed"] > 0, result.err
     # Stock's own live splits are imposed on arm A: the build's formula is another.
     assert all(one.blocks_per_split > 0 for _, (one, _) in worker.requests)
+
+
+def test_a_patch_of_both_files_is_asked_for_both(
+    bundle: Callable[[str, str], Path], evosplit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(shape: DecodeShape, setting: Setting, asked: int) -> Decision:
+        own = spelled_out(shape, setting, patched(shape, setting, asked), Gpu())
+        return replace(own, blocks_per_split=2) if setting.mode is Mode.METADATA else own
+
+    source = PROGRAM + WORK.partition("\n\n\n")[2]
+    worker = Build(both, noise=0.0)
+    use(monkeypatch, worker)
+    result = evosplit("confirm", bundle(source, "fa3-whole"), "--provider", "x.so", "-o", "out", "--json")
+    assert result.json["target"] == "fa3-whole", result.err
+    for found in result.json["settings"].values():
+        assert found["read"] == found["agree"] and found["changed"] > 0
 
 
 def test_a_lost_gpu_and_too_little_time(

@@ -40,7 +40,7 @@ def test_lines_fit() -> None:
 
 
 def said_by(*command: str | Path) -> str:
-    """What a command prints; empty where it succeeds."""
+    """Output of a command; empty if it succeeds."""
     done = subprocess.run([str(c) for c in command], cwd=HERE, capture_output=True, text=True, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 

@@ -51,7 +51,7 @@ def status(port: int, request: bytes = INDEX) -> int:
 
 
 def until(port: int, wanted: int) -> bool:
-    """Whether such an answer comes within ten seconds."""
+    """True if such an answer comes within ten seconds."""
     end = time.monotonic() + 10
     while time.monotonic() < end:
         if status(port) == wanted:

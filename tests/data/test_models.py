@@ -121,7 +121,7 @@ def test_files_and_folders_are_models(tmp_path: Path) -> None:
     path.write_text(json.dumps(PLAIN))
     assert read_model(str(path)) == read_model(str(path.parent))
     assert read_model(str(path)).name == "Tiny"
-    for text, message in (("{", "no JSON"), ("[]", "expected an object")):
+    for text, message in (("{", "not readable JSON"), ("[]", "expected an object")):
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             read_model(str(path))

@@ -249,15 +249,24 @@ def test_a_guarded_program_is_certified_on_live_shapes_as_it_is(
 
 
 @pytest.mark.slow
-def test_a_whole_target_certifies_the_program_itself() -> None:
-    source = (GUARDED / "fa3-metadata-even.py").read_text()
-    target = TARGETS["fa3-whole"]
-    reports = [LIVE / "fa3-metadata-even" / "confirm.json.gz"]
+@pytest.mark.parametrize(
+    ("name", "target_name", "certified", "missed"),
+    [
+        ("fa3-metadata-even", "fa3-whole", 0.005, 0.003),
+        ("vllm-metadata-abstains", "fa3-vllm-prepare", 0.006, 0.005),
+    ],
+)
+def test_where_lengths_decide_the_program_itself_is_certified(
+    name: str, target_name: str, certified: float, missed: float
+) -> None:
+    source = (GUARDED / f"{name}.py").read_text()
+    target = TARGETS[target_name]
+    reports = [LIVE / name / "confirm.json.gz"]
     tables = recorded_tables(target, ROOT / "results" / "tables")
     given_to = (parse_program(source), target, tables, Gpu(), Domain(varlen=True))
-    found = certify(*given_to, 0.005, reports=reports)
+    found = certify(*given_to, certified, reports=reports)
     assert found.holds and found.step.margin is None and found.source == source and len(found.curve) == 1
-    assert not certify(*given_to, 0.003, reports=reports).holds
+    assert not certify(*given_to, missed, reports=reports).holds
     assert certificate_png(found).startswith(b"\x89PNG")
 
 

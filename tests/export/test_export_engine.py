@@ -189,7 +189,7 @@ def test_a_setting_that_a_program_knows_nothing_of_is_named(evosplit: Command, t
     assert result.code == 0
     check("export-engine", result.json)
     assert result.json["measured"]["refused"] == {
-        "triton_decode-metadata-cold": "it decides for launches that nobody measured"
+        "triton_decode-metadata-cold": "it decides for launches that were not measured"
     }
     check("export-engine", json.loads((tmp_path / "out" / "provenance.json").read_text()))
 

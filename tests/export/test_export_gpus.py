@@ -1,4 +1,4 @@
-"""What a bundle says of GPUs of other sizes, and rules that hold the size of one."""
+"""A bundle's section on GPUs of other sizes, and rules that hold the size of one."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_distilled_rules_make_no_recorded_shape_slower(
     for inputs in {step["inputs"] for step in curve}:
         gains = [step["log_gain"] for step in curve if step["inputs"] == inputs]
         assert gains == sorted(gains) and gains[-1] > 0
-    assert curve[-1]["share"] >= 1
+    assert curve[-1]["log_gain"] >= told["distilled"]["program_log_gain"] - 0.005
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
     assert not [
         r for r in rows if r["split"] != "test" and r["regression"] == "1" and r["launch_stock"] != r["launch_new"]

@@ -1,4 +1,4 @@
-"""What an export refuses, and what it says."""
+"""Refusals of exports, and their messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_condition_that_lets_prefill_through_is_found_out(
 
     monkeypatch.setattr(domain, "RECORDED", tuple(c for c in domain.RECORDED if "seqlen_q" not in c))
     result = export(PREFILL_TOO, "fa3")
-    assert result.code == 2 and "otherwise that nobody measured" in result.err and not (tmp_path / "out").exists()
+    assert result.code == 2 and "unmeasured calls otherwise" in result.err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

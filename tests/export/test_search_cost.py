@@ -1,4 +1,4 @@
-"""What a search in the prepare kernel costs a step, and what is refused for it."""
+"""Cost of a search in the prepare kernel per step, and refusals because of it."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
 import logging
 import sys
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from decode_calls import DEVICE  # skips where torch or Triton is missing
+from installed_engine import engine_marks  # skips where torch or Triton is missing
 
 # isort: split
 
@@ -23,16 +21,7 @@ from triton_programs import BY_LENGTH
 from evolve.export.engine.export import export_engine
 from evolve.export.targets.targets import EngineTarget
 
-VERSION = "0.5.23"
-try:
-    FOUND = importlib.metadata.version("sglang")
-except importlib.metadata.PackageNotFoundError:
-    FOUND = "none"
-pytestmark = [
-    pytest.mark.skipif(FOUND != VERSION, reason=f"needs sglang {VERSION}; installed: {FOUND}"),
-    pytest.mark.skipif(DEVICE != "cpu", reason="written for Triton's interpreter"),
-    pytest.mark.slow,
-]
+pytestmark = engine_marks("sglang", "0.5.23")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import logging
 import sys
 from collections.abc import Iterator
@@ -12,28 +11,19 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from decode_calls import DEVICE  # skips where torch or Triton is missing
+from installed_engine import H100, engine_marks  # skips where torch or Triton is missing
 
 # isort: split
 
 import torch
 from triton_decode import reference
 from triton_programs import BY_LENGTH
-from vllm_engine import H100, Step, vllm_config
+from vllm_engine import Step, vllm_config
 
 from evolve.export.engine.export import export_engine
 from evolve.export.targets.targets import EngineTarget
 
-VERSION = "0.25.1"
-try:
-    FOUND = importlib.metadata.version("vllm")
-except importlib.metadata.PackageNotFoundError:
-    FOUND = "none"
-pytestmark = [
-    pytest.mark.skipif(FOUND != VERSION, reason=f"needs vllm {VERSION}; installed: {FOUND}"),
-    pytest.mark.skipif(DEVICE != "cpu", reason="results/tpot/ runs it on a GPU"),
-    pytest.mark.slow,
-]
+pytestmark = engine_marks("vllm", "0.25.1")
 
 
 @pytest.fixture(scope="module")

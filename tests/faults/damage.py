@@ -125,7 +125,7 @@ SUBJECTS = (
 
 
 def told(code: int, out: str, err: str) -> bool:
-    """Whether a command said clearly that it would not go on."""
+    """True if a command refused with a clear message."""
     return code in (2, 3) and ("error: " in err or "cannot be read" in err or '"problem"' in out)
 
 

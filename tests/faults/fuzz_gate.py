@@ -76,7 +76,7 @@ class Hole(Exception):
 
 @cache
 def runners() -> tuple[Sandbox, NativeCompiler]:
-    """What programs are put to: a ragged batch, so that both entry points have something to do."""
+    """Questions to programs: a ragged batch, so that both entry points are called."""
     from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
     from evaluators.data.questions import Question
     from evaluators.fa3.dispatch import shape_view, work_view

@@ -81,7 +81,7 @@ def children(pid: int) -> list[int]:
 
 
 def executes(pid: int, argument: Path | str) -> bool:
-    """Whether a process was started with an argument, such as a script.
+    """True if a process was started with an argument, such as a script.
 
     One that was forked a moment ago still looks like its parent.
     """

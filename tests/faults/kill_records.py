@@ -1,4 +1,4 @@
-"""What a search of tests/faults/kill_searches.py leaves behind, and what must be in it after every death."""
+"""Records of a search of tests/faults/kill_searches.py, and their invariants after every kill."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows(folder: Path) -> Rows:
 
 
 def proposals(folder: Path | None) -> int:
-    """How many proposals were asked for; 0 while there is no journal."""
+    """Number of requested proposals; 0 while there is no journal."""
     if folder is None:
         return 0
     try:
@@ -54,7 +54,7 @@ def proposals(folder: Path | None) -> int:
 
 
 def checked(folder: Path, before: Rows, *, at_most: int) -> Rows:
-    """What the journal holds now.
+    """Content of the journal.
 
     Raises:
         Violation: something that it held `before` is lost or changed, or there are more than `at_most` proposals.
@@ -70,7 +70,7 @@ def checked(folder: Path, before: Rows, *, at_most: int) -> Rows:
 
 
 def launches(runs: Path) -> list[tuple[object, ...]]:
-    """All that the latency store of a folder of runs holds, but for the clock; the store must be sound.
+    """Content of the latency store of a folder of runs, without times; the store must be sound.
 
     Raises:
         Violation: it is not.
@@ -102,7 +102,7 @@ def content(runs: Path) -> object:
 
 
 def difference(wanted: object, found: object, where: str = "") -> str:
-    """Where two contents part first; empty where they are equal."""
+    """First difference of two contents; empty if they are equal."""
     if isinstance(wanted, dict) and isinstance(found, dict) and wanted.keys() == found.keys():
         pairs = [(f"{where}.{key}", value, found[key]) for key, value in wanted.items()]
     elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):

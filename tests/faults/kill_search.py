@@ -48,7 +48,7 @@ MAIN = "from evolve.cli import main; main()"
 
 @dataclass
 class Tally:
-    """What was done and seen."""
+    """Record of a campaign."""
 
     controller: int = 0
     sandbox: int = 0
@@ -62,12 +62,12 @@ class Tally:
 
     @property
     def kills(self) -> int:
-        """All of them."""
+        """Total of all kills."""
         return self.controller + self.sandbox + self.proposer + self.gpu_worker
 
 
 class Life:
-    """What one life of a controller may not undo, and when it ends."""
+    """Results that one life of a controller must keep, and the condition of its end."""
 
     def __init__(self, runs: Path, before: Rows, sent: int, log: Path) -> None:
         """Look at what there is before it starts."""
@@ -87,7 +87,7 @@ class Life:
 
     @property
     def may_end(self) -> bool:
-        """Whether it may end by itself, with a message, before the search is done."""
+        """True if it may end by itself, with a message, before the search is done."""
         return self.workers_killed > 0 or self.sandboxes_killed >= OUTSIDE_KILLS
 
     def check(self, sent: list[int]) -> None:

@@ -77,7 +77,7 @@ class Maker:
         return made
 
     def evaluation(self, source: str, picks: list[int]) -> Evaluation:
-        """What a judge might say of these decisions."""
+        """Plausible evaluation of these decisions."""
         logs = {c.id: self.cells[c.id][k][1] for c, k in zip(self.cases, picks, strict=True)}
         decisions = tuple(self.cells[c.id][k][0] for c, k in zip(self.cases, picks, strict=True))
         return Evaluation(

@@ -1,4 +1,4 @@
-"""Whether a rule cuts a sequence the same way in every batch."""
+"""Check that a rule cuts a sequence the same way in every batch."""
 
 from __future__ import annotations
 

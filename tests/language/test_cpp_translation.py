@@ -37,7 +37,7 @@ def function(name: str, body: str) -> str:
 
 @pytest.mark.parametrize("first", [0, pytest.param(1000, marks=pytest.mark.slow)])
 def test_random_programs_answer_as_their_cpp(first: int, tmp_path: Path) -> None:
-    """All programs in one translation unit: starting the compiler costs more than a function."""
+    """Compile all programs in one translation unit: starting the compiler costs more than a function."""
     count = 20 * PROGRAMS if first else PROGRAMS
     sources = [Author(first + i).program() for i in range(count)]
     sources += [rule(relation(random.Random(first + i))) for i in range(count)]
@@ -208,7 +208,7 @@ def test_what_has_no_exact_cpp_is_refused(body: str, message: str) -> None:
 
 @given(st.integers(-(10**6), 10**6), st.integers(1, 10**4))
 def test_whole_quotients_round_as_floats_do(a: int, b: int) -> None:
-    """What `_whole_share` stands on, for the part of its range that can be tried."""
+    """Assumption of `_whole_share`, on a part of its range."""
     import math
 
     if a >= 0:

@@ -250,7 +250,7 @@ def test_record_one_gpu_into_a_file(
         (["--gpus", "2"], "--executor local"),
         (["--executor", "locl"], "known: local, ray"),
         (["--executor", "local", "--gpus", "0"], "expected a number from 1"),
-        (["--executor", "local"], "missing option -o"),
+        (["--executor", "local"], "Missing option '-o'."),
     ],
 )
 def test_recordings_that_cannot_be(evosplit: Command, arguments: list[str], says: str) -> None:

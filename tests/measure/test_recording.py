@@ -49,10 +49,9 @@ def test_cold_copies_are_never_read_twice_within_reach_of_l2() -> None:
         launches = launches_per_replay(case.shape)
         plan = plan_copies(case.shape, COLD, launches=launches, l2_bytes=L2, pool_elements=pool)
         assert plan.evict and plan.copy_of(launches - 1) == 0
-        between = plan.bytes_between_uses(live_kv_bytes(case.shape))
-        assert between is None or between >= COLD_DISTANCE * L2
-        if between is None:
-            assert len({plan.copy_of(i) for i in range(launches)}) == launches
+        uses = [plan.copy_of(i) for i in range(launches)]
+        between = [uses.index(copy, i + 1) - i - 1 for i, copy in enumerate(uses) if copy in uses[i + 1 :]]
+        assert all(others * live_kv_bytes(case.shape) >= COLD_DISTANCE * L2 for others in between)
 
 
 def test_short_prompts_fit_l2_even_in_many_copies_so_they_are_evicted() -> None:

@@ -96,7 +96,7 @@ class GatedGpus:
 
 
 def launches(log: Sequence[Job]) -> Counter[tuple[object, str]]:
-    """How often each launch was measured, the stock decision's apart, which runs along with every other."""
+    """Count of measurements of each launch, except the stock decision's, which runs along with every other."""
     gpu = SIMULATED_DEVICE.gpu()
     return Counter((w.shape, canonical_launch(w.shape, w.setting, d, gpu).key) for w in log for d in w.decisions[1:])
 
@@ -259,7 +259,7 @@ def test_runs_of_one_sweep_ask_for_one_pool() -> None:
 
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch) -> GatedGpus:
-    """What `evosplit` opens in this process instead of real GPUs; runs are processes that ask over the socket."""
+    """Simulated pool that `evosplit` opens in this process; runs are processes that ask over the socket."""
     require_sandbox()
     found = GatedGpus(gpus=2)
     monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: found)

@@ -300,5 +300,5 @@ def test_the_answer_to_another_prompt_is_not_taken(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../x", "a/b", ".hidden", ".."])
 def test_names_stay_in_the_queue(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="no prompt's name"):
+    with pytest.raises(UserError, match="not the name of a prompt"):
         PromptQueue(tmp_path / "q").answer(name, Reply("hello"))

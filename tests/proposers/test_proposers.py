@@ -1,4 +1,4 @@
-"""What every proposer must keep to, whoever answers."""
+"""Contract of every proposer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run that goes on has come to, and how a terminal shows it."""
+"""Progress of a running search, and its display on a terminal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 
 @dataclass
 class Shown:
-    """What a display wrote, on a terminal of 80 columns or elsewhere."""
+    """Output of a display, on a terminal of 80 columns or elsewhere."""
 
     file: io.StringIO
     console: Console

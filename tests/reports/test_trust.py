@@ -1,4 +1,4 @@
-"""What is said of how far a score carries."""
+"""Lines about the reach of a score."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ HARMFUL = {
 
 
 def verdict(machine: str, number: int, third: int = 0, arch: int | None = None) -> int:
-    """What the filter returns for a call, given the low half of its third argument."""
+    """Result of the filter for a call, given the low half of its third argument."""
     data = {0: number, 4: MACHINES[machine].audit_arch if arch is None else arch, confine.ARGUMENT_2: third}
     program, at, value = confine.filter_instructions(MACHINES[machine]), 0, 0
     while True:

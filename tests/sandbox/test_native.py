@@ -121,7 +121,7 @@ def test_programs_of_the_whole_language(source: str, compiler: NativeCompiler, s
 
 
 def agree(source: str, compiler: NativeCompiler, sandbox: Sandbox) -> bool:
-    """Whether native code answered; it must answer as the sandbox, and never where the program fails there."""
+    """True if native code answered; it must answer as the sandbox, and never where the program fails there."""
     program = parse_program(source)
     found, answers = decided(compiler, program), sandbox.ask(program)
     # Native code needs less time and memory than CPython; within the same limits it may know more.
@@ -234,7 +234,7 @@ def test_without_a_compiler_the_sandbox_answers_and_says_so_once(
             assert plain.run([0.8, 0, 64, 6, 3, 0, 257, 2, 4, 1.1]) is not None
     assert [r.getMessage() for r in said.records] == [
         "constants are fitted with CPython in the sandbox, which is slower: no C++ compiler: CXX names "
-        "'no-such-compiler', which is no program"
+        "'no-such-compiler', which is not a program"
     ]
 
 

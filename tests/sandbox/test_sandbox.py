@@ -211,7 +211,7 @@ def test_waiting_for_a_cpu_is_no_fault_of_the_candidate(monkeypatch: pytest.Monk
 def test_a_program_near_the_limit_of_time_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, ends: str, tries: int, last: str
 ) -> None:
-    """What the machine ended counts apart from what ran into the limit."""
+    """Processes killed by the machine are counted apart from those over the limit."""
     kinds = {"T": "TIME", "R": "REPLIED", "O": "OUTSIDE", "U": "UNBEGUN", "C": "CALL"}
     left = [process.Ended(process.End[kinds[e]], None, 0, 0.0, 0.0) for e in ends.split()]
     monkeypatch.setattr(process, "_run_once", lambda *arguments: left.pop(0))

@@ -24,7 +24,7 @@ from evolve.search.controller import Controller, read_journal
 
 
 class OtherHoldout(SmallJudge):
-    """The same training scores with other ones on the holdout."""
+    """Evaluation with the same training scores and other ones on the holdout."""
 
     def evaluate(self, source: str) -> Evaluation:
         found = super().evaluate(source)

@@ -1,4 +1,4 @@
-"""What the controller relies on in OpenEvolve 0.4, none of it a promised interface: one test for each part.
+"""Parts of OpenEvolve 0.4 that the controller relies on, none of them a promised interface: one test for each.
 
 A failure after an upgrade says which part of `evolve/search/population.py` has to change. Answers are read by
 code of our own (`evolve/search/responses.py`): OpenEvolve's parsing differs between 0.4.0 and 0.4.1.

@@ -44,7 +44,9 @@ def test_the_same_commits_give_the_same_population() -> None:
 
 
 def test_nothing_depends_on_the_interpreters_hash_seed() -> None:
-    code = "import test_population as t; p, s = t.grown(80); print(hash(0), s, p.fingerprint())"
+    code = "import sys, test_population as t; p, s = t.grown(80); print(hash(0), s, p.fingerprint())\n"
+    # Neither ours nor OpenEvolve's client of models is imported, and neither is lost.
+    code += "assert 'openai' not in sys.modules; from openevolve.embedding import EmbeddingClient as c; assert c"
     outputs = set()
     for hash_seed in ("1", "2", "3"):
         env = {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": f"{Path(__file__).parent}:{PYTHONPATH}", "PATH": ""}

@@ -63,7 +63,7 @@ def calls(*made: tuple[str, dict[str, Any]], text: str = "", tokens: tuple[int, 
 
 
 def last_tool(request: dict[str, Any]) -> str:
-    """What the last tool said."""
+    """Text of the last tool call."""
     return next((m["content"] for m in reversed(request["messages"]) if m["role"] == "tool"), "")
 
 

@@ -16,7 +16,7 @@ def _nested(head: str, tail: str, depth: int, inside: str = "shape.varlen") -> s
 
 
 def _many(line: str) -> str:
-    """As many lines as the gate reads."""
+    """A program with as many lines as the gate reads."""
     lines, size = [], 200
     while size < MAX_SOURCE_BYTES:
         lines.append(line.format(len(lines)))

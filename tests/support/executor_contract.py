@@ -1,4 +1,4 @@
-"""What any executor owes the pool, on simulated GPUs: what dies, hangs or results late costs time, never a result."""
+"""Contract of executors with the pool, on simulated GPUs: deaths, hangs and late results cost time, never a result."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def measured(pool: Pool, jobs: list[Job], client: str = "run") -> list[JobResult
 
 
 def executions(folder: Path) -> Counter[str]:
-    """How often each shape was run, the self-test's apart."""
+    """Count of runs of each shape, except the self-test's."""
     path = folder / "executions.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     return Counter(" ".join(line.split()[1:3]) for line in lines if line.split()[2] != "k2048")
 
 
 class ExecutorContract:
-    """What any executor owes the pool."""
+    """Contract of executors with the pool."""
 
     def executor(self, gpus: int) -> Executor:
         raise NotImplementedError

@@ -163,7 +163,7 @@ def export(
 
 @pytest.fixture
 def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of translation and proof: recorded losses are not looked at, and searches cost nothing."""
+    """Switch off harm and search cost, for tests of translation and proof."""
     monkeypatch.setattr(evolve.export.evidence.harm, "harms", lambda rows: {})
     monkeypatch.setattr(evolve.export.bundle.search_cost, "search_us", lambda *_, **__: 0.0)
 

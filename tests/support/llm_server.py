@@ -17,7 +17,7 @@ PREPARING = "Answer: yes"
 
 @dataclass
 class Script:
-    """What the server does per request: `answers[i]` for the i-th, the last one for ever after."""
+    """Behaviour of the server: `answers[i]` for the i-th request, the last one for all later ones."""
 
     answers: list[Callable[[BaseHTTPRequestHandler], None]]
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -99,7 +99,7 @@ def hang(seconds: float) -> Callable[[BaseHTTPRequestHandler], None]:
 def depending(
     answer: Callable[[dict[str, Any]], Callable[[BaseHTTPRequestHandler], None]],
 ) -> Callable[[BaseHTTPRequestHandler], None]:
-    """What to send as the request has it."""
+    """Response in the form that the request asks for."""
 
     def send(handler: BaseHTTPRequestHandler) -> None:
         answer(handler.request_json)(handler)  # type: ignore[attr-defined]

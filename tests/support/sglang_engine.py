@@ -18,9 +18,9 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from installed_engine import H100
 
 CUDA_ONLY = tuple(name for name in ("sgl_kernel", "torchvision") if importlib.util.find_spec(name) is None)
-H100 = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
 CONTEXT, PAGE, SLOTS = 1024, 16, 256
 """Keys of a sequence, keys of a page, pages of the pool."""
 
@@ -69,7 +69,7 @@ def without_cuda() -> None:
 
 
 def runner(**changes: Any) -> Any:
-    """What a backend asks of SGLang's model runner, for a made-up Llama shard of two layers with 8 heads to 1."""
+    """Stand-in of SGLang's model runner for a backend, with a made-up Llama shard of two layers with 8 heads to 1."""
     import torch
     from sglang.srt.configs.model_config import AttentionArch
     from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool

@@ -178,7 +178,7 @@ def simulated_source(worker: SimulatedWorker, store: LatencyStore | Path, settin
 
 
 class SimulatedBench:
-    """What a worker process would hold, for tests of the protocol."""
+    """Bench of a worker process, for tests of the protocol."""
 
     def __init__(self, setting: Setting, seed: int) -> None:
         self._worker = SimulatedWorker(seed=seed, fault=_fault)

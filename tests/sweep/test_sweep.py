@@ -314,7 +314,7 @@ def test_labels_are_names_of_folders_and_differ(tmp_path: Path) -> None:
 
 
 SWEEP_MISTAKES: list[tuple[Sequence[object], str]] = [
-    (["sweep"], "missing argument CONFIG"),
+    (["sweep"], "Missing argument 'CONFIG'."),
     (["sweep", QUICKSTART], "nothing to sweep over"),
     (["sweep", "nope.yaml", "--seeds", "0..1"], "nope.yaml does not exist"),
     (["sweep", QUICKSTART, "--seeds", "9..0"], "runs backwards"),

@@ -1,4 +1,4 @@
-"""What every target must hold: both members answer the same questions about their decisions and launches."""
+"""Contract of targets: both members answer the same questions about their decisions and launches."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ BATCH, KEYS = 3, 24
 
 
 def both(tmp_path: Path, work: Callable[..., None]) -> list[Any]:
-    """What `work(ranks)` gives on two ranks, each a process of its own."""
+    """Results of `work(ranks)` on two ranks, each a process of its own."""
     context = get_context("spawn")
     answers = context.SimpleQueue()
     ranks = [context.Process(target=_rank, args=(str(tmp_path / "store"), r, work, answers)) for r in range(2)]

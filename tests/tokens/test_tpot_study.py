@@ -1,4 +1,4 @@
-"""What the study of tokens makes of measurements: rows are made up, with steps that follow the model or do not."""
+"""Study of tokens on made-up rows, with steps that follow the model or do not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
 
 @pytest.fixture(autouse=True)
 def no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What is made up is not compared with what was recorded."""
+    """Keep made-up rows apart from recorded ones."""
     monkeypatch.setattr(summarise, "TABLES", tmp_path / "none")
 
 

@@ -168,7 +168,7 @@ def test_tune_from_trace_to_certificate(evosplit: Command, tmp_path: Path) -> No
     result = evosplit("tune", *arguments, "--json")
     assert result.code == 0, result.err
     check("tune", result.json)
-    assert "214 requests" in result.err and "recorded shapes stand for" in result.err
+    assert "214 requests" in result.err and "recorded shapes represent" in result.err
     bundle = Path(result.json["bundle"])
     assert {"program.py", "certificate.csv", "launch_arguments.py"} <= {p.name for p in bundle.iterdir()}
     assert result.json["predicted_tokens"]["holdout"]["token_speedup"] > 1

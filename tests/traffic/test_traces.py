@@ -82,7 +82,7 @@ def test_requests_are_plain() -> None:
         ('{"arrival_s": 1, "prompt_tokens": 0, "output_tokens": 3}\n', "holds no request"),
         ('{"a": 1}\n', "line 1: no trace of requests; found a"),
         ("x,y\n1,2\n", "line 2: no trace of requests; found x, y"),
-        (OWN + "{\n", "line 4: no JSON"),
+        (OWN + "{\n", "line 4: not JSON"),
         (OWN + "[1]\n", "line 4: expected an object, got list"),
         (OWN + '{"arrival_s": 1}\n', "line 4: no prompt_tokens"),
         (OWN.replace("5.5", "NaN"), "line 1: expected a finite number"),

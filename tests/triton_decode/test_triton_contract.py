@@ -1,4 +1,4 @@
-"""What a server relies on: equal bits, bounded memory that streams do not share, and clear refusals."""
+"""Guarantees for servers: equal bits, bounded memory that streams do not share, and clear refusals."""
 
 from __future__ import annotations
 

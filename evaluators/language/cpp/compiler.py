@@ -44,7 +44,7 @@ class Compiler:
 
     Attributes:
         path: path of the program.
-        version: first line of what it says about itself.
+        version: first line of its version output.
     """
 
     path: str
@@ -55,7 +55,7 @@ def find_compiler() -> Compiler:
     """$CXX, or the first of c++, g++ and clang++.
 
     Raises:
-        UserError: none is there (exit code 3).
+        UserError: there is none (exit code 3).
     """
     wanted = os.environ.get("CXX")
     for name in (wanted,) if wanted else COMPILERS:
@@ -63,7 +63,7 @@ def find_compiler() -> Compiler:
         if path:
             done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
             return Compiler(path, done.stdout.partition("\n")[0])
-    tried = f"CXX names {wanted!r}, which is no program" if wanted else f"none of {', '.join(COMPILERS)} is on PATH"
+    tried = f"CXX names {wanted!r}, which is not a program" if wanted else f"none of {', '.join(COMPILERS)} is on PATH"
     raise UserError(
         f"no C++ compiler: {tried}",
         hint="install g++ or clang++, or set CXX; without one the proof cannot run",
@@ -126,7 +126,7 @@ def compile_function(compiler: Compiler, text: str, call: str, inputs: int, fold
 
     Args:
         compiler: compiler to use.
-        text: the function, as the patched tree holds it, and what it stands on.
+        text: the function, as in the patched tree, and the definitions that it needs.
         call: C++ expression of its answer over `row[0]`, `row[1]`, ...
         inputs: numbers in a row.
         folder: folder for source and binary.

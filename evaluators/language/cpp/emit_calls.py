@@ -221,7 +221,7 @@ class CallExpressions(Expressions):
         return self.write(node)
 
     def loop_head(self, target: ast.expr, iterable: ast.expr) -> str:
-        """`for (...)` of a loop whose names live in it alone."""
+        """Head `for (...)` of a loop whose names live only inside."""
         if isinstance(iterable, ast.Call) and isinstance(iterable.func, ast.Name) and iterable.func.id == "range":
             assert isinstance(target, ast.Name)
             kind = cpp_type(self._types.declared(target))

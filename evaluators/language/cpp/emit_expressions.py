@@ -69,14 +69,14 @@ TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """An expression as written: its text, how tightly it binds, and its type in C++."""
+    """Text of an expression with its precedence and its type in C++."""
 
     text: str
     binds: int
     kind: str
 
     def at(self, level: int) -> str:
-        """The text, in parentheses where it binds less tightly than its place asks for."""
+        """The text, in parentheses if its precedence is lower than its place requires."""
         return self.text if self.binds >= level else f"({self.text})"
 
 
@@ -98,7 +98,7 @@ class Expressions(ABC):
     """Writes expressions; `needed` collects the helpers that they use."""
 
     def __init__(self, types: Inference, fields: Mapping[str, str], names: Callable[[str], str]) -> None:
-        """Keep the types, the target's names of the inputs, and how local names are spelled."""
+        """Store the types, the target's names of the inputs, and the C++ names of local ones."""
         self._types, self._fields, self._name = types, fields, names
         self._divisors = frozenset(types.divisors)
         self.needed: set[str] = set()
@@ -109,7 +109,7 @@ class Expressions(ABC):
         return self._types.of[node]
 
     def write(self, node: ast.expr) -> Text:
-        """An expression, with what must be checked of its value at run time."""
+        """An expression, with the run-time checks of its value."""
         found = self._written(node)
         if not self._types.checked:
             return found
@@ -165,7 +165,7 @@ class Expressions(ABC):
         return self._call(node)
 
     def condition(self, node: ast.expr) -> Text:
-        """An expression of which only its truth counts."""
+        """An expression in a place where only its truth matters."""
         if isinstance(node, ast.BoolOp):
             sign, level = ("&&", AND) if isinstance(node.op, ast.And) else ("||", OR)
             # Compilers ask for parentheses around && inside ||.
@@ -205,7 +205,7 @@ class Expressions(ABC):
             raise refuse(node, "what may be a float may also be an integer that may pass 2**53", "float(...)")
 
     def in_braces(self, node: ast.expr, wanted: str) -> Text:
-        """As `as_type`; braces refuse to turn an int into a double by themselves."""
+        """As `as_type`, for braces, which do not convert an int to a double."""
         found = self.as_type(node, wanted)
         return self.cast(found, wanted) if wanted == "double" and found.kind != "float" else found
 
@@ -354,11 +354,11 @@ class Expressions(ABC):
 
     @abstractmethod
     def _comprehension(self, node: ast.ListComp | ast.GeneratorExp) -> Text:
-        """A list that is made; `emit_calls` knows the loops."""
+        """A list comprehension; `emit_calls` writes its loops."""
 
     @abstractmethod
     def _call(self, node: ast.Call) -> Text:
-        """A call; `emit_calls` knows the functions."""
+        """A call; `emit_calls` writes it."""
 
 
 def _bounds(kind: Type, low: float, high: float) -> tuple[str, str, str]:

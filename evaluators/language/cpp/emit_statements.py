@@ -304,7 +304,7 @@ def _begun(node: ast.Assign) -> set[str]:
 
 
 def one_by_one(target: ast.Tuple, value: ast.Tuple) -> bool:
-    """True if `a, b = x, y` is `a = x` and then `b = y`: no value reads a name that has changed by then."""
+    """True if `a, b = x, y` equals `a = x` and then `b = y`: no value reads a name that was assigned before it."""
     later = [value.elts[i + 1 :] for i in range(len(value.elts))]
     return len(target.elts) == len(value.elts) and not any(
         names_in(name) & names_in(part) for name, parts in zip(target.elts, later, strict=True) for part in parts
@@ -312,7 +312,7 @@ def one_by_one(target: ast.Tuple, value: ast.Tuple) -> bool:
 
 
 def names_in(node: ast.AST) -> set[str]:
-    """Names that a node reads or assigns, those of comprehensions apart."""
+    """Names that a node reads or assigns, except those of comprehensions."""
     inner = {
         n.id for c in ast.walk(node) if isinstance(c, ast.ListComp | ast.GeneratorExp)
         for g in c.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)

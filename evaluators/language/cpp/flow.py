@@ -1,6 +1,6 @@
-"""Facts at one place of a program: ranges of its names, and what guards and definitions say of expressions.
+"""Facts at one place of a program: ranges of its names, and facts about expressions from guards and definitions.
 
-Expressions are told apart by their text; whatever speaks of a name is forgotten when the name is assigned.
+Expressions are identified by their text; facts about a name are dropped when the name is assigned.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Flow:
     alive: bool = True
 
     def copy(self) -> Flow:
-        """A state that goes on by itself."""
+        """An independent copy of the state."""
         return replace(
             self, types=dict(self.types), limits=dict(self.limits), gaps=dict(self.gaps), meanings=dict(self.meanings)
         )
@@ -72,7 +72,7 @@ class Flow:
         return self.texts.of(node)
 
     def forget(self, names: Iterable[str]) -> None:
-        """Drop what is known of expressions over names that change."""
+        """Drop the facts about expressions over names that change."""
         gone = frozenset(names)
         self.limits = {t: limit for t, limit in self.limits.items() if not self.texts.names(t) & gone}
         self.gaps = {
@@ -85,14 +85,14 @@ class Flow:
         }
 
     def assign(self, name: str, found: Type, value: ast.expr | None) -> None:
-        """Give a name a value; `value` is what it is computed from, where that is one expression."""
+        """Give a name a value; `value` is the expression that it is computed from, if it is one."""
         self.forget((name,))
         self.types[name] = found
         if value is not None and name not in self.texts.names(self.text(value)):
             self.meanings[name] = value
 
     def assume(self, test: ast.expr, truth: bool, look: Look) -> None:
-        """Narrow what is known to where a condition holds, or does not."""
+        """Narrow the facts to those where a condition holds, or does not."""
         if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
             self.assume(test.operand, not truth, look)
         elif isinstance(test, ast.BoolOp):
@@ -111,7 +111,7 @@ class Flow:
 
     def _compared(self, op: type[ast.cmpop] | None, left: ast.expr, right: ast.expr, truth: bool, look: Look) -> None:
         one, other = look(left), look(right)
-        # A float that is no number at all fails every comparison, so that a failed one says nothing of floats.
+        # NaN fails every comparison, so a failed comparison says nothing about floats.
         if op is None or not (one.number and other.number) or not (truth or (one.whole and other.whole)):
             return
         if op in (ast.Gt, ast.GtE):
@@ -142,7 +142,7 @@ class Flow:
         self.limits[text] = max(low, known[0]), min(high, known[1])
 
     def order(self, greater: ast.expr, smaller: ast.expr, gap: int) -> None:
-        """Know that `greater - smaller` is at least `gap`."""
+        """Note that `greater - smaller` is at least `gap`."""
         key = self.text(greater), self.text(smaller)
         self.gaps[key] = max(gap, self.gaps.get(key, gap))
 
@@ -229,7 +229,7 @@ def merged(states: Sequence[Flow]) -> Flow:
 
 
 def widened(old: Flow, new: Flow) -> Flow:
-    """`new` with every bound that still moves taken away."""
+    """`new` without the bounds that still move."""
     found = new.copy()
     found.types = {n: widen(old.types[n], t) if n in old.types else t for n, t in new.types.items()}
     return found

@@ -39,19 +39,19 @@ class ExpressionTypes(ABC):
     Attributes:
         of: type of each expression by node, over all the times that it is computed.
         names: type that C++ gives each local name, by function ("" for the body).
-        places: function and name that an ast.Name stands for, by node.
+        places: function and name that an ast.Name denotes, by node.
         results: type that each function returns.
         parameters: types that each helper is called with.
-        divisors: divisions whose divisor may be zero as far as ranges tell.
+        divisors: divisions whose divisor may be zero according to ranges.
         flow: facts at this place.
-        updated: the statement of each `a op b` that stands for `a op= b`.
+        updated: the statement of each `a op b` that was `a op= b`.
         checked: True if C++ checks at run time what ranges cannot exclude; otherwise such code is refused.
         bounds: in checked C++, least and greatest value of expressions that must be checked.
-        watched: the expression whose check tells that it was this one.
+        watched: the expression whose failed check is reported as its own.
     """
 
     def __init__(self, form: Form, inputs: Mapping[str, Type], checked: bool, numbers: Mapping[str, Type]) -> None:
-        """Begin with nothing known."""
+        """Begin without facts."""
         self.form, self.inputs, self.checked = form, inputs, checked
         self.bounds: dict[ast.expr, tuple[float, float]] = {}
         self.watched: ast.AST | None = None
@@ -88,7 +88,7 @@ class ExpressionTypes(ABC):
 
     @contextmanager
     def unrecorded(self) -> Iterator[None]:
-        """Compute types without remembering, or refusing, what may not be final."""
+        """Compute types that may not be final, without storing or refusing them."""
         before, self._recording = self._recording, False
         try:
             yield
@@ -96,7 +96,7 @@ class ExpressionTypes(ABC):
             self._recording = before
 
     def declared(self, node: ast.expr) -> Type:
-        """The type of the C++ variable that a name stands for; of other expressions their own."""
+        """The type of the C++ variable of a name, or the type of another expression."""
         if isinstance(node, ast.Name) and node in self.places:
             function, name = self.places[node]
             return self.names[function][name]
@@ -118,9 +118,8 @@ class ExpressionTypes(ABC):
             )
         return found
 
-    def _overflow(self, node: ast.expr, message: str, *, low: float = -math.inf, high: float = math.inf,
-                  hint: str = "") -> None:  # fmt: skip
-        """Refuse, or have checked, what may leave a range; nothing while ranges are not final."""
+    def _overflow(self, node: ast.expr, message: str, *, low: float = -math.inf, high: float = math.inf) -> None:
+        """Refuse, or check at run time, an expression that may leave a range; nothing while ranges are not final."""
         if not self._recording:
             return
         if self.checked:
@@ -131,9 +130,7 @@ class ExpressionTypes(ABC):
             return
         parts = [node.left, node.right] if isinstance(node, ast.BinOp) else [node]
         seen = {ast.unparse(p): self.look(p) for p in parts if not isinstance(p, ast.Constant)}
-        raise Overflow(
-            self.form, self.inputs, self.updated.get(node, node), message, low=low, high=high, parts=seen, hint=hint
-        )
+        raise Overflow(self.form, self.inputs, self.updated.get(node, node), message, low=low, high=high, parts=seen)
 
     def _type(self, node: ast.expr) -> Type:
         if isinstance(node, ast.Constant):
@@ -213,7 +210,7 @@ class ExpressionTypes(ABC):
         if isinstance(view, ast.Name) and name in ("num_sms", "l2_bytes", "max_sm_margin"):
             name = f"gpu.{name}"
         if name not in self.inputs:
-            raise refuse(node, f"{ast.unparse(node)} is no input of this target")
+            raise refuse(node, f"{ast.unparse(node)} is not an input of this target")
         return self.inputs[name]
 
     def _subscript(self, node: ast.Subscript) -> Type:
@@ -255,7 +252,7 @@ class ExpressionTypes(ABC):
         return list_of(self.type(node.elt))
 
     def arithmetic(self, node: ast.BinOp, left: Type, right: Type) -> Type:
-        """Type of left op right."""
+        """Type of `left op right`."""
         op = node.op
         if UNKNOWN in (left, right):
             return UNKNOWN
@@ -287,7 +284,7 @@ class ExpressionTypes(ABC):
         return self._joined(node, found, found)
 
     def _bounds(self, node: ast.BinOp, left: Type, right: Type) -> tuple[float, float]:
-        """Range of a result, with what is known of the operands together."""
+        """Range of a result, using joint facts about the operands."""
         low, high = combined(node.op, (left.low, left.high), (right.low, right.high))
         flow, one, other = self.flow, node.left, node.right
         if isinstance(node.op, ast.Mult) and flow.text(one) == flow.text(other):

@@ -1,6 +1,6 @@
-"""Follows a program statement by statement, to know at each place what its names may hold.
+"""Follows a program statement by statement, to know the possible values of its names at each place.
 
-Helpers are followed anew for each combination of types that they are called with, loops until nothing moves. C++
+Helpers are followed for each combination of argument types, loops until the types are stable. C++
 declares a name once per function, with the type of all its assignments.
 """
 
@@ -41,8 +41,8 @@ class Inference(CallTypes):
         Args:
             form: one entry point.
             inputs: range of each input.
-            checked: True if C++ will check at run time what the ranges do not rule out.
-            numbers: type of names that stand for numbers given at run time.
+            checked: True if C++ checks at run time what the ranges cannot exclude.
+            numbers: type of names whose numbers are given at run time.
 
         Raises:
             NotExpressible: something has no type in C++.
@@ -145,7 +145,7 @@ class Inference(CallTypes):
         return met
 
     def update(self, node: ast.AugAssign) -> ast.BinOp:
-        """`a op b` that stands for `a op= b`."""
+        """The expression `a op b` of a statement `a op= b`."""
         if node not in self._updates:
             joined = ast.copy_location(ast.BinOp(_loaded(node.target), node.op, node.value), node)
             self._updates[node], self.updated[joined] = joined, node
@@ -173,7 +173,7 @@ class Inference(CallTypes):
                 if after.types == head.types:
                     break
                 head = after if rounds or step < ROUNDS_BEFORE_WIDENING else widened(head, after)
-            # From a state that holds all, one more round only takes away.
+            # From a state that includes all, one more round only narrows.
             for _ in range(0 if rounds else NARROWING_ROUNDS):
                 head = self._meet((entry, self._turn(node, items, head)[0]))
         end, breaks = self._turn(node, items, head)
@@ -201,7 +201,7 @@ class Inference(CallTypes):
         return self._meet((self.flow, *continues)), breaks
 
     def _order_range(self, node: ast.For) -> None:
-        """Know that i of `range(a, b)` lies from a to b - 1."""
+        """Note that i of `range(a, b)` lies from a to b - 1."""
         made, target = node.iter, node.target
         if not (isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id == "range"):
             return

@@ -1,8 +1,8 @@
 """Brings a program into the form that a C++ function has: one body that returns one number.
 
 `schedule` returns three decisions, calls helpers and may leave the choice to FA3 (0); a function of the target
-returns num_splits. What the program says is not changed: tail calls become part of the body, the other two
-decisions are kept aside, and 0 becomes FA3's own rule spelled out.
+returns num_splits. The meaning of the program stays: tail calls become part of the body, the other two decisions are
+kept apart, and 0 becomes FA3's own explicit rule.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ STOCK_LINES = 1_000_000
 
 
 class NotExpressible(UserError):
-    """A program, or a part of it, that the target has no place for."""
+    """A program, or a part of it, that the target cannot express."""
 
 
 class MayBeZero(NotExpressible):
-    """A division, or a logarithm, of what the ranges of the inputs do not keep from being 0."""
+    """A divisor, or an argument of a logarithm, that may be 0 according to the ranges of the inputs."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class Form:
 
     Attributes:
         entry: schedule or blocks_per_split.
-        views: parameter names that stand for the inputs and for the GPU, by name.
+        views: parameter names of the inputs and of the GPU, by name.
         body: statements; every return holds one number.
         helpers: functions that are still called, by name, callees first.
         constants: module-level numbers in use, by name.
@@ -137,7 +137,7 @@ def replace_answers(
     seen: set[str],
     names: Sequence[str],
 ) -> None:
-    """Put something else for an answer of these parts where a function, or one that it ends with, returns it.
+    """Replace a returned answer with these parts in a function, or in one that it ends with.
 
     Raises:
         NotExpressible: its results are not explicit.
@@ -211,7 +211,7 @@ def _inline_tail_calls(form: Form) -> None:
         if helper is None or sum(isinstance(c.func, ast.Name) and c.func.id == helper.name for c in _calls(form)) != 1:
             return
         taken = stored_names(head) | set(form.views)
-        # C++ declares counters of loops anew; other names may hold something else in the helper.
+        # C++ declares counters of loops again; other names may hold something else in the helper.
         counters = loop_counters(head) & loop_counters(helper.body)
         names = {n: f"{n}_2" for n in stored_names(helper.body) - counters if n in taken}
         given: list[ast.stmt] = []

@@ -1,7 +1,6 @@
-"""Refusals of what may leave a range, with an input that makes it so.
+"""Refusals of expressions that may leave a range, with an input for which they do.
 
-Ranges only say that something may happen. Where an input does it, the message shows the smallest that was found;
-where none of those tried does, it says so.
+Ranges only tell what may happen. The message shows the smallest input that was found, or says that none was found.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ static int64_t example__(int64_t const* row) {{
 
 
 class _Example:
-    """A form's checked C++, which tells where one expression leaves its range."""
+    """A form's checked C++, which reports where one expression leaves its range."""
 
     def __init__(self, form: Form, inputs: Mapping[str, Type], watched: ast.AST, folder: Path) -> None:
         """Translate and compile.
@@ -101,15 +100,15 @@ class _Example:
 
 
 def witness(form: Form, inputs: Mapping[str, Type], watched: ast.AST) -> tuple[dict[str, int], float] | None:
-    """Inputs for which an expression leaves its range, as small as can be made out, and its value there.
+    """Find inputs, as small as possible, for which an expression leaves its range, and its value there.
 
     Args:
         form: one entry point.
         inputs: ranges of the inputs.
-        watched: an expression of the form, or `a op= b`, of whose result is meant.
+        watched: an expression of the form, or `a op= b` for its result.
 
     Returns:
-        None where none of the inputs tried does it, or where it could not be tried: no compiler, too much time.
+        None if no tried input does it, or if none could be tried: no compiler, too much time.
     """
     rng = random.Random(SEED)
 
@@ -145,7 +144,7 @@ class Overflow(NotExpressible):
     """An expression whose value may leave the range that C++ keeps exact."""
 
     def __init__(self, form: Form, inputs: Mapping[str, Type], node: ast.AST, message: str, *, low: float, high: float,
-                 parts: Mapping[str, Type], hint: str = "") -> None:  # fmt: skip
+                 parts: Mapping[str, Type]) -> None:  # fmt: skip
         """Look for an example.
 
         Args:
@@ -156,11 +155,10 @@ class Overflow(NotExpressible):
             low: least value allowed.
             high: greatest value allowed.
             parts: types of its operands, by their text.
-            hint: alternative; by default a bound for the first operand.
         """
         found = witness(form, inputs, node)
         if found is None:
-            example = f"none of {TRIES} inputs tried makes it so, and nothing in the program rules it out"
+            example = f"{TRIES} inputs were tried without an example, but the program does not rule it out"
         else:
             given = ", ".join(f"{n.removeprefix('gpu.')}={v}" for n, v in found[0].items())
             example = f"at {given} it is {found[1]:,}"
@@ -168,12 +166,12 @@ class Overflow(NotExpressible):
         line = getattr(node, "lineno", 1)
         super().__init__(
             f"line {line}: `{ast.unparse(node)}` {message} ({ranges}); {example}",
-            hint=hint or f"bound it: {_bounded(node, low, high, parts)}, or turn such inputs away with an if above",
+            hint=f"bound it: {_bounded(node, low, high, parts)}, or turn such inputs away with an if above",
         )
 
 
 def shown(kind: Type) -> str:
-    """A range in words."""
+    """Text of a range."""
     if math.isinf(kind.low) and math.isinf(kind.high):
         return "without bounds"
     if kind.low == kind.high:

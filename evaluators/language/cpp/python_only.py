@@ -1,7 +1,7 @@
-"""Refusals of programs that lean on what C++ does not do: names without a value, shared lists, generators.
+"""Refusals of programs that rely on Python's behaviour: names without a value, shared lists, generators.
 
-Python raises where a name has no value yet, lets two names stand for one list, and computes a generator when it is
-read. The C++ of `emit_statements` would go on with another value instead.
+Python raises where a name has no value yet, lets two names refer to one list, and computes a generator when it is
+read. The C++ of `emit_statements` would continue with another value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ READERS = ("len", "max", "min", "sorted", "sum", QUEUE)
 
 
 def refuse_what_only_python_does(form: Form, types: Inference, imported: frozenset[str]) -> None:
-    """Refuse a form whose C++ might decide where Python fails, or otherwise.
+    """Refuse a form whose C++ might differ from Python, or decide where Python fails.
 
     Args:
         form: one entry point.
@@ -29,7 +29,7 @@ def refuse_what_only_python_does(form: Form, types: Inference, imported: frozens
         imported: `math` and names from it that the program imports.
 
     Raises:
-        NotExpressible: naming the place.
+        NotExpressible: with the place.
     """
     functions: list[tuple[str, Sequence[ast.stmt], set[str]]] = [("", form.body, set(form.views))]
     functions += [(f.name, f.body, {a.arg for a in f.args.args}) for f in form.helpers.values()]
@@ -54,7 +54,7 @@ def _is_math(node: ast.AST) -> bool:
 
 
 def _assigned(body: Sequence[ast.stmt], known: frozenset[str], local: set[str]) -> frozenset[str] | None:
-    """Names that have a value after a block; None where its end is not reached.
+    """Names that have a value after a block; None if its end is not reached.
 
     Raises:
         NotExpressible: a name is read that may have none.
@@ -106,7 +106,7 @@ def _read(node: ast.AST, known: frozenset[str], local: set[str]) -> None:
 
 
 def _refuse_generators(body: Iterable[ast.stmt]) -> None:
-    """Generators are computed at once only where a function reads them whole."""
+    """Refuse generators, except where a function reads them whole."""
     fine = {
         id(node.args[0]) for s in body for node in ast.walk(s)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) == 1
@@ -118,7 +118,7 @@ def _refuse_generators(body: Iterable[ast.stmt]) -> None:
 
 
 def _refuse_shared_lists(body: Sequence[ast.stmt], parameters: set[str], function: str, types: Inference) -> None:
-    """A list that changes must have one name."""
+    """Refuse a changed list with several names."""
     changed = changed_lists(list(body))
     if changed & parameters:
         raise refuse(body[0], f"{min(changed & parameters)} is the caller's list, and changes")

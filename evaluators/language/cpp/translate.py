@@ -20,7 +20,7 @@ class CppBody:
 
     Attributes:
         statements: text of each top-level statement of the program, in order, comments included.
-        preamble: lambdas and constants that stand before them.
+        preamble: lambdas and constants before them.
         may_divide_by_zero: statements that divide by zero for an input of 0; -1 is the preamble.
         notes: notes on exactness for reviewers.
     """
@@ -97,7 +97,7 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
     Args:
         form: one entry point; every path must return.
         inputs: range of each input that the target has.
-        fields: the target's own name for each of them, or an expression.
+        fields: the target's own name, or an expression, for each of them.
         guarded: True if the caller excludes inputs that would divide by zero.
 
     Raises:
@@ -116,7 +116,7 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
 
 
 def body_of(form: Form, types: Inference, fields: Mapping[str, str]) -> CppBody:
-    """As `translate`, of a form whose types are known."""
+    """Translate a form whose types are known, as `translate`."""
     writer = _Writer(form, types, fields)
     preamble, statements = writer.body()
     notes = set(writer.expressions.notes)

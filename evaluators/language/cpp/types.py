@@ -147,7 +147,7 @@ def join(one: Type, other: Type) -> Type | None:
 
 
 def widen(old: Type, new: Type) -> Type:
-    """`new` with every bound that still moves taken away, so that the search for types ends."""
+    """`new` without the bounds that still move, so that the search for types ends."""
     if old.kind is Kind.UNKNOWN:
         return new
     if new.number:
@@ -164,7 +164,7 @@ def _open(old: tuple[float, float], new: tuple[float, float]) -> tuple[float, fl
 
 
 def cpp_type(kind: Type) -> str:
-    """Its name in C++. The caller has refused what has none."""
+    """Name of the type in C++. The caller has refused types without one."""
     if kind.kind is Kind.BOOL:
         return "bool"
     if kind.kind is Kind.INT:

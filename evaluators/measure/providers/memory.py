@@ -56,12 +56,8 @@ class CopyPlan:
         return (self.launches - 1 - launch) % self.copies
 
     def of(self, launches: int) -> CopyPlan:
-        """The same copies with another number of calls."""
+        """Plan of the same copies with another number of calls."""
         return replace(self, launches=launches)
-
-    def bytes_between_uses(self, live_bytes: int) -> int | None:
-        """KV bytes read from other copies between two uses of one within a replay; None if used once."""
-        return None if self.copies >= self.launches else (self.copies - 1) * live_bytes
 
 
 def plan_copies(shape: DecodeShape, setting: Setting, *, launches: int, l2_bytes: int, pool_elements: int) -> CopyPlan:

@@ -12,7 +12,7 @@ from evolve.cli.options import ConfigFile, Json, OwnRunsDir, RunsDir, Sets, name
 OperatorRun = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, name, or last.")]
 
 agent_app = typer.Typer(
-    help="Be the operator of a run: brief, tools, budget; one call per command, or an MCP server.",
+    help="Operate a run by tools. One call per command, or an MCP server.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -34,7 +34,7 @@ def agent_open(
 
 @agent_app.command("brief")
 def agent_brief(run_name: OperatorRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
-    """Print the task of the expedition that waits, and what was said in it so far."""
+    """Print the task of the waiting expedition, and its messages."""
     from evolve.cli.agents.agent import brief_command
 
     raise typer.Exit(brief_command(run_name, runs_dir, as_json=json))
@@ -51,7 +51,7 @@ def agent_tools(run_name: OperatorRun = "last", runs_dir: RunsDir = Path("runs")
 @agent_app.command("call")
 def agent_call(
     run_name: OperatorRun,
-    tool: Annotated[str, typer.Argument(help="Name of the tool, see evosplit agent tools.")],
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="Name of the tool, see evosplit agent tools.")],
     args: Annotated[str, typer.Option("--args", help="Its arguments as JSON; - reads standard input.")] = "{}",
     draft: Annotated[
         Path | None, typer.Option("--draft", help="evaluate: file with the program or the blocks; - as above.")
@@ -62,7 +62,7 @@ def agent_call(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Call a tool. Its answer ends with what is left; submit and give_up end the expedition."""
+    """Call a tool. Its answer ends with the remaining budget; submit and give_up end the expedition."""
     from evolve.agent.expedition import Reported
     from evolve.cli.agents.agent import call_command
 
@@ -72,7 +72,7 @@ def agent_call(
 
 @agent_app.command("status")
 def agent_status(run_name: OperatorRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
-    """Show where the run stands, by training scores alone."""
+    """Show the progress of the run, by training scores only."""
     from evolve.cli.agents.agent import status_command
 
     raise typer.Exit(status_command(run_name, runs_dir, as_json=json))
@@ -83,7 +83,7 @@ def agent_serve(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="Run folder, name, last, or a YAML file: a new run.")],
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Serve the same tools over MCP on standard input and output (extra mcp)."""
+    """Serve the same tools over MCP (extra mcp). Standard input and output are the channel."""
     from evolve.cli.agents.agent import serve_command
 
     raise typer.Exit(serve_command(run_name, runs_dir))
@@ -91,14 +91,14 @@ def agent_serve(
 
 @agent_app.command("skill")
 def agent_skill() -> None:
-    """Print the Agent Skill (SKILL.md) that tells an agent how to be the operator."""
+    """Print the Agent Skill (SKILL.md) for an operator."""
     from evolve.cli.agents.agent import skill_command
 
     raise typer.Exit(skill_command())
 
 
 def compare(
-    config: Annotated[Path, typer.Argument(help="YAML file of an agent that asks a model.")] = Path(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an agent that asks a model.")] = Path(
         "configs/agent.yaml"
     ),
     sets: Sets = None,
@@ -116,7 +116,7 @@ def compare(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Compare variation operators at equal budget, on paired seeds and the holdout. Called again, it goes on."""
+    """Compare variation operators at equal budget. Seeds are paired; a second call continues the first."""
     from evolve.cli.agents.compare import compare_command
 
     raise typer.Exit(

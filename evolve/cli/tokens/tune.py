@@ -147,7 +147,7 @@ def traffic_lines(opened: OpenedTraffic, judge: Judge) -> list[str]:
     for split in SEARCH_SPLITS:
         mapped = opened.mapped([c for c in judge.cases if c.split is split])
         lines.append(
-            f"{split.value:10} {sum(w > 0 for w in mapped.weights.values())} recorded shapes stand for "
+            f"{split.value:10} {sum(w > 0 for w in mapped.weights.values())} recorded shapes represent "
             f"{len(traffic.batches)} sampled batches; the nearest is off by a factor of "
             f"{2**mapped.median_distance:.2f} in the median, beyond 2 for {100 * mapped.far_share:.0f}%"
         )

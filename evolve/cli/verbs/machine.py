@@ -33,7 +33,7 @@ def record(
     ] = None,
     gpus: Annotated[str | None, typer.Option("--gpus", help="How many, or all (with --executor).")] = None,
 ) -> None:
-    """Measure a workload on this machine's GPU, or on several, or merge slices into a table."""
+    """Measure a workload on GPUs, or merge slices into a table."""
     from evolve.cli.record import merge_command, record_command
 
     of_model = workload_of(model, tp, seqlen_q)
@@ -57,7 +57,9 @@ def record(
 
 
 def simulate(
-    table: Annotated[Path, typer.Argument(help="Folder of a measured table; a few shapes are enough.")],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="Folder of a measured table; a few shapes are enough.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the simulated table.")],
     launches: Annotated[int, typer.Option("--launches", min=0, help="Fit on so many, drawn by shapes; 0: on all.")] = 0,
     seed: Annotated[int, typer.Option("--seed", help="Of the draw.")] = 0,
@@ -68,7 +70,7 @@ def simulate(
     tp: Tp = None,
     seqlen_q: SeqlenQ = None,
 ) -> None:
-    """Fit a latency model on a measured table, and write a table of simulated latencies, named so."""
+    """Write simulated latencies by a model of a measured table. Every line about them says simulated."""
     from evolve.cli.record import simulate_command
 
     of_model = workload_of(model, tp, seqlen_q)
@@ -78,13 +80,13 @@ def simulate(
 
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="bsc: arXiv 2604.00028.")],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="bsc: arXiv 2604.00028.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for the report.")] = None,
     champion: Annotated[str | None, typer.Option("--champion", help="Program; default: fa3-metadata.")] = None,
-    measured: Annotated[Path | None, typer.Option("--from", help="measurements.json: write the report anew.")] = None,
+    measured: Annotated[Path | None, typer.Option("--from", help="measurements.json: write the report again.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the report in the folder.")] = False,
 ) -> None:
-    """Measure a paper's experiments again on this machine's GPU: Markdown, PNG, CSV."""
+    """Measure a paper's experiments again on this machine's GPU. Writes Markdown, PNG and CSV."""
     from evolve.cli.reproduce import reproduce_command
 
     raise typer.Exit(reproduce_command(paper, output=output, champion=champion, measured=measured, force=force))
@@ -96,7 +98,7 @@ def doctor(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what works here, and why the rest does not."""
+    """Report the parts that work here, and reasons for the others."""
     from evolve.cli.doctor import doctor_command
 
     raise typer.Exit(doctor_command(endpoint, as_json=json))

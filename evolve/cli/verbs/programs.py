@@ -11,7 +11,7 @@ from evolve.cli.options import PROGRAM, Json, Model, OwnRunsDir, RunsDir, Seqlen
 
 
 def evaluate(
-    program: Annotated[str, typer.Argument(help=PROGRAM)],
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help=PROGRAM)],
     config: Annotated[Path | None, typer.Option("--config", help="What to judge on; default: the quickstart.")] = None,
     sets: Sets = None,
     tables: Annotated[list[str] | None, typer.Option("--table", help="Folder of a table; several: all.")] = None,
@@ -35,7 +35,7 @@ def evaluate(
 
 
 def confirm(
-    program: Annotated[str, typer.Argument(help=PROGRAM)],
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help=PROGRAM)],
     config: Annotated[Path | None, typer.Option("--config", help="Workload, setting and weighting.")] = None,
     sets: Sets = None,
     against: Annotated[str | None, typer.Option("--against", help="Program instead of the stock decision.")] = None,
@@ -51,7 +51,7 @@ def confirm(
             min=1,
             max=5000,
             metavar="N",
-            help="Draw N shapes anew: half uniform, half ragged; static mode has no ragged.",
+            help="Draw N new shapes: half uniform, half ragged; static mode has no ragged.",
         ),
     ] = None,
     tokens: Annotated[
@@ -63,7 +63,7 @@ def confirm(
     runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
-    """Compare two programs on this machine's GPU, in paired blocks; exit code 1 unless confirmed."""
+    """Compare two programs on this machine's GPU, in paired blocks. Exit code 1 unless confirmed."""
     if provider is not None:
         from evolve.cli.confirm_build import confirm_build_command
 
@@ -88,7 +88,7 @@ def confirm(
 
 
 def tpot(
-    program: Annotated[str, typer.Argument(help=PROGRAM)],
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help=PROGRAM)],
     model: Annotated[str, typer.Option("--model", help="Well-known name, or a Hugging Face config.json.")],
     tp: Annotated[int, typer.Option("--tp", min=1, help="Tensor parallel degree: one GPU's part is measured.")] = 1,
     gpus: Annotated[
@@ -105,7 +105,7 @@ def tpot(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Measure time per output token: whole decode steps of a model's shard, stock against a program."""
+    """Measure time per output token, stock against a program. Whole decode steps of a model's shard."""
     from evolve.cli.tokens.tpot import tpot_command
 
     raise typer.Exit(
@@ -117,7 +117,7 @@ def tpot(
 
 
 def decide(
-    program: Annotated[str, typer.Argument(help=PROGRAM)],
+    program: Annotated[str, typer.Argument(metavar="PROGRAM", help=PROGRAM)],
     shapes: Annotated[Path, typer.Option("--shapes", help="CSV: batch, seqlen_k, num_heads_q, num_heads_kv, ...")],
     setting: Annotated[str, typer.Option("--setting", help="Where a row names no mode.")] = "fa3_fwd-metadata-cold",
     model: Model = None,
@@ -130,7 +130,7 @@ def decide(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Show what a heuristic decides and what the kernel then launches, for any shape."""
+    """Show a heuristic's decisions and the launches, for any shape."""
     from evolve.cli.decide import decide_command
 
     kinds = workload_of(model, tp, seqlen_q)
@@ -142,7 +142,9 @@ def decide(
 
 
 def export(
-    program: Annotated[str, typer.Argument(help="Python file, RUN#ID, or a run's winner by its name.")],
+    program: Annotated[
+        str, typer.Argument(metavar="PROGRAM", help="Python file, RUN#ID, or a run's winner by its name.")
+    ],
     target: Annotated[
         str,
         typer.Option("--target", help="fa3, fa3-prepare, fa3-vllm, vllm, fa4, python, vllm-plugin, sglang-plugin, ..."),
@@ -152,7 +154,7 @@ def export(
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what the target cannot express.")] = False,
     unmeasured: Annotated[bool, typer.Option("--unmeasured", help="Export to a kernel without recordings.")] = False,
     everywhere: Annotated[
-        bool, typer.Option("--everywhere", help="Also decide calls that nobody measured: prefill, windows, ...")
+        bool, typer.Option("--everywhere", help="Also decide unmeasured calls: prefill, windows, ...")
     ] = False,
     distill: Annotated[
         float | None,
@@ -180,7 +182,7 @@ def export(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Write a patch for upstream, proved to do what was measured, with its evidence; or a plugin for vLLM."""
+    """Write a proved patch for upstream, or a plugin for a server. The patch comes with its evidence."""
     from evolve.cli.export import export_command
 
     raise typer.Exit(

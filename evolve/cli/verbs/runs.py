@@ -35,7 +35,7 @@ def diff(
     other: Annotated[str, typer.Argument(metavar="B", help=PROGRAM)],
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Compare the sources of two programs; exit code 1 when they differ."""
+    """Compare the sources of two programs. Exit code 1 when they differ."""
     from evolve.cli.show import diff_command
 
     raise typer.Exit(diff_command(one, other, runs_dir))
@@ -48,7 +48,7 @@ def view(
     expose: Annotated[bool, typer.Option("--expose", help="Allow a --host that other machines reach.")] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Show runs in the browser, live, also while they go on."""
+    """Show runs in the browser, live."""
     from evolve.cli.view import view_command
 
     raise typer.Exit(view_command(runs or [], runs_dir, host=host, port=port, expose=expose))
@@ -73,7 +73,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Write over files that exist.")] = False,
     runs_dir: RunsDir = Path("runs"),
 ) -> None:
-    """Write runs as one page that opens from disk; or their data, pictures, timeline."""
+    """Write runs as one page, or their data, pictures, timeline."""
     from evolve.cli.report import report_command
 
     raise typer.Exit(
@@ -82,7 +82,7 @@ def report(
 
 
 queue_app = typer.Typer(
-    help="List, show and answer the prompts of a run whose proposer is `manual`.",
+    help="List, show and answer prompts (proposer `manual`).",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -90,7 +90,7 @@ queue_app = typer.Typer(
 
 @queue_app.command("list")
 def queue_list(run_name: QueueRun = "last", runs_dir: RunsDir = Path("runs"), json: Json = False) -> None:
-    """List the prompts that wait; with --json also the answered ones."""
+    """List the waiting prompts. With --json also the answered ones."""
     from evolve.cli.queue import list_command
 
     raise typer.Exit(list_command(run_name, runs_dir, as_json=json))
@@ -118,7 +118,7 @@ def queue_answer(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Answer a prompt. An answer stays: there is no second one."""
+    """Answer a prompt. An answer cannot be replaced."""
     from evolve.cli.queue import answer_command
     from evolve.proposers.prompt_queue import Reply
 

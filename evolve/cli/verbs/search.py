@@ -31,7 +31,7 @@ def run(
         typer.Argument(metavar="[CONFIG...]", help="YAML file; configs/ holds examples. Several: all at once."),
     ] = None,
     sets: Sets = None,
-    resume: Annotated[str | None, typer.Option("--resume", help="Run to go on with: folder, name or last.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Run to continue: folder, name or last.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="First part of the new run's name.")] = None,
     jobs: Jobs = None,
     model: Model = None,
@@ -40,7 +40,7 @@ def run(
     runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
-    """Search for a better heuristic. Ctrl-C stops cleanly; --resume goes on."""
+    """Search for a better heuristic. Ctrl-C stops cleanly; --resume continues."""
     if sys.stderr.isatty():
         # Printed first: opening takes seconds on a cold machine.
         typer.echo("opening proposer, tables and sandbox ...", err=True)
@@ -68,19 +68,19 @@ def run(
 
 
 def sweep(
-    config: Annotated[Path | None, typer.Argument(help="YAML file; configs/ holds examples.")] = None,
+    config: Annotated[Path | None, typer.Argument(metavar="CONFIG", help="YAML file; configs/ holds examples.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Random seeds: 0..9, or 0,3,7.")] = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override; KEY=A,B tries both, with every seed and every other such KEY."),
     ] = None,
-    resume: Annotated[str | None, typer.Option("--resume", help="Sweep to go on with: folder, name or last.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Sweep to continue: folder, name or last.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="First part of the new sweep's name.")] = None,
     jobs: Jobs = None,
     runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
-    """Run one search with several seeds or values at once, and sum them up. Ctrl-C stops all; --resume goes on."""
+    """Run one search with several seeds or values, and summarise. Ctrl-C stops all; --resume continues."""
     raise typer.Exit(_sweep([config] if config else [], sets, seeds, resume, runs_dir, name=name, jobs=jobs, json=json))
 
 
@@ -122,7 +122,7 @@ def tune(
     runs_dir: OwnRunsDir = None,
     json: Json = False,
 ) -> None:
-    """Tune for a serving trace: weigh recorded shapes by it, search, certify, export, predict tokens."""
+    """Search, certify and export for the traffic of a trace. Shapes are weighted by it, and tokens predicted."""
     from evolve.cli.tokens.tune import TuneOptions, tune_command
 
     options = TuneOptions(
@@ -137,14 +137,14 @@ def replay(
     runs_dir: RunsDir = Path("runs"),
     json: Json = False,
 ) -> None:
-    """Run a recorded search again from its own answers; exit code 1 when anything comes out differently."""
+    """Repeat a recorded search from its own answers. Exit code 1 when anything differs."""
     from evolve.cli.run import replay_command
 
     raise typer.Exit(replay_command(run_name, runs_dir, any_prompt=any_prompt, as_json=json))
 
 
 def baselines(
-    config: Annotated[Path, typer.Argument(help="YAML file of the search to compare with.")],
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the search to compare with.")],
     sets: Sets = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="New folder for the report.")] = Path("baselines"),
     seeds: Annotated[int, typer.Option("--seeds", help="Runs of each method.")] = 10,
@@ -155,7 +155,7 @@ def baselines(
     policy: Annotated[str | None, typer.Option("--policy", help="Program whose numbers are the parameters.")] = None,
     json: Json = False,
 ) -> None:
-    """Compare a search with simpler methods at equal budget: CSV, picture and text."""
+    """Compare a search with simpler methods at equal budget. Writes CSV, a picture and text."""
     from evolve.baselines.tally import ComparisonBudget
     from evolve.cli.baselines import baselines_command
 
@@ -195,7 +195,7 @@ def config_validate(
     sets: Sets = None,
     endpoint: Annotated[bool, typer.Option("--endpoint", help="Also ask each model of the proposer once.")] = False,
 ) -> None:
-    """Check a configuration, and that its seeds and its table can be read."""
+    """Check a configuration, its seeds and its table."""
     from evaluators.latencies.table import read_table
     from evolve.assets import asset
     from evolve.cli.doctor import say_reports

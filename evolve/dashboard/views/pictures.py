@@ -19,7 +19,7 @@ from evolve.dashboard.views.lineage import ancestry
 from evolve.dashboard.views.overview import curve
 from evolve.dashboard.views.reader import RunReader, leader_of, winner_of
 from evolve.dashboard.views.recording import Recording
-from evolve.reports.figures import FORMATS, new_figure, save_figure
+from evolve.reports.figures import new_figure, save_figure
 from evolve.reports.speedups import speedup_figure
 
 if TYPE_CHECKING:
@@ -30,14 +30,12 @@ TRAIN, ITS, HELD, QUIET = "#0072b2", "#d55e00", "#009e73", "#7b858e"
 """Okabe and Ito's blue, vermilion and green; lines also differ in dashes."""
 
 
-def draw_pictures(
-    reader: RunReader, recording: Recording | None, folder: Path, formats: Sequence[str] = FORMATS
-) -> list[Path]:
+def draw_pictures(reader: RunReader, recording: Recording | None, folder: Path) -> list[Path]:
     """Write `search`, `lineage` and, if the shapes' latencies can be read, `speedup` to a folder."""
     figures = {"search": search_figure(reader, recording), "lineage": lineage_figure(reader)}
     for number, figure in enumerate(winner_figures(reader, recording), start=1):
         figures["speedup" if number == 1 else f"speedup-{number}"] = figure
-    return [path for name, figure in figures.items() for path in save_figure(figure, folder / f"{name}.png", formats)]
+    return [path for name, figure in figures.items() for path in save_figure(figure, folder / f"{name}.png")]
 
 
 def search_figure(reader: RunReader, recording: Recording | None = None) -> Figure:

@@ -1,4 +1,4 @@
-"""All tables of a run, in the order of its programs' decisions."""
+"""Recorded tables of a run, in the order of its programs' decisions."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def check_output(folder: Path) -> None:
     """Check that a folder is new or empty.
 
     Raises:
-        UserError: it does, or it is a file.
+        UserError: it holds something, or is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder", hint="choose another one with -o, or remove it first")

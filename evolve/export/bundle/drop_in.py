@@ -114,7 +114,7 @@ def _guard(domain: Domain) -> str:
 def module_source(program: Program, digest: str, domain: Domain) -> str:
     """The module's text."""
     mirror = [inspect.getsource(part).strip() for part in CLASSES]
-    # Without decorators: what the judge remembers, a server need not.
+    # Without decorators: a server needs no caches.
     mirror += [text[text.index("def ") :] for text in (inspect.getsource(part).strip() for part in FUNCTIONS)]
     lines = program.source.splitlines()
     wanted = {"schedule"}
@@ -141,10 +141,10 @@ def module_source(program: Program, digest: str, domain: Domain) -> str:
 
 def plan_drop_in(name: str, program: Program, target: ExportTarget, *, gpu: Gpu, domain: Domain,
                  partial: bool = False) -> Export:  # fmt: skip
-    """The module, with its program asked again as it stands there.
+    """Write the module, and run its program again from there.
 
     Raises:
-        UserError: the program fails, or answers otherwise in the module.
+        UserError: the program fails, or answers differently in the module.
     """
     form = form_of(program, "schedule")
     if not always_returns(form.body):

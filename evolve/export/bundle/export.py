@@ -51,7 +51,7 @@ class WrittenBundle:
         folder: path of the folder.
         files: names of its files.
         export: planned and proved export.
-        provenance: origin, as in its provenance.json.
+        provenance: content of its provenance.json.
     """
 
     folder: Path
@@ -86,13 +86,13 @@ def export_program(
         source: checkout of the target; None for the target that is a module of its own.
         partial: leave out what the target cannot express.
         unmeasured: export to a kernel without recordings.
-        everywhere: also decide calls that nobody measured.
+        everywhere: also decide unmeasured calls.
         distill: export the fewest rules that keep the mean log speed-up within this much.
         certify_share: put a guard in front of the program, so that the share of shapes slower by more than 1% is below
             this with 95% confidence on shapes that took no part in the choice.
         certify_from: reports of `evosplit confirm` whose unseen shapes are those; else the recorded sealed ones.
         run: origin of the program.
-        tell: told how far rules get where `distill` or the certificate is out of reach.
+        tell: receives the curve if `distill` or the certificate cannot be reached.
 
     Raises:
         UserError: unknown target, wrong arguments, a checkout that cannot be patched, or a certificate that fails.
@@ -126,7 +126,7 @@ def export_program(
         export, patch = _patched(name, parsed, target, tree, domain, partial=partial)
     export = replace(export, distilled=distilled, certificate=certificate)
     if verdict is not None:
-        # Modes that were left out before the guard was chosen.
+        # Modes that were left out before the choice of the guard.
         notes = (*export.change.notes, *verdict.notes)
         export = replace(export, left_out={**verdict.left_out, **export.left_out},
                          change=replace(export.change, notes=notes))  # fmt: skip
@@ -180,15 +180,15 @@ def _distilled(program: Program, target: ExportTarget, eps: float, tell: Callabl
 
 
 def check_certify(target: ExportTarget, share: float) -> None:
-    """Refuse a target that no guard can be written for, and what is no share.
+    """Refuse a target whose launches hopper/ does not decide, and an invalid share.
 
     Raises:
-        UserError: naming what it is.
+        UserError: with the reason.
     """
-    if target.kind not in (TargetKind.HEADER, TargetKind.WHOLE, TargetKind.PYTHON):
+    if target.kind in (TargetKind.FA4, TargetKind.VLLM):
         raise UserError(
-            f"--certify guards num_splits by what hopper/ knows of a call; {target.name} decides otherwise",
-            hint="the targets fa3, fa3-vllm, their whole twins and python",
+            f"--certify counts launches that hopper/ decides; {target.name} decides elsewhere",
+            hint="the targets fa3, fa3-vllm, their prepare and whole twins, and python",
         )
     if not 0 < share < 1:
         raise UserError(f"--certify expects a share between 0 and 1, got {share}", hint="--certify 0.02")

@@ -40,7 +40,7 @@ from evolve.export.targets.domain import INPUT, Domain
 from evolve.export.targets.targets import TARGETS, ExportTarget, TargetKind
 
 OTHER_GPUS_EVERY = 8
-"""Every so many recorded batches are also decided as on other GPUs: the kernel runs thread by thread on the host."""
+"""One of this many recorded batches also runs as on other GPUs, since the kernel runs thread by thread on the host."""
 
 STOCK_SEED = "seeds/fa3_stock.py"
 TABLES = "results/tables"
@@ -61,12 +61,12 @@ class Export:
         monotone: test of monotonicity; None if the target decides once.
         rows: every shape of the workloads.
         summaries: recorded speed-ups.
-        rules: per workload, which rules fire.
+        rules: rules that fire, by workload.
         left_out: decisions of the program that the patch does not hold, with the reason.
         tables: digest of each recorded table in use, by workload and setting.
         recorded_on: GPU, driver, build and date of those tables, each once.
         domain: calls that are decided.
-        followed: on how many calls the target's own caller decides the same; None where there is none in C++.
+        followed: number of calls on which the target's own caller decides the same; None without a caller in C++.
         outside: effect on calls that were not measured; None if the target decides in Python.
         distilled: distillation from a longer program; None if it was exported unchanged.
         gpus: decisions on GPUs of other sizes; empty for targets of another architecture.
@@ -160,7 +160,7 @@ def modes_of(target: ExportTarget, program: Program, rows: Sequence[Row], gpu: G
     """Calls that a patch may decide; a kernel without recordings is judged by those of its upstream kernel.
 
     Raises:
-        HarmfulRule: nowhere.
+        HarmfulRule: no mode is left.
     """
     veto: list[Row] = []
     if not target.provider and target.mirror:
@@ -179,7 +179,7 @@ def as_built(target: ExportTarget, tree: Tree) -> ExportTarget:
 
 @contextmanager
 def dead_rules_told(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> Iterator[None]:
-    """Add to the refusal of a rule that changes nothing why each of its conditions does not."""
+    """Add the reasons of each condition to the refusal of a rule that changes nothing."""
     try:
         yield
     except NothingToPatch as nothing:
@@ -202,13 +202,13 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
         target: target of the export.
         tree: the user's checkout.
         compiler: compiler of the proof.
-        folder: for what is compiled.
+        folder: folder to compile in.
         gpu: GPU of the recorded tables.
         domain: calls that the patch is to decide.
         partial: True to leave a mode that the rule makes slower to stock, instead of refusing the rule.
 
     Raises:
-        UserError: the target cannot express the program, the tree is another, or a proof fails.
+        UserError: the target cannot express the program, the tree does not match, or a proof fails.
     """
     target = as_built(target, tree)
     form = with_stock_choice(form_of(program, "schedule"))
@@ -239,7 +239,7 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
 
 def proved(forms: Sequence[Form], stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
             compiler: Compiler, folder: Path, domain: Domain) -> tuple[SourceChange, Proof]:  # fmt: skip
-    """Smallest valid change: first with the target's lines and without a guard, then without the lines and with one."""
+    """Find the smallest valid change: first with the target's lines and without a guard, then the other way round."""
     failed: UserError | CompileError | None = None
     own = read(stock.source(), STOCK_SEED)
     tries = [(form, keep, guard) for form in forms for keep in (True, False) for guard in (False, True)]
@@ -250,7 +250,7 @@ def proved(forms: Sequence[Form], stock: Form, program: Program, tree: Tree, lat
         try:
             return change, prove_schedule(program, own, change, lattice, compiler, folder / f"proof{number}")
         except (EmptyInput, Stopped, CompileError) as error:
-            # Lines of the target that are kept may compute what FA3's first guard had kept away from them.
+            # Kept lines of the target may see inputs that FA3's first guard excluded.
             failed = error
     if isinstance(failed, CompileError):
         raise UserError(f"the C++ does not compile: {failed}", hint="report this as a bug of evosplit") from failed
@@ -279,7 +279,7 @@ def exported(name: str, program: Program, target: ExportTarget, tree: Tree | Non
              proof: Proof, verdict: HarmVerdict, *, stock: Form, rows: Sequence[Row],
              tables: Mapping[tuple[str, str], Table], gpu: Gpu, monotone: Monotone | None = None,
              followed: Followed | None = None, outside: Outside | None = None) -> Export:  # fmt: skip
-    """An export with what follows from its rows: summaries, which rules fire, and the tables that they come from."""
+    """Complete an export from its rows: summaries, rules that fire, and their tables."""
     inside = [r for r in rows if verdict.domain.in_mode(r.view.varlen)]
     return Export(
         name=name,
@@ -313,21 +313,21 @@ def _recorded_on(card: Mapping[str, object]) -> str:
 def proved_kernel(own: Program, stock: Program, change: SourceChange, asked: Sequence[tuple[ShapeView, WorkView]],
                   tree: Tree, compiler: Compiler, folder: Path, *, gpu: Gpu,
                   domain: Domain) -> tuple[SourceChange, Proof]:  # fmt: skip
-    """A change of the prepare kernel with what was found out about it, and its proof.
+    """Prove a change of the prepare kernel; returns it with notes, and the proof.
 
     Args:
-        own: the program's blocks_per_split, FA3's own spelled out where it answers 0.
-        stock: FA3's own.
+        own: the program's blocks_per_split, with FA3's own explicit rule where it answers 0.
+        stock: FA3's own rule.
         change: change of the kernel.
         asked: shapes of the workloads, and their batches under the cap that the patched target decides.
         tree: the user's checkout.
         compiler: compiler of the proof.
-        folder: for what is compiled.
+        folder: folder to compile in.
         gpu: GPU of the recorded tables.
         domain: calls that are decided.
 
     Raises:
-        UserError: the kernel decides otherwise than the program.
+        UserError: the kernel decides differently from the program.
     """
     source = change.edits.get(FILE, tree.read(FILE) or b"")
     works = dict.fromkeys(w for _, w in asked if w.num_splits > 1)
@@ -355,7 +355,7 @@ def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, 
     """An export to hopper/flash_prepare_scheduler.cu, its formula proved as host C++.
 
     Raises:
-        UserError: the kernel cannot express the program, the tree is another, or the proof fails.
+        UserError: the kernel cannot express the program, the tree does not match, or the proof fails.
     """
     if not program.uses_blocks_per_split:
         raise NotExpressible(f"{name} defines no blocks_per_split", hint="a rule for num_splits goes to the target fa3")

@@ -40,7 +40,7 @@ VLLM_NAMES = {
     "batch": "batch_size", "num_heads_q": "num_heads_q", "num_heads_kv": "num_heads_kv", "head_dim": "head_dim",
     "qheads_per_kvhead": "num_heads_q // num_heads_kv", "seqlen_k": "max_model_len",
 }  # fmt: skip
-"""Inputs that vLLM knows when it captures a graph; live lengths are those of later steps."""
+"""Inputs that vLLM knows when it captures a graph; live lengths come later."""
 VLLM_CAPACITY = ("max_model_len", "self.model_config.max_model_len")
 """Parameter and argument that only a rule over the capacity takes."""
 VLLM_PARAMETERS = ("batch_size", "num_heads_q", "num_heads_kv", "head_dim", "max_num_splits")
@@ -48,7 +48,7 @@ VLLM_RECORDED = (
     "self.aot_schedule", "self.headdim == 128", "self.kv_cache_dtype == torch.bfloat16",
     "self.aot_sliding_window == (-1, -1)",
 )  # fmt: skip
-"""The recorded calls, as far as they are the same at capture and replay; the live query length is not."""
+"""Condition of the recorded calls, from values that are equal at capture and replay; the live query length is not."""
 VLLM_COMMENT = (
     "# Measured: FA3, head_dim 128, bf16, no sliding window. num_reqs is", "# padded as the graph is, so that capture "
     "and replay agree.",
@@ -88,10 +88,10 @@ FA4_NAMES = dict(zip(("total_mblocks", "gpu.num_sms", "num_n_blocks", "max_split
 
 
 def _falls_through(form: Form) -> tuple[list[ast.stmt], bool]:
-    """Statements of the program that reach their end where it leaves the decision to the target, and whether any do.
+    """Statements of the program that reach their end where the target decides, and True if any do.
 
     Raises:
-        NotExpressible: a loop leaves it to the target, or nothing else does anything.
+        NotExpressible: a loop leaves the decision to the target, or all statements do.
     """
     stock = [ast.dump(s) for s in stock_form("schedule").body]
     if [ast.dump(s) for s in form.body][-len(stock) :] == stock:
@@ -132,7 +132,7 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
     """An export to vLLM: num_splits per captured batch size instead of one constant.
 
     Raises:
-        UserError: the rule reads what is not known when a graph is captured, or the tree is another.
+        UserError: the rule reads inputs that are unknown when a graph is captured, or the tree does not match.
     """
     form = form_of(program, "schedule")
     if not always_returns(form.body):
@@ -178,7 +178,7 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
     changed = "".join(parts)
     if "math." in function and not re.search(r"^import math$", text, re.MULTILINE):
         changed = _with_math(changed)
-    # The language knows no names that begin with an underscore.
+    # The language has no names that begin with an underscore.
     plain = VLLM_FUNCTION.lstrip("_")
     own = f"import math\n\n\n{above}def {plain}({', '.join(parameters)}):\n{body}\n\n" + (
         f"def schedule(shape, gpu):\n    return {plain}(shape.batch, shape.num_heads_q, shape.num_heads_kv, "
@@ -211,7 +211,7 @@ def plan_fa4(name: str, program: Program, target: ExportTarget, tree: Tree, comp
     """An export to FA4's num_splits_heuristic; where the program leaves it to FA3, FA4's own lines stay.
 
     Raises:
-        UserError: the rule reads more than the function is given, or the tree is another.
+        UserError: the rule reads more inputs than the function has, or the tree does not match.
     """
     form = form_of(program, "schedule")
     if not always_returns(form.body):
@@ -222,7 +222,7 @@ def plan_fa4(name: str, program: Program, target: ExportTarget, tree: Tree, comp
     text = source.decode()
     form_calls, helpers = helper_functions(replace(form, body=rules), FA4_NAMES, FA4_PARAMETERS)
     lines = python_statements(form_calls, form_calls.body, FA4_NAMES, "FA4")
-    # FA4 turns empty inputs away behind num_n_blocks alone; a rule must not meet them.
+    # FA4 excludes empty inputs by num_n_blocks alone; a rule must not receive them.
     tests = ["decode"] if domain.limited else []
     tests += ["total_mblocks > 0", "num_n_blocks > 0"]
     lines = [f"if {' and '.join(tests)}:", *(f"    {row}" for row in lines)]
@@ -286,7 +286,7 @@ def _per_sequence(text: str, rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def fa4_source(text: str, lines: Sequence[str], helpers: Sequence[str], *, decode: bool) -> str:
-    """The file with rules in front of its own lines, and calls that say whether they are a measured kind."""
+    """The file with rules in front of its own lines, and calls that pass whether they were measured."""
     parts = text.splitlines(keepends=True)
     start, first, _ = find_python_function(text, FA4_FUNCTION, FA4_PARAMETERS, FA4_FILE)
     if "math." in "".join((*lines, *helpers)) and not any(p.strip() == "import math" for p in parts):
@@ -321,10 +321,10 @@ def fa4_source(text: str, lines: Sequence[str], helpers: Sequence[str], *, decod
 
 
 def _empty_inputs(patched: Program, own: Program) -> int:
-    """Empty inputs, on which the patched function must decide as before; how many.
+    """Compare the patched function on empty inputs, where it must decide as before; returns their number.
 
     Raises:
-        UserError: it does not, or stops.
+        UserError: it decides differently, or fails.
     """
     (view, _), *_ = edge_views()
     views = [
@@ -346,10 +346,10 @@ def _fa4_answers(patched: Program, own: Program, views: list[ShapeView]) -> tupl
 
 
 def _unchanged(patched: Program, own: Program, inputs: Sequence[tuple[ShapeView, int]]) -> int:
-    """On how many inputs the target decides as before where nothing was measured.
+    """Number of unmeasured inputs on which the target decides as before.
 
     Raises:
-        Mismatch: on one it does not.
+        Mismatch: it decides differently on one.
     """
     asked = [(v, NO_WORK, s) for v, s in inputs]
     before, after = (ask(p, asked, "inputs of the proof") for p in (own, patched))

@@ -1,6 +1,6 @@
 """Plan of an export to both halves of FA3's decision: the cap on the host, the blocks per split on the device.
 
-A program of metadata mode decides by both together: with FA3's own cap its blocks per split are others than were
+A program of metadata mode decides by both together: with FA3's own cap, other blocks per split would run than were
 measured.
 """
 
@@ -54,13 +54,13 @@ def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, co
         target: target of the export.
         tree: the user's checkout.
         compiler: compiler of the proofs.
-        folder: for what is compiled.
+        folder: folder to compile in.
         gpu: GPU of the recorded tables.
         domain: calls that the patch is to decide.
         partial: True to leave a mode that the program makes slower to stock, instead of refusing it.
 
     Raises:
-        UserError: the target cannot express the program, the tree is another, or a proof fails.
+        UserError: the target cannot express the program, the tree does not match, or a proof fails.
     """
     if not program.uses_blocks_per_split:
         raise NotExpressible(f"{name} defines no blocks_per_split", hint="the target fa3 and its twins take num_splits")
@@ -81,7 +81,7 @@ def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, co
     inside = [r for r in rows if domain.in_mode(r.view.varlen)]
     costs = step_costs(form_of(program, "blocks_per_split"), inside, gpu)
     lattice = calls_on_all_gpus(inside, gpu.num_sms)
-    # The smaller proof first: it refuses what the kernel cannot hold.
+    # The smaller proof first: it refuses rules that the kernel cannot hold.
     asked = [(r.view, work_view(r.case.shape, r.setting, r.chosen.num_splits)) for r in inside]
     kernel, _ = proved_kernel(
         read(blocks.source(), name), read(stock_blocks.source(), STOCK_SEED),

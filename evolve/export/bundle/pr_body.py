@@ -33,7 +33,7 @@ def subject(export: Export) -> str:
 
 
 def commit_message(export: Export) -> str:
-    """Subject, reason and where the evidence is."""
+    """Subject, reason, and a pointer to the evidence."""
     lines = [subject(export), ""]
     if export.measured:
         recorded = [s for s in export.summaries if s.changed]
@@ -125,7 +125,7 @@ BATCH_FIELDS = {"batch", "total_mblocks", "total_n_blocks", "max_n_blocks", "min
 
 
 def batch_fields(export: Export) -> list[str]:
-    """Such inputs that the rule reads; a rule without any adds no dependence on the batch."""
+    """Inputs from other sequences that the rule reads; without any it adds no dependence on the batch."""
     return sorted(export.form.fields() & BATCH_FIELDS)
 
 
@@ -174,7 +174,7 @@ def _needs(export: Export) -> str:
 
 
 def _together(notes: tuple[str, ...], files: list[str]) -> list[str]:
-    """Notes without duplicates over several files."""
+    """Notes of several files without duplicates."""
     found: dict[str, list[str]] = {}
     for note in notes:
         file, _, text = note.partition(": ")
@@ -322,7 +322,7 @@ def _reading(export: Export) -> str:
 
 
 def apply_text(export: Export, patch_name: str) -> str:
-    """APPLY.md."""
+    """Text of APPLY.md."""
     tree = export.tree
     assert tree is not None
     test = "" if export.target.kind not in HEADER_KINDS else (
@@ -330,7 +330,7 @@ def apply_text(export: Export, patch_name: str) -> str:
     )  # fmt: skip
     return f"""# How to apply
 
-    cd {tree.path.name}
+    cd {export.target.project.rpartition("/")[2]}
     git checkout {tree.revision}
     git apply --check {patch_name}
     git am --keep-non-patch {patch_name}

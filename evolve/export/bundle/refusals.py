@@ -19,11 +19,11 @@ WITHOUT_LENGTHS = {
     TargetKind.VLLM: "num_splits is a constant of captured graphs, decided before there are lengths",
     TargetKind.PYTHON: "launch_arguments takes a capacity; what the bundle measures and proves holds no lengths",
 }
-"""Why a target cannot give `schedule` the live lengths."""
+"""Reason why a target cannot give `schedule` the live lengths, by kind."""
 
 
 def _lacking(program: Program, target: ExportTarget) -> tuple[list[str], str]:
-    """Inputs of the rule that the target does not know where it decides, with what to write instead."""
+    """Inputs of the rule that are unknown where the target decides, with alternatives."""
     if program.uses_live_lengths:
         why = f"schedule reads live lengths (judge.live_lengths): {WITHOUT_LENGTHS[target.kind]}"
         return [why], "a rule over the capacity; decide --live-lengths asks the program itself"
@@ -57,7 +57,7 @@ def refuse(program: Program, name: str, target: ExportTarget, *, partial: bool, 
     """Refuse a program that the target cannot express, or that needs an option which was not given.
 
     Raises:
-        NotExpressible: with every reason; the hint names options only where they are enough.
+        NotExpressible: with every reason; the hint names options only if they suffice.
     """
     lacking, instead = _lacking(program, target)
     left_out = {} if partial else decisions_left_out(program, target)

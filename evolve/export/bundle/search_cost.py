@@ -1,7 +1,7 @@
 """Cost of a search in the prepare kernel per decode step, compared with the gain of its launches.
 
-The search runs once per step, for every batch that reaches it, also where it then leaves the launch as it is; the gain
-comes in every layer. Both are predicted: the cost from the kernel's time on an H100, the gain from recorded latencies.
+The search runs once per step, for every batch that reaches it, even if the launch stays the same; the gain comes in
+every layer. Both are predicted: the cost from the kernel's time on an H100, the gain from recorded latencies.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from evolve.export.evidence.harm import HarmfulRule
 from evolve.export.patch.candidates import CandidateSearch, find_search
 
 LAYERS = 32
-"""Layers of the step, as in Llama-3.1-8B. For deeper models the cost is a smaller part."""
+"""Layers of the step, as in Llama-3.1-8B; in deeper models the cost is a smaller share."""
 
 LANES = 32
 ROUND_US = ((1, 1.9), (8, 2.95), (31, 6.15), (64, 6.15), (256, 6.95), (992, 12.3))
-"""Largest batch, and microseconds of 32 candidates that read every sequence: the dearest rule of
+"""Largest batch, and microseconds of 32 candidates that read every sequence: the most expensive rule of
 results/prepare-kernel/prepare_kernel.json, less the present kernel."""
 
 ALONE_US = 1.55
-"""Microseconds of 32 candidates that read no list, by the same file; they are as many for any batch."""
+"""Microseconds of 32 candidates that read no list, for any batch, from the same file."""
 
 TURNED_AWAY_US = 0.35
-"""Microseconds of a batch that is turned away in front of the loop, by the same file: reductions and the condition."""
+"""Microseconds of a batch that returns in front of the loop, from the same file: reductions and the condition."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """A group of recorded batches in a step that holds `LAYERS` layers of attention alone.
+    """A group of recorded batches in a step of `LAYERS` layers with nothing but attention.
 
     Attributes:
         where: workload and setting.
         ragged: True for ragged batches.
-        batches: recorded ones.
-        searched: of these, how many reach the search.
+        batches: number of recorded batches.
+        searched: number of those that reach the search.
         dearest_us: microseconds of the most expensive search.
         log_gain: mean log speed-up of the layers.
         log_net: mean log speed-up of the step, with the search.
-        losing: batches whose step becomes slower.
+        losing: number of batches whose step becomes slower.
     """
 
     where: str
@@ -62,7 +62,7 @@ class StepCost:
 
     @property
     def words(self) -> str:
-        """For a bundle."""
+        """Sentence for a bundle."""
         kind = "ragged" if self.ragged else "even"
         return (
             f"{self.where}: {self.searched} of {self.batches} {kind} batches are searched, for up to "
@@ -85,8 +85,8 @@ def candidates(form: Form, search: CandidateSearch, rows: Sequence[Row], gpu: Gp
 
     Args:
         form: `blocks_per_split`, with `return 0` where it leaves the launch to FA3.
-        search: its loop.
-        rows: recorded ones.
+        search: loop over candidates.
+        rows: recorded batches.
         gpu: GPU of the recordings.
     """
 
@@ -107,7 +107,7 @@ def candidates(form: Form, search: CandidateSearch, rows: Sequence[Row], gpu: Gp
 
 
 def search_us(tried: int, batch: int, *, reads_batch: bool) -> float:
-    """Microseconds that a search of so many candidates adds to the prepare kernel on an H100, predicted."""
+    """Predicted microseconds that a search of `tried` candidates adds to the prepare kernel on an H100."""
     if not tried:
         return TURNED_AWAY_US
     own = next((us for most, us in ROUND_US if batch <= most), ROUND_US[-1][1]) if reads_batch else ALONE_US
@@ -115,10 +115,10 @@ def search_us(tried: int, batch: int, *, reads_batch: bool) -> float:
 
 
 def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
-    """Cost and gain by workload, setting and kind of batch; nothing where the rule holds no search, or without records.
+    """Cost and gain by workload, setting and kind of batch; empty for a rule without a search, or without recordings.
 
     Raises:
-        HarmfulRule: over all recorded even, or all ragged batches of a setting the search costs more than it gains.
+        HarmfulRule: the search costs more than it gains over all recorded even, or all ragged, batches of a setting.
     """
     search = find_search(form)
     rows = [r for r in rows if r.result and r.rounds_us]
@@ -129,7 +129,7 @@ def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
     for row, count in zip(rows, tried, strict=True):
         assert row.result and row.rounds_us
         gain = row.result.log_speedup if row.changed else 0.0
-        # The kernel asks no rule where the cap is 1.
+        # The kernel runs no rule where the cap is 1.
         asked = row.chosen.num_splits > 1
         cost = search_us(count, row.case.shape.batch, reads_batch=bool(search.reductions)) if asked else 0.0
         stock = LAYERS * statistics.median(row.rounds_us[0])

@@ -16,6 +16,9 @@ from evolve.export.targets.targets import TARGETS, ExportTarget, TargetKind
 
 TABLE, PROVENANCE = "decision_diff.csv", "provenance.json"
 
+COMPILED = (TargetKind.HEADER, TargetKind.PREPARE, TargetKind.WHOLE)
+"""Kinds of targets whose decisions a library compiled from `hopper/` holds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -25,7 +28,7 @@ class Bundle:
         folder: path of the folder, as given.
         target: target of the patch.
         program_sha256: digest of the exported program.
-        rows: the table, by setting; hot and cold caches see the same decisions, so one setting stands for both.
+        rows: the table, by setting; one setting for hot and cold caches, whose decisions are equal.
     """
 
     folder: Path
@@ -38,8 +41,7 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
     """A bundle that `evosplit export` wrote.
 
     Raises:
-        UserError: no bundle, one whose target is not a compiled kernel, or one that another evosplit would write
-            otherwise.
+        UserError: not a bundle, one whose target is not a compiled kernel, or one of a different version of evosplit.
     """
     if not (folder / TABLE).is_file() or not (folder / PROVENANCE).is_file():
         raise UserError(
@@ -51,11 +53,11 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
         target, sha256 = TARGETS[told["target"]["name"]], str(told["program"]["sha256"])
         with (folder / TABLE).open(encoding="utf-8", newline="") as file:
             listed = list(csv.DictReader(file))
-        if target.kind not in (TargetKind.HEADER, TargetKind.PREPARE) or not target.provider:
+        if target.kind not in COMPILED or not target.provider:
             raise UserError(
                 f"{folder} is for the target {target.name}, whose decision no library compiled from "
                 "hopper/ holds that can be asked here",
-                hint="the targets fa3, fa3-vllm, fa3-prepare and fa3-vllm-prepare",
+                hint="a bundle of " + ", ".join(t.name for t in TARGETS.values() if t.kind in COMPILED and t.provider),
             )
         rows: dict[Setting, list[Expected]] = {}
         for line in listed:

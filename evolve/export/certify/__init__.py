@@ -1,1 +1,1 @@
-"""Certificate that few shapes become slower: abstaining rules, fresh shapes, a bound."""
+"""Certificates that few shapes become slower: abstaining rules, fresh shapes, a bound."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from evolve.errors import EXIT_MISSING, UserError
 
 CONFIDENCE = 0.95
-"""One-sided: of certificates given so, at most one in twenty is wrong."""
+"""One-sided level: at most one certificate in twenty is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,12 @@ class SlowerCount:
         return upper_bound(self.slower, self.shapes)
 
 
-def upper_bound(slower: int, shapes: int, confidence: float = CONFIDENCE) -> float:
-    """One-sided Clopper-Pearson bound: a larger share would have shown more than `slower` with this confidence.
+def upper_bound(slower: int, shapes: int) -> float:
+    """One-sided Clopper-Pearson bound: a larger share would have shown more than `slower` at `CONFIDENCE`.
 
     Args:
-        slower: shapes counted.
-        shapes: looked at, drawn independently of the rule; none leaves every share possible.
-        confidence: above 0 and below 1.
+        slower: number of slower shapes.
+        shapes: number of shapes, drawn independently of the rule; 0 leaves every share possible.
 
     Example:
         >>> round(upper_bound(0, 598), 4)
@@ -49,17 +48,17 @@ def upper_bound(slower: int, shapes: int, confidence: float = CONFIDENCE) -> flo
         from scipy.stats import beta
     except ImportError as error:
         raise UserError("scipy is missing", hint="pip install 'evosplit[export]'", exit_code=EXIT_MISSING) from error
-    return float(beta.ppf(confidence, slower + 1, shapes - slower))
+    return float(beta.ppf(CONFIDENCE, slower + 1, shapes - slower))
 
 
-def shapes_needed(share: float, confidence: float = CONFIDENCE) -> int:
+def shapes_needed(share: float) -> int:
     """Fewest shapes, none of them slower, that certify a share below `share`."""
-    return math.floor(math.log1p(-confidence) / math.log1p(-share)) + 1
+    return math.floor(math.log1p(-CONFIDENCE) / math.log1p(-share)) + 1
 
 
-def most_slower(share: float, shapes: int, confidence: float = CONFIDENCE) -> int:
+def most_slower(share: float, shapes: int) -> int:
     """Most slower shapes out of `shapes` that still certify a share below `share`; -1 where none would be too many."""
     found = -1
-    while found + 1 < shapes and upper_bound(found + 1, shapes, confidence) < share:
+    while found + 1 < shapes and upper_bound(found + 1, shapes) < share:
         found += 1
     return found

@@ -1,7 +1,7 @@
 """Choice of the abstaining rule, and the certificate that few shapes become slower by it.
 
-Three sets of shapes take part, and none of them twice: training shapes say what each class gains, holdout shapes choose
-the margin, and fresh shapes, the sealed ones or those of a confirmation, give the bound.
+Each of three sets of shapes has one use: training shapes give the gain of each class, holdout shapes choose the margin,
+and fresh shapes, the sealed ones or those of a confirmation, give the bound.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class MarginStep:
 
     Attributes:
         margin: log speed-up that a class must exceed; None for the program without a guard.
-        classes: kept; None for the program without a guard.
+        classes: number of kept classes; None for the program without a guard.
         kept: share of the program's gain over stock, by set of shapes (`train`, `holdout`, `fresh`).
         slower: counts by set of shapes, each shape once over all its settings.
     """
@@ -59,12 +59,12 @@ class Certificate:
 
     Attributes:
         source: source of the guarded program.
-        share: that was asked for.
+        share: requested share.
         confidence: one-sided confidence of the bound.
         curve: the program without a guard, then each margin.
-        chosen: the margin's place in the curve.
+        chosen: index of the margin in the curve.
         fresh: origin of the fresh shapes.
-        modes: text on the modes in which the rule decides.
+        modes: description of the modes in which the rule decides.
     """
 
     source: str
@@ -101,16 +101,16 @@ def certify(program: Program, target: ExportTarget, tables: dict[tuple[str, str]
     """Choose the margin and bound the share of slower shapes.
 
     Args:
-        program: to be guarded; where metadata is built its num_splits is capped by the number of blocks.
+        program: program to guard; where metadata is built, the number of blocks caps its num_splits.
         target: target whose launches count.
         tables: recorded latencies of its kernel.
         gpu: GPU of the tables.
         domain: modes in which the patch decides.
-        share: share of shapes slower by more than 1% that must not be reached.
+        share: share of shapes slower by more than 1% that the bound must stay below.
         reports: confirm.json files whose unseen shapes are the fresh ones; without any, the recorded sealed shapes.
 
     Raises:
-        UserError: too few fresh shapes for `share`, no margin does on the holdout shapes, or a report does not fit.
+        UserError: too few fresh shapes for `share`, no margin suffices on the holdout shapes, or a report does not fit.
     """
     given, whole = program, _parts(_rows(program, target, tables, gpu, domain))
     rising = domain.in_mode(True) and target.kind is TargetKind.HEADER
@@ -133,7 +133,7 @@ def certify(program: Program, target: ExportTarget, tables: dict[tuple[str, str]
             exit_code=EXIT_NEGATIVE,
         )
     # Blocks per split are decided from live lengths, which a guard over classes of calls does not see.
-    guards = target.kind is not TargetKind.WHOLE
+    guards = target.kind not in (TargetKind.WHOLE, TargetKind.PREPARE)
     gains = predicted_gains([r for r in rows if r.case.split is Split.TRAIN]) if guards else {}
     grid = SplitsGrid(program) if rising else None
     full = {name: sum(s.log_gain or 0.0 for s in shapes) for name, shapes in whole.items()}
@@ -199,7 +199,7 @@ def _step(margin: float | None, kept: Collection[CallClass] | None, parts: dict[
     for name, shapes in parts.items():
         mine = [s for s in shapes if kept is None or s.of in kept]
         shares[name] = sum(s.log_gain or 0.0 for s in mine) / full[name] if full[name] > 0 else 0.0
-        # What was not measured may be slower.
+        # An unmeasured launch may be slower.
         bad = {s.key for s in mine if s.log_gain is None or s.log_gain < -math.log1p(SLOWER)}
         slower[name] = SlowerCount(len(bad), len({s.key for s in shapes}))
     return MarginStep(margin, None if kept is None else len(kept), shares, slower)

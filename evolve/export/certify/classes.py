@@ -22,10 +22,10 @@ from evolve.export.evidence.evidence import Row
 from evolve.export.proof.monotone import BATCHES, HEADS_KV_BY_BATCH
 
 EXACT_BLOCKS = 8
-"""Up to here each number of KV blocks is a class of its own, beyond it each doubling: the waves change little there."""
+"""Largest number of KV blocks with a class of its own; beyond it, where waves change little, each doubling has one."""
 
 GRID_BLOCKS = 160
-"""Beyond as many blocks as SMs FA3's own rule does not change any more."""
+"""Number of blocks from which FA3's own rule is constant: the number of SMs."""
 
 GUARD = "clears_margin"
 
@@ -55,7 +55,7 @@ def class_of(num_n_blocks: int, tiles: int) -> CallClass:
 
 
 def class_of_view(view: ShapeView) -> CallClass:
-    """Class of a call as a heuristic sees it."""
+    """Class of a call from a heuristic's inputs."""
     return class_of(view.num_n_blocks, view.batch * view.num_heads_kv)
 
 
@@ -71,11 +71,11 @@ def predicted_gains(rows: Sequence[Row]) -> dict[CallClass, float]:
 class SplitsGrid:
     """num_splits of a program and of FA3 on a grid of calls with scheduler metadata.
 
-    Metadata may be built with a shorter length than the forward pass's, and must then not ask for more splits.
+    Metadata that is built with a shorter length than the forward pass must not have more splits.
     """
 
     def __init__(self, program: Program) -> None:
-        """Ask the program."""
+        """Run the program on the grid."""
         calls = [(s, b, h) for s in SM_COUNTS for b in BATCHES for h in HEADS_KV_BY_BATCH]
         views = {(b, h): [_view(b, h, n) for n in range(1, GRID_BLOCKS + 1)] for _, b, h in calls}
         asked = [(v, NO_WORK, s) for s, b, h in calls for v in views[b, h]]
@@ -91,7 +91,7 @@ class SplitsGrid:
     def rising(self, kept: Collection[CallClass], gains: Mapping[CallClass, float]) -> set[CallClass]:
         """Classes of `kept` whose program, with stock elsewhere, never lowers num_splits as the length grows.
 
-        Of two classes between which it falls the one that gains less is given up, the worst first.
+        Of two classes between which it decreases, the one that gains less is given up, the worst first.
         """
         left = set(kept)
         while True:
@@ -146,9 +146,9 @@ def guarded_source(program: Program, kept: Collection[CallClass], comment: str) 
     """The program with a guard in front: stock decides outside the kept classes.
 
     Args:
-        program: with a `schedule`.
+        program: program with a `schedule`.
         kept: classes that it decides.
-        comment: one line above the guard.
+        comment: line above the guard.
     """
     schedule = _schedule(program)
     view = schedule.args.args[0].arg

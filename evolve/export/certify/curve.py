@@ -47,7 +47,7 @@ def certificate_csv(certificate: Certificate) -> str:
 
 def certificate_png(certificate: Certificate) -> bytes:
     """Two panels over the margin: gain kept, and the share of slower fresh shapes with its bound."""
-    # The program without a guard stands at a margin of 0 where it is the only one, as below it keeps all.
+    # The program without a guard is drawn at a margin of 0 if it is the only one.
     steps = [s for s in certificate.curve if s.margin is not None] or [*certificate.curve]
     margins = [100 * (s.margin or 0.0) for s in steps]
     figure = new_figure(7.5, 6.0)

@@ -1,4 +1,4 @@
-"""Fresh shapes from reports of `evosplit confirm`: measured on a live GPU, seen by no search and no margin."""
+"""Fresh shapes from reports of `evosplit confirm`: measured on a live GPU, unseen by search and margin."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FreshShape:
     """Effect of a program on one shape.
 
     Attributes:
-        key: workload and case, or the shape itself: the same shape under several settings counts once.
+        key: workload and case, or the shape itself; a shape under several settings counts once.
         of: class of the call.
         log_gain: log speed-up over stock; 0 for the same launch, None where it was not measured or not reliably.
     """
@@ -39,10 +39,10 @@ class FreshShape:
 
 
 def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarget, domain: Domain) -> list[FreshShape]:
-    """The unseen shapes of reports, with what the program's launch on the target gained there.
+    """The unseen shapes of reports, with the gain of the program's launch on the target.
 
     Args:
-        files: `confirm.json` of several runs, gzipped or not; a shape that two hold counts with the worse of both.
+        files: `confirm.json` of several runs, gzipped or not; a shape in two of them counts with the worse result.
         program: program whose launches count; the reports may be of another one with the same launches.
         target: target, which may keep only part of a decision.
         domain: modes in which it decides.

@@ -1,1 +1,1 @@
-"""Distils a program into a few readable rules."""
+"""Distillation of a program into a few readable rules."""

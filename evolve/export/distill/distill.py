@@ -29,7 +29,7 @@ TILE_LEVEL, CALLERS = "tile level", "with the callers'"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The rules after one more was added.
+    """The rules after adding one.
 
     Attributes:
         inputs: inputs of rules.
@@ -51,7 +51,7 @@ class Distilled:
     Attributes:
         source: the new program.
         curve: rules against gain, from no rule on, for each kind of inputs that was tried; the last step is `source`.
-        program_log_gain: mean log speed-up of the program that it stands for.
+        program_log_gain: mean log speed-up of the original program.
         reached: True if `source` is within EPS of it.
     """
 
@@ -68,10 +68,10 @@ def distil(
 
     Args:
         program: program to distil; only its num_splits counts.
-        target: decides on which recorded kernel.
-        tables: its recorded tables.
+        target: target, whose kernel the tables must be of.
+        tables: recorded tables of its kernel.
         gpu: GPU of the tables.
-        eps: mean log speed-up that may be given up.
+        eps: mean log speed-up that may be lost.
 
     Raises:
         UserError: nothing was recorded for the target, or no rule gains anything without a loss.
@@ -92,7 +92,7 @@ def distil(
         curves.append((_curve(inputs, [f.gain for f in found], wanted), found))
         if curves[-1][0][-1].log_gain >= wanted - eps:
             break
-    # The best comes last: the one that reached EPS, or else the one that came nearest.
+    # The best comes last: the one within EPS, or else the nearest.
     curves.sort(key=lambda c: c[0][-1].log_gain)
     steps = [step for curve, _ in curves for step in curve]
     rules = curves[-1][1]
@@ -109,7 +109,7 @@ def _curve(inputs: str, gains: Sequence[float], wanted: float) -> list[Step]:
 
 
 def _source(found: Sequence[Found]) -> str:
-    """The rules in front of FA3's own, for calls of one query tile, as those that were recorded."""
+    """Source with the rules in front of FA3's own, for calls of one query tile, like the recorded ones."""
     stock = asset("seeds/fa3_stock.py").read_text(encoding="utf-8")
     own = stock[stock.index("def split_count") : stock.index("def blocks_per_split")].rstrip()
     rules = "".join(
@@ -131,7 +131,7 @@ def _with_name(rules: str) -> str:
 
 
 def curve_csv(distilled: Distilled) -> str:
-    """Rules against gain, for a reviewer to choose from."""
+    """CSV of rules against gain, for a reviewer to choose from."""
     lines = ["inputs,rules,geomean_speedup,share_of_program"]
     lines += [f"{s.inputs},{s.rules},{math.exp(s.log_gain):.5f},{s.share:.3f}" for s in distilled.curve]
     lines.append(f"program,,{math.exp(distilled.program_log_gain):.5f},1.000")

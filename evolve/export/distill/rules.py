@@ -1,4 +1,4 @@
-"""Rules of a program that ever decide something on a target, and why the others do not."""
+"""Rules of a program that change a decision of a target, and the reasons why others do not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Rule:
         condition: condition of the return, as Python.
         fires: shapes on which it decides.
         changes: number of those on which the launch differs from the present one.
-        reason: why it is dead; empty where it changes something.
+        reason: reason why it is dead; empty if it changes a launch.
     """
 
     line: int
@@ -53,7 +53,7 @@ def _returns(body: Sequence[ast.stmt], above: tuple[ast.expr, ...]) -> list[tupl
 
 
 def _numbered(form: Form) -> str:
-    """The program with the number of the return that decided in the place of sm_margin, or of the blocks."""
+    """The program with the number of the deciding return in place of sm_margin, or of the blocks."""
     body = copy.deepcopy(form.body)
     for number, (node, _) in enumerate(_returns(body, ())):
         assert node.value is not None
@@ -95,11 +95,11 @@ def _conjuncts(tests: Sequence[ast.expr]) -> list[ast.expr]:
 
 
 def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rule]:
-    """Every rule of a `schedule` with what it does on the rows.
+    """Every rule of a `schedule` with its effect on the rows.
 
     Args:
         form: the program as one function.
-        stock: FA3's own rule; its returns are no rules of the program's.
+        stock: FA3's own rule, whose returns do not count as rules of the program.
         rows: the target's lattice.
         gpu: GPU with the number of SMs.
     """
@@ -127,7 +127,7 @@ def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rul
         )
         reason = ""
         if not tests:
-            # What is left over: dead or not, there is nothing to remove.
+            # The last return: dead or not, it cannot be removed.
             pass
         elif not fired:
             reason = _never(form, tests, rows, gpu) if schedule else "its conditions hold on no batch of the workloads"

@@ -1,8 +1,8 @@
-"""Searches rules, one after the other: each the one that gains most on recorded shapes and makes none slower.
+"""Greedy search of rules: each is the one that gains most on recorded shapes and makes none slower.
 
-A rule grows from one shape: its ranges are widened, one term at a time, to the stretch with the most gain that holds no
-shape which the answer would make slower. All rectangles over num_n_blocks and total_mblocks are looked at besides. Best
-first, a rule must keep num_splits from decreasing with the length, on a grid here and on the compiled function later.
+A rule grows from one shape: its ranges are widened, one term at a time, to the interval with the most gain in which the
+answer makes no shape slower. All rectangles over num_n_blocks and total_mblocks are tried too. Best first, a rule must
+keep num_splits from decreasing with the length, on a grid here and on the compiled function later.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ MIN_GAIN = 2e-4
 """A rule must add this much to the mean log speed-up to be worth a reader's time."""
 
 EFFORT = 1e-5
-"""Mean log speed-up that a comparison more to read must bring, so that of two like rules the shorter is taken."""
+"""Mean log speed-up that each further comparison must add, so that the shorter of two similar rules is taken."""
 
 STARTS = 12
 """Shapes that a rule grows from, per answer."""
 
 SWEEPS = 6
 TRIED = 1500
-"""Rules looked at, best first, for one that keeps num_splits from decreasing."""
+"""Rules tried, best first, to find one that keeps num_splits from decreasing."""
 
 GRID_BLOCKS = 160
-"""Beyond as many blocks as SMs FA3's own rule does not change any more."""
+"""Number of blocks from which FA3's own rule is constant: the number of SMs."""
 
 GRID_HEADS = (1, 2, 3, 4, 6, 8, 16, 32)
 
@@ -54,7 +54,7 @@ class RuleSearch:
     """Gains of every answer on every recorded shape, and the rules found so far."""
 
     def __init__(self, rows: Sequence[Row], tables: dict[tuple[str, str], Table], gpu: Gpu) -> None:
-        """Look every answer's latencies up."""
+        """Look up the latencies of every answer."""
         import numpy as np
 
         self.np: Any = np
@@ -73,7 +73,7 @@ class RuleSearch:
         self.grids = [_Grid(num_sms) for num_sms in SM_COUNTS]
 
     def grow(self, *, tile_level: bool, most: int, enough: float) -> list[Found]:
-        """Rules, each with what it does where the ones before it do not decide.
+        """Find rules, each with its effect where the ones before it do not decide.
 
         Args:
             tile_level: True to read only the inputs of num_splits_heuristic.
@@ -124,7 +124,7 @@ class RuleSearch:
         return found + self._rectangles(answer, gain, bad, free)
 
     def _rectangles(self, answer: Answer, gain: Any, bad: Any, free: Any) -> list[_Candidate]:
-        """For each range of total_mblocks the best range of num_n_blocks."""
+        """The best range of num_n_blocks for each range of total_mblocks."""
         np = self.np
         (blocks, at_block), (tiles, at_tile) = (np.unique(self.terms[i], return_inverse=True) for i in (0, 1))
         shape = (len(blocks), len(tiles))
@@ -174,7 +174,7 @@ class RuleSearch:
                     widen(index, *stretch)
             if value == before:
                 break
-        # A bound that keeps out nothing that would lose is one less to read.
+        # A bound that excludes no loss is one comparison less.
         for index in rng.permutation(terms).tolist():
             low, high = ranges[index]
             part, values = others(index), self.terms[index]
@@ -198,7 +198,7 @@ class RuleSearch:
 
 
 def _stretch(np: Any, values: Any, gain: Any, bad: Any) -> tuple[float, tuple[int, int] | None]:
-    """The range of values with the largest sum of gains and nothing bad inside."""
+    """The range of values with the largest sum of gains and no bad one inside."""
     order = np.argsort(values, kind="stable")
     distinct, first = np.unique(values[order], return_index=True)
     if not len(distinct):
@@ -209,7 +209,7 @@ def _stretch(np: Any, values: Any, gain: Any, bad: Any) -> tuple[float, tuple[in
 
 
 def _best_run(gains: Sequence[float], wrong: Sequence[float]) -> tuple[float, tuple[int, int] | None]:
-    """First and last place of the run with the largest sum of gains and nothing wrong in it."""
+    """First and last index of the run with the largest sum of gains and no bad one in it."""
     best, found, total, start = 0.0, None, 0.0, 0
     for i, (more, bads) in enumerate(zip(gains, wrong, strict=True)):
         if bads:
@@ -224,7 +224,7 @@ def _best_run(gains: Sequence[float], wrong: Sequence[float]) -> tuple[float, tu
 
 
 class _Grid:
-    """num_splits by shape and number of blocks, for one number of SMs: does a list of rules make it fall?"""
+    """num_splits by shape and number of blocks for one number of SMs, to check that rules never decrease it."""
 
     def __init__(self, num_sms: int) -> None:
         import numpy as np
@@ -238,7 +238,7 @@ class _Grid:
             "num_n_blocks": blocks[None, :] + 0 * batch, "total_mblocks": tiles, "batch": batch,
             "num_heads_kv": heads, "varlen": varlen, "num_sms": num_sms,
         }  # fmt: skip
-        # Above the number of SMs nothing is split, so that one row stands for all.
+        # Above the number of SMs nothing is split, so one row represents all.
         known = {t: _stock(t, num_sms) for t in {min(int(t), num_sms) for t in tiles[:, 0]}}
         self.stock = np.array([known[min(int(t), num_sms)] for t in tiles[:, 0]])
 
@@ -270,9 +270,9 @@ def _columns(views: Sequence[ShapeView], num_sms: int) -> dict[str, Any]:
 
 
 def _gain(row: Row, splits: int, source: TableSource, gpu: Gpu, known: dict[object, float]) -> float:
-    """Log speed-up over stock; not a number where it is a loss or was not recorded.
+    """Log speed-up over stock; NaN for a loss or an unrecorded launch.
 
-    Many numbers of splits are one launch where they are a cap: `known` keeps what was looked up for this row.
+    As a cap many numbers of splits are one launch: `known` caches the look-ups of this row.
     """
     if splits not in known:
         decision = spelled(row.case.shape, row.setting, Decision(splits), gpu)

@@ -16,7 +16,7 @@ Columns = Mapping[str, Any]
 """Arrays of one shape by name of the input; `num_sms` is a number."""
 
 OPEN = 1 << 62
-"""Upper bound of a range that has none."""
+"""Upper bound of an unbounded range."""
 
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32)
 """Numbers of splits that rules try."""
@@ -33,8 +33,8 @@ class RuleTerm:
     """A number that a rule may bound.
 
     Attributes:
-        text: in the heuristic language.
-        values: the same over arrays.
+        text: text in the heuristic language.
+        values: the same number over arrays.
         tile_level: True if num_splits_heuristic has its inputs; otherwise its callers change, too.
         flag: True for a boolean.
     """
@@ -62,9 +62,9 @@ TERMS = (
     RuleTerm(TILES, _tiles, False),
     RuleTerm(f"{TILES} * shape.num_n_blocks", lambda c: _tiles(c) * c["num_n_blocks"], False),
 )
-"""Of the seven tile-level inputs, size_one_kv_head would tell lengths within one block apart, which the kernel hardly
-does; num_m_blocks, is_causal_or_local and max_splits are the same for all recorded shapes of a target. Rules hold for
-one query tile, as was recorded."""
+"""Terms of rules. Of the seven tile-level inputs, size_one_kv_head would distinguish lengths within one block, as the
+kernel hardly does; num_m_blocks, is_causal_or_local and max_splits are constant over the recorded shapes of a target.
+Rules hold for one query tile, as in the recordings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +72,10 @@ class Answer:
     """A number of splits.
 
     Attributes:
-        text: in the heuristic language.
-        values: the same over arrays.
+        text: text in the heuristic language.
+        values: the same number over arrays.
         tile_level: as in `RuleTerm`.
-        effort: effort of reading it: 0 for a constant.
+        effort: effort to read it: 0 for a constant.
         at_most_blocks: constant that num_n_blocks caps; 0 for other forms.
     """
 
@@ -134,13 +134,13 @@ class RuleBox:
 
     @property
     def bounds(self) -> int:
-        """Comparisons that a reader has to follow."""
+        """Number of comparisons."""
         return sum(
             1 if low == high or TERMS[index].flag else (low > 0) + (high < OPEN) for index, low, high in self.ranges
         )
 
     def condition(self) -> str:
-        """As Python."""
+        """Condition as Python."""
         parts = []
         for index, low, high in self.ranges:
             term = TERMS[index]
@@ -155,7 +155,7 @@ class RuleBox:
         return " and ".join(parts)
 
     def result(self) -> str:
-        """As Python; a cap that the rule's own bound makes needless is left out."""
+        """Answer as Python, without a cap that the rule's own bound makes redundant."""
         if self.answer.at_most_blocks:
             high = next((h for i, _, h in self.ranges if i == 0), OPEN)
             if high <= self.answer.at_most_blocks:
@@ -165,12 +165,12 @@ class RuleBox:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A rule and what it does on the recorded shapes and settings.
+    """A rule with its effect on the recorded shapes and settings.
 
     Attributes:
         box: the rule.
         gain: its contribution to the mean log speed-up over all of them.
-        changed: on how many of them the GPU does something else.
+        changed: number of them whose launch changes.
         speedup: geometric mean over those.
     """
 

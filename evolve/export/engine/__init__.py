@@ -1,1 +1,1 @@
-"""Programs of the Triton decode kernel for servers: one file for any engine, and a package for vLLM."""
+"""Programs of the Triton decode kernel for servers: one file for any engine, packages for vLLM and SGLang."""

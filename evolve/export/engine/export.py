@@ -36,7 +36,7 @@ class EngineExport:
         folder: path of the folder.
         files: names within, sorted.
         measured: scores of the program on recorded latencies.
-        provenance: origin, as in its provenance.json.
+        provenance: content of its provenance.json.
     """
 
     folder: Path

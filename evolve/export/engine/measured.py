@@ -26,11 +26,11 @@ class Effect:
         split: train or holdout.
         shapes: number of shapes.
         speedup: weighted geometric mean of FA3's latency / the program's.
-        worst: smallest of them.
+        worst: smallest ratio.
         regressions: shapes slower by more than 1% and three standard errors.
         missing: shapes whose launch has no recorded latency; they count as 2% slower.
         batch_invariant: True if the splits of a sequence do not depend on its batch, on all shapes of the table.
-        gpu: that was measured on.
+        gpu: GPU of the recording.
         build: build of Triton, the kernel and FA3.
     """
 
@@ -49,22 +49,22 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredEffects:
-    """Effects, and why settings have none.
+    """Effects by setting, and reasons for missing ones.
 
     Attributes:
         effects: scores by setting and split.
-        refused: why the program cannot be launched under a setting, or its latency is unknown there, by setting.
+        refused: reason why the program cannot be launched, or has no recorded latency, by setting.
     """
 
     effects: tuple[Effect, ...]
     refused: dict[str, str]
 
     def as_json(self) -> dict[str, object]:
-        """For provenance.json."""
+        """Content for provenance.json."""
         return {"effects": [asdict(e) for e in self.effects], "refused": self.refused}
 
     def lines(self) -> list[str]:
-        """In words, in lines of at most 120 characters."""
+        """Description in lines of at most 120 characters."""
         told = []
         for e in self.effects:
             told.append(
@@ -88,7 +88,7 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
         paged_only: True for exports with paged KV alone.
 
     Raises:
-        UserError: the program is valid under none of the settings, or no table is there.
+        UserError: the program is valid under none of the settings, or there is no table.
         SandboxUnavailable: this system cannot confine programs.
     """
     effects: list[Effect] = []
@@ -101,7 +101,7 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
         if found.status is not Status.OK:
             refused[judge.setting.name] = f"{found.status.value}: {found.message}".splitlines()[0]
         elif all(score.missing == score.shapes for score in found.scores.values()):
-            refused[judge.setting.name] = "it decides for launches that nobody measured"
+            refused[judge.setting.name] = "it decides for launches that were not measured"
         else:
             effects += _effects(judge, found)
     if not effects:

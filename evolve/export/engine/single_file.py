@@ -1,4 +1,4 @@
-"""Kernel and program as one importable file, for an engine of one's own."""
+"""Kernel and program as one importable file, for any engine."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ schedule_for = RULE.schedule_for
 def _imports_and_rest(text: str) -> tuple[dict[str, set[str]], str]:
     """Imports of a module but for those of its siblings, and what follows them, without its docstring.
 
-    Imports are names by module; an empty name stands for the module itself, as it is written.
+    Imports are names by module; an empty name means the module itself.
     """
     tree, imports = ast.parse(text), dict[str, set[str]]()
     first = 0
@@ -89,7 +89,7 @@ def program_source(program: Program) -> str:
 
 
 def queue_source() -> str:
-    """`cta_queue` in plain Python, made by a function so that the program's names do not meet those it stands on."""
+    """`cta_queue` in plain Python, made by a function so that its names do not collide with the program's."""
     names = ("MOST_ROWS", "MOST_BLOCKS", "MOST_TILES", "MOST_PARTS", "MOST_SMS", "MOST_TURN", "LATEST")
     constants = [f"{name} = {getattr(cta_queue, name)}" for name in names]
     functions = [inspect.getsource(f) for f in (cta_queue.as_whole, cta_queue.clamped, cta_queue.cta_queue)]

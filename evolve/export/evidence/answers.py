@@ -1,4 +1,4 @@
-"""Asks a program about many inputs at once, in the sandbox."""
+"""Runs a program on many inputs at once, in the sandbox."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ask(program: Program, inputs: Sequence[tuple[ShapeView, WorkView, int]], wha
     Raises:
         UserError: it failed on one of them.
     """
-    # Where it cannot be confined, what the gate has passed runs under limits alone: an export is of one's own choice.
+    # Without confinement the program runs under limits alone: the gate has passed it, and the user chose it.
     confined = self_test().ok
     found: dict[int, Decision] = {}
     groups: dict[int, list[int]] = {}

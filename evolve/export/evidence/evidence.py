@@ -73,13 +73,13 @@ class EvidenceSummary:
     Attributes:
         name: workload and setting.
         shapes: number of shapes.
-        changed: launches that are not stock's.
-        unrecorded: shapes whose new launch was never measured; the other figures leave them out.
-        geomean: over all recorded shapes; 1 means no change.
-        geomean_changed: over those whose launch changes.
-        median: over those whose launch changes.
+        changed: number of launches that differ from stock's.
+        unrecorded: number of shapes whose new launch was never measured; the other figures leave them out.
+        geomean: geometric mean over all recorded shapes; 1 means no change.
+        geomean_changed: geometric mean over those whose launch changes.
+        median: median over those whose launch changes.
         best: largest speed-up.
-        worst: smallest.
+        worst: smallest speed-up.
         regressions: shapes slower by more than max(1%, 3 standard errors).
     """
 
@@ -116,7 +116,7 @@ def kept(target: ExportTarget, decision: Decision) -> Decision:
     if target.kind is TargetKind.PYTHON:
         return replace(decision, blocks_per_split=0)
     if target.kind is TargetKind.VLLM:
-        # vLLM's setting stays the upper bound; unless configured otherwise it is what everybody gets today.
+        # vLLM's setting stays the upper bound; unless configured otherwise it is today's number.
         return Decision(num_splits=min(decision.num_splits, target.baseline.num_splits))
     return Decision(num_splits=decision.num_splits)
 
@@ -152,7 +152,7 @@ def spelled(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) 
 
 
 def gather(target: ExportTarget, program: Program, tables: dict[tuple[str, str], Table], gpu: Gpu) -> list[Row]:
-    """Ask the program about the whole lattice and follow each answer to the launch and its latency."""
+    """Run the program on the whole lattice and follow each decision to the launch and its latency."""
     cells = lattice(target)
     questions: list[tuple[ShapeView, WorkView, int]] = []
     for _, setting, case in cells:
@@ -223,7 +223,7 @@ def summarise(name: str, rows: Sequence[Row]) -> EvidenceSummary:
 
 
 def summaries(rows: Sequence[Row]) -> list[EvidenceSummary]:
-    """One per workload and setting that has recorded rows, ragged batches apart."""
+    """Summaries per workload and setting with recorded rows, ragged batches apart."""
     found = []
     for key in dict.fromkeys((r.workload, r.setting.name) for r in rows if r.result is not None):
         group = [r for r in rows if (r.workload, r.setting.name) == key]

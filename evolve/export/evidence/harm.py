@@ -1,8 +1,8 @@
-"""Rules that recorded latencies forbid, and modes in which nothing speaks for a rule.
+"""Rules that recorded latencies forbid, and modes without evidence for a rule.
 
 One function of hopper/heuristics.h decides for static mode and, as a cap, for varlen and metadata mode. A program that
 was searched in one of them may lose in the other, or may never have been measured there. A patch decides in the modes
-where recorded launches change and none of the bounds below is broken; a rule that leaves no such mode is refused.
+where recorded launches change and all bounds below hold; a rule without any such mode is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SLOWER = 0.01
 
 
 class HarmfulRule(NotExpressible):
-    """A rule that loses, or that nothing speaks for, in every mode that it could be left in."""
+    """A rule that loses, or has no evidence, in every mode."""
 
 
 class NothingToPatch(HarmfulRule):
@@ -63,7 +63,7 @@ def _varlen(row: Row) -> bool:
 
 
 def harms(rows: Sequence[Row]) -> dict[bool, list[str]]:
-    """Reasons of recorded latencies against a rule, by mode: True for varlen and metadata mode."""
+    """Reasons against a rule from recorded latencies, by mode: True for varlen and metadata mode."""
     found: dict[bool, list[str]] = {}
     for name in dict.fromkeys((r.workload, r.setting.name) for r in rows):
         group = [r for r in rows if (r.workload, r.setting.name) == name and r.result]
@@ -115,8 +115,7 @@ def judged(
     Args:
         rows: every shape of the workloads under every setting of the target.
         target: target of the patch.
-        domain: as asked for; `everywhere` keeps modes that nothing was recorded in, a mode of its own leaves the other
-            out.
+        domain: requested domain; `everywhere` keeps modes without recordings, and a single mode leaves the other out.
         partial: True if a mode that the rule makes slower may be left to stock.
         veto: rows of another build of the same kernel, where the target's own was not recorded.
 
@@ -133,7 +132,7 @@ def judged(
     if not useful:
         where = "recorded shape" if evidence[0].result else "shape of the workloads"
         raise NothingToPatch(
-            f"on no {where} does this rule change what {target.name} launches: there is nothing to patch"
+            f"this rule changes no launch of the target {target.name} on any {where}: there is nothing to patch"
         )
     left = useful - forbidden.keys()
     told = "; ".join(reason for reasons in forbidden.values() for reason in reasons)

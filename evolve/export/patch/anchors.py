@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AnchorMissing(UserError):
-    """The tree does not hold what the exporter wants to change."""
+    """The tree lacks the code that the exporter would change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def check_signature(function: CppFunction, expected: Sequence[tuple[str, str]], 
     """Compare parameter types and names.
 
     Raises:
-        AnchorMissing: showing both.
+        AnchorMissing: they differ; the message shows both.
     """
     if function.parameters != tuple(expected):
 
@@ -181,7 +181,7 @@ def find_barriers(source: bytes) -> tuple[Barrier, ...]:
 
 
 def statement_behind(source: bytes, start: int, end: int) -> int | None:
-    """First byte of the next expression that is a statement of its own behind a declaration, in the same block."""
+    """First byte of the next expression statement after a declaration, in the same block."""
     for node in _walk(_root(source)):
         if node.type == "declaration" and (node.start_byte, node.end_byte) == (start, end):
             following = node.next_named_sibling

@@ -1,8 +1,8 @@
 """Finds the search in a `blocks_per_split`: a loop over sizes of split that keeps the one of least cost.
 
-What the loop reads of the list of sequences must be sums, maxima and minima of whole numbers, each over the whole
-batch: a device can then try 32 candidates at a time, one per lane. All else about a candidate is arithmetic on these. A
-loop that does not read the list at all is tried by lanes too, where it has this form.
+The loop may read the list of sequences only by sums, maxima and minima of whole numbers over the whole batch: a device
+can then try 32 candidates at a time, one per lane. All else about a candidate is arithmetic on these. A loop of this
+form that does not read the list is divided among lanes too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from evaluators.language.cpp.normalise import Form, NotExpressible, Rename, stored_names
+from evaluators.language.cpp.normalise import Form, NotExpressible, stored_names
+from evolve.export.patch.inlining import (
+    BLOCKS,
+    Inliner,
+    Values,
+    assigned,
+    fresh_name,
+    names_in,
+    reads_list,
+    refused,
+)
 
-BLOCKS = "n_blocks"
 REDUCERS = ("sum", "max", "min")
 TURNED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE,
 }  # fmt: skip
-ADVICE = "a loop over sizes of split that keeps the cheapest, with sums, maxima and minima over work.n_blocks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,7 @@ class Reduction:
     """One number over the batch, for one candidate.
 
     Attributes:
-        name: that it has in the program, or a new one.
+        name: name in the program, or a new one.
         how: sum, max or min.
         item: name of a sequence's number of blocks in `value`.
         value: value that is added or compared.
@@ -43,7 +51,7 @@ class Reduction:
 
 @dataclass(slots=True)
 class CandidateSearch:
-    """A loop over candidates, taken apart.
+    """Parts of a loop over candidates.
 
     Attributes:
         before: statements in front of it.
@@ -51,12 +59,12 @@ class CandidateSearch:
         first: smallest candidate.
         last: largest candidate.
         prefix: statements that the reductions need, from the candidate alone.
-        reductions: over the batch.
+        reductions: reductions over the batch.
         costs: statements from the reductions to the cost.
         cost: name of the cost.
         better: comparison of a cost with the least so far.
         key: name of the least cost.
-        best: name of what is kept.
+        best: name of the kept value.
         chosen: value that is kept of a candidate; None for the candidate itself.
         start: result if no candidate is better than `limit`; None if the first one is always kept.
         limit: cost to beat.
@@ -93,24 +101,8 @@ class _Kept:
     chosen: ast.expr
 
 
-def refused(node: ast.AST, reason: str) -> NotExpressible:
-    """A refusal with the line that is the reason."""
-    return NotExpressible(f"line {getattr(node, 'lineno', '?')}: {reason}", hint=ADVICE)
-
-
-def reads_list(node: ast.AST, helpers: Mapping[str, ast.FunctionDef]) -> bool:
-    """True if a node, or a helper that it calls, reads the list of sequences."""
-    for part in ast.walk(node):
-        if isinstance(part, ast.Attribute) and part.attr == BLOCKS:
-            return True
-        called = part.func.id if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) else ""
-        if called in helpers and reads_list(helpers[called], helpers):
-            return True
-    return False
-
-
 def find_search(form: Form) -> CandidateSearch | None:
-    """The search of a program; None where there is none, and it does not read the list of sequences.
+    """Find the search of a program; None if there is none and the program does not read the list of sequences.
 
     Raises:
         NotExpressible: it reads the list in another way, with the line.
@@ -126,7 +118,7 @@ def find_search(form: Form) -> CandidateSearch | None:
 
 
 def _search_at(form: Form, reading: Sequence[int]) -> CandidateSearch:
-    """The loop at the last of some places in the body, taken apart."""
+    """Parts of the loop at the last of some places in the body."""
     helpers = form.helpers
     body = copy.deepcopy(form.body)
     loop = body[reading[-1]]
@@ -142,13 +134,13 @@ def _search_at(form: Form, reading: Sequence[int]) -> CandidateSearch:
     if isinstance(kept.cost, ast.Name):
         cost = kept.cost.id
     else:
-        cost = _fresh("cost", _names([*body, *helpers.values()]))
+        cost = fresh_name("cost", names_in([*body, *helpers.values()]))
         steps.append(assigned(cost, kept.cost))
     whole = limit is not None and reads_list(limit, helpers)
     if whole:
         first = _from_the_first(loop, kept, start, limit, counter, first)
-    taken = _names([*body, *helpers.values()])
-    steps = _Inliner(form, taken).inlined(steps)
+    taken = names_in([*body, *helpers.values()])
+    steps = Inliner(form, taken).inlined(steps)
     found = CandidateSearch(
         before=before, counter=counter, first=first, last=last, prefix=[], reductions=[], costs=[], cost=cost,
         better=kept.better, key=kept.key, best=kept.best, after=body[reading[-1] + 1 :], line=loop.lineno,
@@ -157,24 +149,6 @@ def _search_at(form: Form, reading: Sequence[int]) -> CandidateSearch:
     )  # fmt: skip
     _take_reductions(found, steps, helpers, taken)
     _check_names(found)
-    return found
-
-
-def assigned(name: str, value: ast.expr) -> ast.Assign:
-    """`name = value`, on no line of the program."""
-    made = ast.Assign([ast.Name(name, ast.Store())], value)
-    return ast.fix_missing_locations(ast.copy_location(made, ast.Pass(lineno=0, col_offset=0)))
-
-
-def _names(nodes: Sequence[ast.AST]) -> set[str]:
-    return {n.id for s in nodes for n in ast.walk(s) if isinstance(n, ast.Name)} | {
-        n.arg for s in nodes for n in ast.walk(s) if isinstance(n, ast.arg)
-    }
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    found = next(n for n in (name, *(f"{name}_{i}" for i in range(2, 999))) if n not in taken)
-    taken.add(found)
     return found
 
 
@@ -199,7 +173,7 @@ def _bounds(loop: ast.For) -> tuple[ast.expr, ast.expr]:
 
 
 def _kept(loop: ast.For) -> _Kept:
-    """The comparison that ends the loop's body, and what it keeps."""
+    """The comparison that ends the loop's body, and the values that it keeps."""
     test = loop.body[-1]
     shape = "the loop over candidates ends with `if cost < best_cost:` and keeps the candidate and its cost"
     jumps = [n for s in loop.body for n in ast.walk(s) if isinstance(n, ast.Break | ast.Continue | ast.Return)]
@@ -222,7 +196,7 @@ def _kept(loop: ast.For) -> _Kept:
 
 
 def _pairs(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
-    """Name and value of each part of an assignment; a name that is none where it is no such assignment."""
+    """Name and value of each part of an assignment; refuses other statements."""
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
         target = node.targets[0]
         if isinstance(target, ast.Name):
@@ -236,7 +210,7 @@ def _pairs(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _without_start(before: list[ast.stmt], kept: _Kept) -> tuple[list[ast.stmt], ast.expr, ast.expr]:
-    """Statements in front of the loop without those that give best and least cost their first values, and these."""
+    """Statements in front of the loop without the first values of best candidate and least cost, and these values."""
     values: dict[str, ast.expr] = {}
     left: list[ast.stmt] = []
     for node in before:
@@ -254,80 +228,18 @@ def _without_start(before: list[ast.stmt], kept: _Kept) -> tuple[list[ast.stmt],
 
 def _from_the_first(loop: ast.For, kept: _Kept, start: ast.expr, limit: ast.expr | None, counter: str,
                     first: ast.expr) -> ast.expr:  # fmt: skip
-    """The candidate in front of the loop whose cost is the one to beat, where it is the loop's own cost of it."""
+    """The candidate whose cost, as the loop computes it, is the one to beat; it must precede the loop's first."""
     assert limit is not None
     cost = kept.cost
     if isinstance(cost, ast.Name):
         given = [dict(_pairs(s)).get(cost.id) for s in loop.body[:-1] if isinstance(s, ast.Assign)]
         cost = given[0] if len(given) == len(loop.body) - 1 == 1 and given[0] is not None else cost
-    at_start = _Values({counter: start}).visit(copy.deepcopy(cost))
+    at_start = Values({counter: start}).visit(copy.deepcopy(cost))
     begins = start.value if isinstance(start, ast.Constant) else None
     follows = isinstance(begins, int) and ast.unparse(first) == str(begins + 1)
     if ast.dump(at_start) != ast.dump(limit) or not follows or not _is_name(kept.chosen, counter):
         raise refused(limit, "the cost to beat reads n_blocks and is not that of the candidate before the loop's first")
     return start
-
-
-class _Values(ast.NodeTransformer):
-    """Expressions in place of names that are read."""
-
-    def __init__(self, values: Mapping[str, ast.expr]) -> None:
-        self.values = values
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        value = self.values.get(node.id) if isinstance(node.ctx, ast.Load) else None
-        return node if value is None else copy.deepcopy(value)
-
-
-class _Inliner:
-    """Puts the bodies of helpers that read the list in place of their calls."""
-
-    def __init__(self, form: Form, taken: set[str]) -> None:
-        self.form, self.taken = form, taken
-
-    def inlined(self, steps: Sequence[ast.stmt]) -> list[ast.stmt]:
-        """Statements without calls of such helpers.
-
-        Raises:
-            NotExpressible: a call stands inside an expression, or the helper returns in several places.
-        """
-        found: list[ast.stmt] = []
-        for node in steps:
-            call = node.value if isinstance(node, ast.Assign) else None
-            called = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
-            helper = self.form.helpers.get(called)
-            if helper is None or not reads_list(helper, self.form.helpers):
-                found.append(node)
-                continue
-            assert isinstance(node, ast.Assign) and isinstance(call, ast.Call)
-            found += self.inlined(self._body_of(helper, call, node))
-        return found
-
-    def _body_of(self, helper: ast.FunctionDef, call: ast.Call, node: ast.Assign) -> list[ast.stmt]:
-        returns = [n for s in helper.body for n in ast.walk(s) if isinstance(n, ast.Return)]
-        if len(returns) != 1 or returns[0] is not helper.body[-1]:
-            raise refused(helper, f"{helper.name} reads n_blocks and returns in several places")
-        body = copy.deepcopy(helper.body)
-        names: dict[str, str] = {}
-        given: list[ast.stmt] = []
-        stored = stored_names(body)
-        for parameter, argument in zip(helper.args.args, call.args, strict=True):
-            name = parameter.arg
-            if isinstance(argument, ast.Name) and name not in stored:
-                names[name] = argument.id
-            else:
-                names[name] = _fresh(name, self.taken)
-                given.append(assigned(names[name], argument))
-        # The helper's own names stay, unless the statements around the call use them too.
-        outside = (_names(self.form.body) - _names(node.targets)) | set(names.values())
-        for name in sorted(stored - names.keys()):
-            names[name] = _fresh(name, self.taken) if name in outside else name
-        last = body.pop()
-        assert isinstance(last, ast.Return) and last.value is not None
-        end = ast.copy_location(ast.Assign(node.targets, last.value), last)
-        renamed = [Rename(names).visit(s) for s in (*body, ast.Expr(last.value))]
-        end.value = renamed.pop().value
-        return [ast.fix_missing_locations(s) for s in (*given, *renamed, end)]
 
 
 @dataclass(slots=True)
@@ -355,7 +267,7 @@ class _Sought:
             return None
         assert isinstance(call.func, ast.Name)
         if _is_list(made):
-            item = _fresh("n", self.taken)
+            item = fresh_name("n", self.taken)
             value: ast.expr = ast.Name(item, ast.Load())
         elif isinstance(made, ast.GeneratorExp | ast.ListComp) and len(made.generators) == 1:
             generator = made.generators[0]
@@ -364,7 +276,7 @@ class _Sought:
             item, value = generator.target.id, made.elt
         else:
             return None
-        name = name or _fresh(f"{call.func.id}_over_batch", self.taken)
+        name = name or fresh_name(f"{call.func.id}_over_batch", self.taken)
         self.found.append(Reduction(name, call.func.id, item, ast.fix_missing_locations(value), line))
         return ast.copy_location(ast.Name(name, ast.Load()), call)
 
@@ -393,11 +305,11 @@ def _take_reductions(found: CandidateSearch, steps: Sequence[ast.stmt], helpers:
             raise refused(node, "n_blocks is read by something else than a sum, maximum or minimum over the batch")
         found.reductions += sought.found
     reduced = {r.name for r in found.reductions}
-    needed = {n for r in found.reductions for n in _names([r.value])} - {r.item for r in found.reductions}
+    needed = {n for r in found.reductions for n in names_in([r.value])} - {r.item for r in found.reductions}
     stores = [n for s in rest for n in stored_names([s])]
     while True:
         prefix = [s for s in rest if stored_names([s]) & needed]
-        more = {n for s in prefix for n in _names([s])} - needed
+        more = {n for s in prefix for n in names_in([s])} - needed
         if not more:
             break
         needed |= more
@@ -425,7 +337,7 @@ def _of_loop(node: ast.For, rest: list[ast.stmt]) -> tuple[list[Reduction], list
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and len(call.args) == 2:
                 how, own = call.func.id, [a for a in call.args if not _is_name(a, name)]
                 value = own[0] if len(own) == 1 and how == "max" else None
-        if value is None or name in _names([value]):
+        if value is None or name in names_in([value]):
             raise refused(step, "a loop over n_blocks adds up whole numbers (`ctas += ...`) or keeps their maximum")
         made.append(Reduction(name, how, item, value, step.lineno))
     left = []
@@ -442,14 +354,14 @@ def _of_loop(node: ast.For, rest: list[ast.stmt]) -> tuple[list[Reduction], list
 
 
 def _check_names(found: CandidateSearch) -> None:
-    """Refuse what the parts would no longer share once they run at different places."""
+    """Refuse names that the parts could not share once they run at different places."""
     reduced = [r.name for r in found.reductions]
     inside = stored_names([*found.prefix, *found.costs])
     outside = stored_names(found.before)
     for node, names in (
-        (found.after, _names(found.after) & (inside | {found.key, found.counter, *reduced})),
+        (found.after, names_in(found.after) & (inside | {found.key, found.counter, *reduced})),
         (found.costs, inside & {*reduced, found.best, found.key, found.counter}),
-        (found.costs, (_names([*found.prefix, *found.costs]) & {found.best, found.key})),
+        (found.costs, (names_in([*found.prefix, *found.costs]) & {found.best, found.key})),
         (found.before, outside & (inside | {*reduced, found.counter, *(r.item for r in found.reductions)})),
         (found.costs, {n for n in reduced if reduced.count(n) > 1}),
     ):

@@ -1,4 +1,4 @@
-"""The target's own formatter, where its tree holds settings and the tool is here."""
+"""The target's own formatter, if its tree has settings and the tool is installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _settings(tree: Tree, name: str, files: tuple[str, ...]) -> Path | None:
 
 
 def _command(tree: Tree, name: str) -> tuple[list[str], str]:
-    """The formatter's command line (empty where there is none), and what to say of it."""
+    """Command line of the formatter, empty if there is none, and a note on it."""
     if name.endswith(".py"):
         if _settings(tree, name, RUFF_SETTINGS) is None:
             return [], "the target has no formatter settings for it"
@@ -45,9 +45,9 @@ def _command(tree: Tree, name: str) -> tuple[list[str], str]:
 
 
 def formatted(tree: Tree, name: str, content: bytes) -> tuple[bytes, str]:
-    """New content of a file in the target's format, and what was done.
+    """New content of a file in the target's format, and a note.
 
-    A file that the formatter would change as it stands is left as it is: the patch would hold more than its change.
+    A file that is not in the target's format already is not formatted, since the patch would hold more than its change.
     """
     command, tool = _command(tree, name)
     if not command:

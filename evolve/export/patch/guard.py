@@ -1,4 +1,4 @@
-"""Puts a program in front of FA3's own rule, behind a condition, so that the target's own lines stay as they are.
+"""Puts a program in front of FA3's own rule, under a condition, so that the target's own lines stay unchanged.
 
 Where a program answers 0 the call falls through to FA3's lines. Three forms are tried, the smallest first: rules and
 replaced statements between FA3's own, each behind the condition; then the whole program in one block before FA3's rule.
@@ -23,7 +23,7 @@ from evaluators.language.cpp.normalise import (
 from evolve.export.targets.domain import INPUT, Domain
 
 GUARD_LINE = 3 * STOCK_LINES
-"""Line numbers of the conditions, so that their comments are not mixed up with the program's."""
+"""Line numbers of the conditions, distinct from the program's for their comments."""
 
 
 def is_zero(node: ast.stmt) -> bool:
@@ -82,7 +82,7 @@ def _negated(test: ast.expr) -> ast.expr:
 
 
 def guarded_forms(form: Form, spelled: Form, stock: Form, domain: Domain) -> list[Form]:
-    """The program behind the domain's condition and FA3's own rule, smallest change first.
+    """Combine the program, under the domain's condition, with FA3's own rule; smallest change first.
 
     Args:
         form: the program as it is.
@@ -93,7 +93,7 @@ def guarded_forms(form: Form, spelled: Form, stock: Form, domain: Domain) -> lis
     own = _over_views(form, stock)
     flat = fall_through(own.body)
     if flat is None:
-        # A loop answers 0: FA3's rule is called there, and stands once more below.
+        # A loop answers 0: FA3's rule is called there, and follows once more below.
         own = _over_views(spelled, stock)
         return [_in_front(own, own.body, stock, domain)] if domain.limited else [own]
     if leaves_some(own.body):
@@ -105,7 +105,7 @@ def guarded_forms(form: Form, spelled: Form, stock: Form, domain: Domain) -> lis
 
 
 def _over_views(form: Form, stock: Form) -> Form:
-    """The form with FA3's rule's names for the inputs, and comments of its own."""
+    """The form with the input names of FA3's rule, and a copy of its comments."""
     views = dict(zip(form.views, stock.views, strict=True))
     body = [Rename(views).visit(copy.deepcopy(s)) for s in form.body]
     return replace(form, views=dict(stock.views), body=body, comments={k: list(v) for k, v in form.comments.items()})
@@ -140,7 +140,7 @@ def _if(test: ast.expr, line: int, body: list[ast.stmt], orelse: list[ast.stmt])
 
 
 def _in_front(own: Form, rules: Sequence[ast.stmt], stock: Form, domain: Domain) -> Form:
-    """The rules, then FA3's own statements; names that both assign are renamed in the rules."""
+    """Put the rules in front of FA3's own statements; names that both assign are renamed in the rules."""
     both = stored_names(list(rules)) & stored_names(stock.body)
     names = {n: f"{n}_2" for n in both - (loop_counters(list(rules)) & loop_counters(stock.body))}
     rules = [Rename(names).visit(copy.deepcopy(s)) for s in rules]
@@ -154,7 +154,7 @@ def _in_front(own: Form, rules: Sequence[ast.stmt], stock: Form, domain: Domain)
 
 
 def _between(own: Form, stock: Form, domain: Domain) -> Form | None:
-    """FA3's statements with the program's own between them, behind the condition; None where that cannot be told."""
+    """FA3's statements with the program's own between them, under the condition; None if they cannot be matched."""
     own = replace(own, comments={k: list(v) for k, v in own.comments.items()})
     dumps = [[ast.dump(s) for s in f.body] for f in (own, stock)]
     matcher = difflib.SequenceMatcher(a=dumps[1], b=dumps[0], autojunk=False)

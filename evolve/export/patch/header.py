@@ -27,7 +27,7 @@ CALLER_HAS = {
     "block_m": "kBlockM", "block_n": "kBlockN", "varlen": "params.num_splits_dynamic_ptr != nullptr",
     "paged": "params.page_table != nullptr",
 }  # fmt: skip
-"""Names in get_num_splits (hopper/flash_api.cpp) of the inputs that it does not pass."""
+"""Names in get_num_splits (hopper/flash_api.cpp) of the inputs that it does not pass on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class SourceChange:
         call: C++ expression of its answer over row[0], row[1], ...
         inputs: fields of the numbers of a row.
         keeps_stock: True if the target's own lines were kept where the program agrees with them.
-        notes: for the bundle.
+        notes: notes for the bundle.
     """
 
     edits: dict[str, bytes]
@@ -53,7 +53,7 @@ class SourceChange:
 
 def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int], *,
                guard: bool) -> tuple[CppBody, str]:  # fmt: skip
-    """The translation, and a line that turns inputs of 0 away: all where it is asked for, or those that it divides by.
+    """The translation, and a line that excludes inputs of 0: all on request, else those that it divides by.
 
     Python never sees an empty batch; the kernel's caller may.
     """
@@ -71,7 +71,7 @@ def translated(form: Form, fields: dict[str, str], names: Sequence[str], kept: d
 
 def _with_zeros(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int],
                 zero: Sequence[str]) -> CppBody | None:  # fmt: skip
-    """The translation where these inputs may be 0; None where the program is not sound there."""
+    """The translation where these inputs may be 0; None if the program fails on them."""
     types = {**input_types(names), **input_types(zero, low=0)}
     try:
         body = translate(form, types, fields, guarded=True)
@@ -82,7 +82,7 @@ def _with_zeros(form: Form, fields: dict[str, str], names: Sequence[str], kept: 
 
 def _behind_guard(form: Form, fields: dict[str, str], names: Sequence[str], kept: dict[int, int], *,
                   guard: bool) -> CppBody:  # fmt: skip
-    """The translation of a form that decides behind a condition; empty inputs that it cannot take fail the condition.
+    """The translation of a form that decides under a condition; empty inputs that it cannot take fail the condition.
 
     Python never sees an empty batch; the kernel's caller may.
     """
@@ -170,7 +170,7 @@ INCLUDES = {
 
 
 def with_includes(changed: bytes, source: bytes) -> bytes:
-    """The changed file with what it now needs included, behind the last `#include <...>`."""
+    """The changed file with the headers that it needs, after the last `#include <...>`."""
     needed = [
         name for name, use in INCLUDES.items()
         if len(re.findall(use, changed)) > len(re.findall(use, source)) and f"<{name}>".encode() not in source
@@ -186,7 +186,7 @@ def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
     """Pass more arguments at every call of num_splits_heuristic below hopper/.
 
     Raises:
-        AnchorMissing: no call, or one that is not as expected.
+        AnchorMissing: there is no call, or an unexpected one.
     """
     listed = subprocess.run(
         ["git", "-C", str(tree.path), "grep", "-l", "-F", f"{FUNCTION}(", tree.revision, "--", "hopper"],

@@ -1,7 +1,7 @@
 """Writes a search over candidates as device code: one candidate per lane, the batch by shuffles.
 
-A warp holds 31 sequences in its lanes. Each lane walks over them with its own candidate, the warps' sums and maxima
-meet in shared memory, 32 candidates at a time, and five shuffles find the best. Empty sequences are left out: captured
+A warp holds 31 sequences in its lanes. Each lane reads all of them for its own candidate, shared memory combines the
+warps' sums and maxima, 32 candidates at a time, and five shuffles find the best. Empty sequences are left out: captured
 graphs pad a batch with them, and a heuristic never sees one.
 """
 
@@ -18,7 +18,8 @@ from evaluators.language.cpp.infer_statements import Inference
 from evaluators.language.cpp.normalise import Form, MayBeZero, NotExpressible, Rename, prune
 from evaluators.language.cpp.translate import CppBody, body_of
 from evaluators.language.cpp.types import INT32_MAX, Kind, Type, cpp_type, join, whole
-from evolve.export.patch.candidates import CandidateSearch, Reduction, assigned, find_search, refused
+from evolve.export.patch.candidates import CandidateSearch, Reduction, find_search
+from evolve.export.patch.inlining import assigned, refused
 
 SHARED = "over_batch_smem"
 MAX_BATCH = 992
@@ -27,7 +28,7 @@ KERNEL_WORDS = (
     "lane", "round", "at", "i", "other", "other_at", "over_batch", SHARED, "num_n_blocks", "num_m_blocks", "batch_idx",
     "warp_idx", "blocks_per_sm", "num_splits_dynamic", "rule", "kNumBatchPerWarp", "cutlass", "threadIdx",
 )  # fmt: skip
-"""Names around the rule in the kernel, which a name of the program must not hide."""
+"""Names in the kernel around the rule, which a program's names must not hide."""
 
 OPERATOR: dict[type[ast.cmpop], str] = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 ATOMIC = {"sum": "atomicAdd", "max": "atomicMax", "min": "atomicMin"}
@@ -41,7 +42,7 @@ class LaneRule:
         lines: lines of the rule, which ends with a return, indented once.
         shared: declaration of its shared memory; empty where it reduces nothing over the batch.
         clears: assignments that a thread makes before the kernel's first barrier, for its lane `threadIdx.x`.
-        notes: on exactness.
+        notes: notes on exactness.
     """
 
     lines: tuple[str, ...]
@@ -110,7 +111,7 @@ def _own_ceil_div(text: str) -> str:
 
 
 def _end_of(lines: Sequence[str], name: str) -> int:
-    """Behind the definition of a lambda; 0 where there is none."""
+    """Index after the definition of a lambda; 0 if there is none."""
     start = next((i for i, line in enumerate(lines) if line.strip().startswith(f"auto const {name} = ")), None)
     return 0 if start is None else next(i for i in range(start, len(lines)) if lines[i].strip() == "};") + 1
 
@@ -122,10 +123,10 @@ def _without(lines: Sequence[str], name: str) -> list[str]:
 
 
 def lane_rule(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str]) -> LaneRule | None:
-    """A rule over the list of sequences as device code; None where it reads sums and extremes alone.
+    """A rule over the list of sequences as device code; None if it reads only sums and extremes.
 
     Raises:
-        NotExpressible: it reads the list in another way, divides by what may be 0, or sums what is not whole.
+        NotExpressible: it reads the list in another way, may divide by 0, or sums other than whole numbers.
     """
     search = find_search(form)
     if search is None:
@@ -152,7 +153,7 @@ class _Inputs(ast.NodeTransformer):
 
 
 class _Writing:
-    """One search on its way to C++."""
+    """Translation of one search to C++."""
 
     def __init__(self, form: Form, search: CandidateSearch, inputs: Mapping[str, Type],
                  fields: Mapping[str, str]) -> None:  # fmt: skip
@@ -172,7 +173,7 @@ class _Writing:
         self.numbers: dict[str, Type] = {item: whole(1, MAX_BLOCKS)} if item else {}
 
     def _with(self, body: Sequence[ast.stmt]) -> Form:
-        """A form of statements in which what each lane has is an input."""
+        """A form of statements whose inputs are the values of a lane."""
         given = _Inputs(self.view, {name: self._input(name) for name in self.numbers})
         form = replace(
             self.form, body=[given.visit(copy.deepcopy(s)) for s in body],
@@ -241,7 +242,7 @@ class _Writing:
         return whole(low, high)
 
     def _written(self, parts: Sequence[list[ast.stmt]]) -> LaneRule:
-        """Statements of all parts in one translation, then put where they run."""
+        """Translate the statements of all parts at once, then put each part in its place."""
         form = with_ceil_div(self._with([s for part in parts for s in part]), self._known)
         types = Inference(form, self._known)
         if types.divisors:

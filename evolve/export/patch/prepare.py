@@ -17,6 +17,7 @@ from evaluators.language.cpp.types import INT32_MAX, Type, whole
 from evaluators.language.subset import QUEUE
 from evolve.export.patch.anchors import AnchorMissing, CppFunction, find_barriers, find_declaration, find_function
 from evolve.export.patch.header import SourceChange
+from evolve.export.patch.inlining import Values
 from evolve.export.patch.per_lane import LaneRule, lane_rule, with_ceil_div, without_ceil_div
 from evolve.export.patch.tree import Tree
 from evolve.export.targets.domain import INPUT, Domain
@@ -26,7 +27,7 @@ KERNEL = "prepare_varlen_num_blocks_kernel"
 LAUNCHER = "prepare_varlen_num_blocks"
 VARIABLE = "blocks_per_sm"
 STOCK = "stock_blocks_per_split"
-"""The kernel's own value of that variable, as an input of a rule."""
+"""Input of a rule that is the kernel's own value of the variable."""
 
 KERNEL_HAS = {
     "total_blocks": "total_blocks", "num_heads_kv": "num_head", "gpu.num_sms": "num_sm", "batch": "num_batch",
@@ -39,7 +40,7 @@ REDUCED = {
     "total_n_blocks": ("add", "0", "num_n_blocks"), "max_n_blocks": ("max", "0", "num_n_blocks"),
     "min_n_blocks": ("min", "INT_MAX", "num_n_blocks > 0 ? num_n_blocks : INT_MAX"),
 }  # fmt: skip
-"""Inputs that take one more reduction: how, where it starts, and each lane's part. Empty sequences have no part."""
+"""Inputs that need one more reduction: its kind, initial value, and each lane's part; empty sequences have none."""
 
 ABSENT = {
     "head_dim": "the prepare kernel is not told head_dim",
@@ -54,7 +55,7 @@ PARAMETERS = ("total_blocks", "num_head", "num_sm", "num_batch", "num_splits_sta
               "block_n", "total_n_blocks", "max_n_blocks", "min_n_blocks")  # fmt: skip
 INPUTS = (*KERNEL_HAS, *REDUCED)
 IN_EVERY_LAYER = "enable_pdl"
-"""True in the launcher where no metadata was prepared ahead and every layer's call runs the kernel, for its batches."""
+"""Condition in the launcher: no metadata was prepared ahead, and every layer's call runs the kernel."""
 BARRIER_NOTE = "the loop over candidates adds one barrier for each 32 of them"
 COST_NOTE = "what the loop over candidates costs was measured on an H100 (results/prepare-kernel of evosplit)"
 ONCE_NOTE = (
@@ -71,7 +72,7 @@ NOTES = (
 
 
 class _Sums(ast.NodeTransformer):
-    """`work.total_n_blocks * work.num_m_blocks` is what the kernel calls total_blocks."""
+    """Replaces `work.total_n_blocks * work.num_m_blocks` by the kernel's total_blocks."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
@@ -84,23 +85,15 @@ class _Sums(ast.NodeTransformer):
         return node
 
 
-class _Inline(ast.NodeTransformer):
-    def __init__(self, values: dict[str, ast.expr]) -> None:
-        self.values = values
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        return copy.deepcopy(self.values.get(node.id, node)) if isinstance(node.ctx, ast.Load) else node
-
-
 def with_sums(form: Form) -> Form:
-    """The form over what the kernel reduces."""
+    """The form with the kernel's own sums."""
     body = [s for s in (_Sums().visit(copy.deepcopy(s)) for s in form.body) if not _names_itself(s)]
     helpers = {n: _Sums().visit(copy.deepcopy(f)) for n, f in form.helpers.items()}
     return replace(form, body=body, helpers=helpers, comments={k: list(v) for k, v in form.comments.items()})
 
 
 class _StockValue(ast.NodeTransformer):
-    """The kernel's own value in place of calls of helpers that compute it."""
+    """Replaces calls of helpers that compute the kernel's own value by that value."""
 
     def __init__(self, helpers: Collection[str], view: str) -> None:
         self.helpers, self.view = helpers, view
@@ -113,7 +106,7 @@ class _StockValue(ast.NodeTransformer):
 
 
 def with_stock_value(form: Form, stock: Form) -> Form:
-    """The form in which the kernel's own formula is not computed once more; it is 1 or more where any block is."""
+    """The form with the kernel's own value instead of its formula; it is at least 1 where there is a block."""
     own = [ast.dump(s) for s in stock.body]
     helpers = {n for n, f in form.helpers.items() if [ast.dump(s) for s in f.body if not _names_itself(s)] == own}
     change = _StockValue(helpers, next(iter(form.views)))
@@ -124,7 +117,7 @@ def with_stock_value(form: Form, stock: Form) -> Form:
 
 
 def _names_itself(node: ast.stmt) -> bool:
-    """`total_blocks = work.total_blocks`: the kernel's name for it already."""
+    """True for `total_blocks = work.total_blocks`, which has the kernel's name already."""
     if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Attribute):
         return False
     target = node.targets[0]
@@ -215,7 +208,7 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
 
 
 def _pad(source: bytes, at: int) -> str:
-    """Blanks in front of a statement."""
+    """Indentation of a statement."""
     return source[source.rindex(b"\n", 0, at) + 1 : at].decode()
 
 
@@ -224,7 +217,7 @@ def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence
     """The kernel with its further reductions: cleared before its first barrier, made before the one above `start`.
 
     Raises:
-        AnchorMissing: no such barriers.
+        AnchorMissing: there are no such barriers.
     """
     inside = [b for b in find_barriers(source) if kernel.body_start < b.start < start]
     top = next((b for b in inside if b.block_start == kernel.body_start - 1), None)
@@ -253,13 +246,13 @@ def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence
 
 
 def _launcher_knows(source: bytes) -> bool:
-    """True if the function that launches the kernel is told if every layer's call does."""
+    """True if the function that launches the kernel knows whether every layer's call launches it."""
     launcher = find_function(source, LAUNCHER, FILE)
     return IN_EVERY_LAYER in (name for _, name in launcher.parameters)
 
 
 def _with_argument(source: bytes, parameters_end: int, condition: str) -> bytes:
-    """The kernel with one more parameter, and its launch with what the host knows of the call.
+    """The kernel with one more parameter, and its launch with the host's condition.
 
     Raises:
         AnchorMissing: no launch, or several.
@@ -284,13 +277,13 @@ def _with_argument(source: bytes, parameters_end: int, condition: str) -> bytes:
 
 def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str,
           domain: Domain) -> tuple[str, tuple[str, ...]]:  # fmt: skip
-    """The kernel's own line, then the program's value for the same variable behind a condition, and notes."""
+    """The kernel's own line, then the program's value for the same variable under a condition, and notes."""
     rules, notes = _rules(form, stock, fields, pad + "    ")
     return "\n".join(_behind(domain, pad, line, rules)), notes
 
 
 def _behind(domain: Domain, pad: str, line: str, rules: Sequence[str]) -> list[str]:
-    """Lines of the kernel's own formula, and of a rule behind its condition."""
+    """Lines of the kernel's own formula, and of a rule under its condition."""
     # Python never sees a batch of empty sequences.
     tests = [*([INPUT] if domain.limited else []), "total_blocks > 0"]
     comment = [f"{pad}// Measured: {domain.words}."] if domain.limited else []
@@ -303,7 +296,7 @@ def _as_lambda(lines: Sequence[str], pad: str) -> list[str]:
 
 
 def _rules(form: Form, stock: Form, fields: dict[str, str], pad: str) -> tuple[list[str], tuple[str, ...]]:
-    """Lines that give blocks_per_sm another value, and notes."""
+    """Lines that assign blocks_per_sm another value, and notes."""
     own = [ast.dump(s) for s in form.body]
     tail = [ast.dump(s) for s in stock.body]
     rules = form.body[: -len(tail)] if own[-len(tail) :] == tail else []
@@ -343,7 +336,7 @@ def _is_rule(node: ast.stmt) -> bool:
 
 
 def _one_expression(form: Form) -> Form | None:
-    """A form of assignments and one return, as the return alone; None where it is more."""
+    """A form of assignments and one return as a single return; None for other forms."""
     *head, last = form.body
     values: dict[str, ast.expr] = {}
     for node in head:
@@ -351,10 +344,10 @@ def _one_expression(form: Form) -> Form | None:
             return None
         if node.targets[0].id in values:
             return None
-        values[node.targets[0].id] = _Inline(values).visit(copy.deepcopy(node.value))
+        values[node.targets[0].id] = Values(values).visit(copy.deepcopy(node.value))
     if not isinstance(last, ast.Return) or form.helpers:
         return None
-    body = _Inline(values).visit(copy.deepcopy(last))
+    body = Values(values).visit(copy.deepcopy(last))
     form = replace(form, body=[ast.fix_missing_locations(body)])
     above = [t for s in head for t in form.comments.get(s.lineno, [])]
     form.comments = {**form.comments, last.lineno: [*above, *form.comments.get(last.lineno, [])]}
@@ -368,7 +361,7 @@ def work_row(work: WorkView, num_sms: int, *, measured: bool = True) -> list[int
 
 
 def random_works(count: int, seed: int, shape: ShapeView) -> list[tuple[ShapeView, WorkView, int]]:
-    """Batches of all sizes; sums and extremes are drawn on their own, since no rule here reads the list."""
+    """Batches of all sizes, with independent sums and extremes, since no rule here reads the list."""
     rng = random.Random(seed)
     counts = (132, 132, *SM_COUNTS, *(rng.randint(1, 160) for _ in range(3)))
     found = []
@@ -386,7 +379,7 @@ def random_works(count: int, seed: int, shape: ShapeView) -> list[tuple[ShapeVie
 
 
 def edge_works(shape: ShapeView) -> list[tuple[ShapeView, WorkView, int]]:
-    """Around one wave of SMs, and both ends."""
+    """Batches around one wave of SMs, and at both ends of the ranges."""
     found = []
     for heads in (1, 2, 8, 16):
         for batch in (1, 2, 6, 64, 991, 992):

@@ -34,7 +34,7 @@ def python_statements(form: Form, body: Sequence[ast.stmt], names: Mapping[str, 
     """Statements of a form over other names, comments kept, not indented.
 
     Raises:
-        NotExpressible: the target lacks an input, or a function is used that plain Python has not.
+        NotExpressible: the target lacks an input, or the program uses a function that plain Python lacks.
     """
     for node in (n for s in (*body, *form.helpers.values()) for n in ast.walk(s)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ABSENT:
@@ -55,12 +55,12 @@ def python_statements(form: Form, body: Sequence[ast.stmt], names: Mapping[str, 
 def helper_functions(form: Form, names: Mapping[str, str], parameters: Sequence[str]) -> tuple[Form, list[str]]:
     """Helpers as functions over the target's own names, and the form that calls them.
 
-    `helper(shape, gpu, n)` becomes `helper(n, num_n_blocks, num_SMs)`: what it reads of the inputs is passed by name.
+    `helper(shape, gpu, n)` becomes `helper(n, num_n_blocks, num_SMs)`: the inputs that it reads become parameters.
 
     Args:
         form: the program.
         names: the target's own expression for each input.
-        parameters: of the target's function, which the calls may pass on.
+        parameters: parameters of the target's function, which the calls may pass on.
     """
     views = dict.fromkeys(form.helpers, frozenset[int]())
     needs: dict[str, list[str]] = {n: [] for n in form.helpers}

@@ -1,8 +1,8 @@
-"""Keeps the lines of FA3's own rule that a program leaves as they are, so that reviewers see only what changes.
+"""Keeps the lines of FA3's own rule that a program does not change, so that reviewers see only the change.
 
-Statement by statement a program's body is compared with `seeds/fa3_stock.py`. Where they agree the target's own
-lines stay, where they differ the translation takes their place. Whether the result computes what the program
-computes is not decided here: the proof compiles it.
+A program's body is compared with `seeds/fa3_stock.py`, statement by statement. Where they agree the target's own lines
+stay, where they differ the translation replaces them. The proof, not this module, shows that the result computes what
+the program computes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ STOCK_KINDS = (
     ("for_statement",),
     ("return_statement",),
 )
-"""Statements of num_splits_heuristic that stand for each statement of `split_count` in seeds/fa3_stock.py."""
+"""Statements of num_splits_heuristic for each statement of `split_count` in seeds/fa3_stock.py."""
 
 
 def kept_statements(function: CppFunction, form: Form, stock: Form) -> dict[int, int]:
     """Statements of the program that are FA3's own: their place in the program, and in FA3's rule.
 
-    Empty where they have nothing in common, or where the target's function is not built as FA3's.
+    Empty if they have nothing in common, or if the target's function has another form than FA3's.
     """
     kinds = [kind for kind, _, _ in function.statements]
     if kinds != [k for group in STOCK_KINDS for k in group]:
@@ -63,7 +63,7 @@ def spliced(source: bytes, function: CppFunction, kept: dict[int, int], body: Cp
 
 
 def _separable(form: Form, kept: set[int]) -> bool:
-    """True if no name is assigned both in kept and in translated statements: C++ would declare it twice."""
+    """True if no name is assigned both in kept and in translated statements; C++ would declare it twice."""
     parts = [[s for i, s in enumerate(form.body) if (i in kept) is side] for side in (True, False)]
     one, other = (stored_names(part) - loop_counters(part) for part in parts)
     return not one & other

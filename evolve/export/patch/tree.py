@@ -1,4 +1,4 @@
-"""Makes the mailbox patch from the user's tree, and shows that it applies; the tree itself is only read."""
+"""Makes the mailbox patch from the user's tree and checks that it applies; the tree is only read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from evolve.errors import EXIT_MISSING, UserError
 from evolve.export.targets.targets import ExportTarget
 
 AUTHOR = {"user.name": "evosplit", "user.email": "evosplit@localhost"}
-"""Committer where the user's git knows no name."""
+"""Committer if the user's git has no name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Tree:
     Attributes:
         path: its top folder.
         revision: commit that is checked out.
-        origin: URL it was cloned from; empty where that is a path on this machine, or not known.
+        origin: URL that it was cloned from; empty for a path on this machine, or if unknown.
     """
 
     path: Path
@@ -54,7 +54,7 @@ def open_tree(path: Path, target: ExportTarget) -> Tree:
     """The user's checkout.
 
     Raises:
-        UserError: no git work tree, one with changes that are not committed, or one of another project.
+        UserError: not a git work tree, one with uncommitted changes, or one of another project.
     """
     hint = f"--source names your own checkout of {target.project}, cloned with git"
     if not path.is_dir():
@@ -73,7 +73,7 @@ def open_tree(path: Path, target: ExportTarget) -> Tree:
             hint="commit or stash them: the patch is made from what is committed",
         )
     origin = _git(top, "config", "--get", "remote.origin.url", check=False).stdout.decode(errors="replace").strip()
-    # A URL may carry a token before the @; a path on this machine is nobody's business.
+    # A URL may carry a token before the @, and a path on this machine is private.
     origin = re.sub(r"(?<=://)[^/@]*@", "", origin) if re.match(r"https?://|ssh://|git@", origin) else ""
     tree = Tree(top, found.stdout.decode().strip(), origin)
     if tree.read(target.file) is None:
@@ -82,7 +82,7 @@ def open_tree(path: Path, target: ExportTarget) -> Tree:
 
 
 def _beginning(tree: Tree, folder: Path, names: Sequence[str], identity: Sequence[str]) -> None:
-    """A work tree of its own that holds some files of the tree's commit and nothing else.
+    """Make a new work tree that holds only some files of the tree's commit.
 
     Clones of the tree would need all of its objects, which a shallow, sparse or blobless checkout lacks.
     """

@@ -1,7 +1,7 @@
 """Follows a decision through the target's own code: its get_num_splits, compiled on the host from the patched tree.
 
-Capacity, tile, blocks, mode and the arguments that callers pass are then the target's and not the mirror's; where
-both disagree, the bundle's table of launches would be wrong, and the export stops.
+Capacity, tile, blocks, mode and the arguments that callers pass are then the target's and not the mirror's. If they
+disagree, the bundle's table of launches would be wrong, and the export stops.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TILES = "hopper/tile_size.h"
 CALLERS = ("hopper/flash_api.cpp", "hopper/flash_api_stable.cpp")
 INPUTS = 13
 PLAIN = (-1, 0, 90)
-"""No window, bf16, sm90."""
+"""Last inputs of a recorded call: no window, bf16, sm90."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ def files_of(tree: Tree, edits: Mapping[str, bytes], caller: str) -> dict[str, b
 
 
 def chain_source(files: Mapping[str, bytes], caller: str) -> str:
-    """A caller's get_num_splits and what it stands on, as one C++ text.
+    """A caller's get_num_splits and the functions that it needs, as one C++ text.
 
     Raises:
-        AnchorMissing: a file or a function is not there.
+        AnchorMissing: a file or a function is missing.
     """
     if len(files) < 3:
         raise AnchorMissing(f"the tree holds no {TILES}")
@@ -76,10 +76,10 @@ def chain_source(files: Mapping[str, bytes], caller: str) -> str:
 
 def follow(tree: Tree, change: SourceChange, rows: Sequence[Row], num_sms: int, compiler: Compiler,
            folder: Path) -> Followed:  # fmt: skip
-    """Ask the patched tree's get_num_splits about every shape of the lattice.
+    """Run the patched tree's get_num_splits on every shape of the lattice.
 
     Raises:
-        Mismatch: it decides otherwise than the mirror.
+        Mismatch: it decides differently from the mirror.
     """
     calls = {_row(r, num_sms): r for r in rows}
     done, reasons = [], []

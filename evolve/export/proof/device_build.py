@@ -1,4 +1,4 @@
-"""Compiles a tree's prepare kernel for sm_90a, where nvcc is at hand; without a GPU."""
+"""Compiles a tree's prepare kernel for sm_90a without a GPU, if nvcc is installed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_COMPILED = "the device build was not compiled here: no nvcc was found"
 
 
 def find_nvcc() -> str | None:
-    """The compiler, by $NVCC, on the path, or in $CUDA_HOME."""
+    """Find the compiler, by $NVCC, on the path, or in $CUDA_HOME."""
     home = os.environ.get("CUDA_HOME", "")
     return (
         os.environ.get("NVCC") or shutil.which("nvcc") or (shutil.which("nvcc", path=f"{home}/bin") if home else None)

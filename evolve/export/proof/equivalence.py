@@ -33,8 +33,8 @@ class Proof:
         lattice: inputs from the workloads' shapes.
         edges: inputs at and around bounds and thresholds.
         random: random inputs.
-        outside: inputs that nobody measured, on which the answer had to stay the target's own.
-        empty: inputs with a 0, on which the function only must not stop.
+        outside: unmeasured inputs, on which the answer had to stay the target's own.
+        empty: inputs with a 0, on which the function must only not fail.
     """
 
     compiler: str
@@ -46,16 +46,16 @@ class Proof:
 
     @property
     def compared(self) -> int:
-        """Inputs on which both had to answer alike."""
+        """Number of inputs on which both had to give the same answer."""
         return self.lattice + self.edges + self.random
 
 
 class EmptyInput(UserError):
-    """An input of 0 gets an answer that the kernel does not take."""
+    """An input of 0 gets an answer that the kernel does not accept."""
 
 
 class Mismatch(UserError):
-    """The translation computes something else than the program; a bug of the exporter."""
+    """The translation and the program differ; a bug of the exporter."""
 
 
 def row_of(view: ShapeView, num_sms: int, inputs: Sequence[str], *, measured: bool = True) -> list[int]:
@@ -67,7 +67,7 @@ def row_of(view: ShapeView, num_sms: int, inputs: Sequence[str], *, measured: bo
 def compile_change(
     change: SourceChange, compiler: Compiler, folder: Path, flags: Sequence[str] = CHECKED
 ) -> HostFunction:
-    """The changed function on this machine.
+    """Compile the changed function on this machine.
 
     Raises:
         CompileError: it does not compile.
@@ -80,16 +80,16 @@ def prove_schedule(program: Program, stock: Program, change: SourceChange, latti
     """Compare `schedule` with the changed function.
 
     Args:
-        program: the program, of which num_splits alone counts.
-        stock: FA3's own rule, which must decide wherever nothing was measured.
+        program: the program; only its num_splits counts.
+        stock: FA3's own rule, which must decide all unmeasured calls.
         change: the target's files and the function in them.
         lattice: inputs from the workloads, with the number of SMs.
-        compiler: the system's.
-        folder: to compile in.
+        compiler: compiler of the system.
+        folder: folder to compile in.
 
     Raises:
         Mismatch: at the first input where they differ.
-        UserError: the program fails, or answers what the kernel does not take.
+        UserError: the program fails, or its answer is not accepted by the kernel.
         CompileError: the function does not compile.
     """
     function = compile_change(change, compiler, folder)
@@ -115,7 +115,7 @@ def prove_schedule(program: Program, stock: Program, change: SourceChange, latti
 
 def _prove_outside(stock: Program, function: HostFunction, change: SourceChange,
                    views: Sequence[tuple[ShapeView, int]]) -> int:  # fmt: skip
-    """Compare with FA3's own rule where a call is not a measured one, and say on how many inputs."""
+    """Compare with FA3's own rule on unmeasured calls; returns the number of inputs."""
     if INPUT not in change.inputs:
         return 0
     rows = [row_of(v, s, change.inputs, measured=False) for v, s in views]
@@ -154,7 +154,7 @@ def prove_blocks(program: Program, stock: Program, change: SourceChange,
         for row, decision, answer in zip(rows, decided, function.answers(rows), strict=True):
             _same_blocks(row, decision, answer, change)
         outside = len(rows)
-    # Batches of empty sequences: the formula only must not stop.
+    # Batches of empty sequences: the formula must only not fail.
     empty = [_without_keys(work_row(work, num_sms), change.inputs, all_of_them)
              for _, work, num_sms in edges for all_of_them in (True, False)]  # fmt: skip
     function.answers(empty)

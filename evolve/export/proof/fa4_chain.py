@@ -1,7 +1,7 @@
 """FA4's own decision chain: tile, blocks and splits as flash_attn/cute/interface.py makes them.
 
 Mirrors `_get_fwd_config` for Blackwell (compute capability 10), where FA4 splits; its kernels for Hopper refuse
-split KV. The tree's own `_get_fwd_config` is run beside the mirror, in a process of its own: where both disagree, the
+split KV. The tree's own `_get_fwd_config` runs too, in a process of its own: if it disagrees with the mirror, the
 table of launches would be wrong, and the export stops.
 """
 
@@ -33,7 +33,7 @@ TILE = 128
 MAX_SPLITS = 128
 FA4_SETTING = Setting("fa4", Mode.STATIC, Cache.COLD)
 CASES = Setting("fa3_fwd", Mode.METADATA, Cache.COLD)
-"""Whose shapes are followed: uniform and ragged. FA4 decides by the capacity for both. Until August 2026 every sequence
+"""Setting of the shapes, uniform and ragged. FA4 decides by the capacity for both. Until August 2026 every sequence
 got as many splits; since then (upstream #2559) those of a batch whose lengths are on the device get their own."""
 
 FUNCTION = "_get_fwd_config"
@@ -60,7 +60,7 @@ for line in sys.stdin:
 
 @dataclass(frozen=True, slots=True)
 class FollowedFa4:
-    """On how many calls the tree's own chain decides as the mirror, or why it was not run."""
+    """Number of calls on which the tree's own chain decides as the mirror, or the reason why it was not run."""
 
     calls: int
     reason: str
@@ -81,12 +81,12 @@ def fa4_view(shape: DecodeShape) -> ShapeView:
     )  # fmt: skip
 
 
-def fa4_live_splits(shape: DecodeShape, num_splits: int, num_sms: int = FA4_GPU.num_sms) -> tuple[int, ...]:
+def fa4_live_splits(shape: DecodeShape, num_splits: int) -> tuple[int, ...]:
     """Splits of each sequence where lengths are on the device (flash_attn/cute/prepare_scheduler.py, since 2026-08).
 
     FA3's formula, rounded down instead of up, with a margin that grows with the number of SMs.
     """
-    view = fa4_view(shape)
+    view, num_sms = fa4_view(shape), FA4_GPU.num_sms
     blocks = [ceil_div(n, TILE) for n in shape.seqlens]
     margin = max(float32(float32(num_sms / 128) + float32(0.001)), 1.1)
     work = float32(float32(sum(blocks) * view.num_m_blocks * float32(margin)) * shape.num_heads_kv)
@@ -104,7 +104,7 @@ def fa4_launch(shape: DecodeShape, num_splits: int, *, per_sequence: bool) -> La
 
 
 def fa4_rows(ask: Callable[[list[ShapeView]], tuple[list[int], list[int]]], *, per_sequence: bool) -> list[Row]:
-    """Every shape of every workload with what FA4 launches today and with the change.
+    """Every shape of every workload with FA4's launches before and after the change.
 
     Args:
         ask: num_splits of the target's own function, and of the patched one, for inputs.
@@ -139,10 +139,10 @@ for line in sys.stdin:
 
 
 def follow_prepare(text: str, rows: Sequence[Row]) -> FollowedFa4:
-    """Ask the tree's own formula for blocks per split about every ragged batch, and compare live splits.
+    """Run the tree's own formula for blocks per split on every ragged batch, and compare live splits.
 
     Raises:
-        Mismatch: it says something else than the mirror.
+        Mismatch: it disagrees with the mirror.
     """
     wanted = {"sm_margin": "", "blocks_per_sm": ""}
     for node in ast.walk(ast.parse(text)):
@@ -174,10 +174,10 @@ def follow_prepare(text: str, rows: Sequence[Row]) -> FollowedFa4:
 
 
 def follow_fa4(text: str, rows: Sequence[Row]) -> FollowedFa4:
-    """Ask the patched file's own `_get_fwd_config` about every shape.
+    """Run the patched file's own `_get_fwd_config` on every shape.
 
     Raises:
-        Mismatch: it decides otherwise than the mirror.
+        Mismatch: it decides differently from the mirror.
     """
     wanted = {"FwdConfig", "num_splits_heuristic", FUNCTION}
     found = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name in wanted]

@@ -18,11 +18,11 @@ _Call = tuple[ShapeView, WorkView]
 
 H100_SMS = 132
 ONE_GPUS_OWN = tuple(sorted({wave * H100_SMS + beside for wave in (1, 2) for beside in (-1, 0, 1)}))
-"""Numbers that stand for an H100's SMs: one wave or two, and their neighbours."""
+"""Numbers that suggest an H100's SMs: one wave or two, and their neighbours."""
 
 
 def calls_on_all_gpus(rows: Sequence[Row], num_sms: int) -> list[tuple[ShapeView, int]]:
-    """Recorded calls, each once on the tables' GPU, of `num_sms`, and on those of `SM_COUNTS`: what a proof asks."""
+    """Recorded calls, each on the tables' GPU with `num_sms` and on those of `SM_COUNTS`, as inputs of a proof."""
     return list(dict.fromkeys((r.view, n) for n in (num_sms, *SM_COUNTS) for r in rows))
 
 
@@ -32,10 +32,10 @@ class GpuEffect:
 
     Attributes:
         num_sms: SMs of the GPU.
-        names: GPUs that have so many.
-        calls: distinct calls.
-        changed: calls that are decided otherwise than FA3 decides there.
-        as_on_h100: calls that are decided as on an H100 although FA3 itself decides otherwise there.
+        names: GPUs with this number.
+        calls: number of distinct calls.
+        changed: number of calls that are decided differently from FA3 there.
+        as_on_h100: number of calls that are decided as on an H100 although FA3 itself decides otherwise there.
     """
 
     num_sms: int
@@ -96,7 +96,7 @@ def gpu_effects(program: Program, rows: Sequence[Row], target: ExportTarget) -> 
 
 
 def effect_lines(effects: Sequence[GpuEffect], flagged: Sequence[str]) -> list[str]:
-    """Markdown section; empty where nothing was asked."""
+    """Markdown section; empty without any effect."""
     if not effects:
         return []
     lines = [

@@ -1,7 +1,7 @@
-"""Shows that num_splits never decreases while seqlen_k grows, for targets that decide it at two places.
+"""Proof that num_splits never decreases as seqlen_k grows, for targets that decide it in two places.
 
 The scheduler metadata is built with one length and the forward pass runs with another (SGLang: live length and
-capacity). The first with the larger num_splits would make the kernel write out of bounds, and nothing checks it.
+capacity). If the first has more splits, the kernel writes out of bounds, and nothing checks it.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MAX_KEYS = 65_536
 MAX_KEYS_BY_BATCH = 16_384
 BATCHES = (*range(1, 33), 40, 48, 64, 96, 128, 192, 256, 512, 992)
 AT_ONCE = 200
-"""Walks between two looks at whether one has fallen already."""
+"""Walks between two checks for a decrease."""
 
 
 @dataclass(frozen=True, slots=True)
 class Monotone:
-    """Result of a test of monotonicity: number of walks, and text on the domain."""
+    """Result of a test of monotonicity: number of walks, and a description of the domain."""
 
     walks: int
     domain: str
@@ -48,10 +48,10 @@ def prove_monotone(function: HostFunction, inputs: Sequence[str], fields: frozen
         function: the changed function.
         inputs: fields of the numbers of its rows.
         fields: inputs that the program itself reads.
-        domain: calls that are decided; static mode knows no metadata, so that a rule for it alone is free to fall.
+        domain: calls that are decided; static mode has no metadata, so a rule for it alone may decrease.
 
     Raises:
-        NotExpressible: num_splits falls somewhere; the message says where.
+        NotExpressible: num_splits decreases somewhere; the message says where.
     """
     by_key = bool(fields & {"seqlen_k", "size_one_kv_head"})
     batches = BATCHES if "batch" in fields else (1,)

@@ -1,7 +1,7 @@
-"""Asks the target's own get_num_splits, before and after the patch, about calls that nobody measured.
+"""Compares the target's own get_num_splits before and after the patch on unmeasured calls.
 
-The grid holds prefill, short queries, sliding windows, other head sizes, other types and other GPUs. Behind its
-condition a patch decides none of them otherwise; with `--everywhere` those that it does are listed.
+The grid holds prefill, short queries, sliding windows, other head sizes, other types and other GPUs. With its condition
+a patch changes none of them; with `--everywhere` those that change are listed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KIND, ARCH = ("bf16", "fp16", "fp8"), (90, 80)
 
 @dataclass(frozen=True, slots=True)
 class ForeignCall:
-    """One call that reaches get_num_splits; a window of -1 is none."""
+    """One call that reaches get_num_splits; a window of -1 means none."""
 
     what: str
     batch: int
@@ -87,7 +87,7 @@ def outside_calls(domain: Domain) -> Iterator[ForeignCall]:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A call with what the target decided before and decides after."""
+    """A call with the target's decisions before and after the patch."""
 
     call: ForeignCall
     stock: int
@@ -104,10 +104,10 @@ class Outside:
     """Effect of a patch on calls that were not measured.
 
     Attributes:
-        calls: number of were asked about, in all callers together each once.
-        callers: files whose get_num_splits answered.
-        changed: calls that are decided otherwise.
-        decided: every call.
+        calls: number of distinct calls over all callers.
+        callers: files whose get_num_splits was run.
+        changed: calls that are decided differently.
+        decided: all calls.
     """
 
     calls: int
@@ -117,7 +117,7 @@ class Outside:
 
     @property
     def worst(self) -> Decided | None:
-        """The call whose workspace grows most; None where none grows."""
+        """The call whose workspace grows most; None if none grows."""
         grown = [d for d in self.changed if d.grown > 0]
         return max(grown, key=lambda d: d.grown, default=None)
 
@@ -132,7 +132,7 @@ def prove_outside(tree: Tree, change: SourceChange, num_sms: int, compiler: Comp
     """Compare both on the grid.
 
     Raises:
-        UserError: a call is decided otherwise though the patch is not to be everywhere, or no caller could be asked.
+        UserError: a call is decided differently without `everywhere`, or no caller could be compiled.
     """
     calls = list(outside_calls(domain))
     rows = [c.row(num_sms) for c in calls]
@@ -157,7 +157,7 @@ def prove_outside(tree: Tree, change: SourceChange, num_sms: int, compiler: Comp
         _refuse(decided, caller, domain)
     if not callers and not domain.everywhere:
         raise UserError(
-            f"calls that nobody measured could not be tried on the target's own get_num_splits ({'; '.join(reasons)})",
+            f"unmeasured calls could not be tried on the target's own get_num_splits ({'; '.join(reasons)})",
             hint="another revision of the target, or --everywhere, which does without and says so",
         )
     return Outside(len(calls), tuple(callers), tuple(d for d in decided if d.stock != d.new), tuple(decided))
@@ -168,17 +168,17 @@ def _refuse(decided: Sequence[Decided], caller: str, domain: Domain) -> None:
     if changed and not domain.everywhere:
         first = max(changed, key=lambda d: d.grown)
         raise UserError(
-            f"{caller} decides {len(changed)} of {len(decided)} calls otherwise that nobody measured, such as "
+            f"{caller} decides {len(changed)} of {len(decided)} unmeasured calls otherwise, such as "
             f"{first.call} (num_splits {first.stock} -> {first.new})",
             hint="report this as a bug of evosplit, with the program",
         )
 
 
 def prove_condition(domain: Domain, num_sms: int, compiler: Compiler, folder: Path) -> int:
-    """Compile the condition alone and ask it about the grid; how many calls it rightly turns away.
+    """Compile the condition alone and evaluate it on the grid; returns the number of excluded calls.
 
     Raises:
-        UserError: it lets one through.
+        UserError: it holds on an unmeasured call.
     """
     calls = list(outside_calls(domain))
     text = asset(SHIM).read_text(encoding="utf-8") + (
@@ -189,7 +189,7 @@ def prove_condition(domain: Domain, num_sms: int, compiler: Compiler, folder: Pa
     through = [c for c, held in zip(calls, function.answers([c.row(num_sms) for c in calls]), strict=True) if held]
     if through:
         raise UserError(
-            f"the patch's condition holds on a call that nobody measured: {through[0]}",
+            f"the patch's condition holds on an unmeasured call: {through[0]}",
             hint="report this as a bug of evosplit",
         )
     return len(calls)

@@ -1,8 +1,8 @@
 """Runs the prepare kernel of a tree on the host, thread by thread, and compares it with a program.
 
-The kernel is cut out of the file as it stands, with its shuffles, atomics and barriers, and compiled with stand-ins
+The kernel is extracted from the file unchanged, with its shuffles, atomics and barriers, and compiled with stand-ins
 for CUDA (kernels/prepare_shim.h) under the undefined-behaviour sanitizer. Each answer is the number of blocks per split
-that the threads found; that every sequence got the splits that follow from it is looked at in the same run.
+that the threads found; the same run checks that every sequence gets the splits that follow from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RANDOM_BATCHES = 2_000
 AT_ONCE = 500
 MAX_BATCH = 992
 FLAGS = (*CHECKED, "-U_FORTIFY_SOURCE")
-"""Threads jump between stacks, which fortified longjmp takes for an error."""
+"""Flags of the compiler: threads jump between stacks, which fortified longjmp takes for an error."""
 
 SCALARS = ("num_head", "qhead_per_khead", "num_sm", "num_splits", "block_m", "block_n", "batch", "measured")
 INPUTS = len(SCALARS) + MAX_BATCH
@@ -96,7 +96,7 @@ static int64_t prepare_answer(int64_t const* row) {
 
 @dataclass(frozen=True, slots=True)
 class PrepareBatch:
-    """One batch as the kernel meets it.
+    """One batch as the kernel receives it.
 
     Attributes:
         work: input of a program, without empty sequences.
@@ -119,13 +119,13 @@ class PrepareBatch:
 
 @dataclass(frozen=True, slots=True)
 class KernelProof:
-    """On how many batches the kernel was run.
+    """Numbers of batches on which the kernel was run.
 
     Attributes:
         recorded: number of batches of the workloads.
-        random: drawn.
-        padded: number of these with empty sequences.
-        outside: drawn ones, as calls that were not measured.
+        random: number of random batches.
+        padded: number of random batches with empty sequences.
+        outside: number of random batches run as unmeasured calls.
     """
 
     recorded: int
@@ -135,7 +135,7 @@ class KernelProof:
 
     @property
     def words(self) -> str:
-        """For a bundle."""
+        """Sentence for a bundle."""
         return (
             f"the patched kernel, run on the host thread by thread, decides as the program on {self.recorded:,} "
             f"recorded and {self.random:,} random batches ({self.padded:,} of them padded with empty sequences), and "
@@ -144,10 +144,10 @@ class KernelProof:
 
 
 def kernel_text(source: bytes) -> str:
-    """The kernel of a file, patched or not, as a function that also tells its number of blocks per split.
+    """The kernel of a file, patched or not, as a function that also reports its number of blocks per split.
 
     Raises:
-        AnchorMissing: the kernel has a parameter that is not known here, or another form.
+        AnchorMissing: the kernel has an unknown parameter, or another form.
     """
     kernel = find_function(source, KERNEL, FILE)
     unknown = [name for _, name in kernel.parameters if name.split()[-1].lstrip("*") not in ARGUMENTS]
@@ -214,13 +214,13 @@ def prove_kernel(program: Program, stock: Program, source: bytes, recorded: Sequ
     """Compare the patched kernel with the program, and with FA3's own formula on calls that were not measured.
 
     Args:
-        program: `blocks_per_split`, FA3's own spelled out where it answers 0.
-        stock: FA3's own.
+        program: `blocks_per_split`, with FA3's own explicit rule where it answers 0.
+        stock: FA3's own rule.
         source: the patched file.
         recorded: batches of the workloads whose cap is above 1; the kernel asks no rule otherwise.
-        shape: any; `blocks_per_split` does not read it.
-        compiler: the system's.
-        folder: to compile in.
+        shape: any shape; `blocks_per_split` does not read it.
+        compiler: compiler of the system.
+        folder: folder to compile in.
         limited: True if the patch leaves some calls unchanged.
 
     Raises:
@@ -248,7 +248,7 @@ def _compare(function: HostFunction, program: Program, batches: Sequence[Prepare
             if decision.blocks_per_split < 1:
                 raise UserError(
                     f"blocks_per_split answers {decision.blocks_per_split} at {batch.work}",
-                    hint="FA3's own stands for `return 0` alone: `if best == 0: return 0` in front of `return best`",
+                    hint="only `return 0` leaves a call to FA3: put `if best == 0: return 0` in front of `return best`",
                 )
         got = function.answers([b.row(measured=measured) for b in part])
         for batch, decision, answer in zip(part, wanted, got, strict=True):

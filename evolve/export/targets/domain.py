@@ -1,7 +1,7 @@
-"""Calls that a patch may decide otherwise: those that were measured. All others are decided as before.
+"""Domain of a patch: the measured calls. All others are decided as before.
 
 Every recorded latency is of one query token per sequence, head_dim 128, bfloat16, no sliding window, on an H100. A rule
-that also fires on prefill or on a windowed layer does there what nobody has seen.
+that also fires on prefill or on a windowed layer has unknown effects there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DYNAMIC = "params.num_splits_dynamic_ptr"
 
 
 def mode_name(*, varlen: bool) -> str:
-    """As a bundle says it."""
+    """Name of a mode in a bundle."""
     return "varlen and metadata mode" if varlen else "static mode"
 
 
@@ -31,8 +31,8 @@ class Domain:
     """Calls that a patch decides.
 
     Attributes:
-        everywhere: also on calls that nobody measured.
-        varlen: the only mode that it decides in; None for both.
+        everywhere: True to decide also calls that were not measured.
+        varlen: True or False for the only mode in which it decides; None for both.
     """
 
     everywhere: bool = False
@@ -57,7 +57,7 @@ class Domain:
 
     @property
     def words(self) -> str:
-        """Text on these calls."""
+        """Description of these calls."""
         mode = "" if self.varlen is None else mode_name(varlen=self.varlen)
         if self.everywhere:
             return f"every call in {mode}" if mode else "every call"

@@ -1,6 +1,6 @@
-"""The inputs of the heuristics: which values a target may pass, and which of them a proof tries.
+"""Inputs of the heuristics: the values that a target may pass, and those that a proof tries.
 
-The bounds are generous: what lies beyond them overflows 32 bits elsewhere in FA3 already.
+The bounds are generous: values beyond them overflow 32 bits elsewhere in FA3 already.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from evolve.export.targets.domain import INPUT
 
 MAX_SEQLEN_K = 2**24
 MAX_BYTES = 2_000_000_000
-"""Of one KV head: FA3 adds 50 MiB to it in 32 bits."""
+"""Most bytes of one KV head: FA3 adds 50 MiB to it in 32 bits."""
 
 L2_BYTES = 50 * 1024 * 1024
 """FA3 assumes this size of the L2 cache (hopper/heuristics.h)."""
@@ -76,13 +76,13 @@ def edge_views() -> Iterator[tuple[ShapeView, int]]:
 
 
 def _view(total_mblocks: int, num_n_blocks: int, num_m_blocks: int, *, seqlen_k: int, size: int = 0,
-          causal: bool = False, num_sms: int = 132) -> tuple[ShapeView, int]:  # fmt: skip
+          causal: bool = False) -> tuple[ShapeView, int]:  # fmt: skip
     return ShapeView(
         batch=1, seqlen_q=1, seqlen_k=seqlen_k, num_heads_q=8, num_heads_kv=1, head_dim=128, qheads_per_kvhead=8,
         block_m=128, block_n=128, num_m_blocks=num_m_blocks, num_n_blocks=num_n_blocks, total_mblocks=total_mblocks,
         size_one_kv_head=size or min(MAX_BYTES, seqlen_k * 512), is_causal_or_local=causal, varlen=True, paged=False,
         max_splits=MAX_SPLITS,
-    ), num_sms  # fmt: skip
+    ), 132  # fmt: skip
 
 
 def random_views(count: int, seed: int) -> Iterator[tuple[ShapeView, int]]:
@@ -92,7 +92,7 @@ def random_views(count: int, seed: int) -> Iterator[tuple[ShapeView, int]]:
     def any_size(high: int) -> int:
         return min(high, max(1, int(2 ** rng.uniform(0, high.bit_length()))))
 
-    # Few SM counts: each is asked about in a process of its own.
+    # Few SM counts: each needs a process of its own.
     sm_counts = (132, 132, *SM_COUNTS, *(rng.randint(1, 160) for _ in range(4)))
     for index in range(count):
         num_sms = rng.choice(sm_counts)

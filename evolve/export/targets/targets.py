@@ -1,4 +1,4 @@
-"""The projects that a program can be handed to, and what each of them can express."""
+"""Projects that a program can be exported to, and the decisions that each can express."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TargetKind(StrEnum):
     """Part of the target that is changed."""
 
     HEADER = "header"
-    """num_splits_heuristic in hopper/heuristics.h, and its callers where the rule reads more than it is given."""
+    """num_splits_heuristic in hopper/heuristics.h, and its callers where the rule reads more inputs than it has."""
     PREPARE = "prepare"
     """The blocks per SM in hopper/flash_prepare_scheduler.cu."""
     WHOLE = "whole"
@@ -51,7 +51,7 @@ class ExportTarget:
         mirror: provider whose decision chain (tiles, paging) the target follows.
         baseline: today's decision for the target's users.
         subject: prefix of the patch's subject, in the project's manner.
-        refused: why each decision that the target cannot express has no place there.
+        refused: reason for each decision that the target cannot express, by its name.
     """
 
     name: str
@@ -73,11 +73,6 @@ class ExportTarget:
             TargetKind.FA4: "flash_attn/cute/interface.py", TargetKind.VLLM: "vllm/v1/attention/backends/flash_attn.py",
             TargetKind.PYTHON: "",
         }[self.kind]  # fmt: skip
-
-    @property
-    def fork(self) -> str:
-        """The kernel's repository in a word."""
-        return {"Dao-AILab/flash-attention": "FA3"}.get(self.project, self.project.partition("/")[0])
 
 
 _IN_HEADER = {
@@ -148,7 +143,7 @@ def target_named(name: str) -> ExportTarget:
     """A target by its name.
 
     Raises:
-        UserError: naming those that exist.
+        UserError: unknown; the message names those that exist.
     """
     if name not in TARGETS:
         raise _unknown(name)
@@ -159,7 +154,7 @@ def engine_target(name: str) -> EngineTarget:
     """A target for servers by its name.
 
     Raises:
-        UserError: naming the targets that exist.
+        UserError: unknown; the message names those that exist.
     """
     if name not in list(EngineTarget):
         raise _unknown(name)
