@@ -335,8 +335,8 @@ def apply_text(export: Export, patch_name: str) -> str:
     git apply --check {patch_name}
     git am --keep-non-patch {patch_name}
 
-`--keep-non-patch` keeps `{export.target.subject}` in the subject. Then build as the project says; the build was not
-tried here. `bench_repro.py` compares stock and proposed num_splits on your GPU before you build anything.
+`--keep-non-patch` keeps `{export.target.subject}` in the subject. Then build as the project says; an export
+builds nothing. `bench_repro.py` compares stock and proposed num_splits on your GPU before you build anything.
 
 Files: `{patch_name}` (the change), `PR_BODY.md` (text of the pull request), `decision_diff.csv` (what the target
 launches for every shape of the workloads, before and after), `outside_domain.csv` (for `heuristics.h`: what it decides

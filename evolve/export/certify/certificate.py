@@ -151,7 +151,8 @@ def certify(program: Program, target: ExportTarget, tables: dict[tuple[str, str]
             f"fresh ones would certify ({allowed})",
             hint="a larger share, or another program", exit_code=EXIT_NEGATIVE,
         )  # fmt: skip
-    modes = "both modes" if domain.varlen is None else mode_name(varlen=domain.varlen)
+    varlen = True if target.kind is TargetKind.PREPARE else domain.varlen
+    modes = "both modes" if varlen is None else mode_name(varlen=varlen)
     if curve[chosen].margin is None:
         return Certificate(given.source, share, CONFIDENCE, tuple(curve), chosen, told, modes)
     comment = f"Classes whose recorded training shapes gain more than {curve[chosen].margin:.2%} on an H100."
