@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evaluators.data.contract import LIVE_SETTINGS, Mode, Setting
 from evaluators.data.evaluation import Evaluation
@@ -185,19 +185,7 @@ def open_configured_judge(
     weigh = weigh_table(config, traffic)
     about = _about(config, traffic) if weigh else {}
     judges = [
-        open_judge(
-            path,
-            weighting=config.judge.weighting,
-            limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-            workspace_cap_mb=config.judge.workspace_cap_mb,
-            batch_invariant=config.judge.batch_invariant,
-            live_lengths=config.judge.live_lengths,
-            splits=splits,
-            weigh=weigh,
-            about=about,
-            version=version,
-        )
-        for path in paths
+        open_judge(path, splits=splits, weigh=weigh, about=about, version=version, **_rules(config)) for path in paths
     ]
     if len(judges) == 1:
         return judges[0]
@@ -221,16 +209,23 @@ def _open_live_judge(
     return open_live_judge(
         _live_source(config, pool, on_event),
         config.judge.workload,
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        batch_invariant=config.judge.batch_invariant,
-        live_lengths=config.judge.live_lengths,
         splits=splits,
         cases=cases,
         weigh=weigh_live(config, traffic, cases),
         about=_about(config, traffic) if by_trace or config.judge.objective is Objective.TOKENS else {},
+        **_rules(config),
     )
+
+
+def _rules(config: RunConfig) -> dict[str, Any]:
+    """Arguments that a configuration gives to judges of tables and of GPUs alike."""
+    return {
+        "weighting": config.judge.weighting,
+        "limits": Limits(config.sandbox.time_s, config.sandbox.memory_mb),
+        "workspace_cap_mb": config.judge.workspace_cap_mb,
+        "batch_invariant": config.judge.batch_invariant,
+        "live_lengths": config.judge.live_lengths,
+    }
 
 
 def _about(config: RunConfig, traffic: OpenedTraffic | None) -> dict[str, str]:

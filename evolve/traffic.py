@@ -18,12 +18,11 @@ from evaluators.judge.judge import Judge, Weigh
 from evaluators.judge.judge_set import Objective
 from evaluators.latencies.table import Table
 from evaluators.tokens.predict import (
-    KernelCall,
     KernelPair,
     StepModel,
     TokenPrediction,
     in_step_cost,
-    partial_rows,
+    kernel_call,
     predict_tokens,
     read_steps,
     roofline_model,
@@ -188,7 +187,7 @@ def predicted(opened: OpenedTraffic, judge: Judge, evaluation: Evaluation, split
             after = before / evaluation.speedups[case.id]
             spelled = judge.outcome(case.id, decided[case.id]).spelled
             calls = (
-                KernelCall(us, partial_rows(case.shape, judge.setting, decision, judge.gpu))
+                kernel_call(us, case.shape, judge.setting, decision, judge.gpu)
                 for us, decision in ((before, stock.decision), (after, spelled))
             )
             pairs.append(KernelPair(share, case.shape.batch, *calls))

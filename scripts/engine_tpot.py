@@ -8,9 +8,9 @@ decode steps, forwards and backwards (A B C, C B A), and only one of them works 
 are the same engine twice: what they differ by is the resolution of the method (A/A), captures and placement included.
 
 Arms: `stock...` has EVOSPLIT_PLUGIN=0, `plugin` has 1, `plugin@2048` decides schedules for 2,048 keys, `fa3@8` is
-stock with 8 for vLLM's constant of 32 splits. The first is the baseline. Writes steps.jsonl as it goes (every step's
-time), result.csv, card.json and a log per arm. Needs a GPU and vLLM; docs/tpot-vllm.md says how to do the same with
-`vllm bench`.
+stock with 8 for vLLM's constant of 32 splits, `build...` is stock with another build of FA3, the file at `--library`.
+The first is the baseline. Writes steps.jsonl as it goes (every step's time), result.csv, card.json and a log per arm.
+Needs a GPU and vLLM; docs/tpot-vllm.md says how to do the same with `vllm bench`.
 """
 
 from __future__ import annotations
@@ -138,17 +138,19 @@ class Arm:
 def meaning_of(name: str) -> tuple[dict[str, str], dict[str, int]]:
     """Environment of an arm and its options of vLLM's attention, by its name."""
     kind, _, number = name.partition("@")
-    known = kind.startswith("stock") if not number else kind in ("plugin", "fa3") and number.isdecimal()
+    known = kind.startswith(("stock", "build")) if not number else kind in ("plugin", "fa3") and number.isdecimal()
     if not known and name != "plugin":
-        raise SystemExit(f"an arm is stock, stock-..., plugin, plugin@KEYS or fa3@SPLITS, not {name}")
+        raise SystemExit(f"an arm is stock, stock-..., build, build-..., plugin, plugin@KEYS or fa3@SPLITS, not {name}")
     changes = {"EVOSPLIT_PLUGIN": "1" if kind == "plugin" else "0"}
     if number and kind == "plugin":
         changes["EVOSPLIT_PLUGIN_SEQLEN"] = number
     return changes, {"flash_attn_max_num_splits_for_cuda_graph": int(number)} if kind == "fa3" else {}
 
 
-def start(name: str, folder: Path, options: dict[str, Any], domain: str, command: Sequence[str]) -> Arm:
-    """Start an engine; its first answer is its facts, once it is ready."""
+def start(
+    name: str, folder: Path, options: dict[str, Any], domain: str, library: Path | None, command: Sequence[str]
+) -> Arm:
+    """Start an engine; its first answer is its facts, once it is ready. `library` is for arms that are a build."""
     log = folder / f"{name.replace('@', '-')}.log"
     changes, attention = meaning_of(name)
     environment = {
@@ -161,7 +163,8 @@ def start(name: str, folder: Path, options: dict[str, Any], domain: str, command
     )
     arm = Arm(name, process, log)
     assert process.stdin is not None
-    process.stdin.write(json.dumps({**options, "attention": attention}) + "\n")
+    own = str(library.resolve()) if library is not None and name.startswith("build") else ""
+    process.stdin.write(json.dumps({**options, "attention": attention, "library": own}) + "\n")
     process.stdin.flush()
     return arm
 
@@ -240,6 +243,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--model", choices=sorted(MODELS), default="llama31-70b-tp8")
     parser.add_argument("--arms", nargs="+", default=["stock", "plugin", "stock-again"])
+    parser.add_argument("--library", type=Path, help="the build of FA3 that arms named build... load")
     parser.add_argument("--domain", choices=("measured", "correct"), help="[default: what the model needs]")
     parser.add_argument("--seconds", type=float, default=420.0, help="of all, engines' starts included")
     parser.add_argument("--shape-seconds", type=float, default=4.0, help="of steps, per shape")
@@ -257,7 +261,14 @@ def main() -> None:
         parser.error(f"{options.output} holds results already")
     for name in options.arms:
         meaning_of(name)
-    run(options, [sys.executable, str(Path(__file__).with_name("engine_arm.py"))])
+    if any(name.startswith("build") for name in options.arms) and not (options.library and options.library.is_file()):
+        parser.error("an arm named build needs --library FILE, a _vllm_fa3_C.abi3.so")
+    try:
+        run(options, [sys.executable, str(Path(__file__).with_name("engine_arm.py"))])
+    except ArmError as error:
+        raise SystemExit(
+            f"error: {error}; an engine needs a GPU and vLLM ({options.output}/*.log has what it said)"
+        ) from None
 
 
 def run(options: argparse.Namespace, command: Sequence[str]) -> None:
@@ -290,7 +301,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> None:
     results: list[dict[str, Any]] = []
     try:
         for name in options.arms:  # all at once: loading takes longer than everything else
-            arms.append(start(name, folder, for_engine, domain, command))
+            arms.append(start(name, folder, for_engine, domain, options.library, command))
         for arm in arms:
             arm.facts = arm.answer()
             print(f"{time.monotonic() - begun:5.0f} s  {arm.name} is ready: {arm.facts}", file=sys.stderr, flush=True)

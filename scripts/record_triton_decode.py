@@ -31,7 +31,8 @@ from evaluators.data.contract import SETTINGS, Setting
 from evaluators.data.launches import Cell
 from evaluators.data.workloads import Case, Split, llama31_70b
 from evaluators.latencies.extension import EXTENDS, bridge
-from evaluators.latencies.table import read_table, slice_rows
+from evaluators.latencies.slices import slice_rows
+from evaluators.latencies.table import read_table
 from evaluators.measure.device import ClockLog, current_device
 from evaluators.measure.providers.triton_decode import TritonDecode, load_kernel
 from evaluators.measure.recorder import end_torn_line, finished_cases

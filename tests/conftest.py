@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import evaluators.latencies.table
 from evaluators.data.contract import SETTINGS
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import Judge, open_judge
@@ -56,6 +57,9 @@ ON_SMALL = ("--set", "judge.workload=bsc-160")
 """
 
 
+# A worker's tests read the same few tables in turns, which a command does not.
+evaluators.latencies.table.TABLES_KEPT = 8
+
 pytest.register_assert_rewrite("executor_contract")
 
 
@@ -77,7 +81,7 @@ def has_hopper() -> bool:
 
 
 LONG_FIRST = (
-    "cli", "dashboard_use", "prepare_lists", "dashboard", "faults", "hostile", "sweep", "export_header",
+    "cli_runs", "cli", "dashboard_use", "prepare_lists", "dashboard", "faults", "hostile", "sweep", "export_header",
     "export_refusals", "native", "wheel", "dashboard_browser", "fast_score", "certificate", "endpoint_faults",
     "controller", "baselines",
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from evaluators.latencies.table import read_table, restrict
 sys.path.insert(0, str(ROOT / "results" / "bounds"))
 
 import bounds_noise
+import mean_of_recordings
 import record_again
 
 TABLE = ROOT / "results/tables/llama31-70b/fa3_fwd-metadata-cold"
@@ -67,3 +69,19 @@ def test_the_figures_of_the_study_are_shares() -> None:
         rows = list(csv.DictReader(file))
     trees = {(r["setting"], r["batches"]): float(r["value"]) for r in rows if r["quantity"] == "extremely random trees"}
     assert len(trees) == 8 and all(0.3 < v < 1.05 for v in trees.values())
+
+
+def test_by_the_mean_of_recordings_a_lucky_reading_is_no_gain() -> None:
+    # Launch 1 is lucky in one recording alone, launch 2 is worth 2% in all.
+    table = {"a": np.array([[0.0] * 6, [0.3] * 6, [0.02] * 6])}
+    later = {"a": np.array([[0.0] * 6, [-0.1] * 6, [0.02] * 6])}
+    recordings = object.__new__(bounds_noise.Recordings)
+    recordings.shapes = {"a": bounds_noise.ShapeLogs("a", (Split.HOLDOUT, False), 1.0, table["a"], 0.3)}
+    recordings.logs = {"1": table, "2": later, "3": later, "4": later}
+    recordings.names = ("1", "2", "3", "4")
+    row = types.SimpleNamespace(logs=recordings.shapes["a"])
+    mean = mean_of_recordings.Mean(recordings, [row])
+    gains, bad = mean.of({"a": 1})
+    # Seen with two of the later ones and the table, launch 1 looks better; that is what a choice costs.
+    assert gains == pytest.approx([0.0]) and bad == [3] and mean.of({"a": 2})[0] == pytest.approx([0.02])
+    assert mean.oracle() == pytest.approx([(0.02 + 3 * -0.1) / 4])

@@ -70,6 +70,34 @@ def test_an_engine_that_dies_ends_the_run_with_what_was_measured(
     assert (tmp_path / "result.csv").is_file()
 
 
+def test_a_build_of_fa3_is_loaded_by_its_own_arms_alone(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = tmp_path / "_vllm_fa3_C.py"  # imported by file, as an extension would be
+    library.write_text("")
+    arms = ("--arms", "stock", "build", "stock-again", "--batches", "1", "--keys", "256")
+    ran(script, monkeypatch, tmp_path / "with", *arms, "--library", str(library))
+    engines = json.loads((tmp_path / "with" / "card.json").read_text())["engines"]
+    assert {name: facts["fa3"] for name, facts in engines.items()} == {
+        "stock": None, "build": str(library), "stock-again": None
+    }  # fmt: skip
+    for missing in ((), ("--library", str(tmp_path / "none.so"))):
+        with pytest.raises(SystemExit):
+            ran(script, monkeypatch, tmp_path / "without", *arms, *missing)
+        assert "needs --library FILE" in capsys.readouterr().err
+
+
+def test_an_engine_that_cannot_start_says_why(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vLLM is here")
+    monkeypatch.setattr(sys, "argv", ["engine_tpot.py", "-o", str(tmp_path), "--model", "tiny"])
+    with pytest.raises(SystemExit, match=r"error: stock: ModuleNotFoundError: .*; an engine needs a GPU and vLLM"):
+        script.main()
+    assert (tmp_path / "card.json").is_file()
+
+
 def test_writes_over_nothing(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "steps.jsonl").write_text("{}\n")
     with pytest.raises(SystemExit):
@@ -91,6 +119,6 @@ def test_refuses_arms_that_mean_nothing(script: ModuleType, name: str) -> None:
 
 
 def test_arms_mean_what_they_say(script: ModuleType) -> None:
-    assert script.meaning_of("stock-again") == ({"EVOSPLIT_PLUGIN": "0"}, {})
+    assert script.meaning_of("stock-again") == script.meaning_of("build-again") == ({"EVOSPLIT_PLUGIN": "0"}, {})
     assert script.meaning_of("plugin@2048") == ({"EVOSPLIT_PLUGIN": "1", "EVOSPLIT_PLUGIN_SEQLEN": "2048"}, {})
     assert script.meaning_of("fa3@8")[1] == {"flash_attn_max_num_splits_for_cuda_graph": 8}

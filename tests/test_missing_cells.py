@@ -7,6 +7,7 @@ import gzip
 import importlib.util
 import json
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,8 @@ import pytest
 from conftest import ROOT
 
 from evaluators.data.launches import Cell
+from evaluators.data.workloads import Split
+from evaluators.fa3.launch import canonical_launch
 from evaluators.latencies.table import Table, read_table
 
 FOLDER = ROOT / "results/missing-cells"
@@ -26,14 +29,14 @@ def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"missing_cells_{name}", FOLDER / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
 
 MEASURED, MISSING = script("measured"), script("missing")
+sys.path.insert(0, str(FOLDER))  # where pure.py finds measured.py
+PURE = script("pure")
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +83,17 @@ def test_what_was_measured_is_what_was_planned(table: Table, tmp_path: Path) -> 
     card = json.loads((tmp_path / "merged/card.json").read_text(encoding="utf-8"))
     assert sum(map(len, whole.cells.values())) == card["cells"] == table.card["cells"] + card["added"]["cells"]
     assert card["added"]["gpu_uuid"] not in card["gpu_uuids"]
+
+
+def test_vectors_that_the_table_lacks_are_listed_once_and_those_packed_are_of_the_list() -> None:
+    table = read_table(ROOT / "results/tables/llama31-70b/vllm-metadata-cold")
+    cases = {c.id: c for c in table.cases}
+    keys = {
+        (case, canonical_launch(cases[case].shape, table.setting, decision, table.gpu).key)
+        for case, decision in PURE.pure_decisions(table)
+    }
+    assert len(keys) == len(PURE.pure_decisions(table)) == 1289
+    held = {(case, cell.launch) for case, cells in table.cells.items() for cell in cells}
+    assert not keys & held and all(cases[c].ragged and cases[c].split is not Split.TEST for c, _ in keys)
+    packed = MEASURED.read_measured(table, FOLDER / "pure")
+    assert {(case, cell.launch) for case, cells in packed.items() for cell in cells} - held == keys

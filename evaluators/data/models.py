@@ -87,7 +87,6 @@ class DecoderModel:
         intermediate_size: width of one feed-forward layer, or of one expert.
         vocab_size: number of tokens.
         experts: experts per layer with experts; 0 for a dense model.
-        experts_per_token: active experts per token; 0 for a dense model.
         windows: visible keys of a query, for each layer with attention; 0 for all. Layers with chunked attention count
             as 0, since they are the same call up to a chunk of keys.
         kv_dtype: element type of the KV cache, `bf16` or `fp8`; fp16 counts as bf16, which decides alike.
@@ -106,7 +105,6 @@ class DecoderModel:
     intermediate_size: int
     vocab_size: int
     experts: int
-    experts_per_token: int
     windows: tuple[int, ...]
     kv_dtype: str
     softcap: bool
@@ -230,7 +228,6 @@ def model_from_config(config: Mapping[str, Any], name: str, source: str) -> Deco
             intermediate_size=int(config.get("moe_intermediate_size") or width) if experts else width,
             vocab_size=number("vocab_size"),
             experts=experts,
-            experts_per_token=int(config.get("num_experts_per_tok") or 0) if experts else 0,
             windows=_windows(config, layers),
             kv_dtype=_kv_dtype({**whole, **config}),
             softcap=bool(config.get("attn_logit_softcapping")),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from functools import lru_cache
 
 from evaluators.data.contract import (
@@ -210,8 +211,14 @@ def work_view(shape: DecodeShape, setting: Setting, num_splits: int) -> WorkView
     Sequences without keys, with which captured graphs are padded, count in `batch` alone: nothing is split there. A
     batch without any key is given as one block, and the result has no effect.
     """
+    known = _work_view(shape, setting)
+    return known if known.num_splits == num_splits else replace(known, num_splits=num_splits)
+
+
+@lru_cache(maxsize=SHAPES_KEPT)
+def _work_view(shape: DecodeShape, setting: Setting) -> WorkView:
     view = shape_view(shape, setting)
-    n_blocks = tuple(n for n in blocks_of_sequences(shape, setting) if n) or (1,)
+    n_blocks = tuple([n for n in blocks_of_sequences(shape, setting) if n]) or (1,)
     return WorkView(
         batch=shape.batch,
         num_heads_kv=shape.num_heads_kv,
@@ -220,7 +227,7 @@ def work_view(shape: DecodeShape, setting: Setting, num_splits: int) -> WorkView
         block_m=view.block_m,
         block_n=view.block_n,
         num_m_blocks=view.num_m_blocks,
-        num_splits=num_splits,
+        num_splits=1,
         n_blocks=n_blocks,
         total_n_blocks=sum(n_blocks),
         max_n_blocks=max(n_blocks),
@@ -278,7 +285,9 @@ def live_splits(n_blocks: tuple[int, ...], blocks_per_split: int, num_splits: in
     """Splits that really run per sequence in varlen and metadata mode (flash_prepare_scheduler.cu)."""
     if num_splits == 1 or len(n_blocks) > PREPARE_MAX_BATCH:
         return (1,) * len(n_blocks)
-    return tuple([max(1, min(-(-n // blocks_per_split), num_splits)) for n in n_blocks])
+    # Most sequences of a batch are as long as others of it.
+    splits = {n: max(1, min(-(-n // blocks_per_split), num_splits)) for n in set(n_blocks)}
+    return tuple([splits[n] for n in n_blocks])
 
 
 def resolved_num_splits(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> int:

@@ -66,10 +66,12 @@ class Launch:
     @property
     def key(self) -> str:
         """Stable text form, e.g. `m32.p1.g0:3x6` (metadata, bucket 32, packed, margin 0, six times 3)."""
-        runs = ",".join(
-            f"{value}x{n}" if n > 1 else str(value)
-            for value, n in ((v, len(list(g))) for v, g in groupby(self.live_splits))
-        )
+        splits = self.live_splits
+        if splits.count(splits[0]) == len(splits):  # most batches; and much faster
+            groups = [(splits[0], len(splits))]
+        else:
+            groups = [(v, len(list(g))) for v, g in groupby(splits)]
+        runs = ",".join([f"{value}x{n}" if n > 1 else str(value) for value, n in groups])
         return f"{self.mode.value[0]}{self.num_splits}.p{int(self.pack_gqa)}.g{self.sm_margin}:{runs}"
 
 

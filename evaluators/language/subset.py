@@ -110,11 +110,9 @@ def describe(target: AnyTarget) -> str:
         return ", ".join(f.name for f in fields(view))
 
     return f"""A program is a Python module with `schedule(shape, gpu)` and optionally `blocks_per_split(work, gpu)`.
-Allowed at module level: `import math`, `from math import ...`, numeric constants, tables (tuples of numbers), function
-definitions, a docstring.
+Allowed at module level: `import math`, `from math import ...`, numeric constants, function definitions, a docstring.
 Allowed in functions: assignments to local names (also tuples of names, `+=` and list items), if / elif / else,
-`for` over range(...), a list or a tuple of numbers, break, continue, return, conditional expressions, comparisons,
-and / or / not,
+`for` over range(...) or a list, break, continue, return, conditional expressions, comparisons, and / or / not,
 + - * / // %, numbers, booleans, None, lists, list comprehensions, `list.append`, calls of helper functions
 (no recursion) and of {", ".join(BUILTINS)}, math.{{{", ".join(MATH_NAMES)}}}.
 float32(x) rounds to single precision (C++ float). Not allowed: while, try, with, class, lambda, dicts, sets, strings,

@@ -20,15 +20,8 @@ from typing import Any
 
 from evaluators.data.launches import Cell
 from evaluators.data.workloads import Case, cases_for
-from evaluators.latencies.table import (
-    SHAPES,
-    TableError,
-    merge_slices,
-    read_table,
-    round_agreement,
-    slice_rows,
-    write_table,
-)
+from evaluators.latencies.slices import merge_slices, round_agreement, slice_rows
+from evaluators.latencies.table import SHAPES, TableError, read_table, write_table
 
 BRIDGE = "bridge.csv.gz"
 BRIDGE_COLUMNS = ("case", "factor", "disagreement", "scaled_launches", "gpu")

@@ -6,7 +6,6 @@ and `SHA256SUMS` of the three. Plain text, so that it can be checked without evo
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import hashlib
@@ -15,7 +14,7 @@ import json
 import math
 import statistics
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 from evaluators.data.contract import MAX_NUM_SPLITS, RARE_FIELDS, DecodeShape, Gpu, Setting
 from evaluators.data.launches import AnyDecision, Cell
-from evaluators.data.workloads import Case, Split, cases_for
+from evaluators.data.workloads import Case, Split
 from evaluators.targets.registry import target_of
 from evaluators.targets.target import AnyTarget
 
@@ -289,9 +288,8 @@ def _parsed(folder: Path, digest: str) -> Table:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TableError(
-            f"{folder} is not a recorded table: {CARD} cannot be read ({getattr(error, 'strerror', None) or error})"
-        ) from error
+        why = getattr(error, "strerror", None) or error
+        raise TableError(f"{folder} is not a recorded table: {CARD} cannot be read ({why})") from error
     if not isinstance(card, dict):
         raise TableError(f"{folder / CARD}: expected an object, got {type(card).__name__}")
     if card.get("format") != TABLE_FORMAT:
@@ -336,138 +334,11 @@ def _parsed(folder: Path, digest: str) -> Table:
             _check_numbers(where, x, rounds)
     _check_sums(folder)
     margin = max((target.sm_margin(x.decision) for rows in cells.values() for x in rows), default=0)
-    return Table(
-        card=card,
-        setting=setting,
-        gpu=Gpu(device["num_sms"], device["l2_bytes"], margin),
-        cases=tuple(cases),
-        cells={k: tuple(v) for k, v in cells.items()},
-        digest=digest,
-    )
+    gpu = Gpu(device["num_sms"], device["l2_bytes"], margin)
+    return Table(card, setting, gpu, tuple(cases), {k: tuple(v) for k, v in cells.items()}, digest)
 
 
 def restrict(table: Table, splits: Sequence[Split]) -> Table:
     """Table with the cases of some splits only."""
     cases = tuple(c for c in table.cases if c.split in splits)
     return Table(table.card, table.setting, table.gpu, cases, {c.id: table.cells[c.id] for c in cases}, table.digest)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, object]]:
-    """Numbered lines of a slice; None for a line that is not JSON."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path} cannot be read ({error})") from error
-    for number, line in enumerate(lines, start=1):
-        row: object = None
-        with contextlib.suppress(json.JSONDecodeError, RecursionError):
-            row = json.loads(line)
-        yield number, row
-
-
-def slice_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a slice, the header first; torn lines are left out.
-
-    Raises:
-        TableError: it cannot be read, or a line is not an object.
-    """
-    for number, row in _lines(path):
-        if row is not None and not isinstance(row, dict):
-            raise TableError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-        if row is not None:
-            yield row
-
-
-def torn_lines(path: Path) -> list[int]:
-    """Numbers of a slice's torn lines: cut short by an interruption, or damaged.
-
-    Raises:
-        TableError: it cannot be read.
-    """
-    return [number for number, row in _lines(path) if row is None]
-
-
-def merge_slices(paths: Sequence[Path]) -> tuple[dict[str, Any], list[Case], dict[str, list[Cell]], dict[str, str]]:
-    """Card, cases, cells and GPU UUID per case from slices of one setting.
-
-    Torn lines are discarded; the first slice counts for a shape that was recorded twice.
-
-    Raises:
-        TableError: slices of different settings, builds or GPU models, or nothing recorded.
-    """
-    head: dict[str, Any] | None = None
-    cells: dict[str, list[Cell]] = {}
-    gpu_of: dict[str, str] = {}
-    clocks: list[int] = []
-    slowed = 0
-    failed: dict[str, str] = {}
-    for path in paths:
-        ours: dict[str, Any] | None = None
-        for row in slice_rows(path):
-            try:
-                if ours is None:
-                    ours = row
-                    head = head or row
-                    _check_same(head, row, path)
-                    continue
-                case = str(row["case"])
-                if "cells" not in row:
-                    failed[case] = row.get("failed", "")
-                    continue
-                if case in cells:
-                    continue
-                found = [_slice_cell(x, target_of(Setting.from_json(ours))) for x in row["cells"]]
-                gpu_of[case] = ours["device"]["uuid"]
-                clocks.append(int(row["sm_clock_mhz"]))
-                slowed += bool(row["slowed"])
-                rounds = int(ours["rounds"])
-            except (KeyError, TypeError, ValueError) as error:
-                what = f"{path}: {row['case']}" if "case" in row else f"{path} is not a slice of evosplit record"
-                raise TableError(f"{what}: a field is missing or damaged ({error!r})") from error
-            if not found:
-                raise TableError(f"{path}: {case}: no launches")
-            for cell in found:
-                check_cell(f"{path}: {case}", cell, rounds)
-            cells[case] = found
-    if head is None or not cells:
-        raise TableError(f"nothing recorded in {', '.join(map(str, paths))}")
-    setting = Setting.from_json(head)
-    cases = [c for c in cases_for(head["workload"], setting) if c.id in cells]
-    card = {
-        **{k: v for k, v in head.items() if k != "format"},
-        "format": TABLE_FORMAT,
-        "device": {k: v for k, v in head["device"].items() if k != "uuid"},
-        "gpu_uuids": sorted(set(gpu_of.values())),
-        "shapes": len(cases),
-        "cells": sum(len(v) for v in cells.values()),
-        "shapes_lost": sorted(k for k in failed if k not in cells),
-        "sm_clock_mhz": {"min": min(clocks), "median": round(statistics.median(clocks)), "max": max(clocks)},
-        "shapes_while_slowed_down": slowed,
-        **round_agreement(x.latencies_us for v in cells.values() for x in v),
-    }
-    return card, cases, cells, gpu_of
-
-
-def _slice_cell(row: Mapping[str, Any], target: AnyTarget) -> Cell:
-    return Cell(target.from_cell(row), str(row["launch"]), row["error"], tuple(row["latencies_us"]))
-
-
-def _check_same(first: Mapping[str, Any], other: Mapping[str, Any], path: Path) -> None:
-    for key in ("format", "workload", "setting", "build", "rounds"):
-        if first[key] != other[key]:
-            raise TableError(f"{path}: {key} is {other[key]!r}, the first slice has {first[key]!r}; not mixed")
-    for key in ("name", "num_sms", "driver"):
-        if first["device"][key] != other["device"][key]:
-            raise TableError(
-                f"{path}: recorded on {key} {other['device'][key]!r}, the first slice on {first['device'][key]!r}; "
-                "times of two GPU models or drivers are not mixed"
-            )
-
-
-def round_agreement(rounds: Iterable[Sequence[float]]) -> dict[str, float]:
-    """Disagreement of the rounds of one cell: (max - min) / median, its median and 95th percentile over cells."""
-    spreads = sorted((max(v) - min(v)) / statistics.median(v) for v in rounds)
-    return {
-        "round_spread_median": round(statistics.median(spreads), 5),
-        "round_spread_p95": round(spreads[int(0.95 * (len(spreads) - 1))], 5),
-    }

@@ -21,7 +21,8 @@ from evaluators.data.contract import Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision, AnyLaunch
 from evaluators.data.workloads import Case, cases_for
-from evaluators.latencies.table import TableError, slice_rows
+from evaluators.latencies.slices import slice_rows
+from evaluators.latencies.table import TableError
 from evaluators.measure.errors import MeasureErrorKind, RecordingError
 from evaluators.measure.executor import Job, JobResult
 from evaluators.measure.pool import Pool

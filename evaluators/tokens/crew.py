@@ -112,10 +112,11 @@ def opened_steps(
     seed: int,
     gpus: int,
     on_death: Callable[[str], None],
-) -> Iterator[tuple[Callable[[DecodeShape, AnyDecision, AnyDecision], StepResult], int]]:
+) -> Iterator[tuple[Callable[..., StepResult], int]]:
     """Open a bench for steps of these shapes on one GPU or several.
 
-    Yields the function that compares two decisions on a shape, and the number of layers with distinct weights.
+    Yields a function that compares two decisions on a shape, called as `TokenBench.compare` (of several GPUs only the
+    first idles for `extra_cycles`), and the number of layers with distinct weights.
     `on_death` is that of `Crew`.
 
     Raises:
@@ -137,9 +138,11 @@ def opened_steps(
             raise MeasureError(MeasureErrorKind.UNAVAILABLE, str(error)) from error
         steps = TokenBench(bench, shard, shapes, seed=seed, ranks=crew)
 
-        def compare(shape: DecodeShape, baseline: AnyDecision, program: AnyDecision) -> StepResult:
+        def compare(
+            shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, *, extra_cycles: int = 0
+        ) -> StepResult:
             crew.tell(("compare", shape, baseline, program))
-            return steps.compare(shape, baseline, program)
+            return steps.compare(shape, baseline, program, extra_cycles=extra_cycles)
 
         yield compare, steps.distinct_layers
     except BaseException:

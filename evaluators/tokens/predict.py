@@ -22,12 +22,16 @@ from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.errors import UserError
 from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
+from evaluators.measure.providers.memory import live_kv_bytes
 from evaluators.targets.fa3 import FA3, Fa3
 from evaluators.targets.registry import target_of
 from evaluators.tokens.shard import Shard
 
 H100_BYTES_PER_US = 3.35e6
 """Peak bandwidth of an H100 SXM (data sheet: 3.35 TB/s); no kernel reaches it."""
+
+L2_BYTES = 50 << 20
+"""L2 of an H100."""
 
 
 class RestOrigin(StrEnum):
@@ -38,64 +42,84 @@ class RestOrigin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class KernelCall:
+    """An attention call, and what of it costs more within a step than among its like.
+
+    Attributes:
+        latency_us: latency among its like, microseconds.
+        partial_rows: rows of partial outputs, of live splits of sequences that are split, times query heads.
+        fused: True if the kernel combines them by itself.
+        combined: True if a second kernel is started for that, whether or not anything is split.
+        kv_bytes: bytes of K and V that it reads.
+    """
+
+    latency_us: float
+    partial_rows: int = 0
+    fused: bool = False
+    combined: bool = False
+    kv_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class InStepCost:
     """Cost of an attention call within a step beyond its isolated latency.
 
+    Between two layers the weights go through L2, so that code, arguments and what splits leave for their combination
+    come from memory. A recording has the same where a call reads more than L2 holds, so that less is to be added.
+
     Attributes:
-        launch_us: microseconds of every call.
-        partials_us: limit, for many partial outputs, of the microseconds that they add: between two layers the weights
-            evict them from L2.
+        launch_us: microseconds of every call of FA3.
+        combine_us: microseconds of its second kernel.
+        partials_us: limit, for many partial outputs, of the microseconds that they add.
         half_rows: rows of partial outputs (live splits of split sequences, times query heads) that add half of it.
-        fused_us: microseconds of a call, instead of all these, where the kernel combines its splits itself: there is
-            no second kernel whose code and arguments have left the caches between two layers.
+        fused_us: microseconds of a call, instead of all these, where the kernel combines its splits itself.
+        fused_partials_us: limit of the microseconds that such a kernel's partial outputs add.
     """
 
     launch_us: float
+    combine_us: float
     partials_us: float
     half_rows: float
     fused_us: float = 0.0
+    fused_partials_us: float = 0.0
 
-    def of(self, partial_rows: int | None) -> float:
-        """Microseconds of a call with this many rows of partial outputs; None: the kernel combines by itself."""
-        if partial_rows is None:
-            return self.fused_us
-        return self.launch_us + self.partials_us * partial_rows / (partial_rows + self.half_rows)
+    def of(self, call: KernelCall) -> float:
+        """Microseconds of a call."""
+        kept = L2_BYTES / (L2_BYTES + call.kv_bytes)
+        partials = kept * call.partial_rows / (call.partial_rows + self.half_rows)
+        if call.fused:
+            return self.fused_us + self.fused_partials_us * partials
+        return self.launch_us + self.combine_us * call.combined + self.partials_us * partials
 
 
-IN_STEP_FA3 = InStepCost(1.65, 0.99, 411.0)
-"""Cost for FA3 on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
+IN_STEP_FA3 = InStepCost(1.64, 0.0, 1.75, 840.0)
+"""Of fa3-fwd on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
 
-IN_STEP_TRITON = InStepCost(0.85, 1.61, 538.0, 0.60)
-"""Cost for FA3 and the Triton kernel in one process, on 45 such shapes (results/tpot/triton). The part common to both
-differs from one measurement to the next and hardly matters; their difference does."""
+IN_STEP_TRITON = InStepCost(0.84, 0.0, 4.0, 1593.0, 0.285, 1.79)
+"""Of FA3 and the Triton kernel beside each other, on 45 such shapes (results/tpot/triton). What calls cost in common
+differs from one measurement to the next and hardly matters; what they do not have in common does."""
+
+IN_STEP_VLLM = InStepCost(2.19, 0.58, 4.0, 1668.0)
+"""Of vLLM's FA3 on pages, fitted on 25 shapes of Llama-3.1-8B (results/tpot/vllm)."""
 
 
 def in_step_cost(setting: Setting) -> InStepCost:
     """Model of a setting's calls within steps."""
-    return IN_STEP_FA3 if isinstance(target_of(setting), Fa3) else IN_STEP_TRITON
-
-
-@dataclass(frozen=True, slots=True)
-class KernelCall:
-    """An attention call: its recorded latency in microseconds, and its rows by `partial_rows`."""
-
-    latency_us: float
-    partial_rows: int | None = 0
-
-
-def partial_rows(shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> int | None:
-    """Rows of partial outputs that FA3 leaves for its combine kernel under a resolved decision.
-
-    None for a kernel that combines by itself; where such a kernel leaves a call to FA3, the rows of FA3's own choice.
-    """
     if not isinstance(target_of(setting), Fa3):
-        if decision.num_splits:
-            return None
+        return IN_STEP_TRITON
+    return IN_STEP_VLLM if setting.paged else IN_STEP_FA3
+
+
+def kernel_call(latency_us: float, shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> KernelCall:
+    """A call by a decision that is spelled out; where a kernel leaves it to FA3, by FA3's own choice."""
+    fused = not isinstance(target_of(setting), Fa3) and decision.num_splits > 0
+    if not fused and not isinstance(target_of(setting), Fa3):
         setting = replace(setting, provider="vllm" if setting.paged else "fa3_fwd")
         decision = FA3.spelled_out(shape, setting, FA3.baseline(setting), gpu)
-    live = FA3.launch(shape, setting, decision, gpu).live_splits  # type: ignore[arg-type]
+    live = target_of(setting).launch(shape, setting, decision, gpu).live_splits
     each = live * (shape.batch if len(live) < shape.batch else 1)
-    return shape.num_heads_q * sum(n for n in each if n > 1)
+    rows = shape.num_heads_q * sum(n for n in each if n > 1)
+    return KernelCall(latency_us, rows, fused, not fused and decision.num_splits > 1, live_kv_bytes(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +151,7 @@ class StepModel:
 
     def attention_us(self, call: KernelCall) -> float:
         """Predicted attention of all layers."""
-        return self.shard.layers * (call.latency_us + self.cost.of(call.partial_rows))
+        return self.shard.layers * (call.latency_us + self.cost.of(call))
 
     def step_us(self, batch: int, call: KernelCall) -> float:
         """Predicted step with such attention calls."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.judge.judge import Judge
-from evolve.baselines.problem import Problem, fast_judge
+from evolve.baselines.problem import Problem, table_judge
 from evolve.baselines.tally import ComparisonBudgetSpent, Tally
 from evolve.config import RunConfig, parse_config
 from evolve.prompts.prompts import Prompts
@@ -122,7 +122,7 @@ def _write(row: dict[str, object]) -> None:
 def _worker() -> tuple[RunConfig, Judge]:
     text = (Path(os.environ[VARIABLE]) / CONFIG).read_text(encoding="utf-8")
     config = parse_config(json.loads(text))
-    judge = fast_judge(config)
+    judge = table_judge(config)
     return config, judge
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evaluators.judge.judge import Judge, open_judge
-from evaluators.sandbox.sandbox import Limits
-from evolve.assets import asset
+from evaluators.judge.judge import Judge
 from evolve.baselines.tally import ComparisonBudgetSpent, Tally
 from evolve.config import RunConfig
 from evolve.proposal import Request, Response
 from evolve.proposers.base import Proposer, ProposerError
-from evolve.traffic import open_traffic, weigh_table
+from evolve.run import open_configured_judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +29,16 @@ class Problem:
     policy: str
 
 
-def fast_judge(config: RunConfig) -> Judge:
-    """Open the judge of a search's recorded table."""
-    return open_judge(
-        asset(config.table_path()),
-        weighting=config.judge.weighting,
-        limits=Limits(config.sandbox.time_s, config.sandbox.memory_mb),
-        workspace_cap_mb=config.judge.workspace_cap_mb,
-        live_lengths=config.judge.live_lengths,
-        weigh=weigh_table(config, open_traffic(config)),
-    )
+def table_judge(config: RunConfig) -> Judge:
+    """Open the judge of a search on one recorded table.
+
+    Raises:
+        UserError: there is no sandbox here, or the table is missing.
+        TableError: the table is damaged.
+    """
+    judge = open_configured_judge(config)
+    assert isinstance(judge, Judge), "baselines judge on one table"
+    return judge
 
 
 class Counted:

@@ -15,7 +15,7 @@ from evolve.assets import asset
 from evolve.baselines.best_of_n import best_of_n
 from evolve.baselines.openevolve_run import openevolve_run
 from evolve.baselines.parametrised import policy_coordinate, policy_optuna
-from evolve.baselines.problem import Problem, fast_judge
+from evolve.baselines.problem import Problem, table_judge
 from evolve.baselines.random_search import random_search
 from evolve.baselines.report import MethodRun, write_report
 from evolve.baselines.search import evosplit_fitted, evosplit_search
@@ -24,7 +24,7 @@ from evolve.baselines.tally import ComparisonBudget, Tally
 from evolve.cli.common import emit, measured_how, result_printer, say
 from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
-from evolve.run import read_program, read_seeds, require_sandbox
+from evolve.run import read_program, read_seeds
 
 Method = Callable[[Problem, Tally, int], None]
 
@@ -120,8 +120,7 @@ def open_problem(config: RunConfig, policy: str) -> Problem:
     Raises:
         UserError: a seed or the policy cannot be read or is outside the language, or there is no sandbox.
     """
-    require_sandbox()
-    judge = fast_judge(config)
+    judge = table_judge(config)
     source = read_program(policy)
     try:
         parse_program(source)

@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu, Setting
 from evaluators.data.workloads import ALL_WORKLOADS, cases_for, is_workload
-from evaluators.latencies.table import SIMULATED, doubts, merge_slices, read_table, torn_lines, write_table
+from evaluators.latencies.slices import merge_slices, torn_lines
+from evaluators.latencies.table import SIMULATED, doubts, read_table, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import RecordingCost, RecordingProgress, record, recorded_so_far, recording_cost
 from evolve.assets import asset

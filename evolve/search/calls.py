@@ -31,7 +31,6 @@ class CallLog:
         """
         self._journal, self._budget, self._index, self._ticket = journal, budget, index, ticket
         self._row = 0
-        self._model = ""
         self.step = FIRST
         self._known = journal.calls(index)
 
@@ -56,7 +55,6 @@ class CallLog:
         answered = sum(call.answered for at, call in self._known if at == self.step)
         text = f"{self._journal.meta('created_at')}:{self._index}:{self.step}:{answered}"
         key = f"evosplit-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        self._model = model
         self._row = self._journal.call_begun(self._index, self.step, model, key)
         return key
 

@@ -41,7 +41,7 @@ class Search:
 def search(without: str, seed: int, proposals: int) -> Search:
     """Run one search in a temporary folder."""
     from evolve.assets import asset
-    from evolve.baselines.problem import fast_judge
+    from evolve.baselines.problem import table_judge
     from evolve.config import load_config
     from evolve.proposers.offline import OfflineProposer
     from evolve.run import read_seeds
@@ -50,7 +50,7 @@ def search(without: str, seed: int, proposals: int) -> Search:
     config = load_config(asset("configs/quickstart.yaml"), [f"search.proposals={proposals}", f"random_seed={seed}"])
     proposer = OfflineProposer(without=frozenset({without} - {WHOLE}))
     with tempfile.TemporaryDirectory(prefix="evosplit-ablation-") as folder:
-        found = Controller(config, fast_judge(config), proposer, Path(folder), seeds=read_seeds(config)).run()
+        found = Controller(config, table_judge(config), proposer, Path(folder), seeds=read_seeds(config)).run()
     best, leader = found.best, found.leader
     assert best is not None and leader is not None and best.holdout is not None
     shares = (leader.train.oracle_share, best.train.oracle_share, best.holdout.oracle_share)

@@ -4,8 +4,9 @@
     python results/bounds/queue_learner.py
 
 Extremely random trees on the fields of bounds_learner.py and on the SMs' finish times (`cta_queue`, in the kernel's own
-order). Training shapes are predicted out of fold, over whole neighbourhoods; sealed shapes are not read. Writes
-queue_learner.csv, which `evosplit evaluate` prints beside the oracle. Deterministic; CPU only; three minutes.
+order); in static mode, where rows are equal, on the fields alone. Training shapes are predicted out of fold, over whole
+neighbourhoods; sealed shapes are not read. Writes queue_learner.csv, which `evosplit evaluate` prints beside the
+oracle. Deterministic; CPU only; three minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 from bounds_learner import Matrix, Rows, gains_of, gains_with_caps, predictions, rows_of
 from bounds_noise import ratio_interval, shape_logs
 
-from evaluators.data.contract import Gpu, Setting
+from evaluators.data.contract import Gpu, Mode, Setting
 from evaluators.data.launches import Cell
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.dispatch import stock_blocks_per_split, work_view
@@ -32,7 +33,7 @@ from evaluators.sandbox.cta_queue import compiled_queue, cta_queue
 from evaluators.sandbox.queue_library import queue_library
 
 HERE = Path(__file__).parent
-SETTINGS = ("fa3_fwd-metadata-cold", "vllm-metadata-cold")
+SETTINGS = ("fa3_fwd-metadata-cold", "vllm-metadata-cold", "fa3_fwd-static-cold")
 FOLDS = 5
 QUEUE = compiled_queue(queue_library()) if queue_library() else cta_queue
 
@@ -77,17 +78,16 @@ def main() -> None:
     written = []
     for name in SETTINGS:
         table = restrict(read_table(HERE.parent / "tables" / "llama31-70b" / name), (Split.TRAIN, Split.HOLDOUT))
-        rows = with_queue(table, rows_of(table, shape_logs(table)))
+        static = table.setting.mode is Mode.STATIC
+        rows = rows_of(table, shape_logs(table))
+        rows = rows if static else with_queue(table, rows)
         train, holdout = ([r for r in rows if r.logs.kind[0] is s] for s in (Split.TRAIN, Split.HOLDOUT))
         folded, predicted = out_of_fold(train), predictions("trees", train, holdout, 0)
         for split, asked, values in (("train", train, folded), ("holdout", holdout, predicted)):
-            by_how = {
-                "any launch": gains_of(asked, values),
-                "cap by capacity": gains_with_caps("trees", train, folded, asked, values),
-            }
+            by_how = {"any launch": gains_of(asked, values)}
+            if split == "holdout" and not static:  # the cap's learner saw the training shapes
+                by_how["cap by capacity"] = gains_with_caps("trees", train, folded, asked, values)
             for how, gains in by_how.items():
-                if split == "train" and how != "any launch":
-                    continue  # the cap's learner saw these shapes
                 share = ratio_interval(gains, [r.logs.weight * r.logs.oracle for r in asked])
                 written.append((name, split, how, *(f"{v:.5f}" for v in share)))
                 print(*written[-1], flush=True)

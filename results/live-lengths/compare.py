@@ -21,7 +21,7 @@ from evolve.api import open_judge
 HERE = Path(__file__).parent
 PAIRS = {
     "fa3_fwd-metadata-cold": ("../champions/fa3-metadata-evolved.py", "fa3-metadata.py"),
-    "vllm-metadata-cold": ("../champions/vllm-metadata-evolved.py", "vllm-metadata.py"),
+    "vllm-metadata-cold": ("vllm-capacity.py", "vllm-metadata.py"),
 }
 COLUMNS = (
     "setting", "split", "kind", "capacity_share", "lengths_share", "more", "low", "high",

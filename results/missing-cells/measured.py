@@ -29,7 +29,8 @@ from evaluators.data.contract import Decision
 from evaluators.data.launches import Cell
 from evaluators.fa3.interpolation import ShapeCells
 from evaluators.fa3.launch import canonical_launch
-from evaluators.latencies.table import SHAPES, Table, read_table, slice_rows, write_table
+from evaluators.latencies.slices import slice_rows
+from evaluators.latencies.table import SHAPES, Table, read_table, write_table
 from evaluators.targets.fa3 import FA3
 
 HERE = Path(__file__).parent

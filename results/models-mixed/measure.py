@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from evaluators.data.contract import LIVE_SETTINGS
-from evaluators.latencies.table import slice_rows
+from evaluators.latencies.slices import slice_rows
 from evaluators.measure.errors import MeasureError, RecordingError
 from evaluators.measure.pool import open_pool
 from evaluators.measure.recorder import RecordingProgress, record

@@ -6,17 +6,14 @@ Prints, for each run, the version of the rules it was judged by, then its leader
 and holdout as recorded and as scored now; then mean and 95% interval of each pair of arms, in points of the holdout.
 """
 
-import statistics
 import sys
-from itertools import combinations
 from pathlib import Path
 
 import evolve
 from evolve.compare.outcomes import ArmRun, read_arm
+from evolve.compare.report import pair_up
 from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import summarise
-
-T_95 = {3: 4.303, 4: 3.182, 5: 2.776}  # by number of pairs
 
 
 def main(folders: list[Path]) -> None:
@@ -36,17 +33,9 @@ def main(folders: list[Path]) -> None:
             f"{run.holdout_share:.6f},{now.holdout.oracle_share:.6f}"
         )
         runs.append(run)
-    for first, second in combinations(dict.fromkeys(run.arm for run in runs), 2):
-        shares = {(run.arm, run.seed): 100 * run.holdout_share for run in runs}
-        gaps = [
-            shares[first, r.seed] - shares[second, r.seed]
-            for r in runs
-            if r.arm == first and (second, r.seed) in shares
-        ]
-        if len(gaps) in T_95:
-            mean = statistics.mean(gaps)
-            half = T_95[len(gaps)] * statistics.stdev(gaps) / len(gaps) ** 0.5
-            print(f"{first} less {second}: {mean:+.1f} ({mean - half:+.1f}..{mean + half:+.1f})")
+    for pair in pair_up(runs):
+        low, high = 100 * pair.low, 100 * pair.high
+        print(f"{pair.first} less {pair.second}: {100 * pair.mean:+.1f} ({low:+.1f}..{high:+.1f})")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def search(config: str, seed: int, sets: Sequence[str]) -> tuple[Search, list[St
     """
     from evaluators.data.workloads import Split
     from evolve.assets import asset
-    from evolve.baselines.problem import fast_judge
+    from evolve.baselines.problem import table_judge
     from evolve.config import load_config
     from evolve.journal.run_folder import summarise
     from evolve.proposers import Proposer, open_proposer
@@ -83,7 +83,7 @@ def search(config: str, seed: int, sets: Sequence[str]) -> tuple[Search, list[St
 
     run = load_config(asset(config), [*sets, f"random_seed={seed}"])
     started = time.process_time()
-    judge = fast_judge(run)
+    judge = table_judge(run)
     proposer: Proposer = open_proposer(run.proposer)
     if run.constants.every:
         proposer = FittingProposer(proposer, judge, run.constants, islands=run.search.islands)

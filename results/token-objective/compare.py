@@ -4,7 +4,8 @@ Scores: every recorded shape alike (serving); shapes by how often a trace's batc
 attention's time in their decode steps (tokens). Several seeds each; every winner is judged by all three scores on the
 holdout.
 
-    python results/token-objective/compare.py -o FOLDER --seeds 0..2 --proposals 60
+    python results/token-objective/compare.py -o FOLDER --seeds 0..11 --proposals 40
+    python results/token-objective/compare.py --read results/token-objective/winners.csv     # the figures alone
 
 Needs no GPU. Writes winners.csv, a program per winner, and decisions.csv: launches of the first seed's winners.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from pathlib import Path
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.workloads import Split
 from evaluators.judge.judge import Judge
+from evaluators.measure.pairing import t_quantile
 from evolve.config import RunConfig, load_config
 from evolve.run import open_configured_judge, run_search, start_run
 from evolve.traffic import predict_splits
@@ -32,6 +35,7 @@ SCORES: Mapping[str, tuple[str, ...]] = {
 }
 COLUMNS = ("score", "seed", "proposal", *(f"holdout_{s}" for s in SCORES), *(f"regressions_{s}" for s in SCORES),
            "token_speedup", "kernel_speedup")  # fmt: skip
+MEANS = (*COLUMNS[3:6], "token_speedup")
 
 
 def open_judges(trace: str) -> dict[str, Judge]:
@@ -95,15 +99,41 @@ def seeds_of(text: str) -> Sequence[int]:
     return range(int(first), int(last) + 1) if dots else [int(n) for n in text.split(",")]
 
 
+def summary_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """Means by score, and what two scores' winners of the same seed differ by, with the 95% interval of Student's t."""
+    values = {(r["score"], int(str(r["seed"]))): {c: float(str(r[c])) for c in MEANS} for r in rows}
+    seeds = sorted({seed for _, seed in values})
+    lines = []
+    for name in SCORES:
+        means = {c: statistics.fmean(values[name, seed][c] for seed in seeds) for c in MEANS}
+        lines.append(f"{name:16} " + "  ".join(f"{c} {v:.5f}" for c, v in means.items()))
+    if len(seeds) < 2:
+        return lines
+    for one, other in (("tokens", "serving"), ("tokens", "trace"), ("trace", "serving")):
+        found = []
+        for column in MEANS:
+            apart = [values[one, seed][column] - values[other, seed][column] for seed in seeds]
+            half = t_quantile(0.975, len(seeds) - 1) * statistics.stdev(apart) / math.sqrt(len(seeds))
+            found.append(f"{column} {statistics.fmean(apart):+.5f} +- {half:.5f}")
+        lines.append(f"{one} - {other:8} " + "  ".join(found))
+    return lines
+
+
 def main() -> None:
     """Search with every score and seed, then judge all winners by all scores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", type=Path, required=True, help="folder for the results; must not hold any yet")
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("-o", type=Path, help="folder for the results; must not hold any yet")
+    wanted.add_argument("--read", type=Path, metavar="CSV", help="print the figures of a winners.csv, search nothing")
     parser.add_argument("--trace", default="configs/traces/chat.jsonl")
     parser.add_argument("--seeds", type=seeds_of, default=range(3))
     parser.add_argument("--proposals", type=int, default=60)
     parser.add_argument("--runs-dir", default="runs")
     options = parser.parse_args()
+    if options.read:
+        with options.read.open(encoding="utf-8", newline="") as file:
+            print("\n".join(summary_lines(list(csv.DictReader(file)))))
+        return
     options.o.mkdir(parents=True, exist_ok=True)
     judges = open_judges(options.trace)
     first: dict[str, str] = {}
@@ -132,10 +162,7 @@ def main() -> None:
                 file.flush()
                 print(row, flush=True)
     write_decisions(options.o / "decisions.csv", judges, first)
-    for name in SCORES:
-        own = [r for r in rows if r["score"] == name]
-        means = {c: statistics.fmean(float(str(r[c])) for r in own) for c in (*COLUMNS[3:6], "token_speedup")}
-        print(f"{name:8} " + "  ".join(f"{c} {v:.4f}" for c, v in means.items()))
+    print("\n".join(summary_lines(rows)))
 
 
 if __name__ == "__main__":

@@ -55,14 +55,14 @@ def picture(run: Path) -> None:
         part = sorted(
             (int(r["keys"]) // batch, float(r["token_x"]), float(r["low"]), float(r["high"]))
             for r in rows
-            if r["arm"] == "plugin" and int(r["batch"]) == batch
+            if r["arm"] != "stock-again" and int(r["batch"]) == batch
         )
         keys, middle, low, high = zip(*part, strict=True)
         below = [m - lo for m, lo in zip(middle, low, strict=True)]
         above = [hi - m for m, hi in zip(middle, high, strict=True)]
         axis.errorbar(keys, middle, (below, above), marker="o", markersize=3.5, linewidth=1, label=f"batch {batch}")
     axis.axhline(1.0, color="0.4", linewidth=0.8)
-    axis.set(xscale="log", xlabel="keys per sequence", ylabel="vLLM's time per token / with the plugin")
+    axis.set(xscale="log", xlabel="keys per sequence", ylabel="vLLM's time per token / with the change")
     axis.set_xticks([256, 512, 1024, 2048, 4096, 8192], [256, 512, 1024, 2048, 4096, 8192])
     axis.minorticks_off()
     axis.legend(fontsize=7)

@@ -5,6 +5,7 @@ then the same launches inside whole decode steps (`evosplit tpot`'s bench), then
 decision in both arms (A/A), and once more with arm B idling for 0.5% of the step at its end.
 
     python results/tpot/measure.py -o FOLDER            # steps.csv, proof.csv, card.json; 500 s on an H100
+    python results/tpot/measure.py -o FOLDER --gpus 2   # on two GPUs: proof.csv, card.json
     python results/tpot/summarise.py FOLDER             # anywhere: tables, predictions, steps.json, picture
 
 Needs a Hopper GPU and the extras gpu and triton. Rows are written as they come; a shape that fails costs its row.
@@ -16,8 +17,10 @@ import argparse
 import csv
 import gc
 import json
+import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.confirm.confirm import decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Setting
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
 from evaluators.language.gate import parse_program
@@ -34,14 +37,16 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.sandbox.sandbox import Limits
 from evaluators.targets.registry import target_of
 from evaluators.tokens.bench import StepResult, TokenBench
+from evaluators.tokens.crew import check_gpus, opened_steps
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
 from evaluators.tokens.suite import StepSubject, default_cases, step_subjects
 
-SHARDS = (("llama-3.1-70b", 8), ("llama-3.1-8b", 1))
+SMALL = "llama-3.1-8b"
+SHARDS = (("llama-3.1-70b", 8), (SMALL, 1))
 CHAMPIONS = {
     "fa3_fwd": "results/champions/fa3-metadata.py",
     "vllm": "results/champions/vllm-metadata.py",
-    "triton_decode": "seeds/triton_rule.py",
+    "triton_decode": "results/champions/triton-fallback.py",
 }
 MORE_BATCHES = (2, 3, 6, 12, 20, 24)
 MORE_SEQLENS = (384, 512, 640, 768, 1536, 2048, 3000, 6000)
@@ -50,12 +55,17 @@ PROOF_SEQLENS = (256, 512, 640, 1024, 2048, 4096)
 INJECTED = 0.005
 """Share of a step that arm B idles in the second half of the proof."""
 
-KERNEL_ROUNDS = 12
+TAKES, KERNEL_ROUNDS = 4, 5
+"""Kernels are recorded so often, each time over other memory: where inputs land moves a latency by a percent."""
+
+KERNEL_SHARE = 0.15
+"""Share of the time for changed shapes after which no kernel's first take begins; those after it compile nothing."""
+
 SLEEPS, SLEEP_CYCLES = 20, 100_000
 STEP_COLUMNS = (
     "shard", "case", "batch", "seqlen_k", "live_seqlens", "baseline", "program", "kernel_baseline_us",
-    "kernel_program_us", "log_ratio", "low", "high", "verdict", "captures", "capture_sd", "baseline_us", "program_us",
-    "rest_us", "slowed", "trouble",
+    "kernel_program_us", "baseline_takes_us", "program_takes_us", "log_ratio", "low", "high", "verdict", "captures",
+    "capture_sd", "baseline_us", "program_us", "rest_us", "slowed", "trouble",
 )  # fmt: skip
 PROOF_COLUMNS = (
     "shard", "test", "case", "batch", "seqlen_k", "log_ratio", "low", "high", "verdict", "captures", "capture_sd",
@@ -100,17 +110,31 @@ def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: st
     return changed
 
 
-def kernel_latencies(bench: GpuBench, subjects: Sequence[StepSubject]) -> dict[str, tuple[float, float]]:
-    """Median kernel latency of stock and champion by case, microseconds; cases that fail are left out."""
-    found = {}
-    for subject in subjects:
-        try:
-            cells = bench.measure(subject.case.shape, [subject.baseline, subject.program], KERNEL_ROUNDS)["cells"]
-        except MeasureError as error:
-            stop_if_lost(error)
-            continue
-        one, other = (statistics.median(c["latencies_us"]) for c in cells)
-        found[subject.case.id] = (one, other)
+Takes = tuple[list[float], list[float]]
+"""Kernel latencies of stock and champion in microseconds: one median per take."""
+
+
+def kernel_latencies(bench: GpuBench, subjects: Sequence[StepSubject], deadline: float) -> dict[str, Takes]:
+    """Kernels of both arms by case, until the time is up; cases that fail are left out.
+
+    All cases are taken once before any is taken again, so that a case's takes lie apart.
+    """
+    found: dict[str, Takes] = {}
+    left = list(subjects)
+    for take in range(TAKES):
+        for subject in left.copy():
+            if take == 0 and time.monotonic() > deadline:
+                left.remove(subject)
+                continue
+            try:
+                cells = bench.measure(subject.case.shape, [subject.baseline, subject.program], KERNEL_ROUNDS)["cells"]
+            except MeasureError as error:
+                stop_if_lost(error)
+                left.remove(subject)
+                continue
+            takes = found.setdefault(subject.case.id, ([], []))
+            for mine, cell in zip(takes, cells, strict=True):
+                mine.append(statistics.median(cell["latencies_us"]))
     bench.close_shapes()
     return found
 
@@ -133,8 +157,7 @@ def comparison_row(result: StepResult) -> dict[str, Any]:
 
 
 def measure_changed(
-    steps: TokenBench, subjects: Sequence[StepSubject], kernels: dict[str, tuple[float, float]], rows: Rows,
-    deadline: float,
+    steps: TokenBench, subjects: Sequence[StepSubject], kernels: dict[str, Takes], rows: Rows, deadline: float,
 ) -> int:  # fmt: skip
     """Whole steps of every subject until the time is up; how many."""
     done = 0
@@ -147,8 +170,9 @@ def measure_changed(
             "live_seqlens": " ".join(map(str, shape.live_seqlens)), "baseline": json.dumps(subject.baseline.as_row()),
             "program": json.dumps(subject.program.as_row()),
         }  # fmt: skip
-        if subject.case.id in kernels:
-            row["kernel_baseline_us"], row["kernel_program_us"] = kernels[subject.case.id]
+        for arm, takes in zip(("baseline", "program"), kernels.get(subject.case.id, ()), strict=False):
+            row[f"kernel_{arm}_us"] = statistics.fmean(takes)
+            row[f"{arm}_takes_us"] = " ".join(f"{us:.2f}" for us in takes)
         try:
             result = steps.compare(shape, subject.baseline, subject.program)
             row |= {**comparison_row(result), "program_us": result.comparison.program_us}
@@ -185,11 +209,14 @@ def proof_case(shard: Shard, rng: random.Random) -> Case:
     return Case(f"u-b{batch}-k{seqlen}", replace(shard.heads, batch=batch, seqlen_k=seqlen), Split.TEST)
 
 
-def prove(steps: TokenBench, setting: Setting, gpu: Gpu, rows: Rows, deadline: float, rng: random.Random) -> int:
+def prove(
+    compare: Callable[..., StepResult], shard: Shard, setting: Setting, gpu: Gpu, rows: Rows, deadline: float,
+    rng: random.Random,
+) -> int:  # fmt: skip
     """Pairs of a random decision with itself, each once as it is and once with idling; how many shapes."""
     done = 0
     while time.monotonic() < deadline:
-        case = proof_case(steps.shard, rng)
+        case = proof_case(shard, rng)
         actions = target_of(setting).recorded_actions(case.shape, setting, gpu)
         decision, _ = rng.choice(list(actions.values()))
         step_us = 0.0
@@ -197,10 +224,10 @@ def prove(steps: TokenBench, setting: Setting, gpu: Gpu, rows: Rows, deadline: f
             rate = cycles_per_us()
             idle_us = INJECTED * step_us
             started = time.monotonic()
-            row: dict[str, Any] = {"shard": steps.shard.name, "test": test, "case": case.id, "idle_us": idle_us,
+            row: dict[str, Any] = {"shard": shard.name, "test": test, "case": case.id, "idle_us": idle_us,
                                    "batch": case.shape.batch, "seqlen_k": case.shape.seqlen_k}  # fmt: skip
             try:
-                result = steps.compare(case.shape, decision, decision, extra_cycles=round(idle_us * rate))
+                result = compare(case.shape, decision, decision, extra_cycles=round(idle_us * rate))
                 row |= comparison_row(result)
                 step_us = result.comparison.baseline_us
             except MeasureError as error:
@@ -211,6 +238,39 @@ def prove(steps: TokenBench, setting: Setting, gpu: Gpu, rows: Rows, deadline: f
                 break
         done += 1
     return done
+
+
+def largest_proof(shard: Shard) -> DecodeShape:
+    """The largest shape that `proof_case` draws."""
+    return replace(shard.heads, batch=max(PROOF_BATCHES), seqlen_k=max(PROOF_SEQLENS))
+
+
+def end(message: str) -> None:
+    """End this process at once after another GPU failed, for which a kernel may wait for ever."""
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def prove_on_several(options: argparse.Namespace, say: Callable[[str], None]) -> None:
+    """The proof alone, of a model that several GPUs share, with NCCL's all-reduces in the step; the first GPU idles."""
+    started = time.monotonic()
+    setting, shard = LIVE_SETTINGS[options.setting], shard_of(read_model(SMALL), options.gpus)
+    bench = GpuBench(setting, options.seed)
+    check_gpus(options.gpus)
+    gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, target_of(setting).live_sm_margin)
+    options.o.mkdir(parents=True, exist_ok=True)
+    rows = Rows(options.o / "proof.csv", PROOF_COLUMNS)
+    crew = opened_steps(bench, shard, [largest_proof(shard)], seed=options.seed, gpus=options.gpus, on_death=end)
+    with crew as (compare, distinct):
+        say(f"{shard.name}: {options.gpus} GPUs joined, {time.monotonic() - started:.0f} s")
+        until = started + options.seconds
+        done = prove(compare, shard, setting, gpu, rows, until, random.Random(options.seed))
+    card = {
+        "device": bench.device.as_dict(), "gpus": options.gpus, "build": bench.provider.build(),
+        "setting": setting.name, "seed": options.seed, "shapes": done, "seconds": round(time.monotonic() - started),
+        "shards": [{**asdict(shard), "distinct_layers": distinct}],
+    }  # fmt: skip
+    (options.o / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
 
 def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
@@ -234,15 +294,16 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
         ours = time.monotonic() + left / (len(SHARDS) - index)
         shard = shard_of(read_model(model), tp)
         subjects = changed_subjects(shard, setting, gpu, champion)
-        kernels = kernel_latencies(bench, subjects)
+        began = time.monotonic()
+        kernels = kernel_latencies(bench, subjects, began + (ours - began) * options.table_share * KERNEL_SHARE)
+        subjects.sort(key=lambda s: s.case.id not in kernels)
         say(f"{shard.name}: {len(kernels)} kernels timed, {time.monotonic() - started:.0f} s")
-        largest_proof = replace(shard.heads, batch=max(PROOF_BATCHES), seqlen_k=max(PROOF_SEQLENS))
-        shapes = [*(s.case.shape for s in subjects), largest_proof]
+        shapes = [*(s.case.shape for s in subjects), largest_proof(shard)]
         steps = TokenBench(bench, shard, shapes, seed=options.seed)
         half = time.monotonic() + (ours - time.monotonic()) * options.table_share
         done = measure_changed(steps, subjects, kernels, rows, half)
         say(f"{shard.name}: {done} of {len(subjects)} shapes as steps, {time.monotonic() - started:.0f} s")
-        pairs = prove(steps, setting, gpu, proof, ours, rng)
+        pairs = prove(steps.compare, shard, setting, gpu, proof, ours, rng)
         say(f"{shard.name}: {pairs} shapes in the proof, {time.monotonic() - started:.0f} s")
         largest = max(memory_needed(shard, s, setting, gpu) for s in shapes)
         card["shards"].append({**asdict(shard), "distinct_layers": steps.distinct_layers, "largest_bytes": largest})
@@ -261,13 +322,18 @@ def main() -> None:
     parser.add_argument("--table-share", type=float, default=0.45, help="share of a shard's time for changed shapes")
     parser.add_argument("--setting", default="fa3_fwd-metadata-cold", help="fa3_fwd-metadata-cold, vllm-metadata-cold")
     parser.add_argument("--program", help="instead of the setting's champion")
+    parser.add_argument("--gpus", type=int, default=1, help="above 1: the proof alone, of the 8B model on so many GPUs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    measure(options, lambda text: print(text, flush=True))
-    from summarise import summary_lines
+    work = measure if options.gpus == 1 else prove_on_several
+    work(options, lambda text: print(text, flush=True))
+    from summarise import proof_lines, proof_summary, read_rows, summary_lines
 
-    for line in summary_lines(options.o):
-        print(line)
+    several = options.gpus > 1
+    lines = (
+        proof_lines(SMALL, proof_summary(read_rows(options.o / "proof.csv"))) if several else summary_lines(options.o)
+    )
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Setting
 from evaluators.data.launches import AnyDecision
 from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import read_table
@@ -27,14 +28,17 @@ from evaluators.tokens.predict import (
     KernelCall,
     StepModel,
     in_step_cost,
+    kernel_call,
     measured_model,
-    partial_rows,
     roofline_model,
 )
 from evaluators.tokens.shard import Shard
 
 ONE_BATCH = 8
 """Batch of the one step that predictions are made from, where it was measured."""
+
+AGAIN = Path(__file__).with_name("again.csv.gz")
+"""What `again.py` wrote."""
 
 TABLES = Path(__file__).parents[1] / "tables" / "llama31-70b"
 
@@ -87,53 +91,83 @@ class Measured:
         return one, other
 
 
-def measured_rows(folder: Path) -> list[Measured]:
-    """Rows whose kernels and steps were both measured."""
-    setting = LIVE_SETTINGS[json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]]
-    shards, found = shards_of(folder), []
+def setting_of(folder: Path) -> Setting:
+    """Setting of a study."""
+    return LIVE_SETTINGS[json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]]
+
+
+def step_rows(folder: Path) -> list[Measured]:
+    """Rows whose steps were measured; a kernel that was not has the latency NaN."""
+    setting, shards, found = setting_of(folder), shards_of(folder), []
     for row in read_rows(folder / "steps.csv"):
-        if not row["kernel_baseline_us"]:
-            continue
         shard = shards[row["shard"]]
         live = tuple(map(int, row["live_seqlens"].split()))
         shape = replace(shard.heads, batch=int(row["batch"]), seqlen_k=int(row["seqlen_k"]), live_seqlens=live)
         one, other = (target_of(setting).from_row(json.loads(row[arm])) for arm in ("baseline", "program"))
         calls = (
-            KernelCall(float(row[f"kernel_{arm}_us"]), partial_rows(shape, setting, decision, Gpu()))
+            kernel_call(float(row[f"kernel_{arm}_us"] or "nan"), shape, setting, decision, Gpu())
             for arm, decision in (("baseline", one), ("program", other))
         )
         found.append(Measured(row, shard, shape, (one, other), tuple(calls)))  # type: ignore[arg-type]
     return found
 
 
+def measured_rows(folder: Path) -> list[Measured]:
+    """Rows with kernel latencies: those of the study or, where it has none, those that `again.py` recorded."""
+    rows = step_rows(folder)
+    own = [m for m in rows if m.row["kernel_baseline_us"]]
+    others = [m for m in rows if not m.row["kernel_baseline_us"]]
+    return own + with_latencies(others, again_us(AGAIN, folder.resolve().name, "recorded"))
+
+
 def fitted_cost(rows: Sequence[Measured]) -> InStepCost:
-    """What calls cost within steps, by rows of partial outputs; far-off rows count little."""
+    """What calls cost within steps; far-off rows count little."""
     from scipy.optimize import least_squares
 
-    points = [(c.partial_rows, us) for m in rows for c, us in zip(m.calls, m.extra_us, strict=True)]
-    start, low, high = [1.6, 0.6, 150.0], [0.0, 0.0, 1.0], [4.0, 4.0, 5000.0]
-    if any(partial is None for partial, _ in points):
-        start, low, high = [*start, 0.6], [*low, 0.0], [*high, 4.0]
+    points = [(c, us) for m in rows for c, us in zip(m.calls, m.extra_us, strict=True)]
+    kinds = {"fused": any(c.fused for c, _ in points), "combined": any(c.combined for c, _ in points)}
+    # Numbers that nothing here depends on stay at nothing.
+    free = [True, kinds["combined"], True, True, kinds["fused"], kinds["fused"]]
+    start, high = (1.6, 0.3, 1.0, 300.0, 0.5, 0.5), (4.0, 2.0, 4.0, 5000.0, 4.0, 4.0)
+
+    def cost_of(numbers: Sequence[float]) -> InStepCost:
+        given = iter(numbers)
+        return InStepCost(*(float(next(given)) if f else 0.0 for f in free))
 
     def residuals(numbers: Sequence[float]) -> list[float]:
-        cost = InStepCost(*numbers)
-        return [cost.of(partial) - us for partial, us in points]
+        cost = cost_of(numbers)
+        return [cost.of(call) - us for call, us in points]
 
-    found = least_squares(residuals, start, loss="soft_l1", f_scale=0.3, bounds=(low, high))
-    return InStepCost(*map(float, found.x))
+    bounds = ([1.0 if n == 3 else 0.0 for n in range(6) if free[n]], [h for h, f in zip(high, free, strict=True) if f])
+    first = [x for x, f in zip(start, free, strict=True) if f]
+    return cost_of(least_squares(residuals, first, loss="soft_l1", f_scale=0.3, bounds=bounds).x)
 
 
-def recorded_again(folder: Path) -> list[Measured]:
-    """Rows with the kernel latencies that `context.py` recorded in another hour, of the shapes that it has."""
-    with (folder / "context.csv").open(encoding="utf-8", newline="") as file:
-        again = {(r["shard"], r["case"], r["arm"]): float(r["recorded"]) for r in csv.DictReader(file)}
+def again_us(path: Path, study: str, column: str) -> dict[tuple[str, str, str], float]:
+    """Mean over takes of what `again.py` recorded, by shard, case and arm."""
+    takes: dict[tuple[str, str, str], list[float]] = {}
+    if path.exists():
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["study"] == study:
+                    takes.setdefault((row["shard"], row["case"], row["arm"]), []).append(float(row[column]))
+    return {key: statistics.fmean(values) for key, values in takes.items()}
+
+
+def with_latencies(rows: Sequence[Measured], again: Mapping[tuple[str, str, str], float]) -> list[Measured]:
+    """Rows with other kernel latencies, those that have them."""
     found = []
-    for m in measured_rows(folder):
+    for m in rows:
         known = [again.get((m.row["shard"], m.row["case"], arm)) for arm in ("baseline", "program")]
         if None not in known:
             calls = (replace(c, latency_us=us) for c, us in zip(m.calls, known, strict=True))  # type: ignore[arg-type]
             found.append(replace(m, calls=tuple(calls)))  # type: ignore[arg-type]
     return found
+
+
+def recorded_again(folder: Path) -> list[Measured]:
+    """Rows with the kernel latencies that `again.py` recorded on another card."""
+    return with_latencies(step_rows(folder), again_us(AGAIN, folder.resolve().name, "recorded"))
 
 
 def predictions(folder: Path, rows: Sequence[Measured] = ()) -> Iterator[dict[str, Any]]:
@@ -146,7 +180,7 @@ def predictions(folder: Path, rows: Sequence[Measured] = ()) -> Iterator[dict[st
         own = m.shard == first
         cost = fitted_cost([o for o in rows if o.shard == first and o is not m]) if own else whole
         model, batch = one_step(models[m.shard], m.shape.batch, cost), m.shape.batch
-        bare = replace(model, cost=InStepCost(0.0, 0.0, 1.0))
+        bare = replace(model, cost=InStepCost(0.0, 0.0, 0.0, 1.0))
         yield {
             "shard": m.shard.name, "case": m.row["case"], "batch": batch,
             "kernel": m.calls[0].latency_us / m.calls[1].latency_us,
@@ -162,7 +196,7 @@ def predictions(folder: Path, rows: Sequence[Measured] = ()) -> Iterator[dict[st
 
 def from_table(folder: Path, table: Path) -> tuple[int, float, float]:
     """Shapes predicted from a recorded table, the share of them within `BOUND`, and the largest error."""
-    setting = LIVE_SETTINGS[json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]]
+    setting = setting_of(folder)
     recorded = read_table(table)
     source = TableSource(recorded)
     cases = {c.shape: c for c in recorded.cases}
@@ -175,7 +209,7 @@ def from_table(folder: Path, table: Path) -> tuple[int, float, float]:
             known = [source.latency(case, decision).median_us for decision in m.decisions]
         except UnrecordedError:
             continue
-        calls = [KernelCall(us, c.partial_rows) for us, c in zip(known, m.calls, strict=True)]
+        calls = [replace(c, latency_us=us) for us, c in zip(known, m.calls, strict=True)]
         model = one_step(measured_rest(m.shard, every), m.shape.batch, in_step_cost(setting))
         errors.append(abs(model.token_speedup(m.shape.batch, calls[0], calls[1]) - math.exp(float(m.row["log_ratio"]))))
     return len(errors), sum(e <= BOUND for e in errors) / len(errors) if errors else 0.0, max(errors, default=0.0)
@@ -210,6 +244,17 @@ def proof_summary(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
     return found
 
 
+def proof_lines(name: str, tests: dict[str, Any]) -> list[str]:
+    """The figures of a proof as text."""
+    return [
+        f"{name:20} {test:6} {s['pairs']:3} pairs: {s['faster']} faster, {s['slower']} slower, "
+        f"{s['same']} same, {s['unreliable']} unreliable; mean {100 * s['mean_log_ratio']:+.3f}%, "
+        f"captures {s['median_captures']}, scatter {100 * s['median_capture_sd']:.3f}%, "
+        f"half width {100 * s['median_half_width']:.3f}%"
+        for test, s in tests.items()
+    ]
+
+
 def summary(folder: Path) -> dict[str, Any]:
     """All figures of the README."""
     rows, proof = list(predictions(folder)), read_rows(folder / "proof.csv")
@@ -235,8 +280,9 @@ def summary(folder: Path) -> dict[str, Any]:
     measured = measured_rows(folder)
     if measured:
         found["in_step_cost"] = asdict(fitted_cost([m for m in measured if m.shard == measured[0].shard]))
-    if (folder / "context.csv").exists():
-        again = list(predictions(folder, recorded_again(folder)))
+    other = recorded_again(folder)
+    if other:
+        again = list(predictions(folder, other))
         found["recorded_again"] = {}
         for name in shards_of(folder):
             own = [r for r in again if r["shard"] == name]
@@ -253,15 +299,8 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def summary_lines(folder: Path) -> list[str]:
     """The figures as text."""
-    found, lines = summary(folder), []
-    for name, tests in found["proof"].items():
-        for test, s in tests.items():
-            lines.append(
-                f"{name:20} {test:6} {s['pairs']:3} pairs: {s['faster']} faster, {s['slower']} slower, "
-                f"{s['same']} same, {s['unreliable']} unreliable; mean {100 * s['mean_log_ratio']:+.3f}%, "
-                f"captures {s['median_captures']}, scatter {100 * s['median_capture_sd']:.3f}%, "
-                f"half width {100 * s['median_half_width']:.3f}%"
-            )
+    found = summary(folder)
+    lines = [line for name, tests in found["proof"].items() for line in proof_lines(name, tests)]
     for name, s in found["shards"].items():
         low, high = s["attention_share"]
         lines.append(
@@ -273,7 +312,7 @@ def summary_lines(folder: Path) -> list[str]:
             f"{100 * s['without_cost_within_0.3_points']:.0f}%, roofline {100 * s['roofline_within_0.3_points']:.0f}%)"
         )
     for name, t in found.get("recorded_again", {}).items():
-        lines.append(f"{name:20} latencies of another hour: {t['shapes']} shapes, within 0.3 points "
+        lines.append(f"{name:20} latencies of another card: {t['shapes']} shapes, within 0.3 points "
                      f"{100 * t['within_0.3_points']:.0f}% (worst {100 * t['worst_error']:.2f})")  # fmt: skip
     if "from_table" in found:
         t = found["from_table"]

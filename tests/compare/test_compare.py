@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from conftest import Command, require_sandbox
 from json_schemas import check
 from llm_server import reply
 
+from evaluators.measure.pairing import t_quantile
 from evolve.compare.arms import Equal, Operator, arm_config
 from evolve.compare.outcomes import ArmRun
-from evolve.compare.report import pair_up, report_text, summarise_arms, verdict
+from evolve.compare.report import pair_up, report_text, student_t, summarise_arms, verdict
 from evolve.config import parse_config
 from evolve.proposer_config import AgentConfig, OpenAIConfig
 
@@ -122,6 +124,21 @@ def test_a_verdict_needs_pairs_and_an_interval_that_leaves_zero_out() -> None:
     shares = ((0, 0.5, 0.6), (1, 0.6, 0.5), (2, 0.5, 0.55), (3, 0.55, 0.5), (4, 0.5, 0.5))
     (even,) = pair_up([x for seed, one, two in shares for x in (arm("a", seed, one), arm("b", seed, two))])
     assert even.low < 0 < even.high and verdict(even) == "no difference shown"
+
+
+def test_five_pairs_of_one_sign_but_unequal_size_are_no_proof() -> None:
+    # Resampling these gives 0.0004..0.0412, which leaves zero out; Student's t with four degrees of freedom does not.
+    differences = (0.0304, 0.0029, 0.0581, -0.0092, 0.0154)
+    runs = [x for s, d in enumerate(differences) for x in (arm("a", s, 0.9 + d), arm("b", s, 0.9))]
+    (pair,) = pair_up(runs)
+    half = 2.776445 * statistics.stdev(differences) / 5**0.5
+    assert (pair.low, pair.high) == pytest.approx((pair.mean - half, pair.mean + half), abs=1e-5)
+    assert pair.low < 0 and verdict(pair) == "no difference shown"
+
+
+def test_quantiles_of_students_t() -> None:
+    for degrees in (*range(1, 40), 100, 1000):
+        assert student_t(degrees) == pytest.approx(t_quantile(0.975, degrees), abs=2e-4)
 
 
 def test_unequal_spending_is_told() -> None:

@@ -244,10 +244,9 @@ def test_what_is_kept_of_a_third_programs_gain(simulated: None, evosplit: Comman
     assert "of the gain of whole.py is kept there" in text and f"0 of {len(sealed)} sealed shapes" in text
 
 
-@pytest.mark.parametrize(("tokens", "code"), [(1.01, 0), (0.99, 1)])
-def test_confirm_puts_tokens_beside_kernels(
-    simulated: None, monkeypatch: pytest.MonkeyPatch, evosplit: Command, tmp_path: Path, tokens: float, code: int
-) -> None:
+def made_up_steps(monkeypatch: pytest.MonkeyPatch, compare: Callable[[], float]) -> None:
+    """Have steps of Llama-3.1-70B at TP 4 run so many times as fast with the program."""
+
     class MadeUpBench:
         gpu, device = Gpu(), SimpleNamespace(as_dict=lambda: {"name": "a made-up GPU"})
         provider = SimpleNamespace(build=lambda: "none")
@@ -262,6 +261,7 @@ def test_confirm_puts_tokens_beside_kernels(
             assert shard.name == "llama-3.1-70b-tp4"
 
         def compare(self, shape: DecodeShape, a: Decision, b: Decision) -> StepResult:
+            tokens = compare()
             ratio = math.log(tokens)
             interval = StepInterval(ratio, ratio - 1e-3, ratio + 1e-3)
             verdict = Verdict.FASTER if ratio > 0 else Verdict.SLOWER
@@ -270,18 +270,48 @@ def test_confirm_puts_tokens_beside_kernels(
     monkeypatch.setattr("evaluators.measure.bench.GpuBench", MadeUpBench)
     monkeypatch.setattr("evaluators.tokens.crew.TokenBench", MadeUpSteps)
     monkeypatch.setattr("evolve.cli.tokens.tpot.find_spec", lambda name: object())
+
+
+MODEL = ("--set", "traffic.model=llama-3.1-70b", "--set", "traffic.tp=4")
+
+
+@pytest.mark.parametrize(("tokens", "code"), [(1.01, 0), (0.99, 1)])
+def test_confirm_puts_tokens_beside_kernels(
+    simulated: None, monkeypatch: pytest.MonkeyPatch, evosplit: Command, tmp_path: Path, tokens: float, code: int
+) -> None:
+    made_up_steps(monkeypatch, lambda: tokens)
     program = tmp_path / "mine.py"
     program.write_text(PROGRAM)
-    model = ("--set", "traffic.model=llama-3.1-70b", "--set", "traffic.tp=4")
-    result = evosplit("confirm", program, *SETS, *model, "--tokens", "-o", "out", "--json")
+    result = evosplit("confirm", program, *SETS, *MODEL, "--tokens", "-o", "out", "--json")
     assert result.code == code, result.err
     check("confirm", result.json)
     check("tpot", result.json["tokens"])
     assert result.json["verdict"] == "faster"
     assert result.json["tokens"]["verdict"] == ("faster" if tokens > 1 else "slower")
     assert json.loads((tmp_path / "out" / "tokens" / "tpot.json").read_text()) == result.json["tokens"]
-    text = evosplit("confirm", program, *SETS, *model, "--tokens", "-o", "again").out
+    text = evosplit("confirm", program, *SETS, *MODEL, "--tokens", "-o", "again").out
     assert "time per output token\n" in text and "verdict    faster: 1." in text
+
+
+def test_a_gpu_lost_amid_the_steps_keeps_the_kernels_and_the_steps_so_far(
+    simulated: None, monkeypatch: pytest.MonkeyPatch, evosplit: Command, tmp_path: Path
+) -> None:
+    left = 2
+
+    def compare() -> float:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise MeasureError(MeasureErrorKind.LOST, "the GPU stopped answering; what was measured is kept")
+        return 1.01
+
+    made_up_steps(monkeypatch, compare)
+    (tmp_path / "mine.py").write_text(PROGRAM)
+    result = evosplit("confirm", "mine.py", *SETS, *MODEL, "--tokens", "-o", "out")
+    assert result.code == 3 and "what was measured is kept" in result.err and "Traceback" not in result.err
+    assert json.loads((tmp_path / "out" / "confirm.json").read_text())["verdict"] == "faster"
+    rows = [json.loads(line) for line in (tmp_path / "out" / "tokens" / "steps.jsonl").read_text().splitlines()[1:]]
+    assert sum(not r["same_launch"] for r in rows) == 2
 
 
 def test_confirm_against_itself_is_no_improvement(simulated: None, evosplit: Command) -> None:

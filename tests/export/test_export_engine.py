@@ -183,6 +183,18 @@ def test_a_program_of_fa3_is_refused(evosplit: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_rule_for_contiguous_kv_is_none_for_servers(evosplit: Command, tmp_path: Path) -> None:
+    champion = ROOT / "results" / "champions" / "triton-fallback.py"
+    for target in ("vllm-plugin", "sglang-plugin"):
+        result = evosplit("export", champion, "--target", target, "-o", tmp_path / "out")
+        assert result.code == EXIT_NEGATIVE and not (tmp_path / "out").exists()
+        assert "paged shapes by launches that were never measured on pages" in result.err
+        assert "searched-paged.py" in result.err
+    assert evosplit("export", champion, "--target", "triton-python", "-o", tmp_path / "out").code == 0
+    paged = ROOT / "results" / "triton-schedule" / "searched-paged.py"
+    assert evosplit("export", paged, "--target", "vllm-plugin", "-o", tmp_path / "plugin").code == 0
+
+
 def test_a_setting_that_a_program_knows_nothing_of_is_named(evosplit: Command, tmp_path: Path) -> None:
     seed = ROOT / "seeds" / "triton_waves_paged.py"
     result = evosplit("export", seed, "--target", "triton-python", "-o", tmp_path / "out", "--json")

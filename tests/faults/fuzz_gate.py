@@ -86,7 +86,7 @@ def runners() -> tuple[Sandbox, NativeCompiler]:
     setting, shape = SETTINGS["fa3_fwd-metadata-cold"], DecodeShape(3, 2000, 64, 8, live_seqlens=(1, 700, 2000))
     asked = [Question(shape_view(shape, setting), 4, (work_view(shape, setting, 4),))]
     # Programs that run long show nothing new, and many short ones fit into the same time.
-    limits = Limits(time_s=0.2, memory_mb=256)
+    limits = Limits(time_s=0.2, memory_mb=256, time_tries=1)
     return Sandbox(Gpu(), asked, limits), NativeCompiler(Gpu(), asked, limits)
 
 

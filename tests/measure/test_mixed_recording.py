@@ -15,7 +15,8 @@ from simulated_gpu import SimulatedExecutor
 
 from evaluators.data.contract import LIVE_SETTINGS, Gpu, Setting
 from evaluators.data.workloads import MIXED_MODELS, Split, cases_for, heads_text, models_mixed, parse_heads
-from evaluators.latencies.table import merge_slices, read_table
+from evaluators.latencies.slices import merge_slices
+from evaluators.latencies.table import read_table
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pool import Pool
 from evaluators.measure.recorder import recording_cost

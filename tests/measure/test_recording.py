@@ -21,7 +21,8 @@ from evaluators.data.workloads import cases_for
 from evaluators.fa3.actions import recorded_actions
 from evaluators.fa3.dispatch import live_splits, work_view
 from evaluators.fa3.launch import canonical_launch
-from evaluators.latencies.table import TableError, merge_slices, off_the_curve, read_table
+from evaluators.latencies.slices import merge_slices
+from evaluators.latencies.table import TableError, off_the_curve, read_table
 from evaluators.measure.providers.memory import COLD_DISTANCE, live_kv_bytes, plan_copies
 from evaluators.measure.providers.metadata import decode_metadata, rewrite_metadata
 from evaluators.measure.recorder import end_torn_line, finished_cases, slice_cases

@@ -17,7 +17,8 @@ from evaluators.data.contract import Gpu
 from evaluators.data.device import DeviceRecord
 from evaluators.data.workloads import Case, Split, llama31_70b
 from evaluators.latencies.extension import BRIDGE, extended, write_extension
-from evaluators.latencies.table import TableError, merge_slices, read_table, write_table
+from evaluators.latencies.slices import merge_slices
+from evaluators.latencies.table import TableError, read_table, write_table
 from evaluators.triton_decode.actions import recorded_actions
 from evaluators.triton_decode.decision import TritonDecision, variants
 

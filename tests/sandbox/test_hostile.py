@@ -26,7 +26,7 @@ from evaluators.sandbox.sandbox import Limits, Sandbox
 from evaluators.targets.fa3 import FA3
 
 HOSTILE = ROOT / "tests" / "hostile"
-LIMITS = Limits(time_s=0.2, memory_mb=192)
+LIMITS = Limits(time_s=0.2, memory_mb=192, time_tries=1)
 SETTING = SETTINGS["fa3_fwd-metadata-cold"]
 CANARY_TEXT = "canary-8c1f"
 SECRET = "secret-in-the-environment"

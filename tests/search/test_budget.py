@@ -172,7 +172,7 @@ def test_the_command_line_tells_what_was_spent_and_how_to_go_on(evosplit: Comman
     from conftest import seed
 
     sets = ["search.proposals=6", "proposer.model=m", "proposer.api_key_env=TEST_KEY", "proposer.max_tokens=100"]
-    sets += ["budget.prices={m: {input: 2.0, output: 8.0}}", "search.parallel_proposals=1", "budget.usd=0.02"]
+    sets += ["budget.prices={m: {input: 2.0, output: 8.0}}", "search.parallel_proposals=1", "budget.usd=0.04"]
     with serving(Script([reply(f"```python\n{seed('fa3_stock')}```", tokens=(4000, 100))])) as url:
         arguments = [x for s in [*sets, f"proposer.base_url={url}"] for x in ("--set", s)]
         result = evosplit("run", "configs/openai.yaml", *arguments)

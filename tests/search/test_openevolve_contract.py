@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openevolve.config import DatabaseConfig
-from openevolve.database import Program, ProgramDatabase
 
+from evolve.search.openevolve_parts import part
 from evolve.search.population import FEATURES, OrderedSet
+
+DATABASE = part("database")  # every worker collects this file, and the whole package takes half a second
+DatabaseConfig, Program, ProgramDatabase = DATABASE.DatabaseConfig, DATABASE.Program, DATABASE.ProgramDatabase
 
 
 def database(**settings: Any) -> Any:

@@ -115,6 +115,9 @@ def serving(hub: Hub, port: int = 0) -> Iterator[DashboardServer]:
 
 
 def watch(browser: Browser, *, scheme: str = "light", width: int = 1440, height: int = 900) -> Watched:
+    """A page of its own; those of earlier tests are closed, where live ones would go on asking and drawing."""
+    for earlier in browser.contexts:
+        earlier.close()
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
     watched = Watched(context.new_page())
     watched.page.on("console", lambda m: watched.complaints.append(m.text) if m.type in ("error", "warning") else None)

@@ -7,10 +7,11 @@ import os
 import random
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from engine_arm import serve
+from engine_arm import FA3, load_fa3, serve
 
 
 class PretendedArm:
@@ -38,7 +39,10 @@ class PretendedArm:
         return {"probe": {"probe0": [[5, -0.5], [7, -1.0 - self.step_s]]}}
 
 
-json.loads(sys.stdin.readline())
-print(json.dumps({"vllm": "none"}), flush=True)
+library = json.loads(sys.stdin.readline())["library"]
+sys.modules["torch"] = ModuleType("torch")
+if library:
+    load_fa3(library)
+print(json.dumps({"vllm": "none", "fa3": sys.modules[FA3].__file__ if FA3 in sys.modules else None}), flush=True)
 print("evosplit: served", file=sys.stderr)
 serve(PretendedArm(), sys.stdin, sys.stdout)

@@ -19,14 +19,16 @@ from evaluators.tokens.predict import (
     H100_BYTES_PER_US,
     IN_STEP_FA3,
     IN_STEP_TRITON,
+    IN_STEP_VLLM,
+    L2_BYTES,
     InStepCost,
     KernelCall,
     KernelPair,
     RestOrigin,
     StepModel,
     in_step_cost,
+    kernel_call,
     measured_model,
-    partial_rows,
     predict_tokens,
     read_steps,
     roofline_model,
@@ -35,7 +37,7 @@ from evaluators.tokens.shard import SPARE_BYTES, Shard, memory_needed, shard_of
 from evaluators.triton_decode.decision import TritonDecision
 
 SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
-COST = InStepCost(2.0, 1.0, 100.0, 0.5)
+COST = InStepCost(2.0, 0.25, 1.0, 100.0, 0.5, 0.4)
 MODEL = StepModel(SHARD, RestOrigin.MEASURED, ((1, 5000.0), (8, 5400.0), (32, 6000.0)), COST)
 
 
@@ -46,25 +48,35 @@ def test_step_is_rest_and_layers_of_attention() -> None:
     assert MODEL.token_speedup(8, KernelCall(13.0), KernelCall(12.5)) == pytest.approx(6000 / 5980)
     assert MODEL.step_us(8, KernelCall(12.5, 100)) == 5400 + 40 * 15.0  # half of what partial outputs cost
     assert MODEL.attention_us(KernelCall(12.5, 10**9)) == pytest.approx(40 * 15.5)
-    assert MODEL.step_us(8, KernelCall(12.5, None)) == 5400 + 40 * 13.0  # a kernel that combines by itself
+    # A second kernel costs, and what a call of as many bytes as L2 holds finds there is half gone in a recording, too.
+    assert MODEL.attention_us(KernelCall(12.5, 100, combined=True)) == pytest.approx(40 * 15.25)
+    assert MODEL.attention_us(KernelCall(12.5, 100, kv_bytes=L2_BYTES)) == pytest.approx(40 * 14.75)
+    # A kernel that combines by itself.
+    assert MODEL.step_us(8, KernelCall(12.5, fused=True)) == 5400 + 40 * 13.0
+    assert MODEL.attention_us(KernelCall(12.5, 100, fused=True)) == pytest.approx(40 * 13.2)
 
 
-def test_partial_rows_are_those_of_sequences_that_are_split() -> None:
+def test_calls_tell_what_costs_within_steps() -> None:
     setting, gpu = SETTINGS["fa3_fwd-metadata-cold"], Gpu()
     ragged = DecodeShape(3, 4096, 8, 1, live_seqlens=(4096, 100, 704))
     spelled = spelled_out(ragged, setting, Decision(4, None, 0, 6), gpu)
     # Blocks of 176 keys: 24, 1 and 4 of them; six to a split.
     assert canonical_launch(ragged, setting, spelled, gpu).live_splits == (4, 1, 1)
-    assert partial_rows(ragged, setting, spelled, gpu) == 4 * 8
+    assert kernel_call(9.0, ragged, setting, spelled, gpu) == KernelCall(9.0, 32, False, True, 4900 * 512)
     static = SETTINGS["fa3_fwd-static-cold"]
     uniform = DecodeShape(5, 4096, 8, 1)
     for splits, rows in ((1, 0), (3, 5 * 3 * 8)):
-        assert partial_rows(uniform, static, spelled_out(uniform, static, Decision(splits), gpu), gpu) == rows
+        call = kernel_call(9.0, uniform, static, spelled_out(uniform, static, Decision(splits), gpu), gpu)
+        assert (call.partial_rows, call.combined) == (rows, splits > 1)
     triton = LIVE_SETTINGS["triton_decode-metadata-cold"]
-    assert partial_rows(uniform, triton, TritonDecision(8), gpu) is None
+    # Blocks of 64 keys: 64 of a sequence, 8 programs of 8 blocks each.
+    assert kernel_call(9.0, uniform, triton, TritonDecision(8, 8), gpu) == KernelCall(
+        9.0, 5 * 8 * 8, True, False, 5 * 4096 * 512
+    )
     stock = FA3.spelled_out(uniform, setting, FA3.baseline(setting), gpu)
-    assert partial_rows(uniform, triton, TritonDecision(0), gpu) == partial_rows(uniform, setting, stock, gpu)
+    assert kernel_call(9.0, uniform, triton, TritonDecision(0), gpu) == kernel_call(9.0, uniform, setting, stock, gpu)
     assert in_step_cost(triton) is IN_STEP_TRITON and in_step_cost(setting) is IN_STEP_FA3
+    assert in_step_cost(SETTINGS["vllm-metadata-cold"]) is IN_STEP_VLLM
 
 
 def test_rest_between_and_beyond_measured_batches() -> None:

@@ -27,20 +27,21 @@ os.environ["TRITON_INTERPRET"] = "1"
 from conftest import ROOT
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
-from evaluators.data.workloads import Case, Split
 from evaluators.measure import timing
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.measure.providers import BoundLaunch, CallInputs
+from evaluators.measure.providers.memory import CopyPlan
 from evaluators.measure.shape_timer import WrongOutputError, reference
 from evaluators.tokens import bench as bench_module
 from evaluators.tokens.bench import TokenBench
+from evaluators.tokens.predict import KernelCall
 from evaluators.tokens.shard import SPARE_BYTES, Shard
 from evaluators.tokens.step import DecodeStep, random_weights
-from evaluators.tokens.suite import StepSubject
 
 sys.path.append(str(ROOT / "results" / "tpot"))
-import context
+import again
+from summarise import Measured
 
 torch.set_num_threads(1)  # threads that wait for each other take minutes on a busy machine
 
@@ -170,12 +171,20 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_runs(bench: Any) -> 
         steps.compare(DecodeShape(1, 16, 4, 1, 16), Decision(1), Decision(2))
 
 
-def test_what_a_call_costs_between_other_kernels(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_behind_an_eviction_are_told_from_it(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def evict() -> None:
+        for graph in recording:
+            graph.us += 55.0
+
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(timing, "Evictor", lambda gpu: SimpleNamespace(run=lambda: None))
-    subject = StepSubject(Case("c", SHAPE, Split.TEST), Decision(1), Decision(2), same_launch=False)
-    weights, pool = random_weights(SHARD, 2, seed=1, device="cpu"), SimpleNamespace(elements=10**9)
-    rows = context.rows_of(bench, timing.GraphTimer(bench.gpu), SHARD, weights, pool, subject)  # type: ignore[arg-type]
-    for row, kernel_us in zip(rows, (100.0, 80.0), strict=True):
-        for column in ("recorded", "alone", *context.CONTEXTS):
-            assert row[column] == pytest.approx(kernel_us, abs=2.0)
+    monkeypatch.setattr(timing, "Evictor", lambda gpu: SimpleNamespace(run=evict))
+    plan = CopyPlan(again.BEHIND, again.BEHIND, evict=True)
+    bench.shapes = SimpleNamespace(
+        timer=timing.GraphTimer(bench.gpu),
+        fresh_inputs=lambda shape, launches: (plan, bench.provider.make_inputs(shape, SETTING, copies=12, pool=None)),
+    )
+    call = KernelCall(100.0)
+    measured = Measured({"case": "c"}, SHARD, SHAPE, (Decision(1), Decision(2)), (call, call))
+    for row, kernel_us in zip(again.rows_of(bench, measured), (100.0, 80.0), strict=True):
+        assert row["behind"] == pytest.approx(kernel_us, abs=1.0)
+        assert row["recorded"] == pytest.approx(kernel_us, abs=5.0)  # the eviction before a replay is timed here, too

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import gzip
 import json
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from conftest import ROOT
 
-from evaluators.data.contract import Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.workloads import Case, Split
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.tokens.bench import StepResult
 from evaluators.tokens.captures import StepComparison, StepInterval
-from evaluators.tokens.predict import IN_STEP_FA3, IN_STEP_TRITON
+from evaluators.tokens.predict import IN_STEP_FA3, IN_STEP_TRITON, IN_STEP_VLLM, KernelCall
 from evaluators.tokens.shard import Shard
+from evaluators.tokens.suite import StepSubject
 
 sys.path.append(str(ROOT / "results" / "tpot"))
 import measure
@@ -124,6 +128,48 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
         assert slower["mean_log_ratio"] == pytest.approx(-0.005, abs=1e-4)
 
 
+def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Drifting(MadeUpBench):
+        asked: ClassVar[list[int]] = []
+
+        def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+            self.asked.append(shape.batch)
+            take = self.asked.count(shape.batch)
+            return {"cells": [{"latencies_us": (10.0 * (1 + i) + take,) * rounds} for i in range(len(decisions))]}
+
+    setting = LIVE_SETTINGS["fa3_fwd-metadata-cold"]
+    one, other = (Decision(n, None, 0, 1) for n in (1, 2))
+    subjects = [
+        StepSubject(Case(f"b{b}", replace(SHARD.heads, batch=b, seqlen_k=512), Split.TEST), one, other, False)
+        for b in (1, 2)
+    ]
+    bench = Drifting(setting, 0)
+    found = measure.kernel_latencies(bench, subjects, math.inf)  # type: ignore[arg-type]
+    assert bench.asked == [1, 2] * measure.TAKES  # once each before any again
+    assert found["b2"] == ([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
+    assert measure.kernel_latencies(bench, subjects, -math.inf) == {}  # type: ignore[arg-type]
+
+
+def test_the_proof_on_two_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def opened(bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], **options: Any) -> Any:
+        assert shard.tp == options["gpus"] == 2
+        yield MadeUpSteps(bench, shard, shapes, seed=0).compare, 32
+
+    monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
+    monkeypatch.setattr(measure, "opened_steps", opened)
+    monkeypatch.setattr(measure, "check_gpus", lambda count: None)
+    monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
+    monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "0.3", "--gpus", "2"])
+    measure.main()
+    assert json.loads((tmp_path / "card.json").read_text())["shapes"] > 0
+    assert "0 faster, 0 slower" in capsys.readouterr().out
+    tests = summarise.proof_summary(summarise.read_rows(tmp_path / "proof.csv"))
+    assert tests["+0.5%"]["slower"] == tests["+0.5%"]["pairs"] > 0
+
+
 def test_steps_that_follow_the_model_are_predicted(tmp_path: Path) -> None:
     write(tmp_path)
     found: dict[str, Any] = summarise.summary(tmp_path)["shards"][SHARD.name]
@@ -144,7 +190,8 @@ def test_steps_that_do_not_are_counted(tmp_path: Path) -> None:
 def test_what_calls_cost_within_steps_is_fitted(tmp_path: Path) -> None:
     write(tmp_path)
     cost = summarise.fitted_cost(summarise.measured_rows(tmp_path))
-    assert cost.of(0) == pytest.approx(1.5, abs=0.02) and cost.of(1000) == pytest.approx(1.5, abs=0.05)
+    assert cost.of(KernelCall(9.0)) == pytest.approx(1.5, abs=0.02)
+    assert cost.of(KernelCall(9.0, 1000)) == pytest.approx(1.5, abs=0.05)
 
 
 def test_the_shipped_study_is_what_its_readme_says() -> None:
@@ -152,14 +199,11 @@ def test_the_shipped_study_is_what_its_readme_says() -> None:
     again = summarise.summary(ROOT / "results" / "tpot")
     for name, shard in found["shards"].items():
         assert again["shards"][name]["token_speedup"] == pytest.approx(shard["token_speedup"])
-    cost = found["in_step_cost"]
-    assert (IN_STEP_FA3.launch_us, IN_STEP_FA3.partials_us, IN_STEP_FA3.half_rows) == (
-        pytest.approx(cost["launch_us"], abs=0.01), pytest.approx(cost["partials_us"], abs=0.01),
-        pytest.approx(cost["half_rows"], abs=1),
-    )  # fmt: skip
+    assert asdict(IN_STEP_FA3) == pytest.approx(found["in_step_cost"], rel=0.01, abs=0.01)
     triton = json.loads((ROOT / "results" / "tpot" / "triton" / "summary.json").read_text())["in_step_cost"]
-    for name, value in asdict(IN_STEP_TRITON).items():
-        assert value == pytest.approx(triton[name], rel=0.01)
+    assert asdict(IN_STEP_TRITON) == pytest.approx(triton, rel=0.01)
+    vllm = [m for m in summarise.measured_rows(ROOT / "results" / "tpot" / "vllm") if m.shard.tp == 1]
+    assert asdict(IN_STEP_VLLM) == pytest.approx(asdict(summarise.fitted_cost(vllm)), rel=0.01)
     for tests in found["proof"].values():
         aa, injected = tests["A/A"], tests["+0.5%"]
         assert aa["faster"] + aa["slower"] <= 0.05 * aa["pairs"]
@@ -180,6 +224,23 @@ def test_files_beside_the_measurements(tmp_path: Path, monkeypatch: pytest.Monke
     assert {"summary.json", "steps.json", "tokens.png"} <= {p.name for p in tmp_path.iterdir()}
     (step,) = summarise.steps_json(tmp_path)["steps"]
     assert [tuple(r.values()) for r in step["rest"]] == list(REST_US.items())
+
+
+def test_latencies_recorded_again_take_the_place_of_the_study_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    write(folder)
+    again = tmp_path / "again.csv.gz"
+    rows = [f"study,{SHARD.name},c3,{arm},{take},{us + take},{us}" for arm, us in (("baseline", 9.0), ("program", 8.0))
+            for take in range(3)]  # fmt: skip
+    again.write_bytes(gzip.compress("\n".join(["study,shard,case,arm,take,recorded,behind", *rows]).encode()))
+    monkeypatch.setattr(summarise, "AGAIN", again)
+    (found,) = summarise.recorded_again(folder)
+    assert found.row["case"] == "c3" and [c.latency_us for c in found.calls] == [10.0, 9.0]
+    assert summarise.again_us(again, "study", "behind")[SHARD.name, "c3", "program"] == 8.0
+    assert summarise.again_us(again, "other", "behind") == {}
 
 
 def test_rows_are_on_disk_as_they_come(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def confirm(
         str | None, typer.Option("--beside", help="Third program, also measured: what of its gain does PROGRAM keep?")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="New folder for report and picture.")] = None,
-    minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Start no shape after this long.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", min=0, help="Start no shape after this long; steps get as long again."),
+    ] = None,
     fresh: Annotated[
         int | None,
         typer.Option(
@@ -55,7 +58,12 @@ def confirm(
         ),
     ] = None,
     tokens: Annotated[
-        bool, typer.Option("--tokens", help="Then whole decode steps of traffic.model too, as tpot measures them.")
+        bool,
+        typer.Option(
+            "--tokens",
+            help="Then whole decode steps, as tpot measures them, of --set traffic.model=NAME --set traffic.tp=N "
+            "[default: llama-3.1-70b, 8].",
+        ),
     ] = False,
     provider: Annotated[
         str | None, typer.Option("--provider", help="PROGRAM is a bundle; its patched build: a library or a package.")

@@ -15,6 +15,9 @@ from evolve.errors import EXIT_NEGATIVE, UserError
 TABLES = "results/tables/llama31-70b"
 KERNEL = "triton_decode"
 
+UNMEASURED = 0.1
+"""Share of the recorded paged shapes that a rule for servers may decide by launches that nobody measured on pages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -88,7 +91,8 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
         paged_only: True for exports with paged KV alone.
 
     Raises:
-        UserError: the program is valid under none of the settings, or there is no table.
+        UserError: the program is valid under none of the settings, there is no table, or with `paged_only` it chooses
+            launches that were not measured on pages.
         SandboxUnavailable: this system cannot confine programs.
     """
     effects: list[Effect] = []
@@ -111,7 +115,27 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
             hint="its schedule answers (num_splits, block_n, num_warps, num_stages); see seeds/triton_*.py",
             exit_code=EXIT_NEGATIVE,
         )
+    if paged_only:
+        _check_measured(effects)
     return MeasuredEffects(tuple(effects), refused)
+
+
+def _check_measured(effects: Sequence[Effect]) -> None:
+    """Refuse a rule for servers, whose KV is in pages, that was made for other KV.
+
+    Raises:
+        UserError: it decides too many paged shapes by launches that were not measured.
+    """
+    shapes, missing = sum(e.shapes for e in effects), sum(e.missing for e in effects)
+    if missing > UNMEASURED * shapes:
+        raise UserError(
+            f"the program decides {missing:,} of {shapes:,} recorded paged shapes by launches that were never measured "
+            "on pages: it was made for contiguous KV, and such a rule has made vLLM's tokens slower "
+            "(results/tpot/engine-8b-fallback)",
+            hint="search with configs/llama31-70b-triton-paged.yaml, or take results/triton-schedule/searched-paged.py "
+            "(--target triton-python exports for contiguous KV)",
+            exit_code=EXIT_NEGATIVE,
+        )
 
 
 def _tables() -> Sequence[Path]:
