@@ -337,5 +337,5 @@ def test_a_learners_share_stands_beside_the_oracles_where_it_was_studied() -> No
     about = {"workload": "llama31-70b", "weighting": "serving", "setting": "vllm-metadata-cold"}
     (line,) = ceiling_lines(about)
     assert line.endswith(f"[{CEILING}]") and line.count("%") == 2 and "cap by capacity" in line
-    for other in ({"setting": "fa3_fwd-static-cold"}, {"workload": "bsc-160"}, {"weighting": "chat"}):
+    for other in ({"setting": "fa3_fwd-metadata-hot"}, {"workload": "bsc-160"}, {"weighting": "chat"}):
         assert ceiling_lines({**about, **other}) == []
