@@ -37,8 +37,8 @@ types: $(DEV_STAMP)
 
 tests: $(DEV_STAMP)
 	@# One more try: some tests kill or time processes, which a busy machine may upset.
-	@# -rs: what was skipped says what is missing. One worker more than there are cores: a quarter of the time is waiting.
-	$(BIN)/pytest -n $$(($$($(BIN)/python -c 'import os; print(os.cpu_count())') + 1)) --dist loadfile \
+	@# -rs: what was skipped says what is missing. Two workers a core: much of the time is waiting.
+	$(BIN)/pytest -n $$(($$($(BIN)/python -c 'import os; print(os.cpu_count())') * 2)) --dist loadfile \
 		--no-loadscope-reorder --reruns 1 -rs -m "not gpu and not slow"
 
 # More of the same, minutes long: more random programs against their C++, every export target, OpenEvolve as a baseline,

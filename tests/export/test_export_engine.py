@@ -46,6 +46,8 @@ out = prepare(q, k, v, seqlens=seqlens, schedule=schedule, blocks_per_split=bloc
 torch.save(out, "out.pt")
 """
 
+PAGED_WINNER = ROOT / "results" / "triton-schedule" / "searched-paged.py"
+
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
@@ -117,11 +119,9 @@ def test_the_file_brings_the_queue_of_ctas() -> None:
         ("sglang-plugin", "evosplit_sglang", "sglang.srt.plugins"),
     ],
 )
-def test_the_package_is_whole(
-    evosplit: Command, program: Path, tmp_path: Path, target: str, package: str, group: str
-) -> None:
+def test_the_package_is_whole(evosplit: Command, tmp_path: Path, target: str, package: str, group: str) -> None:
     out = tmp_path / "out"
-    assert evosplit("export", program, "--target", target, "-o", out).code == 0
+    assert evosplit("export", PAGED_WINNER, "--target", target, "-o", out).code == 0
     project = tomllib.loads((out / "pyproject.toml").read_text())
     assert project["project"]["entry-points"][group] == {package: f"{package}:register"}
     assert project["tool"]["setuptools"]["packages"] == [package]
@@ -190,9 +190,13 @@ def test_a_rule_for_contiguous_kv_is_none_for_servers(evosplit: Command, tmp_pat
         assert result.code == EXIT_NEGATIVE and not (tmp_path / "out").exists()
         assert "paged shapes by launches that were never measured on pages" in result.err
         assert "searched-paged.py" in result.err
-    assert evosplit("export", champion, "--target", "triton-python", "-o", tmp_path / "out").code == 0
-    paged = ROOT / "results" / "triton-schedule" / "searched-paged.py"
-    assert evosplit("export", paged, "--target", "vllm-plugin", "-o", tmp_path / "plugin").code == 0
+
+
+def test_a_rule_that_is_slower_on_pages_is_none_for_servers(evosplit: Command, tmp_path: Path) -> None:
+    naive = ROOT / "seeds" / "triton_naive.py"
+    result = evosplit("export", naive, "--target", "vllm-plugin", "-o", tmp_path / "out")
+    assert result.code == EXIT_NEGATIVE and not (tmp_path / "out").exists()
+    assert "makes paged decode slower than FA3" in result.err and "0." in result.err
 
 
 def test_a_setting_that_a_program_knows_nothing_of_is_named(evosplit: Command, tmp_path: Path) -> None:

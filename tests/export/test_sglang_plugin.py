@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from installed_engine import engine_marks  # skips where torch or Triton is missing
@@ -29,7 +30,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The exported package, loaded by SGLang itself from its entry point."""
     without_cuda()
     folder = tmp_path_factory.mktemp("plugin") / "out"
-    export_engine("by length", BY_LENGTH, EngineTarget.SGLANG_PLUGIN, folder)
+    with patch("evolve.export.engine.measured.check_for_servers"):  # a rule for tests, slow on purpose
+        export_engine("by length", BY_LENGTH, EngineTarget.SGLANG_PLUGIN, folder)
     installed = folder / "evosplit_sglang-0.1.0.dist-info"  # what pip makes of pyproject.toml
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: evosplit-sglang\nVersion: 0.1.0\n")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from installed_engine import H100, engine_marks  # skips where torch or Triton is missing
@@ -30,7 +31,8 @@ pytestmark = engine_marks("vllm", "0.25.1")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     """The exported package, registered."""
     folder = tmp_path_factory.mktemp("plugin") / "out"
-    export_engine("by length", BY_LENGTH, EngineTarget.VLLM_PLUGIN, folder)
+    with patch("evolve.export.engine.measured.check_for_servers"):  # a rule for tests, slow on purpose
+        export_engine("by length", BY_LENGTH, EngineTarget.VLLM_PLUGIN, folder)
     sys.path.insert(0, str(folder))
     module = importlib.import_module("evosplit_vllm")
     module.register()

@@ -18,6 +18,9 @@ KERNEL = "triton_decode"
 UNMEASURED = 0.1
 """Share of the recorded paged shapes that a rule for servers may decide by launches that nobody measured on pages."""
 
+SLOWER = 0.25
+"""Share of the recorded paged shapes that a rule for servers may make slower by more than 1%, as in patches."""
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -92,7 +95,7 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
 
     Raises:
         UserError: the program is valid under none of the settings, there is no table, or with `paged_only` it chooses
-            launches that were not measured on pages.
+            launches that were not measured on pages, or is slower than FA3.
         SandboxUnavailable: this system cannot confine programs.
     """
     effects: list[Effect] = []
@@ -116,15 +119,16 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
             exit_code=EXIT_NEGATIVE,
         )
     if paged_only:
-        _check_measured(effects)
+        check_for_servers(effects)
     return MeasuredEffects(tuple(effects), refused)
 
 
-def _check_measured(effects: Sequence[Effect]) -> None:
+def check_for_servers(effects: Sequence[Effect]) -> None:
     """Refuse a rule for servers, whose KV is in pages, that was made for other KV.
 
     Raises:
-        UserError: it decides too many paged shapes by launches that were not measured.
+        UserError: it decides too many paged shapes by launches that were not measured, or makes too many slower, or
+            all of a split in the mean.
     """
     shapes, missing = sum(e.shapes for e in effects), sum(e.missing for e in effects)
     if missing > UNMEASURED * shapes:
@@ -134,6 +138,16 @@ def _check_measured(effects: Sequence[Effect]) -> None:
             "(results/tpot/engine-8b-fallback)",
             hint="search with configs/llama31-70b-triton-paged.yaml, or take results/triton-schedule/searched-paged.py "
             "(--target triton-python exports for contiguous KV)",
+            exit_code=EXIT_NEGATIVE,
+        )
+    slower = sum(e.regressions for e in effects)
+    if slower > SLOWER * shapes or any(e.speedup < 1 for e in effects):
+        means = ", ".join(f"{e.speedup:.3f}x ({e.split})" for e in effects)
+        raise UserError(
+            f"the program makes paged decode slower than FA3: {means} in the mean, {slower:,} of {shapes:,} recorded "
+            "shapes slower by more than 1%",
+            hint="export the winner of a search (configs/llama31-70b-triton-paged.yaml), or "
+            "results/triton-schedule/searched-paged.py",
             exit_code=EXIT_NEGATIVE,
         )
 
