@@ -552,8 +552,8 @@ def test_report_command(evosplit: Command, finished_run: FinishedRun, tmp_path: 
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     again = evosplit("report", finished_run.folder)
     assert again.code == 2 and "--force" in again.err
-    assert evosplit("report", finished_run.folder, "--force").code == 0
-    lines = evosplit("report", finished_run.folder, "--timeline", "t.json", "--pictures", "pictures").out
+    options = ("--force", "--timeline", "t.json", "--pictures", "pictures")
+    lines = evosplit("report", finished_run.folder, *options).out
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
         f"{name}.{suffix}" for name in ("search", "lineage", "speedup") for suffix in ("png", "svg", "pdf")

@@ -67,7 +67,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[PrepareBatch]:
         (CHAMPION.read_text(), "fa3-prepare"),
         (EVEN.read_text(), "fa3-prepare"),
         (ABSTAINS.read_text(), "fa3-vllm-prepare"),
-        (VLLM_CHAMPION.read_text(), "fa3-vllm-prepare"),
+        pytest.param(VLLM_CHAMPION.read_text(), "fa3-vllm-prepare", marks=TWIN),
         ((SEEDS / "waves_metadata.py").read_text(), "fa3-sgl-prepare"),
         pytest.param((SEEDS / "waves_vllm.py").read_text(), "fa3-vllm-prepare", marks=TWIN),
         pytest.param(WIDEST_WAVE, "fa3-prepare", marks=TWIN),

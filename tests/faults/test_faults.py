@@ -240,7 +240,7 @@ def test_damaged_files_are_told_or_do_no_harm(finished_run: FinishedRun, tmp_pat
     """A few of what tests/faults/damage.py does; results/damage holds a long campaign."""
     script = ROOT / "tests" / "faults" / "damage.py"
     done = subprocess.run(
-        [sys.executable, script, "--cases", "6", "--seed", "7", "--run", finished_run.folder],
+        [sys.executable, script, "--cases", "4", "--seed", "7", "--run", finished_run.folder],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
