@@ -113,7 +113,7 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(measure, "TokenBench", MadeUpSteps)
     monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "1.5"])
+    monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "4"])
     measure.main()
     with (tmp_path / "steps.csv").open() as file:
         rows = list(csv.DictReader(file))
