@@ -6,10 +6,11 @@ The only conversion of latencies to speed-ups, used by judge, proposers, dashboa
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluators.data.sums import median, total
+from evaluators.data.sums import total
 
 MIN_REGRESSION = 0.01
 """A shape is a regression if slower than the baseline by more than this ..."""
@@ -76,5 +77,5 @@ def gain_of(baseline_us: Sequence[float], candidate_us: Sequence[float]) -> Gain
         1.25
     """
     logs = log_speedups(baseline_us, candidate_us)
-    log_speedup, error = median(logs), standard_error(logs)
+    log_speedup, error = statistics.median(logs), standard_error(logs)
     return Gain(log_speedup, error, is_regression(log_speedup, error))

@@ -1,8 +1,8 @@
-"""Sums that are equal under all versions of Python, since searches depend on the last digit of scores; medians."""
+"""Sums that are equal under all versions of Python, since searches depend on the last digit of scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 
 def total(values: Iterable[float]) -> float:
@@ -11,10 +11,3 @@ def total(values: Iterable[float]) -> float:
     for value in values:
         found += value
     return found
-
-
-def median(values: Sequence[float]) -> float:
-    """Median of at least one value, as `statistics.median`, which takes three times as long for a few rounds."""
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

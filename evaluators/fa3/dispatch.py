@@ -211,8 +211,7 @@ def work_view(shape: DecodeShape, setting: Setting, num_splits: int) -> WorkView
     Sequences without keys, with which captured graphs are padded, count in `batch` alone: nothing is split there. A
     batch without any key is given as one block, and the result has no effect.
     """
-    known = _work_view(shape, setting)
-    return known if known.num_splits == num_splits else replace(known, num_splits=num_splits)
+    return replace(_work_view(shape, setting), num_splits=num_splits)
 
 
 @lru_cache(maxsize=SHAPES_KEPT)

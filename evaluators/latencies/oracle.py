@@ -12,7 +12,6 @@ from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.evaluation import KnownLaunch
 from evaluators.data.gain import Gain, gain_of, log_speedups
 from evaluators.data.launches import AnyDecision, Cell
-from evaluators.data.sums import median
 from evaluators.targets.registry import target_of
 from evaluators.targets.target import ShapeLatencies
 
@@ -38,9 +37,9 @@ def oracle_of(cells: Sequence[Cell]) -> OracleShape:
     halves = [[row[h::2] for row in logs] for h in (0, 1)]
     gains = []
     for choose, score in ((0, 1), (1, 0)):
-        best = max(range(len(cells)), key=lambda i: median(halves[choose][i]))
-        gains.append(median(halves[score][best]))
-    best = max(range(len(cells)), key=lambda i: median(logs[i]))
+        best = max(range(len(cells)), key=lambda i: statistics.median(halves[choose][i]))
+        gains.append(statistics.median(halves[score][best]))
+    best = max(range(len(cells)), key=lambda i: statistics.median(logs[i]))
     return OracleShape(best, statistics.fmean(gains))
 
 
@@ -78,7 +77,9 @@ class ShapeGains:
     def _launches(self) -> tuple[KnownLaunch, ...]:
         shape, setting, gpu = self._of
         return tuple(
-            KnownLaunch(self._target.spelled_out(shape, setting, c.decision, gpu), median(c.latencies_us), gain)
+            KnownLaunch(
+                self._target.spelled_out(shape, setting, c.decision, gpu), statistics.median(c.latencies_us), gain
+            )
             for c, gain in zip(self.cells, self.gains, strict=True)
         )
 

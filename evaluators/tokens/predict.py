@@ -30,7 +30,7 @@ from evaluators.tokens.shard import Shard
 H100_BYTES_PER_US = 3.35e6
 """Peak bandwidth of an H100 SXM (data sheet: 3.35 TB/s); no kernel reaches it."""
 
-L2_BYTES = 50 << 20
+L2_BYTES = Gpu().l2_bytes
 """L2 of an H100."""
 
 
@@ -112,8 +112,9 @@ def in_step_cost(setting: Setting) -> InStepCost:
 
 def kernel_call(latency_us: float, shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> KernelCall:
     """A call by a decision that is spelled out; where a kernel leaves it to FA3, by FA3's own choice."""
-    fused = not isinstance(target_of(setting), Fa3) and decision.num_splits > 0
-    if not fused and not isinstance(target_of(setting), Fa3):
+    fa3 = isinstance(target_of(setting), Fa3)
+    fused = not fa3 and decision.num_splits > 0
+    if not (fa3 or fused):
         setting = replace(setting, provider="vllm" if setting.paged else "fa3_fwd")
         decision = FA3.spelled_out(shape, setting, FA3.baseline(setting), gpu)
     live = target_of(setting).launch(shape, setting, decision, gpu).live_splits

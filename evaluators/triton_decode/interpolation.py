@@ -6,12 +6,12 @@ interpolated, which is smoother than the curve itself. No interpolated latency i
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from evaluators.data.contract import DecodeShape, Setting
 from evaluators.data.launches import Cell, Latency
-from evaluators.data.sums import median
 from evaluators.triton_decode.actions import main_variants
 from evaluators.triton_decode.decision import MAX_BLOCKS_PER_SPLIT, MAX_NUM_SPLITS, KernelVariant, TritonDecision
 from evaluators.triton_decode.launch import canonical_launch, spelled_out
@@ -29,7 +29,7 @@ def _neighbours(known: Sequence[int], wanted: int) -> tuple[int | None, int | No
 
 
 def _ratio(one: Rounds, other: Rounds) -> float:
-    return median(one) / median(other)
+    return statistics.median(one) / statistics.median(other)
 
 
 def along(
@@ -82,7 +82,7 @@ class ScheduleLatencies:
             decision = cell.decision
             if isinstance(decision, TritonDecision) and decision.num_splits:
                 self._caps.setdefault(decision.variant, set()).add(self._cap(decision))
-        self._best_us = min(map(median, self._by_launch.values()), default=0.0)
+        self._best_us = min(map(statistics.median, self._by_launch.values()), default=0.0)
         self._main = {v.block_n: v for v in main_variants(setting.page_size)}
 
     def _cap(self, decision: TritonDecision) -> int:
@@ -115,7 +115,7 @@ class ScheduleLatencies:
             near = self._of_uniform(decision.variant, live)
         if near is None:
             return None
-        slower = max(1.0, self._best_us / median(near))
+        slower = max(1.0, self._best_us / statistics.median(near))
         return Latency(tuple([us * slower for us in near]), interpolated=True)
 
     def _base(self, variant: KernelVariant) -> KernelVariant | None:

@@ -11,15 +11,13 @@ from evaluators.data.status import Status
 from evaluators.judge.judge import Judge, open_judge
 from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
+from evolve.export.evidence.harm import SLOWER_SHARE
 
 TABLES = "results/tables/llama31-70b"
 KERNEL = "triton_decode"
 
 UNMEASURED = 0.1
 """Share of the recorded paged shapes that a rule for servers may decide by launches that nobody measured on pages."""
-
-SLOWER = 0.25
-"""Share of the recorded paged shapes that a rule for servers may make slower by more than 1%, as in patches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +139,7 @@ def check_for_servers(effects: Sequence[Effect]) -> None:
             exit_code=EXIT_NEGATIVE,
         )
     slower = sum(e.regressions for e in effects)
-    if slower > SLOWER * shapes or any(e.speedup < 1 for e in effects):
+    if slower > SLOWER_SHARE * shapes or any(e.speedup < 1 for e in effects):
         means = ", ".join(f"{e.speedup:.3f}x ({e.split})" for e in effects)
         raise UserError(
             f"the program makes paged decode slower than FA3: {means} in the mean, {slower:,} of {shapes:,} recorded "
