@@ -12,14 +12,18 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import target_of
 from evolve.assets import asset
-from evolve.baselines.best_of_n import best_of_n
+from evolve.baselines.methods import (
+    best_of_n,
+    evosplit_fitted,
+    evosplit_search,
+    policy_coordinate,
+    policy_optuna,
+    random_search,
+    table_oracle,
+)
 from evolve.baselines.openevolve_run import openevolve_run
-from evolve.baselines.parametrised import policy_coordinate, policy_optuna
 from evolve.baselines.problem import Problem, table_judge
-from evolve.baselines.random_search import random_search
 from evolve.baselines.report import MethodRun, write_report
-from evolve.baselines.search import evosplit_fitted, evosplit_search
-from evolve.baselines.table_oracle import table_oracle
 from evolve.baselines.tally import ComparisonBudget, Tally
 from evolve.cli.common import emit, measured_how, result_printer, say
 from evolve.config import RunConfig, load_config

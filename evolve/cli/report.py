@@ -13,13 +13,11 @@ from evolve.dashboard.views.candidate import candidate
 from evolve.dashboard.views.compare import compare
 from evolve.dashboard.views.documents import VIEWS, Document
 from evolve.dashboard.views.grid import grid, replay
-from evolve.dashboard.views.lineage import lineage
-from evolve.dashboard.views.overview import overview
+from evolve.dashboard.views.lineage import lineage, story
+from evolve.dashboard.views.overview import overview, runs
 from evolve.dashboard.views.reader import RunReader, winner_of
 from evolve.dashboard.views.recording import Recording
-from evolve.dashboard.views.runs import runs
 from evolve.dashboard.views.shapes import recording_of, shapes
-from evolve.dashboard.views.story import story
 from evolve.errors import UserError
 from evolve.journal.run_folder import find_run, run_labels
 

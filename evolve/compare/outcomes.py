@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.data.status import Status
-from evolve.baselines.parametrised import policy_coordinate
+from evolve.baselines.methods import policy_coordinate
 from evolve.baselines.problem import Problem
 from evolve.baselines.tally import ComparisonBudget, Tally
 from evolve.compare.arms import PLENTY, Operator

@@ -12,13 +12,11 @@ from typing import Any
 from evolve.dashboard.views.candidate import candidate
 from evolve.dashboard.views.documents import Document, ListedRun, Runs
 from evolve.dashboard.views.grid import GridReplay, grid, replay
-from evolve.dashboard.views.lineage import lineage
-from evolve.dashboard.views.overview import overview
+from evolve.dashboard.views.lineage import lineage, story
+from evolve.dashboard.views.overview import overview, run_line
 from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.recording import Recording
-from evolve.dashboard.views.runs import run_line
 from evolve.dashboard.views.shapes import recording_of, shapes
-from evolve.dashboard.views.story import story
 from evolve.dashboard.views.timeline import timeline
 from evolve.errors import UserError
 from evolve.journal.run_folder import run_folders, run_labels

@@ -17,8 +17,7 @@ from evolve.reports.bsc_material import (
     Material,
     peer_rows,
 )
-from evolve.reports.bsc_tables import ablation, boundary, prose, reading, rows, sweep, table, times, us
-from evolve.reports.bsc_tokens import tokens
+from evolve.reports.bsc_tables import ablation, boundary, prose, reading, rows, sweep, table, times, tokens, us
 
 LAYERS = 80
 """Decoder layers of Llama-3.1-70B (its published configuration): attention calls per output token."""

@@ -16,7 +16,7 @@ from llm_server import reply
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import open_judge
 from evaluators.sandbox.sandbox import Limits
-from evolve.dashboard.bundle import block, pack_candidates
+from evolve.dashboard.report import block, pack_candidates
 from evolve.dashboard.views.candidate import candidate, candidates
 from evolve.dashboard.views.overview import overview
 from evolve.dashboard.views.reader import RunReader

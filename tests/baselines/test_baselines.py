@@ -17,8 +17,8 @@ from evaluators.data.workloads import Split, Weighting
 from evaluators.judge.judge import Judge, open_judge
 from evaluators.language.gate import parse_program
 from evaluators.sandbox.sandbox import Limits
+from evolve.baselines.methods import random_program
 from evolve.baselines.problem import Counted
-from evolve.baselines.random_search import random_program
 from evolve.baselines.report import MethodRun, read_report, summarise, write_report
 from evolve.baselines.tally import ComparisonBudget, ComparisonBudgetSpent, Standing, Tally
 from evolve.cli.baselines import METHODS

@@ -22,12 +22,10 @@ from evolve.dashboard.views.candidate import candidate, constants_moved
 from evolve.dashboard.views.compare import compare, config_changes
 from evolve.dashboard.views.documents import VIEWS, dashboard_schema
 from evolve.dashboard.views.grid import grid, replay
-from evolve.dashboard.views.lineage import lineage
-from evolve.dashboard.views.overview import overview, settings_of
+from evolve.dashboard.views.lineage import lineage, story
+from evolve.dashboard.views.overview import overview, runs, settings_of
 from evolve.dashboard.views.reader import RunReader
-from evolve.dashboard.views.runs import runs
 from evolve.dashboard.views.shapes import recording_of, shapes
-from evolve.dashboard.views.story import story
 from evolve.dashboard.views.timeline import timeline
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, open_journal

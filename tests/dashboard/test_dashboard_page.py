@@ -16,9 +16,8 @@ from dashboard_runs import HOSTILE, write_run
 
 from evaluators.data.status import Status
 from evaluators.judge.judge import Judge
-from evolve.dashboard.bundle import block, pack_candidates
 from evolve.dashboard.page import MODULES, VENDORED, page, policy, script, static, style
-from evolve.dashboard.report import report
+from evolve.dashboard.report import block, pack_candidates, report
 from evolve.dashboard.views.candidate import candidate, candidates
 from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.shapes import recording_of

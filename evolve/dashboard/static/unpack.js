@@ -1,4 +1,4 @@
-// The other half of bundle.py: blocks of base64 and gzip back to documents.
+// The other half of report.py: blocks of base64 and gzip back to documents.
 
 export async function readBlock(id) {
   const element = document.getElementById(id);

@@ -1,8 +1,11 @@
-"""The lineage: all proposals with parents and islands, and the path to the winner."""
+"""The lineage: all proposals with parents and islands, the path to the winner, and what changed along it."""
 
 from __future__ import annotations
 
-from evolve.dashboard.views.documents import Lineage, Node
+import difflib
+
+from evolve.dashboard.views.candidate import constants_moved
+from evolve.dashboard.views.documents import Lineage, Node, Story, StoryStep
 from evolve.dashboard.views.grid import GridReplay
 from evolve.dashboard.views.reader import RunReader, leader_of, winner_of
 
@@ -32,3 +35,22 @@ def ancestry(nodes: list[Node], index: int | None) -> list[int]:
         path.append(index)
         index = parents[index]
     return path[::-1]
+
+
+def story(reader: RunReader) -> Story:
+    """Document of the winner's path; without steps before the first score."""
+    winner = winner_of(reader.nodes)
+    steps = []
+    before = ""
+    for index in ancestry(reader.nodes, winner["id"] if winner else None):
+        source = reader.full(index)["source"]
+        added, removed = _lines_changed(before, source) if before else (0, 0)
+        steps.append(StoryStep(id=index, added=added, removed=removed, constants=constants_moved(before, source)))
+        before = source
+    return Story(view="story", run=reader.name, steps=steps)
+
+
+def _lines_changed(before: str, after: str) -> tuple[int, int]:
+    blocks = difflib.SequenceMatcher(None, old := before.splitlines(), new := after.splitlines(), autojunk=False)
+    kept = sum(block.size for block in blocks.get_matching_blocks())
+    return len(new) - kept, len(old) - kept
