@@ -207,34 +207,32 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def _known_keys(model: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
-    """Keys of the section that `path` leads to."""
-    sections: dict[str, list[type[BaseModel]]] = {
-        "judge": [JudgeConfig],
-        "measure": [MeasureConfig],
-        "traffic": [TrafficConfig],
-        "sandbox": [SandboxConfig],
-        "proposer": list(get_args(ProposerConfig)),
-        "prompts": [PromptsConfig],
-        "budget": [BudgetConfig],
-        "search": [SearchConfig],
-        "constants": [ConstantsConfig],
-    }
-    models = sections.get(str(path[0]), [model]) if len(path) > 1 else [model]
-    if path[:2] == ("search", "stop") and len(path) > 2:
-        models = [StopConfig]
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """Models that the annotation of a field names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for part in get_args(annotation) for m in _sections(part)]
+
+
+def _known_keys(path: tuple[str | int, ...]) -> list[str]:
+    """Keys of the section that holds the last part of `path`, as pydantic reports it: with a proposer's kind."""
+    models: list[type[BaseModel]] = [RunConfig]
+    for part in path[:-1]:
+        of_kind = [m for m in models if "kind" in m.model_fields and m.model_fields["kind"].default == part]
+        within = [s for m in models if part in m.model_fields for s in _sections(m.model_fields[str(part)].annotation)]
+        models = of_kind or within or models  # the last: an index, or a name that the user chose
     return [key for m in models for key in m.model_fields]
 
 
 def _explain(error: ValidationError) -> tuple[str, str]:
-    """Message and hint for the first problem."""
-    first = error.errors()[0]
+    """Message and hint for the first problem; a misspelt key is told before the one that it should have been."""
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = first["loc"]
     if path[:1] == ("proposer",) and len(path) > 1:
         path = (path[0], *path[2:])  # pydantic inserts the kind, which is not a key
     where = ".".join(map(str, path)) or "config"
     if first["type"] == "extra_forbidden":
-        return f"{where}: unknown key", _nearest(str(path[-1]), _known_keys(RunConfig, path), "keys")
+        return f"{where}: unknown key", _nearest(str(path[-1]), _known_keys(first["loc"]), "keys")
     if first["type"] == "union_tag_invalid":
         return f"{where}.kind: unknown {first['ctx']['tag']!r}", _nearest(str(first["ctx"]["tag"]), KINDS, "kinds")
     if first["type"] == "union_tag_not_found":

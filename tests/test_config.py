@@ -31,6 +31,9 @@ def failure(data: dict[Any, Any]) -> UserError:
         ({"sandbox": {"times": 1}}, "sandbox.times", "time_s"),
         ({"proposer": {"kind": "openai", "model": "m", "base_ulr": "u"}}, "proposer.base_ulr", "base_url"),
         ({"proposer": {"kind": "offline", "withuot": []}}, "proposer.withuot", "without"),
+        ({"proposer": {"kind": "openai", "models": [{"nmae": "m"}]}}, "proposer.models.0.nmae", "name"),
+        ({"budget": {"prices": {"m": {"inptu": 1, "output": 2}}}}, "budget.prices.m.inptu", "input"),
+        ({"search": {"stop": {"socre": 1}}}, "search.stop.socre", "score"),
     ],
 )
 def test_unknown_keys_name_the_nearest_known(data: dict[str, Any], key: str, near: str) -> None:
@@ -42,6 +45,8 @@ def test_unknown_keys_name_the_nearest_known(data: dict[str, Any], key: str, nea
 def test_an_unknown_key_like_nothing_known_lists_what_is() -> None:
     hint = failure({"search": {"zzz": 1}}).hint
     assert "known keys" in hint and "proposals" in hint
+    # A key of other kinds of proposers is none of this one's.
+    assert failure({"proposer": {"kind": "manual", "timeout_s": 1}}).hint == "known keys: kind, model, poll_s"
 
 
 def test_a_key_named_like_a_proposer_is_unknown_at_the_top() -> None:

@@ -19,7 +19,7 @@ from itertools import groupby
 import numpy as np
 
 from evaluators.data.contract import Decision, DecodeShape, Gpu, Mode, Setting
-from evaluators.data.errors import UserError
+from evaluators.data.errors import EXIT_MISSING, UserError
 from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import recorded_actions
@@ -246,7 +246,8 @@ def fit_model(works: Sequence[LaunchWork], latencies_us: Sequence[float]) -> Lat
     try:
         from scipy.optimize import least_squares
     except ImportError as error:
-        raise UserError("simulating needs scipy", hint="pip install 'evosplit[simulate]'") from error
+        hint = "pip install 'evosplit[simulate]'"
+        raise UserError("simulating needs scipy", hint=hint, exit_code=EXIT_MISSING) from error
     columns, logs = _columns(works), np.log(np.array(latencies_us))
     start = np.log(np.array([getattr(LatencyModel(), f.name) for f in fields(LatencyModel)]))
     # least_squares applies one loss to all residuals: the prior's are small, where the loss is the square.

@@ -141,9 +141,12 @@ def _format_of(names: Iterable[str], where: str) -> TraceFormat:
     for kind, layout in LAYOUTS.items():
         if known.issuperset(layout.fields):
             return kind
-    expected = "; ".join(", ".join(layout.fields) for layout in LAYOUTS.values())
-    raise UserError(f"{where}: no trace of requests; found {', '.join(sorted(filter(None, known))) or 'nothing'}",
-                    hint=f"expected one of: {expected}")  # fmt: skip
+    found = ", ".join(sorted(filter(None, known))) or "nothing"
+    raise UserError(f"{where}: no trace of requests; found {found}", hint=_expected())
+
+
+def _expected() -> str:
+    return "expected one of: " + "; ".join(", ".join(layout.fields) for layout in LAYOUTS.values())
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -209,7 +212,7 @@ def read_trace(path: Path, *, limit: int | None = None) -> Trace:
         if limit is not None and len(found) >= limit:
             break
     if kind is None or not found:
-        raise UserError(f"{path} holds no request with a prompt and an answer")
+        raise UserError(f"{path} holds no request with a prompt and an answer", hint=_expected())
     found.sort(key=lambda r: r.arrival_s)
     first = found[0].arrival_s
     moved = (ServedRequest(r.arrival_s - first, r.prompt_tokens, r.output_tokens) for r in found)

@@ -111,6 +111,14 @@ def test_mistakes_are_told(evosplit: Command, arguments: list[str], said: str) -
     assert done.code == 2 and said in done.err and "Traceback" not in done.err
 
 
+def test_a_missing_key_is_told_before_a_folder_is_made(
+    evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    done = evosplit("compare", "--operators", "oneshot", "-o", "compared")
+    assert done.code == 3 and "OPENAI_API_KEY is not set" in done.err and not (tmp_path / "compared").exists()
+
+
 def arm(name: str, seed: int, share: float) -> ArmRun:
     return ArmRun(name, seed, "m", share, share, 1.0, 0, 24, 30, 100, 0.1, 3, 1, 0)
 

@@ -180,6 +180,7 @@ def test_tune_from_trace_to_certificate(evosplit: Command, tmp_path: Path) -> No
         (("--trace", "none.jsonl"), 2, "none.jsonl"),
         (("--target", "fa3"), 2, "the target fa3 needs --source"),
         (("--target", "nope"), 2, "nope"),
+        (("--target", "vllm-plugin"), 2, "exports programs of the Triton kernel"),
         (("--certify", "2"), 2, "between 0 and 1"),
     ],
 )

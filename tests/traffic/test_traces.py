@@ -98,6 +98,13 @@ def test_mistakes_name_the_line(tmp_path: Path, text: str, message: str) -> None
         parse(tmp_path, text)
 
 
+@pytest.mark.parametrize("text", ["", "hello\n", '{"a": 1}\n'])
+def test_a_file_without_requests_is_told_what_a_request_has(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(tmp_path, text)
+    assert "arrival_s, prompt_tokens, output_tokens" in error.value.hint
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file"):
         read_trace(tmp_path / "none")

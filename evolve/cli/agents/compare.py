@@ -17,7 +17,7 @@ from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME
 from evolve.journal.run_folder import find_run, summarise
-from evolve.run import held_config, resume_run, run_search, start_run
+from evolve.run import held_config, open_configured_proposer, resume_run, run_search, start_run
 
 PLAN, RUNS = "plan.json", "runs"
 
@@ -38,7 +38,7 @@ def compare_command(
 ) -> int:
     """Run the arms, or go on where an earlier call stopped, and write the report."""
     config = load_config(asset(str(config_path)), sets)
-    arms, equally = [_named(name) for name in operators.split(",") if name], _equal(equal)
+    arms, equally = list(dict.fromkeys(_named(name) for name in operators.split(",") if name)), _equal(equal)
     if Operator.PARAMETRISED in arms and equally is Equal.DOLLARS:
         raise UserError("the parametrised arm costs no dollars", hint="--equal evaluations, or leave it out")
     if not arms and not added:
@@ -50,6 +50,8 @@ def compare_command(
     configs = {  # built before the first run costs anything
         (arm, seed): arm_config(config, arm, seed, equal=equally, amount=amount) for arm in searches for seed in seeds
     }
+    if configs:  # a key that is missing is told before a folder is made
+        open_configured_proposer(next(iter(configs.values())))
     plan = {"config": config.dump_yaml(), "equal": equally.value, "amount": amount}
     _claim(output, plan)
     runs: list[ArmRun] = []

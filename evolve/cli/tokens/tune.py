@@ -23,7 +23,7 @@ from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
 from evolve.export.bundle.bundle import check_output
 from evolve.export.bundle.export import WrittenBundle, check_certify, export_program, read_winner
 from evolve.export.certify.curve import curve_lines
-from evolve.export.targets.targets import TargetKind, target_named
+from evolve.export.targets.targets import EngineTarget, TargetKind, target_named
 from evolve.run import run_search, start_run
 from evolve.traffic import OpenedTraffic, open_traffic
 
@@ -62,6 +62,11 @@ class TuneOptions:
 def tune_command(options: TuneOptions, *, as_json: bool) -> int:
     """Search, certify, export; exit code 1 if no rule could be certified, or that of a search that stopped."""
     config = tuned_config(options)
+    if options.target in list(EngineTarget):
+        raise UserError(
+            f"tune certifies launches of FA3, and {options.target} exports programs of the Triton kernel",
+            hint="evosplit run configs/llama31-70b-triton-paged.yaml, then evosplit export RUN",
+        )
     target = target_named(options.target)
     check_certify(target, options.certify)
     if (options.source is None) is (target.kind is not TargetKind.PYTHON):
