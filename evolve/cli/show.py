@@ -30,7 +30,8 @@ def ls_command(runs_dir: Path, *, as_json: bool) -> int:
         emit({"runs": [summary_json(r) for r in runs], "unreadable": problems})
         return EXIT_USAGE if unreadable else 0
     if runs:
-        print_table(runs_table(runs, runs_dir), stdout_console())
+        console = stdout_console()
+        print_table(runs_table(runs, runs_dir, console.width), console)
     for path, error in unreadable.items():
         say(f"{path.relative_to(runs_dir)}  cannot be read: {plain(str(error))}")
     if not runs and not unreadable:

@@ -27,6 +27,9 @@ STATE_STYLES = {
 }
 RATIONALE_CHARS = 200
 
+BESIDE_NAMES = 60
+"""Columns that a line of `ls` takes beside a run's name, with the start."""
+
 
 def stdout_console() -> Console:
     """Console for results: coloured and as wide as the terminal, or plain and unbounded in a pipe."""
@@ -50,20 +53,26 @@ def _table(**options: bool) -> Table:
     return Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold", **options)  # type: ignore[arg-type]
 
 
-def runs_table(runs: Sequence[RunSummary], runs_dir: Path) -> Table:
-    """Runs with state, start, proposals, the winner's scores and cost; the latest first, as in the dashboard."""
+def runs_table(runs: Sequence[RunSummary], runs_dir: Path, width: int) -> Table:
+    """Runs with state, start, proposals, the winner's scores and cost; the latest first, as in the dashboard.
+
+    Names are what other verbs take: where they would not fit into one line, the start is left out, which they end with.
+    """
     table = _table()
     table.add_column("run", overflow="fold")
-    for name in ("state", "started", "done", "winner", "holdout", "oracle", "cost"):
+    names = {run.path: plain(run.path.relative_to(runs_dir).as_posix()) for run in runs}
+    roomy = max(map(len, names.values()), default=0) + BESIDE_NAMES <= width
+    for name in ("state", *(("started",) if roomy else ()), "done", "winner", "holdout", "oracle", "cost"):
         justify: JustifyMethod = "left" if name in ("state", "started") else "right"
         table.add_column(name, justify=justify, no_wrap=True)
     for run in sorted(runs, key=lambda r: -r.created_at):
         best = run.best
         held = (best.holdout or best.train) if best else None
+        started = time.strftime("%m-%d %H:%M", time.localtime(run.created_at)) if run.created_at else ""
         table.add_row(
-            plain(run.path.relative_to(runs_dir).as_posix()),
+            names[run.path],
             Text(run.state, style=STATE_STYLES.get(run.state, "")),
-            time.strftime("%m-%d %H:%M", time.localtime(run.created_at)) if run.created_at else "",
+            *((started,) if roomy else ()),
             f"{run.proposals}/{run.wanted}",
             f"#{best.id}" if best else "",
             f"{held.score:.4f}" if held else "",

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 from conftest import ON_SMALL, PATIENCE_S, ROOT, SMALL_TABLE, Command, FinishedRun
+from rich.console import Console
 
 from evolve.journal.journal import open_journal
+from evolve.journal.run_folder import summarise
+from evolve.reports.run_tables import runs_table
 
 STOCK = ROOT / "seeds" / "fa3_stock.py"
 QUICKSTART = "configs/quickstart.yaml"
@@ -31,6 +34,16 @@ def test_run_leaves_winner_and_picture(finished_run: FinishedRun) -> None:
     assert f"winner     {finished_run.folder}/best.py" in said
     assert f"picture    {finished_run.folder}/speedup.png" in said
     assert "4/4" in said
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_ls_breaks_no_name_that_it_has_room_for(finished_run: FinishedRun, width: int) -> None:
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(runs_table([summarise(finished_run.folder)], finished_run.folder.parent, width))
+    header, line, *rest = captured.get().splitlines()
+    assert line.startswith(f"{finished_run.folder.name} ") and "finished" in line and not rest
+    assert ("started" in header) is (width == 120)
 
 
 def test_run_says_how_far_its_winner_carries(finished_run: FinishedRun, evosplit: Command) -> None:
