@@ -75,6 +75,12 @@ MISTAKES = [
     (["run", QUICKSTART, "--set"], 2, "--set", "evosplit --help"),
     (["show", "last", "x"], 2, "ID", "evosplit show --help"),
     (["evaluate", "folder"], 2, "folder cannot be read", "RUN#ID"),
+    (
+        ["confirm", str(ROOT / "results/bundles/fa3-static")],
+        2,
+        "cannot be read",
+        "fa3-static/program.py; confirm --provider",
+    ),
     (["evaluate", "bytes.py"], 2, "UTF-8", ""),
     (["record", "--workload", "other", "--dry-run"], 2, "unknown workload 'other'", "llama31-70b"),
     (["record", "--setting", "other"], 2, "unknown setting 'other'", "fa3_fwd-metadata-cold"),
