@@ -121,8 +121,8 @@ def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
         return path.read_text(encoding="utf-8-sig")  # files from Windows begin with a byte-order mark
     except OSError as error:
         hint = "RUN#ID names a program of a run" if path.is_dir() else ""
-        if (path / "program.py").is_file():
-            hint = f"a bundle's program is {path / 'program.py'}; confirm --provider takes the bundle"
+        if (path / "provenance.json").is_file():
+            hint = f"it is a bundle, which confirm --provider takes; its program is {path / 'program.py'}"
         raise UserError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 ({error.reason})") from error

@@ -79,7 +79,7 @@ MISTAKES = [
         ["confirm", str(ROOT / "results/bundles/fa3-static")],
         2,
         "cannot be read",
-        "fa3-static/program.py; confirm --provider",
+        "confirm --provider",
     ),
     (["evaluate", "bytes.py"], 2, "UTF-8", ""),
     (["record", "--workload", "other", "--dry-run"], 2, "unknown workload 'other'", "llama31-70b"),
