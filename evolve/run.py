@@ -122,7 +122,7 @@ def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
     except OSError as error:
         hint = "RUN#ID names a program of a run" if path.is_dir() else ""
         if (path / "provenance.json").is_file():
-            hint = f"it is a bundle, which confirm --provider takes; its program is {path / 'program.py'}"
+            hint = "it is a bundle, which confirm --provider BUILD takes"
         raise UserError(f"{path} cannot be read: {error.strerror}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not text in UTF-8 ({error.reason})") from error
