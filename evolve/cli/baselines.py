@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from evaluators.data.contract import SETTINGS, Mode
@@ -27,8 +28,8 @@ from evolve.baselines.report import MethodRun, write_report
 from evolve.baselines.tally import ComparisonBudget, Tally
 from evolve.cli.common import emit, measured_how, result_printer, say
 from evolve.config import RunConfig, load_config
-from evolve.errors import UserError
-from evolve.run import read_program, read_seeds
+from evolve.errors import EXIT_MISSING, UserError
+from evolve.run import open_configured_proposer, read_program, read_seeds
 
 Method = Callable[[Problem, Tally, int], None]
 
@@ -42,6 +43,9 @@ METHODS: dict[str, Method] = {
     "openevolve": openevolve_run,
     "oracle": table_oracle,
 }
+
+ASKING = {"search", "search+constants", "best-of-n", "openevolve"}
+"""Methods that ask the configuration's proposer."""
 
 POLICIES = {"static": "seeds/waves_static.py", "metadata": "seeds/waves_metadata.py", "vllm": "seeds/waves_vllm.py"}
 """Parametrised policies: for static mode, for metadata mode, and for vLLM's build, whose table has fewer splits."""
@@ -72,10 +76,11 @@ def baselines_command(
     if config.judge.tables:
         raise UserError("judge.tables: baselines judge on one table", hint="--set judge.table=FOLDER")
     policy = policy or policy_for(config)
-    problem = open_problem(config, policy)
+    problem, chosen = open_problem(config, policy), methods or list(METHODS)
+    _check_methods(chosen, config)
     output.mkdir(parents=True, exist_ok=True)
     runs: list[MethodRun] = []
-    for name in methods or list(METHODS):
+    for name in chosen:
         # The oracle does not depend on the seed.
         for seed in range(1 if name == "oracle" else seeds):
             started = time.monotonic()
@@ -93,6 +98,19 @@ def baselines_command(
     if as_json:
         emit({**facts, "path": str(output), "methods": [asdict(s) for s in summaries]})
     return 0
+
+
+def _check_methods(chosen: Sequence[str], config: RunConfig) -> None:
+    """Tell what a method lacks before others have run for minutes, whose results would be lost.
+
+    Raises:
+        UserError: the proposer cannot run here, or Optuna is missing.
+    """
+    if ASKING & set(chosen):
+        open_configured_proposer(config)
+    if "policy-optuna" in chosen and find_spec("optuna") is None:
+        hint = "pip install 'evosplit[fit]', or name other methods by --method"
+        raise UserError("the method policy-optuna needs Optuna", hint=hint, exit_code=EXIT_MISSING)
 
 
 def policy_for(config: RunConfig) -> str:

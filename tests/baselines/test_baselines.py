@@ -193,3 +193,16 @@ def test_wrong_input_is_explained(evosplit: Command, tmp_path: Path) -> None:
         assert other.code == 2 and key in other.err and not (tmp_path / "new").exists()
     unknown = evosplit("baselines", config, "--policy", "nowhere.py")
     assert unknown.code == 2 and "nowhere.py" in unknown.err
+
+
+def test_what_is_missing_is_told_before_any_method_runs(
+    evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = ROOT / "configs" / "openai.yaml"
+    keyless = evosplit("baselines", config, "-o", "report", "--method", "random", "--method", "best-of-n")
+    assert keyless.code == 3 and "OPENAI_API_KEY is not set" in keyless.err
+    monkeypatch.setattr("evolve.cli.baselines.find_spec", lambda name: None)
+    without = evosplit("baselines", config, "-o", "report", "--method", "random", "--method", "policy-optuna")
+    assert without.code == 3 and "needs Optuna" in without.err and "random seed" not in without.err
+    assert not (tmp_path / "report").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,8 +44,8 @@ def compare_command(
         raise UserError("the parametrised arm costs no dollars", hint="--equal evaluations, or leave it out")
     if not arms and not added:
         raise UserError("nothing to compare", hint="--operators, or --add ARM=RUN")
-    if amount < 1 and equally is Equal.EVALUATIONS:
-        raise UserError("--amount: at least one evaluation", hint="--amount 24")
+    if not math.isfinite(amount) or (equally is Equal.EVALUATIONS and (amount < 1 or amount % 1)):
+        raise UserError(f"--amount {amount:g}: expected a whole number of evaluations, or dollars", hint="--amount 24")
     others = [_added(text, runs_dir) for text in added]
     searches = [arm for arm in arms if arm is not Operator.PARAMETRISED]
     configs = {  # built before the first run costs anything
