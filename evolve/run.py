@@ -288,9 +288,11 @@ def _with_constant_fitting(config: RunConfig, proposer: Proposer, judge: AnyJudg
     if not config.constants.every:
         return proposer
     from evolve.proposers.fitting import FittingProposer
+    from evolve.tuning.constants import search_of
 
     if isinstance(judge, JudgeSet):
         raise UserError("constants.every: constants are fitted on one table", hint="leave it out with judge.tables")
+    search_of(config.constants.method)  # what it lacks is told before a folder is made
     return FittingProposer(proposer, judge, config.constants, islands=config.search.islands)
 
 

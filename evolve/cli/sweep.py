@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from evaluators.data.evaluation import SplitScore
 
 PLAIN_EVERY_S = 10.0
+
+NAME_CHARS = 24
+"""Longer labels of runs may be broken into lines."""
+
 COLOURS = {State.RUNNING: "cyan", State.STOPPING: "yellow", State.DONE: "green", State.BUDGET: "yellow",
            State.INTERRUPTED: "yellow", State.FAILED: "red"}  # fmt: skip
 SHOWN_FIRST = (State.FAILED, State.STOPPING, State.RUNNING, State.INTERRUPTED, State.BUDGET, State.WAITING, State.DONE)
@@ -111,10 +115,11 @@ def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
         caption_justify="left",
         box=None,
     )
-    table.add_column("run", overflow="fold")
-    for name in ("proposals", "best train", "winner train", "holdout", "of oracle", "spent"):
+    longest = max((len(states[i].member.label) for i in chosen), default=0)
+    table.add_column("run", overflow="fold", no_wrap=longest <= NAME_CHARS)
+    for name in ("proposals", "best\ntrain", "winner\ntrain", "holdout", "of\noracle", "spent"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("state", overflow="ellipsis", no_wrap=True)
+    table.add_column("state")  # narrower than its texts where there is no room
     for index in sorted(chosen):
         state = states[index]
         s, held = state.standing, _held(state)
@@ -126,7 +131,12 @@ def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
             _score(held),
             f"{100 * held.oracle_share:.1f}%" if held else "",
             short_spending(s.spending),
-            Text(state_text(state.state, state.trouble), style=COLOURS.get(state.state, "dim")),
+            Text(
+                state_text(state.state, state.trouble),
+                COLOURS.get(state.state, "dim"),
+                no_wrap=True,
+                overflow="ellipsis",
+            ),
         )
     return table
 

@@ -26,7 +26,7 @@ from evolve.config import load_config
 from evolve.dashboard.hub import Hub
 from evolve.errors import UserError
 from evolve.journal.diff import first_difference
-from evolve.journal.journal import open_journal
+from evolve.journal.journal import Spending, open_journal
 from evolve.journal.run_folder import summarise as summarise_run
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
 from evolve.sweep.conductor import State
@@ -369,7 +369,8 @@ def test_the_table_on_a_terminal_shows_first_who_does_something() -> None:
     members = plan_sweep(QUICKSTART, [], "0..9")
     states = [RunState(m, 9, State.DONE, RunStanding(done=9)) for m in members]
     states[7].state, states[8].state, states[8].trouble = State.RUNNING, State.FAILED, "killed by \x1b SIGKILL"
-    console = Console(width=110, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    states[8].standing = RunStanding(done=8, spending=Spending(calls=123))
+    console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(progress_table(states, rows=3))
     shown = console.export_text()
     assert "seed-7" in shown and "seed-8" in shown and "seed-0" in shown and "seed-1 " not in shown

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ON_SMALL, ROOT, Command
 
 from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
@@ -156,6 +156,16 @@ def test_without_optuna_the_user_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(UserError, match="needs Optuna") as caught:
         search_of("tpe")
     assert caught.value.exit_code == 3 and "evosplit[fit]" in caught.value.hint
+
+
+def test_a_search_without_optuna_leaves_no_folder(
+    evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    result = evosplit(
+        "run", "configs/quickstart.yaml", *ON_SMALL, "--set", "constants.every=2", "--set", "constants.method=tpe"
+    )
+    assert result.code == 3 and "needs Optuna" in result.err and not (tmp_path / "runs").exists()
 
 
 def search(folder: Path, judge: Judge, proposals: int) -> None:
