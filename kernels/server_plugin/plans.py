@@ -56,7 +56,7 @@ class Plans:
         layers: properties of the layers.
         by_batch: plans of the batch sizes that are served.
         capacity: keys that a sequence may have.
-        blocks: blocks per split of the step that runs, int32 (1,) on the device.
+        blocks: blocks per split of the step that runs and splits of its longest sequence, int32 (2,) on the device.
         first_layer: layer that looks them up, the first one that runs.
     """
 
@@ -101,7 +101,7 @@ class Plans:
                 size = size.union(needed)
                 self.by_batch[batch] = Plan(self, schedules.setdefault(schedule, schedule), table)
         self.workspace = Workspace(size, device)
-        self.blocks = torch.ones(1, dtype=torch.int32, device=device)
+        self.blocks = torch.ones(2, dtype=torch.int32, device=device)
         logger.info("evosplit: decode steps of %d of %d batch sizes are served; schedules are decided for %d keys; "
                     "%.1f MB of workspace; %d tables of blocks per split; %.1f s", len(self.by_batch), max_batch,
                     seqlen, size.num_bytes / 1e6, len(tables), time.monotonic() - begun)  # fmt: skip

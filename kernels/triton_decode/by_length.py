@@ -101,7 +101,7 @@ def blocks_kernel(
     seqlens_ptr, table_ptr, blocks_ptr, batch, capacity,
     BLOCK_N: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Blocks per split of a step: one program, which reads all lengths."""
+    """Blocks per split of a step, and how many splits its longest sequence has: one program, which reads all lengths."""
     rows = tl.arange(0, BATCH)
     keys = tl.load(seqlens_ptr + rows, mask=rows < batch, other=0)
     keys = tl.minimum(tl.maximum(keys, 0), capacity)
@@ -110,7 +110,9 @@ def blocks_kernel(
     longest = tl.max(blocks, 0)
     mean = (tl.sum(blocks, 0) + batch - 1) // batch
     entry = tl.where(mean == longest, COLUMNS * COLUMNS + longest, _entry(mean) * COLUMNS + _entry(longest))
-    tl.store(blocks_ptr, tl.load(table_ptr + entry))
+    per_split = tl.load(table_ptr + entry)
+    tl.store(blocks_ptr, per_split)
+    tl.store(blocks_ptr + 1, (longest + per_split - 1) // per_split)
 
 
 def look_up(seqlens: torch.Tensor, table: torch.Tensor, blocks: torch.Tensor, *, block_n: int, capacity: int) -> None:
@@ -119,7 +121,7 @@ def look_up(seqlens: torch.Tensor, table: torch.Tensor, blocks: torch.Tensor, *,
     Args:
         seqlens: live keys per sequence, int32 (batch,).
         table: see `table_of`.
-        blocks: int32 (1,), which gets the answer.
+        blocks: int32 (2,), which gets the answer, and the splits of the longest sequence.
         block_n: keys per block.
         capacity: keys that a sequence may have; longer ones count as this long. The table must know so many blocks.
     """
