@@ -90,7 +90,7 @@ class Plans:
                 max_blocks = -(-capacity // schedule.block_n) + 1
                 answers = _answers(_call(key[0], seqlen, layers), schedule, max_blocks)
                 if answers:
-                    tables[key] = (table_of(answers, device), most_splits(answers, max_blocks))
+                    tables[key] = (table_of(answers, device), most_splits(answers, max_blocks, key[0]))
             if key in tables:
                 table, live = tables[key]
                 schedule = replace(schedule, num_splits=min(schedule.num_splits, live))
@@ -116,7 +116,7 @@ def _call(batch: int, seqlen: int, layers: Layers) -> Call:
 def _answers(call: Call, schedule: Schedule, max_blocks: int) -> list[int]:
     """Blocks per split by lengths; empty where 1 always does. An engine may make several plans after each other."""
     rule = RULE.blocks_by_length(call, schedule)
-    return [] if rule is None else answers_of(rule, max_blocks)
+    return [] if rule is None else answers_of(rule, max_blocks, call.batch)
 
 
 class LayerLaunches:

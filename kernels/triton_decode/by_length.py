@@ -36,7 +36,7 @@ def blocks_at(entry: int) -> int:
     return entry if entry < _EXACT else (8 + entry % 8) << (entry // 8 - 1)
 
 
-def answers_of(rule: Callable[[int, int], int], max_blocks: int) -> list[int]:
+def answers_of(rule: Callable[[int, int], int], max_blocks: int, batch: int) -> list[int]:
     """Answers of a rule.
 
     The first COLUMNS * COLUMNS are for uneven batches, by entry of the mean, then of the greatest number of blocks.
@@ -46,6 +46,7 @@ def answers_of(rule: Callable[[int, int], int], max_blocks: int) -> list[int]:
         rule: blocks per split by the mean and the greatest number of blocks of a batch; both at least 1, the mean not
             above the greatest.
         max_blocks: of a sequence.
+        batch: most sequences of a step; no sequence is longer than so many times the mean, and the rule is not asked.
 
     Raises:
         ValueError: sequences are too long for a table.
@@ -57,6 +58,8 @@ def answers_of(rule: Callable[[int, int], int], max_blocks: int) -> list[int]:
     for row in range(1, last + 1):
         for column in range(row, last + 1):
             mean, greatest = _most_blocks_at(row, max_blocks), _most_blocks_at(column, max_blocks)
+            if blocks_at(column) > batch * mean:
+                break
             answers[row * COLUMNS + column] = max(1, rule(mean, greatest))
     return answers + [1] + [max(1, rule(blocks, blocks)) for blocks in range(1, max_blocks + 1)]
 
@@ -65,7 +68,7 @@ def _most_blocks_at(entry: int, max_blocks: int) -> int:
     return min(max_blocks, blocks_at(entry + 1) - 1)
 
 
-def most_splits(answers: list[int], max_blocks: int) -> int:
+def most_splits(answers: list[int], max_blocks: int, batch: int) -> int:
     """Programs that a grid needs per tile: as many as the longest sequence of any batch has work for.
 
     A sequence that is longer than UNEVEN times the mean does with so many, too.
@@ -73,13 +76,14 @@ def most_splits(answers: list[int], max_blocks: int) -> int:
     Args:
         answers: see `answers_of`.
         max_blocks: of a sequence.
+        batch: most sequences of a step.
     """
     most = max(-(-n // answers[COLUMNS * COLUMNS + n]) for n in range(1, max_blocks + 1))
     last = entry_of(max_blocks)
     for row in range(1, last + 1):
         for column in range(row, last + 1):
             greatest = _most_blocks_at(column, max_blocks)
-            if greatest <= UNEVEN * _most_blocks_at(row, max_blocks):
+            if greatest <= min(UNEVEN, batch) * _most_blocks_at(row, max_blocks):
                 most = max(most, -(-greatest // answers[row * COLUMNS + column]))
     return most
 

@@ -40,7 +40,7 @@ long = Call(batch=2, seqlen_k=65536, num_heads_q=8, num_heads_kv=1)
 assert schedule_for(long, [65536, 300]).blocks_per_split == 16
 assert schedule_for(Call(batch=64, seqlen_k=320, num_heads_q=64, num_heads_kv=8)) is None
 blocks = torch.zeros(2, dtype=torch.int32)
-table = table_of(answers_of(RULE.blocks_by_length(call, schedule), 5), "cpu")
+table = table_of(answers_of(RULE.blocks_by_length(call, schedule), 5, call.batch), "cpu")
 look_up(seqlens, table, blocks, block_n=64, capacity=320)
 out = prepare(q, k, v, seqlens=seqlens, schedule=schedule, blocks_per_split=blocks).run()
 torch.save(out, "out.pt")
