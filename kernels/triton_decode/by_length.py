@@ -127,7 +127,7 @@ def look_up(seqlens: torch.Tensor, table: torch.Tensor, blocks: torch.Tensor, *,
         table: see `table_of`.
         blocks: int32 (2,), which gets the answer, and the splits of the longest sequence.
         block_n: keys per block.
-        capacity: keys that a sequence may have; longer ones count as this long. The table must know so many blocks.
+        capacity: keys of the longest sequence that the table knows; longer ones count as this long.
     """
     batch = seqlens.shape[0]
     blocks_kernel[(1,)](seqlens, table, blocks, batch, capacity, BLOCK_N=block_n,

@@ -41,7 +41,7 @@ from evolve.export.targets.targets import EngineTarget
 SETTING = SETTINGS["triton_decode-paged-cold"]
 PAGE = SETTING.page_size
 CAPACITIES = (8192, 32768, 131072)
-HEADS = ((8, 1), (16, 2), (64, 8), (32, 8), (4, 1))
+HEADS = ((8, 1), (64, 8), (32, 8))
 BATCHES = (1, 2, 4, 8, 16, 24, 32)
 ROUNDS = 5
 ARMS = ("fa3", "fa3_again", "idle_first", "served", "cut")
@@ -102,7 +102,7 @@ class Package:
                 batch_invariant=False, mixed_full_graphs=False, capability=(9, 0), num_sms=132,
             )  # fmt: skip
             self._made[key] = tuple([
-                self.plans.Plans(layers, "cuda", capacity=capacity, max_batch=64, logger=logging.getLogger("served"))
+                self.plans.Plans(layers, "cuda", capacity=capacity, max_batch=max(BATCHES), logger=logging.getLogger("served"))
                 for _ in range(2)
             ])  # fmt: skip
         one, other = self._made[key]
@@ -234,7 +234,9 @@ def summary(rows: Sequence[dict[str, object]]) -> Iterator[str]:
     yield f"{len(rows)} calls, {len(rows) - len(served)} left to FA3"
     groups = [(c, h) for c in CAPACITIES for h in HEADS] + [(c, ()) for c in CAPACITIES]
     for capacity, heads in groups:
-        part = [r for r in served if r["capacity"] == capacity and (not heads or (r["heads_q"], r["heads_kv"]) == heads)]
+        part = [
+            r for r in served if r["capacity"] == capacity and (not heads or (r["heads_q"], r["heads_kv"]) == heads)
+        ]
         if not part:
             continue
         gains = [number(r["fa3"]) / number(r["served"]) for r in part]

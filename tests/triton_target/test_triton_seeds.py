@@ -70,7 +70,9 @@ def test_the_script_of_unseen_shapes_asks_what_the_verb_takes(monkeypatch: pytes
     verb = create_autospec(script.confirm.confirm_command, return_value=0)
     monkeypatch.setattr(script.confirm, "confirm_command", verb)
     monkeypatch.setattr(script.confirm, "build_suite", script.confirm.build_suite)  # put back, since it is replaced
-    monkeypatch.setattr(sys, "argv", ["unseen", FALLBACK, "-o", str(tmp_path), "--fresh", "7", "--config", PAGED_CONFIG])
+    monkeypatch.setattr(
+        sys, "argv", ["unseen", FALLBACK, "-o", str(tmp_path), "--fresh", "7", "--config", PAGED_CONFIG]
+    )
     with pytest.raises(SystemExit, match="0"):
         script.main()
     assert verb.call_args.kwargs["fresh"] == 7 and verb.call_args.args[:2] == (FALLBACK, Path(PAGED_CONFIG))
