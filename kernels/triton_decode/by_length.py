@@ -105,7 +105,7 @@ def blocks_kernel(
     seqlens_ptr, table_ptr, blocks_ptr, batch, capacity,
     BLOCK_N: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Blocks per split of a step, and how many splits its longest sequence has: one program, which reads all lengths."""
+    """Blocks per split of a step, and the splits of its longest sequence: one program, which reads all lengths."""
     rows = tl.arange(0, BATCH)
     keys = tl.load(seqlens_ptr + rows, mask=rows < batch, other=0)
     keys = tl.minimum(tl.maximum(keys, 0), capacity)

@@ -4,11 +4,11 @@
 
 The package of `--target vllm-plugin` is written and its plans are used without vLLM: what a layer enqueues is captured
 over rotating copies of the cache (cold L2), with the look-up of blocks per split once per graph. Arms, in paired
-rounds: vLLM's FA3 (twice: A/A), the plan with its programs in the order that grids had before (idle ones first), the plan,
-and the plan with its grid cut to the splits that the step has work for, which no captured graph can know.
+rounds: vLLM's FA3 (twice: A/A), the plan with its programs in the order that grids had before (idle ones first), the
+plan, and the plan with its grid cut to the splits that the step has work for, which no captured graph can know.
 
-`calls.csv` has a line per call, in random order until the time is up; `cache.json` what Triton compiled for all batch sizes of
-two capacities: seconds, files and bytes. Set TRITON_CACHE_DIR to an empty folder for that. Needs a Hopper GPU.
+`calls.csv` has a line per call, in random order until the time is up; `cache.json` what Triton compiled for all batch
+sizes of two capacities: seconds, files and bytes. Set TRITON_CACHE_DIR to an empty folder for that. Needs a Hopper GPU.
 """
 
 from __future__ import annotations
@@ -101,8 +101,9 @@ class Package:
                 page_size=PAGE, sliding_window=False, prefix_window=False, fa_version=3, context_parallel=1,
                 batch_invariant=False, mixed_full_graphs=False, capability=(9, 0), num_sms=132,
             )  # fmt: skip
+            logger = logging.getLogger("served")
             self._made[key] = tuple([
-                self.plans.Plans(layers, "cuda", capacity=capacity, max_batch=max(BATCHES), logger=logging.getLogger("served"))
+                self.plans.Plans(layers, "cuda", capacity=capacity, max_batch=max(BATCHES), logger=logger)
                 for _ in range(2)
             ])  # fmt: skip
         one, other = self._made[key]
@@ -243,11 +244,12 @@ def summary(rows: Sequence[dict[str, object]]) -> Iterator[str]:
         again = [number(r["fa3"]) / number(r["fa3_again"]) for r in part]
         order = [number(r["idle_first"]) - number(r["served"]) for r in part]
         idle = [number(r["served"]) - number(r["cut"]) for r in part]
+        mean = statistics.geometric_mean
         yield (
-            f"{capacity} {heads or 'all'}: {len(part)} calls, {statistics.geometric_mean(gains):.4f}x, worst "
-            f"{min(gains):.3f}x, {sum(g < 0.98 for g in gains)} below 0.98x; A/A {statistics.geometric_mean(again):.4f}x; "
+            f"{capacity} {heads or 'all'}: {len(part)} calls, {mean(gains):.4f}x, worst {min(gains):.3f}x, "
+            f"{sum(g < 0.98 for g in gains)} below 0.98x; A/A {mean(again):.4f}x; "
             f"order {statistics.fmean(order):+.2f} us (most {max(order):+.2f}); beside a cut grid "
-            f"{statistics.fmean(idle):+.2f} us (most {max(idle):+.2f}); grid up to {max(int(str(r['grid'])) for r in part)}"
+            f"{statistics.fmean(idle):+.2f} us (most {max(idle):+.2f}); grid up to {max(number(r['grid']) for r in part):.0f}"
         )
 
 
