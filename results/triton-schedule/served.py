@@ -244,12 +244,12 @@ def summary(rows: Sequence[dict[str, object]]) -> Iterator[str]:
         again = [number(r["fa3"]) / number(r["fa3_again"]) for r in part]
         order = [number(r["idle_first"]) - number(r["served"]) for r in part]
         idle = [number(r["served"]) - number(r["cut"]) for r in part]
-        mean = statistics.geometric_mean
+        mean, grid = statistics.geometric_mean, max(number(r["grid"]) for r in part)
         yield (
             f"{capacity} {heads or 'all'}: {len(part)} calls, {mean(gains):.4f}x, worst {min(gains):.3f}x, "
             f"{sum(g < 0.98 for g in gains)} below 0.98x; A/A {mean(again):.4f}x; "
             f"order {statistics.fmean(order):+.2f} us (most {max(order):+.2f}); beside a cut grid "
-            f"{statistics.fmean(idle):+.2f} us (most {max(idle):+.2f}); grid up to {max(number(r['grid']) for r in part):.0f}"
+            f"{statistics.fmean(idle):+.2f} us (most {max(idle):+.2f}); grid up to {grid:.0f}"
         )
 
 
