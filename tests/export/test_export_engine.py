@@ -46,7 +46,7 @@ out = prepare(q, k, v, seqlens=seqlens, schedule=schedule, blocks_per_split=bloc
 torch.save(out, "out.pt")
 """
 
-PAGED_WINNER = ROOT / "results" / "triton-schedule" / "searched-paged.py"
+PAGED_WINNER = ROOT / "results" / "champions" / "triton-paged.py"
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_rule_for_contiguous_kv_is_none_for_servers(evosplit: Command, tmp_pat
         result = evosplit("export", champion, "--target", target, "-o", tmp_path / "out")
         assert result.code == EXIT_NEGATIVE and not (tmp_path / "out").exists()
         assert "paged shapes by launches that were never measured on pages" in result.err
-        assert "searched-paged.py" in result.err
+        assert "triton-paged.py" in result.err
 
 
 def test_a_rule_that_is_slower_on_pages_is_none_for_servers(evosplit: Command, tmp_path: Path) -> None:
