@@ -18,6 +18,7 @@ from evaluators.triton_decode.launch import canonical_launch, refusal
 from evaluators.triton_decode.views import shape_view, work_view
 
 FALLBACK = "results/champions/triton-fallback.py"
+PAGED_CHAMPION = "results/champions/triton-paged.py"
 PAGED_CONFIG = "configs/llama31-70b-triton-paged.yaml"
 CONTIGUOUS = Setting("triton_decode", Mode.METADATA, Cache.COLD)
 PAGED = Setting("triton_decode", Mode.METADATA, Cache.COLD, page_size=16)
@@ -43,6 +44,7 @@ def decide(name: str, shape: DecodeShape, setting: Setting) -> TritonDecision:
         ("triton_waves", CONTIGUOUS),
         ("triton_waves_paged", PAGED),
         (FALLBACK, CONTIGUOUS),
+        (PAGED_CHAMPION, PAGED),
         ("results/runs/language-model-triton/best.py", CONTIGUOUS),
     ],
     ids=lambda v: v if isinstance(v, str) else f"page{v.page_size}",
@@ -60,6 +62,13 @@ def test_the_champion_leaves_many_tiles_of_long_rows_to_fa3() -> None:
         decision = decide(FALLBACK, shape, CONTIGUOUS)
         assert (decision.num_splits == 0) is left
         assert (canonical_launch(shape, CONTIGUOUS, decision).key == "fa3") is left
+
+
+def test_a_grid_decided_for_a_long_cache_stays_within_a_few_waves() -> None:
+    for heads in ((8, 1), (16, 2), (64, 8)):
+        for batch in range(1, 65):
+            decision = decide(PAGED_CHAMPION, DecodeShape(batch, 16384, *heads), PAGED)
+            assert decision.num_splits * batch * heads[1] <= 14 * 132
 
 
 def test_the_script_of_unseen_shapes_asks_what_the_verb_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
