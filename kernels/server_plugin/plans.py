@@ -29,7 +29,7 @@ from .decode import (
     table_of,
     workspace_size,
 )
-from .domain import MAX_WORKSPACE_BYTES, Layers, decided_seqlen, table_batch
+from .domain import MAX_MEASURED_SEQLEN, MAX_WORKSPACE_BYTES, Layers, decided_seqlen, table_batch
 
 
 @dataclass(eq=False, slots=True)
@@ -55,8 +55,8 @@ class Plans:
     Attributes:
         layers: properties of the layers.
         by_batch: plans of the batch sizes that are served.
-        capacity: keys that a sequence may have.
-        blocks: blocks per split of the step that runs, int32 (1,) on the device.
+        longest: keys of the longest sequences in the tables; longer ones are planned as such, and get a grid's splits.
+        blocks: blocks per split of the step that runs and splits of its longest sequence, int32 (2,) on the device.
         first_layer: layer that looks them up, the first one that runs.
     """
 
@@ -76,7 +76,7 @@ class Plans:
             ValueError: the environment names no positive number of keys.
         """
         begun, size, seqlen = time.monotonic(), WorkspaceSize(), decided_seqlen(capacity)
-        self.layers, self.capacity = layers, capacity
+        self.layers, self.longest = layers, min(capacity, MAX_MEASURED_SEQLEN)
         self.by_batch: dict[int, Plan] = {}
         self.first_layer: object = None
         schedules: dict[Schedule, Schedule] = {}
@@ -87,10 +87,10 @@ class Plans:
                 continue
             key = (table_batch(batch), schedule)
             if key not in tables:
-                max_blocks = -(-capacity // schedule.block_n) + 1
+                max_blocks = -(-self.longest // schedule.block_n)
                 answers = _answers(_call(key[0], seqlen, layers), schedule, max_blocks)
                 if answers:
-                    tables[key] = (table_of(answers, device), most_splits(answers, max_blocks))
+                    tables[key] = (table_of(answers, device), most_splits(answers, max_blocks, key[0]))
             if key in tables:
                 table, live = tables[key]
                 schedule = replace(schedule, num_splits=min(schedule.num_splits, live))
@@ -101,7 +101,7 @@ class Plans:
                 size = size.union(needed)
                 self.by_batch[batch] = Plan(self, schedules.setdefault(schedule, schedule), table)
         self.workspace = Workspace(size, device)
-        self.blocks = torch.ones(1, dtype=torch.int32, device=device)
+        self.blocks = torch.ones(2, dtype=torch.int32, device=device)
         logger.info("evosplit: decode steps of %d of %d batch sizes are served; schedules are decided for %d keys; "
                     "%.1f MB of workspace; %d tables of blocks per split; %.1f s", len(self.by_batch), max_batch,
                     seqlen, size.num_bytes / 1e6, len(tables), time.monotonic() - begun)  # fmt: skip
@@ -116,7 +116,7 @@ def _call(batch: int, seqlen: int, layers: Layers) -> Call:
 def _answers(call: Call, schedule: Schedule, max_blocks: int) -> list[int]:
     """Blocks per split by lengths; empty where 1 always does. An engine may make several plans after each other."""
     rule = RULE.blocks_by_length(call, schedule)
-    return [] if rule is None else answers_of(rule, max_blocks)
+    return [] if rule is None else answers_of(rule, max_blocks, call.batch)
 
 
 class LayerLaunches:
@@ -156,7 +156,7 @@ class LayerLaunches:
                 owner.first_layer = self
             if owner.first_layer is self:
                 look_up(lengths[:batch], plan.table, owner.blocks, block_n=plan.schedule.block_n,
-                        capacity=owner.capacity)  # fmt: skip
+                        capacity=owner.longest)  # fmt: skip
         layout = (query.stride(), output.stride(), page_table.stride(), owner)
         bound = self.bound.get(id(plan.schedule))
         if bound is None or bound[0] != layout or self._cache is not cache:

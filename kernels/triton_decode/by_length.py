@@ -36,7 +36,7 @@ def blocks_at(entry: int) -> int:
     return entry if entry < _EXACT else (8 + entry % 8) << (entry // 8 - 1)
 
 
-def answers_of(rule: Callable[[int, int], int], max_blocks: int) -> list[int]:
+def answers_of(rule: Callable[[int, int], int], max_blocks: int, batch: int) -> list[int]:
     """Answers of a rule.
 
     The first COLUMNS * COLUMNS are for uneven batches, by entry of the mean, then of the greatest number of blocks.
@@ -46,6 +46,7 @@ def answers_of(rule: Callable[[int, int], int], max_blocks: int) -> list[int]:
         rule: blocks per split by the mean and the greatest number of blocks of a batch; both at least 1, the mean not
             above the greatest.
         max_blocks: of a sequence.
+        batch: most sequences of a step; no sequence is longer than so many times the mean, and the rule is not asked.
 
     Raises:
         ValueError: sequences are too long for a table.
@@ -57,6 +58,8 @@ def answers_of(rule: Callable[[int, int], int], max_blocks: int) -> list[int]:
     for row in range(1, last + 1):
         for column in range(row, last + 1):
             mean, greatest = _most_blocks_at(row, max_blocks), _most_blocks_at(column, max_blocks)
+            if blocks_at(column) > batch * mean:
+                break
             answers[row * COLUMNS + column] = max(1, rule(mean, greatest))
     return answers + [1] + [max(1, rule(blocks, blocks)) for blocks in range(1, max_blocks + 1)]
 
@@ -65,7 +68,7 @@ def _most_blocks_at(entry: int, max_blocks: int) -> int:
     return min(max_blocks, blocks_at(entry + 1) - 1)
 
 
-def most_splits(answers: list[int], max_blocks: int) -> int:
+def most_splits(answers: list[int], max_blocks: int, batch: int) -> int:
     """Programs that a grid needs per tile: as many as the longest sequence of any batch has work for.
 
     A sequence that is longer than UNEVEN times the mean does with so many, too.
@@ -73,13 +76,14 @@ def most_splits(answers: list[int], max_blocks: int) -> int:
     Args:
         answers: see `answers_of`.
         max_blocks: of a sequence.
+        batch: most sequences of a step.
     """
     most = max(-(-n // answers[COLUMNS * COLUMNS + n]) for n in range(1, max_blocks + 1))
     last = entry_of(max_blocks)
     for row in range(1, last + 1):
         for column in range(row, last + 1):
             greatest = _most_blocks_at(column, max_blocks)
-            if greatest <= UNEVEN * _most_blocks_at(row, max_blocks):
+            if greatest <= min(UNEVEN, batch) * _most_blocks_at(row, max_blocks):
                 most = max(most, -(-greatest // answers[row * COLUMNS + column]))
     return most
 
@@ -101,7 +105,7 @@ def blocks_kernel(
     seqlens_ptr, table_ptr, blocks_ptr, batch, capacity,
     BLOCK_N: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Blocks per split of a step: one program, which reads all lengths."""
+    """Blocks per split of a step, and the splits of its longest sequence: one program, which reads all lengths."""
     rows = tl.arange(0, BATCH)
     keys = tl.load(seqlens_ptr + rows, mask=rows < batch, other=0)
     keys = tl.minimum(tl.maximum(keys, 0), capacity)
@@ -110,7 +114,9 @@ def blocks_kernel(
     longest = tl.max(blocks, 0)
     mean = (tl.sum(blocks, 0) + batch - 1) // batch
     entry = tl.where(mean == longest, COLUMNS * COLUMNS + longest, _entry(mean) * COLUMNS + _entry(longest))
-    tl.store(blocks_ptr, tl.load(table_ptr + entry))
+    per_split = tl.load(table_ptr + entry)
+    tl.store(blocks_ptr, per_split)
+    tl.store(blocks_ptr + 1, (longest + per_split - 1) // per_split)
 
 
 def look_up(seqlens: torch.Tensor, table: torch.Tensor, blocks: torch.Tensor, *, block_n: int, capacity: int) -> None:
@@ -119,9 +125,9 @@ def look_up(seqlens: torch.Tensor, table: torch.Tensor, blocks: torch.Tensor, *,
     Args:
         seqlens: live keys per sequence, int32 (batch,).
         table: see `table_of`.
-        blocks: int32 (1,), which gets the answer.
+        blocks: int32 (2,), which gets the answer, and the splits of the longest sequence.
         block_n: keys per block.
-        capacity: keys that a sequence may have; longer ones count as this long. The table must know so many blocks.
+        capacity: keys of the longest sequence that the table knows; longer ones count as this long.
     """
     batch = seqlens.shape[0]
     blocks_kernel[(1,)](seqlens, table, blocks, batch, capacity, BLOCK_N=block_n,

@@ -187,16 +187,22 @@ def split_kernel(
 ):  # fmt: skip
     """One program per tile and split: grid (tiles of a sequence, sequences, num_splits).
 
-    With HAS_BLOCKS the blocks per split are read from the device, so that a captured graph follows the lengths.
+    With HAS_BLOCKS the blocks per split are read from the device, so that a captured graph follows the lengths, and
+    behind them the programs of the longest sequence.
 
     A sequence of n blocks uses min(num_splits, ceil(n / blocks_per_split)) of its programs; the others leave at once.
     Programs start in the order of the grid, so the highest split comes first: only long sequences have it, and are
-    under way before the short ones.
+    under way before the short ones. A grid that was fixed for longer sequences than those of the step starts with the
+    programs of its longest one; those that no sequence has keys for come last. Any number there gives right results.
     """
     row_block = tl.program_id(0) % ROW_BLOCKS
     head = tl.program_id(0) // ROW_BLOCKS
     batch = tl.program_id(1)
     split = num_splits - 1 - tl.program_id(2)
+    if HAS_BLOCKS:
+        used = tl.minimum(tl.maximum(tl.load(blocks_ptr + 1), 1), num_splits)
+        place = tl.program_id(2)
+        split = tl.where(place < used, used - 1 - place, place)
     seqlen_k = capacity
     if HAS_SEQLENS:
         # Held within what the cache can hold, so that no length reads out of bounds.

@@ -249,8 +249,8 @@ def prepare(
         sinks: one score per query head (heads_q,) that takes part in the softmax without a value.
         k_scale: fp32 factor of fp8 keys, of a shape that expands to (batch, heads_kv).
         v_scale: fp32 factor of fp8 values, likewise.
-        blocks_per_split: int32 (1,) on the device in place of the schedule's, read at each run (see
-            `by_length`); less than 1 counts as 1.
+        blocks_per_split: int32 (2,) on the device, read at each run: blocks per split in place of the schedule's (less
+            than 1 counts as 1), and the programs of the longest sequence, for the order (see `by_length`).
 
     Raises:
         UnsupportedCallError: the kernel does not serve such a call.
@@ -284,8 +284,8 @@ def prepare(
 
     if blocks_per_split is not None:
         _expect(
-            blocks_per_split.dtype == torch.int32 and blocks_per_split.shape == (1,),
-            f"blocks_per_split must be int32 (1,), not {blocks_per_split.dtype} {tuple(blocks_per_split.shape)}",
+            blocks_per_split.dtype == torch.int32 and blocks_per_split.shape == (2,),
+            f"blocks_per_split must be int32 (2,), not {blocks_per_split.dtype} {tuple(blocks_per_split.shape)}",
         )
 
     needed = workspace_size(

@@ -268,7 +268,7 @@ class Check:
             self.plugin.init_forward_metadata_out_graph(live)
             graph.replay()
             torch.cuda.synchronize()
-            blocks = int(self.plugin.plans.blocks)
+            blocks = int(self.plugin.plans.blocks[0])
             worst = max(
                 error(out, self.expected(q, la, live)) for out, (q, _, _), la in zip(outs, given, layers, strict=True)
             )

@@ -1,6 +1,7 @@
 """`evosplit confirm` of a program for the Triton kernel on sealed and fresh shapes alone, within a given time.
 
     python results/triton-schedule/confirm_unseen.py PROGRAM -o FOLDER --fresh 400 --minutes 1
+    python results/triton-schedule/confirm_unseen.py PROGRAM -o FOLDER --config configs/llama31-70b-triton-paged.yaml
 
 The verb's own suite also holds the training and holdout shapes, which say nothing new and take most of the time. Shapes
 come in a random order: those that the time left out are counted in the report. Needs an H100.
@@ -18,7 +19,6 @@ import evaluators.confirm.confirm as suite
 from evaluators.confirm.confirm import Group, Subject
 from evolve.cli import confirm
 
-CONFIG = Path("configs/llama31-70b-triton.yaml")
 SECONDS = 20.0
 """CPU time for the decisions of all shapes at once, of which the suite has more than a table."""
 
@@ -28,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
     parser.add_argument("-o", type=Path, required=True)
+    parser.add_argument("--config", type=Path, default=Path("configs/llama31-70b-triton.yaml"))
     parser.add_argument("--fresh", type=int, default=400)
     parser.add_argument("--minutes", type=float, default=1.0)
     options = parser.parse_args()
@@ -39,7 +40,7 @@ def main() -> None:
     confirm.build_suite = unseen  # type: ignore[assignment]
     sys.exit(
         confirm.confirm_command(
-            options.program, CONFIG, [f"sandbox.time_s={SECONDS}"], against=None, beside=None, output=options.o,
+            options.program, options.config, [f"sandbox.time_s={SECONDS}"], against=None, beside=None, output=options.o,
             minutes=options.minutes, fresh=options.fresh, tokens=False, as_json=False,
         )
     )  # fmt: skip

@@ -32,6 +32,7 @@ PROGRAMS = (
     ("seeds/triton_rule.py", PAGED),
     ("seeds/triton_waves_paged.py", PAGED),
     ("results/triton-schedule/searched-paged.py", PAGED),
+    ("results/champions/triton-paged.py", PAGED),
 )
 CHAT_BATCH, CHAT_KEYS = 4, 1024
 SLOWER = 0.98

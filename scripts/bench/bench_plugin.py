@@ -18,11 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
 
 CALLS, ROUNDS = 2000, 15
+H100 = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
 
 
 def best_us(call: Callable[[], object]) -> float:
@@ -49,7 +51,7 @@ def main() -> None:
     from vllm.config import set_current_vllm_config
     from vllm.v1.attention.backends import flash_attn
     from vllm.v1.kv_cache_interface import FullAttentionSpec
-    from vllm_engine import H100, Step, vllm_config
+    from vllm_engine import Step, vllm_config
 
     backend = importlib.import_module("evosplit_vllm.backend")
     unscheduled = torch.zeros(5, dtype=torch.int32)

@@ -39,14 +39,14 @@ assert schedule_for(call, seqlens.tolist()).blocks_per_split == 1
 long = Call(batch=2, seqlen_k=65536, num_heads_q=8, num_heads_kv=1)
 assert schedule_for(long, [65536, 300]).blocks_per_split == 16
 assert schedule_for(Call(batch=64, seqlen_k=320, num_heads_q=64, num_heads_kv=8)) is None
-blocks = torch.zeros(1, dtype=torch.int32)
-table = table_of(answers_of(RULE.blocks_by_length(call, schedule), 5), "cpu")
+blocks = torch.zeros(2, dtype=torch.int32)
+table = table_of(answers_of(RULE.blocks_by_length(call, schedule), 5, call.batch), "cpu")
 look_up(seqlens, table, blocks, block_n=64, capacity=320)
 out = prepare(q, k, v, seqlens=seqlens, schedule=schedule, blocks_per_split=blocks).run()
 torch.save(out, "out.pt")
 """
 
-PAGED_WINNER = ROOT / "results" / "triton-schedule" / "searched-paged.py"
+PAGED_WINNER = ROOT / "results" / "champions" / "triton-paged.py"
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_rule_for_contiguous_kv_is_none_for_servers(evosplit: Command, tmp_pat
         result = evosplit("export", champion, "--target", target, "-o", tmp_path / "out")
         assert result.code == EXIT_NEGATIVE and not (tmp_path / "out").exists()
         assert "paged shapes by launches that were never measured on pages" in result.err
-        assert "searched-paged.py" in result.err
+        assert "triton-paged.py" in result.err
 
 
 def test_a_rule_that_is_slower_on_pages_is_none_for_servers(evosplit: Command, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_outputs_and_lengths_that_change(engine: Engine, monkeypatch: pytest.Mon
             )[:, 0]  # fmt: skip
             assert float((output[:batch].float() - expected).norm() / expected.norm()) < 1e-2
             assert bool(output[batch].isnan().all())
-        looked_up.append(int(engine.builder.plans.blocks))
+        looked_up.append(int(engine.builder.plans.blocks[0]))
         schedule = metadata.evosplit.schedule
         n_blocks = [max(1, -(-n // schedule.block_n)) for n in seqlens]
         decode = sys.modules["evosplit_vllm.decode"]
@@ -240,3 +240,26 @@ def test_outputs_and_lengths_that_change(engine: Engine, monkeypatch: pytest.Mon
             assert looked_up[-1] == decode.RULE.blocks_of(call, schedule, n_blocks)
     assert len(set(looked_up)) > 1, "the rule decides by the lengths"
     assert engine.fa3_forwards == 0
+
+
+def test_rows_longer_than_what_was_measured_are_served_and_cost_no_table(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.v1.attention.backends import flash_attn
+
+    monkeypatch.setattr(flash_attn, "get_kv_cache_layout", lambda: "NHD")
+    plans = sys.modules["evosplit_vllm.plans"]
+    monkeypatch.setattr(plans, "MAX_MEASURED_SEQLEN", 512)
+    cache, common = engine.cache(2 * 256, 1), Step((3000, 40)).common()
+    metadata = engine.builder.build(0, common)
+    plan = metadata.evosplit
+    assert plan.table is not None and engine.builder.plans.longest == 512
+    decode = sys.modules["evosplit_vllm.decode"]
+    assert len(plan.table) == decode.COLUMNS**2 + 1 + 512 // plan.schedule.block_n
+    query = torch.randn(2, 8, 128, generator=torch.Generator().manual_seed(5)).to(torch.bfloat16)
+    output = torch.full_like(query, float("nan"))
+    engine.layers[0].forward(None, query, query, query, cache, metadata, output)
+    expected = reference(
+        query.unsqueeze(1), cache[:, 0], cache[:, 1], seqlens=common.seq_lens, page_table=common.block_table_tensor
+    )[:, 0]  # fmt: skip
+    assert float((output.float() - expected).norm() / expected.norm()) < 1e-2

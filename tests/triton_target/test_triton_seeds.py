@@ -18,6 +18,8 @@ from evaluators.triton_decode.launch import canonical_launch, refusal
 from evaluators.triton_decode.views import shape_view, work_view
 
 FALLBACK = "results/champions/triton-fallback.py"
+PAGED_CHAMPION = "results/champions/triton-paged.py"
+PAGED_CONFIG = "configs/llama31-70b-triton-paged.yaml"
 CONTIGUOUS = Setting("triton_decode", Mode.METADATA, Cache.COLD)
 PAGED = Setting("triton_decode", Mode.METADATA, Cache.COLD, page_size=16)
 
@@ -42,6 +44,7 @@ def decide(name: str, shape: DecodeShape, setting: Setting) -> TritonDecision:
         ("triton_waves", CONTIGUOUS),
         ("triton_waves_paged", PAGED),
         (FALLBACK, CONTIGUOUS),
+        (PAGED_CHAMPION, PAGED),
         ("results/runs/language-model-triton/best.py", CONTIGUOUS),
     ],
     ids=lambda v: v if isinstance(v, str) else f"page{v.page_size}",
@@ -61,6 +64,13 @@ def test_the_champion_leaves_many_tiles_of_long_rows_to_fa3() -> None:
         assert (canonical_launch(shape, CONTIGUOUS, decision).key == "fa3") is left
 
 
+def test_a_grid_decided_for_a_long_cache_has_a_bound() -> None:
+    for heads in ((8, 1), (16, 2), (64, 8)):
+        for batch in range(1, 65):
+            decision = decide(PAGED_CHAMPION, DecodeShape(batch, 16384, *heads), PAGED)
+            assert decision.num_splits * batch * heads[1] <= 16 * 132
+
+
 def test_the_script_of_unseen_shapes_asks_what_the_verb_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     spec = importlib.util.spec_from_file_location("unseen", ROOT / "results/triton-schedule/confirm_unseen.py")
     assert spec is not None and spec.loader is not None
@@ -69,10 +79,12 @@ def test_the_script_of_unseen_shapes_asks_what_the_verb_takes(monkeypatch: pytes
     verb = create_autospec(script.confirm.confirm_command, return_value=0)
     monkeypatch.setattr(script.confirm, "confirm_command", verb)
     monkeypatch.setattr(script.confirm, "build_suite", script.confirm.build_suite)  # put back, since it is replaced
-    monkeypatch.setattr(sys, "argv", ["unseen", FALLBACK, "-o", str(tmp_path), "--fresh", "7"])
+    monkeypatch.setattr(
+        sys, "argv", ["unseen", FALLBACK, "-o", str(tmp_path), "--fresh", "7", "--config", PAGED_CONFIG]
+    )
     with pytest.raises(SystemExit, match="0"):
         script.main()
-    assert verb.call_args.kwargs["fresh"] == 7 and verb.call_args.args[0] == FALLBACK
+    assert verb.call_args.kwargs["fresh"] == 7 and verb.call_args.args[:2] == (FALLBACK, Path(PAGED_CONFIG))
 
 
 def test_the_rule_fills_the_gpu_once() -> None:

@@ -134,7 +134,7 @@ def check_for_servers(effects: Sequence[Effect]) -> None:
             f"the program decides {missing:,} of {shapes:,} recorded paged shapes by launches that were never measured "
             "on pages: it was made for contiguous KV, and such a rule has made vLLM's tokens slower "
             "(results/tpot/engine-8b-fallback)",
-            hint="search with configs/llama31-70b-triton-paged.yaml, or take results/triton-schedule/searched-paged.py "
+            hint="search with configs/llama31-70b-triton-paged.yaml, or take results/champions/triton-paged.py "
             "(--target triton-python exports for contiguous KV)",
             exit_code=EXIT_NEGATIVE,
         )
@@ -145,7 +145,7 @@ def check_for_servers(effects: Sequence[Effect]) -> None:
             f"the program makes paged decode slower than FA3: {means} in the mean, {slower:,} of {shapes:,} recorded "
             "shapes slower by more than 1%",
             hint="export the winner of a search (configs/llama31-70b-triton-paged.yaml), or "
-            "results/triton-schedule/searched-paged.py",
+            "results/champions/triton-paged.py",
             exit_code=EXIT_NEGATIVE,
         )
 
