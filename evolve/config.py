@@ -52,7 +52,7 @@ class JudgeConfig(Section):
     )
     live_lengths: bool = Field(
         False,
-        description="tell schedule the largest and the mean live length: for callers that know them (FA3, metadata)",
+        description="tell schedule the largest and the mean live length: for callers that know them",
     )
     workspace_cap_mb: int = Field(256, gt=0, description="largest fp32 workspace of one decision, in MiB")
 

@@ -35,7 +35,7 @@ LIVE_LENGTHS = tuple(f.name for f in fields(LengthsView)[len(fields(ShapeView)) 
 """Fields that `schedule` is told on request: see `Setting.live_lengths`."""
 
 NO_LIVE_LENGTHS = (
-    f"{' and '.join(LIVE_LENGTHS)} are told to FA3's schedule, in metadata mode, where judge.live_lengths is true "
+    f"{' and '.join(LIVE_LENGTHS)} are told to schedule, not in static mode, where judge.live_lengths is true "
     "(decide --live-lengths)"
 )
 

@@ -38,6 +38,7 @@ class Fa3(Target[Decision, Launch]):
     title = "FA3"
     decision_type = Decision
     shape_type: type = ShapeView
+    sees = "It sees the capacity seqlen_k, not live lengths."
     work_type = WorkView
     blocks = Knob("blocks_per_split", 0, MAX_BLOCKS_PER_SPLIT)
     answer_names = ("num_splits", "pack_gqa", "sm_margin", "blocks_per_split")
@@ -202,6 +203,9 @@ class Fa3Lengths(Fa3):
 
     name = "fa3_lengths"
     shape_type = LengthsView
+    sees = """It sees the capacity seqlen_k and
+two live lengths in keys: max_live_seqlen, the longest row of the batch, and mean_live_seqlen, the mean of all its rows,
+rounded down. seqlen_k and num_n_blocks stay those of the capacity, which may be far above them."""
 
     def question(self, shape: DecodeShape, setting: Setting, gpu: Gpu) -> Question:
         """See `Target.question`."""

@@ -9,36 +9,33 @@ from evaluators.data.errors import UserError
 from evaluators.data.launches import AnyDecision
 from evaluators.targets.fa3 import FA3, FA3_LENGTHS
 from evaluators.targets.target import AnyTarget
-from evaluators.targets.triton_decode import TRITON_DECODE
+from evaluators.targets.triton_decode import TRITON_DECODE, TRITON_DECODE_LENGTHS
 
 TARGETS: dict[str, AnyTarget] = {FA3.name: FA3, TRITON_DECODE.name: TRITON_DECODE}
+TOLD: dict[str, AnyTarget] = {FA3.name: FA3_LENGTHS, TRITON_DECODE.name: TRITON_DECODE_LENGTHS}
+"""Targets whose `schedule` is told live lengths, by the name of the target without."""
 
 
 def target_of(setting: Setting) -> AnyTarget:
     """Target of a setting: the one named like its provider, or FA3."""
-    return FA3_LENGTHS if setting.live_lengths else TARGETS.get(setting.provider, FA3)
+    plain = TARGETS.get(setting.provider, FA3)
+    return TOLD[plain.name] if setting.live_lengths else plain
 
 
 def with_live_lengths(setting: Setting) -> Setting:
     """The setting with `schedule` told the live lengths.
 
     Raises:
-        UserError: a setting in which they decide nothing, or of another kernel than FA3's.
+        UserError: a setting in which they decide nothing.
     """
-    target = target_of(setting)
-    if target is not FA3 and not setting.live_lengths:
-        raise UserError(
-            f"live lengths are told to FA3's schedule, and {setting.name} is a setting of the {target.title}",
-            hint="its blocks_per_split sees them",
-        )
-    if not target.asks_work(setting):
+    if not target_of(setting).asks_work(setting):
         raise UserError(f"no live lengths are known in static mode ({setting.name})", hint="a setting with metadata")
     return replace(setting, live_lengths=True)
 
 
 def told_target(name: str) -> AnyTarget:
     """The target of programs by its own name, where they are told live lengths, too."""
-    return FA3_LENGTHS if name == FA3_LENGTHS.name else TARGETS[name]
+    return next((t for t in TOLD.values() if t.name == name), None) or TARGETS[name]
 
 
 def target_of_name(setting: str) -> AnyTarget:

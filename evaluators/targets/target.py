@@ -83,6 +83,7 @@ class Target(ABC, Generic[D, L]):
         title: readable name of the kernel.
         decision_type: class of decisions; a frozen dataclass with `from_row`, the inverse of `as_row`.
         shape_type: first argument of `schedule`.
+        sees: text on the lengths that `schedule` is told.
         work_type: first argument of `blocks_per_split`; has `num_splits` and `n_blocks`.
         blocks: knob of `blocks_per_split`; its `low` is the value of programs without that function.
         variants: valid combinations of the results of `schedule` after the first; None if all are valid.
@@ -101,6 +102,7 @@ class Target(ABC, Generic[D, L]):
     title: str
     decision_type: type[D]
     shape_type: type
+    sees: str
     work_type: type
     blocks: Knob
     variants: tuple[tuple[int, ...], ...] | None = None

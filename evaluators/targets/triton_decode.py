@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from evaluators.data.contract import DecodeShape, Gpu, Setting, baseline_decision
@@ -28,7 +28,14 @@ from evaluators.triton_decode.decision import (
 )
 from evaluators.triton_decode.interpolation import ScheduleLatencies
 from evaluators.triton_decode.launch import TritonLaunch, canonical_launch, spelled_out, workspace_bytes
-from evaluators.triton_decode.views import TritonShapeView, TritonWorkView, n_blocks_of, shape_view, work_view
+from evaluators.triton_decode.views import (
+    TritonLengthsView,
+    TritonShapeView,
+    TritonWorkView,
+    n_blocks_of,
+    shape_view,
+    work_view,
+)
 
 BLOCK_NS = words.knob_values("block_n")
 
@@ -49,7 +56,8 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
     name = "triton_decode"
     title = "Triton decode kernel"
     decision_type = TritonDecision
-    shape_type = TritonShapeView
+    shape_type: type = TritonShapeView
+    sees = "It sees the capacity seqlen_k when a CUDA graph\nis captured, never live lengths."
     work_type = TritonWorkView
     blocks = Knob("blocks_per_split", 1, MAX_BLOCKS_PER_SPLIT)
     variants = tuple((v.block_n, v.num_warps, v.num_stages) for v in VARIANTS)
@@ -193,4 +201,25 @@ class TritonDecodeTarget(Target[TritonDecision, TritonLaunch]):
         return words.curve_title(shape)
 
 
+class TritonDecodeLengths(TritonDecodeTarget):
+    """The kernel in an engine that knows the lengths of a step where it chooses the variant: outside of graphs."""
+
+    name = "triton_decode_lengths"
+    shape_type = TritonLengthsView
+    sees = """It sees the capacity seqlen_k and
+two live lengths in keys: max_live_seqlen, the longest row of the batch, and mean_live_seqlen, the mean of all its rows,
+rounded down. seqlen_k stays the capacity, which may be far above them."""
+
+    def question(self, shape: DecodeShape, setting: Setting, gpu: Gpu) -> Question:
+        """See `Target.question`."""
+        question = super().question(shape, setting, gpu)
+        known = TritonLengthsView(
+            **asdict(question.shape),
+            max_live_seqlen=max(shape.seqlens),
+            mean_live_seqlen=sum(shape.seqlens) // shape.batch,
+        )
+        return replace(question, shape=known)
+
+
 TRITON_DECODE = TritonDecodeTarget()
+TRITON_DECODE_LENGTHS = TritonDecodeLengths()

@@ -29,6 +29,17 @@ class TritonShapeView:
 
 
 @dataclass(frozen=True, slots=True)
+class TritonLengthsView(TritonShapeView):
+    """`TritonShapeView` of callers that know the lengths of the step: see `Setting.live_lengths`.
+
+    Both in keys, of all sequences of the batch, those of 0 keys included; the mean is rounded down.
+    """
+
+    max_live_seqlen: int
+    mean_live_seqlen: int
+
+
+@dataclass(frozen=True, slots=True)
 class TritonWorkView:
     """First argument of `blocks_per_split`: the lengths of one step.
 

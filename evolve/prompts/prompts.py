@@ -11,8 +11,7 @@ from evaluators.language.subset import describe
 from evaluators.scoring.feedback import FeedbackText
 from evaluators.scoring.overfit import TABLE_BITS
 from evaluators.scoring.score import CHARGE, REGRESSION_PENALTY
-from evaluators.targets.fa3 import FA3_LENGTHS
-from evaluators.targets.registry import target_of_name
+from evaluators.targets.registry import TOLD, target_of_name
 from evaluators.targets.target import AnyTarget
 from evolve.config import PromptsConfig, SandboxConfig
 from evolve.prompts.lessons import PROMPT_RULES, Lessons
@@ -31,11 +30,6 @@ MIN_SOURCE_TOKENS = 150
 """Shortest inspiration: a shorter excerpt is useless."""
 
 UNKNOWN = "not known"
-
-SEES_CAPACITY = "It sees the capacity seqlen_k, not live lengths."
-SEES_LENGTHS = """It sees the capacity seqlen_k and
-two live lengths in keys: max_live_seqlen, the longest row of the batch, and mean_live_seqlen, the mean of all its rows,
-rounded down. seqlen_k and num_n_blocks stay those of the capacity, which may be far above them."""
 
 
 def _scores(evaluation: Evaluation) -> str:
@@ -95,13 +89,14 @@ class Prompts:
         self._templates, self._max_tokens, self._rules = templates, max_tokens, rules
         keys = ("workload", "traffic", "setting", "weighting", "gpu", "build")
         measured = ", ".join(description[key] for key in keys if key in description) or UNKNOWN
-        told = "live_lengths" in description
-        target = FA3_LENGTHS if told else target_of_name(description.get("setting", ""))
+        target = target_of_name(description.get("setting", ""))
+        if "live_lengths" in description:
+            target = TOLD[target.name]
         cap_mb = description.get("workspace_cap_mb", UNKNOWN)
         values = {
             "measured": measured,
             "variants": ", ".join(map(str, target.variants or ())),
-            "sees": SEES_LENGTHS if told else SEES_CAPACITY,
+            "sees": target.sees,
             "language": describe(target),
             "limits": textwrap.fill(limits_text(target, sandbox.time_s, sandbox.memory_mb, cap_mb), WIDTH),
             "recordable": textwrap.fill(recordable_text(target, live="measure" in description), WIDTH),

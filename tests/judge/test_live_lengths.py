@@ -18,6 +18,7 @@ from evaluators.sandbox.native import NativeCompiler
 from evaluators.sandbox.sandbox import Limits, Sandbox
 from evaluators.targets.fa3 import FA3, FA3_LENGTHS
 from evaluators.targets.registry import target_of, with_live_lengths
+from evaluators.targets.triton_decode import TRITON_DECODE, TRITON_DECODE_LENGTHS
 from evolve.config import PromptsConfig
 from evolve.export.bundle.refusals import refuse
 from evolve.export.targets.targets import TARGETS
@@ -59,6 +60,33 @@ def test_sandbox_and_native_code_are_told_the_same_lengths() -> None:
     assert found is not None and found.decisions() == answers.decisions
 
 
+@pytest.mark.parametrize("name", ["triton_decode-metadata-cold", "triton_decode-paged-cold"])
+def test_the_triton_kernels_schedule_is_told_them(name: str) -> None:
+    require_sandbox()
+    setting = SETTINGS[name]
+    told = with_live_lengths(setting)
+    target = target_of(told)
+    assert target is TRITON_DECODE_LENGTHS and target_of(setting) is TRITON_DECODE
+    questions = [target.question(s, told, Gpu()) for s in SHAPES]
+    source = (
+        "def schedule(shape, gpu):\n    return 1 + shape.max_live_seqlen % 47, 64, 4, 3 + shape.mean_live_seqlen % 2\n"
+    )
+    program = parse_program(source)
+    answers = Sandbox(Gpu(), questions, Limits(), target=target).ask(program)
+    wanted = [(1 + max(s.seqlens) % 47, 3 + sum(s.seqlens) // s.batch % 2) for s in SHAPES]
+    assert [(d.num_splits, d.num_stages) for d in answers.decisions] == wanted
+    with NativeCompiler(Gpu(), questions, Limits(), target=target).compile(program) as native:
+        found = native.run([()])[0]
+    assert found is not None and found.decisions() == answers.decisions
+    plain = [target_of(setting).question(s, setting, Gpu()) for s in SHAPES]
+    refused = Sandbox(Gpu(), plain, Limits(), target=TRITON_DECODE).ask(program)
+    assert refused.status is Status.LANGUAGE and "judge.live_lengths" in refused.message
+    system = Prompts(load_templates(PromptsConfig(), name), {"setting": name, "live_lengths": "true"}).system
+    assert "never live lengths" not in system and all(n in system for n in LIVE_LENGTHS)
+    untold = Prompts(load_templates(PromptsConfig(), name), {"setting": name}).system
+    assert "It sees the capacity seqlen_k when a CUDA graph\nis captured, never live lengths. (block_n" in untold
+
+
 def test_a_judge_tells_them_on_request_alone(evosplit: Command) -> None:
     require_sandbox()
     plain = open_judge(SMALL_TABLE)
@@ -78,9 +106,8 @@ def test_a_judge_tells_them_on_request_alone(evosplit: Command) -> None:
 
 
 def test_settings_without_them_are_refused(evosplit: Command) -> None:
-    for name, why in (("triton_decode-metadata-cold", "Triton decode kernel"), ("fa3_fwd-static-cold", "static mode")):
-        with pytest.raises(UserError, match=why):
-            with_live_lengths(SETTINGS[name])
+    with pytest.raises(UserError, match="static mode"):
+        with_live_lengths(SETTINGS["fa3_fwd-static-cold"])
     result = evosplit("evaluate", "seeds/waves_static.py", "--set", "judge.setting=fa3_fwd-static-cold",
                       "--set", "judge.live_lengths=true")  # fmt: skip
     assert result.code == 2 and "static mode" in result.err
