@@ -35,7 +35,12 @@ from evaluators.sandbox.sandbox import Limits
 HERE = Path(__file__).parent
 CHAMPIONS = HERE.parent / "champions"
 PROGRAMS = {
-    "fa3_fwd-static-cold": ("fa3-static.py", "runs/fa3-static-evolved/child.py"),
+    "fa3_fwd-static-cold": (
+        "fa3-static.py",
+        "runs/fa3-static-evolved/child.py",
+        "fa3-static-evolved.py",
+        "../confirm/fa3-static-search/program.py",
+    ),
     "fa3_fwd-metadata-cold": ("fa3-metadata.py", "fa3-metadata-evolved.py", "runs/fa3-metadata-evolved-2/child.py"),
     "vllm-metadata-cold": ("vllm-metadata.py", "vllm-metadata-evolved.py"),
 }
