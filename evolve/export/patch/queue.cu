@@ -1,4 +1,5 @@
 // The queue of CTAs, played through by a warp: a byte for each half block of time counts the SMs that are free then.
+int const warp = threadIdx.x / 32;
 auto const summed = [&](int first, int end, auto const& value) {
     int64_t total = 0;
     #pragma unroll 1
@@ -11,8 +12,8 @@ auto const over_batch = [&](auto const& rows, auto const& value) {
 };
 auto const cta_queue = [&](auto const& rows, int64_t tiles, int64_t blocks, int64_t most, int sms, int turn,
                            bool longest_first) {
-    uint8_t* const freed = queue_freed[warp_idx];
-    uint16_t* const ends = queue_ends[warp_idx];
+    uint8_t* const freed = queue_freed[warp];
+    uint16_t* const ends = queue_ends[warp];
     auto const within = [](int64_t x, int low, int high) { return int(x < low ? low : x > high ? high : x); };
     auto const slot_of = [](int slot) { return slot < @SLOTS@ ? slot : slot - @SLOTS@; };
     int const num_tiles = within(tiles, 1, 4096), size = within(blocks, 1, 1 << 20), cap = within(most, 1, 256);

@@ -43,7 +43,7 @@ SORT_BYTES = 1025 * 16
 
 WARPS = 32
 QUEUE_WORDS = (
-    ROWS, "queue_freed", "queue_ends", "queue_costs", "queue_kept", "queue_best", "summed", "over_batch", "num_batch",
+    ROWS, "queue_freed", "queue_ends", "queue_costs", "queue_kept", "queue_best", "summed", "over_batch", "num_batch", "warp",
     "other_kept", "other_best", "NumWarps",
 )  # fmt: skip
 ADVICE = "a loop over a tuple of sizes that keeps the cheapest, with cta_queue in a helper that returns the cost"
@@ -272,7 +272,7 @@ def queue_rule(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str]
     turn = f"for (int {candidate} = 0; {candidate} < {count}; {candidate}++) {{"
     assert turn in statements[place]
     statements[place] = "    // A warp for each candidate.\n" + statements[place].replace(
-        turn, f"for (int {candidate} = warp_idx; {candidate} < {count}; {candidate} += NumWarps) {{"
+        turn, f"for (int {candidate} = warp; {candidate} < {count}; {candidate} += NumWarps) {{"
     )
     statements.insert(place + 1, _best_of_all(kept, own, fields))
     text = "\n".join((*_device_queue(queue), *preamble, *statements))
@@ -288,7 +288,7 @@ def queue_rule(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str]
         "__shared__ double queue_costs[32];",
         "__shared__ int queue_kept[32], queue_best[32];",
     )
-    stores = f"if (lane < kNumBatchPerWarp) {{ {ROWS}[kNumBatchPerWarp * warp_idx + lane] = num_n_blocks; }}"
+    stores = f"if (lane < kNumBatchPerWarp) {{ {ROWS}[kNumBatchPerWarp * (threadIdx.x / 32) + lane] = num_n_blocks; }}"
     limits = (f"num_sm >= {LEAST_SMS}", f"num_sm <= {MOST_SMS}", f"max_n_blocks <= {most_blocks(queue)}")
     return LaneRule(tuple(text.split("\n")), "\n".join(shared), (), written.notes, stores, limits, count)
 
@@ -343,9 +343,9 @@ def _best_of_all(kept: Kept, own: str, fields: Mapping[str, str]) -> str:
     tie = ">" if "=" in sign else "<"
     return "\n".join(f"    {line}" for line in (
         f"if (lane == 0) {{",
-        f"    queue_costs[warp_idx] = {key};",
-        f"    queue_kept[warp_idx] = {own};",
-        f"    queue_best[warp_idx] = {best};",
+        f"    queue_costs[warp] = {key};",
+        f"    queue_kept[warp] = {own};",
+        f"    queue_best[warp] = {best};",
         "}",
         "__syncthreads();",
         f"{key} = lane < NumWarps ? queue_costs[lane] : {none};",
