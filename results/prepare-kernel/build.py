@@ -138,7 +138,8 @@ def main() -> None:
               b.work.block_n, list(b.n_blocks)] for b in (*batches, *drawn)]  # fmt: skip
     setting = next(r.setting.name for r in rows if r.setting.cache is Cache.COLD)
     told = {
-        "target": target.name, "commit": tree.revision, "setting": setting, "built": built, "warps": warps, "recorded": len(batches),
+        "target": target.name, "commit": tree.revision, "setting": setting, "built": built, "warps": warps,
+        "recorded": len(batches),
         "random": len(drawn), "calls": calls, "answers": answers,
         "steps": [s for name, mine in sorted(by_program.items()) for s in steps(name, mine)],
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The queue of CTAs in the prepare kernel: played through as in Python, decided as in Python, refused in other forms."""
+"""The queue of CTAs in the prepare kernel: played and decided as in Python, refused in other forms."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Command, examples
-from export_cases import WIDEST_WAVE, changed_lines
+from export_cases import WIDEST_WAVE
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from stand_trees import make_tree
 from test_prepare_lists import blocks_form, patched, prove
 
-from evaluators.language.cpp.compiler import HostFunction, Stopped, compile_function, find_compiler
+from evaluators.language.cpp.compiler import HostFunction, compile_function, find_compiler
 from evaluators.language.cpp.normalise import NotExpressible
 from evaluators.sandbox.cta_queue import cta_queue
 from evolve.assets import asset
@@ -74,7 +74,9 @@ CALL = st.tuples(
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(CALL, min_size=1, max_size=20))
 @example([([30] * 40, 8, 4, 32, 132, 1, True), ([LONGEST] * MOST_ROWS, 4096, 2**40, 1, 160, 31, False)])
-@example([([60] + [1] * 39, 1, 1, 40, 3, 1, False), ([0, 5, 0, 5, 0], 2, 3, 2, 1, 0, False), ([], 1, 1, 1, 132, 1, True)])
+@example(
+    [([60] + [1] * 39, 1, 1, 40, 3, 1, False), ([0, 5, 0, 5, 0], 2, 3, 2, 1, 0, False), ([], 1, 1, 1, 132, 1, True)]
+)
 def test_a_warp_plays_the_queue_as_python(on_device: HostFunction, calls: list[tuple[list[int], ...]]) -> None:
     rows, expected = [], []
     for lengths, tiles, blocks, most, sms, turn, longest_first in calls:
@@ -100,9 +102,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[PrepareBatch]:
      pytest.param(IN_ORDER.replace("time < least", "time <= least"), "fa3-vllm-prepare", marks=pytest.mark.slow)],
     ids=["sorted", "in-order", "last-of-equals"],
 )  # fmt: skip
-def test_the_kernel_decides_as_the_champion(
-    program: str, target: str, tmp_path: Path, few: list[PrepareBatch]
-) -> None:
+def test_the_kernel_decides_as_the_champion(program: str, target: str, tmp_path: Path, few: list[PrepareBatch]) -> None:
     found = prove(patched(tmp_path, program, target), program, tmp_path, few)
     assert (found.recorded, found.random, found.outside) == (20, 60, 60) and found.padded >= 15
 
@@ -113,10 +113,8 @@ def test_the_kernel_decides_as_the_champion(
         ("other_kept < kept", "other_kept > kept", Mismatch),
         ("freed[slot_of(slot + took)] += taken;", "freed[slot_of(slot + took - 1)] += taken;", Mismatch),
         ("own > n);", "own < n);", Mismatch),
-        ("if (lane >= i) { upto", "if (lane > i) { upto", Mismatch),
-        ("if (alike == 0) { break; }", "if (alike == 0 || lane == 7) { break; }", Stopped),
     ],
-    ids=["tie", "time", "order", "scan", "lost lane"],
+    ids=["tie", "time", "order"],
 )
 def test_a_wrong_kernel_is_found_out(
     before: str, after: str, error: type[Exception], tmp_path: Path, few: list[PrepareBatch]
@@ -154,8 +152,8 @@ def cost(n_blocks, blocks, most, gpu):
 BEFORE = START + WIDEST_WAVE.partition("    best = work")[0]
 
 
-def program(sizes: str = "(1, 2, 4, 8)", call: str = "cost(work.n_blocks, size, work.num_splits, gpu)", end: str = "return best",
-            start: str = "best, least = 1, 1e30", helper: str = "") -> str:  # fmt: skip
+def program(sizes: str = "(1, 2, 4, 8)", call: str = "cost(work.n_blocks, size, work.num_splits, gpu)",
+            end: str = "return best", start: str = "best, least = 1, 1e30", helper: str = "") -> str:  # fmt: skip
     text = BEFORE.replace("end[0]", helper) if helper else BEFORE
     return (
         f"{text}    {start}\n    for size in {sizes}:\n        time = {call}\n"
@@ -191,12 +189,7 @@ def test_other_forms_are_refused_with_their_line(text: str, words: str, tmp_path
 
 
 @pytest.mark.usefixtures("unjudged")
-def test_a_champion_of_the_queue_is_exported(export: Command, tmp_path: Path) -> None:
+def test_no_champion_of_the_queue_is_exported_while_its_cost_is_not_measured(export: Command, tmp_path: Path) -> None:
     result = export(IN_ORDER, "fa3-vllm-prepare")
-    assert result.code == 0, result.err
-    lines = [x.strip("+ ") for x in changed_lines(tmp_path / "out")]
-    assert lines.count("__syncthreads();") == 1 and not any("std::vector" in x for x in lines)
-    assert any(x.endswith("{ num_warps = std::max(num_warps, 18); }") for x in lines)
-    told = (tmp_path / "out" / "PR_BODY.md").read_text()
-    for words in ("18 warps", "KB of shared memory", "sequences of length 0"):
-        assert words in told
+    assert result.code == 2 and "what that costs a step was not measured" in result.err
+    assert not (tmp_path / "out").exists()

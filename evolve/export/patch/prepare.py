@@ -161,7 +161,10 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
     if lanes is None:
         text, notes = _text(sums, stock_sums, fields, pad, line, domain)
     else:
-        text, notes = "\n".join(_behind(domain, pad, line, _as_lambda(lanes.lines, pad + "    "), lanes.limits)), lanes.notes
+        text, notes = (
+            "\n".join(_behind(domain, pad, line, _as_lambda(lanes.lines, pad + "    "), lanes.limits)),
+            lanes.notes,
+        )
     conditions = [domain.condition] if domain.limited else []
     if lanes is not None and _launcher_knows(source):
         conditions.append(f"!{IN_EVERY_LAYER}")
@@ -171,7 +174,7 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
     elif lanes is not None:
         notes = (*notes, EVERY_LAYER_NOTE)
     if lanes is not None:
-        notes = (*notes, *([BARRIER_NOTE] if lanes.shared else []), COST_NOTE)
+        notes = (*notes, *([BARRIER_NOTE] if lanes.clears else []), COST_NOTE)
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
     changed = source[:start] + text.lstrip().encode() + source[end:]

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from evaluators.language.cpp.emit_calls import CallExpressions
 from evaluators.language.cpp.emit_expressions import POSTFIX, Text
@@ -29,6 +30,7 @@ from evolve.export.patch.per_lane import KERNEL_WORDS, MAX_BATCH, OPERATOR, Lane
 
 BLOCKS = "n_blocks"
 ROWS = "queue_rows"
+Node = TypeVar("Node", bound=ast.stmt)
 MOST_SIZES = 18
 """Most sizes of a search: with the start, each has its memory."""
 
@@ -43,8 +45,8 @@ SORT_BYTES = 1025 * 16
 
 WARPS = 32
 QUEUE_WORDS = (
-    ROWS, "queue_freed", "queue_ends", "queue_costs", "queue_kept", "queue_best", "summed", "over_batch", "num_batch", "warp",
-    "other_kept", "other_best", "NumWarps",
+    ROWS, "queue_freed", "queue_ends", "queue_costs", "queue_kept", "queue_best", "summed", "over_batch", "num_batch",
+    "warp", "other_kept", "other_best", "NumWarps",
 )  # fmt: skip
 ADVICE = "a loop over a tuple of sizes that keeps the cheapest, with cta_queue in a helper that returns the cost"
 LISTS = re.compile(r"std::vector|\.(begin|end|size|empty|at)\(|for \([^;()]*:[^;]*\) \{")
@@ -249,7 +251,8 @@ def queue_rule(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str]
     fields = {**fields, BLOCKS: ROWS, **{f"kernel.{word}": word for word in (*KERNEL_WORDS, *QUEUE_WORDS)}}
     sizes = fresh_name("sizes", taken)
     listed = assigned(sizes, ast.List([ast.Constant(n) for n in queue.sizes], ast.Load()))
-    head = [assigned(kept.best, ast.Constant(0)), assigned(own, ast.Constant(count)), assigned(kept.key, ast.Constant(worst))]
+    head = [assigned(kept.best, ast.Constant(0)), assigned(own, ast.Constant(count)),
+            assigned(kept.key, ast.Constant(worst))]  # fmt: skip
     loop = _dealt(queue, candidate, own, sizes)
     body = [*queue.before, listed, *head, loop, *queue.after]
     form = replace(
@@ -316,7 +319,7 @@ def _dealt(queue: QueueLoop, candidate: str, own: str, sizes: str) -> ast.For:
     return ast.fix_missing_locations(made)
 
 
-def _unfused(nodes: Sequence[ast.stmt]) -> list:
+def _unfused(nodes: Sequence[Node]) -> list[Node]:
     """Statements with `x = x * y` for `x *= y`, so that every product is an expression."""
 
     class Apart(ast.NodeTransformer):
@@ -342,7 +345,7 @@ def _best_of_all(kept: Kept, own: str, fields: Mapping[str, str]) -> str:
     # The start loses to its equals as the program has it: with <=, the last of equals is kept.
     tie = ">" if "=" in sign else "<"
     return "\n".join(f"    {line}" for line in (
-        f"if (lane == 0) {{",
+        "if (lane == 0) {",
         f"    queue_costs[warp] = {key};",
         f"    queue_kept[warp] = {own};",
         f"    queue_best[warp] = {best};",
