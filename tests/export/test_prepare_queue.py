@@ -190,6 +190,6 @@ def test_other_forms_are_refused_with_their_line(text: str, words: str, tmp_path
 
 @pytest.mark.usefixtures("unjudged")
 def test_no_champion_of_the_queue_is_exported_while_its_cost_is_not_measured(export: Command, tmp_path: Path) -> None:
-    result = export(IN_ORDER, "fa3-vllm-prepare")
+    result = export(IN_ORDER, "fa3-vllm-prepare", "--partial")
     assert result.code == 2 and "what that costs a step was not measured" in result.err
     assert not (tmp_path / "out").exists()
