@@ -37,6 +37,7 @@ __device__ inline double floor(double a) { return ::floor(a); }
 #define PREPARE_KERNEL static
 #define PREPARE_FUNCTION inline
 #define __shared__ static
+#define __device__
 #define __syncthreads() fibers::meet(fibers::BLOCK)
 
 #include <setjmp.h>
@@ -167,6 +168,11 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
     return fibers::of_lane<T>(fibers::exchange(value), (threadIdx.x & 31) ^ mask);
 }
 template <class T>
+T __shfl_up_sync(unsigned, T value, int by) {
+    int const lane = threadIdx.x & 31;
+    return fibers::of_lane<T>(fibers::exchange(value), lane >= by ? lane - by : lane);
+}
+template <class T>
 T __shfl_down_sync(unsigned, T value, int by) {
     int const lane = threadIdx.x & 31;
     return fibers::of_lane<T>(fibers::exchange(value), lane + by < 32 ? lane + by : lane);
@@ -187,6 +193,16 @@ inline int __reduce_max_sync(unsigned, int value) {
 inline int __reduce_min_sync(unsigned, int value) {
     return reduced(value, [](int a, int b) { return std::min(a, b); });
 }
+inline unsigned __ballot_sync(unsigned, bool value) {
+    int64_t const* const side = fibers::exchange(value);
+    unsigned found = 0;
+    for (int i = 0; i < 32; i++) { found |= unsigned(fibers::of_lane<bool>(side, i)) << i; }
+    return found;
+}
+inline void __syncwarp() { fibers::meet(fibers::WARP); }
+inline int __ffs(unsigned value) { return __builtin_ffs(int(value)); }
+inline int __clz(unsigned value) { return value == 0 ? 32 : __builtin_clz(value); }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline void atomicAdd(int* at, int value) { *at += value; }
 inline void atomicMax(int* at, int value) { *at = std::max(*at, value); }
 inline void atomicMin(int* at, int value) { *at = std::min(*at, value); }

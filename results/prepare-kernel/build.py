@@ -25,7 +25,7 @@ from evolve.export.evidence.evidence import Row, gather, recorded_tables
 from evolve.export.patch.prepare import FILE, change_prepare
 from evolve.export.patch.tree import open_tree
 from evolve.export.proof.device_build import FLAGS, find_nvcc
-from evolve.export.proof.prepare_run import PrepareBatch, batch_of, device_source, random_batches
+from evolve.export.proof.prepare_run import PrepareBatch, batch_of, device_source, least_warps, random_batches
 from evolve.export.targets.domain import Domain
 from evolve.export.targets.targets import TARGETS
 
@@ -37,14 +37,21 @@ KERNELS = {
         "fa3-metadata-even": ROOT / "results/certificates/fa3-metadata-even.py",
         "fa3-metadata-32": HERE / "fa3-metadata-32.py",
         "waves-metadata": ROOT / "seeds/waves_metadata.py",
+        "fa3-metadata-evolved": ROOT / "results/champions/fa3-metadata-evolved.py",
     },
-    "fa3-vllm-prepare": {"vllm-metadata-abstains": ROOT / "results/certificates/vllm-metadata-abstains.py"},
+    "fa3-vllm-prepare": {
+        "vllm-metadata-abstains": ROOT / "results/certificates/vllm-metadata-abstains.py",
+        "vllm-metadata-evolved": ROOT / "results/champions/vllm-metadata-evolved.py",
+    },
 }
 """Rules by target whose kernel takes them."""
 LAUNCHED = {"fa3-prepare": "fa3-whole", "fa3-vllm-prepare": "fa3-vllm-prepare"}
 """Target whose launches count: the champions of FA3 decide the cap too."""
 RANDOM = 400
-STEPS = {"fa3-metadata": (4, 4), "fa3-metadata-even": (8, 8), "vllm-metadata-abstains": (8, 8)}
+STEPS = {
+    "fa3-metadata": (4, 4), "fa3-metadata-even": (8, 8), "vllm-metadata-abstains": (8, 8),
+    "fa3-metadata-evolved": (12, 8), "vllm-metadata-evolved": (12, 8),
+}  # fmt: skip
 """Ragged and uniform shapes whose steps are timed, by program."""
 
 
@@ -94,11 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--target", choices=KERNELS, default="fa3-prepare")
+    parser.add_argument("--only", nargs="*", default=[], help="names of rules; all of the target otherwise")
+    parser.add_argument("--random", type=int, default=RANDOM, help="random batches")
     parser.add_argument("-o", type=Path, required=True)
     given = parser.parse_args()
     folder: Path = given.o
     folder.mkdir(parents=True)
     target, gpu, programs = TARGETS[given.target], Gpu(), KERNELS[given.target]
+    programs = {name: path for name, path in programs.items() if not given.only or name in given.only}
     tree = open_tree(given.source, target)
     before = tree.read(FILE)
     assert before is not None
@@ -111,12 +121,14 @@ def main() -> None:
         by_program[name] = [r for r in gather(launched, asked_of, tables, gpu) if r.setting.mode is Mode.METADATA]
     rows = by_program[next(iter(programs))]
     batches = recorded(rows, gpu)
-    drawn = random_batches(RANDOM, 7, batches[0].work)
+    drawn = random_batches(given.random, 7, batches[0].work)
     answers: dict[str, list[int]] = {}
+    warps: dict[str, int] = {}
     for name, path in programs.items():
         form = with_stock_choice(form_of(read(path.read_text(encoding="utf-8"), name), "blocks_per_split"))
         change = change_prepare(tree, form, stock_form("blocks_per_split"), Domain())
         built[name] = cubin(change.edits[FILE], name, folder)
+        warps[name] = least_warps(change.edits[FILE])
         own = read(form.source(), name)
         asked = [(rows[0].view, b.work, b.num_sms) for b in (*batches, *drawn)]
         answers[name] = [d.blocks_per_split for d in ask(own, asked, "batches")]
@@ -126,7 +138,8 @@ def main() -> None:
               b.work.block_n, list(b.n_blocks)] for b in (*batches, *drawn)]  # fmt: skip
     setting = next(r.setting.name for r in rows if r.setting.cache is Cache.COLD)
     told = {
-        "target": target.name, "commit": tree.revision, "setting": setting, "built": built, "recorded": len(batches),
+        "target": target.name, "commit": tree.revision, "setting": setting, "built": built, "warps": warps,
+        "recorded": len(batches),
         "random": len(drawn), "calls": calls, "answers": answers,
         "steps": [s for name, mine in sorted(by_program.items()) for s in steps(name, mine)],
     }  # fmt: skip

@@ -29,6 +29,7 @@ ROUNDS = 15
 SIZES = (1, 8, 31, 64, 256, 992)
 LONGEST = {"5.6k": 32, "16k": 94, "131k": 745}
 """Blocks of 176 keys of the longest sequence, by its length."""
+HEADS = (1, 8)
 REPEATS = 100
 COLD_READINGS = 25
 
@@ -36,8 +37,9 @@ COLD_READINGS = 25
 class Kernels:
     """Kernels of one cubin, launched on the current stream."""
 
-    def __init__(self, path: Path) -> None:
-        """Load it into the current device's context."""
+    def __init__(self, path: Path, warps: int) -> None:
+        """Load it into the current device's context; each launch has so many warps at least."""
+        self._warps = warps
         self._driver = ctypes.CDLL("libcuda.so.1")
         self._module = ctypes.c_void_p()
         self._image = path.read_bytes()
@@ -53,7 +55,7 @@ class Kernels:
         import torch
 
         batch = call[6]
-        warps = next(w for w in (1, 2, 4, 8, 16, 32) if 31 * w >= batch or w == 32)
+        warps = next(w for w in (1, 2, 4, 8, 16, 32) if (31 * w >= batch and w >= self._warps) or w == 32)
         if warps not in self._kernels:
             found = ctypes.c_void_p()
             self._ok(self._driver.cuModuleGetFunction(ctypes.byref(found), self._module, f"prepare_{warps}".encode()))
@@ -104,12 +106,12 @@ def costs(kernels: dict[str, Kernels], gpu: Gpu) -> list[dict[str, Any]]:
     from evaluators.measure.timing import Evictor
 
     rng, evictor, found = random.Random(3), Evictor(gpu), []
-    for size, (label, longest), even in product(SIZES, LONGEST.items(), (False, True)):
+    for size, (label, longest), even, heads in product(SIZES, LONGEST.items(), (False, True), HEADS):
         n_blocks = [longest if even else rng.randint(1, longest) for _ in range(size)]
         n_blocks[0] = longest
-        call = [1, 8, gpu.num_sms, 32, 128, 176, size]
+        call = [heads, 8, gpu.num_sms, 32, 128, 176, size]
         buffers = buffers_for(n_blocks, 176)
-        line: dict[str, Any] = {"batch": size, "longest": label, "blocks": longest, "even": even}
+        line: dict[str, Any] = {"batch": size, "heads": heads, "longest": label, "blocks": longest, "even": even}
         graphs = {}
         for name, own in kernels.items():
             own.launch(call, 1, buffers)
@@ -244,7 +246,7 @@ def main() -> None:
     properties = torch.cuda.get_device_properties(0)
     gpu = Gpu(properties.multi_processor_count, properties.L2_cache_size)
     torch.zeros(1, device="cuda")
-    kernels = {name: Kernels(given.build / f"{name}.cubin") for name in told["built"]}
+    kernels = {name: Kernels(given.build / f"{name}.cubin", told["warps"].get(name, 1)) for name in told["built"]}
     report: dict[str, Any] = {
         "device": properties.name, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"),
         "target": told["target"], "setting": told["setting"], "commit": told["commit"], "built": told["built"],

@@ -154,7 +154,6 @@ return best"""
         ("cost = sorted(work.n_blocks)[0] * blocks", "something else than a sum, maximum or minimum"),
         ("cost = sum(n for n in work.n_blocks if n > blocks)", "something else than a sum, maximum or minimum"),
         ("most = max(work.n_blocks)\n    cost = sum(min(n, most) for n in work.n_blocks)", "which is a sum itself"),
-        ("cost = cta_queue(work.n_blocks, 8, blocks, 32, gpu.num_sms, 1, True)[0]", "cta_queue .* too dear"),
         ("cost = work.total_n_blocks / (sum(n // blocks for n in work.n_blocks))", "may be 0"),
         ("cost = sum(n // blocks for n in work.n_blocks)\n    if cost > 5:\n        continue", "break, continue"),
     ],

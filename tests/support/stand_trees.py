@@ -107,9 +107,9 @@ __global__ void prepare_varlen_num_blocks_kernel(int seqlen_k_static, int const*
     if (mine) { num_splits_dynamic_ptr[batch_idx] = num_splits_dynamic; }
 }
 
-void prepare_varlen_num_blocks(Flash_fwd_params &params, cudaStream_t stream, int warps, int block_m, int block_n,
-                               bool enable_pdl) {
-    WARPS(warps, NumWarps, [&] {
+void prepare_varlen_num_blocks(Flash_fwd_params &params, cudaStream_t stream, int block_m, int block_n, bool enable_pdl) {
+    int num_warps = cutlass::ceil_div(params.b, 31);
+    WARPS(num_warps, NumWarps, [&] {
         prepare_varlen_num_blocks_kernel<NumWarps, false><<<1, 32 * NumWarps, 0, stream>>>(
             params.seqlen_k, params.seqused_k, params.b, params.h_k, params.h / params.h_k, params.num_sm,
             params.num_splits, cutlass::FastDivmod(block_m), cutlass::FastDivmod(block_n), params.splits, true);

@@ -29,12 +29,15 @@ RESERVED = frozenset((
 class Statements:
     """Writes the statements of one form, function by function."""
 
-    def __init__(self, form: Form, types: Inference, fields: Mapping[str, str]) -> None:
+    def __init__(
+        self, form: Form, types: Inference, fields: Mapping[str, str],
+        expressions: type[CallExpressions] = CallExpressions,
+    ) -> None:  # fmt: skip
         self.form, self.types, self.fields = form, types, fields
         self.function = ""
         self.spelled: dict[str, dict[str, str]] = {"": {}}
         self.merged: set[str] = set()
-        self.expressions = CallExpressions(types, fields, self.name)
+        self.expressions = expressions(types, fields, self.name)
         self.comments = {line: list(texts) for line, texts in form.comments.items()}
         self.declared: list[set[str]] = []
         self.pending: dict[int, list[str]] = {}

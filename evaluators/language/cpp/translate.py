@@ -6,6 +6,7 @@ import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from evaluators.language.cpp.emit_calls import CallExpressions
 from evaluators.language.cpp.emit_expressions import HELPERS
 from evaluators.language.cpp.emit_statements import INDENT, LINE_LENGTH, Statements
 from evaluators.language.cpp.infer_expressions import refuse
@@ -115,9 +116,10 @@ def translate(form: Form, inputs: Mapping[str, Type], fields: Mapping[str, str],
     return body_of(form, types, fields)
 
 
-def body_of(form: Form, types: Inference, fields: Mapping[str, str]) -> CppBody:
-    """Translate a form whose types are known, as `translate`."""
-    writer = _Writer(form, types, fields)
+def body_of(form: Form, types: Inference, fields: Mapping[str, str],
+            expressions: type[CallExpressions] = CallExpressions) -> CppBody:  # fmt: skip
+    """Translate a form whose types are known, as `translate`; `expressions` writes its expressions."""
+    writer = _Writer(form, types, fields, expressions)
     preamble, statements = writer.body()
     notes = set(writer.expressions.notes)
     inside = {id(n): i for i, s in enumerate(form.body) for n in ast.walk(s)}

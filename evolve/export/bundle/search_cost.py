@@ -16,10 +16,12 @@ from dataclasses import dataclass, replace
 from evaluators.data.contract import Gpu
 from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.normalise import Form
+from evaluators.language.subset import QUEUE
 from evolve.export.evidence.answers import ask, read
 from evolve.export.evidence.evidence import Row
 from evolve.export.evidence.harm import HarmfulRule
 from evolve.export.patch.candidates import CandidateSearch, find_search
+from evolve.export.patch.queue_rule import find_queue
 
 LAYERS = 32
 """Layers of the step, as in Llama-3.1-8B; in deeper models the cost is a smaller share."""
@@ -118,8 +120,14 @@ def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
     """Cost and gain by workload, setting and kind of batch; empty for a rule without a search, or without recordings.
 
     Raises:
-        HarmfulRule: the search costs more than it gains over all recorded even, or all ragged, batches of a setting.
+        HarmfulRule: the search costs more than it gains over all recorded even, or all ragged, batches of a setting;
+            or it plays the queue of CTAs through, whose cost was not measured.
     """
+    if find_queue(form) is not None:
+        raise HarmfulRule(
+            f"the search plays {QUEUE} through for each size, and what that costs a step was not measured on a GPU",
+            hint="a rule over sums and maxima of the batch; engines that decide on the host can have the queue",
+        )
     search = find_search(form)
     rows = [r for r in rows if r.result and r.rounds_us]
     if search is None or not rows:

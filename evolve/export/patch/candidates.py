@@ -91,7 +91,7 @@ class CandidateSearch:
 
 
 @dataclass(slots=True)
-class _Kept:
+class Kept:
     """Comparison in the last statement of the loop."""
 
     cost: ast.expr
@@ -125,7 +125,7 @@ def _search_at(form: Form, reading: Sequence[int]) -> CandidateSearch:
     if not isinstance(loop, ast.For) or not isinstance(loop.target, ast.Name):
         raise refused(loop, "the rule reads n_blocks outside a loop over candidates")
     first, last = _bounds(loop)
-    kept = _kept(loop)
+    kept = kept_of(loop)
     before, start, limit = _without_start(body[: reading[-1]], kept)
     if any(reads_list(s, helpers) for s in before):
         raise refused(body[reading[0]], "the rule reads n_blocks outside its loop over candidates")
@@ -172,7 +172,7 @@ def _bounds(loop: ast.For) -> tuple[ast.expr, ast.expr]:
     return first, ast.copy_location(ast.BinOp(end, ast.Sub(), ast.Constant(1)), end)
 
 
-def _kept(loop: ast.For) -> _Kept:
+def kept_of(loop: ast.For) -> Kept:
     """The comparison that ends the loop's body, and the values that it keeps."""
     test = loop.body[-1]
     shape = "the loop over candidates ends with `if cost < best_cost:` and keeps the candidate and its cost"
@@ -191,7 +191,7 @@ def _kept(loop: ast.For) -> _Kept:
     ):
         for (name, value), (other, chosen) in (pairs, pairs[::-1]):
             if _is_name(key, name) and ast.dump(value) == ast.dump(cost) and name != other:
-                return _Kept(cost, better, name, other, chosen)
+                return Kept(cost, better, name, other, chosen)
     raise refused(test, shape)
 
 
@@ -209,7 +209,7 @@ def _pairs(node: ast.stmt) -> Iterator[tuple[str, ast.expr]]:
     raise refused(node, "the loop over candidates keeps the candidate and its cost, nothing else")
 
 
-def _without_start(before: list[ast.stmt], kept: _Kept) -> tuple[list[ast.stmt], ast.expr, ast.expr]:
+def _without_start(before: list[ast.stmt], kept: Kept) -> tuple[list[ast.stmt], ast.expr, ast.expr]:
     """Statements in front of the loop without the first values of best candidate and least cost, and these values."""
     values: dict[str, ast.expr] = {}
     left: list[ast.stmt] = []
@@ -226,7 +226,7 @@ def _without_start(before: list[ast.stmt], kept: _Kept) -> tuple[list[ast.stmt],
     return left, values[kept.best], values[kept.key]
 
 
-def _from_the_first(loop: ast.For, kept: _Kept, start: ast.expr, limit: ast.expr | None, counter: str,
+def _from_the_first(loop: ast.For, kept: Kept, start: ast.expr, limit: ast.expr | None, counter: str,
                     first: ast.expr) -> ast.expr:  # fmt: skip
     """The candidate whose cost, as the loop computes it, is the one to beat; it must precede the loop's first."""
     assert limit is not None

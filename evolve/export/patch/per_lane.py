@@ -40,15 +40,21 @@ class LaneRule:
 
     Attributes:
         lines: lines of the rule, which ends with a return, indented once.
-        shared: declaration of its shared memory; empty where it reduces nothing over the batch.
+        shared: declarations of its shared memory; empty where it needs none.
         clears: assignments that a thread makes before the kernel's first barrier, for its lane `threadIdx.x`.
         notes: notes on exactness.
+        stores: statement of every thread in front of the barrier above the rule.
+        limits: conditions without which the kernel's own formula decides.
+        warps: warps that the launcher starts at least; 0 for as many as the batch needs.
     """
 
     lines: tuple[str, ...]
     shared: str
     clears: tuple[str, ...]
     notes: tuple[str, ...]
+    stores: str = ""
+    limits: tuple[str, ...] = ()
+    warps: int = 0
 
 
 class _CeilDiv(ast.NodeTransformer):
@@ -81,12 +87,12 @@ class _CeilDiv(ast.NodeTransformer):
         return self.generic_visit(node)  # type: ignore[return-value]
 
 
-def with_ceil_div(form: Form, inputs: Mapping[str, Type]) -> Form:
+def with_ceil_div(form: Form, inputs: Mapping[str, Type], infer: type[Inference] = Inference) -> Form:
     """The form with `ceil_div(a, b)` where that is exact in 32 bits; `without_ceil_div` takes its definition away."""
     if "ceil_div" in form.helpers or any(isinstance(n, ast.Name) and n.id == "ceil_div" for n in form.statements()):
         return form
     form = replace(form, body=copy.deepcopy(form.body), helpers=copy.deepcopy(form.helpers))
-    change = _CeilDiv(Inference(form, inputs))
+    change = _CeilDiv(infer(form, inputs))
     form.body = [change.visit(s) for s in form.body]
     helpers = {name: change.visit(f) for name, f in form.helpers.items()}
     if change.found:

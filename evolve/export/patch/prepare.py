@@ -14,11 +14,11 @@ from evaluators.data.gpus import SM_COUNTS
 from evaluators.language.cpp.normalise import Form, NotExpressible, prune
 from evaluators.language.cpp.translate import CppBody, translate
 from evaluators.language.cpp.types import INT32_MAX, Type, whole
-from evaluators.language.subset import QUEUE
 from evolve.export.patch.anchors import AnchorMissing, CppFunction, find_barriers, find_declaration, find_function
 from evolve.export.patch.header import SourceChange
 from evolve.export.patch.inlining import Values
 from evolve.export.patch.per_lane import LaneRule, lane_rule, with_ceil_div, without_ceil_div
+from evolve.export.patch.queue_rule import queue_rule
 from evolve.export.patch.tree import Tree
 from evolve.export.targets.domain import INPUT, Domain
 
@@ -147,42 +147,41 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
     start, end = find_declaration(source, VARIABLE, FILE)
     if not kernel.body_start < start < kernel.body_end or not {"num_batch", "num_head", "num_sm"} <= held:
         raise AnchorMissing(f"{FILE}: {VARIABLE} is not declared in {KERNEL}", hint="nothing was changed")
-    queue = next((n for n in form.statements() if isinstance(n, ast.Name) and n.id == QUEUE), None)
-    if queue is not None:
-        raise NotExpressible(
-            f"line {queue.lineno}: {QUEUE} plays a queue through for every size it is asked about: too dear for one "
-            "block of device code in front of every call",
-            hint="a rule over sums and maxima of the batch; engines that decide on the host can have the queue",
-        )
     sums, stock_sums = with_sums(form), with_sums(stock)
     reads = _rows_of(sums)
     for name in sorted(reads & ABSENT.keys()):
         raise NotExpressible(f"the rule reads {name}: {ABSENT[name]}", hint="a rule over the batch's sums and maxima")
     fields = {**KERNEL_HAS, **{n: n for n in REDUCED}}
     pad = _pad(source, start)
-    more = [n for n in REDUCED if n in reads]
     types, places = {**input_types(), STOCK: whole(1, INT32_MAX)}, {**fields, STOCK: VARIABLE}
-    lanes = lane_rule(with_stock_value(sums, stock_sums), types, places)
+    own = with_stock_value(sums, stock_sums)
+    lanes = queue_rule(own, types, places) or lane_rule(own, types, places)
+    more = [n for n in REDUCED if n in reads or (lanes is not None and any(n in x for x in lanes.limits))]
     line = source[start:end].decode()
     if lanes is None:
         text, notes = _text(sums, stock_sums, fields, pad, line, domain)
     else:
-        text, notes = "\n".join(_behind(domain, pad, line, _as_lambda(lanes.lines, pad + "    "))), lanes.notes
+        text, notes = (
+            "\n".join(_behind(domain, pad, line, _as_lambda(lanes.lines, pad + "    "), lanes.limits)),
+            lanes.notes,
+        )
     conditions = [domain.condition] if domain.limited else []
     if lanes is not None and _launcher_knows(source):
         conditions.append(f"!{IN_EVERY_LAYER}")
         if not domain.limited:
-            text = text.replace("if (total_blocks > 0)", f"if ({INPUT} && total_blocks > 0)", 1)
+            text = text.replace("if (total_blocks > 0", f"if ({INPUT} && total_blocks > 0", 1)
         notes = (*notes, ONCE_NOTE)
     elif lanes is not None:
         notes = (*notes, EVERY_LAYER_NOTE)
     if lanes is not None:
-        notes = (*notes, *([BARRIER_NOTE] if lanes.shared else []), COST_NOTE)
+        notes = (*notes, *([BARRIER_NOTE] if lanes.clears else []), COST_NOTE)
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
     changed = source[:start] + text.lstrip().encode() + source[end:]
     if more or (lanes is not None and lanes.shared):
         changed = _with_shared(changed, kernel, start, more, lanes)
+    if lanes is not None and lanes.warps:
+        changed = _with_warps(changed, " && ".join([*conditions, "params.num_splits > 1"]), lanes.warps)
     if conditions:
         changed = _with_argument(changed, kernel.parameters_end, " && ".join(conditions))
     if more:
@@ -234,6 +233,8 @@ def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence
         for name, (how, _, part) in REDUCED.items()
         if name in names
     )
+    if lanes is not None and lanes.stores:
+        made += f"{lanes.stores}\n{pad}"
     source = source[: above.start] + made.encode() + source[above.start :]
     pad = _pad(source, top.start)
     lines = []
@@ -241,7 +242,9 @@ def _with_shared(source: bytes, kernel: CppFunction, start: int, names: Sequence
         lines += [f"__shared__ int {', '.join(names)};",
                   f"if (threadIdx.x == 0) {{ {' '.join(f'{n} = {REDUCED[n][1]};' for n in names)} }}"]  # fmt: skip
     if lanes is not None and lanes.shared:
-        lines += [lanes.shared, "if (threadIdx.x < 32) {", *(f"    {text}" for text in lanes.clears), "}"]
+        lines += lanes.shared.split("\n")
+    if lanes is not None and lanes.clears:
+        lines += ["if (threadIdx.x < 32) {", *(f"    {text}" for text in lanes.clears), "}"]
     return source[: top.start] + "".join(f"{line}\n{pad}" for line in lines).encode() + source[top.start :]
 
 
@@ -249,6 +252,23 @@ def _launcher_knows(source: bytes) -> bool:
     """True if the function that launches the kernel knows whether every layer's call launches it."""
     launcher = find_function(source, LAUNCHER, FILE)
     return IN_EVERY_LAYER in (name for _, name in launcher.parameters)
+
+
+def _with_warps(source: bytes, condition: str, warps: int) -> bytes:
+    """The launcher with at least so many warps where a rule may run.
+
+    Raises:
+        AnchorMissing: the launcher does not count its warps in a variable.
+    """
+    launcher = find_function(source, LAUNCHER, FILE)
+    found = re.search(rb"\n( *)int num_warps = [^;]*;[^\n]*\n", source[launcher.body_start : launcher.body_end])
+    if found is None:
+        raise AnchorMissing(f"{FILE}: looked for `int num_warps` in {LAUNCHER}", hint="nothing was changed")
+    at = launcher.body_start + found.end()
+    pad = found[1].decode()
+    text = (f"{pad}// A warp for each candidate of the rule.\n"
+            f"{pad}if ({condition}) {{ num_warps = std::max(num_warps, {warps}); }}\n")  # fmt: skip
+    return source[:at] + text.encode() + source[at:]
 
 
 def _with_argument(source: bytes, parameters_end: int, condition: str) -> bytes:
@@ -282,10 +302,10 @@ def _text(form: Form, stock: Form, fields: dict[str, str], pad: str, line: str,
     return "\n".join(_behind(domain, pad, line, rules)), notes
 
 
-def _behind(domain: Domain, pad: str, line: str, rules: Sequence[str]) -> list[str]:
+def _behind(domain: Domain, pad: str, line: str, rules: Sequence[str], limits: Sequence[str] = ()) -> list[str]:
     """Lines of the kernel's own formula, and of a rule under its condition."""
     # Python never sees a batch of empty sequences.
-    tests = [*([INPUT] if domain.limited else []), "total_blocks > 0"]
+    tests = [*([INPUT] if domain.limited else []), "total_blocks > 0", *limits]
     comment = [f"{pad}// Measured: {domain.words}."] if domain.limited else []
     return [f"{pad}{line}", *comment, f"{pad}if ({' && '.join(tests)}) {{", *rules, f"{pad}}}"]
 

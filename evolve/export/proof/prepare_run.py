@@ -8,6 +8,7 @@ that the threads found; the same run checks that every sequence gets the splits 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +76,7 @@ static int64_t prepare_answer(int64_t const* row) {
     PrepareCall const call{int(row[0]), int(row[1]), int(row[2]), int(row[3]), int(row[4]), int(row[5]), int(row[6]),
                            row[7] != 0, seqlens, splits, rows, order, &observed};
     for (int i = 0; i < call.batch; i++) { seqlens[i] = int(row[8 + i]); }
-    switch ((call.batch + 30) / 31) {
+    switch (std::max((call.batch + 30) / 31, @WARPS@)) {
         case 1: fibers::run(32, [&] { prepare_call<1>(call); }); break;
         case 2: fibers::run(64, [&] { prepare_call<2>(call); }); break;
         case 3: case 4: fibers::run(128, [&] { prepare_call<4>(call); }); break;
@@ -174,7 +175,14 @@ def kernel_text(source: bytes) -> str:
 
 def host_source(source: bytes) -> str:
     """Source compiled on the host: `prepare_answer(row)` over `INPUTS` numbers."""
-    return "\n".join([asset(SHIM).read_text(encoding="utf-8"), kernel_text(source), HOST])
+    host = HOST.replace("@WARPS@", str(least_warps(source)))
+    return "\n".join([asset(SHIM).read_text(encoding="utf-8"), kernel_text(source), host])
+
+
+def least_warps(source: bytes) -> int:
+    """Warps that the launcher of a patched file starts at least."""
+    found = re.search(rb"num_warps = std::max\(num_warps, (\d+)\);", source)
+    return int(found[1]) if found else 1
 
 
 def device_source(source: bytes) -> str:
