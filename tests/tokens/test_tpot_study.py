@@ -8,11 +8,11 @@ import gzip
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -30,6 +30,7 @@ from evaluators.tokens.suite import StepSubject
 sys.path.append(str(ROOT / "results" / "tpot"))
 import measure
 import summarise
+import takes
 
 SHARD = Shard("made-up", 2, 4096, 40, 8, 1, 128, 7168, 32000)
 
@@ -78,13 +79,21 @@ class MadeUpBench:
     def __init__(self, setting: Setting, seed: int) -> None:
         pass
 
-    def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
-        if shape.batch == 20:
-            raise MeasureError(MeasureErrorKind.MEMORY, "too large")
-        return {"cells": [{"latencies_us": (12.0 + i,) * rounds} for i in range(len(decisions))]}
+    shapes = SimpleNamespace(tidy=lambda: None)
+
+    def guarded(self, shape: DecodeShape, work: Callable[[], Any]) -> Any:
+        return work()
 
     def close_shapes(self) -> None:
         pass
+
+
+def made_up_ways(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
+    """Latencies as recorded and behind an eviction."""
+    if shape.batch == 20:
+        raise MeasureError(MeasureErrorKind.MEMORY, "too large")
+    recorded = [12.0 + i for i in range(len(decisions))]
+    return recorded, [us + 1.0 for us in recorded]
 
 
 class MadeUpSteps:
@@ -92,10 +101,12 @@ class MadeUpSteps:
 
     distinct_layers = 40
 
-    def __init__(self, bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int) -> None:
+    def __init__(
+        self, bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int, rounds: int = 6
+    ) -> None:
         self.shard = shard
 
-    def compare(self, shape: DecodeShape, a: Decision, b: Decision, *, extra_cycles: int = 0) -> StepResult:
+    def compare(self, shape: DecodeShape, a: Decision, b: Decision, extra_cycles: int = 0) -> StepResult:
         if shape.batch == 24:
             raise MeasureError(MeasureErrorKind.MEMORY, "does not fit")
         before = 5000.0 + self.shard.layers * 12.0
@@ -111,6 +122,7 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
         __version__="0", cuda=SimpleNamespace(empty_cache=lambda: None)))  # fmt: skip
     monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
     monkeypatch.setattr(measure, "TokenBench", MadeUpSteps)
+    monkeypatch.setattr(takes, "both_ways", made_up_ways)
     monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "4"])
@@ -120,6 +132,7 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
     assert len(rows) > 60 and {r["shard"] for r in rows} == {"llama-3.1-70b-tp8", "llama-3.1-8b-tp1"}
     assert all(bool(r["trouble"]) == (r["batch"] == "24") for r in rows)
     assert all(bool(r["kernel_baseline_us"]) == (r["batch"] != "20") for r in rows)
+    assert {r["program_behind_us"] for r in rows} == {"", "14.00 14.00 14.00 14.00"}
     found = summarise.summary(tmp_path)
     for name in found["shards"]:
         assert found["shards"][name]["predicted_within_0.3_points"] == 1.0
@@ -129,25 +142,26 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
 
 
 def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Drifting(MadeUpBench):
-        asked: ClassVar[list[int]] = []
+    asked: list[int] = []
 
-        def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
-            self.asked.append(shape.batch)
-            take = self.asked.count(shape.batch)
-            return {"cells": [{"latencies_us": (10.0 * (1 + i) + take,) * rounds} for i in range(len(decisions))]}
+    def drifting(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
+        asked.append(shape.batch)
+        recorded = [10.0 * (1 + i) + asked.count(shape.batch) for i in range(len(decisions))]
+        return recorded, [us + 0.5 for us in recorded]
 
+    monkeypatch.setattr(takes, "both_ways", drifting)
     setting = LIVE_SETTINGS["fa3_fwd-metadata-cold"]
     one, other = (Decision(n, None, 0, 1) for n in (1, 2))
     subjects = [
         StepSubject(Case(f"b{b}", replace(SHARD.heads, batch=b, seqlen_k=512), Split.TEST), one, other, False)
         for b in (1, 2)
     ]
-    bench = Drifting(setting, 0)
-    found = measure.kernel_latencies(bench, subjects, math.inf)  # type: ignore[arg-type]
-    assert bench.asked == [1, 2] * measure.TAKES  # once each before any again
-    assert found["b2"] == ([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
-    assert measure.kernel_latencies(bench, subjects, -math.inf) == {}  # type: ignore[arg-type]
+    bench = MadeUpBench(setting, 0)
+    found = takes.kernel_takes(bench, subjects, math.inf)  # type: ignore[arg-type]
+    assert asked == [1, 2] * takes.TAKES  # once each before any again
+    assert found["b2"].recorded == ([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
+    assert found["b2"].behind[1] == [21.5, 22.5, 23.5, 24.5]
+    assert takes.kernel_takes(bench, subjects, -math.inf) == {}  # type: ignore[arg-type]
 
 
 def test_the_proof_on_two_gpus(
@@ -155,14 +169,15 @@ def test_the_proof_on_two_gpus(
 ) -> None:
     @contextlib.contextmanager
     def opened(bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], **options: Any) -> Any:
-        assert shard.tp == options["gpus"] == 2
+        assert shard.tp == options["gpus"] == 2 and shard.layers == 12 and options["rounds"] == 4
         yield MadeUpSteps(bench, shard, shapes, seed=0).compare, 32
 
     monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
     monkeypatch.setattr(measure, "opened_steps", opened)
     monkeypatch.setattr(measure, "check_gpus", lambda count: None)
     monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
-    monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "0.3", "--gpus", "2"])
+    monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "0.3", "--gpus", "2",
+                                     "--layers", "12", "--rounds", "4"])  # fmt: skip
     measure.main()
     assert json.loads((tmp_path / "card.json").read_text())["shapes"] > 0
     assert "0 faster, 0 slower" in capsys.readouterr().out
