@@ -31,7 +31,7 @@ from typing import Any
 from takes import Takes, kernel_takes, stop_if_lost
 
 from evaluators.confirm.confirm import decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
 from evaluators.language.gate import parse_program
@@ -89,19 +89,19 @@ class Rows:
         self._file.flush()
 
 
-def cases_of(shard: Shard) -> list[Case]:
-    """The verb's own shapes, and more uniform ones."""
+def cases_of(shard: Shard, setting: Setting) -> list[Case]:
+    """The verb's own shapes, and more uniform ones; static mode has no ragged ones."""
     more = [
         Case(f"u-b{batch}-k{seqlen}", replace(shard.heads, batch=batch, seqlen_k=seqlen), Split.TEST)
         for batch in MORE_BATCHES
         for seqlen in MORE_SEQLENS
     ]
-    return [*default_cases(shard), *more]
+    return [c for c in (*default_cases(shard), *more) if setting.mode is not Mode.STATIC or not c.ragged]
 
 
 def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: str) -> list[StepSubject]:
     """Shapes on which the champion launches something else, in random order."""
-    cases = cases_of(shard)
+    cases = cases_of(shard, setting)
     program = parse_program(Path(champion_path).read_text(encoding="utf-8"))
     champion = decisions_of(program, cases, setting, gpu, Limits())
     target = target_of(setting)
