@@ -1,16 +1,16 @@
 """Read decisions back from the compiled libraries and compare them with the mirror (needs an H100 or H200).
 
-Writes one JSON line per reading. `tests/fixtures/decisions.jsonl.gz` is its output, `wide_decisions.jsonl.gz` that of
+Writes one JSON line per reading. `tests/fixtures/decisions.jsonl.xz` is its output, `wide_decisions.jsonl.xz` that of
 `--wide 3000`: head ratios, head sizes, windows, softcaps, query tokens and element types of any model, and
-`edge_decisions.jsonl.gz` that of `--edges 400`: batches to 1,100, padding, windows, odd head sizes. Where readings
+`edge_decisions.jsonl.xz` that of `--edges 400`: batches to 1,100, padding, windows, odd head sizes. Where readings
 differ from the mirror, they are shown by class with the tile that would explain them.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
+import lzma
 import random
 import sys
 import time
@@ -212,7 +212,7 @@ def probe_forward(provider: Provider, pools: dict[str, KvPool]) -> None:
 def main() -> int:
     """Read, compare, write; exit code 1 when any decision differs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="new file, .jsonl.gz")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="new file, .jsonl.xz")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--wide", type=int, default=0, metavar="N", help="instead: N calls of any model per provider")
     parser.add_argument("--edges", type=int, default=0, metavar="N", help="instead: N calls of each kind per provider")
@@ -232,7 +232,7 @@ def main() -> int:
             print(f"{name}: not read: {error}", file=sys.stderr)
     pool = KvPool((6 << 30) // 2, seed=1)
     pools = {"bf16": pool, "fp8": KvPool(3 << 30, seed=1, dtype="fp8")} if options.wide or options.edges else {}
-    with gzip.GzipFile(filename=str(options.output), mode="wb", mtime=0) as out:
+    with lzma.open(options.output, "wb") as out:
         for provider in opened:
             if options.edges:
                 found = read_edges(provider, pools, options.edges, refused)

@@ -56,7 +56,7 @@ def test_the_recordings_are_of_the_shipped_tables_and_keep_part_of_their_gain(
 ) -> None:
     table = restrict(read_table(TABLE.with_name(setting)), [Split.TRAIN, Split.HOLDOUT])
     launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
-    later = ROOT / f"results/bounds/recordings/{setting}.csv.gz"
+    later = ROOT / f"results/bounds/recordings/{setting}.csv.xz"
     found = bounds_noise.Recordings(bounds_noise.shape_logs(table), launches, later)
     assert found.names == ("1", "2", "3", "4")
     assert len(found.cases(kind)) == shapes

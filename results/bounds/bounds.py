@@ -222,7 +222,7 @@ def study(name: str, tables: Path, later: Path) -> tuple[list[Row], float]:
     shapes = shape_logs(table)
     found = list(noise_rows(name, shapes))
     launches = {i: [c.launch for c in cells] for i, cells in table.cells.items()}
-    recordings = Recordings(shapes, launches, later / f"{name}.csv.gz")
+    recordings = Recordings(shapes, launches, later / f"{name}.csv.xz")
     found += recording_rows(name, shapes, recordings)
     found += elsewhere_rows(name, table, recordings)
     found += program_rows(name, tables / name, shapes)

@@ -6,7 +6,7 @@ Logs are log(baseline / launch) by round, one matrix (launches, rounds) for each
 from __future__ import annotations
 
 import csv
-import gzip
+import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -103,7 +103,7 @@ class Recordings:
         """Read the later recordings; `launches` holds the table's launch keys by case id."""
         self.shapes = {s.case_id: s for s in shapes}
         rows: dict[tuple[str, str], list[tuple[str, list[float]]]] = {}
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 latencies = [float(v) for v in row["latencies_us"].split()]
                 rows.setdefault((row["recording"], row["case"]), []).append((row["launch"], latencies))

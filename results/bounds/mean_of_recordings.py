@@ -118,7 +118,7 @@ def study(setting: str) -> list[tuple[object, ...]]:
     table = restrict(read_table(HERE.parent / "tables" / "llama31-70b" / setting), (Split.TRAIN, Split.HOLDOUT))
     logs = shape_logs(table)
     launches = {c: [cell.launch for cell in cells] for c, cells in table.cells.items()}
-    recordings = Recordings(logs, launches, HERE / "recordings" / f"{setting}.csv.gz")
+    recordings = Recordings(logs, launches, HERE / "recordings" / f"{setting}.csv.xz")
     rows = rows_of(table, logs)
     static = table.setting.mode is Mode.STATIC
     rows = rows if static else with_queue(table, rows)

@@ -5,16 +5,16 @@ that a recording that is cut short stays balanced. Sealed test shapes are left a
 are measured as the table's were. `results/bounds/bounds.py` compares.
 
     python results/bounds/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl
-    python results/bounds/record_again.py --merge SLICE ... -o results/bounds/recordings  # SETTING.csv.gz and .json
+    python results/bounds/record_again.py --merge SLICE ... -o results/bounds/recordings  # SETTING.csv.xz and .json
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import io
 import json
+import lzma
 import random
 import time
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def merge(slices: Sequence[Path], folder: Path) -> None:
     if len(settings) > 1:
         raise SystemExit(f"the slices are of several settings: {', '.join(sorted(settings))}; merge one at a time")
     name = settings.pop()
-    (folder / f"{name}.csv.gz").write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
+    (folder / f"{name}.csv.xz").write_bytes(lzma.compress(text.getvalue().encode()))
     (folder / f"{name}.json").write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
 
 

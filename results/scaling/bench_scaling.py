@@ -8,8 +8,8 @@ against itself, first on one GPU while the others idle, then on all GPUs at once
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
+import lzma
 import math
 import os
 import random
@@ -69,7 +69,7 @@ def one_recording(
     report = pool.report()
     rows = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
     cells = [r for r in rows if "cells" in r]
-    with gzip.open(folder.with_suffix(".jsonl.gz"), "wt", encoding="utf-8") as out:
+    with lzma.open(folder.with_suffix(".jsonl.xz"), "wt", encoding="utf-8") as out:
         for path in sorted(folder.glob("*.jsonl")):
             out.write(path.read_text())
     device = {k: v for k, v in asdict(bench.device).items() if k != "uuid"}
@@ -188,7 +188,7 @@ def share(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def summarise(folder: Path, report: dict[str, Any]) -> None:
     """Add speed-ups over one GPU, and how far the recordings agree with that of one GPU."""
-    slices = sorted(folder.glob("slices-*.jsonl.gz"))
+    slices = sorted(folder.glob("slices-*.jsonl.xz"))
     rows = report["recordings"]
     alone = next((k for k, row in enumerate(rows) if row["gpus"] == 1), None)
     if alone is None:
@@ -259,7 +259,7 @@ def main() -> int:
                 [r for r in found if r["uuid"] == uuids[0]]
             )
         keep()
-        with gzip.open(folder / "pairs.json.gz", "wt", encoding="utf-8") as out:
+        with lzma.open(folder / "pairs.json.xz", "wt", encoding="utf-8") as out:
             json.dump(pair_rows, out)
         print(name, report["same_against_same"][name], flush=True)
     for channel, _ in channels:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import math
 import statistics
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 def stock_ratios(path: Path) -> dict[tuple[str, str], tuple[str, float]]:
     """By case and launch of a recording: the GPU, and the log ratio of the medians of stock decision and launch."""
     found, uuid = {}, ""
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
         for row in map(json.loads, lines):
             if "device" in row:
                 uuid = row["device"]["uuid"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import lzma
 import statistics
 import sys
 import tempfile
@@ -108,7 +109,7 @@ def later_recordings(table: Table) -> Iterator[tuple[str, Timed]]:
     """Later recordings of the table's setting, by name."""
     found: dict[str, dict[str, list[tuple[AnyDecision, float]]]] = defaultdict(lambda: defaultdict(list))
     decisions = {(c, cell.launch): cell.decision for c, cells in table.cells.items() for cell in cells}
-    with gzip.open(LATER["recordings"] / f"{table.setting.name}.csv.gz", "rt", encoding="utf-8", newline="") as file:
+    with lzma.open(LATER["recordings"] / f"{table.setting.name}.csv.xz", "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             us = statistics.median(map(float, row["latencies_us"].split()))
             found[f"recording {row['recording']}"][row["case"]].append((decisions[row["case"], row["launch"]], us))

@@ -3,7 +3,7 @@
     nice python results/target/target.py -o results/target --seeds 10 --proposals 150 --jobs 16
 
 Each search is a process of its own, with the configuration's own proposer and constants. Written as searches end:
-searches.csv (one line per search), standings.csv.gz (one line per proposal), and per setting the winner of the median
+searches.csv (one line per search), standings.csv.xz (one line per proposal), and per setting the winner of the median
 seed. At the end: summary.csv, target.png, summary.md. No GPU takes part. The sealed shapes are not read; for one
 program and setting, `evosplit evaluate PROGRAM --sealed` reads and logs them.
 """
@@ -200,7 +200,7 @@ def write(folder: Path, done: Sequence[tuple[Search, list[Standing], str]]) -> N
     """Everything that is known so far, but for the picture."""
     searches = [d[0] for d in done]
     write_csv(folder / "searches.csv", searches)
-    write_csv(folder / "standings.csv.gz", [row for d in done for row in d[1]])
+    write_csv(folder / "standings.csv.xz", [row for d in done for row in d[1]])
     ordered = sorted(searches, key=lambda s: (s.setting, s.seed))
     (folder / "summary.md").write_text(text(ordered), encoding="utf-8")
     for setting in {s.setting for s in searches}:

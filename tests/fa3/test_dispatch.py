@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import math
 from collections import Counter
 
@@ -17,13 +17,13 @@ from evaluators.fa3.dispatch import live_splits, num_splits_heuristic, shape_vie
 from evaluators.fa3.launch import canonical_launch, workspace_bytes
 from evaluators.measure.compiled_decisions import CompiledDecision, mirror
 
-FIXTURE = ROOT / "tests" / "fixtures" / "decisions.jsonl.gz"
+FIXTURE = ROOT / "tests" / "fixtures" / "decisions.jsonl.xz"
 METADATA = SETTINGS["fa3_fwd-metadata-cold"]
 
 
 @pytest.fixture(scope="module")
 def readings() -> list[CompiledDecision]:
-    with gzip.open(FIXTURE, "rt") as file:
+    with lzma.open(FIXTURE, "rt") as file:
         return [CompiledDecision.from_json(json.loads(line)) for line in file]
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import importlib.util
 import json
+import lzma
 import random
 import re
 from collections import Counter
@@ -32,8 +32,8 @@ from evaluators.measure.providers.metadata import decode_metadata
 METADATA = Setting("fa3_fwd", Mode.METADATA, Cache.COLD)
 FP8 = replace(METADATA, dtype="fp8")
 VLLM = Setting("vllm", Mode.METADATA, Cache.COLD, page_size=16)
-WIDE = ROOT / "tests" / "fixtures" / "wide_decisions.jsonl.gz"
-EDGES = ROOT / "tests" / "fixtures" / "edge_decisions.jsonl.gz"
+WIDE = ROOT / "tests" / "fixtures" / "wide_decisions.jsonl.xz"
+EDGES = ROOT / "tests" / "fixtures" / "edge_decisions.jsonl.xz"
 
 
 def call(**changes: object) -> DecodeShape:
@@ -41,7 +41,7 @@ def call(**changes: object) -> DecodeShape:
 
 
 def readings_of(path: Path) -> list[CompiledDecision]:
-    with gzip.open(path, "rt") as file:
+    with lzma.open(path, "rt") as file:
         return [CompiledDecision.from_json(json.loads(line)) for line in file]
 
 

@@ -1,12 +1,9 @@
-"""Live judging with a simulated GPU: the store, what is measured, what a failure costs, the worker's protocol."""
+"""Live judging with a simulated GPU: what is measured, what it costs, what a failure costs."""
 
 from __future__ import annotations
 
 import json
 import math
-import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -31,22 +28,15 @@ from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, Weighting
 from evaluators.fa3.launch import canonical_launch
 from evaluators.judge.judge import open_live_judge
-from evaluators.latencies.store import BenchKey, LatencyStore, StoredLatency, StoreError, read_bench, shape_key
+from evaluators.latencies.store import BenchKey, LatencyStore, StoredLatency
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
-from evaluators.measure.executor import Job, requested_jobs, run_request
 from evaluators.measure.live import anchored
-from evaluators.measure.local import ProcessChannel
-from evaluators.measure.worker_client import GpuWorker
 from evaluators.sandbox.sandbox import Limits
 
-COLD, HOT = SETTINGS["fa3_fwd-metadata-cold"], SETTINGS["fa3_fwd-metadata-hot"]
+COLD = SETTINGS["fa3_fwd-metadata-cold"]
 BENCH = BenchKey(SIMULATED_DEVICE, SIMULATED_BUILD, COLD)
 SHAPE = DecodeShape(2, 4096, 8, 1)
 CASE = Case("u-b2-h8x1-k4096", SHAPE, Split.TRAIN)
-
-
-def reading(launch: str, value: float, baseline: float = 10.0) -> StoredLatency:
-    return StoredLatency(launch, Decision(3, None, 0, 1), (value,) * 6, (baseline,) * 6, 0.002, 1980, False)
 
 
 @pytest.fixture(autouse=True)
@@ -69,74 +59,6 @@ def judge_with(worker: SimulatedWorker, path: Path, splits: Sequence[Split] = (S
     return open_live_judge(source, "llama31-70b", weighting=Weighting.CHAT, limits=Limits(), splits=splits)
 
 
-def test_the_first_reading_counts_and_outlives_the_process(store: LatencyStore) -> None:
-    bench = store.bench_id(BENCH)
-    store.add(bench, SHAPE, [reading("m32", 9.0)])
-    store.add(bench, SHAPE, [reading("m32", 1.0), reading("m64", 8.0)])
-    again = LatencyStore(store.path)
-    assert again.bench_id(BENCH) == bench
-    found = again.readings(bench, SHAPE)
-    assert found["m32"] == reading("m32", 9.0) and found["m64"].latencies_us[0] == 8.0
-    assert again.count(bench) == 2
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        replace(BENCH, build="another build"),
-        replace(BENCH, setting=HOT),
-        replace(BENCH, setting=SETTINGS["fa3_fwd-static-cold"]),
-        replace(BENCH, device=replace(SIMULATED_DEVICE, driver="1")),
-        replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-other")),
-        replace(BENCH, method="another method"),
-    ],
-)
-def test_benches_are_not_mixed(store: LatencyStore, other: BenchKey) -> None:
-    store.add(store.bench_id(BENCH), SHAPE, [reading("m32", 9.0)])
-    assert store.bench_id(other) != store.bench_id(BENCH)
-    assert store.readings(store.bench_id(other), SHAPE) == {}
-
-
-def test_shapes_are_told_apart() -> None:
-    shapes = [
-        SHAPE,
-        replace(SHAPE, batch=3),
-        replace(SHAPE, seqlen_k=4097),
-        replace(SHAPE, num_heads_q=16),
-        replace(SHAPE, num_heads_q=16, num_heads_kv=2),
-        replace(SHAPE, head_dim=64),
-        replace(SHAPE, seqlen_q=2),
-        replace(SHAPE, live_seqlens=(1, 2)),
-        replace(SHAPE, live_seqlens=(2, 1)),
-    ]
-    assert len({shape_key(s) for s in shapes}) == len(shapes)
-
-
-def test_files_that_are_no_store_are_named(tmp_path: Path) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("not a database, and long enough to look at: " * 40)
-    with pytest.raises(StoreError, match=r"notes\.txt"):
-        LatencyStore(text)
-    assert text.read_text().startswith("not a database")
-    newer = tmp_path / "newer.db"
-    with sqlite3.connect(newer) as db:
-        db.execute("CREATE TABLE x (y)")
-        db.execute("PRAGMA user_version=9")
-    with pytest.raises(StoreError, match="format 9"):
-        LatencyStore(newer)
-    with pytest.raises(StoreError):
-        LatencyStore(text / "below a file.db")
-
-
-def test_damaged_rows_are_reported(store: LatencyStore) -> None:
-    bench = store.bench_id(BENCH)
-    store.add(bench, SHAPE, [reading("m32", 9.0)])
-    with sqlite3.connect(store.path) as db:
-        db.execute("UPDATE launch SET latencies_us = '[1.0,'")
-    with pytest.raises(StoreError, match="damaged"):
-        store.readings(bench, SHAPE)
-
-
 def test_two_processes_share_a_store(store: LatencyStore) -> None:
     other = LatencyStore(store.path)
     one, two = SimulatedWorker(seed=1), SimulatedWorker(seed=2)
@@ -149,7 +71,7 @@ def test_two_processes_share_a_store(store: LatencyStore) -> None:
 
 def test_drift_between_measurements_cancels() -> None:
     # The clock ran 5% slower when this launch was measured; its ratio to the baseline is what counts.
-    then = reading("m32", 9.0 * 1.05, baseline=10.0 * 1.05)
+    then = StoredLatency("m32", Decision(3, None, 0, 1), (9.0 * 1.05,) * 6, (10.0 * 1.05,) * 6, 0.002, 1980, False)
     cell = anchored(then, (10.0,) * 6)
     assert cell.latencies_us == pytest.approx((9.0,) * 6)
 
@@ -341,74 +263,6 @@ def test_a_baseline_that_cannot_be_measured_is_named(store: LatencyStore) -> Non
     assert "baseline" in str(error.value) and CASE.id in str(error.value)
 
 
-BENCH_NAME = "simulated_gpu:SimulatedBench"
-
-
-@pytest.fixture
-def process(simulated: Path) -> Iterator[GpuWorker]:
-    worker = GpuWorker(ProcessChannel(bench=BENCH_NAME))
-    yield worker
-    worker.close()
-
-
-def test_the_worker_process_answers_and_survives_errors(process: GpuWorker) -> None:
-    device, build = process.open(COLD, seed=1)
-    assert (device, build) == (SIMULATED_DEVICE, SIMULATED_BUILD)
-    reply = process.measure(replace(SHAPE, live_seqlens=(5, 4096)), [Decision(1), Decision(4)], rounds=6)
-    assert [len(c["latencies_us"]) for c in reply["cells"]] == [6, 6]
-    with pytest.raises(MeasureError, match="off") as error:
-        process.measure(replace(SHAPE, batch=13), [Decision(1)], rounds=6)
-    assert error.value.kind is MeasureErrorKind.WRONG
-    (block,) = process.pairs(SHAPE, Decision(1), Decision(8), ["BAAB"])
-    assert block.order == "BAAB" and len(block.arm("A")) == 4 and block.drop_reason == ""
-    with pytest.raises(MeasureError, match="exit code 7") as error:
-        process.measure(replace(SHAPE, batch=17), [Decision(1)], rounds=6)
-    assert error.value.kind is MeasureErrorKind.LOST
-    with pytest.raises(MeasureError, match="ended"):
-        process.measure(SHAPE, [Decision(1)], rounds=6)
-
-
-def test_a_worker_that_hangs_is_ended_and_named(simulated: Path) -> None:
-    worker = GpuWorker(ProcessChannel(bench=BENCH_NAME), answer_s=3.0)
-    worker.open(COLD, seed=1)
-    with pytest.raises(MeasureError, match=r"did not answer for 3 s and was ended during measure; .* kept") as error:
-        worker.measure(replace(SHAPE, batch=19), [Decision(1)], rounds=6)
-    worker.close()
-    assert error.value.kind is MeasureErrorKind.LOST
-
-
-def test_a_worker_that_hangs_ends_with_its_controller(simulated: Path) -> None:
-    command = [sys.executable, "-m", "evaluators.measure.worker_process", "--bench", BENCH_NAME]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None and process.stdout is not None
-    opening = {"op": "open", "settings": [COLD.as_json()], "seed": 0, "self_test": False}
-    process.stdin.write(json.dumps(opening) + "\n")
-    process.stdin.flush()
-    assert "ok" in json.loads(process.stdout.readline())
-    process.stdin.write(json.dumps(run_request([Job(COLD, replace(SHAPE, batch=19), (Decision(),), 6)])) + "\n")
-    process.stdin.close()
-    assert process.wait(30) == 0
-    process.stdout.close()
-
-
-def test_jobs_arrive_as_they_were_sent() -> None:
-    shapes = [SHAPE, replace(SHAPE, live_seqlens=(5, 4096)), replace(SHAPE, head_dim=64, seqlen_q=2)]
-    decisions = (Decision(), Decision(4, True, 8, 2), Decision(32, False))
-    for setting in (COLD, SETTINGS["vllm-metadata-cold"]):
-        jobs = [Job(setting, shape, decisions, 6) for shape in shapes]
-        assert requested_jobs(json.loads(json.dumps(run_request(jobs)))) == jobs
-
-
-def test_the_real_worker_says_what_is_missing() -> None:
-    if find_spec("torch") is not None:
-        pytest.skip("torch is here")
-    worker = GpuWorker(ProcessChannel())
-    with pytest.raises(MeasureError) as error:
-        worker.open(COLD, seed=0)
-    worker.close()
-    assert error.value.kind is MeasureErrorKind.UNAVAILABLE and "evosplit[gpu]" in str(error.value)
-
-
 def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     require_sandbox()
     monkeypatch.setattr("evaluators.measure.pool.open_executor", lambda name: SimulatedExecutor())
@@ -436,15 +290,6 @@ def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatc
     assert resumed.code == 0, resumed.err
 
 
-def test_run_live_without_a_gpu_says_what_to_install(evosplit: Command, tmp_path: Path) -> None:
-    require_sandbox()
-    if find_spec("torch") is not None:
-        pytest.skip("torch is here")
-    result = evosplit("run", "configs/llama31-70b-h100.yaml")
-    assert result.code == 3 and "evosplit[gpu]" in result.err
-    assert not list((tmp_path / "runs").glob("llama*"))
-
-
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
@@ -459,18 +304,6 @@ def test_live_configurations_that_cannot_be(evosplit: Command, sets: list[str], 
     arguments = [a for s in sets for a in ("--set", s)]
     result = evosplit("config", "show", *arguments)
     assert result.code == 2 and says in result.err
-
-
-def test_a_shape_of_a_pool_is_read_as_the_gpu_that_knows_most_of_it(store: LatencyStore) -> None:
-    other = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-other"))
-    store.add(store.bench_id(BENCH), SHAPE, [reading("m32", 9.0)])
-    store.add(store.bench_id(other), SHAPE, [reading("m32", 7.0), reading("m64", 8.0)])
-    newer = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid="GPU-newer", driver="1"))
-    store.add(store.bench_id(newer), SHAPE, [reading(f"m{k}", 1.0) for k in range(3)])
-    anywhere = replace(BENCH, device=replace(SIMULATED_DEVICE, uuid=""))
-    found = read_bench(store.path, anywhere)
-    assert found == {shape_key(SHAPE): {"m32": reading("m32", 7.0), "m64": reading("m64", 8.0)}}
-    assert read_bench(store.path, BENCH) == {shape_key(SHAPE): {"m32": reading("m32", 9.0)}}
 
 
 def test_a_run_that_cannot_begin_leaves_nothing(evosplit: Command, tmp_path: Path) -> None:
