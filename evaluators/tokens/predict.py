@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import DecodeShape, Gpu, Mode, Setting
+from evaluators.data.contract import DecodeShape, Gpu, Setting
 from evaluators.data.errors import UserError
 from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
@@ -93,10 +93,7 @@ class InStepCost:
 
 
 IN_STEP_FA3 = InStepCost(1.71, 0.0, 2.11, 1569.0)
-"""Of fa3-fwd with metadata on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
-
-IN_STEP_STATIC = InStepCost(0.376, 0.678, 4.0, 4330.0)
-"""Of fa3-fwd in static mode, fitted on 52 such shapes (results/tpot/together/static-70b)."""
+"""Of fa3-fwd on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
 
 IN_STEP_TRITON = InStepCost(0.90, 0.0, 4.0, 1957.0, 0.366, 1.56)
 """Of FA3 and the Triton kernel beside each other, on 45 such shapes (results/tpot/triton). What calls cost in common
@@ -110,8 +107,6 @@ def in_step_cost(setting: Setting) -> InStepCost:
     """Model of a setting's calls within steps."""
     if not isinstance(target_of(setting), Fa3):
         return IN_STEP_TRITON
-    if setting.mode is Mode.STATIC:
-        return IN_STEP_STATIC
     return IN_STEP_VLLM if setting.paged else IN_STEP_FA3
 
 

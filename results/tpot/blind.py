@@ -4,7 +4,7 @@
 
 For every pair of a set that costs were fitted on and a set that they predict: the share of shapes whose predicted
 change lies within 0.3 percentage points of the measured one. Within a set, costs are fitted without the shape that is
-predicted. Latencies are those of the study itself; where it has none, those of again.csv.gz.
+predicted. Latencies are those of the study itself, among their like and, where there are any, behind an eviction.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ from evaluators.targets.fa3 import FA3
 from evaluators.tokens.predict import (
     H100_BYTES_PER_US,
     IN_STEP_FA3,
-    IN_STEP_STATIC,
     IN_STEP_TRITON,
     IN_STEP_VLLM,
     L2_BYTES,
@@ -78,7 +77,6 @@ def test_calls_tell_what_costs_within_steps() -> None:
     assert kernel_call(9.0, uniform, triton, TritonDecision(0), gpu) == kernel_call(9.0, uniform, setting, stock, gpu)
     assert in_step_cost(triton) is IN_STEP_TRITON and in_step_cost(setting) is IN_STEP_FA3
     assert in_step_cost(SETTINGS["vllm-metadata-cold"]) is IN_STEP_VLLM
-    assert in_step_cost(SETTINGS["fa3_fwd-static-cold"]) is IN_STEP_STATIC
 
 
 def test_rest_between_and_beyond_measured_batches() -> None:
