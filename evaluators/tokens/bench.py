@@ -53,8 +53,9 @@ class TokenBench:
     """Decode steps of one shard under one setting on the current GPU."""
 
     def __init__(
-        self, bench: GpuBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int, ranks: Ranks | None = None
-    ) -> None:
+        self, bench: GpuBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int, ranks: Ranks | None = None,
+        rounds: int = ROUNDS,
+    ) -> None:  # fmt: skip
         """Take memory for weights, and for the KV cache of the largest of these shapes that fits beside them.
 
         Args:
@@ -63,6 +64,7 @@ class TokenBench:
             shapes: shapes to measure.
             seed: seed of weights, caches and orders; the same on all ranks.
             ranks: the GPUs that share the model; this one alone if None.
+            rounds: timed replays of each capture.
 
         Raises:
             MeasureError: of kind memory: the weights do not fit, or none of the shapes beside them.
@@ -70,7 +72,7 @@ class TokenBench:
         import torch
 
         self.bench, self.shard, self.ranks = bench, shard, ranks or Ranks()
-        self._rng, self._seed = random.Random(seed), seed
+        self._rng, self._seed, self._rounds = random.Random(seed), seed, rounds
         self._clocks = ClockLog(bench.device.uuid)
         self._stream = torch.cuda.Stream()
         free = -int(self.ranks.slowest([[-torch.cuda.mem_get_info()[0]]])[0][0])  # of the fullest GPU
@@ -92,7 +94,7 @@ class TokenBench:
         self._pool = self.ranks.agree(lambda: KvPool(self._pool_elements, seed=seed))
 
     def compare(
-        self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, *, extra_cycles: int = 0
+        self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, extra_cycles: int = 0
     ) -> StepResult:
         """Compare two decisions on whole steps of one shape.
 
@@ -201,7 +203,7 @@ class TokenBench:
         """Microseconds of each graph in each round, in a new random order each round."""
         import torch
 
-        events = [[self._pair() for _ in graphs] for _ in range(ROUNDS + 1)]
+        events = [[self._pair() for _ in graphs] for _ in range(self._rounds + 1)]
         begun = torch.zeros(1, device=self._weights.norm.device)
         with torch.cuda.stream(self._stream):
             for row in events:

@@ -13,7 +13,7 @@ from evaluators.data.contract import DecodeShape
 from evaluators.data.launches import AnyDecision
 from evaluators.measure.bench import GpuBench
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
-from evaluators.tokens.bench import StepResult, TokenBench
+from evaluators.tokens.bench import ROUNDS, StepResult, TokenBench
 from evaluators.tokens.ranks import NCCL, ManyRanks, joined
 from evaluators.tokens.shard import Shard
 
@@ -112,12 +112,13 @@ def opened_steps(
     seed: int,
     gpus: int,
     on_death: Callable[[str], None],
+    rounds: int = ROUNDS,
 ) -> Iterator[tuple[Callable[..., StepResult], int]]:
     """Open a bench for steps of these shapes on one GPU or several.
 
-    Yields a function that compares two decisions on a shape, called as `TokenBench.compare` (of several GPUs only the
-    first idles for `extra_cycles`), and the number of layers with distinct weights.
-    `on_death` is that of `Crew`.
+    Yields a function that compares two decisions on a shape, called as `TokenBench.compare` (all GPUs idle for
+    `extra_cycles`), and the number of layers with distinct weights. `on_death` is that of `Crew`, `rounds` that of
+    `TokenBench`.
 
     Raises:
         MeasureError: a GPU cannot be measured, or does not hold the weights.
@@ -126,22 +127,22 @@ def opened_steps(
         yield _nothing, 0
         return
     if gpus == 1:
-        steps = TokenBench(bench, shard, shapes, seed=seed)
+        steps = TokenBench(bench, shard, shapes, seed=seed, rounds=rounds)
         yield steps.compare, steps.distinct_layers
         return
     crew = Crew(gpus, on_death=on_death)
     try:
-        crew.tell(("open", bench.setting, shard, tuple(shapes), seed))
+        crew.tell(("open", bench.setting, shard, tuple(shapes), seed, rounds))
         try:
             crew.agree(lambda: bench)
         except RuntimeError as error:
             raise MeasureError(MeasureErrorKind.UNAVAILABLE, str(error)) from error
-        steps = TokenBench(bench, shard, shapes, seed=seed, ranks=crew)
+        steps = TokenBench(bench, shard, shapes, seed=seed, ranks=crew, rounds=rounds)
 
         def compare(
             shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, *, extra_cycles: int = 0
         ) -> StepResult:
-            crew.tell(("compare", shape, baseline, program))
+            crew.tell(("compare", shape, baseline, program, extra_cycles))
             return steps.compare(shape, baseline, program, extra_cycles=extra_cycles)
 
         yield compare, steps.distinct_layers

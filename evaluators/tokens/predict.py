@@ -92,15 +92,15 @@ class InStepCost:
         return self.launch_us + self.combine_us * call.combined + self.partials_us * partials
 
 
-IN_STEP_FA3 = InStepCost(1.64, 0.0, 1.75, 840.0)
+IN_STEP_FA3 = InStepCost(1.71, 0.0, 2.11, 1569.0)
 """Of fa3-fwd on an H100, fitted on 72 shapes of Llama-3.1-70B at TP 8 (results/tpot)."""
 
-IN_STEP_TRITON = InStepCost(0.84, 0.0, 4.0, 1593.0, 0.285, 1.79)
+IN_STEP_TRITON = InStepCost(0.90, 0.0, 4.0, 1957.0, 0.366, 1.56)
 """Of FA3 and the Triton kernel beside each other, on 45 such shapes (results/tpot/triton). What calls cost in common
 differs from one measurement to the next and hardly matters; what they do not have in common does."""
 
-IN_STEP_VLLM = InStepCost(2.19, 0.58, 4.0, 1668.0)
-"""Of vLLM's FA3 on pages, fitted on 25 shapes of Llama-3.1-8B (results/tpot/vllm)."""
+IN_STEP_VLLM = InStepCost(2.60, 1.232, 2.444, 5000.0)
+"""Of vLLM's FA3 on pages, fitted on 68 shapes of Llama-3.1-8B (results/tpot/together/vllm-8b)."""
 
 
 def in_step_cost(setting: Setting) -> InStepCost:

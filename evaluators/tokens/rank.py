@@ -1,6 +1,7 @@
 """Entry point of every rank but the first: follows the first one's commands on its own GPU.
 
-Commands are tuples: ("open", setting, shard, shapes, seed) once, then ("compare", shape, baseline, program).
+Commands are tuples: ("open", setting, shard, shapes, seed, rounds) once, then ("compare", shape, baseline, program,
+extra_cycles).
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from evaluators.measure.errors import MeasureError
 from evaluators.tokens.ranks import NCCL, ManyRanks, end_with_parent, joined
 
 
-def open_steps(ranks: ManyRanks, setting: Any, shard: Any, shapes: Any, seed: int) -> Any:
+def open_steps(ranks: ManyRanks, setting: Any, shard: Any, shapes: Any, seed: int, rounds: int) -> Any:
     """A bench of decode steps on this rank's GPU; agrees with `crew.opened_steps` of the first rank."""
     from evaluators.measure.bench import GpuBench
     from evaluators.tokens.bench import TokenBench
 
     bench = ranks.agree(lambda: GpuBench(setting, seed))
-    return TokenBench(bench, shard, shapes, seed=seed, ranks=ranks)
+    return TokenBench(bench, shard, shapes, seed=seed, ranks=ranks, rounds=rounds)
 
 
 def serve(ranks: ManyRanks, opened: Callable[..., Any] = open_steps) -> None:

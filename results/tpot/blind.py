@@ -4,7 +4,7 @@
 
 For every pair of a set that costs were fitted on and a set that they predict: the share of shapes whose predicted
 change lies within 0.3 percentage points of the measured one. Within a set, costs are fitted without the shape that is
-predicted. Latencies are those of the study itself; where it has none, those of again.csv.gz.
+predicted. Latencies are those of the study itself, among their like and, where there are any, behind an eviction.
 """
 
 from __future__ import annotations
@@ -16,36 +16,49 @@ from itertools import combinations
 from pathlib import Path
 
 from summarise import (
-    AGAIN,
     BOUND,
     Measured,
-    again_us,
+    behind,
     fitted_cost,
     measured_rest,
     measured_rows,
     one_step,
     read_rows,
-    step_rows,
-    with_latencies,
 )
 
 from evaluators.tokens.predict import InStepCost, RestOrigin, StepModel
 
 HERE = Path(__file__).parent
-KERNELS = {
-    "FA3": {"FA3": HERE, "FA3 again": HERE / "fa3-again"},
-    "Triton": {"Triton, first": HERE / "triton", "Triton, fallback": HERE / "fallback"},
-    "vLLM's FA3": {"vLLM": HERE / "vllm"},
+TOGETHER = HERE / "together"
+Studies = dict[str, tuple[Path, ...]]
+KERNELS: dict[str, Studies] = {
+    "FA3": {
+        "FA3": (HERE,),
+        "FA3 again": (HERE / "fa3-again",),
+        "FA3, static": (TOGETHER / "static-70b", TOGETHER / "static-8b"),
+        "FA3, evolved": (TOGETHER / "evolved-70b", TOGETHER / "evolved-8b"),
+    },
+    "Triton": {
+        "Triton, first": (HERE / "triton",),
+        "Triton, fallback": (TOGETHER / "triton-70b", TOGETHER / "triton-8b"),
+    },
+    "vLLM's FA3": {
+        "vLLM": (HERE / "vllm",),
+        "vLLM, evolved": (TOGETHER / "vllm-70b", TOGETHER / "vllm-8b"),
+    },
 }
 """Folders of studies by kernel: what calls cost is taken to be the same within one."""
 
 
-def sets(studies: dict[str, Path]) -> dict[str, list[Measured]]:
-    """Measured shapes with latencies, by study and model."""
-    found: dict[str, list[Measured]] = {}
-    for name, folder in studies.items():
-        for m in measured_rows(folder):
-            found.setdefault(f"{name}, {'70B' if '70b' in m.shard.name else '8B'}", []).append(m)
+def sets(studies: Studies, *, evicted: bool = False) -> dict[str, tuple[Path, list[Measured]]]:
+    """Folder and measured shapes with latencies, by study and model; `evicted`: with those behind an eviction."""
+    found: dict[str, tuple[Path, list[Measured]]] = {}
+    for name, folders in studies.items():
+        for folder in folders:
+            rows = measured_rows(folder)
+            for m in behind(rows) if evicted else rows:
+                key = f"{name}, {'70B' if '70b' in m.shard.name else '8B'}"
+                found.setdefault(key, (folder, []))[1].append(m)
     return found
 
 
@@ -72,41 +85,41 @@ def agreement(one: Path, other: Path) -> Iterator[tuple[str, int, float, float]]
         yield shard, len(apart), statistics.fmean(d <= BOUND for d in apart), max(apart)
 
 
-def behind(folder: Path) -> Iterator[str]:
-    """By shard: what calls cost in steps beyond either latency, and predictions with no fit at all."""
-    name = folder.resolve().name
-    alone = again_us(AGAIN, name, "recorded")
-    rows = with_latencies(step_rows(folder), again_us(AGAIN, name, "behind"))
-    for shard in {m.shard for m in rows}:
-        own = [m for m in rows if m.shard == shard]
-        extra = [us for m in own for us in m.extra_us]
-        among = [us for m in with_latencies(own, alone) for us in m.extra_us]
-        wrong = []
-        for m in own:
-            model = StepModel(shard, RestOrigin.MEASURED, ((1, float(m.row["rest_us"])),), InStepCost(0, 0, 0, 1))
-            wrong.append(abs(model.token_speedup(1, *m.calls) - math.exp(float(m.row["log_ratio"]))))
-        yield (f"{name}, {shard.name}: in a step a call takes {statistics.fmean(among):.2f} us more than among its "
-               f"like, {statistics.fmean(extra):+.2f} us more than behind an eviction; by the latter, unfitted, "
-               f"{100 * statistics.fmean(e <= BOUND for e in wrong):.0f}% of {len(own)} within 0.3 points")  # fmt: skip
+def beyond(name: str, recorded: Sequence[Measured], evicted: Sequence[Measured]) -> str:
+    """What calls cost in steps beyond either latency, and predictions by the second with no fit at all."""
+    extra, among = ([us for m in rows for us in m.extra_us] for rows in (evicted, recorded))
+    wrong = []
+    for m in evicted:
+        model = StepModel(m.shard, RestOrigin.MEASURED, ((1, float(m.row["rest_us"])),), InStepCost(0, 0, 0, 1))
+        wrong.append(abs(model.token_speedup(1, *m.calls) - math.exp(float(m.row["log_ratio"]))))
+    return (
+        f"{name}: in a step a call takes {statistics.fmean(among):.2f} us more than among its like, "
+        f"{statistics.fmean(extra):+.2f} us more than behind an eviction; by the latter, unfitted, "
+        f"{100 * statistics.fmean(e <= BOUND for e in wrong):.0f}% of {len(evicted)} within 0.3 points"
+    )
+
+
+def judged_lines(known: dict[str, tuple[Path, list[Measured]]]) -> Iterator[str]:
+    """A line for every set: how well it is predicted by costs of each."""
+    for judged, (folder, rows) in known.items():
+        shares = []
+        for fitted, (_, others) in known.items():
+            found = list(errors(folder, rows, others))
+            within = sum(abs(e) <= BOUND for e in found)
+            shares.append(f"{fitted}: {within} ({100 * within / len(found):.0f}%, worst "
+                          f"{100 * max(map(abs, found)):.2f})")  # fmt: skip
+        yield f"{judged}, {len(rows)} shapes, by costs of " + "; ".join(shares)
 
 
 def main() -> None:
     """Print all of it."""
     for studies in KERNELS.values():
-        for study in studies.values():
-            print("\n".join(behind(study)))
-    for studies in KERNELS.values():
-        known = sets(studies)
-        folder = {name: studies[name.rpartition(", ")[0]] for name in known}
-        for judged, rows in known.items():
-            shares = []
-            for fitted, others in known.items():
-                found = list(errors(folder[judged], rows, others))
-                within = sum(abs(e) <= BOUND for e in found)
-                shares.append(f"{fitted}: {within} ({100 * within / len(found):.0f}%, worst "
-                              f"{100 * max(map(abs, found)):.2f})")  # fmt: skip
-            print(f"{judged}, {len(rows)} shapes, by costs of " + "; ".join(shares))
-        for one, other in combinations(studies.values(), 2):
+        known, evicted = sets(studies), sets(studies, evicted=True)
+        print("\n".join(judged_lines(known)))
+        for name, (_, rows) in evicted.items():
+            print("  " + beyond(name, known[name][1], rows))
+        print("\n".join("  behind an eviction: " + line for line in judged_lines(evicted)))
+        for one, other in combinations([f for folders in studies.values() for f in folders], 2):
             for shard, shapes, within, worst in agreement(one, other):
                 print(f"  measured twice, on two cards: {shard}, {shapes} shapes, {100 * within:.0f}% within 0.3 "
                       f"points of each other, worst {100 * worst:.2f}")  # fmt: skip

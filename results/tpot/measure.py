@@ -1,11 +1,12 @@
 """A champion's worth in time per output token on one GPU, and whether the measurement can be trusted.
 
-For each shard: kernel latencies of stock and champion where their launches differ (cold L2, as in recorded tables),
-then the same launches inside whole decode steps (`evosplit tpot`'s bench), then the proof: on random shapes the same
-decision in both arms (A/A), and once more with arm B idling for 0.5% of the step at its end.
+For each shard: kernel latencies of stock and champion where their launches differ (`takes.py`), then the same
+launches inside whole decode steps (`evosplit tpot`'s bench) in the same process, then the proof: on random shapes the
+same decision in both arms (A/A), and once more with arm B idling for 0.5% of the step at its end.
 
-    python results/tpot/measure.py -o FOLDER            # steps.csv, proof.csv, card.json; 500 s on an H100
-    python results/tpot/measure.py -o FOLDER --gpus 2   # on two GPUs: proof.csv, card.json
+    python results/tpot/measure.py -o FOLDER                         # steps.csv, proof.csv, card.json; 500 s on an H100
+    python results/tpot/measure.py -o FOLDER --model llama-3.1-8b    # one of the two models
+    python results/tpot/measure.py -o FOLDER --gpus 2 --layers 12    # on two GPUs, of 12 layers: proof.csv, card.json
     python results/tpot/summarise.py FOLDER             # anywhere: tables, predictions, steps.json, picture
 
 Needs a Hopper GPU and the extras gpu and triton. Rows are written as they come; a shape that fails costs its row.
@@ -27,16 +28,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from takes import Takes, kernel_takes, stop_if_lost
+
 from evaluators.confirm.confirm import decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
 from evaluators.language.gate import parse_program
 from evaluators.measure.bench import GpuBench
-from evaluators.measure.errors import MeasureError, MeasureErrorKind
+from evaluators.measure.errors import MeasureError
 from evaluators.sandbox.sandbox import Limits
 from evaluators.targets.registry import target_of
-from evaluators.tokens.bench import StepResult, TokenBench
+from evaluators.tokens.bench import ROUNDS, StepResult, TokenBench
 from evaluators.tokens.crew import check_gpus, opened_steps
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
 from evaluators.tokens.suite import StepSubject, default_cases, step_subjects
@@ -55,17 +58,15 @@ PROOF_SEQLENS = (256, 512, 640, 1024, 2048, 4096)
 INJECTED = 0.005
 """Share of a step that arm B idles in the second half of the proof."""
 
-TAKES, KERNEL_ROUNDS = 4, 5
-"""Kernels are recorded so often, each time over other memory: where inputs land moves a latency by a percent."""
-
-KERNEL_SHARE = 0.15
+KERNEL_SHARE = 0.45
 """Share of the time for changed shapes after which no kernel's first take begins; those after it compile nothing."""
 
 SLEEPS, SLEEP_CYCLES = 20, 100_000
 STEP_COLUMNS = (
     "shard", "case", "batch", "seqlen_k", "live_seqlens", "baseline", "program", "kernel_baseline_us",
-    "kernel_program_us", "baseline_takes_us", "program_takes_us", "log_ratio", "low", "high", "verdict", "captures",
-    "capture_sd", "baseline_us", "program_us", "rest_us", "slowed", "trouble",
+    "kernel_program_us", "baseline_takes_us", "program_takes_us", "baseline_behind_us", "program_behind_us",
+    "log_ratio", "low", "high", "verdict", "captures", "capture_sd", "baseline_us", "program_us", "rest_us", "slowed",
+    "trouble",
 )  # fmt: skip
 PROOF_COLUMNS = (
     "shard", "test", "case", "batch", "seqlen_k", "log_ratio", "low", "high", "verdict", "captures", "capture_sd",
@@ -88,19 +89,19 @@ class Rows:
         self._file.flush()
 
 
-def cases_of(shard: Shard) -> list[Case]:
-    """The verb's own shapes, and more uniform ones."""
+def cases_of(shard: Shard, setting: Setting) -> list[Case]:
+    """The verb's own shapes, and more uniform ones; static mode has no ragged ones."""
     more = [
         Case(f"u-b{batch}-k{seqlen}", replace(shard.heads, batch=batch, seqlen_k=seqlen), Split.TEST)
         for batch in MORE_BATCHES
         for seqlen in MORE_SEQLENS
     ]
-    return [*default_cases(shard), *more]
+    return [c for c in (*default_cases(shard), *more) if setting.mode is not Mode.STATIC or not c.ragged]
 
 
 def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: str) -> list[StepSubject]:
     """Shapes on which the champion launches something else, in random order."""
-    cases = cases_of(shard)
+    cases = cases_of(shard, setting)
     program = parse_program(Path(champion_path).read_text(encoding="utf-8"))
     champion = decisions_of(program, cases, setting, gpu, Limits())
     target = target_of(setting)
@@ -108,42 +109,6 @@ def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: st
     changed = [s for s in step_subjects(cases, stock, champion, setting, gpu) if not s.same_launch]
     random.Random(shard.name).shuffle(changed)
     return changed
-
-
-Takes = tuple[list[float], list[float]]
-"""Kernel latencies of stock and champion in microseconds: one median per take."""
-
-
-def kernel_latencies(bench: GpuBench, subjects: Sequence[StepSubject], deadline: float) -> dict[str, Takes]:
-    """Kernels of both arms by case, until the time is up; cases that fail are left out.
-
-    All cases are taken once before any is taken again, so that a case's takes lie apart.
-    """
-    found: dict[str, Takes] = {}
-    left = list(subjects)
-    for take in range(TAKES):
-        for subject in left.copy():
-            if take == 0 and time.monotonic() > deadline:
-                left.remove(subject)
-                continue
-            try:
-                cells = bench.measure(subject.case.shape, [subject.baseline, subject.program], KERNEL_ROUNDS)["cells"]
-            except MeasureError as error:
-                stop_if_lost(error)
-                left.remove(subject)
-                continue
-            takes = found.setdefault(subject.case.id, ([], []))
-            for mine, cell in zip(takes, cells, strict=True):
-                mine.append(statistics.median(cell["latencies_us"]))
-    bench.close_shapes()
-    return found
-
-
-def stop_if_lost(error: MeasureError) -> None:
-    """Raise an error after which nothing can be measured; print any other."""
-    if error.kind in (MeasureErrorKind.LOST, MeasureErrorKind.UNAVAILABLE):
-        raise error
-    print("  trouble:", error, flush=True)
 
 
 def comparison_row(result: StepResult) -> dict[str, Any]:
@@ -170,9 +135,12 @@ def measure_changed(
             "live_seqlens": " ".join(map(str, shape.live_seqlens)), "baseline": json.dumps(subject.baseline.as_row()),
             "program": json.dumps(subject.program.as_row()),
         }  # fmt: skip
-        for arm, takes in zip(("baseline", "program"), kernels.get(subject.case.id, ()), strict=False):
-            row[f"kernel_{arm}_us"] = statistics.fmean(takes)
-            row[f"{arm}_takes_us"] = " ".join(f"{us:.2f}" for us in takes)
+        if subject.case.id in kernels:
+            mine = kernels[subject.case.id]
+            for arm, recorded, behind in zip(("baseline", "program"), mine.recorded, mine.behind, strict=True):
+                row[f"kernel_{arm}_us"] = statistics.fmean(recorded)
+                row[f"{arm}_takes_us"] = " ".join(f"{us:.2f}" for us in recorded)
+                row[f"{arm}_behind_us"] = " ".join(f"{us:.2f}" for us in behind)
         try:
             result = steps.compare(shape, subject.baseline, subject.program)
             row |= {**comparison_row(result), "program_us": result.comparison.program_us}
@@ -252,22 +220,26 @@ def end(message: str) -> None:
 
 
 def prove_on_several(options: argparse.Namespace, say: Callable[[str], None]) -> None:
-    """The proof alone, of a model that several GPUs share, with NCCL's all-reduces in the step; the first GPU idles."""
+    """The proof alone, of a model that several GPUs share, with NCCL's all-reduces in the step."""
     started = time.monotonic()
     setting, shard = LIVE_SETTINGS[options.setting], shard_of(read_model(SMALL), options.gpus)
+    shard = replace(shard, layers=options.layers or shard.layers)
     bench = GpuBench(setting, options.seed)
     check_gpus(options.gpus)
     gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, target_of(setting).live_sm_margin)
     options.o.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.o / "proof.csv", PROOF_COLUMNS)
-    crew = opened_steps(bench, shard, [largest_proof(shard)], seed=options.seed, gpus=options.gpus, on_death=end)
+    crew = opened_steps(
+        bench, shard, [largest_proof(shard)], seed=options.seed, gpus=options.gpus, on_death=end, rounds=options.rounds
+    )
     with crew as (compare, distinct):
         say(f"{shard.name}: {options.gpus} GPUs joined, {time.monotonic() - started:.0f} s")
         until = started + options.seconds
         done = prove(compare, shard, setting, gpu, rows, until, random.Random(options.seed))
     card = {
         "device": bench.device.as_dict(), "gpus": options.gpus, "build": bench.provider.build(),
-        "setting": setting.name, "seed": options.seed, "shapes": done, "seconds": round(time.monotonic() - started),
+        "setting": setting.name, "seed": options.seed, "rounds": options.rounds, "shapes": done,
+        "seconds": round(time.monotonic() - started),
         "shards": [{**asdict(shard), "distinct_layers": distinct}],
     }  # fmt: skip
     (options.o / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
@@ -287,19 +259,21 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
     rng = random.Random(options.seed)
     card: dict[str, Any] = {
         "device": bench.device.as_dict(), "build": bench.provider.build(), "setting": setting.name,
-        "torch": torch.__version__, "champion": champion, "seed": options.seed, "shards": [],
+        "torch": torch.__version__, "champion": champion, "seed": options.seed,
+        "rounds": options.rounds, "shards": [],
     }  # fmt: skip
-    for index, (model, tp) in enumerate(SHARDS):
+    shards = [s for s in SHARDS if options.model in (None, s[0])]
+    for index, (model, tp) in enumerate(shards):
         left = options.seconds - (time.monotonic() - started)
-        ours = time.monotonic() + left / (len(SHARDS) - index)
+        ours = time.monotonic() + left / (len(shards) - index)
         shard = shard_of(read_model(model), tp)
-        subjects = changed_subjects(shard, setting, gpu, champion)
+        subjects = changed_subjects(shard, setting, gpu, champion)[: options.shapes]
         began = time.monotonic()
-        kernels = kernel_latencies(bench, subjects, began + (ours - began) * options.table_share * KERNEL_SHARE)
+        kernels = kernel_takes(bench, subjects, began + (ours - began) * options.table_share * KERNEL_SHARE)
         subjects.sort(key=lambda s: s.case.id not in kernels)
         say(f"{shard.name}: {len(kernels)} kernels timed, {time.monotonic() - started:.0f} s")
         shapes = [*(s.case.shape for s in subjects), largest_proof(shard)]
-        steps = TokenBench(bench, shard, shapes, seed=options.seed)
+        steps = TokenBench(bench, shard, shapes, seed=options.seed, rounds=options.rounds)
         half = time.monotonic() + (ours - time.monotonic()) * options.table_share
         done = measure_changed(steps, subjects, kernels, rows, half)
         say(f"{shard.name}: {done} of {len(subjects)} shapes as steps, {time.monotonic() - started:.0f} s")
@@ -320,8 +294,14 @@ def main() -> None:
     parser.add_argument("-o", type=Path, required=True, help="folder for the results; must not hold any yet")
     parser.add_argument("--seconds", type=float, default=480, help="of everything but loading")
     parser.add_argument("--table-share", type=float, default=0.45, help="share of a shard's time for changed shapes")
-    parser.add_argument("--setting", default="fa3_fwd-metadata-cold", help="fa3_fwd-metadata-cold, vllm-metadata-cold")
+    parser.add_argument(
+        "--setting", default="fa3_fwd-metadata-cold", help="fa3_fwd-metadata-cold, vllm-metadata-cold, ..."
+    )
     parser.add_argument("--program", help="instead of the setting's champion")
+    parser.add_argument("--model", choices=[model for model, _ in SHARDS], help="one of the models alone")
+    parser.add_argument("--shapes", type=int, help="at most so many changed shapes, a random sample")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed replays of each capture")
+    parser.add_argument("--layers", type=int, help="of the model, with --gpus")
     parser.add_argument("--gpus", type=int, default=1, help="above 1: the proof alone, of the 8B model on so many GPUs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import json
+import lzma
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,18 +37,21 @@ from evaluators.tokens.shard import Shard
 ONE_BATCH = 8
 """Batch of the one step that predictions are made from, where it was measured."""
 
-AGAIN = Path(__file__).with_name("again.csv.gz")
-"""What `again.py` wrote."""
-
 TABLES = Path(__file__).parents[1] / "tables" / "llama31-70b"
 
 BOUND = 0.003
 """Predictions are wanted within this of the measured change."""
 
+STEP_TIMES = ("baseline_us", "program_us")
+
+COST_SCALE_US = 0.9
+"""Error of a call's cost that weighs in a fit as much as an error of `BOUND` of a token's change."""
+
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file that were measured."""
-    with path.open(encoding="utf-8", newline="") as file:
+    """Rows of a CSV file, or of its .xz, that were measured."""
+    packed = path.with_name(path.name + ".xz")
+    with lzma.open(packed, "rt", encoding="utf-8") if packed.exists() else path.open(encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if row["log_ratio"]]
 
 
@@ -86,7 +89,7 @@ class Measured:
     def extra_us(self) -> tuple[float, float]:
         """Attention of each arm's step, per layer, beyond the latency of its call."""
         rest = float(self.row["rest_us"])
-        spent = (float(self.row[c]) - rest for c in ("baseline_us", "program_us"))
+        spent = (float(self.row[c]) - rest for c in STEP_TIMES)
         one, other = (us / self.shard.layers - c.latency_us for us, c in zip(spent, self.calls, strict=True))
         return one, other
 
@@ -113,21 +116,30 @@ def step_rows(folder: Path) -> list[Measured]:
 
 
 def measured_rows(folder: Path) -> list[Measured]:
-    """Rows with kernel latencies: those of the study or, where it has none, those that `again.py` recorded."""
-    rows = step_rows(folder)
-    own = [m for m in rows if m.row["kernel_baseline_us"]]
-    others = [m for m in rows if not m.row["kernel_baseline_us"]]
-    return own + with_latencies(others, again_us(AGAIN, folder.resolve().name, "recorded"))
+    """Rows with kernel latencies."""
+    return [m for m in step_rows(folder) if m.row["kernel_baseline_us"]]
+
+
+def behind(rows: Sequence[Measured]) -> list[Measured]:
+    """Rows with the latencies behind an eviction instead, those that have them."""
+    found = []
+    for m in rows:
+        takes = [m.row.get(f"{arm}_behind_us") for arm in ("baseline", "program")]
+        if all(takes):
+            us = [statistics.fmean(map(float, t.split())) for t in takes if t]
+            calls = tuple(replace(c, latency_us=t) for c, t in zip(m.calls, us, strict=True))
+            found.append(replace(m, calls=calls))  # type: ignore[arg-type]
+    return found
 
 
 def fitted_cost(rows: Sequence[Measured]) -> InStepCost:
-    """What calls cost within steps; far-off rows count little."""
+    """What calls cost within steps, by changes of tokens and, loosely, by each call; far-off rows count little."""
     from scipy.optimize import least_squares
 
-    points = [(c, us) for m in rows for c, us in zip(m.calls, m.extra_us, strict=True)]
-    kinds = {"fused": any(c.fused for c, _ in points), "combined": any(c.combined for c, _ in points)}
+    calls = [c for m in rows for c in m.calls]
+    fused, combined = any(c.fused for c in calls), any(c.combined for c in calls)
     # Numbers that nothing here depends on stay at nothing.
-    free = [True, kinds["combined"], True, True, kinds["fused"], kinds["fused"]]
+    free = [True, combined, True, True, fused, fused]
     start, high = (1.6, 0.3, 1.0, 300.0, 0.5, 0.5), (4.0, 2.0, 4.0, 5000.0, 4.0, 4.0)
 
     def cost_of(numbers: Sequence[float]) -> InStepCost:
@@ -135,39 +147,17 @@ def fitted_cost(rows: Sequence[Measured]) -> InStepCost:
         return InStepCost(*(float(next(given)) if f else 0.0 for f in free))
 
     def residuals(numbers: Sequence[float]) -> list[float]:
-        cost = cost_of(numbers)
-        return [cost.of(call) - us for call, us in points]
+        cost, found = cost_of(numbers), []
+        for m in rows:
+            wrong = [cost.of(call) - us for call, us in zip(m.calls, m.extra_us, strict=True)]
+            steps = (float(m.row[c]) + m.shard.layers * us for c, us in zip(STEP_TIMES, wrong, strict=True))
+            found += [(next(steps) / next(steps) - math.exp(float(m.row["log_ratio"]))) / BOUND]
+            found += [us / COST_SCALE_US for us in wrong]
+        return found
 
     bounds = ([1.0 if n == 3 else 0.0 for n in range(6) if free[n]], [h for h, f in zip(high, free, strict=True) if f])
     first = [x for x, f in zip(start, free, strict=True) if f]
-    return cost_of(least_squares(residuals, first, loss="soft_l1", f_scale=0.3, bounds=bounds).x)
-
-
-def again_us(path: Path, study: str, column: str) -> dict[tuple[str, str, str], float]:
-    """Mean over takes of what `again.py` recorded, by shard, case and arm."""
-    takes: dict[tuple[str, str, str], list[float]] = {}
-    if path.exists():
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["study"] == study:
-                    takes.setdefault((row["shard"], row["case"], row["arm"]), []).append(float(row[column]))
-    return {key: statistics.fmean(values) for key, values in takes.items()}
-
-
-def with_latencies(rows: Sequence[Measured], again: Mapping[tuple[str, str, str], float]) -> list[Measured]:
-    """Rows with other kernel latencies, those that have them."""
-    found = []
-    for m in rows:
-        known = [again.get((m.row["shard"], m.row["case"], arm)) for arm in ("baseline", "program")]
-        if None not in known:
-            calls = (replace(c, latency_us=us) for c, us in zip(m.calls, known, strict=True))  # type: ignore[arg-type]
-            found.append(replace(m, calls=tuple(calls)))  # type: ignore[arg-type]
-    return found
-
-
-def recorded_again(folder: Path) -> list[Measured]:
-    """Rows with the kernel latencies that `again.py` recorded on another card."""
-    return with_latencies(step_rows(folder), again_us(AGAIN, folder.resolve().name, "recorded"))
+    return cost_of(least_squares(residuals, first, loss="soft_l1", f_scale=0.5, bounds=bounds).x)
 
 
 def predictions(folder: Path, rows: Sequence[Measured] = ()) -> Iterator[dict[str, Any]]:
@@ -280,16 +270,6 @@ def summary(folder: Path) -> dict[str, Any]:
     measured = measured_rows(folder)
     if measured:
         found["in_step_cost"] = asdict(fitted_cost([m for m in measured if m.shard == measured[0].shard]))
-    other = recorded_again(folder)
-    if other:
-        again = list(predictions(folder, other))
-        found["recorded_again"] = {}
-        for name in shards_of(folder):
-            own = [r for r in again if r["shard"] == name]
-            within, worst = accuracy(own, "predicted")
-            found["recorded_again"][name] = {
-                "shapes": len(own), "within_0.3_points": within, "worst_error": worst,
-            }  # fmt: skip
     table = TABLES / json.loads((folder / "card.json").read_text(encoding="utf-8"))["setting"]
     if table.is_dir():
         shapes, within, worst = from_table(folder, table)
@@ -311,9 +291,6 @@ def summary_lines(folder: Path) -> list[str]:
             f"{100 * s['predicted_worst_error']:.2f}; without what calls cost in a step "
             f"{100 * s['without_cost_within_0.3_points']:.0f}%, roofline {100 * s['roofline_within_0.3_points']:.0f}%)"
         )
-    for name, t in found.get("recorded_again", {}).items():
-        lines.append(f"{name:20} latencies of another card: {t['shapes']} shapes, within 0.3 points "
-                     f"{100 * t['within_0.3_points']:.0f}% (worst {100 * t['worst_error']:.2f})")  # fmt: skip
     if "from_table" in found:
         t = found["from_table"]
         lines.append(f"from the recorded table: {t['shapes']} shapes, within 0.3 points "

@@ -49,7 +49,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Callable[[Steps], None]:
         class MadeUpSteps:
             distinct_layers = 32
 
-            def __init__(self, bench: Any, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int) -> None:
+            def __init__(
+                self, bench: Any, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int, rounds: int
+            ) -> None:
                 assert shapes
 
             def compare(self, shape: DecodeShape, a: Decision, b: Decision) -> StepResult:

@@ -257,7 +257,7 @@ def made_up_steps(monkeypatch: pytest.MonkeyPatch, compare: Callable[[], float])
     class MadeUpSteps:
         distinct_layers = 80
 
-        def __init__(self, bench: object, shard: Shard, shapes: object, *, seed: int) -> None:
+        def __init__(self, bench: object, shard: Shard, shapes: object, *, seed: int, rounds: int) -> None:
             assert shard.name == "llama-3.1-70b-tp4"
 
         def compare(self, shape: DecodeShape, a: Decision, b: Decision) -> StepResult:

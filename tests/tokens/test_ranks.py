@@ -172,7 +172,7 @@ def test_processes_are_started_and_one_that_cannot_measure_says_why(capfd: pytes
         pytest.skip("a rank without a GPU")
     deaths: list[str] = []
     crew = Crew(2, backend="gloo", on_death=deaths.append)
-    crew.tell(("open", SETTING, WHOLE, (), 1))
+    crew.tell(("open", SETTING, WHOLE, (), 1, 6))
     with pytest.raises(RuntimeError, match="GPU 1: "):
         crew.agree(lambda: None)
     crew.close()

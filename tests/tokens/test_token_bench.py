@@ -35,13 +35,11 @@ from evaluators.measure.providers.memory import CopyPlan
 from evaluators.measure.shape_timer import WrongOutputError, reference
 from evaluators.tokens import bench as bench_module
 from evaluators.tokens.bench import TokenBench
-from evaluators.tokens.predict import KernelCall
 from evaluators.tokens.shard import SPARE_BYTES, Shard
 from evaluators.tokens.step import DecodeStep, random_weights
 
 sys.path.append(str(ROOT / "results" / "tpot"))
-import again
-from summarise import Measured
+import takes
 
 torch.set_num_threads(1)  # threads that wait for each other take minutes on a busy machine
 
@@ -178,13 +176,11 @@ def test_kernels_behind_an_eviction_are_told_from_it(bench: Any, monkeypatch: py
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     monkeypatch.setattr(timing, "Evictor", lambda gpu: SimpleNamespace(run=evict))
-    plan = CopyPlan(again.BEHIND, again.BEHIND, evict=True)
+    plan = CopyPlan(takes.BEHIND, takes.BEHIND, evict=True)
     bench.shapes = SimpleNamespace(
         timer=timing.GraphTimer(bench.gpu),
         fresh_inputs=lambda shape, launches: (plan, bench.provider.make_inputs(shape, SETTING, copies=12, pool=None)),
     )
-    call = KernelCall(100.0)
-    measured = Measured({"case": "c"}, SHARD, SHAPE, (Decision(1), Decision(2)), (call, call))
-    for row, kernel_us in zip(again.rows_of(bench, measured), (100.0, 80.0), strict=True):
-        assert row["behind"] == pytest.approx(kernel_us, abs=1.0)
-        assert row["recorded"] == pytest.approx(kernel_us, abs=5.0)  # the eviction before a replay is timed here, too
+    recorded, behind = takes.both_ways(bench, SHAPE, (Decision(1), Decision(2)))
+    assert behind == pytest.approx([100.0, 80.0], abs=1.0)
+    assert recorded == pytest.approx([100.0, 80.0], abs=5.0)  # the eviction before a replay is timed here, too
