@@ -6,9 +6,9 @@
 
 `pack` writes slices of `missing.py record` as measured.csv.xz (to 10 ns) and cards.json. They are of another GPU than
 the tables, so nothing is compared but ratios on one shape: a shape's bridge, launches that the table holds too, tells
-how much longer that GPU took. `compare` says how far look-ups were off. `merge` writes a table with the launches added, each
-divided by the middle ratio of its shape's bridge; shapes whose bridge disagrees by more than `MOST_APART` are left as
-they are, and the card says what was added. The tables that ship stay those of one GPU.
+how much longer that GPU took. `compare` says how far look-ups were off. `merge` writes a table with the launches added,
+each divided by the middle ratio of its shape's bridge; shapes whose bridge disagrees by more than `MOST_APART` are left
+as they are, and the card says what was added. The tables that ship stay those of one GPU.
 """
 
 from __future__ import annotations
