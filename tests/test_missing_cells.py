@@ -6,6 +6,7 @@ import csv
 import gzip
 import importlib.util
 import json
+import math
 import statistics
 import sys
 from dataclasses import replace
@@ -85,15 +86,29 @@ def test_what_was_measured_is_what_was_planned(table: Table, tmp_path: Path) -> 
     assert card["added"]["gpu_uuid"] not in card["gpu_uuids"]
 
 
-def test_vectors_that_the_table_lacks_are_listed_once_and_those_packed_are_of_the_list() -> None:
-    table = read_table(ROOT / "results/tables/llama31-70b/vllm-metadata-cold")
+@pytest.mark.parametrize(("setting", "count", "numbers"), [
+    ("vllm-metadata-cold", 1289, ["1", "2", "3"]), ("fa3_fwd-metadata-cold", 875, ["2", "3"]),
+])  # fmt: skip
+def test_vectors_that_the_table_lacks_are_listed_once_and_every_recording_has_them(
+    setting: str, count: int, numbers: list[str]
+) -> None:
+    table = read_table(ROOT / "results/tables/llama31-70b" / setting)
     cases = {c.id: c for c in table.cases}
     keys = {
         (case, canonical_launch(cases[case].shape, table.setting, decision, table.gpu).key)
         for case, decision in PURE.pure_decisions(table)
     }
-    assert len(keys) == len(PURE.pure_decisions(table)) == 1289
+    assert len(keys) == len(PURE.pure_decisions(table)) == count
     held = {(case, cell.launch) for case, cells in table.cells.items() for cell in cells}
     assert not keys & held and all(cases[c].ragged and cases[c].split is not Split.TEST for c, _ in keys)
-    packed = MEASURED.read_measured(table, FOLDER / "pure")
-    assert {(case, cell.launch) for case, cells in packed.items() for cell in cells} - held == keys
+    assert [folder.name for folder in PURE.folders(setting)] == numbers
+    for folder in PURE.folders(setting):
+        packed = MEASURED.read_measured(table, folder)
+        assert {(case, cell.launch) for case, cells in packed.items() for cell in cells} - held == keys
+
+
+def test_a_new_launch_is_compared_with_the_best_of_the_table_in_its_own_recording(table: Table) -> None:
+    case = table.cases[0].id
+    best = min(table.cells[case], key=MEASURED.us)
+    again = [slower(best, 2.0), slower(best, 1.8, "new")]
+    assert PURE.gains(table, case, again) == {"new": pytest.approx(math.log(2 / 1.8), abs=1e-3)}

@@ -4,11 +4,11 @@
     python results/missing-cells/measured.py compare
     python results/missing-cells/measured.py merge SETTING -o TABLE
 
-`pack` writes slices of `missing.py record` as measured.csv.gz and cards.json. They are of another GPU than the tables,
-so nothing is compared but ratios on one shape: a shape's bridge, launches that the table holds too, tells how much
-longer that GPU took. `compare` says how far look-ups were off. `merge` writes a table with the launches added, each
-divided by the middle ratio of its shape's bridge; shapes whose bridge disagrees by more than `MOST_APART` are left as
-they are, and the card says what was added. The tables that ship stay those of one GPU.
+`pack` writes slices of `missing.py record` as measured.csv.xz (to 10 ns) and cards.json. They are of another GPU than
+the tables, so nothing is compared but ratios on one shape: a shape's bridge, launches that the table holds too, tells
+how much longer that GPU took. `compare` says how far look-ups were off. `merge` writes a table with the launches added,
+each divided by the middle ratio of its shape's bridge; shapes whose bridge disagrees by more than `MOST_APART` are left
+as they are, and the card says what was added. The tables that ship stay those of one GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import csv
 import gzip
 import io
 import json
+import lzma
 import math
 import statistics
 from collections import defaultdict
@@ -35,7 +36,7 @@ from evaluators.targets.fa3 import FA3
 
 HERE = Path(__file__).parent
 TABLES = HERE.parent / "tables" / "llama31-70b"
-MEASURED, CARDS = "measured.csv.gz", "cards.json"
+MEASURED, CARDS = "measured.csv.xz", "cards.json"
 COLUMNS = ("setting", "case", *FA3.cell_columns, "error", "latencies_us")
 MOST_APART = 0.02
 """Logarithm between the highest and the lowest ratio of a bridge; beyond it something else than the GPU differs."""
@@ -76,9 +77,9 @@ def pack(slices: Sequence[Path], folder: Path) -> None:
         cards.append({**kept, "shapes": len(rows), "cells": len(cells), "shapes_while_slowed_down": slowed})
         for case, cell in cells:
             decided = ["" if cell[name] is None else int(cell[name]) for name in FA3.cell_columns]
-            latencies = " ".join(f"{v:.3f}" for v in cell["latencies_us"])
-            writer.writerow((head["setting"], case, *decided, f"{cell['error']:.5f}", latencies))
-    (folder / MEASURED).write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
+            latencies = " ".join(f"{v:.2f}" for v in cell["latencies_us"])
+            writer.writerow((head["setting"], case, *decided, f"{cell['error']:.3f}", latencies))
+    (folder / MEASURED).write_bytes(lzma.compress(text.getvalue().encode(), preset=9 | lzma.PRESET_EXTREME))
     (folder / CARDS).write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
 
 
@@ -86,7 +87,7 @@ def read_measured(table: Table, folder: Path) -> Measured:
     """What was packed of the table's setting."""
     found: dict[str, list[Cell]] = defaultdict(list)
     shapes = {c.id: c.shape for c in table.cases}
-    with gzip.open(folder / MEASURED, "rt", encoding="utf-8", newline="") as file:
+    with lzma.open(folder / MEASURED, "rt", encoding="utf-8", newline="") as file:
         for setting, case, *decided, error, latencies in list(csv.reader(file))[1:]:
             if setting == table.setting.name:
                 decision = FA3.from_texts(decided)

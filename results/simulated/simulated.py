@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import lzma
 import statistics
 import sys
@@ -50,7 +49,7 @@ TABLES = [
 ]
 LATER = {
     "recordings": ROOT / "results/bounds/recordings",
-    "missing-cells": ROOT / "results/missing-cells/measured.csv.gz",
+    "missing-cells": ROOT / "results/missing-cells/measured.csv.xz",
 }
 """Launches of llama31-70b that were measured on other GPUs than its tables."""
 
@@ -113,7 +112,7 @@ def later_recordings(table: Table) -> Iterator[tuple[str, Timed]]:
         for row in csv.DictReader(file):
             us = statistics.median(map(float, row["latencies_us"].split()))
             found[f"recording {row['recording']}"][row["case"]].append((decisions[row["case"], row["launch"]], us))
-    with gzip.open(LATER["missing-cells"], "rt", encoding="utf-8", newline="") as file:
+    with lzma.open(LATER["missing-cells"], "rt", encoding="utf-8", newline="") as file:
         for setting, case, *decided, _, latencies in list(csv.reader(file))[1:]:
             if setting == table.setting.name:
                 us = statistics.median(map(float, latencies.split()))
