@@ -41,6 +41,7 @@ class Domain:
         dtypes: of queries and cache, as torch names them.
         page_sizes: keys per page.
         max_batch: sequences in a step.
+        gpus: names of GPUs, as CUDA gives them; any of `GPU`'s kind if empty.
     """
 
     name: str
@@ -49,17 +50,21 @@ class Domain:
     dtypes: tuple[str, ...]
     page_sizes: tuple[int, ...]
     max_batch: int
+    gpus: tuple[str, ...] = ()
 
 
-MEASURED = Domain("measured", (128,), (8,), ("bfloat16",), (16,), 64)
-"""Calls whose latencies were recorded: attention of Llama-3.1-70B at tensor parallel degrees 1 to 8."""
+MEASURED = Domain("measured", (128,), (8,), ("bfloat16",), (16,), 64, ("NVIDIA H100 80GB HBM3",))
+"""Calls whose latencies were recorded: attention of Llama-3.1-70B at tensor parallel degrees 1 to 8.
+
+An H200 has as many multiprocessors and faster memory: rules made for an H100 are slower than FA3 on more calls there.
+"""
 
 CORRECT = Domain("correct", (64, 80, 96, 128, 192, 256), tuple(range(1, 17)), ("bfloat16", "float16"),
                  (16, 32, 64, 128), 1024)  # fmt: skip
 """Calls that the kernel's tests cover; its speed there was not measured."""
 
 GPU = ((9, 0), 132)
-"""Compute capability and multiprocessors of the GPUs that were measured: H100 SXM and H200."""
+"""Compute capability and multiprocessors that rules are made for: of H100 SXM, and of H200 and H100 NVL too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class Layers:
         mixed_full_graphs: whether prefill and decode share full CUDA graphs.
         capability: compute capability of the GPU.
         num_sms: its multiprocessors.
+        gpu: its name, as CUDA gives it.
     """
 
     num_heads_q: int
@@ -97,6 +103,7 @@ class Layers:
     mixed_full_graphs: bool
     capability: tuple[int, int]
     num_sms: int
+    gpu: str
 
 
 def chosen_domain() -> Domain:
@@ -130,6 +137,8 @@ def why_not(layers: Layers, domain: Domain) -> str:
         (layers.capability == GPU[0] and layers.num_sms == GPU[1],
          f"the GPU has compute capability {layers.capability} and {layers.num_sms} multiprocessors, "
          f"measured were {GPU[0]} with {GPU[1]}"),
+        (not domain.gpus or layers.gpu in domain.gpus,
+         f"the GPU is {layers.gpu}, measured was {' or '.join(domain.gpus)}"),
         (layers.fa_version == 3, f"the engine would run FlashAttention {layers.fa_version}, measured was 3"),
         (layers.head_dim in domain.head_dims, f"head_dim {layers.head_dim}"),
         (layers.num_heads_q % layers.num_heads_kv == 0 and layers.num_heads_q // layers.num_heads_kv in domain.groups,

@@ -50,6 +50,7 @@ class DecodeBackend(FlashAttentionBackend):
             batch_invariant=bool(get_exec().deterministic.enable_deterministic_inference),
             mixed_full_graphs=False,  # prefill graphs run `forward_extend`
             capability=(properties.major, properties.minor), num_sms=properties.multi_processor_count,
+            gpu=properties.name,
         )  # fmt: skip
 
     def _unlike(self, model_runner: Any) -> str:

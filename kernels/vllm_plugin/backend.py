@@ -95,6 +95,7 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
             context_parallel=self.dcp_world_size, batch_invariant=bool(envs.VLLM_BATCH_INVARIANT),
             mixed_full_graphs=self.compilation_config.cudagraph_mode.mixed_mode().name == "FULL",
             capability=(properties.major, properties.minor), num_sms=properties.multi_processor_count,
+            gpu=properties.name,
         )  # fmt: skip
 
 

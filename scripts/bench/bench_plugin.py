@@ -24,7 +24,7 @@ from typing import Any
 os.environ["TRITON_INTERPRET"] = "1"
 
 CALLS, ROUNDS = 2000, 15
-H100 = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+H100 = SimpleNamespace(major=9, minor=0, multi_processor_count=132, name="NVIDIA H100 80GB HBM3")
 
 
 def best_us(call: Callable[[], object]) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from installed_engine import engine_marks  # skips where torch or Triton is missing
+from installed_engine import H200, engine_marks  # skips where torch or Triton is missing
 
 # isort: split
 
@@ -120,7 +120,8 @@ def test_leaves_sglang_alone_when_switched_off_or_strange(
         ({"sliding_window_size": 512}, "a sliding window"),
         ({"is_draft_worker": True}, "a draft model"),
         ({"deterministic": True}, "equal bits for all batches"),
-        ({"gpu": SimpleNamespace(major=8, minor=0, multi_processor_count=108)}, "compute capability"),
+        ({"gpu": SimpleNamespace(major=8, minor=0, multi_processor_count=108, name="A100")}, "compute capability"),
+        ({"gpu": H200}, "the GPU is NVIDIA H200"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )

@@ -7,12 +7,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
-from installed_engine import H100, engine_marks  # skips where torch or Triton is missing
+from installed_engine import H100, H200, engine_marks  # skips where torch or Triton is missing
 
 # isort: split
 
@@ -175,7 +175,8 @@ def test_leaves_drafts_to_fa3(engine: Engine) -> None:
         ({"num_attention_heads": 4}, "4 query heads to 1 KV heads"),
         ({"cudagraph_mode": "FULL"}, "cudagraph_mode FULL"),
         ({"fa_version": 2}, "FlashAttention 2"),
-        ({"gpu": type("A100", (), {"major": 8, "minor": 0, "multi_processor_count": 108})}, "compute capability"),
+        ({"gpu": SimpleNamespace(major=8, minor=0, multi_processor_count=108, name="A100")}, "compute capability"),
+        ({"gpu": H200}, "the GPU is NVIDIA H200"),
         ({"layer": {"logits_soft_cap": 30.0}}, "layers.0 asks for more"),
         ({"layer": {"sliding_window": 64}}, "layers.0 asks for more"),
     ],

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 from decode_calls import DEVICE
 
-H100 = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+H100 = SimpleNamespace(major=9, minor=0, multi_processor_count=132, name="NVIDIA H100 80GB HBM3")
+H200 = SimpleNamespace(major=9, minor=0, multi_processor_count=132, name="NVIDIA H200")
 
 
 def engine_marks(package: str, version: str) -> list[pytest.MarkDecorator]:
