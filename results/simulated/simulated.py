@@ -50,6 +50,7 @@ TABLES = [
 LATER = {
     "recordings": ROOT / "results/bounds/recordings",
     "missing-cells": ROOT / "results/missing-cells/measured.csv.xz",
+    "h200": ROOT / "results/simulated/h200.csv.xz",
 }
 """Launches of llama31-70b that were measured on other GPUs than its tables."""
 
@@ -117,6 +118,11 @@ def later_recordings(table: Table) -> Iterator[tuple[str, Timed]]:
             if setting == table.setting.name:
                 us = statistics.median(map(float, latencies.split()))
                 found["launches that no table held"][case].append((FA3.from_texts(decided), us))
+    if table.setting.name == "fa3_fwd-metadata-cold":
+        with lzma.open(LATER["h200"], "rt", encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                us = statistics.median(map(float, row["latencies_us"].split()))
+                found["an H200"][row["case"]].append((decisions[row["case"], row["launch"]], us))
     yield from found.items()
 
 
