@@ -59,6 +59,7 @@ class StepCost:
         log_gain: mean log speed-up of the layers.
         log_net: mean log speed-up of the step, with the search.
         losing: number of batches whose step becomes slower.
+        timed_on: GPU on which the kernel was timed.
     """
 
     where: str
@@ -69,6 +70,7 @@ class StepCost:
     log_gain: float
     log_net: float
     losing: int
+    timed_on: str
 
     @property
     def words(self) -> str:
@@ -170,25 +172,26 @@ def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
         by_group.setdefault((row.setting.name, row.case.ragged), []).append(
             _PricedBatch(row.workload, gain, net, cost, count > 0)
         )
+    timed_on = "H200" if isinstance(search, QueueLoop) else "H100"
     found: list[StepCost] = []
     harmful = []
     for (setting, ragged), group in by_group.items():
-        whole = _of_group(setting, ragged, group)
+        whole = _of_group(setting, ragged, group, timed_on)
         if whole.log_net < 0 < whole.dearest_us and whole.searched:
             harmful.append(whole)
         for workload in dict.fromkeys(b.workload for b in group):
-            found.append(_of_group(f"{workload}, {setting}", ragged, [b for b in group if b.workload == workload]))
+            own = [b for b in group if b.workload == workload]
+            found.append(_of_group(f"{workload}, {setting}", ragged, own, timed_on))
     if harmful:
-        queue = isinstance(search, QueueLoop)
         kinds = {
             f"`if work.min_n_blocks {'<' if c.ragged else '=='} work.max_n_blocks: return 0` leaves "
             f"{'ragged' if c.ragged else 'even'} ones to FA3" for c in harmful
         }  # fmt: skip
         raise HarmfulRule(
             f"the search over candidates costs a step of {LAYERS} layers more than its launches gain (predicted from "
-            f"the kernel's time on an {'H200' if queue else 'H100'}): {'; '.join(c.words for c in harmful)}",
+            f"the kernel's time on an {timed_on}): {'; '.join(c.words for c in harmful)}",
             hint=f"turn such batches away in front of the loop ({'; '.join(sorted(kinds))})"
-            f"{'' if queue else ', or try 32 candidates'}",
+            f"{'' if isinstance(search, QueueLoop) else ', or try 32 candidates'}",
         )
     return found
 
@@ -199,14 +202,14 @@ def cost_notes(costs: Sequence[StepCost]) -> tuple[str, ...]:
     if not told:
         return ()
     return (
-        "the search is paid once per step, also where it changes nothing. Predicted from the kernel's time on a "
-        f"GPU and recorded latencies, for {LAYERS} layers of attention alone: {'; '.join(told)}",
+        "the search is paid once per step, also where it changes nothing. Predicted from the kernel's time on an "
+        f"{costs[0].timed_on} and recorded latencies, for {LAYERS} layers of attention alone: {'; '.join(told)}",
     )
 
 
-def _of_group(where: str, ragged: bool, group: Sequence[_PricedBatch]) -> StepCost:
+def _of_group(where: str, ragged: bool, group: Sequence[_PricedBatch], timed_on: str) -> StepCost:
     return StepCost(
         where, ragged, len(group), sum(b.searched for b in group), max(b.cost_us for b in group),
         statistics.fmean(b.log_gain for b in group), statistics.fmean(b.log_net for b in group),
-        sum(b.log_net < 0 for b in group),
+        sum(b.log_net < 0 for b in group), timed_on,
     )  # fmt: skip
