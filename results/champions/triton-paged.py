@@ -79,8 +79,8 @@ def schedule(shape, gpu):
     if tiles <= 8:
         most = 48
     splits = max(1, min(most, math.ceil(ROOM * math.sqrt(gpu.num_sms / tiles))))
-    if keys > 8966 and tiles >= 175 or keys > 3695 and tiles >= 283:
-        # Tiles alone fill the SMs, and what long rows may lose is more than there is to gain: FA3.
+    if tiles > gpu.num_sms and keys > 1024 or tiles > 64 and keys > 4096 or tiles <= 32 and keys > 12288:
+        # Many tiles of rows that are not short, or few of the longest: what they may lose is more than they gain: FA3.
         return 0, 128, 4, 5
     if keys <= 128 and tiles <= 56:
         return splits, 128, 4, 4
