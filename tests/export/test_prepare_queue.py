@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,8 +189,21 @@ def test_other_forms_are_refused_with_their_line(text: str, words: str, tmp_path
     assert str(found.value).startswith("line ") and found.value.hint
 
 
-@pytest.mark.usefixtures("unjudged")
-def test_no_champion_of_the_queue_is_exported_while_its_cost_is_not_measured(export: Command, tmp_path: Path) -> None:
+def test_a_champion_whose_queue_costs_more_than_it_gains_is_not_exported(export: Command, tmp_path: Path) -> None:
     result = export(IN_ORDER, "fa3-vllm-prepare", "--partial")
-    assert result.code == 2 and "what that costs a step was not measured" in result.err
+    assert result.code == 2 and "costs a step of 32 layers more than its launches gain" in result.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("few")
+def test_a_champion_that_leaves_ragged_batches_to_fa3_is_exported(export: Command, tmp_path: Path) -> None:
+    rule = "def blocks_per_split(work, gpu):\n"
+    even = SORTED.replace(rule, rule + "    if work.min_n_blocks < work.max_n_blocks:\n        return 0\n")
+    # What `schedule` sums as well, whose bounds are wider on the host.
+    even = re.sub(r"sum\((\[max\(0, end\[k\] - start\).*?\])\)", r"min(9007199254740992, sum(\1))", even)
+    assert even.count("min(9007199254740992, sum([max") == 2
+    result = export(even, "fa3-whole", "--partial")
+    assert result.code == 0, result.err
+    told = (tmp_path / "out" / "PR_BODY.md").read_text()
+    assert "at least 18 warps" in told and "measured on an H200" in told and "measured on an H100 (results" not in told
+    assert "126 of 160 even batches are searched" in told

@@ -58,6 +58,10 @@ IN_EVERY_LAYER = "enable_pdl"
 """Condition in the launcher: no metadata was prepared ahead, and every layer's call runs the kernel."""
 BARRIER_NOTE = "the loop over candidates adds one barrier for each 32 of them"
 COST_NOTE = "what the loop over candidates costs was measured on an H100 (results/prepare-kernel of evosplit)"
+QUEUE_NOTE = (
+    "the kernel is launched with at least {warps} warps, one for each size of split, and holds up to 28 KB of static "
+    "shared memory; what the queue of CTAs costs was measured on an H200 (results/prepare-kernel of evosplit)"
+)
 ONCE_NOTE = (
     "it runs where metadata is prepared once for all layers. Where each layer's call prepares its own "
     f"({IN_EVERY_LAYER} is set), the present formula decides, since the loop would be paid in every layer"
@@ -174,7 +178,11 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
     elif lanes is not None:
         notes = (*notes, EVERY_LAYER_NOTE)
     if lanes is not None:
-        notes = (*notes, *([BARRIER_NOTE] if lanes.clears else []), COST_NOTE)
+        notes = (
+            *notes,
+            *([BARRIER_NOTE] if lanes.clears else []),
+            QUEUE_NOTE.format(warps=lanes.warps) if lanes.warps else COST_NOTE,
+        )
     if "std::vector" in text:
         raise NotExpressible("the rule keeps a list, which device code cannot", hint="numbers in names of their own")
     changed = source[:start] + text.lstrip().encode() + source[end:]

@@ -66,6 +66,8 @@ class QueueLoop:
         kept: comparison that ends the loop.
         after: statements behind the loop.
         turn: half blocks that a CTA takes beside its blocks, the largest of all calls.
+        longest_first: True if every call plays the longest sequences first, False if one keeps the batch's order.
+        plays: calls of the queue for a size, as the text has them.
         line: line of the loop.
     """
 
@@ -77,6 +79,8 @@ class QueueLoop:
     kept: Kept
     after: tuple[ast.stmt, ...]
     turn: int
+    longest_first: bool
+    plays: int
     line: int
 
 
@@ -115,7 +119,8 @@ def find_queue(form: Form) -> QueueLoop | None:
         raise refused(after[0], f"{', '.join(sorted(own & names_in(after)))} is read behind the loop over sizes")
     return QueueLoop(
         tuple(before[:first]), tuple(before[first:]), loop.target.id, sizes, tuple(loop.body[:-1]), kept, tuple(after),
-        turn, loop.lineno,
+        turn, all(_longest_first(call) for call in calls),
+        max(_plays(s, form.helpers) for s in (loop, ast.Module(before[first:], []))), loop.lineno,
     )  # fmt: skip
 
 
@@ -125,9 +130,15 @@ def _queue_calls(nodes: Iterator[ast.AST]) -> Iterator[ast.Call]:
             yield node
 
 
-def _plays(node: ast.AST, helpers: Mapping[str, ast.FunctionDef]) -> bool:
-    called = {n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
-    return QUEUE in called or any(_plays(helpers[name], helpers) for name in called & helpers.keys())
+def _plays(node: ast.AST, helpers: Mapping[str, ast.FunctionDef]) -> int:
+    """Calls of the queue in a node and in the helpers that it calls."""
+    called = [n.func.id for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    return called.count(QUEUE) + sum(_plays(helpers[name], helpers) for name in called if name in helpers)
+
+
+def _longest_first(call: ast.Call) -> bool:
+    order = call.args[-1]
+    return isinstance(order, ast.Constant) and order.value is True
 
 
 def _turn_of(call: ast.Call) -> int:
