@@ -120,8 +120,18 @@ class MadeUpSteps:
 def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(
         __version__="0", cuda=SimpleNamespace(empty_cache=lambda: None)))  # fmt: skip
+    elapsed_s = 0.0
+
+    class Timed(MadeUpSteps):
+        def compare(self, *arguments: Any, **named: Any) -> StepResult:
+            nonlocal elapsed_s
+            elapsed_s += 0.01
+            return super().compare(*arguments, **named)
+
+    for module in (measure, takes):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: elapsed_s))
     monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
-    monkeypatch.setattr(measure, "TokenBench", MadeUpSteps)
+    monkeypatch.setattr(measure, "TokenBench", Timed)
     monkeypatch.setattr(takes, "both_ways", made_up_ways)
     monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
     monkeypatch.chdir(ROOT)
