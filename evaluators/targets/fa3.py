@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from evaluators.data.contract import (
@@ -26,7 +26,7 @@ from evaluators.fa3.actions import SM_MARGINS, recorded_actions
 from evaluators.fa3.dispatch import ceil_div, num_splits_heuristic, shape_view, stock_blocks_per_split, work_view
 from evaluators.fa3.interpolation import ShapeCells
 from evaluators.fa3.launch import COMBINE_BUCKETS, Launch, canonical_launch, spelled_out, workspace_bytes
-from evaluators.targets.target import EditRules, Knob, Target
+from evaluators.targets.target import SEES_LENGTHS, EditRules, Knob, Target, told_lengths
 
 MAX_BLOCKS_PER_SPLIT = 2**31 - 1
 
@@ -203,19 +203,11 @@ class Fa3Lengths(Fa3):
 
     name = "fa3_lengths"
     shape_type = LengthsView
-    sees = """It sees the capacity seqlen_k and
-two live lengths in keys: max_live_seqlen, the longest row of the batch, and mean_live_seqlen, the mean of all its rows,
-rounded down. seqlen_k and num_n_blocks stay those of the capacity, which may be far above them."""
+    sees = SEES_LENGTHS.format("seqlen_k and num_n_blocks stay those of")
 
     def question(self, shape: DecodeShape, setting: Setting, gpu: Gpu) -> Question:
         """See `Target.question`."""
-        question = super().question(shape, setting, gpu)
-        known = LengthsView(
-            **asdict(question.shape),
-            max_live_seqlen=max(shape.seqlens),
-            mean_live_seqlen=sum(shape.seqlens) // shape.batch,
-        )
-        return replace(question, shape=known)
+        return told_lengths(super().question(shape, setting, gpu), LengthsView, shape)
 
 
 FA3 = Fa3()

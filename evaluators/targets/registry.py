@@ -35,7 +35,7 @@ def with_live_lengths(setting: Setting) -> Setting:
 
 def told_target(name: str) -> AnyTarget:
     """The target of programs by its own name, where they are told live lengths, too."""
-    return next((t for t in TOLD.values() if t.name == name), None) or TARGETS[name]
+    return {t.name: t for t in (*TARGETS.values(), *TOLD.values())}[name]
 
 
 def target_of_name(setting: str) -> AnyTarget:

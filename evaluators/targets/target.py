@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 from evaluators.data.contract import DecodeShape, Gpu, Setting
@@ -73,6 +73,21 @@ class ShapeLatencies(Protocol[Asked]):
     def unknown_text(self, decision: Asked) -> str:
         """Message about an unknown latency, with the recorded decisions."""
         ...
+
+
+SEES_LENGTHS = """It sees the capacity seqlen_k and
+two live lengths in keys: max_live_seqlen, the longest row of the batch, and mean_live_seqlen, the mean of all its rows,
+rounded down. {} the capacity, which may be far above them."""
+"""What `Target.sees` says where `schedule` is told live lengths."""
+
+
+def told_lengths(question: Question, view: type, shape: DecodeShape) -> Question:
+    """The question with the live lengths of `shape` in its first argument, a `view`."""
+    return replace(question, shape=view(
+        **asdict(question.shape),
+        max_live_seqlen=max(shape.seqlens),
+        mean_live_seqlen=sum(shape.seqlens) // shape.batch,
+    ))  # fmt: skip
 
 
 class Target(ABC, Generic[D, L]):

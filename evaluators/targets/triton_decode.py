@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from evaluators.data.contract import DecodeShape, Gpu, Setting, baseline_decision
@@ -15,7 +15,7 @@ from evaluators.fa3.dispatch import shape_view as fa3_shape_view
 from evaluators.fa3.dispatch import work_view as fa3_work_view
 from evaluators.fa3.launch import canonical_launch as fa3_launch
 from evaluators.fa3.launch import spelled_out as fa3_spelled_out
-from evaluators.targets.target import EditRules, Knob, Target
+from evaluators.targets.target import SEES_LENGTHS, EditRules, Knob, Target, told_lengths
 from evaluators.triton_decode import words
 from evaluators.triton_decode.actions import recorded_actions
 from evaluators.triton_decode.decision import (
@@ -206,19 +206,11 @@ class TritonDecodeLengths(TritonDecodeTarget):
 
     name = "triton_decode_lengths"
     shape_type = TritonLengthsView
-    sees = """It sees the capacity seqlen_k and
-two live lengths in keys: max_live_seqlen, the longest row of the batch, and mean_live_seqlen, the mean of all its rows,
-rounded down. seqlen_k stays the capacity, which may be far above them."""
+    sees = SEES_LENGTHS.format("seqlen_k stays")
 
     def question(self, shape: DecodeShape, setting: Setting, gpu: Gpu) -> Question:
         """See `Target.question`."""
-        question = super().question(shape, setting, gpu)
-        known = TritonLengthsView(
-            **asdict(question.shape),
-            max_live_seqlen=max(shape.seqlens),
-            mean_live_seqlen=sum(shape.seqlens) // shape.batch,
-        )
-        return replace(question, shape=known)
+        return told_lengths(super().question(shape, setting, gpu), TritonLengthsView, shape)
 
 
 TRITON_DECODE = TritonDecodeTarget()
