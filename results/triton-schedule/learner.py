@@ -15,6 +15,7 @@ import csv
 import math
 import statistics
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from evaluators.data.workloads import Case, Split
 from evaluators.latencies.oracle import oracle_of
-from evaluators.latencies.table import read_table, restrict
+from evaluators.latencies.table import Table, read_table, restrict
 from evaluators.sandbox.cta_queue import compiled_queue, cta_queue
 from evaluators.sandbox.queue_library import queue_library
 from evaluators.triton_decode.decision import TritonDecision
@@ -76,39 +77,49 @@ def features(case: Case, decision: TritonDecision, num_sms: int) -> list[float]:
     ]  # fmt: skip
 
 
-def main() -> None:
-    """Learn, choose, print shares."""
+def recorded(table: Table, case: Case) -> tuple[Any, Any]:
+    """Features of a shape's recorded launches, and logs of their times over FA3's."""
+    stock, *cells = table.cells[case.id]
+    own = statistics.median(stock.latencies_us)
+    rows = np.array([features(case, c.decision, table.gpu.num_sms) for c in cells])  # type: ignore[arg-type]
+    return rows, np.array([math.log(statistics.median(c.latencies_us) / own) for c in cells])
+
+
+def trees_of(table: Table, train: Sequence[Case]) -> Any:
+    """Trees fitted to the recorded launches of the training shapes that are near the fastest."""
     from sklearn.ensemble import ExtraTreesRegressor
 
-    table = restrict(read_table(TABLE), (Split.TRAIN, Split.HOLDOUT))
-    seen: dict[str, tuple[Any, Any]] = {}
-    for case in table.cases:
-        stock, *cells = table.cells[case.id]
-        own = statistics.median(stock.latencies_us)
-        rows = np.array([features(case, c.decision, table.gpu.num_sms) for c in cells])  # type: ignore[arg-type]
-        seen[case.id] = rows, np.array([math.log(statistics.median(c.latencies_us) / own) for c in cells])
-    train, holdout = ([c for c in table.cases if c.split is s] for s in (Split.TRAIN, Split.HOLDOUT))
-    near = {c.id: seen[c.id][1] < seen[c.id][1].min() + math.log(NEAR) for c in train}
-    full = ExtraTreesRegressor(**TREES).fit(
-        np.concatenate([seen[c.id][0][near[c.id]] for c in train]),
-        np.concatenate([seen[c.id][1][near[c.id]] for c in train]),
+    seen = [recorded(table, c) for c in train]
+    near = [logs < logs.min() + math.log(NEAR) for _, logs in seen]
+    return ExtraTreesRegressor(**TREES).fit(
+        *(np.concatenate([own[k][n] for own, n in zip(seen, near, strict=True)]) for k in (0, 1))
     )
+
+
+def shares(cases: Sequence[Case], pairs: Sequence[tuple[float, float]]) -> Iterator[tuple[str, int, float, float]]:
+    """Kind of batches, number of shapes, weighted log gain, its share of the best, from gain and best of each case."""
+    for kind in ("uniform", "ragged", "as weighted"):
+        each = weights(cases, kind)
+        own, best = (sum(w * p[k] for w, p in zip(each, pairs, strict=True)) for k in (0, 1))
+        yield kind, sum(w > 0 for w in each), own, own / best
+
+
+def main() -> None:
+    """Learn, choose, print shares."""
+    table = restrict(read_table(TABLE), (Split.TRAIN, Split.HOLDOUT))
+    train, holdout = ([c for c in table.cases if c.split is s] for s in (Split.TRAIN, Split.HOLDOUT))
+    full = trees_of(table, train)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(("split", "kind", "shapes", "speedup", "share"))
     pairs = []
     for case in holdout:
-        logs = seen[case.id][1]
-        pairs.append(
-            (-float(logs[int(full.predict(seen[case.id][0]).argmin())]), oracle_of(table.cells[case.id]).log_gain)
-        )
-    for kind in ("uniform", "ragged", "as weighted"):
-        each = weights(holdout, kind)
-        own, best = (sum(w * p[k] for w, p in zip(each, pairs, strict=True)) for k in (0, 1))
-        shapes = sum(w > 0 for w in each)
-        writer.writerow(("holdout", kind, shapes, f"{math.exp(own):.4f}", f"{own / best:.3f}"))
+        rows, logs = recorded(table, case)
+        pairs.append((-float(logs[int(full.predict(rows).argmin())]), oracle_of(table.cells[case.id]).log_gain))
+    for kind, shapes, gain, share in shares(holdout, pairs):
+        writer.writerow(("holdout", kind, shapes, f"{math.exp(gain):.4f}", f"{share:.3f}"))
 
 
-def weights(cases: list[Case], kind: str) -> list[float]:
+def weights(cases: Sequence[Case], kind: str) -> list[float]:
     """Weights of a kind of batch; or as scores weigh shapes, where ragged batches have half."""
     ragged = sum(c.ragged for c in cases)
     share = {"uniform": 0.0, "ragged": 1.0}.get(kind, 0.5)

@@ -63,23 +63,6 @@ def told(case: Case, lengths: int) -> list[list[float]]:
     ]  # fmt: skip
 
 
-def blocks_learner(table: Table, train: list[Case]) -> Any:
-    """The trees of `learner.py`, fitted to the recorded launches of the training shapes."""
-    from sklearn.ensemble import ExtraTreesRegressor
-
-    rows: list[list[float]] = []
-    times: list[float] = []
-    for case in train:
-        stock, *cells = table.cells[case.id]
-        own = statistics.median(stock.latencies_us)
-        logs = [math.log(statistics.median(c.latencies_us) / own) for c in cells]
-        for cell, log in zip(cells, logs, strict=True):
-            if log < min(logs) + math.log(learner.NEAR):
-                rows.append(learner.features(case, cell.decision, table.gpu.num_sms))  # type: ignore[arg-type]
-                times.append(log)
-    return ExtraTreesRegressor(**learner.TREES).fit(rows, times)
-
-
 def main() -> None:
     """Learn, choose, print shares."""
     from sklearn.ensemble import ExtraTreesRegressor
@@ -87,7 +70,7 @@ def main() -> None:
     table = restrict(read_table(learner.TABLE), (Split.TRAIN, Split.HOLDOUT))
     train, holdout = ([c for c in table.cases if c.split is s] for s in (Split.TRAIN, Split.HOLDOUT))
     gains = {c.id: log_gains(table, c) for c in table.cases}
-    second = blocks_learner(table, train)
+    second = learner.trees_of(table, train)
     weight = dict(zip((c.id for c in train), learner.weights(train, "as weighted"), strict=True))
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(("schedule_is_told", "blocks_per_split", "kind", "shapes", "share"))
@@ -111,10 +94,8 @@ def main() -> None:
             kept["best"].append((float(gains[case.id][at].max()), best))
             kept["learned"].append((float(gains[case.id][at][times.argmin()]), best))
         for blocks, pairs in kept.items():
-            for kind in ("uniform", "ragged", "as weighted"):
-                each = learner.weights(holdout, kind)
-                own, best = (sum(w * p[k] for w, p in zip(each, pairs, strict=True)) for k in (0, 1))
-                writer.writerow((name, blocks, kind, sum(w > 0 for w in each), f"{own / best:.3f}"))
+            for kind, shapes, _, share in learner.shares(holdout, pairs):
+                writer.writerow((name, blocks, kind, shapes, f"{share:.3f}"))
 
 
 if __name__ == "__main__":
