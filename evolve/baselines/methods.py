@@ -195,8 +195,6 @@ def policy_coordinate(problem: Problem, tally: Tally, seed: int) -> None:
 
 
 def _fit_policy(problem: Problem, tally: Tally, seed: int, method: Method) -> None:
-    import random
-
     program = parse_program(problem.policy)
     known = tunables(program, problem.judge.target)
     if not known:

@@ -167,13 +167,18 @@ def with_caps(
 ) -> dict[str, int]:
     """Launches as a program must choose them: a cap by what `schedule` sees, then the best prediction within it."""
     seen, wanted = (np.vstack([r.schedule_features for r in rows]) for rows in (train, asked))
-    worth = []
+    worth = {}
     for cap in CAPS:
         gains = [float(p[r.caps[cap]].max()) if cap in r.caps else -WORST for r, p in zip(train, folded, strict=True)]
-        worth.append(fitted("trees", seen, np.array(gains), 0).predict(wanted))
+        worth[cap] = fitted("trees", seen, np.array(gains), 0).predict(wanted)
+    return under_best_caps(asked, predicted, worth)
+
+
+def under_best_caps(asked: Sequence[Rows], predicted: Sequence[Matrix], worth: Mapping[int, Matrix]) -> dict[str, int]:
+    """The best predicted launch of each shape under the cap that is worth most to it, of those that were recorded."""
     found = {}
     for k, (r, p) in enumerate(zip(asked, predicted, strict=True)):
-        cap = next(CAPS[c] for c in sorted(range(len(CAPS)), key=lambda c: -worth[c][k]) if CAPS[c] in r.caps)
+        cap = max((c for c in worth if c in r.caps), key=lambda c: worth[c][k])
         found[r.logs.case_id] = max(r.caps[cap], key=lambda i: p[i])
     return found
 
@@ -199,11 +204,7 @@ def with_preferred_caps(
         learner = ExtraTreesRegressor(60, min_samples_leaf=3, random_state=0, n_jobs=1)
         learner.fit(np.hstack([seen, np.log(seen)]), gains, sample_weight=weight / weight.mean())
         over[cap] = learner.predict(np.hstack([wanted, np.log(wanted)]))
-    found = {}
-    for k, (r, p) in enumerate(zip(asked, predicted, strict=True)):
-        cap = max((c for c in over if c in r.caps), key=lambda c: over[c][k])
-        found[r.logs.case_id] = max(r.caps[cap], key=lambda i: p[i])
-    return found
+    return under_best_caps(asked, predicted, over)
 
 
 def main() -> None:

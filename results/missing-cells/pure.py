@@ -84,9 +84,10 @@ def folders(setting: str) -> list[Path]:
 
 def compare(table: Table) -> None:
     """Print what the measured ones add, by each recording, and what recordings agree on."""
-    recordings = [read_measured(table, folder) for folder in folders(table.setting.name)]
-    for name, measured in zip(folders(table.setting.name), recordings, strict=True):
-        print(f"recording {name.name}")
+    found = folders(table.setting.name)
+    recordings = [read_measured(table, folder) for folder in found]
+    for folder, measured in zip(found, recordings, strict=True):
+        print(f"recording {folder.name}")
         alone(table, measured)
     if len(recordings) > 1:
         together(table, recordings[-2:])
