@@ -10,6 +10,13 @@ auto const summed = [&](int first, int end, auto const& value) {
 auto const over_batch = [&](auto const& rows, auto const& value) {
     return summed(0, num_batch, [&](int row) { return rows[row] == 0 ? 0 : value(int(rows[row])); });
 };
+auto const up_to = [&](int value) {
+    for (int i = 1; i < 32; i *= 2) {
+        int const before = __shfl_up_sync(0xffffffff, value, i);
+        if (lane >= i) { value += before; }
+    }
+    return value;
+};
 auto const cta_queue = [&](auto const& rows, int64_t tiles, int64_t blocks, int64_t most, int sms, int turn,
                            bool longest_first) {
     uint8_t* const freed = queue_freed[warp];
@@ -71,11 +78,7 @@ auto const cta_queue = [&](auto const& rows, int64_t tiles, int64_t blocks, int6
                 }
                 // Each lane holds the SMs of one slot. No CTA that begins in these slots ends in them.
                 int const slot = slot_of(at + lane), free = lane < took ? freed[slot] : 0;
-                int upto = free;
-                for (int i = 1; i < 32; i *= 2) {
-                    int const before = __shfl_up_sync(0xffffffff, upto, i);
-                    if (lane >= i) { upto += before; }
-                }
+                int const upto = up_to(free);
                 int const taken = std::min(free, std::max(0, left - (upto - free)));
                 if (taken > 0) {
                     freed[slot] -= taken;
@@ -95,11 +98,7 @@ auto const cta_queue = [&](auto const& rows, int64_t tiles, int64_t blocks, int6
     int num_ends = 0;
     for (int back = latest - now; back >= 0; back -= 32) {
         int const later = back - lane, free = later < 0 ? 0 : freed[slot_of(at + later)];
-        int upto = free;
-        for (int i = 1; i < 32; i *= 2) {
-            int const before = __shfl_up_sync(0xffffffff, upto, i);
-            if (lane >= i) { upto += before; }
-        }
+        int const upto = up_to(free);
         #pragma unroll 1
         for (int i = upto - free; i < upto; i++) { ends[num_ends + i] = later; }
         num_ends += __shfl_sync(0xffffffff, upto, 31);

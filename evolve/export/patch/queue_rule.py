@@ -45,8 +45,8 @@ SORT_BYTES = 1025 * 16
 
 WARPS = 32
 QUEUE_WORDS = (
-    ROWS, "queue_freed", "queue_ends", "queue_costs", "queue_kept", "queue_best", "summed", "over_batch", "num_batch",
-    "warp", "other_kept", "other_best", "NumWarps",
+    ROWS, "queue_freed", "queue_ends", "queue_costs", "queue_kept", "queue_best", "summed", "over_batch", "up_to",
+    "num_batch", "warp", "other_kept", "other_best", "NumWarps",
 )  # fmt: skip
 ADVICE = "a loop over a tuple of sizes that keeps the cheapest, with cta_queue in a helper that returns the cost"
 LISTS = re.compile(r"std::vector|\.(begin|end|size|empty|at)\(|for \([^;()]*:[^;]*\) \{")
