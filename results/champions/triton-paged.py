@@ -9,37 +9,37 @@ there are many or rows cannot be long: what a step does not need of a grid costs
 
 import math
 
-COMBINE = 3.26  # tune 0.1..6; adding up partial results
-SPLIT = 0.161  # tune 0.005..1; and for each split of the longest sequence
-MORE = 0.276  # tune 0.01..5; programs that start behind others
-IDLE = 0.00323  # tune 0.001..1; programs without keys, by SM
-WHOLE = 0.403  # tune 0.01..1; how much of a last wave that is not full counts
-LATE = 0.315  # tune 0.005..2; share of the longest walk that outlasts the rest
-LATE_MANY = 0.0249  # tune 0.005..2; the same where tiles exceed the SMs
-ROOM = 12.0  # tune 0.5..20; splits in the grid where there is a tile for each SM
-KEYS = 434  # tune 256..1024; of a split in the longest row that the cache can hold
+COMBINE = 3.25  # tune 0.1..6; adding up partial results
+SPLIT = 0.147  # tune 0.005..1; and for each split of the longest sequence
+MORE = 0.399  # tune 0.01..5; programs that start behind others
+IDLE = 0.0225  # tune 0.001..1; programs without keys, by SM
+WHOLE = 0.355  # tune 0.01..1; how much of a last wave that is not full counts
+LATE = 0.361  # tune 0.005..2; share of the longest walk that outlasts the rest
+LATE_MANY = 0.0521  # tune 0.005..2; the same where tiles exceed the SMs
+ROOM = 13.0  # tune 0.5..20; splits in the grid where there is a tile for each SM
+KEYS = 423  # tune 256..1024; of a split in the longest row that the cache can hold
 
 # A program's start, a block of its walk, a block of a busy SM, and programs beside each other on an SM:
-NARROW_START = 0.984  # tune 0.1..10; of 64 keys, tiles up to the SMs
-NARROW_BLOCK = 2.79  # tune 0.1..4
-NARROW_READ = 2.76  # tune 0.1..4
-NARROW_BESIDE = 4.0  # tune 1..4
-MANY_START = 4.63  # tune 0.1..10; of 64 keys, more tiles than SMs
-MANY_BLOCK = 1.43  # tune 0.1..4
-MANY_READ = 0.627  # tune 0.1..4
-MANY_BESIDE = 3.09  # tune 1..4
-WIDE_START = 10.0  # tune 0.1..10; of 128 keys and five stages, alone on its SM
-WIDE_BLOCK = 0.154  # tune 0.1..4
-WIDE_READ = 1.46  # tune 0.1..4
-PAIR_START = 8.39  # tune 0.1..10; of 128 keys and four stages, two on an SM
-PAIR_BLOCK = 2.09  # tune 0.1..4
-PAIR_READ = 1.34  # tune 0.1..4
-PAIR_BESIDE = 2.25  # tune 1..4
+NARROW_START = 1.01  # tune 0.1..10; of 64 keys, tiles up to the SMs
+NARROW_BLOCK = 0.52  # tune 0.1..4
+NARROW_READ = 2.95  # tune 0.1..4
+NARROW_BESIDE = 1.44  # tune 1..4
+MANY_START = 8.55  # tune 0.1..10; of 64 keys, more tiles than SMs
+MANY_BLOCK = 1.54  # tune 0.1..4
+MANY_READ = 0.425  # tune 0.1..4
+MANY_BESIDE = 3.39  # tune 1..4
+WIDE_START = 9.24  # tune 0.1..10; of 128 keys and five stages, alone on its SM
+WIDE_BLOCK = 0.196  # tune 0.1..4
+WIDE_READ = 1.31  # tune 0.1..4
+PAIR_START = 8.27  # tune 0.1..10; of 128 keys and four stages, two on an SM
+PAIR_BLOCK = 1.95  # tune 0.1..4
+PAIR_READ = 1.18  # tune 0.1..4
 
-NEAR = 1.00615  # tune 1..1.05; of uneven batches that take so little longer, the fewest programs
-MOST_ALONE = 97  # tune 65..120; tiles up to which programs of 128 keys may have their SM alone
-ALONE_LONG = 2225  # tune 1300..9000; keys up to which they have, above 64 tiles
-FEW = 21  # tune 4..40; tiles up to which programs of 64 keys share an SM
+NEAR = 1.00607  # tune 1..1.05; of uneven batches that take so little longer, the fewest programs
+NEAR_EVEN = 1.04  # tune 1..1.05; of even ones above 64 tiles: half a wave costs more than this model says
+MOST_ALONE = 96  # tune 65..120; tiles up to which programs of 128 keys may have their SM alone
+ALONE_LONG = 2050  # tune 1300..9000; keys up to which they have, above 64 tiles
+FEW = 20  # tune 4..40; tiles up to which programs of 64 keys share an SM
 
 
 def alone(tiles, num_splits):
@@ -51,7 +51,7 @@ def alone(tiles, num_splits):
 
 def launch_time(work, gpu, blocks):
     tiles = work.batch * work.num_heads_kv
-    late = LATE
+    late, together = LATE, 1
     if work.block_n < 128 and tiles <= gpu.num_sms:
         start, block, read, beside = NARROW_START, NARROW_BLOCK, NARROW_READ, 1.0
         if tiles <= FEW:
@@ -62,7 +62,8 @@ def launch_time(work, gpu, blocks):
     elif alone(tiles, work.num_splits):
         start, block, read, beside = WIDE_START, WIDE_BLOCK, WIDE_READ, 1.0
     else:
-        start, block, read, beside = PAIR_START, PAIR_BLOCK, PAIR_READ, PAIR_BESIDE
+        start, block, read, beside = PAIR_START, PAIR_BLOCK, PAIR_READ, 2.0
+        together = 2
     splits = min(work.num_splits, -(-work.max_n_blocks // blocks))
     parts = work.batch * splits
     longest = -(-work.max_n_blocks // splits)
@@ -72,7 +73,7 @@ def launch_time(work, gpu, blocks):
     waves = parts * work.num_heads_kv / gpu.num_sms
     mean = work.total_n_blocks / parts
     even = mean / longest * (mean / longest)
-    whole = (WHOLE * math.ceil(waves) + (1 - WHOLE) * max(1.0, waves)) * longest
+    whole = (WHOLE * together * math.ceil(waves / together) + (1 - WHOLE) * max(1.0, waves)) * longest
     filled = waves * mean + late * longest * min(1.0, waves)
     load = max(longest, even * whole + (1 - even) * filled)
     time = start * math.ceil(waves / beside) + max(block * max(longest, load / beside), read * load)
@@ -87,7 +88,7 @@ def launch_time(work, gpu, blocks):
 def splits_for(tiles, keys, gpu):
     if tiles <= 8:
         return min(48, math.ceil(ROOM * math.sqrt(gpu.num_sms / tiles)))
-    splits = min(26, math.ceil(ROOM * math.sqrt(gpu.num_sms / tiles)))
+    splits = min(18, math.ceil(ROOM * math.sqrt(gpu.num_sms / tiles)))
     if tiles > FEW:
         splits = min(splits, max(9, math.ceil(keys / KEYS)))
     if tiles > 64 and tiles <= gpu.num_sms and keys > 12288:
@@ -103,36 +104,39 @@ def schedule(shape, gpu):
     keys = shape.seqlen_k
     tiles = shape.batch * shape.num_heads_kv
     splits = splits_for(tiles, keys, gpu)
-    if tiles > gpu.num_sms and keys > 1024 or tiles > 95 and keys > 15360:
+    if tiles > gpu.num_sms and keys > 1024 or tiles > 85 and keys > 14848:
         # Many tiles of rows that are not short: what they may lose is more than they gain: FA3.
         return 0, 128, 4, 5
     if tiles <= 2 and keys > 12288 or tiles > 8 and tiles <= 32 and keys > 10240:
         # One row may be so much longer than the others that its walk is all that counts.
         return 0, 128, 4, 5
-    if keys <= 128 and tiles <= 55:
+    if keys <= 128 and tiles <= 62:
         return splits, 128, 4, 4
-    short = 747
+    short = 763
     if tiles <= FEW:
         short = 527
     elif tiles > 132:
-        short = 303
+        short = 335
     elif tiles > MOST_ALONE:
-        short = 1166
-    elif tiles > 76:
-        short = 231
-    if keys <= short and tiles > FEW and tiles <= 300:
+        short = 1225
+    elif tiles > 64:
+        short = 265
+    if keys <= short and tiles > FEW and tiles <= 295:
         return splits, 64, 4, 5
     if keys <= short or tiles > 132:
         return splits, 64, 4, 3
-    if not alone(tiles, splits) or keys <= 3002 and tiles <= 8:
+    if not alone(tiles, splits) or keys <= 2954 and tiles <= 8:
         return splits, 128, 4, 4
     return splits, 128, 4, 5
 
 
 def blocks_per_split(work, gpu):
+    tiles = work.batch * work.num_heads_kv
     bound = 1.0
     if work.block_n == 128 and work.min_n_blocks < work.max_n_blocks:
         bound = NEAR
+    elif work.block_n == 128 and tiles > 64 and not alone(tiles, work.num_splits):
+        bound = NEAR_EVEN
     best = 1
     lowest = 1e30
     for step in range(1, 33):
