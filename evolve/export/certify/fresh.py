@@ -42,7 +42,7 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
     """The unseen shapes of reports, with the gain of the program's launch on the target.
 
     Args:
-        files: `confirm.json` of several runs, gzipped or not; a shape in two of them counts with the worse result.
+        files: `confirm.json` of several runs, packed by gzip or xz or not; a shape in two of them counts with the worse result.
         program: program whose launches count; the reports may be of another one with the same launches.
         target: target, which may keep only part of a decision.
         domain: modes in which it decides.
