@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Command
 from export_cases import (
     BY_BATCH,
     BY_LENGTH,
+    CARD,
     LONGEST,
     MEASURED,
     ONE_WAVE,
@@ -42,10 +45,12 @@ def test_a_rule_over_the_kernels_sum_is_one_line(export: Command, tmp_path: Path
     result = export(ONE_WAVE, target)
     assert result.code == 0, result.err
     lines = [x.strip("+ ") for x in changed_lines(tmp_path / "out") if x.startswith("+")]
-    assert "bool measured) {" in "".join(lines[:2]) and lines[-1].endswith(f"{MEASURED});")
+    assert lines[:2] == ["#include <map>", "#include <cstring>"]
+    assert "bool measured) {" in "".join(lines[2:4]) and lines[-1].endswith(f"{MEASURED} && is_measured_gpu());")
+    assert f'return known[device] = asked && std::strcmp(properties.name, "{CARD}") == 0;' in lines
     start = next(i for i, x in enumerate(lines) if x.startswith("// Measured"))
     assert lines[start : start + 5] == [
-        "// Measured: one bf16 query token per sequence, head_dim 128, no sliding window, sm90.",
+        f"// Measured: one bf16 query token per sequence, head_dim 128, no sliding window, {CARD}.",
         "if (measured && total_blocks > 0) {",
         "// One wave.",
         "blocks_per_sm = int(std::max<int64_t>(1, (int64_t(total_blocks) * num_head + num_sm - 1) / num_sm));",
@@ -88,6 +93,13 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
     # The number of sequences, padded as the graph is; what was not measured keeps the constant.
     wanted = ("num_reqs", "self.num_heads_q", "self.aot_sliding_window == (-1, -1)", "self.headdim == 128")
     assert not [part for part in wanted if part not in "".join(changed_lines(tmp_path / "out"))]
+    (asks,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_is_measured_gpu"]
+    names = {"cuda:0": CARD, "cuda:1": "NVIDIA H200"}
+    cuda = SimpleNamespace(get_device_name=names.__getitem__)
+    scope |= {"functools": functools, "torch": SimpleNamespace(device=str, cuda=cuda)}
+    exec(ast.unparse(asks), scope)
+    assert [scope["_is_measured_gpu"](device) for device in names] == [True, False]  # type: ignore[operator]
+    assert "and _is_measured_gpu(self.device)" in "".join(changed_lines(tmp_path / "out"))
     assert not re.search("num_actual_tokens|capture_sizes", "".join(changed_lines(tmp_path / "out")))
     assert "passes the target's ruff format" in (tmp_path / "out" / "PR_BODY.md").read_text()
     ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "88", "--check", "-q", "-"]
