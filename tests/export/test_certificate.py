@@ -189,6 +189,9 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
     other = parse_program("def schedule(shape, gpu):\n    return 7, None, 0\n")
     with pytest.raises(UserError, match="what the report did not measure"):
         confirmed_shapes([REPORT], other, target, static)
+    on_h200 = Domain(varlen=False, card="NVIDIA H200")
+    with pytest.raises(UserError, match="measured on an NVIDIA H100 80GB HBM3, the patch decides on an NVIDIA H200"):
+        confirmed_shapes([REPORT], champion, target, on_h200)
     with pytest.raises(UserError, match="does not decide"):
         confirmed_shapes([REPORT], champion, target, Domain(varlen=True))
     broken = tmp_path / "confirm.json"

@@ -53,7 +53,6 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
     try:
         told = json.loads((folder / PROVENANCE).read_text(encoding="utf-8"))
         target, sha256 = TARGETS[told["target"]["name"]], str(told["program"]["sha256"])
-        card = "" if told["domain"]["everywhere"] else str(told["domain"]["card"])
         with (folder / TABLE).open(encoding="utf-8", newline="") as file:
             listed = list(csv.DictReader(file))
         if target.kind not in COMPILED or not target.provider:
@@ -62,6 +61,7 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
                 "hopper/ holds that can be asked here",
                 hint="a bundle of " + ", ".join(t.name for t in TARGETS.values() if t.kind in COMPILED and t.provider),
             )
+        card = "" if told["domain"]["everywhere"] else str(told["domain"]["card"])
         rows: dict[Setting, list[Expected]] = {}
         for line in listed:
             setting = SETTINGS[line["setting"]]
