@@ -37,6 +37,11 @@ import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
 import evolve.export.targets.targets
 from evaluators.data.workloads import WORKLOADS
+from evaluators.language.cpp.compiler import find_compiler
+from evolve.errors import UserError
+from evolve.export.patch.prepare import measured_gpu
+from evolve.export.proof import outside
+from evolve.export.targets.domain import Domain
 
 
 @pytest.mark.usefixtures("unjudged")
@@ -61,6 +66,29 @@ def test_a_rule_over_the_kernels_sum_is_one_line(export: Command, tmp_path: Path
     body = (tmp_path / "out" / "PR_BODY.md").read_text()
     assert "run on the host thread by thread, decides as the program" in body
     assert "the device build was not compiled here" in body or "was compiled for sm_90a" in body
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("", "", ""),
+        (f'asked && std::strcmp(properties.name, "{CARD}") == 0', "asked", "condition holds on this call"),
+        ("known.find(device)", "known.begin()", "condition does not hold on this call"),
+    ],
+)
+def test_the_question_for_the_gpu_is_proved_with_several_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
+) -> None:
+    """One that takes every GPU, and one that takes the first GPU's answer for all, are found out."""
+    domain = Domain(card=CARD)
+    text = measured_gpu(domain)
+    assert old in text
+    monkeypatch.setattr(outside, "measured_gpu", lambda _: text.replace(old, new))
+    if said:
+        with pytest.raises(UserError, match=said):
+            outside.prove_condition(domain, 132, find_compiler(), tmp_path)
+    else:
+        assert outside.prove_condition(domain, 132, find_compiler(), tmp_path) > 6000
 
 
 @pytest.mark.usefixtures("unjudged")

@@ -183,7 +183,7 @@ def prove_condition(domain: Domain, num_sms: int, compiler: Compiler, folder: Pa
     """Compile the condition alone and evaluate it on the grid; returns the number of excluded calls.
 
     Raises:
-        UserError: it holds on an unmeasured call.
+        UserError: it holds on an unmeasured call, or not on a measured one.
     """
     calls, condition = list(outside_calls(domain)), domain.condition(f"{MEASURED_GPU}()")
     text = f"{shim(domain.card)}\n{measured_gpu(domain) if domain.by_card else ''}" + (
@@ -191,10 +191,16 @@ def prove_condition(domain: Domain, num_sms: int, compiler: Compiler, folder: Pa
         f"    return {condition};\n}}\n"
     )
     function: HostFunction = compile_function(compiler, text, "holds(row)", INPUTS, folder)
-    through = [c for c, held in zip(calls, function.answers([c.row(num_sms) for c in calls]), strict=True) if held]
-    if through:
+    # Measured calls come last: the process has seen other GPUs by then.
+    inside = [
+        ForeignCall("decode", batch, 1, seqlen_k, *heads, varlen=domain.varlen is not False)
+        for heads, batch, seqlen_k in product(HEADS, (1, 16), (640, 4096))
+    ]
+    held = function.answers([c.row(num_sms) for c in (*calls, *inside)])
+    wrong = [c for c, holds in zip((*calls, *inside), held, strict=True) if bool(holds) is not (c.what == "decode")]
+    if wrong:
         raise UserError(
-            f"the patch's condition holds on an unmeasured call: {through[0]}",
+            f"the patch's condition {'does not hold' if wrong[0] in inside else 'holds'} on this call: {wrong[0]}",
             hint="report this as a bug of evosplit",
         )
     return len(calls)
