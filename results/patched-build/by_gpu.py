@@ -34,13 +34,13 @@ SHAPE = DecodeShape(32, 2048, 8, 1)
 
 
 def decisions(build: str, setting: Setting, table: Sequence[Expected]) -> dict[str, Any]:
-    """Decisions read back in a process of its own."""
+    """Decisions read back in a process of its own, which wants the GPU for itself: before this one uses it."""
     rng = random.Random(5)
     changed = [row for row in table if row.changes(GPU)]
     others = [row for row in table if not row.changes(GPU)]
     worker = worker_client.open_worker(build)
-    worker.open(setting, seed=5)
-    told: dict[str, Any] = {}
+    device, _ = worker.open(setting, seed=5)
+    told: dict[str, Any] = {"device": device.name}
     for name, rows in (("changed", changed), ("others", rng.sample(others, min(len(changed), len(others))))):
         read = read_choices(worker, rows, GPU)
         told[name] = {
@@ -98,23 +98,24 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     bundle = read_bundle(Path(options.bundle), GPU)
-    report: dict[str, Any] = {
-        "bundle": bundle.folder.name, "card": bundle.card, "device": torch.cuda.get_device_name(), "settings": {},
-    }  # fmt: skip
-    for setting, table in bundle.rows.items():
+    report: dict[str, Any] = {"bundle": bundle.folder.name, "card": bundle.card, "settings": {}}
+    settings = {s: t for s, t in bundle.rows.items() if any(row.changes(GPU) for row in t)}
+
+    def keep(setting: Setting, part: str, found: object) -> None:
+        report["settings"].setdefault(setting.name, {})[part] = found
+        print(setting.name, part, json.dumps(found), flush=True)
+        options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    for setting, table in settings.items():
         assert setting.cache is Cache.COLD
-        if not any(row.changes(GPU) for row in table):
-            continue
-        parts = report["settings"][setting.name] = {}
+        keep(setting, "decisions", decisions(options.build, setting, table))
+    for setting, table in settings.items():
         builds = Builds(setting, options.build, options.stock, table[0].asked)
         if setting.mode is Mode.METADATA:
-            parts["captured_first"] = captured_first(builds)
-        parts["host_us"] = host_us(builds)
+            keep(setting, "captured_first", captured_first(builds))
+        keep(setting, "host_us", host_us(builds))
         del builds
         torch.cuda.empty_cache()
-        parts["decisions"] = decisions(options.build, setting, table)
-        print(setting.name, json.dumps(parts), flush=True)
-        options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
