@@ -147,24 +147,25 @@ class DecodeStep:
         import torch
 
         w = self._layer_weights(layer)
-        self._add_norm(w.norm_attention)
-        torch.mm(self._normed, w.qkv.t(), out=self._qkv)
-        self.rope(layer)
-        if attention is not None:
-            attention(layer)
-        self.project(layer)
+        self.until_attention(layer, attention)
+        torch.mm(self._out, w.o.t(), out=self._x)
+        self._all_reduce(self._x)
         self._add_norm(w.norm_mlp)
         torch.mm(self._normed, w.gate_up.t(), out=self._gate_up)
         self._silu()
         torch.mm(self._mlp, w.down.t(), out=self._x)
         self._all_reduce(self._x)
 
-    def project(self, layer: int) -> None:
-        """Enqueue the product that follows a layer's attention."""
+    def until_attention(self, layer: int, attention: Callable[[int], None] | None) -> None:
+        """Enqueue the beginning of a layer: RMSNorm, QKV, rotary embedding with the write into the cache, attention."""
         import torch
 
-        torch.mm(self._out, self._layer_weights(layer).o.t(), out=self._x)
-        self._all_reduce(self._x)
+        w = self._layer_weights(layer)
+        self._add_norm(w.norm_attention)
+        torch.mm(self._normed, w.qkv.t(), out=self._qkv)
+        self._rope(layer)
+        if attention is not None:
+            attention(layer)
 
     def _layer_weights(self, layer: int) -> LayerWeights:
         return self.weights.layers[layer % len(self.weights.layers)]
@@ -178,8 +179,7 @@ class DecodeStep:
             self._x, self._residual, weight, self._normed, hidden, EPSILON, BLOCK=block, num_warps=8
         )
 
-    def rope(self, layer: int) -> None:
-        """Enqueue what precedes a layer's attention: rotary embedding, and the write into its KV cache."""
+    def _rope(self, layer: int) -> None:
         from evaluators.tokens.fused import rope_and_cache
 
         shard = self.shard

@@ -18,12 +18,12 @@ from pathlib import Path
 from summarise import (
     BOUND,
     Measured,
-    behind,
     fitted_cost,
     measured_rest,
     measured_rows,
     one_step,
     read_rows,
+    timed,
 )
 
 from evaluators.tokens.predict import InStepCost, RestOrigin, StepModel
@@ -50,13 +50,13 @@ KERNELS: dict[str, Studies] = {
 """Folders of studies by kernel: what calls cost is taken to be the same within one."""
 
 
-def sets(studies: Studies, *, evicted: bool = False) -> dict[str, tuple[Path, list[Measured]]]:
-    """Folder and measured shapes with latencies, by study and model; `evicted`: with those behind an eviction."""
+def sets(studies: Studies, way: str = "") -> dict[str, tuple[Path, list[Measured]]]:
+    """Folder and measured shapes with latencies, by study and model; with a way, with latencies of that."""
     found: dict[str, tuple[Path, list[Measured]]] = {}
     for name, folders in studies.items():
         for folder in folders:
             rows = measured_rows(folder)
-            for m in behind(rows) if evicted else rows:
+            for m in timed(rows, way) if way else rows:
                 key = f"{name}, {'70B' if '70b' in m.shard.name else '8B'}"
                 found.setdefault(key, (folder, []))[1].append(m)
     return found
@@ -114,7 +114,7 @@ def judged_lines(known: dict[str, tuple[Path, list[Measured]]]) -> Iterator[str]
 def main() -> None:
     """Print all of it."""
     for studies in KERNELS.values():
-        known, evicted = sets(studies), sets(studies, evicted=True)
+        known, evicted = sets(studies), sets(studies, "behind")
         print("\n".join(judged_lines(known)))
         for name, (_, rows) in evicted.items():
             print("  " + beyond(name, known[name][1], rows))

@@ -1,8 +1,9 @@
 """A champion's worth in time per output token on one GPU, and whether the measurement can be trusted.
 
 For each shard: kernel latencies of stock and champion where their launches differ (`takes.py`), then the same
-launches inside whole decode steps (`evosplit tpot`'s bench) in the same process, then the proof: on random shapes the
-same decision in both arms (A/A), and once more with arm B idling for 0.5% of the step at its end.
+launches inside whole decode steps (`evosplit tpot`'s bench) and behind single layers' kernels in the same process, then
+the proof: on random shapes the same decision in both arms (A/A), and once more with arm B idling for 0.5% of the step
+at its end.
 
     python results/tpot/measure.py -o FOLDER                         # steps.csv, proof.csv, card.json; 500 s on an H100
     python results/tpot/measure.py -o FOLDER --model llama-3.1-8b    # one of the two models
@@ -28,7 +29,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from takes import Takes, kernel_takes, stop_if_lost
+from takes import Takes, kernel_takes, layer_takes, stop_if_lost
 
 from evaluators.confirm.confirm import decisions_of
 from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Mode, Setting
@@ -37,12 +38,13 @@ from evaluators.data.workloads import Case, Split
 from evaluators.language.gate import parse_program
 from evaluators.measure.bench import GpuBench
 from evaluators.measure.errors import MeasureError
+from evaluators.measure.timing import GraphTimer
 from evaluators.sandbox.sandbox import Limits
 from evaluators.targets.registry import target_of
 from evaluators.tokens.bench import ROUNDS, StepResult, TokenBench
 from evaluators.tokens.crew import check_gpus, opened_steps
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
-from evaluators.tokens.suite import StepSubject, default_cases, step_subjects
+from evaluators.tokens.suite import StepSubject, default_cases, ragged_cases, step_subjects
 
 SMALL = "llama-3.1-8b"
 SHARDS = (("llama-3.1-70b", 8), (SMALL, 1))
@@ -53,6 +55,7 @@ CHAMPIONS = {
 }
 MORE_BATCHES = (2, 3, 6, 12, 20, 24)
 MORE_SEQLENS = (384, 512, 640, 768, 1536, 2048, 3000, 6000)
+MORE_RAGGED_BATCHES = (2, 3, 4, 8, 10, 16, 20, 28, 32)
 PROOF_BATCHES = (1, 2, 4, 8, 16, 32)
 PROOF_SEQLENS = (256, 512, 640, 1024, 2048, 4096)
 INJECTED = 0.005
@@ -64,7 +67,8 @@ KERNEL_SHARE = 0.45
 SLEEPS, SLEEP_CYCLES = 20, 100_000
 STEP_COLUMNS = (
     "shard", "case", "batch", "seqlen_k", "live_seqlens", "baseline", "program", "kernel_baseline_us",
-    "kernel_program_us", "baseline_takes_us", "program_takes_us", "baseline_behind_us", "program_behind_us",
+    "kernel_program_us", "baseline_takes_us", "program_takes_us", "baseline_product_us", "program_product_us",
+    "baseline_layer_us", "program_layer_us",
     "log_ratio", "low", "high", "verdict", "captures", "capture_sd", "baseline_us", "program_us", "rest_us", "slowed",
     "trouble",
 )  # fmt: skip
@@ -96,7 +100,8 @@ def cases_of(shard: Shard, setting: Setting) -> list[Case]:
         for batch in MORE_BATCHES
         for seqlen in MORE_SEQLENS
     ]
-    return [c for c in (*default_cases(shard), *more) if setting.mode is not Mode.STATIC or not c.ragged]
+    ragged = ragged_cases(shard, MORE_RAGGED_BATCHES)
+    return [c for c in (*default_cases(shard), *more, *ragged) if setting.mode is not Mode.STATIC or not c.ragged]
 
 
 def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: str) -> list[StepSubject]:
@@ -121,11 +126,19 @@ def comparison_row(result: StepResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def takes_columns(takes: Takes, way: str) -> dict[str, str]:
+    """Both arms' takes as they stand in steps.csv."""
+    return {
+        f"{arm}_{way}_us": " ".join(f"{us:.2f}" for us in each)
+        for arm, each in (("baseline", takes.baseline), ("program", takes.program))
+    }
+
+
 def measure_changed(
     steps: TokenBench, subjects: Sequence[StepSubject], kernels: dict[str, Takes], rows: Rows, deadline: float,
 ) -> int:  # fmt: skip
-    """Whole steps of every subject until the time is up; how many."""
-    done = 0
+    """Calls in layers and whole steps of every subject until the time is up; how many."""
+    done, timer = 0, GraphTimer(steps.bench.gpu)
     for subject in subjects:
         if time.monotonic() > deadline:
             break
@@ -137,13 +150,13 @@ def measure_changed(
         }  # fmt: skip
         if subject.case.id in kernels:
             mine = kernels[subject.case.id]
-            for arm, recorded, behind in zip(("baseline", "program"), mine.recorded, mine.behind, strict=True):
-                row[f"kernel_{arm}_us"] = statistics.fmean(recorded)
-                row[f"{arm}_takes_us"] = " ".join(f"{us:.2f}" for us in recorded)
-                row[f"{arm}_behind_us"] = " ".join(f"{us:.2f}" for us in behind)
+            row |= {f"kernel_{arm}_us": statistics.fmean(getattr(mine, arm)) for arm in ("baseline", "program")}
+            row |= takes_columns(mine, "takes")
         try:
             result = steps.compare(shape, subject.baseline, subject.program)
             row |= {**comparison_row(result), "program_us": result.comparison.program_us}
+            for way, takes in zip(("product", "layer"), layer_takes(steps, timer, subject), strict=True):
+                row |= takes_columns(takes, way)
         except MeasureError as error:
             stop_if_lost(error)
             row["trouble"] = str(error)

@@ -31,7 +31,6 @@ from evaluators.measure import timing
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.measure.providers import BoundLaunch, CallInputs
-from evaluators.measure.providers.memory import CopyPlan
 from evaluators.measure.shape_timer import WrongOutputError, reference
 from evaluators.tokens import bench as bench_module
 from evaluators.tokens.bench import TokenBench
@@ -169,18 +168,19 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_runs(bench: Any) -> 
         steps.compare(DecodeShape(1, 16, 4, 1, 16), Decision(1), Decision(2))
 
 
-def test_kernels_behind_an_eviction_are_told_from_it(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evict() -> None:
+def test_calls_are_told_from_the_layers_that_they_run_in(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def longer(us: float, call: Callable[..., None], *arguments: Any, **named: Any) -> None:
         for graph in recording:
-            graph.us += 55.0
+            graph.us += us
+        call(*arguments, **named)
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(timing, "Evictor", lambda gpu: SimpleNamespace(run=evict))
-    plan = CopyPlan(takes.BEHIND, takes.BEHIND, evict=True)
-    bench.shapes = SimpleNamespace(
-        timer=timing.GraphTimer(bench.gpu),
-        fresh_inputs=lambda shape, launches: (plan, bench.provider.make_inputs(shape, SETTING, copies=12, pool=None)),
-    )
-    recorded, behind = takes.both_ways(bench, SHAPE, (Decision(1), Decision(2)))
+    monkeypatch.setattr(timing, "Evictor", lambda gpu: SimpleNamespace(run=lambda: None))
+    steps = TokenBench(bench, SHARD, [SHAPE], seed=1)
+    step = steps.fresh_step(SHAPE)
+    for name, us in (("until_attention", 30.0), ("layer", 200.0)):
+        monkeypatch.setattr(step, name, partial(longer, us, getattr(step, name)))
+    monkeypatch.setattr(steps, "fresh_step", lambda shape: step)
+    behind, within = takes.layers_us(steps, timing.GraphTimer(bench.gpu), SHAPE, (Decision(1), Decision(2)))
     assert behind == pytest.approx([100.0, 80.0], abs=1.0)
-    assert recorded == pytest.approx([100.0, 80.0], abs=5.0)  # the eviction before a replay is timed here, too
+    assert within == pytest.approx([100.0, 80.0], abs=1.0)

@@ -88,12 +88,16 @@ class MadeUpBench:
         pass
 
 
-def made_up_ways(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
-    """Latencies as recorded and behind an eviction."""
+def made_up_us(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> list[float]:
+    """Latencies as recorded."""
     if shape.batch == 20:
         raise MeasureError(MeasureErrorKind.MEMORY, "too large")
-    recorded = [12.0 + i for i in range(len(decisions))]
-    return recorded, [us + 1.0 for us in recorded]
+    return [12.0 + i for i in range(len(decisions))]
+
+
+def made_up_layers(steps: MadeUpSteps, timer: None, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
+    """Latencies behind the beginning of a layer and in a layer."""
+    return [[12.0 + more + i for i in range(len(decisions))] for more in (1.0, 1.5)]
 
 
 class MadeUpSteps:
@@ -104,7 +108,7 @@ class MadeUpSteps:
     def __init__(
         self, bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int, rounds: int = 6
     ) -> None:
-        self.shard = shard
+        self.bench, self.shard = bench, shard
 
     def compare(self, shape: DecodeShape, a: Decision, b: Decision, extra_cycles: int = 0) -> StepResult:
         if shape.batch == 24:
@@ -132,7 +136,9 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: elapsed_s))
     monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
     monkeypatch.setattr(measure, "TokenBench", Timed)
-    monkeypatch.setattr(takes, "both_ways", made_up_ways)
+    monkeypatch.setattr(takes, "recorded_us", made_up_us)
+    monkeypatch.setattr(takes, "layers_us", made_up_layers)
+    monkeypatch.setattr(measure, "GraphTimer", lambda gpu: None)
     monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "4"])
@@ -142,7 +148,10 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
     assert len(rows) > 60 and {r["shard"] for r in rows} == {"llama-3.1-70b-tp8", "llama-3.1-8b-tp1"}
     assert all(bool(r["trouble"]) == (r["batch"] == "24") for r in rows)
     assert all(bool(r["kernel_baseline_us"]) == (r["batch"] != "20") for r in rows)
-    assert {r["program_behind_us"] for r in rows} == {"", "14.00 14.00 14.00 14.00"}
+    assert {r["program_takes_us"] for r in rows} == {"", "13.00 13.00 13.00 13.00"}
+    assert {(r["program_product_us"], r["program_layer_us"]) for r in rows if not r["trouble"]} == {
+        ("14.00 14.00", "14.50 14.50")
+    }
     found = summarise.summary(tmp_path)
     for name in found["shards"]:
         assert found["shards"][name]["predicted_within_0.3_points"] == 1.0
@@ -156,10 +165,9 @@ def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -
 
     def drifting(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
         asked.append(shape.batch)
-        recorded = [10.0 * (1 + i) + asked.count(shape.batch) for i in range(len(decisions))]
-        return recorded, [us + 0.5 for us in recorded]
+        return [10.0 * (1 + i) + asked.count(shape.batch) for i in range(len(decisions))]
 
-    monkeypatch.setattr(takes, "both_ways", drifting)
+    monkeypatch.setattr(takes, "recorded_us", drifting)
     setting = LIVE_SETTINGS["fa3_fwd-metadata-cold"]
     one, other = (Decision(n, None, 0, 1) for n in (1, 2))
     subjects = [
@@ -169,8 +177,7 @@ def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -
     bench = MadeUpBench(setting, 0)
     found = takes.kernel_takes(bench, subjects, math.inf)  # type: ignore[arg-type]
     assert asked == [1, 2] * takes.TAKES  # once each before any again
-    assert found["b2"].recorded == ([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
-    assert found["b2"].behind[1] == [21.5, 22.5, 23.5, 24.5]
+    assert found["b2"] == takes.Takes([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
     assert takes.kernel_takes(bench, subjects, -math.inf) == {}  # type: ignore[arg-type]
 
 
@@ -251,11 +258,11 @@ def test_files_beside_the_measurements(tmp_path: Path, monkeypatch: pytest.Monke
     assert [tuple(r.values()) for r in step["rest"]] == list(REST_US.items())
 
 
-def test_rows_are_read_packed_too_and_predictions_can_start_behind_an_eviction(tmp_path: Path) -> None:
+def test_rows_are_read_packed_too_and_predictions_can_start_behind_a_product(tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / "steps.csv"
     rows = summarise.read_rows(path)
-    rows[0] |= {"baseline_behind_us": "12.50 13.50", "program_behind_us": "11.50 12.50"}
+    rows[0] |= {"baseline_product_us": "12.50 13.50", "program_product_us": "11.50 12.50"}
     with lzma.open(tmp_path / "steps.csv.xz", "wt") as file:
         writer = csv.DictWriter(file, measure.STEP_COLUMNS, restval="")
         writer.writeheader()
@@ -263,7 +270,7 @@ def test_rows_are_read_packed_too_and_predictions_can_start_behind_an_eviction(t
     path.unlink()
     measured = summarise.measured_rows(tmp_path)
     assert len(measured) == 12
-    (found,) = summarise.behind(measured)
+    (found,) = summarise.timed(measured, "product")
     assert [c.latency_us for c in found.calls] == [13.0, 12.0] and found.extra_us == pytest.approx((0.5, 0.5))
 
 
