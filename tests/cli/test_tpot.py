@@ -188,6 +188,15 @@ def test_dry_run_states_memory(evosplit: Command) -> None:
 
 
 @pytest.mark.parametrize(
+    "options", [("--against", "seeds/triton_rule.py"), ("--setting", "triton_decode-metadata-cold")]
+)
+def test_dry_run_refuses_a_program_of_another_kernel(evosplit: Command, options: Sequence[str]) -> None:
+    result = evosplit("tpot", THREE, "--model", "llama-3.1-8b", "--dry-run", *options)
+    assert result.code == 1 and not result.out and "Traceback" not in result.err
+    assert "a program for another kernel needs another --setting" in result.err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--model", "mixtral-8x7b"), "mixtral-8x7b has 8 experts"),
