@@ -23,11 +23,12 @@ from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.tokens.bench import StepResult
 from evaluators.tokens.captures import StepComparison, StepInterval
-from evaluators.tokens.predict import IN_STEP_FA3, IN_STEP_TRITON, IN_STEP_VLLM, KernelCall
+from evaluators.tokens.predict import IN_STEP_FA3, IN_STEP_TRITON, IN_STEP_VLLM, PREDICTION_ERRORS, KernelCall
 from evaluators.tokens.shard import Shard
 from evaluators.tokens.suite import StepSubject
 
 sys.path.append(str(ROOT / "results" / "tpot"))
+import blind
 import measure
 import summarise
 import takes
@@ -240,6 +241,20 @@ def test_the_shipped_study_is_what_its_readme_says() -> None:
         aa, injected = tests["A/A"], tests["+0.5%"]
         assert aa["faster"] + aa["slower"] <= 0.05 * aa["pairs"]
         assert injected["slower"] >= 0.9 * injected["pairs"] and injected["faster"] == 0
+
+
+def test_the_error_that_is_told_of_predictions_is_the_study_s() -> None:
+    found = blind.shipped_errors()
+    assert found.keys() == PREDICTION_ERRORS.keys()
+    for key, errors in found.items():
+        told = PREDICTION_ERRORS[key]
+        assert told.shapes == len(errors) >= 25 and told.points == pytest.approx(100 * blind.held(errors), abs=0.005)
+        assert sum(abs(e) <= told.points / 100 + 5e-5 for e in errors) >= 0.9 * len(errors)
+
+
+def test_nine_tenths_are_held() -> None:
+    assert blind.held([0.1 * i * (-1) ** i for i in range(1, 11)]) == pytest.approx(0.9)
+    assert blind.held([-0.2, 0.1]) == 0.2
 
 
 def test_proof_counts_verdicts(tmp_path: Path) -> None:
