@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.contract import Cache, DecodeShape, Gpu, Setting
 from evaluators.data.errors import UserError
 from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
@@ -104,8 +104,14 @@ IN_STEP_VLLM = InStepCost(2.60, 1.232, 2.444, 5000.0)
 """Of vLLM's FA3 on pages, fitted on 68 shapes of Llama-3.1-8B (results/tpot/together/vllm-8b)."""
 
 
+IN_STEP_NOTHING = InStepCost(0.0, 0.0, 0.0, 1.0)
+"""Of calls that were recorded in layers."""
+
+
 def in_step_cost(setting: Setting) -> InStepCost:
     """Model of a setting's calls within steps."""
+    if setting.cache is Cache.LAYER:
+        return IN_STEP_NOTHING
     if not isinstance(target_of(setting), Fa3):
         return IN_STEP_TRITON
     return IN_STEP_VLLM if setting.paged else IN_STEP_FA3

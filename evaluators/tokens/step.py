@@ -135,29 +135,19 @@ class DecodeStep:
         """Enqueue the step; `attention(layer)` reads `inputs.q` and writes `inputs.out`, None leaves it out."""
         import torch
 
-        self._x.copy_(self._start)
-        self._residual.zero_()
+        self.begin()
         for layer in range(self.shard.layers):
             self.layer(layer, attention)
         self._add_norm(self.weights.norm)
         torch.mm(self._normed, self.weights.head.t(), out=self.logits)
 
+    def begin(self) -> None:
+        """Enqueue the activations that a step begins with; before, memory holds anything, NaN among it."""
+        self._x.copy_(self._start)
+        self._residual.zero_()
+
     def layer(self, layer: int, attention: Callable[[int], None] | None) -> None:
         """Enqueue one layer."""
-        import torch
-
-        w = self._layer_weights(layer)
-        self.until_attention(layer, attention)
-        torch.mm(self._out, w.o.t(), out=self._x)
-        self._all_reduce(self._x)
-        self._add_norm(w.norm_mlp)
-        torch.mm(self._normed, w.gate_up.t(), out=self._gate_up)
-        self._silu()
-        torch.mm(self._mlp, w.down.t(), out=self._x)
-        self._all_reduce(self._x)
-
-    def until_attention(self, layer: int, attention: Callable[[int], None] | None) -> None:
-        """Enqueue the beginning of a layer: RMSNorm, QKV, rotary embedding with the write into the cache, attention."""
         import torch
 
         w = self._layer_weights(layer)
@@ -166,6 +156,13 @@ class DecodeStep:
         self._rope(layer)
         if attention is not None:
             attention(layer)
+        torch.mm(self._out, w.o.t(), out=self._x)
+        self._all_reduce(self._x)
+        self._add_norm(w.norm_mlp)
+        torch.mm(self._normed, w.gate_up.t(), out=self._gate_up)
+        self._silu()
+        torch.mm(self._mlp, w.down.t(), out=self._x)
+        self._all_reduce(self._x)
 
     def _layer_weights(self, layer: int) -> LayerWeights:
         return self.weights.layers[layer % len(self.weights.layers)]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from evaluators.data.contract import LIVE_SETTINGS, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Cache, Decision, DecodeShape, Gpu, Setting
 from evaluators.data.workloads import Case, Split
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
@@ -78,7 +78,7 @@ class MadeUpBench:
     gpu, device, provider = Gpu(), SimpleNamespace(as_dict=lambda: {"name": "made-up"}), SimpleNamespace(build=str)
 
     def __init__(self, setting: Setting, seed: int) -> None:
-        pass
+        self.setting = setting
 
     shapes = SimpleNamespace(tidy=lambda: None)
 
@@ -89,16 +89,11 @@ class MadeUpBench:
         pass
 
 
-def made_up_us(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> list[float]:
-    """Latencies as recorded."""
-    if shape.batch == 20:
+def made_up_us(bench: MadeUpBench, case: Case, decisions: Sequence[Decision]) -> list[float]:
+    """Latencies as recorded, in layers 1.5 us more."""
+    if case.shape.batch == 20:
         raise MeasureError(MeasureErrorKind.MEMORY, "too large")
-    return [12.0 + i for i in range(len(decisions))]
-
-
-def made_up_layers(steps: MadeUpSteps, timer: None, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
-    """Latencies behind the beginning of a layer and in a layer."""
-    return [[12.0 + more + i for i in range(len(decisions))] for more in (1.0, 1.5)]
+    return [12.0 + 1.5 * (bench.setting.cache is Cache.LAYER) + i for i in range(len(decisions))]
 
 
 class MadeUpSteps:
@@ -137,9 +132,8 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: elapsed_s))
     monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
     monkeypatch.setattr(measure, "TokenBench", Timed)
-    monkeypatch.setattr(takes, "recorded_us", made_up_us)
-    monkeypatch.setattr(takes, "layers_us", made_up_layers)
-    monkeypatch.setattr(measure, "GraphTimer", lambda gpu: None)
+    monkeypatch.setattr(measure, "open_bench", MadeUpBench)
+    monkeypatch.setattr(takes, "medians", made_up_us)
     monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "4"])
@@ -150,9 +144,7 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
     assert all(bool(r["trouble"]) == (r["batch"] == "24") for r in rows)
     assert all(bool(r["kernel_baseline_us"]) == (r["batch"] != "20") for r in rows)
     assert {r["program_takes_us"] for r in rows} == {"", "13.00 13.00 13.00 13.00"}
-    assert {(r["program_product_us"], r["program_layer_us"]) for r in rows if not r["trouble"]} == {
-        ("14.00 14.00", "14.50 14.50")
-    }
+    assert {r["program_layer_us"] for r in rows} == {"", "14.50 14.50"}
     found = summarise.summary(tmp_path)
     for name in found["shards"]:
         assert found["shards"][name]["predicted_within_0.3_points"] == 1.0
@@ -164,11 +156,11 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
 def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def drifting(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
-        asked.append(shape.batch)
-        return [10.0 * (1 + i) + asked.count(shape.batch) for i in range(len(decisions))]
+    def drifting(bench: MadeUpBench, case: Case, decisions: Sequence[Decision]) -> list[float]:
+        asked.append(case.shape.batch)
+        return [10.0 * (1 + i) + asked.count(case.shape.batch) for i in range(len(decisions))]
 
-    monkeypatch.setattr(takes, "recorded_us", drifting)
+    monkeypatch.setattr(takes, "medians", drifting)
     setting = LIVE_SETTINGS["fa3_fwd-metadata-cold"]
     one, other = (Decision(n, None, 0, 1) for n in (1, 2))
     subjects = [
@@ -176,10 +168,10 @@ def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -
         for b in (1, 2)
     ]
     bench = MadeUpBench(setting, 0)
-    found = takes.kernel_takes(bench, subjects, math.inf)  # type: ignore[arg-type]
-    assert asked == [1, 2] * takes.TAKES  # once each before any again
+    found = takes.kernel_takes(bench, subjects, math.inf, 4)  # type: ignore[arg-type]
+    assert asked == [1, 2] * 4  # once each before any again
     assert found["b2"] == takes.Takes([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
-    assert takes.kernel_takes(bench, subjects, -math.inf) == {}  # type: ignore[arg-type]
+    assert takes.kernel_takes(bench, subjects, -math.inf, 4) == {}  # type: ignore[arg-type]
 
 
 def test_the_proof_on_two_gpus(
@@ -273,11 +265,11 @@ def test_files_beside_the_measurements(tmp_path: Path, monkeypatch: pytest.Monke
     assert [tuple(r.values()) for r in step["rest"]] == list(REST_US.items())
 
 
-def test_rows_are_read_packed_too_and_predictions_can_start_behind_a_product(tmp_path: Path) -> None:
+def test_rows_are_read_packed_too_and_predictions_can_start_in_layers(tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / "steps.csv"
     rows = summarise.read_rows(path)
-    rows[0] |= {"baseline_product_us": "12.50 13.50", "program_product_us": "11.50 12.50"}
+    rows[0] |= {"baseline_layer_us": "12.50 13.50", "program_layer_us": "11.50 12.50"}
     with lzma.open(tmp_path / "steps.csv.xz", "wt") as file:
         writer = csv.DictWriter(file, measure.STEP_COLUMNS, restval="")
         writer.writeheader()
@@ -285,7 +277,7 @@ def test_rows_are_read_packed_too_and_predictions_can_start_behind_a_product(tmp
     path.unlink()
     measured = summarise.measured_rows(tmp_path)
     assert len(measured) == 12
-    (found,) = summarise.timed(measured, "product")
+    (found,) = summarise.timed(measured, "layer")
     assert [c.latency_us for c in found.calls] == [13.0, 12.0] and found.extra_us == pytest.approx((0.5, 0.5))
 
 
