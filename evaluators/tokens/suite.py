@@ -60,13 +60,7 @@ def default_cases(shard: Shard) -> list[Case]:
         for seqlen in SEQLENS
         for batch in BATCHES
     ]
-    return cases + ragged_cases(shard, RAGGED_BATCHES)
-
-
-def ragged_cases(shard: Shard, batches: Sequence[int]) -> list[Case]:
-    """Ragged batches of each mix of lengths, with the heads of a shard."""
-    cases = []
-    for batch in batches:
+    for batch in RAGGED_BATCHES:
         for mix in MIXES:
             name = f"r-b{batch}-{mix.name}"
             live = sample_live_seqlens(mix, batch, random.Random(name))

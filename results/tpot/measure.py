@@ -44,7 +44,7 @@ from evaluators.tokens.bench import ROUNDS, StepResult, TokenBench
 from evaluators.tokens.crew import check_gpus, opened_steps
 from evaluators.tokens.layer_bench import open_bench
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
-from evaluators.tokens.suite import StepSubject, default_cases, ragged_cases, step_subjects
+from evaluators.tokens.suite import StepSubject, default_cases, step_subjects
 
 SMALL = "llama-3.1-8b"
 SHARDS = (("llama-3.1-70b", 8), (SMALL, 1))
@@ -55,7 +55,6 @@ CHAMPIONS = {
 }
 MORE_BATCHES = (2, 3, 6, 12, 20, 24)
 MORE_SEQLENS = (384, 512, 640, 768, 1536, 2048, 3000, 6000)
-MORE_RAGGED_BATCHES = (2, 3, 4, 8, 10, 16, 20, 28, 32)
 PROOF_BATCHES = (1, 2, 4, 8, 16, 32)
 PROOF_SEQLENS = (256, 512, 640, 1024, 2048, 4096)
 INJECTED = 0.005
@@ -99,8 +98,7 @@ def cases_of(shard: Shard, setting: Setting) -> list[Case]:
         for batch in MORE_BATCHES
         for seqlen in MORE_SEQLENS
     ]
-    ragged = ragged_cases(shard, MORE_RAGGED_BATCHES)
-    return [c for c in (*default_cases(shard), *more, *ragged) if setting.mode is not Mode.STATIC or not c.ragged]
+    return [c for c in (*default_cases(shard), *more) if setting.mode is not Mode.STATIC or not c.ragged]
 
 
 def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: str) -> list[StepSubject]:
