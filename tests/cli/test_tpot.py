@@ -187,6 +187,25 @@ def test_dry_run_states_memory(evosplit: Command) -> None:
     assert by_case["u-b32-k8192"] - by_case["u-b1-k256"] == pytest.approx(10.0, abs=0.1)
 
 
+@pytest.mark.parametrize("setting", ["fa3_fwd-metadata-cold", "vllm-metadata-cold", "triton_decode-metadata-cold"])
+@pytest.mark.parametrize("model", ["qwen3-8b", "mistral-7b-v0.3", "mine"])
+def test_any_dense_model_under_any_kernel(evosplit: Command, tmp_path: Path, model: str, setting: str) -> None:
+    published = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+                 "head_dim": 64, "intermediate_size": 8192, "vocab_size": 128256, "model_type": "llama"}  # fmt: skip
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(published))
+    program = ROOT / "seeds" / "triton_rule.py" if setting.startswith("triton") else THREE
+    named = "mine/config.json" if model == "mine" else model
+    result = evosplit("tpot", program, "--model", named, "--tp", "2", "--setting", setting, "--dry-run", "--json")
+    assert result.code == 0, result.err
+    shard = result.json["shard"]
+    assert (
+        shard["model"] == model
+        and shard["num_heads_q"] == 16
+        and shard["layers"] == (16 if model == "mine" else shard["layers"])
+    )
+
+
 @pytest.mark.parametrize(
     "options", [("--against", "seeds/triton_rule.py"), ("--setting", "triton_decode-metadata-cold")]
 )
