@@ -26,17 +26,18 @@ from summarise import (
     one_step,
     read_rows,
     setting_of,
+    step_rows,
     timed,
 )
 
-from evaluators.data.contract import Setting
+from evaluators.data.contract import Cache, Setting
 from evaluators.data.workloads import heads_text
 from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import read_table
-from evaluators.tokens.predict import InStepCost, RestOrigin, StepModel, in_step_cost, read_steps
+from evaluators.tokens.predict import IN_STEP_NOTHING, RestOrigin, StepModel, in_step_cost, read_steps
 
 HERE = Path(__file__).parent
-TOGETHER = HERE / "together"
+TOGETHER, LAYERS = HERE / "together", HERE / "layers"
 Studies = dict[str, tuple[Path, ...]]
 KERNELS: dict[str, Studies] = {
     "FA3": {
@@ -44,14 +45,17 @@ KERNELS: dict[str, Studies] = {
         "FA3 again": (HERE / "fa3-again",),
         "FA3, static": (TOGETHER / "static-70b", TOGETHER / "static-8b"),
         "FA3, evolved": (TOGETHER / "evolved-70b", TOGETHER / "evolved-8b"),
+        "FA3, evolved, in layers": (LAYERS / "fa3-70b", LAYERS / "fa3-8b"),
     },
     "Triton": {
         "Triton, first": (HERE / "triton",),
         "Triton, fallback": (TOGETHER / "triton-70b", TOGETHER / "triton-8b"),
+        "Triton, fallback, in layers": (LAYERS / "triton-70b", LAYERS / "triton-8b"),
     },
     "vLLM's FA3": {
         "vLLM": (HERE / "vllm",),
         "vLLM, evolved": (TOGETHER / "vllm-70b", TOGETHER / "vllm-8b"),
+        "vLLM, evolved, in layers": (LAYERS / "vllm-8b",),
     },
 }
 """Folders of studies by kernel: what calls cost is taken to be the same within one."""
@@ -75,14 +79,18 @@ def sets(studies: Studies, way: str = "") -> dict[str, tuple[Path, list[Measured
     return found
 
 
+def error(model: StepModel, m: Measured) -> float:
+    """Predicted less measured token speed-up."""
+    return model.token_speedup(m.shape.batch, *m.calls) - math.exp(float(m.row["log_ratio"]))
+
+
 def errors(folder: Path, rows: Sequence[Measured], fitted: Sequence[Measured]) -> Iterator[float]:
     """Predicted less measured token speed-up of each row, the rest from one other batch of its own study."""
     rest = measured_rest(rows[0].shard, read_rows(folder / "steps.csv") + read_rows(folder / "proof.csv"))
     cost = fitted_cost(fitted)
     for m in rows:
         own = fitted_cost([o for o in fitted if o is not m]) if m in fitted else cost
-        model = one_step(rest, m.shape.batch, own)
-        yield model.token_speedup(m.shape.batch, *m.calls) - math.exp(float(m.row["log_ratio"]))
+        yield error(one_step(rest, m.shape.batch, own), m)
 
 
 def recorded(setting: Setting) -> Callable[[Measured], Measured]:
@@ -108,24 +116,45 @@ def shipped_errors() -> dict[tuple[str, str], list[float]]:
     """Predicted less measured token speed-ups by setting and heads, by costs and steps that ship.
 
     Latencies are the recorded table's, or where it lacks a launch the study's. Sets that costs were fitted on are out.
+    Latencies in layers are a study's own, with nothing fitted.
     """
     found: dict[tuple[str, str], list[float]] = {}
     steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
     for studies in KERNELS.values():
         for name, (folder, rows) in sets(studies).items():
             setting = setting_of(folder)
-            known = recorded(setting)
-            for m in rows if name not in FITTED_ON else ():
-                model = replace(steps[m.shard], cost=in_step_cost(setting))
-                predicted = model.token_speedup(m.shape.batch, *known(m).calls)
-                key = setting.name, heads_text(m.shard.heads)
-                found.setdefault(key, []).append(predicted - math.exp(float(m.row["log_ratio"])))
+            known, in_layers = recorded(setting), replace(setting, cache=Cache.LAYER)
+            predicted = [(setting, known(m)) for m in rows if name not in FITTED_ON]
+            predicted += [(in_layers, m) for m in timed(rows, "layer")]
+            for where, m in predicted:
+                model = replace(steps[m.shard], cost=in_step_cost(where))
+                key = where.name, heads_text(m.shard.heads)
+                found.setdefault(key, []).append(error(model, m))
     return found
 
 
 def held(errors: Sequence[float]) -> float:
     """Half width that holds `HELD` of the errors."""
     return sorted(map(abs, errors))[math.ceil(HELD * len(errors)) - 1]
+
+
+def elsewhere(folder: Path, studies: Sequence[Path]) -> Iterator[float]:
+    """Errors of steps measured on other cards, predicted from one study's latencies in layers."""
+    steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
+    in_layers = {(m.shard, m.row["case"], m.decisions): m.calls for m in timed(step_rows(folder), "layer")}
+    for study in studies:
+        for m in step_rows(study) if study != folder else ():
+            calls = in_layers.get((m.shard, m.row["case"], m.decisions))
+            if calls is not None:
+                yield error(replace(steps[m.shard], cost=IN_STEP_NOTHING), replace(m, calls=calls))
+
+
+def within(found: Sequence[float]) -> str:
+    """Share of errors within `BOUND`, and what held `HELD` of them, as text."""
+    return (
+        f"{sum(abs(e) <= BOUND for e in found)} of {len(found)} within 0.3 points, {100 * HELD:.0f}% within "
+        f"{100 * held(found):.2f}, mean {100 * statistics.fmean(found):+.2f}"
+    )
 
 
 def agreement(one: Path, other: Path) -> Iterator[tuple[str, int, float, float]]:
@@ -146,8 +175,8 @@ def beyond(name: str, recorded: Sequence[Measured], evicted: Sequence[Measured])
     extra, among = ([us for m in rows for us in m.extra_us] for rows in (evicted, recorded))
     wrong = []
     for m in evicted:
-        model = StepModel(m.shard, RestOrigin.MEASURED, ((1, float(m.row["rest_us"])),), InStepCost(0, 0, 0, 1))
-        wrong.append(abs(model.token_speedup(1, *m.calls) - math.exp(float(m.row["log_ratio"]))))
+        model = StepModel(m.shard, RestOrigin.MEASURED, ((m.shape.batch, float(m.row["rest_us"])),), IN_STEP_NOTHING)
+        wrong.append(abs(error(model, m)))
     return (
         f"{name}: in a step a call takes {statistics.fmean(among):.2f} us more than among its like, "
         f"{statistics.fmean(extra):+.2f} us more than behind an eviction; by the latter, unfitted, "
@@ -170,17 +199,21 @@ def judged_lines(known: dict[str, tuple[Path, list[Measured]]]) -> Iterator[str]
 def main() -> None:
     """Print all of it."""
     for (setting, heads), found in shipped_errors().items():
-        print(f"as `evaluate` predicts, {setting}, {heads}: {len(found)} shapes, {100 * HELD:.0f}% within "
-              f"{100 * held(found):.2f} points, mean {100 * statistics.fmean(found):+.2f}")  # fmt: skip
+        print(f"as `evaluate` predicts, {setting}, {heads}: {within(found)}")
     for studies in KERNELS.values():
+        folders = [f for each in studies.values() for f in each]
+        for folder in folders:
+            found = list(elsewhere(folder, folders))
+            if found:
+                print(f"in layers on the card of {folder.name}, steps on others: {within(found)}")
         known, evicted = sets(studies), sets(studies, "behind")
         print("\n".join(judged_lines(known)))
         for name, (_, rows) in evicted.items():
             print("  " + beyond(name, known[name][1], rows))
         print("\n".join("  behind an eviction: " + line for line in judged_lines(evicted)))
-        for one, other in combinations([f for folders in studies.values() for f in folders], 2):
-            for shard, shapes, within, worst in agreement(one, other):
-                print(f"  measured twice, on two cards: {shard}, {shapes} shapes, {100 * within:.0f}% within 0.3 "
+        for one, other in combinations(folders, 2):
+            for shard, shapes, agreed, worst in agreement(one, other):
+                print(f"  measured twice, on two cards: {shard}, {shapes} shapes, {100 * agreed:.0f}% within 0.3 "
                       f"points of each other, worst {100 * worst:.2f}")  # fmt: skip
 
 
