@@ -131,14 +131,18 @@ class PredictionError:
 
 
 PREDICTION_ERRORS = {
-    ("fa3_fwd-metadata-cold", "h8x1"): PredictionError(0.28, 54),
+    ("fa3_fwd-metadata-cold", "h8x1"): PredictionError(0.28, 60),
     ("fa3_fwd-metadata-cold", "h32x8"): PredictionError(0.60, 108),
     ("fa3_fwd-static-cold", "h8x1"): PredictionError(0.45, 52),
     ("fa3_fwd-static-cold", "h32x8"): PredictionError(0.53, 30),
-    ("triton_decode-metadata-cold", "h8x1"): PredictionError(0.59, 66),
-    ("triton_decode-metadata-cold", "h32x8"): PredictionError(0.58, 127),
+    ("triton_decode-metadata-cold", "h8x1"): PredictionError(0.57, 82),
+    ("triton_decode-metadata-cold", "h32x8"): PredictionError(0.60, 155),
     ("vllm-metadata-cold", "h8x1"): PredictionError(0.95, 36),
-    ("vllm-metadata-cold", "h32x8"): PredictionError(0.56, 25),
+    ("vllm-metadata-cold", "h32x8"): PredictionError(0.61, 34),
+    ("fa3_fwd-metadata-layer", "h8x1"): PredictionError(0.47, 17),
+    ("triton_decode-metadata-layer", "h8x1"): PredictionError(0.29, 37),
+    ("triton_decode-metadata-layer", "h32x8"): PredictionError(0.15, 24),
+    ("vllm-metadata-layer", "h32x8"): PredictionError(0.25, 19),
 }
 """By setting and heads; `python results/tpot/blind.py` prints them."""
 

@@ -45,7 +45,7 @@ KERNELS: dict[str, Studies] = {
         "FA3 again": (HERE / "fa3-again",),
         "FA3, static": (TOGETHER / "static-70b", TOGETHER / "static-8b"),
         "FA3, evolved": (TOGETHER / "evolved-70b", TOGETHER / "evolved-8b"),
-        "FA3, evolved, in layers": (LAYERS / "fa3-70b", LAYERS / "fa3-8b"),
+        "FA3, evolved, in layers": (LAYERS / "fa3-70b",),
     },
     "Triton": {
         "Triton, first": (HERE / "triton",),
@@ -115,21 +115,26 @@ def recorded(setting: Setting) -> Callable[[Measured], Measured]:
 def shipped_errors() -> dict[tuple[str, str], list[float]]:
     """Predicted less measured token speed-ups by setting and heads, by costs and steps that ship.
 
-    Latencies are the recorded table's, or where it lacks a launch the study's. Sets that costs were fitted on are out.
-    Latencies in layers are a study's own, with nothing fitted.
+    Latencies are the recorded table's, or where it lacks a launch the study's; sets that costs were fitted on are out.
+    Latencies in layers are a study's, for its own steps and for those of the same launches on other cards.
     """
     found: dict[tuple[str, str], list[float]] = {}
     steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
     for studies in KERNELS.values():
+        folders = [f for each in studies.values() for f in each]
         for name, (folder, rows) in sets(studies).items():
             setting = setting_of(folder)
-            known, in_layers = recorded(setting), replace(setting, cache=Cache.LAYER)
-            predicted = [(setting, known(m)) for m in rows if name not in FITTED_ON]
-            predicted += [(in_layers, m) for m in timed(rows, "layer")]
-            for where, m in predicted:
-                model = replace(steps[m.shard], cost=in_step_cost(where))
-                key = where.name, heads_text(m.shard.heads)
-                found.setdefault(key, []).append(error(model, m))
+            known, model = recorded(setting), replace(steps[rows[0].shard], cost=in_step_cost(setting))
+            key = heads_text(model.shard.heads)
+            if name not in FITTED_ON:
+                found.setdefault((setting.name, key), []).extend(error(model, known(m)) for m in rows)
+            in_layers = timed(rows, "layer")
+            if in_layers:
+                layer, model = replace(setting, cache=Cache.LAYER), replace(model, cost=IN_STEP_NOTHING)
+                found[layer.name, key] = [
+                    *(error(model, m) for m in in_layers),
+                    *(e for e, _ in elsewhere(folder, folders)),
+                ]
     return found
 
 
@@ -138,15 +143,17 @@ def held(errors: Sequence[float]) -> float:
     return sorted(map(abs, errors))[math.ceil(HELD * len(errors)) - 1]
 
 
-def elsewhere(folder: Path, studies: Sequence[Path]) -> Iterator[float]:
-    """Errors of steps measured on other cards, predicted from one study's latencies in layers."""
+def elsewhere(folder: Path, studies: Sequence[Path]) -> Iterator[tuple[float, float]]:
+    """Errors of other cards' steps predicted from a study's latencies in layers, and differences to its own steps."""
     steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
-    in_layers = {(m.shard, m.row["case"], m.decisions): m.calls for m in timed(step_rows(folder), "layer")}
+    in_layers = {(m.shard, m.row["case"], m.decisions): m for m in timed(step_rows(folder), "layer")}
     for study in studies:
         for m in step_rows(study) if study != folder else ():
-            calls = in_layers.get((m.shard, m.row["case"], m.decisions))
-            if calls is not None:
-                yield error(replace(steps[m.shard], cost=IN_STEP_NOTHING), replace(m, calls=calls))
+            own = in_layers.get((m.shard, m.row["case"], m.decisions))
+            if own is not None:
+                model = replace(steps[m.shard], cost=IN_STEP_NOTHING)
+                apart = math.exp(float(own.row["log_ratio"])) - math.exp(float(m.row["log_ratio"]))
+                yield error(model, replace(m, calls=own.calls)), apart
 
 
 def within(found: Sequence[float]) -> str:
@@ -196,16 +203,29 @@ def judged_lines(known: dict[str, tuple[Path, list[Measured]]]) -> Iterator[str]
         yield f"{judged}, {len(rows)} shapes, by costs of " + "; ".join(shares)
 
 
+def layer_lines(folders: Sequence[Path]) -> Iterator[str]:
+    """Lines for each study with latencies in layers: its own steps, and those of the same launches on other cards."""
+    steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
+    for folder in folders:
+        rows = timed(measured_rows(folder), "layer")
+        if rows:
+            shard, setting = rows[0].shard, setting_of(folder)
+            alone = [m for m in measured_rows(folder) if any(m.row == o.row for o in rows)]
+            by_cost, bare = (replace(steps[shard], cost=c) for c in (in_step_cost(setting), IN_STEP_NOTHING))
+            predicted, apart = zip(*elsewhere(folder, folders), strict=True)
+            yield f"{folder.name}, timed in layers: {within([error(bare, m) for m in rows])}"
+            yield f"  the same timed by themselves, by costs that ship: {within([error(by_cost, m) for m in alone])}"
+            yield f"  steps on other cards, by latencies in layers on this one: {within(predicted)}"
+            yield f"  steps on other cards, by steps on this one: {within(apart)}"
+
+
 def main() -> None:
     """Print all of it."""
     for (setting, heads), found in shipped_errors().items():
         print(f"as `evaluate` predicts, {setting}, {heads}: {within(found)}")
     for studies in KERNELS.values():
         folders = [f for each in studies.values() for f in each]
-        for folder in folders:
-            found = list(elsewhere(folder, folders))
-            if found:
-                print(f"in layers on the card of {folder.name}, steps on others: {within(found)}")
+        print("\n".join(layer_lines(folders)))
         known, evicted = sets(studies), sets(studies, "behind")
         print("\n".join(judged_lines(known)))
         for name, (_, rows) in evicted.items():

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT, Command, require_sandbox
+from json_schemas import check
 
-from evaluators.data.contract import SETTINGS
+from evaluators.data.contract import LIVE_SETTINGS, SETTINGS
 from evaluators.data.models import read_model
 from evaluators.tokens.predict import (
+    IN_STEP_NOTHING,
     PREDICTION_ERRORS,
     KernelCall,
     KernelPair,
     RestOrigin,
     StepModel,
     TokenPrediction,
+    in_step_cost,
     predict_tokens,
     prediction_error,
     roofline_model,
@@ -69,6 +73,26 @@ def test_bytes_at_peak_bandwidth_give_a_bound() -> None:
     assert tokens_text(found).startswith("at most 1.") and "a bound, not measured" in tokens_text(found)
     data = tokens_json(found)["holdout"]
     assert data["error"] is None and data["token_speedup"] > 1
+
+
+def test_a_table_recorded_in_layers_predicts_with_nothing_fitted(evosplit: Command) -> None:
+    require_sandbox()
+    table = ROOT / "results" / "tpot" / "layers" / "table"
+    program = ROOT / "results" / "champions" / "fa3-metadata-evolved.py"
+    result = evosplit("evaluate", program, "--table", table, "--json")
+    check("evaluate", result.json)
+    found = result.json["predicted_tokens"]["holdout"]
+    known = PREDICTION_ERRORS["fa3_fwd-metadata-layer", "h8x1"]
+    assert found["error"] == {"points": known.points, "shapes": known.shapes}
+    # Attention's share bounds what a faster kernel gains; single shapes are far from the mean, hence the factor.
+    gain = 1 - 1 / found["kernel_speedup"]
+    assert 1 < found["token_speedup"] < 1 / (1 - gain * 2 * found["attention_share"])
+
+
+def test_nothing_is_added_to_calls_that_were_timed_in_layers() -> None:
+    layers = [s for name, s in LIVE_SETTINGS.items() if name.endswith("-layer")]
+    assert len(layers) == 4 and {in_step_cost(s) for s in layers} == {IN_STEP_NOTHING}
+    assert IN_STEP_NOTHING.of(KernelCall(9.0, 10**6, combined=True)) == 0.0
 
 
 def test_nothing_is_said_without_recorded_heads() -> None:
