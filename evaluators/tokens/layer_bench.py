@@ -33,6 +33,9 @@ LAYERS = 12
 CAPTURES = 2
 """Graphs of each launch: the memory that a graph's tensors get changes its time."""
 
+KEPT_MODELS = 4
+"""Parts of models whose weights are kept at a time."""
+
 DEGREES = (1, 2, 4, 8)
 """Tensor parallel degrees among which a layer is looked for."""
 
@@ -114,6 +117,8 @@ class LayerTimer(ShapeTimer):
         inputs = self.provider.make_inputs(shape, self.setting, copies=copies, pool=self._pool)
         torch.cuda.synchronize()
         if shard not in self._weights:  # the output head does not run: one row of it
+            if len(self._weights) >= KEPT_MODELS:
+                self._weights.clear()
             distinct = distinct_needed(shard, self.gpu.l2_bytes)
             self._weights[shard] = random_weights(replace(shard, vocab=1), distinct, seed=0)
         step = DecodeStep(replace(shard, layers=copies), self._weights[shard], inputs, seed=0)
