@@ -29,7 +29,7 @@ from evaluators.confirm.confirm import (
     decisions_of,
     judge_suite,
 )
-from evaluators.data.contract import Cache, LIVE_SETTINGS, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Cache, Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision
 from evaluators.data.workloads import Case
