@@ -34,7 +34,7 @@ from evaluators.data.contract import Cache, Setting
 from evaluators.data.workloads import heads_text
 from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import read_table
-from evaluators.tokens.predict import IN_STEP_NOTHING, RestOrigin, StepModel, in_step_cost, read_steps
+from evaluators.tokens.predict import IN_STEP_NOTHING, RestOrigin, StepModel, in_step_cost, read_steps, roofline_model
 
 HERE = Path(__file__).parent
 TOGETHER, LAYERS = HERE / "together", HERE / "layers"
@@ -138,6 +138,17 @@ def shipped_errors() -> dict[tuple[str, str], list[float]]:
     return found
 
 
+def below_bound() -> tuple[int, int]:
+    """Measured gains of more than `BOUND`, and those of them that the rest from bytes bounds, as it is said to."""
+    gains = kept = 0
+    for studies in KERNELS.values():
+        for folder, rows in sets(studies).values():
+            model = replace(roofline_model(rows[0].shard), cost=in_step_cost(setting_of(folder)))
+            over = [error(model, m) for m in rows if float(m.row["log_ratio"]) > math.log1p(BOUND)]
+            gains, kept = gains + len(over), kept + sum(e >= 0 for e in over)
+    return gains, kept
+
+
 def held(errors: Sequence[float]) -> float:
     """Half width that holds `HELD` of the errors."""
     return sorted(map(abs, errors))[math.ceil(HELD * len(errors)) - 1]
@@ -223,6 +234,8 @@ def main() -> None:
     """Print all of it."""
     for (setting, heads), found in shipped_errors().items():
         print(f"as `evaluate` predicts, {setting}, {heads}: {within(found)}")
+    gains, kept = below_bound()
+    print(f"of {gains} measured gains {kept} lie below the bound from bytes")
     for studies in KERNELS.values():
         folders = [f for each in studies.values() for f in each]
         print("\n".join(layer_lines(folders)))
