@@ -63,6 +63,8 @@ KERNELS: dict[str, Studies] = {
 FITTED_ON = ("FA3, 70B", "Triton, first, 70B", "vLLM, evolved, 8B")
 """Sets that the costs that ship were fitted on."""
 
+ARMS = ("baseline", "program")
+
 HELD = 0.9
 """Share of the errors within what is told of predictions."""
 
@@ -230,11 +232,44 @@ def layer_lines(folders: Sequence[Path]) -> Iterator[str]:
             yield f"  steps on other cards, by steps on this one: {within(apart)}"
 
 
+def h200_lines() -> Iterator[str]:
+    """Lines on the first calls in layers, of an H200: by themselves, behind a layer's beginning, and in layers.
+
+    With nothing added, and with the median of what each kernel took more within steps.
+    """
+    rows = read_rows(LAYERS / "h200.csv")
+    for setting, shard in dict.fromkeys((r["setting"], r["shard"]) for r in rows):
+        own = [r for r in rows if (r["setting"], r["shard"]) == (setting, shard)]
+        for way in ("takes", "product", "layer"):
+            calls = [[statistics.fmean(map(float, r[f"{arm}_{way}_us"].split())) for arm in ARMS] for r in own]
+            more = [in_steps_us(r, arm) - us for r, each in zip(own, calls, strict=True)
+                    for arm, us in zip(ARMS, each, strict=True)]  # fmt: skip
+            of_kernel = [more[::2], more[1::2]] if setting.startswith("triton") else [more, more]
+            constants = [statistics.median(us) for us in of_kernel]
+            shares = [sum(abs(h200_error(r, each, added)) <= BOUND for r, each in zip(own, calls, strict=True))
+                      for added in ([0.0, 0.0], constants)]  # fmt: skip
+            yield (f"H200, {setting}, {shard}, {way}: {shares[0]} of {len(own)} within 0.3 points, with a constant "
+                   f"{shares[1]}")  # fmt: skip
+
+
+def in_steps_us(row: dict[str, str], arm: str) -> float:
+    """Microseconds of an arm's call within the step."""
+    return (float(row[f"{arm}_us"]) - float(row["rest_us"])) / int(row["layers"])
+
+
+def h200_error(row: dict[str, str], calls: Sequence[float], added: Sequence[float]) -> float:
+    """Predicted less measured token speed-up from both arms' calls and what is added to each."""
+    before, after = (float(row["rest_us"]) + int(row["layers"]) * (us + more)
+                     for us, more in zip(calls, added, strict=True))  # fmt: skip
+    return before / after - math.exp(float(row["log_ratio"]))
+
+
 def main() -> None:
     """Print all of it."""
     for (setting, heads), found in shipped_errors().items():
         print(f"as `evaluate` predicts, {setting}, {heads}: {within(found)}")
     gains, kept = below_bound()
+    print("\n".join(h200_lines()))
     print(f"of {gains} measured gains {kept} lie below the bound from bytes")
     for studies in KERNELS.values():
         folders = [f for each in studies.values() for f in each]

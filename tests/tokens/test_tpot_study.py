@@ -7,6 +7,7 @@ import csv
 import json
 import lzma
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -265,6 +266,14 @@ def test_calls_timed_in_layers_predict_tokens() -> None:
     assert len(own) == 41 and max(map(abs, own)) <= summarise.BOUND
     every = [e for (setting, _), found in blind.shipped_errors().items() if setting.endswith("-layer") for e in found]
     assert len(every) == 97 and sum(abs(e) <= summarise.BOUND for e in every) == 90
+
+
+def test_the_first_calls_in_layers_are_what_is_said() -> None:
+    lines = list(blind.h200_lines())
+    counts = [[int(n) for n in re.findall(r": (\d+) of 48 .* constant (\d+)$", line)[0]] for line in lines]
+    assert [sum(c[0] for c in counts[way::3]) for way in range(3)] == [53, 114, 162]
+    for ways in zip(counts[::3], counts[1::3], counts[2::3], strict=True):
+        assert " | ".join(f"{bare} ({added})" for bare, added in ways) in README
 
 
 def test_the_bound_from_bytes_holds_most_gains() -> None:
