@@ -53,7 +53,7 @@ KERNELS: dict[str, Studies] = {
         "FA3 again": (HERE / "fa3-again",),
         "FA3, static": (TOGETHER / "static-70b", TOGETHER / "static-8b"),
         "FA3, evolved": (TOGETHER / "evolved-70b", TOGETHER / "evolved-8b"),
-        "FA3, evolved, in layers": (LAYERS / "fa3-70b",),
+        "FA3, evolved, in layers": (LAYERS / "fa3-70b", LAYERS / "fa3-8b"),
     },
     "Triton": {
         "Triton, first": (HERE / "triton",),
