@@ -9,7 +9,7 @@ from evaluators.data.status import Status
 from evolve.baselines.methods import policy_coordinate
 from evolve.baselines.problem import Problem
 from evolve.baselines.tally import ComparisonBudget, Tally
-from evolve.compare.arms import PLENTY, Operator
+from evolve.compare.arms import PLENTY, Equal, Operator, budget_of
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import summarise
@@ -31,6 +31,7 @@ class ArmRun:
         arm: name of the arm.
         seed: random seed, by which runs of the arms are paired.
         who: models that answered, as the journal names them.
+        budget: what its own configuration grants of the quantity that is compared; None if it does not limit it.
         train_share: share on the training shapes.
         holdout_share: share on the holdout.
         train_score: score on the training shapes, with the penalty for regressions.
@@ -47,6 +48,7 @@ class ArmRun:
     arm: str
     seed: int
     who: str
+    budget: float | None
     train_share: float
     holdout_share: float
     train_score: float
@@ -60,8 +62,8 @@ class ArmRun:
     blind: int
 
 
-def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
-    """A run as part of an arm, and the description of its judge.
+def read_arm(arm: str, folder: Path, equal: Equal) -> tuple[ArmRun, dict[str, str]]:
+    """A run as part of an arm, with its own budget of the quantity, and the description of its judge.
 
     Raises:
         UserError: it cannot be read, or has no leader.
@@ -89,6 +91,7 @@ def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
         arm=arm,
         seed=config.random_seed,
         who=models["names"] or "",
+        budget=budget_of(config, equal),
         train_share=leader.train.oracle_share,
         holdout_share=leader.holdout.oracle_share,
         train_score=leader.train.score,
@@ -113,6 +116,7 @@ def run_parametrised(problem: Problem, seed: int, tables: int) -> ArmRun:
         arm=Operator.PARAMETRISED.value,
         seed=seed,
         who="none",
+        budget=tables,
         train_share=end.train_share,
         holdout_share=end.holdout_share,
         train_score=end.train_score,
