@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from evaluators.data.contract import SETTINGS, Mode
-from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.language.gate import named_program
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import target_of
 from evolve.assets import asset
@@ -144,8 +144,5 @@ def open_problem(config: RunConfig, policy: str) -> Problem:
     """
     judge = table_judge(config)
     source = read_program(policy)
-    try:
-        parse_program(source)
-    except ProgramRefused as refused:
-        raise UserError(f"policy: {refused.refusals[0]}") from refused
+    named_program(source, policy)
     return Problem(config, judge, tuple(read_seeds(config)), source)

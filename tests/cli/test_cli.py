@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command, FinishedRun
+from conftest import ON_SMALL, ROOT, Command, FinishedRun
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.fa3.launch import canonical_launch
@@ -91,7 +91,10 @@ MISTAKES = [
     (["confirm", str(STOCK), "--minutes", "-1"], 2, "--minutes", "evosplit confirm --help"),
     (["record"], 2, "Missing option '-o'.", "-o slice.jsonl"),
     (["record", "-o", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written", "a folder that exists"),
-    (["record", "--merge", "nope", "-o", "table"], 2, "nope is not a slice file", ""),
+    (["record", "--merge", "nope", "-o", "table"], 2, "nope does not exist", "record -o"),
+    (["record", "--merge", "folder", "-o", "table"], 2, "folder is not a file", "record -o"),
+    (["baselines", QUICKSTART, "--policy", "os.py", "-o", "b"], 2, "os.py: line 1: import", "evosplit evaluate"),
+    (["doctor", "--endpoint", QUICKSTART], 2, "asks no endpoint", "configs/openai.yaml"),
     (["record", "--merge", "short.py", "-o", "table"], 2, "nothing recorded in short.py", ""),
     (
         ["record", "--merge", "other.jsonl", "-o", "table"],
@@ -154,7 +157,7 @@ def test_bad_programs_are_a_negative_verdict(
     more = ["--shapes", "x.csv"] if verb == "decide" else []
     result = evosplit(verb, name, *more)
     assert result.code == 1 and said in result.out
-    assert result.err == "" or (verb == "evaluate" and "for another kernel" in result.err and "bad_answer" in said)
+    assert result.err == "" or ("for another kernel" in result.err and "bad_answer" in said)
 
 
 def test_a_program_for_another_kernel_is_told_so(evosplit: Command) -> None:
@@ -162,6 +165,35 @@ def test_a_program_for_another_kernel_is_told_so(evosplit: Command) -> None:
     assert result.code == 1 and "bad_answer" in result.out and "judge.setting=triton_decode-metadata-cold" in result.err
     result = evosplit("evaluate", ROOT / "seeds" / "fa3_stock.py", "--set", "judge.setting=triton_decode-metadata-cold")
     assert result.code == 1 and "judge.setting=fa3_fwd-metadata-cold" in result.err
+
+
+@pytest.mark.parametrize("verb", ["decide", "tpot"])
+def test_verbs_that_take_shapes_tell_a_program_for_another_kernel(evosplit: Command, tmp_path: Path, verb: str) -> None:
+    (tmp_path / "x.csv").write_text(f"{HEADER}\n1,4096,8,1\n")
+    more = ["--shapes", "x.csv"] if verb == "decide" else ["--model", "llama-3.1-8b", "--dry-run"]
+    result = evosplit(verb, ROOT / "seeds" / "triton_naive.py", *more)
+    assert result.code == 1 and "bad_answer" in result.out + result.err
+    assert "for another kernel: --setting triton_decode-metadata-cold" in result.err
+    assert evosplit(verb, STOCK, *more).code == 0
+
+
+def test_a_seed_that_fails_on_the_shapes_leaves_no_run_behind(evosplit: Command, tmp_path: Path) -> None:
+    wrong = ["--set", f"seeds=[{ROOT / 'seeds' / 'triton_naive.py'}]", *ON_SMALL]
+    for arguments in (["run", QUICKSTART, *wrong], ["config", "validate", QUICKSTART, *wrong]):
+        result = evosplit(*arguments)
+        assert result.code == 2 and "triton_naive.py fails: bad_answer" in result.err, result.err
+        assert "hint: it was asked for fa3_fwd-metadata-cold (fa3); for another kernel: --set" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_where_a_program_or_a_sweep_is_expected(evosplit: Command, finished_run: FinishedRun) -> None:
+    (run,) = (path.name for path in finished_run.runs_dir.iterdir() if path.is_dir())
+    where = ("--runs-dir", str(finished_run.runs_dir))
+    for name in (run, "last"):
+        result = evosplit("diff", name, str(STOCK), *where)
+        assert result.code == 2 and f"{name} is a run, expected a program" in result.err and f"{name}#ID" in result.err
+    result = evosplit("sweep", "--resume", run, *where)
+    assert result.code == 2 and "is one run, not a sweep" in result.err and "evosplit run --resume" in result.err
 
 
 def test_evaluate_prints_scores_and_what_is_left(evosplit: Command) -> None:
