@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.data.status import Status
+from evaluators.data.workloads import Split
 from evolve.baselines.methods import policy_coordinate
 from evolve.baselines.problem import Problem
 from evolve.baselines.tally import ComparisonBudget, Tally
@@ -54,12 +55,12 @@ class ArmRun:
     train_score: float
     regressions: int
     evaluations: int
-    calls: int
-    tokens: int
-    usd: float
-    submitted: int
-    dead: int
-    blind: int
+    calls: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+    submitted: int = 0
+    dead: int = 0
+    blind: int = 0
 
 
 def read_arm(arm: str, folder: Path, equal: Equal) -> tuple[ArmRun, dict[str, str]]:
@@ -109,7 +110,8 @@ def read_arm(arm: str, folder: Path, equal: Equal) -> tuple[ArmRun, dict[str, st
 
 def run_parametrised(problem: Problem, seed: int, tables: int) -> ArmRun:
     """Run the numeric search, with a limit of scored tables."""
-    tally = Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, tables * tally_shapes(problem)))
+    shapes = len(problem.judge.weights[Split.TRAIN])
+    tally = Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, tables * shapes))
     policy_coordinate(problem, tally, seed)
     end = tally.standings[-1]
     return ArmRun(
@@ -122,15 +124,4 @@ def run_parametrised(problem: Problem, seed: int, tables: int) -> ArmRun:
         train_score=end.train_score,
         regressions=end.regressions,
         evaluations=end.evaluations,
-        calls=0,
-        tokens=0,
-        usd=0.0,
-        submitted=0,
-        dead=0,
-        blind=0,
     )
-
-
-def tally_shapes(problem: Problem) -> int:
-    """Training shapes: look-ups of one table."""
-    return Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, PLENTY)).train_shapes

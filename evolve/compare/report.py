@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
+from evolve.baselines.report import percent_of
 from evolve.compare.outcomes import ArmRun
 
 RUNS, PAIRS, PICTURE, TEXT = "runs.csv", "pairs.csv", "operators.png", "report.md"
@@ -206,7 +207,7 @@ def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[st
     for s in summarise_arms(runs):
         expeditions = f"{s.submitted} with a child, {s.dead} dead, {s.blind} blind"
         lines.append(
-            f"| {s.arm} | {s.who} | {s.seeds} | {_percent(s.holdout_share, s.holdout_low, s.holdout_high)} "
+            f"| {s.arm} | {s.who} | {s.seeds} | {percent_of(s.holdout_share, s.holdout_low, s.holdout_high)} "
             f"| {100 * s.train_share:.1f}% | {s.regressions:g} | {s.evaluations:g} | {s.calls:g} | {s.tokens:g} "
             f"| {s.usd:.2f} | {expeditions if s.submitted + s.dead + s.blind else '-'} |"
         )
@@ -244,10 +245,6 @@ def verdict(pair: Pair) -> str:
     if pair.low > 0:
         return f"{pair.first} is better{unequal}"
     return f"{pair.second} is better{unequal}" if pair.high < 0 else "no difference shown"
-
-
-def _percent(middle: float, low: float, high: float) -> str:
-    return f"{100 * middle:.1f}% ({100 * low:.1f}..{100 * high:.1f})"
 
 
 def draw_arms(path: Path, runs: Sequence[ArmRun], *, title: str) -> None:
