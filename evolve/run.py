@@ -43,7 +43,7 @@ from evolve.journal.versions import other_versions
 from evolve.prompts.templates import load_templates
 from evolve.proposer_config import AgentConfig
 from evolve.proposers import Proposer, open_proposer
-from evolve.search.controller import Controller, SearchProgress, try_seeds
+from evolve.search.controller import Controller, SearchProgress, try_programs
 from evolve.traffic import OpenedTraffic, open_traffic, weigh_live, weigh_table
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
             raise UserError(f"{name} holds no program ({why})", hint=f"evosplit show {run} {index}")
         return entry.source
     if not Path(name).exists() and (name == "last" or has_journal(runs_dir / name)):
-        run = find_run(name, runs_dir).name
-        raise UserError(f"{name} is a run, expected a program", hint=f"{name}#ID; evosplit show {run} lists them")
+        find_run(name, runs_dir)  # raises where there is none
+        raise UserError(f"{name} is a run, expected a program", hint=f"{name}#ID; evosplit show {name} lists them")
     path = asset(name)
     try:
         return path.read_text(encoding="utf-8-sig")  # files from Windows begin with a byte-order mark
@@ -395,7 +395,7 @@ def start_run(
     load_templates(config.prompts, config.judge.setting, agent=isinstance(config.proposer, AgentConfig))
     judge = open_configured_judge(config, tables=tables, pool=pool, on_event=on_event)
     if tables:
-        try_seeds(config.seeds, seeds, judge)
+        try_programs([f"seed {name}" for name in config.seeds], seeds, judge)
     proposer = _with_constant_fitting(config, proposer, judge)
     folder = folder or new_run_folder(Path(config.runs_dir), config.name)
     if tables:

@@ -30,6 +30,7 @@ from evolve.cli.common import emit, measured_how, result_printer, say
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.run import open_configured_proposer, read_program, read_seeds
+from evolve.search.controller import try_programs
 
 Method = Callable[[Problem, Tally, int], None]
 
@@ -140,9 +141,9 @@ def open_problem(config: RunConfig, policy: str) -> Problem:
     """Read the seeds, the policy and the table that all methods start from.
 
     Raises:
-        UserError: a seed or the policy cannot be read or is outside the language, or there is no sandbox.
+        UserError: a seed or the policy cannot be read or fails, or there is no sandbox.
     """
-    judge = table_judge(config)
-    source = read_program(policy)
+    judge, source, seeds = table_judge(config), read_program(policy), read_seeds(config)
     named_program(source, policy)
-    return Problem(config, judge, tuple(read_seeds(config)), source)
+    try_programs([policy, *(f"seed {name}" for name in config.seeds)], [source, *seeds], judge)
+    return Problem(config, judge, tuple(seeds), source)

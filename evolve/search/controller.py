@@ -323,7 +323,7 @@ class Controller:
             evaluation = await self._pipeline.evaluate(source)
             if self._ledger.may_win(evaluation):
                 evaluation = await self._pipeline.recheck(source, evaluation)
-            _refuse_failing(name, evaluation, self._judge.description["setting"])
+            _refuse_failing(f"seed {name}", evaluation, self._judge.description["setting"])
             if known is None:
                 self._request_builder.write_seed(index)
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
@@ -390,11 +390,11 @@ class Controller:
         self._on_progress(self._ledger.progress(done, self._search.proposals, seconds))
 
 
-def try_seeds(names: Sequence[str], sources: Sequence[str], judge: JudgeLike) -> None:
-    """Judge the seeds of a search before it begins, where that costs no time on a GPU.
+def try_programs(names: Sequence[str], sources: Sequence[str], judge: JudgeLike) -> None:
+    """Judge the programs that a search begins with before it begins, where that costs no time on a GPU.
 
     Raises:
-        UserError: one of them fails.
+        UserError: one of them fails; the message begins with its name.
     """
     for name, source in zip(names, sources, strict=True):
         _refuse_failing(name, judge.evaluate(source), judge.description["setting"])
@@ -403,7 +403,7 @@ def try_seeds(names: Sequence[str], sources: Sequence[str], judge: JudgeLike) ->
 def _refuse_failing(name: str, evaluation: Evaluation, setting: str) -> None:
     if evaluation.status is not Status.OK:
         raise UserError(
-            f"seed {name} fails: {evaluation.status.value}: {evaluation.message}",
+            f"{name} fails: {evaluation.status.value}: {evaluation.message}",
             hint=kernel_hint(evaluation.status, setting, "--set judge.setting="),
         )
 

@@ -186,6 +186,14 @@ def test_a_seed_that_fails_on_the_shapes_leaves_no_run_behind(evosplit: Command,
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("more", [["--set", "seeds=[{}]", "--method", "best-of-n"], ["--policy", "{}"]])
+def test_baselines_tell_a_program_for_another_kernel(evosplit: Command, tmp_path: Path, more: list[str]) -> None:
+    named = [text.format(ROOT / "seeds" / "triton_naive.py") for text in more]
+    result = evosplit("baselines", QUICKSTART, *ON_SMALL, *named, "--method", "policy-coordinate", "-o", "b")
+    assert result.code == 2 and "triton_naive.py fails: bad_answer" in result.err and "for another kernel" in result.err
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_run_where_a_program_or_a_sweep_is_expected(evosplit: Command, finished_run: FinishedRun) -> None:
     (run,) = (path.name for path in finished_run.runs_dir.iterdir() if path.is_dir())
     where = ("--runs-dir", str(finished_run.runs_dir))

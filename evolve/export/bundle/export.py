@@ -19,7 +19,7 @@ from evolve.export.bundle.plan import TABLES, Export, modes_of, plan_header, pla
 from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
 from evolve.export.bundle.plan_whole import plan_whole
 from evolve.export.bundle.pr_body import commit_message
-from evolve.export.bundle.refusals import refuse
+from evolve.export.bundle.refusals import refuse, refuse_other_kernels
 from evolve.export.certify.certificate import Certificate, certify
 from evolve.export.certify.curve import curve_lines
 from evolve.export.distill.distill import Distilled, curve_csv, distil
@@ -106,6 +106,7 @@ def export_program(
     tree = open_tree(source, target) if source is not None else None
     run = dict(run or {})
     parsed = read(text, name)
+    refuse_other_kernels(parsed, name)
     refuse(parsed, name, target, partial=partial, unmeasured=unmeasured)
     distilled = _distilled(parsed, target, distill, tell) if distill is not None else None
     if distilled is not None:
