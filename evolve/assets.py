@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 from pathlib import Path
 
 from evolve.errors import EXIT_MISSING, UserError
 
 PACKAGED = Path(__file__).with_name("_assets")
 CHECKOUT = Path(__file__).parent.parent
+UNPACK = {".gz": gzip.decompress, ".xz": lzma.decompress}
 
 
 def asset(name: str) -> Path:
@@ -33,14 +35,18 @@ def asset(name: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Text of a file, gzipped or not: large reports ship gzipped.
+    """Text of a file, packed by gzip or xz or not: large reports ship packed.
 
     Raises:
-        OSError: it cannot be read, or its gzip is damaged.
+        OSError: it cannot be read or unpacked.
         ValueError: not UTF-8.
     """
     try:
         data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        if path.suffix in UNPACK:
+            data = UNPACK[path.suffix](data)
+        return data.decode("utf-8")
+    except lzma.LZMAError as error:
+        raise OSError(f"{path} cannot be unpacked: {error}") from error
     except EOFError as error:
         raise OSError(f"{path} is cut off") from error

@@ -22,6 +22,7 @@ from evolve.export.bundle.pr_body import commit_message
 from evolve.export.bundle.refusals import refuse, refuse_other_kernels
 from evolve.export.certify.certificate import Certificate, certify
 from evolve.export.certify.curve import curve_lines
+from evolve.export.certify.fresh import read_report
 from evolve.export.distill.distill import Distilled, curve_csv, distil
 from evolve.export.evidence.answers import read
 from evolve.export.evidence.evidence import gather, recorded_tables
@@ -114,6 +115,8 @@ def export_program(
     domain, verdict, certificate = Domain(everywhere=everywhere), None, None
     if certify_share is not None:
         check_certify(target, certify_share)
+        for file in certify_from:  # what cannot be read is told before work of minutes
+            read_report(file)
         log_sealed_read(name, text, {"command": "export --certify", "target": target.name})
         verdict, certificate = _certified(
             parsed, target, domain, certify_share, certify_from, partial=partial, tell=tell

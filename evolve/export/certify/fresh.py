@@ -42,7 +42,7 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
     """The unseen shapes of reports, with the gain of the program's launch on the target.
 
     Args:
-        files: `confirm.json` of several runs, gzipped or not; a shape in two of them counts with the worse result.
+        files: `confirm.json` of several runs, packed or not; a shape in two of them counts with the worse result.
         program: program whose launches count; the reports may be of another one with the same launches.
         target: target, which may keep only part of a decision.
         domain: modes in which it decides.
@@ -52,7 +52,7 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
     """
     found: list[FreshShape] = []
     for file in files:
-        report = _read(file)
+        report = read_report(file)
         setting, against = SETTINGS[report["setting"]], report["against"]
         if against != "the stock decision":
             raise UserError(f"{file} compares with {against}", hint="a certificate is over stock: leave --against out")
@@ -73,7 +73,12 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
     return found
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_report(file: Path) -> dict[str, Any]:
+    """A report of `evosplit confirm`, packed or not.
+
+    Raises:
+        UserError: it cannot be read as one.
+    """
     try:
         report: dict[str, Any] = json.loads(read_text(file))
         if report["setting"] in SETTINGS and isinstance(report["shapes"], list) and report["against"]:
