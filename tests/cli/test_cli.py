@@ -6,6 +6,8 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from conftest import ON_SMALL, ROOT, Command, FinishedRun
@@ -14,6 +16,7 @@ from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.fa3.launch import canonical_launch
 from evaluators.measure.device import TimingFitness
 from evolve.cli.common import CEILING, ceiling_lines
+from evolve.cli.run import _show_leader
 
 STOCK = ROOT / "seeds" / "fa3_stock.py"
 QUICKSTART = "configs/quickstart.yaml"
@@ -202,6 +205,18 @@ def test_a_run_where_a_program_or_a_sweep_is_expected(evosplit: Command, finishe
         assert result.code == 2 and f"{name} is a run, expected a program" in result.err and f"{name}#ID" in result.err
     result = evosplit("sweep", "--resume", run, *where)
     assert result.code == 2 and "is one run, not a sweep" in result.err and "evosplit run --resume" in result.err
+
+
+@pytest.mark.parametrize(("leads", "how"), [(1.02, "worse"), (1.03, "no better")])
+def test_a_leader_that_did_not_win_is_not_called_worse_without_need(
+    monkeypatch: pytest.MonkeyPatch, leads: float, how: str
+) -> None:
+    monkeypatch.setattr("evolve.cli.run._show", lambda *_: None)
+    scores = ((1, leads), (2, 1.03))
+    one, other = (SimpleNamespace(id=i, holdout=SimpleNamespace(score=s), source="") for i, s in scores)
+    told: list[str] = []
+    _show_leader(SimpleNamespace(leader=one, best=other), Mock(), told.append)  # type: ignore[arg-type]
+    assert told == [f"\nleader on the training shapes, {how} on the holdout: proposal 1"]
 
 
 def test_evaluate_prints_scores_and_what_is_left(evosplit: Command) -> None:
