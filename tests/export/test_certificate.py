@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 import math
@@ -189,6 +190,9 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
     other = parse_program("def schedule(shape, gpu):\n    return 7, None, 0\n")
     with pytest.raises(UserError, match="what the report did not measure"):
         confirmed_shapes([REPORT], other, target, static)
+    on_h200 = Domain(varlen=False, card="NVIDIA H200")
+    with pytest.raises(UserError, match="measured on an NVIDIA H100 80GB HBM3, the patch decides on an NVIDIA H200"):
+        confirmed_shapes([REPORT], champion, target, on_h200)
     with pytest.raises(UserError, match="does not decide"):
         confirmed_shapes([REPORT], champion, target, Domain(varlen=True))
     broken = tmp_path / "confirm.json"
@@ -197,16 +201,20 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
         broken.write_text(text)
         with pytest.raises(UserError, match="cannot be read as a report"):
             confirmed_shapes([broken], champion, target, static)
-    cut = tmp_path / "confirm.json.gz"
-    cut.write_bytes(REPORT.read_bytes()[:1000])
-    with pytest.raises(UserError, match="is cut off"):
-        confirmed_shapes([cut], champion, target, static)
-    packed = tmp_path / "confirm.json.xz"
-    packed.write_bytes(lzma.compress(read_text(REPORT).encode()))
-    assert confirmed_shapes([packed], champion, target, static) == found[: len(told)]
-    packed.write_bytes(packed.read_bytes()[:1000])
-    with pytest.raises(UserError, match="cannot be unpacked"):
-        confirmed_shapes([packed], champion, target, static)
+    whole = read_text(REPORT).encode()
+    for name, data in (
+        ("confirm.json", whole), ("confirm.json.gz", gzip.compress(whole)), ("confirm.json.xz", lzma.compress(whole))
+    ):  # fmt: skip
+        packed = tmp_path / name
+        packed.write_bytes(data)
+        assert confirmed_shapes([packed], champion, target, static) == confirmed_shapes(
+            [REPORT], champion, target, static
+        )
+        if name != "confirm.json":
+            for damaged in (data[:1000], data[:1000] + bytes(200) + data[1200:]):
+                packed.write_bytes(damaged)
+                with pytest.raises(UserError, match="is damaged or cut off"):
+                    confirmed_shapes([packed], champion, target, static)
 
 
 def test_a_report_that_cannot_be_read_is_told_before_any_work(

@@ -48,7 +48,7 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
         domain: modes in which it decides.
 
     Raises:
-        UserError: no such report, another kernel or mode, or another launch than the reports measured.
+        UserError: no such report, another kernel, GPU or mode, or another launch than the reports measured.
     """
     found: list[FreshShape] = []
     for file in files:
@@ -63,6 +63,12 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
             raise UserError(
                 f"{file} was measured under {setting.name}, where a patch of {target.name} does not decide",
                 hint=f"evosplit confirm under one of {', '.join(s.name for s in settings_of(target))}",
+            )
+        gpu = report["device"]["name"]
+        if domain.card not in ("", gpu):
+            raise UserError(
+                f"{file} was measured on an {gpu}, the patch decides on an {domain.card}",
+                hint="evosplit confirm on the GPU model of the recorded tables",
             )
         try:
             found += _of_report(file, report, setting, program, target)
@@ -82,6 +88,7 @@ def read_report(file: Path) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads(read_text(file))
         if report["setting"] in SETTINGS and isinstance(report["shapes"], list) and report["against"]:
+            str(report["device"]["name"])
             return report
         raise ValueError(f"setting {report['setting']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
