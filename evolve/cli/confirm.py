@@ -20,7 +20,6 @@ import typer
 from evaluators.confirm.confirm import (
     UNSEEN,
     Group,
-    ProgramFailed,
     ShapeVerdict,
     Subject,
     SuiteVerdict,
@@ -33,7 +32,7 @@ from evaluators.data.contract import LIVE_SETTINGS, Cache, Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision
 from evaluators.data.workloads import Case
-from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.language.gate import named_program
 from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
@@ -83,9 +82,9 @@ def confirm_command(
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
     runs_dir = Path(config.runs_dir)
     source = read_program(program, runs_dir)
-    candidate = _parse(program, source)
-    baseline = None if against is None else _parse(against, read_program(against, runs_dir))
-    further = None if beside is None else _parse(beside, read_program(beside, runs_dir))
+    candidate = named_program(source, program)
+    baseline = None if against is None else named_program(read_program(against, runs_dir), against)
+    further = None if beside is None else named_program(read_program(beside, runs_dir), beside)
     require_sandbox()
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
@@ -108,7 +107,10 @@ def confirm_command(
     def decide(cases: Sequence[Case]) -> list[Sequence[AnyDecision]]:
         stock = [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
         asked = [(str(against), baseline), (program, candidate)] + ([(str(beside), further)] if further else [])
-        return [_decisions(name, p, cases, setting, gpu, limits) if p else stock for name, p in asked]
+        return [
+            decisions_of(p, cases, setting, gpu, limits, name=name, option="--set judge.setting=") if p else stock
+            for name, p in asked
+        ]
 
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
     log_sealed_read(program, source, description)
@@ -163,13 +165,6 @@ def confirm_command(
     return 0 if verdict.confirmed and not slower else EXIT_NEGATIVE
 
 
-def _parse(name: str, source: str) -> Program:
-    try:
-        return parse_program(source)
-    except ProgramRefused as refused:
-        raise UserError(f"{name}: {refused.refusals[0]}") from refused
-
-
 def _setting(config: RunConfig) -> Setting:
     """The setting of the configuration, if it can be measured live."""
     if config.judge.setting not in LIVE_SETTINGS:
@@ -183,15 +178,6 @@ def _setting(config: RunConfig) -> Setting:
             hint="evosplit tpot compares whole steps; a setting that ends in cold compares calls",
         )
     return setting
-
-
-def _decisions(
-    name: str, program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits
-) -> list[AnyDecision]:
-    try:
-        return decisions_of(program, cases, setting, gpu, limits)
-    except ProgramFailed as failed:
-        raise UserError(f"{name}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE) from failed
 
 
 def _measure(

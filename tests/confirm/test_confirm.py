@@ -371,7 +371,7 @@ def test_many_shapes_are_asked_in_portions(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("evaluators.confirm.confirm.Sandbox", Counting)
     cases = fresh_cases(cases_for("llama31-70b", COLD), Weighting.SERVING, random.Random(3), count=250)
     program = parse_program("def schedule(shape, gpu):\n    return 1 + shape.batch % 5, None, 0\n")
-    found = decisions_of(program, cases, COLD, Gpu(), Limits())
+    found = decisions_of(program, cases, COLD, Gpu(), Limits(), name="it", option="")
     assert sizes == [100, 100, 50]
     assert [d.num_splits for d in found] == [1 + c.shape.batch % 5 for c in cases]
 
