@@ -36,7 +36,7 @@ from evaluators.language.gate import named_program
 from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
-from evaluators.targets.registry import target_of, target_of_decision
+from evaluators.targets.registry import target_of, target_of_decision, with_live_lengths
 from evolve.assets import asset
 from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.evaluate import DEFAULT_CONFIG
@@ -89,6 +89,11 @@ def confirm_command(
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
+    # Launches are measured alike, whatever `schedule` was told.
+    told = with_live_lengths(setting) if config.judge.live_lengths else setting
+    if tokens and told.live_lengths:
+        raise UserError("--tokens replays captured steps, where schedule knows no live length",
+                        hint="leave out --tokens, or judge.live_lengths")  # fmt: skip
     traffic = config.traffic or UNASKED
     shard = token_shard(traffic.model, traffic.tp, setting) if tokens else None
     folder = report_folder(output, program)
@@ -108,12 +113,13 @@ def confirm_command(
         stock = [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
         asked = [(str(against), baseline), (program, candidate)] + ([(str(beside), further)] if further else [])
         return [
-            decisions_of(p, cases, setting, gpu, limits, name=name, option="--set judge.setting=") if p else stock
+            decisions_of(p, cases, told, gpu, limits, name=name, option="--set judge.setting=") if p else stock
             for name, p in asked
         ]
 
+    lengths = {"live_lengths": "true"} if told.live_lengths else {}
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
-    log_sealed_read(program, source, description)
+    log_sealed_read(program, source, {**description, **lengths})
     rng = Random(seed)
     suite = build_suite(
         config.judge.workload, setting, config.judge.weighting, gpu, decide, rng, fresh=fresh,
@@ -130,6 +136,7 @@ def confirm_command(
         **({"beside": beside} if beside else {}),
         "workload": config.judge.workload,
         "setting": setting.name,
+        **lengths,
         "weighting": config.judge.weighting.value,
         "build": build,
         "device": device.as_dict(),

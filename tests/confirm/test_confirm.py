@@ -218,6 +218,21 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
     assert again.code == 2 and "holds something" in again.err
 
 
+def test_confirm_tells_schedule_the_live_lengths_on_request(simulated: None, evosplit: Command, tmp_path: Path) -> None:
+    program, told = tmp_path / "mine.py", ("--set", "judge.live_lengths=true")
+    program.write_text(PROGRAM.replace("3 <= shape.num_n_blocks <= 4", "shape.max_live_seqlen <= 704"))
+    refused = evosplit("confirm", program, *SETS, "-o", "out")
+    assert refused.code == 1 and "judge.live_lengths" in refused.err and not (tmp_path / "out").exists()
+    result = evosplit("confirm", program, *SETS, *told, "-o", "out", "--json")
+    check("confirm", result.json)
+    assert result.json["live_lengths"] == "true" and result.json["confirmed"]
+    for row in result.json["shapes"]:
+        longest = max(row["shape"]["live_seqlens"], default=row["shape"]["seqlen_k"])
+        assert (row["candidate"]["num_splits"] == 4) is (longest <= 704)
+    tokens = evosplit("confirm", program, *SETS, *told, "--tokens", "-o", "more")
+    assert tokens.code == 2 and "captured" in tokens.err
+
+
 HALF = PROGRAM.replace("3 <= shape", "4 <= shape")
 
 
