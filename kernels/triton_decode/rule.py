@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +23,7 @@ class Call:
         seqlen_q: query tokens per sequence.
         page_size: keys per page; 0 for contiguous KV.
         num_sms: multiprocessors of the GPU.
+        gpu: its name, as `torch.cuda.get_device_name()` gives it.
     """
 
     batch: int
@@ -33,6 +34,7 @@ class Call:
     seqlen_q: int = 1
     page_size: int = 0
     num_sms: int = 132
+    gpu: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +44,22 @@ class Rule:
     Attributes:
         schedule: (num_splits, block_n, num_warps, num_stages) of a call; 0 splits leave it to the stock kernel.
         blocks_per_split: blocks per split of a step, by its lengths; None where 1 always does.
+        gpus: names of the GPUs that it was measured on; any if empty.
     """
 
     schedule: Callable[[Any, Any], tuple[int, int, int, int]]
     blocks_per_split: Callable[[Any, Any], int] | None = None
+    gpus: tuple[str, ...] = ()
 
     def schedule_for(self, call: Call, seqlens: Sequence[int] = ()) -> Schedule | None:
-        """The schedule of a call; None leaves it to the stock kernel.
+        """The schedule of a call; None leaves it to the stock kernel, as on GPUs that were not measured.
 
         Args:
             call: the call.
             seqlens: live keys per sequence, where they are known; else blocks per split stays 1.
         """
+        if self.gpus and call.gpu not in self.gpus:
+            return None
         page = max(1, call.page_size)
         capacity = -(-call.seqlen_k // page) * page
         shape = SimpleNamespace(

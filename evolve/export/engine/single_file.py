@@ -18,14 +18,18 @@ HEAD = '''"""Decode attention in Triton, and a schedule for it that was searched
 
     from triton_decode_evolved import Call, Workspace, prepare, schedule_for
 
-    call = Call(batch=8, seqlen_k=4096, num_heads_q=8, num_heads_kv=1, page_size=16)
-    schedule = schedule_for(call)              # None: the stock kernel is faster, or the call was never measured
+    gpu = torch.cuda.get_device_name()
+    call = Call(batch=8, seqlen_k=4096, num_heads_q=8, num_heads_kv=1, page_size=16, gpu=gpu)
+    schedule = schedule_for(call)              # None: the stock kernel is faster, or call or GPU were never measured
     launch = prepare(q, k, v, seqlens=seqlens, page_table=page_table, schedule=schedule)
     launch.run()                               # as often as wanted, also within a CUDA graph
 
 `schedule_for` needs neither torch tensors nor a GPU. Where lengths are known on the host, pass them as its second
 argument; where they are on the device alone, `RULE.blocks_by_length`, `answers_of`, `table_of` and `look_up` follow
 them within a CUDA graph. Give each stream a `Workspace` of its own. Needs torch 2.10 and Triton 3.6.
+
+The rule decides on the GPU that it was measured on, by its name ({gpus}): others of as many
+multiprocessors have another memory. `dataclasses.replace(RULE, gpus=()).schedule_for` decides on any.
 
 Made by evosplit {version} from a program with sha256 {sha256}.
 {measured}
@@ -42,7 +46,7 @@ def _program():
         return struct.unpack("<f", struct.pack("<f", x))[0]
 
 @PROGRAM@
-    return Rule(schedule@BLOCKS@)
+    return Rule(schedule@BLOCKS@, gpus=@GPUS@)
 
 
 RULE = _program()
@@ -97,7 +101,7 @@ def queue_source() -> str:
     return f"\n\ndef _queue():\n{body}\n\n\ncta_queue = _queue()\n"
 
 
-def single_file(program: Program, *, sha256: str, version: str, measured: str) -> str:
+def single_file(program: Program, *, sha256: str, version: str, measured: str, gpus: tuple[str, ...]) -> str:
     """Text of the module.
 
     Args:
@@ -105,6 +109,7 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str) -
         sha256: digest of its source.
         version: version of evosplit.
         measured: lines on its measurements that fit the docstring.
+        gpus: names of the GPUs of these measurements, as CUDA gives them.
     """
     imports: dict[str, set[str]] = {}
     parts = []
@@ -116,7 +121,8 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str) -
     blocks = ", blocks_per_split" if program.uses_blocks_per_split else ""
     queue = queue_source() if program.uses_queue else ""
     own = textwrap.indent(program_source(program), "    ")
-    tail = TAIL.replace("@BLOCKS@", blocks).replace("@QUEUE@", queue).replace("@PROGRAM@", own)
-    head = HEAD.format(version=version, sha256=sha256, measured=measured)
+    tail = TAIL.replace("@BLOCKS@", blocks).replace("@QUEUE@", queue).replace("@GPUS@", repr(gpus))
+    tail = tail.replace("@PROGRAM@", own)
+    head = HEAD.format(version=version, sha256=sha256, measured=measured, gpus=", ".join(gpus))
     body = "\n\n\n".join(parts)
     return f"{head}\nfrom __future__ import annotations\n\n" + _import_lines(imports) + f"\n\n{body}\n{tail}"
