@@ -21,6 +21,7 @@ from evaluators.targets.fa3 import FA3
 sys.path.insert(0, str(ROOT / "results" / "bounds"))
 
 import bounds_noise
+import good_launches
 import mean_of_recordings
 import record_again
 
@@ -57,6 +58,24 @@ def test_a_second_recording_for_programs_holds_what_they_decide_and_every_good_l
         spelled = FA3.spelled_out(case.shape, table.setting, asked, table.gpu)
         assert canonical_launch(case.shape, table.setting, spelled, table.gpu).key in keys
         assert len(keys) == len(set(keys)) > 1
+
+
+def test_the_good_launches_recorded_again_are_launches_of_the_table_s_shapes_and_rate_programs() -> None:
+    folder = TABLE.with_name("fa3_fwd-static-cold")
+    table = restrict(read_table(folder), [Split.TRAIN, Split.HOLDOUT])
+    path = ROOT / "results/bounds/recordings/fa3_fwd-static-cold-good.csv.xz"
+    later = good_launches.recorded(table, path)["2"]
+    again = [c for c in table.cases if later.cells[c.id] is not table.cells[c.id]]
+    assert len(again) == 682
+    for case in again:
+        cells = later.cells[case.id]
+        assert cells[0].launch == table.cells[case.id][0].launch
+        for cell in cells:
+            assert isinstance(cell.decision, Decision) and len(cell.latencies_us) == 6
+            assert canonical_launch(case.shape, table.setting, cell.decision, table.gpu).key == cell.launch
+    stock = (ROOT / "seeds/fa3_stock.py").read_text(encoding="utf-8")
+    rows = good_launches.rows_of("2", later, {"stock": stock})
+    assert [float(str(row[3])) for row in rows] == [0.0, 0.0] and all(row[-1] == 0 for row in rows)
 
 
 def test_without_noise_every_choice_of_rounds_keeps_the_whole_gain() -> None:

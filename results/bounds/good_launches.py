@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 from bounds_noise import ratio_interval
 
@@ -34,9 +35,9 @@ SETTING = "fa3_fwd-static-cold"
 CHAMPIONS = HERE.parent / "champions"
 PROGRAMS = (
     "fa3-static.py",
-    "runs/fa3-static-evolved-2/child.py",
-    "runs/fa3-static-evolved-3/child.py",
     "fa3-static-evolved.py",
+    "runs/fa3-static-evolved-3/child.py",
+    "runs/fa3-static-evolved-4/child.py",
     "../confirm/fa3-static-search/program.py",
 )
 COLUMNS = ("recording", "split", "decides", "share", "low", "high", "oracle", "regressions", "shapes", "left_out")
@@ -85,8 +86,19 @@ def rows_of(number: str, table: Table, sources: Mapping[str, str]) -> list[tuple
     return rows
 
 
+def shift_us(table: Table, later: Table, *, whole: bool) -> float:
+    """Median difference in microseconds between two recordings of the launches that both measured."""
+    found = []
+    for case, cells in later.cells.items():
+        known = {c.launch: median(c.latencies_us) for c in table.cells[case]}
+        if cells is not table.cells[case]:
+            again = [c for c in cells if c.launch in known and c.launch.startswith("s1.") is whole]
+            found += [median(c.latencies_us) - known[c.launch] for c in again]
+    return median(found)
+
+
 def main() -> None:
-    """Write good_launches.csv."""
+    """Write good_launches.csv, and print how much longer whole and split launches take than in the table."""
     table = restrict(read_table(HERE.parent / "tables" / "llama31-70b" / SETTING), (Split.TRAIN, Split.HOLDOUT))
     sources = {name: (CHAMPIONS / name).read_text(encoding="utf-8") for name in PROGRAMS}
     with (HERE / "good_launches.csv").open("w", encoding="utf-8", newline="") as file:
@@ -96,6 +108,9 @@ def main() -> None:
             for row in rows_of(number, each, sources):
                 writer.writerow(row)
                 print(*row, flush=True)
+            if each is not table:
+                shifts = (shift_us(table, each, whole=whole) for whole in (True, False))
+                print(number, "whole and split launches: {:+.2f} us and {:+.2f} us".format(*shifts), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,9 @@ PROGRAMS = {
     "fa3_fwd-static-cold": (
         "fa3-static.py",
         "runs/fa3-static-evolved/child.py",
-        "runs/fa3-static-evolved-2/child.py",
-        "runs/fa3-static-evolved-3/child.py",
         "fa3-static-evolved.py",
+        "runs/fa3-static-evolved-3/child.py",
+        "runs/fa3-static-evolved-4/child.py",
         "../confirm/fa3-static-search/program.py",
     ),
     "fa3_fwd-metadata-cold": (
