@@ -35,9 +35,9 @@ SETTING = "fa3_fwd-static-cold"
 CHAMPIONS = HERE.parent / "champions"
 PROGRAMS = (
     "fa3-static.py",
-    "fa3-static-evolved.py",
+    "runs/fa3-static-evolved-2/child.py",
     "runs/fa3-static-evolved-3/child.py",
-    "runs/fa3-static-evolved-4/child.py",
+    "fa3-static-evolved.py",
     "../confirm/fa3-static-search/program.py",
 )
 COLUMNS = ("recording", "split", "decides", "share", "low", "high", "oracle", "regressions", "shapes", "left_out")

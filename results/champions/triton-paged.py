@@ -9,37 +9,37 @@ there are many or rows cannot be long: what a step does not need of a grid costs
 
 import math
 
-COMBINE = 3.25  # tune 0.1..6; adding up partial results
-SPLIT = 0.147  # tune 0.005..1; and for each split of the longest sequence
-MORE = 0.399  # tune 0.01..5; programs that start behind others
-IDLE = 0.0225  # tune 0.001..1; programs without keys, by SM
-WHOLE = 0.355  # tune 0.01..1; how much of a last wave that is not full counts
-LATE = 0.361  # tune 0.005..2; share of the longest walk that outlasts the rest
-LATE_MANY = 0.0521  # tune 0.005..2; the same where tiles exceed the SMs
-ROOM = 13.0  # tune 0.5..20; splits in the grid where there is a tile for each SM
-KEYS = 423  # tune 256..1024; of a split in the longest row that the cache can hold
+COMBINE = 3.22  # tune 0.1..6; adding up partial results
+SPLIT = 0.148  # tune 0.005..1; and for each split of the longest sequence
+MORE = 0.64  # tune 0.01..5; programs that start behind others
+IDLE = 0.0236  # tune 0.001..1; programs without keys, by SM
+WHOLE = 0.402  # tune 0.01..1; how much of a last wave that is not full counts
+LATE = 0.318  # tune 0.005..2; share of the longest walk that outlasts the rest
+LATE_MANY = 0.174  # tune 0.005..2; the same for more tiles of 64 keys
+ROOM = 12.9  # tune 0.5..20; splits in the grid where there is a tile for each SM
+KEYS = 426  # tune 256..1024; of a split in the longest row that the cache can hold
 
 # A program's start, a block of its walk, a block of a busy SM, and programs beside each other on an SM:
-NARROW_START = 1.01  # tune 0.1..10; of 64 keys, tiles up to the SMs
-NARROW_BLOCK = 0.52  # tune 0.1..4
-NARROW_READ = 2.95  # tune 0.1..4
-NARROW_BESIDE = 1.44  # tune 1..4
-MANY_START = 8.55  # tune 0.1..10; of 64 keys, more tiles than SMs
-MANY_BLOCK = 1.54  # tune 0.1..4
-MANY_READ = 0.425  # tune 0.1..4
-MANY_BESIDE = 3.39  # tune 1..4
-WIDE_START = 9.24  # tune 0.1..10; of 128 keys and five stages, alone on its SM
-WIDE_BLOCK = 0.196  # tune 0.1..4
-WIDE_READ = 1.31  # tune 0.1..4
-PAIR_START = 8.27  # tune 0.1..10; of 128 keys and four stages, two on an SM
-PAIR_BLOCK = 1.95  # tune 0.1..4
-PAIR_READ = 1.18  # tune 0.1..4
+NARROW_START = 0.375  # tune 0.1..10; of 64 keys, up to MOST_ALONE tiles
+NARROW_BLOCK = 0.898  # tune 0.1..4
+NARROW_READ = 2.29  # tune 0.1..4
+NARROW_BESIDE = 2.88  # tune 1..4
+MANY_START = 10.2  # tune 0.1..10; of 64 keys, more tiles
+MANY_BLOCK = 2.13  # tune 0.1..4
+MANY_READ = 0.138  # tune 0.1..4
+MANY_BESIDE = 3.24  # tune 1..4
+WIDE_START = 8.56  # tune 0.1..10; of 128 keys and five stages, alone on its SM
+WIDE_BLOCK = 0.752  # tune 0.1..4
+WIDE_READ = 1.3  # tune 0.1..4
+PAIR_START = 8.75  # tune 0.1..10; of 128 keys and four stages, two on an SM
+PAIR_BLOCK = 2.16  # tune 0.1..4
+PAIR_READ = 1.27  # tune 0.1..4
 
-NEAR = 1.00607  # tune 1..1.05; of uneven batches that take so little longer, the fewest programs
-NEAR_EVEN = 1.04  # tune 1..1.05; of even ones above 64 tiles: half a wave costs more than this model says
-MOST_ALONE = 96  # tune 65..120; tiles up to which programs of 128 keys may have their SM alone
-ALONE_LONG = 2050  # tune 1300..9000; keys up to which they have, above 64 tiles
-FEW = 20  # tune 4..40; tiles up to which programs of 64 keys share an SM
+NEAR = 1.00502  # tune 1..1.05; of uneven batches that take so little longer, the fewest programs
+NEAR_EVEN = 1.05  # tune 1..1.1; of even ones above 64 tiles: half a wave costs more than this model says
+MOST_ALONE = 99  # tune 65..120; tiles up to which programs of 128 keys may have their SM alone
+ALONE_LONG = 2082  # tune 1300..9000; keys up to which they have, above 64 tiles
+FEW = 27  # tune 4..40; tiles up to which programs of 64 keys share an SM
 
 
 def alone(tiles, num_splits):
@@ -52,7 +52,7 @@ def alone(tiles, num_splits):
 def launch_time(work, gpu, blocks):
     tiles = work.batch * work.num_heads_kv
     late, together = LATE, 1
-    if work.block_n < 128 and tiles <= gpu.num_sms:
+    if work.block_n < 128 and tiles <= MOST_ALONE:
         start, block, read, beside = NARROW_START, NARROW_BLOCK, NARROW_READ, 1.0
         if tiles <= FEW:
             beside = NARROW_BESIDE
@@ -104,28 +104,28 @@ def schedule(shape, gpu):
     keys = shape.seqlen_k
     tiles = shape.batch * shape.num_heads_kv
     splits = splits_for(tiles, keys, gpu)
-    if tiles > gpu.num_sms and keys > 1024 or tiles > 85 and keys > 14848:
+    if tiles > gpu.num_sms and keys > 1024 or tiles > 87 and keys > 14848:
         # Many tiles of rows that are not short: what they may lose is more than they gain: FA3.
         return 0, 128, 4, 5
     if tiles <= 2 and keys > 12288 or tiles > 8 and tiles <= 32 and keys > 10240:
         # One row may be so much longer than the others that its walk is all that counts.
         return 0, 128, 4, 5
-    if keys <= 128 and tiles <= 62:
+    if keys <= 128 and tiles <= 59:
         return splits, 128, 4, 4
-    short = 763
+    short = 731
     if tiles <= FEW:
-        short = 527
+        short = 519
     elif tiles > 132:
-        short = 335
+        short = 300
     elif tiles > MOST_ALONE:
-        short = 1225
-    elif tiles > 64:
-        short = 265
-    if keys <= short and tiles > FEW and tiles <= 295:
+        short = 1045
+    elif tiles > 70:
+        short = 292
+    if keys <= short and tiles > FEW and tiles <= 265 and (tiles <= MOST_ALONE or tiles > gpu.num_sms):
         return splits, 64, 4, 5
     if keys <= short or tiles > 132:
         return splits, 64, 4, 3
-    if not alone(tiles, splits) or keys <= 2954 and tiles <= 8:
+    if not alone(tiles, splits) or keys <= 2911 and tiles <= 8:
         return splits, 128, 4, 4
     return splits, 128, 4, 5
 
