@@ -37,7 +37,7 @@ from evaluators.language.gate import Program, ProgramRefused, parse_program
 from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
-from evaluators.targets.registry import target_of, target_of_decision
+from evaluators.targets.registry import target_of, target_of_decision, with_live_lengths
 from evolve.assets import asset
 from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.evaluate import DEFAULT_CONFIG
@@ -90,6 +90,10 @@ def confirm_command(
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
+    if tokens and setting.live_lengths:
+        raise UserError(
+            "--tokens measures steps in a captured CUDA graph, where live lengths are unknown", hint="confirm without"
+        )
     traffic = config.traffic or UNASKED
     shard = token_shard(traffic.model, traffic.tp, setting) if tokens else None
     folder = report_folder(output, program)
@@ -176,7 +180,8 @@ def _setting(config: RunConfig) -> Setting:
         raise UserError(
             f"judge.setting: cannot measure {config.judge.setting!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}"
         )
-    return LIVE_SETTINGS[config.judge.setting]
+    setting = LIVE_SETTINGS[config.judge.setting]
+    return with_live_lengths(setting) if config.judge.live_lengths else setting
 
 
 def _decisions(

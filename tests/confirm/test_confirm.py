@@ -218,6 +218,18 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
     assert again.code == 2 and "holds something" in again.err
 
 
+def test_a_program_that_reads_live_lengths_is_told_them(simulated: None, evosplit: Command, tmp_path: Path) -> None:
+    program = tmp_path / "mine.py"
+    program.write_text(PROGRAM.replace("3 <= shape.num_n_blocks <= 4", "256 < shape.max_live_seqlen <= 704"))
+    refused = evosplit("confirm", program, *SETS, "-o", "out")
+    assert refused.code == 1 and "judge.live_lengths" in refused.err
+    told = (*SETS, "--set", "judge.live_lengths=true")
+    result = evosplit("confirm", program, *told, "-o", "out", "--json")
+    assert result.code in (0, 1) and len(result.json["shapes"]) > 10
+    result = evosplit("confirm", program, *told, "--tokens", "-o", "other")
+    assert result.code == 2 and "live lengths are unknown" in result.err
+
+
 HALF = PROGRAM.replace("3 <= shape", "4 <= shape")
 
 

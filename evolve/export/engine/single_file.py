@@ -24,8 +24,8 @@ HEAD = '''"""Decode attention in Triton, and a schedule for it that was searched
     launch.run()                               # as often as wanted, also within a CUDA graph
 
 `schedule_for` needs neither torch tensors nor a GPU. Where lengths are known on the host, pass them as its second
-argument; where they are on the device alone, `RULE.blocks_by_length`, `answers_of`, `table_of` and `look_up` follow
-them within a CUDA graph. Give each stream a `Workspace` of its own. Needs torch 2.10 and Triton 3.6.
+argument; a rule that chooses the schedule itself by lengths raises ValueError without. Where they are on the device
+alone, `RULE.blocks_by_length`, `answers_of`, `table_of` and `look_up` follow them within a CUDA graph. Give each stream a `Workspace` of its own. Needs torch 2.10 and Triton 3.6.
 
 Made by evosplit {version} from a program with sha256 {sha256}.
 {measured}
@@ -42,7 +42,7 @@ def _program():
         return struct.unpack("<f", struct.pack("<f", x))[0]
 
 @PROGRAM@
-    return Rule(schedule@BLOCKS@)
+    return Rule(schedule@REST@)
 
 
 RULE = _program()
@@ -113,10 +113,11 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str) -
         for module, names in found.items():
             imports.setdefault(module, set()).update(names)
         parts.append(f"# {'-' * 20} {name.removesuffix('.py')}\n\n{rest}")
-    blocks = ", blocks_per_split" if program.uses_blocks_per_split else ""
+    rest = ", blocks_per_split" if program.uses_blocks_per_split else ""
+    rest += ", reads_lengths=True" if program.uses_live_lengths else ""
     queue = queue_source() if program.uses_queue else ""
     own = textwrap.indent(program_source(program), "    ")
-    tail = TAIL.replace("@BLOCKS@", blocks).replace("@QUEUE@", queue).replace("@PROGRAM@", own)
+    tail = TAIL.replace("@REST@", rest).replace("@QUEUE@", queue).replace("@PROGRAM@", own)
     head = HEAD.format(version=version, sha256=sha256, measured=measured)
     body = "\n\n\n".join(parts)
     return f"{head}\nfrom __future__ import annotations\n\n" + _import_lines(imports) + f"\n\n{body}\n{tail}"
