@@ -132,6 +132,7 @@ def confirm_command(
         **({"beside": beside} if beside else {}),
         "workload": config.judge.workload,
         "setting": setting.name,
+        **({"live_lengths": True} if setting.live_lengths else {}),
         "weighting": config.judge.weighting.value,
         "build": build,
         "device": device.as_dict(),

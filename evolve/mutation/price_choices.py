@@ -1,7 +1,7 @@
 """What prices choose among on the training shapes: launches at the steps of recordings, with their parts and gains.
 
-Launches between recorded ones are interpolated, which makes them seem some 3% too slow (results/triton-schedule); prices
-that chose among all would find the gaps of the table rather than the kernel's.
+Launches between recorded ones are interpolated, which makes them seem some 3% too slow (results/triton-schedule);
+prices that chose among all would learn the gaps of the table.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Priced:
                     (own == 1) | (tiles * own <= MOST_WAVES * sms)
                 )
                 slots.append((kind, splits, one, there))
-                launches.append(even_launch(n_blocks[self.even].astype(float), tiles, own, sms))
+                launches.append(even_launch(n_blocks[self.even], tiles, own, sms))
         return slots, launches
 
     def even_choices(self, parts: Sequence[str]) -> Choices:

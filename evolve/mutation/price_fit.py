@@ -74,18 +74,20 @@ def _non_negative(a: Array, b: Array) -> Array:
     for _ in range(SWEEPS):
         for k in np.flatnonzero(np.diagonal(gram)).tolist():
             x[k] = max(0.0, x[k] + (wanted[k] - gram[k] @ x) / gram[k, k])
-    return x / size
+    found: Array = x / size
+    return found
 
 
 def prices(choices: Choices, rates: Array) -> Array:
     """Price of each launch: (shapes, launches); infinite where there is none."""
-    found = np.einsum("nck,nck->nc", choices.parts, rates[choices.kinds])
+    found: Array = np.einsum("nck,nck->nc", choices.parts, rates[choices.kinds])
     return np.where(choices.possible, np.maximum(found, 1e-9), np.inf)
 
 
 def chosen(choices: Choices, rates: Array) -> NDArray[np.intp]:
     """Launch with the lowest price of each shape."""
-    return prices(choices, rates).argmin(1)
+    found: NDArray[np.intp] = prices(choices, rates).argmin(1)
+    return found
 
 
 def choose_well(choices: Choices, rates: Array, softness: float) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 
 from evaluators.sandbox.cta_queue import compiled_queue, cta_queue
 from evaluators.sandbox.queue_library import queue_library
+from evolve.mutation.curves import Ints
 from evolve.mutation.price_fit import Array
 
 ALWAYS = ("1", "longest")
@@ -39,9 +40,10 @@ PARTS = (
     "math.ceil(waves) * longest",
     "min(4, math.ceil(waves)) * longest",
 )
-"""Parts of any launch, drawn besides `ALWAYS`. Of a launch, `splits` are the programs of its longest row, of which
-`longest` blocks are the longest program's; `waves` are programs per SM, `load` blocks per SM; `joined` is 1 where results
-of several programs are added up."""
+"""Parts of any launch, drawn besides `ALWAYS`.
+
+Of a launch, `splits` are the programs of its longest row, of which `longest` blocks are the longest program's; `waves`
+are programs per SM, `load` blocks per SM; `joined` is 1 where results of several programs are added up."""
 
 UNEVEN_PARTS = ("idle", "end", "paired")
 """Parts of launches of uneven rows: programs without keys per SM; and when the last program ends, in blocks, if each SM
@@ -81,10 +83,10 @@ def _queue() -> Callable[..., list[int]]:
     return compiled_queue(library) if library else cta_queue
 
 
-def even_launch(n_blocks: Array, tiles: Array, splits: Array, num_sms: int) -> Quantities:
+def even_launch(n_blocks: Ints, tiles: Ints, splits: Ints, num_sms: int) -> Quantities:
     """Launches that cut rows of `n_blocks` blocks into `splits` programs each, `tiles` rows times KV heads."""
     longest, waves, load = np.ceil(n_blocks / splits), tiles * splits / num_sms, tiles * n_blocks / num_sms
-    none = np.zeros_like(longest)
+    none = np.zeros_like(waves)
     return Quantities(longest, waves, load, splits.astype(float), none, none, none)
 
 

@@ -35,8 +35,8 @@ LEAST_SHARE = 0.003
 LAUNCH = "launch_of"
 LAUNCH_LINES = (
     f"def {LAUNCH}(n_blocks, heads, cap, blocks, num_sms):",
-    "    # Of the programs that read rows of n_blocks: blocks of the longest, programs and blocks per SM, programs of the",
-    "    # longest row, programs without keys per SM, and when the last one ends with one or two at a time on an SM.",
+    "    # Of programs that read rows of n_blocks: blocks of the longest, programs and blocks per SM, programs of the",
+    "    # longest row, programs without keys per SM, and when the last ends with one or two at a time on an SM.",
     "    live = [min(cap, math.ceil(n / blocks)) for n in n_blocks]",
     "    splits = max(live)",
     "    programs = sum(live) * heads",
@@ -114,7 +114,9 @@ def _priced_edit(source: str, curves: Curves, rng: random.Random) -> str | None:
     choices = priced.blocks_choices(parts, caps, kinds)
     rates = _fitted(choices, choices, len(set(priced.block_n)), rng)
     curves.look_ups += int(choices.possible.sum())
-    changed = changed and _decide(changed, "blocks_per_split", BLOCKS, _blocks_lines(priced, parts, _kept(choices, rates)), "")
+    changed = changed and _decide(
+        changed, "blocks_per_split", BLOCKS, _blocks_lines(priced, parts, _kept(choices, rates)), ""
+    )
     if changed and LAUNCH not in functions(changed):
         first = next(name for name in functions(changed) if name in (UNEVEN, BLOCKS))
         changed = insert_function(changed, first, list(LAUNCH_LINES))
@@ -147,16 +149,20 @@ def _kept(choices: Choices, rates: Array) -> dict[int, Array]:
 
 
 def _decide(source: str, function: str, name: str, lines: Sequence[str], condition: str) -> str | None:
-    """The program with a price that decides `function`, under a condition on `shape` where there is one."""
-    if name in functions(source):
-        return replace_span(source, functions(source)[name], "\n".join(lines))
+    """The program with a price that decides `function`, ahead of what did, under a condition where there is one."""
     argument = "shape" if function == "schedule" else "work"
     call = f"return {name}({argument}, gpu)"
+    changed = source
+    if name in functions(source):
+        changed = replace_span(source, functions(source)[name], "\n".join(lines))
     if condition:
-        changed = insert_at_top(source, function, [f"    if {condition}:", f"        {call}"])
+        guard = f"    if {condition}:\n        {call}\n"
+        decided = insert_at_top(changed.replace(guard, ""), function, guard.splitlines())
     else:
-        changed = replace_body(source, function, [f"    {call}"])
-    return changed and insert_function(changed, function, list(lines))
+        decided = replace_body(changed, function, [f"    {call}"])
+    if decided is None or name in functions(decided):
+        return decided
+    return insert_function(decided, function, list(lines))
 
 
 def _sum(parts: Sequence[str], rates: Array) -> str:
@@ -239,8 +245,10 @@ def _uneven_lines(priced: Priced, parts: Sequence[str], kept: dict[int, Array]) 
         "        n_blocks = [max(1, math.ceil(n / block_n)) for n in rows]",
         f"        for cap in {priced.caps}:",
         f"            for blocks in {priced.blocks}:",
+        "                if blocks > 1 and (blocks >= n_blocks[0] or cap == 1):",
+        "                    continue",
         "                programs = sum([min(cap, math.ceil(n / blocks)) for n in n_blocks]) * shape.num_heads_kv",
-        f"                if blocks > 1 and (blocks >= n_blocks[0] or cap == 1) or programs > {MOST_WAVES} * gpu.num_sms:",
+        f"                if programs > {MOST_WAVES} * gpu.num_sms:",
         "                    continue",
         f"                longest, waves, load, splits, idle, end, paired = {LAUNCH}(",
         "                    n_blocks, shape.num_heads_kv, cap, blocks, gpu.num_sms",
@@ -278,8 +286,8 @@ def _blocks_lines(priced: Priced, parts: Sequence[str], kept: dict[int, Array]) 
         f"    chosen = {most}",
         "    before = 1e30",
         f"    for blocks in range(1, min({most}, work.max_n_blocks) + 1):",
-        "        programs = sum([min(work.num_splits, math.ceil(n / blocks)) for n in work.n_blocks]) * work.num_heads_kv",
-        "        whole = math.ceil(programs / gpu.num_sms)",
+        "        programs = sum([min(work.num_splits, math.ceil(n / blocks)) for n in work.n_blocks])",
+        "        whole = math.ceil(programs * work.num_heads_kv / gpu.num_sms)",
         f"        fills = whole < before and whole <= {WAVES[-1]}",
         "        before = whole",
         f"        if whole > {MOST_WAVES} or not fills and sum([blocks == step for step in {priced.blocks}]) == 0:",

@@ -16,7 +16,8 @@ from evaluators.targets.target import AnyTarget
 from evolve.mutation.costs import add_cost, refit_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import FINE, Guard, apply_guard, find_guard, support_for
-from evolve.mutation.prices import LONGEST, add_price
+from evolve.mutation.price_choices import LONGEST
+from evolve.mutation.prices import add_price
 from evolve.mutation.syntax import SYNTAX_EDITS, TARGET_EDITS, functions, insert_at_top, take_function, with_math
 from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError

@@ -6,8 +6,8 @@ import math
 
 
 def launch_of(n_blocks, heads, cap, blocks, num_sms):
-    # Of the programs that read rows of n_blocks: blocks of the longest, programs and blocks per SM, programs of the
-    # longest row, programs without keys per SM, and when the last one ends with one or two at a time on an SM.
+    # Programs that read rows of n_blocks: blocks of the longest, programs and blocks per SM, programs of the longest
+    # row, programs without keys per SM, and when the last one ends with one or two at a time on an SM.
     live = [min(cap, math.ceil(n / blocks)) for n in n_blocks]
     splits = max(live)
     programs = sum(live) * heads
@@ -36,8 +36,10 @@ def price_uneven(shape, gpu):
         n_blocks = [max(1, math.ceil(n / block_n)) for n in rows]
         for cap in [1, 8, 16, 48]:
             for blocks in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64]:
+                if blocks > 1 and (blocks >= n_blocks[0] or cap == 1):
+                    continue
                 programs = sum([min(cap, math.ceil(n / blocks)) for n in n_blocks]) * shape.num_heads_kv
-                if blocks > 1 and (blocks >= n_blocks[0] or cap == 1) or programs > 6 * gpu.num_sms:
+                if programs > 6 * gpu.num_sms:
                     continue
                 longest, waves, load, splits, idle, end, paired = launch_of(
                     n_blocks, shape.num_heads_kv, cap, blocks, gpu.num_sms
@@ -93,34 +95,34 @@ def price_even(shape, gpu):
             waves = tiles * splits / gpu.num_sms
             joined = min(1, splits - 1)
             if block_n == 32:
-                price = 1.97 + 0.632 * splits + 0.0326 * splits * splits + 5.14 * joined + 2.84 * joined * waves + 3.18 * joined * math.ceil(waves) + 0.134 * load + 0.399 * min(3, waves) + 0.141 * max(longest, load) + 0.392 * max(longest + 1, (load + waves) / 2) + 0.0847 * max(1, waves / 2) * longest
+                price = 0.726 + 0.617 * splits + 2.9 * joined * waves + 3.66 * joined * math.ceil(waves) + 0.121 * max(longest, load) + 0.0613 * max(longest, 3 * load) + 0.495 * max(longest + 1, (load + waves) / 2)
                 if price < lowest:
                     lowest = price
                     chosen = splits
                     variant = 0
             if block_n == 64:
-                price = 0.271 * longest + 0.0142 * splits * splits + 1.73 * joined + 1.22 * load + 0.339 * min(3, waves) + 0.0339 * max(longest, load) + 0.00677 * max(longest, 2 * load) + 0.821 * max(longest + 1, (load + waves) / 2) + 0.0337 * max(1, waves) * longest + 0.0371 * max(1, waves / 2) * longest + 0.578 * min(4, math.ceil(waves)) * longest
+                price = 0.949 * longest + 0.188 * splits + 1.84 * joined * math.ceil(waves) + 0.314 * max(longest, 3 * load) + 0.364 * max(longest + 1, (load + waves) / 2) + 0.25 * max(1, waves / 2) * longest
                 if price < lowest:
                     lowest = price
                     chosen = splits
                     variant = 1
-                price = 1.79 + 0.117 * splits + 0.592 * joined + 0.115 * joined * waves + 1.9 * joined * math.ceil(waves) + 0.465 * load + 0.706 * min(3, waves) + 0.502 * max(longest, load) + 0.0817 * max(longest, 2 * load) + 0.318 * min(4, math.ceil(waves)) * longest
+                price = 1.51 + 0.0692 * longest + 0.119 * splits + 2.42 * joined * math.ceil(waves) + 0.822 * min(3, waves) + 0.634 * max(longest, load) + 0.101 * max(longest, 2 * load) + 0.136 * max(longest, 3 * load)
                 if price < lowest:
                     lowest = price
                     chosen = splits
                     variant = 2
             if block_n == 128:
-                price = 0.239 + 0.16 * splits + 1.97 * joined + 0.313 * joined * waves + 1.99 * load + 0.512 * max(longest, load) + 0.0173 * max(longest, 2 * load) + 0.242 * max(longest + 1, (load + waves) / 2) + 0.354 * max(1, waves / 2) * longest + 1.47 * min(4, math.ceil(waves)) * longest
+                price = 0.339 + 0.594 * longest + 0.134 * splits + 2.12 * joined * math.ceil(waves) + 0.801 * max(longest, 3 * load) + 0.255 * max(longest + 1, (load + waves) / 2) + 0.933 * max(1, waves / 2) * longest
                 if price < lowest:
                     lowest = price
                     chosen = splits
                     variant = 4
-                price = 2.45 + 1.03 * splits + 0.116 * splits * splits + 3.05 * joined * waves + 0.817 * joined * math.ceil(waves) + 0.238 * load + 0.139 * min(3, waves) + 0.906 * max(longest, 2 * load) + 0.0518 * max(longest + 2, 1.5 * (load + 2 * waves)) + 0.421 * min(4, math.ceil(waves)) * longest
+                price = 2.8 + 0.352 * splits + 2.12 * joined * waves + 1.37 * joined * math.ceil(waves) + 0.881 * max(longest, 2 * load) + 0.112 * max(longest, 3 * load) + 0.376 * min(4, math.ceil(waves)) * longest
                 if price < lowest:
                     lowest = price
                     chosen = splits
                     variant = 5
-                price = 3.23 + 0.737 * joined + 1.5 * joined * waves + 0.665 * joined * math.ceil(waves) + 0.373 * load + 2.21 * min(3, waves) + 0.976 * max(longest, 2 * load) + 0.0187 * max(longest + 1, 1.5 * (load + waves)) + 0.111 * max(longest + 2, 1.5 * (load + 2 * waves)) + 0.448 * min(4, math.ceil(waves)) * longest
+                price = 3.12 + 0.835 * joined * waves + 2.09 * joined * math.ceil(waves) + 3.74 * min(3, waves) + 0.756 * max(longest, 2 * load) + 0.177 * max(longest, 3 * load) + 0.313 * min(4, math.ceil(waves)) * longest
                 if price < lowest:
                     lowest = price
                     chosen = splits
@@ -154,8 +156,8 @@ def price_blocks(work, gpu):
     chosen = 64
     before = 1e30
     for blocks in range(1, min(64, work.max_n_blocks) + 1):
-        programs = sum([min(work.num_splits, math.ceil(n / blocks)) for n in work.n_blocks]) * work.num_heads_kv
-        whole = math.ceil(programs / gpu.num_sms)
+        programs = sum([min(work.num_splits, math.ceil(n / blocks)) for n in work.n_blocks])
+        whole = math.ceil(programs * work.num_heads_kv / gpu.num_sms)
         fills = whole < before and whole <= 4
         before = whole
         if whole > 6 or not fills and sum([blocks == step for step in [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64]]) == 0:
@@ -165,12 +167,12 @@ def price_blocks(work, gpu):
         )
         joined = min(1, splits - 1)
         if work.block_n == 64:
-            price = 0.721 * longest + 0.698 * splits + 0.372 * joined + 0.606 * max(1, waves / 2) * longest + 0.184 * math.ceil(waves) * longest + 0.0302 * min(4, math.ceil(waves)) * longest + 0.473 * end
+            price = 0.393 * longest + 0.0331 * splits * splits + 0.00794 * max(longest, 2 * load) + 2.39 * max(longest + 1, (load + waves) / 2) + 0.0265 * max(1, waves) * longest + 0.436 * math.ceil(waves) * longest + 0.0909 * end
             if price < lowest:
                 lowest = price
                 chosen = blocks
         if work.block_n != 64:
-            price = 0.16 * splits + 1.33 * joined * math.ceil(waves) + 0.457 * max(longest, 2 * load) + 0.338 * max(longest + 2, 1.5 * (load + 2 * waves)) + 0.29 * min(4, math.ceil(waves)) * longest + 0.704 * end
+            price = 0.0378 * longest + 0.126 * splits + 1.69 * joined * math.ceil(waves) + 5.21 * min(3, waves) + 0.921 * max(longest, 2 * load) + 0.428 * max(longest + 2, 1.5 * (load + 2 * waves)) + 1.01 * end
             if price < lowest:
                 lowest = price
                 chosen = blocks
@@ -179,7 +181,6 @@ def price_blocks(work, gpu):
 
 def blocks_per_split(work, gpu):
     return price_blocks(work, gpu)
-    return 0
 
 
 

@@ -28,9 +28,7 @@ TABLE: Path = ROOT / "results" / "triton-schedule" / "h200-table"
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[Judge]:
-    yield open_judge(
-        ROOT / "configs" / "triton-live-lengths.yaml", {"judge.recorded_table": str(TABLE)}
-    )
+    yield open_judge(ROOT / "configs" / "triton-live-lengths.yaml", {"judge.table": str(TABLE)})
 
 
 def random_choices(rng: np.random.Generator, rates: Array) -> Choices:
@@ -108,7 +106,8 @@ def test_searches_without_live_lengths_draw_as_before(judges: Mapping[str, Judge
     for number in range(2):
         request = Request(number, 0, parent, (), "", "", False, number)
         with_it, without = (
-            asyncio.run(OfflineProposer(without=kinds).propose(request)) for kinds in (frozenset(), frozenset({"price"}))
+            asyncio.run(OfflineProposer(without=kinds).propose(request))
+            for kinds in (frozenset(), frozenset({"price"}))
         )
         assert with_it.text == without.text and with_it.note == without.note
     assert prices.add_price(source, Curves(parent.evaluation.feedback), random.Random(0)) is None

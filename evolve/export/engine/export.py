@@ -72,9 +72,7 @@ def export_engine(
             hint="--target triton-python, for an engine that launches outside of CUDA graphs",
             exit_code=EXIT_NEGATIVE,
         )
-    measured = measured_effects(
-        text, paged_only=target in PLUGINS, live_lengths=program.uses_live_lengths
-    )
+    measured = measured_effects(text, paged_only=target in PLUGINS, live_lengths=program.uses_live_lengths)
     words = told(measured)
     module = single_file(program, sha256=digest, version=__version__, measured=words)
     provenance: dict[str, object] = {

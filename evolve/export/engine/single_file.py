@@ -25,7 +25,8 @@ HEAD = '''"""Decode attention in Triton, and a schedule for it that was searched
 
 `schedule_for` needs neither torch tensors nor a GPU. Where lengths are known on the host, pass them as its second
 argument; a rule that chooses the schedule itself by lengths raises ValueError without. Where they are on the device
-alone, `RULE.blocks_by_length`, `answers_of`, `table_of` and `look_up` follow them within a CUDA graph. Give each stream a `Workspace` of its own. Needs torch 2.10 and Triton 3.6.
+alone, `RULE.blocks_by_length`, `answers_of`, `table_of` and `look_up` follow them within a CUDA graph. Give each
+stream a `Workspace` of its own. Needs torch 2.10 and Triton 3.6.
 
 Made by evosplit {version} from a program with sha256 {sha256}.
 {measured}
