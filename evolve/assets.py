@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import lzma
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from evolve.errors import EXIT_MISSING, UserError
@@ -32,15 +35,19 @@ def asset(name: str) -> Path:
     raise UserError(f"{name} does not exist", hint="what ships lies in configs/, seeds/ and results/")
 
 
+UNPACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress}
+"""Readers of compressed files by suffix."""
+
+
 def read_text(path: Path) -> str:
-    """Text of a file, gzipped or not: large reports ship gzipped.
+    """Text of a file, compressed by gzip or xz or not: large reports ship compressed.
 
     Raises:
-        OSError: it cannot be read, or its gzip is damaged.
+        OSError: it cannot be read, or what is compressed is damaged.
         ValueError: not UTF-8.
     """
+    data = path.read_bytes()
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    except EOFError as error:
-        raise OSError(f"{path} is cut off") from error
+        return UNPACK.get(path.suffix, bytes)(data).decode("utf-8")
+    except (EOFError, lzma.LZMAError, zlib.error) as error:
+        raise OSError(f"{path} is damaged or cut off ({error})") from error

@@ -24,6 +24,7 @@ from evaluators.tokens.predict import (
     in_step_cost,
     kernel_call,
     predict_tokens,
+    prediction_error,
     read_steps,
     roofline_model,
 )
@@ -191,7 +192,8 @@ def predicted(opened: OpenedTraffic, judge: Judge, evaluation: Evaluation, split
                 for us, decision in ((before, stock.decision), (after, spelled))
             )
             pairs.append(KernelPair(share, case.shape.batch, *calls))
-    return predict_tokens(replace(opened.model, cost=in_step_cost(judge.setting)), pairs)
+    model = replace(opened.model, cost=in_step_cost(judge.setting))
+    return predict_tokens(model, pairs, prediction_error(judge.setting, model))
 
 
 UNASKED = TrafficConfig(model="llama-3.1-70b", tp=8)

@@ -1,5 +1,32 @@
 // Stands in for FA3's flash.h where evosplit export compiles a target's own get_num_splits on the host.
-// Holds the fields that the decision reads, under their names there.
+// Holds the fields that the decision reads, under their names there, and GPUs that are told apart by their names alone:
+// GPU_NAMES, an array of them, stands in front of this text.
+
+#include <cstring>
+#include <map>
+
+struct cudaDeviceProp {
+    char name[256];
+};
+enum cudaError_t { cudaSuccess };
+static int current_gpu = 0;
+inline cudaError_t cudaGetDevice(int* device) {
+    *device = current_gpu;
+    return cudaSuccess;
+}
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+    std::strcpy(properties->name, GPU_NAMES[device]);
+    return cudaSuccess;
+}
+// What the callers have, by their names there.
+inline cudaDeviceProp* get_device_prop() {
+    static cudaDeviceProp properties;
+    cudaGetDeviceProperties(&properties, current_gpu);
+    return &properties;
+}
+namespace at::cuda {
+inline cudaDeviceProp* getCurrentDeviceProperties() { return get_device_prop(); }
+}
 
 struct Flash_fwd_params {
     using index_t = int64_t;
@@ -21,7 +48,7 @@ struct Flash_fwd_params {
 inline int round_up_head_dim(int d) { return d <= 64 ? 64 : d <= 96 ? 96 : d <= 128 ? 128 : d <= 192 ? 192 : 256; }
 
 // Inputs in a row: batch, seqlen_q, seqlen_k, num_heads_q, num_heads_kv, head_dim, varlen, page_size, num_sm, causal,
-// window (keys to the left, -1 for none), dtype (0 bf16, 1 fp16, 2 e4m3), arch.
+// window (keys to the left, -1 for none), dtype (0 bf16, 1 fp16, 2 e4m3), arch, GPU (of GPU_NAMES).
 inline Flash_fwd_params attention_call(int64_t const* row) {
     static int there = 0;
     Flash_fwd_params params{};
@@ -43,5 +70,6 @@ inline Flash_fwd_params attention_call(int64_t const* row) {
     params.is_bf16 = row[11] == 0;
     params.is_e4m3 = row[11] == 2;
     params.arch = int(row[12]);
+    current_gpu = int(row[13]);
     return params;
 }

@@ -64,9 +64,10 @@ def setting(mode: Mode, cache: Cache) -> Setting:
     return Setting(PROVIDER, mode, cache)
 
 
-METADATA = {c: setting(Mode.METADATA, c) for c in Cache}
-STATIC = {c: setting(Mode.STATIC, c) for c in Cache}
-VARLEN = {c: setting(Mode.VARLEN, c) for c in Cache}
+CACHES = (Cache.COLD, Cache.HOT)
+METADATA = {c: setting(Mode.METADATA, c) for c in CACHES}
+STATIC = {c: setting(Mode.STATIC, c) for c in CACHES}
+VARLEN = {c: setting(Mode.VARLEN, c) for c in CACHES}
 
 
 def paper_shape(seqlen_k: int, heads_kv: int) -> DecodeShape:
@@ -146,7 +147,7 @@ class Readings:
 def wanted_decisions(policies: Policies) -> Iterator[tuple[Setting, DecodeShape, list[Decision]]]:
     """Setting, shape and decisions of everything to time, the stock decision first."""
     swept, ablated = paper_shape(512, 1), paper_shape(ABLATION[0], 1)
-    for cache in Cache:
+    for cache in CACHES:
         more: dict[DecodeShape, list[Decision]] = {
             swept: [*(Decision(s) for s in SWEEP), *(Decision(s, blocks_per_split=1) for s in SWEEP if s > 1)],
             ablated: [Decision(FORCED_SPLITS)],

@@ -35,10 +35,11 @@ class Mode(StrEnum):
 
 
 class Cache(StrEnum):
-    """State of the L2 cache when a launch starts."""
+    """What precedes a launch, and so the state of the L2 cache: calls over other memory, itself, a model's layer."""
 
     COLD = "cold"
     HOT = "hot"
+    LAYER = "layer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class Setting:
     Attributes:
         provider: kernel build, `fa3_fwd`, `vllm` or `upstream`.
         mode: static, varlen or metadata.
-        cache: L2 state at launch.
+        cache: what precedes a launch.
         page_size: keys per page of a paged KV cache; 0 for contiguous KV.
         dtype: element type of Q, K and V, one of `ELEMENT_BYTES`.
         live_lengths: whether `schedule` is told the largest and the mean live length. It says who asks, not what is
@@ -344,6 +345,10 @@ LIVE_SETTINGS: dict[str, Setting] = {
             Setting("upstream", Mode.METADATA, Cache.COLD),
             Setting("upstream", Mode.METADATA, Cache.HOT),
             Setting("upstream", Mode.STATIC, Cache.COLD),
+            Setting("fa3_fwd", Mode.METADATA, Cache.LAYER),
+            Setting("fa3_fwd", Mode.STATIC, Cache.LAYER),
+            Setting("vllm", Mode.METADATA, Cache.LAYER, page_size=16),
+            Setting("triton_decode", Mode.METADATA, Cache.LAYER),
         )
     },
 }

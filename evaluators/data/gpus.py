@@ -21,7 +21,7 @@ def _gpu(num_sms: int, l2_mib: int = 50) -> Gpu:
 GPUS: dict[str, Gpu] = {
     "h100": _gpu(132),
     "h100-pcie": _gpu(114),
-    "h200": _gpu(132),
+    "h200": _gpu(132, 60),
     "h800": _gpu(132),
     "h800-pcie": _gpu(114),
     "h20": _gpu(78, 60),

@@ -284,7 +284,12 @@ def read_table(folder: Path) -> Table:
     return table
 
 
-def _parsed(folder: Path, digest: str) -> Table:
+def read_card(folder: Path) -> dict[str, Any]:
+    """A table's card: GPU, build, date.
+
+    Raises:
+        TableError: missing, damaged or of a newer format.
+    """
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -294,6 +299,11 @@ def _parsed(folder: Path, digest: str) -> Table:
         raise TableError(f"{folder / CARD}: expected an object, got {type(card).__name__}")
     if card.get("format") != TABLE_FORMAT:
         raise TableError(f"{folder}: table format {card.get('format')!r}, this version reads {TABLE_FORMAT}")
+    return card
+
+
+def _parsed(folder: Path, digest: str) -> Table:
+    card = read_card(folder)
     try:
         setting = Setting.from_json(card)
         cases = []

@@ -31,6 +31,8 @@ T = TypeVar("T")
 class GpuBench:
     """Bench for one setting on the current GPU. Memory is allocated at the first measurement."""
 
+    timer_class = ShapeTimer
+
     def __init__(self, setting: Setting, seed: int, library: str = "") -> None:
         """Load the provider and check that this GPU can be timed.
 
@@ -61,7 +63,7 @@ class GpuBench:
     def shapes(self) -> ShapeTimer:
         """Timer of shapes, created at the first use."""
         if self._opened is None:
-            self._opened = ShapeTimer(self.setting, self.provider, self.gpu, seed=self._seed)
+            self._opened = self.timer_class(self.setting, self.provider, self.gpu, seed=self._seed)
         return self._opened
 
     def close_shapes(self) -> None:
@@ -236,8 +238,3 @@ class GpuBench:
         from evaluators.measure.peers import copy_bytes_per_us
 
         return copy_bytes_per_us()
-
-
-def open_bench(setting: Setting, seed: int, library: str = "") -> GpuBench:
-    """Open a bench on this machine's GPU."""
-    return GpuBench(setting, seed, library)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from evaluators.data.contract import Gpu, Setting
+from evaluators.data.contract import Cache, Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision, AnyLaunch
 from evaluators.data.workloads import Case, cases_for
@@ -33,8 +33,9 @@ SLICE_FORMAT = 1
 ROUNDS = 6
 """Rounds per launch; even and at least 4: the oracle is selected on one half of them and scored on the other."""
 
-MS_PER_CELL = 9.3
-"""Average time per launch, measured on an H100 over llama31-70b; only for `--dry-run` and the time left."""
+MS_PER_CELL = {Cache.COLD: 9.3, Cache.HOT: 9.3, Cache.LAYER: 15.0}
+"""Average time per launch on an H100, cold over llama31-70b, in layers over 26 shapes of one KV head; only for
+`--dry-run` and the time left."""
 
 CLIENT = "record"
 SAME = ("format", "workload", "setting", "build", "rounds")
@@ -109,7 +110,7 @@ def recording_cost(
         ]
         line = {"case": case.id, "sm_clock_mhz": 1980, "slowed": False, "cells": rows}
         shapes, cells, size = shapes + 1, cells + len(rows), size + len(json.dumps(line, separators=(",", ":"))) + 1
-    return RecordingCost(shapes, cells, cells * MS_PER_CELL / 1e3, size, round(size * TABLE_SHARE))
+    return RecordingCost(shapes, cells, cells * MS_PER_CELL[setting.cache] / 1e3, size, round(size * TABLE_SHARE))
 
 
 def recorded_so_far(output: Path, *, folder: bool) -> frozenset[str]:

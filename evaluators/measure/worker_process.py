@@ -28,7 +28,7 @@ from evaluators.measure.executor import Job, WorkerInfo, requested_jobs
 from evaluators.measure.gpu_lock import GpuLockedError, hold
 from evaluators.targets.registry import target_of
 
-BENCH = "evaluators.measure.bench:open_bench"
+BENCH = "evaluators.tokens.layer_bench:open_bench"
 """Bench of a real GPU, as module:function; tests and load measurements name a simulated one."""
 
 MAX_BENCHES = 2

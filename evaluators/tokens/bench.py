@@ -119,9 +119,8 @@ class TokenBench:
             )
         return self.bench.guarded(shape, lambda: self._compare(shape, baseline, program, extra_cycles))
 
-    def _compare(
-        self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, extra_cycles: int
-    ) -> StepResult:
+    def fresh_step(self, shape: DecodeShape) -> DecodeStep:
+        """A step over inputs of a shape that fits, somewhere else in the memory for KV caches each time."""
         import torch
 
         inputs = self.ranks.agree(
@@ -130,7 +129,15 @@ class TokenBench:
             )
         )
         torch.cuda.synchronize()
-        step = DecodeStep(self.shard, self._weights, inputs, seed=self._seed, all_reduce=self.ranks.all_reduce)
+        return DecodeStep(self.shard, self._weights, inputs, seed=self._seed, all_reduce=self.ranks.all_reduce)
+
+    def _compare(
+        self, shape: DecodeShape, baseline: AnyDecision, program: AnyDecision, extra_cycles: int
+    ) -> StepResult:
+        import torch
+
+        step = self.fresh_step(shape)
+        inputs = step.inputs
         decisions = {"A": baseline, "B": program}
         errors, slowed = [], False
 

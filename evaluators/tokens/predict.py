@@ -18,10 +18,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from evaluators.data.contract import DecodeShape, Gpu, Setting
+from evaluators.data.contract import Cache, DecodeShape, Gpu, Setting
 from evaluators.data.errors import UserError
 from evaluators.data.launches import AnyDecision
 from evaluators.data.sums import total
+from evaluators.data.workloads import heads_text
 from evaluators.measure.providers.memory import live_kv_bytes
 from evaluators.targets.fa3 import FA3, Fa3
 from evaluators.targets.registry import target_of
@@ -103,11 +104,54 @@ IN_STEP_VLLM = InStepCost(2.60, 1.232, 2.444, 5000.0)
 """Of vLLM's FA3 on pages, fitted on 68 shapes of Llama-3.1-8B (results/tpot/together/vllm-8b)."""
 
 
+IN_STEP_NOTHING = InStepCost(0.0, 0.0, 0.0, 1.0)
+"""Of calls that were recorded in layers."""
+
+
 def in_step_cost(setting: Setting) -> InStepCost:
     """Model of a setting's calls within steps."""
+    if setting.cache is Cache.LAYER:
+        return IN_STEP_NOTHING
     if not isinstance(target_of(setting), Fa3):
         return IN_STEP_TRITON
     return IN_STEP_VLLM if setting.paged else IN_STEP_FA3
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionError:
+    """Distance of predictions from measured steps, for one setting and the heads of one shard.
+
+    Attributes:
+        points: percentage points of one shape's change of tokens that held 90% of the errors.
+        shapes: number of measured shapes, none of which the shipped costs were fitted on.
+    """
+
+    points: float
+    shapes: int
+
+
+PREDICTION_ERRORS = {
+    ("fa3_fwd-metadata-cold", "h8x1"): PredictionError(0.28, 60),
+    ("fa3_fwd-metadata-cold", "h32x8"): PredictionError(0.60, 108),
+    ("fa3_fwd-static-cold", "h8x1"): PredictionError(0.45, 52),
+    ("fa3_fwd-static-cold", "h32x8"): PredictionError(0.53, 30),
+    ("triton_decode-metadata-cold", "h8x1"): PredictionError(0.57, 82),
+    ("triton_decode-metadata-cold", "h32x8"): PredictionError(0.60, 155),
+    ("vllm-metadata-cold", "h8x1"): PredictionError(0.95, 36),
+    ("vllm-metadata-cold", "h32x8"): PredictionError(0.61, 34),
+    ("fa3_fwd-metadata-layer", "h8x1"): PredictionError(0.47, 17),
+    ("triton_decode-metadata-layer", "h8x1"): PredictionError(0.29, 37),
+    ("triton_decode-metadata-layer", "h32x8"): PredictionError(0.15, 24),
+    ("vllm-metadata-layer", "h32x8"): PredictionError(0.25, 19),
+}
+"""By setting and heads; `python results/tpot/blind.py` prints them."""
+
+
+def prediction_error(setting: Setting, model: StepModel) -> PredictionError | None:
+    """Error of predictions for a setting and a shard; None where none was compared with measured steps."""
+    if model.origin is not RestOrigin.MEASURED:
+        return None
+    return PREDICTION_ERRORS.get((setting.name, heads_text(model.shard.heads)))
 
 
 def kernel_call(latency_us: float, shape: DecodeShape, setting: Setting, decision: AnyDecision, gpu: Gpu) -> KernelCall:
@@ -225,6 +269,7 @@ class TokenPrediction:
         best: highest token speed-up of the shapes.
         attention_share: share of attention in the mean step before.
         shapes: number of recorded shapes with the shard's heads.
+        error: distance of such predictions from measured steps; None where it was never measured.
     """
 
     shard: str
@@ -235,10 +280,23 @@ class TokenPrediction:
     best: float
     attention_share: float
     shapes: int
+    error: PredictionError | None
+
+    @property
+    def is_bound(self) -> bool:
+        """True if the token speed-ups are upper bounds and no predictions."""
+        return self.origin is RestOrigin.ROOFLINE
 
 
-def predict_tokens(model: StepModel, pairs: Sequence[KernelPair]) -> TokenPrediction:
+def predict_tokens(
+    model: StepModel, pairs: Sequence[KernelPair], error: PredictionError | None = None
+) -> TokenPrediction:
     """Predict the time per output token over shapes.
+
+    Args:
+        model: the step without its calls.
+        pairs: calls of every shape.
+        error: distance of such predictions from measured steps, where it is known.
 
     Raises:
         ValueError: no pair, or none that weighs anything.
@@ -253,7 +311,7 @@ def predict_tokens(model: StepModel, pairs: Sequence[KernelPair]) -> TokenPredic
     logs = total(p.weight * math.log(p.baseline.latency_us / p.program.latency_us) for p in pairs)
     return TokenPrediction(
         model.shard.name, model.origin, math.exp(logs / whole), before / after, min(each), max(each),
-        attention / before, len(pairs),
+        attention / before, len(pairs), error,
     )  # fmt: skip
 
 

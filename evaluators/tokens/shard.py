@@ -94,7 +94,7 @@ class Shard:
             MemoryError: so few fit that a layer could find its weights in L2.
         """
         fit = min(self.layers, (free_bytes - self.head_bytes) // self.layer_bytes)
-        needed = min(self.layers, 1 + -(-DISTINCT_L2 * l2_bytes // self.layer_bytes))
+        needed = distinct_needed(self, l2_bytes)
         if fit < needed:
             raise MemoryError(
                 f"{self.name} needs {(self.head_bytes + needed * self.layer_bytes) / 2**30:.1f} GiB for its weights, "
@@ -103,9 +103,14 @@ class Shard:
         return fit
 
 
+def distinct_needed(shard: Shard, l2_bytes: int) -> int:
+    """Fewest layers with weights of their own so that none finds its weights in L2, at most all."""
+    return min(shard.layers, 1 + -(-DISTINCT_L2 * l2_bytes // shard.layer_bytes))
+
+
 def memory_needed(shard: Shard, shape: DecodeShape, setting: Setting, gpu: Gpu) -> int:
     """Fewest bytes that a step of this shape needs on a GPU: its KV cache and the necessary weights."""
-    distinct = min(shard.layers, 1 + -(-DISTINCT_L2 * gpu.l2_bytes // shard.layer_bytes))
+    distinct = distinct_needed(shard, gpu.l2_bytes)
     return shard.head_bytes + distinct * shard.layer_bytes + shard.kv_bytes(shape, setting) + SPARE_BYTES
 
 

@@ -135,12 +135,16 @@ class DecodeStep:
         """Enqueue the step; `attention(layer)` reads `inputs.q` and writes `inputs.out`, None leaves it out."""
         import torch
 
-        self._x.copy_(self._start)
-        self._residual.zero_()
+        self.begin()
         for layer in range(self.shard.layers):
             self.layer(layer, attention)
         self._add_norm(self.weights.norm)
         torch.mm(self._normed, self.weights.head.t(), out=self.logits)
+
+    def begin(self) -> None:
+        """Enqueue the activations that a step begins with; before, memory holds anything, NaN among it."""
+        self._x.copy_(self._start)
+        self._residual.zero_()
 
     def layer(self, layer: int, attention: Callable[[int], None] | None) -> None:
         """Enqueue one layer."""
@@ -149,21 +153,15 @@ class DecodeStep:
         w = self._layer_weights(layer)
         self._add_norm(w.norm_attention)
         torch.mm(self._normed, w.qkv.t(), out=self._qkv)
-        self.rope(layer)
+        self._rope(layer)
         if attention is not None:
             attention(layer)
-        self.project(layer)
+        torch.mm(self._out, w.o.t(), out=self._x)
+        self._all_reduce(self._x)
         self._add_norm(w.norm_mlp)
         torch.mm(self._normed, w.gate_up.t(), out=self._gate_up)
         self._silu()
         torch.mm(self._mlp, w.down.t(), out=self._x)
-        self._all_reduce(self._x)
-
-    def project(self, layer: int) -> None:
-        """Enqueue the product that follows a layer's attention."""
-        import torch
-
-        torch.mm(self._out, self._layer_weights(layer).o.t(), out=self._x)
         self._all_reduce(self._x)
 
     def _layer_weights(self, layer: int) -> LayerWeights:
@@ -178,8 +176,7 @@ class DecodeStep:
             self._x, self._residual, weight, self._normed, hidden, EPSILON, BLOCK=block, num_warps=8
         )
 
-    def rope(self, layer: int) -> None:
-        """Enqueue what precedes a layer's attention: rotary embedding, and the write into its KV cache."""
+    def _rope(self, layer: int) -> None:
         from evaluators.tokens.fused import rope_and_cache
 
         shard = self.shard

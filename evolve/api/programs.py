@@ -154,7 +154,7 @@ def export_bundle(
         source: checkout of the target; every target but `python` needs one.
         partial: leave out what the target cannot express.
         unmeasured: export to a kernel without recordings.
-        everywhere: also decide calls that were not measured.
+        everywhere: also decide calls that were not measured, on any GPU.
         distill: export the fewest rules that keep the mean log speed-up within this much.
         certify_share: leave classes of calls to stock until the share of slower shapes is certified below this.
         certify_from: `confirm.json` files whose unseen shapes certify it, instead of the recorded sealed ones.

@@ -29,7 +29,7 @@ from evaluators.confirm.confirm import (
     decisions_of,
     judge_suite,
 )
-from evaluators.data.contract import LIVE_SETTINGS, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Cache, Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision
 from evaluators.data.workloads import Case
@@ -182,6 +182,11 @@ def _setting(config: RunConfig) -> Setting:
             f"judge.setting: cannot measure {config.judge.setting!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}"
         )
     setting = LIVE_SETTINGS[config.judge.setting]
+    if setting.cache is Cache.LAYER:
+        raise UserError(
+            f"judge.setting: confirm times calls by themselves, {setting.name} is for recordings in layers",
+            hint="evosplit tpot compares whole steps; a setting that ends in cold compares calls",
+        )
     return with_live_lengths(setting) if config.judge.live_lengths else setting
 
 

@@ -55,6 +55,11 @@ def confirm_build_command(name: str, library: str, other: Mapping[str, object], 
             f"the bundle's table is for {gpu.num_sms} SMs, this GPU ({device.name}) has {device.num_sms}",
             hint="an H100 SXM or H200",
         )
+    if bundle.card not in ("", device.name):
+        raise UserError(
+            f"the bundle's patch decides on {bundle.card}, this GPU is {device.name}: a build decides as stock here",
+            hint="export --everywhere leaves the GPU out of the condition, and all that was not measured with it",
+        )
     description = {"bundle": name, "program": bundle.program_sha256, "verb": "confirm", "gpu": device.uuid}
     log_sealed_read(name, bundle.program_sha256, description)
     try:

@@ -100,6 +100,10 @@ class OfflineProposer:
             if kind not in ("variant", "price") or target.variants is not None
             if kind != "price" or LONGEST in target.shape_fields
         }
+        if not weights:
+            raise ProposerError(
+                "no kind of edit applies: `variant` and `price` need variants, `price` needs judge.live_lengths"
+            )
         look_ups = 0  # of all tries, including unsuccessful ones
         for _ in range(MAX_TRIES):
             kind = rng.choices(list(weights), weights=list(weights.values()))[0]

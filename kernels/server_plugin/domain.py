@@ -41,7 +41,7 @@ class Domain:
         dtypes: of queries and cache, as torch names them.
         page_sizes: keys per page.
         max_batch: sequences in a step.
-        gpus: names of GPUs, as CUDA gives them; any of `GPU`'s kind if empty.
+        any_gpu: True to serve all of `GPU`'s kind, beside those that the rule was measured on.
     """
 
     name: str
@@ -50,17 +50,17 @@ class Domain:
     dtypes: tuple[str, ...]
     page_sizes: tuple[int, ...]
     max_batch: int
-    gpus: tuple[str, ...] = ()
+    any_gpu: bool = False
 
 
-MEASURED = Domain("measured", (128,), (8,), ("bfloat16",), (16,), 64, ("NVIDIA H100 80GB HBM3",))
+MEASURED = Domain("measured", (128,), (8,), ("bfloat16",), (16,), 64)
 """Calls whose latencies were recorded: attention of Llama-3.1-70B at tensor parallel degrees 1 to 8.
 
 An H200 has as many multiprocessors and faster memory: rules made for an H100 are slower than FA3 on more calls there.
 """
 
 CORRECT = Domain("correct", (64, 80, 96, 128, 192, 256), tuple(range(1, 17)), ("bfloat16", "float16"),
-                 (16, 32, 64, 128), 1024)  # fmt: skip
+                 (16, 32, 64, 128), 1024, any_gpu=True)  # fmt: skip
 """Calls that the kernel's tests cover; its speed there was not measured."""
 
 GPU = ((9, 0), 132)
@@ -131,14 +131,19 @@ def decided_seqlen(max_model_len: int) -> int:
     return min(int(text) if text else max_model_len, max_model_len, MAX_MEASURED_SEQLEN)
 
 
-def why_not(layers: Layers, domain: Domain) -> str:
-    """Reason why FA3 keeps all steps of these layers; empty if decode steps are served."""
+def why_not(layers: Layers, domain: Domain, gpus: tuple[str, ...]) -> str:
+    """Reason why FA3 keeps all steps of these layers; empty if decode steps are served.
+
+    Args:
+        layers: the layers.
+        domain: calls that are served.
+        gpus: names of the GPUs that the rule was measured on.
+    """
     wanted = (
         (layers.capability == GPU[0] and layers.num_sms == GPU[1],
          f"the GPU has compute capability {layers.capability} and {layers.num_sms} multiprocessors, "
          f"measured were {GPU[0]} with {GPU[1]}"),
-        (not domain.gpus or layers.gpu in domain.gpus,
-         f"the GPU is {layers.gpu}, measured was {' or '.join(domain.gpus)}"),
+        (domain.any_gpu or layers.gpu in gpus, f"the GPU is {layers.gpu}, measured was {' or '.join(gpus)}"),
         (layers.fa_version == 3, f"the engine would run FlashAttention {layers.fa_version}, measured was 3"),
         (layers.head_dim in domain.head_dims, f"head_dim {layers.head_dim}"),
         (layers.num_heads_q % layers.num_heads_kv == 0 and layers.num_heads_q // layers.num_heads_kv in domain.groups,

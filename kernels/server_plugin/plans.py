@@ -79,10 +79,11 @@ class Plans:
         self.layers, self.longest = layers, min(capacity, MAX_MEASURED_SEQLEN)
         self.by_batch: dict[int, Plan] = {}
         self.first_layer: object = None
+        rule = replace(RULE, gpus=())  # `why_not` has looked at the GPU
         schedules: dict[Schedule, Schedule] = {}
         tables: dict[tuple[int, Schedule], tuple[torch.Tensor, int]] = {}
         for batch in range(1, max_batch + 1):
-            schedule, table = RULE.schedule_for(_call(batch, seqlen, layers)), None
+            schedule, table = rule.schedule_for(_call(batch, seqlen, layers)), None
             if schedule is None:
                 continue
             key = (table_batch(batch), schedule)
@@ -109,7 +110,7 @@ class Plans:
 
 def _call(batch: int, seqlen: int, layers: Layers) -> Call:
     return Call(batch, seqlen, layers.num_heads_q, layers.num_heads_kv, layers.head_dim, page_size=layers.page_size,
-                num_sms=layers.num_sms)  # fmt: skip
+                num_sms=layers.num_sms, gpu=layers.gpu)  # fmt: skip
 
 
 @cache

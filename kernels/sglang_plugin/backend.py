@@ -12,6 +12,7 @@ from sglang.srt.layers.radix_attention import AttentionType
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc
 from sglang.srt.runtime_context import get_exec
 
+from .decode import RULE
 from .domain import Layers, chosen_domain, why_not
 from .plans import LayerLaunches, Plan, Plans
 
@@ -29,7 +30,7 @@ class DecodeBackend(FlashAttentionBackend):
         super().__init__(model_runner, **options)
         self._launches: dict[int, Callable[..., None]] = {}  # by layer
         layers, domain = self._layers(model_runner), chosen_domain()
-        reason = why_not(layers, domain) or self._unlike(model_runner)
+        reason = why_not(layers, domain, RULE.gpus) or self._unlike(model_runner)
         self.plans: Plans | None = None
         if reason:
             logger.info("evosplit: SGLang's FA3 keeps all steps: %s", reason)

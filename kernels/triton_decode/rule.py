@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +23,7 @@ class Call:
         seqlen_q: query tokens per sequence.
         page_size: keys per page; 0 for contiguous KV.
         num_sms: multiprocessors of the GPU.
+        gpu: its name, as `torch.cuda.get_device_name()` gives it.
     """
 
     batch: int
@@ -33,6 +34,7 @@ class Call:
     seqlen_q: int = 1
     page_size: int = 0
     num_sms: int = 132
+    gpu: str = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +44,17 @@ class Rule:
     Attributes:
         schedule: (num_splits, block_n, num_warps, num_stages) of a call; 0 splits leave it to the stock kernel.
         blocks_per_split: blocks per split of a step, by its lengths; None where 1 always does.
+        gpus: names of the GPUs that it was measured on; any if empty.
         reads_lengths: True if `schedule` chooses by the longest and the mean live length, too.
     """
 
     schedule: Callable[[Any, Any], tuple[int, int, int, int]]
     blocks_per_split: Callable[[Any, Any], int] | None = None
+    gpus: tuple[str, ...] = ()
     reads_lengths: bool = False
 
     def schedule_for(self, call: Call, seqlens: Sequence[int] = ()) -> Schedule | None:
-        """The schedule of a call; None leaves it to the stock kernel.
+        """The schedule of a call; None leaves it to the stock kernel, as on GPUs that were not measured.
 
         Args:
             call: the call.
@@ -59,6 +63,8 @@ class Rule:
         Raises:
             ValueError: no lengths for a rule that reads them.
         """
+        if self.gpus and call.gpu not in self.gpus:
+            return None
         live: dict[str, int] = {}
         if self.reads_lengths:
             if not seqlens:

@@ -19,6 +19,7 @@ from vllm.v1.attention.backends.flash_attn import (
 )
 
 from . import switched_on
+from .decode import RULE
 from .domain import Layers, chosen_domain, decided_seqlen, is_decode_step, why_not
 from .plans import LayerLaunches, Plan, Plans
 
@@ -66,7 +67,7 @@ class DecodeMetadataBuilder(FlashAttentionMetadataBuilder):
     def _begin(self) -> Plans | None:
         """Plans of steps; None if there is a reason to leave all to FA3."""
         layers = self._layers()
-        reason = why_not(layers, self.domain) or self._unlike_layers()
+        reason = why_not(layers, self.domain, RULE.gpus) or self._unlike_layers()
         if reason:
             logger.info("evosplit: vLLM's FlashAttention keeps all steps: %s", reason)
             return None

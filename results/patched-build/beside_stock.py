@@ -274,6 +274,7 @@ def main() -> None:
     options = parser.parse_args()
     bundle = read_bundle(Path(options.bundle), GPU)
     told = json.loads((Path(options.bundle) / "provenance.json").read_text(encoding="utf-8"))["domain"]
+    # Without the GPU: calls on others cannot be run here.
     domain = Domain(everywhere=told["everywhere"], varlen=told["varlen"])
     report: dict[str, Any] = {"bundle": bundle.folder.name, "device": torch.cuda.get_device_name(), "settings": {}}
     for setting, table in bundle.rows.items():

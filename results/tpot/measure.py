@@ -1,8 +1,9 @@
 """A champion's worth in time per output token on one GPU, and whether the measurement can be trusted.
 
 For each shard: kernel latencies of stock and champion where their launches differ (`takes.py`), then the same
-launches inside whole decode steps (`evosplit tpot`'s bench) in the same process, then the proof: on random shapes the
-same decision in both arms (A/A), and once more with arm B idling for 0.5% of the step at its end.
+launches inside whole decode steps (`evosplit tpot`'s bench) in the same process, then
+the proof: on random shapes the same decision in both arms (A/A), and once more with arm B idling for 0.5% of the step
+at its end.
 
     python results/tpot/measure.py -o FOLDER                         # steps.csv, proof.csv, card.json; 500 s on an H100
     python results/tpot/measure.py -o FOLDER --model llama-3.1-8b    # one of the two models
@@ -28,10 +29,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from takes import Takes, kernel_takes, stop_if_lost
+from takes import LAYER_TAKES, TAKES, Takes, kernel_takes, stop_if_lost
 
 from evaluators.confirm.confirm import decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, DecodeShape, Gpu, Mode, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Cache, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
 from evaluators.language.gate import parse_program
@@ -41,6 +42,7 @@ from evaluators.sandbox.sandbox import Limits
 from evaluators.targets.registry import target_of
 from evaluators.tokens.bench import ROUNDS, StepResult, TokenBench
 from evaluators.tokens.crew import check_gpus, opened_steps
+from evaluators.tokens.layer_bench import open_bench
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
 from evaluators.tokens.suite import StepSubject, default_cases, step_subjects
 
@@ -58,13 +60,13 @@ PROOF_SEQLENS = (256, 512, 640, 1024, 2048, 4096)
 INJECTED = 0.005
 """Share of a step that arm B idles in the second half of the proof."""
 
-KERNEL_SHARE = 0.45
-"""Share of the time for changed shapes after which no kernel's first take begins; those after it compile nothing."""
+KERNEL_SHARE, LAYER_SHARE = 0.3, 0.45
+"""Shares of the time for changed shapes after which no kernel's first take begins, by itself and in layers."""
 
 SLEEPS, SLEEP_CYCLES = 20, 100_000
 STEP_COLUMNS = (
     "shard", "case", "batch", "seqlen_k", "live_seqlens", "baseline", "program", "kernel_baseline_us",
-    "kernel_program_us", "baseline_takes_us", "program_takes_us", "baseline_behind_us", "program_behind_us",
+    "kernel_program_us", "baseline_takes_us", "program_takes_us", "baseline_layer_us", "program_layer_us",
     "log_ratio", "low", "high", "verdict", "captures", "capture_sd", "baseline_us", "program_us", "rest_us", "slowed",
     "trouble",
 )  # fmt: skip
@@ -121,8 +123,17 @@ def comparison_row(result: StepResult) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def takes_columns(takes: Takes, way: str) -> dict[str, str]:
+    """Both arms' takes as they stand in steps.csv."""
+    return {
+        f"{arm}_{way}_us": " ".join(f"{us:.2f}" for us in each)
+        for arm, each in (("baseline", takes.baseline), ("program", takes.program))
+    }
+
+
 def measure_changed(
-    steps: TokenBench, subjects: Sequence[StepSubject], kernels: dict[str, Takes], rows: Rows, deadline: float,
+    steps: TokenBench, subjects: Sequence[StepSubject], kernels: dict[str, Takes], layers: dict[str, Takes],
+    rows: Rows, deadline: float,
 ) -> int:  # fmt: skip
     """Whole steps of every subject until the time is up; how many."""
     done = 0
@@ -137,10 +148,10 @@ def measure_changed(
         }  # fmt: skip
         if subject.case.id in kernels:
             mine = kernels[subject.case.id]
-            for arm, recorded, behind in zip(("baseline", "program"), mine.recorded, mine.behind, strict=True):
-                row[f"kernel_{arm}_us"] = statistics.fmean(recorded)
-                row[f"{arm}_takes_us"] = " ".join(f"{us:.2f}" for us in recorded)
-                row[f"{arm}_behind_us"] = " ".join(f"{us:.2f}" for us in behind)
+            row |= {f"kernel_{arm}_us": statistics.fmean(getattr(mine, arm)) for arm in ("baseline", "program")}
+            row |= takes_columns(mine, "takes")
+        if subject.case.id in layers:
+            row |= takes_columns(layers[subject.case.id], "layer")
         try:
             result = steps.compare(shape, subject.baseline, subject.program)
             row |= {**comparison_row(result), "program_us": result.comparison.program_us}
@@ -269,13 +280,17 @@ def measure(options: argparse.Namespace, say: Callable[[str], None]) -> None:
         shard = shard_of(read_model(model), tp)
         subjects = changed_subjects(shard, setting, gpu, champion)[: options.shapes]
         began = time.monotonic()
-        kernels = kernel_takes(bench, subjects, began + (ours - began) * options.table_share * KERNEL_SHARE)
-        subjects.sort(key=lambda s: s.case.id not in kernels)
+        whole = (ours - began) * options.table_share
+        kernels = kernel_takes(bench, subjects, began + whole * KERNEL_SHARE, TAKES)
         say(f"{shard.name}: {len(kernels)} kernels timed, {time.monotonic() - started:.0f} s")
+        in_layers = open_bench(replace(setting, cache=Cache.LAYER), options.seed)
+        layers = kernel_takes(in_layers, subjects, began + whole * LAYER_SHARE, LAYER_TAKES)
+        subjects.sort(key=lambda s: s.case.id not in kernels)
+        say(f"{shard.name}: {len(layers)} kernels timed in layers, {time.monotonic() - started:.0f} s")
         shapes = [*(s.case.shape for s in subjects), largest_proof(shard)]
         steps = TokenBench(bench, shard, shapes, seed=options.seed, rounds=options.rounds)
         half = time.monotonic() + (ours - time.monotonic()) * options.table_share
-        done = measure_changed(steps, subjects, kernels, rows, half)
+        done = measure_changed(steps, subjects, kernels, layers, rows, half)
         say(f"{shard.name}: {done} of {len(subjects)} shapes as steps, {time.monotonic() - started:.0f} s")
         pairs = prove(steps.compare, shard, setting, gpu, proof, ours, rng)
         say(f"{shard.name}: {pairs} shapes in the proof, {time.monotonic() - started:.0f} s")

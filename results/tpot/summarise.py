@@ -120,11 +120,11 @@ def measured_rows(folder: Path) -> list[Measured]:
     return [m for m in step_rows(folder) if m.row["kernel_baseline_us"]]
 
 
-def behind(rows: Sequence[Measured]) -> list[Measured]:
-    """Rows with the latencies behind an eviction instead, those that have them."""
+def timed(rows: Sequence[Measured], way: str) -> list[Measured]:
+    """Rows with latencies of another way instead (`behind` an eviction, `product`, `layer`), those that have them."""
     found = []
     for m in rows:
-        takes = [m.row.get(f"{arm}_behind_us") for arm in ("baseline", "program")]
+        takes = [m.row.get(f"{arm}_{way}_us") for arm in ("baseline", "program")]
         if all(takes):
             us = [statistics.fmean(map(float, t.split())) for t in takes if t]
             calls = tuple(replace(c, latency_us=t) for c, t in zip(m.calls, us, strict=True))

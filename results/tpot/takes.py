@@ -1,41 +1,33 @@
-"""Latencies of both arms' kernels by themselves, in the process that measures their steps.
+"""Latencies of both arms' calls, as recordings have them, in the process that measures their steps.
 
-Two ways, each in several takes over other memory: `recorded` is a graph of the call over other keys and values, as
-recordings have it. `behind` is the same with a kernel before each call that reads three times the size of L2, less
-that kernel by itself: what a call finds in L2 is then what the weights of a layer leave there, nothing.
+By themselves, in graphs of calls over other keys and values, and in layers of the model, less these without a call
+(`evaluators/tokens/layer_bench.py`); each in several takes over other memory.
 """
 
 from __future__ import annotations
 
-import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from evaluators.data.contract import DecodeShape
 from evaluators.data.launches import AnyDecision
+from evaluators.data.workloads import Case
 from evaluators.measure.bench import GpuBench
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
-from evaluators.measure.providers.base import BoundLaunch
-from evaluators.measure.providers.memory import CopyPlan
-from evaluators.measure.timing import GraphTimer, launches_per_replay
 from evaluators.tokens.suite import StepSubject
 
-TAKES, ROUNDS = 4, 6
+TAKES, LAYER_TAKES, ROUNDS = 4, 2, 6
 """Kernels are timed so often, each time over other memory: where inputs land moves a latency by a percent."""
-
-BEHIND = 12
-"""Calls in a graph whose calls each follow an eviction."""
 
 
 @dataclass(frozen=True)
 class Takes:
-    """Microseconds of baseline and program, one median per take, by either way."""
+    """Microseconds of baseline and program, one median per take."""
 
-    recorded: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
-    behind: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+    baseline: list[float] = field(default_factory=list)
+    program: list[float] = field(default_factory=list)
 
 
 def stop_if_lost(error: MeasureError) -> None:
@@ -45,61 +37,34 @@ def stop_if_lost(error: MeasureError) -> None:
     print("  trouble:", error, flush=True)
 
 
-def behind(timer: GraphTimer, plan: CopyPlan, call: Callable[[int], None] | None, copy: int) -> None:
-    """Enqueue an eviction of L2, then the call, if any."""
-    timer.quiet(plan)
-    if call is not None:
-        call(copy)
+def medians(bench: GpuBench, case: Case, decisions: Sequence[AnyDecision]) -> list[float]:
+    """Latency of each decision in microseconds."""
+    return [statistics.median(us) for us, _ in bench.shapes.time_decisions(case, decisions, rounds=ROUNDS)]
 
 
-def medians(timer: GraphTimer, runs: Sequence[Callable[[int], None]], plan: CopyPlan) -> list[float]:
-    """Microseconds per call of each run, in paired rounds."""
-    import torch
-
-    launches = [BoundLaunch(None, run) for run in runs]
-    for launch in launches:
-        launch.run(0)
-    torch.cuda.synchronize()
-    pool = torch.cuda.graph_pool_handle()
-    graphs = [timer.capture(launch, plan, pool) for launch in launches]
-    return [statistics.median(t.latencies_us) for t in timer.time(graphs, plan, rounds=ROUNDS, rng=random.Random(0))]
-
-
-def both_ways(bench: GpuBench, shape: DecodeShape, decisions: Sequence[AnyDecision]) -> tuple[list[float], list[float]]:
-    """Latency of each decision, in microseconds, as recorded and behind an eviction."""
-    shapes = bench.shapes
-    plan, inputs = shapes.fresh_inputs(shape, max(BEHIND, launches_per_replay(shape)))
-    calls = [bench.provider.bind(inputs, d, bench.gpu).run for d in decisions]
-    recorded = medians(shapes.timer, calls, plan)
-    evicted = [partial(behind, shapes.timer, plan, c) for c in (None, *calls)]
-    bare, *others = medians(shapes.timer, evicted, plan.of(BEHIND))
-    return recorded, [us - bare for us in others]
-
-
-def kernel_takes(bench: GpuBench, subjects: Sequence[StepSubject], deadline: float) -> dict[str, Takes]:
-    """Kernels of both arms by case; no first take begins after the deadline, and cases that fail are left out.
+def kernel_takes(bench: GpuBench, subjects: Sequence[StepSubject], deadline: float, takes: int) -> dict[str, Takes]:
+    """Latencies of both arms by case; no first take begins after the deadline, cases that fail are left out.
 
     All cases are taken once before any is taken again, so that a case's takes lie apart.
     """
     found: dict[str, Takes] = {}
     left = list(subjects)
-    for take in range(TAKES):
+    for take in range(takes):
         for subject in left.copy():
-            shape, decisions = subject.case.shape, (subject.baseline, subject.program)
+            case, decisions = subject.case, (subject.baseline, subject.program)
             if take == 0 and time.monotonic() > deadline:
                 left.remove(subject)
                 continue
             try:
-                ways = bench.guarded(shape, partial(both_ways, bench, shape, decisions))
+                one, other = bench.guarded(case.shape, partial(medians, bench, case, decisions))
             except MeasureError as error:
                 stop_if_lost(error)
                 left.remove(subject)
-                found.pop(subject.case.id, None)
+                found.pop(case.id, None)
                 continue
             bench.shapes.tidy()
-            takes = found.setdefault(subject.case.id, Takes())
-            for way, values in zip((takes.recorded, takes.behind), ways, strict=True):
-                for mine, us in zip(way, values, strict=True):
-                    mine.append(us)
+            mine = found.setdefault(case.id, Takes())
+            mine.baseline.append(one)
+            mine.program.append(other)
     bench.close_shapes()
     return found

@@ -5,7 +5,8 @@
     python results/triton-schedule/figures.py --h200 > results/triton-schedule/h200.csv    # the champion, on an H200
 
 `chat` is the part of the uniform shapes with a batch of at most 4 and at most 1,024 keys. The oracle is picked on one
-half of the rounds and read on the other. A program that reads live lengths is told them. `--h200` also gives the same shapes of the H100's table. No GPU takes part.
+half of the rounds and read on the other. A program that reads live lengths is told them. `--h200` also gives the same
+shapes of the H100's table. No GPU takes part.
 """
 
 from __future__ import annotations

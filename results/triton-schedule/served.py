@@ -100,7 +100,7 @@ class Package:
                 num_heads_q=heads_q, num_heads_kv=heads_kv, head_dim=128, dtype="bfloat16", cache_dtype="bfloat16",
                 page_size=PAGE, sliding_window=False, prefix_window=False, fa_version=3, context_parallel=1,
                 batch_invariant=False, mixed_full_graphs=False, capability=(9, 0), num_sms=132,
-                gpu=self.domain.MEASURED.gpus[0],
+                gpu=self.plans.RULE.gpus[0],
             )  # fmt: skip
             logger = logging.getLogger("served")
             self._made[key] = tuple([

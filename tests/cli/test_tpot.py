@@ -187,6 +187,30 @@ def test_dry_run_states_memory(evosplit: Command) -> None:
     assert by_case["u-b32-k8192"] - by_case["u-b1-k256"] == pytest.approx(10.0, abs=0.1)
 
 
+@pytest.mark.parametrize("setting", ["fa3_fwd-metadata-cold", "vllm-metadata-cold", "triton_decode-metadata-cold"])
+@pytest.mark.parametrize("model", ["qwen3-8b", "mistral-7b-v0.3", "mine"])
+def test_any_dense_model_under_any_kernel(evosplit: Command, tmp_path: Path, model: str, setting: str) -> None:
+    published = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
+                 "head_dim": 64, "intermediate_size": 8192, "vocab_size": 128256, "model_type": "llama"}  # fmt: skip
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(published))
+    program = ROOT / "seeds" / "triton_rule.py" if setting.startswith("triton") else THREE
+    named = "mine/config.json" if model == "mine" else model
+    result = evosplit("tpot", program, "--model", named, "--tp", "2", "--setting", setting, "--dry-run", "--json")
+    assert result.code == 0, result.err
+    shard = result.json["shard"]
+    assert (shard["model"], shard["num_heads_q"], shard["num_heads_kv"]) == (model, 16, 4)
+
+
+@pytest.mark.parametrize(
+    "options", [("--against", "seeds/triton_rule.py"), ("--setting", "triton_decode-metadata-cold")]
+)
+def test_dry_run_refuses_a_program_of_another_kernel(evosplit: Command, options: Sequence[str]) -> None:
+    result = evosplit("tpot", THREE, "--model", "llama-3.1-8b", "--dry-run", *options)
+    assert result.code == 1 and not result.out and "Traceback" not in result.err
+    assert "a program for another kernel needs another --setting" in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

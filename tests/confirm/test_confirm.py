@@ -360,6 +360,10 @@ def test_a_lost_gpu_keeps_the_verdicts_so_far(
         (["nowhere.py"], "nowhere.py"),
         (["seeds/always_4.py", "--against", "nowhere.py"], "nowhere.py"),
         (["seeds/always_4.py", "--set", "judge.setting=fa3-cold"], "judge.setting"),
+        (
+            ["seeds/always_4.py", "--set", "judge.measure=live", "--set", "judge.setting=fa3_fwd-metadata-layer"],
+            "evosplit tpot compares whole steps",
+        ),
     ],
 )
 def test_mistakes_are_named(evosplit: Command, arguments: list[str], says: str) -> None:

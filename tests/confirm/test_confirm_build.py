@@ -83,7 +83,10 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
         folder.mkdir()
         rows = evolve.export.evidence.evidence.gather(target_named(target), parse_program(source), {}, Gpu())
         (folder / "decision_diff.csv").write_text(_csv(DIFF_COLUMNS, map(_diff_row, rows)))
-        told = {"target": {"name": target}, "program": {"sha256": hashlib.sha256(source.encode()).hexdigest()}}
+        told = {
+            "target": {"name": target}, "program": {"sha256": hashlib.sha256(source.encode()).hexdigest()},
+            "domain": {"everywhere": False, "card": SIMULATED_DEVICE.name},
+        }  # fmt: skip
         (folder / "provenance.json").write_text(json.dumps(told))
         return folder
 
@@ -219,17 +222,22 @@ def test_a_lost_gpu_and_too_little_time(
     assert (tmp_path / "lost" / "choices.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"num_sms": 114}, "132 SMs"), ({"name": "NVIDIA H200"}, "decides on simulated H100, this GPU is NVIDIA H200")],
+)
 def test_another_gpu_is_refused(
-    bundle: Callable[[str, str], Path], evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+    bundle: Callable[[str, str], Path], evosplit: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    other: dict[str, Any], said: str,
+) -> None:  # fmt: skip
     class Smaller(Build):
         def open(self, setting: Setting, *, seed: int) -> tuple[DeviceRecord, str]:
             super().open(setting, seed=seed)
-            return replace(SIMULATED_DEVICE, num_sms=114), SIMULATED_BUILD
+            return replace(SIMULATED_DEVICE, **other), SIMULATED_BUILD
 
     use(monkeypatch, Smaller(patched))
     result = evosplit("confirm", bundle(PROGRAM, "fa3"), "--provider", "x.so", "-o", "out")
-    assert result.code == 2 and "132 SMs" in result.err and not (tmp_path / "out").exists()
+    assert result.code == 2 and said in result.err and not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_named(

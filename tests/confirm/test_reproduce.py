@@ -55,7 +55,7 @@ def test_all_160_configurations_are_timed_for_four_policies_hot_and_cold(measure
     assert {float(r["speedup"]) for r in stock} == {1.0} and len(stock) == 320
     raw = json.loads((measured / "measurements.json").read_text())
     timed = {(r["setting"], json.dumps(r["shape"])) for r in raw["rows"]}
-    for cache in Cache:
+    for cache in bsc_paper.CACHES:
         assert sum(name == bsc_paper.METADATA[cache].name for name, _ in timed) >= 160
     assert all(len(r["latencies_us"]) == bsc_paper.ROUNDS for r in raw["rows"])
 
@@ -136,7 +136,7 @@ def test_every_lookup_of_the_report_is_planned() -> None:
     planned = list(bsc_paper.wanted_decisions({"x": stock}))
     assert len({(w.name, s) for w, s, _ in planned}) == len(planned)
     by = {(w.name, s) for w, s, _ in planned}
-    for cache in Cache:
+    for cache in bsc_paper.CACHES:
         assert {(bsc_paper.METADATA[cache].name, s) for s in bsc_paper.grid_shapes()} <= by
         assert {(bsc_paper.METADATA[cache].name, bsc_paper.paper_shape(n, 1)) for n in bsc_paper.GUARD_LENGTHS} <= by
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,6 +189,9 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
     other = parse_program("def schedule(shape, gpu):\n    return 7, None, 0\n")
     with pytest.raises(UserError, match="what the report did not measure"):
         confirmed_shapes([REPORT], other, target, static)
+    on_h200 = Domain(varlen=False, card="NVIDIA H200")
+    with pytest.raises(UserError, match="measured on an NVIDIA H100 80GB HBM3, the patch decides on an NVIDIA H200"):
+        confirmed_shapes([REPORT], champion, target, on_h200)
     with pytest.raises(UserError, match="does not decide"):
         confirmed_shapes([REPORT], champion, target, Domain(varlen=True))
     broken = tmp_path / "confirm.json"
@@ -195,10 +200,20 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
         broken.write_text(text)
         with pytest.raises(UserError, match="cannot be read as a report"):
             confirmed_shapes([broken], champion, target, static)
-    cut = tmp_path / "confirm.json.gz"
-    cut.write_bytes(REPORT.read_bytes()[:1000])
-    with pytest.raises(UserError, match="is cut off"):
-        confirmed_shapes([cut], champion, target, static)
+    whole = read_text(REPORT).encode()
+    for name, data in (
+        ("confirm.json", whole), ("confirm.json.gz", gzip.compress(whole)), ("confirm.json.xz", lzma.compress(whole))
+    ):  # fmt: skip
+        packed = tmp_path / name
+        packed.write_bytes(data)
+        assert confirmed_shapes([packed], champion, target, static) == confirmed_shapes(
+            [REPORT], champion, target, static
+        )
+        if name != "confirm.json":
+            for damaged in (data[:1000], data[:1000] + bytes(200) + data[1200:]):
+                packed.write_bytes(damaged)
+                with pytest.raises(UserError, match="is damaged or cut off"):
+                    confirmed_shapes([packed], champion, target, static)
 
 
 @pytest.mark.slow

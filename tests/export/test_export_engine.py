@@ -26,19 +26,24 @@ SINGLE_FILE = "triton_decode_evolved.py"
 
 ELSEWHERE = """
 import sys
+from dataclasses import replace
 assert not [m for m in sys.modules if m.split(".")[0] in ("evolve", "evaluators", "triton_decode")]
 import torch
 from triton_decode_evolved import RULE, Call, answers_of, look_up, prepare, schedule_for, table_of
 
 q, k, v = torch.load("call.pt")
 seqlens = torch.tensor([300, 17, 0], dtype=torch.int32)
-call = Call(batch=3, seqlen_k=320, num_heads_q=8, num_heads_kv=1)
+H100 = "NVIDIA H100 80GB HBM3"
+call = Call(batch=3, seqlen_k=320, num_heads_q=8, num_heads_kv=1, gpu=H100)
 schedule = schedule_for(call)
 assert (schedule.num_splits, schedule.blocks_per_split, schedule.block_n) == (5, 1, 64), schedule
 assert schedule_for(call, seqlens.tolist()).blocks_per_split == 1
-long = Call(batch=2, seqlen_k=65536, num_heads_q=8, num_heads_kv=1)
+for other in ("NVIDIA H200", "NVIDIA H100 NVL", ""):
+    assert schedule_for(replace(call, gpu=other)) is None
+    assert replace(RULE, gpus=()).schedule_for(replace(call, gpu=other)) == schedule
+long = Call(batch=2, seqlen_k=65536, num_heads_q=8, num_heads_kv=1, gpu=H100)
 assert schedule_for(long, [65536, 300]).blocks_per_split == 16
-assert schedule_for(Call(batch=64, seqlen_k=320, num_heads_q=64, num_heads_kv=8)) is None
+assert schedule_for(Call(batch=64, seqlen_k=320, num_heads_q=64, num_heads_kv=8, gpu=H100)) is None
 blocks = torch.zeros(2, dtype=torch.int32)
 table = table_of(answers_of(RULE.blocks_by_length(call, schedule), 5, call.batch), "cpu")
 look_up(seqlens, table, blocks, block_n=64, capacity=320)
@@ -105,11 +110,11 @@ def test_the_file_brings_the_queue_of_ctas() -> None:
     queue = "cta_queue(work.n_blocks, work.num_heads_kv, 1, 8, gpu.num_sms, 1, LATEST < 8)"
     source = BY_LENGTH.replace("def schedule", "LATEST = 7\n\n\ndef schedule", 1)
     source += f"\n\ndef end(work, gpu):\n    return {queue}[0]\n"
-    text = single_file(parse_program(source), sha256="0", version="0", measured="")
+    text = single_file(parse_program(source), sha256="0", version="0", measured="", gpus=())
     made: dict[str, Any] = {}
     exec(text[text.index("\ndef _queue()") : text.index("\ndef _program()")], made)
     assert made["cta_queue"]([5, 40, 5], 8, 3, 32, 132, 1, True) == cta_queue([5, 40, 5], 8, 3, 32, 132, 1, True)
-    assert "cta_queue" not in single_file(parse_program(BY_LENGTH), sha256="0", version="0", measured="")
+    assert "cta_queue" not in single_file(parse_program(BY_LENGTH), sha256="0", version="0", measured="", gpus=())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_rules_see_the_fields_of_the_judge() -> None:
         seen["work"] = set(vars(work))
         return 2
 
-    found = Rule(schedule, blocks_per_split).schedule_for(Call(2, 4096, 8, 1), [4096, 10])
+    found = Rule(schedule, blocks_per_split).schedule_for(Call(2, 4096, 8, 1, gpu=""), [4096, 10])
     assert found is not None and (found.num_splits, found.blocks_per_split) == (4, 2)
     assert seen["shape"] == {f.name for f in fields(TritonShapeView)}
     assert seen["work"] == {f.name for f in fields(TritonWorkView)}
@@ -174,7 +179,7 @@ def test_a_rule_by_live_lengths_is_one_file_and_no_package(evosplit: Command, tm
         assert result.code == EXIT_NEGATIVE and not out.exists()
         assert f"reads live lengths (judge.live_lengths), and {target} chooses" in " ".join(result.err.split())
     assert evosplit("export", program, "--target", "triton-python", "-o", out).code == 0
-    assert "return Rule(schedule, blocks_per_split, reads_lengths=True)" in (out / SINGLE_FILE).read_text()
+    assert "return Rule(schedule, blocks_per_split, reads_lengths=True, gpus=" in (out / SINGLE_FILE).read_text()
     measured = json.loads((out / "provenance.json").read_text())["measured"]
     assert {e["setting"] for e in measured["effects"]} >= {"triton_decode-metadata-cold"}
 

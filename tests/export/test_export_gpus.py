@@ -14,6 +14,7 @@ from evaluators.data.gpus import GPUS, SM_COUNTS, named_gpu
 from evaluators.language.gate import parse_program
 from evolve.export.evidence.evidence import gather
 from evolve.export.proof.gpus import effect_lines, gpu_effects, lines_with_one_gpus_sms
+from evolve.export.targets.domain import Domain
 from evolve.export.targets.targets import TARGETS
 
 FIXED = """
@@ -67,7 +68,8 @@ def test_effects_tell_a_fixed_size_from_a_read_one() -> None:
     # On an H100 both are the same rule; elsewhere the fixed one stays where stock moves.
     assert found[FIXED][132].changed == found[READING][132].changed and found[FIXED][132].as_on_h100 == 0
     assert found[FIXED][78].as_on_h100 > found[READING][78].as_on_h100
-    text = "\n".join(effect_lines(tuple(found[FIXED].values()), lines_with_one_gpus_sms(FIXED)))
+    everywhere = Domain(everywhere=True)
+    text = "\n".join(effect_lines(tuple(found[FIXED].values()), lines_with_one_gpus_sms(FIXED), everywhere))
     assert "| 78 | h20 |" in text and "holds the number of SMs of an H100** (line 4: 132" in text
 
 

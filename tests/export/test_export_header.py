@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ import pytest
 from conftest import ROOT, Command
 from export_cases import (
     BY_LENGTH,
+    CARD,
     FALLS_IN_STATIC_MODE,
     IN_A_LOOP,
     MEASURED,
+    ON_CARD,
     ONE_WAVE,
     PREFILL_TOO,
     SEEDS,
@@ -39,20 +42,34 @@ import evolve.export.proof.equivalence
 import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
 import evolve.export.targets.targets
+from evaluators.language.cpp.compiler import find_compiler
+from evaluators.language.cpp.normalise import form_of
 from evaluators.language.gate import parse_program
+from evaluators.latencies.table import write_sums
+from evolve.errors import UserError
+from evolve.export.bundle.plan import stock_form, with_stock_choice
+from evolve.export.patch.guard import guarded_forms
+from evolve.export.patch.header import change_header
+from evolve.export.patch.tree import open_tree
+from evolve.export.proof.outside import prove_outside
+from evolve.export.targets.domain import Domain
+from evolve.export.targets.targets import TARGETS
 
 
 def test_a_rule_decides_only_calls_that_were_measured(export: Command, tmp_path: Path) -> None:
     result = export(THREE_BLOCKS, "fa3")
     assert result.code == 0, result.err
     lines = changed_lines(tmp_path / "out")
-    assert sum(x.startswith("+") and x.endswith(f", 128, {MEASURED});") for x in lines) == 2
-    header = lines[4:]
+    calls = [x for x in lines if x.startswith("+") and "return num_splits_heuristic(" in x]
+    assert len(calls) == 2 and all(f", 128, {MEASURED} && std::strcmp(" in x for x in calls)
+    assert [x.endswith(f"std::strcmp({own});") for x, own in zip(calls, ON_CARD, strict=True)] == [True, True]
+    assert sum(x == "+#include <cstring>" for x in lines) == 2
+    header = lines[6:]
     assert header[0].startswith("-inline int num_splits_heuristic(") and header[1].endswith(
         "max_splits, bool measured) {"
     )
     assert header[2:] == [
-        "+    // Measured: one bf16 query token per sequence, head_dim 128, no sliding window, sm90.",
+        f"+    // Measured: one bf16 query token per sequence, head_dim 128, no sliding window, {CARD}.",
         "+    // Any other call is decided as before.",
         "+    if (measured) {",
         "+        // Few blocks are worth three splits where few tiles run.",
@@ -66,9 +83,62 @@ def test_a_rule_decides_only_calls_that_were_measured(export: Command, tmp_path:
     rows = list(csv.DictReader((tmp_path / "out" / "outside_domain.csv").open()))
     assert len(rows) == told["outside"]["calls"] > 5000
     assert all(r["num_splits_stock"] == r["num_splits_new"] for r in rows)
+    # Other GPUs of as many SMs are among them; the recorded one is not.
+    others = {r["gpu"] for r in rows if r["call"].startswith("another GPU")}
+    assert {"NVIDIA H200", "NVIDIA H100 NVL", f"{CARD} MIG 3g.40gb"} < others and CARD not in others
     assert {r["head_dim"] for r in rows} == {"64", "96", "128", "192", "256"} and {"127", "-1"} <= {
         r["window"] for r in rows
     }
+
+
+def test_a_patch_that_does_not_ask_for_the_gpu_is_found_out(tmp_path: Path) -> None:
+    """With the condition of any sm90, calls on an H200 would be decided as on the recorded H100."""
+    tree = open_tree(make_tree(tmp_path / "tree", "fa3"), TARGETS["fa3"])
+    form, stock = with_stock_choice(form_of(parse_program(THREE_BLOCKS), "schedule")), stock_form("schedule")
+    proved = {}
+    for made_for in (Domain(), Domain(card=CARD)):
+        (front, *_) = guarded_forms(form, form, stock, made_for)
+        change = change_header(tree, front, stock, keep_stock=True, domain=made_for)
+        try:
+            outside = prove_outside(
+                tree, change, 132, find_compiler(), tmp_path / f"proof{len(proved)}", domain=Domain(card=CARD)
+            )
+            proved[made_for.card] = str(outside.changed)
+        except UserError as error:
+            proved[made_for.card] = str(error)
+    assert "unmeasured calls otherwise" in proved[""] and "gpu='NVIDIA H200'" in proved[""]
+    assert proved[CARD] == "()"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("NVIDIA H200", "NVIDIA H200"), ""),
+        (("NVIDIA H200", CARD), "were recorded on NVIDIA H100 80GB HBM3, NVIDIA H200"),
+    ],
+)
+def test_the_gpu_is_that_of_the_tables(
+    export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str], said: str
+) -> None:
+    """A table of one's own in results/tables of the working folder takes the place of the shipped ones."""
+    for name, setting in zip(names, ("fa3_fwd-metadata-cold", "fa3_fwd-static-cold"), strict=True):
+        own = tmp_path / "results" / "tables" / "bsc-160" / setting
+        shutil.copytree(ROOT / "results" / "tables" / "bsc-160" / setting, own)
+        card = json.loads((own / "card.json").read_text())
+        card["device"]["name"] = name
+        (own / "card.json").write_text(json.dumps(card))
+        write_sums(own)
+    monkeypatch.chdir(tmp_path)
+    result = export(THREE_BLOCKS, "fa3")
+    if said:
+        assert result.code == 2 and said in result.err and not (tmp_path / "out").exists()
+        return
+    assert result.code == 0, result.err
+    assert sum(f'->name, "{names[0]}") == 0);' in x for x in changed_lines(tmp_path / "out")) == 2
+    told = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert told["domain"]["card"] == names[0]
+    body = (tmp_path / "out" / "PR_BODY.md").read_text()
+    assert f"decides on an `{names[0]}` alone" in body and f"one GPU model ({names[0]})" in body
 
 
 def test_everywhere_leads_with_what_it_does_to_other_calls(export: Command, tmp_path: Path) -> None:
@@ -192,7 +262,7 @@ def test_a_rule_that_reads_more_changes_every_caller(export: Command, tmp_path: 
     files = json.loads((tmp_path / "out" / "provenance.json").read_text())["files"]
     assert files == ["hopper/flash_api.cpp", "hopper/flash_api_stable.cpp", "hopper/heuristics.h"]
     lines = changed_lines(tmp_path / "out")
-    assert sum(x.endswith(f", 128, params.seqlen_k, params.h_k, {MEASURED});") for x in lines) == 2
+    assert sum(f", 128, params.seqlen_k, params.h_k, {MEASURED} && std::strcmp(" in x for x in lines) == 2
     assert any(
         x.startswith("+") and "int max_splits, int seqlen_k, int num_heads_kv, bool measured) {" in x for x in lines
     )
@@ -224,18 +294,11 @@ def test_sglangs_own_branch_takes_the_64_row_tile(export: Command, tmp_path: Pat
 
 @pytest.mark.slow
 def test_stock_never_decreases_with_the_length(tmp_path: Path) -> None:
-    from evaluators.language.cpp.compiler import find_compiler
-    from evaluators.language.cpp.normalise import form_of
-    from evolve.export.bundle.plan import stock_form
-    from evolve.export.patch.header import change_header
-    from evolve.export.patch.tree import open_tree
     from evolve.export.proof.equivalence import compile_change
     from evolve.export.proof.monotone import prove_monotone
-    from evolve.export.targets.domain import Domain
-    from evolve.export.targets.targets import target_named
 
     everywhere = Domain(everywhere=True)
-    tree = open_tree(make_tree(tmp_path / "tree", "fa3"), target_named("fa3"))
+    tree = open_tree(make_tree(tmp_path / "tree", "fa3"), TARGETS["fa3"])
     form = form_of(parse_program((SEEDS / "fa3_stock.py").read_text()), "schedule")
     change = change_header(tree, form, stock_form("schedule"), keep_stock=False, domain=everywhere)
     function = compile_change(change, find_compiler(), tmp_path)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import Command
 from export_cases import (
     BY_BATCH,
     BY_LENGTH,
+    CARD,
     LONGEST,
     MEASURED,
     ONE_WAVE,
@@ -34,6 +37,11 @@ import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
 import evolve.export.targets.targets
 from evaluators.data.workloads import WORKLOADS
+from evaluators.language.cpp.compiler import find_compiler
+from evolve.errors import UserError
+from evolve.export.patch.prepare import measured_gpu
+from evolve.export.proof import outside
+from evolve.export.targets.domain import Domain
 
 
 @pytest.mark.usefixtures("unjudged")
@@ -42,10 +50,12 @@ def test_a_rule_over_the_kernels_sum_is_one_line(export: Command, tmp_path: Path
     result = export(ONE_WAVE, target)
     assert result.code == 0, result.err
     lines = [x.strip("+ ") for x in changed_lines(tmp_path / "out") if x.startswith("+")]
-    assert "bool measured) {" in "".join(lines[:2]) and lines[-1].endswith(f"{MEASURED});")
+    assert lines[:2] == ["#include <map>", "#include <cstring>"]
+    assert "bool measured) {" in "".join(lines[2:4]) and lines[-1].endswith(f"{MEASURED} && is_measured_gpu());")
+    assert f'return known[device] = asked && std::strcmp(properties.name, "{CARD}") == 0;' in lines
     start = next(i for i, x in enumerate(lines) if x.startswith("// Measured"))
     assert lines[start : start + 5] == [
-        "// Measured: one bf16 query token per sequence, head_dim 128, no sliding window, sm90.",
+        f"// Measured: one bf16 query token per sequence, head_dim 128, no sliding window, {CARD}.",
         "if (measured && total_blocks > 0) {",
         "// One wave.",
         "blocks_per_sm = int(std::max<int64_t>(1, (int64_t(total_blocks) * num_head + num_sm - 1) / num_sm));",
@@ -56,6 +66,29 @@ def test_a_rule_over_the_kernels_sum_is_one_line(export: Command, tmp_path: Path
     body = (tmp_path / "out" / "PR_BODY.md").read_text()
     assert "run on the host thread by thread, decides as the program" in body
     assert "the device build was not compiled here" in body or "was compiled for sm_90a" in body
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("", "", ""),
+        (f'asked && std::strcmp(properties.name, "{CARD}") == 0', "asked", "condition holds on this call"),
+        ("known.find(device)", "known.begin()", "condition does not hold on this call"),
+    ],
+)
+def test_the_question_for_the_gpu_is_proved_with_several_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, said: str
+) -> None:
+    """One that takes every GPU, and one that takes the first GPU's answer for all, are found out."""
+    domain = Domain(card=CARD)
+    text = measured_gpu(domain)
+    assert old in text
+    monkeypatch.setattr(outside, "measured_gpu", lambda _: text.replace(old, new))
+    if said:
+        with pytest.raises(UserError, match=said):
+            outside.prove_condition(domain, 132, find_compiler(), tmp_path)
+    else:
+        assert outside.prove_condition(domain, 132, find_compiler(), tmp_path) > 6000
 
 
 @pytest.mark.usefixtures("unjudged")
@@ -88,6 +121,13 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
     # The number of sequences, padded as the graph is; what was not measured keeps the constant.
     wanted = ("num_reqs", "self.num_heads_q", "self.aot_sliding_window == (-1, -1)", "self.headdim == 128")
     assert not [part for part in wanted if part not in "".join(changed_lines(tmp_path / "out"))]
+    (asks,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_is_measured_gpu"]
+    names = {"cuda:0": CARD, "cuda:1": "NVIDIA H200"}
+    cuda = SimpleNamespace(get_device_name=names.__getitem__)
+    scope |= {"functools": functools, "torch": SimpleNamespace(device=str, cuda=cuda)}
+    exec(ast.unparse(asks), scope)
+    assert [scope["_is_measured_gpu"](device) for device in names] == [True, False]  # type: ignore[operator]
+    assert "and _is_measured_gpu(self.device)" in "".join(changed_lines(tmp_path / "out"))
     assert not re.search("num_actual_tokens|capture_sizes", "".join(changed_lines(tmp_path / "out")))
     assert "passes the target's ruff format" in (tmp_path / "out" / "PR_BODY.md").read_text()
     ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "88", "--check", "-q", "-"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Command
 from export_cases import (
+    CARD,
     FA4_DECODE_WORDS,
     SEEDS,
     THREE_BLOCKS,
@@ -135,10 +136,10 @@ def test_the_module_stands_alone(evosplit: Command, export: Command, tmp_path: P
     path.write_text(THREE_BLOCKS)
     result = evosplit("export", path, "--target", "python", "-o", tmp_path / "out")
     assert result.code == 0, result.err
-    call = "launch_arguments(batch=1, seqlen_k=512, num_heads_q=8, num_heads_kv=1)"
-    code = f"from launch_arguments import launch_arguments; print({call})"
+    call = "launch_arguments(batch=1, seqlen_k=512, num_heads_q=8, num_heads_kv=1, gpu=g)"
+    code = f"from launch_arguments import launch_arguments; print([{call} for g in ({CARD!r}, 'NVIDIA H200')])"
     done = subprocess.run([sys.executable, "-S", "-c", code], cwd=tmp_path / "out", capture_output=True, text=True)
-    assert done.stdout.strip() == "(3, None, 0)", done.stderr
+    assert done.stdout.strip() == "[(3, None, 0), (0, None, 0)]", done.stderr
 
 
 @pytest.mark.slow

@@ -211,7 +211,7 @@ def test_a_list_rule_is_exported_with_one_barrier_for_32_candidates(export: Comm
     lines = [x.strip("+ ") for x in changed_lines(tmp_path / "out")]
     assert lines.count("__syncthreads();") == 1 and "double" not in "".join(lines)
     assert "ctas += cutlass::ceil_div(n, blocks);" in lines
-    assert any(x.endswith("!params.is_local && !enable_pdl);") for x in lines)
+    assert any(x.endswith("is_measured_gpu() && !enable_pdl);") for x in lines)
     told = (tmp_path / "out" / "PR_BODY.md").read_text()
     for words in ("one barrier for each 32", "prepared once for all layers", "sequences of length 0"):
         assert words in told

@@ -236,7 +236,7 @@ def test_outputs_and_lengths_that_change(engine: Engine, monkeypatch: pytest.Mon
         schedule = metadata.evosplit.schedule
         n_blocks = [max(1, -(-n // schedule.block_n)) for n in seqlens]
         decode = sys.modules["evosplit_vllm.decode"]
-        call = decode.Call(batch, 4096, 8, 1, page_size=16)
+        call = decode.Call(batch, 4096, 8, 1, page_size=16, gpu="")
         if seqlens == (700, 700, 700):
             assert looked_up[-1] == decode.RULE.blocks_of(call, schedule, n_blocks)
     assert len(set(looked_up)) > 1, "the rule decides by the lengths"

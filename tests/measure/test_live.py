@@ -293,7 +293,7 @@ def test_run_and_evaluate_live(evosplit: Command, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        (["judge.measure=live", "judge.setting=fa3_fwd-metadata-warm"], "fa3_fwd-metadata-hot"),
+        (["judge.measure=live", "judge.setting=fa3_fwd-metadata-hit"], "fa3_fwd-metadata-hot"),
         (["judge.measure=live", "judge.workload=llama"], "llama31-70b"),
         (["judge.measure=live", "judge.table=x"], "reads no table"),
         (["judge.store=x.db"], "measure: live"),

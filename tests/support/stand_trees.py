@@ -55,7 +55,12 @@ constexpr std::tuple<int, int> tile_size_fwd_sm90(bool narrow, bool one_row) {
 """
 
 CALLER = """\
+#include <algorithm>
 #include "heuristics.h"
+
+inline void set_gpu(Flash_fwd_params& params) {
+    params.num_sm = PROPERTIES->multiProcessorCount;
+}
 
 inline bool get_pagedkv_tma(Flash_fwd_params const& params) {
     return params.page_table && params.page_size % 128 == 0 && params.seqlen_q * (params.h / params.h_k) > 128;
@@ -80,6 +85,8 @@ inline int get_num_splits(Flash_fwd_params const& params) {
 """
 
 PREPARE = """\
+#include <cub/cub.cuh>
+
 template <int NumWarps, bool Sort>
 __global__ void prepare_varlen_num_blocks_kernel(int seqlen_k_static, int const* const seqused_k, int num_batch,
         int num_head, int qhead_per_khead, int num_sm, int num_splits_static, cutlass::FastDivmod blockm_divmod,
@@ -181,6 +188,10 @@ class FlashAttentionMetadataBuilder:
     headdim: int = 128
     kv_cache_dtype: object = None
     aot_sliding_window: tuple = (-1, -1)
+    device: object = None
+
+    def zeros(self):
+        return torch.zeros(4, device=self.device)
 
     def longest(self):
         return self.model_config.max_model_len
@@ -211,8 +222,10 @@ class FlashAttentionMetadataBuilder:
 HOPPER = {
     "hopper/heuristics.h": HEURISTICS.format(extra=""),
     "hopper/tile_size.h": TILE_SIZE.replace("ONE_ROW_TILE", "176"),
-    "hopper/flash_api.cpp": CALLER.replace("ONE_ROW", "false"),
-    "hopper/flash_api_stable.cpp": CALLER.replace("ONE_ROW", "false"),
+    "hopper/flash_api.cpp": CALLER.replace("ONE_ROW", "false").replace(
+        "PROPERTIES", "at::cuda::getCurrentDeviceProperties()"
+    ),
+    "hopper/flash_api_stable.cpp": CALLER.replace("ONE_ROW", "false").replace("PROPERTIES", "get_device_prop()"),
     "hopper/flash_prepare_scheduler.cu": PREPARE,
     "flash_attn/cute/interface.py": FA4,
 }
@@ -221,7 +234,9 @@ FILES = {
     "fa3-sgl": HOPPER,
     "fa3-vllm": {
         **{n: t for n, t in HOPPER.items() if n != "hopper/flash_api_stable.cpp"},
-        "hopper/flash_api.cpp": CALLER.replace("ONE_ROW", "use_one_mma_wg(params)"),
+        "hopper/flash_api.cpp": CALLER.replace("ONE_ROW", "use_one_mma_wg(params)").replace(
+            "PROPERTIES", "get_device_prop()"
+        ),
         "hopper/heuristics.h": HEURISTICS.format(
             extra='#include "flash.h"\n\ninline bool use_one_mma_wg(Flash_fwd_params const& params) {\n    return params.seqlen_q * (params.h / params.h_k) <= 64;\n}\n'
         ),

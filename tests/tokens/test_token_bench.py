@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,22 +23,20 @@ if torch.cuda.is_available():
     pytest.skip("stands in for a GPU where there is none", allow_module_level=True)
 os.environ["TRITON_INTERPRET"] = "1"
 
-from conftest import ROOT
-
-from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
-from evaluators.measure import timing
+from evaluators.data.contract import LIVE_SETTINGS, SETTINGS, Decision, DecodeShape, Gpu
+from evaluators.data.workloads import Case, Split
+from evaluators.measure import shape_timer, timing
+from evaluators.measure.bench import GpuBench
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.measure.providers import BoundLaunch, CallInputs
-from evaluators.measure.providers.memory import CopyPlan
 from evaluators.measure.shape_timer import WrongOutputError, reference
 from evaluators.tokens import bench as bench_module
+from evaluators.tokens import layer_bench
 from evaluators.tokens.bench import TokenBench
+from evaluators.tokens.layer_bench import LayerBench, LayerTimer
 from evaluators.tokens.shard import SPARE_BYTES, Shard
 from evaluators.tokens.step import DecodeStep, random_weights
-
-sys.path.append(str(ROOT / "results" / "tpot"))
-import takes
 
 torch.set_num_threads(1)  # threads that wait for each other take minutes on a busy machine
 
@@ -48,6 +45,7 @@ SHARD = Shard("tiny", 1, hidden=32, layers=2, num_heads_q=2, num_heads_kv=1, hea
 SHAPE = DecodeShape(2, 24, 2, 1, 16)
 KERNEL_US = {1: 100.0, 2: 80.0}
 REST_US = 1000.0
+IN_LAYERS, LAYER_US = LIVE_SETTINGS["fa3_fwd-metadata-layer"], 200.0
 
 recording: list[Any] = []
 now = [0.0]
@@ -169,18 +167,54 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_runs(bench: Any) -> 
         steps.compare(DecodeShape(1, 16, 4, 1, 16), Decision(1), Decision(2))
 
 
-def test_kernels_behind_an_eviction_are_told_from_it(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evict() -> None:
-        for graph in recording:
-            graph.us += 55.0
+@pytest.fixture
+def layers(bench: Any, monkeypatch: pytest.MonkeyPatch) -> LayerTimer:
+    """A timer of calls in layers that take `LAYER_US` without one."""
+    layer = DecodeStep.layer
 
+    def recorded(step: DecodeStep, number: int, attention: Callable[[int], None] | None) -> None:
+        if recording:
+            recording[-1].us += LAYER_US
+            recording[-1].steps.append(partial(layer, step, number, attention))
+        layer(step, number, attention)
+
+    monkeypatch.setattr(DecodeStep, "layer", recorded)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
-    monkeypatch.setattr(timing, "Evictor", lambda gpu: SimpleNamespace(run=evict))
-    plan = CopyPlan(takes.BEHIND, takes.BEHIND, evict=True)
-    bench.shapes = SimpleNamespace(
-        timer=timing.GraphTimer(bench.gpu),
-        fresh_inputs=lambda shape, launches: (plan, bench.provider.make_inputs(shape, SETTING, copies=12, pool=None)),
-    )
-    recorded, behind = takes.both_ways(bench, SHAPE, (Decision(1), Decision(2)))
-    assert behind == pytest.approx([100.0, 80.0], abs=1.0)
-    assert recorded == pytest.approx([100.0, 80.0], abs=5.0)  # the eviction before a replay is timed here, too
+    monkeypatch.setattr(timing, "Evictor", lambda gpu: None)
+    monkeypatch.setattr(shape_timer, "KvPool", lambda *_, **__: SimpleNamespace(elements=10**6))
+    monkeypatch.setattr(layer_bench, "random_weights", partial(random_weights, device="cpu"))
+    monkeypatch.setattr(layer_bench, "layer_with", lambda heads: SHARD)
+    return LayerTimer(IN_LAYERS, bench.provider, bench.gpu)
+
+
+def test_a_call_in_a_layer_is_what_it_adds_to_one(layers: LayerTimer) -> None:
+    case = Case("u", SHAPE, Split.TRAIN)
+    one, other = layers.time_decisions(case, (Decision(1), Decision(2)), rounds=4)
+    assert one[0] == pytest.approx([100.0] * 4, abs=1.0) and other[0] == pytest.approx([80.0] * 4, abs=1.0)
+    assert max(one[1], other[1]) < 5e-3
+
+
+def test_a_wrong_call_in_a_layer_is_no_latency(layers: LayerTimer, bench: Any) -> None:
+    bench.provider.broken = True
+    with pytest.raises(WrongOutputError, match="u: an output in a layer is off by"):
+        layers.time_decisions(Case("u", SHAPE, Split.TRAIN), (Decision(1),), rounds=4)
+
+
+def test_layers_are_those_of_a_model_with_such_heads() -> None:
+    found = {layer_bench.layer_with(DecodeShape(1, 1, *heads)).name for heads in ((8, 1), (32, 8), (64, 8))}
+    assert found == {"llama-3.1-70b-tp8", "llama-3.1-8b-tp1", "llama-3.1-70b-tp1"}
+    with pytest.raises(ValueError, match="no well-known dense model has the heads h3x3-d16"):
+        layer_bench.layer_with(DecodeShape(1, 1, 3, 3, 16))
+
+
+def test_settings_open_their_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (GpuBench, LayerBench):
+        monkeypatch.setattr(
+            kind, "__init__", lambda bench, setting, seed, library="": setattr(bench, "setting", setting)
+        )
+    assert type(layer_bench.open_bench(SETTING, 0)) is GpuBench
+    opened = layer_bench.open_bench(IN_LAYERS, 0)
+    assert type(opened) is LayerBench
+    with pytest.raises(MeasureError, match="fa3_fwd-metadata-layer is for recordings: evosplit tpot") as caught:
+        opened.pairs(SHAPE, Decision(1), Decision(2), ["ABBA"])
+    assert caught.value.kind is MeasureErrorKind.REFUSED

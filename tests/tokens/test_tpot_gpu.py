@@ -1,10 +1,10 @@
-"""Decode steps on a real GPU: a large difference is found, no difference is not, and memory is checked before."""
+"""Decode steps, and calls in layers, on a real GPU: a large difference is found, no difference is not."""
 
 from __future__ import annotations
 
 import pytest
 
-from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
+from evaluators.data.contract import LIVE_SETTINGS, SETTINGS, DecodeShape, Gpu
 from evaluators.fa3.launch import spelled_out
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
@@ -16,6 +16,19 @@ SETTING = SETTINGS["fa3_fwd-metadata-cold"]
 SHARD = Shard("small", 1, 4096, 16, 8, 1, 128, 8192, 32000)
 LONG = DecodeShape(2, 16384, 8, 1)
 RAGGED = DecodeShape(5, 4096, 8, 1, live_seqlens=(4000, 17, 1, 900, 2500))
+
+
+def test_calls_in_layers() -> None:
+    from evaluators.data.contract import Decision
+    from evaluators.tokens.layer_bench import open_bench
+
+    settings = [LIVE_SETTINGS["fa3_fwd-metadata-layer"], SETTING]
+    gpu = Gpu()
+    decisions = [spelled_out(LONG, SETTING, Decision(n), gpu) for n in (1, 32)]
+    found = [open_bench(s, seed=1).measure(LONG, decisions, rounds=4)["cells"] for s in settings]
+    (one, many), alone = ([sorted(c["latencies_us"])[2] for c in cells] for cells in found)
+    assert one > 1.3 * many  # splits help a long batch in a layer, too
+    assert all(0.8 * us < in_layer < 1.5 * us for in_layer, us in zip((one, many), alone, strict=True))
 
 
 def test_steps() -> None:

@@ -7,6 +7,7 @@ import csv
 import json
 import lzma
 import math
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -17,17 +18,26 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from evaluators.data.contract import LIVE_SETTINGS, Decision, DecodeShape, Gpu, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Cache, Decision, DecodeShape, Gpu, Setting
 from evaluators.data.workloads import Case, Split
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.pairing import Verdict
 from evaluators.tokens.bench import StepResult
 from evaluators.tokens.captures import StepComparison, StepInterval
-from evaluators.tokens.predict import IN_STEP_FA3, IN_STEP_TRITON, IN_STEP_VLLM, KernelCall
+from evaluators.tokens.predict import (
+    IN_STEP_FA3,
+    IN_STEP_NOTHING,
+    IN_STEP_TRITON,
+    IN_STEP_VLLM,
+    PREDICTION_ERRORS,
+    KernelCall,
+    read_steps,
+)
 from evaluators.tokens.shard import Shard
 from evaluators.tokens.suite import StepSubject
 
 sys.path.append(str(ROOT / "results" / "tpot"))
+import blind
 import measure
 import summarise
 import takes
@@ -41,6 +51,7 @@ def no_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(summarise, "TABLES", tmp_path / "none")
 
 
+README = (ROOT / "results" / "tpot" / "README.md").read_text(encoding="utf-8")
 REST_US = {1: 5000.0, 8: 5200.0, 32: 5600.0}
 
 
@@ -77,7 +88,7 @@ class MadeUpBench:
     gpu, device, provider = Gpu(), SimpleNamespace(as_dict=lambda: {"name": "made-up"}), SimpleNamespace(build=str)
 
     def __init__(self, setting: Setting, seed: int) -> None:
-        pass
+        self.setting = setting
 
     shapes = SimpleNamespace(tidy=lambda: None)
 
@@ -88,12 +99,11 @@ class MadeUpBench:
         pass
 
 
-def made_up_ways(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
-    """Latencies as recorded and behind an eviction."""
-    if shape.batch == 20:
+def made_up_us(bench: MadeUpBench, case: Case, decisions: Sequence[Decision]) -> list[float]:
+    """Latencies as recorded, in layers 1.5 us more."""
+    if case.shape.batch == 20:
         raise MeasureError(MeasureErrorKind.MEMORY, "too large")
-    recorded = [12.0 + i for i in range(len(decisions))]
-    return recorded, [us + 1.0 for us in recorded]
+    return [12.0 + 1.5 * (bench.setting.cache is Cache.LAYER) + i for i in range(len(decisions))]
 
 
 class MadeUpSteps:
@@ -104,7 +114,7 @@ class MadeUpSteps:
     def __init__(
         self, bench: MadeUpBench, shard: Shard, shapes: Sequence[DecodeShape], *, seed: int, rounds: int = 6
     ) -> None:
-        self.shard = shard
+        self.bench, self.shard = bench, shard
 
     def compare(self, shape: DecodeShape, a: Decision, b: Decision, extra_cycles: int = 0) -> StepResult:
         if shape.batch == 24:
@@ -132,7 +142,8 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: elapsed_s))
     monkeypatch.setattr(measure, "GpuBench", MadeUpBench)
     monkeypatch.setattr(measure, "TokenBench", Timed)
-    monkeypatch.setattr(takes, "both_ways", made_up_ways)
+    monkeypatch.setattr(measure, "open_bench", MadeUpBench)
+    monkeypatch.setattr(takes, "medians", made_up_us)
     monkeypatch.setattr(measure, "cycles_per_us", lambda: 1000.0)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["measure.py", "-o", str(tmp_path), "--seconds", "4"])
@@ -142,7 +153,8 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
     assert len(rows) > 60 and {r["shard"] for r in rows} == {"llama-3.1-70b-tp8", "llama-3.1-8b-tp1"}
     assert all(bool(r["trouble"]) == (r["batch"] == "24") for r in rows)
     assert all(bool(r["kernel_baseline_us"]) == (r["batch"] != "20") for r in rows)
-    assert {r["program_behind_us"] for r in rows} == {"", "14.00 14.00 14.00 14.00"}
+    assert {r["program_takes_us"] for r in rows} == {"", "13.00 13.00 13.00 13.00"}
+    assert {r["program_layer_us"] for r in rows} == {"", "14.50 14.50"}
     found = summarise.summary(tmp_path)
     for name in found["shards"]:
         assert found["shards"][name]["predicted_within_0.3_points"] == 1.0
@@ -154,12 +166,11 @@ def test_measuring_goes_on_after_shapes_that_fail(tmp_path: Path, monkeypatch: p
 def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def drifting(bench: MadeUpBench, shape: DecodeShape, decisions: Sequence[Decision]) -> Any:
-        asked.append(shape.batch)
-        recorded = [10.0 * (1 + i) + asked.count(shape.batch) for i in range(len(decisions))]
-        return recorded, [us + 0.5 for us in recorded]
+    def drifting(bench: MadeUpBench, case: Case, decisions: Sequence[Decision]) -> list[float]:
+        asked.append(case.shape.batch)
+        return [10.0 * (1 + i) + asked.count(case.shape.batch) for i in range(len(decisions))]
 
-    monkeypatch.setattr(takes, "both_ways", drifting)
+    monkeypatch.setattr(takes, "medians", drifting)
     setting = LIVE_SETTINGS["fa3_fwd-metadata-cold"]
     one, other = (Decision(n, None, 0, 1) for n in (1, 2))
     subjects = [
@@ -167,11 +178,10 @@ def test_kernels_are_taken_apart_and_averaged(monkeypatch: pytest.MonkeyPatch) -
         for b in (1, 2)
     ]
     bench = MadeUpBench(setting, 0)
-    found = takes.kernel_takes(bench, subjects, math.inf)  # type: ignore[arg-type]
-    assert asked == [1, 2] * takes.TAKES  # once each before any again
-    assert found["b2"].recorded == ([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
-    assert found["b2"].behind[1] == [21.5, 22.5, 23.5, 24.5]
-    assert takes.kernel_takes(bench, subjects, -math.inf) == {}  # type: ignore[arg-type]
+    found = takes.kernel_takes(bench, subjects, math.inf, 4)  # type: ignore[arg-type]
+    assert asked == [1, 2] * 4  # once each before any again
+    assert found["b2"] == takes.Takes([11.0, 12.0, 13.0, 14.0], [21.0, 22.0, 23.0, 24.0])
+    assert takes.kernel_takes(bench, subjects, -math.inf, 4) == {}  # type: ignore[arg-type]
 
 
 def test_the_proof_on_two_gpus(
@@ -235,6 +245,47 @@ def test_the_shipped_study_is_what_its_readme_says() -> None:
         assert injected["slower"] >= 0.9 * injected["pairs"] and injected["faster"] == 0
 
 
+def test_the_error_that_is_told_of_predictions_is_the_study_s() -> None:
+    found = blind.shipped_errors()
+    assert found.keys() == PREDICTION_ERRORS.keys()
+    for key, errors in found.items():
+        told = PREDICTION_ERRORS[key]
+        assert told.shapes == len(errors) >= 17 and told.points == pytest.approx(100 * blind.held(errors), abs=0.005)
+        assert sum(abs(e) <= told.points / 100 + 5e-5 for e in errors) >= 0.9 * len(errors)
+        setting, heads = key
+        said = README.split(f"\n| `{setting}` |")[1].split("\n")[0].split("|")[heads == "h32x8"]
+        assert f"{told.points:.2f}" in said and f"({told.shapes}" in said
+
+
+def test_calls_timed_in_layers_predict_tokens() -> None:
+    own = []
+    steps = {m.shard: m for m in read_steps(ROOT / "results" / "tpot" / "steps.json")}
+    for folder in (p for p in blind.LAYERS.iterdir() if (p / "steps.csv.xz").is_file()):
+        rows = summarise.timed(summarise.measured_rows(folder), "layer")
+        own += [blind.error(replace(steps[m.shard], cost=IN_STEP_NOTHING), m) for m in rows]
+    assert len(own) == 41 and max(map(abs, own)) <= summarise.BOUND
+    every = [e for (setting, _), found in blind.shipped_errors().items() if setting.endswith("-layer") for e in found]
+    assert len(every) == 97 and sum(abs(e) <= summarise.BOUND for e in every) == 90
+
+
+def test_the_first_calls_in_layers_are_what_is_said() -> None:
+    lines = list(blind.h200_lines())
+    counts = [[int(n) for n in re.findall(r": (\d+) of 48 .* constant (\d+)$", line)[0]] for line in lines]
+    assert [sum(c[0] for c in counts[way::3]) for way in range(3)] == [53, 114, 162]
+    for ways in zip(counts[::3], counts[1::3], counts[2::3], strict=True):
+        assert " | ".join(f"{bare} ({added})" for bare, added in ways) in README
+
+
+def test_the_bound_from_bytes_holds_most_gains() -> None:
+    gains, kept = blind.below_bound()
+    assert f"of {gains} measured gains of more than 0.3% {kept} (91%)" in README and 0.905 < kept / gains < 0.915
+
+
+def test_nine_tenths_are_held() -> None:
+    assert blind.held([0.1 * i * (-1) ** i for i in range(1, 11)]) == pytest.approx(0.9)
+    assert blind.held([-0.2, 0.1]) == 0.2
+
+
 def test_proof_counts_verdicts(tmp_path: Path) -> None:
     write(tmp_path)
     proof = summarise.summary(tmp_path)["proof"][SHARD.name]
@@ -251,11 +302,11 @@ def test_files_beside_the_measurements(tmp_path: Path, monkeypatch: pytest.Monke
     assert [tuple(r.values()) for r in step["rest"]] == list(REST_US.items())
 
 
-def test_rows_are_read_packed_too_and_predictions_can_start_behind_an_eviction(tmp_path: Path) -> None:
+def test_rows_are_read_packed_too_and_predictions_can_start_in_layers(tmp_path: Path) -> None:
     write(tmp_path)
     path = tmp_path / "steps.csv"
     rows = summarise.read_rows(path)
-    rows[0] |= {"baseline_behind_us": "12.50 13.50", "program_behind_us": "11.50 12.50"}
+    rows[0] |= {"baseline_layer_us": "12.50 13.50", "program_layer_us": "11.50 12.50"}
     with lzma.open(tmp_path / "steps.csv.xz", "wt") as file:
         writer = csv.DictWriter(file, measure.STEP_COLUMNS, restval="")
         writer.writeheader()
@@ -263,7 +314,7 @@ def test_rows_are_read_packed_too_and_predictions_can_start_behind_an_eviction(t
     path.unlink()
     measured = summarise.measured_rows(tmp_path)
     assert len(measured) == 12
-    (found,) = summarise.behind(measured)
+    (found,) = summarise.timed(measured, "layer")
     assert [c.latency_us for c in found.calls] == [13.0, 12.0] and found.extra_us == pytest.approx((0.5, 0.5))
 
 

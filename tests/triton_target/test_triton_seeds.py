@@ -68,7 +68,7 @@ def test_a_grid_decided_for_a_long_cache_has_a_bound() -> None:
     for heads in ((8, 1), (16, 2), (64, 8)):
         for batch in range(1, 65):
             decision = decide(PAGED_CHAMPION, DecodeShape(batch, 16384, *heads), PAGED)
-            assert decision.num_splits * batch * heads[1] <= 16 * 132
+            assert decision.num_splits * batch * heads[1] <= 20 * 132
 
 
 def test_the_script_of_unseen_shapes_asks_what_the_verb_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

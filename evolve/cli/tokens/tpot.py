@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from evaluators.tokens.crew import check_gpus, opened_steps
 from evaluators.tokens.predict import measured_model
 from evaluators.tokens.shard import Shard, memory_needed, shard_of
 from evaluators.tokens.suite import (
+    StepSubject,
     StepSuite,
     StepVerdict,
     default_cases,
@@ -107,11 +108,12 @@ def tpot_command(
     source = read_program(program, runs_dir)
     candidate = _parse(program, source)
     baseline = None if against is None else _parse(against, read_program(against, runs_dir))
-    if dry_run:
-        return _plan(shard, cases, setting, as_json=as_json)
     require_sandbox()
-    folder = report_folder(output, program)
     job = TokenJob(program, source, candidate, against or STOCK, baseline, shard, cases, setting, gpus)
+    if dry_run:
+        _subjects(job, Gpu())
+        return _plan(shard, cases, setting, as_json=as_json)
+    folder = report_folder(output, program)
     report, found, suite = measure_tokens(job, folder, minutes=minutes)
     if as_json:
         emit(report)
@@ -158,15 +160,7 @@ def measure_tokens(job: TokenJob, folder: Path, *, minutes: float | None) -> Tok
     require_step_packages()
     if job.gpus > 1:
         check_gpus(job.gpus)
-    target = target_of(setting)
-    gpu = Gpu(bench.gpu.num_sms, bench.gpu.l2_bytes, target.live_sm_margin)
-    mine = _decisions(job.program, job.candidate, job.cases, setting, gpu)
-    theirs = (
-        [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in job.cases]
-        if job.baseline is None
-        else _decisions(job.against, job.baseline, job.cases, setting, gpu)
-    )
-    subjects = step_subjects(job.cases, theirs, mine, setting, gpu)
+    subjects = _subjects(job, bench.gpu)
     random.Random(seed).shuffle(subjects)  # if time runs out, a random sample is left, not the short shapes alone
     todo = [s.case.shape for s in subjects if not s.same_launch]
     opened = opened_steps(bench, shard, todo, seed=seed, gpus=job.gpus, on_death=_end)
@@ -206,6 +200,24 @@ def measure_tokens(job: TokenJob, folder: Path, *, minutes: float | None) -> Tok
         steps_file = {**{k: head[k] for k in ("device", "setting")}, "steps": [measured_model(shard, rests).as_json()]}
         (folder / STEPS_FILE).write_text(json.dumps(steps_file, indent=1) + "\n", encoding="utf-8")
     return report, found, suite
+
+
+def _subjects(job: TokenJob, card: Gpu) -> list[StepSubject]:
+    """Shapes with the decisions of both programs.
+
+    Raises:
+        UserError: a program raised, timed out, or returned no decisions of the setting's kernel.
+    """
+    setting = job.setting
+    target = target_of(setting)
+    gpu = replace(card, max_sm_margin=target.live_sm_margin)
+    mine = _decisions(job.program, job.candidate, job.cases, setting, gpu)
+    theirs = (
+        [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in job.cases]
+        if job.baseline is None
+        else _decisions(job.against, job.baseline, job.cases, setting, gpu)
+    )
+    return step_subjects(job.cases, theirs, mine, setting, gpu)
 
 
 def _end(message: str) -> None:
@@ -255,7 +267,10 @@ def _decisions(name: str, program: Program, cases: Sequence[Case], setting: Sett
     try:
         return decisions_of(program, cases, setting, gpu, Limits())
     except ProgramFailed as failed:
-        raise UserError(f"{name}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE) from failed
+        raise UserError(
+            f"{name}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE,
+            hint=f"it was asked for {setting.name}; a program for another kernel needs another --setting",
+        ) from failed  # fmt: skip
 
 
 def interval_json(interval: StepInterval) -> dict[str, float]:

@@ -162,7 +162,7 @@ def export(
     partial: Annotated[bool, typer.Option("--partial", help="Leave out what the target cannot express.")] = False,
     unmeasured: Annotated[bool, typer.Option("--unmeasured", help="Export to a kernel without recordings.")] = False,
     everywhere: Annotated[
-        bool, typer.Option("--everywhere", help="Also decide unmeasured calls: prefill, windows, ...")
+        bool, typer.Option("--everywhere", help="Also decide unmeasured calls: prefill, windows, other GPUs, ...")
     ] = False,
     distill: Annotated[
         float | None,

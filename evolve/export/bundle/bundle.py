@@ -40,7 +40,8 @@ RESULT_COLUMNS = (
 OUTSIDE = "outside_domain.csv"
 OUTSIDE_COLUMNS = (
     "call", "batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "varlen", "page_size", "causal",
-    "window", "dtype", "arch", "num_splits_stock", "num_splits_new", "workspace_bytes_stock", "workspace_bytes_new",
+    "window", "dtype", "arch", "gpu", "num_splits_stock", "num_splits_new", "workspace_bytes_stock",
+    "workspace_bytes_new",
 )  # fmt: skip
 
 
@@ -102,6 +103,7 @@ def provenance(export: Export, run: dict[str, object]) -> dict[str, object]:
         "domain": {
             "everywhere": export.domain.everywhere,
             "varlen": export.domain.varlen,
+            "card": export.domain.card,
             "words": export.domain.words,
         },
         "outside": _outside(export.outside),
@@ -141,8 +143,8 @@ def _outside_rows(outside: Outside) -> Iterable[Sequence[object]]:
         call = d.call
         yield (
             call.what, call.batch, call.seqlen_q, call.seqlen_k, call.num_heads_q, call.num_heads_kv, call.head_dim,
-            int(call.varlen), call.page_size, int(call.causal), call.window, call.dtype, call.arch, d.stock, d.new,
-            call.workspace(d.stock), call.workspace(d.new),
+            int(call.varlen), call.page_size, int(call.causal), call.window, call.dtype, call.arch,
+            call.gpu, d.stock, d.new, call.workspace(d.stock), call.workspace(d.new),
         )  # fmt: skip
 
 

@@ -35,7 +35,9 @@ HEAD = '''"""FlashAttention-3 launch arguments for decode calls, by a heuristic 
 
     from launch_arguments import launch_arguments
 
-    num_splits, pack_gqa, sm_margin = launch_arguments(batch=8, seqlen_k=4096, num_heads_q=8, num_heads_kv=1)
+    num_splits, pack_gqa, sm_margin = launch_arguments(
+        batch=8, seqlen_k=4096, num_heads_q=8, num_heads_kv=1{gpu}
+    )
 
 0 for num_splits and None for pack_gqa leave the choice to FA3. Latencies were recorded in bf16 without sliding windows:
 ask it for such calls alone. Pass the same num_splits and pack_gqa to
@@ -63,7 +65,7 @@ def launch_arguments(
     seqlen_k: int,
     num_heads_q: int,
     num_heads_kv: int,
-    head_dim: int = 128,
+@GPU@    head_dim: int = 128,
     seqlen_q: int = 1,
     has_cache_seqlens: bool = True,
     page_size: int = 0,
@@ -77,7 +79,7 @@ def launch_arguments(
         seqlen_k: KV capacity in keys, the size of the cache that the call is given.
         num_heads_q: query heads on this GPU.
         num_heads_kv: KV heads on this GPU.
-        head_dim: size of one head.
+@NAME@        head_dim: size of one head.
         seqlen_q: query tokens per sequence.
         has_cache_seqlens: whether cache_seqlens is passed, with or without scheduler metadata.
         page_size: keys per page; 0 for contiguous KV.
@@ -101,6 +103,8 @@ FUNCTIONS = (
 
 def _guard(domain: Domain) -> str:
     tests = [] if domain.everywhere else [f"head_dim != {HEAD_DIM}", "seqlen_q != 1"]
+    if domain.by_card:
+        tests.append(f'gpu != "{domain.card}"')
     if domain.varlen is not None:
         tests.append("not has_cache_seqlens" if domain.varlen else "has_cache_seqlens")
     if not tests:
@@ -133,9 +137,11 @@ def module_source(program: Program, digest: str, domain: Domain) -> str:
         )
         if keep:
             own.append("\n".join(lines[node.lineno - 1 : node.end_lineno]))
-    head = HEAD.format(sha256=digest, max_splits=contract.MAX_SPLITS, element_bytes=contract.ELEMENT_BYTES)
+    gpu = ", gpu=torch.cuda.get_device_name()" if domain.by_card else ""
+    head = HEAD.format(sha256=digest, gpu=gpu, max_splits=contract.MAX_SPLITS, element_bytes=contract.ELEMENT_BYTES)
     parts = "\n\n\n".join(mirror)
-    tail = TAIL.replace("@GUARD@", _guard(domain))
+    asked = ("    gpu: str,\n", "        gpu: its name, as CUDA gives it.\n") if domain.by_card else ("", "")
+    tail = TAIL.replace("@GUARD@", _guard(domain)).replace("@GPU@", asked[0]).replace("@NAME@", asked[1])
     return f"{head}\n\n{parts}\n\n\n{MARK}" + "\n\n\n".join(own) + "\n" + tail
 
 

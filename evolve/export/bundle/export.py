@@ -24,7 +24,7 @@ from evolve.export.certify.certificate import Certificate, certify
 from evolve.export.certify.curve import curve_lines
 from evolve.export.distill.distill import Distilled, curve_csv, distil
 from evolve.export.evidence.answers import read
-from evolve.export.evidence.evidence import gather, recorded_tables
+from evolve.export.evidence.evidence import gather, recorded_card, recorded_tables
 from evolve.export.evidence.harm import HarmVerdict
 from evolve.export.patch.formatter import formatted
 from evolve.export.patch.tree import Tree, mailbox_patch, open_tree
@@ -110,7 +110,7 @@ def export_program(
     distilled = _distilled(parsed, target, distill, tell) if distill is not None else None
     if distilled is not None:
         parsed = read(distilled.source, "the distilled program")
-    domain, verdict, certificate = Domain(everywhere=everywhere), None, None
+    domain, verdict, certificate = Domain(everywhere=everywhere, card=recorded_card(target, asset(TABLES))), None, None
     if certify_share is not None:
         check_certify(target, certify_share)
         log_sealed_read(name, text, {"command": "export --certify", "target": target.name})

@@ -225,7 +225,7 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
     lattice = calls_on_all_gpus(inside, gpu.num_sms)
     forms = guarded_forms(form_of(program, "schedule"), form, stock, domain)
     change, proof = proved(forms, stock, schedule, tree, lattice, compiler, folder, domain)
-    followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")
+    followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain", domain.card)
     outside = prove_outside(tree, change, gpu.num_sms, compiler, folder / "outside", domain=domain)
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)

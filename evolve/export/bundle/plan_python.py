@@ -49,13 +49,21 @@ VLLM_RECORDED = (
     "self.aot_sliding_window == (-1, -1)",
 )  # fmt: skip
 """Condition of the recorded calls, from values that are equal at capture and replay; the live query length is not."""
+VLLM_CARD = "_is_measured_gpu"
+VLLM_CARD_SOURCE = """\
+@functools.cache
+def {function}(device: torch.device) -> bool:
+    return torch.cuda.get_device_name(device) == "{card}"
+
+
+"""
 VLLM_COMMENT = (
-    "# Measured: FA3, head_dim 128, bf16, no sliding window. num_reqs is", "# padded as the graph is, so that capture "
-    "and replay agree.",
+    "# Measured: FA3, head_dim 128, bf16, no sliding window, one GPU model.",
+    "# num_reqs is padded as the graph is, so that capture and replay agree.",
 )  # fmt: skip
 VLLM_READS = (
     "num_reqs = common_attn_metadata.num_reqs", "self.aot_schedule", "self.headdim", "self.kv_cache_dtype",
-    "self.aot_sliding_window",
+    "self.aot_sliding_window", "self.device",
 )  # fmt: skip
 VLLM_NOTES = (
     "flash_attn_max_num_splits_for_cuda_graph stays the upper bound, and a rule cannot ask for more than it; "
@@ -160,7 +168,8 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
         "        num_reqs, self.num_heads_q, self.num_heads_kv, self.headdim, max_num_splits"
         + ("," if by_capacity else ""), *([f"        {VLLM_CAPACITY[1]},"] if by_capacity else []), "    ),", ")",
     ]  # fmt: skip
-    tests = [f"    {'and ' if i else ''}{c}" for i, c in enumerate(VLLM_RECORDED)]
+    recorded = [*VLLM_RECORDED, *([f"{VLLM_CARD}(self.device)"] if domain.by_card else [])]
+    tests = [f"    {'and ' if i else ''}{c}" for i, c in enumerate(recorded)]
     guard = [*VLLM_COMMENT, "if (", *tests, "):"]
     written = [*guard, *(f"    {row}" for row in asked)] if domain.limited else asked
     parts[line - 1] += "".join(f"{pad}{row}\n" for row in written)
@@ -172,12 +181,14 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
         raise AnchorMissing(f"{VLLM_FILE}: looked for FlashAttentionMetadataBuilder", hint="nothing was changed")
     body = "".join(f"    {row}\n" for row in lines)
     above = "".join(f"{row}\n" for row in helpers)
+    card = VLLM_CARD_SOURCE.format(function=VLLM_CARD, card=domain.card) if domain.by_card else ""
     signature = "".join(f"    {p}: int,\n" for p in parameters)
     function = f"{above}def {VLLM_FUNCTION}(\n{signature}) -> int:\n{body}"
-    parts.insert(start - 1, f"{function}\n\n")
+    parts.insert(start - 1, f"{card}{function}\n\n")
     changed = "".join(parts)
-    if "math." in function and not re.search(r"^import math$", text, re.MULTILINE):
-        changed = _with_math(changed)
+    for module in ("functools", "math"):
+        if f"{module}." in card + function and not re.search(rf"^import {module}$", text, re.MULTILINE):
+            changed = _with_import(changed, module)
     # The language has no names that begin with an underscore.
     plain = VLLM_FUNCTION.lstrip("_")
     own = f"import math\n\n\n{above}def {plain}({', '.join(parameters)}):\n{body}\n\n" + (
@@ -190,13 +201,13 @@ def plan_vllm(name: str, program: Program, target: ExportTarget, tree: Tree, com
     return _planned(name, program, form, target, tree, change, read(own, name), stock, gpu, domain)
 
 
-def _with_math(text: str) -> str:
-    """The file with `import math` where import sorters put it."""
+def _with_import(text: str, module: str) -> str:
+    """The file with an import of a module where import sorters put it."""
     imports = [n for n in ast.parse(text).body if isinstance(n, ast.Import | ast.ImportFrom)]
-    before = [n for n in imports if isinstance(n, ast.Import) and n.names[0].name < "math"]
+    before = [n for n in imports if isinstance(n, ast.Import) and n.names[0].name < module]
     line = max((n.lineno for n in before), default=imports[0].lineno - 1)
     parts = text.splitlines(keepends=True)
-    return "".join([*parts[:line], "import math\n", *parts[line:]])
+    return "".join([*parts[:line], f"import {module}\n", *parts[line:]])
 
 
 def _vllm_source(tree: Tree) -> str:

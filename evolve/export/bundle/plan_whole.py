@@ -89,7 +89,7 @@ def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, co
     )  # fmt: skip
     forms = guarded_forms(form_of(program, "schedule"), form, stock, domain)
     change, proof = proved(forms, stock, read(form.source(), name), tree, lattice, compiler, folder, domain)
-    followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain")
+    followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain", domain.card)
     outside = prove_outside(tree, change, gpu.num_sms, compiler, folder / "outside", domain=domain)
     function = compile_change(change, compiler, folder / "fast", FAST)
     fields = form.fields() if not change.keeps_stock else own_fields(form, stock)

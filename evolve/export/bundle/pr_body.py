@@ -156,7 +156,7 @@ def _environment(export: Export) -> list[str]:
 
 def _rows_limits(export: Export) -> list[str]:
     """Description of the recorded rows."""
-    what = "one GPU model, bf16, head_dim 128, one query token per sequence, no sliding window"
+    what = f"one GPU model ({export.domain.card}), bf16, head_dim 128, one query token per sequence, no sliding window"
     if not export.measured:
         return ["- Nothing was recorded on this kernel; the shapes of the tables are decode calls of head_dim 128."]
     inside = "the patch decides no other calls" if not export.domain.everywhere else "the patch also decides others"
@@ -219,7 +219,7 @@ def pr_body(export: Export) -> str:
         "",
         *_distillation(export),
         *_certificate(export),
-        *effect_lines(export.gpus, export.one_gpus_sms),
+        *effect_lines(export.gpus, export.one_gpus_sms, export.domain),
         "### What was proved",
         "",
         f"- The changed function{compiled}, answers as the program on "
@@ -290,7 +290,7 @@ def _certificate(export: Export) -> list[str]:
             "### Certificate",
             "",
             f"The rule abstains by itself, and takes no guard. In {found.modes}, {found.words} (Clopper-Pearson, "
-            "one-sided; it holds for calls like those shapes, on this GPU model).",
+            f"one-sided; it holds for calls like those shapes, on an {export.domain.card}).",
             "",
         ]
     return [
@@ -299,8 +299,8 @@ def _certificate(export: Export) -> list[str]:
         f"The rule decides in {found.step.classes} classes of calls (KV blocks by batch * num_heads_kv) whose recorded "
         f"training shapes gain more than {found.step.margin:.2%} on average; all others are left to the present code. "
         f"The margin was chosen on other shapes. In {found.modes}, {found.words} (Clopper-Pearson, one-sided; it holds "
-        "for calls like those shapes, on this GPU model). `certificate.csv` and `certificate.png` hold gain against "
-        "margin.",
+        f"for calls like those shapes, on an {export.domain.card}). `certificate.csv` and `certificate.png` hold gain "
+        "against margin.",
         "",
     ]
 
@@ -362,7 +362,7 @@ def module_text(export: Export) -> str:
         "## When it activates",
         "",
         *_activation(export),
-        *(line.replace("### ", "## ") for line in effect_lines(export.gpus, export.one_gpus_sms)),
+        *(line.replace("### ", "## ") for line in effect_lines(export.gpus, export.one_gpus_sms, export.domain)),
         "## Limits",
         "",
         *_rows_limits(export),

@@ -28,12 +28,14 @@ class Bundle:
         folder: path of the folder, as given.
         target: target of the patch.
         program_sha256: digest of the exported program.
+        card: GPU that the patch decides on, as CUDA names it; empty if it does not ask.
         rows: the table, by setting; one setting for hot and cold caches, whose decisions are equal.
     """
 
     folder: Path
     target: ExportTarget
     program_sha256: str
+    card: str
     rows: dict[Setting, tuple[Expected, ...]]
 
 
@@ -59,6 +61,7 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
                 "hopper/ holds that can be asked here",
                 hint="a bundle of " + ", ".join(t.name for t in TARGETS.values() if t.kind in COMPILED and t.provider),
             )
+        card = "" if told["domain"]["everywhere"] else str(told["domain"]["card"])
         rows: dict[Setting, list[Expected]] = {}
         for line in listed:
             setting = SETTINGS[line["setting"]]
@@ -69,7 +72,7 @@ def read_bundle(folder: Path, gpu: Gpu) -> Bundle:
         raise UserError(
             f"{folder} cannot be read as a bundle ({error!r})", hint="export it again with this version of evosplit"
         ) from error
-    return Bundle(folder, target, sha256, {setting: tuple(group) for setting, group in rows.items()})
+    return Bundle(folder, target, sha256, card, {setting: tuple(group) for setting, group in rows.items()})
 
 
 def _expected(line: dict[str, str], setting: Setting, target: ExportTarget, gpu: Gpu) -> Expected:

@@ -42,13 +42,13 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
     """The unseen shapes of reports, with the gain of the program's launch on the target.
 
     Args:
-        files: `confirm.json` of several runs, gzipped or not; a shape in two of them counts with the worse result.
+        files: `confirm.json` of several runs, packed or not; a shape in two of them counts with the worse result.
         program: program whose launches count; the reports may be of another one with the same launches.
         target: target, which may keep only part of a decision.
         domain: modes in which it decides.
 
     Raises:
-        UserError: no such report, another kernel or mode, or another launch than the reports measured.
+        UserError: no such report, another kernel, GPU or mode, or another launch than the reports measured.
     """
     found: list[FreshShape] = []
     for file in files:
@@ -64,6 +64,12 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
                 f"{file} was measured under {setting.name}, where a patch of {target.name} does not decide",
                 hint=f"evosplit confirm under one of {', '.join(s.name for s in settings_of(target))}",
             )
+        gpu = report["device"]["name"]
+        if domain.card not in ("", gpu):
+            raise UserError(
+                f"{file} was measured on an {gpu}, the patch decides on an {domain.card}",
+                hint="evosplit confirm on the GPU model of the recorded tables",
+            )
         try:
             found += _of_report(file, report, setting, program, target)
         except (KeyError, TypeError, ValueError) as error:
@@ -77,6 +83,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads(read_text(file))
         if report["setting"] in SETTINGS and isinstance(report["shapes"], list) and report["against"]:
+            str(report["device"]["name"])
             return report
         raise ValueError(f"setting {report['setting']!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:

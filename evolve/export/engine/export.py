@@ -74,7 +74,8 @@ def export_engine(
         )
     measured = measured_effects(text, paged_only=target in PLUGINS, live_lengths=program.uses_live_lengths)
     words = told(measured)
-    module = single_file(program, sha256=digest, version=__version__, measured=words)
+    gpus = tuple(dict.fromkeys(e.gpu for e in measured.effects))
+    module = single_file(program, sha256=digest, version=__version__, measured=words, gpus=gpus)
     provenance: dict[str, object] = {
         "evosplit": __version__,
         "program": {"name": name, "sha256": digest, "normal_form": program.normal_form, **(run or {})},

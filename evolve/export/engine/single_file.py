@@ -18,8 +18,9 @@ HEAD = '''"""Decode attention in Triton, and a schedule for it that was searched
 
     from triton_decode_evolved import Call, Workspace, prepare, schedule_for
 
-    call = Call(batch=8, seqlen_k=4096, num_heads_q=8, num_heads_kv=1, page_size=16)
-    schedule = schedule_for(call)              # None: the stock kernel is faster, or the call was never measured
+    gpu = torch.cuda.get_device_name()
+    call = Call(batch=8, seqlen_k=4096, num_heads_q=8, num_heads_kv=1, page_size=16, gpu=gpu)
+    schedule = schedule_for(call)              # None: the stock kernel is faster, or call or GPU were never measured
     launch = prepare(q, k, v, seqlens=seqlens, page_table=page_table, schedule=schedule)
     launch.run()                               # as often as wanted, also within a CUDA graph
 
@@ -27,6 +28,9 @@ HEAD = '''"""Decode attention in Triton, and a schedule for it that was searched
 argument; a rule that chooses the schedule itself by lengths raises ValueError without. Where they are on the device
 alone, `RULE.blocks_by_length`, `answers_of`, `table_of` and `look_up` follow them within a CUDA graph. Give each
 stream a `Workspace` of its own. Needs torch 2.10 and Triton 3.6.
+
+The rule decides on the GPU that it was measured on, by its name ({gpus}): others of as many
+multiprocessors have another memory. `dataclasses.replace(RULE, gpus=()).schedule_for` decides on any.
 
 Made by evosplit {version} from a program with sha256 {sha256}.
 {measured}
@@ -43,7 +47,7 @@ def _program():
         return struct.unpack("<f", struct.pack("<f", x))[0]
 
 @PROGRAM@
-    return Rule(schedule@REST@)
+    return Rule(schedule@REST@, gpus=@GPUS@)
 
 
 RULE = _program()
@@ -98,7 +102,7 @@ def queue_source() -> str:
     return f"\n\ndef _queue():\n{body}\n\n\ncta_queue = _queue()\n"
 
 
-def single_file(program: Program, *, sha256: str, version: str, measured: str) -> str:
+def single_file(program: Program, *, sha256: str, version: str, measured: str, gpus: tuple[str, ...]) -> str:
     """Text of the module.
 
     Args:
@@ -106,6 +110,7 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str) -
         sha256: digest of its source.
         version: version of evosplit.
         measured: lines on its measurements that fit the docstring.
+        gpus: names of the GPUs of these measurements, as CUDA gives them.
     """
     imports: dict[str, set[str]] = {}
     parts = []
@@ -118,7 +123,8 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str) -
     rest += ", reads_lengths=True" if program.uses_live_lengths else ""
     queue = queue_source() if program.uses_queue else ""
     own = textwrap.indent(program_source(program), "    ")
-    tail = TAIL.replace("@REST@", rest).replace("@QUEUE@", queue).replace("@PROGRAM@", own)
-    head = HEAD.format(version=version, sha256=sha256, measured=measured)
+    tail = TAIL.replace("@REST@", rest).replace("@QUEUE@", queue).replace("@GPUS@", repr(gpus))
+    tail = tail.replace("@PROGRAM@", own)
+    head = HEAD.format(version=version, sha256=sha256, measured=measured, gpus=", ".join(gpus))
     body = "\n\n\n".join(parts)
     return f"{head}\nfrom __future__ import annotations\n\n" + _import_lines(imports) + f"\n\n{body}\n{tail}"

@@ -15,8 +15,9 @@ from evaluators.fa3.dispatch import num_splits_heuristic, resolved_num_splits, s
 from evaluators.fa3.launch import Launch, canonical_launch, workspace_bytes
 from evaluators.language.gate import Program
 from evaluators.latencies.latency import TableSource, UnrecordedError
-from evaluators.latencies.table import Table, read_table
+from evaluators.latencies.table import Table, read_card, read_table
 from evaluators.scoring.score import ShapeResult, shape_result
+from evolve.errors import UserError
 from evolve.export.evidence.answers import ask
 from evolve.export.targets.domain import Domain
 from evolve.export.targets.targets import ExportTarget, TargetKind
@@ -133,15 +134,41 @@ def lattice(target: ExportTarget) -> list[tuple[str, Setting, Case]]:
 
 def recorded_tables(target: ExportTarget, root: Path) -> dict[tuple[str, str], Table]:
     """Tables of the target's own kernel below results/tables, by workload and setting."""
-    if not target.provider or not root.is_dir():
-        return {}
     found = {}
-    for folder in sorted(root.glob(f"*/{target.provider}-*")):
-        if folder.parent.name not in WORKLOADS:
-            continue
+    for folder in _folders(target.provider, root):
         table = read_table(folder)
         found[str(table.card["workload"]), table.setting.name] = table
     return found
+
+
+def _folders(provider: str, root: Path) -> list[Path]:
+    return [f for f in sorted(root.glob(f"*/{provider}-*")) if f.parent.name in WORKLOADS] if provider else []
+
+
+def recorded_card(target: ExportTarget, root: Path) -> str:
+    """Name of the GPU, as CUDA gives it, that the tables of the target's kernel were recorded on; empty without tables.
+
+    A fork without recordings has those of the kernel that it comes from.
+
+    Raises:
+        UserError: they are of several GPUs, or of one with another number of SMs than exports are made for.
+    """
+    devices = {(str(d["name"]), int(d["num_sms"])) for d in (
+        read_card(folder)["device"] for folder in _folders(target.provider or target.mirror, root)
+    )}  # fmt: skip
+    if len(devices) > 1:
+        raise UserError(
+            f"the tables below {root} were recorded on {', '.join(sorted(name for name, _ in devices))}",
+            hint="a patch decides on one GPU model: keep the tables of one",
+        )
+    for name, num_sms in devices:
+        if num_sms != Gpu().num_sms:
+            raise UserError(
+                f"the tables below {root} were recorded on {name} with {num_sms} SMs",
+                hint=f"exports are made for GPUs of {Gpu().num_sms} SMs",
+            )
+        return name
+    return ""
 
 
 def spelled(shape: DecodeShape, setting: Setting, decision: Decision, gpu: Gpu) -> Decision:

@@ -138,7 +138,7 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
     inner = spliced(source, function, kept, body) if kept else f"\n{body.text}\n".encode()
     new_body = b"\n" + first.encode() + inner.removeprefix(b"\n")
     types = input_types(names)
-    passed = {n: CALLER_HAS[n] for n in more} | ({INPUT: domain.condition} if domain.limited else {})
+    passed = [*more, *([INPUT] if domain.limited else [])]
     extra = "".join(f", {'bool' if types[n] is BOOL else 'int'} {n}" for n in passed).encode()
     changed = (
         source[: function.parameters_end] + extra + source[function.parameters_end : function.body_start] + new_body
@@ -147,7 +147,7 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
     changed = with_includes(changed, source)
     edits = {HEADER: changed} if changed != source else {}
     if passed:
-        edits |= change_callers(tree, list(passed.values()))
+        edits |= change_callers(tree, [CALLER_HAS[n] for n in more], domain)
     found = find_function(changed, FUNCTION, HEADER)
     row = [n for n in names if n != "gpu.l2_bytes"]
     parts = [f"row[{i}] != 0" if types[n] is BOOL else f"int(row[{i}])" for i, n in enumerate(row)]
@@ -164,7 +164,7 @@ def change_header(tree: Tree, form: Form, stock: Form, *, keep_stock: bool, guar
 INCLUDES = {
     "cmath": rb"std::(?:sqrt|ceil|floor|nearbyint|fabs|trunc|fmod|exp|log\w*|pow)\b", "cstdint": rb"\bint64_t\b",
     "vector": rb"std::vector\b", "map": rb"std::map\b", "array": rb"std::array\b",
-    "algorithm": rb"std::sort\b",
+    "algorithm": rb"std::sort\b", "cstring": rb"std::strcmp\b",
 }  # fmt: skip
 """Headers that a translation may need; vLLM's fork no longer gets the first two through PyTorch's."""
 
@@ -182,8 +182,23 @@ def with_includes(changed: bytes, source: bytes) -> bytes:
     return changed[: places[-1]] + lines + changed[places[-1] :]
 
 
-def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
-    """Pass more arguments at every call of num_splits_heuristic below hopper/.
+def gpu_name(source: bytes, where: str) -> str:
+    """C++ of the current GPU's name in a caller; both functions keep what they ask CUDA for, by GPU.
+
+    Raises:
+        AnchorMissing: it has none of them.
+    """
+    for function in ("get_device_prop()", "at::cuda::getCurrentDeviceProperties()"):
+        if function.encode() in source:
+            return f"{function}->name"
+    raise AnchorMissing(
+        f"{where}: looked for get_device_prop() or at::cuda::getCurrentDeviceProperties(), found none",
+        hint="nothing was changed",
+    )
+
+
+def change_callers(tree: Tree, arguments: Sequence[str], domain: Domain) -> dict[str, bytes]:
+    """Pass more arguments at every call of num_splits_heuristic below hopper/, the domain's condition last.
 
     Raises:
         AnchorMissing: there is no call, or an unexpected one.
@@ -197,9 +212,12 @@ def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
     names = [line.partition(":")[2] for line in listed]
     edits = {}
     for name in (n for n in names if n != HEADER and n.endswith((".cpp", ".cu", ".h"))):
-        source = tree.read(name)
-        assert source is not None
+        source = before = tree.read(name)
+        assert source is not None and before is not None
         calls = find_calls(source, FUNCTION)
+        passed = list(arguments)
+        if calls and domain.limited:
+            passed.append(domain.condition(domain.is_card(gpu_name(source, name)) if domain.by_card else ""))
         for call in reversed(calls):
             if len(call.arguments) != len(SIGNATURE):
                 raise AnchorMissing(
@@ -207,15 +225,15 @@ def change_callers(tree: Tree, arguments: Sequence[str]) -> dict[str, bytes]:
                     f"{len(call.arguments)}",
                     hint="nothing was changed",
                 )
-            wanted = sorted({w for a in arguments for w in re.findall(r"\b(?:params\.\w+|k[A-Z]\w+)", a)})
+            wanted = sorted({w for a in passed for w in re.findall(r"\b(?:params\.\w+|k[A-Z]\w+)", a)})
             missing = [w for w in wanted if not re.search(rb"\b%s\b" % re.escape(w).encode(), source)]
             if missing:
                 raise AnchorMissing(
                     f"{name}: looked for {missing[0]} to pass on, not found", hint="nothing was changed"
                 )
-            source = source[: call.end] + "".join(f", {a}" for a in arguments).encode() + source[call.end :]
+            source = source[: call.end] + "".join(f", {a}" for a in passed).encode() + source[call.end :]
         if calls:
-            edits[name] = source
+            edits[name] = with_includes(source, before)
     if not edits:
         raise AnchorMissing(f"looked for a call of {FUNCTION} in hopper/*.cpp, found none", hint="nothing was changed")
     return edits

@@ -15,7 +15,7 @@ from evaluators.language.cpp.normalise import Form, NotExpressible, prune
 from evaluators.language.cpp.translate import CppBody, translate
 from evaluators.language.cpp.types import INT32_MAX, Type, whole
 from evolve.export.patch.anchors import AnchorMissing, CppFunction, find_barriers, find_declaration, find_function
-from evolve.export.patch.header import SourceChange
+from evolve.export.patch.header import SourceChange, with_includes
 from evolve.export.patch.inlining import Values
 from evolve.export.patch.per_lane import LaneRule, lane_rule, with_ceil_div, without_ceil_div
 from evolve.export.patch.queue_rule import queue_rule
@@ -54,6 +54,7 @@ HIGHEST = {
 PARAMETERS = ("total_blocks", "num_head", "num_sm", "num_batch", "num_splits_static", "qhead_per_khead", "block_m",
               "block_n", "total_n_blocks", "max_n_blocks", "min_n_blocks")  # fmt: skip
 INPUTS = (*KERNEL_HAS, *REDUCED)
+MEASURED_GPU = "is_measured_gpu"
 IN_EVERY_LAYER = "enable_pdl"
 """Condition in the launcher: no metadata was prepared ahead, and every layer's call runs the kernel."""
 BARRIER_NOTE = "the loop over candidates adds one barrier for each 32 of them"
@@ -169,7 +170,7 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
             "\n".join(_behind(domain, pad, line, _as_lambda(lanes.lines, pad + "    "), lanes.limits)),
             lanes.notes,
         )
-    conditions = [domain.condition] if domain.limited else []
+    conditions = [domain.condition(f"{MEASURED_GPU}()")] if domain.limited else []
     if lanes is not None and _launcher_knows(source):
         conditions.append(f"!{IN_EVERY_LAYER}")
         if not domain.limited:
@@ -192,6 +193,8 @@ def change_prepare(tree: Tree, form: Form, stock: Form, domain: Domain) -> Sourc
         changed = _with_warps(changed, " && ".join([*conditions, "params.num_splits > 1"]), lanes.warps)
     if conditions:
         changed = _with_argument(changed, kernel.parameters_end, " && ".join(conditions))
+    if domain.by_card:
+        changed = with_includes(_with_function(changed, measured_gpu(domain)), changed)
     if more:
         notes = (*notes, (
             f"the kernel does not reduce {', '.join(more)} today: the patch adds one warp reduction and one atomic "
@@ -277,6 +280,30 @@ def _with_warps(source: bytes, condition: str, warps: int) -> bytes:
     text = (f"{pad}// A warp for each candidate of the rule.\n"
             f"{pad}if ({condition}) {{ num_warps = std::max(num_warps, {warps}); }}\n")  # fmt: skip
     return source[:at] + text.encode() + source[at:]
+
+
+def measured_gpu(domain: Domain) -> str:
+    """C++ of a function that tells the recorded GPU from others; the launcher has no properties of its own."""
+    return (
+        "// True on the GPU that was measured, by its name: others have as many SMs and another memory.\n"
+        f"static bool {MEASURED_GPU}() {{\n"
+        "    // A thread asks CUDA once for each GPU.\n"
+        "    static thread_local std::map<int, bool> known;\n"
+        "    int device = 0;\n"
+        "    cudaGetDevice(&device);\n"
+        "    auto const found = known.find(device);\n"
+        "    if (found != known.end()) { return found->second; }\n"
+        "    cudaDeviceProp properties;\n"
+        "    bool const asked = cudaGetDeviceProperties(&properties, device) == cudaSuccess;\n"
+        f"    return known[device] = asked && {domain.is_card('properties.name')};\n"
+        "}\n"
+    )
+
+
+def _with_function(source: bytes, text: str) -> bytes:
+    """The file with a function in front of the launcher."""
+    start = find_function(source, LAUNCHER, FILE).start
+    return source[:start] + f"{text}\n".encode() + source[start:]
 
 
 def _with_argument(source: bytes, parameters_end: int, condition: str) -> bytes:

@@ -23,9 +23,16 @@ from evolve.export.proof.equivalence import Mismatch
 SHIM = "kernels/call_chain_shim.h"
 TILES = "hopper/tile_size.h"
 CALLERS = ("hopper/flash_api.cpp", "hopper/flash_api_stable.cpp")
-INPUTS = 13
-PLAIN = (-1, 0, 90)
-"""Last inputs of a recorded call: no window, bf16, sm90."""
+INPUTS = 14
+PLAIN = (-1, 0, 90, 0)
+"""Last inputs of a recorded call: no window, bf16, sm90, the first GPU."""
+
+OTHER_GPUS = {
+    "NVIDIA H200": 132, "NVIDIA H100 NVL": 132, "NVIDIA GH200 480GB": 132, "NVIDIA H800": 132, "NVIDIA H100 PCIe": 114,
+    "NVIDIA H20": 78, "NVIDIA H100 80GB HBM3": 132, "NVIDIA H100 80GB HBM3 MIG 3g.40gb": 60,
+    "NVIDIA A100-SXM4-80GB": 108,
+}  # fmt: skip
+"""Names and SMs of GPUs whose calls a proof simulates beside the recorded one's; that one is left out among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,13 @@ def files_of(tree: Tree, edits: Mapping[str, bytes], caller: str) -> dict[str, b
     return {n: text for n, text in found.items() if text is not None}
 
 
-def chain_source(files: Mapping[str, bytes], caller: str) -> str:
+def shim(card: str) -> str:
+    """C++ that stands in for flash.h, and for CUDA with the recorded GPU as the first and `OTHER_GPUS` behind it."""
+    names = ", ".join(f'"{name}"' for name in (card, *OTHER_GPUS))
+    return f"static char const* const GPU_NAMES[] = {{{names}}};\n{asset(SHIM).read_text(encoding='utf-8')}"
+
+
+def chain_source(files: Mapping[str, bytes], caller: str, card: str) -> str:
     """A caller's get_num_splits and the functions that it needs, as one C++ text.
 
     Raises:
@@ -71,12 +84,12 @@ def chain_source(files: Mapping[str, bytes], caller: str) -> str:
         "static int64_t decided(int64_t const* row) {\n    Flash_fwd_params params = attention_call(row);\n"
         "    params.pagedkv_tma = get_pagedkv_tma(params);\n    return get_num_splits(params);\n}"
     )
-    return "\n\n".join([asset(SHIM).read_text(encoding="utf-8"), *parts])
+    return "\n\n".join([shim(card), *parts])
 
 
 def follow(tree: Tree, change: SourceChange, rows: Sequence[Row], num_sms: int, compiler: Compiler,
-           folder: Path) -> Followed:  # fmt: skip
-    """Run the patched tree's get_num_splits on every shape of the lattice.
+           folder: Path, card: str) -> Followed:  # fmt: skip
+    """Run the patched tree's get_num_splits on every shape of the lattice, on the recorded GPU `card`.
 
     Raises:
         Mismatch: it decides differently from the mirror.
@@ -89,7 +102,7 @@ def follow(tree: Tree, change: SourceChange, rows: Sequence[Row], num_sms: int, 
             continue
         try:
             compiled = compile_function(
-                compiler, chain_source(held, caller), "decided(row)", INPUTS, folder / Path(caller).stem
+                compiler, chain_source(held, caller, card), "decided(row)", INPUTS, folder / Path(caller).stem
             )
         except (AnchorMissing, CompileError) as error:
             lines = [x for x in str(error).splitlines() if "error" in x] or [str(error)]

@@ -12,6 +12,7 @@ from evaluators.fa3.dispatch import num_splits_heuristic, stock_blocks_per_split
 from evaluators.language.gate import Program
 from evolve.export.evidence.answers import ask
 from evolve.export.evidence.evidence import Row
+from evolve.export.targets.domain import Domain
 from evolve.export.targets.targets import ExportTarget, TargetKind
 
 _Call = tuple[ShapeView, WorkView]
@@ -95,16 +96,18 @@ def gpu_effects(program: Program, rows: Sequence[Row], target: ExportTarget) -> 
     )
 
 
-def effect_lines(effects: Sequence[GpuEffect], flagged: Sequence[str]) -> list[str]:
+def effect_lines(effects: Sequence[GpuEffect], flagged: Sequence[str], domain: Domain) -> list[str]:
     """Markdown section; empty without any effect."""
     if not effects:
         return []
-    lines = [
-        "### Other GPUs",
-        "",
-        "Decided for other numbers of SMs, not measured: every latency here is an H100's.",
-        "",
-    ]
+    told = "Decided for other numbers of SMs, not measured: every latency here is an H100's."
+    if domain.by_card:
+        told = (
+            f"It decides on an `{domain.card}` alone, by the name that CUDA gives; any other GPU, also one of as many "
+            "SMs (H200, H100 NVL, GH200), is left to the present code. For another, record latencies there and export "
+            "with them. What the rule would decide by the number of SMs if it were let (`--everywhere`), not measured:"
+        )
+    lines = ["### Other GPUs", "", told, ""]
     lines += ["| SMs | GPUs | decided otherwise than before | as on 132 SMs, where the present rule is not |"]
     lines += ["|---|---|---|---|"]
     for e in effects:

@@ -15,23 +15,23 @@ from pathlib import Path
 from evaluators.data.contract import DecodeShape
 from evaluators.fa3.launch import workspace_bytes
 from evaluators.language.cpp.compiler import CompileError, Compiler, HostFunction, compile_function
-from evolve.assets import asset
 from evolve.errors import UserError
 from evolve.export.patch.anchors import AnchorMissing
 from evolve.export.patch.header import FUNCTION, SourceChange
+from evolve.export.patch.prepare import MEASURED_GPU, measured_gpu
 from evolve.export.patch.tree import Tree
-from evolve.export.proof.call_chain import CALLERS, INPUTS, SHIM, chain_source, files_of
+from evolve.export.proof.call_chain import CALLERS, INPUTS, OTHER_GPUS, chain_source, files_of, shim
 from evolve.export.targets.domain import Domain
 
 HEADS = ((64, 8), (32, 8), (8, 1), (8, 8), (16, 2), (5, 5))
 """(query heads, KV heads) on one GPU: Llama 3 70B and 8B whole, 70B on 8 GPUs, Llama 2 on 4, Qwen, odd counts."""
 
-KIND, ARCH = ("bf16", "fp16", "fp8"), (90, 80)
+KIND, SM80_GPU = ("bf16", "fp16", "fp8"), "NVIDIA A100-SXM4-80GB"
 
 
 @dataclass(frozen=True, slots=True)
 class ForeignCall:
-    """One call that reaches get_num_splits; a window of -1 means none."""
+    """One call that reaches get_num_splits; a window of -1 means none, no GPU the recorded one."""
 
     what: str
     batch: int
@@ -46,12 +46,14 @@ class ForeignCall:
     window: int = -1
     dtype: str = "bf16"
     arch: int = 90
+    gpu: str = ""
 
     def row(self, num_sms: int) -> tuple[int, ...]:
         """Inputs of kernels/call_chain_shim.h."""
         return (
             self.batch, self.seqlen_q, self.seqlen_k, self.num_heads_q, self.num_heads_kv, self.head_dim,
-            int(self.varlen), self.page_size, num_sms, int(self.causal), self.window, KIND.index(self.dtype), self.arch,
+            int(self.varlen), self.page_size, OTHER_GPUS.get(self.gpu, num_sms), int(self.causal), self.window,
+            KIND.index(self.dtype), self.arch, 1 + list(OTHER_GPUS).index(self.gpu) if self.gpu else 0,
         )  # fmt: skip
 
     def workspace(self, num_splits: int) -> int:
@@ -66,7 +68,7 @@ MODES = (("static", False, 0), ("varlen", True, 0), ("varlen, paged 16", True, 1
 
 
 def outside_calls(domain: Domain) -> Iterator[ForeignCall]:
-    """The grid; with a mode that the patch leaves to stock, decode calls in that mode too."""
+    """The grid; decode calls too in a mode that the patch leaves to stock, and on GPUs that it tells apart."""
     for (mode, varlen, page), (hq, hkv) in product(MODES, HEADS):
         call = partial(ForeignCall, num_heads_q=hq, num_heads_kv=hkv, varlen=varlen, page_size=page)
         for seqlen_q, batch, extra, causal in product((128, 2048, 8192), (1, 4, 8), (0, 8192), (False, True)):
@@ -80,9 +82,12 @@ def outside_calls(domain: Domain) -> Iterator[ForeignCall]:
         for dtype, batch, seqlen_k in product(("fp16", "fp8"), (1, 4, 32), (384, 640, 2048, 8192, 131072)):
             yield call(f"{dtype}, {mode}", batch, 1, seqlen_k, dtype=dtype)
         for batch, seqlen_k in product((1, 4, 32), (384, 640, 2048, 8192)):
-            yield call(f"sm80, {mode}", batch, 1, seqlen_k, arch=80)
+            yield call(f"sm80, {mode}", batch, 1, seqlen_k, arch=80, gpu=SM80_GPU)
             if not domain.in_mode(varlen):
                 yield call(f"decode, {mode}", batch, 1, seqlen_k)
+        for gpu, batch, seqlen_k in product(OTHER_GPUS if domain.card else (), (1, 16), (640, 4096)):
+            if gpu not in (domain.card, SM80_GPU):
+                yield call(f"another GPU, {mode}", batch, 1, seqlen_k, gpu=gpu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +150,7 @@ def prove_outside(tree: Tree, change: SourceChange, num_sms: int, compiler: Comp
         answers: list[list[int]] = []
         try:
             for which, edits in (("before", {}), ("after", change.edits)):
-                text = chain_source(files_of(tree, edits, caller), caller)
+                text = chain_source(files_of(tree, edits, caller), caller, domain.card)
                 place = folder / f"{Path(caller).stem}-{which}"
                 answers.append(compile_function(compiler, text, "decided(row)", INPUTS, place).answers(rows))
         except (AnchorMissing, CompileError) as error:
@@ -178,18 +183,24 @@ def prove_condition(domain: Domain, num_sms: int, compiler: Compiler, folder: Pa
     """Compile the condition alone and evaluate it on the grid; returns the number of excluded calls.
 
     Raises:
-        UserError: it holds on an unmeasured call.
+        UserError: it holds on an unmeasured call, or not on a measured one.
     """
-    calls = list(outside_calls(domain))
-    text = asset(SHIM).read_text(encoding="utf-8") + (
+    calls, condition = list(outside_calls(domain)), domain.condition(f"{MEASURED_GPU}()")
+    text = f"{shim(domain.card)}\n{measured_gpu(domain) if domain.by_card else ''}" + (
         f"\nstatic int64_t holds(int64_t const* row) {{\n    Flash_fwd_params params = attention_call(row);\n"
-        f"    return {domain.condition};\n}}\n"
+        f"    return {condition};\n}}\n"
     )
     function: HostFunction = compile_function(compiler, text, "holds(row)", INPUTS, folder)
-    through = [c for c, held in zip(calls, function.answers([c.row(num_sms) for c in calls]), strict=True) if held]
-    if through:
+    # Measured calls come last: the process has seen other GPUs by then.
+    inside = [
+        ForeignCall("decode", batch, 1, seqlen_k, *heads, varlen=domain.varlen is not False)
+        for heads, batch, seqlen_k in product(HEADS, (1, 16), (640, 4096))
+    ]
+    held = function.answers([c.row(num_sms) for c in (*calls, *inside)])
+    wrong = [c for c, holds in zip((*calls, *inside), held, strict=True) if bool(holds) is not (c.what == "decode")]
+    if wrong:
         raise UserError(
-            f"the patch's condition holds on an unmeasured call: {through[0]}",
+            f"the patch's condition {'does not hold' if wrong[0] in inside else 'holds'} on this call: {wrong[0]}",
             hint="report this as a bug of evosplit",
         )
     return len(calls)
