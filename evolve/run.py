@@ -23,12 +23,13 @@ from evaluators.data.status import Status
 from evaluators.data.workloads import Case, Split, cases_for
 from evaluators.judge.judge import JUDGE_VERSION, SEARCH_SPLITS, Judge, open_judge, readable_version
 from evaluators.judge.judge_set import JudgeSet, Objective, table_labels
-from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.language.gate import named_program
 from evaluators.sandbox.sandbox import Limits, self_test
 from evolve.assets import asset
 from evolve.config import TRACE, RunConfig, changed_keys, load_config, parse_yaml, with_overrides
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.journal.journal import FILE_NAME, open_journal
+from evolve.journal.packed import has_journal
 from evolve.journal.run_folder import (
     CONFIG_FILE,
     RunSummary,
@@ -42,7 +43,7 @@ from evolve.journal.versions import other_versions
 from evolve.prompts.templates import load_templates
 from evolve.proposer_config import AgentConfig
 from evolve.proposers import Proposer, open_proposer
-from evolve.search.controller import Controller, SearchProgress
+from evolve.search.controller import Controller, SearchProgress, try_programs
 from evolve.traffic import OpenedTraffic, open_traffic, weigh_live, weigh_table
 
 if TYPE_CHECKING:
@@ -116,6 +117,9 @@ def read_program(name: str, runs_dir: Path = Path("runs")) -> str:
             why = entry.status.value if entry.status else "still running"
             raise UserError(f"{name} holds no program ({why})", hint=f"evosplit show {run} {index}")
         return entry.source
+    if not Path(name).exists() and (name == "last" or has_journal(runs_dir / name)):
+        find_run(name, runs_dir)  # raises where there is none
+        raise UserError(f"{name} is a run, expected a program", hint=f"{name}#ID; evosplit show {name} lists them")
     path = asset(name)
     try:
         return path.read_text(encoding="utf-8-sig")  # files from Windows begin with a byte-order mark
@@ -137,10 +141,7 @@ def read_seeds(config: RunConfig) -> list[str]:
     sources = []
     for name in config.seeds:
         sources.append(read_program(name, Path(config.runs_dir)))
-        try:
-            parse_program(sources[-1])
-        except ProgramRefused as refused:
-            raise UserError(f"seed {name}: {refused.refusals[0]}") from refused
+        named_program(sources[-1], f"seed {name}")
     return sources
 
 
@@ -194,9 +195,8 @@ def open_configured_judge(
     if len({j.target.name for j in judges}) > 1:
         named = ", ".join(sorted({j.target.title for j in judges}))
         raise UserError(f"one program cannot decide for {named} at once", hint="name tables of one kernel")
-    return JudgeSet(
-        dict(zip(table_labels([j.description for j in judges]), judges, strict=True)), config.judge.objective
-    )
+    labels = table_labels([j.description for j in judges])
+    return JudgeSet(dict(zip(labels, judges, strict=True)), config.judge.objective)
 
 
 def _open_live_judge(
@@ -394,6 +394,8 @@ def start_run(
     # Templates are loaded to raise errors before a folder is made.
     load_templates(config.prompts, config.judge.setting, agent=isinstance(config.proposer, AgentConfig))
     judge = open_configured_judge(config, tables=tables, pool=pool, on_event=on_event)
+    if tables:
+        try_programs([f"seed {name}" for name in config.seeds], seeds, judge)
     proposer = _with_constant_fitting(config, proposer, judge)
     folder = folder or new_run_folder(Path(config.runs_dir), config.name)
     if tables:

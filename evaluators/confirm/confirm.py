@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from evaluators.data.contract import DecodeShape, Gpu, Mode, Setting
+from evaluators.data.errors import EXIT_NEGATIVE, UserError
 from evaluators.data.launches import AnyDecision
 from evaluators.data.status import Status
 from evaluators.data.workloads import (
@@ -38,7 +39,7 @@ from evaluators.measure.pairing import (
 )
 from evaluators.measure.worker_client import GpuWorker
 from evaluators.sandbox.sandbox import Limits, Sandbox
-from evaluators.targets.registry import target_of
+from evaluators.targets.registry import kernel_hint, target_of
 
 FRESH_BATCHES = 48
 """Number of ragged batches drawn for each confirmation."""
@@ -62,15 +63,6 @@ class Group(StrEnum):
 
 UNSEEN = (Group.SEALED, Group.FRESH)
 """Groups behind the suite's verdict."""
-
-
-class ProgramFailed(Exception):
-    """A program failed to decide; the message gives its status."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        """Store the status."""
-        super().__init__(f"{status.value}: {message}")
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +185,22 @@ def fresh_uniform_cases(known: Sequence[Case], weighting: Weighting, rng: random
     return found
 
 
-def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits) -> list[Any]:
+def decisions_of(
+    program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits, *, name: str, option: str
+) -> list[Any]:
     """Resolved decisions of a program on any cases, from the sandbox.
 
+    Args:
+        program: program to ask.
+        cases: shapes to ask it for.
+        setting: setting to ask it for.
+        gpu: properties that it may read.
+        limits: limits of one sandbox process.
+        name: name of the program, for messages.
+        option: beginning of the option that names a setting, for messages.
+
     Raises:
-        ProgramFailed: it raised, timed out or returned values out of range.
+        UserError: it raised, timed out or returned values out of range.
     """
     target, found = target_of(setting), []
     for start in range(0, len(cases), AT_ONCE):
@@ -205,7 +208,11 @@ def decisions_of(program: Program, cases: Sequence[Case], setting: Setting, gpu:
         questions = [target.question(case.shape, setting, gpu) for case in part]
         answers = Sandbox(gpu, questions, limits, target=target).ask(program)
         if answers.status is not Status.OK:
-            raise ProgramFailed(answers.status, answers.message)
+            raise UserError(
+                f"{name}: {answers.status.value}: {answers.message}",
+                hint=kernel_hint(answers.status, setting.name, option),
+                exit_code=EXIT_NEGATIVE,
+            )
         found += [target.spelled_out(c.shape, setting, d, gpu) for c, d in zip(part, answers.decisions, strict=True)]
     return found
 

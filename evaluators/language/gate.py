@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from evaluators.data.errors import UserError
 from evaluators.data.status import Status
 from evaluators.language import subset
 from evaluators.language.checker import Refusal, check, quoted
@@ -22,7 +23,7 @@ _PARSING = threading.Lock()
 PARSED_KEPT = 8
 """Cached programs: controller, judge and recheck parse the same program one after the other."""
 
-__all__ = ["Program", "ProgramRefused", "Refusal", "parse_program", "parse_tree"]
+__all__ = ["Program", "ProgramRefused", "Refusal", "named_program", "parse_program", "parse_tree"]
 
 
 class ProgramRefused(Exception):
@@ -156,3 +157,15 @@ def parse_program(source: str) -> Program:
         complexity=sum(1 for n in ast.walk(bare) if not isinstance(n, ast.expr_context | ast.Load | ast.Module)),
         normal_form=hashlib.sha256(syntax_text(bare).encode()).hexdigest(),
     )
+
+
+def named_program(source: str, name: str) -> Program:
+    """Program that a user named, by its source.
+
+    Raises:
+        UserError: the gate refuses it; the message begins with the name.
+    """
+    try:
+        return parse_program(source)
+    except ProgramRefused as refused:
+        raise UserError(f"{name}: {refused.refusals[0]}", hint="evosplit evaluate shows all of them") from refused

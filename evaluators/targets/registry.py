@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from evaluators.data.contract import Setting
+from evaluators.data.contract import SETTINGS, Setting
 from evaluators.data.errors import UserError
 from evaluators.data.launches import AnyDecision
+from evaluators.data.status import Status
 from evaluators.targets.fa3 import FA3, FA3_LENGTHS
 from evaluators.targets.target import AnyTarget
 from evaluators.targets.triton_decode import TRITON_DECODE, TRITON_DECODE_LENGTHS
@@ -49,3 +50,22 @@ def target_of_name(setting: str) -> AnyTarget:
 def target_of_decision(decision: AnyDecision) -> AnyTarget:
     """Target of a decision."""
     return next(t for t in TARGETS.values() if isinstance(decision, t.decision_type))
+
+
+def kernel_hint(status: Status, setting: str, option: str) -> str:
+    """Hint for a program that fails as one of another kernel does: by fields and answers that this one has not.
+
+    Args:
+        status: how it failed.
+        setting: setting that it was asked for, or several joined by ` + `.
+        option: beginning of the option that names a setting; empty where none does.
+
+    Returns:
+        An empty text for other failures.
+    """
+    if status not in (Status.BAD_ANSWER, Status.RAISED):
+        return ""
+    target = target_of_name(setting)
+    other = next(name for name in SETTINGS if target_of_name(name) is not target)
+    asked = f"it was asked for {setting} ({target.name})"
+    return f"{asked}; for another kernel: {option}{other}" if option else asked

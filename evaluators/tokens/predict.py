@@ -132,7 +132,7 @@ class PredictionError:
 
 PREDICTION_ERRORS = {
     ("fa3_fwd-metadata-cold", "h8x1"): PredictionError(0.28, 60),
-    ("fa3_fwd-metadata-cold", "h32x8"): PredictionError(0.60, 108),
+    ("fa3_fwd-metadata-cold", "h32x8"): PredictionError(0.59, 135),
     ("fa3_fwd-static-cold", "h8x1"): PredictionError(0.45, 52),
     ("fa3_fwd-static-cold", "h32x8"): PredictionError(0.53, 30),
     ("triton_decode-metadata-cold", "h8x1"): PredictionError(0.57, 82),
@@ -140,6 +140,7 @@ PREDICTION_ERRORS = {
     ("vllm-metadata-cold", "h8x1"): PredictionError(0.95, 36),
     ("vllm-metadata-cold", "h32x8"): PredictionError(0.61, 34),
     ("fa3_fwd-metadata-layer", "h8x1"): PredictionError(0.47, 17),
+    ("fa3_fwd-metadata-layer", "h32x8"): PredictionError(0.52, 70),
     ("triton_decode-metadata-layer", "h8x1"): PredictionError(0.29, 37),
     ("triton_decode-metadata-layer", "h32x8"): PredictionError(0.15, 24),
     ("vllm-metadata-layer", "h32x8"): PredictionError(0.25, 19),

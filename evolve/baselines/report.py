@@ -136,8 +136,8 @@ def _text(summaries: Sequence[Summary], facts: Mapping[str, str]) -> str:
     ]
     for s in summaries:
         lines.append(
-            f"| {s.method} | {s.seeds} | {_percent(s.train_share, s.train_low, s.train_high)} "
-            f"| {_percent(s.holdout_share, s.holdout_low, s.holdout_high)} "
+            f"| {s.method} | {s.seeds} | {percent_of(s.train_share, s.train_low, s.train_high)} "
+            f"| {percent_of(s.holdout_share, s.holdout_low, s.holdout_high)} "
             f"| {s.regressions:g} | {s.model_calls:g} | {s.decision_tables:g} | {s.look_ups:,.0f} | {s.stopped_by} |"
         )
     rules = [s for s in summaries if s.method != "oracle"]
@@ -147,7 +147,8 @@ def _text(summaries: Sequence[Summary], facts: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _percent(middle: float, low: float, high: float) -> str:
+def percent_of(middle: float, low: float, high: float) -> str:
+    """A share and its interval, as percentages."""
     return f"{100 * middle:.1f}% ({100 * low:.1f}..{100 * high:.1f})"
 
 

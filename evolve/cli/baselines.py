@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from evaluators.data.contract import SETTINGS, Mode
-from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.language.gate import named_program
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import target_of
 from evolve.assets import asset
@@ -30,6 +30,7 @@ from evolve.cli.common import emit, measured_how, result_printer, say
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.run import open_configured_proposer, read_program, read_seeds
+from evolve.search.controller import try_programs
 
 Method = Callable[[Problem, Tally, int], None]
 
@@ -140,12 +141,9 @@ def open_problem(config: RunConfig, policy: str) -> Problem:
     """Read the seeds, the policy and the table that all methods start from.
 
     Raises:
-        UserError: a seed or the policy cannot be read or is outside the language, or there is no sandbox.
+        UserError: a seed or the policy cannot be read or fails, or there is no sandbox.
     """
-    judge = table_judge(config)
-    source = read_program(policy)
-    try:
-        parse_program(source)
-    except ProgramRefused as refused:
-        raise UserError(f"policy: {refused.refusals[0]}") from refused
-    return Problem(config, judge, tuple(read_seeds(config)), source)
+    judge, source, seeds = table_judge(config), read_program(policy), read_seeds(config)
+    named_program(source, policy)
+    try_programs([policy, *(f"seed {name}" for name in config.seeds)], [source, *seeds], judge)
+    return Problem(config, judge, tuple(seeds), source)

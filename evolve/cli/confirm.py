@@ -20,7 +20,6 @@ import typer
 from evaluators.confirm.confirm import (
     UNSEEN,
     Group,
-    ProgramFailed,
     ShapeVerdict,
     Subject,
     SuiteVerdict,
@@ -33,7 +32,7 @@ from evaluators.data.contract import LIVE_SETTINGS, Cache, Gpu, Setting
 from evaluators.data.device import DeviceRecord
 from evaluators.data.launches import AnyDecision
 from evaluators.data.workloads import Case
-from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.language.gate import named_program
 from evaluators.measure import pairing
 from evaluators.measure.pairing import Interval, Verdict
 from evaluators.sandbox.sandbox import Limits
@@ -83,17 +82,18 @@ def confirm_command(
     config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
     runs_dir = Path(config.runs_dir)
     source = read_program(program, runs_dir)
-    candidate = _parse(program, source)
-    baseline = None if against is None else _parse(against, read_program(against, runs_dir))
-    further = None if beside is None else _parse(beside, read_program(beside, runs_dir))
+    candidate = named_program(source, program)
+    baseline = None if against is None else named_program(read_program(against, runs_dir), against)
+    further = None if beside is None else named_program(read_program(beside, runs_dir), beside)
     require_sandbox()
     if find_spec("scipy") is None:
         raise UserError("scipy is missing", hint="pip install 'evosplit[gpu]'", exit_code=EXIT_MISSING)
     setting = _setting(config)
-    if tokens and setting.live_lengths:
-        raise UserError(
-            "--tokens measures steps in a captured CUDA graph, where live lengths are unknown", hint="confirm without"
-        )
+    # Launches are measured alike, whatever `schedule` was told.
+    told = with_live_lengths(setting) if config.judge.live_lengths else setting
+    if tokens and told.live_lengths:
+        raise UserError("--tokens replays captured steps, where schedule knows no live length",
+                        hint="leave out --tokens, or judge.live_lengths")  # fmt: skip
     traffic = config.traffic or UNASKED
     shard = token_shard(traffic.model, traffic.tp, setting) if tokens else None
     folder = report_folder(output, program)
@@ -112,10 +112,14 @@ def confirm_command(
     def decide(cases: Sequence[Case]) -> list[Sequence[AnyDecision]]:
         stock = [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
         asked = [(str(against), baseline), (program, candidate)] + ([(str(beside), further)] if further else [])
-        return [_decisions(name, p, cases, setting, gpu, limits) if p else stock for name, p in asked]
+        return [
+            decisions_of(p, cases, told, gpu, limits, name=name, option="--set judge.setting=") if p else stock
+            for name, p in asked
+        ]
 
+    lengths = {"live_lengths": "true"} if told.live_lengths else {}
     description = {"workload": config.judge.workload, "setting": setting.name, "verb": "confirm", "gpu": device.uuid}
-    log_sealed_read(program, source, description)
+    log_sealed_read(program, source, {**description, **lengths})
     rng = Random(seed)
     suite = build_suite(
         config.judge.workload, setting, config.judge.weighting, gpu, decide, rng, fresh=fresh,
@@ -132,7 +136,7 @@ def confirm_command(
         **({"beside": beside} if beside else {}),
         "workload": config.judge.workload,
         "setting": setting.name,
-        **({"live_lengths": True} if setting.live_lengths else {}),
+        **lengths,
         "weighting": config.judge.weighting.value,
         "build": build,
         "device": device.as_dict(),
@@ -168,13 +172,6 @@ def confirm_command(
     return 0 if verdict.confirmed and not slower else EXIT_NEGATIVE
 
 
-def _parse(name: str, source: str) -> Program:
-    try:
-        return parse_program(source)
-    except ProgramRefused as refused:
-        raise UserError(f"{name}: {refused.refusals[0]}") from refused
-
-
 def _setting(config: RunConfig) -> Setting:
     """The setting of the configuration, if it can be measured live."""
     if config.judge.setting not in LIVE_SETTINGS:
@@ -187,16 +184,7 @@ def _setting(config: RunConfig) -> Setting:
             f"judge.setting: confirm times calls by themselves, {setting.name} is for recordings in layers",
             hint="evosplit tpot compares whole steps; a setting that ends in cold compares calls",
         )
-    return with_live_lengths(setting) if config.judge.live_lengths else setting
-
-
-def _decisions(
-    name: str, program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu, limits: Limits
-) -> list[AnyDecision]:
-    try:
-        return decisions_of(program, cases, setting, gpu, limits)
-    except ProgramFailed as failed:
-        raise UserError(f"{name}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE) from failed
+    return setting
 
 
 def _measure(

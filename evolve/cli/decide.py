@@ -15,7 +15,7 @@ from evaluators.data.contract import ELEMENT_BYTES, LIVE_SETTINGS, Cache, Decode
 from evaluators.data.gpus import named_gpu
 from evaluators.data.workloads import heads_text, parse_heads
 from evaluators.targets.fa3 import FA3
-from evaluators.targets.registry import target_of, with_live_lengths
+from evaluators.targets.registry import kernel_hint, target_of, with_live_lengths
 from evolve.cli.common import emit, result_printer, say
 from evolve.decisions import NoDecisions, check_runs, decide_shapes
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -76,6 +76,9 @@ def decide_command(
         found = decide_shapes(source, rows, device)
     except NoDecisions as none:
         result_printer(as_json=as_json)(f"{program}: {plain(str(none))}")
+        hint = kernel_hint(none.status, rows[0][1].name, "--setting ")
+        if hint:
+            say(f"hint: {hint}")
         return EXIT_NEGATIVE
     held = lines_with_one_gpus_sms(source)
     if held:

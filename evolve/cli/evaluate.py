@@ -6,7 +6,6 @@ from pathlib import Path
 
 import typer
 
-from evaluators.data.contract import SETTINGS
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
@@ -14,7 +13,7 @@ from evaluators.judge.judge import SEARCH_SPLITS
 from evaluators.judge.judge_set import JudgeSet
 from evaluators.latencies.table import doubts, read_table, restrict
 from evaluators.scoring.feedback import by_region
-from evaluators.targets.registry import target_of_name
+from evaluators.targets.registry import kernel_hint
 from evolve.assets import asset
 from evolve.cli.common import (
     ceiling_lines,
@@ -73,8 +72,9 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
         return 0 if result.status is Status.OK else EXIT_NEGATIVE
     if result.status is not Status.OK:
         typer.echo(f"{program}: {result.status.value}: {plain(result.message)}")
-        if result.status in (Status.BAD_ANSWER, Status.RAISED):
-            say(_kernel_hint(str(judge.description["setting"])))
+        hint = kernel_hint(result.status, judge.description["setting"], "--table, or --set judge.setting=")
+        if hint:
+            say(f"hint: {hint}")
         return EXIT_NEGATIVE
     d = judge.description
     typer.echo(f"{program} on {d['workload']}, {d['setting']}, {d['weighting']} ({measured_how(judge)})\n")
@@ -102,15 +102,6 @@ def evaluate_command(program: str, config_path: Path | None, sets: list[str], *,
     for line in live_lines(judge):
         typer.echo(f"\n{line}")
     return 0
-
-
-def _kernel_hint(setting: str) -> str:
-    """Hint for a program written for another kernel, which uses the wrong fields and returns the wrong values."""
-    others = [name for name in SETTINGS if target_of_name(name) is not target_of_name(setting)]
-    return (
-        f"hint: it was asked for {setting} ({target_of_name(setting).name}); for another kernel: "
-        f"--table, or --set judge.setting={others[0]}"
-    )
 
 
 def _table_json(judge: JudgeSet, name: str, evaluation: Evaluation, *, sealed: bool) -> dict[str, object]:

@@ -156,7 +156,8 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     left_out = []
     for path in slices:
         if not path.is_file():
-            raise UserError(f"{path} is not a slice file")
+            why = "is not a file" if path.exists() else "does not exist"
+            raise UserError(f"{path} {why}", hint="--merge takes the slices that evosplit record -o wrote")
         torn = torn_lines(path)
         if torn:
             numbers = ", ".join(map(str, torn[:TORN_SHOWN])) + (" ..." if len(torn) > TORN_SHOWN else "")

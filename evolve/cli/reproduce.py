@@ -15,11 +15,11 @@ import typer
 
 from evaluators.confirm import bsc_paper, bsc_tokens
 from evaluators.confirm.bsc_tokens import measure_tokens
-from evaluators.confirm.confirm import ProgramFailed, decisions_of
+from evaluators.confirm.confirm import decisions_of
 from evaluators.data.contract import Cache, Gpu
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import SM_MARGINS
-from evaluators.language.gate import ProgramRefused, parse_program
+from evaluators.language.gate import named_program
 from evaluators.latencies.store import shape_key
 from evaluators.measure.errors import MeasureError
 from evaluators.sandbox.sandbox import Limits
@@ -29,7 +29,6 @@ from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
 from evolve.reports.bsc_picture import draw_reproduction
 from evolve.reports.bsc_report import PICTURE, markdown
-from evolve.reports.plain_text import plain
 from evolve.run import read_program, require_sandbox
 
 PAPERS = ("bsc",)
@@ -92,10 +91,7 @@ def _measure(champion: str) -> dict[str, Any]:
     for policy, name in programs.items():
         text = read_program(name)
         digests[policy] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-        try:
-            sources[policy] = parse_program(text)
-        except ProgramRefused as refused:
-            raise UserError(f"{name}: {refused.refusals[0]}") from refused
+        sources[policy] = named_program(text, name)
     require_sandbox()
     worker = worker_client.open_worker()
     atexit.register(worker.close)
@@ -107,10 +103,7 @@ def _measure(champion: str) -> dict[str, Any]:
     cases = [Case(shape_key(s), s, Split.TRAIN) for s in shapes]
     policies = {}
     for policy, program in sources.items():
-        try:
-            decided = decisions_of(program, cases, where, gpu, Limits())
-        except ProgramFailed as failed:
-            raise UserError(f"{programs[policy]}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE) from failed
+        decided = decisions_of(program, cases, where, gpu, Limits(), name=programs[policy], option="")
         policies[policy] = dict(zip(shapes, decided, strict=True))
     started = time.monotonic()
 

@@ -188,10 +188,13 @@ def _write_report(folder: Path) -> Path:
 
 def _show_leader(summary: RunSummary, judge: AnyJudge, tell: Callable[[str], None]) -> None:
     """Show the program that leads on the training shapes, where the holdout picked another one."""
-    leader = summary.leader
-    if leader is None or summary.best is None or leader.id == summary.best.id:
+    leader, best = summary.leader, summary.best
+    if leader is None or best is None or leader.id == best.id:
         return
-    tell(f"\nleader on the training shapes, worse on the holdout: proposal {leader.id}")
+    # With equal scores on the holdout, the shorter or older program wins.
+    worse = leader.holdout is not None and best.holdout is not None and leader.holdout.score < best.holdout.score
+    how = "worse" if worse else "no better"
+    tell(f"\nleader on the training shapes, {how} on the holdout: proposal {leader.id}")
     _show(leader, judge, judge.evaluate(leader.source), tell)
 
 

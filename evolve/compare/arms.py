@@ -35,6 +35,19 @@ class Equal(StrEnum):
     DOLLARS = "dollars"
     """US dollars, by `budget.prices`."""
 
+    @property
+    def unit(self) -> str:
+        """Its unit, in words."""
+        return "drafts judged" if self is Equal.EVALUATIONS else "US dollars"
+
+
+def budget_of(config: RunConfig, equal: Equal) -> float | None:
+    """Budget of a run, by its configuration; None if it does not limit the quantity."""
+    if equal is Equal.DOLLARS:
+        return config.budget.usd
+    proposer = config.proposer
+    return config.search.proposals * (proposer.evaluations if isinstance(proposer, AgentConfig) else 1)
+
 
 def arm_config(base: RunConfig, operator: Operator, seed: int, *, equal: Equal, amount: float) -> RunConfig:
     """Configuration of one run of an arm.

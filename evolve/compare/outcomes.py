@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluators.data.status import Status
+from evaluators.data.workloads import Split
 from evolve.baselines.methods import policy_coordinate
 from evolve.baselines.problem import Problem
 from evolve.baselines.tally import ComparisonBudget, Tally
-from evolve.compare.arms import PLENTY, Operator
+from evolve.compare.arms import PLENTY, Equal, Operator, budget_of
 from evolve.errors import UserError
 from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import summarise
@@ -31,6 +32,7 @@ class ArmRun:
         arm: name of the arm.
         seed: random seed, by which runs of the arms are paired.
         who: models that answered, as the journal names them.
+        budget: what its own configuration grants of the quantity that is compared; None if it does not limit it.
         train_share: share on the training shapes.
         holdout_share: share on the holdout.
         train_score: score on the training shapes, with the penalty for regressions.
@@ -47,21 +49,22 @@ class ArmRun:
     arm: str
     seed: int
     who: str
+    budget: float | None
     train_share: float
     holdout_share: float
     train_score: float
     regressions: int
     evaluations: int
-    calls: int
-    tokens: int
-    usd: float
-    submitted: int
-    dead: int
-    blind: int
+    calls: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+    submitted: int = 0
+    dead: int = 0
+    blind: int = 0
 
 
-def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
-    """A run as part of an arm, and the description of its judge.
+def read_arm(arm: str, folder: Path, equal: Equal) -> tuple[ArmRun, dict[str, str]]:
+    """A run as part of an arm, with its own budget of the quantity, and the description of its judge.
 
     Raises:
         UserError: it cannot be read, or has no leader.
@@ -89,6 +92,7 @@ def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
         arm=arm,
         seed=config.random_seed,
         who=models["names"] or "",
+        budget=budget_of(config, equal),
         train_share=leader.train.oracle_share,
         holdout_share=leader.holdout.oracle_share,
         train_score=leader.train.score,
@@ -106,27 +110,18 @@ def read_arm(arm: str, folder: Path) -> tuple[ArmRun, dict[str, str]]:
 
 def run_parametrised(problem: Problem, seed: int, tables: int) -> ArmRun:
     """Run the numeric search, with a limit of scored tables."""
-    tally = Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, tables * tally_shapes(problem)))
+    shapes = len(problem.judge.weights[Split.TRAIN])
+    tally = Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, tables * shapes))
     policy_coordinate(problem, tally, seed)
     end = tally.standings[-1]
     return ArmRun(
         arm=Operator.PARAMETRISED.value,
         seed=seed,
         who="none",
+        budget=tables,
         train_share=end.train_share,
         holdout_share=end.holdout_share,
         train_score=end.train_score,
         regressions=end.regressions,
         evaluations=end.evaluations,
-        calls=0,
-        tokens=0,
-        usd=0.0,
-        submitted=0,
-        dead=0,
-        blind=0,
     )
-
-
-def tally_shapes(problem: Problem) -> int:
-    """Training shapes: look-ups of one table."""
-    return Tally(problem.judge, ComparisonBudget(PLENTY, PLENTY, PLENTY)).train_shapes

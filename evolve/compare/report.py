@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 
+from evolve.baselines.report import percent_of
 from evolve.compare.outcomes import ArmRun
 
 RUNS, PAIRS, PICTURE, TEXT = "runs.csv", "pairs.csv", "operators.png", "report.md"
 RESAMPLES = 10_000
-SPENDING = ("evaluations", "tokens", "usd")
+SPENDING = ("budget", "evaluations", "tokens", "usd")
 UNEQUAL = 1.1
 """Ratio of spending above which the report calls a pair unequal."""
 T_95 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
@@ -24,11 +25,15 @@ FEW = 5
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """An arm over its seeds: medians, and the 95% interval of the holdout share's median by resampling."""
+    """An arm over its seeds: medians, and the 95% interval of the holdout share's median by resampling.
+
+    `budgets` are those of its runs, each once; None for a run whose configuration does not limit the quantity.
+    """
 
     arm: str
     seeds: int
     who: str
+    budgets: tuple[float | None, ...]
     holdout_share: float
     holdout_low: float
     holdout_high: float
@@ -56,7 +61,8 @@ class Pair:
         low: lower end of the mean's 95% interval by Student's t over the pairs; the mean where there is one pair.
         high: upper end.
         wins: pairs in which the first is ahead.
-        unequal: entries of `SPENDING` that differ over these seeds, by name: the first's sum and the second's.
+        unequal: entries of `SPENDING` that both have and that differ over these seeds, by name: the first's sum and the
+            second's.
     """
 
     first: str
@@ -90,6 +96,7 @@ def summarise_arms(runs: Sequence[ArmRun]) -> list[ArmSummary]:
                 arm=arm,
                 seeds=len(mine),
                 who=who,
+                budgets=tuple(dict.fromkeys(run.budget for run in mine)),
                 holdout_low=low,
                 holdout_high=high,
                 submitted=submitted,
@@ -123,11 +130,12 @@ def pair_up(runs: Sequence[ArmRun]) -> list[Pair]:
 def unequal_spending(
     runs: Sequence[ArmRun], first: str, second: str, seeds: Sequence[int]
 ) -> dict[str, tuple[float, float]]:
-    """Unequal spending of two arms on the same seeds, of quantities that both counted."""
+    """Unequal budget and spending of two arms on the same seeds, of quantities that both limited or counted."""
     found = {}
     for name in SPENDING:
         one, other = (
-            sum(getattr(run, name) for run in runs if run.arm == arm and run.seed in seeds) for arm in (first, second)
+            sum(getattr(run, name) or 0 for run in runs if run.arm == arm and run.seed in seeds)
+            for arm in (first, second)
         )
         if min(one, other) > 0 and max(one, other) > UNEQUAL * min(one, other):
             found[name] = float(one), float(other)
@@ -174,9 +182,19 @@ def write_comparison(folder: Path, runs: Sequence[ArmRun], facts: Mapping[str, s
     draw_arms(folder / PICTURE, runs, title="\n".join(f"{name}: {value}" for name, value in facts.items()))
 
 
+def budget_fact(runs: Sequence[ArmRun], unit: str) -> dict[str, str]:
+    """Line of a report on the budget of a run: one where all have the same, else that of every arm."""
+    budgets = {s.arm: s.budgets for s in summarise_arms(runs)}
+    if len({budget for own in budgets.values() for budget in own}) == 1:
+        (budget,) = next(iter(budgets.values()))
+        return {"equal budget": "none" if budget is None else f"{budget:g} {unit} a run"}
+    told = (f"{arm} {' or '.join('no limit' if b is None else f'{b:g}' for b in own)}" for arm, own in budgets.items())
+    return {"unequal budget": f"{', '.join(told)} ({unit} a run)"}
+
+
 def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[str, str]) -> str:
     """The report in Markdown."""
-    lines = ["# Variation operators at equal budget", ""]
+    lines = ["# Variation operators compared", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     lines += [
         "",
@@ -189,7 +207,7 @@ def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[st
     for s in summarise_arms(runs):
         expeditions = f"{s.submitted} with a child, {s.dead} dead, {s.blind} blind"
         lines.append(
-            f"| {s.arm} | {s.who} | {s.seeds} | {_percent(s.holdout_share, s.holdout_low, s.holdout_high)} "
+            f"| {s.arm} | {s.who} | {s.seeds} | {percent_of(s.holdout_share, s.holdout_low, s.holdout_high)} "
             f"| {100 * s.train_share:.1f}% | {s.regressions:g} | {s.evaluations:g} | {s.calls:g} | {s.tokens:g} "
             f"| {s.usd:.2f} | {expeditions if s.submitted + s.dead + s.blind else '-'} |"
         )
@@ -214,8 +232,8 @@ def report_text(runs: Sequence[ArmRun], pairs: Sequence[Pair], facts: Mapping[st
         if p.unequal
     ]
     if unequal:
-        lines += ["", f"Unequal spending, by more than {100 * UNEQUAL - 100:.0f}% over the seeds that both have:", ""]
-        lines += unequal
+        more = f"{100 * UNEQUAL - 100:.0f}%"
+        lines += ["", f"Unequal budget or spending, by more than {more} over the seeds that both have:", "", *unequal]
     return "\n".join(lines) + "\n"
 
 
@@ -227,10 +245,6 @@ def verdict(pair: Pair) -> str:
     if pair.low > 0:
         return f"{pair.first} is better{unequal}"
     return f"{pair.second} is better{unequal}" if pair.high < 0 else "no difference shown"
-
-
-def _percent(middle: float, low: float, high: float) -> str:
-    return f"{100 * middle:.1f}% ({100 * low:.1f}..{100 * high:.1f})"
 
 
 def draw_arms(path: Path, runs: Sequence[ArmRun], *, title: str) -> None:

@@ -58,7 +58,8 @@ def endpoint_reports(config: RunConfig) -> list[EndpointReport]:
     proposer = config.proposer
     if not isinstance(proposer, EndpointConfig):
         raise UserError(
-            f"proposer.kind is {proposer.kind}: only `openai` has an endpoint", hint="--set proposer.kind=openai"
+            f"proposer.kind is {proposer.kind}, which asks no endpoint",
+            hint="a configuration with kind openai or agent, such as configs/openai.yaml",
         )
     return asyncio.run(_reports(proposer))
 

@@ -11,7 +11,7 @@ import ctypes
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.sandbox.process import SandboxUnavailable
 from evaluators.scoring.feedback import VERSION, render
+from evaluators.targets.registry import kernel_hint
 from evolve.config import RunConfig
 from evolve.errors import EXIT_MISSING, InterruptedRun, UserError
 from evolve.journal.entry import Commit, evaluation_of
@@ -322,8 +323,7 @@ class Controller:
             evaluation = await self._pipeline.evaluate(source)
             if self._ledger.may_win(evaluation):
                 evaluation = await self._pipeline.recheck(source, evaluation)
-            if evaluation.status is not Status.OK:
-                raise UserError(f"seed {name} fails: {evaluation.status.value}: {evaluation.message}")
+            _refuse_failing(f"seed {name}", evaluation, self._judge.description["setting"])
             if known is None:
                 self._request_builder.write_seed(index)
             self._journal.result(index, source, evaluation, feedback=render(evaluation.feedback))
@@ -388,6 +388,24 @@ class Controller:
         seconds = time.monotonic() - self._started
         done = index + 1 - len(self._seeds)
         self._on_progress(self._ledger.progress(done, self._search.proposals, seconds))
+
+
+def try_programs(names: Sequence[str], sources: Sequence[str], judge: JudgeLike) -> None:
+    """Judge the programs that a search begins with before it begins, where that costs no time on a GPU.
+
+    Raises:
+        UserError: one of them fails; the message begins with its name.
+    """
+    for name, source in zip(names, sources, strict=True):
+        _refuse_failing(name, judge.evaluate(source), judge.description["setting"])
+
+
+def _refuse_failing(name: str, evaluation: Evaluation, setting: str) -> None:
+    if evaluation.status is not Status.OK:
+        raise UserError(
+            f"{name} fails: {evaluation.status.value}: {evaluation.message}",
+            hint=kernel_hint(evaluation.status, setting, "--set judge.setting="),
+        )
 
 
 def _ended_by(error: BaseException) -> str:

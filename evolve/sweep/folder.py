@@ -9,6 +9,7 @@ from pathlib import Path
 from evolve.config import RunConfig, parse_config, with_overrides
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME
+from evolve.journal.packed import has_journal
 from evolve.journal.run_folder import SWEEP_FILE, write_whole
 from evolve.run import held_config
 from evolve.sweep.plan import Member
@@ -109,5 +110,7 @@ def find_sweep(text: str, runs_dir: Path) -> Path:
     for folder in (Path(text), runs_dir / text):
         if is_sweep(folder):
             return folder
+        if has_journal(folder):
+            raise UserError(f"{text} is one run, not a sweep", hint=f"evosplit run --resume {text}")
     names = ", ".join(p.name for p in known[-5:])
     raise UserError(f"no sweep {text!r}", hint=f"known: {names}" if names else "evosplit sweep CONFIG starts one")

@@ -5,7 +5,7 @@
 
 One recording's best launches are partly luck. Here a launch's gain is the mean over the shipped table and the three
 later recordings, and the oracle's launches are chosen on three recordings and scored on the fourth, in turn. Writes
-mean_of_recordings.csv. Deterministic; CPU only; two minutes. Sealed shapes are not read.
+mean_of_recordings.csv. Deterministic; CPU only; three minutes. Sealed shapes are not read.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ from queue_learner import out_of_fold, with_queue
 from evaluators.data.contract import Mode
 from evaluators.data.gain import is_regression, standard_error
 from evaluators.data.workloads import Split, Weighting
+from evaluators.fa3.dispatch import work_view
 from evaluators.judge.judge import Judge
+from evaluators.language.gate import parse_program
 from evaluators.latencies.latency import TableSource
 from evaluators.latencies.table import Table, read_table, restrict
 from evaluators.sandbox.sandbox import Limits
+from evaluators.targets.registry import with_live_lengths
 
 HERE = Path(__file__).parent
 CHAMPIONS = HERE.parent / "champions"
@@ -46,8 +49,14 @@ PROGRAMS = {
         "fa3-metadata-evolved.py",
         "runs/fa3-metadata-evolved-2/child.py",
         "runs/fa3-metadata-evolved-3/child.py",
+        "fa3-metadata-evolved-4.py",
     ),
-    "vllm-metadata-cold": ("vllm-metadata.py", "vllm-metadata-evolved.py", "runs/vllm-metadata-evolved-2/child.py"),
+    "vllm-metadata-cold": (
+        "vllm-metadata.py",
+        "vllm-metadata-evolved.py",
+        "runs/vllm-metadata-evolved-2/child.py",
+        "vllm-live-evolved.py",
+    ),
 }
 COLUMNS = ("setting", "batches", "decides", "share", "low", "high", "regressions", "confirmed", "shapes")
 PREFERRED, OTHERWISE = (1, 64), 32
@@ -68,7 +77,8 @@ def judged(table: Table, recordings: Recordings, name: str, source: str) -> Mapp
     }
     # Shapes that were not recorded again keep the table's cells and are not read.
     later = replace(table, cells={**table.cells, **cells})
-    judge = Judge(table.cases, table.setting, table.gpu, TableSource(later), description={},
+    told = with_live_lengths(table.setting) if parse_program(source).uses_live_lengths else table.setting
+    judge = Judge(table.cases, told, table.gpu, TableSource(later), description={},
                   weighting=Weighting.SERVING, limits=Limits(time_s=5))  # fmt: skip
     found = judge.evaluate(source)
     return {c: (math.log(found.speedups[c]), c in found.regressed) for c in cells}
@@ -149,16 +159,32 @@ def study(setting: str) -> list[tuple[object, ...]]:
     found += mean.rows(setting, "learner, any launch", *mean.of(chosen), whole)
     if not static:
         folded = out_of_fold(train)
-        chosen = with_caps(train, folded, asked, predicted)
-        found += mean.rows(setting, "learner, cap chosen from the capacity", *mean.of(chosen), whole)
-        chosen = with_preferred_caps(train, folded, asked, predicted)
-        found += mean.rows(setting, "learner, cap by what it gains over 32", *mean.of(chosen), whole)
+        lengths = (with_lengths(table, train), with_lengths(table, asked))
+        for told, (known, wanted) in (("capacity", (train, asked)), ("live lengths", lengths)):
+            chosen = with_caps(known, folded, wanted, predicted)
+            found += mean.rows(setting, f"learner, cap chosen from the {told}", *mean.of(chosen), whole)
+            chosen = with_preferred_caps(known, folded, wanted, predicted)
+            found += mean.rows(
+                setting, f"learner, cap by what it gains over 32, from the {told}", *mean.of(chosen), whole
+            )
     for name in PROGRAMS[setting]:
         source = (CHAMPIONS / name).read_text(encoding="utf-8")
         each = [judged(table, recordings, k, source) for k in recordings.names]
         gains = np.array([np.mean([e[c][0] for e in each]) for c in mean.cases])
         bad = np.array([sum(e[c][1] for e in each) for c in mean.cases])
         found += mean.rows(setting, name, gains, bad, whole)
+    return found
+
+
+def with_lengths(table: Table, rows: Sequence[Rows]) -> list[Rows]:
+    """The rows where `schedule` is told the longest and the mean live length, in KV blocks, and the load."""
+    cases, found = {c.id: c for c in table.cases}, []
+    for row in rows:
+        work = work_view(cases[row.logs.case_id].shape, table.setting, 1)
+        mean = work.total_n_blocks / len(work.n_blocks)
+        load = work.total_n_blocks * work.num_heads_kv / table.gpu.num_sms
+        told = [[work.max_n_blocks, mean, work.max_n_blocks / mean, load]]
+        found.append(replace(row, schedule_features=np.hstack([row.schedule_features, told])))
     return found
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import evolve
+from evolve.compare.arms import Equal
 from evolve.compare.outcomes import ArmRun, read_arm
 from evolve.compare.report import pair_up
 from evolve.journal.journal import open_journal
@@ -21,7 +22,7 @@ def main(folders: list[Path]) -> None:
     runs: list[ArmRun] = []
     print("run,judge_version,train_then,train_now,holdout_then,holdout_now")
     for folder in folders:
-        run, _ = read_arm(folder.name.split("-")[0], folder)
+        run, _ = read_arm(folder.name.split("-")[0], folder, Equal.EVALUATIONS)
         leader = summarise(folder).leader
         assert leader is not None  # read_arm refuses a run without one
         with open_journal(folder, read_only=True) as journal:

@@ -118,12 +118,12 @@ def rule_of(path: str) -> Any:
 
 
 def decided(rule: Any, case: Case, page_size: int, gpu: Gpu) -> TritonDecision:
-    """What a program decides for a shape."""
+    """What a program decides for a shape, on any GPU."""
     from triton_decode.rule import Call
 
     shape = case.shape
     call = Call(shape.batch, shape.seqlen_k, shape.num_heads_q, shape.num_heads_kv, shape.head_dim,
-                page_size=page_size, num_sms=gpu.num_sms)  # fmt: skip
+                page_size=page_size, num_sms=gpu.num_sms, gpu="")  # fmt: skip
     found = rule.schedule_for(call, shape.seqlens)
     if found is None:
         return TritonDecision()

@@ -17,7 +17,6 @@ import tempfile
 from pathlib import Path
 
 from evaluators.data.contract import Cache, Gpu, Mode
-from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.normalise import form_of
 from evolve.export.bundle.plan import stock_form, with_stock_choice
 from evolve.export.evidence.answers import ask, read
@@ -72,9 +71,7 @@ def cubin(source: bytes, name: str, folder: Path) -> str:
 
 def recorded(rows: list[Row], gpu: Gpu) -> list[PrepareBatch]:
     """Every recorded batch, under stock's cap and under the program's."""
-    works = [
-        work_view(r.case.shape, r.setting, cap) for r in rows for cap in (r.stock.num_splits, r.chosen.num_splits)
-    ]  # fmt: skip
+    works = [r.work(decision) for r in rows for decision in (r.stock, r.chosen)]
     return [batch_of(w, gpu.num_sms) for w in dict.fromkeys(works) if w.num_splits > 1]
 
 

@@ -30,11 +30,19 @@ from summarise import (
     timed,
 )
 
-from evaluators.data.contract import Cache, Setting
+from evaluators.data.contract import Cache
 from evaluators.data.workloads import heads_text
 from evaluators.latencies.latency import TableSource, UnrecordedError
 from evaluators.latencies.table import read_table
-from evaluators.tokens.predict import IN_STEP_NOTHING, RestOrigin, StepModel, in_step_cost, read_steps, roofline_model
+from evaluators.tokens.predict import (
+    IN_STEP_FA3,
+    IN_STEP_NOTHING,
+    RestOrigin,
+    StepModel,
+    in_step_cost,
+    read_steps,
+    roofline_model,
+)
 
 HERE = Path(__file__).parent
 TOGETHER, LAYERS = HERE / "together", HERE / "layers"
@@ -45,7 +53,7 @@ KERNELS: dict[str, Studies] = {
         "FA3 again": (HERE / "fa3-again",),
         "FA3, static": (TOGETHER / "static-70b", TOGETHER / "static-8b"),
         "FA3, evolved": (TOGETHER / "evolved-70b", TOGETHER / "evolved-8b"),
-        "FA3, evolved, in layers": (LAYERS / "fa3-70b",),
+        "FA3, evolved, in layers": (LAYERS / "fa3-70b", LAYERS / "fa3-8b"),
     },
     "Triton": {
         "Triton, first": (HERE / "triton",),
@@ -95,9 +103,8 @@ def errors(folder: Path, rows: Sequence[Measured], fitted: Sequence[Measured]) -
         yield error(one_step(rest, m.shape.batch, own), m)
 
 
-def recorded(setting: Setting) -> Callable[[Measured], Measured]:
-    """A function that gives a row the latencies of the recorded table, where both of its launches are there."""
-    folder = TABLES / setting.name
+def recorded(folder: Path) -> Callable[[Measured], Measured]:
+    """A function that gives a row the latencies of a recorded table, where both of its launches are there."""
     if not folder.is_dir():
         return lambda m: m
     table = read_table(folder)
@@ -126,7 +133,7 @@ def shipped_errors() -> dict[tuple[str, str], list[float]]:
         folders = [f for each in studies.values() for f in each]
         for name, (folder, rows) in sets(studies).items():
             setting = setting_of(folder)
-            known, model = recorded(setting), replace(steps[rows[0].shard], cost=in_step_cost(setting))
+            known, model = recorded(TABLES / setting.name), replace(steps[rows[0].shard], cost=in_step_cost(setting))
             key = heads_text(model.shard.heads)
             if name not in FITTED_ON:
                 found.setdefault((setting.name, key), []).extend(error(model, known(m)) for m in rows)
@@ -138,6 +145,16 @@ def shipped_errors() -> dict[tuple[str, str], list[float]]:
                     *(e for e, _ in elsewhere(folder, folders)),
                 ]
     return found
+
+
+def table_lines() -> Iterator[str]:
+    """Lines on FA3's steps at TP 8 on other cards, by the small table recorded in layers and by the one of calls."""
+    in_layers, alone = recorded(LAYERS / "table"), recorded(TABLES / "fa3_fwd-metadata-cold")
+    rows = [m for f in (HERE, HERE / "fa3-again", TOGETHER / "evolved-70b") for m in step_rows(f)]
+    rows = [m for m in rows if in_layers(m) is not m]
+    steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
+    for name, known, cost in (("layers/table", in_layers, IN_STEP_NOTHING), ("the table", alone, IN_STEP_FA3)):
+        yield f"by {name}: {within([error(replace(steps[m.shard], cost=cost), known(m)) for m in rows])}"
 
 
 def below_bound() -> tuple[int, int]:
@@ -269,7 +286,7 @@ def main() -> None:
     for (setting, heads), found in shipped_errors().items():
         print(f"as `evaluate` predicts, {setting}, {heads}: {within(found)}")
     gains, kept = below_bound()
-    print("\n".join(h200_lines()))
+    print("\n".join([*table_lines(), *h200_lines()]))
     print(f"of {gains} measured gains {kept} lie below the bound from bytes")
     for studies in KERNELS.values():
         folders = [f for each in studies.values() for f in each]

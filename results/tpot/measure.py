@@ -105,7 +105,7 @@ def changed_subjects(shard: Shard, setting: Setting, gpu: Gpu, champion_path: st
     """Shapes on which the champion launches something else, in random order."""
     cases = cases_of(shard, setting)
     program = parse_program(Path(champion_path).read_text(encoding="utf-8"))
-    champion = decisions_of(program, cases, setting, gpu, Limits())
+    champion = decisions_of(program, cases, setting, gpu, Limits(), name=champion_path, option="--setting ")
     target = target_of(setting)
     stock = [target.spelled_out(c.shape, setting, target.baseline(setting), gpu) for c in cases]
     changed = [s for s in step_subjects(cases, stock, champion, setting, gpu) if not s.same_launch]

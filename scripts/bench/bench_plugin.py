@@ -4,10 +4,10 @@
     PYTHONPATH=.:tests:tests/support:SGLANG python scripts/bench/bench_plugin.py PACKAGE
 
 PACKAGE is the folder that `evosplit export PROGRAM --target vllm-plugin -o PACKAGE` wrote, or `sglang-plugin`; the
-server that it is for must be installed (SGLANG: the files of its wheel), no GPU. FA3's scheduler, writes of keys and
-the kernels' launches are left out on both sides, so that the times are Python's alone: what the plugin adds is its own
-time less that of the part of the server's code that it still runs. Engines that replay a full CUDA graph build metadata
-once per step and run no forward.
+server that it is for must be installed (SGLANG: the files of its wheel), no GPU. FA3's scheduler, writes of new keys
+and the kernels' launches are left out on both sides, so that the times are Python's alone: what the plugin adds is
+its own time less that of the part of the server's code that it still runs. Engines that replay a full CUDA graph
+build metadata once per step and run no forward.
 """
 
 from __future__ import annotations

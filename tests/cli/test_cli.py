@@ -6,14 +6,17 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
-from conftest import ROOT, Command, FinishedRun
+from conftest import ON_SMALL, ROOT, Command, FinishedRun
 
 from evaluators.data.contract import SETTINGS, Decision, DecodeShape, Gpu
 from evaluators.fa3.launch import canonical_launch
 from evaluators.measure.device import TimingFitness
 from evolve.cli.common import CEILING, ceiling_lines
+from evolve.cli.run import _show_leader
 
 STOCK = ROOT / "seeds" / "fa3_stock.py"
 QUICKSTART = "configs/quickstart.yaml"
@@ -91,7 +94,10 @@ MISTAKES = [
     (["confirm", str(STOCK), "--minutes", "-1"], 2, "--minutes", "evosplit confirm --help"),
     (["record"], 2, "Missing option '-o'.", "-o slice.jsonl"),
     (["record", "-o", "nowhere/x.jsonl"], 2, "nowhere/x.jsonl cannot be written", "a folder that exists"),
-    (["record", "--merge", "nope", "-o", "table"], 2, "nope is not a slice file", ""),
+    (["record", "--merge", "nope", "-o", "table"], 2, "nope does not exist", "record -o"),
+    (["record", "--merge", "folder", "-o", "table"], 2, "folder is not a file", "record -o"),
+    (["baselines", QUICKSTART, "--policy", "os.py", "-o", "b"], 2, "os.py: line 1: import", "evosplit evaluate"),
+    (["doctor", "--endpoint", QUICKSTART], 2, "asks no endpoint", "configs/openai.yaml"),
     (["record", "--merge", "short.py", "-o", "table"], 2, "nothing recorded in short.py", ""),
     (
         ["record", "--merge", "other.jsonl", "-o", "table"],
@@ -154,7 +160,7 @@ def test_bad_programs_are_a_negative_verdict(
     more = ["--shapes", "x.csv"] if verb == "decide" else []
     result = evosplit(verb, name, *more)
     assert result.code == 1 and said in result.out
-    assert result.err == "" or (verb == "evaluate" and "for another kernel" in result.err and "bad_answer" in said)
+    assert result.err == "" or ("for another kernel" in result.err and "bad_answer" in said)
 
 
 def test_a_program_for_another_kernel_is_told_so(evosplit: Command) -> None:
@@ -162,6 +168,53 @@ def test_a_program_for_another_kernel_is_told_so(evosplit: Command) -> None:
     assert result.code == 1 and "bad_answer" in result.out and "judge.setting=triton_decode-metadata-cold" in result.err
     result = evosplit("evaluate", ROOT / "seeds" / "fa3_stock.py", "--set", "judge.setting=triton_decode-metadata-cold")
     assert result.code == 1 and "judge.setting=fa3_fwd-metadata-cold" in result.err
+
+
+def test_decide_tells_a_program_for_another_kernel(evosplit: Command, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text(f"{HEADER}\n1,4096,8,1\n")
+    result = evosplit("decide", ROOT / "seeds" / "triton_naive.py", "--shapes", "x.csv")
+    assert result.code == 1 and "bad_answer" in result.out
+    assert "for another kernel: --setting triton_decode-metadata-cold" in result.err
+    assert evosplit("decide", STOCK, "--shapes", "x.csv").code == 0
+
+
+def test_a_seed_that_fails_on_the_shapes_leaves_no_run_behind(evosplit: Command, tmp_path: Path) -> None:
+    wrong = ["--set", f"seeds=[{ROOT / 'seeds' / 'triton_naive.py'}]", *ON_SMALL]
+    for arguments in (["run", QUICKSTART, *wrong], ["config", "validate", QUICKSTART, *wrong]):
+        result = evosplit(*arguments)
+        assert result.code == 2 and "triton_naive.py fails: bad_answer" in result.err, result.err
+        assert "hint: it was asked for fa3_fwd-metadata-cold (fa3); for another kernel: --set" in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("more", [["--set", "seeds=[{}]", "--method", "best-of-n"], ["--policy", "{}"]])
+def test_baselines_tell_a_program_for_another_kernel(evosplit: Command, tmp_path: Path, more: list[str]) -> None:
+    named = [text.format(ROOT / "seeds" / "triton_naive.py") for text in more]
+    result = evosplit("baselines", QUICKSTART, *ON_SMALL, *named, "--method", "policy-coordinate", "-o", "b")
+    assert result.code == 2 and "triton_naive.py fails: bad_answer" in result.err and "for another kernel" in result.err
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_where_a_program_or_a_sweep_is_expected(evosplit: Command, finished_run: FinishedRun) -> None:
+    (run,) = (path.name for path in finished_run.runs_dir.iterdir() if path.is_dir())
+    where = ("--runs-dir", str(finished_run.runs_dir))
+    for name in (run, "last"):
+        result = evosplit("diff", name, str(STOCK), *where)
+        assert result.code == 2 and f"{name} is a run, expected a program" in result.err and f"{name}#ID" in result.err
+    result = evosplit("sweep", "--resume", run, *where)
+    assert result.code == 2 and "is one run, not a sweep" in result.err and "evosplit run --resume" in result.err
+
+
+@pytest.mark.parametrize(("leads", "how"), [(1.02, "worse"), (1.03, "no better")])
+def test_a_leader_that_did_not_win_is_not_called_worse_without_need(
+    monkeypatch: pytest.MonkeyPatch, leads: float, how: str
+) -> None:
+    monkeypatch.setattr("evolve.cli.run._show", lambda *_: None)
+    scores = ((1, leads), (2, 1.03))
+    one, other = (SimpleNamespace(id=i, holdout=SimpleNamespace(score=s), source="") for i, s in scores)
+    told: list[str] = []
+    _show_leader(SimpleNamespace(leader=one, best=other), Mock(), told.append)  # type: ignore[arg-type]
+    assert told == [f"\nleader on the training shapes, {how} on the holdout: proposal 1"]
 
 
 def test_evaluate_prints_scores_and_what_is_left(evosplit: Command) -> None:

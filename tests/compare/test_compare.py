@@ -15,9 +15,9 @@ from json_schemas import check
 from llm_server import reply
 
 from evaluators.measure.pairing import t_quantile
-from evolve.compare.arms import Equal, Operator, arm_config
+from evolve.compare.arms import Equal, Operator, arm_config, budget_of
 from evolve.compare.outcomes import ArmRun
-from evolve.compare.report import pair_up, report_text, student_t, summarise_arms, verdict
+from evolve.compare.report import budget_fact, pair_up, report_text, student_t, summarise_arms, verdict
 from evolve.config import parse_config
 from evolve.proposer_config import AgentConfig, OpenAIConfig
 
@@ -65,6 +65,13 @@ def test_four_arms_on_paired_seeds_and_a_run_from_elsewhere(evosplit: Command, t
                      "--add", "external=compared/runs/session-0", "-o", "added", "--json")  # fmt: skip
     assert again.code == 0, again.err
     assert {arm["arm"] for arm in again.json["arms"]} == {"agent", "external"}
+    assert "- equal budget: 4 drafts judged a run" in (tmp_path / "added" / "report.md").read_text()
+    less = evosplit("compare", *settings(url), "--operators", "parametrised", "--amount", "2", "--seeds", "1",
+                    "--add", "external=compared/runs/session-0", "-o", "less", "--json")  # fmt: skip
+    check("compare", less.json)
+    assert {arm["arm"]: arm["budgets"] for arm in less.json["arms"]} == {"parametrised": [2], "external": [4]}
+    text = (tmp_path / "less" / "report.md").read_text()
+    assert "- unequal budget: " in text and "external 4" in text and "equal budget: 2 " not in text
     twice = evosplit("compare", *settings(url), "--operators", "", "--add", "a=compared/runs/agent-0",
                      "--add", "a=compared/runs/session-0", "-o", "twice")  # fmt: skip
     assert twice.code == 2 and "two runs with random_seed 0" in twice.err
@@ -123,7 +130,7 @@ def test_a_missing_key_is_told_before_a_folder_is_made(
 
 
 def arm(name: str, seed: int, share: float) -> ArmRun:
-    return ArmRun(name, seed, "m", share, share, 1.0, 0, 24, 30, 100, 0.1, 3, 1, 0)
+    return ArmRun(name, seed, "m", 24, share, share, 1.0, 0, 24, 30, 100, 0.1, 3, 1, 0)
 
 
 def test_a_verdict_needs_pairs_and_an_interval_that_leaves_zero_out() -> None:
@@ -150,6 +157,19 @@ def test_five_pairs_of_one_sign_but_unequal_size_are_no_proof() -> None:
 def test_quantiles_of_students_t() -> None:
     for degrees in (*range(1, 40), 100, 1000):
         assert student_t(degrees) == pytest.approx(t_quantile(0.975, degrees), abs=2e-4)
+
+
+def test_each_run_has_the_budget_of_its_own_configuration() -> None:
+    for operator in list(Operator)[:3]:
+        assert budget_of(arm_config(parse_config(BASE), operator, 0, equal=Equal.EVALUATIONS, amount=12),
+                         Equal.EVALUATIONS) == 12  # fmt: skip
+    assert budget_of(parse_config(BASE), Equal.DOLLARS) is None
+    runs = [arm("a", 0, 0.5), arm("b", 0, 0.4)]
+    assert budget_fact(runs, "drafts judged") == {"equal budget": "24 drafts judged a run"}
+    runs += [replace(arm("b", 1, 0.4), budget=48), replace(arm("a", 1, 0.4), budget=None)]
+    assert budget_fact(runs, "drafts") == {"unequal budget": "a 24 or no limit, b 24 or 48 (drafts a run)"}
+    (pair,) = pair_up([*runs[:1], replace(runs[1], budget=48)])
+    assert pair.unequal == {"budget": (24.0, 48.0)}
 
 
 def test_unequal_spending_is_told() -> None:

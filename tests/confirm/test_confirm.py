@@ -218,16 +218,19 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
     assert again.code == 2 and "holds something" in again.err
 
 
-def test_a_program_that_reads_live_lengths_is_told_them(simulated: None, evosplit: Command, tmp_path: Path) -> None:
-    program = tmp_path / "mine.py"
-    program.write_text(PROGRAM.replace("3 <= shape.num_n_blocks <= 4", "256 < shape.max_live_seqlen <= 704"))
+def test_confirm_tells_schedule_the_live_lengths_on_request(simulated: None, evosplit: Command, tmp_path: Path) -> None:
+    program, told = tmp_path / "mine.py", ("--set", "judge.live_lengths=true")
+    program.write_text(PROGRAM.replace("3 <= shape.num_n_blocks <= 4", "shape.max_live_seqlen <= 704"))
     refused = evosplit("confirm", program, *SETS, "-o", "out")
-    assert refused.code == 1 and "judge.live_lengths" in refused.err
-    told = (*SETS, "--set", "judge.live_lengths=true")
-    result = evosplit("confirm", program, *told, "-o", "out", "--json")
-    assert result.code in (0, 1) and result.json["live_lengths"] and len(result.json["shapes"]) > 10
-    result = evosplit("confirm", program, *told, "--tokens", "-o", "other")
-    assert result.code == 2 and "live lengths are unknown" in result.err
+    assert refused.code == 1 and "judge.live_lengths" in refused.err and not (tmp_path / "out").exists()
+    result = evosplit("confirm", program, *SETS, *told, "-o", "out", "--json")
+    check("confirm", result.json)
+    assert result.json["live_lengths"] == "true" and result.json["confirmed"]
+    for row in result.json["shapes"]:
+        longest = max(row["shape"]["live_seqlens"], default=row["shape"]["seqlen_k"])
+        assert (row["candidate"]["num_splits"] == 4) is (longest <= 704)
+    tokens = evosplit("confirm", program, *SETS, *told, "--tokens", "-o", "more")
+    assert tokens.code == 2 and "captured" in tokens.err
 
 
 HALF = PROGRAM.replace("3 <= shape", "4 <= shape")
@@ -383,7 +386,7 @@ def test_many_shapes_are_asked_in_portions(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("evaluators.confirm.confirm.Sandbox", Counting)
     cases = fresh_cases(cases_for("llama31-70b", COLD), Weighting.SERVING, random.Random(3), count=250)
     program = parse_program("def schedule(shape, gpu):\n    return 1 + shape.batch % 5, None, 0\n")
-    found = decisions_of(program, cases, COLD, Gpu(), Limits())
+    found = decisions_of(program, cases, COLD, Gpu(), Limits(), name="it", option="")
     assert sizes == [100, 100, 50]
     assert [d.num_splits for d in found] == [1 + c.shape.batch % 5 for c in cases]
 

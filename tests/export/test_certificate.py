@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from json_schemas import check
 
 import evolve.export.bundle.drop_in
+import evolve.export.bundle.export
 import evolve.export.certify.classes
 from evaluators.data.contract import Gpu
 from evaluators.language.gate import parse_program
@@ -214,6 +215,15 @@ def test_confirmed_shapes_count_once_and_only_where_the_launch_was_measured(tmp_
                 packed.write_bytes(damaged)
                 with pytest.raises(UserError, match="is damaged or cut off"):
                     confirmed_shapes([packed], champion, target, static)
+
+
+def test_a_report_that_cannot_be_read_is_told_before_any_work(
+    evosplit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evolve.export.bundle.export, "_certified", lambda *_, **__: pytest.fail("it worked first"))
+    result = evosplit("export", STATIC, "--target", "python", "--partial", "-o", tmp_path / "out", "--certify", "0.03",
+                      "--certify-from", "nope.json")  # fmt: skip
+    assert result.code == 2 and "nope.json cannot be read as a report" in result.err, result.err
 
 
 @pytest.mark.slow

@@ -12,9 +12,12 @@ from evaluators.data.contract import SETTINGS, Gpu
 from evaluators.data.errors import UserError
 from evaluators.data.gpus import GPUS, SM_COUNTS, named_gpu
 from evaluators.language.gate import parse_program
-from evolve.export.evidence.evidence import gather
-from evolve.export.proof.gpus import effect_lines, gpu_effects, lines_with_one_gpus_sms
+from evolve.export.bundle.plan import TABLES
+from evolve.export.evidence.evidence import gather, recorded_tables
+from evolve.export.proof.equivalence import RANDOM_INPUTS
+from evolve.export.proof.gpus import calls_on_all_gpus, effect_lines, gpu_effects, lines_with_one_gpus_sms
 from evolve.export.targets.domain import Domain
+from evolve.export.targets.inputs import edge_views
 from evolve.export.targets.targets import TARGETS
 
 FIXED = """
@@ -102,3 +105,14 @@ def test_decide_asks_for_another_gpu(evosplit: Command, tmp_path: Path) -> None:
     assert "gpu.num_sms is 78 here" in evosplit("decide", "f.py", "--shapes", "s.csv", "--gpu", "h20").err
     wrong = evosplit("decide", "f.py", "--shapes", "s.csv", "--gpu", "h2")
     assert wrong.code == 2 and "unknown GPU" in wrong.err
+
+
+@pytest.mark.slow
+def test_readme_and_docs_tell_the_inputs_of_their_example() -> None:
+    target = TARGETS["fa3"]
+    program = parse_program((ROOT / "results/quickstart/earlier.py").read_text())
+    rows = gather(target, program, recorded_tables(target, ROOT / TABLES), Gpu())
+    inputs = len(calls_on_all_gpus(rows, Gpu().num_sms)) + len(list(edge_views())) + RANDOM_INPUTS
+    for page in ("README.md", "docs/export.md"):
+        text = " ".join((ROOT / page).read_text().split())
+        assert f"is compared with the Python on {inputs:,} inputs" in text, page

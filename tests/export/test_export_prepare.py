@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from export_cases import (
     SEEDS,
     changed_lines,
 )
-from stand_trees import git
+from stand_trees import git, make_tree
 
 import evolve.export.bundle.drop_in
 import evolve.export.bundle.plan
@@ -39,7 +40,9 @@ import evolve.export.targets.targets
 from evaluators.data.workloads import WORKLOADS
 from evaluators.language.cpp.compiler import find_compiler
 from evolve.errors import UserError
+from evolve.export.patch.formatter import formatted
 from evolve.export.patch.prepare import measured_gpu
+from evolve.export.patch.tree import open_tree
 from evolve.export.proof import outside
 from evolve.export.targets.domain import Domain
 
@@ -129,9 +132,21 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
     assert [scope["_is_measured_gpu"](device) for device in names] == [True, False]  # type: ignore[operator]
     assert "and _is_measured_gpu(self.device)" in "".join(changed_lines(tmp_path / "out"))
     assert not re.search("num_actual_tokens|capture_sizes", "".join(changed_lines(tmp_path / "out")))
-    assert "passes the target's ruff format" in (tmp_path / "out" / "PR_BODY.md").read_text()
+    body = (tmp_path / "out" / "PR_BODY.md").read_text()
+    if find_spec("ruff") is None:
+        assert "ruff, which is not installed here: not checked" in body
+        return
+    assert "passes the target's ruff format" in body
     ruff = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "88", "--check", "-q", "-"]
     assert subprocess.run(ruff, input=text.encode(), check=False).returncode == 0
+
+
+def test_a_formatter_that_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = evolve.export.targets.targets.TARGETS["vllm"]
+    tree = open_tree(make_tree(tmp_path / "tree", "vllm", stand_in=True), target)
+    monkeypatch.setattr("evolve.export.patch.formatter.find_spec", lambda _: None)
+    content, note = formatted(tree, target.file, b"x=1\n")
+    assert content == b"x=1\n" and "ruff, which is not installed here: not checked" in note
 
 
 def test_vllm_does_not_know_lengths_when_it_captures(export: Command) -> None:

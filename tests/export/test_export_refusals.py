@@ -192,6 +192,13 @@ def test_programs_that_cannot_be_exported(export: Command, program: str, code: i
     assert (result.code, message in result.err) == (code, True), result.err
 
 
+@pytest.mark.parametrize("target", ["fa3", "fa3-prepare", "vllm"])
+def test_a_program_for_another_kernel_is_told_so(export: Command, tmp_path: Path, target: str) -> None:
+    result = export(str(SEEDS / "triton_waves.py"), target)
+    assert result.code == 2 and "triton_waves.py: bad_answer" in result.err and "vllm-plugin" in result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_compiler_is_missing(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     result = export(THREE_BLOCKS, "fa3")

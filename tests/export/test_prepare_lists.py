@@ -13,7 +13,6 @@ from stand_trees import make_tree
 import evolve.export.evidence.evidence
 from evaluators.data.contract import Gpu
 from evaluators.data.workloads import WORKLOADS
-from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.compiler import Stopped, find_compiler
 from evaluators.language.cpp.normalise import Form, NotExpressible, form_of
 from evolve.errors import UserError
@@ -85,7 +84,7 @@ def test_the_kernel_decides_as_the_champion_on_every_recorded_batch(tmp_path: Pa
     target = TARGETS["fa3-whole"]
     program = read(CHAMPION.read_text(), "champion")
     rows = [r for r in gather(target, program, recorded_tables(target, TABLES), Gpu()) if r.view.varlen]
-    works = [work_view(r.case.shape, r.setting, d.num_splits) for r in rows for d in (r.stock, r.chosen)]
+    works = [r.work(d) for r in rows for d in (r.stock, r.chosen)]
     batches = [prepare_run.batch_of(w, 132) for w in dict.fromkeys(works) if w.num_splits > 1]
     assert len(batches) >= 1_600
     found = prove(patched(tmp_path, CHAMPION.read_text()), CHAMPION.read_text(), tmp_path, batches)

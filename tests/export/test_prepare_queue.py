@@ -28,6 +28,7 @@ from evolve.export.proof.prepare_run import FLAGS, SHIM, PrepareBatch, least_war
 from evolve.export.targets.targets import TARGETS
 
 SORTED = (ROOT / "results" / "champions" / "fa3-metadata-evolved.py").read_text()
+NEWER = (ROOT / "results" / "champions" / "fa3-metadata-evolved-4.py").read_text()
 IN_ORDER = (ROOT / "results" / "champions" / "vllm-metadata-evolved.py").read_text()
 SLOTS = 1088
 MOST_ROWS = 70
@@ -100,8 +101,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> list[PrepareBatch]:
 @pytest.mark.parametrize(
     ("program", "target"),
     [(SORTED, "fa3-prepare"), (IN_ORDER, "fa3-vllm-prepare"),
+     pytest.param(NEWER, "fa3-prepare", marks=pytest.mark.slow),
      pytest.param(IN_ORDER.replace("time < least", "time <= least"), "fa3-vllm-prepare", marks=pytest.mark.slow)],
-    ids=["sorted", "in-order", "last-of-equals"],
+    ids=["sorted", "in-order", "newer", "last-of-equals"],
 )  # fmt: skip
 def test_the_kernel_decides_as_the_champion(program: str, target: str, tmp_path: Path, few: list[PrepareBatch]) -> None:
     found = prove(patched(tmp_path, program, target), program, tmp_path, few)

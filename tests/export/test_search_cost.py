@@ -13,7 +13,6 @@ import pytest
 from conftest import ROOT, TABLES
 
 from evaluators.data.contract import Gpu, Mode
-from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.normalise import form_of
 from evaluators.language.gate import Program, parse_program
 from evolve.export.bundle.search_cost import (
@@ -135,7 +134,7 @@ def test_costs_of_the_queue_are_those_that_were_measured(order: str) -> None:
     paid, predicted = [], []
     for step in told["steps"]:
         row = by_id[step["case"]]
-        work = work_view(row.case.shape, row.setting, row.chosen.num_splits)
+        work = row.work(row.chosen)
         paid.append(step["cost_us"])
         predicted.append(queue_us(queue, work.n_blocks))
     assert 0.75 * sum(paid) < sum(predicted) < 1.05 * sum(paid)
@@ -161,7 +160,7 @@ def test_a_queue_that_even_batches_alone_reach_is_paid_for() -> None:
     program, rows = judged("champions/fa3-metadata-evolved.py", "fa3-whole", head)
     form = form_of(program, "blocks_per_split")
     tried = candidates(form, queue_of(program), rows, Gpu())
-    works = [work_view(r.case.shape, r.setting, r.chosen.num_splits) for r in rows]
+    works = [r.work(r.chosen) for r in rows]
     ragged = [n for n, w in zip(tried, works, strict=True) if w.min_n_blocks < w.max_n_blocks]
     assert len(ragged) > 600 and not any(ragged) and set(tried) == {0, 18}
     costs = step_costs(form, rows, Gpu())

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_TABLE, Command, require_sandbox, seed
+from conftest import ROOT, SMALL_TABLE, Command, require_sandbox, seed
 
 from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
 from evaluators.data.errors import UserError
@@ -111,6 +111,17 @@ def test_settings_without_them_are_refused(evosplit: Command) -> None:
     result = evosplit("evaluate", "seeds/waves_static.py", "--set", "judge.setting=fa3_fwd-static-cold",
                       "--set", "judge.live_lengths=true")  # fmt: skip
     assert result.code == 2 and "static mode" in result.err
+
+
+def test_the_champion_leaves_whole_what_is_even_or_short() -> None:
+    require_sandbox()
+    told = with_live_lengths(SETTINGS["vllm-metadata-cold"])
+    batches = (3072,) * 24, (1262, *(415,) * 23), (*(3072,) * 23, 6144)
+    shapes = [DecodeShape(24, 6144, 64, 8, live_seqlens=lengths) for lengths in batches]
+    program = parse_program((ROOT / "results" / "champions" / "vllm-live-evolved.py").read_text(encoding="utf-8"))
+    questions = [FA3_LENGTHS.question(s, told, Gpu()) for s in shapes]
+    answers = Sandbox(Gpu(), questions, Limits(), target=FA3_LENGTHS).ask(program)
+    assert [d.num_splits for d in answers.decisions] == [1, 1, 32]
 
 
 def test_decide_takes_them(evosplit: Command, tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def test_decides_as_the_sandbox_on_every_recorded_shape(setting: str, judges: Ma
         if ("triton" in str(path.relative_to(ROOT))) != (target.name == "triton_decode"):
             continue  # written for the other target
         program = parse_program(path.read_text(encoding="utf-8"))
+        if program.uses_live_lengths:
+            continue  # not told here: see tests/judge/test_live_lengths.py
         assert decided(compiler, program) == sandbox.ask(program).decisions, path
 
 

@@ -183,7 +183,7 @@ class TestTarget:
         program = parse_program(seed("always_4" if target.name == "fa3" else "triton_rule"))
 
         def decide(cases: Sequence[Case]) -> tuple[list[Any], list[Any]]:
-            mine = decisions_of(program, cases, setting, GPU, Limits())
+            mine = decisions_of(program, cases, setting, GPU, Limits(), name="it", option="")
             stock = target.baseline(setting)
             return [target.spelled_out(c.shape, setting, stock, GPU) for c in cases], mine
 

@@ -13,7 +13,7 @@ from evolve.cli.baselines import open_problem, policy_for
 from evolve.cli.common import emit, result_printer, say
 from evolve.compare.arms import Equal, Operator, arm_config
 from evolve.compare.outcomes import ArmRun, read_arm, run_parametrised
-from evolve.compare.report import TEXT, pair_up, report_text, summarise_arms, write_comparison
+from evolve.compare.report import TEXT, budget_fact, pair_up, report_text, summarise_arms, write_comparison
 from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME
@@ -64,14 +64,14 @@ def compare_command(
                 runs.append(run_parametrised(problem, seed, int(amount)))
             else:
                 folder = _made(configs[arm, seed], output / RUNS)
-                runs.append(_read(arm.value, folder, about))
+                runs.append(_read(arm.value, folder, equally, about))
             end = runs[-1]
             say(f"{end.arm} seed {seed}: {100 * end.holdout_share:.1f}% of the oracle on the holdout, "
                 f"{end.evaluations} evaluations, {end.calls} calls, ${end.usd:.2f}")  # fmt: skip
     for arm_name, folder in others:
-        runs.append(_read(arm_name, folder, about))
+        runs.append(_read(arm_name, folder, equally, about))
     _refuse_twice(runs)
-    facts = _facts(config, about, equally, amount, arms, label)
+    facts = _facts(config, about, equally, runs, arms, label)
     write_comparison(output, runs, facts)
     tell = result_printer(as_json=as_json)
     tell(report_text(runs, pair_up(runs), facts))
@@ -142,13 +142,13 @@ def _spent(folder: Path) -> bool:
         return journal.meta("ended").startswith("budget.usd")
 
 
-def _read(arm: str, folder: Path, about: dict[str, str]) -> ArmRun:
+def _read(arm: str, folder: Path, equal: Equal, about: dict[str, str]) -> ArmRun:
     """Outcome of a run.
 
     Raises:
         UserError: it was judged on other data than the runs before it.
     """
-    run, judged = read_arm(arm, folder)
+    run, judged = read_arm(arm, folder, equal)
     if about and judged != about:
         differing = next(key for key in judged if judged[key] != about[key])
         raise UserError(
@@ -169,12 +169,11 @@ def _refuse_twice(runs: Sequence[ArmRun]) -> None:
 
 
 def _facts(
-    config: RunConfig, about: dict[str, str], equal: Equal, amount: float, arms: Sequence[Operator], label: str
+    config: RunConfig, about: dict[str, str], equal: Equal, runs: Sequence[ArmRun], arms: Sequence[Operator], label: str
 ) -> dict[str, str]:
     judged = [about[key] for key in ("workload", "setting", "weighting") if key in about]
     facts = {"judged on": ", ".join(judged) or f"{config.judge.workload}, {config.judge.setting}"}
-    unit = "drafts judged" if equal is Equal.EVALUATIONS else "US dollars"
-    facts["equal budget"] = f"{amount:g} {unit} a run"
+    facts |= budget_fact(runs, equal.unit)
     facts["start"] = ", ".join(config.seeds)
     if Operator.PARAMETRISED in arms:
         policy = policy_for(config)

@@ -17,12 +17,12 @@ from typing import Any
 
 import typer
 
-from evaluators.confirm.confirm import ProgramFailed, decisions_of
+from evaluators.confirm.confirm import decisions_of
 from evaluators.data.contract import LIVE_SETTINGS, Gpu, Mode, Setting
 from evaluators.data.launches import AnyDecision
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
-from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.language.gate import Program, named_program
 from evaluators.measure.pairing import Verdict
 from evaluators.sandbox.sandbox import Limits
 from evaluators.targets.registry import target_of, target_of_decision
@@ -43,7 +43,6 @@ from evaluators.tokens.suite import (
 from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.decide import read_shapes
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
-from evolve.reports.plain_text import plain
 from evolve.run import read_program, require_sandbox
 
 SHAPES_FILE, REPORT_FILE, STEPS_FILE = "steps.jsonl", "tpot.json", "steps.json"
@@ -106,8 +105,8 @@ def tpot_command(
     shard = token_shard(model, tp, setting)
     cases = token_cases(shard, setting) if shapes_path is None else cases_of(shapes_path, setting, shard)
     source = read_program(program, runs_dir)
-    candidate = _parse(program, source)
-    baseline = None if against is None else _parse(against, read_program(against, runs_dir))
+    candidate = named_program(source, program)
+    baseline = None if against is None else named_program(read_program(against, runs_dir), against)
     require_sandbox()
     job = TokenJob(program, source, candidate, against or STOCK, baseline, shard, cases, setting, gpus)
     if dry_run:
@@ -256,21 +255,8 @@ def _plan(shard: Shard, cases: Sequence[Case], setting: Setting, *, as_json: boo
     return 0
 
 
-def _parse(name: str, source: str) -> Program:
-    try:
-        return parse_program(source)
-    except ProgramRefused as refused:
-        raise UserError(f"{name}: {refused.refusals[0]}") from refused
-
-
 def _decisions(name: str, program: Program, cases: Sequence[Case], setting: Setting, gpu: Gpu) -> list[AnyDecision]:
-    try:
-        return decisions_of(program, cases, setting, gpu, Limits())
-    except ProgramFailed as failed:
-        raise UserError(
-            f"{name}: {plain(str(failed))}", exit_code=EXIT_NEGATIVE,
-            hint=f"it was asked for {setting.name}; a program for another kernel needs another --setting",
-        ) from failed  # fmt: skip
+    return decisions_of(program, cases, setting, gpu, Limits(), name=name, option="--setting ")
 
 
 def interval_json(interval: StepInterval) -> dict[str, float]:

@@ -202,7 +202,8 @@ def config_validate(
     from evolve.config import load_config
     from evolve.errors import EXIT_MISSING
     from evolve.proposers.endpoint_check import endpoint_reports
-    from evolve.run import read_seeds
+    from evolve.run import open_configured_judge, read_seeds
+    from evolve.search.controller import try_programs
 
     config = load_config(asset(str(path)), sets or [])
     seeds = read_seeds(config)
@@ -211,6 +212,7 @@ def config_validate(
     else:
         tables = [read_table(asset(p)) for p in config.table_paths()]
         measured = f"recorded shapes {sum(len(table.cases) for table in tables)}"
+        try_programs([f"seed {name}" for name in config.seeds], seeds, open_configured_judge(config))
     typer.echo(f"{path}: ok, seeds {len(seeds)}, {measured}")
     if endpoint and not say_reports(endpoint_reports(config)):
         raise typer.Exit(EXIT_MISSING)

@@ -19,9 +19,10 @@ from evolve.export.bundle.plan import TABLES, Export, modes_of, plan_header, pla
 from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
 from evolve.export.bundle.plan_whole import plan_whole
 from evolve.export.bundle.pr_body import commit_message
-from evolve.export.bundle.refusals import refuse
+from evolve.export.bundle.refusals import refuse, refuse_other_kernels
 from evolve.export.certify.certificate import Certificate, certify
 from evolve.export.certify.curve import curve_lines
+from evolve.export.certify.fresh import read_report
 from evolve.export.distill.distill import Distilled, curve_csv, distil
 from evolve.export.evidence.answers import read
 from evolve.export.evidence.evidence import gather, recorded_card, recorded_tables
@@ -106,6 +107,7 @@ def export_program(
     tree = open_tree(source, target) if source is not None else None
     run = dict(run or {})
     parsed = read(text, name)
+    refuse_other_kernels(parsed, name)
     refuse(parsed, name, target, partial=partial, unmeasured=unmeasured)
     distilled = _distilled(parsed, target, distill, tell) if distill is not None else None
     if distilled is not None:
@@ -113,6 +115,8 @@ def export_program(
     domain, verdict, certificate = Domain(everywhere=everywhere, card=recorded_card(target, asset(TABLES))), None, None
     if certify_share is not None:
         check_certify(target, certify_share)
+        for file in certify_from:  # what cannot be read is told before work of minutes
+            read_report(file)
         log_sealed_read(name, text, {"command": "export --certify", "target": target.name})
         verdict, certificate = _certified(
             parsed, target, domain, certify_share, certify_from, partial=partial, tell=tell

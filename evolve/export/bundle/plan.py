@@ -11,7 +11,6 @@ from pathlib import Path
 
 from evaluators.data.contract import Gpu, Mode, ShapeView, WorkView
 from evaluators.data.gpus import SM_COUNTS
-from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.compiler import FAST, CompileError, Compiler, Stopped
 from evaluators.language.cpp.normalise import Form, NotExpressible, always_returns, form_of, with_stock
 from evaluators.language.gate import Program
@@ -372,7 +371,7 @@ def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, 
     costs = step_costs(form_of(program, "blocks_per_split"), rows, gpu)
     change = change_prepare(tree, form, stock, domain)
     change = replace(change, notes=(*change.notes, *cost_notes(costs)))
-    asked = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
+    asked = [(r.view, r.work(r.stock)) for r in rows]
     change, proof = proved_kernel(
         own, read(stock.source(), STOCK_SEED), change, asked, tree, compiler, folder, gpu=gpu, domain=domain
     )  # fmt: skip

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluators.data.contract import Gpu
-from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.compiler import FAST, Compiler
 from evaluators.language.cpp.normalise import NotExpressible, form_of
 from evaluators.language.gate import Program
@@ -82,7 +81,7 @@ def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, co
     costs = step_costs(form_of(program, "blocks_per_split"), inside, gpu)
     lattice = calls_on_all_gpus(inside, gpu.num_sms)
     # The smaller proof first: it refuses rules that the kernel cannot hold.
-    asked = [(r.view, work_view(r.case.shape, r.setting, r.chosen.num_splits)) for r in inside]
+    asked = [(r.view, r.work(r.chosen)) for r in inside]
     kernel, _ = proved_kernel(
         read(blocks.source(), name), read(stock_blocks.source(), STOCK_SEED),
         change_prepare(tree, blocks, stock_blocks, domain), asked, tree, compiler, folder, gpu=gpu, domain=domain,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 
+from evaluators.data.contract import SETTINGS, DecodeShape
+from evaluators.data.status import Status
 from evaluators.language.cpp.normalise import NotExpressible, form_of
 from evaluators.language.gate import Program
+from evolve.decisions import NoDecisions, decide_shapes
+from evolve.errors import UserError
 from evolve.export.bundle.plan import decisions_left_out
 from evolve.export.bundle.plan_python import FA4_NAMES, VLLM_NAMES
 from evolve.export.patch.prepare import ABSENT
-from evolve.export.targets.targets import ExportTarget, TargetKind
+from evolve.export.targets.targets import EngineTarget, ExportTarget, TargetKind
 
 WITHOUT_LENGTHS = {
     TargetKind.HEADER: "heuristics.h runs on the host, lengths lie on the GPU: it is told the capacity",
@@ -51,6 +55,21 @@ def _is_sum(source: str, name: str) -> bool:
     return source.count("num_m_blocks") == source.count("work.total_n_blocks * work.num_m_blocks") + source.count(
         "work.num_m_blocks * work.total_n_blocks"
     )
+
+
+def refuse_other_kernels(program: Program, name: str) -> None:
+    """Refuse a program that decides for another kernel than FA3.
+
+    Raises:
+        UserError: on a plain call it reads fields or returns values that FA3's programs have not.
+    """
+    try:
+        decide_shapes(program.source, [(DecodeShape(1, 4096, 8, 1), SETTINGS["fa3_fwd-metadata-cold"])])
+    except NoDecisions as none:
+        if none.status in (Status.BAD_ANSWER, Status.RAISED):
+            engines = ", ".join(EngineTarget)
+            hint = f"this target is for FA3's decisions; programs of the Triton decode kernel go to {engines}"
+            raise UserError(f"{name}: {none}", hint=hint) from none
 
 
 def refuse(program: Program, name: str, target: ExportTarget, *, partial: bool, unmeasured: bool) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from evaluators.data.contract import Gpu
-from evaluators.fa3.dispatch import work_view
 from evaluators.language.cpp.normalise import Form
 from evolve.export.evidence.answers import ask, read
 from evolve.export.evidence.evidence import Row
@@ -117,7 +116,7 @@ def candidates(form: Form, search: CandidateSearch | QueueLoop, rows: Sequence[R
         ], [])  # fmt: skip
     body = [*(Zero().visit(copy.deepcopy(s)) for s in search.before), ast.Return(count)]
     counting = replace(form, body=[ast.fix_missing_locations(s) for s in body], comments={})
-    works = [work_view(r.case.shape, r.setting, r.chosen.num_splits) for r in rows]
+    works = [r.work(r.chosen) for r in rows]
     asked = [(r.view, work, gpu.num_sms) for r, work in zip(rows, works, strict=True)]
     answers = ask(read(counting.source(), "the search"), asked, "recorded batches")
     held = [w.num_splits > 1 and (most is None or w.max_n_blocks <= most) for w in works]
@@ -165,7 +164,7 @@ def step_costs(form: Form, rows: Sequence[Row], gpu: Gpu) -> list[StepCost]:
         assert row.result and row.rounds_us
         gain = row.result.log_speedup if row.changed else 0.0
         # The kernel runs no rule where the cap is 1.
-        work = work_view(row.case.shape, row.setting, row.chosen.num_splits)
+        work = row.work(row.chosen)
         cost = search_us(search, count, work.n_blocks) if work.num_splits > 1 else 0.0
         stock = LAYERS * statistics.median(row.rounds_us[0])
         net = -math.log(math.exp(-gain) + cost / stock)

@@ -52,7 +52,7 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
     """
     found: list[FreshShape] = []
     for file in files:
-        report = _read(file)
+        report = read_report(file)
         setting, against = SETTINGS[report["setting"]], report["against"]
         if against != "the stock decision":
             raise UserError(f"{file} compares with {against}", hint="a certificate is over stock: leave --against out")
@@ -79,7 +79,12 @@ def confirmed_shapes(files: Sequence[Path], program: Program, target: ExportTarg
     return found
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_report(file: Path) -> dict[str, Any]:
+    """A report of `evosplit confirm`, packed or not.
+
+    Raises:
+        UserError: it cannot be read as one.
+    """
     try:
         report: dict[str, Any] = json.loads(read_text(file))
         if report["setting"] in SETTINGS and isinstance(report["shapes"], list) and report["against"]:

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluators.data.contract import Gpu, ShapeView, WorkView
-from evaluators.fa3.dispatch import work_view
+from evaluators.data.contract import Gpu, ShapeView
 from evaluators.language.cpp.normalise import STOCK_LINES, Form
 from evaluators.language.gate import parse_program
 from evolve.export.evidence.answers import NO_WORK, ask
@@ -109,7 +108,7 @@ def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rul
     numbers = [(number, node) for number, (node, _) in enumerate(_returns(form.body, ()))]
     program = parse_program(_numbered(form))
     schedule = form.entry == "schedule"
-    inputs = [(r.view, NO_WORK if schedule else _work(r), gpu.num_sms) for r in rows]
+    inputs = [(r.view, NO_WORK if schedule else r.work(r.stock), gpu.num_sms) for r in rows]
     decided = ask(program, inputs, "the workloads' shapes")
     by_number: dict[int, list[Row]] = {}
     for row, decision in zip(rows, decided, strict=True):
@@ -135,10 +134,6 @@ def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rul
             reason = _unchanged(fired)
         found.append(Rule(node.lineno, condition or "otherwise", len(fired), changes, reason))
     return found
-
-
-def _work(row: Row) -> WorkView:
-    return work_view(row.case.shape, row.setting, row.stock.num_splits)
 
 
 def _unchanged(fired: Sequence[Row]) -> str:

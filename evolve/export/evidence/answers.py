@@ -8,7 +8,7 @@ from dataclasses import replace
 from evaluators.data.contract import Decision, Gpu, ShapeView, WorkView
 from evaluators.data.questions import Question
 from evaluators.data.status import Status
-from evaluators.language.gate import Program, ProgramRefused, parse_program
+from evaluators.language.gate import Program, named_program
 from evaluators.sandbox.sandbox import Limits, Sandbox, self_test
 from evolve.errors import UserError
 
@@ -19,16 +19,7 @@ LIMITS = Limits(time_s=300.0, memory_mb=2048, time_tries=1)
 NO_WORK = WorkView(1, 1, 1, 128, 128, 128, 1, 1, (1,), 1, 1, 1)
 
 
-def read(source: str, name: str) -> Program:
-    """A program by its source.
-
-    Raises:
-        UserError: the gate refuses it.
-    """
-    try:
-        return parse_program(source)
-    except ProgramRefused as refused:
-        raise UserError(f"{name}: {refused.refusals[0]}", hint="evosplit evaluate shows all of them") from refused
+read = named_program
 
 
 def ask(program: Program, inputs: Sequence[tuple[ShapeView, WorkView, int]], what: str) -> list[Decision]:

@@ -66,6 +66,10 @@ class Row:
         """fp32 workspace of stock and change."""
         return tuple(workspace_bytes(self.case.shape, d.num_splits) for d in (self.stock, self.chosen))  # type: ignore[return-value]
 
+    def work(self, decision: Decision) -> WorkView:
+        """Input of `blocks_per_split` under the cap of a decision."""
+        return work_view(self.case.shape, self.setting, decision.num_splits)
+
 
 @dataclass(frozen=True, slots=True)
 class EvidenceSummary:

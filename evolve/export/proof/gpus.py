@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evaluators.data.contract import ShapeView, WorkView
 from evaluators.data.gpus import GPUS, SM_COUNTS
-from evaluators.fa3.dispatch import num_splits_heuristic, stock_blocks_per_split, work_view
+from evaluators.fa3.dispatch import num_splits_heuristic, stock_blocks_per_split
 from evaluators.language.gate import Program
 from evolve.export.evidence.answers import ask
 from evolve.export.evidence.evidence import Row
@@ -64,7 +64,7 @@ def gpu_effects(program: Program, rows: Sequence[Row], target: ExportTarget) -> 
         rows: recorded calls.
         target: target, with its present decision.
     """
-    calls: list[_Call] = [(r.view, work_view(r.case.shape, r.setting, r.stock.num_splits)) for r in rows]
+    calls: list[_Call] = [(r.view, r.work(r.stock)) for r in rows]
     # num_splits is decided by the shape alone, blocks per split by the batch.
     calls = list(dict.fromkeys(calls) if target.kind is TargetKind.PREPARE else dict(calls).items())
     if not calls:
