@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import statistics
 import sys
 import types
 
@@ -10,12 +11,17 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from evaluators.data.contract import Decision
 from evaluators.data.workloads import Split
+from evaluators.fa3.launch import canonical_launch
+from evaluators.judge.judge import open_judge
 from evaluators.latencies.table import read_table, restrict
+from evaluators.targets.fa3 import FA3
 
 sys.path.insert(0, str(ROOT / "results" / "bounds"))
 
 import bounds_noise
+import good_launches
 import mean_of_recordings
 import record_again
 
@@ -33,6 +39,43 @@ def test_a_second_recording_takes_the_groups_in_turn_and_no_sealed_shape() -> No
     assert len({c.id for c in cases}) == 60 and all(c.split is not Split.TEST for c in cases)
     longer = record_again.chosen_cases(table, each=30)
     assert {c.id for c in cases} < {c.id for c in longer}
+
+
+def test_a_second_recording_for_programs_holds_what_they_decide_and_every_good_launch() -> None:
+    folder = TABLE.with_name("fa3_fwd-static-cold")
+    table = read_table(folder)
+    todo = record_again.good_decisions(table, folder, [ROOT / "results/champions/fa3-static.py"])
+    splits = [case.split for case, _ in todo]
+    assert splits == sorted(splits, key=lambda s: s is not Split.TRAIN) and set(splits) == {Split.TRAIN, Split.HOLDOUT}
+    decided = open_judge(folder).evaluate((ROOT / "results/champions/fa3-static.py").read_text(encoding="utf-8"))
+    by_case = dict(zip((c.id for c in open_judge(folder).cases), decided.decisions, strict=True))
+    for case, decisions in todo:
+        cells = table.cells[case.id]
+        fastest = min(cells, key=lambda c: statistics.median(c.latencies_us))
+        asked = by_case[case.id]
+        assert decisions[0] == cells[0].decision and fastest.decision in decisions and isinstance(asked, Decision)
+        keys = [canonical_launch(case.shape, table.setting, d, table.gpu).key for d in decisions]
+        spelled = FA3.spelled_out(case.shape, table.setting, asked, table.gpu)
+        assert canonical_launch(case.shape, table.setting, spelled, table.gpu).key in keys
+        assert len(keys) == len(set(keys)) > 1
+
+
+def test_the_good_launches_recorded_again_are_launches_of_the_table_s_shapes_and_rate_programs() -> None:
+    folder = TABLE.with_name("fa3_fwd-static-cold")
+    table = restrict(read_table(folder), [Split.TRAIN, Split.HOLDOUT])
+    path = ROOT / "results/bounds/recordings/fa3_fwd-static-cold-good.csv.xz"
+    later = good_launches.recorded(table, path)["2"]
+    again = [c for c in table.cases if later.cells[c.id] is not table.cells[c.id]]
+    assert len(again) == 682
+    for case in again:
+        cells = later.cells[case.id]
+        assert cells[0].launch == table.cells[case.id][0].launch
+        for cell in cells:
+            assert isinstance(cell.decision, Decision) and len(cell.latencies_us) == 6
+            assert canonical_launch(case.shape, table.setting, cell.decision, table.gpu).key == cell.launch
+    stock = (ROOT / "seeds/fa3_stock.py").read_text(encoding="utf-8")
+    rows = good_launches.rows_of("2", later, {"stock": stock})
+    assert [float(str(row[3])) for row in rows] == [0.0, 0.0] and all(row[-1] == 0 for row in rows)
 
 
 def test_without_noise_every_choice_of_rounds_keeps_the_whole_gain() -> None:

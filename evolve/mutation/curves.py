@@ -87,10 +87,14 @@ class CurveTable:
         lost: Flags = np.zeros(len(self.rows), np.bool_)
         for variant in np.unique(variants).tolist():
             at = variants == variant
-            log[at], lost[at] = (found[at] for found in self._gains(splits, blocks, variant, at))
+            log[at], lost[at] = (found[at] for found in self.gains_under(splits, blocks, variant, at))
         return log, lost
 
-    def _gains(self, splits: Ints, blocks: Ints, variant: int, wanted: Flags) -> tuple[Vector, Flags]:
+    def gain(self, i: int, splits: int, blocks: int, variant: int) -> tuple[float, bool]:
+        """Log speed-up of a decision on the shape at `i`, and whether it is a regression."""
+        return self._curves[i].gain(splits, blocks, self.variants[variant])
+
+    def gains_under(self, splits: Ints, blocks: Ints, variant: int, wanted: Flags) -> tuple[Vector, Flags]:
         """Log speed-ups under one variant, computed only for the requested entries."""
         longest = self.blocks_by_variant[variant].longest
         if self.target.edits.most_blocks:

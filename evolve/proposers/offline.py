@@ -16,6 +16,8 @@ from evaluators.targets.target import AnyTarget
 from evolve.mutation.costs import add_cost, refit_cost
 from evolve.mutation.curves import Curves
 from evolve.mutation.guards import FINE, Guard, apply_guard, find_guard, support_for
+from evolve.mutation.price_choices import LONGEST
+from evolve.mutation.prices import add_price
 from evolve.mutation.syntax import SYNTAX_EDITS, TARGET_EDITS, functions, insert_at_top, take_function, with_math
 from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError
@@ -32,8 +34,10 @@ EDIT_WEIGHTS = {
     "move_up": 0.5,
     "crossover": 1.0,
     "variant": 1.0,
+    "price": 6.0,
 }
-"""Relative frequency of each kind of edit; `variant` only for targets with variants."""
+"""Relative frequency of each kind of edit; `variant` only for targets with variants, `price` only for those whose
+`schedule` is told live lengths besides."""
 
 FINE_WEIGHTS = {"grow": 14.0, "cost": 0.5, "refit": 0.5}
 """The same for programs with gains left on single shapes only: a cost function decides too many at once."""
@@ -93,8 +97,13 @@ class OfflineProposer:
         weights = {
             kind: fine.get(kind, weight)
             for kind, weight in self._weights.items()
-            if kind != "variant" or target.variants is not None
+            if kind not in ("variant", "price") or target.variants is not None
+            if kind != "price" or LONGEST in target.shape_fields
         }
+        if not weights:
+            raise ProposerError(
+                "no kind of edit applies: `variant` and `price` need variants, `price` needs judge.live_lengths"
+            )
         look_ups = 0  # of all tries, including unsuccessful ones
         for _ in range(MAX_TRIES):
             kind = rng.choices(list(weights), weights=list(weights.values()))[0]
@@ -121,6 +130,8 @@ class OfflineProposer:
             return take_function(source, other.source, rng.choice(shared)), f"crossover with {other.id}", 0
         curves = Curves(request.parent.evaluation.feedback)
         support = _support(request)
+        if kind == "price":
+            return add_price(source, curves, rng), kind, curves.look_ups
         if kind in ("cost", "refit"):
             edit = add_cost if kind == "cost" else refit_cost
             changed = edit(source, curves, rng, support=support, span=self._span)

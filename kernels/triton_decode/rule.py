@@ -45,11 +45,13 @@ class Rule:
         schedule: (num_splits, block_n, num_warps, num_stages) of a call; 0 splits leave it to the stock kernel.
         blocks_per_split: blocks per split of a step, by its lengths; None where 1 always does.
         gpus: names of the GPUs that it was measured on; any if empty.
+        reads_lengths: True if `schedule` chooses by the longest and the mean live length, too.
     """
 
     schedule: Callable[[Any, Any], tuple[int, int, int, int]]
     blocks_per_split: Callable[[Any, Any], int] | None = None
     gpus: tuple[str, ...] = ()
+    reads_lengths: bool = False
 
     def schedule_for(self, call: Call, seqlens: Sequence[int] = ()) -> Schedule | None:
         """The schedule of a call; None leaves it to the stock kernel, as on GPUs that were not measured.
@@ -57,15 +59,23 @@ class Rule:
         Args:
             call: the call.
             seqlens: live keys per sequence, where they are known; else blocks per split stays 1.
+
+        Raises:
+            ValueError: no lengths for a rule that reads them.
         """
         if self.gpus and call.gpu not in self.gpus:
             return None
+        live: dict[str, int] = {}
+        if self.reads_lengths:
+            if not seqlens:
+                raise ValueError("this rule chooses a schedule by live lengths: pass seqlens, outside of CUDA graphs")
+            live = {"max_live_seqlen": max(seqlens), "mean_live_seqlen": sum(seqlens) // len(seqlens)}
         page = max(1, call.page_size)
         capacity = -(-call.seqlen_k // page) * page
         shape = SimpleNamespace(
             batch=call.batch, seqlen_q=call.seqlen_q, seqlen_k=capacity, num_heads_q=call.num_heads_q,
             num_heads_kv=call.num_heads_kv, qheads_per_kvhead=call.num_heads_q // call.num_heads_kv,
-            head_dim=call.head_dim, page_size=call.page_size,
+            head_dim=call.head_dim, page_size=call.page_size, **live,
         )  # fmt: skip
         num_splits, block_n, num_warps, num_stages = self.schedule(shape, _gpu(call))
         if num_splits == 0:

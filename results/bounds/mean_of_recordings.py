@@ -41,6 +41,8 @@ PROGRAMS = {
     "fa3_fwd-static-cold": (
         "fa3-static.py",
         "runs/fa3-static-evolved/child.py",
+        "runs/fa3-static-evolved-2/child.py",
+        "runs/fa3-static-evolved-3/child.py",
         "fa3-static-evolved.py",
         "../confirm/fa3-static-search/program.py",
     ),

@@ -2,9 +2,11 @@
 
 Shapes are taken in turn from ragged holdout, ragged training and uniform holdout shapes, in a fixed random order, so
 that a recording that is cut short stays balanced. Sealed test shapes are left alone. All recorded launches of a shape
-are measured as the table's were. `results/bounds/bounds.py` compares.
+are measured as the table's were. `results/bounds/bounds.py` compares. With `--programs` (static mode) all training and
+then all holdout shapes are taken, of each the launches that are good in the table and those that the programs decide.
 
     python results/bounds/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl
+    python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --seconds 130 --seed 3 -o slice.jsonl
     python results/bounds/record_again.py --merge SLICE ... -o results/bounds/recordings  # SETTING.csv.xz and .json
 """
 
@@ -16,17 +18,28 @@ import io
 import json
 import lzma
 import random
+import statistics
 import time
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from evaluators.data.contract import Decision
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import recorded_actions
+from evaluators.fa3.launch import canonical_launch
+from evaluators.judge.judge import open_judge
 from evaluators.latencies.table import Table, read_table
 from evaluators.measure.bench import GpuBench
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.recorder import ROUNDS, cell_row, header
+from evaluators.targets.fa3 import FA3
+
+GOOD, GOOD_US = 0.08, 1.5
+"""A launch is good if in the table it is at most this share, or as many microseconds, slower than its shape's best."""
+
+KEPT = ("workload", "setting", "build", "rounds", "date", "device", "programs")
+"""What is kept of a slice's first line; programs where they chose what was recorded."""
 
 GROUPS = ((Split.HOLDOUT, True), (Split.TRAIN, True), (Split.HOLDOUT, False))
 """Split and raggedness of the shapes that are taken in turn."""
@@ -42,24 +55,62 @@ def chosen_cases(table: Table, *, each: int) -> list[Case]:
     return [case for turn in zip_longest(*groups) for case in turn if case is not None]
 
 
+def good_decisions(table: Table, folder: Path, programs: Sequence[Path]) -> list[tuple[Case, list[Decision]]]:
+    """Good launches and what the programs decide, the baseline first; shapes with more than one, training ones first.
+
+    A launch that the table lacks comes with the recorded ones beside it, from which the judge looks it up.
+    """
+    judge = open_judge(folder)
+    asked: dict[str, list[Decision]] = {c.id: [] for c in judge.cases}
+    for path in programs:
+        found = judge.evaluate(path.read_text(encoding="utf-8"))
+        for case, decided in zip(judge.cases, found.decisions, strict=True):
+            assert isinstance(decided, Decision)
+            asked[case.id].append(FA3.spelled_out(case.shape, table.setting, decided, table.gpu))
+    chosen = []
+    for case in judge.cases:
+        cells = [(c.decision, statistics.median(c.latencies_us)) for c in table.cells[case.id]]
+        best = min(us for _, us in cells)
+        kept = [d for at, (d, us) in enumerate(cells) if at == 0 or us <= best + max(GOOD * best, GOOD_US)]
+        known = {c.launch for c in table.cells[case.id]}
+        for decision in asked[case.id]:
+            if canonical_launch(case.shape, table.setting, decision, table.gpu).key not in known:
+                others = [d for d, _ in cells if d.num_splits > 1 and d.pack_gqa is None and not d.sm_margin]
+                below = [d for d in others if d.num_splits < decision.num_splits]
+                above = [d for d in others if d.num_splits > decision.num_splits]
+                kept += [*below[-1:], *above[:1]]
+            kept.append(decision)
+        launches: dict[str, Decision] = {}
+        for decision in kept:
+            launches.setdefault(canonical_launch(case.shape, table.setting, decision, table.gpu).key, decision)
+        if len(launches) > 1:
+            chosen.append((case, list(launches.values())))
+    random.Random("good").shuffle(chosen)
+    return sorted(chosen, key=lambda c: c[0].split is not Split.TRAIN)
+
+
 def merge(slices: Sequence[Path], folder: Path) -> None:
-    """Write slices of one setting as a file of latencies and one of cards; the table is 1, the first slice 2."""
+    """Write slices of one setting as a file of latencies and one of cards; the table is 1, the first slice 2.
+
+    Slices of programs and good launches go to SETTING-good; they are many, so that latencies are kept to 10 ns.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("recording", "case", "launch", "latencies_us"))
     cards = []
     for number, path in enumerate(slices, start=2):
         head, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        kept = {k: head[k] for k in ("workload", "setting", "build", "rounds", "date", "device")}
+        kept = {k: head[k] for k in KEPT if k in head}
         cells = [(row["case"], cell) for row in rows for cell in row["cells"]]
+        digits = 2 if "programs" in head else 3
         cards.append({"recording": str(number), **kept, "shapes": len(rows), "cells": len(cells)})
         for case, cell in cells:
-            writer.writerow((number, case, cell["launch"], " ".join(f"{v:.3f}" for v in cell["latencies_us"])))
-    settings = {str(card["setting"]) for card in cards}
-    if len(settings) > 1:
-        raise SystemExit(f"the slices are of several settings: {', '.join(sorted(settings))}; merge one at a time")
-    name = settings.pop()
-    (folder / f"{name}.csv.xz").write_bytes(lzma.compress(text.getvalue().encode()))
+            writer.writerow((number, case, cell["launch"], " ".join(f"{v:.{digits}f}" for v in cell["latencies_us"])))
+    names = {f"{card['setting']}{'-good' if 'programs' in card else ''}" for card in cards}
+    if len(names) > 1:
+        raise SystemExit(f"the slices are of several kinds: {', '.join(sorted(names))}; merge one at a time")
+    name = names.pop()
+    (folder / f"{name}.csv.xz").write_bytes(lzma.compress(text.getvalue().encode(), preset=9 | lzma.PRESET_EXTREME))
     (folder / f"{name}.json").write_text(json.dumps(cards, indent=1) + "\n", encoding="utf-8")
 
 
@@ -69,6 +120,7 @@ def main() -> None:
     parser.add_argument("--merge", type=Path, nargs="+", help="slices to write into the folder -o")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--each", type=int, default=72, help="shapes of each group")
+    parser.add_argument("--programs", type=Path, nargs="+", default=[], help="record their and good launches")
     parser.add_argument("--seconds", type=float, default=60.0, help="no new shape starts after this")
     parser.add_argument("--seed", type=int, default=2, help="of contents and order of launches")
     parser.add_argument("-o", "--output", type=Path, required=True, help="slice, or folder of --merge")
@@ -80,25 +132,34 @@ def main() -> None:
         parser.error("--table names the table that is recorded again, or --merge the slices to write")
     started = time.monotonic()
     table = read_table(options.table)
+    if options.programs:
+        todo = good_decisions(table, options.table, options.programs)
+    else:
+        todo = [
+            (case, [d for d, _ in recorded_actions(case.shape, table.setting, table.gpu).values()])
+            for case in chosen_cases(table, each=options.each)
+        ]
     bench = GpuBench(table.setting, options.seed)
     cells = shapes = 0
     with options.output.open("x", encoding="utf-8") as out:
         head = header(str(table.card["workload"]), table.setting, bench.device, bench.provider.build())
+        if options.programs:
+            head["programs"] = [path.as_posix() for path in options.programs]
         out.write(json.dumps(head) + "\n")
-        for case in chosen_cases(table, each=options.each):
+        for case, decisions in todo:
             if time.monotonic() - started > options.seconds:
                 break
-            actions = recorded_actions(case.shape, table.setting, bench.gpu).values()
+            launches = [canonical_launch(case.shape, table.setting, d, bench.gpu) for d in decisions]
             try:
-                reply = bench.measure(case.shape, [decision for decision, _ in actions], ROUNDS)
+                reply = bench.measure(case.shape, decisions, ROUNDS)
             except MeasureError as error:
                 if error.kind is MeasureErrorKind.LOST:
                     raise
                 print(f"{case.id}: lost: {error}", flush=True)
                 continue
             rows = [
-                cell_row(decision, launch, cell["latencies_us"], cell["error"])
-                for (decision, launch), cell in zip(actions, reply["cells"], strict=True)
+                cell_row(FA3.cell_values(decision), launch, cell["latencies_us"], cell["error"])
+                for decision, launch, cell in zip(decisions, launches, reply["cells"], strict=True)
             ]
             out.write(json.dumps({"case": case.id, "cells": rows}, separators=(",", ":")) + "\n")
             out.flush()

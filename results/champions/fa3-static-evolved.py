@@ -1,38 +1,40 @@
-"""fa3_fwd, static mode, cold L2 (H100): FA3's own num_splits, unless another promises 2% less of the modelled time.
-
-One unit of time is one KV block read by a lone SM.
-"""
+"""fa3_fwd, static mode, cold L2 (H100): FA3's own num_splits, unless another promises 0.8% less modelled time."""
 
 # EVOLVE-BLOCK-START
 import math
 
-WAVE = 1.0  # a further wave of CTAs starts anew
-COMBINE = 1.69  # the combine kernel, as soon as anything is split
-PART = 0.0275  # and each partial result that it reads
-LATENCY = 0.0038  # each of up to 40 busy SMs delays the loads of the others
-SHARED = 2.02  # more share the memory's bandwidth: with all SMs busy, a block takes 2.15 times as long
-OFFSET = 0.135
-TAIL = 0.124  # what is missing of the last block delays a CTA that reads the whole row
-MARGIN = 0.018
+CALL = 3.76  # starting the kernel; one unit of time is a KV block on an SM whose loads wait for nobody else's
+WAVE = 1.106  # a further wave of CTAs starts anew
+COMBINE = 1.574  # the combine kernel, as soon as anything is split
+PART = 0.0336  # and each partial result that it reads
+CTAS = (0, 64, 80, 96, 112, 132)  # so many CTAs in a wave, of 132 SMs, share the memory ...
+SHARED = (0.0, 0.414, 0.539, 0.8265, 1.207, 1.5975)  # ... so that a full block takes so much longer
+UNEVEN = 0.2325  # around 100 CTAs some end late: so much for each block beyond the third, of whole rows 0.7 of it
+FIRST = 0.141  # a CTA of a single block has nothing to load ahead, which costs most beside 131 others
+MARGIN = 0.008  # as much as recordings differ
 
 
-def block_time(busy, gpu):
-    return max(1 + LATENCY * min(busy, 40), OFFSET + SHARED * busy / gpu.num_sms)
+def wave(ctas, blocks, full, late, gpu):
+    # CTAs of `blocks` KV blocks, of which `full` are there to be loaded.
+    busy = 132 * ctas / gpu.num_sms
+    shared = 0.0
+    for k in range(5):
+        step = (busy - CTAS[k]) / (CTAS[k + 1] - CTAS[k])
+        shared += (SHARED[k + 1] - SHARED[k]) * max(0.0, min(1.0, step))
+    shared = full * shared + late * max(0, 1 - abs(busy - 100) / 26) * max(0, blocks - 3)
+    return blocks + shared + (FIRST * busy / 132 if blocks <= 1 else 0.0)
 
 
 def modelled_time(shape, gpu, splits):
-    # Parts that are left without blocks cost next to nothing.
+    # Parts that are left without blocks cost nothing.
     parts = math.ceil(shape.num_n_blocks / math.ceil(shape.num_n_blocks / splits))
-    blocks = shape.num_n_blocks / parts
-    time = COMBINE + PART * parts
-    if splits == 1:
-        blocks += TAIL * (shape.num_n_blocks - shape.seqlen_k / shape.block_n)
-        time = 0.0
-    # One CTA for each tile and part, one on each SM: full waves, then a last one with more bandwidth for each CTA.
-    ctas = shape.total_mblocks * parts
-    waves = math.ceil(ctas / gpu.num_sms)
-    last = ctas - (waves - 1) * gpu.num_sms
-    return time + (waves - 1) * (WAVE + blocks * block_time(gpu.num_sms, gpu)) + blocks * block_time(last, gpu)
+    blocks, full = shape.num_n_blocks / parts, shape.seqlen_k / shape.block_n / parts
+    late = UNEVEN if splits > 1 else 0.7 * UNEVEN
+    # One CTA for each tile and part, one on each SM: full waves, then a last one that shares the memory with fewer.
+    waves = math.ceil(shape.total_mblocks * parts / gpu.num_sms)
+    last = shape.total_mblocks * parts - (waves - 1) * gpu.num_sms
+    time = (waves - 1) * (WAVE + wave(gpu.num_sms, blocks, full, late, gpu)) + wave(last, blocks, full, late, gpu)
+    return CALL + time + (COMBINE + PART * parts if splits > 1 else 0.0)
 
 
 def stock(shape, gpu):

@@ -5,7 +5,8 @@
     python results/triton-schedule/figures.py --h200 > results/triton-schedule/h200.csv    # the champion, on an H200
 
 `chat` is the part of the uniform shapes with a batch of at most 4 and at most 1,024 keys. The oracle is picked on one
-half of the rounds and read on the other. `--h200` also gives the same shapes of the H100's table. No GPU takes part.
+half of the rounds and read on the other. A program that reads live lengths is told them. `--h200` also gives the same
+shapes of the H100's table. No GPU takes part.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from evaluators.data.workloads import Case, Split
 from evaluators.judge.judge import Judge, open_judge
+from evaluators.language.gate import parse_program
 from evaluators.latencies.oracle import oracle_of
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,7 @@ PROGRAMS = (
     ("seeds/triton_rule.py", CONTIGUOUS),
     ("seeds/triton_waves.py", CONTIGUOUS),
     ("results/triton-schedule/searched-contiguous.py", CONTIGUOUS),
+    ("results/triton-schedule/searched-lengths.py", CONTIGUOUS),
     ("results/runs/language-model-triton/best.py", CONTIGUOUS),
     (CHAMPION, CONTIGUOUS),
     ("seeds/triton_rule.py", PAGED),
@@ -109,7 +112,8 @@ def main() -> None:
         return
     splits = (Split.TEST,) if options.sealed else (Split.TRAIN, Split.HOLDOUT)
     for program, setting in [tuple(options.sealed)] if options.sealed else PROGRAMS:
-        judge = open_judge(TABLES / setting, splits=tuple(Split) if options.sealed else splits)
+        told = parse_program((ROOT / program).read_text(encoding="utf-8")).uses_live_lengths
+        judge = open_judge(TABLES / setting, splits=tuple(Split) if options.sealed else splits, live_lengths=told)
         for split in splits:
             writer.writerows(rows(judge, program, setting, split))
 

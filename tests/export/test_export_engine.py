@@ -18,7 +18,7 @@ from triton_programs import BY_LENGTH
 
 from evaluators.language.gate import parse_program
 from evaluators.sandbox.cta_queue import cta_queue
-from evaluators.triton_decode.views import TritonShapeView, TritonWorkView
+from evaluators.triton_decode.views import TritonLengthsView, TritonShapeView, TritonWorkView
 from evolve.errors import EXIT_NEGATIVE, EXIT_USAGE
 from evolve.export.engine.single_file import single_file
 
@@ -164,6 +164,24 @@ def test_rules_see_the_fields_of_the_judge() -> None:
     assert seen["shape"] == {f.name for f in fields(TritonShapeView)}
     assert seen["work"] == {f.name for f in fields(TritonWorkView)}
     assert seen["gpu"] == {"num_sms", "l2_bytes", "max_sm_margin"}
+    told = Rule(schedule, reads_lengths=True)
+    assert told.schedule_for(Call(2, 4096, 8, 1), [4096, 10]) is not None
+    assert seen["shape"] == {f.name for f in fields(TritonLengthsView)}
+    with pytest.raises(ValueError, match="pass seqlens"):
+        told.schedule_for(Call(2, 4096, 8, 1))
+
+
+def test_a_rule_by_live_lengths_is_one_file_and_no_package(evosplit: Command, tmp_path: Path) -> None:
+    program, out = tmp_path / "program.py", tmp_path / "out"
+    program.write_text(BY_LENGTH.replace("shape.seqlen_k", "shape.max_live_seqlen"))
+    for target in ("vllm-plugin", "sglang-plugin"):
+        result = evosplit("export", program, "--target", target, "-o", out)
+        assert result.code == EXIT_NEGATIVE and not out.exists()
+        assert f"reads live lengths (judge.live_lengths), and {target} chooses" in " ".join(result.err.split())
+    assert evosplit("export", program, "--target", "triton-python", "-o", out).code == 0
+    assert "return Rule(schedule, blocks_per_split, reads_lengths=True, gpus=" in (out / SINGLE_FILE).read_text()
+    measured = json.loads((out / "provenance.json").read_text())["measured"]
+    assert {e["setting"] for e in measured["effects"]} >= {"triton_decode-metadata-cold"}
 
 
 @pytest.mark.parametrize(

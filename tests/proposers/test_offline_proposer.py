@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_answer(stock: ProgramRecord) -> None:
         assert asyncio.run(once(number)) == asyncio.run(once(number))
 
 
-@pytest.mark.parametrize("kind", sorted(EDIT_WEIGHTS.keys() - {"variant"}))
+@pytest.mark.parametrize("kind", sorted(EDIT_WEIGHTS.keys() - {"variant", "price"}))
 def test_every_kind_of_edit_changes_the_program(judge: Judge, stock: ProgramRecord, kind: str) -> None:
     proposer = OfflineProposer(without=frozenset(EDIT_WEIGHTS) - {kind})
     if kind == "refit":
@@ -94,6 +94,12 @@ def test_every_kind_of_edit_changes_the_program(judge: Judge, stock: ProgramReco
         except ProgramRefused:
             continue
     assert passed or kind == "move_up"
+
+
+def test_kinds_that_do_not_apply_are_named(stock: ProgramRecord) -> None:
+    proposer = OfflineProposer(without=frozenset(EDIT_WEIGHTS) - {"price"})
+    with pytest.raises(ProposerError, match=r"`price` needs judge\.live_lengths"):
+        asyncio.run(proposer.propose(request(stock, 0)))
 
 
 def test_unknown_kinds_are_refused() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evolve import __version__
 from evolve.assets import asset
+from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.export.bundle.bundle import check_output
 from evolve.export.engine.measured import MeasuredEffects, measured_effects
 from evolve.export.engine.single_file import single_file
@@ -64,7 +65,14 @@ def export_engine(
     check_output(output)
     program = read(text, name)
     digest = sha256(text.encode()).hexdigest()
-    measured = measured_effects(text, paged_only=target in PLUGINS)
+    if program.uses_live_lengths and target in PLUGINS:
+        raise UserError(
+            f"schedule reads live lengths (judge.live_lengths), and {target.value} chooses a schedule before there are "
+            "any: a captured graph holds it",
+            hint="--target triton-python, for an engine that launches outside of CUDA graphs",
+            exit_code=EXIT_NEGATIVE,
+        )
+    measured = measured_effects(text, paged_only=target in PLUGINS, live_lengths=program.uses_live_lengths)
     words = told(measured)
     gpus = tuple(dict.fromkeys(e.gpu for e in measured.effects))
     module = single_file(program, sha256=digest, version=__version__, measured=words, gpus=gpus)

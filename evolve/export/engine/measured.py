@@ -84,12 +84,13 @@ class MeasuredEffects:
         return told
 
 
-def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
+def measured_effects(text: str, *, paged_only: bool, live_lengths: bool = False) -> MeasuredEffects:
     """Judge a program on the recorded tables of its kernel; sealed test shapes are not looked at.
 
     Args:
         text: source of the program.
         paged_only: True for exports with paged KV alone.
+        live_lengths: True if `schedule` is told the longest and the mean live length.
 
     Raises:
         UserError: the program is valid under none of the settings, there is no table, or with `paged_only` it chooses
@@ -99,7 +100,7 @@ def measured_effects(text: str, *, paged_only: bool) -> MeasuredEffects:
     effects: list[Effect] = []
     refused: dict[str, str] = {}
     for folder in _tables():
-        judge = open_judge(folder)
+        judge = open_judge(folder, live_lengths=live_lengths)
         if paged_only and not judge.setting.paged:
             continue
         found = judge.evaluate(text)

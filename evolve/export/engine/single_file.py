@@ -25,8 +25,9 @@ HEAD = '''"""Decode attention in Triton, and a schedule for it that was searched
     launch.run()                               # as often as wanted, also within a CUDA graph
 
 `schedule_for` needs neither torch tensors nor a GPU. Where lengths are known on the host, pass them as its second
-argument; where they are on the device alone, `RULE.blocks_by_length`, `answers_of`, `table_of` and `look_up` follow
-them within a CUDA graph. Give each stream a `Workspace` of its own. Needs torch 2.10 and Triton 3.6.
+argument; a rule that chooses the schedule itself by lengths raises ValueError without. Where they are on the device
+alone, `RULE.blocks_by_length`, `answers_of`, `table_of` and `look_up` follow them within a CUDA graph. Give each
+stream a `Workspace` of its own. Needs torch 2.10 and Triton 3.6.
 
 The rule decides on the GPU that it was measured on, by its name ({gpus}): others of as many
 multiprocessors have another memory. `dataclasses.replace(RULE, gpus=()).schedule_for` decides on any.
@@ -46,7 +47,7 @@ def _program():
         return struct.unpack("<f", struct.pack("<f", x))[0]
 
 @PROGRAM@
-    return Rule(schedule@BLOCKS@, gpus=@GPUS@)
+    return Rule(schedule@REST@, gpus=@GPUS@)
 
 
 RULE = _program()
@@ -118,10 +119,11 @@ def single_file(program: Program, *, sha256: str, version: str, measured: str, g
         for module, names in found.items():
             imports.setdefault(module, set()).update(names)
         parts.append(f"# {'-' * 20} {name.removesuffix('.py')}\n\n{rest}")
-    blocks = ", blocks_per_split" if program.uses_blocks_per_split else ""
+    rest = ", blocks_per_split" if program.uses_blocks_per_split else ""
+    rest += ", reads_lengths=True" if program.uses_live_lengths else ""
     queue = queue_source() if program.uses_queue else ""
     own = textwrap.indent(program_source(program), "    ")
-    tail = TAIL.replace("@BLOCKS@", blocks).replace("@QUEUE@", queue).replace("@GPUS@", repr(gpus))
+    tail = TAIL.replace("@REST@", rest).replace("@QUEUE@", queue).replace("@GPUS@", repr(gpus))
     tail = tail.replace("@PROGRAM@", own)
     head = HEAD.format(version=version, sha256=sha256, measured=measured, gpus=", ".join(gpus))
     body = "\n\n\n".join(parts)
