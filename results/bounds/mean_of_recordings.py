@@ -58,6 +58,7 @@ PROGRAMS = {
         "vllm-metadata-evolved.py",
         "runs/vllm-metadata-evolved-2/child.py",
         "vllm-live-evolved.py",
+        "runs/vllm-live-evolved-2/child.py",
     ),
 }
 COLUMNS = ("setting", "batches", "decides", "share", "low", "high", "regressions", "confirmed", "shapes")
