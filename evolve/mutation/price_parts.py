@@ -7,15 +7,14 @@ language model; which parts a price has, and at what rates, is found by the sear
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 
-from evaluators.sandbox.cta_queue import compiled_queue, cta_queue
-from evaluators.sandbox.queue_library import queue_library
+from evaluators.sandbox.queue_library import fastest_queue
 from evolve.mutation.curves import Ints
 from evolve.mutation.price_fit import Array
 
@@ -77,10 +76,7 @@ def columns(quantities: Quantities, parts: Sequence[str]) -> Array:
     return np.stack(found, axis=-1)
 
 
-@cache
-def _queue() -> Callable[..., list[int]]:
-    library = queue_library()
-    return compiled_queue(library) if library else cta_queue
+_queue = cache(fastest_queue)
 
 
 def even_launch(n_blocks: Ints, tiles: Ints, splits: Ints, num_sms: int) -> Quantities:

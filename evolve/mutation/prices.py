@@ -183,7 +183,7 @@ def _compared(margin: str, price: str, then: Sequence[str]) -> list[str]:
 def _priced_kinds(priced: Priced, parts: Sequence[str], kept: dict[int, Array], margin: str, then: str) -> list[str]:
     """The prices of a launch in all kinds of `block_n`, which is a variable of the program."""
     lines = []
-    for block_n in sorted({priced.block_n[kind] for kind in kept}):
+    for block_n in _block_ns(priced, kept):
         lines.append(f"{margin}if block_n == {block_n}:")
         for kind, rates in kept.items():
             if priced.block_n[kind] == block_n:

@@ -29,13 +29,12 @@ from evaluators.data.workloads import Case, Split
 from evaluators.fa3.dispatch import stock_blocks_per_split, work_view
 from evaluators.fa3.launch import spelled_out
 from evaluators.latencies.table import Table, read_table, restrict
-from evaluators.sandbox.cta_queue import compiled_queue, cta_queue
-from evaluators.sandbox.queue_library import queue_library
+from evaluators.sandbox.queue_library import fastest_queue
 
 HERE = Path(__file__).parent
 SETTINGS = ("fa3_fwd-metadata-cold", "vllm-metadata-cold", "fa3_fwd-static-cold")
 FOLDS = 5
-QUEUE = compiled_queue(queue_library()) if queue_library() else cta_queue
+QUEUE = fastest_queue()
 
 
 def queue_features(case: Case, setting: Setting, gpu: Gpu, cell: Cell) -> list[float]:

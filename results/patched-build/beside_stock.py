@@ -265,13 +265,18 @@ def compared(builds: Builds, domain: Domain, table: Sequence[Expected]) -> Itera
         yield "prepare_us", time_prepare(builds)
 
 
-def main() -> None:
-    """Compare, and write a report after each part."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_options(description: str | None) -> argparse.Namespace:
+    """Bundle, build, stock and output of the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("bundle", "build", "stock"):
         parser.add_argument(name)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Compare, and write a report after each part."""
+    options = read_options(__doc__)
     bundle = read_bundle(Path(options.bundle), GPU)
     told = json.loads((Path(options.bundle) / "provenance.json").read_text(encoding="utf-8"))["domain"]
     # Without the GPU: calls on others cannot be run here.

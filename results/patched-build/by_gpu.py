@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from beside_stock import GPU, Builds, written
+from beside_stock import GPU, Builds, read_options, written
 
 from evaluators.confirm.build_decisions import Expected, read_choices
 from evaluators.data.contract import Cache, DecodeShape, Mode, Setting
@@ -92,11 +91,7 @@ def host_us(builds: Builds) -> dict[str, float]:
 
 def main() -> None:
     """Read, time, and write a report after each part."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("bundle", "build", "stock"):
-        parser.add_argument(name)
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    options = parser.parse_args()
+    options = read_options(__doc__)
     bundle = read_bundle(Path(options.bundle), GPU)
     report: dict[str, Any] = {"bundle": bundle.folder.name, "card": bundle.card, "settings": {}}
     settings = {s: t for s, t in bundle.rows.items() if any(row.changes(GPU) for row in t)}

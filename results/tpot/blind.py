@@ -13,6 +13,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -43,6 +44,7 @@ from evaluators.tokens.predict import (
     read_steps,
     roofline_model,
 )
+from evaluators.tokens.shard import Shard
 
 HERE = Path(__file__).parent
 TOGETHER, LAYERS = HERE / "together", HERE / "layers"
@@ -121,6 +123,12 @@ def recorded(folder: Path) -> Callable[[Measured], Measured]:
     return from_table
 
 
+@cache
+def shipped_steps() -> dict[Shard, StepModel]:
+    """The measured steps that ship, by shard."""
+    return {m.shard: m for m in read_steps(HERE / "steps.json")}
+
+
 def shipped_errors() -> dict[tuple[str, str], list[float]]:
     """Predicted less measured token speed-ups by setting and heads, by costs and steps that ship.
 
@@ -128,7 +136,7 @@ def shipped_errors() -> dict[tuple[str, str], list[float]]:
     Latencies in layers are a study's, for its own steps and for those of the same launches on other cards.
     """
     found: dict[tuple[str, str], list[float]] = {}
-    steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
+    steps = shipped_steps()
     for studies in KERNELS.values():
         folders = [f for each in studies.values() for f in each]
         for name, (folder, rows) in sets(studies).items():
@@ -152,7 +160,7 @@ def table_lines() -> Iterator[str]:
     in_layers, alone = recorded(LAYERS / "table"), recorded(TABLES / "fa3_fwd-metadata-cold")
     rows = [m for f in (HERE, HERE / "fa3-again", TOGETHER / "evolved-70b") for m in step_rows(f)]
     rows = [m for m in rows if in_layers(m) is not m]
-    steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
+    steps = shipped_steps()
     for name, known, cost in (("layers/table", in_layers, IN_STEP_NOTHING), ("the table", alone, IN_STEP_FA3)):
         yield f"by {name}: {within([error(replace(steps[m.shard], cost=cost), known(m)) for m in rows])}"
 
@@ -175,7 +183,7 @@ def held(errors: Sequence[float]) -> float:
 
 def elsewhere(folder: Path, studies: Sequence[Path]) -> Iterator[tuple[float, float]]:
     """Errors of other cards' steps predicted from a study's latencies in layers, and differences to its own steps."""
-    steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
+    steps = shipped_steps()
     in_layers = {(m.shard, m.row["case"], m.decisions): m for m in timed(step_rows(folder), "layer")}
     for study in studies:
         for m in step_rows(study) if study != folder else ():
@@ -235,12 +243,13 @@ def judged_lines(known: dict[str, tuple[Path, list[Measured]]]) -> Iterator[str]
 
 def layer_lines(folders: Sequence[Path]) -> Iterator[str]:
     """Lines for each study with latencies in layers: its own steps, and those of the same launches on other cards."""
-    steps = {m.shard: m for m in read_steps(HERE / "steps.json")}
+    steps = shipped_steps()
     for folder in folders:
-        rows = timed(measured_rows(folder), "layer")
+        measured = measured_rows(folder)
+        rows = timed(measured, "layer")
         if rows:
             shard, setting = rows[0].shard, setting_of(folder)
-            alone = [m for m in measured_rows(folder) if any(m.row == o.row for o in rows)]
+            alone = [m for m in measured if any(m.row == o.row for o in rows)]
             by_cost, bare = (replace(steps[shard], cost=c) for c in (in_step_cost(setting), IN_STEP_NOTHING))
             predicted, apart = zip(*elsewhere(folder, folders), strict=True)
             yield f"{folder.name}, timed in layers: {within([error(bare, m) for m in rows])}"

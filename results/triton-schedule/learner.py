@@ -24,13 +24,12 @@ import numpy as np
 from evaluators.data.workloads import Case, Split
 from evaluators.latencies.oracle import oracle_of
 from evaluators.latencies.table import Table, read_table, restrict
-from evaluators.sandbox.cta_queue import compiled_queue, cta_queue
-from evaluators.sandbox.queue_library import queue_library
+from evaluators.sandbox.queue_library import fastest_queue
 from evaluators.triton_decode.decision import TritonDecision
 from evaluators.triton_decode.views import n_blocks_of
 
 TABLE = Path(__file__).parents[1] / "tables" / "llama31-70b" / "triton_decode-metadata-cold"
-QUEUE = compiled_queue(queue_library()) if queue_library() else cta_queue
+QUEUE = fastest_queue()
 NEAR = 1.6
 """Launches slower than the fastest of their shape by more than this factor teach nothing about a choice."""
 
