@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
+import lzma
 import statistics
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +61,31 @@ def test_a_second_recording_for_programs_holds_what_they_decide_and_every_good_l
         spelled = FA3.spelled_out(case.shape, table.setting, asked, table.gpu)
         assert canonical_launch(case.shape, table.setting, spelled, table.gpu).key in keys
         assert len(keys) == len(set(keys)) > 1
+
+
+def test_a_second_recording_of_training_shapes_alone_asks_programs_for_live_lengths_and_holds_fewer_launches() -> None:
+    folder = TABLE.with_name("vllm-metadata-cold")
+    table = restrict(read_table(folder), [Split.TRAIN])
+    told = ROOT / "results/champions/vllm-live-evolved.py"
+    wide, narrow = (
+        dict((case.id, decisions) for case, decisions in todo)
+        for todo in (
+            record_again.good_decisions(table, folder, [told], [Split.TRAIN], good) for good in ((8.0, 1.5), (5.0, 1.0))
+        )
+    )
+    assert set(narrow) <= set(wide) <= {c.id for c in table.cases}
+    assert all(len(narrow[case]) <= len(wide[case]) for case in narrow)
+    assert sum(map(len, narrow.values())) < sum(map(len, wide.values()))
+
+
+def test_recordings_are_merged_with_all_rounds_or_their_medians(tmp_path: Path) -> None:
+    head = {"setting": "vllm-metadata-cold", "rounds": 3, "programs": ["a.py"]}
+    row = {"case": "u", "cells": [{"launch": "m1", "latencies_us": [3.0, 1.004, 2.0]}]}
+    (tmp_path / "slice.jsonl").write_text(f"{json.dumps(head)}\n{json.dumps(row)}\n", encoding="utf-8")
+    for medians, kept in ((False, "3.00 1.00 2.00"), (True, "2.00")):
+        record_again.merge([tmp_path / "slice.jsonl"], tmp_path, medians=medians)
+        text = lzma.decompress((tmp_path / "vllm-metadata-cold-good.csv.xz").read_bytes()).decode()
+        assert text.splitlines()[1] == f"2,u,m1,{kept}"
 
 
 def test_the_good_launches_recorded_again_are_launches_of_the_table_s_shapes_and_rate_programs() -> None:

@@ -2,11 +2,12 @@
 
 Shapes are taken in turn from ragged holdout, ragged training and uniform holdout shapes, in a fixed random order, so
 that a recording that is cut short stays balanced. Sealed test shapes are left alone. All recorded launches of a shape
-are measured as the table's were. `results/bounds/bounds.py` compares. With `--programs` (static mode) all training and
-then all holdout shapes are taken, of each the launches that are good in the table and those that the programs decide.
+are measured as the table's were. `results/bounds/bounds.py` compares. With `--programs` all training and then all
+holdout shapes are taken, of each the launches that are good in the table and those that the programs decide.
 
     python results/bounds/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl
     python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --seconds 130 --seed 3 -o slice.jsonl
+    python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --training --good 5 1 -o slice.jsonl
     python results/bounds/record_again.py --merge SLICE ... -o results/bounds/recordings  # SETTING.csv.xz and .json
 """
 
@@ -28,15 +29,17 @@ from evaluators.data.contract import Decision
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import recorded_actions
 from evaluators.fa3.launch import canonical_launch
-from evaluators.judge.judge import open_judge
+from evaluators.judge.judge import SEARCH_SPLITS, open_judge
+from evaluators.language.gate import parse_program
 from evaluators.latencies.table import Table, read_table
 from evaluators.measure.bench import GpuBench
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
 from evaluators.measure.recorder import ROUNDS, cell_row, header
 from evaluators.targets.fa3 import FA3
 
-GOOD, GOOD_US = 0.08, 1.5
-"""A launch is good if in the table it is at most this share, or as many microseconds, slower than its shape's best."""
+Good = Sequence[float]
+GOOD: Good = (8.0, 1.5)
+"""Percent and microseconds: good is what the table has at most one of the two slower than its shape's best."""
 
 KEPT = ("workload", "setting", "build", "rounds", "date", "device", "programs")
 """What is kept of a slice's first line; programs where they chose what was recorded."""
@@ -55,15 +58,19 @@ def chosen_cases(table: Table, *, each: int) -> list[Case]:
     return [case for turn in zip_longest(*groups) for case in turn if case is not None]
 
 
-def good_decisions(table: Table, folder: Path, programs: Sequence[Path]) -> list[tuple[Case, list[Decision]]]:
+def good_decisions(
+    table: Table, folder: Path, programs: Sequence[Path], splits: Sequence[Split] = SEARCH_SPLITS, good: Good = GOOD
+) -> list[tuple[Case, list[Decision]]]:
     """Good launches and what the programs decide, the baseline first; shapes with more than one, training ones first.
 
     A launch that the table lacks comes with the recorded ones beside it, from which the judge looks it up.
     """
-    judge = open_judge(folder)
+    judge = open_judge(folder, splits=splits)
     asked: dict[str, list[Decision]] = {c.id: [] for c in judge.cases}
     for path in programs:
-        found = judge.evaluate(path.read_text(encoding="utf-8"))
+        source = path.read_text(encoding="utf-8")
+        told = parse_program(source).uses_live_lengths
+        found = (open_judge(folder, splits=splits, live_lengths=True) if told else judge).evaluate(source)
         for case, decided in zip(judge.cases, found.decisions, strict=True):
             assert isinstance(decided, Decision)
             asked[case.id].append(FA3.spelled_out(case.shape, table.setting, decided, table.gpu))
@@ -71,7 +78,7 @@ def good_decisions(table: Table, folder: Path, programs: Sequence[Path]) -> list
     for case in judge.cases:
         cells = [(c.decision, statistics.median(c.latencies_us)) for c in table.cells[case.id]]
         best = min(us for _, us in cells)
-        kept = [d for at, (d, us) in enumerate(cells) if at == 0 or us <= best + max(GOOD * best, GOOD_US)]
+        kept = [d for at, (d, us) in enumerate(cells) if at == 0 or us <= best + max(good[0] / 100 * best, good[1])]
         known = {c.launch for c in table.cells[case.id]}
         for decision in asked[case.id]:
             if canonical_launch(case.shape, table.setting, decision, table.gpu).key not in known:
@@ -89,10 +96,11 @@ def good_decisions(table: Table, folder: Path, programs: Sequence[Path]) -> list
     return sorted(chosen, key=lambda c: c[0].split is not Split.TRAIN)
 
 
-def merge(slices: Sequence[Path], folder: Path) -> None:
+def merge(slices: Sequence[Path], folder: Path, *, medians: bool = False) -> None:
     """Write slices of one setting as a file of latencies and one of cards; the table is 1, the first slice 2.
 
-    Slices of programs and good launches go to SETTING-good; they are many, so that latencies are kept to 10 ns.
+    Slices of programs and good launches go to SETTING-good; they are many, so that latencies are kept to 10 ns, and
+    with `medians` only that of the rounds.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -105,7 +113,8 @@ def merge(slices: Sequence[Path], folder: Path) -> None:
         digits = 2 if "programs" in head else 3
         cards.append({"recording": str(number), **kept, "shapes": len(rows), "cells": len(cells)})
         for case, cell in cells:
-            writer.writerow((number, case, cell["launch"], " ".join(f"{v:.{digits}f}" for v in cell["latencies_us"])))
+            latencies = [statistics.median(cell["latencies_us"])] if medians else cell["latencies_us"]
+            writer.writerow((number, case, cell["launch"], " ".join(f"{v:.{digits}f}" for v in latencies)))
     names = {f"{card['setting']}{'-good' if 'programs' in card else ''}" for card in cards}
     if len(names) > 1:
         raise SystemExit(f"the slices are of several kinds: {', '.join(sorted(names))}; merge one at a time")
@@ -118,22 +127,26 @@ def main() -> None:
     """Record until all shapes are measured or the time is up; or merge what was recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--merge", type=Path, nargs="+", help="slices to write into the folder -o")
+    parser.add_argument("--medians", action="store_true", help="of --merge: keep the median of the rounds alone")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--each", type=int, default=72, help="shapes of each group")
     parser.add_argument("--programs", type=Path, nargs="+", default=[], help="record their and good launches")
+    parser.add_argument("--training", action="store_true", help="of --programs: training shapes alone")
+    parser.add_argument("--good", type=float, nargs=2, default=GOOD, metavar=("PERCENT", "US"), help="which are good")
     parser.add_argument("--seconds", type=float, default=60.0, help="no new shape starts after this")
     parser.add_argument("--seed", type=int, default=2, help="of contents and order of launches")
     parser.add_argument("-o", "--output", type=Path, required=True, help="slice, or folder of --merge")
     options = parser.parse_args()
     if options.merge:
-        merge(options.merge, options.output)
+        merge(options.merge, options.output, medians=options.medians)
         return
     if options.table is None:
         parser.error("--table names the table that is recorded again, or --merge the slices to write")
     started = time.monotonic()
     table = read_table(options.table)
     if options.programs:
-        todo = good_decisions(table, options.table, options.programs)
+        splits = (Split.TRAIN,) if options.training else SEARCH_SPLITS
+        todo = good_decisions(table, options.table, options.programs, splits, options.good)
     else:
         todo = [
             (case, [d for d, _ in recorded_actions(case.shape, table.setting, table.gpu).values()])
