@@ -11,6 +11,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from attacks import ATTACKS
 from conftest import ROOT, examples
 from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
@@ -58,9 +59,14 @@ def test_the_checks_find_a_hole(monkeypatch: pytest.MonkeyPatch) -> None:
     parse_program.cache_clear()
     monkeypatch.setattr(evaluators.language.gate, "check", lambda tree, source: ())
     try:
-        for attack in ("gate_annotation", "gate_lambda", "file_read", "answer_disguise"):
+        for attack in (
+            "runs code in an annotation",
+            "runs code in a lambda",
+            "reads a file of the user",
+            "answers with an object that claims to be an int",
+        ):
             with pytest.raises(FUZZ.Hole):
-                FUZZ.check_program((ROOT / "tests" / "hostile" / f"{attack}.py").read_text(encoding="utf-8"))
+                FUZZ.check_program(ATTACKS[attack].source)
     finally:
         parse_program.cache_clear()  # what passed the broken gate is remembered
 
