@@ -383,7 +383,6 @@ HEAVY = ("openevolve", "openai", "torch", "pandas", "numpy", "matplotlib", "pyda
 
 
 def test_help_imports_nothing_heavy() -> None:
-    # How long it takes is measured by scripts/bench/bench_cli.py.
     code = (
         "import sys; sys.argv = ['evosplit', '--help']\nfrom evolve.cli import main\n"
         f"try: main()\nfinally: print(sorted(set(sys.modules) & set({HEAVY})), file=sys.stderr)"
