@@ -31,8 +31,6 @@ class RecheckResult:
     """Decisions of a program that was run again.
 
     Attributes:
-        status: as in `Answers`.
-        message: as in `Answers`.
         decisions: per question, in the order of the questions.
         near: decisions on the neighbours of each question.
     """

@@ -386,12 +386,7 @@ def simulated_card(
 ) -> dict[str, object]:
     """Card of a simulated table: GPU and build begin with `SIMULATED`; it names the measured table behind it.
 
-    Args:
-        table: measured table.
-        workload: workload of the simulated shapes.
-        model: fitted model.
-        error: quality on measured shapes outside the fit, if there are any.
-        launches: number of launches in the fit.
+    `error` is the quality on measured shapes outside the fit, `launches` the number in the fit.
     """
     device = dict(table.card["device"])
     device["name"] = f"{SIMULATED} {device['name']}"

@@ -34,12 +34,7 @@ class GpuBench:
     timer_class = ShapeTimer
 
     def __init__(self, setting: Setting, seed: int, library: str = "") -> None:
-        """Load the provider and check that this GPU can be timed.
-
-        Args:
-            setting: provider, mode and cache of the calls.
-            seed: seed of inputs and orders.
-            library: another build of the provider's kernel; empty for the installed one.
+        """Load the provider, or another build of its kernel, and check that this GPU can be timed.
 
         Raises:
             MeasureError: of kind unavailable.

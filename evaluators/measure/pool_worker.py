@@ -30,9 +30,7 @@ class PoolWorker:
         starting: True while that worker is being opened.
         lost_at_s: time of the loss of its worker, by the pool's clock; None while it has one.
         out: reason why the GPU is left out; empty if it is in use.
-        lost: number of workers lost.
         lost_in_a_row: workers lost since the last finished batch.
-        launches: number of launches measured.
         busy_s: seconds with a running batch.
     """
 

@@ -73,15 +73,7 @@ def header(workload: str, setting: Setting, device: DeviceRecord, build: str) ->
 
 @dataclass(frozen=True, slots=True)
 class RecordingCost:
-    """Estimated cost of a recording.
-
-    Attributes:
-        shapes: number of shapes to measure.
-        cells: number of their launches.
-        seconds: seconds of one GPU.
-        slice_bytes: size of the slice.
-        table_bytes: size of the merged table.
-    """
+    """Estimated cost of a recording: `cells` are launches, `seconds` those of one GPU."""
 
     shapes: int
     cells: int

@@ -57,7 +57,6 @@ class Traffic:
     Attributes:
         batches: a sample of decode steps in the order of time, drawn in proportion to their batch, so that each
             represents as many output tokens.
-        steps: number of all decode steps.
         tokens: output tokens of these steps.
         refused: requests longer than the limits allow.
         busy: share of the time that decode steps take.

@@ -108,8 +108,6 @@ class Trace:
     """Requests in the order of their arrival.
 
     Attributes:
-        name: name of the file.
-        format: format of the file.
         requests: requests with a prompt and an answer.
         empty: rows without prompt or answer, such as failed requests, which are left out.
     """

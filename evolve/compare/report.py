@@ -53,11 +53,7 @@ class Pair:
     """Two arms on the seeds that both have: holdout share of the first less that of the second.
 
     Attributes:
-        first: name of an arm.
-        second: name of the other.
         pairs: number of common seeds.
-        median: median of the differences.
-        mean: mean of the differences.
         low: lower end of the mean's 95% interval by Student's t over the pairs; the mean where there is one pair.
         high: upper end.
         wins: pairs in which the first is ahead.

@@ -47,7 +47,6 @@ class Completion:
         tokens_out: tokens of the answer with its reasoning; None without a credible count.
         cost_usd: US dollars of the call, if the endpoint reports them.
         doubt: counts that are not credible.
-        tool_calls: tool calls of the model.
     """
 
     text: str

@@ -43,9 +43,7 @@ class RunState:
     """One run as the conductor knows it.
 
     Attributes:
-        member: the run's entry in the sweep.
         wanted: number of proposals to make.
-        state: state of the run.
         standing: progress in its journal.
         code: exit code of its process; None before it has ended.
         trouble: reason of a failure, in a line.

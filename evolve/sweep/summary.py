@@ -32,8 +32,6 @@ class RunLine:
     """One run.
 
     Attributes:
-        state: state of the run.
-        wanted: number of proposals to make.
         judged_on: description of its judge: workload, setting, table or GPU. Only scores of runs with equal
             descriptions can be compared.
         winner: proposal that the holdout picked; None without a score.
@@ -79,7 +77,6 @@ class Variant:
     """The runs of one variant that have a winner and equal judges.
 
     Attributes:
-        runs: number of runs.
         unfinished: number of those that have not made all their proposals.
         figures: spread by name: shares of the oracle's gain, regressions on both splits, spending.
     """

@@ -40,12 +40,7 @@ class Stopped(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """The system's C++ compiler.
-
-    Attributes:
-        path: path of the program.
-        version: first line of its version output.
-    """
+    """The system's C++ compiler; `version` is the first line of its version output."""
 
     path: str
     version: str

@@ -46,14 +46,7 @@ PLANNERS = {
 
 @dataclass(frozen=True, slots=True)
 class WrittenBundle:
-    """A bundle that was written.
-
-    Attributes:
-        folder: path of the folder.
-        files: names of its files.
-        export: planned and proved export.
-        provenance: content of its provenance.json.
-    """
+    """A bundle that was written; `provenance` is the content of its provenance.json."""
 
     folder: Path
     files: list[str]

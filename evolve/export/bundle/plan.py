@@ -51,15 +51,9 @@ class Export:
 
     Attributes:
         name: name of the program as given.
-        program: parsed program.
-        target: target of the export.
         tree: the user's checkout; None for targets that patch nothing.
-        form: the program as one function.
         change: change of the target's files.
-        proof: result of the comparison.
         monotone: test of monotonicity; None if the target decides once.
-        rows: every shape of the workloads.
-        summaries: recorded speed-ups.
         rules: rules that fire, by workload.
         left_out: decisions of the program that the patch does not hold, with the reason.
         tables: digest of each recorded table in use, by workload and setting.
@@ -193,18 +187,9 @@ def dead_rules_told(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> I
 
 def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                 gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
-    """An export to hopper/heuristics.h, proved.
+    """An export to hopper/heuristics.h, proved; compiles in `folder`.
 
-    Args:
-        name: name of the program.
-        program: parsed program.
-        target: target of the export.
-        tree: the user's checkout.
-        compiler: compiler of the proof.
-        folder: folder to compile in.
-        gpu: GPU of the recorded tables.
-        domain: calls that the patch is to decide.
-        partial: True to leave a mode that the rule makes slower to stock, instead of refusing the rule.
+    With `partial`, a mode that the rule makes slower is left to stock, instead of refusing the rule.
 
     Raises:
         UserError: the target cannot express the program, the tree does not match, or a proof fails.
@@ -314,16 +299,8 @@ def proved_kernel(own: Program, stock: Program, change: SourceChange, asked: Seq
                   domain: Domain) -> tuple[SourceChange, Proof]:  # fmt: skip
     """Prove a change of the prepare kernel; returns it with notes, and the proof.
 
-    Args:
-        own: the program's blocks_per_split, with FA3's own explicit rule where it answers 0.
-        stock: FA3's own rule.
-        change: change of the kernel.
-        asked: shapes of the workloads, and their batches under the cap that the patched target decides.
-        tree: the user's checkout.
-        compiler: compiler of the proof.
-        folder: folder to compile in.
-        gpu: GPU of the recorded tables.
-        domain: calls that are decided.
+    `own` is the program's blocks_per_split, with FA3's own explicit rule where it answers 0. `asked` are shapes of the
+    workloads, and their batches under the cap that the patched target decides.
 
     Raises:
         UserError: the kernel decides differently from the program.

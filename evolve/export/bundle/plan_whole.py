@@ -45,18 +45,7 @@ from evolve.export.targets.targets import ExportTarget
 
 def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
-    """An export to hopper/heuristics.h and hopper/flash_prepare_scheduler.cu, both proved.
-
-    Args:
-        name: name of the program.
-        program: parsed program.
-        target: target of the export.
-        tree: the user's checkout.
-        compiler: compiler of the proofs.
-        folder: folder to compile in.
-        gpu: GPU of the recorded tables.
-        domain: calls that the patch is to decide.
-        partial: True to leave a mode that the program makes slower to stock, instead of refusing it.
+    """An export to hopper/heuristics.h and hopper/flash_prepare_scheduler.cu, both proved; see `plan_header`.
 
     Raises:
         UserError: the target cannot express the program, the tree does not match, or a proof fails.

@@ -52,7 +52,6 @@ class StepCost:
     Attributes:
         where: workload and setting.
         ragged: True for ragged batches.
-        batches: number of recorded batches.
         searched: number of those that reach the search.
         dearest_us: microseconds of the most expensive search.
         log_gain: mean log speed-up of the layers.

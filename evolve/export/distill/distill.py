@@ -32,8 +32,6 @@ class Step:
     """The rules after adding one.
 
     Attributes:
-        inputs: inputs of rules.
-        rules: number of rules.
         log_gain: mean log speed-up over stock on the training and holdout shapes.
         share: share of the program's gain.
     """

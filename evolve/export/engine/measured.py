@@ -25,16 +25,13 @@ class Effect:
     """A program against FA3's own choice, on one part of a recorded table's shapes.
 
     Attributes:
-        setting: setting of the table.
         paged: True for paged KV.
         split: train or holdout.
-        shapes: number of shapes.
         speedup: weighted geometric mean of FA3's latency / the program's.
         worst: smallest ratio.
         regressions: shapes slower by more than 1% and three standard errors.
         missing: shapes whose launch has no recorded latency; they count as 2% slower.
         batch_invariant: True if the splits of a sequence do not depend on its batch, on all shapes of the table.
-        gpu: GPU of the recording.
         build: build of Triton, the kernel and FA3.
     """
 

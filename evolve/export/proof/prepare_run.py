@@ -102,7 +102,6 @@ class PrepareBatch:
     Attributes:
         work: input of a program, without empty sequences.
         n_blocks: blocks of every sequence, including empty ones.
-        num_sms: SMs of the GPU.
     """
 
     work: WorkView
