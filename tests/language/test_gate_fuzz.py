@@ -5,14 +5,12 @@ The coverage-guided fuzzer itself runs in `make fuzz`.
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 from attacks import ATTACKS
-from conftest import ROOT, examples
+from conftest import ROOT, examples, load_script
 from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
 
@@ -21,15 +19,7 @@ from evaluators.language.gate import parse_program
 SCRIPT = ROOT / "tests" / "faults" / "fuzz_gate.py"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz_gate", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-FUZZ = load()
+FUZZ = load_script(SCRIPT)
 STARTS = FUZZ.starting_points()
 edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(FUZZ.TOKENS)), min_size=1, max_size=6)
 
