@@ -39,7 +39,7 @@ def examples(number: int) -> int:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["browser_page", "export_cases"]
+pytest_plugins = ["dashboard_runs", "browser_page", "export_cases"]
 
 ROOT = Path(__file__).parent.parent
 SUPPORT = ROOT / "tests" / "support"

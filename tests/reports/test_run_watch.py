@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import TABLES, Command, seed
+from conftest import Command
 from dashboard_runs import HOSTILE, write_run
 from rich.console import Console
 
@@ -20,8 +20,6 @@ from evolve.proposal import Response
 from evolve.reports.run_display import RunDisplay, clock
 from evolve.reports.run_watch import BARS, RunWatch, masked, sparkline
 from evolve.search.ledger import SearchProgress
-
-TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 
 
 @dataclass
@@ -42,7 +40,7 @@ def shown(*, terminal: bool) -> Shown:
 
 @pytest.fixture
 def folder(judge: Judge, tmp_path: Path) -> Path:
-    return write_run(tmp_path / "half", judge, TABLE, seed("fa3_stock"), hostile=HOSTILE, finished=False)
+    return write_run(tmp_path / "half", judge, hostile=HOSTILE, finished=False)
 
 
 def test_a_watch_agrees_with_the_summary_and_reads_on(folder: Path) -> None:
