@@ -14,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 
 from evolve.errors import EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_MISSING, EXIT_NEGATIVE, EXIT_USAGE
+from evolve.reports.run_watch import RunWatch
 from evolve.sweep.folder import Sweep
 from evolve.sweep.plan import Member
-from evolve.sweep.standing import Follower, RunStanding
 
 LOG_FILE = "log.txt"
 LOOK_EVERY_S = 0.25
@@ -52,7 +52,7 @@ class RunState:
     member: Member
     wanted: int
     state: State
-    standing: RunStanding
+    standing: RunWatch
     code: int | None = None
     trouble: str = ""
 
@@ -120,14 +120,14 @@ class Conductor:
             UserError: the configuration of a resumed run cannot be read.
         """
         self._sweep, self._jobs, self._overrides, self._socket, self._on_look = sweep, jobs, overrides, socket, on_look
-        self._followers = {m.label: Follower(sweep.folder(m)) for m in sweep.members}
         self._children: dict[str, _Child] = {}
         self._stops = 0
         self.states = [self._found(m) for m in sweep.members]
 
     def _found(self, member: Member) -> RunState:
         config = self._sweep.config(member, self._overrides)
-        standing = self._followers[member.label].look()
+        standing = RunWatch(self._sweep.folder(member))
+        standing.look()
         state = State.DONE if standing.finished(config) else State.WAITING
         return RunState(member, config.search.proposals, state, standing)
 
@@ -161,7 +161,7 @@ class Conductor:
             if child is None:
                 continue
             code = child.process.poll()  # before the look: a journal that has ended is read to its end
-            state.standing = self._followers[label].look()
+            state.standing.look()
             if self._stops:
                 state.state = State.STOPPING
                 child.stop() if self._stops == 1 else child.kill()
