@@ -121,13 +121,8 @@ class GpuBench:
     ) -> list[dict[str, Any]]:
         """Measure paired blocks; see `GpuWorker.pairs`.
 
-        Args:
-            shape: the decode call.
-            one: arm A.
-            other: arm B.
-            orders: order of each block.
-            calls: calls per replay of A and B if they differ; B's span is still divided by A's number. Tests of the
-                bench use it to make B slower by a known share.
+        Each block has one of the orders. `calls` are the calls per replay of A and B if they differ; B's span is still
+        divided by A's number. Tests of the bench use it to make B slower by a known share.
         """
         blocks = self.guarded(shape, lambda: self._pairs(shape, one, other, orders, calls))
         self.shapes.tidy()

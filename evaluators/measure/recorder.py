@@ -245,15 +245,9 @@ def record(
 ) -> int:
     """Measure the cases that the output lacks; returns the number left.
 
-    Args:
-        pool: pool that was opened with `setting`; of one GPU if the output is a file.
-        workload: name of the workload.
-        setting: provider, mode and cache of the calls.
-        output: slice file, or folder of slices; created or continued.
-        folder: True for a folder.
-        part: (index, count) of the part to record.
-        deadline: `time.monotonic()` after which no new case starts.
-        on_progress: called after each case.
+    The pool was opened with `setting`, and is of one GPU if `output` is a file. Slice or `folder` of slices are created
+    or continued; `part` is (index, count) of the part to record. No new case starts after `deadline` by
+    `time.monotonic()`; `on_progress` is called after each case.
 
     Raises:
         RecordingError: the output was recorded under other conditions.

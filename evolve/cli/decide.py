@@ -95,10 +95,8 @@ def decide_command(
 def read_shapes(path: Path, default: Setting, kinds: Sequence[DecodeShape] = ()) -> list[tuple[DecodeShape, Setting]]:
     """Shapes and settings of a CSV file.
 
-    Args:
-        path: CSV file.
-        default: setting of rows that name none.
-        kinds: heads of a model's layers, instead of columns for heads; each row becomes one call per kind of layer.
+    Rows that name no setting have `default`; with `kinds`, the heads of a model's layers instead of columns for heads,
+    each row becomes one call per kind of layer.
 
     Raises:
         UserError: a wrong value; the message names row and column.

@@ -62,9 +62,7 @@ class Completion:
 def read_completion(body: bytes, *, cost_header: str = "") -> Completion:
     """Parse the body of a 200 response.
 
-    Args:
-        body: body, decompressed.
-        cost_header: price of the call from a header (LiteLLM), or empty.
+    The body is decompressed; `cost_header` is the price of the call from a header (LiteLLM), or empty.
 
     Raises:
         NoCompletion: it is HTML, an error, or an unknown format.

@@ -43,12 +43,7 @@ class RunDisplay:
     ) -> None:
         """Detect whether stderr is a terminal.
 
-        Args:
-            folder: run folder, possibly without a journal yet.
-            wanted: total number of proposals.
-            wall_s: time limit of the run.
-            holdout: True to show the holdout; False if a proposing person could read it.
-            console: output; stderr by default.
+        The folder may have no journal yet; `holdout` is False if a proposing person could read along.
         """
         self._console = console or Console(stderr=True)
         self._watch = RunWatch(folder)

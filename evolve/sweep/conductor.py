@@ -109,12 +109,9 @@ class Conductor:
     ) -> None:
         """Read the state of all runs.
 
-        Args:
-            sweep: the runs.
-            jobs: most processes at once.
-            overrides: `--set` texts for every run, also for resumed ones.
-            socket: source of latencies of live judges; empty for recorded tables.
-            on_look: called a few times a second with the state of all runs.
+        At most `jobs` processes run at once. `overrides` are `--set` texts for every run, also for resumed ones;
+        `socket` is the source of latencies of live judges, empty for recorded tables; `on_look` gets the state of all
+        runs a few times a second.
 
         Raises:
             UserError: the configuration of a resumed run cannot be read.

@@ -84,10 +84,8 @@ class MeasuredEffects:
 def measured_effects(text: str, *, paged_only: bool, live_lengths: bool = False) -> MeasuredEffects:
     """Judge a program on the recorded tables of its kernel; sealed test shapes are not looked at.
 
-    Args:
-        text: source of the program.
-        paged_only: True for exports with paged KV alone.
-        live_lengths: True if `schedule` is told the longest and the mean live length.
+    `paged_only` is for exports with paged KV alone; with `live_lengths` `schedule` is told the longest and the mean
+    live length.
 
     Raises:
         UserError: the program is valid under none of the settings, there is no table, or with `paged_only` it chooses
