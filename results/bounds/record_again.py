@@ -96,11 +96,17 @@ def good_decisions(
     return sorted(chosen, key=lambda c: c[0].split is not Split.TRAIN)
 
 
+def paired_median(first_us: Sequence[float], latencies_us: Sequence[float]) -> list[float]:
+    """Median of the first launch times that of the rounds' ratios to it, so that what drifts between rounds cancels."""
+    ratios = [v / base for v, base in zip(latencies_us, first_us, strict=True)]
+    return [statistics.median(first_us) * statistics.median(ratios)]
+
+
 def merge(slices: Sequence[Path], folder: Path, *, medians: bool = False) -> None:
     """Write slices of one setting as a file of latencies and one of cards; the table is 1, the first slice 2.
 
     Slices of programs and good launches go to SETTING-good; they are many, so that latencies are kept to 10 ns, and
-    with `medians` only that of the rounds.
+    with `medians` only that of the rounds (`paired_median`).
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -110,10 +116,11 @@ def merge(slices: Sequence[Path], folder: Path, *, medians: bool = False) -> Non
         head, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         kept = {k: head[k] for k in KEPT if k in head}
         cells = [(row["case"], cell) for row in rows for cell in row["cells"]]
+        first = {row["case"]: row["cells"][0]["latencies_us"] for row in rows}
         digits = 2 if "programs" in head else 3
         cards.append({"recording": str(number), **kept, "shapes": len(rows), "cells": len(cells)})
         for case, cell in cells:
-            latencies = [statistics.median(cell["latencies_us"])] if medians else cell["latencies_us"]
+            latencies = paired_median(first[case], cell["latencies_us"]) if medians else cell["latencies_us"]
             writer.writerow((number, case, cell["launch"], " ".join(f"{v:.{digits}f}" for v in latencies)))
     names = {f"{card['setting']}{'-good' if 'programs' in card else ''}" for card in cards}
     if len(names) > 1:

@@ -1,0 +1,174 @@
+"""Training shapes of fa3_fwd in metadata mode: what programs keep by the mean of recordings, and what regresses.
+
+    python results/bounds/training_recordings.py
+
+All of them were recorded three times in `recordings/*-good.csv.xz`, of each the good launches; 72 ragged ones three
+times more, in the file that `bounds.py` reads. Each recording is judged in the table's place, with the table's ratio
+for launches that it lacks; launches that only it has are not used. A regression is confirmed if two recordings or more
+have it. *Known* is whoever has seen these very shapes in some recordings and leaves FA3's launch unless they promise
+more than a margin, scored on the others. Writes training_recordings.csv. Deterministic; CPU only; a minute. Holdout and
+sealed shapes are not read.
+"""
+
+from __future__ import annotations
+
+import csv
+import lzma
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from math import exp, log
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+from bounds_noise import Matrix
+
+from evaluators.data.gain import MIN_REGRESSION, log_speedups
+from evaluators.data.workloads import Split, Weighting
+from evaluators.judge.judge import Judge
+from evaluators.latencies.latency import TableSource
+from evaluators.latencies.table import Table, read_table, restrict
+from evaluators.sandbox.sandbox import Limits
+
+HERE = Path(__file__).parent
+SETTING = "fa3_fwd-metadata-cold"
+CHAMPIONS = HERE.parent / "champions"
+PROGRAMS = (
+    "fa3-metadata.py",
+    "fa3-metadata-evolved.py",
+    "runs/fa3-metadata-evolved-3/child.py",
+    "fa3-metadata-evolved-4.py",
+    "runs/fa3-metadata-evolved-5/child.py",
+)
+MARGINS = (0.0, 0.01, 0.02, 0.03)
+COLUMNS = ("decides", "batches", "share", "regressions", "confirmed", "shapes")
+CONFIRMING, LATER = 2, 4
+"""Recordings that must call a shape a regression, of so many that are looked at."""
+
+Rounds = Mapping[str, Mapping[str, list[float]]]
+"""Microseconds by case, launch and round."""
+
+
+def recorded(table: Table) -> dict[str, Rounds]:
+    """All recordings of training shapes, the table first; a median, kept alone, twice: an error needs two rounds."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {
+        "table": {c: {x.launch: list(x.latencies_us) for x in cells} for c, cells in table.cells.items()}
+    }
+    for name in (SETTING, f"{SETTING}-good"):
+        with lzma.open(HERE / "recordings" / f"{name}.csv.xz", "rt", encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["case"] in table.cells:
+                    us = [float(v) for v in row["latencies_us"].split()]
+                    cells = found.setdefault(f"{name} {row['recording']}", {}).setdefault(row["case"], {})
+                    cells[row["launch"]] = us if len(us) > 1 else us * 2
+    return found
+
+
+def in_place(table: Table, later: Rounds) -> Table:
+    """The table with a recording's latencies."""
+    cells = dict(table.cells)
+    for case, known in later.items():
+        first, *_ = table.cells[case]
+        us = [
+            known.get(c.launch, [v * exp(-gain(first.latencies_us, c.latencies_us)) for v in known[first.launch]])
+            for c in table.cells[case]
+        ]
+        cells[case] = tuple(replace(c, latencies_us=tuple(v)) for c, v in zip(table.cells[case], us, strict=True))
+    return replace(table, cells=cells)
+
+
+def gain(first_us: Sequence[float], latencies_us: Sequence[float]) -> float:
+    """Log gain of a launch over another one."""
+    return median(log_speedups(first_us, latencies_us))
+
+
+class Training:
+    """Log gains of launches that all recordings of a shape have, and weights of the score."""
+
+    def __init__(self, table: Table, recordings: Mapping[str, Rounds]) -> None:
+        """Index what was recorded."""
+        self.table, self.recordings = table, recordings
+        self.judges = {
+            name: Judge(table.cases, table.setting, table.gpu, TableSource(in_place(table, each)),
+                        description={}, weighting=Weighting.SERVING, limits=Limits(time_s=5))
+            for name, each in recordings.items()
+        }  # fmt: skip
+        self.weights = self.judges["table"].weights[Split.TRAIN]
+        self.gains: dict[str, Matrix] = {}
+        """By case, (recordings that hold it, launches); the first launch is FA3's."""
+        for case, cells in table.cells.items():
+            held = [each[case] for each in recordings.values() if case in each]
+            launches = [c.launch for c in cells if all(c.launch in h for h in held)]
+            self.gains[case] = np.array([[gain(h[launches[0]], h[k]) for k in launches] for h in held])
+        self.oracle = {case: self.kept(case, len(g) - 1, 0.0)[0] for case, g in self.gains.items()}
+
+    def kept(self, case: str, known: int, margin: float) -> tuple[float, float]:
+        """Gain of the launch that is best in `known` recordings, on others, and how often two of four regress.
+
+        Means over all ways to choose the recordings. A shape that the table alone holds is scored there.
+        """
+        gains, every = self.gains[case], range(len(self.gains[case]))
+        if len(gains) == 1:
+            return float(gains[0].max()), 0.0
+        found, confirmed = [], []
+        for seen in combinations(every, known):
+            promised = gains[list(seen)].mean(axis=0)
+            best = int(promised.argmax()) if promised.max() > margin else 0
+            others = [gains[k][best] for k in every if k not in seen]
+            found.append(fmean(others))
+            bad = [exp(-g) - 1 > MIN_REGRESSION for g in others]
+            confirmed += [sum(four) >= CONFIRMING for four in combinations(bad, LATER)]
+        return fmean(found), fmean(confirmed) if confirmed else 0.0
+
+    def share(self, gains: Mapping[str, float], cases: list[str]) -> str:
+        """Part of what the launches have that are best on all recordings but the one that scores them."""
+        gained, whole = (sum(self.weights[c] * each[c] for c in cases) for each in (gains, self.oracle))
+        return f"{gained / whole:.5f}"
+
+    def program(self, name: str) -> list[tuple[object, ...]]:
+        """Rows of one program."""
+        source = (CHAMPIONS / name).read_text(encoding="utf-8")
+        logs: dict[str, list[float]] = {c: [] for c in self.gains}
+        bad = dict.fromkeys(self.gains, 0)
+        for key, judge in self.judges.items():
+            found = judge.evaluate(source)
+            for case in self.recordings[key]:
+                logs[case].append(log(found.speedups[case]))
+                bad[case] += case in found.regressed
+        gains = {c: fmean(v) for c, v in logs.items()}
+        rows: list[tuple[object, ...]] = []
+        for kind in ("all", "uniform", "ragged"):
+            cases = [c.id for c in self.table.cases if kind == "all" or c.ragged is (kind == "ragged")]
+            any_, twice = (sum(bad[c] >= n for c in cases) for n in (1, CONFIRMING))
+            rows.append((name, kind, self.share(gains, cases), any_, twice, len(cases)))
+        return rows
+
+    def knowing(self) -> list[tuple[object, ...]]:
+        """Rows of whoever knows the ragged shapes that all recordings hold."""
+        cases = [c for c, g in self.gains.items() if len(g) == len(self.recordings)]
+        rows: list[tuple[object, ...]] = []
+        for known in (1, 2, 3):
+            for margin in MARGINS:
+                each = {c: self.kept(c, known, margin) for c in cases}
+                name = f"known from {known}, where that promises more than {margin:.0%}"
+                share = self.share({c: e[0] for c, e in each.items()}, cases)
+                rows.append((name, "ragged", share, "", f"{sum(e[1] for e in each.values()):.2f}", len(cases)))
+        return rows
+
+
+def main() -> None:
+    """Write training_recordings.csv."""
+    table = restrict(read_table(HERE.parent / "tables" / "llama31-70b" / SETTING), (Split.TRAIN,))
+    training = Training(table, recorded(table))
+    rows = [row for name in PROGRAMS for row in training.program(name)] + training.knowing()
+    with (HERE / "training_recordings.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow(row)
+            print(*row, flush=True)
+
+
+if __name__ == "__main__":
+    main()
