@@ -7,7 +7,8 @@ launches that are good in the table and those that the programs decide. Sealed s
 
     python results/bounds/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl
     python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --seconds 130 --seed 3 -o slice.jsonl
-    python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --training --good 5 1 -o slice.jsonl  # or --unseen
+    python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --training --good 5 1 -o slice.jsonl
+    python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --unseen --good 5 1 -o slice.jsonl
     python results/bounds/record_again.py --merge SLICE ... -o results/bounds/recordings  # SETTING.csv.xz and .json
 """
 
