@@ -8,6 +8,7 @@ import lzma
 import statistics
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ import bounds_noise
 import good_launches
 import mean_of_recordings
 import record_again
+import training_recordings
 
 TABLE = ROOT / "results/tables/llama31-70b/fa3_fwd-metadata-cold"
 
@@ -90,6 +92,41 @@ def test_recordings_are_merged_with_all_rounds_or_their_medians(tmp_path: Path) 
         record_again.merge([tmp_path / "slice.jsonl"], tmp_path, medians=medians)
         text = lzma.decompress((tmp_path / "vllm-metadata-cold-good.csv.xz").read_bytes()).decode()
         assert text.splitlines()[1] == f"2,u,m1,{kept}"
+
+
+def test_a_kept_median_is_paired_with_the_shape_s_first_launch() -> None:
+    first, drifting = [10.0, 20.0, 12.0], [9.0, 18.0, 10.8]
+    assert record_again.paired_median(first, first) == [12.0]
+    assert record_again.paired_median(first, drifting) == pytest.approx([10.8])
+
+
+def test_recordings_of_training_shapes_pair_with_the_table_s_and_score_the_baseline_as_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = restrict(read_table(TABLE), [Split.TRAIN])
+    recordings = training_recordings.recorded(table)
+    assert sorted(len(each) for each in recordings.values()) == [72, 72, 72, 910, 910, 910, 913]
+    for each in recordings.values():
+        assert all(table.cells[case][0].launch in launches for case, launches in each.items())
+    again = recordings["fa3_fwd-metadata-cold 2"]
+    cases = [c for c in table.cases if c.id in again][:8] + [c for c in table.cases if not c.ragged][:4]
+    few = replace(table, cases=tuple(cases), cells={c.id: table.cells[c.id] for c in cases})
+    training = training_recordings.Training(few, training_recordings.recorded(few))
+    monkeypatch.setattr(training_recordings, "CHAMPIONS", ROOT / "seeds")
+    assert [row[2:] for row in training.program("fa3_stock.py")] == [
+        ("0.00000", 0, 0, 12), ("0.00000", 0, 0, 4), ("0.00000", 0, 0, 8),
+    ]  # fmt: skip
+
+
+def test_whoever_knows_other_recordings_keeps_what_they_share_and_leaves_what_promises_too_little() -> None:
+    training = object.__new__(training_recordings.Training)
+    same = np.array([[0.0, 0.05, -0.1]] * 6)
+    lucky = np.array([[0.0, 0.03]] + [[0.0, -0.03]] * 5)
+    training.gains = {"same": same, "lucky": lucky}
+    assert training.kept("same", 2, 0.01) == (pytest.approx(0.05), 0.0)
+    assert training.kept("same", 2, 0.06) == (0.0, 0.0)
+    # Chosen by the one recording that flatters it, in one of six ways, it is slower in all others.
+    assert training.kept("lucky", 1, 0.0) == (pytest.approx(-0.03 / 6), pytest.approx(1 / 6))
 
 
 def test_the_good_launches_recorded_again_are_launches_of_the_table_s_shapes_and_rate_programs() -> None:
