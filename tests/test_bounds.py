@@ -78,6 +78,10 @@ def test_a_second_recording_of_training_shapes_alone_asks_programs_for_live_leng
     assert set(narrow) <= set(wide) <= {c.id for c in table.cases}
     assert all(len(narrow[case]) <= len(wide[case]) for case in narrow)
     assert sum(map(len, narrow.values())) < sum(map(len, wide.values()))
+    whole = read_table(folder)
+    unseen = record_again.good_decisions(whole, folder, [told], record_again.UNSEEN, (5.0, 1.0))
+    assert {case.split for case, _ in unseen} == {Split.HOLDOUT, Split.TEST}
+    assert {case.id for case, _ in unseen} <= {c.id for c in whole.cases}
 
 
 def test_recordings_are_merged_with_all_rounds_or_their_medians(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ PROGRAMS = {
         "runs/vllm-metadata-evolved-2/child.py",
         "vllm-live-evolved.py",
         "runs/vllm-live-evolved-2/child.py",
+        "runs/vllm-live-evolved-3/child.py",
     ),
 }
 COLUMNS = ("setting", "batches", "decides", "share", "low", "high", "regressions", "confirmed", "shapes")

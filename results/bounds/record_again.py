@@ -1,13 +1,14 @@
 """Records part of a table a second time, on another day and GPU of the same model: how much of a choice is luck?
 
 Shapes are taken in turn from ragged holdout, ragged training and uniform holdout shapes, in a fixed random order, so
-that a recording that is cut short stays balanced. Sealed test shapes are left alone. All recorded launches of a shape
-are measured as the table's were. `results/bounds/bounds.py` compares. With `--programs` all training and then all
-holdout shapes are taken, of each the launches that are good in the table and those that the programs decide.
+that a recording that is cut short stays balanced. All recorded launches of a shape are measured as the table's were.
+`results/bounds/bounds.py` compares. With `--programs` all training and then all holdout shapes are taken, of each the
+launches that are good in the table and those that the programs decide. Sealed shapes are left alone but for `--unseen`.
 
     python results/bounds/record_again.py --table TABLE --seconds 70 --seed 3 -o slice.jsonl
     python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --seconds 130 --seed 3 -o slice.jsonl
     python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --training --good 5 1 -o slice.jsonl
+    python results/bounds/record_again.py --table TABLE --programs PROGRAM ... --unseen --good 5 1 -o slice.jsonl
     python results/bounds/record_again.py --merge SLICE ... -o results/bounds/recordings  # SETTING.csv.xz and .json
 """
 
@@ -41,8 +42,10 @@ Good = Sequence[float]
 GOOD: Good = (8.0, 1.5)
 """Percent and microseconds: good is what the table has at most one of the two slower than its shape's best."""
 
-KEPT = ("workload", "setting", "build", "rounds", "date", "device", "programs")
+KEPT = ("workload", "setting", "build", "rounds", "date", "device", "programs", "splits")
 """What is kept of a slice's first line; programs where they chose what was recorded."""
+
+UNSEEN = (Split.HOLDOUT, Split.TEST)
 
 GROUPS = ((Split.HOLDOUT, True), (Split.TRAIN, True), (Split.HOLDOUT, False))
 """Split and raggedness of the shapes that are taken in turn."""
@@ -65,17 +68,18 @@ def good_decisions(
 
     A launch that the table lacks comes with the recorded ones beside it, from which the judge looks it up.
     """
-    judge = open_judge(folder, splits=splits)
+    judge = open_judge(folder, splits=(Split.TRAIN, *splits))
     asked: dict[str, list[Decision]] = {c.id: [] for c in judge.cases}
     for path in programs:
         source = path.read_text(encoding="utf-8")
-        told = parse_program(source).uses_live_lengths
-        found = (open_judge(folder, splits=splits, live_lengths=True) if told else judge).evaluate(source)
+        if parse_program(source).uses_live_lengths:
+            judge = open_judge(folder, splits=(Split.TRAIN, *splits), live_lengths=True)
+        found = judge.evaluate(source)
         for case, decided in zip(judge.cases, found.decisions, strict=True):
             assert isinstance(decided, Decision)
             asked[case.id].append(FA3.spelled_out(case.shape, table.setting, decided, table.gpu))
     chosen = []
-    for case in judge.cases:
+    for case in [c for c in judge.cases if c.split in splits]:
         cells = [(c.decision, statistics.median(c.latencies_us)) for c in table.cells[case.id]]
         best = min(us for _, us in cells)
         kept = [d for at, (d, us) in enumerate(cells) if at == 0 or us <= best + max(good[0] / 100 * best, good[1])]
@@ -105,8 +109,8 @@ def paired_median(first_us: Sequence[float], latencies_us: Sequence[float]) -> l
 def merge(slices: Sequence[Path], folder: Path, *, medians: bool = False) -> None:
     """Write slices of one setting as a file of latencies and one of cards; the table is 1, the first slice 2.
 
-    Slices of programs and good launches go to SETTING-good; they are many, so that latencies are kept to 10 ns, and
-    with `medians` only that of the rounds (`paired_median`).
+    Slices of programs and good launches go to SETTING-good, of unseen shapes to SETTING-unseen; they are many, so that
+    latencies are kept to 10 ns, and with `medians` only that of the rounds (`paired_median`).
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -122,7 +126,9 @@ def merge(slices: Sequence[Path], folder: Path, *, medians: bool = False) -> Non
         for case, cell in cells:
             latencies = paired_median(first[case], cell["latencies_us"]) if medians else cell["latencies_us"]
             writer.writerow((number, case, cell["launch"], " ".join(f"{v:.{digits}f}" for v in latencies)))
-    names = {f"{card['setting']}{'-good' if 'programs' in card else ''}" for card in cards}
+    names = {
+        f"{card['setting']}{'-unseen' if 'splits' in card else '-good' if 'programs' in card else ''}" for card in cards
+    }
     if len(names) > 1:
         raise SystemExit(f"the slices are of several kinds: {', '.join(sorted(names))}; merge one at a time")
     name = names.pop()
@@ -138,7 +144,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--each", type=int, default=72, help="shapes of each group")
     parser.add_argument("--programs", type=Path, nargs="+", default=[], help="record their and good launches")
-    parser.add_argument("--training", action="store_true", help="of --programs: training shapes alone")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--training", action="store_true", help="of --programs: training shapes alone")
+    which.add_argument("--unseen", action="store_true", help="of --programs: holdout and sealed shapes")
     parser.add_argument("--good", type=float, nargs=2, default=GOOD, metavar=("PERCENT", "US"), help="which are good")
     parser.add_argument("--seconds", type=float, default=60.0, help="no new shape starts after this")
     parser.add_argument("--seed", type=int, default=2, help="of contents and order of launches")
@@ -152,7 +160,7 @@ def main() -> None:
     started = time.monotonic()
     table = read_table(options.table)
     if options.programs:
-        splits = (Split.TRAIN,) if options.training else SEARCH_SPLITS
+        splits = (Split.TRAIN,) if options.training else UNSEEN if options.unseen else SEARCH_SPLITS
         todo = good_decisions(table, options.table, options.programs, splits, options.good)
     else:
         todo = [
@@ -165,6 +173,7 @@ def main() -> None:
         head = header(str(table.card["workload"]), table.setting, bench.device, bench.provider.build())
         if options.programs:
             head["programs"] = [path.as_posix() for path in options.programs]
+            head |= {"splits": [split.value for split in UNSEEN]} if options.unseen else {}
         out.write(json.dumps(head) + "\n")
         for case, decisions in todo:
             if time.monotonic() - started > options.seconds:

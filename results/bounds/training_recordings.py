@@ -1,4 +1,4 @@
-"""Training shapes of fa3_fwd in metadata mode: what programs keep by the mean of recordings, and what regresses.
+"""Training shapes in metadata mode: what programs keep by the mean of recordings, what regresses, what is in reach.
 
     python results/bounds/training_recordings.py
 
@@ -6,15 +6,16 @@ All of them were recorded three times in `recordings/*-good.csv.xz`, of each the
 times more, in the file that `bounds.py` reads. Each recording is judged in the table's place, with the table's ratio
 for launches that it lacks; launches that only it has are not used. A regression is confirmed if two recordings or more
 have it. *Known* is whoever has seen these very shapes in some recordings and leaves FA3's launch unless they promise
-more than a margin, scored on the others. Writes training_recordings.csv. Deterministic; CPU only; a minute. Holdout and
-sealed shapes are not read.
+more than a margin, scored on the others. *In reach* is what the best launches of a kind have, chosen on all recordings
+but the one that scores them. Writes training_recordings.csv. Deterministic; CPU only; two minutes. Holdout and sealed
+shapes are not read.
 """
 
 from __future__ import annotations
 
 import csv
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from math import exp, log
@@ -24,25 +25,44 @@ from statistics import fmean, median
 import numpy as np
 from bounds_noise import Matrix
 
+from evaluators.data.contract import Decision
 from evaluators.data.gain import MIN_REGRESSION, log_speedups
-from evaluators.data.workloads import Split, Weighting
+from evaluators.data.workloads import Case, Split, Weighting
+from evaluators.fa3.actions import RAGGED_CAPS
+from evaluators.fa3.dispatch import work_view
+from evaluators.fa3.launch import canonical_launch
 from evaluators.judge.judge import Judge
 from evaluators.latencies.latency import TableSource
 from evaluators.latencies.table import Table, read_table, restrict
 from evaluators.sandbox.sandbox import Limits
+from evaluators.targets.registry import with_live_lengths
 
 HERE = Path(__file__).parent
-SETTING = "fa3_fwd-metadata-cold"
 CHAMPIONS = HERE.parent / "champions"
-PROGRAMS = (
-    "fa3-metadata.py",
-    "fa3-metadata-evolved.py",
-    "runs/fa3-metadata-evolved-3/child.py",
-    "fa3-metadata-evolved-4.py",
-    "runs/fa3-metadata-evolved-5/child.py",
-)
+PROGRAMS = {
+    "fa3_fwd-metadata-cold": (
+        "fa3-metadata.py",
+        "fa3-metadata-evolved.py",
+        "runs/fa3-metadata-evolved-3/child.py",
+        "fa3-metadata-evolved-4.py",
+        "runs/fa3-metadata-evolved-5/child.py",
+    ),
+    "vllm-metadata-cold": (
+        "vllm-metadata.py",
+        "vllm-metadata-evolved.py",
+        "vllm-live-evolved.py",
+        "runs/vllm-live-evolved-2/child.py",
+        "runs/vllm-live-evolved-3/child.py",
+    ),
+}
 MARGINS = (0.0, 0.01, 0.02, 0.03)
-COLUMNS = ("decides", "batches", "share", "regressions", "confirmed", "shapes")
+CAP = 32
+"""vLLM's num_splits."""
+
+REACH = ("whole, or any size under the cap of 32", "also any parts on even batches", "also lower caps on ragged ones")
+"""Kinds of launches, each with those before it."""
+
+COLUMNS = ("setting", "decides", "batches", "share", "regressions", "confirmed", "shapes")
 CONFIRMING, LATER = 2, 4
 """Recordings that must call a shape a regression, of so many that are looked at."""
 
@@ -50,12 +70,24 @@ Rounds = Mapping[str, Mapping[str, list[float]]]
 """Microseconds by case, launch and round."""
 
 
+def launches_in_reach(table: Table, case: Case, kind: int) -> Iterator[str]:
+    """Keys of the launches of a kind of `REACH` and of those before it."""
+    longest = work_view(case.shape, table.setting, 1).max_n_blocks
+    decisions = [Decision(1), *(Decision(CAP, blocks_per_split=b) for b in range(1, longest + 1))]
+    if kind >= 1 and not case.ragged:
+        decisions += [Decision(parts, blocks_per_split=1) for parts in range(2, CAP)]
+    if kind >= 2 and case.ragged:
+        lower = [cap for cap in RAGGED_CAPS if cap < CAP]
+        decisions += [Decision(cap, blocks_per_split=b) for cap in lower for b in range(1, longest + 1)]
+    return (canonical_launch(case.shape, table.setting, d, table.gpu).key for d in decisions)
+
+
 def recorded(table: Table) -> dict[str, Rounds]:
     """All recordings of training shapes, the table first; a median, kept alone, twice: an error needs two rounds."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {
         "table": {c: {x.launch: list(x.latencies_us) for x in cells} for c, cells in table.cells.items()}
     }
-    for name in (SETTING, f"{SETTING}-good"):
+    for name in (table.setting.name, f"{table.setting.name}-good"):
         with lzma.open(HERE / "recordings" / f"{name}.csv.xz", "rt", encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 if row["case"] in table.cells:
@@ -83,6 +115,25 @@ def gain(first_us: Sequence[float], latencies_us: Sequence[float]) -> float:
     return median(log_speedups(first_us, latencies_us))
 
 
+def kept(gains: Matrix, known: int, margin: float) -> tuple[float, float]:
+    """Gain of the launch that is best in `known` recordings, on others, and how often two of four regress.
+
+    Means over all ways to choose the recordings. A shape that the table alone holds is scored there.
+    """
+    every = range(len(gains))
+    if len(gains) == 1:
+        return float(gains[0].max()), 0.0
+    found, confirmed = [], []
+    for seen in combinations(every, known):
+        promised = gains[list(seen)].mean(axis=0)
+        best = int(promised.argmax()) if promised.max() > margin else 0
+        others = [gains[k][best] for k in every if k not in seen]
+        found.append(fmean(others))
+        bad = [exp(-g) - 1 > MIN_REGRESSION for g in others]
+        confirmed += [sum(four) >= CONFIRMING for four in combinations(bad, LATER)]
+    return fmean(found), fmean(confirmed) if confirmed else 0.0
+
+
 class Training:
     """Log gains of launches that all recordings of a shape have, and weights of the score."""
 
@@ -90,36 +141,20 @@ class Training:
         """Index what was recorded."""
         self.table, self.recordings = table, recordings
         self.judges = {
-            name: Judge(table.cases, table.setting, table.gpu, TableSource(in_place(table, each)),
+            name: Judge(table.cases, with_live_lengths(table.setting), table.gpu, TableSource(in_place(table, each)),
                         description={}, weighting=Weighting.SERVING, limits=Limits(time_s=5))
             for name, each in recordings.items()
         }  # fmt: skip
         self.weights = self.judges["table"].weights[Split.TRAIN]
         self.gains: dict[str, Matrix] = {}
         """By case, (recordings that hold it, launches); the first launch is FA3's."""
+        self.launches: dict[str, list[str]] = {}
         for case, cells in table.cells.items():
             held = [each[case] for each in recordings.values() if case in each]
             launches = [c.launch for c in cells if all(c.launch in h for h in held)]
             self.gains[case] = np.array([[gain(h[launches[0]], h[k]) for k in launches] for h in held])
-        self.oracle = {case: self.kept(case, len(g) - 1, 0.0)[0] for case, g in self.gains.items()}
-
-    def kept(self, case: str, known: int, margin: float) -> tuple[float, float]:
-        """Gain of the launch that is best in `known` recordings, on others, and how often two of four regress.
-
-        Means over all ways to choose the recordings. A shape that the table alone holds is scored there.
-        """
-        gains, every = self.gains[case], range(len(self.gains[case]))
-        if len(gains) == 1:
-            return float(gains[0].max()), 0.0
-        found, confirmed = [], []
-        for seen in combinations(every, known):
-            promised = gains[list(seen)].mean(axis=0)
-            best = int(promised.argmax()) if promised.max() > margin else 0
-            others = [gains[k][best] for k in every if k not in seen]
-            found.append(fmean(others))
-            bad = [exp(-g) - 1 > MIN_REGRESSION for g in others]
-            confirmed += [sum(four) >= CONFIRMING for four in combinations(bad, LATER)]
-        return fmean(found), fmean(confirmed) if confirmed else 0.0
+            self.launches[case] = launches
+        self.oracle = {case: kept(g, len(g) - 1, 0.0)[0] for case, g in self.gains.items()}
 
     def share(self, gains: Mapping[str, float], cases: list[str]) -> str:
         """Part of what the launches have that are best on all recordings but the one that scores them."""
@@ -144,13 +179,27 @@ class Training:
             rows.append((name, kind, self.share(gains, cases), any_, twice, len(cases)))
         return rows
 
+    def reach(self) -> list[tuple[object, ...]]:
+        """Rows of the best launches of each kind of `REACH`."""
+        rows: list[tuple[object, ...]] = []
+        for at, name in enumerate(REACH):
+            gains = {}
+            for case in self.table.cases:
+                known, found = set(launches_in_reach(self.table, case, at)), self.gains[case.id]
+                columns = [k for k, launch in enumerate(self.launches[case.id]) if k == 0 or launch in known]
+                gains[case.id] = kept(found[:, columns], len(found) - 1, 0.0)[0]
+            for kind in ("all", "uniform", "ragged"):
+                cases = [c.id for c in self.table.cases if kind == "all" or c.ragged is (kind == "ragged")]
+                rows.append((name, kind, self.share(gains, cases), "", "", len(cases)))
+        return rows
+
     def knowing(self) -> list[tuple[object, ...]]:
         """Rows of whoever knows the ragged shapes that all recordings hold."""
         cases = [c for c, g in self.gains.items() if len(g) == len(self.recordings)]
         rows: list[tuple[object, ...]] = []
         for known in (1, 2, 3):
             for margin in MARGINS:
-                each = {c: self.kept(c, known, margin) for c in cases}
+                each = {c: kept(self.gains[c], known, margin) for c in cases}
                 name = f"known from {known}, where that promises more than {margin:.0%}"
                 share = self.share({c: e[0] for c, e in each.items()}, cases)
                 rows.append((name, "ragged", share, "", f"{sum(e[1] for e in each.values()):.2f}", len(cases)))
@@ -159,15 +208,16 @@ class Training:
 
 def main() -> None:
     """Write training_recordings.csv."""
-    table = restrict(read_table(HERE.parent / "tables" / "llama31-70b" / SETTING), (Split.TRAIN,))
-    training = Training(table, recorded(table))
-    rows = [row for name in PROGRAMS for row in training.program(name)] + training.knowing()
     with (HERE / "training_recordings.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow(row)
-            print(*row, flush=True)
+        for setting, programs in PROGRAMS.items():
+            table = restrict(read_table(HERE.parent / "tables" / "llama31-70b" / setting), (Split.TRAIN,))
+            training = Training(table, recorded(table))
+            rows = [row for name in programs for row in training.program(name)] + training.knowing()
+            for row in rows + (training.reach() if setting.startswith("vllm") else []):
+                writer.writerow((setting, *row))
+                print(setting, *row, flush=True)
 
 
 if __name__ == "__main__":
