@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT / "results" / "bounds"))
 
 import bounds_noise
 import good_launches
+import later_recordings
 import mean_of_recordings
 import record_again
-import training_recordings
 
 TABLE = ROOT / "results/tables/llama31-70b/fa3_fwd-metadata-cold"
 
@@ -104,29 +104,34 @@ def test_recordings_of_training_shapes_pair_with_the_table_s_and_score_the_basel
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     table = restrict(read_table(TABLE), [Split.TRAIN])
-    recordings = training_recordings.recorded(table)
+    recordings = later_recordings.recorded(table, Split.TRAIN)
     assert sorted(len(each) for each in recordings.values()) == [72, 72, 72, 910, 910, 910, 913]
     for each in recordings.values():
         assert all(table.cells[case][0].launch in launches for case, launches in each.items())
     again = recordings["fa3_fwd-metadata-cold 2"]
-    cases = [c for c in table.cases if c.id in again][:8] + [c for c in table.cases if not c.ragged][:4]
+    cases = [c for c in table.cases if c.id in again][:8] + [c for c in table.cases if not c.ragged][100:140:10]
     few = replace(table, cases=tuple(cases), cells={c.id: table.cells[c.id] for c in cases})
-    training = training_recordings.Training(few, training_recordings.recorded(few))
-    monkeypatch.setattr(training_recordings, "CHAMPIONS", ROOT / "seeds")
-    assert [row[2:] for row in training.program("fa3_stock.py")] == [
-        ("0.00000", 0, 0, 12), ("0.00000", 0, 0, 4), ("0.00000", 0, 0, 8),
-    ]  # fmt: skip
+    monkeypatch.setattr(later_recordings, "CHAMPIONS", ROOT / "seeds")
+    rows = later_recordings.Recorded(few, Split.TRAIN).program("fa3_stock.py")
+    assert [(row[2], *row[5:]) for row in rows] == [("0.00000", 0, 0, shapes) for shapes in (12, 4, 8)]
+
+
+def test_each_kind_of_launches_in_reach_holds_those_before_it() -> None:
+    table = restrict(read_table(TABLE.with_name("vllm-metadata-cold")), [Split.TRAIN])
+    for ragged in (True, False):
+        case = next(c for c in table.cases if c.ragged is ragged and c.shape.seqlen_k > 2000)
+        fewest, parts, caps = (set(later_recordings.launches_in_reach(table, case, kind)) for kind in range(3))
+        assert fewest <= parts <= caps and table.cells[case.id][0].launch in fewest
+        assert (fewest == parts) is ragged and (parts == caps) is not ragged
 
 
 def test_whoever_knows_other_recordings_keeps_what_they_share_and_leaves_what_promises_too_little() -> None:
-    training = object.__new__(training_recordings.Training)
     same = np.array([[0.0, 0.05, -0.1]] * 6)
     lucky = np.array([[0.0, 0.03]] + [[0.0, -0.03]] * 5)
-    training.gains = {"same": same, "lucky": lucky}
-    assert training.kept("same", 2, 0.01) == (pytest.approx(0.05), 0.0)
-    assert training.kept("same", 2, 0.06) == (0.0, 0.0)
+    assert later_recordings.kept(same, 2, 0.01) == (pytest.approx(0.05), 0.0)
+    assert later_recordings.kept(same, 2, 0.06) == (0.0, 0.0)
     # Chosen by the one recording that flatters it, in one of six ways, it is slower in all others.
-    assert training.kept("lucky", 1, 0.0) == (pytest.approx(-0.03 / 6), pytest.approx(1 / 6))
+    assert later_recordings.kept(lucky, 1, 0.0) == (pytest.approx(-0.03 / 6), pytest.approx(1 / 6))
 
 
 def test_the_good_launches_recorded_again_are_launches_of_the_table_s_shapes_and_rate_programs() -> None:

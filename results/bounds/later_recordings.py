@@ -1,14 +1,15 @@
-"""Training shapes in metadata mode: what programs keep by the mean of recordings, what regresses, what is in reach.
+"""Metadata mode by the mean of the table and all later recordings: programs, regressions, what is in reach.
 
-    python results/bounds/training_recordings.py
+    python results/bounds/later_recordings.py
 
-All of them were recorded three times in `recordings/*-good.csv.xz`, of each the good launches; 72 ragged ones three
-times more, in the file that `bounds.py` reads. Each recording is judged in the table's place, with the table's ratio
-for launches that it lacks; launches that only it has are not used. A regression is confirmed if two recordings or more
-have it. *Known* is whoever has seen these very shapes in some recordings and leaves FA3's launch unless they promise
-more than a margin, scored on the others. *In reach* is what the best launches of a kind have, chosen on all recordings
-but the one that scores them. Writes training_recordings.csv. Deterministic; CPU only; two minutes. Holdout and sealed
-shapes are not read.
+Training shapes were recorded three times more (`recordings/*-good.csv.xz`), holdout and sealed ones twice
+(`*-unseen.csv.xz`), of each the good launches and what programs decide; 216 training and holdout shapes three times
+before (the files that `bounds.py` reads). Each recording is judged in the table's place, with the table's ratio for
+launches that it lacks; launches that only it has are not used. A regression is confirmed if two recordings or more have
+it. Shares are those of what the launches have that are best on all recordings but the one that scores them. *Known* is
+whoever has seen these very training shapes in some recordings and leaves the baseline unless they promise more than a
+margin, scored on the others. *In reach* is what the best launches of a kind have. Writes later_recordings.csv.
+Deterministic; CPU only; three minutes. **Sealed shapes are read.**
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
-from bounds_noise import Matrix
+from bounds_noise import Matrix, ratio_interval
 
 from evaluators.data.contract import Decision
 from evaluators.data.gain import MIN_REGRESSION, log_speedups
@@ -50,9 +51,11 @@ PROGRAMS = {
     "vllm-metadata-cold": (
         "vllm-metadata.py",
         "vllm-metadata-evolved.py",
+        "runs/vllm-metadata-evolved-2/child.py",
         "vllm-live-evolved.py",
         "runs/vllm-live-evolved-2/child.py",
         "runs/vllm-live-evolved-3/child.py",
+        "runs/vllm-live-evolved-4/child.py",
     ),
 }
 MARGINS = (0.0, 0.01, 0.02, 0.03)
@@ -62,7 +65,7 @@ CAP = 32
 REACH = ("whole, or any size under the cap of 32", "also any parts on even batches", "also lower caps on ragged ones")
 """Kinds of launches, each with those before it."""
 
-COLUMNS = ("setting", "decides", "batches", "share", "regressions", "confirmed", "shapes")
+COLUMNS = ("setting", "split", "decides", "batches", "share", "low", "high", "regressions", "confirmed", "shapes")
 CONFIRMING, LATER = 2, 4
 """Recordings that must call a shape a regression, of so many that are looked at."""
 
@@ -82,15 +85,16 @@ def launches_in_reach(table: Table, case: Case, kind: int) -> Iterator[str]:
     return (canonical_launch(case.shape, table.setting, d, table.gpu).key for d in decisions)
 
 
-def recorded(table: Table) -> dict[str, Rounds]:
-    """All recordings of training shapes, the table first; a median, kept alone, twice: an error needs two rounds."""
+def recorded(table: Table, split: Split) -> dict[str, Rounds]:
+    """All recordings of a split, the table first; a median, kept alone, twice: an error needs two rounds."""
+    cases = {c.id for c in table.cases if c.split is split}
     found: dict[str, dict[str, dict[str, list[float]]]] = {
-        "table": {c: {x.launch: list(x.latencies_us) for x in cells} for c, cells in table.cells.items()}
+        "table": {c: {x.launch: list(x.latencies_us) for x in table.cells[c]} for c in cases}
     }
-    for name in (table.setting.name, f"{table.setting.name}-good"):
+    for name in (table.setting.name, f"{table.setting.name}-{'good' if split is Split.TRAIN else 'unseen'}"):
         with lzma.open(HERE / "recordings" / f"{name}.csv.xz", "rt", encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
-                if row["case"] in table.cells:
+                if row["case"] in cases:
                     us = [float(v) for v in row["latencies_us"].split()]
                     cells = found.setdefault(f"{name} {row['recording']}", {}).setdefault(row["case"], {})
                     cells[row["launch"]] = us if len(us) > 1 else us * 2
@@ -134,32 +138,39 @@ def kept(gains: Matrix, known: int, margin: float) -> tuple[float, float]:
     return fmean(found), fmean(confirmed) if confirmed else 0.0
 
 
-class Training:
+class Recorded:
     """Log gains of launches that all recordings of a shape have, and weights of the score."""
 
-    def __init__(self, table: Table, recordings: Mapping[str, Rounds]) -> None:
-        """Index what was recorded."""
+    def __init__(self, table: Table, split: Split) -> None:
+        """Index what was recorded of a split; the judge needs the training shapes beside it."""
+        recordings = recorded(table, split)
         self.table, self.recordings = table, recordings
+        self.cases = [c for c in table.cases if c.split is split]
         self.judges = {
             name: Judge(table.cases, with_live_lengths(table.setting), table.gpu, TableSource(in_place(table, each)),
                         description={}, weighting=Weighting.SERVING, limits=Limits(time_s=5))
             for name, each in recordings.items()
         }  # fmt: skip
-        self.weights = self.judges["table"].weights[Split.TRAIN]
+        self.weights = self.judges["table"].weights[split]
         self.gains: dict[str, Matrix] = {}
         """By case, (recordings that hold it, launches); the first launch is FA3's."""
         self.launches: dict[str, list[str]] = {}
-        for case, cells in table.cells.items():
+        for case, cells in ((c.id, table.cells[c.id]) for c in self.cases):
             held = [each[case] for each in recordings.values() if case in each]
             launches = [c.launch for c in cells if all(c.launch in h for h in held)]
             self.gains[case] = np.array([[gain(h[launches[0]], h[k]) for k in launches] for h in held])
             self.launches[case] = launches
         self.oracle = {case: kept(g, len(g) - 1, 0.0)[0] for case, g in self.gains.items()}
 
-    def share(self, gains: Mapping[str, float], cases: list[str]) -> str:
-        """Part of what the launches have that are best on all recordings but the one that scores them."""
-        gained, whole = (sum(self.weights[c] * each[c] for c in cases) for each in (gains, self.oracle))
-        return f"{gained / whole:.5f}"
+    def share(self, gains: Mapping[str, float], cases: list[str]) -> tuple[str, ...]:
+        """Part of what the launches have that are best on all recordings but the one that scores them, its interval."""
+        gained, whole = ([self.weights[c] * each[c] for c in cases] for each in (gains, self.oracle))
+        return tuple(f"{v:.5f}" for v in ratio_interval(gained, whole))
+
+    def kinds(self) -> Iterator[tuple[str, list[str]]]:
+        """All, uniform and ragged shapes."""
+        for kind in ("all", "uniform", "ragged"):
+            yield kind, [c.id for c in self.cases if kind == "all" or c.ragged is (kind == "ragged")]
 
     def program(self, name: str) -> list[tuple[object, ...]]:
         """Rows of one program."""
@@ -173,10 +184,9 @@ class Training:
                 bad[case] += case in found.regressed
         gains = {c: fmean(v) for c, v in logs.items()}
         rows: list[tuple[object, ...]] = []
-        for kind in ("all", "uniform", "ragged"):
-            cases = [c.id for c in self.table.cases if kind == "all" or c.ragged is (kind == "ragged")]
+        for kind, cases in self.kinds():
             any_, twice = (sum(bad[c] >= n for c in cases) for n in (1, CONFIRMING))
-            rows.append((name, kind, self.share(gains, cases), any_, twice, len(cases)))
+            rows.append((name, kind, *self.share(gains, cases), any_, twice, len(cases)))
         return rows
 
     def reach(self) -> list[tuple[object, ...]]:
@@ -184,13 +194,11 @@ class Training:
         rows: list[tuple[object, ...]] = []
         for at, name in enumerate(REACH):
             gains = {}
-            for case in self.table.cases:
+            for case in self.cases:
                 known, found = set(launches_in_reach(self.table, case, at)), self.gains[case.id]
                 columns = [k for k, launch in enumerate(self.launches[case.id]) if k == 0 or launch in known]
                 gains[case.id] = kept(found[:, columns], len(found) - 1, 0.0)[0]
-            for kind in ("all", "uniform", "ragged"):
-                cases = [c.id for c in self.table.cases if kind == "all" or c.ragged is (kind == "ragged")]
-                rows.append((name, kind, self.share(gains, cases), "", "", len(cases)))
+            rows += [(name, kind, *self.share(gains, cases), "", "", len(cases)) for kind, cases in self.kinds()]
         return rows
 
     def knowing(self) -> list[tuple[object, ...]]:
@@ -202,22 +210,24 @@ class Training:
                 each = {c: kept(self.gains[c], known, margin) for c in cases}
                 name = f"known from {known}, where that promises more than {margin:.0%}"
                 share = self.share({c: e[0] for c, e in each.items()}, cases)
-                rows.append((name, "ragged", share, "", f"{sum(e[1] for e in each.values()):.2f}", len(cases)))
+                rows.append((name, "ragged", *share, "", f"{sum(e[1] for e in each.values()):.2f}", len(cases)))
         return rows
 
 
 def main() -> None:
-    """Write training_recordings.csv."""
-    with (HERE / "training_recordings.csv").open("w", encoding="utf-8", newline="") as file:
+    """Write later_recordings.csv."""
+    with (HERE / "later_recordings.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for setting, programs in PROGRAMS.items():
-            table = restrict(read_table(HERE.parent / "tables" / "llama31-70b" / setting), (Split.TRAIN,))
-            training = Training(table, recorded(table))
-            rows = [row for name in programs for row in training.program(name)] + training.knowing()
-            for row in rows + (training.reach() if setting.startswith("vllm") else []):
-                writer.writerow((setting, *row))
-                print(setting, *row, flush=True)
+            whole = read_table(HERE.parent / "tables" / "llama31-70b" / setting)
+            for split in (Split.TRAIN, Split.HOLDOUT, Split.TEST):
+                shapes = Recorded(restrict(whole, {Split.TRAIN, split}), split)
+                rows = [row for name in programs for row in shapes.program(name)]
+                rows += shapes.knowing() if split is Split.TRAIN else []
+                for row in [*rows, *(shapes.reach() if setting.startswith("vllm") else [])]:
+                    writer.writerow((setting, split.value, *row))
+                    print(setting, split.value, *row, flush=True)
 
 
 if __name__ == "__main__":
