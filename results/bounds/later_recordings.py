@@ -56,7 +56,7 @@ PROGRAMS = {
         "vllm-live-evolved.py",
         "runs/vllm-live-evolved-2/child.py",
         "runs/vllm-live-evolved-3/child.py",
-        "runs/vllm-live-evolved-4/child.py",
+        "vllm-live-evolved-4.py",
     ),
 }
 MARGINS = (0.0, 0.01, 0.02, 0.03)
