@@ -220,7 +220,7 @@ def test_a_program_near_the_limit_of_time_is_tried_again(
     assert len(ends.split()) - len(left) == tries
 
 
-def test_a_candidate_ends_with_its_judge(tmp_path: Path) -> None:
+def test_a_candidate_ends_with_its_judge() -> None:
     code = (
         "from evaluators.data.contract import Gpu\n"
         "from evaluators.sandbox.sandbox import Limits, _ask_once\n"
