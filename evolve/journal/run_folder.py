@@ -283,10 +283,7 @@ def is_running(folder: Path) -> bool:
 def run_state(folder: Path, *, finished: bool, ended: str | None) -> str:
     """State of a run.
 
-    Args:
-        folder: run folder.
-        finished: True if all proposals were made.
-        ended: value of the key in its journal; None for journals without it.
+    `finished` is True if all proposals were made; `ended` is the value of that key in its journal, None without it.
 
     Returns:
         `running`, `finished`, `interrupted` (Ctrl-C), `stopped` (a limit or an error), or `broken off`: its process

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command
+from conftest import ROOT, Command, load_script
 from export_cases import (
     CARD,
     FA4_DECODE_WORDS,
@@ -166,10 +165,7 @@ def test_the_unit_test_runs_on_every_fork(export: Command, tmp_path: Path, targe
 
 
 def test_the_benchmark_times_the_targets_own_kernel() -> None:
-    spec = importlib.util.spec_from_file_location("bench_repro", ROOT / "kernels" / "bench_repro.py")
-    assert spec and spec.loader
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = load_script(ROOT / "kernels" / "bench_repro.py")
     rows = (
         ("fa3_fwd-metadata-cold", 0),
         ("fa3_fwd-metadata-cold", 1),

@@ -12,7 +12,7 @@ from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import Script, reply, serving
-from small_search import SEED, SmallJudge
+from small_search import SEED, SmallJudge, entries
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
@@ -127,10 +127,6 @@ def search(url: str, folder: Path, judge: Any = None, **sections: Any) -> Contro
     controller = Controller(made, judge or SmallJudge(), open_proposer(made.proposer), folder, seeds=[SEED])
     controller.run()
     return controller
-
-
-def entries(folder: Path) -> list[Any]:
-    return list(Journal(folder / FILE_NAME, read_only=True).entries())
 
 
 @pytest.mark.parametrize(

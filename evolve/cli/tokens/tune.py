@@ -39,9 +39,6 @@ class TuneOptions:
         model: name, or a config.json.
         tp: tensor parallel degree.
         config: YAML file instead of `BASE`; its trace, model and tp are replaced.
-        sets: overrides.
-        proposals: number of proposals; None for the configuration's.
-        target: target of the export.
         source: checkout of the target; None for the module that stands alone.
         certify: largest share of shapes that may become slower.
         output: new folder of the bundle; None makes one beside the run.
