@@ -53,6 +53,7 @@ PROGRAMS = {
         "runs/fa3-metadata-evolved-3/child.py",
         "fa3-metadata-evolved-4.py",
         "runs/fa3-metadata-evolved-5/child.py",
+        "runs/fa3-metadata-evolved-6/child.py",
     ),
     "vllm-metadata-cold": (
         "vllm-metadata.py",

@@ -164,7 +164,7 @@ def test_gpu_seconds_are_counted_and_limited(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_tells_what_was_spent_and_how_to_go_on(evosplit: Command, tmp_path: Path) -> None:
+def test_the_command_line_tells_what_was_spent_and_how_to_go_on(evosplit: Command) -> None:
     from conftest import seed
 
     sets = ["search.proposals=6", "proposer.model=m", "proposer.api_key_env=TEST_KEY", "proposer.max_tokens=100"]

@@ -138,7 +138,7 @@ def test_a_proposer_that_is_broken_altogether_stops_the_run(tmp_path: Path) -> N
         Controller(made, SmallJudge(), Broken(), tmp_path, seeds=[SEED]).run()
 
 
-def test_the_command_line_ends_without_a_traceback(evosplit: Command, tmp_path: Path) -> None:
+def test_the_command_line_ends_without_a_traceback(evosplit: Command) -> None:
     sets = ["proposer.model=m", "proposer.api_key_env=TEST_KEY", "proposer.base_url=http://127.0.0.1:9/v1"]
     sets += ["proposer.retries=0", "search.proposals=30"]
     result = evosplit("run", "configs/openai.yaml", *(x for s in sets for x in ("--set", s)))
