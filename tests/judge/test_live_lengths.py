@@ -113,15 +113,19 @@ def test_settings_without_them_are_refused(evosplit: Command) -> None:
     assert result.code == 2 and "static mode" in result.err
 
 
-def test_the_champion_leaves_whole_what_is_even_or_short() -> None:
+@pytest.mark.parametrize(("name", "splits"), [("vllm-live-evolved", 32), ("vllm-live-evolved-4", 16)])
+def test_the_champions_leave_whole_what_is_even_or_short_and_the_newer_cuts_small_even_batches(
+    name: str, splits: int
+) -> None:
     require_sandbox()
     told = with_live_lengths(SETTINGS["vllm-metadata-cold"])
     batches = (3072,) * 24, (1262, *(415,) * 23), (*(3072,) * 23, 6144)
     shapes = [DecodeShape(24, 6144, 64, 8, live_seqlens=lengths) for lengths in batches]
-    program = parse_program((ROOT / "results" / "champions" / "vllm-live-evolved.py").read_text(encoding="utf-8"))
+    shapes.append(DecodeShape(4, 3000, 8, 1))
+    program = parse_program((ROOT / "results" / "champions" / f"{name}.py").read_text(encoding="utf-8"))
     questions = [FA3_LENGTHS.question(s, told, Gpu()) for s in shapes]
     answers = Sandbox(Gpu(), questions, Limits(), target=FA3_LENGTHS).ask(program)
-    assert [d.num_splits for d in answers.decisions] == [1, 1, 32]
+    assert [d.num_splits for d in answers.decisions] == [1, 1, 32, splits]
 
 
 def test_decide_takes_them(evosplit: Command, tmp_path: Path) -> None:
