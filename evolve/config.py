@@ -89,8 +89,8 @@ class TrafficConfig(Section):
 class SandboxConfig(Section):
     """Limits of one candidate over all shapes."""
 
-    time_s: float = Field(5.0, gt=0, description="CPU seconds")
-    memory_mb: int = Field(512, ge=64, description="address space in MiB")
+    time_s: float = Field(5.0, gt=0, le=86_400, description="CPU seconds")
+    memory_mb: int = Field(512, ge=64, le=1 << 20, description="address space in MiB")
 
 
 class Price(Section):
@@ -151,7 +151,7 @@ class SearchConfig(Section):
     window: int = Field(4, ge=1, description="proposal k samples from the results up to k - window")
     parallel_proposals: int = Field(2, ge=1, description="proposals running at once")
     parallel_evaluations: int = Field(2, ge=1, description="sandboxes running at once")
-    islands: int = Field(2, ge=1)
+    islands: int = Field(2, ge=1, le=1000)
     migration_interval: int = Field(10, ge=1, description="proposals per island between two migrations")
     migration_rate: float = Field(0.1, ge=0, le=1)
     population_size: int = Field(1000, ge=10)

@@ -50,10 +50,7 @@ def decide_shapes(
 ) -> list[dict[str, dict[str, Any]]]:
     """Decision and launch of each shape, in the form of `evosplit decide --json`.
 
-    Args:
-        source: source of the program.
-        rows: shapes, each with its setting; all of one target.
-        gpu: GPU of the launches; None for an H100 SXM.
+    All settings are of one target; without a GPU launches are those of an H100 SXM.
 
     Raises:
         NoDecisions: the gate refuses the program, or it fails on a shape.

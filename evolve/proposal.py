@@ -41,7 +41,6 @@ class EndpointCall:
     """Result of one call to an endpoint.
 
     Attributes:
-        model: name of the model.
         text: answer; empty if there was none.
         note: remark on the answer, e.g. `CUT_OFF`.
         error: reason for a missing text.
@@ -123,7 +122,6 @@ class Request:
     """One request for a proposal.
 
     Attributes:
-        index: number of the proposal.
         island: part of the population that the parent comes from.
         parent: the program to improve.
         inspirations: other programs worth borrowing from.

@@ -365,7 +365,7 @@ def held_config(folder: Path, sets: Sequence[str] = ()) -> RunConfig:
         try:
             now = parse_yaml(text, str(path))
         except UserError as error:
-            hint = f"remove it: the run goes on with what {FILE_NAME} holds"
+            hint = f"remove {path}: the run goes on with what {FILE_NAME} holds"
             raise UserError(str(error), hint=hint) from error
     for key, (was, wanted) in changed_keys(held, now).items():
         if not key.startswith(RESUMABLE):

@@ -34,6 +34,7 @@ from evaluators.traffic.shapes import Mapped, by_attention, map_to_recorded, tra
 from evaluators.traffic.traces import Trace, read_trace
 from evolve.assets import CHECKOUT, PACKAGED, asset
 from evolve.config import TRACE, RunConfig, TrafficConfig
+from evolve.errors import UserError
 
 SHIPPED_STEPS = "results/tpot/steps.json"
 
@@ -71,11 +72,22 @@ class OpenedTraffic:
 
     @cached_property
     def traffic(self) -> Traffic:
-        """Decode steps of the simulated server for the trace."""
+        """Decode steps of the simulated server for the trace.
+
+        Raises:
+            UserError: there is none.
+        """
         assert self.trace is not None
         c = self.config
         limits = ServerLimits(c.max_batch, c.kv_tokens, c.max_model_len, c.prefill_tokens_per_s)
-        return simulate(self.trace, limits, step_time(self.model), batches=c.batches, seed=self.seed)
+        found = simulate(self.trace, limits, step_time(self.model), batches=c.batches, seed=self.seed)
+        if not found.batches:
+            raise UserError(
+                f"no request of {self.trace.name} takes a decode step: {found.refused} of {len(self.trace.requests)} "
+                "are longer than the server's limits, the others have answers of one token",
+                hint="traffic.max_model_len and traffic.kv_tokens are the limits",
+            )
+        return found
 
     @property
     def about(self) -> dict[str, str]:

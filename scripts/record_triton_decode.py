@@ -14,7 +14,6 @@ The same command continues with the rest. Needs a Hopper GPU and the extras gpu 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import multiprocessing
 import os
@@ -35,7 +34,7 @@ from evaluators.latencies.slices import slice_rows
 from evaluators.latencies.table import read_table
 from evaluators.measure.device import ClockLog, current_device
 from evaluators.measure.providers.triton_decode import TritonDecode, load_kernel
-from evaluators.measure.recorder import end_torn_line, finished_cases
+from evaluators.measure.recorder import cell_row, end_torn_line, finished_cases, header
 from evaluators.measure.shape_timer import ShapeTimer, WrongOutputError
 from evaluators.triton_decode.actions import recorded_actions
 from evaluators.triton_decode.decision import ROW, KernelVariant, TritonDecision, variants
@@ -155,8 +154,7 @@ def measure(timer: ShapeTimer, clocks: ClockLog, case: Case, actions: Actions) -
     finally:
         timer.tidy()
     cells = [
-        dict(zip(ROW, decision.as_row(), strict=True))
-        | {"launch": launch.key, "error": round(error, 6), "latencies_us": [round(v, 3) for v in latencies]}
+        cell_row(dict(zip(ROW, decision.as_row(), strict=True)), launch, latencies, error)
         for (decision, launch), (latencies, error) in zip(actions.values(), timed, strict=True)
     ]
     return {"case": case.id, "sm_clock_mhz": clock, "slowed": slowed, "cells": cells}
@@ -206,10 +204,8 @@ def main() -> None:
 
     device = current_device()
     provider = TritonDecode(paged=options.paged)
-    head = {
-        "format": 1, "workload": WORKLOAD, "setting": setting.name, **setting.as_json(), "build": provider.build(),
-        "device": device.as_dict(), "rounds": ROUNDS, "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    } | ({EXTENDS: table.digest} if table else {})  # fmt: skip
+    head = header(WORKLOAD, setting, device, provider.build()) | {"rounds": ROUNDS}
+    head |= {EXTENDS: table.digest} if table else {}
     path = options.o / "slice.jsonl"
     done = begun(path, head)
     timer = ShapeTimer(setting, provider, device.gpu())

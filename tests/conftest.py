@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ def examples(number: int) -> int:
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["browser_page", "export_cases"]
+pytest_plugins = ["dashboard_runs", "browser_page", "export_cases"]
 
 ROOT = Path(__file__).parent.parent
 SUPPORT = ROOT / "tests" / "support"
@@ -73,7 +74,7 @@ def simulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def has_hopper() -> bool:
-    if find_spec("torch") is None:
+    if importlib.util.find_spec("torch") is None:
         return False
     import torch
 
@@ -181,6 +182,16 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     result = Result(*json.loads(ended.read_text()))
     assert result.code == 0, result.err
     return FinishedRun(runs / result.json["run"], runs, result)
+
+
+def load_script(path: Path) -> ModuleType:
+    """A script as a module of its own, also where its folder is no package."""
+    name = f"{path.parent.name}_{path.stem}".replace("-", "_")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 def seed(name: str) -> str:

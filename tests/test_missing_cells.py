@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import csv
 import gzip
-import importlib.util
 import json
 import math
 import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 from evaluators.data.launches import Cell
 from evaluators.data.workloads import Split
@@ -26,18 +24,9 @@ FOLDER = ROOT / "results/missing-cells"
 SETTING = "fa3_fwd-static-cold"
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"missing_cells_{name}", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-MEASURED, MISSING = script("measured"), script("missing")
+MEASURED, MISSING = load_script(FOLDER / "measured.py"), load_script(FOLDER / "missing.py")
 sys.path.insert(0, str(FOLDER))  # where pure.py finds measured.py
-PURE = script("pure")
+PURE = load_script(FOLDER / "pure.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, require_sandbox
+from conftest import ROOT, load_script, require_sandbox
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbclient")
@@ -27,10 +26,7 @@ def texts(notebook: Any) -> list[str]:
 def test_the_notebook_shows_what_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_sandbox()
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
-    spec = importlib.util.spec_from_file_location("run_notebook", ROOT / "scripts" / "run_notebook.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(ROOT / "scripts" / "run_notebook.py")
     stored = nbformat.read(script.NOTEBOOK, as_version=4)
     shown, computed = texts(stored), texts(script.execute(tmp_path))
     assert any(shown) and computed == shown, "python scripts/run_notebook.py writes its outputs anew"

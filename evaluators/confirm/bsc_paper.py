@@ -101,10 +101,7 @@ class Measured:
     """One launch of one shape under one setting.
 
     Attributes:
-        setting: name of the setting.
-        shape: the decode call.
         launch: key of the canonical launch.
-        decision: decision of the launch.
         latencies_us: latencies by round, paired with the other launches of the same shape and setting.
         error: worst relative error against the fp32 reference.
     """

@@ -22,9 +22,6 @@ class Expected:
     """One shape of a table.
 
     Attributes:
-        workload: name of the workload.
-        setting: provider, mode and cache of the calls.
-        case: the shape.
         asked: num_splits passed by users; 0 leaves the decision to the library.
         stock: decision without the patch, resolved.
         chosen: decision with the patch, resolved.

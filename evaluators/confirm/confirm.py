@@ -70,7 +70,6 @@ class Subject:
     """A shape of the suite with both programs' resolved decisions.
 
     Attributes:
-        case: the shape.
         group: origin of the shape.
         baseline: decision of the program that is compared against.
         candidate: decision of the program to confirm.
@@ -124,7 +123,6 @@ class SuiteVerdict:
         verdict: verdict; never faster after a wrong output.
         interval: weighted mean log ratio over the unseen shapes that were measured.
         by_group: the same per group, weighted likewise.
-        wrong_outputs: shapes with a wrong output, in any group.
     """
 
     verdict: Verdict
@@ -190,14 +188,7 @@ def decisions_of(
 ) -> list[Any]:
     """Resolved decisions of a program on any cases, from the sandbox.
 
-    Args:
-        program: program to ask.
-        cases: shapes to ask it for.
-        setting: setting to ask it for.
-        gpu: properties that it may read.
-        limits: limits of one sandbox process.
-        name: name of the program, for messages.
-        option: beginning of the option that names a setting, for messages.
+    `name` names the program in messages, `option` is the beginning of the option that names a setting.
 
     Raises:
         UserError: it raised, timed out or returned values out of range.

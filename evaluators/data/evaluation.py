@@ -29,7 +29,6 @@ class SplitScore:
         oracle_share: log(geomean_speedup) as a share of the oracle's; 0.0 if the oracle has no gain.
         regressions: shapes slower than the baseline by more than max(1%, 3 standard errors).
         worst_speedup: smallest speed-up over the shapes.
-        shapes: number of scored shapes.
         workspace_bytes: largest fp32 workspace of a decision.
         interpolated: shapes whose latency was interpolated from recorded launches.
         missing: shapes whose launch has no recorded latency: charged as regressions, see `evaluators.scoring.score`.
@@ -122,7 +121,6 @@ class Measuring:
         started_at: start of the first request, in seconds since the epoch.
         seconds: time until the last result.
         busy_s: summed time of the requests; the rest is spent in the store.
-        launches: number of new launches.
     """
 
     started_at: float

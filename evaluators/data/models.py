@@ -79,13 +79,9 @@ class DecoderModel:
         name: name in the table, or of the file.
         source: source of the numbers.
         hidden_size: width of the residual stream.
-        num_layers: number of layers.
-        num_heads_q: query heads.
-        num_heads_kv: KV heads.
         head_dim: size of one head of Q and K.
         head_dim_v: size of one head of V.
         intermediate_size: width of one feed-forward layer, or of one expert.
-        vocab_size: number of tokens.
         experts: experts per layer with experts; 0 for a dense model.
         windows: visible keys of a query, for each layer with attention; 0 for all. Layers with chunked attention count
             as 0, since they are the same call up to a chunk of keys.

@@ -51,7 +51,6 @@ class OffGrid:
     """Result of evaluating a program off the grid.
 
     Attributes:
-        shapes: number of shapes drawn.
         gain: weighted mean log speed-up of the program's decisions on them.
         beside: the same on the measured shapes beside them.
         measured: True if `gain` was measured, False if it was interpolated.

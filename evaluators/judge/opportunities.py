@@ -17,11 +17,7 @@ def features_of(
 ) -> dict[str, float]:
     """MAP-Elites dimensions of a program.
 
-    Args:
-        program: for its complexity.
-        known: facts of the cases.
-        outcomes: outcomes of the program's decisions, by case id.
-        weights: weights of the training cases, by case id; they add up to 1.
+    `outcomes` of its decisions and `weights` of the training cases, which add up to 1, are by case id.
     """
     # At least 1 on every shape; weights add up to 1 but for rounding.
     splits = max(1.0, total(w * outcomes[i].mean_live_splits for i, w in weights.items()))
@@ -32,10 +28,7 @@ def features_of(
 def feedback_of(known: Outcomes, outcomes: Mapping[str, DecisionOutcome], weights: Mapping[str, float]) -> Feedback:
     """Training cases by remaining gain, and regressed ones by cost, both in descending order.
 
-    Args:
-        known: facts, latencies and oracle of the cases.
-        outcomes: outcomes of the program's decisions, by case id.
-        weights: weights of the training cases, by case id.
+    `outcomes` of the program's decisions and `weights` of the training cases are by case id.
     """
     rows: list[tuple[bool, Opportunity]] = []
     for case_id, weight in weights.items():

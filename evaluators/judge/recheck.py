@@ -31,8 +31,6 @@ class RecheckResult:
     """Decisions of a program that was run again.
 
     Attributes:
-        status: as in `Answers`.
-        message: as in `Answers`.
         decisions: per question, in the order of the questions.
         near: decisions on the neighbours of each question.
     """
@@ -143,10 +141,7 @@ class Recheck:
         The program runs in another process, with another hash seed, in another order and among near-by shapes. Any
         difference makes it `UNSTABLE`. If much of its gain is overfit, the overfit part is subtracted from its scores.
 
-        Args:
-            program: program that was evaluated.
-            evaluation: first evaluation, with status `OK`.
-            gains: looks up gains of near-by shapes' decisions.
+        `evaluation` is the program's first, with status `OK`; `gains` looks up gains of near-by shapes' decisions.
         """
         again = self._shuffled.ask(lambda sandbox: sandbox.ask(program, hash_seed=HASH_SEED))
         problem = f"when asked again, with near-by shapes: {again.status.value}: {again.message}"

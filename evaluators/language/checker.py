@@ -356,9 +356,7 @@ def folded(source: str) -> Iterator[Refusal]:
 def check(tree: ast.Module, source: str) -> tuple[Refusal, ...]:
     """Constructs of a program outside the language, at most `MAX_REFUSALS`.
 
-    Args:
-        tree: syntax tree, at most `subset.MAX_DEPTH` deep.
-        source: source text of the tree.
+    The tree is at most `subset.MAX_DEPTH` deep.
     """
     checker = _Checker(tree)
     checker.module(tree)

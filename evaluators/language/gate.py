@@ -27,12 +27,7 @@ __all__ = ["Program", "ProgramRefused", "Refusal", "named_program", "parse_progr
 
 
 class ProgramRefused(Exception):
-    """The source is not a program of the heuristic language.
-
-    Attributes:
-        status: `Status.SYNTAX` or `Status.LANGUAGE`.
-        refusals: the first few refusals.
-    """
+    """The source is not a program of the heuristic language; `refusals` are the first few."""
 
     def __init__(self, status: Status, refusals: tuple[Refusal, ...]) -> None:
         """Store status and refusals; the message joins the latter."""
@@ -46,7 +41,6 @@ class Program:
     """A candidate that passed the gate.
 
     Attributes:
-        source: the text as given.
         uses_blocks_per_split: True if it defines the device-side decision.
         uses_queue: True if it calls `cta_queue`.
         uses_live_lengths: True if its `schedule` reads live lengths, which it gets only on request.

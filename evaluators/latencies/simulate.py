@@ -335,10 +335,7 @@ def drawn(cases: Sequence[Case], cells: Mapping[str, Sequence[Cell]], count: int
 def fit_table(table: Table, launches: int = 0, seed: int = 0) -> tuple[LatencyModel, SimulationQuality | None, int]:
     """Fit on launches of a table's training shapes, and compare on its holdout shapes; sealed shapes are not used.
 
-    Args:
-        table: measured table.
-        launches: number of launches to use, drawn by shapes; 0 for all.
-        seed: random seed of the draw.
+    `launches` of the table are used, drawn by shapes; 0 for all.
 
     Returns:
         The model, its quality on the holdout if there is one, and the number of launches in the fit.
@@ -386,12 +383,7 @@ def simulated_card(
 ) -> dict[str, object]:
     """Card of a simulated table: GPU and build begin with `SIMULATED`; it names the measured table behind it.
 
-    Args:
-        table: measured table.
-        workload: workload of the simulated shapes.
-        model: fitted model.
-        error: quality on measured shapes outside the fit, if there are any.
-        launches: number of launches in the fit.
+    `error` is the quality on measured shapes outside the fit, `launches` the number in the fit.
     """
     device = dict(table.card["device"])
     device["name"] = f"{SIMULATED} {device['name']}"

@@ -34,12 +34,7 @@ class GpuBench:
     timer_class = ShapeTimer
 
     def __init__(self, setting: Setting, seed: int, library: str = "") -> None:
-        """Load the provider and check that this GPU can be timed.
-
-        Args:
-            setting: provider, mode and cache of the calls.
-            seed: seed of inputs and orders.
-            library: another build of the provider's kernel; empty for the installed one.
+        """Load the provider, or another build of its kernel, and check that this GPU can be timed.
 
         Raises:
             MeasureError: of kind unavailable.
@@ -126,13 +121,8 @@ class GpuBench:
     ) -> list[dict[str, Any]]:
         """Measure paired blocks; see `GpuWorker.pairs`.
 
-        Args:
-            shape: the decode call.
-            one: arm A.
-            other: arm B.
-            orders: order of each block.
-            calls: calls per replay of A and B if they differ; B's span is still divided by A's number. Tests of the
-                bench use it to make B slower by a known share.
+        Each block has one of the orders. `calls` are the calls per replay of A and B if they differ; B's span is still
+        divided by A's number. Tests of the bench use it to make B slower by a known share.
         """
         blocks = self.guarded(shape, lambda: self._pairs(shape, one, other, orders, calls))
         self.shapes.tidy()

@@ -63,9 +63,6 @@ class PendingJob:
     """A job without a result.
 
     Attributes:
-        job: job to run.
-        client: client of the job.
-        results: queue for the result.
         deaths: reasons of workers lost while they ran it.
         avoid: GPUs of these workers.
     """
@@ -82,10 +79,7 @@ class Batch:
     """Jobs that one worker is running.
 
     Attributes:
-        gpu: UUID of the GPU.
-        jobs: jobs in order.
         open: jobs without a result, by position; only the caller that removes one may deliver its result.
-        launches: launches of open jobs.
         deadline_s: time limit of the worker, by the pool's clock.
     """
 

@@ -117,10 +117,8 @@ class LiveSource(ABC):
     Attributes:
         setting: provider, mode and cache of the calls.
         bench: measuring bench; one of several for a pool of GPUs of one model.
-        device: its GPU.
         gpu: properties that heuristics may read.
         one_gpu: True if all latencies come from the GPU of `bench`.
-        count: statistics of this source.
         known: launches known to this process.
     """
 

@@ -132,10 +132,8 @@ class Comparison:
     """A finished comparison.
 
     Attributes:
-        verdict: verdict on arm B against arm A.
         interval: interval of the log ratio; None if fewer than two blocks count.
         standard_error: standard error of the mean log ratio; 0.0 without an interval.
-        blocks: number of blocks that count.
         dropped: reasons of dropped blocks.
         baseline_us: median over the blocks of arm A's medians.
         candidate_us: the same for arm B.
@@ -181,12 +179,7 @@ def interval_of(values: Sequence[float]) -> Interval:
 
 
 def judge_blocks(blocks: Sequence[Block], *, last: bool) -> tuple[Verdict | None, Interval | None]:
-    """Verdict of one analysis; None if more blocks are needed.
-
-    Args:
-        blocks: all blocks so far.
-        last: True for the last analysis.
-    """
+    """Verdict of one analysis of all blocks so far; None if more are needed, never after the `last` one."""
     kept = [b.log_ratio for b in blocks if not b.drop_reason]
     if len(kept) < 2:
         return (Verdict.UNRELIABLE if last else None), None

@@ -30,9 +30,7 @@ class PoolWorker:
         starting: True while that worker is being opened.
         lost_at_s: time of the loss of its worker, by the pool's clock; None while it has one.
         out: reason why the GPU is left out; empty if it is in use.
-        lost: number of workers lost.
         lost_in_a_row: workers lost since the last finished batch.
-        launches: number of launches measured.
         busy_s: seconds with a running batch.
     """
 
@@ -70,12 +68,8 @@ class PoolWorker:
 
         A GPU that has measured before gets more time, since a killed worker may not have released it yet.
 
-        Args:
-            executor: starter of workers.
-            settings: settings to open and test.
-            seeds: seed of each try.
-            start_s: time limit of a try.
-            pause: waits for a number of seconds; returns True if the pool is closing.
+        There is a try of at most `start_s` for each of the seeds; `pause` waits for a number of seconds, and returns
+        True if the pool is closing.
         """
         known, why = self.info, ""
         for k in range(RESTARTS if known else STARTS):

@@ -73,15 +73,7 @@ def header(workload: str, setting: Setting, device: DeviceRecord, build: str) ->
 
 @dataclass(frozen=True, slots=True)
 class RecordingCost:
-    """Estimated cost of a recording.
-
-    Attributes:
-        shapes: number of shapes to measure.
-        cells: number of their launches.
-        seconds: seconds of one GPU.
-        slice_bytes: size of the slice.
-        table_bytes: size of the merged table.
-    """
+    """Estimated cost of a recording: `cells` are launches, `seconds` those of one GPU."""
 
     shapes: int
     cells: int
@@ -253,15 +245,9 @@ def record(
 ) -> int:
     """Measure the cases that the output lacks; returns the number left.
 
-    Args:
-        pool: pool that was opened with `setting`; of one GPU if the output is a file.
-        workload: name of the workload.
-        setting: provider, mode and cache of the calls.
-        output: slice file, or folder of slices; created or continued.
-        folder: True for a folder.
-        part: (index, count) of the part to record.
-        deadline: `time.monotonic()` after which no new case starts.
-        on_progress: called after each case.
+    The pool was opened with `setting`, and is of one GPU if `output` is a file. Slice or `folder` of slices are created
+    or continued; `part` is (index, count) of the part to record. No new case starts after `deadline` by
+    `time.monotonic()`; `on_progress` is called after each case.
 
     Raises:
         RecordingError: the output was recorded under other conditions.

@@ -102,9 +102,6 @@ class ShapeTimer:
     """Timer of decisions of one setting on the current GPU.
 
     Attributes:
-        provider: kernel provider.
-        gpu: properties of the GPU, for canonical launches.
-        timer: timer of graphs.
         check_s: seconds of the last `time_decisions` for the reference and checks of outputs.
     """
 

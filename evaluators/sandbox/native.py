@@ -60,11 +60,7 @@ class NativeCompiler:
     def __init__(self, gpu: Gpu, questions: Sequence[Question], limits: Limits, *, target: AnyTarget = FA3) -> None:
         """Serialise the questions once.
 
-        Args:
-            gpu: properties that programs may read.
-            questions: at least one.
-            limits: limits of one table: CPU seconds, and MiB of the process.
-            target: target of the programs.
+        There is at least one question; `limits` are those of one table: CPU seconds, and MiB of the process.
         """
         self.limits, self.count, self.target = limits, len(questions), target
         self._gpu, self._ranges = gpu, ranges_of(gpu, questions, target)

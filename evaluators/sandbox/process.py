@@ -80,7 +80,6 @@ class Ended:
     """Result of a sandbox process.
 
     Attributes:
-        end: reason of its end.
         reply: its reply, which may be forged; None unless `end` is `REPLIED`.
         code: exit code, or minus the number of the signal that ended it.
         elapsed_s: wall seconds from start to end.

@@ -244,7 +244,10 @@ def self_test() -> SelfTest:
         return SelfTest(False, {}, (reason,), hint)
     limits = Limits(time_s=0.2, memory_mb=256, time_tries=1)
     short = replace(limits, time_s=0.02)
-    plain = _ask_once("def schedule(shape, gpu):\n    return 1, None, 0\n", limits, open_builtins=False)
+    try:
+        plain = _ask_once("def schedule(shape, gpu):\n    return 1, None, 0\n", limits, open_builtins=False)
+    except SandboxUnavailable as error:
+        return SelfTest(False, {}, (str(error),), hint)
     if plain.reply is None or plain.reply.get("status") != "ok":
         why = f"a harmless candidate did not run (exit code {plain.code}): seccomp may be refused here"
         return SelfTest(False, {}, (why,), hint)

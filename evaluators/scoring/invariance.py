@@ -16,9 +16,7 @@ from evaluators.data.workloads import Case
 def batch_variance(cases: Sequence[Case], launches: Mapping[str, AnyLaunch]) -> str:
     """Description of the first sequence that is split differently in two batches; empty if there is none.
 
-    Args:
-        cases: shapes, of one setting.
-        launches: launch of each case, by id.
+    All cases are of one setting; `launches` are by case id.
     """
     seen: dict[tuple[int, ...], tuple[str, str]] = {}
     for case in cases:

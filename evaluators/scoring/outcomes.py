@@ -60,15 +60,7 @@ class Outcomes:
     def __init__(
         self, cases: Iterable[Case], setting: Setting, gpu: Gpu, source: LatencySource, *, cap_bytes: int
     ) -> None:
-        """Compute the facts of the cases.
-
-        Args:
-            cases: cases that can be looked up.
-            setting: provider, mode and cache of the calls.
-            gpu: properties that heuristics may read.
-            source: source of latencies.
-            cap_bytes: decisions whose fp32 workspace is larger are unsafe.
-        """
+        """Compute the facts of the cases; decisions whose fp32 workspace is larger than `cap_bytes` are unsafe."""
         self.setting, self.gpu, self.source = setting, gpu, source
         self.target = target_of(setting)
         self._cap_bytes = cap_bytes

@@ -28,13 +28,9 @@ class Regression:
     """One shape that became slower.
 
     Attributes:
-        case: the shape.
         speedup: below 1.
         error: standard error of its logarithm, from the rounds of its recording.
         cause: how the launches differ.
-        candidate: the candidate's grid.
-        baseline: the baseline's grid.
-        num_sms: SMs of the GPU.
     """
 
     case: Case

@@ -31,8 +31,6 @@ class ShapeResult:
     """A candidate on one shape.
 
     Attributes:
-        latency: latency of its launch.
-        gain: gain of its launch over the baseline's.
         workspace_bytes: fp32 workspace of the decision.
     """
 

@@ -104,11 +104,9 @@ class Target(ABC, Generic[D, L]):
         variants: valid combinations of the results of `schedule` after the first; None if all are valid.
         work_knob: knob that `blocks_per_split` depends on: its argument exists once for each of the knob's values.
         answer_names: fields of decisions in the order of results: of `schedule`, then of `blocks_per_split`.
-        flags: knobs that are flags.
         cell_columns: fields of decisions, in the order of recordings.
         edits: bounds for edits of programs.
         how_to_read: explanation of the notation in feedback.
-        workspace_rule: text on the workspace of a decision.
         recordable: text on the launches in recordings.
         live_sm_margin: `Gpu.max_sm_margin` of live measurements.
     """

@@ -262,7 +262,6 @@ class TokenPrediction:
     """Predicted (not measured) effect of faster kernels on a shard's tokens.
 
     Attributes:
-        shard: its name.
         origin: origin of the time of the rest of the step: measured, or a lower bound.
         kernel_speedup: weighted geometric mean over the shapes, kernels alone.
         token_speedup: mean step before over mean step after.

@@ -24,13 +24,10 @@ class Shard:
     """One GPU's part of a dense decoder.
 
     Attributes:
-        model: name of the model.
         tp: tensor parallel degree.
         hidden: width of the residual stream.
-        layers: decoder layers.
         num_heads_q: query heads on this GPU.
         num_heads_kv: KV heads on this GPU.
-        head_dim: size of one head.
         intermediate: width of the gated MLP on this GPU.
         vocab: rows of the output head on this GPU.
     """

@@ -57,7 +57,6 @@ class Traffic:
     Attributes:
         batches: a sample of decode steps in the order of time, drawn in proportion to their batch, so that each
             represents as many output tokens.
-        steps: number of all decode steps.
         tokens: output tokens of these steps.
         refused: requests longer than the limits allow.
         busy: share of the time that decode steps take.
@@ -110,12 +109,8 @@ def simulate(
 ) -> Traffic:
     """Simulate a server on a trace.
 
-    Args:
-        trace: the requests.
-        limits: limits of the server.
-        step_us: microseconds of a decode step, by batch and keys of all its sequences.
-        batches: size of the sample of decode steps.
-        seed: seed of the sample.
+    `step_us` gives the microseconds of a decode step by batch and keys of all its sequences; `batches` is the size of
+    the sample of decode steps.
     """
     longest = min(limits.max_model_len, limits.kv_tokens)
     fit = [r for r in trace.requests if r.prompt_tokens + r.output_tokens <= longest]

@@ -108,8 +108,6 @@ class Trace:
     """Requests in the order of their arrival.
 
     Attributes:
-        name: name of the file.
-        format: format of the file.
         requests: requests with a prompt and an answer.
         empty: rows without prompt or answer, such as failed requests, which are left out.
     """
@@ -182,9 +180,7 @@ def _tokens(value: Any) -> int:
 def read_trace(path: Path, *, limit: int | None = None) -> Trace:
     """Read a trace, gzipped or not.
 
-    Args:
-        path: path of the file.
-        limit: number of requests to read; None for all.
+    At most `limit` requests are read.
 
     Raises:
         UserError: it cannot be read, is in no known format, a line is wrong, or no request is left.

@@ -21,8 +21,6 @@ class Draft:
 
     Attributes:
         number: from 1; 0 is the parent.
-        source: its text.
-        status: status of the evaluation.
         message: reason for a missing score, or a warning.
         score: on the training shapes; 0 where it has none.
         regressions: training shapes that became slower.

@@ -63,16 +63,7 @@ class Expedition:
         judging: asyncio.Semaphore,
         speaker: Speaker | None,
     ) -> None:
-        """Resume an expedition from its journal.
-
-        Args:
-            request: request for the child.
-            config: configuration of the run, whose proposer is an agent.
-            journal: journal of the run.
-            judge: judge of drafts.
-            judging: limit of concurrent evaluations.
-            speaker: the model; None where an external operator calls the tools.
-        """
+        """Resume an expedition from its journal; without a speaker an external operator calls the tools."""
         assert isinstance(config.proposer, AgentConfig)
         self._request, self._config, self._agent = request, config, config.proposer
         self._journal, self._speaker = journal, speaker
@@ -171,10 +162,7 @@ class Expedition:
     async def call(self, name: str, arguments: str, reported: Reported | None = None) -> str:
         """Call one tool; returns its text, with the remaining budget.
 
-        Args:
-            name: name of the tool.
-            arguments: arguments as JSON.
-            reported: the operator's statement about itself, with a call that ends the expedition.
+        `reported` is the operator's statement about itself, with a call that ends the expedition.
         """
         await self.take_up()
         self.reported = reported or self.reported

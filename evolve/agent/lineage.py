@@ -22,9 +22,7 @@ class EarlierPrograms:
     """Results of all proposals below `settled`, which were known when the expedition began.
 
     Attributes:
-        journal: journal of the run.
         settled: see `evolve.proposal.Request`.
-        parent: parent of the expedition.
     """
 
     journal: Journal

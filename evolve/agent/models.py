@@ -25,7 +25,6 @@ class Conversation:
     """Messages to a model.
 
     Attributes:
-        system: system message.
         messages: further messages, in the form of chat completions.
         tools: tools that may be called.
     """
@@ -47,7 +46,6 @@ class Spoken:
 
     Attributes:
         text: with tools, JSON with `content` and `tool_calls`.
-        model: name of the model.
         facts: tokens and US dollars.
     """
 

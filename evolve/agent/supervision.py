@@ -38,14 +38,7 @@ class Diagnosis(BaseModel):
 
 
 def supervision(why: str, request: Request, bench: Workbench, lineage: EarlierPrograms) -> Conversation:
-    """Prompt of a supervisor, which has no tools.
-
-    Args:
-        why: reason of the stagnation.
-        request: request for the child.
-        bench: its drafts.
-        lineage: earlier programs of the run.
-    """
+    """Prompt of a supervisor, which has no tools; `why` is the reason of the stagnation."""
     task = f"{shapes.regions_left(request.parent.evaluation.feedback)}\n```python\n{bench.parent.source}```"
     done = [
         f"- draft {d.number}: {d.status.value}, score {d.score:.4f} (parent {bench.parent.score:.4f}), "

@@ -146,10 +146,7 @@ def function(name: str) -> dict[str, Any]:
 def parse_call(name: str, text: str, names: list[str]) -> _Arguments:
     """Arguments of a call.
 
-    Args:
-        name: name of the tool.
-        text: arguments as JSON, as a model wrote them.
-        names: tools of this expedition.
+    `text` holds the arguments as JSON, as a model wrote them; `names` are the tools of this expedition.
 
     Raises:
         BadArguments: unknown tool, invalid JSON, or arguments that the tool does not take.

@@ -52,15 +52,7 @@ class Workbench:
         lineage: EarlierPrograms,
         judging: asyncio.Semaphore,
     ) -> None:
-        """Start without drafts.
-
-        Args:
-            request: request for the child.
-            config: its budgets.
-            judge: judge of drafts.
-            lineage: earlier programs that it may read.
-            judging: limit of concurrent evaluations.
-        """
+        """Start without drafts; `judging` limits concurrent evaluations."""
         self._request, self._config, self._judge = request, config, judge
         self._lineage, self._judging = lineage, judging
         parent = request.parent

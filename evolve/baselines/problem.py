@@ -18,9 +18,6 @@ class Problem:
 
     Attributes:
         config: configuration of the search that the baselines are compared with.
-        judge: judges programs.
-        seeds: sources of the initial programs.
-        policy: source of the parametrised policy.
     """
 
     config: RunConfig

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evolve.baselines.tally import Standing
+from evolve.reports.figures import new_figure
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -154,11 +155,7 @@ def percent_of(middle: float, low: float, high: float) -> str:
 
 def draw(path: Path, runs: Sequence[MethodRun], *, title: str) -> None:
     """Leader's share on train against evaluations and against look-ups: median and quartiles over the seeds."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 5.2)
     figure.suptitle(title, fontsize=9)
     panels = figure.subplots(1, 3, sharey=True)
     methods = list(dict.fromkeys(run.method for run in runs))

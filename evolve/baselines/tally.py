@@ -37,8 +37,6 @@ class Standing:
     Attributes:
         evaluations: programs or tables scored so far, repeated ones included.
         model_calls: answers asked of the proposer.
-        decision_tables: distinct decision tables.
-        look_ups: latencies looked up.
         train_score: the leader's score.
         train_share: its share of the oracle's gain on the training shapes.
         holdout_share: its share on the holdout.

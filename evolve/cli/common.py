@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -55,6 +56,20 @@ def say(text: str = "") -> None:
 def result_printer(*, as_json: bool) -> Callable[[str], None]:
     """Printer for lines of a result: to stdout, which can be piped; to stderr where stdout carries JSON."""
     return say if as_json else typer.echo
+
+
+def read_input(name: str) -> str:
+    """Text of a file, or of standard input for `-`.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror}", hint="- reads standard input") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not text in UTF-8 ({error.reason})") from error
 
 
 def measured_how(judge: AnyJudge) -> str:

@@ -52,15 +52,8 @@ def decide_command(
 ) -> int:
     """Print decisions and launches in input order; exit code 1 when the program fails.
 
-    Args:
-        program: source file, or one of a run.
-        shapes_path: CSV file.
-        setting_name: setting of rows that name none.
-        runs_dir: folder of run folders.
-        kinds: heads of a model's layers, as a workload's name; each row is decided for each kind.
-        gpu: name or number of SMs.
-        live_lengths: whether `schedule` is told the largest and the mean live length.
-        as_json: print one line of JSON.
+    Rows that name no setting have `setting_name`; with `kinds`, the heads of a model's layers as a workload's name,
+    each row is decided for each kind.
     """
     if setting_name not in LIVE_SETTINGS:
         near = difflib.get_close_matches(setting_name, LIVE_SETTINGS, n=1)
@@ -102,10 +95,8 @@ def decide_command(
 def read_shapes(path: Path, default: Setting, kinds: Sequence[DecodeShape] = ()) -> list[tuple[DecodeShape, Setting]]:
     """Shapes and settings of a CSV file.
 
-    Args:
-        path: CSV file.
-        default: setting of rows that name none.
-        kinds: heads of a model's layers, instead of columns for heads; each row becomes one call per kind of layer.
+    Rows that name no setting have `default`; with `kinds`, the heads of a model's layers instead of columns for heads,
+    each row becomes one call per kind of layer.
 
     Raises:
         UserError: a wrong value; the message names row and column.

@@ -10,7 +10,7 @@ from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split
 from evaluators.judge.judge import SEARCH_SPLITS
-from evaluators.judge.judge_set import JudgeSet
+from evaluators.judge.judge_set import JudgeSet, Objective
 from evaluators.latencies.table import doubts, read_table, restrict
 from evaluators.scoring.feedback import by_region
 from evaluators.targets.registry import kernel_hint
@@ -29,7 +29,7 @@ from evolve.cli.common import (
 )
 from evolve.cli.tokens.predicted import predictions, token_lines, tokens_json
 from evolve.config import load_config
-from evolve.errors import EXIT_NEGATIVE
+from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.reports.plain_text import plain
 from evolve.reports.trust import reach_lines, reaches
 from evolve.run import log_sealed_read, open_configured_judge, read_program
@@ -38,9 +38,17 @@ DEFAULT_CONFIG = "configs/quickstart.yaml"
 REGIONS = 6
 
 
-def evaluate_command(program: str, config_path: Path | None, sets: list[str], *, sealed: bool, as_json: bool) -> int:
+def evaluate_command(
+    program: str, config_path: Path | None, sets: list[str], *, objective: str | None, sealed: bool, as_json: bool
+) -> int:
     """Print the scores; exit code 1 when the program has none."""
-    config = load_config(asset(str(config_path or DEFAULT_CONFIG)), sets)
+    chosen = [f"judge.objective={objective}"] if objective else []
+    config = load_config(asset(str(config_path or DEFAULT_CONFIG)), [*sets, *chosen])
+    if objective and config.judge.objective is not Objective.TOKENS and len(config.table_paths()) < 2:
+        raise UserError(
+            f"--objective {objective} combines the scores of several tables, and there is one",
+            hint="name each by --table, or leave --objective out",
+        )
     source = read_program(program, Path(config.runs_dir))
     splits = (*SEARCH_SPLITS, Split.TEST) if sealed else SEARCH_SPLITS
     judge = open_configured_judge(config, splits=splits, on_event=say)

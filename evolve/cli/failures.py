@@ -60,7 +60,8 @@ def guarded(command: Callable[[], Any]) -> NoReturn:
         import sqlite3
 
         disk = isinstance(error, OSError | sqlite3.Error) and found == EXIT_MISSING
-        _complain(str(error), "see to the disk; what is stored stays" if disk else "")
+        text = f"{error.filename or 'output'}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        _complain(text, "see to the disk; what is stored stays" if disk else "")
         sys.exit(found)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
-from evolve.cli.common import emit, say
+from evolve.cli.common import emit, read_input, say
 from evolve.errors import UserError
 from evolve.journal.run_folder import find_run
 from evolve.proposers.prompt_queue import QUEUE_FOLDER, PromptQueue, Reply, Task, TaskState, task_id
@@ -65,7 +64,7 @@ def show_command(name: str, run: str, runs_dir: Path, *, as_json: bool) -> int:
 
 def answer_command(name: str, file: Path, run: str, runs_dir: Path, *, reply: Reply, as_json: bool) -> int:
     """Answer a prompt with the text of a file; `reply` carries model, note and token counts."""
-    text = _answer_text(file)
+    text = read_input(str(file))
     if not text.strip():
         raise UserError(f"{file} is empty", hint="an answer holds SEARCH/REPLACE blocks or one fenced program")
     said = Reply(text, reply.model, reply.note, reply.tokens_in, reply.tokens_out)
@@ -75,15 +74,6 @@ def answer_command(name: str, file: Path, run: str, runs_dir: Path, *, reply: Re
     else:
         typer.echo(f"answered: {path}")
     return 0
-
-
-def _answer_text(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}", hint="- reads standard input") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is not text in UTF-8 ({error.reason})") from error
 
 
 def _name(text: str) -> str:

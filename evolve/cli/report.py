@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -111,6 +112,9 @@ def _write(path: Path, text: str, *, force: bool) -> None:
     except FileExistsError as error:
         raise UserError(f"{path} exists", hint="--force writes over it, -o names another file") from error
     except OSError as error:
+        if not force:  # a torn page would look like one that is kept
+            with contextlib.suppress(OSError):
+                path.unlink()
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     typer.echo(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
 

@@ -126,8 +126,8 @@ def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
         table.add_row(
             state.member.label,
             f"{s.done}/{state.wanted}",
-            _score(s.train),
-            _score(s.winner_train),
+            _score(s.leader.train if s.leader else None),
+            _score(s.winner.train if s.winner else None),
             _score(held),
             f"{100 * held.oracle_share:.1f}%" if held else "",
             short_spending(s.spending),
@@ -143,7 +143,8 @@ def progress_table(states: Sequence[RunState], *, rows: int) -> Table:
 
 def _held(state: RunState) -> SplitScore | None:
     """The winner's holdout score, hidden where a person who answers prompts may watch."""
-    return None if state.member.config.proposer.kind == "manual" else state.standing.winner_holdout
+    winner = state.standing.winner
+    return winner.holdout if winner and state.member.config.proposer.kind != "manual" else None
 
 
 def _score(score: SplitScore | None) -> str:
@@ -161,15 +162,15 @@ def short_spending(spending: Spending) -> str:
 def _brief(state: RunState) -> str:
     s = state.standing
     text = f"{s.done}/{state.wanted}"
-    return text if s.train is None else f"{text} train {s.train.score:.4f}"
+    return text if s.leader is None else f"{text} train {s.leader.train.score:.4f}"
 
 
 def _figures(state: RunState) -> str:
     s = state.standing
-    if s.winner_train is None or state.state is State.RUNNING:
+    if s.winner is None or state.state is State.RUNNING:
         return f", {s.done} of {state.wanted} proposals" if s.done else ""
     held = f", holdout {shown.score:.4f}" if (shown := _held(state)) else ""
-    return f", {s.done} of {state.wanted} proposals, winner #{s.winner} train {s.winner_train.score:.4f}{held}"
+    return f", {s.done} of {state.wanted} proposals, winner #{s.winner.id} train {s.winner.train.score:.4f}{held}"
 
 
 def sweep_command(

@@ -29,7 +29,6 @@ class ArmRun:
     share is not biased.
 
     Attributes:
-        arm: name of the arm.
         seed: random seed, by which runs of the arms are paired.
         who: models that answered, as the journal names them.
         budget: what its own configuration grants of the quantity that is compared; None if it does not limit it.

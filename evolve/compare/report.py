@@ -11,6 +11,7 @@ from pathlib import Path
 
 from evolve.baselines.report import percent_of
 from evolve.compare.outcomes import ArmRun
+from evolve.reports.figures import new_figure
 
 RUNS, PAIRS, PICTURE, TEXT = "runs.csv", "pairs.csv", "operators.png", "report.md"
 RESAMPLES = 10_000
@@ -53,11 +54,7 @@ class Pair:
     """Two arms on the seeds that both have: holdout share of the first less that of the second.
 
     Attributes:
-        first: name of an arm.
-        second: name of the other.
         pairs: number of common seeds.
-        median: median of the differences.
-        mean: mean of the differences.
         low: lower end of the mean's 95% interval by Student's t over the pairs; the mean where there is one pair.
         high: upper end.
         wins: pairs in which the first is ahead.
@@ -249,13 +246,9 @@ def verdict(pair: Pair) -> str:
 
 def draw_arms(path: Path, runs: Sequence[ArmRun], *, title: str) -> None:
     """Holdout share of every run by arm, runs of one seed joined; medians as bars."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     summaries = summarise_arms(runs)
     places = {s.arm: place for place, s in enumerate(summaries)}
-    figure = Figure(figsize=(1.8 + 1.6 * len(places), 5.0), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(1.8 + 1.6 * len(places), 5.0)
     figure.suptitle(title, fontsize=7)
     axes = figure.subplots()
     for seed in sorted({run.seed for run in runs}):

@@ -34,6 +34,7 @@ MODULES = (
     "expedition.js",
     "view_runs.js",
     "view_candidate.js",
+    "lineage_beside.js",
     "overview_progress.js",
     "view_overview.js",
     "view_lineage.js",

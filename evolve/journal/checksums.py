@@ -78,9 +78,7 @@ def seal_all(db: sqlite3.Connection) -> None:
 def verify(db: sqlite3.Connection, path: Path) -> None:
     """Compare every row with its checksum; if this process has verified the journal before, only the new rows.
 
-    Args:
-        db: database with `sqlite3.Row` as its row factory.
-        path: file of the journal.
+    `db` has `sqlite3.Row` as its row factory.
 
     Raises:
         JournalDamaged: a row was changed, lost or inserted.

@@ -15,11 +15,7 @@ SHOWN_CHARS = 120
 def first_difference(one: Path, other: Path, *, ids: Collection[int], without: Collection[str] = ()) -> str:
     """First proposal and column in which two runs differ; empty if they agree.
 
-    Args:
-        one: folder of a run.
-        other: folder of another.
-        ids: proposals to compare: requests, answers and results, without clock readings.
-        without: columns to leave out.
+    Requests, answers and results of the proposals `ids` are compared, without clock readings and the columns `without`.
     """
     with open_journal(one, read_only=True) as a, open_journal(other, read_only=True) as b:
         first, second = a.content(), b.content()

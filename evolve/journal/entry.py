@@ -176,12 +176,7 @@ def commit_of(row: sqlite3.Row) -> Commit:
 
 
 def entry_of(row: sqlite3.Row, target: AnyTarget) -> Entry:
-    """Parse a joined row of proposals, answers and results.
-
-    Args:
-        row: row of the journal.
-        target: target of the decisions.
-    """
+    """Parse a joined row of proposals, answers and results."""
     spent = Response("", "")
     if row["text"] is not None:
         names = ("text", "model", "note", "tokens_in", "tokens_out", "cost_usd", "answer_s", "look_ups")

@@ -260,9 +260,7 @@ class Journal:
     def turns(self, where: str = "1", parameters: tuple[object, ...] = ()) -> list[Turn]:
         """Turns of expeditions by proposal and step; empty in journals of earlier versions.
 
-        Args:
-            where: SQL condition on the columns of `turns`.
-            parameters: values for its question marks.
+        `where` is an SQL condition on the columns of `turns`, `parameters` are the values for its question marks.
         """
         if not self._has("turns"):
             return []

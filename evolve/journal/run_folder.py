@@ -86,8 +86,8 @@ def _started(folder: Path) -> float:
 
 
 def run_folders(runs_dir: Path) -> list[Path]:
-    """All runs below a folder, also those of sweeps."""
-    single = (p for p in runs_dir.glob("*") if has_journal(p))
+    """All runs below a folder, also those of sweeps; folders that this user may not enter hold none."""
+    single = (p for p in runs_dir.glob("*") if os.access(p, os.X_OK) and has_journal(p))
     swept = (p.parent for p in runs_dir.glob(f"*/*/{FILE_NAME}") if (p.parent.parent / SWEEP_FILE).exists())
     return [*single, *swept]
 
@@ -188,7 +188,11 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def keep_tables(tables: Sequence[Path], folder: Path) -> None:
-    """Copy the recorded tables into the run folder, so that the run can be read without the originals."""
+    """Copy the recorded tables into the run folder, so that the run can be read without the originals.
+
+    Raises:
+        UserError: the disk is full, broken or read-only; no part of a copy stays.
+    """
     target = folder / TABLE_FOLDER
     if target.exists():
         return
@@ -199,7 +203,10 @@ def keep_tables(tables: Sequence[Path], folder: Path) -> None:
             for number, table in enumerate(tables, start=1):
                 shutil.copytree(table, target / f"{number:02d}")
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error}", exit_code=EXIT_MISSING) from error
+        shutil.rmtree(target, ignore_errors=True)
+        # copytree tries every file, and lists (source, copy, reason) of each that failed.
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise UserError(f"{target} cannot be written: {why}", exit_code=EXIT_MISSING) from error
 
 
 def kept_tables(folder: Path) -> list[Path]:
@@ -276,10 +283,7 @@ def is_running(folder: Path) -> bool:
 def run_state(folder: Path, *, finished: bool, ended: str | None) -> str:
     """State of a run.
 
-    Args:
-        folder: run folder.
-        finished: True if all proposals were made.
-        ended: value of the key in its journal; None for journals without it.
+    `finished` is True if all proposals were made; `ended` is the value of that key in its journal, None without it.
 
     Returns:
         `running`, `finished`, `interrupted` (Ctrl-C), `stopped` (a limit or an error), or `broken off`: its process

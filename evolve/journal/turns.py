@@ -49,10 +49,8 @@ class Turn:
         id: proposal of the expedition.
         step: number within the expedition, from 0.
         turn: answers of the model so far, including this one; with an external operator, calls so far.
-        kind: kind of the turn.
         name: name of the tool, or of the model.
         asked: arguments of the tool as JSON, or digest of the messages sent to the model.
-        content: result as text.
         facts: result as data: tokens and dollars of an answer, score and source of a draft, outcome of the end.
         elapsed_s: duration in seconds.
     """

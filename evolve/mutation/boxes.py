@@ -22,7 +22,6 @@ class Term:
     """A number that depends on the shape.
 
     Attributes:
-        text: text in a program.
         column: value on each shape, a whole number.
         values: distinct values, lowest first.
         ranks: index in `values` of each shape's value.

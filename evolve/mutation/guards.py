@@ -202,11 +202,7 @@ def support_for(island: int, oracle_share: float) -> int:
 def find_guard(curves: Curves, function: str, rng: random.Random, *, support: int) -> Guard | None:
     """Find the guard with most gain among a random part of the possibilities; None if none gains.
 
-    Args:
-        curves: the parent on the training shapes.
-        function: decision to guard, `schedule` or `blocks_per_split`.
-        rng: random generator.
-        support: fewest training shapes that the guard must change.
+    `function` is `schedule` or `blocks_per_split`; the guard must change at least `support` training shapes.
     """
     schedule = function == "schedule"
     pool = terms_for(curves, function)

@@ -51,10 +51,7 @@ class Choices:
 def least_squares(choices: Choices, kinds: int, near: float) -> Array:
     """Rates with the least squared relative error on the launches near the fastest: (kinds, parts).
 
-    Args:
-        choices: launches.
-        kinds: number of kinds.
-        near: log slow-down up to which a launch counts; slower ones are never chosen.
+    `near` is the log slow-down up to which a launch counts; slower ones are never chosen.
     """
     fastest = np.where(choices.possible, choices.times, np.inf).min(1, keepdims=True)
     rates = np.zeros((kinds, choices.parts.shape[2]))
@@ -93,10 +90,8 @@ def chosen(choices: Choices, rates: Array) -> NDArray[np.intp]:
 def choose_well(choices: Choices, rates: Array, softness: float) -> Array:
     """Rates moved along the gradient of the gain, from given ones.
 
-    Args:
-        choices: launches.
-        rates: (kinds, parts), where to start.
-        softness: difference of log prices at which a launch counts 1/e of the cheapest.
+    `rates`, (kinds, parts), are where to start; `softness` is the difference of log prices at which a launch counts 1/e
+    of the cheapest.
     """
     possible = choices.possible
     each = [(choices.kinds == kind) & possible for kind in range(len(rates))]

@@ -72,13 +72,7 @@ def _priced(table: CurveTable) -> Priced:
 
 
 def add_price(source: str, curves: Curves, rng: random.Random) -> str | None:
-    """Let a new price decide; None where prices do not apply, see `is_priced`.
-
-    Args:
-        source: the parent.
-        curves: the parent on the training shapes.
-        rng: random generator.
-    """
+    """Let a new price decide in the parent `source`; None where prices do not apply, see `is_priced`."""
     if not is_priced(curves.table):
         return None
     with _PRICING:  # proposals are made in threads, and all need the same launches

@@ -105,10 +105,7 @@ class OperatorSession:
     def call(self, name: str, arguments: str, reported: Reported | None = None) -> Told:
         """Call a tool of the expedition that waits.
 
-        Args:
-            name: name of the tool.
-            arguments: arguments as JSON.
-            reported: the operator's statement about itself, with a call that ends the expedition.
+        `reported` is the operator's statement about itself, with a call that ends the expedition.
         """
         if not self._awaited():
             return Told(f"refused: {self.folder} has ended: no expedition waits", ended="finished")

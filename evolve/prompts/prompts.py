@@ -79,12 +79,8 @@ class Prompts:
     ) -> None:
         """Fill in the system message, which is the same for all proposals.
 
-        Args:
-            templates: texts of the prompts.
-            description: description of the judge.
-            max_tokens: estimated length of a complete prompt. The parent is never cut, at the expense of the rest.
-            sandbox: limits of a program.
-            rules: see `PROMPT_RULES`.
+        `max_tokens` is the estimated length of a complete prompt; the parent is never cut, at the expense of the rest.
+        For `rules` see `PROMPT_RULES`.
         """
         self._templates, self._max_tokens, self._rules = templates, max_tokens, rules
         keys = ("workload", "traffic", "setting", "weighting", "gpu", "build")

@@ -47,7 +47,6 @@ class Completion:
         tokens_out: tokens of the answer with its reasoning; None without a credible count.
         cost_usd: US dollars of the call, if the endpoint reports them.
         doubt: counts that are not credible.
-        tool_calls: tool calls of the model.
     """
 
     text: str
@@ -63,9 +62,7 @@ class Completion:
 def read_completion(body: bytes, *, cost_header: str = "") -> Completion:
     """Parse the body of a 200 response.
 
-    Args:
-        body: body, decompressed.
-        cost_header: price of the call from a header (LiteLLM), or empty.
+    The body is decompressed; `cost_header` is the price of the call from a header (LiteLLM), or empty.
 
     Raises:
         NoCompletion: it is HTML, an error, or an unknown format.

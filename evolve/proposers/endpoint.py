@@ -100,14 +100,8 @@ class Endpoint:
                    idempotency_key: str, tools: Sequence[dict[str, Any]] = ()) -> HttpReply:  # fmt: skip
         """Send one request and read its response.
 
-        Args:
-            system: system message.
-            messages: further messages, the user's first.
-            wire: form of the request.
-            seed: seed of the proposal.
-            prompt_tokens: estimated tokens of all messages.
-            idempotency_key: unique per call, so that an endpoint that supports such keys bills it once.
-            tools: tools that the model may call.
+        The first of `messages` is the user's. `idempotency_key` is unique per call, so that an endpoint that supports
+        such keys bills it once; `tools` are those that the model may call.
 
         Raises:
             BodyTooLarge: the body exceeds the limit.

@@ -25,14 +25,7 @@ class FittingProposer:
     """Wrapper of a proposer; deterministic in `Request.seed` if the wrapped one is."""
 
     def __init__(self, inner: Proposer, judge: Judge, config: ConstantsConfig, *, islands: int) -> None:
-        """Wrap a proposer.
-
-        Args:
-            inner: source of the other proposals.
-            judge: judge whose training shapes are fitted.
-            config: frequency and budget of fits.
-            islands: number of islands of the search.
-        """
+        """Wrap a proposer; constants are fitted on the judge's training shapes."""
         self.name = inner.name
         self._inner, self._config, self._islands = inner, config, islands
         self._fitter = ConstantFitter(judge)

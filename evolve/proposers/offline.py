@@ -70,9 +70,7 @@ class OfflineProposer:
     def __init__(self, *, without: frozenset[str] = frozenset(), weights: Mapping[str, float] | None = None) -> None:
         """Set the frequencies of edits.
 
-        Args:
-            without: kinds to leave out, or `span`, for ablations.
-            weights: frequencies that replace those of `EDIT_WEIGHTS`.
+        `without` are kinds to leave out, or `span`, for ablations; `weights` replace frequencies of `EDIT_WEIGHTS`.
 
         Raises:
             ValueError: an unknown kind of edit.

@@ -156,11 +156,8 @@ class OpenAIProposer:
     ) -> Response:
         """Get the model's next answer in a conversation, on the account of a request.
 
-        Args:
-            request: names the model and has the account.
-            system: system message.
-            messages: further messages, in the form of chat completions.
-            tools: callable tools; if there are any, the answer is JSON with `content` and `tool_calls`.
+        `request` names the model and has the account. Messages are in the form of chat completions; with tools the
+        answer is JSON with `content` and `tool_calls`.
 
         Raises:
             ProposerError: as in `propose`.

@@ -78,9 +78,7 @@ class Wire:
 def verdict(status: int, text: str) -> RefusalKind:
     """Classify a response with an error status.
 
-    Args:
-        status: HTTP status, or the one that a body names.
-        text: message of the endpoint.
+    `status` is that of HTTP, or the one that a body names; `text` is the message of the endpoint.
     """
     said = text.lower()
     if status in (401, 402, 404) or (status == 403 and not re.search(r"moderat|flagged|safety|policy", said)):
@@ -99,10 +97,8 @@ def verdict(status: int, text: str) -> RefusalKind:
 def adapted(wire: Wire, text: str, prompt_tokens: int) -> Wire | None:
     """Form of requests without the refused part; None if it is essential.
 
-    Args:
-        wire: form of the refused request.
-        text: message of the endpoint, which is searched for names of parameters, since there is no standard key.
-        prompt_tokens: estimated tokens of the prompt.
+    `text`, the message of the endpoint, is searched for names of parameters, since there is no standard key;
+    `prompt_tokens` are estimated.
     """
     said = text.lower()
     context = re.search(r"(?:maximum )?context (?:length|window|size)\D{0,40}?(\d{3,8})", said)

@@ -11,17 +11,14 @@ from evaluators.confirm import bsc_paper
 from evaluators.confirm.bsc_paper import METADATA, STATIC, paper_shape
 from evaluators.data.contract import Cache, Decision, DecodeShape
 from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material
+from evolve.reports.figures import new_figure
 
 COLOURS = {STOCK: "#000000", PUBLISHED: "#e66101", COMPILED: "#8c8c8c", CHAMPION: "#5e3c99"}
 
 
 def draw_reproduction(path: Path, m: Material) -> None:
     """Draw four panels to a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 10), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(14, 10)
     figure.suptitle(f"{bsc_paper.PAPER} again: {m.raw['device']['name']}, {m.raw['build']}")
     _draw_lengths(figure.add_subplot(2, 2, 1), m)
     _draw_sweep(figure.add_subplot(2, 2, 2), m)

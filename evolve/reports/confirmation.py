@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evaluators.confirm.confirm import Group, ShapeVerdict
 from evaluators.measure.pairing import Verdict
+from evolve.reports.figures import new_figure
 
 COLOURS = {
     Verdict.FASTER: "#5e3c99",
@@ -26,12 +27,8 @@ TITLES = {
 
 def draw_confirmation(path: Path, found: Sequence[ShapeVerdict], *, title: str) -> None:
     """Draw sorted speed-ups with intervals to a PNG, one panel per group; titles count equal launches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     groups = [g for g in Group if any(v.subject.group is g for v in found)]
-    figure = Figure(figsize=(12, 1.2 + 3.2 * max(1, len(groups))), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 1.2 + 3.2 * max(1, len(groups)))
     figure.suptitle(f"{title}\nspeed-up with interval, above 1 is faster")
     for k, group in enumerate(groups):
         axes = figure.add_subplot(len(groups), 1, k + 1)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from evolve.errors import UserError
+from evaluators.data.evaluation import SplitScore
 from evolve.reports.plain_text import plain
 from evolve.reports.run_watch import BestSoFar, RunWatch, sparkline
 from evolve.search.ledger import SearchProgress
@@ -45,12 +43,7 @@ class RunDisplay:
     ) -> None:
         """Detect whether stderr is a terminal.
 
-        Args:
-            folder: run folder, possibly without a journal yet.
-            wanted: total number of proposals.
-            wall_s: time limit of the run.
-            holdout: True to show the holdout; False if a proposing person could read it.
-            console: output; stderr by default.
+        The folder may have no journal yet; `holdout` is False if a proposing person could read along.
         """
         self._console = console or Console(stderr=True)
         self._watch = RunWatch(folder)
@@ -82,13 +75,8 @@ class RunDisplay:
         if self._live or (now - self._last < PLAIN_EVERY_S and progress.done < progress.total):
             return
         self._last = now
-        self._look()
+        self._watch.look()
         self._console.print(self._line(), soft_wrap=True, markup=False, highlight=False)
-
-    def _look(self) -> None:
-        # It is being created, or was moved: the search itself reports problems.
-        with suppress(UserError, sqlite3.Error, OSError):
-            self._watch.look()
 
     def _left(self) -> float | None:
         left = self._watch.seconds_left(self._wanted)
@@ -101,21 +89,22 @@ class RunDisplay:
         w = self._watch
         failed = sum(w.causes.values())
         parts = [f"{w.done}/{self._wanted}"]
-        if w.train:
-            share = f"{100 * w.train.oracle_share:.1f}% of oracle{_missing(w.train)}"
-            parts.append(f"best #{w.train.id} train {w.train.score:.4f} ({share})")
-        if w.holdout and self._holdout:
-            parts.append(f"holdout #{w.holdout.id} {w.holdout.score:.4f}")
+        if w.leader:
+            best = w.leader.train
+            share = f"{100 * best.oracle_share:.1f}% of oracle{_missing(best)}"
+            parts.append(f"best #{w.leader.id} train {best.score:.4f} ({share})")
+        if w.winner and w.winner.holdout and self._holdout:
+            parts.append(f"holdout #{w.winner.id} {w.winner.holdout.score:.4f}")
         parts.append(f"failed {failed}, repeated {w.statuses['duplicate']}")
-        if w.tokens or w.cost_usd:
-            parts.append(f"{w.tokens:,} tokens, ${w.cost_usd:.2f}")
+        if w.spending.tokens or w.spending.cost_usd:
+            parts.append(f"{w.spending.tokens:,} tokens, ${w.spending.cost_usd:.2f}")
         left = self._left()
         parts.append(f"{clock(time.monotonic() - self._began)}" + (f", {clock(left)} left" if left is not None else ""))
         return "  ".join(parts)
 
     def _panel(self) -> RenderableType:
         """Live panel: rows of name and value, at most as wide as the terminal."""
-        self._look()
+        self._watch.look()
         w, rows = self._watch, Table.grid(padding=(0, 2))
         rows.add_column(style="dim", no_wrap=True, min_width=NAME_CHARS)
         rows.add_column(no_wrap=True, overflow="ellipsis", max_width=max(20, self._console.width - NAME_CHARS - 2))
@@ -126,25 +115,20 @@ class RunDisplay:
             self._time_text(),
         )
         rows.add_row("proposals", bar)
-        rows.add_row("best on train", self._best_text(w.train, sparkline(w.curve, CURVE_CHARS)))
+        train, holdout = (w.leader.train if w.leader else None), (w.winner.holdout if w.winner else None)
+        rows.add_row("best on train", _best_text(w.leader, train, sparkline(w.curve, CURVE_CHARS)))
         if self._holdout:
-            rows.add_row("best on holdout", self._best_text(w.holdout, ""))
+            rows.add_row("best on holdout", _best_text(w.winner, holdout, ""))
         rows.add_row("outcomes", _outcomes_text(w))
         for (status, cause), count in w.causes.most_common(MOST_CAUSES):
             rows.add_row("", Text(plain(f"{count} x {status}: {cause}"), style="yellow"))
-        rows.add_row("spent", f"{w.tokens:,} tokens, ${w.cost_usd:.2f}")
+        rows.add_row("spent", f"{w.spending.tokens:,} tokens, ${w.spending.cost_usd:.2f}")
         rows.add_row("now", self._now_text())
         return Group(rows)
 
     def _time_text(self) -> str:
         left = self._left()
         return f"{clock(time.monotonic() - self._began)}" + (f", {clock(left)} left" if left is not None else "")
-
-    def _best_text(self, best: BestSoFar | None, curve: str) -> Text:
-        if best is None:
-            return Text("nothing scored yet", style="dim")
-        text = Text(f"#{best.id}  {best.score:.4f}  {100 * best.oracle_share:.1f}% of the oracle{_missing(best)}")
-        return text.append(f"  {curve}", style="cyan") if curve else text
 
     def _now_text(self) -> str:
         w = self._watch
@@ -155,7 +139,14 @@ class RunDisplay:
         return f"{w.under_way} under way, {ago}" if w.under_way else ago
 
 
-def _missing(best: BestSoFar) -> str:
+def _best_text(best: BestSoFar | None, score: SplitScore | None, curve: str) -> Text:
+    if best is None or score is None:
+        return Text("nothing scored yet", style="dim")
+    text = Text(f"#{best.id}  {score.score:.4f}  {100 * score.oracle_share:.1f}% of the oracle{_missing(score)}")
+    return text.append(f"  {curve}", style="cyan") if curve else text
+
+
+def _missing(best: SplitScore) -> str:
     """Number of shapes that were charged instead of scored, as text."""
     return f", MISSING {best.missing} shapes" if best.missing else ""
 

@@ -34,10 +34,7 @@ def speedup_figure(cases: Sequence[Case], speedups: Mapping[str, float], *, titl
     One map per head count. Held-out shapes have a dot, shapes slower than `SLOWER` an outline; shapes that were not
     judged are grey.
 
-    Args:
-        cases: shapes to draw.
-        speedups: baseline latency / latency, by case id.
-        title: title of the figure; empty for a paper, which has captions.
+    `speedups` are baseline latency / latency, by case id; the title is empty for a paper, which has captions.
 
     Example:
         >>> from evaluators.latencies.table import read_table

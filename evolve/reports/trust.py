@@ -64,11 +64,7 @@ class Reach:
 def reaches(judge: Judge | JudgeSet, source: str, evaluation: Evaluation, *, measure: bool) -> list[Reach]:
     """Generality of a program's decisions, on each table of the judge.
 
-    Args:
-        judge: judge that evaluated it.
-        source: source of the program.
-        evaluation: the judge's evaluation, with status `OK`.
-        measure: True if a live judge may use its GPU for shapes off the grid.
+    The evaluation has status `OK`; `measure` lets a live judge use its GPU for shapes off the grid.
 
     Raises:
         MeasureError: a live judge lost its GPU.

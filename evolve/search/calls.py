@@ -23,11 +23,7 @@ class CallLog:
     def __init__(self, journal: Journal, budget: Budget, index: int, ticket: Ticket | None = None) -> None:
         """Read the calls that an interrupted run journalled.
 
-        Args:
-            journal: journal of the run.
-            budget: budget of the run.
-            index: number of the proposal, or `PREPARING`.
-            ticket: existing reservation for the first call.
+        `index` is a proposal's number, or `PREPARING`; `ticket` is a reservation for the first call.
         """
         self._journal, self._budget, self._index, self._ticket = journal, budget, index, ticket
         self._row = 0

@@ -96,16 +96,7 @@ class Controller:
         seeds: list[str],
         on_progress: Callable[[SearchProgress], None] = lambda _: None,
     ) -> None:
-        """Prepare a run in a folder, new or interrupted.
-
-        Args:
-            config: the run's configuration.
-            judge: judge of candidates.
-            proposer: source of candidates.
-            run_dir: existing folder.
-            seeds: sources of the programs to start from.
-            on_progress: called after each commit.
-        """
+        """Prepare a run in a folder that exists, new or interrupted; `on_progress` is called after each commit."""
         self._config, self._search = config, config.search
         self._judge, self._proposer = judge, proposer
         self._run_dir, self._seeds = run_dir, seeds

@@ -40,12 +40,9 @@ class SearchProgress:
 
     Attributes:
         done: proposals committed.
-        total: proposals in all.
         best_id: number of the leader on the training shapes.
-        best: its score on the training shapes.
         failures: programs refused or failed.
         duplicates: programs that repeat an earlier one.
-        seconds: wall time so far.
         seconds_left: estimated wall time of the rest.
     """
 

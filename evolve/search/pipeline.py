@@ -105,15 +105,8 @@ class Pipeline:
     ) -> None:
         """Start the judge's threads.
 
-        Args:
-            judge: judge of programs.
-            proposer: source of programs.
-            journal: journal of the run.
-            ledger: ledger of the run.
-            search: limits of concurrency.
-            budget: budget of the run.
-            correct: True to request a second answer if the first cannot be parsed.
-            restore: True to restore frozen text that an answer changed, see `program_from`.
+        `correct` requests a second answer if the first cannot be parsed; `restore` restores frozen text that an answer
+        changed, see `program_from`.
         """
         self._judge, self._proposer, self._journal, self._ledger = judge, proposer, journal, ledger
         self._budget, self._correct, self._restore = budget, correct, restore

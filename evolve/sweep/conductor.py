@@ -14,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 
 from evolve.errors import EXIT_BUDGET, EXIT_INTERRUPTED, EXIT_MISSING, EXIT_NEGATIVE, EXIT_USAGE
+from evolve.reports.run_watch import RunWatch
 from evolve.sweep.folder import Sweep
 from evolve.sweep.plan import Member
-from evolve.sweep.standing import Follower, RunStanding
 
 LOG_FILE = "log.txt"
 LOOK_EVERY_S = 0.25
@@ -43,9 +43,7 @@ class RunState:
     """One run as the conductor knows it.
 
     Attributes:
-        member: the run's entry in the sweep.
         wanted: number of proposals to make.
-        state: state of the run.
         standing: progress in its journal.
         code: exit code of its process; None before it has ended.
         trouble: reason of a failure, in a line.
@@ -54,7 +52,7 @@ class RunState:
     member: Member
     wanted: int
     state: State
-    standing: RunStanding
+    standing: RunWatch
     code: int | None = None
     trouble: str = ""
 
@@ -111,25 +109,22 @@ class Conductor:
     ) -> None:
         """Read the state of all runs.
 
-        Args:
-            sweep: the runs.
-            jobs: most processes at once.
-            overrides: `--set` texts for every run, also for resumed ones.
-            socket: source of latencies of live judges; empty for recorded tables.
-            on_look: called a few times a second with the state of all runs.
+        At most `jobs` processes run at once. `overrides` are `--set` texts for every run, also for resumed ones;
+        `socket` is the source of latencies of live judges, empty for recorded tables; `on_look` gets the state of all
+        runs a few times a second.
 
         Raises:
             UserError: the configuration of a resumed run cannot be read.
         """
         self._sweep, self._jobs, self._overrides, self._socket, self._on_look = sweep, jobs, overrides, socket, on_look
-        self._followers = {m.label: Follower(sweep.folder(m)) for m in sweep.members}
         self._children: dict[str, _Child] = {}
         self._stops = 0
         self.states = [self._found(m) for m in sweep.members]
 
     def _found(self, member: Member) -> RunState:
         config = self._sweep.config(member, self._overrides)
-        standing = self._followers[member.label].look()
+        standing = RunWatch(self._sweep.folder(member))
+        standing.look()
         state = State.DONE if standing.finished(config) else State.WAITING
         return RunState(member, config.search.proposals, state, standing)
 
@@ -163,7 +158,7 @@ class Conductor:
             if child is None:
                 continue
             code = child.process.poll()  # before the look: a journal that has ended is read to its end
-            state.standing = self._followers[label].look()
+            state.standing.look()
             if self._stops:
                 state.state = State.STOPPING
                 child.stop() if self._stops == 1 else child.kill()

@@ -11,9 +11,9 @@ from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME
 from evolve.journal.packed import has_journal
 from evolve.journal.run_folder import SWEEP_FILE, write_whole
+from evolve.reports.run_watch import RunWatch
 from evolve.run import held_config
 from evolve.sweep.plan import Member
-from evolve.sweep.standing import Follower
 
 FORMAT = 1
 
@@ -53,7 +53,9 @@ class Sweep:
         found = {}
         for member in self.members:
             config = self.config(member, overrides)
-            if not Follower(self.folder(member)).look().finished(config):
+            watch = RunWatch(self.folder(member))
+            watch.look()
+            if not watch.finished(config):
                 found[member.label] = config
         return found
 

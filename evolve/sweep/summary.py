@@ -32,8 +32,6 @@ class RunLine:
     """One run.
 
     Attributes:
-        state: state of the run.
-        wanted: number of proposals to make.
         judged_on: description of its judge: workload, setting, table or GPU. Only scores of runs with equal
             descriptions can be compared.
         winner: proposal that the holdout picked; None without a score.
@@ -79,7 +77,6 @@ class Variant:
     """The runs of one variant that have a winner and equal judges.
 
     Attributes:
-        runs: number of runs.
         unfinished: number of those that have not made all their proposals.
         figures: spread by name: shares of the oracle's gain, regressions on both splits, spending.
     """
@@ -136,7 +133,7 @@ def _line(sweep: Sweep, state: RunState) -> RunLine:
             rows = journal.select("SELECT key, value FROM meta ORDER BY key")
             meta = {r["key"]: r["value"] for r in rows if r["key"] not in NOT_THE_JUDGES}
             tables, own = journal.select(_LOOK_UPS)[0]
-            look_ups = int(own) + tables * (s.winner_train.shapes if s.winner_train else 0)
+            look_ups = int(own) + tables * (s.winner.train.shapes if s.winner else 0)
     except UserError:
         pass  # not begun, or killed at its start: a line without figures
     return RunLine(
@@ -149,9 +146,9 @@ def _line(sweep: Sweep, state: RunState) -> RunLine:
         proposals=s.done,
         wanted=state.wanted,
         judged_on=meta,
-        winner=s.winner,
-        train=s.winner_train,
-        holdout=s.winner_holdout,
+        winner=s.winner.id if s.winner else None,
+        train=s.winner.train if s.winner else None,
+        holdout=s.winner.holdout if s.winner else None,
         spending=s.spending,
         look_ups=look_ups,
     )

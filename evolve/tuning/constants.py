@@ -41,10 +41,8 @@ class Fitted:
     """A program with fitted constants.
 
     Attributes:
-        source: its text.
         before: training score with its own constants.
         after: training score with the fitted ones.
-        tunables: number of tunable constants.
         evaluations: decision tables that were scored.
         distinct: number of distinct ones among them.
         look_ups: latencies looked up: training shapes times evaluations.

@@ -39,7 +39,6 @@ class Tunable:
         position: index in `evaluators.language.literals.literals` of the program.
         value: number in the text; its type stays.
         low: smallest value, above 0.
-        high: largest value.
     """
 
     position: int

@@ -11,6 +11,7 @@ import pytest
 from agent_runs import Answer, agent_config, calls, climbing, journal, last_tool, modelled, program, rule, run
 from conftest import SMALL_TABLE, require_sandbox
 from llm_server import reply
+from small_search import Killed
 
 from evaluators.data.status import Status
 from evaluators.data.workloads import Split, Weighting
@@ -141,10 +142,6 @@ def test_a_stalled_expedition_is_given_a_diagnosis(tmp_path: Path, small: Judge)
     assert "It never splits." in said and "Direction 3: c" in said
     asked = next(r for r in script.requests if "tools" not in r)
     assert "draft 2" in asked["messages"][0]["content"]
-
-
-class Killed(Exception):
-    """Stands for the end of the process."""
 
 
 @pytest.mark.parametrize("at_write", [0, 1, 2, 5, 9, 14])

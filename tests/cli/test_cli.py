@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -377,19 +375,6 @@ def test_configs_that_ship_are_valid(evosplit: Command, path: Path) -> None:
 def test_record_dry_run_needs_no_gpu(evosplit: Command) -> None:
     result = evosplit("record", "--dry-run", "--part", "1/2")
     assert result.code == 0 and "756 shapes" in result.out and "GPU minutes and 2." in result.out and "MB" in result.out
-
-
-HEAVY = ("openevolve", "openai", "torch", "pandas", "numpy", "matplotlib", "pydantic", "optuna", "scipy", "sqlite3")
-
-
-def test_help_imports_nothing_heavy() -> None:
-    # How long it takes is measured by scripts/bench/bench_cli.py.
-    code = (
-        "import sys; sys.argv = ['evosplit', '--help']\nfrom evolve.cli import main\n"
-        f"try: main()\nfinally: print(sorted(set(sys.modules) & set({HEAVY})), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr.strip().splitlines()[-1] == "[]"
 
 
 def test_a_learners_share_stands_beside_the_oracles_where_it_was_studied() -> None:

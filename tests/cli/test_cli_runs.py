@@ -169,6 +169,8 @@ def test_an_edited_configuration_is_refused(finished_run: FinishedRun, evosplit:
     config.write_text(before.replace("islands: 2", "islands: 3"))
     result = evosplit("run", "--resume", "copy", "--set", "search.proposals=5")
     assert result.code == 2 and "search.islands is 3 now, the run began with 2" in result.err
+    config.write_text("search: 5\n")
+    assert f"hint: remove {Path('runs', 'copy', 'config.yaml')}: " in evosplit("run", "--resume", "copy").err
     config.write_text(before.replace("proposals: 4", "proposals: 5"))
     assert evosplit("run", "--resume", "copy").code == 0
 

@@ -179,6 +179,13 @@ def test_without_a_gpu_verbs_say_what_is_missing(evosplit: Command, tmp_path: Pa
     assert "pip install 'evosplit[gpu" in result.err and "Traceback" not in result.err
 
 
+@pytest.mark.parametrize("cache", ["layer", "hot"])
+def test_settings_that_say_otherwise_of_the_cache_are_refused(evosplit: Command, cache: str) -> None:
+    arguments = ("--model", "llama-3.1-8b", "--setting", f"fa3_fwd-metadata-{cache}", "--dry-run")
+    result = evosplit("tpot", THREE, *arguments)
+    assert result.code == 2 and "--setting fa3_fwd-metadata-cold" in result.err
+
+
 def test_dry_run_states_memory(evosplit: Command) -> None:
     result = evosplit("tpot", THREE, "--model", "llama-3.1-70b", "--tp", "8", "--dry-run", "--json")
     assert result.code == 0 and result.json["weight_gib"] == pytest.approx(16.2)

@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TABLES, Command, FinishedRun, seed
-from dashboard_runs import HOSTILE, write_run
+from conftest import ROOT, Command, FinishedRun
+from dashboard_runs import write_run
 from jsonschema import Draft202012Validator
 
 from evaluators.judge.judge import Judge
@@ -31,19 +31,6 @@ from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME, open_journal
 from evolve.journal.run_folder import summarise
 from evolve.reports.plain_text import rationale_of
-
-TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
-
-
-@pytest.fixture(scope="module")
-def small(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> RunReader:
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    return RunReader(write_run(folder, judge, TABLE, seed("fa3_stock"), hostile=HOSTILE))
-
-
-@pytest.fixture(scope="module")
-def finished(finished_run: FinishedRun) -> RunReader:
-    return RunReader(finished_run.folder)
 
 
 def test_the_schema_is_the_one_in_the_repository() -> None:
@@ -159,7 +146,7 @@ def test_timeline_lanes_do_not_overlap(finished: RunReader) -> None:
 
 
 def test_how_a_run_ended(judge: Judge, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "half", judge, TABLE, seed("fa3_stock"), finished=False)
+    folder = write_run(tmp_path / "half", judge, finished=False)
     for ended, state in (("", "broken off"), ("interrupted", "interrupted"), ("budget.usd: spent", "stopped")):
         with open_journal(folder, read_only=False) as journal:
             journal.set_meta("ended", ended)
@@ -191,7 +178,7 @@ def test_the_first_sentence_of_an_answer(answer: str, sentence: str) -> None:
 
 
 def test_unfinished_runs_are_read_as_they_stand(judge: Judge, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "half", judge, TABLE, seed("fa3_stock"), finished=False)
+    folder = write_run(tmp_path / "half", judge, finished=False)
     reader = RunReader(folder)
     found = overview(reader, None)
     assert (found["state"], found["proposals"], found["under_way"]) == ("stopped", 6, 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser_page import VIEWS, WAIT_MS, serving, watch
-from conftest import ON_SMALL, PATIENCE_S, ROOT, TABLES, seed
+from conftest import ON_SMALL, PATIENCE_S, ROOT
 from dashboard_runs import write_run
 from journal_edits import rewrite
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
-TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 
 SAYS = "() => document.querySelector('main').innerText"
 
@@ -82,7 +81,7 @@ def test_every_open_view_follows_a_real_run(browser: Browser, tmp_path: Path) ->
 
 
 def test_the_state_of_a_run_is_told(browser: Browser, judge: Judge, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "half", judge, TABLE, seed("fa3_stock"), finished=False)
+    folder = write_run(tmp_path / "half", judge, finished=False)
     rewrite(  # as if it had begun one and a half hours ago
         folder,
         "UPDATE proposals SET asked_at = asked_at - 5400",
@@ -117,7 +116,7 @@ def test_a_page_opened_before_anything_was_asked_fills_itself(browser: Browser, 
 
 
 def test_compare_asks_for_nothing_that_does_not_exist(browser: Browser, judge: Judge, tmp_path: Path) -> None:
-    done = write_run(tmp_path / "done", judge, TABLE, seed("fa3_stock"))
+    done = write_run(tmp_path / "done", judge)
     young = tmp_path / "young"
     young.mkdir()
     with open_journal(young, read_only=False) as journal, serving(Hub([done, young], None)) as server:
@@ -133,7 +132,7 @@ def test_compare_asks_for_nothing_that_does_not_exist(browser: Browser, judge: J
 
 
 def test_a_view_that_failed_recovers_with_the_server(browser: Browser, judge: Judge, tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "small", judge, TABLE, seed("fa3_stock"))
+    folder = write_run(tmp_path / "small", judge)
     watched = watch(browser)
     with serving(Hub([folder], None)) as server:
         watched.open(server.url)

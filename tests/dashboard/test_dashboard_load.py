@@ -8,36 +8,31 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from conftest import TABLES, seed
+from browser_page import serving
 from dashboard_runs import write_run
 
 from evaluators.judge.judge import Judge
 from evolve.dashboard.hub import Hub
 from evolve.dashboard.server import MOST_CONNECTIONS, DashboardServer
 
-TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 INDEX = b"GET /api/index HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
 def folder(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("served") / "small", judge, TABLE, seed("fa3_stock"), finished=False)
+    return write_run(tmp_path_factory.mktemp("served") / "small", judge, finished=False)
 
 
 @pytest.fixture
 def server(folder: Path) -> Iterator[DashboardServer]:
-    made = DashboardServer(Hub([], folder.parent), "127.0.0.1", 0)
-    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with serving(Hub([], folder.parent)) as made:
+        yield made
 
 
 def status(port: int, request: bytes = INDEX) -> int:

@@ -11,24 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, TABLES, Command, FinishedRun, seed
-from dashboard_runs import HOSTILE, write_run
+from conftest import ROOT, Command, FinishedRun
 
 from evaluators.data.status import Status
-from evaluators.judge.judge import Judge
 from evolve.dashboard.page import MODULES, VENDORED, page, policy, script, static, style
 from evolve.dashboard.report import block, pack_candidates, report
 from evolve.dashboard.views.candidate import candidate, candidates
 from evolve.dashboard.views.reader import RunReader
 from evolve.dashboard.views.shapes import recording_of
-
-TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
-
-
-@pytest.fixture(scope="module")
-def small(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> RunReader:
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    return RunReader(write_run(folder, judge, TABLE, seed("fa3_stock"), hostile=HOSTILE))
 
 
 def unblock(text: str) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TABLES, Command, seed
+from browser_page import serving
+from conftest import Command
 from dashboard_runs import write_run
 
 from evaluators.data.evaluation import Evaluation
@@ -23,24 +23,19 @@ from evolve.errors import UserError
 from evolve.journal.journal import open_journal
 from evolve.proposal import Response
 
-TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
-
 
 @pytest.fixture(scope="module")
 def folder(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("served")
     (runs / "secret.txt").write_text("secret")
-    return write_run(runs / "small", judge, TABLE, seed("fa3_stock"), finished=False)
+    return write_run(runs / "small", judge, finished=False)
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[DashboardServer]:
-    made = DashboardServer(Hub([], folder.parent), "127.0.0.1", 0)
-    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    made.hub.names()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with serving(Hub([], folder.parent)) as made:
+        made.hub.names()
+        yield made
 
 
 def get(server: DashboardServer, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
@@ -144,7 +139,7 @@ def test_documents_travel_compressed_where_that_is_understood(server: DashboardS
 
 def test_changes_are_what_a_reader_does_not_know(judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evolve.dashboard.hub.LOOK_EVERY_S", 0.0)
-    folder = write_run(tmp_path / "live", judge, TABLE, seed("fa3_stock"), finished=False)
+    folder = write_run(tmp_path / "live", judge, finished=False)
     run = FollowedRun(folder)
     change = run.changes(999, "")
     assert change is not None and change["since"] == change["settled"] == 7
@@ -188,7 +183,7 @@ def test_runs_that_start_later_appear(judge: Judge, tmp_path: Path, monkeypatch:
     monkeypatch.setattr("evolve.dashboard.hub.LOOK_EVERY_S", 0.0)
     hub = Hub([], tmp_path)
     assert hub.names() == []
-    write_run(tmp_path / "later", judge, TABLE, seed("fa3_stock"))
+    write_run(tmp_path / "later", judge)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "journal.sqlite").write_text("not a journal")
     assert hub.names() == ["later"]

@@ -10,8 +10,8 @@ import statistics
 from pathlib import Path
 
 import pytest
-from conftest import TABLES, FinishedRun, require_sandbox, seed
-from dashboard_runs import HOSTILE, write_judged, write_live, write_run, write_several
+from conftest import TABLES, require_sandbox, seed
+from dashboard_runs import write_judged, write_live, write_several
 from jsonschema import Draft202012Validator
 
 from evaluators.data.contract import Decision
@@ -31,19 +31,6 @@ from evolve.dashboard.views.recorded_table import RecordedTable
 from evolve.dashboard.views.shapes import recording_of, shapes
 from evolve.dashboard.views.timeline import timeline
 from evolve.journal.journal import open_journal
-
-TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
-
-
-@pytest.fixture(scope="module")
-def small(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> RunReader:
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    return RunReader(write_run(folder, judge, TABLE, seed("fa3_stock"), hostile=HOSTILE))
-
-
-@pytest.fixture(scope="module")
-def finished(finished_run: FinishedRun) -> RunReader:
-    return RunReader(finished_run.folder)
 
 
 @pytest.fixture(scope="module")

@@ -31,15 +31,9 @@ from export_cases import (
 from jsonschema import Draft202012Validator
 from stand_trees import FILES, git, make_tree
 
-import evolve.export.bundle.drop_in
 import evolve.export.bundle.plan
-import evolve.export.bundle.plan_python
 import evolve.export.distill.search
-import evolve.export.evidence.evidence
-import evolve.export.evidence.harm
-import evolve.export.proof.call_chain
 import evolve.export.proof.equivalence
-import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
 import evolve.export.targets.targets
 from evaluators.language.cpp.compiler import find_compiler

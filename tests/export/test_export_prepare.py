@@ -11,6 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import Command
@@ -26,16 +27,7 @@ from export_cases import (
 )
 from stand_trees import git, make_tree
 
-import evolve.export.bundle.drop_in
-import evolve.export.bundle.plan
-import evolve.export.bundle.plan_python
-import evolve.export.distill.search
 import evolve.export.evidence.evidence
-import evolve.export.evidence.harm
-import evolve.export.proof.call_chain
-import evolve.export.proof.equivalence
-import evolve.export.proof.fa4_chain
-import evolve.export.proof.monotone
 import evolve.export.targets.targets
 from evaluators.data.workloads import WORKLOADS
 from evaluators.language.cpp.compiler import find_compiler
@@ -107,20 +99,25 @@ def test_a_rule_over_the_longest_sequence_adds_a_reduction_and_says_so(export: C
     assert "one warp reduction and one atomic" in (tmp_path / "out" / "PR_BODY.md").read_text()
 
 
-@pytest.mark.usefixtures("unjudged")
-def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -> None:
-    result = export(BY_BATCH, "vllm")
+def patched_vllm(export: Command, program: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Text of the patched file, and its rule alone: the file imports vLLM where it is a real one."""
+    result = export(program, "vllm")
     assert result.code == 0, result.err
-    work = tmp_path / "work"
-    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
-    git(work, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
+    work = folder / "work"
+    git(folder, "clone", "-q", str(folder / "tree"), str(work))
+    git(work, "am", "-q", str(folder / "out" / "0001-num-splits.patch"))
     text = (work / "vllm/v1/attention/backends/flash_attn.py").read_text()
-    scope: dict[str, object] = {}
-    # Without the rest of the file, which imports vLLM where the tree is a real one.
+    scope: dict[str, Any] = {}
     (function,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_num_splits_for_cuda_graph"]
     exec(ast.unparse(function), scope)
+    return text, scope
+
+
+@pytest.mark.usefixtures("unjudged")
+def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -> None:
+    text, scope = patched_vllm(export, BY_BATCH, tmp_path)
     rule = scope["_num_splits_for_cuda_graph"]
-    assert [rule(b, 8, 1, 128, 32) for b in (1, 7, 8)] == [32, 32, 2]  # type: ignore[operator]
+    assert [rule(b, 8, 1, 128, 32) for b in (1, 7, 8)] == [32, 32, 2]
     # The number of sequences, padded as the graph is; what was not measured keeps the constant.
     wanted = ("num_reqs", "self.num_heads_q", "self.aot_sliding_window == (-1, -1)", "self.headdim == 128")
     assert not [part for part in wanted if part not in "".join(changed_lines(tmp_path / "out"))]
@@ -129,7 +126,7 @@ def test_vllm_gets_a_count_per_captured_batch(export: Command, tmp_path: Path) -
     cuda = SimpleNamespace(get_device_name=names.__getitem__)
     scope |= {"functools": functools, "torch": SimpleNamespace(device=str, cuda=cuda)}
     exec(ast.unparse(asks), scope)
-    assert [scope["_is_measured_gpu"](device) for device in names] == [True, False]  # type: ignore[operator]
+    assert [scope["_is_measured_gpu"](device) for device in names] == [True, False]
     assert "and _is_measured_gpu(self.device)" in "".join(changed_lines(tmp_path / "out"))
     assert not re.search("num_actual_tokens|capture_sizes", "".join(changed_lines(tmp_path / "out")))
     body = (tmp_path / "out" / "PR_BODY.md").read_text()
@@ -164,17 +161,8 @@ def schedule(shape, gpu):
 
 @pytest.mark.usefixtures("unjudged")
 def test_a_rule_over_the_capacity_gets_max_model_len(export: Command, tmp_path: Path) -> None:
-    result = export(BY_CAPACITY, "vllm")
-    assert result.code == 0, result.err
-    work = tmp_path / "work"
-    git(tmp_path, "clone", "-q", str(tmp_path / "tree"), str(work))
-    git(work, "am", "-q", str(tmp_path / "out" / "0001-num-splits.patch"))
-    text = (work / "vllm/v1/attention/backends/flash_attn.py").read_text()
-    scope: dict[str, object] = {}
-    (function,) = [n for n in ast.parse(text).body if getattr(n, "name", "") == "_num_splits_for_cuda_graph"]
-    exec(ast.unparse(function), scope)
-    rule = scope["_num_splits_for_cuda_graph"]
-    assert [rule(8, 8, 1, 128, 32, n) for n in (1024, 1025)] == [2, 32]  # type: ignore[operator]
+    rule = patched_vllm(export, BY_CAPACITY, tmp_path)[1]["_num_splits_for_cuda_graph"]
+    assert [rule(8, 8, 1, 128, 32, n) for n in (1024, 1025)] == [2, 32]
     assert "self.model_config.max_model_len," in "".join(changed_lines(tmp_path / "out"))
     assert "max_model_len, the longest sequence" in (tmp_path / "out" / "PR_BODY.md").read_text()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import csv
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Command
+from conftest import ROOT, Command, load_script
 from export_cases import (
     CARD,
     FA4_DECODE_WORDS,
@@ -23,19 +22,9 @@ from export_cases import (
     changed_lines,
     two_lengths,
 )
-from stand_trees import git, make_tree
+from stand_trees import altered_tree, git
 
-import evolve.export.bundle.drop_in
-import evolve.export.bundle.plan
-import evolve.export.bundle.plan_python
-import evolve.export.distill.search
-import evolve.export.evidence.evidence
-import evolve.export.evidence.harm
-import evolve.export.proof.call_chain
-import evolve.export.proof.equivalence
 import evolve.export.proof.fa4_chain
-import evolve.export.proof.monotone
-import evolve.export.targets.targets
 from evolve.export.patch.guard import fall_through
 from evolve.export.patch.header import with_includes
 
@@ -89,10 +78,8 @@ def test_fa4_splits_ragged_batches_by_their_lengths(
 
 def test_another_formula_of_fa4_is_found_out(export: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two_lengths(evolve.export.proof.fa4_chain, monkeypatch)
-    tree = make_tree(tmp_path / "tree", "fa4", stand_in=True)
-    file = tree / "flash_attn" / "cute" / "prepare_scheduler.py"
-    file.write_text(file.read_text().replace("0.001, 1.1", "0.5, 1.1"))
-    git(tree, "commit", "-qam", "Another margin")
+    file = "flash_attn/cute/prepare_scheduler.py"
+    tree = altered_tree(tmp_path / "tree", "fa4", file, "0.001, 1.1", "0.5, 1.1")
     result = export(THREE_BLOCKS, "fa4", "--unmeasured", tree=tree)
     assert result.code == 2 and "blocks per split" in result.err and not (tmp_path / "out").exists()
 
@@ -123,10 +110,8 @@ def schedule(shape, gpu):
 
 
 def test_fa4_with_other_tiles_is_found_out(export: Command, tmp_path: Path) -> None:
-    tree = make_tree(tmp_path / "tree", "fa4", stand_in=True)
-    file = tree / "flash_attn" / "cute" / "interface.py"
-    file.write_text(file.read_text().replace("FwdConfig(128, 128)", "FwdConfig(128, 64)"))
-    git(tree, "commit", "-qam", "Other tiles")
+    file = "flash_attn/cute/interface.py"
+    tree = altered_tree(tmp_path / "tree", "fa4", file, "FwdConfig(128, 128)", "FwdConfig(128, 64)")
     result = export(THREE_BLOCKS, "fa4", "--unmeasured", tree=tree)
     assert result.code == 2 and "the mirror" in result.err and not (tmp_path / "out").exists()
 
@@ -166,10 +151,7 @@ def test_the_unit_test_runs_on_every_fork(export: Command, tmp_path: Path, targe
 
 
 def test_the_benchmark_times_the_targets_own_kernel() -> None:
-    spec = importlib.util.spec_from_file_location("bench_repro", ROOT / "kernels" / "bench_repro.py")
-    assert spec and spec.loader
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = load_script(ROOT / "kernels" / "bench_repro.py")
     rows = (
         ("fa3_fwd-metadata-cold", 0),
         ("fa3_fwd-metadata-cold", 1),

@@ -22,18 +22,12 @@ from export_cases import (
     VLLM_MORE,
     changed_lines,
 )
-from stand_trees import FILES, git, make_tree
+from stand_trees import FILES, altered_tree, git, make_tree
 
-import evolve.export.bundle.drop_in
 import evolve.export.bundle.plan
-import evolve.export.bundle.plan_python
 import evolve.export.distill.search
 import evolve.export.evidence.evidence
 import evolve.export.evidence.harm
-import evolve.export.proof.call_chain
-import evolve.export.proof.equivalence
-import evolve.export.proof.fa4_chain
-import evolve.export.proof.monotone
 import evolve.export.targets.targets
 from evaluators.data.contract import Gpu
 from evaluators.data.workloads import WORKLOADS
@@ -88,10 +82,8 @@ def test_a_rule_that_makes_another_mode_slower_is_refused(export: Command, tmp_p
 @pytest.mark.slow
 def test_a_caller_that_decides_otherwise_stops_the_export(export: Command, tmp_path: Path) -> None:
     """The mirror says what the target launches; a tree with other tiles would make its table wrong."""
-    tree = make_tree(tmp_path / "tree", "fa3", stand_in=True)
-    path = tree / "hopper/flash_api.cpp"
-    path.write_text(path.read_text().replace("(loaded + kBlockN - 1) / kBlockN", "loaded / kBlockN"))
-    git(tree, "commit", "-q", "-a", "-m", "Round down")
+    up, down = "(loaded + kBlockN - 1) / kBlockN", "loaded / kBlockN"
+    tree = altered_tree(tmp_path / "tree", "fa3", "hopper/flash_api.cpp", up, down)
     result = export(THREE_BLOCKS, "fa3", tree=tree)
     assert (result.code, "hopper/flash_api.cpp decides" in result.err) == (2, True), result.err
     assert not (tmp_path / "out").exists()
@@ -163,10 +155,8 @@ def test_a_tree_without_the_anchor_is_left_alone(export: Command, tmp_path: Path
 
 
 def test_another_signature_is_named(export: Command, tmp_path: Path) -> None:
-    tree = make_tree(tmp_path / "tree", "fa3")
-    path = tree / "hopper/heuristics.h"
-    path.write_text(path.read_text().replace("int total_mblocks, int num_SMs", "int num_SMs, int total_mblocks"))
-    git(tree, "commit", "-q", "-a", "-m", "Swap")
+    own, swapped = "int total_mblocks, int num_SMs", "int num_SMs, int total_mblocks"
+    tree = altered_tree(tmp_path / "tree", "fa3", "hopper/heuristics.h", own, swapped, stand_in=False)
     result = export(THREE_BLOCKS, "fa3", tree=tree)
     assert result.code == 2
     assert "found num_splits_heuristic(int num_SMs, int total_mblocks" in result.err

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 H100_SXM = "NVIDIA H100 80GB HBM3"
 
 
 @pytest.fixture
-def domain() -> Iterator[ModuleType]:
-    name = "plugin_domain"
-    spec = importlib.util.spec_from_file_location(name, ROOT / "kernels" / "server_plugin" / "domain.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[name]
+def domain() -> ModuleType:
+    return load_script(ROOT / "kernels" / "server_plugin" / "domain.py")
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,6 @@ from evolve.export.patch.candidates import find_search
 from evolve.export.patch.queue_rule import QueueLoop, find_queue, most_blocks
 from evolve.export.targets.targets import TARGETS
 
-CERTIFICATES = ROOT / "results" / "certificates"
-
 
 def judged(path: str, target: str, head: str = "") -> tuple[Program, list[Row]]:
     """A program, with lines put in front of its rule for blocks, and its rows in metadata mode."""

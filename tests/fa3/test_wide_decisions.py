@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import lzma
 import random
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 from evaluators.data.contract import Cache, Decision, DecodeShape, Gpu, Mode, Setting
 from evaluators.fa3 import dispatch
@@ -148,11 +147,7 @@ def test_names_of_readings_are_read_back(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("read_decisions", ROOT / "scripts" / "read_decisions.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "scripts" / "read_decisions.py")
 
 
 def test_the_read_back_names_the_tile_that_a_wrong_mirror_lacks(

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
 if TYPE_CHECKING:
     from evaluators.sandbox.native import NativeCompiler
@@ -160,8 +160,10 @@ def kept_inputs() -> list[bytes]:
 
 def starting_points() -> list[str]:
     """Seeds and hostile programs."""
-    paths = [*sorted((ROOT / "seeds").glob("*.py")), *sorted((ROOT / "tests/hostile").glob("*.py"))]
-    return [path.read_text(encoding="utf-8") for path in paths]
+    from attacks import WRITTEN
+
+    seeds = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "seeds").glob("*.py"))]
+    return [*seeds, *(attack.source for attack in WRITTEN)]
 
 
 def main() -> int:

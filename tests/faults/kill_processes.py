@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -72,11 +73,10 @@ def cpu_seconds(pid: int) -> float:
 def children(pid: int) -> list[int]:
     """Processes started by a process."""
     found: list[int] = []
-    try:
+    with suppress(OSError):  # the process has ended
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
-    except OSError:
-        pass
+            with suppress(OSError):  # a thread that has just ended
+                found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 

@@ -25,10 +25,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+
+from kill_processes import children
 
 from evaluators.data.workloads import Weighting
 from evaluators.judge.judge import Judge, open_judge
@@ -96,15 +97,6 @@ def resident_mb() -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def children() -> list[int]:
-    """Processes that this one started or inherited."""
-    found: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # a thread that has just ended
-            found += [int(pid) for pid in (task / "children").read_text().split()]
-    return found
-
-
 def children_cpu_s() -> float:
     """CPU time of sandbox processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -157,7 +149,7 @@ def search(config: RunConfig, judge: Judge, folder: Path) -> list[Row]:
                 used,
                 children_cpu_s() - in_children,
                 progress.failures,
-                len(children()),
+                len(children(os.getpid())),
                 reference,
             )
         )
@@ -254,7 +246,7 @@ def main() -> int:
         rows = search(config, judge, folder)
         if len(rows) < 3:
             parser.error(f"fewer than {3 * EVERY} proposals in {options.minutes} minutes")
-        left = children()
+        left = children(os.getpid())
         statuses = summarise(folder).statuses
         sizes = program_bytes(folder)
         journal_mb = sum(p.stat().st_size for p in folder.glob(f"{FILE_NAME}*")) / 2**20

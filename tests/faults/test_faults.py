@@ -19,7 +19,15 @@ from small_search import content, run
 
 from evolve.errors import EXIT_MISSING, EXIT_USAGE, UserError
 from evolve.journal.journal import FILE_NAME, Journal
-from evolve.journal.run_folder import LOCK_FILE, find_run, is_running, new_run_folder, summarise, write_whole
+from evolve.journal.run_folder import (
+    LOCK_FILE,
+    find_run,
+    is_running,
+    new_run_folder,
+    run_folders,
+    summarise,
+    write_whole,
+)
 
 ENV = {**os.environ, "PYTHONPATH": PYTHONPATH}
 
@@ -75,8 +83,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "from evolve.cli import main; main()"
+def command(*arguments: object, first: str = "") -> subprocess.CompletedProcess[str]:
+    code = f"{first}\nfrom evolve.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)], env=ENV, capture_output=True, text=True, timeout=PATIENCE_S
     )
@@ -88,6 +96,26 @@ def test_a_full_disk_under_the_real_command(small_disk: Path) -> None:
     assert ended.returncode == EXIT_MISSING, ended.stderr
     assert "No space left" in ended.stderr or "full" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14))"
+"""No file of the process may become larger than 16 KiB: its writes end as on a full disk."""
+
+
+def test_no_torn_file_stays_where_the_disk_is_full(finished_run: FinishedRun, tmp_path: Path) -> None:
+    ended = command("run", ROOT / "configs/quickstart.yaml", "--set", f"runs_dir={tmp_path}", first=SMALL_FILES)
+    error = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert ended.returncode == EXIT_MISSING and len(error) == 1 and "too large" in error[0] and "[(" not in error[0]
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != LOCK_FILE]
+    ended = command("report", finished_run.folder, "-o", tmp_path / "page.html", first=SMALL_FILES)
+    assert ended.returncode == EXIT_USAGE and "too large" in ended.stderr and not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered_hides_no_run(finished_run: FinishedRun, tmp_path: Path) -> None:
+    folder = copied(finished_run, tmp_path)
+    (tmp_path / "runs" / "theirs").mkdir(mode=0)
+    assert run_folders(tmp_path / "runs") == [folder]
 
 
 def test_a_journal_that_grows_past_its_limit(tmp_path: Path) -> None:
@@ -225,15 +253,18 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["best.py"]
 
 
-def test_faults_without_a_journal_are_no_tracebacks(evosplit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("where", ["somewhere", None])  # a file that is written to does not tell its name
+def test_faults_without_a_journal_are_no_tracebacks(
+    evosplit: Command, monkeypatch: pytest.MonkeyPatch, where: str | None
+) -> None:
     import evolve.cli.show
 
     def broken(*_: object, **__: object) -> int:
-        raise OSError(errno.EIO, "Input/output error", "somewhere")
+        raise OSError(errno.EIO, "Input/output error", where)
 
     monkeypatch.setattr(evolve.cli.show, "ls_command", broken)
     result = evosplit("ls")
-    assert result.code == EXIT_MISSING and "Input/output error" in result.err and "Traceback" not in result.err
+    assert result.code == EXIT_MISSING and result.err.startswith(f"error: {where or 'output'}: Input/output error\n")
 
 
 def test_damaged_files_are_told_or_do_no_harm(finished_run: FinishedRun, tmp_path: Path) -> None:

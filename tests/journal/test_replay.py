@@ -42,7 +42,7 @@ def warm(one_judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "draw_speedups", lambda *_, **__: None)
 
 
-def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path, tmp_path: Path) -> None:
+def test_a_run_comes_out_the_same(evosplit: Command, recorded: Path) -> None:
     shutil.rmtree(recorded / "table")  # a recording that ships without its table finds the one that ships
     result = evosplit("replay", recorded, "--json")
     assert result.code == 0, result.err

@@ -122,6 +122,7 @@ def test_evaluate_takes_several_tables(evosplit: Command) -> None:
     [
         (["--table", "none"], "none does not exist"),
         (["--table", STATIC, "--objective", "best"], "judge.objective: Input should be 'worst', 'mean' or 'tokens'"),
+        (["--table", STATIC, "--objective", "mean"], "--objective mean combines the scores of several tables"),
         (["--set", f"judge.table={STATIC}", "--set", f"judge.tables=[{METADATA}]"], "only one of them"),
     ],
 )

@@ -128,7 +128,7 @@ def test_marks() -> None:
     assert math.isclose(OffGrid(9, 0.0, 0.1, True).as_json()["speedup_beside"], math.exp(0.1))  # type: ignore[arg-type]
 
 
-def test_evaluate_says_it(evosplit: Command, tmp_path: Path) -> None:
+def test_evaluate_says_it(evosplit: Command) -> None:
     require_sandbox()
     found = evosplit("evaluate", "seeds/waves_metadata.py", "--json").json
     (reach,) = found["reach"]

@@ -5,13 +5,12 @@ The coverage-guided fuzzer itself runs in `make fuzz`.
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
-from types import ModuleType
 
 import pytest
-from conftest import ROOT, examples
+from attacks import ATTACKS
+from conftest import ROOT, examples, load_script
 from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
 
@@ -20,15 +19,7 @@ from evaluators.language.gate import parse_program
 SCRIPT = ROOT / "tests" / "faults" / "fuzz_gate.py"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz_gate", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-FUZZ = load()
+FUZZ = load_script(SCRIPT)
 STARTS = FUZZ.starting_points()
 edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(FUZZ.TOKENS)), min_size=1, max_size=6)
 
@@ -58,9 +49,14 @@ def test_the_checks_find_a_hole(monkeypatch: pytest.MonkeyPatch) -> None:
     parse_program.cache_clear()
     monkeypatch.setattr(evaluators.language.gate, "check", lambda tree, source: ())
     try:
-        for attack in ("gate_annotation", "gate_lambda", "file_read", "answer_disguise"):
+        for attack in (
+            "runs code in an annotation",
+            "runs code in a lambda",
+            "reads a file of the user",
+            "answers with an object that claims to be an int",
+        ):
             with pytest.raises(FUZZ.Hole):
-                FUZZ.check_program((ROOT / "tests" / "hostile" / f"{attack}.py").read_text(encoding="utf-8"))
+                FUZZ.check_program(ATTACKS[attack].source)
     finally:
         parse_program.cache_clear()  # what passed the broken gate is remembered
 

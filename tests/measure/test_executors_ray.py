@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PYTHONPATH, Command
+from conftest import PATIENCE_S, PYTHONPATH, Command
 from executor_contract import BENCH, COLD, ExecutorContract, job, measured, shapes
 
 from evaluators.measure.errors import MeasureError, MeasureErrorKind
@@ -103,6 +103,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, list[Any], Pat
         shared.mkdir()
         monkeypatch.setenv("EVOSPLIT_SIMULATED", str(shared))
         monkeypatch.setenv("PYTHONPATH", PYTHONPATH)
+        monkeypatch.setenv("TMPDIR", folder)  # locks
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0})
         found = [cluster.add_node(num_cpus=1, num_gpus=1, env_vars={"EVOSPLIT_SIMULATED_NODE": name}) for name in "abc"]
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
@@ -119,19 +120,20 @@ def test_a_node_lost_amid_a_recording_costs_no_shape_and_doubles_none(
 ) -> None:
     cluster, workers, shared = nodes
     events: list[str] = []
-    limits = PoolLimits(answer_s=10.0, max_launches=32)
+    limits = PoolLimits(answer_s=PATIENCE_S, max_launches=32)
     seen: list[str] = []
 
-    def lose_a_node(progress: RecordingProgress) -> None:
+    def lose_node_b(progress: RecordingProgress) -> None:
         seen.append(progress.case_id)
-        if len(seen) == 20:
-            cluster.remove_node(workers[1], allow_graceful=False)
+        (shared / "hang").touch()  # the others wait, so that this result is node b's
+        if (shared / "hung").exists() and len(workers) == 3:
+            cluster.remove_node(workers.pop(1), allow_graceful=False)
 
     with closing(Pool(ray_executor(), [COLD], limits=limits, start_s=60.0, on_event=events.append)) as pool:
         uuids = {d.uuid for d in pool.devices}
         assert len(uuids) == 3
         left = record(
-            pool, "llama31-70b", COLD, tmp_path / "slices", folder=True, part=(0, 10), on_progress=lose_a_node
+            pool, "llama31-70b", COLD, tmp_path / "slices", folder=True, part=(0, 10), on_progress=lose_node_b
         )
     wanted = Counter(c.id for c in slice_cases("llama31-70b", COLD, (0, 10)))
     assert left == 0 and Counter(seen) == wanted
@@ -140,7 +142,7 @@ def test_a_node_lost_amid_a_recording_costs_no_shape_and_doubles_none(
     assert not [r for r in rows if "failed" in r]
     assert {r["device"]["uuid"] for r in rows if "device" in r} == uuids
     (lost,) = [s for s in pool.report() if s.lost]
-    assert any(" lost (" in e and lost.uuid in e for e in events)
+    assert "simulated-b" in lost.uuid and any(" lost (" in e and lost.uuid in e for e in events)
     assert len((shared / "executions.txt").read_text().splitlines()) >= len(wanted) + 3, "with three self-tests"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT, Command
+from conftest import ROOT, Command, load_script
 from simulated_gpu import SimulatedExecutor
 
 from evaluators.data.contract import LIVE_SETTINGS, Gpu, Setting
@@ -46,10 +45,7 @@ def test_held_out_models_are_held_out_whole() -> None:
 def test_the_script_records_what_it_can_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = importlib.util.spec_from_file_location("measure_mixed", ROOT / "results/models-mixed/measure.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(ROOT / "results/models-mixed/measure.py")
 
     def opened(executor: None, gpus: str, settings: list[Setting], **more: Any) -> Pool:
         if settings[0].provider == "vllm":

@@ -127,7 +127,7 @@ def test_a_later_session_finds_shapes_where_they_were_measured(simulated: Path) 
             assert uuid == "GPU-b"
 
 
-def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_lost_gpu_measured_keeps_its_ratio(simulated: Path) -> None:
     with closing(open_pool("GPU-a", "GPU-b")) as pool:
         source = PoolSource(pool, simulated / "latencies.db", COLD, client="run")
         source.prepare([(c, split(4)) for c in CASES])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 
 from evaluators.data.contract import Gpu
 from evaluators.data.device import DeviceRecord
@@ -26,13 +25,8 @@ DEVICE = DeviceRecord("simulated H100", "GPU-simulated", "0", "0", 132, 50 << 20
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("record_script", ROOT / "scripts" / "record_triton_decode.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+def script() -> ModuleType:
+    return load_script(ROOT / "scripts" / "record_triton_decode.py")
 
 
 class SimulatedTimer:

@@ -304,7 +304,7 @@ class TestLessons:
 
 
 @pytest.mark.slow
-def test_prompts_of_a_run_hold_its_lessons(evosplit: Command, tmp_path: Path) -> None:
+def test_prompts_of_a_run_hold_its_lessons(evosplit: Command) -> None:
     sets = ["--set", "search.proposals=5", "--set", "search.window=1", "--set", "search.islands=1"]
     assert evosplit("run", "configs/quickstart.yaml", *sets, "--set", "random_seed=1").code == 0
     shown: Callable[[int], str] = lambda index: evosplit("show", "last", index, "--prompt").out  # noqa: E731

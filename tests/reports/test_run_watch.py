@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import TABLES, Command, seed
+from conftest import Command
 from dashboard_runs import HOSTILE, write_run
 from rich.console import Console
 
@@ -20,8 +20,6 @@ from evolve.proposal import Response
 from evolve.reports.run_display import RunDisplay, clock
 from evolve.reports.run_watch import BARS, RunWatch, masked, sparkline
 from evolve.search.ledger import SearchProgress
-
-TABLE = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
 
 
 @dataclass
@@ -42,18 +40,19 @@ def shown(*, terminal: bool) -> Shown:
 
 @pytest.fixture
 def folder(judge: Judge, tmp_path: Path) -> Path:
-    return write_run(tmp_path / "half", judge, TABLE, seed("fa3_stock"), hostile=HOSTILE, finished=False)
+    return write_run(tmp_path / "half", judge, hostile=HOSTILE, finished=False)
 
 
 def test_a_watch_agrees_with_the_summary_and_reads_on(folder: Path) -> None:
     watch, summary = RunWatch(folder), summarise(folder)
     watch.look()
+    watch.look()  # reads nothing twice
     assert summary.best is not None and summary.leader is not None
-    assert watch.train is not None and watch.holdout is not None
-    assert (watch.train.id, watch.train.score) == (summary.leader.id, summary.leader.train.score)
-    assert watch.holdout.score == summary.best.holdout.score if summary.best.holdout else True
-    assert (watch.done, watch.under_way, dict(watch.statuses)) == (6, 1, summary.statuses)
-    assert (watch.tokens, watch.cost_usd) == (summary.spending.tokens, summary.spending.cost_usd)
+    assert watch.leader is not None and watch.winner is not None
+    assert (watch.leader.id, watch.leader.train) == (summary.leader.id, summary.leader.train)
+    assert (watch.winner.id, watch.winner.holdout) == (summary.best.id, summary.best.holdout)
+    assert (watch.seeds, watch.done, watch.under_way, dict(watch.statuses)) == (1, 6, 1, summary.statuses)
+    assert watch.spending == summary.spending
     assert watch.curve == sorted(watch.curve)
     with open_journal(folder, read_only=False) as journal:
         journal.answer(7, Response("late", "model"))

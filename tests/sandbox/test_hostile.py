@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, require_sandbox, seed
+from attacks import ATTACKS, Attack
+from conftest import require_sandbox, seed
 
 from evaluators.data.contract import SETTINGS, DecodeShape, Gpu
 from evaluators.data.evaluation import Evaluation
@@ -25,90 +26,11 @@ from evaluators.language.gate import ProgramRefused, parse_program
 from evaluators.sandbox.sandbox import Limits, Sandbox
 from evaluators.targets.fa3 import FA3
 
-HOSTILE = ROOT / "tests" / "hostile"
 LIMITS = Limits(time_s=0.2, memory_mb=192, time_tries=1)
 SETTING = SETTINGS["fa3_fwd-metadata-cold"]
 CANARY_TEXT = "canary-8c1f"
 SECRET = "secret-in-the-environment"
-PLAIN = "def schedule(shape, gpu):\n    return 1, None, 0\n"
 PR_SET_CHILD_SUBREAPER = 36
-
-
-@dataclass(frozen=True)
-class Attack:
-    """A hostile program with what must become of it; `again` is what a recheck must say."""
-
-    name: str
-    source: str
-    gate: frozenset[str]
-    sandbox: frozenset[str]
-    again: str
-
-
-def read_attack(path: Path) -> Attack:
-    source = path.read_text(encoding="utf-8")
-    head = dict(line[2:].split(": ", 1) for line in source.split("\n\n")[0].splitlines())
-    assert head["attack"], path
-    words = {key: frozenset(head[key].split(" or ")) for key in ("gate", "sandbox")}
-    return Attack(path.stem, source, words["gate"], words["sandbox"], head.get("again", ""))
-
-
-def made(name: str, source: str, gate: str, sandbox: str) -> Attack:
-    return Attack(name, source, frozenset(gate.split(" or ")), frozenset(sandbox.split(" or ")), "")
-
-
-def body(text: str) -> str:
-    return f"def schedule(shape, gpu):\n    {text}\n    return 1, None, 0\n"
-
-
-MADE = [
-    made("null byte", body("x = 1\0"), "syntax", "syntax"),
-    made("null byte in a comment", body("x = 1  # \0"), "syntax", "syntax"),
-    made("lone surrogate", body("x = 1  # \ud800"), "syntax", "raised"),
-    made("10 MB of comments", PLAIN + "# x\n" * 2_500_000, "syntax", "ok or memory"),
-    made("10 MB of statements", PLAIN + "x = 1\n" * 1_700_000, "syntax", "memory or timeout or crashed"),
-    made("10 MB in one line", PLAIN + "x = " + "1 + " * 2_500_000 + "1\n", "syntax",
-         "memory or raised or crashed or timeout"),
-    made("deep brackets", body(f"x = {'(' * 20_000}{')' * 20_000}"), "syntax", "raised or memory"),
-    made("deep lists", body(f"x = {'[' * 150}{']' * 150}"), "syntax", "ok"),
-    made("deep minus", body(f"x = {'-' * 30_000}1"), "syntax", "raised or memory"),
-    made("deep attributes", body(f"x = shape{'.batch' * 9_000}"), "syntax", "raised or memory"),
-    made("deep calls", body(f"x = abs{'(1)' * 15_000}"), "syntax", "raised or memory"),
-    made("deep sums", body(f"x = {'1+' * 30_000}1"), "syntax", "raised or memory"),
-    made("deep if", body("".join(f"\n{' ' * (i + 4)}if 1:" for i in range(90)) + f"\n{' ' * 99}x = 1"), "syntax", "ok"),
-    made("deep else if", body("if 1:\n        x = 1\n" + "    elif 1:\n        x = 1\n" * 2_000), "syntax",
-         "ok or raised"),
-    made("long number", body("x = " + "9" * 5_000), "syntax", "raised or forbidden"),
-    made("long hexadecimal number", body("x = 0x" + "f" * 5_000), "language", "ok"),
-    made("many names", body("\n    ".join(f"x{i} = {i}" for i in range(4_000))), "syntax or ok", "ok"),
-    made("long name", body("x" * 60_000 + " = 1"), "language", "ok"),
-    made("encoding cookie", "# -*- coding: utf-7 -*-\n# +AAo-import os\n" + PLAIN, "ok", "ok"),
-    made("byte order mark", "\ufeff" + PLAIN, "language or syntax", "ok or raised"),
-    made("other line ends", PLAIN.replace("\n", "\r"), "language or syntax", "ok"),
-    made("form feed", PLAIN.replace("    ", "\f    "), "language", "ok or raised"),
-    made("line separator", PLAIN + "# \u2028import os\n", "language", "ok"),
-    made("combining name", body("e\u0301x = 1"), "language", "ok or forbidden"),
-    made("empty", "", "language", "raised"),
-    made("only a comment", "# nothing\n", "language", "raised"),
-    made("tabs and spaces", "def schedule(shape, gpu):\n\tif 1:\n        return 1, None, 0\n", "syntax",
-         "raised or forbidden"),
-    made("type parameters", "def schedule[T: open('DROP_PATH', 'w')](shape, gpu):\n    return 1, None, 0\n",
-         "syntax or language", "raised or ok or forbidden"),
-    made("exception group", body("try:\n        x = 1\n    except* ValueError:\n        x = 2"), "language", "ok"),
-    made("type alias", "type Shapes = open('DROP_PATH', 'w')\n" + PLAIN, "syntax or language",
-         "raised or ok or forbidden"),
-    made("deep powers", body(f"x = {'2**' * 20_000}2"), "syntax", "raised or memory"),
-    made("deep lambdas", body(f"x = {'lambda:' * 9_000}1"), "syntax", "raised or memory"),
-    made("deep subscripts", body(f"x = shape{'[0]' * 20_000}"), "syntax", "raised or memory"),
-    made("deep f-strings", body("x = f'" + "{1!r:" * 99 + "}" * 99 + "'"), "syntax", "raised or forbidden"),
-    made("deep patterns", "match 1:\n    case " + "[" * 150 + "]" * 150 + ": pass\n" + PLAIN, "syntax or language",
-         "ok or raised"),
-    made("many targets", body("x = " * 15_000 + "1"), "syntax", "ok or raised or memory"),
-    made("long fraction", body("x = 0." + "3" * 60_000), "ok", "ok"),
-    made("text glued together", body("x = " + "'a' " * 15_000), "language", "ok"),
-    made("unpacking in an index", body("x = [1][*[0]]"), "syntax or language", "raised or forbidden"),
-]  # fmt: skip
-ATTACKS = {a.name: a for a in (*map(read_attack, sorted(HOSTILE.glob("*.py"))), *MADE)}
 
 
 def questions() -> list[Question]:

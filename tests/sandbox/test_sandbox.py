@@ -64,6 +64,16 @@ def test_self_test_says_what_holds() -> None:
     assert test.ok and test.mechanisms["seccomp"] and not test.problems
 
 
+def test_a_python_that_cannot_be_started_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    test = self_test.__wrapped__()
+    assert (
+        not test.ok
+        and test.hint
+        and test.problems == ("no sandbox process can be started here: No such file or directory",)
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "status", "words"),
     [
@@ -220,7 +230,7 @@ def test_a_program_near_the_limit_of_time_is_tried_again(
     assert len(ends.split()) - len(left) == tries
 
 
-def test_a_candidate_ends_with_its_judge(tmp_path: Path) -> None:
+def test_a_candidate_ends_with_its_judge() -> None:
     code = (
         "from evaluators.data.contract import Gpu\n"
         "from evaluators.sandbox.sandbox import Limits, _ask_once\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,21 +28,22 @@ def test_without_shifting_they_rule_for_ever() -> None:
     assert bandit.shares() == [0.25, 0.75]
 
 
-def test_the_model_that_gains_more_is_asked_more() -> None:
+def shares_after(a: dict[str, Any], b: dict[str, Any]) -> list[float]:
+    """Shares of two models after ten answers of each like these."""
     bandit = Bandit([("a", 1.0), ("b", 1.0)], shifting=True)
     for _ in range(10):
-        bandit.commit("a", gain=0.01, usd=0.1, tokens=5)
-        bandit.commit("b", gain=0.0, usd=0.1, tokens=5)
-    first, second = bandit.shares()
+        bandit.commit("a", **a)
+        bandit.commit("b", **b)
+    return bandit.shares()
+
+
+def test_the_model_that_gains_more_is_asked_more() -> None:
+    first, second = shares_after({"gain": 0.01, "usd": 0.1, "tokens": 5}, {"gain": 0.0, "usd": 0.1, "tokens": 5})
     assert first > 0.7 and second >= EXPLORE / 2
 
 
 def test_equal_gains_favour_the_cheaper() -> None:
-    bandit = Bandit([("a", 1.0), ("b", 1.0)], shifting=True)
-    for _ in range(10):
-        bandit.commit("a", gain=0.01, usd=1.0, tokens=5)
-        bandit.commit("b", gain=0.01, usd=0.1, tokens=5)
-    first, second = bandit.shares()
+    first, second = shares_after({"gain": 0.01, "usd": 1.0, "tokens": 5}, {"gain": 0.01, "usd": 0.1, "tokens": 5})
     assert second > 3 * first
 
 
@@ -57,11 +59,7 @@ def test_a_model_that_has_become_better_is_found_again() -> None:
 
 
 def test_tokens_count_where_a_model_has_no_price() -> None:
-    bandit = Bandit([("a", 1.0), ("b", 1.0)], shifting=True)
-    for _ in range(10):
-        bandit.commit("a", gain=0.01, usd=0.5, tokens=100)
-        bandit.commit("b", gain=0.01, usd=0.0, tokens=1000)
-    first, second = bandit.shares()
+    first, second = shares_after({"gain": 0.01, "usd": 0.5, "tokens": 100}, {"gain": 0.01, "usd": 0.0, "tokens": 1000})
     assert first > 3 * second
 
 

@@ -12,7 +12,7 @@ from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import Script, reply, serving
-from small_search import SEED, SmallJudge
+from small_search import SEED, SmallJudge, entries
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
@@ -129,10 +129,6 @@ def search(url: str, folder: Path, judge: Any = None, **sections: Any) -> Contro
     return controller
 
 
-def entries(folder: Path) -> list[Any]:
-    return list(Journal(folder / FILE_NAME, read_only=True).entries())
-
-
 @pytest.mark.parametrize(
     ("small", "large"),
     [({"tokens": 9000}, {"tokens": 900_000}), ({"usd": 0.02, "prices": PRICES}, {"usd": 1.0, "prices": PRICES})],
@@ -168,7 +164,7 @@ def test_gpu_seconds_are_counted_and_limited(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_tells_what_was_spent_and_how_to_go_on(evosplit: Command, tmp_path: Path) -> None:
+def test_the_command_line_tells_what_was_spent_and_how_to_go_on(evosplit: Command) -> None:
     from conftest import seed
 
     sets = ["search.proposals=6", "proposer.model=m", "proposer.api_key_env=TEST_KEY", "proposer.max_tokens=100"]

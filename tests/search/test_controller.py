@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PYTHONPATH
-from small_search import SEED, SmallJudge, SmallProposer, Stop, config, content, run
+from small_search import SEED, Killed, SmallJudge, SmallProposer, Stop, config, content, entries, killed_at, run
 
 from evaluators.data.evaluation import Evaluation
 from evaluators.data.status import Status
@@ -61,10 +61,6 @@ def test_a_run_that_is_made_longer_is_the_longer_run(tmp_path: Path, proposals: 
     assert content(whole) == content(short)
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> object:
     folder = tmp_path_factory.mktemp("uninterrupted")
@@ -73,22 +69,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 
 @pytest.mark.parametrize("at_write", [*range(1, 8), *range(9, 44, 3)])
-def test_death_at_any_write_costs_nothing(
-    tmp_path: Path, at_write: int, uninterrupted: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    insert, left = Journal._insert, [at_write]
-
-    def fail(self: Journal, table: str, row: dict[str, object]) -> None:
-        left[0] -= 1
-        if left[0] <= 0:
-            raise Killed
-        insert(self, table, row)
-
-    monkeypatch.setattr(Journal, "_insert", fail)
-    with pytest.raises(Killed):
+def test_death_at_any_write_costs_nothing(tmp_path: Path, at_write: int, uninterrupted: object) -> None:
+    with killed_at(at_write):
         run(tmp_path, proposals=14)
-    monkeypatch.undo()
-    answered = {e.id for e in Journal(tmp_path / FILE_NAME, read_only=True).entries() if e.answer or e.error}
+    answered = {e.id for e in entries(tmp_path) if e.answer or e.error}
     _, proposer = run(tmp_path, proposals=14)
     assert content(tmp_path) == uninterrupted
     assert not answered & set(proposer.asked)

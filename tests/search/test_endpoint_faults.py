@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from llm_server import Script, depending, raw, reply, serving
-from small_search import SEED, SmallJudge
+from small_search import SEED, Killed, SmallJudge, fenced
 
 from evaluators.data.status import Status
 from evolve.config import RunConfig, parse_config
@@ -51,10 +51,6 @@ def spending(folder: Path) -> Spending:
     return journal(folder).spending()
 
 
-def program(value: int) -> str:
-    return f"```python\n{SEED.replace('10', str(value))}```"
-
-
 def completion(text: str | None, finish: str = "stop", **more: Any) -> bytes:
     choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}
     return json.dumps({"choices": [choice], **more}).encode()
@@ -82,7 +78,7 @@ def test_a_refused_parameter_costs_no_proposal(
     values = iter(range(11, 99))
 
     def answer(request: dict[str, Any]) -> Any:
-        return refused(status, body) if parameter in request else reply(program(next(values)))
+        return refused(status, body) if parameter in request else reply(fenced(next(values)))
 
     # Not at once: six requests under way learn of it together.
     script = Script([depending(answer)], prepared=depending(answer) if at_once else reply("yes"))
@@ -95,7 +91,7 @@ def test_a_refused_parameter_costs_no_proposal(
 
 def test_what_an_endpoint_takes_is_asked_once_and_kept(tmp_path: Path) -> None:
     def answer(request: dict[str, Any]) -> Any:
-        return refused(400, {"error": {"message": "no seed"}}) if "seed" in request else reply(program(11))
+        return refused(400, {"error": {"message": "no seed"}}) if "seed" in request else reply(fenced(11))
 
     script = Script([depending(answer)], prepared=depending(answer))
     with serving(script) as url:
@@ -135,7 +131,7 @@ def test_a_refusal_for_good_stops_the_run_with_its_reason(
         if from_the_start:
             assert caught.value.exit_code == exit_code and entries(tmp_path) == []
     assert sum(e.status is not None for e in entries(tmp_path)) < GIVE_UP_AFTER
-    with serving(Script([reply(program(11))])) as url:
+    with serving(Script([reply(fenced(11))])) as url:
         controller(config(url), tmp_path).run()
     assert len(entries(tmp_path)) == 12
 
@@ -168,7 +164,7 @@ def test_billed_tries_in_vain_stay_within_the_budget(
 
 def test_an_answer_without_room_for_text_is_not_paid_for_twice(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 10, "completion_tokens": 2000}
-    script = Script([raw(200, completion(None, "length", usage=usage)), reply(program(11))])
+    script = Script([raw(200, completion(None, "length", usage=usage)), reply(fenced(11))])
     with serving(script) as url:
         controller(config(url, proposals=1, retries=4), tmp_path).run()
     (failed,) = entries(tmp_path)
@@ -191,7 +187,7 @@ def test_an_answer_without_room_for_text_is_not_paid_for_twice(tmp_path: Path) -
 def test_counts_that_are_missing_or_cannot_be_do_not_hide_what_is_spent(tmp_path: Path, usage: object) -> None:
     values = iter(range(11, 99))
     more: dict[str, Any] = {} if usage is None else {"usage": usage}
-    script = Script([depending(lambda _: raw(200, completion(program(next(values)), **more)))])
+    script = Script([depending(lambda _: raw(200, completion(fenced(next(values)), **more)))])
     with serving(script) as url:
         stopped = controller(config(url, budget={"tokens": 30_000}, proposals=99), tmp_path)
         stopped.run()
@@ -204,7 +200,7 @@ def test_a_body_without_end_is_not_read_to_it(tmp_path: Path, packed: bool) -> N
     plain = completion("x" * (300 * 2**20 if packed else 17 * 2**20))
     body = gzip.compress(plain, 1) if packed else plain
     headers = {"Content-Encoding": "gzip"} if packed else None
-    script = Script([raw(200, body, headers=headers), reply(program(13))])
+    script = Script([raw(200, body, headers=headers), reply(fenced(13))])
     with serving(script) as url:
         controller(config(url, proposals=2, retries=3), tmp_path).run()
         assert len(script.requests) == 2
@@ -216,14 +212,14 @@ def test_a_body_without_end_is_not_read_to_it(tmp_path: Path, packed: bool) -> N
 
 
 def test_a_packed_body_is_read(tmp_path: Path) -> None:
-    body = gzip.compress(completion(program(13)))
+    body = gzip.compress(completion(fenced(13)))
     with serving(Script([raw(200, body, headers={"Content-Encoding": "gzip"})])) as url:
         controller(config(url, proposals=1), tmp_path).run()
     assert [e.status for e in entries(tmp_path)] == [Status.OK]
 
 
 def test_an_unreadable_answer_is_asked_for_once_more_with_the_reason(tmp_path: Path) -> None:
-    script = Script([reply("I would change x."), reply(program(11)), reply("No."), reply("No again.")])
+    script = Script([reply("I would change x."), reply(fenced(11)), reply("No."), reply("No again.")])
     with serving(script) as url:
         made = config(url, proposals=2)
         alone = made.search.model_copy(update={"window": 1, "parallel_proposals": 1})
@@ -240,7 +236,7 @@ def test_an_unreadable_answer_is_asked_for_once_more_with_the_reason(tmp_path: P
 
 
 def test_calls_carry_keys_that_tell_them_apart(tmp_path: Path) -> None:
-    script = Script([raw(503, b""), reply("no"), reply(program(11)), reply(program(13))])
+    script = Script([raw(503, b""), reply("no"), reply(fenced(11)), reply(fenced(13))])
     made = config("http://127.0.0.1:9/v1", proposals=2)
     made = made.model_copy(update={"search": made.search.model_copy(update={"parallel_proposals": 1})})
     with serving(script) as url:
@@ -256,10 +252,6 @@ def test_calls_carry_keys_that_tell_them_apart(tmp_path: Path) -> None:
     assert json.loads(held.meta("prices")) == {}
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
 @pytest.mark.parametrize("table", ["answers", "results"])
 def test_an_answer_that_came_is_not_asked_for_again(
     tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch
@@ -271,7 +263,7 @@ def test_an_answer_that_came_is_not_asked_for_again(
             raise Killed
         insert(self, into, row)
 
-    script = Script([reply("no"), *(reply(program(value)) for value in range(11, 99))])
+    script = Script([reply("no"), *(reply(fenced(value)) for value in range(11, 99))])
     with serving(script) as url:
         monkeypatch.setattr(Journal, "_insert", fail)
         with pytest.raises(Killed):
@@ -283,7 +275,7 @@ def test_an_answer_that_came_is_not_asked_for_again(
 
 
 def test_a_cut_off_answer_says_so(tmp_path: Path) -> None:
-    text = program(11)[:40]
+    text = fenced(11)[:40]
     script = Script([reply(text, finish="length")])
     with serving(script) as url:
         controller(config(url, proposals=1), tmp_path).run()
@@ -294,7 +286,7 @@ def test_a_cut_off_answer_says_so(tmp_path: Path) -> None:
 
 def test_the_endpoints_price_goes_before_the_tables(tmp_path: Path) -> None:
     usage = {"prompt_tokens": 100, "completion_tokens": 20, "cost": 0.25}
-    with serving(Script([raw(200, completion(program(11), usage=usage))])) as url:
+    with serving(Script([raw(200, completion(fenced(11), usage=usage))])) as url:
         budget = {"prices": {"m": {"input": 1, "output": 1}}}
         controller(config(url, proposals=1, budget=budget), tmp_path).run()
     assert spending(tmp_path).cost_usd == pytest.approx(0.25 + 11e-6)

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 from conftest import Command
 from llm_server import Script, broken, raw, reply, serving
-from small_search import SEED, SmallJudge
+from small_search import SEED, SmallJudge, entries, fenced, killed_at
 
 from evaluators.data.status import Status
 from evolve.config import RunConfig, parse_config
 from evolve.errors import EXIT_BUDGET
-from evolve.journal.journal import FILE_NAME, Entry, Journal
 from evolve.proposal import Request, Response
 from evolve.proposers import open_proposer
 from evolve.search.controller import Controller
@@ -35,23 +34,13 @@ def config(url: str, proposals: int = 20, window: int = 3, **proposer: Any) -> R
     return parse_config({"name": "t", "proposer": {**own, **proposer}, "search": search})
 
 
-def program(value: int) -> str:
-    return f"```python\n{SEED.replace('10', str(value))}```"
-
-
 def run(made: RunConfig, folder: Path) -> None:
     Controller(made, SmallJudge(), open_proposer(made.proposer), folder, seeds=[SEED]).run()
 
 
-def entries(folder: Path) -> list[Entry]:
-    return list(Journal(folder / FILE_NAME, read_only=True).entries())
-
-
 def test_a_search_gets_through_an_endpoint_that_fails_half_the_time(tmp_path: Path) -> None:
     faults = [raw(429, b"{}", headers={"Retry-After": "0"}), raw(500, b""), raw(200, b"{"), broken(b""), reply("")]
-    answers = [
-        x for value, fault in zip(range(11, 91), itertools.cycle(faults)) for x in (fault, reply(program(value)))
-    ]
+    answers = [x for value, fault in zip(range(11, 91), itertools.cycle(faults)) for x in (fault, reply(fenced(value)))]
     with serving(Script(answers)) as url:
         run(config(url, retries=6), tmp_path)
     done = entries(tmp_path)[1:]
@@ -59,7 +48,7 @@ def test_a_search_gets_through_an_endpoint_that_fails_half_the_time(tmp_path: Pa
 
 
 def test_an_endpoint_that_stays_down_stops_the_run_before_it_uses_it_up(tmp_path: Path) -> None:
-    works = [reply(program(value)) for value in range(11, 17)]
+    works = [reply(fenced(value)) for value in range(11, 17)]
     with serving(Script([*works, raw(503, b"")])) as url:
         with pytest.raises(ProposerDown, match=r"failed \d times in a row.*503") as caught:
             run(config(url, retries=1), tmp_path)
@@ -68,7 +57,7 @@ def test_an_endpoint_that_stays_down_stops_the_run_before_it_uses_it_up(tmp_path
     # An answer under way when the first failure came starts the count again.
     assert sum(bool(e.error) for e in stopped) < GIVE_UP_AFTER + 3
     answered = {e.id for e in stopped if e.answer}
-    again = Script([reply(program(value)) for value in range(17, 91)])
+    again = Script([reply(fenced(value)) for value in range(17, 91)])
     with serving(again) as url:
         run(config(url), tmp_path)
     done = entries(tmp_path)
@@ -80,7 +69,7 @@ def test_an_endpoint_that_stays_down_stops_the_run_before_it_uses_it_up(tmp_path
 def test_calls_under_way_when_the_time_is_up_are_kept(tmp_path: Path) -> None:
     def slow(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.4)
-        reply(program(11))(handler)
+        reply(fenced(11))(handler)
 
     script = Script([slow])
     with serving(script) as url:
@@ -94,33 +83,19 @@ def test_calls_under_way_when_the_time_is_up_are_kept(tmp_path: Path) -> None:
 
 
 def test_failures_between_answers_do_not_stop_a_run(tmp_path: Path) -> None:
-    answers = [x for value in range(11, 31) for x in (raw(500, b""), raw(500, b""), reply(program(value)))]
+    answers = [x for value in range(11, 31) for x in (raw(500, b""), raw(500, b""), reply(fenced(value)))]
     with serving(Script(answers)) as url:
         run(config(url, retries=0, window=1, proposals=30), tmp_path)
     statuses = [e.status for e in entries(tmp_path)[1:]]
     assert statuses.count(Status.PROPOSER_FAILED) == 20 and len(statuses) == 30
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.mark.parametrize("at_write", [4, 9, 14, 20])
-def test_no_paid_answer_is_paid_twice(tmp_path: Path, at_write: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    insert, left = Journal._insert, [at_write]
-
-    def fail(self: Journal, table: str, row: dict[str, object]) -> None:
-        left[0] -= 1
-        if left[0] <= 0:
-            raise Killed
-        insert(self, table, row)
-
-    script = Script([reply(program(value)) for value in range(11, 91)])
+def test_no_paid_answer_is_paid_twice(tmp_path: Path, at_write: int) -> None:
+    script = Script([reply(fenced(value)) for value in range(11, 91)])
     with serving(script) as url:
-        monkeypatch.setattr(Journal, "_insert", fail)
-        with pytest.raises(Killed):
+        with killed_at(at_write):
             run(config(url, proposals=8, window=1), tmp_path)
-        monkeypatch.setattr(Journal, "_insert", insert)
         stored = sum(e.answer is not None for e in entries(tmp_path))
         before = len(script.requests)
         run(config(url, proposals=8, window=1), tmp_path)
@@ -136,7 +111,7 @@ def test_a_fault_of_the_proposer_costs_its_proposal_alone(tmp_path: Path) -> Non
         async def propose(self, request: Request) -> Response:
             if request.index % 3 == 0:
                 raise KeyError("choices")
-            return Response(program(10 + request.index), "faulty")
+            return Response(fenced(10 + request.index), "faulty")
 
         async def aclose(self) -> None:
             pass
@@ -163,7 +138,7 @@ def test_a_proposer_that_is_broken_altogether_stops_the_run(tmp_path: Path) -> N
         Controller(made, SmallJudge(), Broken(), tmp_path, seeds=[SEED]).run()
 
 
-def test_the_command_line_ends_without_a_traceback(evosplit: Command, tmp_path: Path) -> None:
+def test_the_command_line_ends_without_a_traceback(evosplit: Command) -> None:
     sets = ["proposer.model=m", "proposer.api_key_env=TEST_KEY", "proposer.base_url=http://127.0.0.1:9/v1"]
     sets += ["proposer.retries=0", "search.proposals=30"]
     result = evosplit("run", "configs/openai.yaml", *(x for s in sets for x in ("--set", s)))
@@ -179,7 +154,7 @@ def test_several_models_are_journalled_and_chosen_alike_after_a_restart(tmp_path
     def search(folder: Path, *proposals: int) -> list[tuple[str, str]]:
         folder.mkdir()
         for count in proposals:
-            with serving(Script([reply(program(11))])) as url:
+            with serving(Script([reply(fenced(11))])) as url:
                 run(config(url, proposals=count, window=2, models=models), folder)
         return [(e.asked_model, e.answer.model if e.answer else "") for e in entries(folder)[1:]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-from conftest import ROOT, TABLES, FinishedRun, seed
+from conftest import ROOT, FinishedRun, seed
 from dashboard_runs import HOSTILE, write_live, write_run, write_several
 
 from evaluators.judge.judge import Judge
@@ -128,9 +128,8 @@ def watch(browser: Browser, *, scheme: str = "light", width: int = 1440, height:
 
 @pytest.fixture(scope="session")
 def folders(judge: Judge, tmp_path_factory: pytest.TempPathFactory, finished_run: FinishedRun) -> list[Path]:
-    table = TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"
     folder = tmp_path_factory.mktemp("hostile") / "small <b>&\"'"
-    return [write_run(folder, judge, table, seed("fa3_stock"), hostile=HOSTILE), finished_run.folder]
+    return [write_run(folder, judge, hostile=HOSTILE), finished_run.folder]
 
 
 @pytest.fixture(scope="session")

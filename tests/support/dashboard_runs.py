@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from conftest import TABLES
+import pytest
+from conftest import TABLES, FinishedRun, seed
 from simulated_gpu import SimulatedWorker, simulated_source
 
 from evaluators.data.contract import LIVE_SETTINGS
@@ -16,6 +17,7 @@ from evaluators.judge.judge import Judge, open_judge, open_live_judge
 from evaluators.judge.judge_set import JudgeSet, Objective, table_labels
 from evaluators.sandbox.sandbox import Limits
 from evolve.config import RunConfig, parse_config
+from evolve.dashboard.views.reader import RunReader
 from evolve.journal.journal import open_journal
 from evolve.journal.run_folder import keep_tables
 from evolve.proposal import Response
@@ -24,7 +26,7 @@ HOSTILE = "</script><script>window.pwned=1</script><img src=x onerror=window.pwn
 """What must stay text: markup, handlers, quotes, and characters that reorder what is shown."""
 
 
-def write_run(folder: Path, judge: Judge, table: Path, stock: str, *, hostile: str = "", finished: bool = True) -> Path:
+def write_run(folder: Path, judge: Judge, *, hostile: str = "", finished: bool = True) -> Path:
     """A run of a seed and seven proposals, one of each kind that the views treat differently.
 
     0 seed, 1 scored, 2 scored child with moved constants, 3 duplicate, 4 syntax error, 5 no proposal,
@@ -32,7 +34,8 @@ def write_run(folder: Path, judge: Judge, table: Path, stock: str, *, hostile: s
     """
     config = parse_config({"name": "small", "search": {"proposals": 7, "islands": 2, "migration_interval": 3}})
     folder.mkdir(parents=True)
-    keep_tables([table], folder)
+    keep_tables([TABLES / "llama31-70b" / "fa3_fwd-metadata-cold"], folder)
+    stock = seed("fa3_stock")
     rule = "    if shape.num_n_blocks == 4 and shape.batch <= 6:\n        return 32, None, 0\n"
     better = stock.replace("def schedule(shape, gpu):\n", f"def schedule(shape, gpu):\n{rule}")
     moved = better.replace("batch <= 6", "batch <= 4")
@@ -91,6 +94,16 @@ def write_run(folder: Path, judge: Judge, table: Path, stock: str, *, hostile: s
             journal.answer(7, Response("slow", "model"))
             journal.result(7, "while True: pass", Evaluation(Status.TIMEOUT, "2 s"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def small(judge: Judge, tmp_path_factory: pytest.TempPathFactory) -> RunReader:
+    return RunReader(write_run(tmp_path_factory.mktemp("runs") / "small", judge, hostile=HOSTILE))
+
+
+@pytest.fixture(scope="module")
+def finished(finished_run: FinishedRun) -> RunReader:
+    return RunReader(finished_run.folder)
 
 
 def write_judged(

@@ -10,10 +10,8 @@ from conftest import ROOT, Command, Result
 from stand_trees import make_tree
 
 import evolve.export.bundle.drop_in
-import evolve.export.bundle.plan
 import evolve.export.bundle.plan_python
 import evolve.export.bundle.search_cost
-import evolve.export.distill.search
 import evolve.export.evidence.evidence
 import evolve.export.evidence.harm
 import evolve.export.proof.call_chain
@@ -22,7 +20,6 @@ import evolve.export.proof.fa4_chain
 import evolve.export.proof.monotone
 import evolve.export.proof.outside
 import evolve.export.proof.prepare_run
-import evolve.export.targets.targets
 from evaluators.data.workloads import WORKLOADS
 from evaluators.language.cpp.compiler import CHECKED, Compiler, HostFunction, compile_function
 

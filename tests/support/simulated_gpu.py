@@ -214,8 +214,8 @@ class PooledBench(SimulatedBench):
     def __init__(self, setting: Setting, seed: int) -> None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         # Nodes of a cluster on one host each count their GPUs from 0.
-        node = os.environ.get("EVOSPLIT_SIMULATED_NODE", "")
-        self.uuid = visible if visible.startswith("GPU-") else f"GPU-simulated-{node}{visible}"
+        self.node = os.environ.get("EVOSPLIT_SIMULATED_NODE", "")
+        self.uuid = visible if visible.startswith("GPU-") else f"GPU-simulated-{self.node}{visible}"
         self.folder = Path(os.environ.get("EVOSPLIT_SIMULATED", "."))
         if "broken" in self.uuid:
             raise MeasureError(MeasureErrorKind.UNAVAILABLE, f"{self.uuid} is in MIG mode")
@@ -236,7 +236,20 @@ class PooledBench(SimulatedBench):
             return False
         return True
 
+    def _wait_for_a_loss(self) -> None:
+        """In a cluster, node b hangs as soon as the folder holds `hang`, and the others measure nothing before that.
+
+        However busy the machine is, node b has a batch in hand when it is lost, and the others one after it.
+        """
+        if self.node == "b" and (self.folder / "hang").exists():
+            (self.folder / "hung").touch()
+            time.sleep(3600)
+        while self.node not in ("", "b") and not (self.folder / "hung").exists():
+            time.sleep(0.02)
+
     def measure(self, shape: DecodeShape, decisions: Sequence[Decision], rounds: int) -> dict[str, Any]:
+        if shape != TEST_SHAPE:
+            self._wait_for_a_loss()
         with (self.folder / "executions.txt").open("a") as log:
             log.write(f"{self.uuid} b{shape.batch} k{shape.seqlen_k} {len(decisions)}\n")
         if "uneven" in self.uuid:

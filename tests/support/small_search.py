@@ -6,16 +6,19 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from evaluators.data.contract import Decision
 from evaluators.data.evaluation import Evaluation, SplitScore
 from evaluators.data.status import Status
 from evaluators.language.gate import parse_program
 from evolve.config import RunConfig, parse_config
-from evolve.journal.journal import FILE_NAME, Journal
+from evolve.journal.journal import FILE_NAME, Entry, Journal
 from evolve.proposal import Request, Response
 from evolve.proposers.base import ProposerError
 from evolve.search.controller import Controller, SearchProgress
@@ -91,6 +94,26 @@ class SmallProposer:
         pass
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@contextmanager
+def killed_at(write: int) -> Iterator[None]:
+    """The process ends at a write to the journal, counted from 1."""
+    insert, left = Journal._insert, [write]
+
+    def fail(self: Journal, table: str, row: dict[str, object]) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise Killed
+        insert(self, table, row)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Journal, "_insert", fail)
+        yield
+
+
 class Stop(Exception):
     """Stands for a crash at a commit."""
 
@@ -110,6 +133,16 @@ def run(folder: Path, *, stop_at: int | None = None, **search: object) -> tuple[
 
     Controller(config(**search), judge, proposer, folder, seeds=[SEED], on_progress=watch).run()
     return judge, proposer
+
+
+def fenced(value: int) -> str:
+    """An answer: the seed with another number."""
+    return f"```python\n{SEED.replace('10', str(value))}```"
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Seed and proposals of a run."""
+    return list(Journal(folder / FILE_NAME, read_only=True).entries())
 
 
 def content(folder: Path) -> object:

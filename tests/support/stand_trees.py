@@ -276,3 +276,13 @@ def make_tree(folder: Path, target: str, *, stand_in: bool = False) -> Path:
     git(folder, "add", "-A")
     git(folder, "commit", "-q", "-m", "Stand-in")
     return folder
+
+
+def altered_tree(folder: Path, target: str, file: str, old: str, new: str, *, stand_in: bool = True) -> Path:
+    """Such a checkout with another text in a file, committed."""
+    tree = make_tree(folder, target, stand_in=stand_in)
+    text = (tree / file).read_text()
+    assert old in text or not stand_in
+    (tree / file).write_text(text.replace(old, new))
+    git(tree, "commit", "-qam", "Altered")
+    return tree

@@ -29,12 +29,13 @@ from evolve.journal.diff import first_difference
 from evolve.journal.journal import Spending, open_journal
 from evolve.journal.run_folder import summarise as summarise_run
 from evolve.proposers.prompt_queue import QUEUE_FOLDER
+from evolve.reports.run_watch import BestSoFar, RunWatch
 from evolve.sweep.conductor import State
 from evolve.sweep.folder import Sweep, read_sweep
 from evolve.sweep.plan import parse_seeds, plan_runs, plan_sweep, split_values
-from evolve.sweep.standing import Follower, RunStanding
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+NOWHERE = Path("nowhere")
 COMMAND = [sys.executable, "-c", "from evolve.cli import main; main()"]
 
 
@@ -159,21 +160,10 @@ def test_a_finished_sweep_is_left_alone(swept: FinishedRun, evosplit: Command, m
     assert {p: p.read_bytes() for p in before} == before
 
 
-def test_a_follower_sees_what_the_summary_sees(swept: FinishedRun, tmp_path: Path) -> None:
-    follower = Follower(swept.folder / "seed-0")
-    once, twice = follower.look(), follower.look()
-    summary = summarise_run(swept.folder / "seed-0")
-    assert once == twice and once.done == 4
-    assert summary.best is not None and (once.winner, once.winner_train) == (summary.best.id, summary.best.train)
-    assert summary.leader is not None and once.train == summary.leader.train
-    assert once.failed == sum(n for s, n in summary.statuses.items() if s not in ("ok", "duplicate"))
-    assert Follower(tmp_path / "nowhere").look().done == 0
-
-
 def test_a_run_without_its_seeds_is_not_finished() -> None:
     config = load_config(QUICKSTART, ["search.proposals=0"])
-    assert not RunStanding().finished(config) and RunStanding(seeds=1).finished(config)
-    assert not RunStanding(seeds=1, done=334).finished(load_config(QUICKSTART, []))
+    assert not RunWatch(NOWHERE).finished(config) and RunWatch(NOWHERE, seeds=1).finished(config)
+    assert not RunWatch(NOWHERE, seeds=1, done=334).finished(load_config(QUICKSTART, []))
 
 
 SLOW_SEED = "def schedule(shape, gpu):\n    return 1, None, 0\n"
@@ -367,9 +357,9 @@ def test_the_table_on_a_terminal_shows_first_who_does_something() -> None:
     from evolve.sweep.conductor import RunState
 
     members = plan_sweep(QUICKSTART, [], "0..9")
-    states = [RunState(m, 9, State.DONE, RunStanding(done=9)) for m in members]
+    states = [RunState(m, 9, State.DONE, RunWatch(NOWHERE, done=9)) for m in members]
     states[7].state, states[8].state, states[8].trouble = State.RUNNING, State.FAILED, "killed by \x1b SIGKILL"
-    states[8].standing = RunStanding(done=8, spending=Spending(calls=123))
+    states[8].standing = RunWatch(NOWHERE, done=8, spending=Spending(calls=123))
     console = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(progress_table(states, rows=3))
     shown = console.export_text()
@@ -386,7 +376,8 @@ def test_whoever_answers_prompts_sees_no_holdout(kind: str, told: bool) -> None:
 
     (member,) = plan_sweep(QUICKSTART, [f"proposer={{kind: {kind}}}"], "0..0")
     train, held = (SplitScore(score, score, 0.5, 0, 1.0, 5, 0, 0) for score in (1.0123, 1.0456))
-    standing = RunStanding(done=3, train=train, winner=1, winner_train=train, winner_holdout=held)
+    best = BestSoFar(1, train, held)
+    standing = RunWatch(NOWHERE, done=3, leader=best, winner=best)
     console = Console(width=110, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(progress_table([RunState(member, 9, State.RUNNING, standing)], rows=3))
     shown = console.export_text()

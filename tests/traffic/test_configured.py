@@ -56,6 +56,7 @@ def test_configurations_that_lack_something(sets: tuple[str, ...], message: str)
     ("sets", "message"),
     [
         ("traffic.trace=none.jsonl", "none.jsonl does not exist"),
+        ("traffic.kv_tokens=1", "no request of chat.jsonl takes a decode step: 630 of 630 are longer"),
         ("traffic.model=mixtral-8x7b", "has 8 experts"),
         ("traffic.model=llama-3.1-8b", "no recorded shape has the heads h16x4"),
         ("traffic.steps=none.json", "none.json does not exist"),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-import sys
 from itertools import product
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_script
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,13 +36,7 @@ shapes = st.builds(
 
 def kernel_schedule() -> ModuleType:
     """The kernel's own schedule.py, which its package imports beside torch."""
-    path = ROOT / "kernels" / "triton_decode" / "schedule.py"
-    spec = importlib.util.spec_from_file_location("kernel_schedule", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
+    return load_script(ROOT / "kernels" / "triton_decode" / "schedule.py")
 
 
 @given(decisions)

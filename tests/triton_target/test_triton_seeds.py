@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
-from conftest import ROOT, seed
+from conftest import ROOT, load_script, seed
 
 from evaluators.data.contract import Cache, DecodeShape, Gpu, Mode, Setting
 from evaluators.data.workloads import llama31_70b
@@ -72,10 +71,7 @@ def test_a_grid_decided_for_a_long_cache_has_a_bound() -> None:
 
 
 def test_the_script_of_unseen_shapes_asks_what_the_verb_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("unseen", ROOT / "results/triton-schedule/confirm_unseen.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script(ROOT / "results/triton-schedule/confirm_unseen.py")
     verb = create_autospec(script.confirm.confirm_command, return_value=0)
     monkeypatch.setattr(script.confirm, "confirm_command", verb)
     monkeypatch.setattr(script.confirm, "build_suite", script.confirm.build_suite)  # put back, since it is replaced

@@ -40,12 +40,7 @@ class Stopped(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Compiler:
-    """The system's C++ compiler.
-
-    Attributes:
-        path: path of the program.
-        version: first line of its version output.
-    """
+    """The system's C++ compiler; `version` is the first line of its version output."""
 
     path: str
     version: str
@@ -124,13 +119,8 @@ def compile_function(compiler: Compiler, text: str, call: str, inputs: int, fold
                      flags: Sequence[str] = CHECKED) -> HostFunction:  # fmt: skip
     """Compile a function into the harness.
 
-    Args:
-        compiler: compiler to use.
-        text: the function, as in the patched tree, and the definitions that it needs.
-        call: C++ expression of its answer over `row[0]`, `row[1]`, ...
-        inputs: numbers in a row.
-        folder: folder for source and binary.
-        flags: flags of the compiler.
+    `text` is the function as in the patched tree, and the definitions that it needs; `call` is the C++ expression of
+    its answer over `row[0]`, `row[1]`, ...; `inputs` is the count of numbers in a row.
 
     Raises:
         CompileError: with the compiler's message.

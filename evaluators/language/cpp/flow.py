@@ -46,7 +46,6 @@ class Flow:
     """The state before a statement.
 
     Attributes:
-        texts: texts of expressions.
         types: types of each name that has a value.
         limits: lowest and highest value of an expression, by its text, as guards say.
         gaps: least value of `a - b` by the texts of both, as guards say.

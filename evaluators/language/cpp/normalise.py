@@ -249,10 +249,7 @@ def prune(form: Form) -> None:
 def with_stock(form: Form, stock: Form, zero: set[int]) -> Form:
     """The form with FA3's own rule where it answers 0.
 
-    Args:
-        form: the program.
-        stock: FA3's rule for the same entry.
-        zero: lines of those returns whose value may be 0.
+    `stock` is FA3's rule for the same entry, `zero` are the lines of returns whose value may be 0.
     """
     if not zero:
         return form

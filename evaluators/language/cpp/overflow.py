@@ -147,14 +147,7 @@ class Overflow(NotExpressible):
                  parts: Mapping[str, Type]) -> None:  # fmt: skip
         """Look for an example.
 
-        Args:
-            form: the program.
-            inputs: ranges of its inputs.
-            node: the expression, or `a op= b`.
-            message: possible effect.
-            low: least value allowed.
-            high: greatest value allowed.
-            parts: types of its operands, by their text.
+        `node` is an expression, or `a op= b`; `parts` are the types of its operands, by their text.
         """
         found = witness(form, inputs, node)
         if found is None:

@@ -46,7 +46,7 @@ def refuse_what_only_python_does(form: Form, types: Inference, imported: frozens
             raise refuse(body[0], f"{min(taken)} is a local name and another one")
         _assigned(body, frozenset(parameters), local)
         _refuse_generators(body)
-        _refuse_shared_lists(body, parameters, name, types)
+        _refuse_shared_lists(body, parameters, types)
 
 
 def _is_math(node: ast.AST) -> bool:
@@ -117,7 +117,7 @@ def _refuse_generators(body: Iterable[ast.stmt]) -> None:
             raise refuse(node, "a generator that is kept", "a list: [...]")
 
 
-def _refuse_shared_lists(body: Sequence[ast.stmt], parameters: set[str], function: str, types: Inference) -> None:
+def _refuse_shared_lists(body: Sequence[ast.stmt], parameters: set[str], types: Inference) -> None:
     """Refuse a changed list with several names."""
     changed = changed_lists(list(body))
     if changed & parameters:

@@ -41,7 +41,6 @@ class Type:
     """A set of values.
 
     Attributes:
-        kind: kind of the values.
         low: smallest value, of numbers; -inf where no bound is known.
         high: largest value.
         exact: every value is also a float's (constants such as 0.5, ceilings of floats).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
@@ -10,9 +9,8 @@ import typer
 from evolve.agent import tools
 from evolve.agent.expedition import Reported
 from evolve.assets import asset
-from evolve.cli.common import emit, say
+from evolve.cli.common import emit, read_input, say
 from evolve.config import load_config
-from evolve.errors import UserError
 from evolve.journal.run_folder import find_run
 from evolve.operator.session import OperatorSession, Told, arguments_of
 from evolve.proposer_config import AgentConfig
@@ -79,9 +77,9 @@ def call_command(
     run: str, tool: str, runs_dir: Path, *, args: str, draft: Path | None, reported: Reported, as_json: bool
 ) -> int:
     """Call one tool; `draft` is a file whose text becomes the argument of that name."""
-    arguments = arguments_of(_text(args) if args == "-" else args)
+    arguments = arguments_of(read_input(args) if args == "-" else args)
     if draft is not None:
-        arguments = arguments_of(_with_draft(arguments, _text(str(draft))))
+        arguments = arguments_of(_with_draft(arguments, read_input(str(draft))))
     session = OperatorSession.take_up(find_run(run, runs_dir), on_event=say)
     told = session.call(tool, arguments, reported)
     if as_json:
@@ -124,12 +122,3 @@ def _with_draft(arguments: str, text: str) -> str:
     import json
 
     return json.dumps({**json.loads(arguments), "draft": text})
-
-
-def _text(name: str) -> str:
-    try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror}", hint="- reads standard input") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not text in UTF-8 ({error.reason})") from error

@@ -18,7 +18,7 @@ from typing import Any
 import typer
 
 from evaluators.confirm.confirm import decisions_of
-from evaluators.data.contract import LIVE_SETTINGS, Gpu, Mode, Setting
+from evaluators.data.contract import LIVE_SETTINGS, Cache, Gpu, Mode, Setting
 from evaluators.data.launches import AnyDecision
 from evaluators.data.models import read_model
 from evaluators.data.workloads import Case, Split
@@ -97,6 +97,11 @@ def tpot_command(
     if setting_name not in LIVE_SETTINGS:
         raise UserError(f"unknown setting {setting_name!r}", hint=f"known: {', '.join(LIVE_SETTINGS)}")
     setting = LIVE_SETTINGS[setting_name]
+    if setting.cache is not Cache.COLD:
+        raise UserError(
+            f"--setting {setting_name}: the calls of a step run in its layers, whatever a setting says of the cache",
+            hint=f"--setting {replace(setting, cache=Cache.COLD).name}",
+        )
     if gpus not in (1, tp):
         raise UserError(
             f"--gpus {gpus} with --tp {tp}: several GPUs share a model of just as many parts",

@@ -39,9 +39,6 @@ class TuneOptions:
         model: name, or a config.json.
         tp: tensor parallel degree.
         config: YAML file instead of `BASE`; its trace, model and tp are replaced.
-        sets: overrides.
-        proposals: number of proposals; None for the configuration's.
-        target: target of the export.
         source: checkout of the target; None for the module that stands alone.
         certify: largest share of shapes that may become slower.
         output: new folder of the bundle; None makes one beside the run.
@@ -103,7 +100,7 @@ def tune_command(options: TuneOptions, *, as_json: bool) -> int:
         raise UserError(f"the certified rule cannot be scored: {judged.message}", exit_code=EXIT_NEGATIVE)
     found = predictions(config, run.judge, judged)
     if as_json:
-        emit(_json(opened, run.judge, run.folder, bundle) | {"predicted_tokens": tokens_json(found)})
+        emit(_json(opened, run.folder, bundle) | {"predicted_tokens": tokens_json(found)})
         return 0
     typer.echo("\nthe certified rule, which leaves to stock what it cannot vouch for\n")
     for line in (*curve_lines(certificate), f"certified below {certificate.share:.2%}: {certificate.words}", ""):
@@ -159,7 +156,7 @@ def traffic_lines(opened: OpenedTraffic, judge: Judge) -> list[str]:
     return lines
 
 
-def _json(opened: OpenedTraffic, judge: Judge, folder: Path, bundle: WrittenBundle) -> dict[str, object]:
+def _json(opened: OpenedTraffic, folder: Path, bundle: WrittenBundle) -> dict[str, object]:
     traffic, certificate = opened.traffic, bundle.export.certificate
     assert certificate is not None
     return {

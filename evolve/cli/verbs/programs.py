@@ -30,8 +30,7 @@ def evaluate(
         *overrides(runs_dir, sets),
         *(["judge.table=null", f"judge.tables={json_module.dumps(tables)}"] if tables else []),
     ]
-    sets += [f"judge.objective={objective}"] if objective else []
-    raise typer.Exit(evaluate_command(program, config, sets, sealed=sealed, as_json=json))
+    raise typer.Exit(evaluate_command(program, config, sets, objective=objective, sealed=sealed, as_json=json))
 
 
 def confirm(

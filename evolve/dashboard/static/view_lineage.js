@@ -1,12 +1,11 @@
 // Lineage: every proposal and where it came from; picture, filters and list show the same selection.
 
-import { editOf, lineOf, rolesOf } from "./analysis.js";
-import { clamp, duration, fixed, h, panel, percent, visible } from "./dom.js";
+import { clamp, h, panel, visible } from "./dom.js";
+import { detail, legend, listEntry, tipText } from "./lineage_beside.js";
 import { draw, drawSelection, known, palette } from "./lineage_canvas.js";
 import { boundsOf, LEFT, layout, RIGHT, wholeOf, within, zoomFrom, zoomText } from "./lineage_layout.js";
 import { GROUPS, groupOf } from "./scales.js";
-import { go, link, set } from "./state.js";
-import { statusChip } from "./view_candidate.js";
+import { go, set } from "./state.js";
 
 const ROW = 26;
 
@@ -175,21 +174,6 @@ class Lineage {
     if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   }
 
-  drawLegend() {
-    const key = (kind, mark) => h("span", { class: kind, "aria-hidden": "true" }, mark);
-    const entry = (...children) => h("li", null, children);
-    this.legend.replaceChildren(
-      entry(key("key line way"), "path to the winner \u2605"),
-      this.lineage.leader !== this.lineage.winner ? entry(key("key box"), "leader on train") : "",
-      entry(key("mark g-ok", "\u25a3"), " seed"),
-      entry(key("mark g-ok", "\u25cb"), " displaced from its cell"),
-      entry(key("mark g-ok", "\u2303"), " beyond the scale"),
-      entry(key("key line parent"), "parent \u2192 child"),
-      this.lineage.migrations.length ? entry(key("key line migration"), "migration") : "",
-      h("li", { class: "quiet" }, "training score upwards; drag to move; wheel with Ctrl, or after a click, to zoom"),
-    );
-  }
-
   listen() {
     const c = this.canvas;
     let drag = null;
@@ -255,11 +239,7 @@ class Lineage {
     const id = this.nearest(e.offsetX, e.offsetY);
     this.tip.hidden = id === null;
     if (id === null) return;
-    const n = this.lineage.nodes[id];
-    const held = n.holdout ? `, holdout ${fixed(n.holdout.score, 4)}` : "";
-    const score = n.train ? `train ${fixed(n.train.score, 4)}${held}` : n.status;
-    const roles = rolesOf(id, this.lineage).map((role) => `, ${role === "path" ? "on the winner\u2019s path" : role}`);
-    this.tip.textContent = visible(`#${id}${roles.join("")}\n${score}\n${lineOf(n).slice(0, 160)}`);
+    this.tip.textContent = tipText(this.lineage, id);
     const right = e.offsetX > this.where.width / 2;
     this.tip.style.setProperty("left", right ? "auto" : `${e.offsetX + 14}px`);
     this.tip.style.setProperty("right", right ? `${this.where.width - e.offsetX + 14}px` : "auto");
@@ -361,7 +341,7 @@ class Lineage {
     if (!this.picked) this.selected = lineage.winner;
     this.facts = known(lineage);
     this.drawOutcomes();
-    this.drawLegend();
+    this.legend.replaceChildren(...legend(lineage));
     this.filter();
   }
 
@@ -444,31 +424,13 @@ class Lineage {
     const first = Math.max(0, Math.floor(this.list.scrollTop / ROW) - 8);
     const last = Math.min(this.order.length, first + Math.ceil((this.list.clientHeight || 400) / ROW) + 16);
     const row = (id, k) => {
-      const n = this.lineage.nodes[id];
-      const group = groupOf(n.status);
-      const roles = rolesOf(id, this.lineage);
-      const mark = roles.includes("winner") ? "\u2605 " : roles.includes("path") ? "\u2191 " : "";
-      const score = n.train ? `, score ${n.train.score.toFixed(4)}` : "";
-      const entry = h(
-        "a",
-        {
-          href: link("candidate", { run: this.run, id }),
-          class: `entry${id === this.selected ? " on" : ""}${roles.length ? " role" : ""}`,
-          tabindex: "-1",
-          "aria-label": `proposal ${id}, ${[n.status, ...roles].join(", ")}${score}`,
-          onclick: (e) => {
-            if (e.ctrlKey || e.metaKey || id === this.selected) return;
-            e.preventDefault();
-            this.pick(id);
-          },
-        },
-        h("span", { class: "num" }, `#${id}`),
-        h("span", { class: `mark g-${group.key}`, "aria-hidden": "true" }, group.mark),
-        h("span", { class: "num" }, n.train ? fixed(n.train.score, 4) : ""),
-        h("span", { class: "note" }, mark + (roles.includes("leader") ? "\u25a1 " : "") + visible(lineOf(n))),
-      );
-      entry.style.setProperty("top", `${(first + k) * ROW}px`);
-      return entry;
+      const on = id === this.selected;
+      const onclick = (e) => {
+        if (e.ctrlKey || e.metaKey || id === this.selected) return;
+        e.preventDefault();
+        this.pick(id);
+      };
+      return listEntry(this.lineage, id, { run: this.run, on, top: (first + k) * ROW, onclick });
     };
     this.rows.replaceChildren(...this.order.slice(first, last).map(row));
   }
@@ -476,37 +438,7 @@ class Lineage {
   tell() {
     const n = this.node;
     if (!n) return;
-    const ref = (id) => h("button", { type: "button", class: "ref", onclick: () => this.pick(id) }, `#${id}`);
-    const children = this.lineage.nodes.filter((x) => x.parent === n.id);
     this.says.textContent = `proposal ${n.id}, ${n.status}${n.train ? `, score ${n.train.score.toFixed(4)}` : ""}`;
-    const heirs = this.lineage.nodes.filter((x) => x.island === n.island && x.displaced.includes(n.id));
-    const scored = (s) => (s ? `${fixed(s.score, 4)}, ${percent(s.oracle_share)} of oracle` : "\u2013");
-    const facts = [
-      ["parent", n.parent === null ? "none" : ref(n.parent)],
-      ["children", String(children.length)],
-      ["train", scored(n.train)],
-      ["holdout", scored(n.holdout)],
-      ["edit", visible(editOf(n)) || "\u2013"],
-      ["island", String(n.island)],
-      ["in all", duration(n.elapsed_s)],
-      n.duplicate_of === null ? null : ["repeats", ref(n.duplicate_of)],
-      n.displaced.length ? ["displaced", n.displaced.map(ref)] : null,
-      heirs.length ? ["displaced by", heirs.map((x) => ref(x.id))] : null,
-    ];
-    this.detail.replaceChildren(
-      h(
-        "div",
-        { class: "row" },
-        h("a", { class: "big", href: link("candidate", { run: this.run, id: n.id }) }, `#${n.id}`),
-        statusChip(n.status),
-        rolesOf(n.id, this.lineage).map((role) => h("span", { class: "chip good" }, role)),
-      ),
-      n.message ? h("p", { class: "message" }, visible(n.message)) : "",
-      h(
-        "dl",
-        { class: "facts" },
-        facts.filter(Boolean).map(([k, v]) => [h("dt", null, k), h("dd", null, v)]),
-      ),
-    );
+    this.detail.replaceChildren(...detail(this.lineage, n, { run: this.run, pick: (id) => this.pick(id) }));
   }
 }

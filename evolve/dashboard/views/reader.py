@@ -66,11 +66,7 @@ class RunReader:
     """One run: its proposals as nodes, its configuration, its folder. Thread-safe."""
 
     def __init__(self, folder: Path, name: str = "") -> None:
-        """Read the journal.
-
-        Args:
-            folder: run folder.
-            name: name of the run; empty for the folder's name.
+        """Read the journal; without a name the run has its folder's.
 
         Raises:
             UserError: no readable journal.

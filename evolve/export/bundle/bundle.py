@@ -149,15 +149,7 @@ def _outside_rows(outside: Outside) -> Iterable[Sequence[object]]:
 
 
 def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object], *, original: str) -> list[str]:
-    """Write the bundle and return the names of its files.
-
-    Args:
-        export: planned and proved export.
-        patch: the mailbox.
-        folder: new or empty.
-        run: origin of the program.
-        original: source of the program as given.
-    """
+    """Write the bundle into a new or empty folder; returns its files. `original` is the source as given."""
     check_output(folder)
     contents: dict[str, str | bytes]
     if patch:

@@ -15,9 +15,8 @@ from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.export.bundle.bundle import check_output, provenance, write_bundle
 from evolve.export.bundle.drop_in import plan_drop_in
-from evolve.export.bundle.plan import TABLES, Export, modes_of, plan_header, plan_prepare
+from evolve.export.bundle.plan import TABLES, Export, modes_of, plan_header, plan_prepare, plan_whole
 from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
-from evolve.export.bundle.plan_whole import plan_whole
 from evolve.export.bundle.pr_body import commit_message
 from evolve.export.bundle.refusals import refuse, refuse_other_kernels
 from evolve.export.certify.certificate import Certificate, certify
@@ -46,14 +45,7 @@ PLANNERS = {
 
 @dataclass(frozen=True, slots=True)
 class WrittenBundle:
-    """A bundle that was written.
-
-    Attributes:
-        folder: path of the folder.
-        files: names of its files.
-        export: planned and proved export.
-        provenance: content of its provenance.json.
-    """
+    """A bundle that was written; `provenance` is the content of its provenance.json."""
 
     folder: Path
     files: list[str]

@@ -51,15 +51,9 @@ class Export:
 
     Attributes:
         name: name of the program as given.
-        program: parsed program.
-        target: target of the export.
         tree: the user's checkout; None for targets that patch nothing.
-        form: the program as one function.
         change: change of the target's files.
-        proof: result of the comparison.
         monotone: test of monotonicity; None if the target decides once.
-        rows: every shape of the workloads.
-        summaries: recorded speed-ups.
         rules: rules that fire, by workload.
         left_out: decisions of the program that the patch does not hold, with the reason.
         tables: digest of each recorded table in use, by workload and setting.
@@ -104,6 +98,15 @@ class Export:
     def sha256(self) -> str:
         """SHA-256 of the program's source."""
         return hashlib.sha256(self.program.source.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderProofs:
+    """What is proved of a change of hopper/heuristics.h beside its answers; see `Export`."""
+
+    monotone: Monotone
+    followed: Followed
+    outside: Outside
 
 
 def stock_form(entry: str) -> Form:
@@ -193,18 +196,9 @@ def dead_rules_told(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> I
 
 def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
                 gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
-    """An export to hopper/heuristics.h, proved.
+    """An export to hopper/heuristics.h, proved; compiles in `folder`.
 
-    Args:
-        name: name of the program.
-        program: parsed program.
-        target: target of the export.
-        tree: the user's checkout.
-        compiler: compiler of the proof.
-        folder: folder to compile in.
-        gpu: GPU of the recorded tables.
-        domain: calls that the patch is to decide.
-        partial: True to leave a mode that the rule makes slower to stock, instead of refusing the rule.
+    With `partial`, a mode that the rule makes slower is left to stock, instead of refusing the rule.
 
     Raises:
         UserError: the target cannot express the program, the tree does not match, or a proof fails.
@@ -220,8 +214,20 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
     with dead_rules_told(form, stock, rows, gpu):
         verdict = modes_of(target, schedule, rows, gpu, domain, partial=partial)
     domain, rows = verdict.domain, confined(rows, verdict.domain)
-    inside = [r for r in rows if domain.in_mode(r.view.varlen)]
-    lattice = calls_on_all_gpus(inside, gpu.num_sms)
+    change, proof, found = proved_header(
+        program, form, stock, schedule, rows, tree, compiler, folder, gpu=gpu, domain=domain
+    )  # fmt: skip
+    return exported(
+        name, program, target, tree, form, change, proof, verdict,
+        stock=stock, rows=rows, tables=tables, gpu=gpu, header=found,
+    )  # fmt: skip
+
+
+def proved_header(program: Program, form: Form, stock: Form, schedule: Program, rows: Sequence[Row], tree: Tree,
+                  compiler: Compiler, folder: Path, *, gpu: Gpu,
+                  domain: Domain) -> tuple[SourceChange, Proof, HeaderProofs]:  # fmt: skip
+    """Change hopper/heuristics.h and prove the change; `schedule` is the program with FA3's rule where it answers 0."""
+    lattice = calls_on_all_gpus([r for r in rows if domain.in_mode(r.view.varlen)], gpu.num_sms)
     forms = guarded_forms(form_of(program, "schedule"), form, stock, domain)
     change, proof = proved(forms, stock, schedule, tree, lattice, compiler, folder, domain)
     followed = follow(tree, change, rows, gpu.num_sms, compiler, folder / "chain", domain.card)
@@ -229,11 +235,7 @@ def plan_header(name: str, program: Program, target: ExportTarget, tree: Tree, c
     # A hundred million answers: without the sanitizers, which the proof has run under.
     function = compile_change(change, compiler, folder / "fast", FAST)
     fields = form.fields() if not change.keeps_stock else own_fields(form, stock)
-    monotone = prove_monotone(function, change.inputs, fields, domain)
-    return exported(
-        name, program, target, tree, form, change, proof, verdict,
-        stock=stock, rows=rows, tables=tables, gpu=gpu, monotone=monotone, followed=followed, outside=outside,
-    )  # fmt: skip
+    return change, proof, HeaderProofs(prove_monotone(function, change.inputs, fields, domain), followed, outside)
 
 
 def proved(forms: Sequence[Form], stock: Form, program: Program, tree: Tree, lattice: list[tuple[ShapeView, int]],
@@ -276,8 +278,8 @@ def by_workload(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def exported(name: str, program: Program, target: ExportTarget, tree: Tree | None, form: Form, change: SourceChange,
              proof: Proof, verdict: HarmVerdict, *, stock: Form, rows: Sequence[Row],
-             tables: Mapping[tuple[str, str], Table], gpu: Gpu, monotone: Monotone | None = None,
-             followed: Followed | None = None, outside: Outside | None = None) -> Export:  # fmt: skip
+             tables: Mapping[tuple[str, str], Table], gpu: Gpu,
+             header: HeaderProofs | None = None) -> Export:  # fmt: skip
     """Complete an export from its rows: summaries, rules that fire, and their tables."""
     inside = [r for r in rows if verdict.domain.in_mode(r.view.varlen)]
     return Export(
@@ -288,10 +290,10 @@ def exported(name: str, program: Program, target: ExportTarget, tree: Tree | Non
         form=form,
         change=replace(change, notes=(*change.notes, *verdict.notes)),
         proof=proof,
-        monotone=monotone,
-        followed=followed,
+        monotone=header.monotone if header else None,
+        followed=header.followed if header else None,
         domain=verdict.domain,
-        outside=outside,
+        outside=header.outside if header else None,
         rows=tuple(rows),
         summaries=tuple(summaries(rows)),
         rules={w: tuple(rules_of(form, stock, group, gpu)) for w, group in by_workload(inside).items()},
@@ -314,16 +316,8 @@ def proved_kernel(own: Program, stock: Program, change: SourceChange, asked: Seq
                   domain: Domain) -> tuple[SourceChange, Proof]:  # fmt: skip
     """Prove a change of the prepare kernel; returns it with notes, and the proof.
 
-    Args:
-        own: the program's blocks_per_split, with FA3's own explicit rule where it answers 0.
-        stock: FA3's own rule.
-        change: change of the kernel.
-        asked: shapes of the workloads, and their batches under the cap that the patched target decides.
-        tree: the user's checkout.
-        compiler: compiler of the proof.
-        folder: folder to compile in.
-        gpu: GPU of the recorded tables.
-        domain: calls that are decided.
+    `own` is the program's blocks_per_split, with FA3's own explicit rule where it answers 0. `asked` are shapes of the
+    workloads, and their batches under the cap that the patched target decides.
 
     Raises:
         UserError: the kernel decides differently from the program.
@@ -379,4 +373,50 @@ def plan_prepare(name: str, program: Program, target: ExportTarget, tree: Tree, 
     return exported(
         name, program, target, tree, form, change, proof, verdict,
         stock=stock, rows=rows, tables=dynamic, gpu=gpu,
+    )  # fmt: skip
+
+
+def plan_whole(name: str, program: Program, target: ExportTarget, tree: Tree, compiler: Compiler, folder: Path, *,
+               gpu: Gpu, domain: Domain, partial: bool = False) -> Export:  # fmt: skip
+    """An export to hopper/heuristics.h and hopper/flash_prepare_scheduler.cu, both proved; see `plan_header`.
+
+    A program of metadata mode decides by both together: with FA3's own cap, other blocks per split would run than were
+    measured.
+
+    Raises:
+        UserError: the target cannot express the program, the tree does not match, or a proof fails.
+    """
+    if not program.uses_blocks_per_split:
+        raise NotExpressible(f"{name} defines no blocks_per_split", hint="the target fa3 and its twins take num_splits")
+    target = as_built(target, tree)
+    form, blocks = (with_stock_choice(form_of(program, entry)) for entry in ("schedule", "blocks_per_split"))
+    stock, stock_blocks = stock_form("schedule"), stock_form("blocks_per_split")
+    tables = recorded_tables(target, asset(TABLES))
+    rows = gather(target, program, tables, gpu)
+    with dead_rules_told(form, stock, rows, gpu):
+        verdict = modes_of(target, program, rows, gpu, domain, partial=partial)
+    domain, rows = verdict.domain, confined(rows, verdict.domain)
+    if domain.varlen is False:
+        why = "; ".join((*verdict.left_out.values(), *verdict.notes))
+        raise NotExpressible(
+            f"in static mode alone blocks_per_split decides nothing ({why})",
+            hint="the target fa3 and its twins, with --partial",
+        )
+    inside = [r for r in rows if domain.in_mode(r.view.varlen)]
+    costs = step_costs(form_of(program, "blocks_per_split"), inside, gpu)
+    # The smaller proof first: it refuses rules that the kernel cannot hold.
+    asked = [(r.view, r.work(r.chosen)) for r in inside]
+    kernel, _ = proved_kernel(
+        read(blocks.source(), name), read(stock_blocks.source(), STOCK_SEED),
+        change_prepare(tree, blocks, stock_blocks, domain), asked, tree, compiler, folder, gpu=gpu, domain=domain,
+    )  # fmt: skip
+    change, proof, found = proved_header(
+        program, form, stock, read(form.source(), name), rows, tree, compiler, folder, gpu=gpu, domain=domain
+    )  # fmt: skip
+    change = replace(
+        change, edits={**change.edits, **kernel.edits}, notes=(*change.notes, *kernel.notes, *cost_notes(costs))
+    )
+    return exported(
+        name, program, target, tree, form, change, proof, verdict,
+        stock=stock, rows=rows, tables=tables, gpu=gpu, header=found,
     )  # fmt: skip

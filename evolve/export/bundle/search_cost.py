@@ -52,7 +52,6 @@ class StepCost:
     Attributes:
         where: workload and setting.
         ragged: True for ragged batches.
-        batches: number of recorded batches.
         searched: number of those that reach the search.
         dearest_us: microseconds of the most expensive search.
         log_gain: mean log speed-up of the layers.
@@ -94,11 +93,7 @@ class _PricedBatch:
 def candidates(form: Form, search: CandidateSearch | QueueLoop, rows: Sequence[Row], gpu: Gpu) -> list[int]:
     """Candidates that the kernel tries for each row's batch; 0 where it tries none.
 
-    Args:
-        form: `blocks_per_split`, with `return 0` where it leaves the launch to FA3.
-        search: loop over candidates.
-        rows: recorded batches.
-        gpu: GPU of the recordings.
+    `form` is `blocks_per_split`, with `return 0` where it leaves the launch to FA3.
     """
 
     class Zero(ast.NodeTransformer):

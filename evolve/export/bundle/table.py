@@ -25,8 +25,6 @@ class Bundle:
     """Decisions of the patched target according to a bundle.
 
     Attributes:
-        folder: path of the folder, as given.
-        target: target of the patch.
         program_sha256: digest of the exported program.
         card: GPU that the patch decides on, as CUDA names it; empty if it does not ask.
         rows: the table, by setting; one setting for hot and cold caches, whose decisions are equal.

@@ -58,8 +58,6 @@ class Certificate:
     """The chosen rule with its evidence.
 
     Attributes:
-        source: source of the guarded program.
-        share: requested share.
         confidence: one-sided confidence of the bound.
         curve: the program without a guard, then each margin.
         chosen: index of the margin in the curve.

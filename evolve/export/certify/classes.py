@@ -143,13 +143,7 @@ def capped_source(program: Program) -> str:
 
 
 def guarded_source(program: Program, kept: Collection[CallClass], comment: str) -> str:
-    """The program with a guard in front: stock decides outside the kept classes.
-
-    Args:
-        program: program with a `schedule`.
-        kept: classes that it decides.
-        comment: line above the guard.
-    """
+    """The program with a guard in front, below a comment: stock decides outside the kept classes."""
     schedule = _schedule(program)
     view = schedule.args.args[0].arg
     taken = {n.id for n in ast.walk(program.tree) if isinstance(n, ast.Name)} | {

@@ -32,8 +32,6 @@ class Step:
     """The rules after adding one.
 
     Attributes:
-        inputs: inputs of rules.
-        rules: number of rules.
         log_gain: mean log speed-up over stock on the training and holdout shapes.
         share: share of the program's gain.
     """
@@ -66,12 +64,8 @@ def distil(
 ) -> Distilled:
     """Find the rules.
 
-    Args:
-        program: program to distil; only its num_splits counts.
-        target: target, whose kernel the tables must be of.
-        tables: recorded tables of its kernel.
-        gpu: GPU of the tables.
-        eps: mean log speed-up that may be lost.
+    Only the program's num_splits counts; the tables are of the target's kernel, and `eps` is the mean log speed-up that
+    may be lost.
 
     Raises:
         UserError: nothing was recorded for the target, or no rule gains anything without a loss.

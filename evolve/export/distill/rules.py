@@ -96,11 +96,7 @@ def _conjuncts(tests: Sequence[ast.expr]) -> list[ast.expr]:
 def rules_of(form: Form, stock: Form, rows: Sequence[Row], gpu: Gpu) -> list[Rule]:
     """Every rule of a `schedule` with its effect on the rows.
 
-    Args:
-        form: the program as one function.
-        stock: FA3's own rule, whose returns do not count as rules of the program.
-        rows: the target's lattice.
-        gpu: GPU with the number of SMs.
+    `stock` is FA3's own rule, whose returns do not count as rules of the program; `rows` are the target's lattice.
     """
     own = {ast.dump(s) for s in stock.body}
     mine = [s for s in form.body if ast.dump(s) not in own and s.lineno < STOCK_LINES]

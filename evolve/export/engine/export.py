@@ -31,14 +31,7 @@ SHARED = "kernels/server_plugin"
 
 @dataclass(frozen=True, slots=True)
 class EngineExport:
-    """A written export.
-
-    Attributes:
-        folder: path of the folder.
-        files: names within, sorted.
-        measured: scores of the program on recorded latencies.
-        provenance: content of its provenance.json.
-    """
+    """A written export; `measured` scores the program on recorded latencies."""
 
     folder: Path
     files: list[str]
@@ -49,14 +42,7 @@ class EngineExport:
 def export_engine(
     name: str, text: str, target: EngineTarget, output: Path, *, run: dict[str, object] | None = None
 ) -> EngineExport:
-    """Write the export, all of it or nothing.
-
-    Args:
-        name: name of the program, for messages.
-        text: its source.
-        target: target of the export.
-        output: new or empty folder.
-        run: origin of the program.
+    """Write the export into a new or empty folder, all of it or nothing.
 
     Raises:
         UserError: the program is refused, or the folder holds something.

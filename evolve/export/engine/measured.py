@@ -25,16 +25,13 @@ class Effect:
     """A program against FA3's own choice, on one part of a recorded table's shapes.
 
     Attributes:
-        setting: setting of the table.
         paged: True for paged KV.
         split: train or holdout.
-        shapes: number of shapes.
         speedup: weighted geometric mean of FA3's latency / the program's.
         worst: smallest ratio.
         regressions: shapes slower by more than 1% and three standard errors.
         missing: shapes whose launch has no recorded latency; they count as 2% slower.
         batch_invariant: True if the splits of a sequence do not depend on its batch, on all shapes of the table.
-        gpu: GPU of the recording.
         build: build of Triton, the kernel and FA3.
     """
 
@@ -87,10 +84,8 @@ class MeasuredEffects:
 def measured_effects(text: str, *, paged_only: bool, live_lengths: bool = False) -> MeasuredEffects:
     """Judge a program on the recorded tables of its kernel; sealed test shapes are not looked at.
 
-    Args:
-        text: source of the program.
-        paged_only: True for exports with paged KV alone.
-        live_lengths: True if `schedule` is told the longest and the mean live length.
+    `paged_only` is for exports with paged KV alone; with `live_lengths` `schedule` is told the longest and the mean
+    live length.
 
     Raises:
         UserError: the program is valid under none of the settings, there is no table, or with `paged_only` it chooses

@@ -103,15 +103,7 @@ def queue_source() -> str:
 
 
 def single_file(program: Program, *, sha256: str, version: str, measured: str, gpus: tuple[str, ...]) -> str:
-    """Text of the module.
-
-    Args:
-        program: program that decides.
-        sha256: digest of its source.
-        version: version of evosplit.
-        measured: lines on its measurements that fit the docstring.
-        gpus: names of the GPUs of these measurements, as CUDA gives them.
-    """
+    """Text of the module; `measured` are lines that fit its docstring, `gpus` names as CUDA gives them."""
     imports: dict[str, set[str]] = {}
     parts = []
     for name in PARTS:

@@ -23,12 +23,7 @@ read = named_program
 
 
 def ask(program: Program, inputs: Sequence[tuple[ShapeView, WorkView, int]], what: str) -> list[Decision]:
-    """A program's decisions.
-
-    Args:
-        program: program to run.
-        inputs: shape, work and number of SMs.
-        what: name of the inputs, for messages.
+    """A program's decisions on (shape, work, number of SMs); `what` names these inputs in messages.
 
     Raises:
         UserError: it failed on one of them.

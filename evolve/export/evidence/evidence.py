@@ -31,14 +31,10 @@ class Row:
     """One shape under one setting.
 
     Attributes:
-        workload: name of the workload.
-        setting: provider, mode and cache of the calls.
-        case: the shape and its split.
         view: input of the heuristic.
         stock: the target's decision today, resolved.
         chosen: the decision with the change, resolved.
         stock_launch: launch without the change.
-        launch: launch with the change.
         rounds_us: recorded latencies of stock and change, paired by round; None where not recorded.
         result: the change against stock; None where not recorded.
         raw: result of the program.
@@ -77,14 +73,11 @@ class EvidenceSummary:
 
     Attributes:
         name: workload and setting.
-        shapes: number of shapes.
         changed: number of launches that differ from stock's.
         unrecorded: number of shapes whose new launch was never measured; the other figures leave them out.
         geomean: geometric mean over all recorded shapes; 1 means no change.
         geomean_changed: geometric mean over those whose launch changes.
         median: median over those whose launch changes.
-        best: largest speed-up.
-        worst: smallest speed-up.
         regressions: shapes slower by more than max(1%, 3 standard errors).
     """
 

@@ -39,7 +39,6 @@ class Reduction:
         how: sum, max or min.
         item: name of a sequence's number of blocks in `value`.
         value: value that is added or compared.
-        line: line of the program.
     """
 
     name: str
@@ -55,13 +54,11 @@ class CandidateSearch:
 
     Attributes:
         before: statements in front of it.
-        counter: name of the candidate.
         first: smallest candidate.
         last: largest candidate.
         prefix: statements that the reductions need, from the candidate alone.
         reductions: reductions over the batch.
         costs: statements from the reductions to the cost.
-        cost: name of the cost.
         better: comparison of a cost with the least so far.
         key: name of the least cost.
         best: name of the kept value.
@@ -69,7 +66,6 @@ class CandidateSearch:
         start: result if no candidate is better than `limit`; None if the first one is always kept.
         limit: cost to beat.
         after: statements behind the loop.
-        line: line of the loop.
     """
 
     before: list[ast.stmt]

@@ -40,7 +40,6 @@ class SourceChange:
         call: C++ expression of its answer over row[0], row[1], ...
         inputs: fields of the numbers of a row.
         keeps_stock: True if the target's own lines were kept where the program agrees with them.
-        notes: notes for the bundle.
     """
 
     edits: dict[str, bytes]

@@ -42,7 +42,6 @@ class LaneRule:
         lines: lines of the rule, which ends with a return, indented once.
         shared: declarations of its shared memory; empty where it needs none.
         clears: assignments that a thread makes before the kernel's first barrier, for its lane `threadIdx.x`.
-        notes: notes on exactness.
         stores: statement of every thread in front of the barrier above the rule.
         limits: conditions without which the kernel's own formula decides.
         warps: warps that the launcher starts at least; 0 for as many as the batch needs.

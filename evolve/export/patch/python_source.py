@@ -57,10 +57,8 @@ def helper_functions(form: Form, names: Mapping[str, str], parameters: Sequence[
 
     `helper(shape, gpu, n)` becomes `helper(n, num_n_blocks, num_SMs)`: the inputs that it reads become parameters.
 
-    Args:
-        form: the program.
-        names: the target's own expression for each input.
-        parameters: parameters of the target's function, which the calls may pass on.
+    `names` are the target's own expressions for the inputs, `parameters` those of the target's function, which the
+    calls may pass on.
     """
     views = dict.fromkeys(form.helpers, frozenset[int]())
     needs: dict[str, list[str]] = {n: [] for n in form.helpers}

@@ -61,14 +61,12 @@ class QueueLoop:
         before: statements in front of the start.
         start: statements that give the best size and the least cost their first values.
         counter: name of a size.
-        sizes: the sizes.
         steps: statements of the loop, without the comparison.
         kept: comparison that ends the loop.
         after: statements behind the loop.
         turn: half blocks that a CTA takes beside its blocks, the largest of all calls.
         longest_first: True if every call plays the longest sequences first, False if one keeps the batch's order.
         plays: calls of the queue for a size, as the text has them.
-        line: line of the loop.
     """
 
     before: tuple[ast.stmt, ...]

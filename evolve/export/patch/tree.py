@@ -103,11 +103,7 @@ def _beginning(tree: Tree, folder: Path, names: Sequence[str], identity: Sequenc
 def mailbox_patch(tree: Tree, edits: Mapping[str, bytes], message: str, folder: Path) -> bytes:
     """Commit the edits on top of the tree's commit and write them as `git format-patch` does.
 
-    Args:
-        tree: the user's checkout.
-        edits: new content by file name.
-        message: message of the commit; its first line becomes the subject.
-        folder: an empty folder to work in.
+    The first line of `message` becomes the subject; `folder` is an empty one to work in.
 
     Raises:
         UserError: git refused, or the patch does not apply to clean files of the tree.

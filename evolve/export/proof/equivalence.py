@@ -79,13 +79,8 @@ def prove_schedule(program: Program, stock: Program, change: SourceChange, latti
                    compiler: Compiler, folder: Path) -> Proof:  # fmt: skip
     """Compare `schedule` with the changed function.
 
-    Args:
-        program: the program; only its num_splits counts.
-        stock: FA3's own rule, which must decide all unmeasured calls.
-        change: the target's files and the function in them.
-        lattice: inputs from the workloads, with the number of SMs.
-        compiler: compiler of the system.
-        folder: folder to compile in.
+    Only the program's num_splits counts; `stock`, FA3's own rule, must decide all unmeasured calls. `lattice` holds
+    inputs from the workloads, with the number of SMs.
 
     Raises:
         Mismatch: at the first input where they differ.

@@ -32,9 +32,6 @@ class GpuEffect:
     """A rule on a GPU of some size, over the recorded calls; without latencies.
 
     Attributes:
-        num_sms: SMs of the GPU.
-        names: GPUs with this number.
-        calls: number of distinct calls.
         changed: number of calls that are decided differently from FA3 there.
         as_on_h100: number of calls that are decided as on an H100 although FA3 itself decides otherwise there.
     """
@@ -57,13 +54,7 @@ def lines_with_one_gpus_sms(source: str) -> tuple[str, ...]:
 
 
 def gpu_effects(program: Program, rows: Sequence[Row], target: ExportTarget) -> tuple[GpuEffect, ...]:
-    """Decisions of a rule on GPUs of the sizes in `SM_COUNTS`.
-
-    Args:
-        program: exported program.
-        rows: recorded calls.
-        target: target, with its present decision.
-    """
+    """Decisions of a rule on GPUs of the sizes in `SM_COUNTS`."""
     calls: list[_Call] = [(r.view, r.work(r.stock)) for r in rows]
     # num_splits is decided by the shape alone, blocks per split by the batch.
     calls = list(dict.fromkeys(calls) if target.kind is TargetKind.PREPARE else dict(calls).items())

@@ -112,7 +112,6 @@ class Outside:
         calls: number of distinct calls over all callers.
         callers: files whose get_num_splits was run.
         changed: calls that are decided differently.
-        decided: all calls.
     """
 
     calls: int

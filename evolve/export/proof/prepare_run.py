@@ -102,7 +102,6 @@ class PrepareBatch:
     Attributes:
         work: input of a program, without empty sequences.
         n_blocks: blocks of every sequence, including empty ones.
-        num_sms: SMs of the GPU.
     """
 
     work: WorkView
@@ -221,15 +220,9 @@ def prove_kernel(program: Program, stock: Program, source: bytes, recorded: Sequ
                  compiler: Compiler, folder: Path, *, limited: bool) -> KernelProof:  # fmt: skip
     """Compare the patched kernel with the program, and with FA3's own formula on calls that were not measured.
 
-    Args:
-        program: `blocks_per_split`, with FA3's own explicit rule where it answers 0.
-        stock: FA3's own rule.
-        source: the patched file.
-        recorded: batches of the workloads whose cap is above 1; the kernel asks no rule otherwise.
-        shape: any shape; `blocks_per_split` does not read it.
-        compiler: compiler of the system.
-        folder: folder to compile in.
-        limited: True if the patch leaves some calls unchanged.
+    `program` is `blocks_per_split`, with FA3's own explicit rule where it answers 0, `source` the patched file.
+    `recorded` are batches of the workloads whose cap is above 1: the kernel asks no rule otherwise. Any shape will do,
+    since `blocks_per_split` does not read it. `limited` is True if the patch leaves some calls unchanged.
 
     Raises:
         Mismatch: at the first batch where they differ.

@@ -1,6 +1,0 @@
-# attack: answers with a float
-# gate: ok
-# sandbox: bad_answer
-
-def schedule(shape, gpu):
-    return 2.0, None, 0

@@ -1,6 +1,0 @@
-# attack: answers with nothing
-# gate: ok
-# sandbox: bad_answer
-
-def schedule(shape, gpu):
-    return None

@@ -1,6 +1,0 @@
-# attack: calls itself
-# gate: language
-# sandbox: raised
-
-def schedule(shape, gpu):
-    return schedule(shape, gpu)
