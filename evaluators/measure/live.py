@@ -47,8 +47,7 @@ class LiveCount:
     """Statistics of a source: launches from the store, launches measured, and GPU time.
 
     `slowed` counts launches measured while the GPU throttled by heat or power. `ms_per_launch` has one entry per
-    measured
-    shape: milliseconds per new launch, without the correctness check.
+    measured shape: milliseconds per new launch, without the correctness check.
     """
 
     known: int = 0
