@@ -2,6 +2,7 @@
 
     python results/triton-schedule/confirm_unseen.py PROGRAM -o FOLDER --fresh 400 --minutes 1
     python results/triton-schedule/confirm_unseen.py PROGRAM -o FOLDER --config configs/llama31-70b-triton-paged.yaml
+    python results/triton-schedule/confirm_unseen.py PROGRAM -o FOLDER --against ANOTHER    # instead of FA3
 
 The verb's own suite also holds the training and holdout shapes, which say nothing new and take most of the time. Shapes
 come in a random order: those that the time left out are counted in the report. Needs an H100.
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("program")
     parser.add_argument("-o", type=Path, required=True)
     parser.add_argument("--config", type=Path, default=Path("configs/llama31-70b-triton.yaml"))
+    parser.add_argument("--against", help="another program, instead of FA3")
     parser.add_argument("--fresh", type=int, default=400)
     parser.add_argument("--minutes", type=float, default=1.0)
     options = parser.parse_args()
@@ -40,8 +42,8 @@ def main() -> None:
     confirm.build_suite = unseen  # type: ignore[assignment]
     sys.exit(
         confirm.confirm_command(
-            options.program, options.config, [f"sandbox.time_s={SECONDS}"], against=None, beside=None, output=options.o,
-            minutes=options.minutes, fresh=options.fresh, tokens=False, as_json=False,
+            options.program, options.config, [f"sandbox.time_s={SECONDS}"], against=options.against, beside=None,
+            output=options.o, minutes=options.minutes, fresh=options.fresh, tokens=False, as_json=False,
         )
     )  # fmt: skip
 

@@ -34,6 +34,7 @@ PROGRAMS = (
     ("results/triton-schedule/searched-lengths.py", CONTIGUOUS),
     ("results/runs/language-model-triton/best.py", CONTIGUOUS),
     (CHAMPION, CONTIGUOUS),
+    ("results/champions/triton-evolved.py", CONTIGUOUS),
     ("seeds/triton_rule.py", PAGED),
     ("seeds/triton_waves_paged.py", PAGED),
     ("results/triton-schedule/searched-paged.py", PAGED),

@@ -17,6 +17,7 @@ from evaluators.triton_decode.launch import canonical_launch, refusal
 from evaluators.triton_decode.views import shape_view, work_view
 
 FALLBACK = "results/champions/triton-fallback.py"
+EVOLVED = "results/champions/triton-evolved.py"
 PAGED_CHAMPION = "results/champions/triton-paged.py"
 PAGED_CONFIG = "configs/llama31-70b-triton-paged.yaml"
 CONTIGUOUS = Setting("triton_decode", Mode.METADATA, Cache.COLD)
@@ -43,6 +44,7 @@ def decide(name: str, shape: DecodeShape, setting: Setting) -> TritonDecision:
         ("triton_waves", CONTIGUOUS),
         ("triton_waves_paged", PAGED),
         (FALLBACK, CONTIGUOUS),
+        (EVOLVED, CONTIGUOUS),
         (PAGED_CHAMPION, PAGED),
         ("results/runs/language-model-triton/best.py", CONTIGUOUS),
     ],
@@ -54,13 +56,22 @@ def test_seeds_decide_only_what_is_compiled(name: str, setting: Setting) -> None
         assert refusal(decision) == "" and decision.variant in variants(setting.page_size)
 
 
-def test_the_champion_leaves_many_tiles_of_long_rows_to_fa3() -> None:
+@pytest.mark.parametrize("champion", [FALLBACK, EVOLVED])
+def test_champions_leave_many_tiles_of_long_rows_to_fa3(champion: str) -> None:
     on_the_edge = ((15, 8193, True), (14, 16384, False), (24, 4097, True), (23, 8192, False), (64, 4096, False))
     for batch, keys, left in on_the_edge:
         shape = DecodeShape(batch, keys, 64, 8)
-        decision = decide(FALLBACK, shape, CONTIGUOUS)
+        decision = decide(champion, shape, CONTIGUOUS)
         assert (decision.num_splits == 0) is left
         assert (canonical_launch(shape, CONTIGUOUS, decision).key == "fa3") is left
+
+
+def test_a_cap_for_uneven_rows_leaves_even_ones_their_splits() -> None:
+    for batch, keys, cap, programs in ((40, 1024, 8, 1), (4, 16384, 24, 4)):
+        shape = DecodeShape(batch, keys, 64, 8)
+        decision = decide(EVOLVED, shape, CONTIGUOUS)
+        assert decision.num_splits == cap
+        assert canonical_launch(shape, CONTIGUOUS, decision).live_splits == (programs,) * batch
 
 
 def test_a_grid_decided_for_a_long_cache_has_a_bound() -> None:
@@ -76,11 +87,14 @@ def test_the_script_of_unseen_shapes_asks_what_the_verb_takes(monkeypatch: pytes
     monkeypatch.setattr(script.confirm, "confirm_command", verb)
     monkeypatch.setattr(script.confirm, "build_suite", script.confirm.build_suite)  # put back, since it is replaced
     monkeypatch.setattr(
-        sys, "argv", ["unseen", FALLBACK, "-o", str(tmp_path), "--fresh", "7", "--config", PAGED_CONFIG]
+        sys,
+        "argv",
+        ["unseen", EVOLVED, "-o", str(tmp_path), "--fresh", "7", "--config", PAGED_CONFIG, "--against", FALLBACK],
     )
     with pytest.raises(SystemExit, match="0"):
         script.main()
-    assert verb.call_args.kwargs["fresh"] == 7 and verb.call_args.args[:2] == (FALLBACK, Path(PAGED_CONFIG))
+    assert verb.call_args.kwargs["fresh"] == 7 and verb.call_args.kwargs["against"] == FALLBACK
+    assert verb.call_args.args[:2] == (EVOLVED, Path(PAGED_CONFIG))
 
 
 def test_the_rule_fills_the_gpu_once() -> None:
