@@ -14,6 +14,7 @@ import csv
 import lzma
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,9 @@ PROGRAMS = (
     "../confirm/fa3-static-search/program.py",
 )
 COLUMNS = ("recording", "split", "decides", "share", "low", "high", "oracle", "regressions", "shapes", "left_out")
+CONFIRMING = 2
+"""Recordings that must call a shape a regression."""
+
 LAUNCH = re.compile(r"s(\d+)\.p([01])\.g(\d+):\d+")
 
 
@@ -66,10 +70,27 @@ def recorded(table: Table, path: Path) -> dict[str, Table]:
     return found
 
 
+def judge_of(table: Table) -> Judge:
+    """Judge of one recording."""
+    return Judge(table.cases, table.setting, table.gpu, TableSource(table), description={},
+                 weighting=Weighting.SERVING, limits=Limits(time_s=5))  # fmt: skip
+
+
+def confirmed(tables: Mapping[str, Table], sources: Mapping[str, str]) -> list[tuple[object, ...]]:
+    """Shapes that at least two recordings call a regression, by split and program, as rows without shares."""
+    rows = []
+    for name, source in sources.items():
+        slower = Counter(case for t in tables.values() for case in judge_of(t).evaluate(source).regressed)
+        for split in (Split.TRAIN, Split.HOLDOUT):
+            cases = [c.id for c in tables["1"].cases if c.split is split]
+            twice = sum(slower[c] >= CONFIRMING for c in cases)
+            rows.append(("confirmed", split.value, name, "", "", "", "", twice, len(cases), 0))
+    return rows
+
+
 def rows_of(number: str, table: Table, sources: Mapping[str, str]) -> list[tuple[object, ...]]:
     """Shares of one recording's gain, by split and program."""
-    judge = Judge(table.cases, table.setting, table.gpu, TableSource(table), description={},
-                  weighting=Weighting.SERVING, limits=Limits(time_s=5))  # fmt: skip
+    judge = judge_of(table)
     found = {name: judge.evaluate(source) for name, source in sources.items()}
     unknown = {case for each in found.values() for case in each.missing}
     rows = []
@@ -104,13 +125,17 @@ def main() -> None:
     with (HERE / "good_launches.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
-        for number, each in recorded(table, HERE / "recordings" / f"{SETTING}-good.csv.xz").items():
+        tables = recorded(table, HERE / "recordings" / f"{SETTING}-good.csv.xz")
+        for number, each in tables.items():
             for row in rows_of(number, each, sources):
                 writer.writerow(row)
                 print(*row, flush=True)
             if each is not table:
                 shifts = (shift_us(table, each, whole=whole) for whole in (True, False))
                 print(number, "whole and split launches: {:+.2f} us and {:+.2f} us".format(*shifts), flush=True)
+        for row in confirmed(tables, sources):
+            writer.writerow(row)
+            print(*row, flush=True)
 
 
 if __name__ == "__main__":
