@@ -173,7 +173,7 @@ def write_extension(folder: Path, extension: Extension) -> None:
     """Write the table to a new folder, with the file of scaled cells.
 
     Raises:
-        TableError: the folder is not empty.
+        UserError: the folder is neither new nor empty.
     """
     write_table(folder, extension.card, extension.cases, extension.cells, extension.gpu_of)
     text = io.StringIO()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import MAX_NUM_SPLITS, RARE_FIELDS, DecodeShape, Gpu, Setting
+from evaluators.data.folders import require_new_folder
 from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Split
 from evaluators.targets.registry import target_of
@@ -178,10 +179,9 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
     """Write a table to a new or empty folder.
 
     Raises:
-        TableError: the folder is not empty.
+        UserError: the folder is neither.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise TableError(f"{folder} is not empty: choose another folder, or remove it first")
+    require_new_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rare = RARE_FIELDS if any(getattr(c.shape, name) for c in cases for name in RARE_FIELDS) else ()
     target = target_of(Setting.from_json(card))

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from evaluators.data.contract import SETTINGS, Mode
+from evaluators.data.folders import require_new_folder
 from evaluators.language.gate import named_program
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import target_of
@@ -69,8 +70,7 @@ def baselines_command(
             raise UserError(f"--method {name}: no such method", hint=f"methods: {', '.join(METHODS)}")
     if seeds < 1 or min(asdict(budget).values()) < 1:
         raise UserError("seeds and budgets must be at least 1", hint="--seeds, --model-calls, --tables, --look-ups")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output} is not an empty folder", hint="-o names another one")
+    require_new_folder(output)
     config = load_config(asset(str(config_path)), sets)
     if config.judge.measure == "live":
         raise UserError("judge.measure: baselines look latencies up", hint="--set judge.measure=recorded")

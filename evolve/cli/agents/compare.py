@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from evaluators.data.folders import require_new_folder
 from evolve.assets import asset
 from evolve.cli.baselines import open_problem, policy_for
 from evolve.cli.common import emit, result_printer, say
@@ -116,8 +117,7 @@ def _claim(output: Path, plan: Mapping[str, object]) -> None:
         if json.loads(path.read_text(encoding="utf-8")) != plan:
             raise UserError(f"{output} holds another comparison", hint="-o names another folder")
         return
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output} is not an empty folder", hint="-o names another one")
+    require_new_folder(output)
     output.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 

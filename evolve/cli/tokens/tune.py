@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+from evaluators.data.folders import require_new_folder
 from evaluators.data.status import Status
 from evaluators.judge.judge import SEARCH_SPLITS, Judge
 from evolve.assets import asset
@@ -20,7 +21,6 @@ from evolve.cli.run import search
 from evolve.cli.tokens.predicted import predictions, token_lines, tokens_json
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
-from evolve.export.bundle.bundle import check_output
 from evolve.export.bundle.export import WrittenBundle, check_certify, export_program, read_winner
 from evolve.export.certify.curve import curve_lines
 from evolve.export.targets.targets import EngineTarget, TargetKind, target_named
@@ -71,7 +71,7 @@ def tune_command(options: TuneOptions, *, as_json: bool) -> int:
         raise UserError(f"the target {target.name} {'needs' if options.source is None else 'takes no'} --source",
                         hint=wanted)  # fmt: skip
     if options.output is not None:
-        check_output(options.output)
+        require_new_folder(options.output)
     opened = open_traffic(config)
     assert opened is not None and opened.trace is not None
     run = start_run(config, on_event=say)

@@ -11,9 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluators.data.contract import Gpu
+from evaluators.data.folders import require_new_folder
 from evolve import __version__
 from evolve.assets import asset
-from evolve.errors import UserError
 from evolve.export.bundle.header_check import UNIT_TEST, unit_test
 from evolve.export.bundle.plan import Export
 from evolve.export.bundle.pr_body import HEADER_KINDS, apply_text, batch_fields, module_text, pr_body
@@ -43,16 +43,6 @@ OUTSIDE_COLUMNS = (
     "window", "dtype", "arch", "gpu", "num_splits_stock", "num_splits_new", "workspace_bytes_stock",
     "workspace_bytes_new",
 )  # fmt: skip
-
-
-def check_output(folder: Path) -> None:
-    """Check that a folder is new or empty.
-
-    Raises:
-        UserError: it holds something, or is a file.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not an empty folder", hint="choose another one with -o, or remove it first")
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -150,7 +140,7 @@ def _outside_rows(outside: Outside) -> Iterable[Sequence[object]]:
 
 def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object], *, original: str) -> list[str]:
     """Write the bundle into a new or empty folder; returns its files. `original` is the source as given."""
-    check_output(folder)
+    require_new_folder(folder)
     contents: dict[str, str | bytes]
     if patch:
         contents = {

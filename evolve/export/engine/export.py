@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from evaluators.data.folders import require_new_folder
 from evolve import __version__
 from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
-from evolve.export.bundle.bundle import check_output
 from evolve.export.engine.measured import MeasuredEffects, measured_effects
 from evolve.export.engine.single_file import single_file
 from evolve.export.evidence.answers import read
@@ -48,7 +48,7 @@ def export_engine(
         UserError: the program is refused, or the folder holds something.
         SandboxUnavailable: this system cannot confine programs, which are judged here once more.
     """
-    check_output(output)
+    require_new_folder(output)
     program = read(text, name)
     digest = sha256(text.encode()).hexdigest()
     if program.uses_live_lengths and target in PLUGINS:
