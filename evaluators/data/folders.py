@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from evaluators.data.errors import UserError
@@ -26,6 +29,34 @@ def require_new_folder(folder: Path, *, or_else: str = "") -> None:
         raise UserError(
             f"{folder}: expected a new or empty folder, found {found}", hint=f"{hint}; {or_else}" if or_else else hint
         )
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Write a new or empty folder whole or not at all.
+
+    Args:
+        folder: the folder to write; folders above it are made.
+
+    Yields:
+        The folder to write to meanwhile, beside it or, if it exists, in it; an error or Ctrl-C removes that.
+
+    Raises:
+        UserError: it is neither new nor empty.
+    """
+    require_new_folder(folder)
+    there = folder.exists()
+    if not there:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder if there else folder.parent, prefix=".writing-") as name:
+        made = Path(name) / "whole"  # the temporary folder itself is closed to others
+        made.mkdir()
+        yield made
+        if not there:
+            made.rename(folder)
+            return
+        for path in made.iterdir():
+            path.rename(folder / path.name)
 
 
 def _found(folder: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evaluators.data.errors import UserError
-from evaluators.data.folders import require_new_folder
+from evaluators.data.folders import require_new_folder, whole_folder
 
 
 def full(folder: Path) -> None:
@@ -47,3 +47,28 @@ def test_new_and_empty_folders_are_left_as_they_are(tmp_path: Path) -> None:
     for name in ("empty", "link", "new", "further/down"):
         require_new_folder(tmp_path / name)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "link"]
+
+
+@pytest.mark.parametrize("name", ["empty", ".", "link", "new", "further/down"])
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "here" / "empty").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("here/empty")
+    monkeypatch.chdir(tmp_path / "here" / "empty" if name == "." else tmp_path)
+    folder = Path(name) if name in (".", "link") else Path("here") / name
+    before = sorted(tmp_path.rglob("*"))
+
+    def write(*, whole: bool) -> None:
+        with whole_folder(folder) as made:
+            (made / "below").mkdir()
+            (made / "below" / "file").touch()
+            (made / "first").touch()
+            if not whole:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(whole=False)
+    assert {p.name for p in {*tmp_path.rglob("*")} - {*before}} <= {"further"}
+    write(whole=True)
+    assert sorted(p.name for p in folder.iterdir()) == ["below", "first"] and (folder / "below" / "file").is_file()
+    with pytest.raises(UserError, match="below, first in it"):
+        write(whole=True)

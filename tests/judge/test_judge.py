@@ -60,7 +60,7 @@ def test_a_table_survives_writing_and_reading(table: Table, tmp_path: Path) -> N
     again = read_table(tmp_path / "t")
     assert again.cases == small.cases and again.cells == small.cells
     with pytest.raises(UserError, match=r"expected a new or empty folder, found SHA256SUMS, card\.json, "):
-        write_table(tmp_path / "t", {}, [], {}, {})
+        write_table(tmp_path / "t", dict(small.card), small.cases, small.cells, gpus)
     (tmp_path / "t" / "cells.csv.gz").write_bytes((tmp_path / "t" / "cells.csv.gz").read_bytes()[:5000])
     with pytest.raises(TableError, match=r"cells\.csv\.gz"):
         read_table(tmp_path / "t")

@@ -18,7 +18,7 @@ from evolve.compare.report import TEXT, budget_fact, pair_up, report_text, summa
 from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME
-from evolve.journal.run_folder import find_run, summarise
+from evolve.journal.run_folder import find_run, summarise, write_whole
 from evolve.run import held_config, open_configured_proposer, resume_run, run_search, start_run
 
 PLAN, RUNS = "plan.json", "runs"
@@ -119,7 +119,7 @@ def _claim(output: Path, plan: Mapping[str, object]) -> None:
         return
     require_new_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(plan, indent=1) + "\n")
 
 
 def _made(config: RunConfig, runs: Path) -> Path:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from evaluators.data.contract import Gpu
-from evaluators.data.folders import require_new_folder
+from evaluators.data.folders import whole_folder
 from evolve import __version__
 from evolve.assets import asset
 from evolve.export.bundle.header_check import UNIT_TEST, unit_test
@@ -140,7 +138,6 @@ def _outside_rows(outside: Outside) -> Iterable[Sequence[object]]:
 
 def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object], *, original: str) -> list[str]:
     """Write the bundle into a new or empty folder; returns its files. `original` is the source as given."""
-    require_new_folder(folder)
     contents: dict[str, str | bytes]
     if patch:
         contents = {
@@ -170,14 +167,8 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
         "program.py": export.program.source,
         "bench_repro.py": asset(REPRO).read_text(encoding="utf-8"),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
-        made = Path(name) / "bundle"
-        made.mkdir()
+    with whole_folder(folder) as made:
         for file, content in contents.items():
             data = content if isinstance(content, bytes) else content.encode(errors="surrogateescape")
             (made / file).write_bytes(data)
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(made, folder)
     return sorted(contents)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from evaluators.data.folders import require_new_folder
+from evaluators.data.folders import require_new_folder, whole_folder
 from evolve import __version__
 from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -100,13 +98,8 @@ def told(measured: MeasuredEffects) -> str:
 
 
 def _write(folder: Path, contents: dict[str, str]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
-        whole = Path(made) / "export"
+    with whole_folder(folder) as whole:
         for file, text in contents.items():
             path = whole / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(whole, folder)
