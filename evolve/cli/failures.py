@@ -8,11 +8,39 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from evolve.errors import EXIT_INTERRUPTED, EXIT_MISSING, EXIT_USAGE, InterruptedRun, UserError
+
+_KEPT = ContextVar("_KEPT", default="")
+"""What stays of the verb under way, in words; empty while it has written nothing."""
+
+
+def kept_at_stop(text: str) -> None:
+    """State what stays, and how to go on, if Ctrl-C ends the verb from now on."""
+    _KEPT.set(text)
+
+
+class Verbs(TyperGroup):
+    """The verbs; Ctrl-C in one ends it with a line about what stays. Typer alone would end it without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call a verb.
+
+        Raises:
+            InterruptedRun: Ctrl-C.
+        """
+        before = _KEPT.set("")
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InterruptedRun(f"stopped; {_KEPT.get() or 'no result was written'}") from None
+        finally:
+            _KEPT.reset(before)
 
 
 @contextlib.contextmanager

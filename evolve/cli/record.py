@@ -23,6 +23,7 @@ from evaluators.latencies.table import SIMULATED, doubts, read_table, write_tabl
 from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import RecordingCost, RecordingProgress, record, recorded_so_far, recording_cost
 from evolve.assets import asset
+from evolve.cli.failures import kept_at_stop
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def record_command(
 
         def show(p: RecordingProgress) -> None:
             console.update(task, completed=p.done, total=p.total)
+            kept_at_stop(f"shapes recorded: {p.done} of {p.total}, in {output}; the same command goes on")
             if p.slowed:
                 slowed.append(p.case_id)
             if p.failed:

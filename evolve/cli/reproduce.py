@@ -26,6 +26,7 @@ from evaluators.measure.errors import MeasureError
 from evaluators.sandbox.sandbox import Limits
 from evolve.assets import read_text
 from evolve.cli.common import compact_json, say
+from evolve.cli.failures import kept_at_stop
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
 from evolve.reports.bsc_picture import draw_reproduction
@@ -53,6 +54,7 @@ def reproduce_command(
         folder.mkdir(parents=True, exist_ok=True)
         # Measurements first: a report can be written again from them.
         (folder / RAW).write_text(compact_json(raw), encoding="utf-8")
+        kept_at_stop(f"the measurements are in {folder / RAW}: --from writes the report")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     material = Material.of(raw)

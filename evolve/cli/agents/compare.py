@@ -12,6 +12,7 @@ from evaluators.data.folders import require_new_folder
 from evolve.assets import asset
 from evolve.cli.baselines import open_problem, policy_for
 from evolve.cli.common import emit, result_printer, say
+from evolve.cli.failures import kept_at_stop
 from evolve.compare.arms import Equal, Operator, arm_config
 from evolve.compare.outcomes import ArmRun, read_arm, run_parametrised
 from evolve.compare.report import TEXT, budget_fact, pair_up, report_text, summarise_arms, write_comparison
@@ -56,6 +57,7 @@ def compare_command(
         open_configured_proposer(next(iter(configs.values())))
     plan = {"config": config.dump_yaml(), "equal": equally.value, "amount": amount}
     _claim(output, plan)
+    kept_at_stop(f"runs so far stay in {output}; the same command goes on")
     runs: list[ArmRun] = []
     about: dict[str, str] = {}
     for seed in seeds:

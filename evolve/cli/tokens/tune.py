@@ -17,6 +17,7 @@ from evaluators.data.status import Status
 from evaluators.judge.judge import SEARCH_SPLITS, Judge
 from evolve.assets import asset
 from evolve.cli.common import emit, say
+from evolve.cli.failures import kept_at_stop
 from evolve.cli.run import search
 from evolve.cli.tokens.predicted import predictions, token_lines, tokens_json
 from evolve.config import RunConfig, load_config
@@ -88,6 +89,7 @@ def tune_command(options: TuneOptions, *, as_json: bool) -> int:
         return code
     output = options.output or run.folder / "bundle"
     text, origin = read_winner(str(run.folder), Path(config.runs_dir))
+    kept_at_stop(f"the search is in {run.folder}; evosplit export {run.folder} exports its winner")
     say(f"\ncertifying and exporting the winner to {output} ...")
     bundle = export_program(
         run.folder.name, text, target.name, output, source=options.source, partial=True,
