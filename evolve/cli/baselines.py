@@ -28,6 +28,7 @@ from evolve.baselines.problem import Problem, table_judge
 from evolve.baselines.report import MethodRun, write_report
 from evolve.baselines.tally import ComparisonBudget, Tally
 from evolve.cli.common import emit, measured_how, result_printer, say
+from evolve.cli.failures import kept_at_stop
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.run import open_configured_proposer, read_program, read_seeds
@@ -80,6 +81,7 @@ def baselines_command(
     problem, chosen = open_problem(config, policy), methods or list(METHODS)
     _check_methods(chosen, config)
     output.mkdir(parents=True, exist_ok=True)
+    kept_at_stop("no result was written")
     runs: list[MethodRun] = []
     for name in chosen:
         # The oracle does not depend on the seed.

@@ -17,12 +17,12 @@ from typer.core import TyperGroup
 from evolve.errors import EXIT_INTERRUPTED, EXIT_MISSING, EXIT_USAGE, InterruptedRun, UserError
 
 _KEPT = ContextVar("_KEPT", default="")
-"""What stays of the verb under way, in words; empty while it has written nothing."""
+"""What the verb under way says when it is stopped; empty while it has written nothing."""
 
 
 def kept_at_stop(text: str) -> None:
     """State what stays, and how to go on, if Ctrl-C ends the verb from now on."""
-    _KEPT.set(text)
+    _KEPT.set(f"stopped; {text}")
 
 
 class Verbs(TyperGroup):
@@ -38,7 +38,11 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            raise InterruptedRun(f"stopped; {_KEPT.get() or 'no result was written'}") from None
+            raise InterruptedRun(_KEPT.get() or "stopped; no result was written") from None
+        except (
+            InterruptedRun
+        ) as stop:  # of a search, which names its own folder, a passing one where a verb runs several
+            raise InterruptedRun(_KEPT.get() or str(stop)) from None
         finally:
             _KEPT.reset(before)
 

@@ -15,7 +15,9 @@ from conftest import ROOT, Command, require_sandbox
 from simulated_gpu import SimulatedExecutor, SimulatedWorker
 
 from evaluators.measure.pool import Pool
+from evolve.cli.baselines import METHODS
 from evolve.cli.failures import kept_at_stop
+from evolve.errors import InterruptedRun
 
 TABLE = ROOT / "results" / "tables" / "bsc-160" / "fa3_fwd-metadata-cold"
 INTERRUPTED = """
@@ -111,3 +113,13 @@ def test_what_one_verb_keeps_is_not_told_of_the_next(evosplit: Command, monkeypa
     assert (evosplit("ls").code, evosplit("ls").err) == (130, "stopped; all of it stays\n")
     monkeypatch.setattr("evolve.cli.show.ls_command", stopped)
     assert (evosplit("ls").code, evosplit("ls").err) == (130, "stopped; no result was written\n")
+
+
+def test_a_verb_of_many_searches_names_none_of_them(evosplit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise InterruptedRun("stopped; go on with: evosplit run --resume /tmp/passing")
+
+    monkeypatch.setitem(METHODS, "oracle", interrupted)
+    config = ROOT / "configs" / "llama31-70b-static.yaml"
+    ended = evosplit("baselines", config, "-o", "out", "--method", "oracle")
+    assert (ended.code, ended.err) == (130, "stopped; no result was written\n")
