@@ -191,7 +191,7 @@ def export_engine(program: ProgramLike | Run, target: str, output: str | Path) -
 
     Args:
         program: as in `export_bundle`.
-        target: `vllm-plugin`, `sglang-plugin` or `triton-python`; see docs/export.md.
+        target: `vllm-plugin`, `sglang-plugin` or `triton-python`; see docs/plugins.md.
         output: new or empty folder.
 
     Returns:

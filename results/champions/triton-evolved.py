@@ -23,7 +23,7 @@ def variants(tiles, keys):
 
 def cheapest(rows, heads, cap, block_n, gpu):
     # Variant, splits and blocks per split with the lowest price for rows of so many keys; of any block_n if 0.
-    best, lowest = [0, 1, 1], 1e30
+    best, lowest = (0, 1, 1), 1e30
     for v in variants(len(rows) * heads, max(rows)):
         n_blocks = [math.ceil(keys / BLOCK_N[v]) for keys in rows]
         load = sum(n_blocks) * heads / gpu.num_sms
@@ -36,7 +36,7 @@ def cheapest(rows, heads, cap, block_n, gpu):
             price += SPLIT[v] * splits * splits + (JOIN[v] * whole if splits > 1 else 0.0)
             price += SPAN[v] * max(longest + 2, 1.5 * (load + 2 * waves))
             if price < lowest and (block_n == 0 or block_n == BLOCK_N[v]):
-                best, lowest = [v, splits, blocks], price
+                best, lowest = (v, splits, blocks), price
     return best
 
 

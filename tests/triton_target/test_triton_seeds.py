@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import lzma
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,6 +67,16 @@ def test_champions_leave_many_tiles_of_long_rows_to_fa3(champion: str) -> None:
         decision = decide(champion, shape, CONTIGUOUS)
         assert (decision.num_splits == 0) is left
         assert (canonical_launch(shape, CONTIGUOUS, decision).key == "fa3") is left
+
+
+def test_the_confirmed_program_is_the_champion_with_lists_for_two_tuples() -> None:
+    source = (ROOT / EVOLVED).read_text(encoding="utf-8")
+    lists = source.replace("(0, 1, 1), 1e30", "[0, 1, 1], 1e30").replace(
+        "(v, splits, blocks), price", "[v, splits, blocks], price"
+    )
+    for name in ("triton-evolved", "triton-evolved-fallback"):
+        report = json.loads(lzma.decompress((ROOT / "results/confirm" / name / "confirm.json.xz").read_bytes()))
+        assert report["program_sha256"] == hashlib.sha256(lists.encode()).hexdigest()
 
 
 def test_a_cap_for_uneven_rows_leaves_even_ones_their_splits() -> None:
