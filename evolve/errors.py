@@ -16,4 +16,4 @@ __all__ = [
 
 
 class InterruptedRun(Exception):
-    """The run was stopped by Ctrl-C; its journal is complete and the run can be resumed."""
+    """Ctrl-C stopped a run, whose journal is complete and which can be resumed, or a verb; the text says what stays."""

@@ -11,6 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from evaluators.data.errors import UserError
 from evaluators.latencies.extension import extended, write_extension
 from evaluators.latencies.table import TableError, doubts
 
@@ -25,7 +26,7 @@ def main() -> None:
     try:
         extension = extended(options.table, options.slices)
         write_extension(options.o, extension)
-    except TableError as error:
+    except (TableError, UserError) as error:
         sys.exit(str(error))
     print(extension.card["extension"])
     for text in doubts(extension.cells):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from evaluators.data.folders import whole_folder
 from evaluators.data.launches import Cell
 from evaluators.data.workloads import Case, cases_for
 from evaluators.latencies.slices import merge_slices, round_agreement, slice_rows
@@ -173,13 +174,14 @@ def write_extension(folder: Path, extension: Extension) -> None:
     """Write the table to a new folder, with the file of scaled cells.
 
     Raises:
-        TableError: the folder is not empty.
+        UserError: the folder is neither new nor empty.
     """
-    write_table(folder, extension.card, extension.cases, extension.cells, extension.gpu_of)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(BRIDGE_COLUMNS)
     writer.writerows(extension.earlier)
     for case, b in sorted(extension.bridged.items()):
         writer.writerow((case, f"{b.factor:.5f}", f"{b.disagreement:.5f}", b.launches, b.gpu))
-    (folder / BRIDGE).write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))
+    with whole_folder(folder) as made:
+        write_table(made, extension.card, extension.cases, extension.cells, extension.gpu_of)
+        (made / BRIDGE).write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=9, mtime=0))

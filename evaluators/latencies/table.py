@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluators.data.contract import MAX_NUM_SPLITS, RARE_FIELDS, DecodeShape, Gpu, Setting
+from evaluators.data.folders import whole_folder
 from evaluators.data.launches import AnyDecision, Cell
 from evaluators.data.workloads import Case, Split
 from evaluators.targets.registry import target_of
@@ -175,14 +176,11 @@ def doubts(cells: Mapping[str, Sequence[Cell]]) -> list[str]:
 
 def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], cells: Mapping[str, Sequence[Cell]],
                 gpu_of: Mapping[str, str]) -> None:  # fmt: skip
-    """Write a table to a new or empty folder.
+    """Write a table to a new or empty folder, whole or not at all.
 
     Raises:
-        TableError: the folder is not empty.
+        UserError: the folder is neither.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise TableError(f"{folder} is not empty: choose another folder, or remove it first")
-    folder.mkdir(parents=True, exist_ok=True)
     rare = RARE_FIELDS if any(getattr(c.shape, name) for c in cases for name in RARE_FIELDS) else ()
     target = target_of(Setting.from_json(card))
     shapes = (
@@ -201,10 +199,11 @@ def write_table(folder: Path, card: Mapping[str, Any], cases: Sequence[Case], ce
         for case in cases
         for x in cells[case.id]
     )  # fmt: skip
-    (folder / SHAPES).write_bytes(_csv_bytes((*SHAPE_COLUMNS, *rare), shapes))
-    (folder / CELLS).write_bytes(_csv_bytes(cell_columns(target), rows))
-    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    write_sums(folder)
+    with whole_folder(folder) as made:
+        (made / SHAPES).write_bytes(_csv_bytes((*SHAPE_COLUMNS, *rare), shapes))
+        (made / CELLS).write_bytes(_csv_bytes(cell_columns(target), rows))
+        (made / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        write_sums(made)
 
 
 def write_sums(folder: Path) -> None:

@@ -11,10 +11,11 @@ from typer.main import get_command
 from evolve import __version__
 from evolve.cli import verbs
 from evolve.cli.agents import verbs as agent_verbs
-from evolve.cli.failures import guarded
+from evolve.cli.failures import Verbs, guarded
 
 app = typer.Typer(
     name="evosplit",
+    cls=Verbs,
     help="Find better scheduling heuristics for FlashAttention-3 decode, on latencies recorded from a real H100.",
     no_args_is_help=True,
     add_completion=False,

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from evaluators.data.contract import SETTINGS, Mode
+from evaluators.data.folders import require_new_folder
 from evaluators.language.gate import named_program
 from evaluators.targets.fa3 import FA3
 from evaluators.targets.registry import target_of
@@ -27,6 +28,7 @@ from evolve.baselines.problem import Problem, table_judge
 from evolve.baselines.report import MethodRun, write_report
 from evolve.baselines.tally import ComparisonBudget, Tally
 from evolve.cli.common import emit, measured_how, result_printer, say
+from evolve.cli.failures import kept_at_stop
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_MISSING, UserError
 from evolve.run import open_configured_proposer, read_program, read_seeds
@@ -69,8 +71,7 @@ def baselines_command(
             raise UserError(f"--method {name}: no such method", hint=f"methods: {', '.join(METHODS)}")
     if seeds < 1 or min(asdict(budget).values()) < 1:
         raise UserError("seeds and budgets must be at least 1", hint="--seeds, --model-calls, --tables, --look-ups")
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output} is not an empty folder", hint="-o names another one")
+    require_new_folder(output)
     config = load_config(asset(str(config_path)), sets)
     if config.judge.measure == "live":
         raise UserError("judge.measure: baselines look latencies up", hint="--set judge.measure=recorded")
@@ -80,6 +81,7 @@ def baselines_command(
     problem, chosen = open_problem(config, policy), methods or list(METHODS)
     _check_methods(chosen, config)
     output.mkdir(parents=True, exist_ok=True)
+    kept_at_stop("no result was written")
     runs: list[MethodRun] = []
     for name in chosen:
         # The oracle does not depend on the seed.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from evaluators.data.evaluation import CONSTANT_BITS, OVERFIT_SHARE, Evaluation, SplitScore
+from evaluators.data.folders import require_new_folder
 from evaluators.data.gain import BETWEEN_RECORDINGS, REGRESSION_ERRORS
 from evaluators.data.launches import Grid
 from evaluators.latencies.table import SIMULATED
@@ -189,6 +190,5 @@ def report_folder(output: Path | None, program: str) -> Path:
     """The folder of the report; a confirmation is never overwritten."""
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in Path(program).name)
     folder = output or Path("runs") / "confirm" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} holds something already", hint="-o names a folder that is new or empty")
+    require_new_folder(folder)
     return folder

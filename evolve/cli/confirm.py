@@ -40,6 +40,7 @@ from evaluators.targets.registry import target_of, target_of_decision, with_live
 from evolve.assets import asset
 from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.evaluate import DEFAULT_CONFIG
+from evolve.cli.failures import kept_at_stop
 from evolve.cli.tokens.tpot import (
     TokenJob,
     TokenReport,
@@ -145,6 +146,7 @@ def confirm_command(
         "alpha_per_look": pairing.LOOK_ALPHA,
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    kept_at_stop(f"verdicts so far stay in {folder}; a further call begins anew, in another folder")
     found = _measure(suite, worker, rng, folder, head, minutes)
     verdict = judge_suite(found, config.judge.weighting)
     report = {**head, **report_of(found, verdict, left=len(suite) - len(found), beside=beside is not None)}

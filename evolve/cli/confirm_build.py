@@ -22,6 +22,7 @@ from evaluators.measure.pairing import Interval, Part, Verdict, suite_interval, 
 from evaluators.measure.worker_client import GpuWorker
 from evolve.cli.common import compact_json, emit, report_folder, result_printer, say
 from evolve.cli.confirm import SHAPES_FILE, SHOWN, interval_json, shape_json
+from evolve.cli.failures import kept_at_stop
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.export.bundle.table import read_bundle
 from evolve.reports.plain_text import plain
@@ -71,6 +72,7 @@ def confirm_build_command(name: str, library: str, other: Mapping[str, object], 
         "build": build, "device": device.as_dict(), "seed": seed, "looks": list(pairing.LOOKS),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }  # fmt: skip
+    kept_at_stop(f"verdicts so far stay in {folder}; a further call begins anew, in another folder")
     say(f"{library}: {build}, {device.name}")
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     settings, left = {}, 0

@@ -27,6 +27,7 @@ from evolve.cli.common import (
     score_json,
     score_lines,
 )
+from evolve.cli.failures import kept_at_stop
 from evolve.cli.tokens.predicted import predictions, token_lines, tokens_json
 from evolve.config import load_config
 from evolve.errors import EXIT_NEGATIVE, UserError
@@ -51,6 +52,8 @@ def evaluate_command(
         )
     source = read_program(program, Path(config.runs_dir))
     splits = (*SEARCH_SPLITS, Split.TEST) if sealed else SEARCH_SPLITS
+    if config.judge.measure == "live":
+        kept_at_stop("latencies measured so far are stored; the same command goes on")
     judge = open_configured_judge(config, splits=splits, on_event=say)
     if sealed:
         log_sealed_read(program, source, judge.description)

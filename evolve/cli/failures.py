@@ -8,11 +8,43 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from evolve.errors import EXIT_INTERRUPTED, EXIT_MISSING, EXIT_USAGE, InterruptedRun, UserError
+
+_KEPT = ContextVar("_KEPT", default="")
+"""What the verb under way says when it is stopped; empty while it has written nothing."""
+
+
+def kept_at_stop(text: str) -> None:
+    """State what stays, and how to go on, if Ctrl-C ends the verb from now on."""
+    _KEPT.set(f"stopped; {text}")
+
+
+class Verbs(TyperGroup):
+    """The verbs; Ctrl-C in one ends it with a line about what stays. Typer alone would end it without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Call a verb.
+
+        Raises:
+            InterruptedRun: Ctrl-C.
+        """
+        before = _KEPT.set("")
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise InterruptedRun(_KEPT.get() or "stopped; no result was written") from None
+        except (
+            InterruptedRun
+        ) as stop:  # of a search, which names its own folder, a passing one where a verb runs several
+            raise InterruptedRun(_KEPT.get() or str(stop)) from None
+        finally:
+            _KEPT.reset(before)
 
 
 @contextlib.contextmanager

@@ -16,12 +16,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluators.data.contract import LACKS, LIVE_SETTINGS, Gpu, Setting
+from evaluators.data.folders import require_new_folder
 from evaluators.data.workloads import ALL_WORKLOADS, cases_for, is_workload
 from evaluators.latencies.slices import merge_slices, torn_lines
 from evaluators.latencies.table import SIMULATED, doubts, read_table, write_table
 from evaluators.measure.pool import EXECUTORS, open_pool
 from evaluators.measure.recorder import RecordingCost, RecordingProgress, record, recorded_so_far, recording_cost
 from evolve.assets import asset
+from evolve.cli.failures import kept_at_stop
 from evolve.errors import EXIT_NEGATIVE, UserError
 
 if TYPE_CHECKING:
@@ -93,8 +95,8 @@ def record_command(
         raise UserError(f"{output} cannot be a folder of slices", hint="-o names a folder, or one to make")
     if executor is None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UserError(f"{output} cannot be written", hint="-o names a file in a folder that exists")
-    if table is not None and table.exists() and (not table.is_dir() or any(table.iterdir())):
-        raise UserError(f"{table} exists", hint="--table names a new folder")
+    if table is not None:
+        require_new_folder(table)
     failed: list[str] = []
     slowed: list[str] = []
     with ExitStack() as stack:
@@ -107,6 +109,7 @@ def record_command(
 
         def show(p: RecordingProgress) -> None:
             console.update(task, completed=p.done, total=p.total)
+            kept_at_stop(f"shapes recorded: {p.done} of {p.total}, in {output}; the same command goes on")
             if p.slowed:
                 slowed.append(p.case_id)
             if p.failed:
@@ -153,6 +156,7 @@ def merge_command(slices: list[Path], output: Path | None) -> int:
     """Merge slices into a new table folder."""
     if output is None:
         raise UserError("Missing option '-o'.", hint="-o results/tables/WORKLOAD/SETTING")
+    require_new_folder(output)
     left_out = []
     for path in slices:
         if not path.is_file():
@@ -181,8 +185,7 @@ def simulate_command(table_path: Path, output: Path, workload: str | None, *, la
         raise UserError(
             f"unknown workload {name!r}", hint=f"known: {', '.join(ALL_WORKLOADS)}, and heads such as h32x4"
         )
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists", hint="-o names a new folder")
+    require_new_folder(output)
     model, quality, used = fit_table(table, launches, seed)
     cases = cases_for(name, table.setting)
     cells = {c.id: simulated_cells(model, c, table.setting, table.gpu) for c in cases}

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from evolve.cli.common import emit
+from evolve.cli.failures import kept_at_stop
 from evolve.dashboard.report import report
 from evolve.dashboard.views.candidate import candidate
 from evolve.dashboard.views.compare import compare
@@ -111,11 +112,13 @@ def _write(path: Path, text: str, *, force: bool) -> None:
             file.write(text)
     except FileExistsError as error:
         raise UserError(f"{path} exists", hint="--force writes over it, -o names another file") from error
-    except OSError as error:
+    except BaseException as error:
         if not force:  # a torn page would look like one that is kept
             with contextlib.suppress(OSError):
                 path.unlink()
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
+        raise
     typer.echo(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
 
 
@@ -140,5 +143,6 @@ def _write_pictures(readers: list[RunReader], folder: Path, *, force: bool) -> N
     known = sorted(p.name for p in folder.iterdir() if p.suffix[1:] in FORMATS)
     if known and not force:
         raise UserError(f"{folder} holds {', '.join(known)}", hint="--force writes over them")
+    kept_at_stop(f"pictures so far are in {folder}; --force draws all")
     for path in draw_pictures(readers[0], recording_of(readers[0])[0], folder):
         typer.echo(str(path))

@@ -17,6 +17,7 @@ from evaluators.confirm import bsc_paper, bsc_tokens
 from evaluators.confirm.bsc_tokens import measure_tokens
 from evaluators.confirm.confirm import decisions_of
 from evaluators.data.contract import Cache, Gpu
+from evaluators.data.folders import require_new_folder
 from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import SM_MARGINS
 from evaluators.language.gate import named_program
@@ -25,6 +26,7 @@ from evaluators.measure.errors import MeasureError
 from evaluators.sandbox.sandbox import Limits
 from evolve.assets import read_text
 from evolve.cli.common import compact_json, say
+from evolve.cli.failures import kept_at_stop
 from evolve.errors import EXIT_NEGATIVE, UserError
 from evolve.reports.bsc_material import CHAMPION, COMPILED, PUBLISHED, STOCK, Material, grid_rows, peer_rows, to_csv
 from evolve.reports.bsc_picture import draw_reproduction
@@ -45,15 +47,14 @@ def reproduce_command(
     if measured is not None and champion is not None:
         raise UserError("--from brings its own champion", hint="leave --champion out, or measure again")
     folder = output or Path("runs") / f"reproduce-{paper}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not force)):
-        raise UserError(
-            f"{folder} holds something already", hint="-o names another folder; --force replaces the report"
-        )
+    if not (force and folder.is_dir()):
+        require_new_folder(folder, or_else="--force replaces the report of a folder")
     raw = _read(measured) if measured is not None else _measure(champion or DEFAULT_CHAMPION)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Measurements first: a report can be written again from them.
         (folder / RAW).write_text(compact_json(raw), encoding="utf-8")
+        kept_at_stop(f"the measurements are in {folder / RAW}: --from writes the report")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}") from error
     material = Material.of(raw)

@@ -25,6 +25,7 @@ from evolve.cli.common import (
     score_json,
     score_lines,
 )
+from evolve.cli.failures import kept_at_stop
 from evolve.cli.tokens.predicted import predictions, token_lines, tokens_text
 from evolve.config import BudgetConfig, RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
@@ -73,6 +74,7 @@ def run_command(config_path: Path | None, sets: list[str], resume: str | None, r
 
 def search(opened: OpenedRun, *, as_json: bool) -> int:
     """Search to the end or to a budget, with progress and a report; returns the exit code."""
+    kept_at_stop(f"go on with: evosplit run --resume {opened.folder}")
     _announce(opened)
     limits = opened.config.search
     shown = opened.config.proposer.kind != "manual"  # the person who answers prompts may watch the terminal
@@ -262,6 +264,7 @@ def replay_command(run: str, runs_dir: Path, *, any_prompt: bool, as_json: bool)
     if versions != (rules, VERSION):
         return _rejudge(recorded, entries[: len(done)], judge, versions, as_json=as_json)
     folder = new_run_folder(runs_dir, f"replay-{config.name}")
+    kept_at_stop(f"{folder} holds what was replayed; the recorded run is as it was")
     keep_tables(tables, folder)
     if templates:
         with open_journal(folder, read_only=False) as journal:

@@ -18,6 +18,7 @@ from rich.text import Text
 from evaluators.latencies.table import read_table
 from evolve.assets import asset
 from evolve.cli.common import emit, result_printer, say
+from evolve.cli.failures import kept_at_stop
 from evolve.cli.options import named
 from evolve.cli.run import REPORT
 from evolve.config import load_config
@@ -248,6 +249,7 @@ def _check(members: Sequence[Member]) -> None:
 
 def _conduct(sweep: Sweep, sets: list[str], socket: str, *, jobs: int | None, as_json: bool) -> int:
     jobs = jobs or _cores()
+    kept_at_stop(f"go on with: evosplit sweep --resume {sweep.path}")
     with locked(sweep.path):
         sweep.write()
         with SweepDisplay() as display:

@@ -185,9 +185,9 @@ def test_wrong_input_is_explained(evosplit: Command, tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     full = evosplit("baselines", config, "-o", "full")
-    assert full.code == 2 and "is not an empty folder" in full.err
+    assert full.code == 2 and "expected a new or empty folder, found file in it" in full.err
     file = evosplit("baselines", config, "-o", "full/file")
-    assert file.code == 2 and "is not an empty folder" in file.err
+    assert file.code == 2 and "expected a new or empty folder, found a file" in file.err
     for key, value in (("judge.measure", "live"), ("judge.tables", "[results/tables/bsc-160/fa3_fwd-static-cold]")):
         other = evosplit("baselines", config, "--set", f"{key}={value}", "-o", "new")
         assert other.code == 2 and key in other.err and not (tmp_path / "new").exists()

@@ -123,7 +123,7 @@ def test_what_was_measured_before_the_gpu_was_lost_is_kept(gpu: Callable[[Steps]
         tpot(tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out" / "steps.jsonl").read_text().splitlines()[1:]]
     assert sum(not r["same_launch"] for r in rows) == 3  # two calls of speedup each
-    with pytest.raises(UserError, match="holds something already"):
+    with pytest.raises(UserError, match="expected a new or empty folder"):
         tpot(tmp_path / "out")
 
 

@@ -215,7 +215,7 @@ def test_confirm_writes_a_report_and_a_picture(simulated: None, evosplit: Comman
     (read,) = (tmp_path / "state" / "evosplit" / "sealed-reads.jsonl").read_text().splitlines()
     assert json.loads(read)["verb"] == "confirm"
     again = evosplit("confirm", program, *SETS, "-o", "out")
-    assert again.code == 2 and "holds something" in again.err
+    assert again.code == 2 and "expected a new or empty folder" in again.err
 
 
 def test_confirm_tells_schedule_the_live_lengths_on_request(simulated: None, evosplit: Command, tmp_path: Path) -> None:

@@ -239,6 +239,22 @@ def test_a_read_only_file_system(tmp_path: Path, evosplit: Command) -> None:
     assert opens(folder / "run") == 2
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_full_disk_leaves_no_part_of_a_table(tmp_path: Path, there: bool) -> None:
+    table, out = ROOT / "results" / "tables" / "bsc-160" / "fa3_fwd-metadata-cold", tmp_path / "out"
+    if there:
+        out.mkdir()
+    wanted = ("simulate", table, "--launches", "200", "--model", "llama-3.2-1b", "--tp", "4", "-o", out)
+    ended = command(*wanted, first=SMALL_FILES)
+    assert ended.returncode == EXIT_MISSING and "File too large" in ended.stderr and "Traceback" not in ended.stderr
+    assert list(tmp_path.rglob("*")) == ([out] if there else [])
+    assert command(*wanted).returncode == 0
+    assert sorted(p.name for p in out.iterdir()) == ["SHA256SUMS", "card.json", "cells.csv.gz", "shapes.csv.gz"]
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert out.stat().st_mode == plain.stat().st_mode  # open to others as any folder is
+
+
 def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "best.py"
     write_whole(path, "old")

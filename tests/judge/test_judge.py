@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluators.data.contract import SETTINGS, Decision, Mode, baseline_decision
+from evaluators.data.errors import UserError
 from evaluators.data.gain import MIN_REGRESSION, log_speedups
 from evaluators.data.launches import Cell, Latency
 from evaluators.data.status import Status
@@ -58,8 +59,8 @@ def test_a_table_survives_writing_and_reading(table: Table, tmp_path: Path) -> N
     write_table(tmp_path / "t", dict(small.card), small.cases, small.cells, gpus)
     again = read_table(tmp_path / "t")
     assert again.cases == small.cases and again.cells == small.cells
-    with pytest.raises(TableError, match="not empty"):
-        write_table(tmp_path / "t", {}, [], {}, {})
+    with pytest.raises(UserError, match=r"expected a new or empty folder, found SHA256SUMS, card\.json, "):
+        write_table(tmp_path / "t", dict(small.card), small.cases, small.cells, gpus)
     (tmp_path / "t" / "cells.csv.gz").write_bytes((tmp_path / "t" / "cells.csv.gz").read_bytes()[:5000])
     with pytest.raises(TableError, match=r"cells\.csv\.gz"):
         read_table(tmp_path / "t")

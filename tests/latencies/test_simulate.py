@@ -136,7 +136,7 @@ def test_the_verb_writes_a_table_of_another_model(tmp_path: Path, evosplit: Comm
     shown = evosplit("evaluate", str(ROOT / "seeds/fa3_stock.py"), "--table", str(out)).out
     assert "h8x2-d64" in shown and "simulated NVIDIA H100" in shown and "recorded" not in shown.splitlines()[0]
     again = evosplit("simulate", str(BSC / METADATA.name), *wanted)
-    assert again.code == 2 and "exists" in again.err
+    assert again.code == 2 and "expected a new or empty folder" in again.err
     few = evosplit("simulate", str(BSC / METADATA.name), "--launches", "9", "-o", str(tmp_path / "few"))
     assert few.code == 2 and "needs 64" in few.err
 

@@ -87,7 +87,7 @@ def test_one_command_states_its_cost_records_and_writes_the_table(
         size, rel=0.1
     )
     again = evosplit(*ask)
-    assert again.code == 2 and "--table names a new folder" in again.err
+    assert again.code == 2 and "expected a new or empty folder" in again.err
 
 
 def test_a_full_disk_is_told_before_anything_is_measured(

@@ -210,6 +210,8 @@ def test_record_into_a_folder_and_merge(evosplit: Command, four: None, tmp_path:
     merges = [a for p in sorted((tmp_path / "slices").glob("*.jsonl")) for a in ("--merge", p)]
     merged = evosplit("record", *merges, "-o", tmp_path / "table")
     assert merged.code == 0 and "38 shapes" in merged.out
+    full = evosplit("record", *merges, "-o", tmp_path / "table")
+    assert full.code == 2 and "expected a new or empty folder, found SHA256SUMS, " in full.err
     other = evosplit(*arguments, "--setting", "fa3_fwd-metadata-hot")
     assert other.code != 0 and "setting" in other.err and "Traceback" not in other.err
 

@@ -10,6 +10,7 @@ from evolve.agent import tools
 from evolve.agent.expedition import Reported
 from evolve.assets import asset
 from evolve.cli.common import emit, read_input, say
+from evolve.cli.failures import kept_at_stop
 from evolve.config import load_config
 from evolve.journal.run_folder import find_run
 from evolve.operator.session import OperatorSession, Told, arguments_of
@@ -48,7 +49,7 @@ def tools_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
 
 def brief_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
     """Print the task of the open expedition and the tool results so far."""
-    session = OperatorSession.take_up(find_run(run, runs_dir), on_event=say)
+    session = _taken_up(run, runs_dir)
     if as_json:
         emit({**session.status(), "brief": session.brief()})
     else:
@@ -58,7 +59,7 @@ def brief_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
 
 def status_command(run: str, runs_dir: Path, *, as_json: bool) -> int:
     """Print the progress of a run."""
-    found = OperatorSession.take_up(find_run(run, runs_dir), on_event=say).status()
+    found = _taken_up(run, runs_dir).status()
     if as_json:
         emit(found)
         return 0
@@ -80,7 +81,7 @@ def call_command(
     arguments = arguments_of(read_input(args) if args == "-" else args)
     if draft is not None:
         arguments = arguments_of(_with_draft(arguments, read_input(str(draft))))
-    session = OperatorSession.take_up(find_run(run, runs_dir), on_event=say)
+    session = _taken_up(run, runs_dir)
     told = session.call(tool, arguments, reported)
     if as_json:
         emit({"tool": tool, "text": told.text, "ended": told.ended, "committed": told.committed})
@@ -96,7 +97,7 @@ def serve_command(run: str, runs_dir: Path) -> int:
     if run.endswith((".yaml", ".yml")):
         session = OperatorSession.start(load_config(asset(run), []), on_event=say)
     else:
-        session = OperatorSession.take_up(find_run(run, runs_dir), on_event=say)
+        session = _taken_up(run, runs_dir)
     say(f"serving {session.folder} over MCP on standard input and output")
     serve(session)
     return 0
@@ -106,6 +107,12 @@ def skill_command() -> int:
     """Print the Agent Skill, to be saved where an agent looks for skills."""
     typer.echo(SKILL.read_text(encoding="utf-8"), nl=False)
     return 0
+
+
+def _taken_up(run: str, runs_dir: Path) -> OperatorSession:
+    folder = find_run(run, runs_dir)
+    kept_at_stop(f"finished calls stay in {folder}; go on with: evosplit agent brief {folder}")
+    return OperatorSession.take_up(folder, on_event=say)
 
 
 def _show(told: Told, folder: Path) -> None:

@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from evaluators.data.folders import require_new_folder
 from evolve.assets import asset
 from evolve.cli.baselines import open_problem, policy_for
 from evolve.cli.common import emit, result_printer, say
+from evolve.cli.failures import kept_at_stop
 from evolve.compare.arms import Equal, Operator, arm_config
 from evolve.compare.outcomes import ArmRun, read_arm, run_parametrised
 from evolve.compare.report import TEXT, budget_fact, pair_up, report_text, summarise_arms, write_comparison
 from evolve.config import RunConfig, load_config
 from evolve.errors import UserError
 from evolve.journal.journal import FILE_NAME
-from evolve.journal.run_folder import find_run, summarise
+from evolve.journal.run_folder import find_run, summarise, write_whole
 from evolve.run import held_config, open_configured_proposer, resume_run, run_search, start_run
 
 PLAN, RUNS = "plan.json", "runs"
@@ -55,6 +57,7 @@ def compare_command(
         open_configured_proposer(next(iter(configs.values())))
     plan = {"config": config.dump_yaml(), "equal": equally.value, "amount": amount}
     _claim(output, plan)
+    kept_at_stop(f"runs so far stay in {output}; the same command goes on")
     runs: list[ArmRun] = []
     about: dict[str, str] = {}
     for seed in seeds:
@@ -116,10 +119,9 @@ def _claim(output: Path, plan: Mapping[str, object]) -> None:
         if json.loads(path.read_text(encoding="utf-8")) != plan:
             raise UserError(f"{output} holds another comparison", hint="-o names another folder")
         return
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UserError(f"{output} is not an empty folder", hint="-o names another one")
+    require_new_folder(output)
     output.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(plan, indent=1) + "\n")
 
 
 def _made(config: RunConfig, runs: Path) -> Path:

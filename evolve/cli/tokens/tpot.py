@@ -42,6 +42,7 @@ from evaluators.tokens.suite import (
 )
 from evolve.cli.common import STOCK, compact_json, emit, report_folder, say
 from evolve.cli.decide import read_shapes
+from evolve.cli.failures import kept_at_stop
 from evolve.errors import EXIT_BUDGET, EXIT_MISSING, EXIT_NEGATIVE, UserError
 from evolve.run import read_program, require_sandbox
 
@@ -184,6 +185,7 @@ def measure_tokens(job: TokenJob, folder: Path, *, minutes: float | None) -> Tok
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         folder.mkdir(parents=True, exist_ok=True)
+        kept_at_stop(f"verdicts so far stay in {folder}; a further call begins anew, in another folder")
         say(f"{len(subjects)} shapes, {len(todo)} with another launch; every verdict goes to {folder / SHAPES_FILE}")
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         with (folder / SHAPES_FILE).open("w", encoding="utf-8") as log:

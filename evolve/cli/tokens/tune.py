@@ -12,15 +12,16 @@ from pathlib import Path
 
 import typer
 
+from evaluators.data.folders import require_new_folder
 from evaluators.data.status import Status
 from evaluators.judge.judge import SEARCH_SPLITS, Judge
 from evolve.assets import asset
 from evolve.cli.common import emit, say
+from evolve.cli.failures import kept_at_stop
 from evolve.cli.run import search
 from evolve.cli.tokens.predicted import predictions, token_lines, tokens_json
 from evolve.config import RunConfig, load_config
 from evolve.errors import EXIT_BUDGET, EXIT_NEGATIVE, UserError
-from evolve.export.bundle.bundle import check_output
 from evolve.export.bundle.export import WrittenBundle, check_certify, export_program, read_winner
 from evolve.export.certify.curve import curve_lines
 from evolve.export.targets.targets import EngineTarget, TargetKind, target_named
@@ -71,7 +72,7 @@ def tune_command(options: TuneOptions, *, as_json: bool) -> int:
         raise UserError(f"the target {target.name} {'needs' if options.source is None else 'takes no'} --source",
                         hint=wanted)  # fmt: skip
     if options.output is not None:
-        check_output(options.output)
+        require_new_folder(options.output)
     opened = open_traffic(config)
     assert opened is not None and opened.trace is not None
     run = start_run(config, on_event=say)
@@ -88,6 +89,7 @@ def tune_command(options: TuneOptions, *, as_json: bool) -> int:
         return code
     output = options.output or run.folder / "bundle"
     text, origin = read_winner(str(run.folder), Path(config.runs_dir))
+    kept_at_stop(f"the search is in {run.folder}; evosplit export {run.folder} exports its winner")
     say(f"\ncertifying and exporting the winner to {output} ...")
     bundle = export_program(
         run.folder.name, text, target.name, output, source=options.source, partial=True,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import statistics
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from evaluators.data.contract import Gpu
+from evaluators.data.folders import whole_folder
 from evolve import __version__
 from evolve.assets import asset
-from evolve.errors import UserError
 from evolve.export.bundle.header_check import UNIT_TEST, unit_test
 from evolve.export.bundle.plan import Export
 from evolve.export.bundle.pr_body import HEADER_KINDS, apply_text, batch_fields, module_text, pr_body
@@ -43,16 +41,6 @@ OUTSIDE_COLUMNS = (
     "window", "dtype", "arch", "gpu", "num_splits_stock", "num_splits_new", "workspace_bytes_stock",
     "workspace_bytes_new",
 )  # fmt: skip
-
-
-def check_output(folder: Path) -> None:
-    """Check that a folder is new or empty.
-
-    Raises:
-        UserError: it holds something, or is a file.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not an empty folder", hint="choose another one with -o, or remove it first")
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -150,7 +138,6 @@ def _outside_rows(outside: Outside) -> Iterable[Sequence[object]]:
 
 def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, object], *, original: str) -> list[str]:
     """Write the bundle into a new or empty folder; returns its files. `original` is the source as given."""
-    check_output(folder)
     contents: dict[str, str | bytes]
     if patch:
         contents = {
@@ -180,14 +167,8 @@ def write_bundle(export: Export, patch: bytes, folder: Path, run: dict[str, obje
         "program.py": export.program.source,
         "bench_repro.py": asset(REPRO).read_text(encoding="utf-8"),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as name:
-        made = Path(name) / "bundle"
-        made.mkdir()
+    with whole_folder(folder) as made:
         for file, content in contents.items():
             data = content if isinstance(content, bytes) else content.encode(errors="surrogateescape")
             (made / file).write_bytes(data)
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(made, folder)
     return sorted(contents)

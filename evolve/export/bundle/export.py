@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluators.data.contract import Gpu
+from evaluators.data.folders import require_new_folder
 from evaluators.language.cpp.compiler import find_compiler
 from evaluators.language.gate import Program
 from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
-from evolve.export.bundle.bundle import check_output, provenance, write_bundle
+from evolve.export.bundle.bundle import provenance, write_bundle
 from evolve.export.bundle.drop_in import plan_drop_in
 from evolve.export.bundle.plan import TABLES, Export, modes_of, plan_header, plan_prepare, plan_whole
 from evolve.export.bundle.plan_python import plan_fa4, plan_vllm
@@ -92,7 +93,7 @@ def export_program(
         NotExpressible: the target cannot express the program.
     """
     target = target_named(target_name)
-    check_output(output)
+    require_new_folder(output)
     if (source is None) is (target.kind is not TargetKind.PYTHON):
         wanted = f"your checkout of {target.project}" if source is None else "the module stands alone"
         raise UserError(f"the target {target.name} {'needs' if source is None else 'takes no'} --source", hint=wanted)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from evaluators.data.folders import require_new_folder, whole_folder
 from evolve import __version__
 from evolve.assets import asset
 from evolve.errors import EXIT_NEGATIVE, UserError
-from evolve.export.bundle.bundle import check_output
 from evolve.export.engine.measured import MeasuredEffects, measured_effects
 from evolve.export.engine.single_file import single_file
 from evolve.export.evidence.answers import read
@@ -48,7 +46,7 @@ def export_engine(
         UserError: the program is refused, or the folder holds something.
         SandboxUnavailable: this system cannot confine programs, which are judged here once more.
     """
-    check_output(output)
+    require_new_folder(output)
     program = read(text, name)
     digest = sha256(text.encode()).hexdigest()
     if program.uses_live_lengths and target in PLUGINS:
@@ -100,13 +98,8 @@ def told(measured: MeasuredEffects) -> str:
 
 
 def _write(folder: Path, contents: dict[str, str]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as made:
-        whole = Path(made) / "export"
+    with whole_folder(folder) as whole:
         for file, text in contents.items():
             path = whole / file
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        shutil.move(whole, folder)
