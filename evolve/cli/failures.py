@@ -39,9 +39,8 @@ class Verbs(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise InterruptedRun(_KEPT.get() or "stopped; no result was written") from None
-        except (
-            InterruptedRun
-        ) as stop:  # of a search, which names its own folder, a passing one where a verb runs several
+        except InterruptedRun as stop:
+            # A search names its own folder, which passes where a verb runs several.
             raise InterruptedRun(_KEPT.get() or str(stop)) from None
         finally:
             _KEPT.reset(before)
