@@ -37,11 +37,9 @@ class Verbs(TyperGroup):
         before = _KEPT.set("")
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise InterruptedRun(_KEPT.get() or "stopped; no result was written") from None
-        except InterruptedRun as stop:
+        except (KeyboardInterrupt, InterruptedRun) as stop:
             # A search names its own folder, which passes where a verb runs several.
-            raise InterruptedRun(_KEPT.get() or str(stop)) from None
+            raise InterruptedRun(_KEPT.get() or str(stop) or "stopped; no result was written") from None
         finally:
             _KEPT.reset(before)
 
