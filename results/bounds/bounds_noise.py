@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import lzma
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,14 +17,21 @@ from numpy.typing import NDArray
 
 from evaluators.data.gain import is_regression, log_speedups, standard_error
 from evaluators.data.workloads import Split, Weighting, weights
+from evaluators.judge.judge import Judge
+from evaluators.latencies.latency import TableSource
 from evaluators.latencies.oracle import oracle_of
 from evaluators.latencies.table import Table
+from evaluators.sandbox.sandbox import Limits
+from evaluators.targets.registry import with_live_lengths
 
 Matrix = NDArray[np.float64]
 Kind = tuple[Split, bool]
 """Split and whether batches are ragged."""
 
 DRAWS = 2000
+CONFIRMING = 2
+"""Recordings that must each call a shape a regression before it counts as confirmed."""
+
 NEAR = 0.1
 """Launches within this log latency of the best count where two recordings are compared; others nobody would choose."""
 
@@ -96,6 +103,20 @@ def small_gains(shapes: Sequence[ShapeLogs]) -> dict[str, float]:
     return {"below 1%": small / whole, "below 3 errors": unsure / whole, "regressions of halves": regressions}
 
 
+def judge_of(table: Table, *, live_lengths: bool = False) -> Judge:
+    """Judge of a recording in the table's place; with `live_lengths` programs are told them in `schedule`."""
+    setting = with_live_lengths(table.setting) if live_lengths else table.setting
+    return Judge(table.cases, setting, table.gpu, TableSource(table), description={},
+                 weighting=Weighting.SERVING, limits=Limits(time_s=5))  # fmt: skip
+
+
+def later_launches(path: Path) -> Iterator[tuple[str, str, str, list[float]]]:
+    """Number of the recording, case, launch and microseconds by round of each row of `recordings/`."""
+    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            yield row["recording"], row["case"], row["launch"], [float(v) for v in row["latencies_us"].split()]
+
+
 class Recordings:
     """The table and later recordings of some of its shapes, on other GPUs of the same model or in other processes."""
 
@@ -103,10 +124,8 @@ class Recordings:
         """Read the later recordings; `launches` holds the table's launch keys by case id."""
         self.shapes = {s.case_id: s for s in shapes}
         rows: dict[tuple[str, str], list[tuple[str, list[float]]]] = {}
-        with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                latencies = [float(v) for v in row["latencies_us"].split()]
-                rows.setdefault((row["recording"], row["case"]), []).append((row["launch"], latencies))
+        for recording, case, launch, latencies in later_launches(path):
+            rows.setdefault((recording, case), []).append((launch, latencies))
         self.logs: dict[str, dict[str, Matrix]] = {"1": {}}
         for (recording, case), cells in rows.items():
             if case not in self.shapes:

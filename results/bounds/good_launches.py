@@ -11,7 +11,6 @@ again, count as in the table. Writes good_launches.csv. Deterministic; CPU only;
 from __future__ import annotations
 
 import csv
-import lzma
 import math
 import re
 from collections import Counter
@@ -20,16 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from bounds_noise import ratio_interval
+from bounds_noise import CONFIRMING, judge_of, later_launches, ratio_interval
 
 from evaluators.data.contract import Decision
 from evaluators.data.launches import Cell
-from evaluators.data.workloads import Split, Weighting
-from evaluators.judge.judge import Judge
-from evaluators.latencies.latency import TableSource
+from evaluators.data.workloads import Split
 from evaluators.latencies.oracle import oracle_of
 from evaluators.latencies.table import Table, read_table, restrict
-from evaluators.sandbox.sandbox import Limits
 
 HERE = Path(__file__).parent
 SETTING = "fa3_fwd-static-cold"
@@ -42,9 +38,6 @@ PROGRAMS = (
     "../confirm/fa3-static-search/program.py",
 )
 COLUMNS = ("recording", "split", "decides", "share", "low", "high", "oracle", "regressions", "shapes", "left_out")
-CONFIRMING = 2
-"""Recordings that must call a shape a regression."""
-
 LAUNCH = re.compile(r"s(\d+)\.p([01])\.g(\d+):\d+")
 
 
@@ -59,21 +52,14 @@ def decision_of(launch: str) -> Decision:
 def recorded(table: Table, path: Path) -> dict[str, Table]:
     """The table as number 1, and each later recording in its place."""
     later: dict[str, dict[str, list[Cell]]] = {}
-    with lzma.open(path, "rt", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            latencies = tuple(float(v) for v in row["latencies_us"].split())
-            cell = Cell(decision_of(row["launch"]), row["launch"], 0.0, latencies)
-            later.setdefault(row["recording"], {}).setdefault(row["case"], []).append(cell)
+    for number, case, launch, latencies in later_launches(path):
+        later.setdefault(number, {}).setdefault(case, []).append(
+            Cell(decision_of(launch), launch, 0.0, tuple(latencies))
+        )
     found = {"1": table}
     for number, cells in later.items():
         found[number] = replace(table, cells={**table.cells, **{case: tuple(c) for case, c in cells.items()}})
     return found
-
-
-def judge_of(table: Table) -> Judge:
-    """Judge of one recording."""
-    return Judge(table.cases, table.setting, table.gpu, TableSource(table), description={},
-                 weighting=Weighting.SERVING, limits=Limits(time_s=5))  # fmt: skip
 
 
 def confirmed(tables: Mapping[str, Table], sources: Mapping[str, str]) -> list[tuple[object, ...]]:

@@ -15,7 +15,6 @@ have. Writes later_recordings.csv. Deterministic; CPU only; three minutes. **Sea
 from __future__ import annotations
 
 import csv
-import lzma
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -24,19 +23,15 @@ from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
-from bounds_noise import Matrix, ratio_interval
+from bounds_noise import CONFIRMING, Matrix, judge_of, later_launches, ratio_interval
 
 from evaluators.data.contract import Decision
 from evaluators.data.gain import MIN_REGRESSION, is_regression, log_speedups, standard_error
-from evaluators.data.workloads import Case, Split, Weighting
+from evaluators.data.workloads import Case, Split
 from evaluators.fa3.actions import RAGGED_CAPS
 from evaluators.fa3.dispatch import work_view
 from evaluators.fa3.launch import canonical_launch
-from evaluators.judge.judge import Judge
-from evaluators.latencies.latency import TableSource
 from evaluators.latencies.table import Table, read_table, restrict
-from evaluators.sandbox.sandbox import Limits
-from evaluators.targets.registry import with_live_lengths
 
 HERE = Path(__file__).parent
 CHAMPIONS = HERE.parent / "champions"
@@ -67,8 +62,8 @@ REACH = ("whole, or any size under the cap of 32", "also any parts on even batch
 """Kinds of launches, each with those before it."""
 
 COLUMNS = ("setting", "split", "decides", "batches", "share", "low", "high", "regressions", "confirmed", "shapes")
-CONFIRMING, LATER = 2, 4
-"""Recordings that must call a shape a regression, of so many that are looked at."""
+LATER = 4
+"""Recordings that are looked at, of which `CONFIRMING` must call a shape a regression."""
 
 Rounds = Mapping[str, Mapping[str, list[float]]]
 """Microseconds by case, launch and round."""
@@ -93,12 +88,10 @@ def recorded(table: Table, split: Split) -> dict[str, Rounds]:
         "table": {c: {x.launch: list(x.latencies_us) for x in table.cells[c]} for c in cases}
     }
     for name in (table.setting.name, f"{table.setting.name}-{'good' if split is Split.TRAIN else 'unseen'}"):
-        with lzma.open(HERE / "recordings" / f"{name}.csv.xz", "rt", encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if row["case"] in cases:
-                    us = [float(v) for v in row["latencies_us"].split()]
-                    cells = found.setdefault(f"{name} {row['recording']}", {}).setdefault(row["case"], {})
-                    cells[row["launch"]] = us if len(us) > 1 else us * 2
+        for number, case, launch, us in later_launches(HERE / "recordings" / f"{name}.csv.xz"):
+            if case in cases:
+                known = found.setdefault(f"{name} {number}", {}).setdefault(case, {})
+                known[launch] = us if len(us) > 1 else us * 2
     return found
 
 
@@ -147,11 +140,7 @@ class Recorded:
         recordings = recorded(table, split)
         self.table, self.recordings = table, recordings
         self.cases = [c for c in table.cases if c.split is split]
-        self.judges = {
-            name: Judge(table.cases, with_live_lengths(table.setting), table.gpu, TableSource(in_place(table, each)),
-                        description={}, weighting=Weighting.SERVING, limits=Limits(time_s=5))
-            for name, each in recordings.items()
-        }  # fmt: skip
+        self.judges = {name: judge_of(in_place(table, each), live_lengths=True) for name, each in recordings.items()}
         self.weights = self.judges["table"].weights[split]
         self.gains: dict[str, Matrix] = {}
         """By case, (recordings that hold it, launches); the first launch is FA3's."""

@@ -21,19 +21,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from bounds_learner import CAPS, WORST, Matrix, Rows, fitted, predictions, rows_of
-from bounds_noise import Recordings, ratio_interval, shape_logs
+from bounds_noise import CONFIRMING, Recordings, judge_of, ratio_interval, shape_logs
 from queue_learner import out_of_fold, with_queue
 
 from evaluators.data.contract import Mode
 from evaluators.data.gain import is_regression, standard_error
-from evaluators.data.workloads import Split, Weighting
+from evaluators.data.workloads import Split
 from evaluators.fa3.dispatch import work_view
-from evaluators.judge.judge import Judge
 from evaluators.language.gate import parse_program
-from evaluators.latencies.latency import TableSource
 from evaluators.latencies.table import Table, read_table, restrict
-from evaluators.sandbox.sandbox import Limits
-from evaluators.targets.registry import with_live_lengths
 
 HERE = Path(__file__).parent
 CHAMPIONS = HERE.parent / "champions"
@@ -68,9 +64,6 @@ COLUMNS = ("setting", "batches", "decides", "share", "low", "high", "regressions
 PREFERRED, OTHERWISE = (1, 64), 32
 """Caps whose gain over another one is learnt."""
 
-CONFIRMING = 2
-"""Recordings that must each call a shape a regression before it counts as confirmed."""
-
 
 def judged(table: Table, recordings: Recordings, name: str, source: str) -> Mapping[str, tuple[float, bool]]:
     """Log speed-up of a program's launch on each shape in one recording, and whether it is a regression there."""
@@ -83,10 +76,7 @@ def judged(table: Table, recordings: Recordings, name: str, source: str) -> Mapp
     }
     # Shapes that were not recorded again keep the table's cells and are not read.
     later = replace(table, cells={**table.cells, **cells})
-    told = with_live_lengths(table.setting) if parse_program(source).uses_live_lengths else table.setting
-    judge = Judge(table.cases, told, table.gpu, TableSource(later), description={},
-                  weighting=Weighting.SERVING, limits=Limits(time_s=5))  # fmt: skip
-    found = judge.evaluate(source)
+    found = judge_of(later, live_lengths=parse_program(source).uses_live_lengths).evaluate(source)
     return {c: (math.log(found.speedups[c]), c in found.regressed) for c in cells}
 
 

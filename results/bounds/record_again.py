@@ -68,12 +68,11 @@ def good_decisions(
 
     A launch that the table lacks comes with the recorded ones beside it, from which the judge looks it up.
     """
-    judge = open_judge(folder, splits=(Split.TRAIN, *splits))
+    sources = [path.read_text(encoding="utf-8") for path in programs]
+    told = any(parse_program(source).uses_live_lengths for source in sources)
+    judge = open_judge(folder, splits=(Split.TRAIN, *splits), live_lengths=told)
     asked: dict[str, list[Decision]] = {c.id: [] for c in judge.cases}
-    for path in programs:
-        source = path.read_text(encoding="utf-8")
-        if parse_program(source).uses_live_lengths:
-            judge = open_judge(folder, splits=(Split.TRAIN, *splits), live_lengths=True)
+    for source in sources:
         found = judge.evaluate(source)
         for case, decided in zip(judge.cases, found.decisions, strict=True):
             assert isinstance(decided, Decision)
